@@ -1,0 +1,37 @@
+//! Send data from any node of a cluster to all the others, with no broker in between.
+//!
+//! Nodes find each other and watch each other by gossip (SWIM with Lifeguard's extensions) over the
+//! wire protocol of [hashicorp/memberlist](https://github.com/hashicorp/memberlist), so Rust and Go
+//! nodes share a cluster. What one node publishes, every other node hears.
+//!
+//! # The rooms, from the ground up
+//!
+//! | module | holds | knows of |
+//! |---|---|---|
+//! | `wire` | bytes ⇄ messages of the memberlist protocol; pure | nothing |
+//! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
+//! | `dissemination` | what is said: message, identity, spread, once-only delivery | `wire` |
+//! | `node` | both behind a few verbs, without clock, socket or task (sans-IO) | the three above |
+//! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
+//! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`] |
+//!
+//! Arrows run downwards only.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs, unreachable_pub)]
+
+pub mod cli;
+pub mod config;
+mod dissemination;
+mod driver;
+mod membership;
+mod node;
+mod roles;
+mod timers;
+pub mod wire;
+
+pub use config::{Config, ConfigError, Profile, Seed, Tuning};
+pub use dissemination::{Message, MessageId, PublishError};
+pub use driver::{Handle, Lagged, StartError, Subscription, start};
+pub use membership::{Member, MemberState, NodeName};
+pub use node::Event;

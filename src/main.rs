@@ -1,0 +1,2 @@
+//! The `broadcast` program.
+fn main() {}

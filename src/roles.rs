@@ -1,0 +1,1 @@
+//! What the `broadcast` program does with messages: log them, and send some.

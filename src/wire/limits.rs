@@ -1,0 +1,20 @@
+//! What the decoders accept at most. Each is memberlist's own limit, or tighter.
+
+/// A node's metadata, in bytes.
+pub const META: usize = 512;
+/// A node's name, in bytes. memberlist has no limit; serf's is 128.
+pub const NAME: usize = 255;
+/// The records in one push/pull.
+pub const PUSH_PULL_NODES: usize = 1 << 20;
+/// The application's state in a push/pull, in bytes.
+pub const USER_STATE: usize = 20 << 20;
+/// A user message in a stream, in bytes.
+pub const STREAM_USER_MESSAGE: usize = 20 << 20;
+/// A whole stream message before decompression, in bytes.
+pub const STREAM: usize = 40 << 20;
+/// What one compressed stream message may grow to, in bytes.
+pub const STREAM_DECOMPRESSED: usize = 40 << 20;
+/// What one compressed packet may grow to, in bytes. A packet holds 64 KiB before compression.
+pub const PACKET_DECOMPRESSED: usize = 256 << 10;
+/// How deep compounds and compressed messages may nest in a packet.
+pub const PACKET_DEPTH: usize = 4;
