@@ -27,6 +27,8 @@ mod driver;
 mod membership;
 mod node;
 mod roles;
+#[cfg(test)]
+mod sim;
 mod timers;
 pub mod wire;
 

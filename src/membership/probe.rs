@@ -1,0 +1,195 @@
+//! Probing: one member each interval, first directly, then through others.
+//!
+//! SWIM section 3.1, with Lifeguard's nacks (section IV-A) and its buddy rule (section IV-C: a suspected
+//! member is told of the suspicion in the very packet that probes it).
+
+use std::{net::SocketAddr, time::Instant};
+
+use bytes::Bytes;
+
+use super::{MemberState, Membership, NodeName, Output, Record, Refusal, Target, Timer};
+use crate::wire::{Ack, IndirectPing, Message, Nack, Ping, Source, Suspect, packet};
+
+/// From this protocol version on a peer sends nacks.
+const NACK_PROTOCOL: u8 = 4;
+/// How many indirect pings are under way for others at most.
+const MAX_RELAYS: usize = 1024;
+
+/// The probe under way.
+#[derive(Debug)]
+pub(super) struct Probe {
+    target: NodeName,
+    /// The life of the target that is probed.
+    incarnation: u32,
+    seq: u32,
+    nacks_expected: u32,
+    nacks: u32,
+}
+
+/// A ping sent for another node.
+#[derive(Debug)]
+pub(super) struct Relay {
+    asker: SocketAddr,
+    seq: u32,
+    nack: bool,
+}
+
+impl Membership {
+    pub(super) fn next_probe(&mut self, now: Instant) {
+        self.timers.set(Timer::Probe, now + self.tuning.probe_interval);
+        // A probe that takes longer than its interval, because this node is slow, delays the next.
+        if self.probe.is_some() {
+            return;
+        }
+        for _ in 0..self.members.len() {
+            if self.probe_place >= self.members.len() {
+                self.begin_round(now);
+            }
+            let Some(record) = self.members.at(self.probe_place) else { return };
+            self.probe_place += 1;
+            if record.name != self.me && record.is_live() {
+                let name = record.name.clone();
+                self.start_probe(now, &name);
+                return;
+            }
+        }
+    }
+
+    /// All members have been probed: forget those long gone, and take a new random order.
+    fn begin_round(&mut self, now: Instant) {
+        let remember = self.tuning.gossip_to_the_dead;
+        let keep = |record: &Record| record.is_live() || now.saturating_duration_since(record.since()) <= remember;
+        // A node that leaves goes on knowing itself.
+        let me = self.me.clone();
+        self.members.retain_and_shuffle(|record| record.name == me || keep(record), &mut self.rng);
+        self.probe_place = 0;
+    }
+
+    fn start_probe(&mut self, now: Instant, name: &NodeName) {
+        let seq = self.next_seq();
+        let source = Some(self.source());
+        let Some(record) = self.members.get(name.as_bytes()) else { return };
+        let node = Bytes::copy_from_slice(name.as_bytes());
+        let incarnation = record.incarnation;
+        let ping = Message::Ping(Ping { seq, node: node.clone(), source });
+        let mut messages = vec![packet::encode_message(&ping)];
+        let suspected = record.state() != MemberState::Alive;
+        if suspected {
+            let from = Bytes::copy_from_slice(self.me.as_bytes());
+            messages.push(packet::encode_message(&Message::Suspect(Suspect { incarnation, node, from })));
+        }
+        self.outputs.push_back(Output::Packet { to: record.into(), messages, piggyback: !suspected });
+        self.probe = Some(Probe { target: name.clone(), incarnation, seq, nacks_expected: 0, nacks: 0 });
+        self.timers.set(Timer::ProbeTimeout, now + self.tuning.probe_timeout);
+        self.timers.set(Timer::ProbeEnd, now + self.awareness.scale(self.tuning.probe_interval));
+    }
+
+    /// No answer yet: asks others to try.
+    pub(super) fn probe_others(&mut self) {
+        let source = self.source();
+        let Some(probe) = &mut self.probe else { return };
+        let Some(target) = self.members.get(probe.target.as_bytes()) else { return };
+        let (me, target_name) = (&self.me, &probe.target);
+        let allowed =
+            |record: &Record| record.name != *me && record.name != *target_name && record.state() == MemberState::Alive;
+        for helper in self.members.random(self.tuning.indirect_checks, &mut self.rng, allowed) {
+            let nack = helper.versions[1] >= NACK_PROTOCOL;
+            probe.nacks_expected += u32::from(nack);
+            let ping = IndirectPing {
+                seq: probe.seq,
+                target: target.address,
+                node: Bytes::copy_from_slice(target.name.as_bytes()),
+                nack,
+                source: Some(source.clone()),
+            };
+            let messages = vec![packet::encode_message(&Message::IndirectPing(ping))];
+            self.outputs.push_back(Output::Packet { to: helper.into(), messages, piggyback: true });
+        }
+    }
+
+    pub(super) fn fail_probe(&mut self, now: Instant) {
+        let Some(probe) = self.probe.take() else { return };
+        // Nacks that did not come say that this node, not the target, is cut off.
+        let missed = probe.nacks_expected.saturating_sub(probe.nacks);
+        let delta = if probe.nacks_expected > 0 { i32::try_from(missed).unwrap_or(i32::MAX) } else { 1 };
+        self.awareness.apply(delta);
+        let node = Bytes::copy_from_slice(probe.target.as_bytes());
+        let from = Bytes::copy_from_slice(self.me.as_bytes());
+        self.suspect(now, &Suspect { incarnation: probe.incarnation, node, from });
+    }
+
+    pub(super) fn handle_ping(&mut self, from: SocketAddr, ping: &Ping) -> Result<(), Refusal> {
+        if !ping.node.is_empty() && *ping.node != *self.me.as_bytes() {
+            return Err(Refusal::NotMe(NodeName::from(&*ping.node)));
+        }
+        let ack = Message::Ack(Ack { seq: ping.seq, payload: Bytes::new() });
+        self.answer(from, ping.source.as_ref(), &ack, true);
+        Ok(())
+    }
+
+    pub(super) fn handle_indirect_ping(&mut self, now: Instant, from: SocketAddr, ask: &IndirectPing) {
+        if self.relays.len() >= MAX_RELAYS {
+            return;
+        }
+        let seq = self.next_seq();
+        let asker = self.answer_address(from, ask.source.as_ref());
+        self.relays.insert(seq, Relay { asker, seq: ask.seq, nack: ask.nack });
+        // The asker waits for as long as it waited itself; a nack on the last moment would be late.
+        self.timers.set(Timer::Relay(seq), now + self.tuning.probe_timeout.mul_f64(0.8));
+        let ping = Message::Ping(Ping { seq, node: ask.node.clone(), source: Some(self.source()) });
+        let to = Target::unknown(ask.target.socket_addr());
+        self.outputs.push_back(Output::Packet { to, messages: vec![packet::encode_message(&ping)], piggyback: true });
+    }
+
+    pub(super) fn handle_ack(&mut self, seq: u32) {
+        if let Some(relay) = self.relays.remove(&seq) {
+            self.timers.cancel(&Timer::Relay(seq));
+            let ack = Message::Ack(Ack { seq: relay.seq, payload: Bytes::new() });
+            self.answer(relay.asker, None, &ack, true);
+        } else if self.probe.as_ref().is_some_and(|probe| probe.seq == seq) {
+            self.probe = None;
+            self.timers.cancel(&Timer::ProbeTimeout);
+            self.timers.cancel(&Timer::ProbeEnd);
+            self.awareness.apply(-1);
+        }
+    }
+
+    pub(super) fn handle_nack(&mut self, seq: u32) {
+        if let Some(probe) = &mut self.probe
+            && probe.seq == seq
+        {
+            probe.nacks += 1;
+        }
+    }
+
+    pub(super) fn give_up_relay(&mut self, seq: u32) {
+        let Some(relay) = self.relays.remove(&seq) else { return };
+        if relay.nack {
+            self.answer(relay.asker, None, &Message::Nack(Nack { seq: relay.seq }), true);
+        }
+    }
+
+    fn answer(&mut self, from: SocketAddr, source: Option<&Source>, message: &Message, piggyback: bool) {
+        let to = Target::unknown(self.answer_address(from, source));
+        self.outputs.push_back(Output::Packet { to, messages: vec![packet::encode_message(message)], piggyback });
+    }
+
+    /// Where to answer: the address the asker claims, if it is known to be its own, since anybody can
+    /// claim one to have a third party flooded; else where the packet came from.
+    fn answer_address(&self, from: SocketAddr, source: Option<&Source>) -> SocketAddr {
+        let claimed = |source: &Source| {
+            let record = self.members.get(&source.node)?;
+            (record.addr() == source.address.socket_addr()).then(|| record.addr())
+        };
+        source.and_then(claimed).unwrap_or(from)
+    }
+
+    fn source(&self) -> Source {
+        Source { address: self.me().address, node: Bytes::copy_from_slice(self.me.as_bytes()) }
+    }
+
+    fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1);
+        self.seq
+    }
+}

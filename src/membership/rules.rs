@@ -1,0 +1,281 @@
+//! What to believe: the rules by which alive, suspect and dead messages, and whole views, are merged.
+//!
+//! SWIM section 4.2, with memberlist's additions: leaving on purpose, addresses that move, versions.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    Event, MAX_MEMBERS, MemberState, Membership, NodeName, Output, PROTOCOLS, Presence, Record, Refusal, Suspicion,
+    Target, Timer,
+};
+use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, Versions, packet};
+
+impl Membership {
+    pub(super) fn alive(&mut self, now: Instant, alive: &Alive) -> Result<(), Refusal> {
+        let name = NodeName::from(&*alive.node);
+        let of_me = name == self.me;
+        if of_me && self.presence != Presence::Here {
+            return Ok(());
+        }
+        // A member of another version, or of none, would make every later exchange of views fail.
+        let [min, max, current, ..] = alive.versions.unwrap_or_default();
+        let overlap = min <= max && min <= *PROTOCOLS.end() && max >= *PROTOCOLS.start();
+        if min == 0 || !overlap || !PROTOCOLS.contains(&current) {
+            return Err(Refusal::Protocol { name, min, max, current });
+        }
+        let addr = alive.address.socket_addr();
+        if alive.node.is_empty() {
+            return Err(Refusal::NoName(addr));
+        }
+        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+            return Err(Refusal::NoAddress(name, addr));
+        }
+        let Some(record) = self.members.get(&alive.node) else {
+            return self.admit(now, name, alive);
+        };
+        let moved = record.addr() != addr;
+        if moved && (of_me || record.is_live()) {
+            let holder = record.addr();
+            self.report_conflict(now, &name, holder, addr);
+            return Ok(());
+        }
+        if of_me {
+            // Not news, unless somebody knows a former life of this node, or another "me".
+            let news = alive.incarnation > record.incarnation
+                || (alive.incarnation == record.incarnation
+                    && (alive.meta != record.meta
+                        || alive.versions.is_some_and(|versions| versions != record.versions)));
+            if news {
+                self.refute(alive.incarnation);
+            }
+            return Ok(());
+        }
+        if alive.incarnation <= record.incarnation && !moved {
+            self.answer_stale(alive);
+            return Ok(());
+        }
+        self.believe_alive(now, &name, alive);
+        Ok(())
+    }
+
+    fn admit(&mut self, now: Instant, name: NodeName, alive: &Alive) -> Result<(), Refusal> {
+        if alive.incarnation == 0 {
+            return Ok(());
+        }
+        if self.members.len() >= MAX_MEMBERS {
+            return Err(Refusal::Full(name));
+        }
+        let versions = alive.versions.unwrap_or_default();
+        let record = self.members.insert(name.clone(), alive.address, versions, now, &mut self.rng);
+        record.incarnation = alive.incarnation;
+        record.meta = alive.meta.clone();
+        let member = record.to_member();
+        self.queue.push_named(name, packet::encode_message(&Message::Alive(alive.clone())));
+        self.emit(Event::Joined(member));
+        Ok(())
+    }
+
+    fn believe_alive(&mut self, now: Instant, name: &NodeName, alive: &Alive) {
+        self.drop_suspicion(name);
+        self.queue.push_named(name.clone(), packet::encode_message(&Message::Alive(alive.clone())));
+        let Some(record) = self.members.get_mut(name.as_bytes()) else { return };
+        let was = record.state();
+        let changed = record.meta != alive.meta || record.addr() != alive.address.socket_addr();
+        record.incarnation = alive.incarnation;
+        record.address = alive.address;
+        record.meta = alive.meta.clone();
+        if let Some(versions) = alive.versions {
+            record.versions = versions;
+        }
+        self.members.set_state(name.as_bytes(), MemberState::Alive, now);
+        let member = self.members.get(name.as_bytes()).map(Record::to_member).expect("looked up above");
+        if !was.is_live() {
+            self.emit(Event::Joined(member));
+        } else if changed {
+            self.emit(Event::Updated(member));
+        }
+    }
+
+    /// Somebody still believes in a life of a node that has been accused since. The node itself may not
+    /// have heard, having been restarted, say: it is told, so that it can refute.
+    fn answer_stale(&mut self, alive: &Alive) {
+        let Some(record) = self.members.get(&alive.node) else { return };
+        let (incarnation, node) = (record.incarnation, alive.node.clone());
+        let accusation = match record.state() {
+            MemberState::Alive => return,
+            MemberState::Suspect => {
+                let from = Bytes::copy_from_slice(self.me.as_bytes());
+                Message::Suspect(Suspect { incarnation, node, from })
+            }
+            MemberState::Dead => {
+                let from = Bytes::copy_from_slice(self.me.as_bytes());
+                Message::Dead(Dead { incarnation, node, from })
+            }
+            MemberState::Left => Message::Dead(Dead { incarnation, from: node.clone(), node }),
+        };
+        let messages = vec![packet::encode_message(&accusation)];
+        self.outputs.push_back(Output::Packet { to: Target::from(record), messages, piggyback: false });
+    }
+
+    pub(super) fn suspect(&mut self, now: Instant, suspect: &Suspect) {
+        let Some(record) = self.members.get(&suspect.node) else { return };
+        if !counts(suspect.incarnation, record) {
+            return;
+        }
+        let name = record.name.clone();
+        let from = NodeName::from(&*suspect.from);
+        if let Some(suspicion) = self.suspicions.get_mut(&name) {
+            if suspicion.confirm(&from) {
+                self.timers.set(Timer::Suspicion(name.clone()), suspicion.deadline());
+                self.queue.push_named(name, packet::encode_message(&Message::Suspect(suspect.clone())));
+            }
+            return;
+        }
+        if record.state() != MemberState::Alive {
+            return;
+        }
+        if name == self.me {
+            self.refute(suspect.incarnation);
+            return;
+        }
+        self.queue.push_named(name.clone(), packet::encode_message(&Message::Suspect(suspect.clone())));
+        if let Some(record) = self.members.get_mut(&suspect.node) {
+            record.incarnation = suspect.incarnation;
+        }
+        self.members.set_state(&suspect.node, MemberState::Suspect, now);
+        let suspicion = Suspicion::new(now, from, self.members.live(), &self.tuning);
+        self.timers.set(Timer::Suspicion(name.clone()), suspicion.deadline());
+        self.suspicions.insert(name, suspicion);
+    }
+
+    /// Nobody refuted in time.
+    pub(super) fn declare_dead(&mut self, now: Instant, name: &NodeName) {
+        let Some(record) = self.members.get(name.as_bytes()) else { return };
+        if record.state() == MemberState::Suspect {
+            let node = Bytes::copy_from_slice(name.as_bytes());
+            let from = Bytes::copy_from_slice(self.me.as_bytes());
+            self.dead(now, &Dead { incarnation: record.incarnation, node, from });
+        }
+    }
+
+    pub(super) fn dead(&mut self, now: Instant, dead: &Dead) {
+        let Some(record) = self.members.get(&dead.node) else { return };
+        if !counts(dead.incarnation, record) {
+            return;
+        }
+        let name = record.name.clone();
+        if name == self.me {
+            if self.presence == Presence::Here {
+                self.refute(dead.incarnation);
+            }
+            return;
+        }
+        if !record.is_live() {
+            return;
+        }
+        self.drop_suspicion(&name);
+        self.queue.push_named(name.clone(), packet::encode_message(&Message::Dead(dead.clone())));
+        if let Some(record) = self.members.get_mut(&dead.node) {
+            record.incarnation = dead.incarnation;
+        }
+        let left = dead.from == dead.node;
+        self.members.set_state(&dead.node, if left { MemberState::Left } else { MemberState::Dead }, now);
+        if let Some(member) = self.members.get(&dead.node).map(Record::to_member) {
+            self.emit(if left { Event::Left(member) } else { Event::Failed(member) });
+        }
+    }
+
+    /// Something wrong is said of a life of this node: it begins a new one, and says so.
+    fn refute(&mut self, accused: u32) {
+        let Some(next) = self.incarnation.max(accused).checked_add(1) else { return };
+        self.incarnation = next;
+        self.awareness.apply(1);
+        if let Some(record) = self.members.get_mut(self.me.as_bytes()) {
+            record.incarnation = next;
+        }
+        self.announce();
+    }
+
+    fn drop_suspicion(&mut self, name: &NodeName) {
+        if self.suspicions.remove(name).is_some() {
+            self.timers.cancel(&Timer::Suspicion(name.clone()));
+        }
+    }
+
+    /// Merges another node's view into this one.
+    ///
+    /// A node that the other believes dead is only suspected, so that it can refute. Records that are not
+    /// believed are passed over; why the last of them was not is returned.
+    ///
+    /// # Errors
+    ///
+    /// The two views do not speak a common protocol version; nothing has changed.
+    pub(crate) fn merge(&mut self, now: Instant, remote: &PushPull) -> Result<Option<Refusal>, Refusal> {
+        self.check_versions(remote)?;
+        let me = Bytes::copy_from_slice(self.me.as_bytes());
+        let mut refused = None;
+        for node in &remote.nodes {
+            match node.state {
+                NodeState::Alive => refused = self.alive(now, &alive_of(node)).err().or(refused),
+                NodeState::Left => {
+                    let (incarnation, node) = (node.incarnation, node.name.clone());
+                    self.dead(now, &Dead { incarnation, from: node.clone(), node });
+                }
+                NodeState::Suspect | NodeState::Dead => {
+                    let (incarnation, node) = (node.incarnation, node.name.clone());
+                    self.suspect(now, &Suspect { incarnation, node, from: me.clone() });
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Whether all members of both views speak a version that all live ones understand: memberlist's
+    /// `verifyProtocol`.
+    fn check_versions(&self, remote: &PushPull) -> Result<(), Refusal> {
+        let local = self.members.iter().map(|r| (r.name.as_bytes(), r.state() == MemberState::Alive, r.versions));
+        let remote = remote.nodes.iter().map(|node| {
+            (&*node.name, node.state == NodeState::Alive && node.versions.is_some(), node.versions.unwrap_or_default())
+        });
+        let everybody = || local.clone().chain(remote.clone());
+        for (kind, at) in [("protocol", 0), ("delegate protocol", 3)] {
+            let range = |(min, max), versions: Versions| (versions[at].max(min), versions[at + 1].min(max));
+            let (min, max) = everybody().filter(|n| n.1).map(|n| n.2).fold((0, u8::MAX), range);
+            for (name, _, versions) in everybody() {
+                let version = versions[at + 2];
+                if version < min || version > max {
+                    return Err(Refusal::Incompatible { name: name.into(), kind, version, min, max });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another live node has this node's name, as a view that was just received says.
+    pub(crate) fn name_is_taken(&self, remote: &PushPull) -> bool {
+        let mine = self.members.get(self.me.as_bytes()).map(Record::addr);
+        remote.nodes.iter().any(|node| {
+            *node.name == *self.me.as_bytes()
+                && node.state == NodeState::Alive
+                && Some(node.address.socket_addr()) != mine
+        })
+    }
+}
+
+/// Whether an accusation means the life of a node that is known, or a later one. One of the highest
+/// incarnation could never be refuted (memberlist wraps around, and the node is lost for good).
+fn counts(incarnation: u32, record: &Record) -> bool {
+    incarnation >= record.incarnation && incarnation < u32::MAX
+}
+
+fn alive_of(node: &PushPullState) -> Alive {
+    Alive {
+        incarnation: node.incarnation,
+        node: node.name.clone(),
+        address: node.address,
+        meta: node.meta.clone(),
+        versions: node.versions,
+    }
+}

@@ -1,0 +1,233 @@
+//! Streams: exchanges of views, pings and large messages over TCP (PROTOCOL of memberlist: one request,
+//! at most one answer, then the end).
+//!
+//! # States of a stream
+//!
+//! | it is | it waits for | then |
+//! |---|---|---|
+//! | `Serving` | a request | answers if the request wants it, and closes |
+//! | `Asking` | the answer to our view | merges it, and closes |
+//!
+//! Every stream ends after `tcp_timeout`, whatever happens.
+
+use std::{net::SocketAddr, time::Instant};
+
+use bytes::Bytes;
+
+use super::{Action, Node, StreamId, StreamInput, Timer};
+use crate::wire::{
+    Ack, PushPull,
+    stream::{self, StreamMessage, StreamReader},
+};
+
+/// How many streams others may have open to this node.
+const MAX_SERVED: usize = 128;
+/// What all streams together may have sent without having come to an end, in bytes.
+const MAX_BUFFERED: usize = 64 << 20;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    peer: SocketAddr,
+    role: Role,
+    reader: StreamReader,
+    received: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Serving,
+    /// For a seed, by its place, or in the ordinary course.
+    Asking {
+        seed: Option<usize>,
+    },
+}
+
+/// What this node tells of itself when it is pinged over a stream.
+#[derive(serde::Serialize)]
+struct Health {
+    joined: bool,
+    members: usize,
+}
+
+impl Node {
+    /// A stream was opened from outside; `None` refuses it.
+    pub(crate) fn handle_accept(&mut self, now: Instant, from: SocketAddr) -> Option<StreamId> {
+        let served = self.streams.values().filter(|stream| stream.role == Role::Serving).count();
+        if served >= MAX_SERVED {
+            self.reject(now, from, &format_args!("{MAX_SERVED} streams are open already; a new one was refused"));
+            return None;
+        }
+        Some(self.open(now, from, Role::Serving))
+    }
+
+    /// Exchanges views with a node, as a way to join through a seed or in the ordinary course.
+    pub(super) fn push_pull(&mut self, now: Instant, to: SocketAddr, seed: Option<usize>) {
+        let id = self.open(now, to, Role::Asking { seed });
+        self.actions.push_back(Action::Connect { id, to });
+        let view = StreamMessage::PushPull(self.membership.local_state(seed.is_some()));
+        self.write(id, &view);
+    }
+
+    fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
+        let id = StreamId(self.next_stream);
+        self.next_stream += 1;
+        self.streams.insert(id, Stream { peer, role, reader: StreamReader::new(), received: 0 });
+        self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
+        id
+    }
+
+    fn write(&mut self, id: StreamId, message: &StreamMessage) {
+        let data = Bytes::from(stream::encode(message, self.tuning.compression));
+        self.actions.push_back(Action::Write { id, data });
+    }
+
+    /// Takes what happened on a stream.
+    pub(crate) fn handle_stream(&mut self, now: Instant, id: StreamId, input: StreamInput<'_>) {
+        let buffered: usize = self.streams.values().map(|stream| stream.received).sum();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        match input {
+            StreamInput::Data(data) => {
+                stream.received += data.len();
+                if buffered + data.len() > MAX_BUFFERED {
+                    let reason = format!("streams hold {MAX_BUFFERED} bytes already; one was cut off");
+                    self.break_off(now, id, reason, true);
+                    return;
+                }
+                match stream.reader.push(data) {
+                    Ok(None) => {}
+                    Ok(Some(message)) => self.receive(now, id, message),
+                    Err(error) => self.break_off(now, id, error.to_string(), true),
+                }
+            }
+            StreamInput::Closed => {
+                // Connections that are opened and closed again, as port checks do, are no error.
+                let untouched = stream.received == 0 && stream.role == Role::Serving;
+                let reason = format!("the stream ended within a message, after {} bytes", stream.received);
+                self.break_off(now, id, reason, !untouched);
+            }
+            StreamInput::Failed(reason) => self.break_off(now, id, reason, false),
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn time_out_stream(&mut self, now: Instant, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let reason = match stream.role {
+            Role::Serving => {
+                format!(
+                    "the stream was still incomplete after {:?}, with {} bytes",
+                    self.tuning.tcp_timeout, stream.received
+                )
+            }
+            Role::Asking { .. } => format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout),
+        };
+        self.break_off(now, id, reason, true);
+    }
+
+    fn receive(&mut self, now: Instant, id: StreamId, message: StreamMessage) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let (peer, role) = (stream.peer, stream.role);
+        match (role, message) {
+            (Role::Serving, StreamMessage::PushPull(remote)) => {
+                // The answer is the view before the merge, as memberlist has it.
+                let view = StreamMessage::PushPull(self.membership.local_state(remote.join));
+                self.write(id, &view);
+                self.close(id);
+                // A refusal has been told; the asker finds the same by itself.
+                let _ = self.merge(now, peer, &remote);
+            }
+            (Role::Asking { seed }, StreamMessage::PushPull(remote)) => {
+                self.close(id);
+                let taken = self.membership.name_is_taken(&remote);
+                self.seeds.set_name_taken(taken);
+                let merged = self.merge(now, peer, &remote);
+                if let Some(index) = seed {
+                    let result = match merged {
+                        Err(reason) => Err(reason),
+                        Ok(()) if taken => Err(format!("{peer} knows another live node of this node's name")),
+                        Ok(()) => Ok(()),
+                    };
+                    self.end_join(now, index, result);
+                }
+            }
+            (Role::Serving, StreamMessage::Ping(ping)) => {
+                let name = self.me().name.clone();
+                if ping.node.is_empty() || *ping.node == *name.as_bytes() {
+                    let health = Health { joined: self.ready, members: self.membership.live() };
+                    let payload = serde_json::to_vec(&health).expect("a bool and a number always serialise").into();
+                    self.write(id, &StreamMessage::Ack(Ack { seq: ping.seq, payload }));
+                    self.close(id);
+                } else {
+                    let wanted = String::from_utf8_lossy(&ping.node);
+                    self.break_off(now, id, format!("a ping for \"{wanted}\" arrived at \"{name}\""), true);
+                }
+            }
+            (Role::Serving, StreamMessage::User(payload)) => {
+                self.close(id);
+                if !payload.is_empty() {
+                    self.hear(now, peer, &payload);
+                }
+            }
+            (Role::Asking { .. }, StreamMessage::Error(error)) => {
+                let error = String::from_utf8_lossy(&error).into_owned();
+                self.break_off(now, id, format!("{peer} could not read this node's view: {error}"), true);
+            }
+            (_, message) => {
+                let reason = format!("an unexpected {} came over a stream", kind(&message));
+                self.break_off(now, id, reason, true);
+            }
+        }
+    }
+
+    /// Merges a view. What is wrong with it is told, and returned if nothing could be merged.
+    fn merge(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull) -> Result<(), String> {
+        let merged = self.membership.merge(now, remote);
+        self.settle(now);
+        let (refusal, result) = match merged {
+            Ok(refusal) => (refusal, Ok(())),
+            Err(refusal) => {
+                let reason = refusal.to_string();
+                (Some(refusal), Err(reason))
+            }
+        };
+        if let Some(refusal) = refusal {
+            self.reject(now, peer, &refusal);
+        }
+        result
+    }
+
+    fn close(&mut self, id: StreamId) {
+        self.streams.remove(&id);
+        self.timers.cancel(&Timer::Stream(id));
+        self.actions.push_back(Action::Close { id });
+    }
+
+    /// Ends a stream that did not come to its proper end, and says why if that is `telling`.
+    fn break_off(&mut self, now: Instant, id: StreamId, reason: String, telling: bool) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        let (peer, role) = (stream.peer, stream.role);
+        match role {
+            Role::Serving if telling => {
+                // The other side learns what was wrong, as with memberlist.
+                self.write(id, &StreamMessage::Error(Bytes::from(reason.clone())));
+                self.reject(now, peer, &reason);
+            }
+            Role::Asking { seed: None } if telling => self.reject(now, peer, &reason),
+            _ => {}
+        }
+        self.close(id);
+        if let Role::Asking { seed: Some(index) } = role {
+            self.end_join(now, index, Err(reason));
+        }
+    }
+}
+
+fn kind(message: &StreamMessage) -> &'static str {
+    match message {
+        StreamMessage::Ping(_) => "ping",
+        StreamMessage::Ack(_) => "ack",
+        StreamMessage::PushPull(_) => "view of the cluster",
+        StreamMessage::User(_) => "user message",
+        StreamMessage::Error(_) => "error",
+    }
+}
