@@ -2,10 +2,20 @@
 //!
 //! The defaults of the gossip are memberlist's own, by [`Profile`].
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
+
+use crate::wire::limits;
 
 /// The port memberlist and `broadcast` listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7946;
+
+/// The most seeds a node tries.
+pub const MAX_SEEDS: usize = 256;
 
 /// What a node needs to know to start.
 ///
@@ -80,18 +90,85 @@ impl Config {
         self.meta = meta.into();
         self
     }
+
+    /// Whether a node can run with this. [`start`](crate::start) asks it first.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_name(&self.name)?;
+        if self.meta.len() > limits::META {
+            return Err(ConfigError::MetaTooLong { size: self.meta.len() });
+        }
+        if self.join.len() > MAX_SEEDS {
+            return Err(ConfigError::TooManySeeds { count: self.join.len() });
+        }
+        self.join.iter().try_for_each(|seed| seed.check(true))?;
+        self.advertise.iter().try_for_each(|host| host.check(false))?;
+        self.tuning.validate()
+    }
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
+    let problem = if name.is_empty() {
+        "it is empty; give one that no other node of the cluster has"
+    } else if name.len() > limits::NAME {
+        const { assert!(limits::NAME == 255) };
+        "it is longer than 255 bytes; shorten it"
+    } else if name.chars().any(char::is_control) {
+        "it has control characters; leave them out"
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::Name { name: name.chars().take(limits::NAME).collect(), problem })
 }
 
 /// A setting that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Not `host` or `host:port`.
-    #[error("{0}")]
-    Seed(String),
+    #[error("{value:?} is not host[:port]: {problem}")]
+    Seed {
+        /// What was given.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
+    },
+    /// More seeds than a node tries.
+    #[error("{count} nodes to join through are too many: name at most {MAX_SEEDS}, any one that runs is enough")]
+    TooManySeeds {
+        /// How many were given.
+        count: usize,
+    },
+    /// The name cannot be one.
+    #[error("{name:?} is no name for a node: {problem}")]
+    Name {
+        /// What was given.
+        name: String,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
+    },
+    /// The metadata does not fit in a message.
+    #[error("the metadata is {size} bytes long: shorten it to {} bytes", limits::META)]
+    MetaTooLong {
+        /// Its length.
+        size: usize,
+    },
+    /// A setting of the gossip is out of its range.
+    #[error("{setting} = {value} cannot be: it must be {allowed}")]
+    Tuning {
+        /// The field of [`Tuning`].
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
 }
 
 /// A place to find a node at: `host`, `host:port`, `1.2.3.4`, `[::1]:7946`, `::1`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seed {
     /// A DNS name or an address.
     pub host: String,
@@ -99,12 +176,90 @@ pub struct Seed {
     pub port: u16,
 }
 
+impl Seed {
+    /// Reads `host[:port]`; without a port, it is `default_port`.
+    ///
+    /// ```
+    /// use broadcast::Seed;
+    ///
+    /// let seed = Seed::parse("::1", 7946)?;
+    /// assert_eq!((seed.host.as_str(), seed.port), ("::1", 7946));
+    /// # Ok::<(), broadcast::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Seed`].
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, ConfigError> {
+        split_host_port(text, default_port)
+            .and_then(|(host, port)| check_host(host).map(|()| Self { host: host.into(), port }))
+            .map_err(|problem| ConfigError::Seed { value: text.into(), problem })
+    }
+
+    fn check(&self, needs_port: bool) -> Result<(), ConfigError> {
+        let problem = match check_host(&self.host) {
+            Err(problem) => problem,
+            Ok(()) if needs_port && self.port == 0 => "port 0 reaches nobody; give the port the node listens on",
+            Ok(()) => return Ok(()),
+        };
+        Err(ConfigError::Seed { value: self.to_string(), problem })
+    }
+}
+
 impl FromStr for Seed {
     type Err = ConfigError;
 
-    fn from_str(_text: &str) -> Result<Self, ConfigError> {
-        todo!()
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        Self::parse(text, DEFAULT_PORT)
     }
+}
+
+fn split_host_port(text: &str, default_port: u16) -> Result<(&str, u16), &'static str> {
+    const PORT: &str = "the port must be a number from 0 to 65535";
+    const BRACKETS: &str = "write an IPv6 address with a port as [::1]:7946";
+
+    if text.parse::<IpAddr>().is_ok() {
+        return Ok((text, default_port));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, port) = rest.split_once(']').ok_or(BRACKETS)?;
+        host.parse::<Ipv6Addr>().map_err(|_| BRACKETS)?;
+        return match port.strip_prefix(':') {
+            Some(port) => Ok((host, port.parse().map_err(|_| PORT)?)),
+            None if port.is_empty() => Ok((host, default_port)),
+            None => Err(BRACKETS),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, port)) if port.contains(':') => Err(BRACKETS),
+        Some((host, port)) => Ok((host, port.parse().map_err(|_| PORT)?)),
+        None => Ok((text, default_port)),
+    }
+}
+
+fn check_host(host: &str) -> Result<(), &'static str> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return if ip.is_unspecified() {
+            Err("it stands for every address and names no node; give one at which others reach it")
+        } else {
+            Ok(())
+        };
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.is_empty() {
+        return Err("the host is missing; write it as node1, node1:7946, 10.0.0.1:7946 or [::1]:7946");
+    }
+    if name.len() > 253 || name.split('.').any(|label| label.is_empty() || label.len() > 63) {
+        return Err("a host name is at most 253 characters long, and each part between its dots 1 to 63");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+        return Err("a host name is made of the letters a to z, digits, dots, - and _");
+    }
+    // No top-level domain is a number, so this is an IPv4 address with a slip in it.
+    if name.rsplit_once('.').is_some_and(|(_, top)| top.bytes().all(|b| b.is_ascii_digit())) {
+        return Err("an IPv4 address is four numbers from 0 to 255 with dots between them");
+    }
+    Ok(())
 }
 
 impl fmt::Display for Seed {
@@ -209,4 +364,179 @@ pub struct Tuning {
     pub udp_buffer_size: usize,
     /// Whether streams are compressed, as Go does by default. Reading either works always.
     pub compression: bool,
+}
+
+impl Tuning {
+    fn validate(&self) -> Result<(), ConfigError> {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+        let check = |setting, value: &dyn fmt::Debug, ok, allowed| {
+            if ok { Ok(()) } else { Err(ConfigError::Tuning { setting, value: format!("{value:?}"), allowed }) }
+        };
+        for (setting, value) in [
+            ("tcp_timeout", self.tcp_timeout),
+            ("push_pull_interval", self.push_pull_interval),
+            ("probe_interval", self.probe_interval),
+            ("probe_timeout", self.probe_timeout),
+            ("gossip_interval", self.gossip_interval),
+            ("gossip_to_the_dead", self.gossip_to_the_dead),
+        ] {
+            let ok = (Duration::from_millis(1)..=DAY).contains(&value);
+            check(setting, &value, ok, "between 1 millisecond and 1 day")?;
+        }
+        for (setting, value) in [
+            ("retransmit_mult", self.retransmit_mult),
+            ("suspicion_mult", self.suspicion_mult),
+            ("suspicion_max_timeout_mult", self.suspicion_max_timeout_mult),
+            ("awareness_max_multiplier", self.awareness_max_multiplier),
+        ] {
+            check(setting, &value, (1..=1000).contains(&value), "between 1 and 1000")?;
+        }
+        let timeout = self.probe_timeout;
+        check("probe_timeout", &timeout, timeout < self.probe_interval, "less than probe_interval")?;
+        let nodes = self.gossip_nodes;
+        check("gossip_nodes", &nodes, (1..=1000).contains(&nodes), "between 1 and 1000")?;
+        let checks = self.indirect_checks;
+        check("indirect_checks", &checks, checks <= 1000, "between 0 and 1000")?;
+        // A message about a node with the longest name and metadata has to fit in a packet; no UDP
+        // packet over IPv4 is larger than 65507 bytes.
+        let size = self.udp_buffer_size;
+        check("udp_buffer_size", &size, (1024..=65507).contains(&size), "between 1024 and 65507 bytes")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seed(text: &str) -> Result<(String, u16), String> {
+        text.parse::<Seed>().map(|seed| (seed.host, seed.port)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_seed_is_a_host_with_or_without_a_port() {
+        for (text, host, port) in [
+            ("node1", "node1", 7946),
+            ("node1:8000", "node1", 8000),
+            ("my_project-node-1.net.:1", "my_project-node-1.net.", 1),
+            ("123456789012", "123456789012", 7946),
+            ("1.2.3.4", "1.2.3.4", 7946),
+            ("1.2.3.4:65535", "1.2.3.4", 65535),
+            ("::1", "::1", 7946),
+            ("[::1]", "::1", 7946),
+            ("[fd00::2]:80", "fd00::2", 80),
+        ] {
+            assert_eq!(seed(text), Ok((host.into(), port)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_seed_is_named_with_its_remedy() {
+        for (text, remedy) in [
+            ("", "the host is missing"),
+            (":7946", "the host is missing"),
+            ("node1:", "the port must be a number from 0 to 65535"),
+            ("node1:65536", "the port must be a number from 0 to 65535"),
+            ("node1:-1", "the port must be a number"),
+            ("[::1]:x", "the port must be a number"),
+            ("::1:7946:x", "write an IPv6 address with a port as [::1]:7946"),
+            ("[::1", "[::1]:7946"),
+            ("[::1]7946", "[::1]:7946"),
+            ("[node1]:7946", "[::1]:7946"),
+            ("256.0.0.1", "an IPv4 address is four numbers"),
+            ("10.0.1:7946", "an IPv4 address is four numbers"),
+            ("0.0.0.0:7946", "names no node"),
+            ("::", "names no node"),
+            ("node 1", "a host name is made of"),
+            ("nöde", "a host name is made of"),
+            ("udp://node1", "the port must be a number"),
+            ("a..b", "each part between its dots"),
+            (&"a".repeat(64), "1 to 63"),
+        ] {
+            let error = seed(text).expect_err(text);
+            assert!(error.contains(&format!("{text:?} is not host[:port]")), "{error}");
+            assert!(error.contains(remedy), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_seed_prints_as_it_is_read() {
+        for text in ["node1:1", "[::1]:7946", "1.2.3.4:80"] {
+            assert_eq!(text.parse::<Seed>().expect("a seed").to_string(), text);
+        }
+    }
+
+    /// memberlist's `config.go`: `DefaultLANConfig`, `DefaultWANConfig`, `DefaultLocalConfig`.
+    #[test]
+    fn the_profiles_are_memberlists() {
+        let row = |profile: Profile| {
+            let t = profile.tuning();
+            let ms = |d: Duration| d.as_millis();
+            (
+                (ms(t.tcp_timeout), t.indirect_checks, t.retransmit_mult),
+                (t.suspicion_mult, t.suspicion_max_timeout_mult, ms(t.push_pull_interval)),
+                (ms(t.probe_interval), ms(t.probe_timeout), t.awareness_max_multiplier),
+                (ms(t.gossip_interval), t.gossip_nodes, ms(t.gossip_to_the_dead)),
+                (t.udp_buffer_size, t.compression),
+            )
+        };
+        let all = (1400, true);
+        assert_eq!(row(Profile::Lan), ((10_000, 3, 4), (4, 6, 30_000), (1000, 500, 8), (200, 3, 30_000), all));
+        assert_eq!(row(Profile::Wan), ((30_000, 3, 4), (6, 6, 60_000), (5000, 3000, 8), (500, 4, 60_000), all));
+        assert_eq!(row(Profile::Local), ((1000, 1, 2), (3, 6, 15_000), (1000, 200, 8), (100, 3, 15_000), all));
+        assert_eq!(Profile::default(), Profile::Lan);
+    }
+
+    fn refused(config: Config) -> String {
+        config.validate().expect_err("this cannot be").to_string()
+    }
+
+    #[test]
+    fn a_config_is_checked_as_a_whole() {
+        for profile in [Profile::Local, Profile::Lan, Profile::Wan] {
+            let longest = Config::new("n".repeat(255)).meta([0; 512]).profile(profile);
+            assert_eq!(longest.validate(), Ok(()));
+        }
+        let config = || Config::new("node1");
+        let at = |host: &str, port| Seed { host: host.into(), port };
+
+        assert_eq!(
+            refused(Config::new("")),
+            r#""" is no name for a node: it is empty; give one that no other node of the cluster has"#
+        );
+        assert!(refused(Config::new("n".repeat(256))).ends_with("it is longer than 255 bytes; shorten it"));
+        assert!(refused(Config::new("a\nb")).starts_with(r#""a\nb" is no name"#));
+        assert_eq!(refused(config().meta([0; 513])), "the metadata is 513 bytes long: shorten it to 512 bytes");
+        assert!(refused(config().advertise(at("0.0.0.0", 0))).contains("names no node"));
+        assert_eq!(config().advertise(at("node1", 0)).validate(), Ok(()));
+        assert!(refused(config().join([at("node1", 0)])).contains("port 0 reaches nobody"));
+        assert!(refused(config().join([at("", 1)])).contains("the host is missing"));
+        let crowd = (0..257).map(|i| at(&format!("node{i}"), 1));
+        assert!(refused(config().join(crowd)).contains("257 nodes to join through are too many"));
+    }
+
+    #[test]
+    fn tuning_is_checked() {
+        let with = |change: fn(&mut Tuning)| {
+            let mut tuning = Profile::Lan.tuning();
+            change(&mut tuning);
+            Config::new("node1").tuning(tuning)
+        };
+        assert_eq!(
+            refused(with(|t| t.probe_timeout = t.probe_interval)),
+            "probe_timeout = 1s cannot be: it must be less than probe_interval"
+        );
+        let changes: [(&str, fn(&mut Tuning)); 7] = [
+            ("gossip_interval", |t| t.gossip_interval = Duration::ZERO),
+            ("tcp_timeout", |t| t.tcp_timeout = Duration::MAX),
+            ("retransmit_mult", |t| t.retransmit_mult = 0),
+            ("suspicion_mult", |t| t.suspicion_mult = u32::MAX),
+            ("gossip_nodes", |t| t.gossip_nodes = 0),
+            ("indirect_checks", |t| t.indirect_checks = usize::MAX),
+            ("udp_buffer_size", |t| t.udp_buffer_size = 65_508),
+        ];
+        for (setting, change) in changes {
+            assert!(refused(with(change)).starts_with(setting), "{setting}");
+        }
+    }
 }

@@ -34,6 +34,10 @@ pub mod wire;
 
 pub use config::{Config, ConfigError, Profile, Seed, Tuning};
 pub use dissemination::{Message, MessageId, PublishError};
-pub use driver::{Handle, Lagged, StartError, Subscription, start};
+pub use driver::{
+    Handle, Lagged, StartError, Subscription,
+    health::{Health, HealthError, probe},
+    start,
+};
 pub use membership::{Member, MemberState, NodeName};
 pub use node::Event;

@@ -1,5 +1,7 @@
 //! The node on real sockets, and the application's hold on it.
 
+pub(crate) mod health;
+
 use std::{io, net::SocketAddr};
 
 use serde::Serialize;
