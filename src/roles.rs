@@ -1,1 +1,236 @@
-//! What the `broadcast` program does with messages: log them, and send some.
+//! What the `broadcast` program does with messages: a receiver logs what it hears, a sender says
+//! something every interval as well.
+//!
+//! What is said is the value of a Lamport clock (Lamport, *Time, Clocks, and the Ordering of Events
+//! in a Distributed System*, 1978): whoever hears a value goes on from a larger one. Both roles are
+//! the one loop of [`run`]; a receiver is a sender whose first turn never comes.
+
+mod limit;
+mod report;
+
+use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+
+use self::limit::Limiter;
+use crate::{Event, Handle, Lagged, Message, NodeName, PublishError};
+
+/// One kind of complaint is logged at most this often, and one seed that does not answer.
+const REJECTED: Duration = Duration::from_secs(10);
+const UNREACHABLE: Duration = Duration::from_secs(60);
+
+/// Plays a role on `node` until it stops: logs what happens and, from when `first_turn` is over,
+/// sends the clock's value every `every`.
+pub(crate) async fn run(node: Handle, every: Duration, first_turn: impl Future<Output = ()>) {
+    let mut messages = node.subscribe();
+    let mut events = node.events();
+    report::listening(node.name(), node.addr());
+    let mut role = Role::new(&node);
+    role.count_anew().await;
+
+    let mut first_turn = pin!(first_turn);
+    let mut turns: Option<Interval> = None;
+    loop {
+        let complaints_due = role.rejected.next_due();
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some(Ok(message)) => role.hear(&message),
+                Some(Err(Lagged { missed })) => report::lagged(node.name(), "messages", missed),
+                None => return,
+            },
+            event = events.recv() => match event {
+                Some(Ok(event)) => role.notice(event),
+                Some(Err(Lagged { missed })) => {
+                    report::lagged(node.name(), "events", missed);
+                    role.count_anew().await;
+                }
+                None => return,
+            },
+            () = &mut first_turn, if turns.is_none() => {
+                let mut turn = interval(every);
+                turn.set_missed_tick_behavior(MissedTickBehavior::Skip);
+                turns = Some(turn);
+            }
+            () = next(&mut turns) => match role.send().await {
+                Err(PublishError::Stopped) => return,
+                Err(error) => report::not_sent(node.name(), &error),
+                Ok(()) => {}
+            },
+            () = until(complaints_due) => role.complain_of_the_rest(),
+        }
+    }
+}
+
+async fn next(turns: &mut Option<Interval>) {
+    match turns {
+        Some(turns) => turns.tick().await,
+        None => std::future::pending().await,
+    };
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Role<'a> {
+    node: &'a Handle,
+    key: String,
+    clock: Clock,
+    /// Who is live, as far as it was logged.
+    live: BTreeSet<NodeName>,
+    rejected: Limiter,
+    unreachable: Limiter,
+    conflicts: Limiter,
+}
+
+impl<'a> Role<'a> {
+    fn new(node: &'a Handle) -> Self {
+        Self {
+            node,
+            key: format!("I am {}", node.name()),
+            clock: Clock::default(),
+            live: BTreeSet::new(),
+            rejected: Limiter::new(REJECTED),
+            unreachable: Limiter::new(UNREACHABLE),
+            conflicts: Limiter::new(REJECTED),
+        }
+    }
+
+    async fn count_anew(&mut self) {
+        let live: BTreeSet<_> = self.node.members().await.into_iter().map(|member| member.name).collect();
+        let changed = live.len() != self.live.len();
+        self.live = live;
+        if changed {
+            self.report_count();
+        }
+    }
+
+    fn report_count(&self) {
+        report::nodes(self.node.name(), self.live.len());
+    }
+
+    fn hear(&mut self, message: &Message) {
+        if let Ok(value) = message.value_as() {
+            self.clock.witness(value);
+        }
+        report::received(self.node.name(), message);
+    }
+
+    async fn send(&mut self) -> Result<(), PublishError> {
+        let value = self.clock.now();
+        self.node.publish(&self.key, &value).await?;
+        self.clock.witness(value);
+        report::sent(self.node.name(), &self.key, value);
+        Ok(())
+    }
+
+    fn notice(&mut self, event: Event) {
+        let node = self.node.name();
+        match event {
+            Event::Joined(member) => {
+                report::member(node, "joined", &member);
+                if self.live.insert(member.name) {
+                    self.report_count();
+                }
+            }
+            Event::Left(member) => {
+                report::member(node, "left", &member);
+                if self.live.remove(&member.name) {
+                    self.report_count();
+                }
+            }
+            Event::Failed(member) => {
+                report::member(node, "failed", &member);
+                if self.live.remove(&member.name) {
+                    self.report_count();
+                }
+            }
+            Event::NameConflict { name, holder, claimant } => {
+                if self.conflicts.admit(&name.to_string(), Instant::now()) {
+                    report::name_conflict(node, &name, holder, claimant);
+                }
+            }
+            Event::SeedUnreachable { seed, reason } => {
+                if self.unreachable.admit(&seed.to_string(), Instant::now()) {
+                    report::seed_unreachable(node, &seed, &reason);
+                }
+            }
+            Event::Rejected { from, reason } => {
+                if self.rejected.admit(kind(&reason), Instant::now()) {
+                    report::rejected(node, from, &reason);
+                }
+            }
+            Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
+        }
+    }
+
+    fn complain_of_the_rest(&mut self) {
+        for (kind, count) in self.rejected.expire(Instant::now()) {
+            report::rejected_more(self.node.name(), &kind, count, REJECTED);
+        }
+    }
+}
+
+/// What complaints that differ only in their details have in common: the words before the first of them.
+fn kind(reason: &str) -> &str {
+    let details = |c: char| c.is_ascii_digit() || matches!(c, ':' | '"' | '`' | '(' | '=');
+    let words = reason.split(details).next().unwrap_or_default().trim();
+    words.char_indices().nth(80).map_or(words, |(end, _)| &words[..end])
+}
+
+/// A Lamport clock.
+#[derive(Debug, Default)]
+struct Clock(u64);
+
+impl Clock {
+    /// The value to send.
+    fn now(&self) -> u64 {
+        self.0
+    }
+
+    /// Goes on from a larger value than the one sent or heard.
+    fn witness(&mut self, value: u64) {
+        self.0 = self.0.max(value.saturating_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_clocks_that_take_turns_count_on() {
+        let mut clocks = [Clock::default(), Clock::default()];
+        let mut said = Vec::new();
+        for turn in 0..6 {
+            let value = clocks[turn % 2].now();
+            said.push((["node2", "node3"][turn % 2], value));
+            // One has sent it, the other hears it.
+            clocks.iter_mut().for_each(|clock| clock.witness(value));
+        }
+        assert_eq!(said, [("node2", 0), ("node3", 1), ("node2", 2), ("node3", 3), ("node2", 4), ("node3", 5)]);
+    }
+
+    #[test]
+    fn a_clock_never_goes_back_and_ends_at_its_largest_value() {
+        let mut clock = Clock::default();
+        clock.witness(7);
+        clock.witness(3);
+        assert_eq!(clock.now(), 8);
+        clock.witness(u64::MAX);
+        assert_eq!(clock.now(), u64::MAX);
+        clock.witness(u64::MAX);
+        assert_eq!(clock.now(), u64::MAX);
+    }
+
+    #[test]
+    fn complaints_are_of_a_kind_when_only_their_details_differ() {
+        assert_eq!(kind("unknown message type 99"), kind("unknown message type 100"));
+        assert_eq!(kind("unexpected end: 3 bytes"), kind("unexpected end: 4 bytes"));
+        assert_ne!(kind("unknown message type 99"), kind("unexpected end: 3 bytes"));
+        assert_eq!(kind(&"é".repeat(200)).chars().count(), 80);
+    }
+}

@@ -1,1 +1,5 @@
 //! The commands of the `broadcast` program.
+
+mod log;
+mod name;
+mod ptr;

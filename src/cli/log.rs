@@ -1,0 +1,376 @@
+//! The log: one line an event on stdout, as text or as JSON.
+//!
+//! Text is the time, the level, the node's name and then exactly the words; what comes from the
+//! network cannot start a line of its own or move the cursor, because control characters are escaped.
+//! JSON has the same words in `message`, and every field as a field.
+
+use std::{
+    fmt::{self, Write as _},
+    io::{self, IsTerminal as _, Write},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use serde::{Serializer as _, ser::SerializeMap as _};
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
+    layer::SubscriberExt as _,
+    registry::LookupSpan,
+    util::SubscriberInitExt as _,
+};
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
+/// Whose lines they are.
+#[derive(Clone, Debug)]
+pub(super) enum Nodes {
+    /// Those of one node.
+    One(String),
+    /// Those of several, told apart by a prefix as compose does.
+    Several(Vec<String>),
+}
+
+/// Reads a filter in tracing's syntax.
+pub(super) fn filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text).map_err(|error| {
+        format!("{error}; write a level (error, warn, info, debug, trace), or parts like broadcast=debug with commas")
+    })
+}
+
+/// Starts logging to stdout. What it gives is notified when nobody reads stdout any longer.
+///
+/// # Panics
+///
+/// Another log was started in this process.
+pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> Arc<Notify> {
+    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let closed = Arc::new(Notify::new());
+    let layer = tracing_subscriber::fmt::layer()
+        .event_format(Lines { format, nodes, colour })
+        .log_internal_errors(false)
+        .with_writer(Stdout { closed: Arc::clone(&closed) });
+    tracing_subscriber::registry().with(filter).with(layer).init();
+    closed
+}
+
+/// Standard output; when it is closed, what is written is dropped.
+#[derive(Clone)]
+struct Stdout {
+    closed: Arc<Notify>,
+}
+
+impl<'a> MakeWriter<'a> for Stdout {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = io::stdout().write(bytes);
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            self.closed.notify_one();
+        }
+        result
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+struct Lines {
+    format: Format,
+    nodes: Nodes,
+    colour: bool,
+}
+
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
+/// Compose's own, in its order.
+const PREFIXES: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let level = *event.metadata().level();
+        let line = match self.format {
+            Format::Text => self.text(&time, level, &fields),
+            Format::Json => self.json(&time, level, &fields).map_err(|_| fmt::Error)?,
+        };
+        out.write_str(&line)?;
+        out.write_char('\n')
+    }
+}
+
+impl Lines {
+    fn node<'a>(&'a self, fields: &'a Fields) -> &'a str {
+        match (&fields.node, &self.nodes) {
+            (Some(node), _) => node,
+            (None, Nodes::One(node)) => node,
+            (None, Nodes::Several(_)) => "-",
+        }
+    }
+
+    fn text(&self, time: &str, level: Level, fields: &Fields) -> String {
+        let node = self.node(fields);
+        let mut line = String::new();
+        if let Nodes::Several(nodes) = &self.nodes {
+            let width = nodes.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+            let place = nodes.iter().position(|name| name == node).unwrap_or_default();
+            let prefix = format!("{node:width$}  | ");
+            self.paint(&mut line, PREFIXES[place % PREFIXES.len()], &prefix);
+        }
+        self.paint(&mut line, DIM, time);
+        line.push(' ');
+        self.paint(&mut line, level_colour(level), &format!("{level:>5}"));
+        line.push(' ');
+        escape(&mut line, node);
+        line.push(' ');
+        escape(&mut line, &fields.message);
+        // The words of an event that has a name say all; what the gossip logs of itself does not.
+        if fields.event.is_none() {
+            for (name, value) in &fields.others {
+                line.push(' ');
+                line.push_str(name);
+                line.push('=');
+                escape(&mut line, &value.to_string());
+            }
+        }
+        line
+    }
+
+    fn paint(&self, line: &mut String, colour: &str, text: &str) {
+        if self.colour {
+            line.push_str(colour);
+            escape(line, text);
+            line.push_str(RESET);
+        } else {
+            escape(line, text);
+        }
+    }
+
+    fn json(&self, time: &str, level: Level, fields: &Fields) -> serde_json::Result<String> {
+        let mut line = Vec::new();
+        let mut serializer = serde_json::Serializer::new(&mut line);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("timestamp", time)?;
+        map.serialize_entry("level", level.as_str())?;
+        map.serialize_entry("node", self.node(fields))?;
+        if let Some(event) = &fields.event {
+            map.serialize_entry("event", event)?;
+        }
+        map.serialize_entry("message", &fields.message)?;
+        for (name, value) in &fields.others {
+            match value {
+                // A message's value is JSON already.
+                Value::Text(text) if *name == "value" && fields.event.is_some() => {
+                    match serde_json::from_str::<&RawValue>(text) {
+                        Ok(json) => map.serialize_entry(name, json)?,
+                        Err(_) => map.serialize_entry(name, text)?,
+                    }
+                }
+                Value::Text(text) => map.serialize_entry(name, text)?,
+                Value::Number(number) => map.serialize_entry(name, number)?,
+                Value::Bool(bool) => map.serialize_entry(name, bool)?,
+            }
+        }
+        map.end()?;
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    }
+}
+
+fn level_colour(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        Level::DEBUG => "\x1b[34m",
+        Level::TRACE => "\x1b[35m",
+    }
+}
+
+fn escape(line: &mut String, text: &str) {
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+}
+
+enum Value {
+    Text(String),
+    Number(serde_json::Number),
+    Bool(bool),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => text.fmt(f),
+            Self::Number(number) => number.fmt(f),
+            Self::Bool(bool) => bool.fmt(f),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    node: Option<String>,
+    event: Option<String>,
+    message: String,
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: Value) {
+        match field.name() {
+            "node" => self.node = Some(value.to_string()),
+            "event" => self.event = Some(value.to_string()),
+            "message" => self.message = value.to_string(),
+            name => self.others.push((name, value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, Value::Text(format!("{value:?}")));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, Value::Text(value.into()));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, Value::Number(value.into()));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, Value::Number(value.into()));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, Value::Bool(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Mutex};
+
+    use tracing::{debug, info};
+
+    use super::*;
+
+    fn log(lines: Lines, events: impl FnOnce()) -> String {
+        let out = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&out);
+        let layer = tracing_subscriber::fmt::layer().event_format(lines).with_writer(move || Shared(writer.clone()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
+        let bytes = out.lock().expect("nobody panicked with it").clone();
+        String::from_utf8(bytes).expect("the log is text")
+    }
+
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panicked with it").write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn one(format: Format, colour: bool) -> Lines {
+        Lines { format, nodes: Nodes::One("node1".into()), colour }
+    }
+
+    fn received(key: &str, value: &str) {
+        let from = "node2";
+        info!(node = "node1", event = "received", %from, key, value, "received broadcast msg: key={key} value={value}");
+    }
+
+    /// The line behind its time, which has the right shape.
+    fn behind_the_time(line: &str) -> &str {
+        let (time, rest) = line.split_at("2026-11-24T14:00:00.123Z".len());
+        humantime::parse_rfc3339(time).expect("a time");
+        rest
+    }
+
+    #[test]
+    fn text_is_time_level_node_and_exactly_the_words() {
+        let lines = log(one(Format::Text, false), || received("I am node2", "0"));
+        assert_eq!(behind_the_time(&lines), "  INFO node1 received broadcast msg: key=I am node2 value=0\n");
+        let lines = log(one(Format::Text, false), || debug!(size = 3, ok = true, "gossip"));
+        assert_eq!(behind_the_time(&lines), " DEBUG node1 gossip size=3 ok=true\n");
+    }
+
+    #[test]
+    fn what_is_heard_cannot_forge_a_line() {
+        let lines = log(one(Format::Text, false), || received("a\nb\x1b[2J\u{85}", "0"));
+        assert_eq!(
+            behind_the_time(&lines),
+            "  INFO node1 received broadcast msg: key=a\\nb\\u{1b}[2J\\u{85} value=0\n"
+        );
+    }
+
+    #[test]
+    fn json_has_the_fields_as_fields() {
+        for (value, read) in [("7", "7"), (r#"{"a":[1]}"#, r#"{"a":[1]}"#), (r#""7""#, r#""7""#), ("{", r#""{""#)] {
+            let line = log(one(Format::Json, true), || received("a\nb", value));
+            assert_eq!(line.lines().count(), 1);
+            let json: serde_json::Value = serde_json::from_str(&line).expect("an object");
+            let mut expected = serde_json::json!({
+                "timestamp": json["timestamp"], "level": "INFO", "node": "node1", "event": "received",
+                "message": format!("received broadcast msg: key=a\nb value={value}"), "key": "a\nb", "from": "node2",
+            });
+            expected["value"] = serde_json::from_str(read).expect("JSON");
+            assert_eq!(json, expected);
+            assert!(json["timestamp"].as_str().is_some_and(|time| humantime::parse_rfc3339(time).is_ok()));
+        }
+    }
+
+    #[test]
+    fn several_nodes_have_prefixes_of_one_width_each_in_its_colour() {
+        let nodes = || Nodes::Several(["node1", "node10"].map(String::from).into());
+        let say = || {
+            info!(node = "node1", event = "nodes", "broadcast nodes = 2");
+            info!(node = "node10", event = "nodes", "broadcast nodes = 2");
+        };
+        let plain = log(Lines { format: Format::Text, nodes: nodes(), colour: false }, say);
+        let lines: Vec<_> = plain.lines().collect();
+        assert!(lines[0].starts_with("node1   | 2") && lines[0].ends_with("Z  INFO node1 broadcast nodes = 2"));
+        assert!(lines[1].starts_with("node10  | 2") && lines[1].ends_with("Z  INFO node10 broadcast nodes = 2"));
+
+        let coloured = log(Lines { format: Format::Text, nodes: nodes(), colour: true }, say);
+        let prefix = |line: &str| line.split('n').next().map(String::from);
+        let prefixes: BTreeSet<_> = coloured.lines().map(prefix).collect();
+        assert_eq!(prefixes.len(), 2, "{coloured:?}");
+    }
+}

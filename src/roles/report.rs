@@ -1,0 +1,99 @@
+//! The words of the log, and the fields they come with: each in one place.
+//!
+//! The text log prints the words; the JSON log has the fields, `event` naming which line it is.
+
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
+
+use tracing::{error, info, warn};
+
+use crate::{Member, Message, NodeName, PublishError, Seed};
+
+pub(super) fn listening(node: &str, addr: SocketAddr) {
+    info!(node, event = "listening", %addr, "listening on {addr}");
+}
+
+pub(super) fn nodes(node: &str, nodes: usize) {
+    info!(node, event = "nodes", nodes, "broadcast nodes = {nodes}");
+}
+
+pub(super) fn sent(node: &str, key: &str, value: u64) {
+    info!(node, event = "send", key, value, "send broadcast msg: key={key} value={value}");
+}
+
+pub(super) fn received(node: &str, message: &Message) {
+    let (from, key, value) = (message.origin(), message.key(), one_line(message.value()));
+    let value = value.as_ref();
+    info!(node, event = "received", %from, key, value, "received broadcast msg: key={key} value={value}");
+}
+
+pub(super) fn not_sent(node: &str, error: &PublishError) {
+    error!(node, event = "not_sent", %error, "not sent: {error}");
+}
+
+/// `what` is `joined`, `left` or `failed`.
+pub(super) fn member(node: &str, what: &'static str, member: &Member) {
+    let (name, addr) = (&member.name, member.addr);
+    info!(node, event = what, member = %name, %addr, "{name} {what}");
+}
+
+pub(super) fn name_conflict(node: &str, name: &NodeName, holder: SocketAddr, claimant: SocketAddr) {
+    error!(
+        node,
+        event = "name_conflict",
+        member = %name,
+        addr = %holder,
+        claimant = %claimant,
+        "two nodes are named {name}, at {holder} and at {claimant}: give one of them another BROADCAST_NAME (--name)"
+    );
+}
+
+pub(super) fn seed_unreachable(node: &str, seed: &Seed, reason: &str) {
+    warn!(
+        node,
+        event = "seed_unreachable",
+        addr = %seed,
+        reason,
+        "cannot join through {seed}: {reason}; still trying: start that node, or correct BROADCAST_JOIN (--join)"
+    );
+}
+
+pub(super) fn rejected(node: &str, from: SocketAddr, reason: &str) {
+    warn!(node, event = "rejected", addr = %from, reason, "dropped what {from} sent: {reason}");
+}
+
+pub(super) fn rejected_more(node: &str, reason: &str, count: u64, period: Duration) {
+    let period = period.as_secs();
+    warn!(
+        node,
+        event = "rejected",
+        reason,
+        count,
+        "dropped {count} more in the last {period} s for the same reason: {reason}"
+    );
+}
+
+pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
+    error!(
+        node,
+        event = "lagged",
+        missed,
+        "missed {missed} {what}: this node cannot log as fast as they come; see what reads its output"
+    );
+}
+
+/// JSON without its line ends. They can only be blanks between its parts: in a string they are escaped.
+fn one_line(json: &str) -> Cow<'_, str> {
+    if json.contains(['\n', '\r', '\t']) { json.replace(['\n', '\r', '\t'], " ").into() } else { json.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_fits_on_one_line_and_stays_the_same() {
+        let pretty = "{\n\t\"a\": 18446744073709551616,\r\n \"b\": \"x\\ny\"}";
+        assert_eq!(one_line(pretty), r#"{  "a": 18446744073709551616,   "b": "x\ny"}"#);
+        assert!(matches!(one_line("[1, 2]"), Cow::Borrowed(_)));
+    }
+}
