@@ -1,12 +1,53 @@
 //! The node on real sockets, and the application's hold on it.
+//!
+//! [`start`] binds a UDP socket and a TCP listener on one port, finds out the address to advertise,
+//! and hands a [`Node`] to one task, the event loop, which owns it and the sockets until the end:
+//! no lock, no shared state. Everything else talks to that task through bounded channels: the
+//! [`Handle`] by commands, each TCP connection (a task of its own) and each DNS lookup by reports.
+//!
+//! A node runs, leaves, and has stopped. It leaves when [`Handle::leave`] is called or the last
+//! [`Handle`] is dropped, and stops once the others were told, 1.8 s later at most; then its ports
+//! are free again, every [`Subscription`] ends, and every verb of the [`Handle`] says so.
+//!
+//! What can go wrong afterwards, on a socket or in a lookup, ends a connection or an attempt, never
+//! the loop. A subscriber that is too slow misses what it was too slow for, and is told how much.
 
+mod advertise;
+mod event_loop;
 pub(crate) mod health;
+mod lookup;
+mod sockets;
+mod streams;
+mod subscription;
+#[cfg(test)]
+mod tests;
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Instant, SystemTime},
+};
 
+use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{Config, Event, Member, Message, MessageId, PublishError};
+pub use self::subscription::{Lagged, Subscription};
+use self::{
+    event_loop::{Command, EventLoop},
+    sockets::Sockets,
+};
+use crate::{
+    Config, Event, Member, Message, MessageId, PublishError,
+    node::{Node, NodeConfig},
+    wire::Address,
+};
+
+/// Commands that wait for the event loop, at most.
+const COMMANDS: usize = 256;
+/// Messages, and events, kept for a subscriber that is behind, at most.
+const KEPT: usize = 1024;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -28,69 +69,122 @@ pub enum StartError {
 
 /// A running node. Cheap to clone; when the last clone is dropped, the node leaves and stops.
 #[derive(Clone, Debug)]
-pub struct Handle {}
+pub struct Handle(Arc<Shared>);
+
+/// What the clones of a handle share. It holds no sender of messages or events: those are the event
+/// loop's alone, so that subscriptions end when it does.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    addr: SocketAddr,
+    commands: mpsc::Sender<Command>,
+    messages: broadcast::WeakSender<Message>,
+    events: broadcast::WeakSender<Event>,
+    /// Hears the events from the very start, until the first subscriber takes it.
+    first: Mutex<Option<broadcast::Receiver<Event>>>,
+}
 
 /// Starts a node. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
 /// See [`StartError`].
-pub async fn start(_config: Config) -> Result<Handle, StartError> {
-    todo!()
+pub async fn start(config: Config) -> Result<Handle, StartError> {
+    let sockets = Sockets::bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
+    let addr = advertise::address(config.advertise.as_ref(), sockets.addr, &config.join)
+        .await
+        .map_err(StartError::Advertise)?;
+    tracing::debug!(listening = %sockets.addr, advertised = %addr, "sockets are open");
+
+    let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
+    let node = Node::new(
+        Instant::now(),
+        NodeConfig {
+            name: config.name.as_str().into(),
+            address: Address::from(addr),
+            meta: config.meta.into(),
+            seeds: config.join,
+            epoch,
+            // Without a system source of randomness, two nodes still differ by their start.
+            rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
+            tuning: config.tuning.clone(),
+        },
+    );
+
+    let (commands, received) = mpsc::channel(COMMANDS);
+    let messages = broadcast::Sender::new(KEPT);
+    let (events, first) = broadcast::channel(KEPT);
+    let shared = Shared {
+        name: config.name,
+        addr,
+        commands,
+        messages: messages.downgrade(),
+        events: events.downgrade(),
+        first: Mutex::new(Some(first)),
+    };
+    tokio::spawn(EventLoop::new(node, sockets, config.tuning.tcp_timeout, messages, events).run(received));
+    Ok(Handle(Arc::new(shared)))
 }
 
 impl Handle {
     /// This node's name.
+    #[must_use]
     pub fn name(&self) -> &str {
-        todo!()
+        &self.0.name
     }
+
     /// The address others reach this node at.
+    #[must_use]
     pub fn addr(&self) -> SocketAddr {
-        todo!()
+        self.0.addr
     }
+
     /// Sends `value`, as JSON, under `key` to every other node.
     ///
     /// # Errors
     ///
     /// See [`PublishError`].
-    pub async fn publish<V: Serialize + ?Sized>(&self, _key: &str, _value: &V) -> Result<MessageId, PublishError> {
-        todo!()
+    pub async fn publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<MessageId, PublishError> {
+        let value = serde_json::to_string(value).map_err(|error| PublishError::Value(error.to_string()))?;
+        let key = key.to_owned();
+        self.ask(|reply| Command::Publish { key, value, reply }).await.unwrap_or(Err(PublishError::Stopped))
     }
-    /// The messages other nodes publish, from now on.
+
+    /// The messages other nodes publish, from now on. The last 1024 are kept for a subscriber that
+    /// is behind.
+    #[must_use]
     pub fn subscribe(&self) -> Subscription<Message> {
-        todo!()
+        Subscription::new(self.0.messages.upgrade().map(|messages| messages.subscribe()))
     }
-    /// What happens in the cluster, from now on: every [`Event`] but the messages.
+
+    /// What happens in the cluster: every [`Event`] but the messages. The first call hears of
+    /// everything since the start, so that [`Event::Ready`] cannot be missed; later ones hear what
+    /// happens from then on. The last 1024 events are kept for a subscriber that is behind.
+    #[must_use]
     pub fn events(&self) -> Subscription<Event> {
-        todo!()
+        // Nothing can panic under this lock; were it poisoned, the receiver would still be whole.
+        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Subscription::new(first.or_else(|| self.0.events.upgrade().map(|events| events.subscribe())))
     }
-    /// Every member that is not dead, this node first.
+
+    /// Every member that is not dead, this node first. Nobody once the node has stopped.
     pub async fn members(&self) -> Vec<Member> {
-        todo!()
+        self.ask(|reply| Command::Members { reply }).await.unwrap_or_default()
     }
-    /// Leaves the cluster: the others are told, what is queued is sent, and the node stops.
+
+    /// Leaves the cluster: the others are told, what is queued is sent, and the node stops. Returns
+    /// when it has, within 2 s.
     pub async fn leave(&self) {
-        todo!()
+        if self.0.commands.send(Command::Leave).await.is_ok() {
+            self.0.commands.closed().await;
+        }
     }
-}
 
-/// What a subscriber missed, because it was slower than the cluster for too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{missed} were missed: the subscriber is too slow")]
-pub struct Lagged {
-    /// How many.
-    pub missed: u64,
-}
-
-/// A stream of what happens. Ends when the node stops.
-#[derive(Debug)]
-pub struct Subscription<T> {
-    _t: std::marker::PhantomData<T>,
-}
-
-impl<T: Clone + Send + 'static> Subscription<T> {
-    /// The next one; `None` when the node has stopped.
-    pub async fn recv(&mut self) -> Option<Result<T, Lagged>> {
-        todo!()
+    /// `None` when the node has stopped.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
     }
 }

@@ -1,0 +1,201 @@
+//! The address a node tells the others to reach it at.
+//!
+//! In order: what is configured; the very address listened on; the one the route to a seed starts
+//! from; the best one of an interface that is up. The last two are guesses, for a node that listens
+//! on all of its addresses; loopback is guessed only when there is nothing else.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use if_addrs::{IfOperStatus, Interface};
+use tokio::time::timeout;
+
+use super::lookup;
+use crate::Seed;
+
+/// How long looking for a seed may hold up the start: what it finds is a better guess, no more.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The address to advertise for a node that listens on `listening`.
+pub(super) async fn address(
+    configured: Option<&Seed>,
+    listening: SocketAddr,
+    seeds: &[Seed],
+) -> Result<SocketAddr, String> {
+    if let Some(seed) = configured {
+        return configured_address(seed, listening).await;
+    }
+    if !listening.ip().is_unspecified() {
+        return Ok(listening);
+    }
+    let routed = timeout(ROUTE_TIMEOUT, route_to_any(seeds, listening.is_ipv6())).await.ok().flatten();
+    let ip = match routed {
+        Some(ip) => ip,
+        None => match if_addrs::get_if_addrs() {
+            Ok(interfaces) => best(&interfaces, listening.is_ipv6()),
+            Err(error) => {
+                return Err(format!(
+                    "cannot list the interfaces to find an address to advertise: {error}; \
+                     set BROADCAST_ADVERTISE (--advertise)"
+                ));
+            }
+        },
+    };
+    Ok(SocketAddr::new(ip, listening.port()))
+}
+
+async fn configured_address(seed: &Seed, listening: SocketAddr) -> Result<SocketAddr, String> {
+    let refuse = |why: String| {
+        format!(
+            "cannot advertise {:?}: {why}; set BROADCAST_ADVERTISE (--advertise) to an address of this node \
+             that others reach, or leave it out",
+            seed.host
+        )
+    };
+    let port = if seed.port == 0 { listening.port() } else { seed.port };
+    let found = lookup::resolve(&Seed { host: seed.host.clone(), port }, lookup::TIMEOUT).await.map_err(refuse)?;
+    let address = found
+        .iter()
+        .find(|address| address.is_ipv4() || listening.is_ipv6())
+        .ok_or_else(|| refuse(format!("it is IPv6, and the node listens on {listening}")))?;
+    if address.ip().is_unspecified() {
+        return Err(refuse("nobody can be reached there".to_owned()));
+    }
+    Ok(*address)
+}
+
+/// Where packets to the first seed that resolves would start from. Seeds on this host say nothing of
+/// how others reach it.
+async fn route_to_any(seeds: &[Seed], ipv6: bool) -> Option<IpAddr> {
+    for seed in seeds {
+        let Ok(addresses) = lookup::resolve(seed, ROUTE_TIMEOUT).await else { continue };
+        let usable = addresses.into_iter().filter(|address| address.is_ipv4() || ipv6);
+        if let Some(ip) = usable.filter_map(|address| route_to(address).ok()).find(|ip| !ip.is_loopback()) {
+            return Some(ip);
+        }
+    }
+    None
+}
+
+/// Connecting a UDP socket sends nothing, but makes the system choose a route.
+fn route_to(address: SocketAddr) -> io::Result<IpAddr> {
+    let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(address)?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The address others most likely reach: private IPv4, then any other, then IPv6, then loopback.
+fn best(interfaces: &[Interface], ipv6: bool) -> IpAddr {
+    let up = interfaces.iter().filter(|interface| interface.oper_status == IfOperStatus::Up);
+    up.map(Interface::ip)
+        .filter_map(|ip| Some((rank(ip)?, ip)))
+        .filter(|(_, ip)| ip.is_ipv4() || ipv6)
+        // The first of the best, as the system lists them.
+        .min_by_key(|(rank, _)| *rank)
+        .map_or(Ipv4Addr::LOCALHOST.into(), |(_, ip)| ip)
+}
+
+/// Lower is better; `None` never serves.
+fn rank(ip: IpAddr) -> Option<u8> {
+    match ip {
+        IpAddr::V4(ip) if ip.is_loopback() || ip.is_unspecified() => None,
+        IpAddr::V4(ip) if ip.is_private() => Some(0),
+        IpAddr::V4(ip) if !ip.is_link_local() => Some(1),
+        IpAddr::V4(_) => Some(2),
+        IpAddr::V6(ip)
+            if ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() || ip.is_multicast() =>
+        {
+            None
+        }
+        IpAddr::V6(_) => Some(3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use if_addrs::{IfAddr, Ifv4Addr, Ifv6Addr};
+
+    use super::*;
+
+    fn interface(ip: &str, oper_status: IfOperStatus) -> Interface {
+        let addr = match ip.parse().unwrap() {
+            IpAddr::V4(ip) => IfAddr::V4(Ifv4Addr { ip, netmask: ip, prefixlen: 24, broadcast: None }),
+            IpAddr::V6(ip) => IfAddr::V6(Ifv6Addr { ip, netmask: ip, prefixlen: 64, broadcast: None }),
+        };
+        Interface { name: ip.to_owned(), addr, index: None, oper_status, is_p2p: false }
+    }
+
+    fn best_of(ips: &[&str], ipv6: bool) -> String {
+        let interfaces: Vec<_> = ips.iter().map(|ip| interface(ip, IfOperStatus::Up)).collect();
+        best(&interfaces, ipv6).to_string()
+    }
+
+    #[test]
+    fn prefers_private_ipv4_then_any_then_ipv6_then_loopback() {
+        let all = [
+            "127.0.0.1",
+            "::1",
+            "fe80::1",
+            "fd00::2",
+            "2001:db8::1",
+            "169.254.1.1",
+            "8.8.8.8",
+            "10.0.0.7",
+            "192.168.1.1",
+        ];
+        assert_eq!(best_of(&all, true), "10.0.0.7");
+        assert_eq!(best_of(&all[..7], true), "8.8.8.8");
+        assert_eq!(best_of(&all[..6], true), "169.254.1.1");
+        assert_eq!(best_of(&all[..5], true), "fd00::2");
+        assert_eq!(best_of(&all[..5], false), "127.0.0.1", "a socket without IPv6 cannot be reached over it");
+        assert_eq!(best_of(&all[..3], true), "127.0.0.1");
+        assert_eq!(best_of(&[], true), "127.0.0.1");
+    }
+
+    #[test]
+    fn ignores_interfaces_that_are_down() {
+        let interfaces = [interface("172.17.0.1", IfOperStatus::Unknown), interface("192.0.2.1", IfOperStatus::Up)];
+        assert_eq!(best(&interfaces, true).to_string(), "192.0.2.1");
+    }
+
+    fn seed(host: &str, port: u16) -> Seed {
+        Seed { host: host.to_owned(), port }
+    }
+
+    #[tokio::test]
+    async fn takes_what_is_configured_with_the_port_listened_on_unless_told() {
+        let listening = "127.0.0.1:4000".parse().unwrap();
+        let advertised = |seed| async move { address(Some(&seed), listening, &[]).await };
+        assert_eq!(advertised(seed("192.0.2.1", 0)).await, Ok("192.0.2.1:4000".parse().unwrap()));
+        assert_eq!(advertised(seed("192.0.2.1", 9)).await, Ok("192.0.2.1:9".parse().unwrap()));
+        let error = advertised(seed("no such host", 0)).await.unwrap_err();
+        assert!(error.contains("no such host") && error.contains("BROADCAST_ADVERTISE"), "{error}");
+        let error = advertised(seed("0.0.0.0", 0)).await.unwrap_err();
+        assert!(error.contains("0.0.0.0"), "{error}");
+        let error = advertised(seed("2001:db8::1", 0)).await.unwrap_err();
+        assert!(error.contains("2001:db8::1") && error.contains("IPv6"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn takes_the_very_address_listened_on() {
+        let listening = "127.0.0.7:4000".parse().unwrap();
+        assert_eq!(address(None, listening, &[seed("127.0.0.1", 1)]).await, Ok(listening));
+    }
+
+    #[tokio::test]
+    async fn guesses_a_reachable_address_and_is_not_misled_by_a_seed_on_loopback() {
+        let listening: SocketAddr = "0.0.0.0:4000".parse().unwrap();
+        let guess = address(None, listening, &[seed("127.0.0.1", 1)]).await.unwrap();
+        let interfaces = if_addrs::get_if_addrs().unwrap();
+        assert_eq!(guess, SocketAddr::new(best(&interfaces, false), 4000));
+    }
+
+    #[test]
+    fn asks_the_system_for_the_route() {
+        assert_eq!(route_to("127.0.0.1:9".parse().unwrap()).unwrap(), IpAddr::from(Ipv4Addr::LOCALHOST));
+    }
+}

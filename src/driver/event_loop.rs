@@ -1,0 +1,243 @@
+//! The one task that owns a node and its sockets.
+//!
+//! It waits for whatever comes first — datagrams, a command, a report of a stream or a lookup, a new
+//! connection, the node's next deadline —, hands it to the [`Node`] with the time, and carries out
+//! what comes of it. It waits for nothing else: a datagram the socket does not take goes to a bounded
+//! backlog, a write to a stream's bounded queue, an event to a ring that overwrites its oldest.
+//!
+//! It runs until the node has left: on [`Command::Leave`] or when the last handle is gone, the node
+//! tells the others and says [`Event::LeaveComplete`]. [`LEAVE_LIMIT`] later it ends regardless.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::TcpStream,
+    pin, select,
+    sync::{broadcast, mpsc, oneshot},
+    time::sleep_until,
+};
+use tracing::debug;
+
+use super::{
+    lookup,
+    sockets::{Acceptor, Datagrams, Sockets},
+    streams::{Report, Streams, What},
+};
+use crate::{
+    Event, Member, Message, MessageId, PublishError, Seed,
+    node::{Action, Node, StreamInput},
+};
+
+/// Datagrams read before anything else gets its turn.
+const BATCH: usize = 64;
+/// Results of lookups that wait, at most; further lookups wait for room.
+const LOOKUPS: usize = 16;
+/// How long leaving may take.
+const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
+
+/// What a handle asks for. A reply that never comes means that the node has stopped.
+pub(super) enum Command {
+    Publish { key: String, value: String, reply: oneshot::Sender<Result<MessageId, PublishError>> },
+    Members { reply: oneshot::Sender<Vec<Member>> },
+    Leave,
+}
+
+type Found = (Seed, Result<Vec<SocketAddr>, String>);
+
+/// See the [module](self).
+pub(super) struct EventLoop {
+    node: Node,
+    datagrams: Datagrams,
+    acceptor: Acceptor,
+    streams: Streams,
+    reports: mpsc::Receiver<Report>,
+    lookups: mpsc::Sender<Found>,
+    found: mpsc::Receiver<Found>,
+    messages: broadcast::Sender<Message>,
+    events: broadcast::Sender<Event>,
+    /// Set when the node leaves: when to stop at the latest.
+    stop_at: Option<Instant>,
+    /// The others have been told.
+    left: bool,
+}
+
+impl EventLoop {
+    pub(super) fn new(
+        node: Node,
+        sockets: Sockets,
+        tcp_timeout: Duration,
+        messages: broadcast::Sender<Message>,
+        events: broadcast::Sender<Event>,
+    ) -> Self {
+        let Sockets { datagrams, acceptor, addr: _ } = sockets;
+        let (streams, reports) = Streams::new(tcp_timeout);
+        let (lookups, found) = mpsc::channel(LOOKUPS);
+        Self {
+            node,
+            datagrams,
+            acceptor,
+            streams,
+            reports,
+            lookups,
+            found,
+            messages,
+            events,
+            stop_at: None,
+            left: false,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.turn(&mut commands).await;
+        // Frees the ports and ends the subscriptions …
+        drop(self);
+        // … before `Handle::leave`, which waits for this.
+        drop(commands);
+    }
+
+    async fn turn(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        let timer = sleep_until(Instant::now().into());
+        pin!(timer);
+        let mut handles_left = true;
+        self.drain();
+        while !self.is_done() {
+            let deadline = self.node.poll_timeout().into_iter().chain(self.stop_at).min();
+            if let Some(deadline) = deadline.map(Into::into).filter(|deadline| *deadline != timer.deadline()) {
+                timer.as_mut().reset(deadline);
+            }
+            select! {
+                () = &mut timer, if deadline.is_some() => self.node.handle_timeout(Instant::now()),
+                () = self.datagrams.ready() => {
+                    self.datagrams.flush();
+                    self.receive().await;
+                }
+                (stream, from) = self.acceptor.accept() => self.accept(stream, from),
+                Some(report) = self.reports.recv() => self.handle_report(report),
+                Some((seed, result)) = self.found.recv() => self.node.handle_lookup(Instant::now(), &seed, result),
+                command = commands.recv(), if handles_left => match command {
+                    Some(command) => self.obey(command),
+                    None => {
+                        handles_left = false;
+                        self.leave();
+                    }
+                },
+            }
+            self.drain();
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let told = self.left && !self.datagrams.has_backlog();
+        told || self.stop_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whoever asked may have stopped waiting for the answer.
+        match command {
+            Command::Publish { key, value, reply } => {
+                let _ = reply.send(self.node.publish(Instant::now(), &key, &value));
+            }
+            Command::Members { reply } => {
+                let _ = reply.send(self.node.members());
+            }
+            Command::Leave => self.leave(),
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.stop_at.is_none() {
+            let now = Instant::now();
+            self.stop_at = Some(now + LEAVE_LIMIT);
+            self.node.leave(now);
+        }
+    }
+
+    async fn receive(&mut self) {
+        let mut failed = 0;
+        for _ in 0..BATCH {
+            match self.datagrams.receive() {
+                Ok(Some((from, data))) => {
+                    self.node.handle_datagram(Instant::now(), from, &data);
+                    self.drain();
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    failed += 1;
+                    debug!(%error, "while receiving datagrams");
+                }
+            }
+        }
+        if failed == BATCH {
+            self.datagrams.rest();
+        }
+        // There is more to read: lets subscribers have their turn, who may share this thread.
+        tokio::task::yield_now().await;
+    }
+
+    fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
+        let Some(permit) = self.streams.admit() else {
+            return debug!(%from, "refused a connection: too many are open");
+        };
+        if let Some(id) = self.node.handle_accept(Instant::now(), from) {
+            self.streams.accepted(id, stream, permit);
+        }
+    }
+
+    fn handle_report(&mut self, Report { id, what }: Report) {
+        if !self.streams.is_open(id) {
+            return;
+        }
+        let now = Instant::now();
+        match what {
+            What::Data(data) => self.node.handle_stream(now, id, StreamInput::Data(&data)),
+            What::Closed => self.node.handle_stream(now, id, StreamInput::Closed),
+            What::Failed(reason) => {
+                self.streams.close(id);
+                self.node.handle_stream(now, id, StreamInput::Failed(reason));
+            }
+        }
+    }
+
+    /// Carries out all that came of the last change.
+    fn drain(&mut self) {
+        loop {
+            while let Some(transmit) = self.node.poll_transmit() {
+                self.datagrams.send(transmit);
+            }
+            let Some(action) = self.node.poll_action() else { break };
+            self.act(action);
+        }
+        while let Some(event) = self.node.poll_event() {
+            self.left |= matches!(event, Event::LeaveComplete);
+            // An error says that nobody listens.
+            if let Event::Message(message) = event {
+                let _ = self.messages.send(message);
+            } else {
+                let _ = self.events.send(event);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect { id, to } => self.streams.connect(id, to),
+            Action::Write { id, data } => {
+                if let Err(reason) = self.streams.write(id, data) {
+                    self.node.handle_stream(Instant::now(), id, StreamInput::Failed(reason));
+                }
+            }
+            Action::Close { id } => self.streams.close(id),
+            Action::Lookup { seed } => {
+                let lookups = self.lookups.clone();
+                tokio::spawn(async move {
+                    let result = lookup::resolve(&seed, lookup::TIMEOUT).await;
+                    // Nobody waits for it once the loop has ended.
+                    let _ = lookups.send((seed, result)).await;
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Names to addresses, by the system's resolver, in bounded time.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::time::timeout;
+
+use super::sockets::canonical;
+use crate::Seed;
+
+/// How long a lookup may take. The resolver itself gives up later; its thread then ends by itself.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Every address of `seed`, in the resolver's order. The error says what went wrong, not for whom.
+pub(super) async fn resolve(seed: &Seed, limit: Duration) -> Result<Vec<SocketAddr>, String> {
+    let mut addresses = Vec::new();
+    match timeout(limit, tokio::net::lookup_host((seed.host.as_str(), seed.port))).await {
+        Ok(Ok(found)) => {
+            for address in found.map(canonical) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err(format!("the name server did not answer within {limit:?}")),
+    }
+    if addresses.is_empty() {
+        return Err("the name has no address".to_owned());
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn gives_addresses_as_they_are_and_canonical() {
+        let seed = |host: &str| Seed { host: host.to_owned(), port: 7 };
+        assert_eq!(resolve(&seed("127.0.0.1"), TIMEOUT).await, Ok(vec!["127.0.0.1:7".parse().unwrap()]));
+        assert_eq!(resolve(&seed("::1"), TIMEOUT).await, Ok(vec!["[::1]:7".parse().unwrap()]));
+        assert_eq!(resolve(&seed("::ffff:127.0.0.1"), TIMEOUT).await, Ok(vec!["127.0.0.1:7".parse().unwrap()]));
+    }
+
+    #[tokio::test]
+    async fn says_why_a_name_has_no_address() {
+        let seed = Seed { host: "not a name".to_owned(), port: 7 };
+        assert!(resolve(&seed, TIMEOUT).await.is_err());
+    }
+}

@@ -1,0 +1,395 @@
+//! The UDP socket and the TCP listener of a node, on one port.
+//!
+//! A node that listens on all addresses, `0.0.0.0` or `[::]`, gets dual-stack IPv6 sockets, as a Go
+//! node does: on them IPv4 peers appear under IPv4-mapped addresses, and must be sent to under these.
+//! That is settled here: above, an IPv4 address is always IPv4 ([`canonical`]). Where the system has
+//! no IPv6, `0.0.0.0` it is.
+//!
+//! No error on an open socket is final. A datagram that cannot be sent is lost, as datagrams are; a
+//! listener that cannot accept (too many open files, say) tries again after a growing pause.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    select,
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use crate::node::Transmit;
+
+/// How often a port for both TCP and UDP is looked for, when the system may choose.
+const PORT_TRIES: usize = 10;
+/// What the system is asked to keep of datagrams not yet read, in bytes.
+const RECEIVE_BUFFER: usize = 2 << 20;
+/// Connections the system keeps until they are accepted.
+const TCP_BACKLOG: i32 = 1024;
+/// No datagram is longer, in bytes.
+const MAX_DATAGRAM: usize = 65_536;
+/// Datagrams that wait for the socket to become writable, at most.
+const MAX_BACKLOG: usize = 256;
+/// How long to pause after a first error; each further one doubles it.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a node listens on.
+pub(super) struct Sockets {
+    pub(super) datagrams: Datagrams,
+    pub(super) acceptor: Acceptor,
+    /// The address of both; the port is the actual one.
+    pub(super) addr: SocketAddr,
+}
+
+impl Sockets {
+    pub(super) fn bind(addr: SocketAddr) -> io::Result<Self> {
+        let addr = canonical(addr);
+        if !addr.ip().is_unspecified() {
+            return Self::bind_to(addr);
+        }
+        match Self::bind_to((Ipv6Addr::UNSPECIFIED, addr.port()).into()) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
+                debug!(%error, "no IPv6: listening on IPv4 alone");
+                Self::bind_to((Ipv4Addr::UNSPECIFIED, addr.port()).into())
+            }
+            bound => bound,
+        }
+    }
+
+    fn bind_to(addr: SocketAddr) -> io::Result<Self> {
+        let mut tries = if addr.port() == 0 { PORT_TRIES } else { 1 };
+        loop {
+            match Self::bind_pair(addr) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 1 => tries -= 1,
+                bound => return bound,
+            }
+        }
+    }
+
+    /// TCP first, then UDP on the same port.
+    fn bind_pair(addr: SocketAddr) -> io::Result<Self> {
+        let over = |protocol| move |error: io::Error| io::Error::new(error.kind(), format!("{protocol}: {error}"));
+        let listener = listen_tcp(addr).map_err(over("TCP"))?;
+        let addr = listener.local_addr()?;
+        let socket = bind_udp(addr).map_err(over("UDP"))?;
+        Ok(Self {
+            datagrams: Datagrams {
+                socket,
+                ipv6: addr.is_ipv6(),
+                buffer: vec![0; MAX_DATAGRAM].into(),
+                backlog: VecDeque::new(),
+                pause: Pause::default(),
+            },
+            acceptor: Acceptor { listener, pause: Pause::default() },
+            addr,
+        })
+    }
+}
+
+fn open(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(addr, Type::STREAM, Protocol::TCP)?;
+    // On Unix, lets a restarted node listen where connections of its last life linger. On a port of
+    // the system's choice it would only make collisions more likely; elsewhere it lets others in.
+    #[cfg(unix)]
+    socket.set_reuse_address(addr.port() != 0)?;
+    socket.bind(&addr.into())?;
+    socket.listen(TCP_BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = open(addr, Type::DGRAM, Protocol::UDP)?;
+    let mut size = RECEIVE_BUFFER;
+    while socket.set_recv_buffer_size(size).is_err() && size > MAX_DATAGRAM {
+        size /= 2;
+    }
+    socket.bind(&addr.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// IPv4-mapped addresses become IPv4; what else an IPv6 socket address holds is kept.
+pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, addr.port()).into(),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+/// Every datagram arrives and leaves through here.
+pub(super) struct Datagrams {
+    socket: UdpSocket,
+    ipv6: bool,
+    buffer: Box<[u8]>,
+    /// What waits for the socket to become writable.
+    backlog: VecDeque<Transmit>,
+    pause: Pause,
+}
+
+impl Datagrams {
+    /// Waits until [`Datagrams::flush`] or [`Datagrams::receive`] is worth a try.
+    pub(super) async fn ready(&mut self) {
+        let readable = async {
+            self.pause.over().await;
+            self.socket.readable().await
+        };
+        let ready = select! {
+            ready = readable => ready,
+            ready = self.socket.writable(), if !self.backlog.is_empty() => ready,
+        };
+        if let Err(error) = ready {
+            self.pause.lengthen();
+            debug!(%error, "cannot wait for datagrams");
+        }
+    }
+
+    /// A datagram that has arrived, as long as it is; `Ok(None)` when none is left. An error may be
+    /// of a datagram sent earlier, and says nothing of the next.
+    pub(super) fn receive(&mut self) -> io::Result<Option<(SocketAddr, Bytes)>> {
+        match self.socket.try_recv_from(&mut self.buffer) {
+            Ok((length, from)) => {
+                self.pause.end();
+                Ok(Some((canonical(from), Bytes::copy_from_slice(&self.buffer[..length]))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Nothing but errors came: waits a little before the next try.
+    pub(super) fn rest(&mut self) {
+        self.pause.lengthen();
+    }
+
+    /// Sends a datagram, now or when the socket takes it.
+    pub(super) fn send(&mut self, transmit: Transmit) {
+        if self.backlog.is_empty() && self.try_send(&transmit) {
+            return;
+        }
+        if self.backlog.len() == MAX_BACKLOG {
+            debug!(to = %transmit.to, bytes = transmit.payload.len(), "lost a datagram: the socket takes no more");
+            return;
+        }
+        self.backlog.push_back(transmit);
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Sends of what waits as much as the socket takes.
+    pub(super) fn flush(&mut self) {
+        while let Some(transmit) = self.backlog.pop_front() {
+            if !self.try_send(&transmit) {
+                self.backlog.push_front(transmit);
+                return;
+            }
+        }
+    }
+
+    /// `false` when the socket takes nothing now. Any other error is this datagram's alone: nobody
+    /// listens there, no route, too long for the path, forbidden by a firewall.
+    fn try_send(&self, transmit: &Transmit) -> bool {
+        let to = match transmit.to {
+            SocketAddr::V4(to) if self.ipv6 => SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into(),
+            to => to,
+        };
+        match self.socket.try_send_to(&transmit.payload, to) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                debug!(to = %transmit.to, bytes = transmit.payload.len(), %error, "lost a datagram");
+                true
+            }
+        }
+    }
+}
+
+/// Accepts connections, for ever.
+pub(super) struct Acceptor {
+    listener: TcpListener,
+    pause: Pause,
+}
+
+impl Acceptor {
+    /// The next connection, and who opened it. May be dropped at any await without losing one.
+    pub(super) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            self.pause.over().await;
+            match self.listener.accept().await {
+                Ok((stream, from)) => {
+                    self.pause.end();
+                    return (stream, canonical(from));
+                }
+                Err(error) => {
+                    self.pause.lengthen();
+                    debug!(%error, pause = ?self.pause.length, "cannot accept a connection");
+                }
+            }
+        }
+    }
+}
+
+/// Keeps a lasting error from turning into a busy loop.
+#[derive(Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    fn lengthen(&mut self) {
+        self.length = (self.length * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+        self.until = Some(Instant::now() + self.length);
+    }
+
+    fn end(&mut self) {
+        self.length = Duration::ZERO;
+    }
+
+    async fn over(&mut self) {
+        if let Some(until) = self.until {
+            sleep_until(until).await;
+            self.until = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn transmit(to: SocketAddr, payload: &'static [u8]) -> Transmit {
+        Transmit { to, payload: Bytes::from_static(payload) }
+    }
+
+    /// A fresh socket is not known to be writable yet, so this goes through the backlog, too.
+    async fn send(datagrams: &mut Datagrams, transmit: Transmit) {
+        datagrams.send(transmit);
+        while datagrams.has_backlog() {
+            timeout(SOON, datagrams.ready()).await.expect("the socket becomes writable");
+            datagrams.flush();
+        }
+    }
+
+    async fn receive(datagrams: &mut Datagrams) -> (SocketAddr, Bytes) {
+        loop {
+            timeout(SOON, datagrams.ready()).await.expect("a datagram arrives");
+            if let Ok(Some(received)) = datagrams.receive() {
+                return received;
+            }
+        }
+    }
+
+    fn loopback(port: u16) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, port).into()
+    }
+
+    #[tokio::test]
+    async fn listens_on_one_port_for_both_of_the_systems_choice() {
+        let sockets = Sockets::bind(loopback(0)).unwrap();
+        assert_ne!(sockets.addr.port(), 0);
+        assert_eq!(sockets.datagrams.socket.local_addr().unwrap(), sockets.addr);
+        assert_eq!(sockets.acceptor.listener.local_addr().unwrap(), sockets.addr);
+        assert!(!sockets.datagrams.ipv6);
+    }
+
+    #[tokio::test]
+    async fn unspecified_hears_and_answers_ipv4_under_its_own_address() {
+        for any in ["0.0.0.0:0", "[::]:0", "[::ffff:0.0.0.0]:0"] {
+            let mut all = Sockets::bind(any.parse().unwrap()).unwrap();
+            let mut one = Sockets::bind(loopback(0)).unwrap();
+
+            send(&mut one.datagrams, transmit(loopback(all.addr.port()), b"ping")).await;
+            assert_eq!(receive(&mut all.datagrams).await, (one.addr, Bytes::from_static(b"ping")));
+            send(&mut all.datagrams, transmit(one.addr, b"ack")).await;
+            assert_eq!(receive(&mut one.datagrams).await, (loopback(all.addr.port()), Bytes::from_static(b"ack")));
+
+            let stream = TcpStream::connect(loopback(all.addr.port())).await.unwrap();
+            let (_, from) = timeout(SOON, all.acceptor.accept()).await.expect("the connection arrives");
+            assert_eq!(from, stream.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn unspecified_hears_ipv6_too() {
+        let Ok(mut one) = Sockets::bind((Ipv6Addr::LOCALHOST, 0).into()) else {
+            return eprintln!("skipped: this machine has no IPv6; enable it on the loopback interface");
+        };
+        let mut all = Sockets::bind((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+        assert!(all.datagrams.ipv6);
+        send(&mut one.datagrams, transmit((Ipv6Addr::LOCALHOST, all.addr.port()).into(), b"ping")).await;
+        assert_eq!(receive(&mut all.datagrams).await.0, one.addr);
+        send(&mut all.datagrams, transmit(one.addr, b"ack")).await;
+        assert_eq!(receive(&mut one.datagrams).await.1, b"ack"[..]);
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named_with_its_protocol() {
+        let tcp = std::net::TcpListener::bind(loopback(0)).unwrap();
+        let error = Sockets::bind(tcp.local_addr().unwrap()).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().starts_with("TCP: "), "{error}");
+
+        let udp = std::net::UdpSocket::bind(loopback(0)).unwrap();
+        let error = Sockets::bind(udp.local_addr().unwrap()).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().starts_with("UDP: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_cannot_be_sent_spoils_nothing() {
+        let mut sender = Sockets::bind(loopback(0)).unwrap().datagrams;
+        let mut receiver = Sockets::bind(loopback(0)).unwrap();
+        let closed = std::net::UdpSocket::bind(loopback(0)).unwrap().local_addr().unwrap();
+        let too_long = Bytes::from(vec![0; MAX_DATAGRAM]);
+        for _ in 0..3 {
+            send(&mut sender, transmit(closed, b"nobody listens")).await;
+            send(&mut sender, transmit("[::1]:9".parse().unwrap(), b"no such family")).await;
+            send(&mut sender, Transmit { to: receiver.addr, payload: too_long.clone() }).await;
+            send(&mut sender, transmit("255.255.255.255:9".parse().unwrap(), b"forbidden")).await;
+        }
+        send(&mut sender, transmit(receiver.addr, b"still here")).await;
+        assert_eq!(receive(&mut receiver.datagrams).await.1, b"still here"[..]);
+    }
+
+    #[test]
+    fn keeps_what_only_ipv6_has() {
+        let link_local = SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, 3));
+        assert_eq!(canonical(link_local), link_local);
+        assert_eq!(canonical("[::ffff:10.0.0.1]:7".parse().unwrap()), "10.0.0.1:7".parse().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_pause_grows_to_a_second_and_ends_with_success() {
+        let mut pause = Pause::default();
+        pause.lengthen();
+        assert_eq!(pause.length, MIN_PAUSE);
+        for _ in 0..20 {
+            pause.lengthen();
+        }
+        assert_eq!(pause.length, MAX_PAUSE);
+        pause.end();
+        pause.lengthen();
+        assert_eq!(pause.length, MIN_PAUSE);
+    }
+}

@@ -1,0 +1,378 @@
+//! TCP connections, each in a task of its own.
+//!
+//! # States
+//!
+//! A stream is *connecting* (unless it was accepted), then *open*: what arrives is reported piece by
+//! piece, what the node writes is sent, both at once, so that two nodes that send a lot to each other
+//! do not wait for one another. [`Streams::close`] ends it: a connection that does not stand yet is
+//! given up; on one that does, what was written is sent, the sending side is shut down, and what the
+//! peer still sends is read and thrown away for a moment. Closing a socket with unread input would
+//! make the system send a reset, and that can destroy what the peer has not read yet.
+//!
+//! # Bounds
+//!
+//! Reports wait in one bounded channel, so a node that is busy slows its peers down instead of
+//! buffering them. At most [`WRITES`] writes wait on a stream; the node is told that the stream
+//! failed when it writes more. Connecting, and sending the rest after the end, take no longer than
+//! the node's own TCP timeout. At most [`INBOUND`] accepted connections stand at once; further ones
+//! are closed. How long an open stream may idle is the node's to say.
+
+use std::{collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    pin, select,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+use tracing::debug;
+
+use crate::node::StreamId;
+
+/// Accepted connections at once, at most.
+const INBOUND: usize = 128;
+/// Writes that wait on a stream, at most. A node writes whole messages.
+const WRITES: usize = 8;
+/// Reports that wait for the event loop, at most.
+const REPORTS: usize = 64;
+/// How much is read at once, in bytes.
+const CHUNK: usize = 16 << 10;
+/// How long, and how many bytes, a peer may go on sending after this side has ended the stream.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 1 << 20;
+
+/// What happened on a stream.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) id: StreamId,
+    pub(super) what: What,
+}
+
+/// See [`StreamInput`](crate::node::StreamInput), whose owned form this is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Data(Bytes),
+    Closed,
+    Failed(String),
+}
+
+/// The open streams, as the event loop holds them.
+pub(super) struct Streams {
+    open: HashMap<StreamId, Writes>,
+    reports: mpsc::Sender<Report>,
+    inbound: Arc<Semaphore>,
+    limit: Duration,
+}
+
+/// The node's end of a stream; dropping it closes the stream.
+struct Writes {
+    data: mpsc::Sender<Bytes>,
+    _wanted: oneshot::Sender<Infallible>,
+}
+
+/// The task's end of it.
+struct Task {
+    id: StreamId,
+    writes: mpsc::Receiver<Bytes>,
+    /// Resolves when the stream is closed, whatever still waits in `writes`.
+    unwanted: oneshot::Receiver<Infallible>,
+    reports: mpsc::Sender<Report>,
+    limit: Duration,
+}
+
+impl Streams {
+    /// `limit` bounds connecting, and sending what was written before the end.
+    pub(super) fn new(limit: Duration) -> (Self, mpsc::Receiver<Report>) {
+        let (reports, received) = mpsc::channel(REPORTS);
+        (Self { open: HashMap::new(), reports, inbound: Arc::new(Semaphore::new(INBOUND)), limit }, received)
+    }
+
+    /// The right to serve one more accepted connection.
+    pub(super) fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.inbound).try_acquire_owned().ok()
+    }
+
+    pub(super) fn accepted(&mut self, id: StreamId, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let task = self.task(id);
+        tokio::spawn(async move {
+            task.converse(stream).await;
+            drop(permit);
+        });
+    }
+
+    pub(super) fn connect(&mut self, id: StreamId, to: SocketAddr) {
+        tokio::spawn(self.task(id).connect(to));
+    }
+
+    fn task(&mut self, id: StreamId) -> Task {
+        let (data, writes) = mpsc::channel(WRITES);
+        let (wanted, unwanted) = oneshot::channel();
+        self.open.insert(id, Writes { data, _wanted: wanted });
+        Task { id, writes, unwanted, reports: self.reports.clone(), limit: self.limit }
+    }
+
+    pub(super) fn is_open(&self, id: StreamId) -> bool {
+        self.open.contains_key(&id)
+    }
+
+    /// Sends on a stream. An error is for the node: the stream is closed then.
+    pub(super) fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), String> {
+        // On a stream that has failed already the node has been told, or is about to be.
+        let Some(writes) = self.open.get(&id) else { return Ok(()) };
+        if let Err(mpsc::error::TrySendError::Full(_)) = writes.data.try_send(data) {
+            self.close(id);
+            return Err(format!("the peer does not read: {WRITES} writes wait already"));
+        }
+        Ok(())
+    }
+
+    /// Ends a stream, after what was written on it. One that is gone already is no matter.
+    pub(super) fn close(&mut self, id: StreamId) {
+        self.open.remove(&id);
+    }
+}
+
+impl Task {
+    async fn connect(mut self, to: SocketAddr) {
+        let connected = select! {
+            _ = &mut self.unwanted => return,
+            connected = timeout(self.limit, TcpStream::connect(to)) => connected,
+        };
+        match connected {
+            Ok(Ok(stream)) => self.converse(stream).await,
+            Ok(Err(error)) => self.fail(format!("cannot connect to {to}: {error}")).await,
+            Err(_) => self.fail(format!("cannot connect to {to}: no answer within {:?}", self.limit)).await,
+        }
+    }
+
+    async fn converse(self, stream: TcpStream) {
+        let Self { id, mut writes, unwanted, reports, limit } = self;
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "small writes may be delayed");
+        }
+        let (mut reader, mut writer) = stream.into_split();
+        let talk = async {
+            {
+                let read = read(&mut reader, id, &reports);
+                let write = async {
+                    while let Some(data) = writes.recv().await {
+                        writer.write_all(&data).await?;
+                    }
+                    writer.shutdown().await
+                };
+                pin!(read, write);
+                select! {
+                    written = &mut write => {
+                        if written.is_err() {
+                            // What the peer said before may say why; the end of it is an error, too.
+                            read.await;
+                            return;
+                        }
+                    }
+                    whole = &mut read => {
+                        if !whole {
+                            return;
+                        }
+                        if let Err(error) = write.await {
+                            return report(&reports, id, What::Failed(error.to_string())).await;
+                        }
+                    }
+                }
+            }
+            // What the peer says now nobody wants to know, errors included.
+            let mut rest = (&mut reader).take(LINGER_BYTES);
+            let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+        };
+        let given_up = async {
+            // Never sent: resolves when the other end is dropped.
+            let _ = unwanted.await;
+            tokio::time::sleep(limit + LINGER).await;
+        };
+        select! {
+            () = talk => {}
+            () = given_up => debug!(stream = id.0, "the peer does not read: gave up sending"),
+        }
+    }
+
+    async fn fail(&self, reason: String) {
+        report(&self.reports, self.id, What::Failed(reason)).await;
+    }
+}
+
+/// Reports what arrives, to the end. `false` when the stream broke.
+async fn read(reader: &mut (impl AsyncRead + Unpin), id: StreamId, reports: &mpsc::Sender<Report>) -> bool {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(CHUNK);
+        let what = match read_chunk(reader, &mut buffer).await {
+            Ok(0) => What::Closed,
+            Ok(_) => What::Data(buffer.split().freeze()),
+            Err(error) => What::Failed(error.to_string()),
+        };
+        let (ended, whole) = (!matches!(what, What::Data(_)), matches!(what, What::Closed));
+        report(reports, id, what).await;
+        if ended {
+            return whole;
+        }
+    }
+}
+
+async fn read_chunk(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<usize> {
+    reader.take(CHUNK as u64).read_buf(buffer).await
+}
+
+async fn report(reports: &mpsc::Sender<Report>, id: StreamId, what: What) {
+    // Only fails when the event loop has ended, and its streams end with it.
+    let _ = reports.send(Report { id, what }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const ID: StreamId = StreamId(1);
+
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        timeout(SOON, future).await.expect("it happens soon")
+    }
+
+    /// Streams with one open, and the peer's end of that.
+    async fn pair() -> (Streams, mpsc::Receiver<Report>, TcpStream) {
+        let (mut streams, reports) = Streams::new(SOON);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        streams.connect(ID, listener.local_addr().unwrap());
+        let (peer, _) = soon(listener.accept()).await.unwrap();
+        (streams, reports, peer)
+    }
+
+    #[tokio::test]
+    async fn what_was_written_arrives_before_the_end_though_input_is_left_unread() {
+        let (mut streams, mut reports, mut peer) = pair().await;
+        peer.write_all(b"hello").await.unwrap();
+        assert_eq!(soon(reports.recv()).await.unwrap().what, What::Data(Bytes::from_static(b"hello")));
+
+        let state = Bytes::from(vec![7; 3 << 20]);
+        streams.write(ID, state.clone()).unwrap();
+        streams.close(ID);
+        assert!(!streams.is_open(ID));
+        // More than may wait to be reported: unread, it would turn the end into a reset.
+        soon(peer.write_all(&vec![1; REPORTS * CHUNK + (512 << 10)])).await.unwrap();
+        let mut received = Vec::new();
+        soon(peer.read_to_end(&mut received)).await.expect("no reset");
+        assert!(received == state, "{} of {} bytes", received.len(), state.len());
+    }
+
+    #[tokio::test]
+    async fn both_sides_may_send_a_lot_at_once() {
+        let (mut streams, mut reports, peer) = pair().await;
+        let much = Bytes::from(vec![7; 8 << 20]);
+        streams.write(ID, much.clone()).unwrap();
+        let (mut peer_reader, mut peer_writer) = peer.into_split();
+        let sent = much.clone();
+        // The peer reads nothing before it has sent everything.
+        let peer = tokio::spawn(async move {
+            peer_writer.write_all(&sent).await.unwrap();
+            peer_writer.shutdown().await.unwrap();
+            let mut received = Vec::new();
+            peer_reader.read_to_end(&mut received).await.unwrap();
+            received.len()
+        });
+        let mut received = 0;
+        loop {
+            match soon(reports.recv()).await.unwrap().what {
+                What::Data(data) => {
+                    assert!(data.len() <= CHUNK);
+                    received += data.len();
+                }
+                What::Closed => break,
+                What::Failed(reason) => panic!("{reason}"),
+            }
+        }
+        assert_eq!(received, much.len());
+        streams.close(ID);
+        assert_eq!(soon(peer).await.unwrap(), much.len());
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_with_its_address() {
+        let (mut streams, mut reports) = Streams::new(SOON);
+        let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        streams.connect(ID, closed);
+        let report = soon(reports.recv()).await.unwrap();
+        assert_eq!(report.id, ID);
+        let What::Failed(reason) = report.what else { panic!("{report:?}") };
+        assert!(reason.contains(&closed.to_string()), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn closing_gives_up_a_connection_that_does_not_stand_yet() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        socket2::SockRef::from(&listener).listen(0).unwrap();
+        let to = listener.local_addr().unwrap();
+        // As many as the system completes by itself; the next one waits for an accept that never comes.
+        let mut complete = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(to)).await {
+            complete.push(stream.unwrap());
+            assert!(complete.len() < 16, "the listener takes no end of connections");
+        }
+
+        let (mut streams, mut reports) = Streams::new(3 * SOON);
+        streams.connect(ID, to);
+        streams.write(ID, Bytes::from_static(b"never sent")).unwrap();
+        streams.close(ID);
+        drop(streams);
+        // The task holds a sender of reports until it ends.
+        assert!(soon(reports.recv()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn closing_gives_up_a_peer_that_does_not_read() {
+        let (mut streams, mut reports) = Streams::new(Duration::from_millis(50));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        streams.connect(ID, listener.local_addr().unwrap());
+        let (_peer, _) = soon(listener.accept()).await.unwrap();
+        streams.write(ID, vec![0; 64 << 20].into()).unwrap();
+        streams.close(ID);
+        drop(streams);
+        assert!(soon(reports.recv()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_cannot_make_writes_pile_up() {
+        let (mut streams, _reports, _peer) = pair().await;
+        let write = Bytes::from(vec![0; 8 << 20]);
+        let refused = (0..100).find_map(|_| streams.write(ID, write.clone()).err());
+        assert!(refused.is_some_and(|reason| reason.contains("does not read")));
+        assert!(!streams.is_open(ID));
+    }
+
+    #[tokio::test]
+    async fn accepts_so_many_and_again_when_some_have_ended() {
+        let (mut streams, mut reports) = Streams::new(SOON);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut permits: Vec<_> = (0..INBOUND).map_while(|_| streams.admit()).collect();
+        assert_eq!(permits.len(), INBOUND);
+        assert!(streams.admit().is_none());
+
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = soon(listener.accept()).await.unwrap();
+        streams.accepted(ID, stream, permits.pop().expect("there are some"));
+        drop(peer);
+        assert_eq!(soon(reports.recv()).await.unwrap().what, What::Closed);
+        assert!(streams.admit().is_none(), "the stream still stands on this side");
+        streams.close(ID);
+        soon(async {
+            while streams.admit().is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
