@@ -158,7 +158,7 @@ impl<'a> Role<'a> {
                     report::seed_unreachable(node, &seed, &reason);
                 }
             }
-            Event::Rejected { from, reason } => {
+            Event::Rejected { from, reason, untold: _ } => {
                 if self.rejected.admit(kind(&reason), Instant::now()) {
                     report::rejected(node, from, &reason);
                 }

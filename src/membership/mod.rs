@@ -487,32 +487,47 @@ impl Membership {
 
     /// Queues this node's own "alive".
     fn announce(&mut self) {
-        let record = self.me();
-        let alive = Alive {
-            incarnation: record.incarnation,
-            node: Bytes::copy_from_slice(self.me.as_bytes()),
-            address: record.address,
-            meta: record.meta.clone(),
-            versions: Some(record.versions),
-        };
-        self.queue.push_named(self.me.clone(), packet::encode_message(&Message::Alive(alive)));
+        let alive = encode_alive(self.me());
+        self.queue.push_named(self.me.clone(), alive);
     }
 
     fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
-    fn report_conflict(&mut self, now: Instant, name: &NodeName, holder: SocketAddr, claimant: SocketAddr) {
+    /// Somebody claims the name of a live member. The application is told, and so are both of them, since
+    /// neither gossips to its own name.
+    fn report_conflict(&mut self, now: Instant, name: &NodeName, claim: &Alive) {
+        let Some(record) = self.members.get(name.as_bytes()) else { return };
+        let (holder, claimant) = (Target::from(record), claim.address.socket_addr());
         let fresh = |at: Instant| now.saturating_duration_since(at) < CONFLICT_SILENCE;
         if self.conflicts.get(name).is_some_and(|&(known, at)| known == claimant && fresh(at)) {
             return;
         }
         self.conflicts.retain(|_, (_, at)| fresh(*at));
-        if self.conflicts.len() < MAX_CONFLICTS {
-            self.conflicts.insert(name.clone(), (claimant, now));
+        if self.conflicts.len() >= MAX_CONFLICTS {
+            return;
         }
-        self.emit(Event::NameConflict { name: name.clone(), holder, claimant });
+        self.conflicts.insert(name.clone(), (claimant, now));
+        let held = encode_alive(record);
+        if *name != self.me {
+            let claimed = packet::encode_message(&Message::Alive(claim.clone()));
+            self.outputs.push_back(Output::Packet { to: holder, messages: vec![claimed], piggyback: false });
+        }
+        let to = Target::unknown(claimant);
+        self.outputs.push_back(Output::Packet { to, messages: vec![held], piggyback: false });
+        self.emit(Event::NameConflict { name: name.clone(), holder: holder.addr, claimant });
     }
+}
+
+fn encode_alive(record: &Record) -> Bytes {
+    packet::encode_message(&Message::Alive(Alive {
+        incarnation: record.incarnation,
+        node: Bytes::copy_from_slice(record.name.as_bytes()),
+        address: record.address,
+        meta: record.meta.clone(),
+        versions: Some(record.versions),
+    }))
 }
 
 /// By how much exchanges of views become rarer in a cluster of `n`, so that their number does not grow

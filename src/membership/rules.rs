@@ -37,8 +37,7 @@ impl Membership {
         };
         let moved = record.addr() != addr;
         if moved && (of_me || record.is_live()) {
-            let holder = record.addr();
-            self.report_conflict(now, &name, holder, addr);
+            self.report_conflict(now, &name, alive);
             return Ok(());
         }
         if of_me {

@@ -149,10 +149,14 @@ impl Sim {
         names
     }
 
-    /// What a node believes of a member it sees.
+    /// What a node believes of a member, if it sees it.
+    pub(crate) fn find(&self, addr: SocketAddr, name: &str) -> Option<Member> {
+        self.hosts[&addr].node.members().into_iter().find(|member| member.name == *name)
+    }
+
+    /// What a node believes of a member that it must see.
     pub(crate) fn member(&self, addr: SocketAddr, name: &str) -> Member {
-        let members = self.hosts[&addr].node.members();
-        members.into_iter().find(|member| member.name == *name).unwrap_or_else(|| panic!("{addr} sees no {name}"))
+        self.find(addr, name).unwrap_or_else(|| panic!("{addr} sees no {name}"))
     }
 
     /// A node, to look into.
