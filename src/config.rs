@@ -101,13 +101,17 @@ impl Config {
         if self.meta.len() > limits::META {
             return Err(ConfigError::MetaTooLong { size: self.meta.len() });
         }
-        if self.join.len() > MAX_SEEDS {
-            return Err(ConfigError::TooManySeeds { count: self.join.len() });
-        }
-        self.join.iter().try_for_each(|seed| seed.check(true))?;
+        check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
         self.tuning.validate()
     }
+}
+
+pub(crate) fn check_seeds(seeds: &[Seed]) -> Result<(), ConfigError> {
+    if seeds.len() > MAX_SEEDS {
+        return Err(ConfigError::TooManySeeds { count: seeds.len() });
+    }
+    seeds.iter().try_for_each(|seed| seed.check(true))
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {

@@ -1,2 +1,25 @@
 //! The `broadcast` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+use broadcast::cli::{self, Failure};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn run() -> Result<ExitCode, Failure> {
+    let cli = cli::parse()?;
+    // One thread: a node waits far more than it works, and a thread costs memory.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::start)?;
+    let result = runtime.block_on(cli.run());
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    result
+}

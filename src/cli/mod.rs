@@ -1,5 +1,289 @@
 //! The commands of the `broadcast` program.
+//!
+//! Every setting is a flag and an environment variable; the flag wins, and an empty variable counts as
+//! unset. What cannot be is refused in one line before anything starts.
 
+mod demo;
+mod health;
 mod log;
 mod name;
+mod node;
 mod ptr;
+mod usage;
+
+use std::{fmt, io, net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
+
+pub use self::usage::parse;
+use crate::{
+    ConfigError, Profile, Seed, StartError,
+    config::{self, DEFAULT_PORT},
+};
+
+/// What the program was told to do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "broadcast",
+    version,
+    about = "Send data from any node of a cluster to all the others, with no broker",
+    long_about = "Send data from any node of a cluster to all the others, with no broker.\n\n\
+        Nodes find each other by gossip, in the protocol of hashicorp/memberlist, and what one node \
+        sends, every other node hears.",
+    after_help = "See three nodes talk, in this terminal:\n  \
+        broadcast demo\n\n\
+        Run two nodes yourself, each in a terminal of its own:\n  \
+        broadcast node --name node1 --bind 127.0.0.1:7946\n  \
+        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:7946 --role sender",
+    arg_required_else_help = true,
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Node(NodeArgs),
+    Demo(DemoArgs),
+    Health(HealthArgs),
+}
+
+/// Run one node until it is told to stop
+///
+/// A receiver logs every message it hears; a sender sends one every interval as well. SIGINT (Ctrl-C)
+/// or SIGTERM makes the node say good-bye to the others and exit with 0; a second one ends it at once.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    broadcast node --name node1\n  \
+    broadcast node --name node2 --role sender --join node1,node3:7946\n  \
+    BROADCAST_ROLE=sender BROADCAST_JOIN=10.0.0.1 broadcast node\n\n\
+    A flag goes before its variable.")]
+struct NodeArgs {
+    /// Name of this node, unique in the cluster [default: the host name; in a container its readable
+    /// name, like sender-3]
+    #[arg(long, env = "BROADCAST_NAME", hide_env_values = true, value_parser = node_name)]
+    name: Option<String>,
+
+    /// What the node does
+    #[arg(long, env = "BROADCAST_ROLE", hide_env_values = true, value_enum, default_value = "receiver")]
+    role: Role,
+
+    #[command(flatten)]
+    bind: BindArgs,
+
+    /// Address others reach this node at, HOST[:PORT]; HOST may be a name [default: found by itself]
+    #[arg(long, env = "BROADCAST_ADVERTISE", hide_env_values = true, value_name = "ADDRESS", value_parser = advertise)]
+    advertise: Option<Seed>,
+
+    /// Nodes to join the cluster through, HOST[:PORT] with commas between them, in any order; tried
+    /// until one answers [default: none]
+    #[arg(long, env = "BROADCAST_JOIN", hide_env_values = true, value_name = "SEEDS", value_parser = seeds)]
+    join: Option<Seeds>,
+
+    #[command(flatten)]
+    interval: IntervalArgs,
+
+    /// Kind of network, which sets the pace of the gossip
+    #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_enum, default_value = "lan")]
+    profile: Profile,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Run the whole demo in this terminal: a receiver and some senders, on loopback
+///
+/// node1 receives; node2, node3 and so on send in turns, and everybody logs what they hear. The nodes
+/// are real ones, with sockets of their own on ports that the system chooses.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast demo\n  broadcast demo --senders 5 --interval 500ms --for 15s")]
+struct DemoArgs {
+    /// How many nodes send, 1 to 100
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=100))]
+    senders: u8,
+
+    #[command(flatten)]
+    interval: IntervalArgs,
+
+    /// Stop after that long [default: run until Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    duration: Option<Duration>,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Ask a node whether it is well: exit 0 once it has joined its cluster, 1 otherwise
+///
+/// For the health check of a container, whose settings it reads: the node asked is the one that
+/// listens on this host.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast health\n  broadcast health --bind 127.0.0.1:8000 --timeout 500ms")]
+struct HealthArgs {
+    #[command(flatten)]
+    bind: BindArgs,
+
+    /// How long the node may take to answer
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+struct BindArgs {
+    /// UDP and TCP address the node listens on, IP[:PORT]; port 0 lets the system choose
+    #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
+    bind: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+struct IntervalArgs {
+    /// How often a sender sends: 250ms, 3s, 1m
+    #[arg(long, env = "BROADCAST_INTERVAL", hide_env_values = true, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    interval: Duration,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// What is logged, in tracing's syntax: debug, or warn,broadcast=debug
+    #[arg(long = "log", env = "BROADCAST_LOG", hide_env_values = true, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    filter: String,
+
+    /// How it is logged
+    #[arg(
+        long = "log-format",
+        env = "BROADCAST_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text"
+    )]
+    format: log::Format,
+}
+
+/// What a node does with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Role {
+    /// Log what is heard
+    Receiver,
+    /// Send every interval, and log what is heard
+    Sender,
+}
+
+impl ValueEnum for Profile {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Local, Self::Lan, Self::Wan]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Local => PossibleValue::new("local").help("One machine"),
+            Self::Lan => PossibleValue::new("lan").help("One data centre"),
+            Self::Wan => PossibleValue::new("wan").help("The internet"),
+        })
+    }
+}
+
+/// A list of seeds, which clap is to take for one value.
+type Seeds = Vec<Seed>;
+
+fn node_name(text: &str) -> Result<String, ConfigError> {
+    config::check_name(text).map(|()| text.into())
+}
+
+fn bind(text: &str) -> Result<SocketAddr, &'static str> {
+    let ip_alone = || text.parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
+    text.parse().or_else(|_| ip_alone()).map_err(
+        |_| "not an address to listen on; write IP:PORT, like 0.0.0.0:7946 or [::]:7946, with a port from 0 to 65535",
+    )
+}
+
+fn advertise(text: &str) -> Result<Seed, ConfigError> {
+    // Without a port, the one listened on.
+    Seed::parse(text.trim(), 0)
+}
+
+fn seeds(text: &str) -> Result<Seeds, ConfigError> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let seeds = items.map(str::parse).collect::<Result<Seeds, _>>()?;
+    config::check_seeds(&seeds).map(|()| seeds)
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let duration = humantime::parse_duration(text.trim())
+        .map_err(|_| "not a duration; write a number with its unit, like 250ms, 3s or 1m")?;
+    if (Duration::from_millis(1)..=DAY).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("out of range; write a duration from 1ms to 1day")
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    log::filter(text).map(|_| text.into())
+}
+
+impl Cli {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be done.
+    pub async fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Node(args) => node::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Health(args) => health::run(&args).await,
+        }
+    }
+}
+
+/// Why the program ends without having done what it was told.
+#[derive(Debug)]
+pub struct Failure {
+    what: String,
+    code: u8,
+}
+
+impl Failure {
+    /// A setting cannot be.
+    fn usage(what: impl fmt::Display) -> Self {
+        Self { what: what.to_string(), code: 2 }
+    }
+
+    /// The settings are fine, and yet.
+    fn other(what: impl fmt::Display) -> Self {
+        Self { what: what.to_string(), code: 1 }
+    }
+
+    /// The system does not give what it takes to run at all.
+    #[must_use]
+    pub fn start(error: io::Error) -> Self {
+        Self::other(format!("cannot start: {error}"))
+    }
+
+    /// The process' exit code: 2 for settings that cannot be, otherwise 1.
+    #[must_use]
+    pub fn code(&self) -> ExitCode {
+        self.code.into()
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Bind { .. } => Self::other(error),
+            _ => Self::usage(error),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}

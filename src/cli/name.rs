@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rand::{TryRng as _, rngs::SysRng};
 use tokio::{net::UdpSocket, time};
 
 use super::ptr;
@@ -63,7 +64,7 @@ fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
 
 /// Asks a name server for the name of an address.
 async fn ask(server: SocketAddr, addr: IpAddr) -> io::Result<Option<String>> {
-    let id = rand::random();
+    let id = SysRng.try_next_u32().unwrap_or_default() as u16;
     let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;

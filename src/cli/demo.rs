@@ -1,0 +1,124 @@
+//! `broadcast demo`: a receiver and some senders in one process, on loopback.
+//!
+//! The nodes are as real as those of `broadcast node`; only the senders' turns are fixed, evenly over
+//! the interval, so that each value is one more than the last. They begin when every node knows all.
+
+use std::{
+    future::pending,
+    io::{self, IsTerminal as _, Write as _},
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+
+use super::{DemoArgs, Failure, log, node::Signals};
+use crate::{Config, Handle, Profile, Seed, roles, start};
+
+pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new().map_err(Failure::other)?;
+    let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
+    let names: Vec<String> = (0..=args.senders).map(|i| format!("node{}", u16::from(i) + 1)).collect();
+    if args.log.format == log::Format::Text && io::stdout().is_terminal() {
+        introduce(names.len());
+    }
+    let closed = log::start(filter, args.log.format, log::Nodes::Several(names.clone()));
+
+    let every = args.interval.interval;
+    let (all_met, met) = watch::channel(false);
+    let mut nodes: Vec<Handle> = Vec::new();
+    let mut playing = JoinSet::new();
+    for name in names {
+        let node = start(config(name, &nodes)).await?;
+        let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
+        playing.spawn(roles::run(node.clone(), every, first_turn(met.clone(), turn)));
+        nodes.push(node);
+    }
+
+    let mut finished = std::pin::pin!(async {
+        match args.duration {
+            Some(duration) => sleep(duration).await,
+            None => pending().await,
+        }
+    });
+    let meeting = async {
+        meet(&nodes).await;
+        all_met.send_replace(true);
+        pending().await
+    };
+    tokio::select! {
+        () = meeting => {}
+        () = &mut finished => {}
+        _ = signals.recv() => {}
+        // `broadcast demo | head` has seen enough.
+        () = closed.notified() => {}
+    }
+    Ok(signals.good_bye(leave(nodes, playing)).await)
+}
+
+fn config(name: String, earlier: &[Handle]) -> Config {
+    let seeds = earlier.iter().map(Handle::addr).map(|addr| Seed { host: addr.ip().to_string(), port: addr.port() });
+    Config::new(name).bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).join(seeds).profile(Profile::Local)
+}
+
+/// The senders' turns, evenly over the interval.
+fn part(every: Duration, sender: usize, senders: u8) -> Duration {
+    every.mul_f64(sender as f64 / f64::from(senders))
+}
+
+async fn first_turn(mut met: watch::Receiver<bool>, turn: Option<Duration>) {
+    let all_met = met.wait_for(|met| *met).await.is_ok();
+    match turn {
+        Some(turn) if all_met => sleep(turn).await,
+        _ => pending().await,
+    }
+}
+
+/// Waits until every node knows all the others.
+async fn meet(nodes: &[Handle]) {
+    for node in nodes {
+        let mut events = node.events();
+        while node.members().await.len() < nodes.len() {
+            if events.recv().await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// The senders leave first, so that node1 can tell of it.
+async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<()>) {
+    let mut nodes = nodes.into_iter();
+    let receiver = nodes.next();
+    let mut leaving: JoinSet<()> = nodes.map(|node| async move { node.leave().await }).collect();
+    while leaving.join_next().await.is_some() {}
+    if let Some(receiver) = receiver {
+        receiver.leave().await;
+    }
+    while playing.join_next().await.is_some() {}
+}
+
+fn introduce(nodes: usize) {
+    let senders = if nodes == 2 { "node2 sends".into() } else { format!("node2 to node{nodes} send in turns") };
+    // Nobody reads it: so be it.
+    let _ = writeln!(
+        io::stdout(),
+        "{senders}; watch every value arrive at all the others, node1 included. Ctrl-C stops the demo."
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_spread_evenly() {
+        let turns = |senders: u8| {
+            (0..usize::from(senders)).map(|i| part(Duration::from_secs(3), i, senders).as_millis()).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(1), [0]);
+        assert_eq!(turns(2), [0, 1500]);
+        assert_eq!(turns(3), [0, 1000, 2000]);
+    }
+}

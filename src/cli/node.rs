@@ -1,0 +1,111 @@
+//! `broadcast node`: one node, until it is told to stop.
+
+use std::{
+    future::{Future, pending},
+    io,
+    pin::pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use rand::{TryRng as _, rngs::SysRng};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{sleep, timeout},
+};
+
+use super::{Failure, NodeArgs, Role, log, name};
+use crate::{Config, Handle, roles, start};
+
+/// How long good-byes may take, so that the process ends within 2 seconds.
+const GOOD_BYE: Duration = Duration::from_millis(1800);
+
+pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new().map_err(Failure::other)?;
+    let (role, every) = (args.role, args.interval.interval);
+    let node = tokio::select! {
+        node = bring_up(args) => node?,
+        _ = signals.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let first_turn = async {
+        match role {
+            Role::Receiver => pending().await,
+            // Senders that are started together shall not all send at once.
+            Role::Sender => sleep(part_of(every)).await,
+        }
+    };
+    let mut role = pin!(roles::run(node.clone(), every, first_turn));
+    tokio::select! {
+        () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
+        _ = signals.recv() => {}
+    }
+    let leaving = async {
+        tokio::join!(node.leave(), role);
+    };
+    Ok(signals.good_bye(leaving).await)
+}
+
+async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
+    let name = match args.name {
+        Some(name) => name,
+        None => name::default_name().await.map_err(|error| {
+            Failure::usage(format!("cannot find out this host's name: {error}; set BROADCAST_NAME (--name)"))
+        })?,
+    };
+    let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
+    log::start(filter, args.log.format, log::Nodes::One(name.clone()));
+
+    let mut config = Config::new(name).bind(args.bind.bind).join(args.join.unwrap_or_default()).profile(args.profile);
+    if let Some(host) = args.advertise {
+        config = config.advertise(host);
+    }
+    start(config).await.map_err(Failure::from)
+}
+
+/// A random part of `whole`.
+fn part_of(whole: Duration) -> Duration {
+    let part = SysRng.try_next_u32().unwrap_or_default();
+    whole.mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+/// What tells the program to stop: SIGINT and SIGTERM.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next one, as the exit code of what is ended by it.
+    pub(super) async fn recv(&mut self) -> ExitCode {
+        let signal = tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+        };
+        ExitCode::from(128 + signal)
+    }
+
+    /// Waits for the good-byes to be said. One more signal, and they are not waited for.
+    pub(super) async fn good_bye(mut self, leaving: impl Future) -> ExitCode {
+        tokio::select! {
+            _ = timeout(GOOD_BYE, leaving) => ExitCode::SUCCESS,
+            code = self.recv() => code,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_no_more_than_the_whole() {
+        let whole = Duration::from_secs(3);
+        let parts: std::collections::BTreeSet<_> = (0..100).map(|_| part_of(whole)).collect();
+        assert!(parts.iter().all(|part| *part <= whole));
+        assert!(parts.len() > 1, "it is random");
+    }
+}

@@ -1,0 +1,134 @@
+//! Reading the command line and the environment, and saying in one line what is wrong with them.
+
+use std::{env, ffi::OsString, iter};
+
+use clap::{
+    CommandFactory as _, FromArgMatches as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::{Cli, Failure};
+
+/// Reads the command line and the environment.
+///
+/// `--help` and `--version` are printed, and end the process.
+///
+/// # Errors
+///
+/// What was given cannot be.
+pub fn parse() -> Result<Cli, Failure> {
+    from(env::args_os().collect(), |variable| env::var_os(variable).is_some_and(|value| value.is_empty()))
+}
+
+fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Failure> {
+    let error = match without_empty_variables(Cli::command(), &is_empty).try_get_matches_from(&args) {
+        Ok(matches) => return Cli::from_arg_matches(&matches).map_err(|error| Failure::usage(one_line(&error))),
+        Err(error) => error,
+    };
+    match error.kind() {
+        // Help shows all variables, whichever of them are empty.
+        ErrorKind::DisplayHelp => {
+            Cli::command().try_get_matches_from(&args).map_or_else(|error| error.exit(), |_| error.exit())
+        }
+        ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => Err(Failure::usage(one_line(&error))),
+    }
+}
+
+/// clap takes an empty variable for an empty value; here it counts as unset, as in a compose file's
+/// `BROADCAST_JOIN=`.
+fn without_empty_variables(mut command: clap::Command, is_empty: &impl Fn(&str) -> bool) -> clap::Command {
+    for subcommand in command.get_subcommands_mut() {
+        let unset = std::mem::take(subcommand).mut_args(|arg| match arg.get_env().and_then(|name| name.to_str()) {
+            Some(variable) if is_empty(variable) => arg.env(None::<&str>),
+            _ => arg,
+        });
+        *subcommand = unset;
+    }
+    command
+}
+
+fn one_line(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    if let (ErrorKind::InvalidValue | ErrorKind::ValueValidation, Some(arg), Some(value)) =
+        (error.kind(), context(ContextKind::InvalidArg), context(ContextKind::InvalidValue))
+    {
+        let setting = setting(&arg);
+        let problem = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
+            (Some(problem), _) => problem.to_string(),
+            (None, Some(valid)) => format!("it must be one of: {valid}"),
+            (None, None) => "it needs a value".into(),
+        };
+        return if value.is_empty() {
+            format!("{setting}: {problem}")
+        } else {
+            format!("{setting} = {value:?}: {problem}")
+        };
+    }
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    format!("{}; see broadcast --help", first.strip_prefix("error: ").unwrap_or(first))
+}
+
+/// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`.
+fn setting(arg: &str) -> String {
+    let flag = arg.split_whitespace().next().unwrap_or(arg);
+    let command = Cli::command();
+    let args = iter::once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+    let variable = args
+        .filter(|arg| arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long)))
+        .find_map(|arg| arg.get_env()?.to_str());
+    variable.map_or_else(|| flag.into(), |variable| format!("{variable} ({flag})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(args: &[&str]) -> String {
+        let args = iter::once("broadcast").chain(args.iter().copied()).map(OsString::from).collect();
+        from(args, |_| false).expect_err("this cannot be").to_string()
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_refusal_is_one_line_that_names_setting_value_and_remedy() {
+        for (args, line) in [
+            (
+                &["node", "--interval", "3x"][..],
+                r#"BROADCAST_INTERVAL (--interval) = "3x": not a duration; write a number with its unit, like 250ms, 3s or 1m"#,
+            ),
+            (
+                &["node", "--interval", "0s"],
+                r#"BROADCAST_INTERVAL (--interval) = "0s": out of range; write a duration from 1ms to 1day"#,
+            ),
+            (
+                &["node", "--role", "listener"],
+                r#"BROADCAST_ROLE (--role) = "listener": it must be one of: receiver, sender"#,
+            ),
+            (&["demo", "--senders", "0"], r#"--senders = "0": 0 is not in 1..=100"#),
+            (&["node", "--role"], "BROADCAST_ROLE (--role): it must be one of: receiver, sender"),
+            (&["node", "--colour"], "unexpected argument '--colour' found; see broadcast --help"),
+            (&["nod"], "unrecognized subcommand 'nod'; see broadcast --help"),
+        ] {
+            assert_eq!(refused(args), line);
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_taken_out() {
+        let command = without_empty_variables(Cli::command(), &|variable| variable == "BROADCAST_JOIN");
+        let node = command.find_subcommand("node").expect("the command");
+        let with_variable: Vec<_> =
+            node.get_arguments().filter(|arg| arg.get_env().is_some()).map(|arg| arg.get_id().as_str()).collect();
+        assert_eq!(with_variable, ["name", "role", "bind", "advertise", "interval", "profile", "filter", "format"]);
+    }
+}

@@ -1,0 +1,143 @@
+//! The program's help, and what it says to settings that cannot be: the real binary.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+/// Runs the program with nothing in its environment but `env`.
+fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_broadcast"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BROADCAST_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).envs(env.iter().copied()).output().expect("the program runs")
+}
+
+/// What the program prints to one of its outputs when it ends with `code`, and nothing to the other.
+fn stdout(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).expect("the program prints text")
+}
+
+/// The one line in which the program refuses.
+fn refusal(output: Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing was started");
+    let text = String::from_utf8(output.stderr).expect("the program prints text");
+    let line = text.strip_suffix('\n').expect("a whole line");
+    assert!(!line.contains('\n'), "one line: {text}");
+    line.strip_prefix("error: ").expect("an error").into()
+}
+
+#[test]
+fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
+    for (variable, value, problem) in [
+        (
+            "BROADCAST_INTERVAL (--interval)",
+            "3 parsecs",
+            "not a duration; write a number with its unit, like 250ms, 3s or 1m",
+        ),
+        ("BROADCAST_INTERVAL (--interval)", "0s", "out of range; write a duration from 1ms to 1day"),
+        ("BROADCAST_INTERVAL (--interval)", "2days", "out of range; write a duration from 1ms to 1day"),
+        ("BROADCAST_ROLE (--role)", "listener", "it must be one of: receiver, sender"),
+        ("BROADCAST_PROFILE (--profile)", "moon", "it must be one of: local, lan, wan"),
+        ("BROADCAST_LOG_FORMAT (--log-format)", "xml", "it must be one of: text, json"),
+        (
+            "BROADCAST_BIND (--bind)",
+            "127.0.0.1:65536",
+            "not an address to listen on; write IP:PORT, like 0.0.0.0:7946 or [::]:7946, with a port from 0 to 65535",
+        ),
+        (
+            "BROADCAST_JOIN (--join)",
+            "node1:70000",
+            r#""node1:70000" is not host[:port]: the port must be a number from 0 to 65535"#,
+        ),
+        (
+            "BROADCAST_JOIN (--join)",
+            "node1, node2:0",
+            r#""node2:0" is not host[:port]: port 0 reaches nobody; give the port the node listens on"#,
+        ),
+        (
+            "BROADCAST_ADVERTISE (--advertise)",
+            "0.0.0.0",
+            r#""0.0.0.0" is not host[:port]: it stands for every address and names no node; give one at which others reach it"#,
+        ),
+    ] {
+        let line = format!("{variable} = {value:?}: {problem}");
+        let (name, flag) = variable.split_once(" (").expect("both");
+        assert_eq!(refusal(run(&["node"], &[(name, value)]), 2), line);
+        let flag = flag.trim_end_matches(')');
+        assert_eq!(refusal(run(&["node", flag, value], &[]), 2), line);
+    }
+
+    let line = refusal(run(&["node"], &[("BROADCAST_LOG", "broadcast=loud")]), 2);
+    assert!(line.starts_with(r#"BROADCAST_LOG (--log) = "broadcast=loud": "#), "{line}");
+    let line = refusal(run(&["node"], &[("BROADCAST_NAME", &"n".repeat(256))]), 2);
+    assert!(line.starts_with("BROADCAST_NAME (--name) = ") && line.ends_with("longer than 255 bytes; shorten it"));
+    let line = refusal(run(&["node", "--name", ""], &[]), 2);
+    assert!(line.starts_with("BROADCAST_NAME (--name): ") && line.contains("it is empty"), "{line}");
+}
+
+#[test]
+fn a_flag_goes_before_its_variable_and_an_empty_variable_is_unset() {
+    // Both get as far as asking: nothing listens on a port that was just given back.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports");
+    let free = free.to_string();
+    let line = refusal(run(&["health", "--bind", &free], &[("BROADCAST_BIND", "nonsense")]), 1);
+    assert!(line.starts_with(&format!("unhealthy: nothing answers at {free}: ")), "{line}");
+    assert!(line.ends_with("is the node running?"), "{line}");
+    let line = refusal(run(&["node", "--bind", "nonsense"], &[("BROADCAST_JOIN", ""), ("BROADCAST_INTERVAL", "")]), 2);
+    assert!(line.starts_with("BROADCAST_BIND (--bind) = "), "{line}");
+}
+
+#[test]
+fn health_needs_to_know_the_port() {
+    let line = refusal(run(&["health"], &[("BROADCAST_BIND", "0.0.0.0:0")]), 2);
+    assert!(line.starts_with("BROADCAST_BIND (--bind) has port 0"), "{line}");
+}
+
+#[test]
+fn an_unknown_command_or_flag_is_named() {
+    assert_eq!(refusal(run(&["nod"], &[]), 2), "unrecognized subcommand 'nod'; see broadcast --help");
+    assert_eq!(refusal(run(&["node", "--port"], &[]), 2), "unexpected argument '--port' found; see broadcast --help");
+}
+
+#[test]
+fn alone_it_shows_its_help() {
+    let output = run(&[], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let help = String::from_utf8_lossy(&output.stderr);
+    for word in ["node", "demo", "health", "broadcast demo", "--version"] {
+        assert!(help.contains(word), "{help}");
+    }
+    assert_eq!(stdout(run(&["--version"], &[])), format!("broadcast {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn every_setting_is_in_the_help_with_its_default() {
+    // What is set now is not shown: help is the same everywhere.
+    let help = stdout(run(&["node", "--help"], &[("BROADCAST_NAME", "secret"), ("BROADCAST_JOIN", "")]));
+    assert!(!help.contains("secret"), "{help}");
+    for (flag, variable, default) in [
+        ("--name", "BROADCAST_NAME", "[default: the host name; in a container its readable name"),
+        ("--role", "BROADCAST_ROLE", "[default: receiver]"),
+        ("--bind", "BROADCAST_BIND", "[default: 0.0.0.0:7946]"),
+        ("--advertise", "BROADCAST_ADVERTISE", "[default: found by itself]"),
+        ("--join", "BROADCAST_JOIN", "[default: none]"),
+        ("--interval", "BROADCAST_INTERVAL", "[default: 3s]"),
+        ("--profile", "BROADCAST_PROFILE", "[default: lan]"),
+        ("--log", "BROADCAST_LOG", "[default: info]"),
+        ("--log-format", "BROADCAST_LOG_FORMAT", "[default: text]"),
+    ] {
+        let start = help.find(&format!("      {flag} <")).unwrap_or_else(|| panic!("{flag} in {help}"));
+        let section = help[start + 6..].split("\n      --").next().unwrap_or_default();
+        let section = section.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(section.contains(&format!("[env: {variable}]")), "{section}");
+        assert!(section.contains(default), "{section}");
+    }
+    assert!(help.contains("Examples:"), "{help}");
+}
