@@ -1,1 +1,190 @@
+//! Whole nodes on loopback.
 
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::{Profile, Seed};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.unwrap_or_else(|_| panic!("within {SOON:?}: {what}"))
+}
+
+fn seed(addr: SocketAddr) -> Seed {
+    Seed { host: addr.ip().to_string(), port: addr.port() }
+}
+
+fn config(name: &str, seeds: &[SocketAddr]) -> Config {
+    Config::new(name).bind("127.0.0.1:0".parse().unwrap()).profile(Profile::Local).join(seeds.iter().copied().map(seed))
+}
+
+async fn node(name: &str, seeds: &[SocketAddr]) -> Handle {
+    start(config(name, seeds)).await.expect("starts")
+}
+
+/// Waits for an event that satisfies `wanted`.
+async fn hear(events: &mut Subscription<Event>, what: &str, wanted: impl Fn(&Event) -> bool) {
+    soon(what, async { while !wanted(&events.recv().await.expect("the node runs").expect("nothing missed")) {} }).await;
+}
+
+async fn next(messages: &mut Subscription<Message>) -> Message {
+    soon("a message", messages.recv()).await.expect("the node runs").expect("nothing missed")
+}
+
+/// Two nodes that know each other, and their events.
+async fn pair() -> (Handle, Subscription<Event>, Handle, Subscription<Event>) {
+    let a = node("a", &[]).await;
+    let b = node("b", &[a.addr()]).await;
+    let (mut a_events, mut b_events) = (a.events(), b.events());
+    hear(&mut a_events, "b joins", |event| matches!(event, Event::Joined(member) if member.name == *"b")).await;
+    hear(&mut b_events, "b is ready", |event| matches!(event, Event::Ready)).await;
+    (a, a_events, b, b_events)
+}
+
+#[tokio::test]
+async fn what_one_node_publishes_the_other_hears_until_it_leaves() {
+    let (a, mut a_events, b, _) = pair().await;
+    let (mut to_a, mut to_b) = (a.subscribe(), b.subscribe());
+    a.publish("I am a", &0).await.unwrap();
+    b.publish("I am b", &["x", "y"]).await.unwrap();
+    let message = next(&mut to_b).await;
+    assert_eq!((message.key(), message.value()), ("I am a", "0"));
+    assert_eq!(*message.origin(), *"a");
+    let message = next(&mut to_a).await;
+    assert_eq!(message.value_as::<Vec<String>>().unwrap(), ["x", "y"]);
+
+    let names = |members: Vec<Member>| members.iter().map(|member| member.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(a.members().await), ["a", "b"]);
+    assert_eq!(names(b.members().await), ["b", "a"]);
+
+    b.leave().await;
+    hear(&mut a_events, "b leaves", |event| match event {
+        Event::Left(member) => member.name == *"b",
+        Event::Failed(member) => panic!("{member:?} failed"),
+        _ => false,
+    })
+    .await;
+    assert_eq!(names(a.members().await), ["a"]);
+}
+
+#[tokio::test]
+async fn a_stopped_node_says_so_and_its_address_is_free() {
+    let (a, _a_events, b, mut b_events) = pair().await;
+    let mut messages = b.subscribe();
+    let began = std::time::Instant::now();
+    let other = b.clone();
+    tokio::join!(b.leave(), other.leave(), b.leave());
+    assert!(began.elapsed() < Duration::from_secs(2), "left after {:?}", began.elapsed());
+    b.leave().await;
+
+    assert_eq!(b.publish("key", &1).await, Err(PublishError::Stopped));
+    assert_eq!(b.members().await, []);
+    assert!(messages.recv().await.is_none());
+    hear(&mut b_events, "the last event", |event| matches!(event, Event::LeaveComplete)).await;
+    assert!(b_events.recv().await.is_none());
+    assert!(b.subscribe().recv().await.is_none());
+    assert!(b.events().recv().await.is_none());
+
+    let again = start(config("c", &[a.addr()]).bind(b.addr())).await.expect("the address is free");
+    assert_eq!(again.addr(), b.addr());
+}
+
+#[tokio::test]
+async fn a_node_leaves_when_its_last_handle_is_dropped_whoever_still_listens() {
+    let (_a, mut a_events, b, mut b_events) = pair().await;
+    let mut messages = b.subscribe();
+    let clone = b.clone();
+    drop(b);
+    clone.publish("key", &1).await.expect("a handle is left");
+    drop(clone);
+    hear(&mut a_events, "b leaves", |event| matches!(event, Event::Left(member) if member.name == *"b")).await;
+    assert!(soon("the messages end", messages.recv()).await.is_none());
+    soon("the events end", async { while b_events.recv().await.is_some() {} }).await;
+}
+
+#[tokio::test]
+async fn the_first_to_ask_for_events_hears_all_since_the_start() {
+    let node = node("alone", &[]).await;
+    // Once it answers, it has long been ready.
+    assert_eq!(node.members().await.len(), 1);
+    hear(&mut node.events(), "readiness", |event| matches!(event, Event::Ready)).await;
+}
+
+/// A compound packet of 255 messages, as a plain memberlist node sends them.
+fn many_messages(first: usize) -> Vec<u8> {
+    let messages: Vec<_> =
+        (first..first + 255).map(|value| format!("\x08{{\"key\":\"k\",\"value\":{value}}}")).collect();
+    let mut packet = vec![7, 255];
+    for message in &messages {
+        packet.extend(u16::try_from(message.len()).unwrap().to_be_bytes());
+    }
+    packet.extend(messages.concat().bytes());
+    packet
+}
+
+#[tokio::test]
+async fn a_subscriber_that_sleeps_is_told_what_it_missed_and_holds_nobody_up() {
+    let node = node("a", &[]).await;
+    let (mut slow, mut quick, mut other) = (node.subscribe(), node.subscribe(), node.subscribe());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for first in (0..6 * 255).step_by(255) {
+        socket.send_to(&many_messages(first), node.addr()).unwrap();
+        for value in first..first + 255 {
+            assert_eq!(next(&mut quick).await.value(), value.to_string());
+            assert_eq!(next(&mut other).await.value(), value.to_string());
+        }
+    }
+    let missed = 6 * 255 - KEPT;
+    assert_eq!(slow.recv().await.unwrap().unwrap_err(), Lagged { missed: missed as u64 });
+    assert_eq!(next(&mut slow).await.value(), missed.to_string());
+}
+
+#[tokio::test]
+async fn garbage_and_silence_and_closed_ports_do_not_end_a_node() {
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let a = node("a", &[closed]).await;
+    let mut events = a.events();
+    hear(&mut events, "the seed is closed", |event| matches!(event, Event::SeedUnreachable { .. })).await;
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(a.addr()).unwrap();
+    let _silent = TcpStream::connect(a.addr()).unwrap();
+    for byte in 0..=255 {
+        socket.send_to(&[byte; 100], a.addr()).unwrap();
+    }
+    socket.send_to(&[], a.addr()).unwrap();
+    stream.write_all(&[0xff; 1 << 10]).unwrap();
+    // A ping from a port that is closed by the time the answer comes.
+    let ping = b"\x00\x82\xa4Node\xa1a\xa5SeqNo\x01";
+    for _ in 0..100 {
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(ping, a.addr()).unwrap();
+    }
+
+    let b = node("b", &[a.addr()]).await;
+    hear(&mut events, "b joins", |event| matches!(event, Event::Joined(member) if member.name == *"b")).await;
+    let mut messages = b.subscribe();
+    a.publish("key", &1).await.unwrap();
+    assert_eq!(next(&mut messages).await.key(), "key");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_that_names_it() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let error = start(config("a", &[]).bind(addr)).await.unwrap_err().to_string();
+    assert!(error.contains(&addr.to_string()) && error.contains("BROADCAST_BIND"), "{error}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_json_is_an_error() {
+    let node = node("a", &[]).await;
+    let value = std::collections::BTreeMap::from([(vec![0_u8], 1)]);
+    assert!(matches!(node.publish("key", &value).await, Err(PublishError::Value(_))));
+}
