@@ -39,7 +39,7 @@ use self::{
     sockets::Sockets,
 };
 use crate::{
-    Config, Event, Member, Message, MessageId, PublishError,
+    Config, ConfigError, Event, Member, Message, MessageId, PublishError,
     node::{Node, NodeConfig},
     wire::Address,
 };
@@ -52,6 +52,9 @@ const KEPT: usize = 1024;
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A setting cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The address cannot be listened on.
     #[error(
         "cannot listen on {addr}: {source}; stop what uses it, or set another BROADCAST_BIND (--bind), port 0 for any free one"
@@ -90,6 +93,7 @@ struct Shared {
 ///
 /// See [`StartError`].
 pub async fn start(config: Config) -> Result<Handle, StartError> {
+    config.validate()?;
     let sockets = Sockets::bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
     let addr = advertise::address(config.advertise.as_ref(), sockets.addr, &config.join)
         .await

@@ -183,6 +183,11 @@ async fn an_address_in_use_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn a_setting_that_cannot_be_is_an_error_before_anything_starts() {
+    assert!(matches!(start(config("", &[])).await, Err(StartError::Config(ConfigError::Name { .. }))));
+}
+
+#[tokio::test]
 async fn a_value_that_is_no_json_is_an_error() {
     let node = node("a", &[]).await;
     let value = std::collections::BTreeMap::from([(vec![0_u8], 1)]);
