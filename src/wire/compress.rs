@@ -1,6 +1,138 @@
-//! LZW as Go's `compress/lzw` has it: least significant bit first, 8 literal bits.
+//! LZW as Go's `compress/lzw` has it: least significant bit first, 8 literal bits, codes of 9 to 12
+//! bits, with an end code that must be there.
+//!
+//! Output is not always bit for bit what Go emits, as each clears its table at a moment of its own;
+//! both read both.
 
-/// stub
-pub fn compress(_data: &[u8]) -> Vec<u8> {
-    todo!()
+use weezl::{BitOrder, LzwStatus, decode::Decoder, encode::Encoder};
+
+/// Why compressed bytes cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecompressError {
+    /// Another algorithm than LZW (0).
+    #[error("its compression algorithm is {0}, and only 0 (LZW) is known")]
+    Algorithm(u8),
+    /// The end code is missing.
+    #[error("its LZW data has no end: it was cut off")]
+    Truncated,
+    /// A code stands for nothing.
+    #[error("its LZW data is damaged: a code stands for nothing")]
+    Code,
+    /// The output exceeds the limit.
+    #[error("it grows to more than {max} bytes, the limit")]
+    TooLong {
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// Compresses `data`. What cannot be compressed grows, by up to a half.
+#[must_use]
+pub fn compress(data: &[u8]) -> Vec<u8> {
+    Encoder::new(BitOrder::Lsb, 8).encode(data).expect("every byte is a literal when there are 8 literal bits")
+}
+
+/// Undoes [`compress`]. Bytes behind the end code are ignored. Takes memory as the output grows.
+///
+/// # Errors
+///
+/// `data` is no LZW, has no end code, or more than `max` bytes come out of it.
+pub fn decompress(data: &[u8], max: usize) -> Result<Vec<u8>, DecompressError> {
+    // One byte beyond `max`, so that an output of exactly `max` leaves room to meet the end code.
+    let cap = max.saturating_add(1);
+    let mut decoder = Decoder::new(BitOrder::Lsb, 8);
+    let mut out = vec![0; data.len().saturating_mul(4).clamp(64, 1 << 20).min(cap)];
+    let (mut read, mut written) = (0, 0);
+    loop {
+        let result = decoder.decode_bytes(&data[read..], &mut out[written..]);
+        read += result.consumed_in;
+        written += result.consumed_out;
+        if written > max {
+            return Err(DecompressError::TooLong { max });
+        }
+        match result.status.map_err(|_| DecompressError::Code)? {
+            LzwStatus::Done => {
+                out.truncate(written);
+                return Ok(out);
+            }
+            LzwStatus::Ok | LzwStatus::NoProgress if written == out.len() => {
+                let len = out.len().saturating_mul(2).min(cap);
+                out.reserve_exact(len - out.len());
+                out.resize(len, 0);
+            }
+            LzwStatus::Ok | LzwStatus::NoProgress => {
+                if result.consumed_in == 0 && result.consumed_out == 0 {
+                    return Err(DecompressError::Truncated);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut x = 1_u32;
+        let mut next = || {
+            x = x.wrapping_mul(1_103_515_245).wrapping_add(12345);
+            (x >> 16) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn the_end_code_is_required() {
+        for cut in [&[][..], &[0x00, 0x83], &[0x00, 0x83, 0x04]] {
+            assert_eq!(decompress(cut, 100), Err(DecompressError::Truncated), "{cut:02x?}");
+        }
+        assert_eq!(decompress(&[0x00, 0x83, 0x04, 0x04], 100).unwrap(), b"A");
+    }
+
+    #[test]
+    fn bytes_behind_the_end_are_ignored() {
+        assert_eq!(decompress(&[0x00, 0x83, 0x04, 0x04, 0xff, 0xff], 100).unwrap(), b"A");
+    }
+
+    #[test]
+    fn a_damaged_code_is_an_error() {
+        assert_eq!(decompress(&[0xff; 16], 100), Err(DecompressError::Code));
+    }
+
+    #[test]
+    fn the_limit_is_exact() {
+        for len in [0, 1, 63, 64, 65, 100_000] {
+            let data = compress(&vec![0; len]);
+            assert_eq!(decompress(&data, len).unwrap().len(), len);
+            if len > 0 {
+                assert_eq!(decompress(&data, len - 1), Err(DecompressError::TooLong { max: len - 1 }));
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_table_is_started_anew() {
+        let data = noise(20_000);
+        let packed = compress(&data);
+        assert!(packed.len() > data.len());
+        assert_eq!(decompress(&packed, data.len()).unwrap(), data);
+        assert_eq!(compress(&[0; 100_000]).len(), 530, "Go's own length");
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(data in proptest::collection::vec(0_u8..4, 0..5000)) {
+            prop_assert_eq!(decompress(&compress(&data), 5000).unwrap(), data);
+        }
+
+        #[test]
+        fn no_input_panics(data in proptest::collection::vec(any::<u8>(), 0..300), max in 0_usize..10_000) {
+            if let Ok(out) = decompress(&data, max) {
+                prop_assert!(out.len() <= max);
+            }
+        }
+    }
 }

@@ -14,7 +14,14 @@ pub const STREAM_USER_MESSAGE: usize = 20 << 20;
 pub const STREAM: usize = 40 << 20;
 /// What one compressed stream message may grow to, in bytes.
 pub const STREAM_DECOMPRESSED: usize = 40 << 20;
-/// What one compressed packet may grow to, in bytes. A packet holds 64 KiB before compression.
+/// One structure in a stream, in bytes: a header, a node's record, a ping, an ack, an error. (What a
+/// compressed message holds is under [`STREAM`] instead.)
+pub const STREAM_STRUCT: usize = 64 << 10;
+/// What all the compressed messages in one datagram together may grow to, in bytes. A packet holds
+/// 64 KiB before compression.
 pub const PACKET_DECOMPRESSED: usize = 256 << 10;
+/// The messages in one datagram, good and bad, empty parts included. A compound has at most 255, and
+/// memberlist does not nest them.
+pub const PACKET_MESSAGES: usize = 1024;
 /// How deep compounds and compressed messages may nest in a packet.
 pub const PACKET_DEPTH: usize = 4;

@@ -2,7 +2,13 @@
 //!
 //! Pure functions and plain values: no clock, no state beyond a half-read stream, no I/O. No input
 //! makes a decoder panic or allocate more than the limits in [`limits`] allow.
+//!
+//! From the outside in: [`packet`] and [`stream`] frame messages for UDP and TCP, [`compress`] is
+//! the LZW in both, `body` knows each message's fields, `msgpack` the encoding of those. Bytes in a
+//! decoded message are slices of what was decoded, and keep all of it in memory: copy what is kept
+//! for long.
 
+mod body;
 pub mod compress;
 pub mod limits;
 pub mod message;
@@ -10,7 +16,18 @@ pub(crate) mod msgpack;
 pub mod packet;
 pub mod stream;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod lenient;
+#[cfg(test)]
+mod round_trip;
+
+pub use body::{BodyError, RecordError};
 pub use message::{
     Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,
     Versions,
 };
+pub use msgpack::Malformed;

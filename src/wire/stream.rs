@@ -1,8 +1,21 @@
 //! Streams: the bytes of a TCP connection ⇄ messages.
+//!
+//! A connection carries one message each way, with no length around it: a type byte, a MessagePack
+//! structure, and for push/pulls and user messages more structures and raw bytes, as many as the
+//! first one states. All of it may stand inside one compressed message. [`StreamReader`] goes through
+//! these parts as their bytes come; each is parsed when it is complete, and not before.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Ack, Ping, PushPull};
+use super::{
+    Ack, BodyError, Ping, PushPull, PushPullState, RecordError,
+    body::{
+        PushPullHeader, compressed_message, decode_compressed, decode_error, decode_user_header, encode_error,
+        encode_user_header, kind,
+    },
+    compress, limits,
+    msgpack::Scanner,
+};
 
 /// Anything that travels in a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,32 +35,276 @@ pub enum StreamMessage {
 /// Why a stream cannot be read on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// stub
-    #[error("stub")]
-    Stub,
+    /// memberlist has no such type.
+    #[error("stream begins with the unknown type {0}; is another program connecting to this port?")]
+    UnknownType(u8),
+    /// The type exists, elsewhere.
+    #[error("stream has a message of type {0}, which has no place there")]
+    Misplaced(&'static str),
+    /// The peer has a label configured.
+    #[error("stream has a label, and this node has none; take the label off the peer's configuration")]
+    Label,
+    /// The peer has encryption configured.
+    #[error("stream is encrypted, and this node has no key; take the key off the peer's configuration")]
+    Encrypted,
+    /// A structure cannot be read.
+    #[error("{name} in a stream cannot be used: {source}")]
+    Body {
+        /// The type of the message.
+        name: &'static str,
+        /// What is wrong with it.
+        source: BodyError,
+    },
+    /// The peer states a number beyond the limit.
+    #[error("stream announces {found} {what}, more than {max}, the limit")]
+    Announced {
+        /// What is counted.
+        what: &'static str,
+        /// The number.
+        found: u64,
+        /// The limit.
+        max: usize,
+    },
+    /// The whole message exceeds the limit.
+    #[error("stream does not end within {max} bytes, the limit", max = limits::STREAM)]
+    TooLong,
+    /// What was compressed is not all of a message.
+    #[error("stream's compressed message holds {0} bytes, which are not all of a message; it was cut off")]
+    CutOff(usize),
+}
+
+/// The records of a push/pull that were left out, as no node can be as they say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub count: usize,
+    /// What is wrong with the first of them.
+    pub first: RecordError,
+}
+
+/// What is awaited.
+#[derive(Debug, Default)]
+enum Awaited {
+    #[default]
+    Type,
+    /// The structure behind the type byte.
+    Struct { kind: u8, scanner: Scanner },
+    /// The next record of a push/pull.
+    Record { header: PushPullHeader, left: u64, nodes: Vec<PushPullState>, scanner: Scanner },
+    /// The bytes behind the records.
+    UserState { len: usize, push_pull: PushPull },
+    /// The bytes behind a user message's header.
+    User { len: usize },
+    /// Nothing more: the message was given, or an error.
+    Done,
 }
 
 /// Reads one message from a stream, however it is cut into pieces.
+///
+/// Holds what has arrived and is not yet parsed, at most [`limits::STREAM`] bytes, and makes no room
+/// for what is only announced. The time it takes is proportional to the bytes, not to the pieces.
+///
+/// In a push/pull, a record that can be read but describes no possible node ([`RecordError`]) is left
+/// out, so that one odd node does not keep others from joining; see [`StreamReader::skipped`].
+/// Anything else wrong ends the stream.
 #[derive(Debug, Default)]
-pub struct StreamReader {}
+pub struct StreamReader {
+    /// What has arrived and is not parsed.
+    buf: BytesMut,
+    /// How many bytes have arrived in all.
+    arrived: usize,
+    /// Whether this reads what came out of a compressed message.
+    decompressed: bool,
+    awaited: Awaited,
+    skipped: Option<Skipped>,
+}
 
 impl StreamReader {
     /// A reader at the start of a stream.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
+
     /// Takes the next bytes of the stream and gives the message once it is complete.
     /// Bytes behind the message are ignored.
     ///
     /// # Errors
     ///
     /// The stream is not a memberlist stream, or exceeds a limit. The reader is then of no more use.
-    pub fn push(&mut self, _data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
-        todo!()
+    pub fn push(&mut self, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
+        if matches!(self.awaited, Awaited::Done) {
+            return Ok(None);
+        }
+        let taken = data.len().min(limits::STREAM - self.arrived);
+        self.arrived += taken;
+        self.buf.extend_from_slice(&data[..taken]);
+        let result = match self.advance() {
+            Ok(None) if taken < data.len() => Err(StreamError::TooLong),
+            result => result,
+        };
+        if !matches!(result, Ok(None)) {
+            self.awaited = Awaited::Done;
+            self.buf = BytesMut::new();
+        }
+        result
+    }
+
+    /// The records of the push/pull that were left out; `None` when there were none.
+    #[must_use]
+    pub fn skipped(&self) -> Option<&Skipped> {
+        self.skipped.as_ref()
+    }
+
+    /// Parses as far as the bytes go.
+    fn advance(&mut self) -> Result<Option<StreamMessage>, StreamError> {
+        loop {
+            match &mut self.awaited {
+                Awaited::Type => {
+                    let Ok(kind) = self.buf.try_get_u8() else { return Ok(None) };
+                    check_type(kind, self.decompressed)?;
+                    self.awaited = Awaited::Struct { kind, scanner: Scanner::default() };
+                }
+                Awaited::Struct { kind, scanner } => {
+                    let kind = *kind;
+                    let max = if kind == kind::COMPRESS { limits::STREAM } else { limits::STREAM_STRUCT };
+                    let Some(body) = next_struct(&mut self.buf, scanner, max).map_err(body_error(kind))? else {
+                        return Ok(None);
+                    };
+                    let message = match kind {
+                        kind::PING => Ping::decode(&body, 0..body.len()).map(StreamMessage::Ping),
+                        kind::ACK => Ack::decode(&body, 0..body.len()).map(StreamMessage::Ack),
+                        kind::ERROR => decode_error(&body).map(StreamMessage::Error),
+                        kind::COMPRESS => return self.decompress(body),
+                        kind::PUSH_PULL => {
+                            self.awaited = push_pull(PushPullHeader::decode(&body).map_err(body_error(kind))?)?;
+                            continue;
+                        }
+                        _ => {
+                            let len = decode_user_header(&body).map_err(body_error(kind))?;
+                            let len = announced("bytes of user message", len, limits::STREAM_USER_MESSAGE)?;
+                            self.awaited = Awaited::User { len };
+                            continue;
+                        }
+                    };
+                    return message.map(Some).map_err(body_error(kind));
+                }
+                Awaited::Record { header, left: 0, nodes, .. } => {
+                    // Within its limit, as checked when the header came.
+                    let len = header.user_state as usize;
+                    let nodes = std::mem::take(nodes);
+                    let push_pull = PushPull { join: header.join, nodes, user_state: Bytes::new() };
+                    self.awaited = Awaited::UserState { len, push_pull };
+                }
+                Awaited::Record { left, nodes, scanner, .. } => {
+                    let body = next_struct(&mut self.buf, scanner, limits::STREAM_STRUCT);
+                    let Some(body) = body.map_err(body_error(kind::PUSH_PULL))? else { return Ok(None) };
+                    match PushPullState::decode(&body) {
+                        Ok(node) => nodes.push(node),
+                        Err(BodyError::Record(first)) => {
+                            self.skipped.get_or_insert(Skipped { count: 0, first }).count += 1;
+                        }
+                        Err(error) => return Err(body_error(kind::PUSH_PULL)(error)),
+                    }
+                    *left -= 1;
+                    *scanner = Scanner::default();
+                }
+                Awaited::UserState { len, push_pull } => {
+                    if self.buf.len() < *len {
+                        return Ok(None);
+                    }
+                    let user_state = self.buf.split_to(*len).freeze();
+                    let push_pull = PushPull { user_state, ..std::mem::take(push_pull) };
+                    return Ok(Some(StreamMessage::PushPull(push_pull)));
+                }
+                Awaited::User { len } => {
+                    let ready = self.buf.len() >= *len;
+                    return Ok(ready.then(|| StreamMessage::User(self.buf.split_to(*len).freeze())));
+                }
+                Awaited::Done => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads the message inside a compressed one.
+    fn decompress(&mut self, body: Bytes) -> Result<Option<StreamMessage>, StreamError> {
+        let plain = decode_compressed(&body, 0..body.len())
+            .and_then(|data| Ok(compress::decompress(&data, limits::STREAM_DECOMPRESSED)?))
+            .map_err(body_error(kind::COMPRESS))?;
+        drop(body);
+        self.buf = BytesMut::from(Bytes::from(plain));
+        let len = self.buf.len();
+        self.decompressed = true;
+        self.awaited = Awaited::Type;
+        self.advance()?.map_or(Err(StreamError::CutOff(len)), |message| Ok(Some(message)))
     }
 }
 
-/// The bytes of one stream message, wrapped in a compress message when `compress` is set.
-pub fn encode(_message: &StreamMessage, _compress: bool) -> Vec<u8> {
-    todo!()
+/// Takes the structure at the start of `buf` once it is complete.
+fn next_struct(buf: &mut BytesMut, scanner: &mut Scanner, max: usize) -> Result<Option<Bytes>, BodyError> {
+    Ok(scanner.advance(buf, max)?.map(|len| buf.split_to(len).freeze()))
 }
+
+fn check_type(kind: u8, decompressed: bool) -> Result<(), StreamError> {
+    match kind {
+        kind::PING | kind::ACK | kind::PUSH_PULL | kind::USER | kind::ERROR => Ok(()),
+        kind::COMPRESS if !decompressed => Ok(()),
+        kind::LABEL => Err(StreamError::Label),
+        kind::ENCRYPT => Err(StreamError::Encrypted),
+        _ => Err(kind::name(kind).map_or(StreamError::UnknownType(kind), StreamError::Misplaced)),
+    }
+}
+
+fn push_pull(header: PushPullHeader) -> Result<Awaited, StreamError> {
+    announced("records in a push/pull", header.nodes, limits::PUSH_PULL_NODES)?;
+    announced("bytes of user state", header.user_state, limits::USER_STATE)?;
+    Ok(Awaited::Record { header, left: header.nodes, nodes: Vec::new(), scanner: Scanner::default() })
+}
+
+fn announced(what: &'static str, found: u64, max: usize) -> Result<usize, StreamError> {
+    usize::try_from(found).ok().filter(|len| *len <= max).ok_or(StreamError::Announced { what, found, max })
+}
+
+fn body_error(kind: u8) -> impl Fn(BodyError) -> StreamError {
+    let name = kind::name(kind).unwrap_or("message");
+    move |source| StreamError::Body { name, source }
+}
+
+/// The bytes of one stream message, wrapped in a compress message when `compress` is set, even if
+/// that makes them more, as memberlist does.
+#[must_use]
+pub fn encode(message: &StreamMessage, compress: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    match message {
+        StreamMessage::Ping(ping) => {
+            out.push(kind::PING);
+            ping.encode(&mut out);
+        }
+        StreamMessage::Ack(ack) => {
+            out.push(kind::ACK);
+            ack.encode(&mut out);
+        }
+        StreamMessage::PushPull(PushPull { join, nodes, user_state }) => {
+            out.push(kind::PUSH_PULL);
+            let (nodes_len, user_state_len) = (nodes.len() as u64, user_state.len() as u64);
+            PushPullHeader { nodes: nodes_len, user_state: user_state_len, join: *join }.encode(&mut out);
+            for node in nodes {
+                node.encode(&mut out);
+            }
+            out.extend_from_slice(user_state);
+        }
+        StreamMessage::User(data) => {
+            out.push(kind::USER);
+            encode_user_header(&mut out, data.len() as u64);
+            out.extend_from_slice(data);
+        }
+        StreamMessage::Error(text) => {
+            out.push(kind::ERROR);
+            encode_error(&mut out, text);
+        }
+    }
+    if compress { compressed_message(&compress::compress(&out)) } else { out }
+}
+
+#[cfg(test)]
+mod tests;
