@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use self::limit::Limiter;
-use crate::{Event, Handle, Lagged, Message, NodeName, PublishError};
+use crate::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription};
 
 /// One kind of complaint is logged at most this often, and one seed that does not answer.
 const REJECTED: Duration = Duration::from_secs(10);
@@ -21,12 +21,24 @@ const UNREACHABLE: Duration = Duration::from_secs(60);
 
 /// Plays a role on `node` until it stops: logs what happens and, from when `first_turn` is over,
 /// sends the clock's value every `every`.
-pub(crate) async fn run(node: Handle, every: Duration, first_turn: impl Future<Output = ()>) {
-    let mut messages = node.subscribe();
-    let mut events = node.events();
+///
+/// It hears everything from this call on, whenever what it gives is polled first. Nobody may have
+/// asked for the node's events before, so that none since its start is missed.
+pub(crate) fn run(node: Handle, every: Duration, first_turn: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    let (messages, events) = (node.subscribe(), node.events());
+    async move { play(&node, messages, events, every, first_turn).await }
+}
+
+async fn play(
+    node: &Handle,
+    mut messages: Subscription<Message>,
+    mut events: Subscription<Event>,
+    every: Duration,
+    first_turn: impl Future<Output = ()>,
+) {
     report::listening(node.name(), node.addr());
-    let mut role = Role::new(&node);
-    role.count_anew().await;
+    let mut role = Role::new(node);
+    role.report_count();
 
     let mut first_turn = pin!(first_turn);
     let mut turns: Option<Interval> = None;
@@ -92,7 +104,7 @@ impl<'a> Role<'a> {
             node,
             key: format!("I am {}", node.name()),
             clock: Clock::default(),
-            live: BTreeSet::new(),
+            live: BTreeSet::from([node.name().into()]),
             rejected: Limiter::new(REJECTED),
             unreachable: Limiter::new(UNREACHABLE),
             conflicts: Limiter::new(REJECTED),
@@ -158,8 +170,10 @@ impl<'a> Role<'a> {
                     report::seed_unreachable(node, &seed, &reason);
                 }
             }
-            Event::Rejected { from, reason, untold: _ } => {
-                if self.rejected.admit(kind(&reason), Instant::now()) {
+            Event::Rejected { from, reason, untold } => {
+                let now = Instant::now();
+                self.rejected.count(untold, now);
+                if self.rejected.admit(kind(&reason), now) {
                     report::rejected(node, from, &reason);
                 }
             }

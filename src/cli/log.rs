@@ -5,7 +5,7 @@
 //! JSON has the same words in `message`, and every field as a field.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     io::{self, IsTerminal as _, Write},
     sync::Arc,
     time::SystemTime,

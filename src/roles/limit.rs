@@ -7,8 +7,8 @@ use tokio::time::Instant;
 /// More kinds than this are counted as one. What comes from the network may choose its kind.
 const KINDS: usize = 64;
 
-/// The kind of all the kinds that there was no more room for.
-const OTHER: &str = "other";
+/// The kind of what has none: there was no more room for it, or nobody knows it.
+const OTHER: &str = "various reasons";
 
 /// Admits one thing of a kind per period, and counts the others.
 #[derive(Debug)]
@@ -43,6 +43,14 @@ impl Limiter {
                 self.kinds.insert(kind.into(), Kind { until: now + self.period, suppressed: 0 });
                 true
             }
+        }
+    }
+
+    /// Counts as many things of unknown kinds as not said.
+    pub(super) fn count(&mut self, unknown: u64, now: Instant) {
+        if unknown > 0 {
+            let until = now + self.period;
+            self.kinds.entry(OTHER.into()).or_insert(Kind { until, suppressed: 0 }).suppressed += unknown;
         }
     }
 
@@ -85,6 +93,12 @@ mod tests {
         assert_eq!(limiter.expire(at(20)), [("a".into(), 1)]);
         assert_eq!(limiter.next_due(), None);
         assert!(limiter.admit("a", at(31)));
+
+        limiter.count(0, at(40));
+        assert_eq!(limiter.next_due(), None);
+        limiter.count(7, at(40));
+        limiter.count(1, at(41));
+        assert_eq!(limiter.expire(at(50)), [(OTHER.into(), 8)]);
     }
 
     #[test]

@@ -63,13 +63,7 @@ pub(super) fn rejected(node: &str, from: SocketAddr, reason: &str) {
 
 pub(super) fn rejected_more(node: &str, reason: &str, count: u64, period: Duration) {
     let period = period.as_secs();
-    warn!(
-        node,
-        event = "rejected",
-        reason,
-        count,
-        "dropped {count} more in the last {period} s for the same reason: {reason}"
-    );
+    warn!(node, event = "rejected", reason, count, "dropped {count} more in the last {period} s: {reason}");
 }
 
 pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
