@@ -530,7 +530,8 @@ mod tests {
             refused(with(|t| t.probe_timeout = t.probe_interval)),
             "probe_timeout = 1s cannot be: it must be less than probe_interval"
         );
-        let changes: [(&str, fn(&mut Tuning)); 7] = [
+        type Change = fn(&mut Tuning);
+        let changes: [(&str, Change); 7] = [
             ("gossip_interval", |t| t.gossip_interval = Duration::ZERO),
             ("tcp_timeout", |t| t.tcp_timeout = Duration::MAX),
             ("retransmit_mult", |t| t.retransmit_mult = 0),

@@ -1,6 +1,9 @@
 //! The `broadcast` program.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use broadcast::cli::{self, Failure};
 
@@ -8,7 +11,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Nobody reads it: the exit code says it too.
+            let _ = writeln!(io::stderr(), "error: {failure}");
             failure.code()
         }
     }

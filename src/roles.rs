@@ -41,7 +41,7 @@ async fn play(
     role.report_count();
 
     let mut first_turn = pin!(first_turn);
-    let mut turns: Option<Interval> = None;
+    let mut turns = Turns::Awaited;
     loop {
         let complaints_due = role.rejected.next_due();
         tokio::select! {
@@ -58,13 +58,14 @@ async fn play(
                 }
                 None => return,
             },
-            () = &mut first_turn, if turns.is_none() => {
-                let mut turn = interval(every);
-                turn.set_missed_tick_behavior(MissedTickBehavior::Skip);
-                turns = Some(turn);
+            () = &mut first_turn, if matches!(turns, Turns::Awaited) => {
+                let mut ticks = interval(every);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+                turns = Turns::Taken(ticks);
             }
-            () = next(&mut turns) => match role.send().await {
-                Err(PublishError::Stopped) => return,
+            () = turns.next() => match role.send().await {
+                // It leaves, and may still hear something meanwhile.
+                Err(PublishError::Stopped) => turns = Turns::Over,
                 Err(error) => report::not_sent(node.name(), &error),
                 Ok(()) => {}
             },
@@ -73,11 +74,20 @@ async fn play(
     }
 }
 
-async fn next(turns: &mut Option<Interval>) {
-    match turns {
-        Some(turns) => turns.tick().await,
-        None => std::future::pending().await,
-    };
+/// A sender's turns.
+enum Turns {
+    Awaited,
+    Taken(Interval),
+    Over,
+}
+
+impl Turns {
+    async fn next(&mut self) {
+        match self {
+            Self::Taken(ticks) => ticks.tick().await,
+            Self::Awaited | Self::Over => std::future::pending().await,
+        };
+    }
 }
 
 async fn until(at: Option<Instant>) {

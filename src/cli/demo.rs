@@ -100,7 +100,11 @@ async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<()>) {
 }
 
 fn introduce(nodes: usize) {
-    let senders = if nodes == 2 { "node2 sends".into() } else { format!("node2 to node{nodes} send in turns") };
+    let senders = match nodes {
+        2 => "node2 sends".into(),
+        3 => "node2 and node3 send in turns".into(),
+        last => format!("node2 to node{last} send in turns"),
+    };
     // Nobody reads it: so be it.
     let _ = writeln!(
         io::stdout(),

@@ -53,7 +53,7 @@ pub(super) fn seed_unreachable(node: &str, seed: &Seed, reason: &str) {
         event = "seed_unreachable",
         addr = %seed,
         reason,
-        "cannot join through {seed}: {reason}; still trying: start that node, or correct BROADCAST_JOIN (--join)"
+        "cannot join through {seed} yet: {reason}; still trying, see that it runs and that BROADCAST_JOIN (--join) is right"
     );
 }
 
