@@ -69,7 +69,8 @@ impl Membership {
         let versions = alive.versions.unwrap_or_default();
         let record = self.members.insert(name.clone(), alive.address, versions, now, &mut self.rng);
         record.incarnation = alive.incarnation;
-        record.meta = alive.meta.clone();
+        // A copy of its own, lest the record keep the whole packet in memory.
+        record.meta = Bytes::copy_from_slice(&alive.meta);
         let member = record.to_member();
         self.queue.push_named(name, packet::encode_message(&Message::Alive(alive.clone())));
         self.emit(Event::Joined(member));
@@ -84,7 +85,7 @@ impl Membership {
         let changed = record.meta != alive.meta || record.addr() != alive.address.socket_addr();
         record.incarnation = alive.incarnation;
         record.address = alive.address;
-        record.meta = alive.meta.clone();
+        record.meta = Bytes::copy_from_slice(&alive.meta);
         if let Some(versions) = alive.versions {
             record.versions = versions;
         }

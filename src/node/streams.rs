@@ -95,7 +95,17 @@ impl Node {
                 }
                 match stream.reader.push(data) {
                     Ok(None) => {}
-                    Ok(Some(message)) => self.receive(now, id, message),
+                    Ok(Some(message)) => {
+                        if let Some(skipped) = stream.reader.skipped() {
+                            let peer = stream.peer;
+                            let reason = format!(
+                                "{} records of a view were left out; the first: {}",
+                                skipped.count, skipped.first
+                            );
+                            self.reject(now, peer, &reason);
+                        }
+                        self.receive(now, id, message);
+                    }
                     Err(error) => self.break_off(now, id, error.to_string(), true),
                 }
             }
