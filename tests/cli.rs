@@ -1,19 +1,63 @@
-//! The program's help, and what it says to settings that cannot be: the real binary.
+//! The program's help, what it says to settings that cannot be, its demo and its health check: the
+//! real binary.
 
 use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
     net::TcpListener,
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
-/// Runs the program with nothing in its environment but `env`.
+use serde_json::Value;
+
+/// Runs the program with nothing of its own in its environment but `env`.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
+    program(args).envs(env.iter().copied()).output().expect("the program runs")
+}
+
+fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_broadcast"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BROADCAST_") {
             command.env_remove(name);
         }
     }
-    command.args(args).envs(env.iter().copied()).output().expect("the program runs")
+    command.args(args);
+    command
+}
+
+/// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
+struct Node {
+    child: Child,
+    addr: String,
+}
+
+impl Node {
+    /// Starts a node and waits until it listens.
+    fn start(args: &[&str]) -> Self {
+        let common = ["node", "--bind", "127.0.0.1:0", "--profile", "local", "--log-format", "json"];
+        let mut child = program(&[&common, args].concat()).stdout(Stdio::piped()).spawn().expect("the program runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let addr = loop {
+            let line = lines.next().expect("it says where it listens").expect("the program prints text");
+            let line: Value = serde_json::from_str(&line).expect("one object a line");
+            if line["event"] == "listening" {
+                break line["addr"].as_str().expect("an address").into();
+            }
+        };
+        // What it says further is of no interest, but has to go somewhere.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, addr }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What the program prints to one of its outputs when it ends with `code`, and nothing to the other.
@@ -140,4 +184,78 @@ fn every_setting_is_in_the_help_with_its_default() {
         assert!(section.contains(default), "{section}");
     }
     assert!(help.contains("Examples:"), "{help}");
+}
+
+#[test]
+fn health_is_that_of_the_node() {
+    let alone = Node::start(&["--name", "alone"]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let joined = loop {
+        let output = run(&["health"], &[("BROADCAST_BIND", &alone.addr)]);
+        if output.status.success() || Instant::now() > deadline {
+            break output;
+        }
+    };
+    assert_eq!(stdout(joined), "healthy: joined, 1 member\n");
+
+    // Nothing listens on a port that was just given back.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports");
+    let lost = Node::start(&["--name", "lost", "--join", &free.to_string()]);
+    let line = refusal(run(&["health", "--bind", &lost.addr], &[]), 1);
+    assert!(line.starts_with("unhealthy: not joined yet, 1 member; "), "{line}");
+}
+
+#[test]
+fn an_address_in_use_is_named_with_its_remedy() {
+    let node = Node::start(&["--name", "first"]);
+    let line = refusal(run(&["node", "--name", "second", "--bind", &node.addr], &[]), 1);
+    assert!(line.starts_with(&format!("cannot listen on {}: ", node.addr)), "{line}");
+    assert!(line.ends_with("stop what uses it, or set another BROADCAST_BIND (--bind), port 0 for any free one"));
+}
+
+#[test]
+fn in_the_demo_everybody_hears_every_sender() {
+    let log = stdout(run(&["demo", "--interval", "300ms", "--for", "3s", "--log-format", "json"], &[]));
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
+    let talk = lines.iter().take_while(|line| line["event"] != "left");
+
+    let mut largest: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut heard: BTreeMap<(&str, u64), Vec<&str>> = BTreeMap::new();
+    for line in talk {
+        let text = |field: &str| line[field].as_str().expect("text");
+        let value = || line["value"].as_u64().expect("a number");
+        match line["event"].as_str() {
+            Some("send") => {
+                assert_eq!(text("key"), format!("I am {}", text("node")));
+                assert_eq!(
+                    value(),
+                    largest.get(text("node")).map_or(0, |largest| largest + 1),
+                    "Lamport's rule: {line}"
+                );
+                largest.insert(text("node"), value());
+                heard.insert((text("node"), value()), Vec::new());
+            }
+            Some("received") => {
+                assert_eq!(text("key"), format!("I am {}", text("from")));
+                let largest = largest.entry(text("node")).or_default();
+                *largest = value().max(*largest);
+                heard.get_mut(&(text("from"), value())).expect("it was sent before").push(text("node"));
+            }
+            _ => {}
+        }
+    }
+    assert!(heard.len() >= 10, "{} messages in 3 s, two senders, 300 ms", heard.len());
+    // The last one of each may still have been under way when the first node left.
+    for (from, value) in heard.keys().filter(|(from, value)| heard.contains_key(&(*from, value + 2))) {
+        let mut by = heard[&(*from, *value)].clone();
+        by.sort_unstable();
+        let others: Vec<_> = ["node1", "node2", "node3"].into_iter().filter(|node| node != from).collect();
+        assert_eq!(by, others, "{from} {value}");
+    }
+    for count in ["broadcast nodes = 1", "broadcast nodes = 3"] {
+        for node in ["node1", "node2", "node3"] {
+            assert!(lines.iter().any(|line| line["node"] == node && line["message"] == count), "{node}: {count}");
+        }
+    }
+    assert!(lines.iter().any(|line| line["message"] == "node2 left") && !log.contains(" failed"));
 }

@@ -12,14 +12,17 @@ use crate::probe;
 pub(super) async fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
     let addr = reachable(args.bind.bind)?;
     let health = probe(addr, args.timeout).await.map_err(|error| Failure::other(format!("unhealthy: {error}")))?;
-    let members = health.members;
+    let members = match health.members {
+        1 => "1 member".into(),
+        members => format!("{members} members"),
+    };
     if !health.joined {
         return Err(Failure::other(format!(
-            "unhealthy: not joined yet, {members} members; start one of the nodes it joins through, or see its log"
+            "unhealthy: not joined yet, {members}; start one of the nodes it joins through, or see its log"
         )));
     }
     // Nobody reads it: the exit code says it too.
-    let _ = writeln!(io::stdout(), "healthy: joined, {members} members");
+    let _ = writeln!(io::stdout(), "healthy: joined, {members}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -75,11 +75,11 @@ struct NodeArgs {
     #[command(flatten)]
     bind: BindArgs,
 
-    /// Address others reach this node at, HOST[:PORT]; HOST may be a name [default: found by itself]
+    /// Address others reach this node at, HOST or HOST:PORT, where HOST may be a name [default: found by itself]
     #[arg(long, env = "BROADCAST_ADVERTISE", hide_env_values = true, value_name = "ADDRESS", value_parser = advertise)]
     advertise: Option<Seed>,
 
-    /// Nodes to join the cluster through, HOST[:PORT] with commas between them, in any order; tried
+    /// Nodes to join the cluster through, each HOST or HOST:PORT, with commas between them, in any order; tried
     /// until one answers [default: none]
     #[arg(long, env = "BROADCAST_JOIN", hide_env_values = true, value_name = "SEEDS", value_parser = seeds)]
     join: Option<Seeds>,
@@ -134,7 +134,7 @@ struct HealthArgs {
 
 #[derive(Debug, Args)]
 struct BindArgs {
-    /// UDP and TCP address the node listens on, IP[:PORT]; port 0 lets the system choose
+    /// UDP and TCP address the node listens on, IP or IP:PORT; port 0 lets the system choose
     #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
     bind: SocketAddr,
 }
