@@ -68,7 +68,7 @@ async fn ask(server: SocketAddr, addr: IpAddr) -> io::Result<Option<String>> {
     let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
-    socket.send(&ptr::question(id, addr)).await?;
+    socket.send(&ptr::question(id, addr).map_err(io::Error::other)?).await?;
     let mut answer = [0; 1232];
     loop {
         let length = socket.recv(&mut answer).await?;

@@ -392,8 +392,14 @@ impl Membership {
         PushPull { join, nodes: nodes.collect(), user_state: Bytes::new() }
     }
 
-    /// Tells the others that this node leaves. [`Event::LeaveComplete`] follows.
-    pub(crate) fn leave(&mut self, now: Instant) {
+    /// Whether this node has begun to leave.
+    pub(crate) fn has_left(&self) -> bool {
+        self.presence != Presence::Here
+    }
+
+    /// Tells the others that this node leaves, unless it is to be `silent`. [`Event::LeaveComplete`]
+    /// follows.
+    pub(crate) fn leave(&mut self, now: Instant, silent: bool) {
         if self.presence != Presence::Here {
             return;
         }
@@ -407,7 +413,7 @@ impl Membership {
         self.timers.cancel(&Timer::PushPull);
         // At once to as many as reasonable, ahead of whatever else is queued; the rest hear by gossip.
         let told = self.members.random(LEAVE_FANOUT, &mut self.rng, Record::is_live);
-        if told.is_empty() {
+        if silent || told.is_empty() {
             self.presence = Presence::Gone;
             self.outputs.push_back(Output::Event(Event::LeaveComplete));
             return;

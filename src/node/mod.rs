@@ -237,8 +237,12 @@ impl Node {
         self.settle(now);
     }
 
-    /// Sends `value`, which is JSON, under `key` to every other node.
+    /// Sends `value`, which is JSON, under `key` to every other node. A node that has left is no member
+    /// to the others any more, and publishes nothing.
     pub(crate) fn publish(&mut self, key: &str, value: &str) -> Result<MessageId, PublishError> {
+        if self.membership.has_left() {
+            return Err(PublishError::Stopped);
+        }
         let (id, message) = self.dissemination.publish(key, value)?;
         self.spread(&message, |_| true);
         Ok(id)
@@ -277,7 +281,9 @@ impl Node {
     /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
     pub(crate) fn leave(&mut self, now: Instant) {
         self.seeds.stop();
-        self.membership.leave(now);
+        // A node whose name is another's was never let in; its good-bye would be taken for the other's.
+        let silent = self.seeds.name_taken();
+        self.membership.leave(now, silent);
         self.settle(now);
     }
 

@@ -142,6 +142,7 @@ fn a_node_that_leaves_is_said_to_have_left_and_may_return() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 4);
     sim.leave(addrs[3]);
+    assert_eq!(sim.node(addrs[3]).publish("k", "1"), Err(PublishError::Stopped));
     sim.run(2 * SECOND);
     assert_eq!(told(&mut sim, addrs[3]), ["leave complete"]);
     sim.kill(addrs[3]);
@@ -225,6 +226,15 @@ fn a_name_at_two_addresses_is_reported_on_both_and_the_first_keeps_it() {
     assert!(told.contains(&"node2 is at 10.0.0.9:7946 and 10.0.0.2:7946".to_owned()), "{told:?}");
     assert!(!told.contains(&"ready".to_owned()), "{told:?}");
     assert_eq!(sim.member(addrs[0], "node2").addr, addrs[1]);
+
+    // It was never let in, so its good-bye is nobody's.
+    let third = sim.start("node2", 10, &["node1"]);
+    sim.run(5 * SECOND);
+    sim.leave(third);
+    sim.kill(third);
+    sim.run(SECOND);
+    assert_eq!(sim.member(addrs[0], "node2").addr, addrs[1]);
+    assert_eq!(sim.member(addrs[2], "node2").addr, addrs[1]);
 
     sim.kill(addrs[1]);
     sim.run_until(60 * SECOND, |sim| sim.find(addrs[0], "node2").is_some_and(|m| m.addr == second));
