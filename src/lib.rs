@@ -41,3 +41,8 @@ pub use driver::{
 };
 pub use membership::{Member, MemberState, NodeName};
 pub use node::Event;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
