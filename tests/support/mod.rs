@@ -1,0 +1,187 @@
+//! What the tests of whole nodes share: running the program, following its log, waiting for conditions,
+//! and saying what is missing on this machine.
+
+// Each test binary uses its part of it.
+#![allow(dead_code)]
+
+pub mod require;
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// How long anything may take that is only waited for.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// The program, with nothing of its own settings in its environment.
+pub fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_broadcast"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BROADCAST_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args);
+    command
+}
+
+/// What a node has logged so far, one JSON object a line, and a way to wait for more.
+#[derive(Debug, Default)]
+pub struct Log {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<Value>,
+    ended: bool,
+}
+
+impl Log {
+    /// Follows what `output` prints, until it ends. Lines that are not JSON are kept as text.
+    pub fn follow(output: impl Read + Send + 'static) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        let followed = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                followed.push(&line);
+            }
+            followed.end();
+        });
+        log
+    }
+
+    /// Adds a line.
+    pub fn push(&self, line: &str) {
+        let line = serde_json::from_str(line).unwrap_or_else(|_| Value::from(line));
+        self.lock().lines.push(line);
+        self.changed.notify_all();
+    }
+
+    /// There will be no more.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Everything so far.
+    pub fn lines(&self) -> Vec<Value> {
+        self.lock().lines.clone()
+    }
+
+    /// How many lines there are: a place to wait from.
+    pub fn len(&self) -> usize {
+        self.lock().lines.len()
+    }
+
+    /// Waits until `find` gives something of the lines so far. `what` names it if it does not come.
+    #[track_caller]
+    pub fn wait<T>(&self, what: &str, mut find: impl FnMut(&[Value]) -> Option<T>) -> T {
+        let deadline = Instant::now() + LIMIT;
+        let mut lines = self.lock();
+        loop {
+            if let Some(found) = find(&lines.lines) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || lines.ended {
+                let log: Vec<String> = lines.lines.iter().map(Value::to_string).collect();
+                let why = if lines.ended { "the log ended" } else { "it did not happen in time" };
+                panic!("waiting for {what}: {why}. The log:\n{}", log.join("\n"));
+            }
+            lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits for a line from the place `from` on with these words in its `message`; gives its place.
+    #[track_caller]
+    pub fn wait_message(&self, from: usize, words: &str) -> usize {
+        self.wait(&format!("{words:?} from line {from} on"), |lines| {
+            (from..lines.len()).find(|&i| lines[i]["message"] == words)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        // A test that failed while it held the lock has left whole lines behind.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// What it logs.
+    pub log: Arc<Log>,
+}
+
+impl Process {
+    /// Starts `broadcast node` on loopback with `args`, and a JSON log.
+    pub fn node(args: &[&str]) -> Self {
+        let common = ["node", "--profile", "local", "--log-format", "json"];
+        let bind: &[&str] = if args.contains(&"--bind") { &[] } else { &["--bind", "127.0.0.1:0"] };
+        Self::spawn(&mut program(&[&common, bind, args].concat()))
+    }
+
+    /// Starts a program that logs to its standard output.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
+        let log = Log::follow(child.stdout.take().expect("it is piped"));
+        Self { child, log }
+    }
+
+    /// Where the node listens, once it does.
+    #[track_caller]
+    pub fn addr(&self) -> SocketAddr {
+        self.log.wait("the address it listens on", |lines| {
+            let line = lines.iter().find(|line| line["event"] == "listening")?;
+            line["addr"].as_str().expect("text").parse().ok()
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal, by its name without `SIG`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "{signal} to {}", self.pid());
+    }
+
+    /// Ends it without a word.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has been ended");
+    }
+
+    /// Waits for it to end by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it was started here") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not end");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
