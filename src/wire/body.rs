@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The type bytes.
-pub(super) mod kind {
+pub(crate) mod kind {
     pub(in crate::wire) const PING: u8 = 0;
     pub(in crate::wire) const INDIRECT_PING: u8 = 1;
     pub(in crate::wire) const ACK: u8 = 2;
@@ -27,7 +27,7 @@ pub(super) mod kind {
     pub(in crate::wire) const DEAD: u8 = 5;
     pub(in crate::wire) const PUSH_PULL: u8 = 6;
     pub(in crate::wire) const COMPOUND: u8 = 7;
-    pub(in crate::wire) const USER: u8 = 8;
+    pub(crate) const USER: u8 = 8;
     pub(in crate::wire) const COMPRESS: u8 = 9;
     pub(in crate::wire) const ENCRYPT: u8 = 10;
     pub(in crate::wire) const NACK: u8 = 11;

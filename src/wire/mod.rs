@@ -25,6 +25,7 @@ mod lenient;
 #[cfg(test)]
 mod round_trip;
 
+pub(crate) use body::kind;
 pub use body::{BodyError, RecordError};
 pub use message::{
     Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,

@@ -1,0 +1,466 @@
+//! What a node says: its log, who has acknowledged what of it, and how fast it may go on.
+//!
+//! # The log
+//!
+//! ```text
+//!        base            stable             sent              next
+//!   freed │ kept for those │ not everybody    │ not yet sent     │
+//!         │ that failed    │ has it           │                  │
+//! ```
+//!
+//! A message is freed when every live member has it, and every one that failed less than
+//! [`FAILED_GRACE`] ago, since that may only have been cut off. Publishing is held back while the log
+//! is full of messages that live members still need.
+//!
+//! # A peer
+//!
+//! | it is | counts for | becomes |
+//! |---|---|---|
+//! | `Current` | the window, receipts, the log | `Lagging` when it acknowledges nothing for [`LAGGING_AFTER`] |
+//! | `Lagging` | receipts, the log | `Current` when it has caught up; `Loose` after the lag limit |
+//! | `Loose` | the log, as long as there is room | `Current` when it has caught up |
+//! | `Away` (failed) | the log, as long as there is room | `Current` when it is back; forgotten after [`FAILED_GRACE`] |
+//!
+//! # Pace
+//!
+//! Bytes on the way to the slowest current peer are bounded by a window that grows as acknowledgements
+//! come and is halved when something is asked for again, as TCP's is (RFC 5681, sections 3.1 and 3.2;
+//! one halving a window, as in RFC 6582).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::control::Start;
+use crate::{config::Limits, membership::NodeName};
+
+/// A peer that acknowledges nothing for so long no longer slows down the others.
+const LAGGING_AFTER: Duration = Duration::from_millis(250);
+/// For how long messages are kept for a member that failed.
+pub(super) const FAILED_GRACE: Duration = Duration::from_secs(120);
+/// The window, in bytes: at first, and its bounds.
+const FIRST_WINDOW: u64 = 128 << 10;
+const MIN_WINDOW: u64 = 32 << 10;
+const MAX_WINDOW: u64 = 4 << 20;
+/// What the window grows by in the course of one window, once it has been halved.
+const GROWTH: u64 = 16 << 10;
+/// A peer that does not answer is reminded ever more rarely, down to once in `2^MAX_BACKOFF` periods.
+const MAX_BACKOFF: u32 = 5;
+
+#[derive(Debug)]
+struct Entry {
+    message: Bytes,
+    /// How many bytes the log has ever held up to the end of this message.
+    end: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Current,
+    Lagging,
+    Loose,
+    Away { since: Instant },
+}
+
+impl Standing {
+    fn is_waited_for(self) -> bool {
+        matches!(self, Self::Current | Self::Lagging)
+    }
+}
+
+#[derive(Debug)]
+struct Peer {
+    name: NodeName,
+    standing: Standing,
+    /// It has everything below.
+    acked: u64,
+    /// Where it begins, should it turn out to be a new life.
+    joined_at: u64,
+    /// Which life of it acknowledges; 0 until it has.
+    life: u64,
+    /// Since when it is behind without acknowledging more.
+    behind_since: Option<Instant>,
+    /// What it had acknowledged when it was last looked at.
+    seen: u64,
+    backoff: u32,
+    periods_left: u32,
+}
+
+/// Why an acknowledgement does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AckError {
+    #[error("an acknowledgement came from a stranger")]
+    Stranger,
+    #[error("an acknowledgement of messages that were never sent")]
+    Unsent,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Outbound {
+    pub(super) epoch: u64,
+    limits: Limits,
+    base: u64,
+    entries: VecDeque<Entry>,
+    /// How many bytes came before `base`.
+    freed: u64,
+    sent: u64,
+    peers: BTreeMap<SocketAddr, Peer>,
+    /// What the peers that are live and not loose have acknowledged, and how many of them that much.
+    held: BTreeMap<u64, usize>,
+    /// The same of the current ones.
+    current: BTreeMap<u64, usize>,
+    /// The same of those that are loose or away.
+    kept: BTreeMap<u64, usize>,
+    window: u64,
+    threshold: u64,
+    /// No further halving before this number is acknowledged.
+    recovered_at: u64,
+    /// The number up to which peers that have not acknowledged are due a reminder.
+    reminder_mark: u64,
+}
+
+fn add(positions: &mut BTreeMap<u64, usize>, at: u64) {
+    *positions.entry(at).or_default() += 1;
+}
+
+fn remove(positions: &mut BTreeMap<u64, usize>, at: u64) {
+    if let Some(count) = positions.get_mut(&at) {
+        *count -= 1;
+        if *count == 0 {
+            positions.remove(&at);
+        }
+    }
+}
+
+impl Outbound {
+    pub(super) fn new(epoch: u64, limits: Limits) -> Self {
+        Self {
+            epoch,
+            limits,
+            base: 0,
+            entries: VecDeque::new(),
+            freed: 0,
+            sent: 0,
+            peers: BTreeMap::new(),
+            held: BTreeMap::new(),
+            current: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            window: FIRST_WINDOW,
+            threshold: u64::MAX,
+            recovered_at: 0,
+            reminder_mark: 0,
+        }
+    }
+
+    /// The number of the next message.
+    pub(super) fn next(&self) -> u64 {
+        self.base + self.entries.len() as u64
+    }
+
+    /// The first number that is kept.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Every live member, the loose ones apart, has everything below.
+    pub(super) fn stable(&self) -> u64 {
+        self.held.first_key_value().map_or(self.next(), |(at, _)| *at).min(self.next())
+    }
+
+    /// Nobody needs what is below any more.
+    pub(super) fn floor(&self) -> u64 {
+        self.kept.first_key_value().map_or(u64::MAX, |(at, _)| *at).min(self.stable())
+    }
+
+    /// Whether the log takes one more message.
+    pub(super) fn has_room(&self) -> bool {
+        self.next() - self.stable() < self.limits.retain_messages as u64
+            && self.bytes_from(self.stable()) < self.limits.retain_bytes as u64 / 2
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes_from(self.base) as usize
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        self.sent < self.next()
+    }
+
+    /// How many bytes the log had ever held before this message.
+    fn offset(&self, seq: u64) -> u64 {
+        match seq.checked_sub(self.base + 1) {
+            Some(i) => self.entries.get(i as usize).or(self.entries.back()).map_or(self.freed, |entry| entry.end),
+            None => self.freed,
+        }
+    }
+
+    fn bytes_from(&self, seq: u64) -> u64 {
+        self.offset(self.next()) - self.offset(seq)
+    }
+
+    /// Adds a message, as it travels.
+    pub(super) fn push(&mut self, message: Bytes) {
+        let end = self.offset(self.next()) + message.len() as u64;
+        self.entries.push_back(Entry { message, end });
+        self.free();
+    }
+
+    /// Frees what nobody needs, and what there is no room for any more.
+    fn free(&mut self) {
+        let (floor, stable) = (self.floor(), self.stable());
+        while self.base < floor || (self.base < stable && self.is_over()) {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.freed = entry.end;
+            self.base += 1;
+        }
+        if self.entries.is_empty() {
+            // A burst's memory is not kept.
+            self.entries.shrink_to(64);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.entries.len() > self.limits.retain_messages || self.bytes() > self.limits.retain_bytes / 2
+    }
+
+    /// A message that is kept.
+    pub(super) fn get(&self, seq: u64) -> Option<&Bytes> {
+        let i = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        (seq < self.sent).then(|| self.entries.get(i).map(|entry| &entry.message))?
+    }
+
+    /// Takes the messages that may be sent now.
+    pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
+        let slowest = self.current.first_key_value().map_or(self.sent, |(at, _)| (*at).min(self.sent));
+        let budget = (self.offset(slowest) + self.window).saturating_sub(self.offset(self.sent));
+        let begin = self.offset(self.sent);
+        let unsent = self.entries.iter().skip((self.sent - self.base) as usize);
+        // A message that is larger than the window goes alone.
+        let first = usize::from(self.sent == slowest);
+        let fits = unsent.clone().take_while(|entry| entry.end - begin <= budget).count().max(first);
+        let messages: Vec<Bytes> = unsent.take(fits).map(|entry| entry.message.clone()).collect();
+        self.sent += messages.len() as u64;
+        if self.peers.is_empty() {
+            self.free();
+        }
+        messages
+    }
+
+    /// A member is there: at first, again, or for the first time. It begins with what is sent from now on.
+    pub(super) fn add_peer(&mut self, addr: SocketAddr, name: &NodeName) {
+        let next = self.next();
+        match self.peers.get_mut(&addr) {
+            Some(peer) if peer.name == *name => {
+                peer.joined_at = next;
+                if matches!(peer.standing, Standing::Away { .. }) {
+                    peer.behind_since = None;
+                    (peer.backoff, peer.periods_left) = (0, 0);
+                    self.set_standing(addr, Standing::Lagging);
+                    self.catch_up(addr);
+                }
+            }
+            _ => {
+                self.remove_peer(addr);
+                let peer = Peer {
+                    name: name.clone(),
+                    standing: Standing::Current,
+                    acked: next,
+                    joined_at: next,
+                    life: 0,
+                    behind_since: None,
+                    seen: next,
+                    backoff: 0,
+                    periods_left: 0,
+                };
+                self.peers.insert(addr, peer);
+                add(&mut self.held, next);
+                add(&mut self.current, next);
+            }
+        }
+    }
+
+    /// A member has failed; it may come back.
+    pub(super) fn lose_peer(&mut self, now: Instant, addr: SocketAddr, name: &NodeName) {
+        if self.peers.get(&addr).is_some_and(|peer| peer.name == *name) {
+            self.set_standing(addr, Standing::Away { since: now });
+            self.free();
+        }
+    }
+
+    /// A member has left, or there is another at its address.
+    pub(super) fn remove_peer(&mut self, addr: SocketAddr) {
+        if let Some(peer) = self.peers.remove(&addr) {
+            self.uncount(peer.standing, peer.acked);
+            self.free();
+        }
+    }
+
+    fn uncount(&mut self, standing: Standing, acked: u64) {
+        remove(if standing.is_waited_for() { &mut self.held } else { &mut self.kept }, acked);
+        if standing == Standing::Current {
+            remove(&mut self.current, acked);
+        }
+    }
+
+    fn count(&mut self, standing: Standing, acked: u64) {
+        add(if standing.is_waited_for() { &mut self.held } else { &mut self.kept }, acked);
+        if standing == Standing::Current {
+            add(&mut self.current, acked);
+        }
+    }
+
+    fn set_standing(&mut self, addr: SocketAddr, standing: Standing) {
+        let Some(peer) = self.peers.get_mut(&addr) else { return };
+        let (old, acked) = (std::mem::replace(&mut peer.standing, standing), peer.acked);
+        self.uncount(old, acked);
+        self.count(standing, acked);
+    }
+
+    /// A peer that has what the slowest current one has, or all that was sent, is current again.
+    fn catch_up(&mut self, addr: SocketAddr) {
+        let slowest = self.current.first_key_value().map_or(u64::MAX, |(at, _)| *at);
+        let Some(peer) = self.peers.get(&addr) else { return };
+        if peer.acked >= slowest.min(self.sent) && matches!(peer.standing, Standing::Lagging | Standing::Loose) {
+            self.set_standing(addr, Standing::Current);
+        }
+    }
+
+    /// Whether a peer's first acknowledgement is still to come.
+    pub(super) fn is_new(&self, addr: SocketAddr) -> bool {
+        self.peers.get(&addr).is_some_and(|peer| peer.life == 0)
+    }
+
+    /// Where a peer begins, as far as is known.
+    pub(super) fn start_of(&self, addr: SocketAddr) -> Option<Start> {
+        self.peers.get(&addr).map(|peer| Start { at: peer.acked, life: peer.life })
+    }
+
+    /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.
+    pub(super) fn ack(&mut self, from: SocketAddr, life: u64, next: Option<u64>) -> Result<bool, AckError> {
+        let sent = self.sent;
+        let peer = self.peers.get_mut(&from).ok_or(AckError::Stranger)?;
+        if next.is_some_and(|next| next > sent) {
+            return Err(AckError::Unsent);
+        }
+        let mut acked = next.unwrap_or_default();
+        if peer.life != life {
+            if peer.life != 0 {
+                // A new life begins where it joined; what the former one lacked it has no claim to.
+                acked = acked.max(peer.joined_at.min(sent));
+            }
+            peer.life = life;
+        }
+        if acked > peer.acked {
+            let (before, standing) = (std::mem::replace(&mut peer.acked, acked), peer.standing);
+            peer.behind_since = None;
+            (peer.backoff, peer.periods_left) = (0, 0);
+            if acked == sent {
+                peer.seen = acked;
+            }
+            let slowest = self.current.first_key_value().map(|(at, _)| *at);
+            self.uncount(standing, before);
+            self.count(standing, acked);
+            let now_slowest = self.current.first_key_value().map(|(at, _)| *at);
+            if let (Some(before), Some(after)) = (slowest, now_slowest) {
+                self.widen(self.offset(after).saturating_sub(self.offset(before)), after);
+            }
+            self.catch_up(from);
+            self.free();
+        }
+        Ok(next.is_none())
+    }
+
+    fn widen(&mut self, acked_bytes: u64, acked: u64) {
+        if acked < self.recovered_at {
+            return;
+        }
+        let growth = if self.window < self.threshold { acked_bytes } else { GROWTH * acked_bytes / self.window };
+        self.window = (self.window + growth).min(MAX_WINDOW);
+    }
+
+    /// Something that was sent has not arrived.
+    pub(super) fn lost(&mut self) {
+        if self.stable() >= self.recovered_at {
+            self.window = (self.window / 2).max(MIN_WINDOW);
+            self.threshold = self.window;
+            self.recovered_at = self.sent;
+        }
+    }
+
+    /// Whether there is anybody to remind, now or later.
+    pub(super) fn wants_reminders(&self) -> bool {
+        self.stable() < self.sent || !self.kept.is_empty()
+    }
+
+    /// The first period begins: who has not acknowledged what has been sent by now is reminded at its end.
+    pub(super) fn begin_period(&mut self) {
+        self.reminder_mark = self.sent;
+    }
+
+    /// To be called once a period while somebody is behind: whom to remind, and who has been cut loose.
+    pub(super) fn remind(&mut self, now: Instant) -> (Vec<SocketAddr>, Vec<NodeName>) {
+        let (mut reminded, mut loose, mut changed, mut forgotten) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mark = std::mem::replace(&mut self.reminder_mark, self.sent);
+        let lag_limit = self.limits.lag_limit;
+        for (addr, peer) in &mut self.peers {
+            if let Standing::Away { since } = peer.standing {
+                if now.saturating_duration_since(since) >= FAILED_GRACE {
+                    forgotten.push(*addr);
+                }
+                continue;
+            }
+            if peer.acked >= mark {
+                continue;
+            }
+            let progress = peer.acked > std::mem::replace(&mut peer.seen, peer.acked);
+            if progress {
+                continue;
+            }
+            let behind = now.saturating_duration_since(*peer.behind_since.get_or_insert(now));
+            match peer.standing {
+                Standing::Current if behind >= LAGGING_AFTER => changed.push((*addr, Standing::Lagging)),
+                Standing::Lagging if behind >= lag_limit => {
+                    changed.push((*addr, Standing::Loose));
+                    loose.push(peer.name.clone());
+                }
+                _ => {}
+            }
+            if peer.periods_left > 0 {
+                peer.periods_left -= 1;
+                continue;
+            }
+            peer.periods_left = (1 << peer.backoff) - 1;
+            peer.backoff = (peer.backoff + 1).min(MAX_BACKOFF);
+            reminded.push(*addr);
+        }
+        for (addr, standing) in changed {
+            self.set_standing(addr, standing);
+        }
+        for addr in forgotten {
+            self.remove_peer(addr);
+        }
+        self.free();
+        (reminded, loose)
+    }
+
+    /// How many members are waited for, and how many of them have everything below `next`.
+    pub(super) fn count_acked(&self, next: u64) -> (usize, usize) {
+        let held: usize = self.held.values().sum();
+        (held, self.held.range(next..).map(|(_, count)| count).sum())
+    }
+
+    /// The members that are waited for and have not acknowledged all below `next`.
+    pub(super) fn missing(&self, next: u64) -> Vec<NodeName> {
+        let waited_for = |peer: &&Peer| peer.standing.is_waited_for();
+        self.peers.values().filter(waited_for).filter(|peer| peer.acked < next).map(|peer| peer.name.clone()).collect()
+    }
+}

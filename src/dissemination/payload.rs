@@ -1,0 +1,220 @@
+//! A message as it travels: JSON that any Go program in the cluster can read.
+//!
+//! ```json
+//! {"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}
+//! ```
+//!
+//! `key` and `value` are the application's. `broadcast` is the message's identity, which plain
+//! memberlist programs ignore; a message without it comes from one of those.
+//!
+//! Reading is lenient, through serde_json; but what this crate writes has the identity last and in this
+//! very order, and is read without it, several times as fast ([`parse`]'s fast path gives the same).
+
+use std::{borrow::Cow, io::Write as _, ops::Range};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::wire::kind;
+
+/// What an identity can take in a message, its origin's name apart: the words and two 64-bit numbers.
+const IDENTITY: usize = 96;
+
+/// A message's parts, where they stand in its JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Parsed<'a> {
+    pub(super) key: Cow<'a, str>,
+    /// JSON.
+    pub(super) value: Range<usize>,
+    pub(super) identity: Option<Identity<'a>>,
+}
+
+/// What tells a message apart from every other.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity<'a> {
+    #[serde(borrow)]
+    pub(super) origin: Cow<'a, str>,
+    /// The plain memberlist node that said it, if `origin` only passes it on.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) plain: Option<Cow<'a, str>>,
+    pub(super) epoch: u64,
+    pub(super) seq: u64,
+}
+
+/// A message that has everything but its number: a user message with its type byte in front.
+#[derive(Debug)]
+pub(crate) struct Draft(Vec<u8>);
+
+impl Draft {
+    /// `value` is JSON.
+    pub(crate) fn new(key: &str, value: &str, origin: &str) -> Self {
+        let mut draft = Self(Vec::with_capacity(key.len() + value.len() + origin.len() + IDENTITY));
+        draft.0.extend_from_slice(&[kind::USER, b'{']);
+        draft.field("\"key\":", key);
+        draft.0.extend_from_slice(b",\"value\":");
+        draft.0.extend_from_slice(value.as_bytes());
+        draft.0.extend_from_slice(b",\"broadcast\":{");
+        draft.field("\"origin\":", origin);
+        draft
+    }
+
+    /// A message that another, plain node said.
+    pub(super) fn on_behalf_of(mut self, plain: &str) -> Self {
+        self.field(",\"plain\":", plain);
+        self
+    }
+
+    fn field(&mut self, name: &str, text: &str) {
+        self.0.extend_from_slice(name.as_bytes());
+        serde_json::to_writer(&mut self.0, text).expect("text always serialises, and memory takes all");
+    }
+
+    /// How long the message can become, as JSON.
+    pub(crate) fn max_len(&self) -> usize {
+        self.0.len() - 1 + "\"epoch\":,\"seq\":,}}".len() + 2 * "18446744073709551615".len()
+    }
+
+    /// The message, ready for a packet.
+    pub(crate) fn finish(mut self, epoch: u64, seq: u64) -> bytes::Bytes {
+        write!(self.0, ",\"epoch\":{epoch},\"seq\":{seq}}}}}").expect("memory takes all");
+        self.0.into()
+    }
+}
+
+/// Reads a message. The parts point into `text`.
+pub(super) fn parse(text: &str) -> Result<Parsed<'_>, serde_json::Error> {
+    match parse_ours(text) {
+        Some(parsed) => Ok(parsed),
+        None => parse_any(text),
+    }
+}
+
+/// Reads a message as this crate writes it, with nothing in it that would have to be unescaped.
+fn parse_ours(text: &str) -> Option<Parsed<'_>> {
+    let (rest, seq) = number_at_end(text.strip_suffix("}}")?)?;
+    let (rest, epoch) = number_at_end(rest.strip_suffix(",\"seq\":")?)?;
+    let rest = rest.strip_suffix("\",\"epoch\":")?;
+    let quote = rest.rfind('"')?;
+    let origin = plain_text(&rest[quote + 1..])?;
+    let rest = rest[..quote].strip_suffix(",\"broadcast\":{\"origin\":")?;
+    let start = rest.strip_prefix("{\"key\":\"")?;
+    let key = plain_text(&start[..start.find('"')?])?;
+    let at = text.len() - start.len() + key.len();
+    let value = text.get(at..rest.len())?.strip_prefix("\",\"value\":")?;
+    serde_json::from_str::<&RawValue>(value).ok()?;
+    let identity = Identity { origin: origin.into(), plain: None, epoch, seq };
+    Some(Parsed { key: key.into(), value: rest.len() - value.len()..rest.len(), identity: Some(identity) })
+}
+
+/// Text that stands in JSON as it is.
+fn plain_text(text: &str) -> Option<&str> {
+    text.bytes().all(|byte| byte >= 0x20 && byte != b'\\' && byte != b'"').then_some(text)
+}
+
+/// Splits off a number without leading zeros.
+fn number_at_end(text: &str) -> Option<(&str, u64)> {
+    let digits = text.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let (rest, number) = text.split_at(text.len() - digits);
+    (digits == 1 || !number.starts_with('0')).then(|| Some((rest, number.parse().ok()?)))?
+}
+
+fn parse_any(text: &str) -> Result<Parsed<'_>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(borrow)]
+        key: Cow<'a, str>,
+        #[serde(borrow)]
+        value: &'a RawValue,
+        #[serde(borrow, default)]
+        broadcast: Option<&'a RawValue>,
+    }
+    let payload: Payload<'_> = serde_json::from_str(text)?;
+    let value = payload.value.get();
+    let start = value.as_ptr().addr() - text.as_ptr().addr();
+    Ok(Parsed {
+        key: payload.key,
+        value: start..start + value.len(),
+        // Some other program's field of that name is no error.
+        identity: payload.broadcast.and_then(|raw| serde_json::from_str(raw.get()).ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(key: &str, value: &str, origin: &str, epoch: u64, seq: u64) -> String {
+        let bytes = Draft::new(key, value, origin).finish(epoch, seq);
+        assert_eq!(bytes[0], kind::USER);
+        String::from_utf8(bytes[1..].into()).unwrap()
+    }
+
+    #[test]
+    fn is_written_as_documented() {
+        let text = message("I am node2", "0", "node2", 1_764_000_000_000_000, 0);
+        let expected = r#"{"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}"#;
+        assert_eq!(text, expected);
+        let draft = Draft::new("k", "1", "node2").on_behalf_of("go\"1");
+        assert!(draft.max_len() >= draft.0.len());
+        let text = String::from_utf8(draft.finish(2, 3)[1..].into()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"key":"k","value":1,"broadcast":{"origin":"node2","plain":"go\"1","epoch":2,"seq":3}}"#
+        );
+        assert_eq!(parse(&text).unwrap().identity.unwrap().plain.unwrap(), "go\"1");
+    }
+
+    #[test]
+    fn what_go_writes_has_no_identity() {
+        for text in [
+            r#"{"key":"I am node2","value":0}"#,
+            r#" { "value" : 0 , "other": [{}], "key":"I am node2" } "#,
+            r#"{"key":"I am node2","value":0,"broadcast":"mine"}"#,
+            r#"{"key":"I am node2","value":0,"broadcast":{"origin":"a","epoch":-1,"seq":0}}"#,
+        ] {
+            let parsed = parse(text).expect(text);
+            assert_eq!((&*parsed.key, &text[parsed.value.clone()]), ("I am node2", "0"), "{text}");
+            assert_eq!(parsed.identity, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        for text in ["", "null", "[]", "{}", r#"{"key":1,"value":2}"#, r#"{"key":"k"}"#, r#"{"key":"k","value":}"#] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        // As ours, but the value is none.
+        for value in ["", "x", "1,2", "\"", "\"a\",\"b\":\"c\"", "1}"] {
+            let text = format!(r#"{{"key":"k","value":{value},"broadcast":{{"origin":"a","epoch":1,"seq":2}}}}"#);
+            assert_eq!(parse_ours(&text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_of_reading_agree(
+            key in any::<String>(), value in "[0-9]{1,3}|\"[a-z{}:,\\\\]*\"|\\[\"[a-z]\"\\]|\\{\"seq\":1\\}",
+            origin in any::<String>(), epoch: u64, seq: u64,
+        ) {
+            prop_assume!(serde_json::from_str::<&RawValue>(&value).is_ok());
+            let text = message(&key, &value, &origin, epoch, seq);
+            prop_assert!(text.len() <= Draft::new(&key, &value, &origin).max_len());
+            let parsed = parse(&text).unwrap();
+            prop_assert_eq!(&*parsed.key, &*key);
+            prop_assert_eq!(&text[parsed.value.clone()], &*value);
+            prop_assert_eq!(parsed.identity.as_ref().unwrap(), &Identity { origin: origin.into(), plain: None, epoch, seq });
+            prop_assert_eq!(&parsed, &parse_any(&text).unwrap());
+        }
+
+        #[test]
+        fn the_fast_way_reads_nothing_that_serde_reads_otherwise(text in "\\{\"key\":\"[a-z\"\\\\,]{0,3}\",\"value\":[0-9a-z\"{},:\\\\]{0,9},\"broadcast\":\\{\"origin\":\"[a-z\"\\\\]{0,3}\",\"epoch\":[0-9]{1,3},\"seq\":[0-9]{1,3}\\}{1,3}") {
+            if let Some(parsed) = parse_ours(&text) {
+                let slow = parse_any(&text);
+                prop_assert!(slow.is_ok(), "{}", text);
+                prop_assert_eq!(parsed, slow.unwrap());
+            }
+        }
+    }
+}

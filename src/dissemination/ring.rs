@@ -1,0 +1,141 @@
+//! Who gets a message from whom: a tree over the members, laid out anew for each origin.
+//!
+//! All members stand on a ring in the order of a hash of their names. An origin is responsible for the
+//! whole ring; whoever is responsible for an arc splits it into [`FANOUT`] parts, sends to the first
+//! member of each, and makes it responsible for the rest of that part. An arc of up to [`FANOUT`]
+//! members is sent to directly: in a small cluster one hop reaches all.
+//!
+//! This is the broadcast of El-Ansary, Alima, Brand and Haridi ("Efficient Broadcast in Structured P2P
+//! Networks", IPTPS 2003), without the routing tables, as each node knows all members. Compared with an
+//! epidemic tree that is learned (Plumtree; Leitão, Pereira, Rodrigues, SRDS 2007) it needs no state, no
+//! first flood and no pruning, each node gets each message once, and no path is longer than
+//! `ceil(log_FANOUT(n))`.
+//!
+//! # What can go wrong
+//!
+//! - *Views differ*: arcs are told by their ends, not by places in a list, so nobody gets a message
+//!   twice; a member that only some know may be passed over, and repairs itself.
+//! - *A packet is lost, or a member that stands for others has failed*: those behind it repair themselves.
+
+use std::net::SocketAddr;
+
+use super::hash;
+use crate::membership::{Membership, Target};
+
+/// To how many a node sends a message at most.
+pub(crate) const FANOUT: usize = 32;
+
+/// Somebody to send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Branch {
+    pub(super) to: SocketAddr,
+    /// It is to pass the message on up to this place, exclusive.
+    pub(super) until: Option<u64>,
+}
+
+/// The live members. Derived from the membership, and made anew when that changes.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// Those that understand this crate's messages, sorted.
+    places: Vec<(u64, SocketAddr)>,
+    /// Those that do not.
+    pub(super) plain: Vec<Target>,
+}
+
+/// A member's place on the ring.
+pub(super) fn place(name: &[u8]) -> u64 {
+    hash(name)
+}
+
+impl Ring {
+    /// All live members but this node.
+    pub(super) fn new(membership: &Membership) -> Self {
+        let mut ring = Self { places: Vec::new(), plain: Vec::new() };
+        for record in membership.others().filter(|record| record.is_live()) {
+            if super::is_ours(record.versions) {
+                ring.places.push((place(record.name.as_bytes()), record.addr()));
+            } else {
+                ring.plain.push(record.into());
+            }
+        }
+        ring.places.sort_unstable();
+        ring
+    }
+
+    /// How many members understand this crate's messages.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whom to send to when responsible for the arc from `from` to `until`, both exclusive; from a place
+    /// to itself is the whole ring.
+    pub(super) fn branches(&self, from: u64, until: u64) -> Vec<Branch> {
+        let begin = self.places.partition_point(|(place, _)| *place <= from);
+        let end = self.places.partition_point(|(place, _)| *place < until);
+        let arc: Vec<(u64, SocketAddr)> = if from < until {
+            self.places.get(begin..end).unwrap_or_default().to_vec()
+        } else {
+            [&self.places[begin..], &self.places[..end]].concat()
+        };
+        let parts = arc.len().min(FANOUT);
+        let bound = |part| part * arc.len() / parts;
+        let branch = |part| {
+            let (first, next) = (bound(part), bound(part + 1));
+            let until = (next - first > 1).then(|| arc.get(next).map_or(until, |(place, _)| *place));
+            Branch { to: arc[first].1, until }
+        };
+        (0..parts).map(branch).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn addr(i: usize) -> SocketAddr {
+        ([10, 0, (i >> 8) as u8, i as u8], 7946).into()
+    }
+
+    proptest! {
+        /// However many there are and whoever begins: each gets it once, in few hops.
+        #[test]
+        fn everybody_is_reached_once(n in 1..1500_usize, origin: usize) {
+            let mut all: Vec<_> = (0..n).map(|i| (place(format!("node{i}").as_bytes()), addr(i))).collect();
+            all.sort_unstable();
+            let origin = all[origin % n];
+            let mut reached = std::collections::BTreeSet::from([origin.1]);
+            let mut front = vec![(origin, origin.0)];
+            let mut hops = 0;
+            while !front.is_empty() {
+                let mut next = Vec::new();
+                for (me, until) in front {
+                    let places = all.iter().copied().filter(|other| *other != me).collect();
+                    let branches = Ring { places, plain: Vec::new() }.branches(me.0, until);
+                    prop_assert!(branches.len() <= FANOUT);
+                    for Branch { to, until } in branches {
+                        prop_assert!(reached.insert(to), "{to} twice");
+                        if let Some(until) = until {
+                            next.push((*all.iter().find(|(_, addr)| *addr == to).unwrap(), until));
+                        }
+                    }
+                }
+                front = next;
+                hops += 1;
+            }
+            prop_assert_eq!(reached.len(), n);
+            prop_assert!(hops <= match n { ..=33 => 1, ..=1057 => 2, _ => 3 }, "{n} nodes: {hops} hops");
+        }
+
+        /// Whatever arc a stranger names: no more than all are reached, and nobody twice.
+        #[test]
+        fn any_arc_is_bounded(n in 0..200_usize, from: u64, until: u64) {
+            let mut places: Vec<_> = (0..n).map(|i| (place(format!("node{i}").as_bytes()), addr(i))).collect();
+            places.sort_unstable();
+            let branches = Ring { places, plain: Vec::new() }.branches(from, until);
+            let targets: std::collections::BTreeSet<_> = branches.iter().map(|branch| branch.to).collect();
+            prop_assert_eq!(targets.len(), branches.len());
+        }
+    }
+}
