@@ -1,16 +1,18 @@
 //! A message, as the application sees it.
 
-use std::sync::Arc;
+use std::{ops::Range, str, sync::Arc};
 
+use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
+use super::payload::{Identity, Parsed};
 use crate::membership::NodeName;
 
 /// What makes a message of an origin different from every other: the origin's life, and a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {
-    /// The origin's start, in microseconds since 1970.
+    /// Which life of the origin: later starts have larger ones. Twice its start, in microseconds since
+    /// 1970.
     pub epoch: u64,
     /// The number of the message in it, from 0.
     pub seq: u64,
@@ -23,38 +25,72 @@ pub struct Message(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     origin: NodeName,
-    id: Option<MessageId>,
-    key: Box<str>,
-    value: Box<RawValue>,
+    /// Of the node that says it, which passes it on when `plain` is set.
+    id: MessageId,
+    plain: Option<NodeName>,
+    /// The JSON as it travels.
+    payload: Bytes,
+    key: Key,
+    value: Range<usize>,
+    hops: u8,
+}
+
+/// The key: where it stands in the JSON, or by itself if it has to be unescaped.
+#[derive(Debug)]
+enum Key {
+    At(Range<usize>),
+    Text(Box<str>),
 }
 
 impl Message {
-    pub(super) fn new(origin: NodeName, id: Option<MessageId>, key: impl Into<Box<str>>, value: &RawValue) -> Self {
-        Self(Arc::new(Inner { origin, id, key: key.into(), value: value.to_owned() }))
+    /// `payload` is the UTF-8 text that `parsed` was made from.
+    pub(super) fn new(
+        origin: NodeName,
+        identity: &Identity<'_>,
+        parsed: &Parsed<'_>,
+        payload: &Bytes,
+        hops: u8,
+    ) -> Self {
+        let key = match parsed.key_range(payload) {
+            Some(at) => Key::At(at),
+            None => Key::Text((*parsed.key).into()),
+        };
+        Self(Arc::new(Inner {
+            origin,
+            id: MessageId { epoch: identity.epoch, seq: identity.seq },
+            plain: identity.plain.as_deref().map(NodeName::from),
+            payload: payload.clone(),
+            key,
+            value: parsed.value.clone(),
+            hops,
+        }))
     }
 
     /// The node that published it.
     #[must_use]
     pub fn origin(&self) -> &NodeName {
-        &self.0.origin
+        self.0.plain.as_ref().unwrap_or(&self.0.origin)
     }
 
     /// Its identity; `None` for a message of a plain memberlist node, which gives none.
     #[must_use]
     pub fn id(&self) -> Option<MessageId> {
-        self.0.id
+        self.0.plain.is_none().then_some(self.0.id)
     }
 
     /// Its key.
     #[must_use]
     pub fn key(&self) -> &str {
-        &self.0.key
+        match &self.0.key {
+            Key::At(range) => self.text(range),
+            Key::Text(text) => text,
+        }
     }
 
     /// Its value, as JSON.
     #[must_use]
     pub fn value(&self) -> &str {
-        self.0.value.get()
+        self.text(&self.0.value)
     }
 
     /// Its value, as a type of yours.
@@ -63,24 +99,59 @@ impl Message {
     ///
     /// The JSON is not one of `T`.
     pub fn value_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.0.value.get())
+        serde_json::from_str(self.value())
+    }
+
+    /// Over how many hops it came: 1 straight from its origin.
+    #[must_use]
+    pub fn hops(&self) -> u8 {
+        self.0.hops
+    }
+
+    fn text(&self, range: &Range<usize>) -> &str {
+        str::from_utf8(&self.0.payload[range.clone()]).expect("the payload was read as text, and this between quotes")
+    }
+
+    /// The JSON as it travels.
+    pub(super) fn payload(&self) -> &Bytes {
+        &self.0.payload
+    }
+
+    /// How many bytes it takes on the wire.
+    pub(super) fn len(&self) -> usize {
+        self.0.payload.len()
+    }
+
+    /// Which message of which node it is, by itself or on behalf of a plain one.
+    pub(super) fn stands_at(&self) -> (&NodeName, MessageId) {
+        (&self.0.origin, self.0.id)
+    }
+
+    pub(super) fn plain(&self) -> Option<&NodeName> {
+        self.0.plain.as_ref()
     }
 }
 
 /// Why something was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// It does not fit in a packet.
-    #[error("the message is {size} bytes long as it travels; at most {max} fit: shorten its key or value")]
+    /// It is larger than a message may be.
+    #[error("the message is {size} bytes long as it travels; at most {max} are allowed: shorten its key or value")]
     TooLarge {
         /// Its length as it would travel, in bytes.
         size: usize,
-        /// What fits, in bytes.
+        /// What is allowed, in bytes.
         max: usize,
     },
     /// The value cannot be written as JSON.
     #[error("the value cannot be written as JSON: {0}")]
     Value(String),
+    /// The log is full of messages that members still need.
+    #[error("the slowest members have not caught up yet; wait, or publish less")]
+    WouldBlock,
+    /// Another node of this node's name is in the cluster.
+    #[error("another node of this node's name is in the cluster; give one of them another name")]
+    NameTaken,
     /// The node has left.
     #[error("the node has stopped; start a new one to publish")]
     Stopped,

@@ -29,6 +29,15 @@ pub(super) struct Parsed<'a> {
     pub(super) identity: Option<Identity<'a>>,
 }
 
+impl Parsed<'_> {
+    /// Where the key stands in `payload`, the text this was made from; `None` if it is escaped there.
+    pub(super) fn key_range(&self, payload: &[u8]) -> Option<Range<usize>> {
+        let Cow::Borrowed(key) = self.key else { return None };
+        let start = key.as_ptr().addr().checked_sub(payload.as_ptr().addr())?;
+        (start + key.len() <= payload.len()).then(|| start..start + key.len())
+    }
+}
+
 /// What tells a message apart from every other.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity<'a> {

@@ -1,0 +1,413 @@
+//! What other nodes say: each origin's messages in order and once, and what of them is kept for others.
+//!
+//! # A stream
+//!
+//! One life of an origin is a stream of numbered messages.
+//!
+//! ```text
+//!              next − retained            next                      head
+//!   freed or evicted │ delivered, kept      │ missing, some ahead    │
+//! ```
+//!
+//! Where a stream begins for this node the origin says ([`Start`]), unless the first message that comes
+//! is the first there is. Until that is known, messages are held. What comes ahead of its turn waits
+//! until what is missing has come, too, or cannot be had any more.
+//!
+//! When an origin begins a new life, what is still missing of the former one is fetched all the same,
+//! beside the new stream.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use super::{Message, control::Start, same_lane};
+use crate::{config::Limits, membership::NodeName};
+
+/// Origins that are remembered at most.
+const MAX_ORIGINS: usize = 16_384;
+/// Lives of one origin that are remembered at most, in either lane.
+const MAX_LIVES: usize = 4;
+/// How far ahead of its turn a message is kept, in numbers.
+pub(super) const MAX_AHEAD: u64 = 1 << 16;
+/// Messages asked for at once at most.
+const MAX_WANTED: u64 = 256;
+
+/// What came of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is here for the first time.
+    New,
+    /// It was here before.
+    Known,
+    /// It is new, but there is no room to keep it until its turn comes; it is asked for again.
+    NoRoom,
+}
+
+/// Why a message or what is said of a stream is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error("it is of a former life of its origin, which began at {0}")]
+    FormerLife(u64),
+    #[error("its origin's life is said to begin at {0}, in the future")]
+    FutureLife(u64),
+    #[error("its number {0} is beyond all that is expected")]
+    FarAhead(u64),
+    #[error("{MAX_ORIGINS} origins are remembered already")]
+    Full,
+}
+
+/// One life of an origin.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) epoch: u64,
+    /// The number after the last one delivered; `None` while it is not known where to begin.
+    pub(super) next: Option<u64>,
+    retained: VecDeque<Message>,
+    bytes: usize,
+    ahead: BTreeMap<u64, Message>,
+    /// The number after the last one there is, as far as was heard.
+    head: u64,
+    /// Below this nobody needs anything any more.
+    pub(super) floor: u64,
+    /// The origin itself has nothing below this any more.
+    pub(super) gone_below: u64,
+    /// Who was the last to say that there is more.
+    pub(super) hint: Option<SocketAddr>,
+    /// How often was asked since something came.
+    pub(super) attempts: u32,
+    /// For how many rounds of gossip to tell what is here.
+    pub(super) rounds: u32,
+    /// Since when the origin is gone, or has a newer life.
+    pub(super) over_since: Option<Instant>,
+}
+
+impl Stream {
+    fn new(epoch: u64, next: Option<u64>) -> Self {
+        Self {
+            epoch,
+            next,
+            retained: VecDeque::new(),
+            bytes: 0,
+            ahead: BTreeMap::new(),
+            head: next.unwrap_or_default(),
+            floor: 0,
+            gone_below: 0,
+            hint: None,
+            attempts: 0,
+            rounds: 0,
+            over_since: None,
+        }
+    }
+
+    /// The first number that can be given to others.
+    pub(super) fn base(&self) -> u64 {
+        self.next.unwrap_or_default() - self.retained.len() as u64
+    }
+
+    /// Whether something is missing, or it is not known what.
+    pub(super) fn lacks(&self) -> bool {
+        match self.next {
+            Some(next) => next < self.end(),
+            None => !self.ahead.is_empty(),
+        }
+    }
+
+    /// The number after the last one there is, as far as is known.
+    fn end(&self) -> u64 {
+        self.ahead.last_key_value().map_or(self.head, |(last, _)| self.head.max(last + 1))
+    }
+
+    /// The first number that is here ahead of its turn.
+    pub(super) fn first_ahead(&self) -> Option<u64> {
+        self.ahead.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// The messages to ask for: first numbers and counts.
+    pub(super) fn missing(&self, max_ranges: usize) -> Vec<(u64, u64)> {
+        let Some(mut at) = self.next else { return Vec::new() };
+        let (mut ranges, mut left) = (Vec::new(), MAX_WANTED);
+        let ends = self.ahead.keys().map(|seq| (*seq, seq + 1)).chain([(self.end(), self.end())]);
+        for (end, after) in ends {
+            if end > at {
+                let count = (end - at).min(left);
+                ranges.push((at, count));
+                left -= count;
+                if left == 0 || ranges.len() == max_ranges {
+                    break;
+                }
+            }
+            at = after;
+        }
+        ranges
+    }
+
+    /// A message that is kept, or waits for its turn.
+    pub(super) fn get(&self, seq: u64) -> Option<&Message> {
+        match seq.checked_sub(self.base()) {
+            Some(i) if seq < self.next.unwrap_or_default() => self.retained.get(i as usize),
+            _ => self.ahead.get(&seq),
+        }
+    }
+
+    /// Somebody says that there are messages up to `head`. The origin itself is believed also when that
+    /// is less than was heard from others.
+    pub(super) fn learn_head(&mut self, head: u64, by_origin: bool, hint: SocketAddr) {
+        if by_origin {
+            self.head = head;
+        }
+        if head > self.end() || (head == self.head && self.hint.is_none()) {
+            self.head = self.head.max(head);
+            self.hint = Some(hint);
+        }
+    }
+
+    /// Nobody could give what is missing: it is not waited for any more.
+    pub(super) fn forget_head(&mut self) {
+        self.head = self.next.unwrap_or_default();
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Inbound {
+    limits: Limits,
+    streams: BTreeMap<NodeName, Vec<Stream>>,
+    /// Bytes and messages kept after their delivery.
+    retained: (usize, usize),
+    /// Bytes that wait for their turn.
+    ahead: usize,
+    /// What is delivered, in order.
+    pub(super) delivered: VecDeque<Message>,
+}
+
+impl Inbound {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, streams: BTreeMap::new(), retained: (0, 0), ahead: 0, delivered: VecDeque::new() }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
+        self.streams.iter().flat_map(|(origin, lives)| lives.iter().map(move |life| (origin, life)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&NodeName, &mut Stream)> {
+        self.streams.iter_mut().flat_map(|(origin, lives)| lives.iter_mut().map(move |life| (origin, life)))
+    }
+
+    /// The streams of an origin.
+    pub(super) fn lives_mut(&mut self, origin: &[u8]) -> impl Iterator<Item = &mut Stream> {
+        self.streams.get_mut(origin).into_iter().flatten()
+    }
+
+    pub(super) fn get(&self, origin: &[u8], epoch: u64) -> Option<&Stream> {
+        self.streams.get(origin)?.iter().find(|stream| stream.epoch == epoch)
+    }
+
+    pub(super) fn get_mut(&mut self, origin: &[u8], epoch: u64) -> Option<&mut Stream> {
+        self.streams.get_mut(origin)?.iter_mut().find(|stream| stream.epoch == epoch)
+    }
+
+    /// Bytes and messages that are kept, those that wait for their turn included.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let waiting = self.iter().map(|(_, stream)| stream.ahead.len()).sum::<usize>();
+        (self.retained.0 + self.ahead, self.retained.1 + waiting)
+    }
+
+    /// The name under which an origin is remembered, and the stream of one life of it, which begins at
+    /// `next` if it is new here.
+    pub(super) fn open(
+        &mut self,
+        now: Instant,
+        origin: &[u8],
+        epoch: u64,
+        next: Option<u64>,
+        latest: u64,
+    ) -> Result<(&NodeName, &mut Stream), StreamError> {
+        let known = self.streams.get(origin).is_some_and(|lives| lives.iter().any(|life| life.epoch == epoch));
+        if !known {
+            self.begin_life(now, origin, epoch, next, latest)?;
+        }
+        let (origin, lives) = self.streams.range_mut::<[u8], _>(origin..).next().expect("it was there, or just added");
+        let stream = lives.iter_mut().find(|life| life.epoch == epoch).expect("it was there, or just added");
+        Ok((origin, stream))
+    }
+
+    fn begin_life(
+        &mut self,
+        now: Instant,
+        origin: &[u8],
+        epoch: u64,
+        next: Option<u64>,
+        latest: u64,
+    ) -> Result<(), StreamError> {
+        if epoch > latest {
+            return Err(StreamError::FutureLife(epoch));
+        }
+        if self.streams.len() >= MAX_ORIGINS && !self.streams.contains_key(origin) {
+            let over = |lives: &Vec<Stream>| lives.iter().all(|life| life.over_since.is_some() && !life.lacks());
+            let old = self.streams.iter().find(|(_, lives)| over(lives)).map(|(name, _)| name.clone());
+            self.remove(&old.ok_or(StreamError::Full)?);
+        }
+        let lives = self.streams.entry(NodeName::from(origin)).or_default();
+        let mut oldest = None;
+        for life in lives.iter_mut().filter(|life| same_lane(life.epoch, epoch)) {
+            if life.epoch > epoch {
+                return Err(StreamError::FormerLife(epoch));
+            }
+            life.over_since.get_or_insert(now);
+            oldest = Some(oldest.map_or(life.epoch, |oldest: u64| oldest.min(life.epoch)));
+        }
+        if let (true, Some(oldest)) = (lives.len() >= MAX_LIVES, oldest) {
+            self.remove_life(origin, oldest);
+        }
+        self.streams.entry(NodeName::from(origin)).or_default().push(Stream::new(epoch, next));
+        Ok(())
+    }
+
+    fn remove(&mut self, origin: &NodeName) {
+        for stream in self.streams.remove(origin.as_bytes()).into_iter().flatten() {
+            self.uncount(&stream);
+        }
+    }
+
+    /// Forgets a life of an origin, with all that is kept of it.
+    pub(super) fn remove_life(&mut self, origin: &[u8], epoch: u64) {
+        let Some(lives) = self.streams.get_mut(origin) else { return };
+        let Some(at) = lives.iter().position(|life| life.epoch == epoch) else { return };
+        let stream = lives.swap_remove(at);
+        if lives.is_empty() {
+            self.streams.remove(origin);
+        }
+        self.uncount(&stream);
+    }
+
+    fn uncount(&mut self, stream: &Stream) {
+        self.retained.0 -= stream.bytes;
+        self.retained.1 -= stream.retained.len();
+        self.ahead -= stream.ahead.values().map(Message::len).sum::<usize>();
+    }
+
+    /// Takes a message. `build` makes it, with its origin's name, if it is new.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        origin: &[u8],
+        (epoch, seq): (u64, u64),
+        latest: u64,
+        build: impl FnOnce(&NodeName) -> Message,
+    ) -> Result<Taken, StreamError> {
+        let max_ahead_bytes = self.limits.retain_bytes / 4;
+        let ahead_bytes = self.ahead;
+        let (name, stream) = self.open(now, origin, epoch, (seq == 0).then_some(0), latest)?;
+        if seq == 0 && stream.next.is_none() {
+            stream.next = Some(0);
+        }
+        let expected = stream.next.or_else(|| stream.first_ahead()).unwrap_or(seq);
+        if seq == u64::MAX || seq > expected.saturating_add(MAX_AHEAD) {
+            return Err(StreamError::FarAhead(seq));
+        }
+        if stream.next.is_some_and(|next| seq < next) || stream.ahead.contains_key(&seq) {
+            return Ok(Taken::Known);
+        }
+        stream.head = stream.head.max(seq + 1);
+        let in_turn = stream.next == Some(seq);
+        let message = build(name);
+        if !in_turn && ahead_bytes + message.len() > max_ahead_bytes {
+            return Ok(Taken::NoRoom);
+        }
+        stream.attempts = 0;
+        if in_turn {
+            self.deliver(origin, epoch, message);
+        } else {
+            self.ahead += message.len();
+            self.get_mut(origin, epoch).expect("it was just opened").ahead.insert(seq, message);
+        }
+        Ok(Taken::New)
+    }
+
+    /// Delivers a message whose turn it is, and those that waited for it.
+    fn deliver(&mut self, origin: &[u8], epoch: u64, message: Message) {
+        let lives = self.streams.get_mut(origin).into_iter().flatten();
+        let Some(stream) = lives.into_iter().find(|life| life.epoch == epoch) else { return };
+        let mut due = Some(message);
+        let mut next = stream.next.unwrap_or_default();
+        while let Some(message) = due {
+            if next >= stream.floor {
+                stream.bytes += message.len();
+                self.retained.0 += message.len();
+                self.retained.1 += 1;
+                stream.retained.push_back(message.clone());
+            }
+            self.delivered.push_back(message);
+            next += 1;
+            due = stream.ahead.remove(&next);
+            self.ahead -= due.as_ref().map_or(0, Message::len);
+        }
+        stream.next = Some(next);
+        self.make_room();
+    }
+
+    /// Goes on from `next`, since what comes before is not for this node, or cannot be had.
+    pub(super) fn skip_to(&mut self, origin: &[u8], epoch: u64, next: u64) {
+        let Some(stream) = self.get_mut(origin, epoch) else { return };
+        let later = stream.ahead.split_off(&next);
+        let dropped = std::mem::replace(&mut stream.ahead, later);
+        stream.next = Some(next);
+        stream.head = stream.head.max(next);
+        stream.attempts = 0;
+        // What is kept would no longer reach up to `next`.
+        let (bytes, messages) = (std::mem::take(&mut stream.bytes), stream.retained.len());
+        stream.retained.clear();
+        let due = stream.ahead.remove(&next);
+        self.retained.0 -= bytes;
+        self.retained.1 -= messages;
+        self.ahead -= dropped.values().chain(&due).map(Message::len).sum::<usize>();
+        if let Some(message) = due {
+            self.deliver(origin, epoch, message);
+        }
+    }
+
+    /// Where this node begins in a stream, as its origin says; `base` is what the origin still has.
+    pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, base: u64, replay: bool) {
+        let Some(stream) = self.get_mut(origin, epoch) else { return };
+        if stream.next.is_none() {
+            let at = if replay { base.min(start.at) } else { start.at };
+            self.skip_to(origin, epoch, at);
+        }
+    }
+
+    /// Nobody needs anything below `floor` any more.
+    pub(super) fn free(&mut self, origin: &[u8], epoch: u64, floor: u64) -> bool {
+        let Some(stream) = self.get_mut(origin, epoch) else { return false };
+        if floor <= stream.floor {
+            return false;
+        }
+        stream.floor = floor;
+        let n = floor.saturating_sub(stream.base()).min(stream.retained.len() as u64) as usize;
+        self.evict(origin, epoch, n);
+        true
+    }
+
+    fn evict(&mut self, origin: &[u8], epoch: u64, n: usize) {
+        let Some(stream) = self.get_mut(origin, epoch) else { return };
+        let bytes: usize = stream.retained.drain(..n).map(|message| message.len()).sum();
+        stream.bytes -= bytes;
+        if stream.retained.is_empty() {
+            stream.retained.shrink_to(16);
+        }
+        self.retained.0 -= bytes;
+        self.retained.1 -= n;
+    }
+
+    /// Evicts the oldest of the origin that has most, until what is kept is within its bounds. Origins
+    /// keep what is needed themselves, so this costs nothing but a detour, as long as they live.
+    fn make_room(&mut self) {
+        while self.retained.0 > self.limits.retain_bytes / 2 || self.retained.1 > self.limits.retain_messages {
+            let fullest = self.iter().max_by_key(|(_, stream)| (stream.bytes, stream.retained.len()));
+            let Some((origin, stream)) = fullest.filter(|(_, stream)| !stream.retained.is_empty()) else { return };
+            let (origin, epoch, n) = (origin.clone(), stream.epoch, stream.retained.len().div_ceil(8));
+            self.evict(origin.as_bytes(), epoch, n);
+        }
+    }
+}
