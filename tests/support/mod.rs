@@ -4,6 +4,7 @@
 // Each test binary uses its part of it.
 #![allow(dead_code)]
 
+pub mod cluster;
 pub mod require;
 
 use std::{
@@ -124,11 +125,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `broadcast node` on loopback with `args`, and a JSON log.
+    /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, in the local profile
+    /// and with a JSON log.
     pub fn node(args: &[&str]) -> Self {
-        let common = ["node", "--profile", "local", "--log-format", "json"];
-        let bind: &[&str] = if args.contains(&"--bind") { &[] } else { &["--bind", "127.0.0.1:0"] };
-        Self::spawn(&mut program(&[&common, bind, args].concat()))
+        let defaults = [["--bind", "127.0.0.1:0"], ["--profile", "local"], ["--log-format", "json"]];
+        let defaults = defaults.iter().filter(|[flag, _]| !args.contains(flag)).flatten().copied();
+        Self::spawn(&mut program(&["node"].into_iter().chain(defaults).chain(args.iter().copied()).collect::<Vec<_>>()))
     }
 
     /// Starts a program that logs to its standard output.
@@ -150,6 +152,14 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The most memory it has had resident so far, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("proc(5) has it");
+        let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+        kib << 10
     }
 
     /// Sends it a signal, by its name without `SIG`.
