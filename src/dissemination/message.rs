@@ -81,6 +81,9 @@ pub enum PublishError {
     /// The value cannot be written as JSON.
     #[error("the value cannot be written as JSON: {0}")]
     Value(String),
+    /// Another live node has this node's name: what is said in it would be taken for the other's.
+    #[error("another live node has this node's name; give one of them another BROADCAST_NAME (--name)")]
+    NameTaken,
     /// The node has left.
     #[error("the node has stopped; start a new one to publish")]
     Stopped,

@@ -243,6 +243,9 @@ impl Node {
         if self.membership.has_left() {
             return Err(PublishError::Stopped);
         }
+        if self.seeds.name_taken() {
+            return Err(PublishError::NameTaken);
+        }
         let (id, message) = self.dissemination.publish(key, value)?;
         self.spread(&message, |_| true);
         Ok(id)
@@ -332,7 +335,9 @@ impl Node {
     /// and the first leaves a quarter to the second, so that neither starves the other.
     fn fill(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) {
         self.membership_first = !self.membership_first;
-        let messages_wanted = dissemination::is_ours(target.versions) && self.dissemination.has_queued();
+        // Something said before the name was found to be another's is not said any more.
+        let may_speak = !self.seeds.name_taken() && self.dissemination.has_queued();
+        let messages_wanted = may_speak && dissemination::is_ours(target.versions);
         let n = self.membership.live();
         if !messages_wanted {
             self.membership.fill(budget, parts);

@@ -242,6 +242,23 @@ fn a_name_at_two_addresses_is_reported_on_both_and_the_first_keeps_it() {
 }
 
 #[test]
+fn who_has_anothers_name_says_nothing_in_it() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    let second = sim.start("node2", 9, &["node1"]);
+    // Before it knows, and after.
+    sim.publish(second, "k", "\"early\"");
+    sim.run(5 * SECOND);
+    assert_eq!(sim.node(second).publish("k", "\"late\""), Err(PublishError::NameTaken));
+    sim.publish(addrs[1], "k", "\"mine\"");
+    sim.run(5 * SECOND);
+    for addr in [addrs[0], addrs[2]] {
+        let told = told(&mut sim, addr);
+        assert_eq!(told.iter().filter(|line| line.contains(": k=")).collect::<Vec<_>>(), ["node2: k=\"mine\""]);
+    }
+}
+
+#[test]
 fn large_clusters_agree_and_notice_a_failure_everywhere() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 60);
