@@ -236,6 +236,11 @@ pub(crate) enum Refusal {
         "node \"{name}\" has {kind} version {version}, but this cluster needs {min} to {max}; run versions that overlap"
     )]
     Incompatible { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
+    #[error(
+        "node \"{name}\" understands {kind} versions {min} to {max}, but this cluster speaks {version}; \
+         run versions that overlap"
+    )]
+    Deaf { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
     #[error("node \"{0}\" was not let in: {MAX_MEMBERS} members are known already")]
     Full(NodeName),
     #[error("a node without a name announces itself at {0}; give it one")]

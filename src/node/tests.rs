@@ -259,6 +259,34 @@ fn who_has_anothers_name_says_nothing_in_it() {
 }
 
 #[test]
+fn a_version_that_would_keep_members_from_exchanging_views_is_not_let_in() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    let stranger: SocketAddr = "10.9.9.9:9".parse().expect("an address");
+    for (versions, word) in [
+        ([3, 5, 3, 0, 0, 0], "understands protocol versions 3 to 5, but this cluster speaks 2"),
+        ([1, 1, 1, 0, 0, 0], "understands protocol versions 1 to 1, but this cluster speaks 2"),
+        ([1, 5, 2, 2, 5, 4], "understands delegate protocol versions 2 to 5, but this cluster speaks 0"),
+        ([1, 5, 2, 0, 0, 200], "has delegate protocol version 200, but this cluster needs 0 to 0"),
+    ] {
+        let alive = Alive {
+            incarnation: 1,
+            node: "odd".into(),
+            address: stranger.into(),
+            meta: Bytes::new(),
+            versions: Some(versions),
+        };
+        sim.inject(stranger, addrs[0], packet(&Wire::Alive(alive)));
+        let told = told(&mut sim, addrs[0]);
+        assert!(told.len() == 1 && told[0].contains(word), "{told:?}");
+    }
+    sim.run(120 * SECOND);
+    for addr in addrs {
+        assert_eq!(told(&mut sim, addr), Vec::<String>::new(), "views are exchanged as before");
+    }
+}
+
+#[test]
 fn large_clusters_agree_and_notice_a_failure_everywhere() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 60);
