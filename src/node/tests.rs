@@ -287,6 +287,39 @@ fn a_version_that_would_keep_members_from_exchanging_views_is_not_let_in() {
 }
 
 #[test]
+fn strangers_do_not_use_up_what_is_told_to_members() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    sim.run(10 * SECOND);
+    let stranger: SocketAddr = "10.9.9.9:9".parse().expect("an address");
+    let ping = |source| packet(&Wire::Ping(wire::Ping { seq: 1, node: "node1".into(), source }));
+    let indirect = |node: &'static str, target: SocketAddr| {
+        let (target, node) = (target.into(), node.into());
+        packet(&Wire::IndirectPing(wire::IndirectPing { seq: 1, target, node, nack: false, source: None }))
+    };
+    let forged = wire::Source { address: stranger.into(), node: "node2".into() };
+    let now = Instant::now();
+    let node = sim.node(addrs[0]);
+    node.publish("k", "1").expect("it fits");
+    while node.poll_transmit().is_some() {}
+    let sent = |node: &mut Node| std::iter::from_fn(|| node.poll_transmit()).collect::<Vec<_>>();
+    for packet in [ping(None), ping(Some(forged)), indirect("node9", stranger), indirect("node2", stranger)] {
+        for _ in 0..20 {
+            node.handle_datagram(now, stranger, &packet);
+        }
+        for Transmit { to, payload } in sent(node) {
+            assert_eq!(to, stranger);
+            assert!(payload.len() < 100, "{} bytes to a stranger", payload.len());
+        }
+    }
+    let member = wire::Source { address: addrs[1].into(), node: "node2".into() };
+    node.handle_datagram(now, addrs[1], &ping(Some(member)));
+    let [answer] = &sent(node)[..] else { panic!("one answer") };
+    assert_eq!(answer.to, addrs[1]);
+    assert!(answer.payload.windows(9).any(|bytes| bytes == br#""key":"k""#), "a member is told what is queued");
+}
+
+#[test]
 fn large_clusters_agree_and_notice_a_failure_everywhere() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 60);
