@@ -94,9 +94,10 @@ impl Log {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || lines.ended {
-                let log: Vec<String> = lines.lines.iter().map(Value::to_string).collect();
+                let last = &lines.lines[lines.lines.len().saturating_sub(100)..];
+                let log: Vec<String> = last.iter().map(Value::to_string).collect();
                 let why = if lines.ended { "the log ended" } else { "it did not happen in time" };
-                panic!("waiting for {what}: {why}. The log:\n{}", log.join("\n"));
+                panic!("waiting for {what}: {why}. The end of the log:\n{}", log.join("\n"));
             }
             lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
