@@ -180,6 +180,31 @@ fn the_sides_of_a_partition_part_and_find_each_other_again() {
 }
 
 #[test]
+fn one_name_for_nodes_on_both_sides_of_a_partition_is_enough() {
+    let mut sim = sim();
+    let host = |i: u16| SocketAddr::from(([10, 0, 0, i as u8], 7946));
+    // The last one never runs: that is nobody's concern.
+    sim.alias("nodes", &(1..=7).map(host).collect::<Vec<_>>());
+    let addrs: Vec<_> = (1..=6).map(|i| sim.start(&format!("node{i}"), i, &["nodes"])).collect();
+    sim.run_until(10 * SECOND, Sim::agreed);
+    sim.run(10 * SECOND);
+    for addr in &addrs {
+        sim.events(*addr);
+    }
+    sim.run(120 * SECOND);
+    for addr in &addrs {
+        assert_eq!(told(&mut sim, *addr), Vec::<String>::new());
+    }
+
+    sim.partition(&addrs[..3], &addrs[3..]);
+    sim.run(180 * SECOND);
+    assert_eq!(sim.view(addrs[0]), ["node1", "node2", "node3"]);
+    sim.heal();
+    let took = sim.run_until(60 * SECOND, Sim::agreed);
+    assert!(took < 45 * SECOND, "{took:?}");
+}
+
+#[test]
 fn a_seed_restarted_at_a_new_address_is_found_by_its_name() {
     for leaves in [true, false] {
         let mut sim = sim();
@@ -225,6 +250,7 @@ fn a_name_at_two_addresses_is_reported_on_both_and_the_first_keeps_it() {
     let told = told(&mut sim, second);
     assert!(told.contains(&"node2 is at 10.0.0.9:7946 and 10.0.0.2:7946".to_owned()), "{told:?}");
     assert!(!told.contains(&"ready".to_owned()), "{told:?}");
+    assert!(!told.iter().any(|line| line.ends_with("unreachable")), "one reason is enough: {told:?}");
     assert_eq!(sim.member(addrs[0], "node2").addr, addrs[1]);
 
     // It was never let in, so its good-bye is nobody's.
