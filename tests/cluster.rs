@@ -5,15 +5,18 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv6Addr, TcpListener},
+    net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    process::Stdio,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use broadcast::wire::NodeState;
 use serde_json::Value;
 use support::{
-    Process,
-    cluster::{Cluster, Node, own_addr, wait_believed},
+    LIMIT, Process,
+    cluster::{Cluster, Node, ask_view, own_addr, wait_believed},
+    program,
 };
 
 #[test]
@@ -226,6 +229,31 @@ fn a_node_that_hangs_for_long_fails_and_returns_when_it_goes_on() {
     }
     cluster.agree();
     cluster.flow();
+}
+
+#[test]
+fn a_node_whose_output_nobody_reads_goes_on_all_the_same() {
+    let bind = own_addr();
+    let args = ["node", "--name", "unread", "--bind", &bind.to_string(), "--profile", "local"];
+    let unread = program(&args).stdout(Stdio::piped()).spawn().expect("the program runs");
+    let mut unread = Process { child: unread, log: Arc::default() };
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    let deadline = Instant::now() + LIMIT;
+    while TcpStream::connect(bind).is_err() {
+        assert!(Instant::now() < deadline, "it does not listen");
+    }
+    // More than the pipe and the node itself keep.
+    for value in 0..3000 {
+        let said = format!("\x08{{\"key\":\"{}\",\"value\":{value}}}", "k".repeat(1000));
+        socket.send_to(said.as_bytes(), bind).expect("loopback takes it");
+        if value % 20 == 0 {
+            assert_eq!(ask_view(bind).len(), 1, "it answers");
+        }
+    }
+    unread.signal("TERM");
+    let began = Instant::now();
+    assert_eq!(unread.wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -120,7 +120,8 @@ impl Log {
 /// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    /// It itself.
+    pub child: Child,
     /// What it logs.
     pub log: Arc<Log>,
 }
