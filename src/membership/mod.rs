@@ -35,7 +35,8 @@
 //!   dead one is taken over at once.
 //! - *A node restarts with a low incarnation*: it learns in the exchange of views what is said of it, and
 //!   refutes; and whoever hears a stale "alive" answers with the accusation, so that it can.
-//! - *An accusation with the highest incarnation there is* could never be refuted; it is ignored.
+//! - *An accusation with the highest incarnation there is* could never be refuted, and an "alive" with it
+//!   never be taken back; both are ignored.
 //! - *A member that speaks another protocol version* would make every exchange of views fail; it is not
 //!   let in.
 

@@ -19,6 +19,10 @@ impl Membership {
         if of_me && self.presence != Presence::Here {
             return Ok(());
         }
+        // Nothing could be said against such a life, nor could its owner say anything more: it would stay for ever.
+        if alive.incarnation == u32::MAX {
+            return Ok(());
+        }
         // A member of another version, or of none, would make every later exchange of views fail.
         let [min, max, current, ..] = alive.versions.unwrap_or_default();
         let overlap = min <= max && min <= *PROTOCOLS.end() && max >= *PROTOCOLS.start();

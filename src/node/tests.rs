@@ -138,6 +138,26 @@ fn the_highest_incarnation_cannot_evict_a_node() {
 }
 
 #[test]
+fn the_highest_incarnation_cannot_keep_a_node_for_ever() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    for to in &addrs {
+        let alive = Alive {
+            incarnation: u32::MAX,
+            node: "node3".into(),
+            address: addrs[2].into(),
+            meta: Bytes::new(),
+            versions: Some([1, 5, 2, 0, 0, 0]),
+        };
+        sim.inject(addrs[1], *to, packet(&Wire::Alive(alive)));
+    }
+    sim.run(SECOND);
+    sim.kill(addrs[2]);
+    sim.run_until(60 * SECOND, Sim::agreed);
+    assert_eq!(told(&mut sim, addrs[0]), ["node3 failed"]);
+}
+
+#[test]
 fn a_node_that_leaves_is_said_to_have_left_and_may_return() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 4);
