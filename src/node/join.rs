@@ -29,6 +29,9 @@ use crate::config::Seed;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// What the delay is limited to. Also how often a seed that is a member is looked after.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// Failures in a row from which the application is told, about a second after the first: nodes that are
+/// started together find each other sooner than that.
+const TOLD_FROM: u32 = 4;
 /// How many addresses of one seed are tried in one attempt, chosen at random if there are more.
 const MAX_ADDRESSES: usize = 32;
 
@@ -203,7 +206,9 @@ impl Node {
         let state = &mut self.seeds.list[index];
         let doublings = state.failures.min(16);
         state.failures += 1;
-        self.events.push_back(Event::SeedUnreachable { seed: state.seed.clone(), reason });
+        if state.failures >= TOLD_FROM {
+            self.events.push_back(Event::SeedUnreachable { seed: state.seed.clone(), reason });
+        }
         self.wait_for_seed(now, index, LONGEST_DELAY.min(FIRST_DELAY * 2_u32.pow(doublings)));
     }
 }

@@ -68,7 +68,7 @@ pub enum Event {
     },
     /// This node has joined the cluster: a seed answered, or there are none to ask.
     Ready,
-    /// A seed could not be reached; it is tried again.
+    /// A seed could not be reached, for about a second by now; it is tried again.
     SeedUnreachable {
         /// The seed, as configured.
         seed: Seed,
