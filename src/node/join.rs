@@ -33,6 +33,9 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// How often the name of a seed that is a member is resolved anew, and its other addresses are tried.
 const REFRESH: Duration = Duration::from_secs(30);
+/// Failures in a row from which the application is told, about a second after the first: nodes that are
+/// started together find each other sooner than that.
+const TOLD_FROM: u32 = 4;
 /// How many addresses of one seed are tried in one attempt, chosen at random if there are more.
 const MAX_ADDRESSES: usize = 32;
 
@@ -223,7 +226,7 @@ impl Node {
         let doublings = state.failures.min(16);
         state.failures += 1;
         // That the name is taken was told as a conflict of names.
-        if !self.seeds.name_taken {
+        if state.failures >= TOLD_FROM && !self.seeds.name_taken {
             self.events.push_back(Event::SeedUnreachable { seed: state.seed.clone(), reason });
         }
         self.wait_for_seed(now, index, LONGEST_DELAY.min(FIRST_DELAY * 2_u32.pow(doublings)));

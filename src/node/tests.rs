@@ -49,6 +49,19 @@ fn packet(message: &Wire) -> Bytes {
 }
 
 #[test]
+fn a_seed_that_starts_a_moment_later_is_no_matter() {
+    let mut sim = sim();
+    let early = sim.start("node2", 2, &["node1"]);
+    sim.run(SECOND / 10);
+    let seed = sim.start("node1", 1, &["node2"]);
+    sim.run_until(SECOND, Sim::agreed);
+    for addr in [early, seed] {
+        let told = told(&mut sim, addr);
+        assert!(!told.iter().any(|line| line.ends_with("unreachable")), "{told:?}");
+    }
+}
+
+#[test]
 fn nodes_join_in_any_order_and_hear_of_each_other_at_once() {
     let mut sim = sim();
     let late = sim.start("node2", 2, &["node1"]);

@@ -5,7 +5,9 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod docker;
 pub mod require;
+pub mod talk;
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -109,6 +111,18 @@ impl Log {
         self.wait(&format!("{words:?} from line {from} on"), |lines| {
             (from..lines.len()).find(|&i| lines[i]["message"] == words)
         })
+    }
+
+    /// Waits until there will be no more.
+    #[track_caller]
+    pub fn wait_end(&self) {
+        let deadline = Instant::now() + LIMIT;
+        let mut lines = self.lock();
+        while !lines.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "the log did not end");
+            lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
