@@ -66,6 +66,8 @@ async fn play(
             () = turns.next() => match role.send().await {
                 // It leaves, and may still hear something meanwhile.
                 Err(PublishError::Stopped) => turns = Turns::Over,
+                // Told as a conflict of names, and not at every turn.
+                Err(PublishError::NameTaken) => {}
                 Err(error) => report::not_sent(node.name(), &error),
                 Ok(()) => {}
             },

@@ -28,6 +28,11 @@ impl<K: Ord + Clone> Timers<K> {
         self.due.insert((at, key));
     }
 
+    /// The deadline of `key`.
+    pub(crate) fn get(&self, key: &K) -> Option<Instant> {
+        self.by_key.get(key).copied()
+    }
+
     /// Forgets the deadline of `key`.
     pub(crate) fn cancel(&mut self, key: &K) {
         if let Some(at) = self.by_key.remove(key) {

@@ -1,63 +1,21 @@
 //! The program's help, what it says to settings that cannot be, its demo and its health check: the
 //! real binary.
 
+mod support;
+
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
     net::TcpListener,
-    process::{Child, Command, Output, Stdio},
+    process::Output,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use support::{Process, program};
 
 /// Runs the program with nothing of its own in its environment but `env`.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     program(args).envs(env.iter().copied()).output().expect("the program runs")
-}
-
-fn program(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_broadcast"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BROADCAST_") {
-            command.env_remove(name);
-        }
-    }
-    command.args(args);
-    command
-}
-
-/// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
-struct Node {
-    child: Child,
-    addr: String,
-}
-
-impl Node {
-    /// Starts a node and waits until it listens.
-    fn start(args: &[&str]) -> Self {
-        let common = ["node", "--bind", "127.0.0.1:0", "--profile", "local", "--log-format", "json"];
-        let mut child = program(&[&common, args].concat()).stdout(Stdio::piped()).spawn().expect("the program runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let addr = loop {
-            let line = lines.next().expect("it says where it listens").expect("the program prints text");
-            let line: Value = serde_json::from_str(&line).expect("one object a line");
-            if line["event"] == "listening" {
-                break line["addr"].as_str().expect("an address").into();
-            }
-        };
-        // What it says further is of no interest, but has to go somewhere.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, addr }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// What the program prints to one of its outputs when it ends with `code`, and nothing to the other.
@@ -188,10 +146,10 @@ fn every_setting_is_in_the_help_with_its_default() {
 
 #[test]
 fn health_is_that_of_the_node() {
-    let alone = Node::start(&["--name", "alone"]);
+    let alone = Process::node(&["--name", "alone"]);
     let deadline = Instant::now() + Duration::from_secs(20);
     let joined = loop {
-        let output = run(&["health"], &[("BROADCAST_BIND", &alone.addr)]);
+        let output = run(&["health"], &[("BROADCAST_BIND", &alone.addr().to_string())]);
         if output.status.success() || Instant::now() > deadline {
             break output;
         }
@@ -200,16 +158,17 @@ fn health_is_that_of_the_node() {
 
     // Nothing listens on a port that was just given back.
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports");
-    let lost = Node::start(&["--name", "lost", "--join", &free.to_string()]);
-    let line = refusal(run(&["health", "--bind", &lost.addr], &[]), 1);
+    let lost = Process::node(&["--name", "lost", "--join", &free.to_string()]);
+    let line = refusal(run(&["health", "--bind", &lost.addr().to_string()], &[]), 1);
     assert!(line.starts_with("unhealthy: not joined yet, 1 member; "), "{line}");
 }
 
 #[test]
 fn an_address_in_use_is_named_with_its_remedy() {
-    let node = Node::start(&["--name", "first"]);
-    let line = refusal(run(&["node", "--name", "second", "--bind", &node.addr], &[]), 1);
-    assert!(line.starts_with(&format!("cannot listen on {}: ", node.addr)), "{line}");
+    let node = Process::node(&["--name", "first"]);
+    let addr = node.addr().to_string();
+    let line = refusal(run(&["node", "--name", "second", "--bind", &addr], &[]), 1);
+    assert!(line.starts_with(&format!("cannot listen on {addr}: ")), "{line}");
     assert!(line.ends_with("stop what uses it, or set another BROADCAST_BIND (--bind), port 0 for any free one"));
 }
 

@@ -7,8 +7,13 @@
 use std::{
     fmt,
     io::{self, IsTerminal as _, Write},
-    sync::Arc,
-    time::SystemTime,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Serializer as _, ser::SerializeMap as _};
@@ -53,45 +58,131 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, String> {
 
 /// Starts logging to stdout. What it gives is notified when nobody reads stdout any longer.
 ///
+/// # Errors
+///
+/// The system gives no thread.
+///
 /// # Panics
 ///
 /// Another log was started in this process.
-pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> Arc<Notify> {
+pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Arc<Notify>> {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let closed = Arc::new(Notify::new());
+    let writer = BackgroundWriter::start(io::stdout(), Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
         .event_format(Lines { format, nodes, colour })
         .log_internal_errors(false)
-        .with_writer(Stdout { closed: Arc::clone(&closed) });
+        .with_writer(WRITER.get_or_init(|| writer).clone());
     tracing_subscriber::registry().with(filter).with(layer).init();
-    closed
+    Ok(closed)
 }
 
-/// Standard output; when it is closed, what is written is dropped.
+/// Waits until everything logged so far is written, but no longer than [`FLUSH`].
+pub(super) fn finish() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush_for(FLUSH);
+    }
+}
+
+static WRITER: OnceLock<BackgroundWriter> = OnceLock::new();
+/// How much may wait to be written, in bytes.
+const WAITING: usize = 1 << 20;
+/// How long the end of the program waits for whoever reads its output. The nodes have 1.8 s of its 2 s.
+const FLUSH: Duration = Duration::from_millis(100);
+
+/// Writes from a thread of its own: a reader that is slow, or a terminal that is held, must not hold up
+/// the node, which the others would soon take for failed. What does not fit is dropped and counted.
 #[derive(Clone)]
-struct Stdout {
-    closed: Arc<Notify>,
+struct BackgroundWriter {
+    lines: mpsc::Sender<Output>,
+    waiting: Arc<AtomicUsize>,
+    lost: Arc<AtomicU64>,
 }
 
-impl<'a> MakeWriter<'a> for Stdout {
+enum Output {
+    Line(Vec<u8>),
+    Flushed(mpsc::Sender<()>),
+}
+
+impl BackgroundWriter {
+    fn start(out: impl Write + Send + 'static, closed: Arc<Notify>) -> io::Result<Self> {
+        let (lines, received) = mpsc::channel();
+        let this = Self { lines, waiting: Arc::default(), lost: Arc::default() };
+        let (waiting, lost) = (Arc::clone(&this.waiting), Arc::clone(&this.lost));
+        let write = move || write_all(out, received, &waiting, &lost, &closed);
+        thread::Builder::new().name("log".into()).spawn(write)?;
+        Ok(this)
+    }
+
+    fn flush_for(&self, time: Duration) {
+        let (done, flushed) = mpsc::channel();
+        if self.lines.send(Output::Flushed(done)).is_ok() {
+            // In time or not: there is nothing more to be done.
+            let _ = flushed.recv_timeout(time);
+        }
+    }
+}
+
+fn write_all(
+    mut out: impl Write,
+    received: mpsc::Receiver<Output>,
+    waiting: &AtomicUsize,
+    lost: &AtomicU64,
+    closed: &Notify,
+) {
+    for output in received {
+        match output {
+            Output::Line(line) => {
+                let written = out.write_all(&line).and_then(|()| out.flush());
+                if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+                    closed.notify_one();
+                }
+                let left = waiting.fetch_sub(line.len(), Ordering::Relaxed) - line.len();
+                if left == 0 {
+                    report_lost(lost.swap(0, Ordering::Relaxed));
+                }
+            }
+            Output::Flushed(done) => {
+                // It may have waited long enough.
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+fn report_lost(missed: u64) {
+    if missed > 0 {
+        tracing::error!(
+            event = "log_lost",
+            missed,
+            "{missed} lines of the log were lost here: its reader is too slow; see what reads this output"
+        );
+    }
+}
+
+impl MakeWriter<'_> for BackgroundWriter {
     type Writer = Self;
 
-    fn make_writer(&'a self) -> Self {
+    fn make_writer(&self) -> Self {
         self.clone()
     }
 }
 
-impl Write for Stdout {
+impl Write for BackgroundWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let result = io::stdout().write(bytes);
-        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-            self.closed.notify_one();
+        let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        if waiting > 0 && waiting + bytes.len() > WAITING {
+            self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // The thread ends with the program only.
+            let _ = self.lines.send(Output::Line(bytes.to_vec()));
         }
-        result
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
+        Ok(())
     }
 }
 
@@ -321,6 +412,36 @@ mod tests {
         let (time, rest) = line.split_at("2026-11-24T14:00:00.123Z".len());
         humantime::parse_rfc3339(time).expect("a time");
         rest
+    }
+
+    /// A terminal that is held until something can be received.
+    struct Held(Arc<Mutex<Vec<u8>>>, mpsc::Receiver<()>);
+
+    impl Write for Held {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Not held any longer when nobody holds it.
+            let _ = self.1.recv();
+            Shared(Arc::clone(&self.0)).write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_held_terminal_holds_nobody_up_and_what_is_lost_is_counted() {
+        let (hold, held) = mpsc::channel();
+        let out = Arc::new(Mutex::new(Vec::new()));
+        let mut writer = BackgroundWriter::start(Held(Arc::clone(&out), held), Arc::default()).expect("a thread");
+        let line = [b'x'; 1 << 10];
+        for _ in 0..2 * WAITING / line.len() {
+            writer.write_all(&line).expect("it takes everything");
+        }
+        assert_eq!(writer.lost.load(Ordering::Relaxed), 1 << 10);
+        drop(hold);
+        writer.flush_for(Duration::from_secs(60));
+        assert_eq!(out.lock().expect("nobody panicked with it").len(), WAITING);
+        assert_eq!(writer.lost.load(Ordering::Relaxed), 0, "it was told");
     }
 
     #[test]

@@ -234,11 +234,13 @@ impl Cli {
     ///
     /// Why it cannot be done.
     pub async fn run(self) -> Result<ExitCode, Failure> {
-        match self.command {
+        let result = match self.command {
             Command::Node(args) => node::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Health(args) => health::run(&args).await,
-        }
+        };
+        log::finish();
+        result
     }
 }
 

@@ -53,7 +53,7 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
         })?,
     };
     let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
-    log::start(filter, args.log.format, log::Nodes::One(name.clone()));
+    log::start(filter, args.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
 
     let mut config = Config::new(name).bind(args.bind.bind).join(args.join.unwrap_or_default()).profile(args.profile);
     if let Some(host) = args.advertise {

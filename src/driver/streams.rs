@@ -31,8 +31,9 @@ use tracing::debug;
 
 use crate::node::StreamId;
 
-/// Accepted connections at once, at most.
-const INBOUND: usize = 128;
+/// Accepted connections at once, at most: more than a node serves, so that it is the node that refuses,
+/// and tells, though some are still on their way out.
+const INBOUND: usize = 256;
 /// Writes that wait on a stream, at most. A node writes whole messages.
 const WRITES: usize = 8;
 /// Reports that wait for the event loop, at most.

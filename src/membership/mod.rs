@@ -35,7 +35,8 @@
 //!   dead one is taken over at once.
 //! - *A node restarts with a low incarnation*: it learns in the exchange of views what is said of it, and
 //!   refutes; and whoever hears a stale "alive" answers with the accusation, so that it can.
-//! - *An accusation with the highest incarnation there is* could never be refuted; it is ignored.
+//! - *An accusation with the highest incarnation there is* could never be refuted, and an "alive" with it
+//!   never be taken back; both are ignored.
 //! - *A member that speaks another protocol version* would make every exchange of views fail; it is not
 //!   let in.
 
@@ -236,6 +237,11 @@ pub(crate) enum Refusal {
         "node \"{name}\" has {kind} version {version}, but this cluster needs {min} to {max}; run versions that overlap"
     )]
     Incompatible { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
+    #[error(
+        "node \"{name}\" understands {kind} versions {min} to {max}, but this cluster speaks {version}; \
+         run versions that overlap"
+    )]
+    Deaf { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
     #[error("node \"{0}\" was not let in: {MAX_MEMBERS} members are known already")]
     Full(NodeName),
     #[error("a node without a name announces itself at {0}; give it one")]

@@ -26,12 +26,26 @@ pub(super) struct Probe {
     nacks: u32,
 }
 
+/// Where a packet goes that is not of this node's own choice. One that is no member gets no more than it
+/// asked for: what is queued is told so often and no more, and must not be spent on strangers.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    to: Target,
+    is_member: bool,
+}
+
 /// A ping sent for another node.
 #[derive(Debug)]
 pub(super) struct Relay {
-    asker: SocketAddr,
+    asker: Peer,
     seq: u32,
     nack: bool,
+}
+
+impl Peer {
+    fn stranger(addr: SocketAddr) -> Self {
+        Self { to: Target::unknown(addr), is_member: false }
+    }
 }
 
 impl Membership {
@@ -123,7 +137,7 @@ impl Membership {
             return Err(Refusal::NotMe(NodeName::from(&*ping.node)));
         }
         let ack = Message::Ack(Ack { seq: ping.seq, payload: Bytes::new() });
-        self.answer(from, ping.source.as_ref(), &ack, true);
+        self.send(self.asker(from, ping.source.as_ref()), &ack);
         Ok(())
     }
 
@@ -132,20 +146,21 @@ impl Membership {
             return;
         }
         let seq = self.next_seq();
-        let asker = self.answer_address(from, ask.source.as_ref());
+        let asker = self.asker(from, ask.source.as_ref());
         self.relays.insert(seq, Relay { asker, seq: ask.seq, nack: ask.nack });
         // The asker waits for as long as it waited itself; a nack on the last moment would be late.
         self.timers.set(Timer::Relay(seq), now + self.tuning.probe_timeout.mul_f64(0.8));
         let ping = Message::Ping(Ping { seq, node: ask.node.clone(), source: Some(self.source()) });
-        let to = Target::unknown(ask.target.socket_addr());
-        self.outputs.push_back(Output::Packet { to, messages: vec![packet::encode_message(&ping)], piggyback: true });
+        let target = ask.target.socket_addr();
+        let target = self.member_at(&ask.node, target).unwrap_or_else(|| Peer::stranger(target));
+        self.send(target, &ping);
     }
 
     pub(super) fn handle_ack(&mut self, seq: u32) {
         if let Some(relay) = self.relays.remove(&seq) {
             self.timers.cancel(&Timer::Relay(seq));
             let ack = Message::Ack(Ack { seq: relay.seq, payload: Bytes::new() });
-            self.answer(relay.asker, None, &ack, true);
+            self.send(relay.asker, &ack);
         } else if self.probe.as_ref().is_some_and(|probe| probe.seq == seq) {
             self.probe = None;
             self.timers.cancel(&Timer::ProbeTimeout);
@@ -165,23 +180,25 @@ impl Membership {
     pub(super) fn give_up_relay(&mut self, seq: u32) {
         let Some(relay) = self.relays.remove(&seq) else { return };
         if relay.nack {
-            self.answer(relay.asker, None, &Message::Nack(Nack { seq: relay.seq }), true);
+            self.send(relay.asker, &Message::Nack(Nack { seq: relay.seq }));
         }
     }
 
-    fn answer(&mut self, from: SocketAddr, source: Option<&Source>, message: &Message, piggyback: bool) {
-        let to = Target::unknown(self.answer_address(from, source));
-        self.outputs.push_back(Output::Packet { to, messages: vec![packet::encode_message(message)], piggyback });
+    fn send(&mut self, Peer { to, is_member }: Peer, message: &Message) {
+        let messages = vec![packet::encode_message(message)];
+        self.outputs.push_back(Output::Packet { to, messages, piggyback: is_member });
     }
 
-    /// Where to answer: the address the asker claims, if it is known to be its own, since anybody can
-    /// claim one to have a third party flooded; else where the packet came from.
-    fn answer_address(&self, from: SocketAddr, source: Option<&Source>) -> SocketAddr {
-        let claimed = |source: &Source| {
-            let record = self.members.get(&source.node)?;
-            (record.addr() == source.address.socket_addr()).then(|| record.addr())
-        };
-        source.and_then(claimed).unwrap_or(from)
+    /// Who asks: the member it says it is, if it also claims that one's address; else whoever the packet
+    /// came from, since anybody can claim an address to have a third party flooded.
+    fn asker(&self, from: SocketAddr, source: Option<&Source>) -> Peer {
+        let member = source.and_then(|source| self.member_at(&source.node, source.address.socket_addr()));
+        member.unwrap_or_else(|| Peer::stranger(from))
+    }
+
+    fn member_at(&self, name: &[u8], addr: SocketAddr) -> Option<Peer> {
+        let record = self.members.get(name).filter(|record| record.addr() == addr)?;
+        Some(Peer { to: record.into(), is_member: true })
     }
 
     fn source(&self) -> Source {

@@ -19,6 +19,10 @@ impl Membership {
         if of_me && self.presence != Presence::Here {
             return Ok(());
         }
+        // Nothing could be said against such a life, nor could its owner say anything more: it would stay for ever.
+        if alive.incarnation == u32::MAX {
+            return Ok(());
+        }
         // A member of another version, or of none, would make every later exchange of views fail.
         let [min, max, current, ..] = alive.versions.unwrap_or_default();
         let overlap = min <= max && min <= *PROTOCOLS.end() && max >= *PROTOCOLS.start();
@@ -32,6 +36,7 @@ impl Membership {
         if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
             return Err(Refusal::NoAddress(name, addr));
         }
+        self.check_compatible(&alive.node, alive.versions.unwrap_or_default())?;
         let Some(record) = self.members.get(&alive.node) else {
             return self.admit(now, name, alive);
         };
@@ -232,9 +237,40 @@ impl Membership {
         Ok(refused)
     }
 
+    /// Whether a node with these versions and all members understand each other. One that does not would
+    /// make every later exchange of views fail, whoever's it is.
+    fn check_compatible(&self, name: &[u8], versions: Versions) -> Result<(), Refusal> {
+        // Whoever is like a member has been found compatible with it.
+        if self.members.iter().any(|record| record.versions == versions) {
+            return Ok(());
+        }
+        for (kind, at) in [("protocol", 0), ("delegate protocol", 3)] {
+            let alive =
+                self.members.iter().filter(|record| record.state() == MemberState::Alive).map(|record| record.versions);
+            let (min, max) =
+                alive.chain([versions]).fold((0, u8::MAX), |(min, max), v| (v[at].max(min), v[at + 1].min(max)));
+            let version = versions[at + 2];
+            let others = self.members.iter().filter(|record| record.name.as_bytes() != name);
+            let others = others.map(|record| record.versions[at + 2]);
+            let mut not_understood = others.filter(|other| !(versions[at]..=versions[at + 1]).contains(other));
+            if let Some(other) = not_understood.next() {
+                let (min, max) = (versions[at], versions[at + 1]);
+                return Err(Refusal::Deaf { name: name.into(), kind, version: other, min, max });
+            }
+            if !(min..=max).contains(&version) {
+                return Err(Refusal::Incompatible { name: name.into(), kind, version, min, max });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether all members of both views speak a version that all live ones understand: memberlist's
     /// `verifyProtocol`.
     fn check_versions(&self, remote: &PushPull) -> Result<(), Refusal> {
+        // First, whoever of theirs does not fit: what follows would find that all the others do not fit it.
+        for node in remote.nodes.iter().filter(|node| node.state == NodeState::Alive) {
+            node.versions.map_or(Ok(()), |versions| self.check_compatible(&node.name, versions))?;
+        }
         let local = self.members.iter().map(|r| (r.name.as_bytes(), r.state() == MemberState::Alive, r.versions));
         let remote = remote.nodes.iter().map(|node| {
             (&*node.name, node.state == NodeState::Alive && node.versions.is_some(), node.versions.unwrap_or_default())

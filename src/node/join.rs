@@ -13,7 +13,9 @@
 //! are this node's own. Members are looked after now and then, missing ones at once when a member is
 //! lost, and again with a delay that doubles up to a limit, jittered. Names are resolved anew each time,
 //! and every address is tried. So nodes may start in any order, seeds may come back at new addresses,
-//! and the sides of a healed partition find each other as long as one has a seed on the other.
+//! and the sides of a healed partition find each other as long as one has a seed on the other. As one
+//! name may stand for nodes on both sides, those addresses of a member that are not live ones' are tried
+//! too, more rarely, and nobody is bothered with what came of it.
 
 use std::{
     net::SocketAddr,
@@ -29,6 +31,11 @@ use crate::config::Seed;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// What the delay is limited to. Also how often a seed that is a member is looked after.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// How often the name of a seed that is a member is resolved anew, and its other addresses are tried.
+const REFRESH: Duration = Duration::from_secs(30);
+/// Failures in a row from which the application is told, about a second after the first: nodes that are
+/// started together find each other sooner than that.
+const TOLD_FROM: u32 = 4;
 /// How many addresses of one seed are tried in one attempt, chosen at random if there are more.
 const MAX_ADDRESSES: usize = 32;
 
@@ -48,6 +55,8 @@ struct SeedState {
     addrs: Vec<SocketAddr>,
     /// Failed attempts since the last success.
     failures: u32,
+    /// When all its addresses were last found to be members', or tried.
+    found: Option<Instant>,
     phase: Phase,
 }
 
@@ -65,7 +74,7 @@ enum Phase {
 
 impl Seeds {
     pub(super) fn new(seeds: Vec<Seed>) -> Self {
-        let state = |seed| SeedState { seed, addrs: Vec::new(), failures: 0, phase: Phase::Waiting };
+        let state = |seed| SeedState { seed, addrs: Vec::new(), failures: 0, found: None, phase: Phase::Waiting };
         Self { list: seeds.into_iter().map(state).collect(), stopped: false, name_taken: false }
     }
 
@@ -96,7 +105,7 @@ impl Node {
     /// A member is gone; if it was a seed, it is looked for at once.
     pub(super) fn look_for_seeds(&mut self, now: Instant) {
         for index in 0..self.seeds.list.len() {
-            if matches!(self.seeds.list[index].phase, Phase::Waiting) && !self.is_member(index) {
+            if matches!(self.seeds.list[index].phase, Phase::Waiting) && !self.is_found(index) {
                 let delay = FIRST_DELAY.mul_f64(self.rng.random_range(0.5..1.5));
                 self.timers.set(Timer::Seed(index), now + delay);
             }
@@ -108,10 +117,13 @@ impl Node {
         if self.seeds.stopped || !matches!(self.seeds.list[index].phase, Phase::Waiting) {
             return;
         }
-        if self.is_member(index) {
-            self.seeds.list[index].failures = 0;
-            self.wait_for_seed(now, index, LONGEST_DELAY);
-            return;
+        if self.is_found(index) {
+            let state = &mut self.seeds.list[index];
+            state.failures = 0;
+            if state.found.is_some_and(|found| now.saturating_duration_since(found) < REFRESH) {
+                self.wait_for_seed(now, index, LONGEST_DELAY);
+                return;
+            }
         }
         let state = &mut self.seeds.list[index];
         state.phase = Phase::LookingUp;
@@ -123,6 +135,12 @@ impl Node {
         let addrs = &self.seeds.list[index].addrs;
         let live = |addr: &SocketAddr| *addr != me && self.is_live(*addr);
         addrs.iter().any(live) || (!addrs.is_empty() && addrs.iter().all(|addr| *addr == me))
+    }
+
+    /// Whether nothing is left to do about a seed. While this node's name is another's, there is: the seed
+    /// may be a member, but this node is none to it.
+    fn is_found(&self, index: usize) -> bool {
+        self.is_member(index) && !self.seeds.name_taken
     }
 
     fn is_live(&self, addr: SocketAddr) -> bool {
@@ -157,9 +175,9 @@ impl Node {
         addrs.sort_unstable();
         addrs.dedup();
         self.seeds.list[index].addrs = addrs.clone();
-        let me = self.me().addr();
-        addrs.retain(|addr| *addr != me && !self.is_live(*addr));
-        if self.is_member(index) || addrs.is_empty() {
+        let (me, refused) = (self.me().addr(), self.seeds.name_taken);
+        addrs.retain(|addr| *addr != me && (refused || !self.is_live(*addr)));
+        if addrs.is_empty() {
             return self.find_seed(now, index);
         }
         while addrs.len() > MAX_ADDRESSES {
@@ -192,7 +210,8 @@ impl Node {
     }
 
     fn find_seed(&mut self, now: Instant, index: usize) {
-        self.seeds.list[index].failures = 0;
+        let state = &mut self.seeds.list[index];
+        (state.failures, state.found) = (0, Some(now));
         if !self.ready {
             self.set_ready();
         }
@@ -200,10 +219,16 @@ impl Node {
     }
 
     fn miss_seed(&mut self, now: Instant, index: usize, reason: String) {
+        if self.is_found(index) {
+            return self.find_seed(now, index);
+        }
         let state = &mut self.seeds.list[index];
         let doublings = state.failures.min(16);
         state.failures += 1;
-        self.events.push_back(Event::SeedUnreachable { seed: state.seed.clone(), reason });
+        // That the name is taken was told as a conflict of names.
+        if state.failures >= TOLD_FROM && !self.seeds.name_taken {
+            self.events.push_back(Event::SeedUnreachable { seed: state.seed.clone(), reason });
+        }
         self.wait_for_seed(now, index, LONGEST_DELAY.min(FIRST_DELAY * 2_u32.pow(doublings)));
     }
 }

@@ -68,7 +68,7 @@ pub enum Event {
     },
     /// This node has joined the cluster: a seed answered, or there are none to ask.
     Ready,
-    /// A seed could not be reached; it is tried again.
+    /// A seed could not be reached, for about a second by now; it is tried again.
     SeedUnreachable {
         /// The seed, as configured.
         seed: Seed,
@@ -243,6 +243,9 @@ impl Node {
         if self.membership.has_left() {
             return Err(PublishError::Stopped);
         }
+        if self.seeds.name_taken() {
+            return Err(PublishError::NameTaken);
+        }
         let (id, message) = self.dissemination.publish(key, value)?;
         self.spread(&message, |_| true);
         Ok(id)
@@ -328,11 +331,21 @@ impl Node {
         self.membership.after_gossip();
     }
 
+    /// Brings the next round of gossip forward, so that a newcomer is known everywhere at once.
+    fn gossip_soon(&mut self, now: Instant) {
+        let soon = now + self.tuning.gossip_interval / 10;
+        if self.timers.get(&Timer::Gossip).is_none_or(|at| at > soon) {
+            self.timers.set(Timer::Gossip, soon);
+        }
+    }
+
     /// Fills a packet with what is queued. The membership and the messages take turns in going first,
     /// and the first leaves a quarter to the second, so that neither starves the other.
     fn fill(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) {
         self.membership_first = !self.membership_first;
-        let messages_wanted = dissemination::is_ours(target.versions) && self.dissemination.has_queued();
+        // Something said before the name was found to be another's is not said any more.
+        let may_speak = !self.seeds.name_taken() && self.dissemination.has_queued();
+        let messages_wanted = may_speak && dissemination::is_ours(target.versions);
         let n = self.membership.live();
         if !messages_wanted {
             self.membership.fill(budget, parts);
@@ -395,6 +408,9 @@ impl Node {
         };
         if matches!(event, Event::Left(_) | Event::Failed(_)) {
             self.look_for_seeds(now);
+        }
+        if matches!(event, Event::Joined(_)) {
+            self.gossip_soon(now);
         }
         self.events.push_back(event);
     }

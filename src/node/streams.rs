@@ -122,6 +122,7 @@ impl Node {
 
     pub(super) fn time_out_stream(&mut self, now: Instant, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
+        let served = stream.role == Role::Serving;
         let reason = match stream.role {
             Role::Serving => {
                 format!(
@@ -131,7 +132,8 @@ impl Node {
             }
             Role::Asking { .. } => format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout),
         };
-        self.break_off(now, id, reason, true);
+        // A member that hangs has sent nothing to be dropped; that it does not answer is for the probes to find.
+        self.break_off(now, id, reason, served);
     }
 
     fn receive(&mut self, now: Instant, id: StreamId, message: StreamMessage) {

@@ -49,6 +49,19 @@ fn packet(message: &Wire) -> Bytes {
 }
 
 #[test]
+fn a_seed_that_starts_a_moment_later_is_no_matter() {
+    let mut sim = sim();
+    let early = sim.start("node2", 2, &["node1"]);
+    sim.run(SECOND / 10);
+    let seed = sim.start("node1", 1, &["node2"]);
+    sim.run_until(SECOND, Sim::agreed);
+    for addr in [early, seed] {
+        let told = told(&mut sim, addr);
+        assert!(!told.iter().any(|line| line.ends_with("unreachable")), "{told:?}");
+    }
+}
+
+#[test]
 fn nodes_join_in_any_order_and_hear_of_each_other_at_once() {
     let mut sim = sim();
     let late = sim.start("node2", 2, &["node1"]);
@@ -138,6 +151,26 @@ fn the_highest_incarnation_cannot_evict_a_node() {
 }
 
 #[test]
+fn the_highest_incarnation_cannot_keep_a_node_for_ever() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    for to in &addrs {
+        let alive = Alive {
+            incarnation: u32::MAX,
+            node: "node3".into(),
+            address: addrs[2].into(),
+            meta: Bytes::new(),
+            versions: Some([1, 5, 2, 0, 0, 0]),
+        };
+        sim.inject(addrs[1], *to, packet(&Wire::Alive(alive)));
+    }
+    sim.run(SECOND);
+    sim.kill(addrs[2]);
+    sim.run_until(60 * SECOND, Sim::agreed);
+    assert_eq!(told(&mut sim, addrs[0]), ["node3 failed"]);
+}
+
+#[test]
 fn a_node_that_leaves_is_said_to_have_left_and_may_return() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 4);
@@ -177,6 +210,31 @@ fn the_sides_of_a_partition_part_and_find_each_other_again() {
     sim.heal();
     let took = sim.run_until(30 * SECOND, Sim::agreed);
     assert!(took < 15 * SECOND, "{took:?}");
+}
+
+#[test]
+fn one_name_for_nodes_on_both_sides_of_a_partition_is_enough() {
+    let mut sim = sim();
+    let host = |i: u16| SocketAddr::from(([10, 0, 0, i as u8], 7946));
+    // The last one never runs: that is nobody's concern.
+    sim.alias("nodes", &(1..=7).map(host).collect::<Vec<_>>());
+    let addrs: Vec<_> = (1..=6).map(|i| sim.start(&format!("node{i}"), i, &["nodes"])).collect();
+    sim.run_until(10 * SECOND, Sim::agreed);
+    sim.run(10 * SECOND);
+    for addr in &addrs {
+        sim.events(*addr);
+    }
+    sim.run(120 * SECOND);
+    for addr in &addrs {
+        assert_eq!(told(&mut sim, *addr), Vec::<String>::new());
+    }
+
+    sim.partition(&addrs[..3], &addrs[3..]);
+    sim.run(180 * SECOND);
+    assert_eq!(sim.view(addrs[0]), ["node1", "node2", "node3"]);
+    sim.heal();
+    let took = sim.run_until(60 * SECOND, Sim::agreed);
+    assert!(took < 45 * SECOND, "{took:?}");
 }
 
 #[test]
@@ -225,6 +283,7 @@ fn a_name_at_two_addresses_is_reported_on_both_and_the_first_keeps_it() {
     let told = told(&mut sim, second);
     assert!(told.contains(&"node2 is at 10.0.0.9:7946 and 10.0.0.2:7946".to_owned()), "{told:?}");
     assert!(!told.contains(&"ready".to_owned()), "{told:?}");
+    assert!(!told.iter().any(|line| line.ends_with("unreachable")), "one reason is enough: {told:?}");
     assert_eq!(sim.member(addrs[0], "node2").addr, addrs[1]);
 
     // It was never let in, so its good-bye is nobody's.
@@ -239,6 +298,84 @@ fn a_name_at_two_addresses_is_reported_on_both_and_the_first_keeps_it() {
     sim.kill(addrs[1]);
     sim.run_until(60 * SECOND, |sim| sim.find(addrs[0], "node2").is_some_and(|m| m.addr == second));
     sim.run_until(30 * SECOND, Sim::agreed);
+}
+
+#[test]
+fn who_has_anothers_name_says_nothing_in_it() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    let second = sim.start("node2", 9, &["node1"]);
+    // Before it knows, and after.
+    sim.publish(second, "k", "\"early\"");
+    sim.run(5 * SECOND);
+    assert_eq!(sim.node(second).publish("k", "\"late\""), Err(PublishError::NameTaken));
+    sim.publish(addrs[1], "k", "\"mine\"");
+    sim.run(5 * SECOND);
+    for addr in [addrs[0], addrs[2]] {
+        let told = told(&mut sim, addr);
+        assert_eq!(told.iter().filter(|line| line.contains(": k=")).collect::<Vec<_>>(), ["node2: k=\"mine\""]);
+    }
+}
+
+#[test]
+fn a_version_that_would_keep_members_from_exchanging_views_is_not_let_in() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    let stranger: SocketAddr = "10.9.9.9:9".parse().expect("an address");
+    for (versions, word) in [
+        ([3, 5, 3, 0, 0, 0], "understands protocol versions 3 to 5, but this cluster speaks 2"),
+        ([1, 1, 1, 0, 0, 0], "understands protocol versions 1 to 1, but this cluster speaks 2"),
+        ([1, 5, 2, 2, 5, 4], "understands delegate protocol versions 2 to 5, but this cluster speaks 0"),
+        ([1, 5, 2, 0, 0, 200], "has delegate protocol version 200, but this cluster needs 0 to 0"),
+    ] {
+        let alive = Alive {
+            incarnation: 1,
+            node: "odd".into(),
+            address: stranger.into(),
+            meta: Bytes::new(),
+            versions: Some(versions),
+        };
+        sim.inject(stranger, addrs[0], packet(&Wire::Alive(alive)));
+        let told = told(&mut sim, addrs[0]);
+        assert!(told.len() == 1 && told[0].contains(word), "{told:?}");
+    }
+    sim.run(120 * SECOND);
+    for addr in addrs {
+        assert_eq!(told(&mut sim, addr), Vec::<String>::new(), "views are exchanged as before");
+    }
+}
+
+#[test]
+fn strangers_do_not_use_up_what_is_told_to_members() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    sim.run(10 * SECOND);
+    let stranger: SocketAddr = "10.9.9.9:9".parse().expect("an address");
+    let ping = |source| packet(&Wire::Ping(wire::Ping { seq: 1, node: "node1".into(), source }));
+    let indirect = |node: &'static str, target: SocketAddr| {
+        let (target, node) = (target.into(), node.into());
+        packet(&Wire::IndirectPing(wire::IndirectPing { seq: 1, target, node, nack: false, source: None }))
+    };
+    let forged = wire::Source { address: stranger.into(), node: "node2".into() };
+    let now = Instant::now();
+    let node = sim.node(addrs[0]);
+    node.publish("k", "1").expect("it fits");
+    while node.poll_transmit().is_some() {}
+    let sent = |node: &mut Node| std::iter::from_fn(|| node.poll_transmit()).collect::<Vec<_>>();
+    for packet in [ping(None), ping(Some(forged)), indirect("node9", stranger), indirect("node2", stranger)] {
+        for _ in 0..20 {
+            node.handle_datagram(now, stranger, &packet);
+        }
+        for Transmit { to, payload } in sent(node) {
+            assert_eq!(to, stranger);
+            assert!(payload.len() < 100, "{} bytes to a stranger", payload.len());
+        }
+    }
+    let member = wire::Source { address: addrs[1].into(), node: "node2".into() };
+    node.handle_datagram(now, addrs[1], &ping(Some(member)));
+    let [answer] = &sent(node)[..] else { panic!("one answer") };
+    assert_eq!(answer.to, addrs[1]);
+    assert!(answer.payload.windows(9).any(|bytes| bytes == br#""key":"k""#), "a member is told what is queued");
 }
 
 #[test]

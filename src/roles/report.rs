@@ -58,7 +58,7 @@ pub(super) fn seed_unreachable(node: &str, seed: &Seed, reason: &str) {
 }
 
 pub(super) fn rejected(node: &str, from: SocketAddr, reason: &str) {
-    warn!(node, event = "rejected", addr = %from, reason, "dropped what {from} sent: {reason}");
+    warn!(node, event = "rejected", addr = %from, reason, "dropped what {from} sent (see what runs there): {reason}");
 }
 
 pub(super) fn rejected_more(node: &str, reason: &str, count: u64, period: Duration) {

@@ -102,6 +102,11 @@ impl Sim {
         addr
     }
 
+    /// Lets a name stand for several nodes.
+    pub(crate) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
+        self.names.insert(name.to_owned(), addrs.to_vec());
+    }
+
     /// Ends a node without a word.
     pub(crate) fn kill(&mut self, addr: SocketAddr) {
         self.hosts.remove(&addr).expect("a running node");

@@ -4,7 +4,10 @@
 // Each test binary uses its part of it.
 #![allow(dead_code)]
 
+pub mod cluster;
+pub mod docker;
 pub mod require;
+pub mod talk;
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -93,9 +96,10 @@ impl Log {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || lines.ended {
-                let log: Vec<String> = lines.lines.iter().map(Value::to_string).collect();
+                let last = &lines.lines[lines.lines.len().saturating_sub(100)..];
+                let log: Vec<String> = last.iter().map(Value::to_string).collect();
                 let why = if lines.ended { "the log ended" } else { "it did not happen in time" };
-                panic!("waiting for {what}: {why}. The log:\n{}", log.join("\n"));
+                panic!("waiting for {what}: {why}. The end of the log:\n{}", log.join("\n"));
             }
             lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -109,6 +113,18 @@ impl Log {
         })
     }
 
+    /// Waits until there will be no more.
+    #[track_caller]
+    pub fn wait_end(&self) {
+        let deadline = Instant::now() + LIMIT;
+        let mut lines = self.lock();
+        while !lines.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "the log did not end");
+            lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lines> {
         // A test that failed while it held the lock has left whole lines behind.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
@@ -118,17 +134,19 @@ impl Log {
 /// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    /// It itself.
+    pub child: Child,
     /// What it logs.
     pub log: Arc<Log>,
 }
 
 impl Process {
-    /// Starts `broadcast node` on loopback with `args`, and a JSON log.
+    /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, in the local profile
+    /// and with a JSON log.
     pub fn node(args: &[&str]) -> Self {
-        let common = ["node", "--profile", "local", "--log-format", "json"];
-        let bind: &[&str] = if args.contains(&"--bind") { &[] } else { &["--bind", "127.0.0.1:0"] };
-        Self::spawn(&mut program(&[&common, bind, args].concat()))
+        let defaults = [["--bind", "127.0.0.1:0"], ["--profile", "local"], ["--log-format", "json"]];
+        let defaults = defaults.iter().filter(|[flag, _]| !args.contains(flag)).flatten().copied();
+        Self::spawn(&mut program(&["node"].into_iter().chain(defaults).chain(args.iter().copied()).collect::<Vec<_>>()))
     }
 
     /// Starts a program that logs to its standard output.
@@ -150,6 +168,14 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The most memory it has had resident so far, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("proc(5) has it");
+        let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+        kib << 10
     }
 
     /// Sends it a signal, by its name without `SIG`.

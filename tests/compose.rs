@@ -1,0 +1,176 @@
+//! The repository's own compose file: up, scaled, stopped and down, as the README has it.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::{Command, ExitCode, id},
+};
+
+use support::{
+    Process,
+    docker::{self, TAG, docker, success, wait_until},
+    require, talk,
+};
+
+fn main() -> ExitCode {
+    let code = require::run(
+        require::compose(),
+        &[
+            ("three_nodes_talk_and_ten_more_and_all_leave", three_nodes_talk_and_ten_more_and_all_leave),
+            ("settings_come_from_the_environment", settings_come_from_the_environment),
+        ],
+    );
+    docker::remove_image();
+    code
+}
+
+/// A compose project of its own. Taken down when dropped, so that nothing is left behind by a test that fails.
+struct Project {
+    name: String,
+    settings: &'static [(&'static str, &'static str)],
+}
+
+impl Project {
+    fn new(test: &str, settings: &'static [(&'static str, &'static str)]) -> Self {
+        Self { name: format!("broadcast-{}-{test}", id()), settings }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("BROADCAST_") || name.starts_with("COMPOSE_") {
+                command.env_remove(&*name);
+            }
+        }
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("compose.yaml");
+        command.args(["compose", "--project-name", &self.name, "--file"]).arg(file).args(args);
+        command.env("BROADCAST_IMAGE", format!("broadcast:{}", *TAG)).envs(self.settings.iter().copied());
+        command
+    }
+
+    #[track_caller]
+    fn compose(&self, args: &[&str]) -> String {
+        success(&mut self.command(args))
+    }
+
+    /// The ids of its containers, stopped ones too.
+    fn containers(&self) -> BTreeSet<String> {
+        let filter = format!("label=com.docker.compose.project={}", self.name);
+        let ids = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
+        ids.lines().map(Into::into).collect()
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        // There may be nothing any more.
+        let _ = self.command(&["down", "--timeout", "0", "--remove-orphans"]).output();
+    }
+}
+
+/// What the containers log, by the names that their nodes have given themselves.
+fn follow(containers: &BTreeSet<String>) -> BTreeMap<String, Process> {
+    let name = |container: &String| {
+        let process = Process::spawn(Command::new("docker").args(["logs", "--follow", container]));
+        let name = process.log.wait("a first line", |lines| lines.first()?["node"].as_str().map(str::to_owned));
+        (name, process)
+    };
+    containers.iter().map(name).collect()
+}
+
+fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<talk::Node<'_>> {
+    nodes.iter().map(|(name, node)| (name.as_str(), &*node.log)).collect()
+}
+
+fn three_nodes_talk_and_ten_more_and_all_leave() {
+    let project = Project::new("scale", &[("BROADCAST_INTERVAL", "1s"), ("BROADCAST_LOG_FORMAT", "json")]);
+    project.compose(&["up", "--detach", "--no-build"]);
+    let three = project.containers();
+    let nodes = follow(&three);
+    assert_eq!(nodes.keys().collect::<Vec<_>>(), ["node1", "node2", "node3"]);
+    let since = talk::everyone_sees(3, &cluster(&nodes));
+    talk::everyone_hears(&["node2", "node3"], 2, &since, &cluster(&nodes));
+
+    project.compose(&["up", "--detach", "--no-build", "--scale", "sender=10"]);
+    let all = project.containers();
+    assert!(all.is_superset(&three), "the first three go on");
+    let more = all.difference(&three).cloned().collect();
+    let mut nodes = nodes;
+    nodes.extend(follow(&more));
+    let names: BTreeSet<_> =
+        (1..=10).map(|n| format!("sender-{n}")).chain((1..=3).map(|n| format!("node{n}"))).collect();
+    assert_eq!(nodes.keys().cloned().collect::<BTreeSet<_>>(), names);
+    let nodes_of = cluster(&nodes);
+    let since = talk::everyone_sees(13, &nodes_of);
+    let senders: Vec<_> = nodes.keys().map(String::as_str).filter(|name| *name != "node1").collect();
+    talk::everyone_hears(&senders, 3, &since, &nodes_of);
+
+    wait_until("every container to be healthy", || {
+        let ids = all.iter().map(String::as_str);
+        let format = ["inspect", "--format", "{{.Name}} {{.State.Health.Status}}"];
+        let states = docker(&format.into_iter().chain(ids).collect::<Vec<_>>());
+        if states.lines().all(|line| line.ends_with(" healthy")) { Ok(()) } else { Err(states) }
+    });
+
+    project.compose(&["stop", "node3"]);
+    let others = nodes_of.iter().filter(|(name, _)| *name != "node3");
+    others.for_each(|(_, log)| _ = log.wait_message(0, "node3 left"));
+    project.compose(&["stop"]);
+    for container in &all {
+        let state = docker(&["inspect", "--format", "{{.Name}} {{.State.ExitCode}} {{.State.OOMKilled}}", container]);
+        assert!(state.ends_with(" 0 false"), "it ends by itself, in time: {state}");
+    }
+    for (name, node) in &mut nodes {
+        // The log is complete when there is no more to follow.
+        assert!(node.wait().success());
+        node.log.wait_end();
+        let lines = node.log.lines();
+        talk::check(name, &lines);
+        for line in &lines {
+            // One that starts late on a busy machine is missed for a while, no more.
+            let well = line["level"] == "INFO" || line["event"] == "seed_unreachable";
+            assert!(well && line["event"] != "failed", "everybody was well: {line}");
+        }
+    }
+
+    project.compose(&["down"]);
+    assert_eq!(project.containers(), BTreeSet::new());
+    let filter = format!("label=com.docker.compose.project={}", project.name);
+    assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &filter]), "");
+}
+
+fn settings_come_from_the_environment() {
+    let settings = &[
+        ("BROADCAST_INTERVAL", "200ms"),
+        ("BROADCAST_LOG", "broadcast=debug"),
+        ("BROADCAST_LOG_FORMAT", "json"),
+        ("BROADCAST_PROFILE", "local"),
+    ];
+    let project = Project::new("order", settings);
+    // Seeds that are not there yet, whose names nobody knows.
+    project.compose(&["up", "--detach", "--no-build", "node3"]);
+    let mut nodes = follow(&project.containers());
+    nodes["node3"].log.wait("node3 to miss a seed", |lines| {
+        lines.iter().any(|line| line["event"] == "seed_unreachable").then_some(())
+    });
+    let health = || {
+        let output = project.command(&["exec", "-T", "node3", "/broadcast", "health"]).output().expect("docker runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, words) = health();
+    assert!(code == Some(1) && words.contains("unhealthy: not joined yet"), "{code:?} {words}");
+
+    project.compose(&["up", "--detach", "--no-build"]);
+    nodes = follow(&project.containers());
+    let since = talk::everyone_sees(3, &cluster(&nodes));
+    talk::everyone_hears(&["node2", "node3"], 5, &since, &cluster(&nodes));
+    assert_eq!(health(), (Some(0), String::new()));
+    for (name, node) in &nodes {
+        let lines = node.log.lines();
+        talk::check(name, &lines);
+        assert!(lines.iter().any(|line| line["level"] == "DEBUG"), "{name}");
+    }
+}

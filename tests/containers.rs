@@ -1,0 +1,234 @@
+//! Nodes in containers, on networks of their own: they find each other, hear each other, leave, fail and
+//! return. The image is made here, from a binary of this checkout.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    process::{ExitCode, id},
+    sync::Arc,
+    thread,
+};
+
+use serde_json::{Value, json};
+use support::{
+    Log,
+    docker::{self, TAG, docker},
+    require, talk,
+};
+use testcontainers::{Container, GenericImage, ImageExt as _, runners::SyncRunner as _};
+
+fn main() -> ExitCode {
+    let code = require::run(
+        require::docker(),
+        &[
+            ("the_image_holds_a_program_and_no_more", the_image_holds_a_program_and_no_more),
+            ("three_nodes_hear_each_other", three_nodes_hear_each_other),
+            ("a_node_that_stops_has_left_and_returns", a_node_that_stops_has_left_and_returns),
+            ("a_node_that_is_killed_has_failed_and_returns", a_node_that_is_killed_has_failed_and_returns),
+            ("ten_more_senders_are_heard_by_all_once", ten_more_senders_are_heard_by_all_once),
+            ("the_log_is_for_people_too", the_log_is_for_people_too),
+        ],
+    );
+    docker::remove_image();
+    code
+}
+
+/// A node in a container, which is removed when this is dropped.
+struct Node {
+    name: String,
+    log: Arc<Log>,
+    container: Container<GenericImage>,
+}
+
+impl Node {
+    fn addr(&self) -> String {
+        self.log.wait("the address it listens on", |lines| {
+            let line = lines.iter().find(|line| line["event"] == "listening")?;
+            line["addr"].as_str().map(Into::into)
+        })
+    }
+
+    /// Stops it as `docker stop` does.
+    fn stop(&self) {
+        self.container.stop().expect("it runs");
+        assert_eq!(self.container.exit_code().expect("it is still there"), Some(0), "{}", self.name);
+    }
+
+    /// Ends it without a word.
+    fn kill(&self) {
+        docker(&["kill", self.container.id()]);
+    }
+}
+
+/// A network with a name that no other test has. It goes with its last container.
+struct Network {
+    name: String,
+}
+
+impl Network {
+    fn new(test: &str) -> Self {
+        Self { name: format!("broadcast-{}-{test}", id()) }
+    }
+
+    /// The name of a node's container, which is also what the name server knows it by.
+    fn container(&self, node: &str) -> String {
+        // As compose names them: project-service-number.
+        format!("{}-{node}", self.name)
+    }
+
+    /// Starts a node. One without a `host` has to find a name by itself.
+    fn start(&self, node: &str, host: Option<&str>, role: &str, seeds: &[&str], format: &str) -> Node {
+        let seeds: Vec<_> = seeds.iter().map(|seed| self.container(seed)).collect();
+        let mut container = GenericImage::new("broadcast", &TAG)
+            .with_container_name(self.container(node))
+            .with_network(format!("{}_gossip", self.name))
+            .with_env_var("BROADCAST_ROLE", role)
+            .with_env_var("BROADCAST_JOIN", seeds.join(","))
+            .with_env_var("BROADCAST_INTERVAL", "500ms")
+            .with_env_var("BROADCAST_LOG_FORMAT", format);
+        if let Some(host) = host {
+            container = container.with_hostname(host);
+        }
+        let container = container.start().expect("the engine starts containers");
+        Node { name: node.into(), log: Log::follow(container.stdout(true)), container }
+    }
+
+    fn receiver(&self, node: &str, seeds: &[&str]) -> Node {
+        self.start(node, Some(node), "receiver", seeds, "json")
+    }
+
+    fn sender(&self, node: &str, seeds: &[&str]) -> Node {
+        self.start(node, Some(node), "sender", seeds, "json")
+    }
+
+    /// The demo's three nodes, started in the order that suits them least.
+    fn three_nodes(&self) -> [Node; 3] {
+        let node3 = self.sender("node3", &["node1", "node2"]);
+        let node2 = self.sender("node2", &["node1", "node3"]);
+        [self.receiver("node1", &["node2", "node3"]), node2, node3]
+    }
+}
+
+/// For [`talk`].
+fn cluster<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<talk::Node<'a>> {
+    nodes.into_iter().map(|node| (node.name.as_str(), &*node.log)).collect()
+}
+
+fn check<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
+    nodes.into_iter().for_each(|node| talk::check(&node.name, &node.log.lines()));
+}
+
+fn the_image_holds_a_program_and_no_more() {
+    let image = docker(&["image", "inspect", "--format", "{{json .}}", &format!("broadcast:{}", *TAG)]);
+    let image: Value = serde_json::from_str(&image).expect("the engine answers in JSON");
+    assert_eq!(image["RootFS"]["Layers"].as_array().map(Vec::len), Some(1), "the binary: {image}");
+    let config = &image["Config"];
+    assert_eq!(config["Entrypoint"], json!(["/broadcast"]), "without a shell, which is not there");
+    assert_eq!(config["Cmd"], json!(["node"]));
+    assert_eq!(config["ExposedPorts"], json!({"7946/tcp": {}, "7946/udp": {}}));
+    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/broadcast", "health"]));
+    let user = config["User"].as_str().and_then(|user| user.split(':').next()).expect("a user");
+    assert!(user.parse::<u32>().is_ok_and(|user| user > 0), "a number, which needs no user database: {user}");
+}
+
+fn three_nodes_hear_each_other() {
+    let nodes = Network::new("three").three_nodes();
+    let cluster = cluster(&nodes);
+    let since = talk::everyone_sees(3, &cluster);
+    talk::everyone_hears(&["node2", "node3"], 5, &since, &cluster);
+    check(&nodes);
+    assert!(nodes[0].log.lines().iter().all(|line| line["event"] != "send"), "a receiver sends nothing");
+}
+
+fn a_node_that_stops_has_left_and_returns() {
+    goes_and_returns("stops", Node::stop, "left");
+}
+
+fn a_node_that_is_killed_has_failed_and_returns() {
+    goes_and_returns("killed", Node::kill, "failed");
+}
+
+/// node3 goes, the others see how, and it is taken back with its name at another address.
+fn goes_and_returns(test: &str, go: impl Fn(&Node), seen: &str) {
+    let network = Network::new(test);
+    let [node1, node2, node3] = network.three_nodes();
+    let three = cluster([&node1, &node2, &node3]);
+    let since = talk::everyone_sees(3, &three);
+    talk::everyone_hears(&["node3"], 1, &since, &three);
+    let places = [&node1, &node2].map(|node| node.log.len());
+
+    go(&node3);
+    for (node, place) in [&node1, &node2].into_iter().zip(places) {
+        node.log.wait(&format!("{} to see that node3 {seen}", node.name), |lines| {
+            let gone = |line: &&Value| line["member"] == "node3" && line["event"] != "joined";
+            let event = lines[place..].iter().find(gone)?;
+            assert_eq!(event["message"], format!("node3 {seen}"), "{}", node.name);
+            Some(())
+        });
+    }
+    let since = talk::everyone_sees(2, &cluster([&node1, &node2]));
+    talk::everyone_hears(&["node2"], 2, &since, &cluster([&node1, &node2]));
+    check([&node1, &node2, &node3]);
+    let (old, places) = (node3.addr(), [&node1, &node2].map(|node| node.log.len()));
+    drop(node3);
+
+    // Someone else's by now, so that node3 has to come back at another address.
+    let squatter = network.receiver("squatter", &[]);
+    squatter.addr();
+    let node3 = network.sender("node3", &["node1", "node2"]);
+    assert_ne!(node3.addr(), old);
+    for (node, place) in [&node1, &node2].into_iter().zip(places) {
+        let joined = node.log.wait_message(place, "node3 joined");
+        assert_eq!(node.log.lines()[joined]["addr"], node3.addr());
+    }
+    let three = cluster([&node1, &node2, &node3]);
+    let since = talk::everyone_sees(3, &three);
+    talk::everyone_hears(&["node2", "node3"], 2, &since, &three);
+    // Its clock started anew, so what it says now may be what it said before.
+    check([&node3]);
+    talk::check("node1", &node1.log.lines()[places[0]..]);
+    assert!(node1.log.lines().iter().all(|line| line["event"] != "name_conflict"), "nobody else had its name");
+}
+
+fn ten_more_senders_are_heard_by_all_once() {
+    let network = Network::new("many");
+    let mut nodes: Vec<Node> = network.three_nodes().into();
+    thread::scope(|scope| {
+        // Without a host name: they are to find their names by themselves.
+        let start = |number| {
+            let (network, name) = (&network, format!("sender-{number}"));
+            scope.spawn(move || network.start(&name, None, "sender", &["node1", "node2", "node3"], "json"))
+        };
+        let starting: Vec<_> = (1..=10).map(start).collect();
+        nodes.extend(starting.into_iter().map(|node| node.join().expect("it starts")));
+    });
+    let cluster = cluster(&nodes);
+    let since = talk::everyone_sees(13, &cluster);
+    let senders: Vec<&str> = nodes[1..].iter().map(|node| node.name.as_str()).collect();
+    talk::everyone_hears(&senders, 3, &since, &cluster);
+    check(&nodes);
+    let addrs: BTreeSet<_> = nodes.iter().map(Node::addr).collect();
+    assert_eq!(addrs.len(), 13);
+}
+
+fn the_log_is_for_people_too() {
+    let network = Network::new("text");
+    let node1 = network.start("node1", Some("node1"), "receiver", &["node2"], "text");
+    let node2 = network.start("node2", Some("node2"), "sender", &["node1"], "text");
+    for (node, words, rest) in [
+        (&node1, " INFO node1 node2 joined", ""),
+        (&node1, " INFO node1 broadcast nodes = 2", ""),
+        (&node2, " INFO node2 send broadcast msg: key=I am node2 value=", "0"),
+        (&node1, " INFO node1 received broadcast msg: key=I am node2 value=", "1"),
+    ] {
+        // The time comes before, and no colour where there is no terminal.
+        let words = format!("Z {words}");
+        let line = node.log.wait(&words, |lines| {
+            lines.iter().filter_map(Value::as_str).find(|line| line.contains(&words)).map(str::to_owned)
+        });
+        let (time, number) = line.split_once(&words).expect("it was found there");
+        assert_eq!(time.len(), "2026-11-24T15:06:09.344".len(), "{line:?}");
+        assert!(number == rest || number.parse::<u64>().is_ok(), "{line:?}");
+    }
+}
