@@ -1,58 +1,79 @@
-//! What is said: messages, their identity, and how they spread.
+//! What is said: every message reaches every live node, once, in its origin's order, and the origin
+//! knows when.
 //!
 //! # On the wire
 //!
 //! A message is a memberlist user message, a JSON object with `key` and `value` at its top level, as any
-//! Go program in the cluster would read and write it. Ours carry one more field, which others ignore:
+//! Go program in the cluster would read and write it, and with its identity in a field that others
+//! ignore ([`payload`]). What only nodes of this crate understand ([`control`]) goes only to nodes that
+//! say so in the largest delegate version of their "alive" messages ([`DELEGATE_MAX`]), which plain
+//! memberlist nodes take part in agreeing on but do not use.
 //!
-//! ```json
-//! {"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}
-//! ```
+//! # How a message spreads
 //!
-//! `origin`, `epoch` (the origin's start) and `seq` (a count) identify it. Nodes that understand this
-//! field say so in the largest delegate version of their "alive" messages ([`DELEGATE_MAX`]), which
-//! plain memberlist nodes take part in agreeing on but do not use.
+//! At once, along a tree over the members that is laid out anew for each origin ([`ring`]): up to
+//! [`FANOUT`] members get it straight from the origin. Plain nodes get it straight as well, and through a
+//! [`TransmitLimitedQueue`], as they would from a memberlist node. A message that does not fit in a
+//! packet goes the same way, over TCP.
 //!
-//! # How it spreads
+//! # How it becomes reliable
 //!
-//! The origin sends a message at once to every plain node and to up to [`FANOUT`] of ours. Each of ours
-//! that hears it for the first time delivers it and passes it on by gossip, to ours only: plain nodes
-//! would not know a copy from a second message.
+//! | message | from, to | says |
+//! |---|---|---|
+//! | `Ack` | receiver to origin | all below this number is here |
+//! | `Have` | origin to who has not acknowledged; anybody in gossip and exchanges of views | what there is, and what nobody needs any more |
+//! | `Want` | who finds a gap, to who told of it, then the origin, then anybody | these are missing |
+//! | `Relay` | in front of messages that are passed on | how far they came, and who is next |
+//! | `Plain` | who hears a plain node, to its voice ([`plain`]) | publish this for it |
 //!
-//! A plain node's message has no identity. Plain nodes do not pass messages on, so it comes straight
-//! from its origin, a few times within the origin's retransmissions. The first copy is delivered, and
-//! sent on as a *copy*: with the field `"broadcast":{"origin":…,"copy":…}`, where `copy` is a hash of
-//! the original. The same origin and hash within [`COPY_WINDOW`] are the same message; later, they are a
-//! new one that happens to say the same.
+//! Each origin numbers its messages; a gap in the numbers, or a `Have` that goes further than what is
+//! here, is asked for ([`inbound`]). The origin keeps what members have not acknowledged and reminds them
+//! ([`outbound`]); should it fail, the others tell each other what they have.
+//!
+//! A node may speak in two streams: its own, and one as the voice of plain nodes. The lowest bit of an
+//! epoch tells them apart ([`same_lane`]).
 //!
 //! # What can go wrong
 //!
-//! - *A copy that arrives later than the window* is delivered again; *the same words said twice within
-//!   it* by a plain node are one message.
-//! - *A forged identity* can make a later message of that origin look old. Gossip without encryption
-//!   trusts its network.
-//! - *More origins than [`MAX_ORIGINS`]*, or more copies than [`MAX_COPIES`]: those beyond are refused,
-//!   as they could not be told from repetitions.
+//! - *Loss, duplication, reordering, a pause, a partition*: repaired, as long as anybody has what is
+//!   missing. What nobody has any more is told, as [`Output::Missed`].
+//! - *A member that does not keep up* holds back the others for the lag limit and no longer.
+//! - *A node restarts with its clock set back*: it hears of its former life, and begins a later one.
+//! - *Forgeries* (acknowledgements from strangers or of messages never sent, numbers far ahead, former or
+//!   future lives): dropped and told. Gossip without encryption trusts its network for the rest.
 
+mod control;
+mod inbound;
 mod message;
-mod seen;
+mod outbound;
+mod payload;
+mod plain;
+mod ring;
 
 use std::{
-    borrow::Cow,
-    hash::Hasher,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
+    ops::Range,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub(crate) use self::payload::Draft;
 pub use self::message::{Message, MessageId, PublishError};
-use self::seen::{Copies, Origins};
+use self::{
+    control::{Control, ControlError, Have, MAGIC, Route, Start},
+    inbound::{Inbound, StreamError, Taken},
+    outbound::{AckError, FAILED_GRACE, Outbound},
+    plain::{Flooded, Heard, Voice},
+    ring::{FANOUT, Ring},
+};
 use crate::{
-    config::Tuning,
-    membership::{NodeName, TransmitLimitedQueue},
+    config::{Limits, Tuning},
+    membership::{MemberState, Membership, NodeName, Record, Target, TransmitLimitedQueue, digits},
+    timers::Timers,
     wire::{self, Versions, packet},
 };
 
@@ -60,126 +81,295 @@ use crate::{
 pub(crate) const DELEGATE_MAX: u8 = 0xB1;
 /// The largest delegate versions that only our nodes announce: this, and later revisions.
 const OUR_DELEGATE_MAX: std::ops::RangeInclusive<u8> = 0xB0..=0xBF;
-/// To how many of our nodes an origin sends a message itself.
-pub(crate) const FANOUT: usize = 32;
-/// For how long equal messages of a plain node are retransmissions of one. Memberlist's end after
-/// `mult · ceil(log10(n + 1)) / gossip_nodes` rounds: 0.4 s at 3 nodes, 1.2 s at 1,000.
-pub(crate) const COPY_WINDOW: Duration = Duration::from_secs(2);
-/// How many origins are remembered at most.
-const MAX_ORIGINS: usize = 65_536;
-/// How many messages of plain nodes are remembered at most.
-const MAX_COPIES: usize = 65_536;
-/// How many messages wait to be passed on at most.
+/// The largest message, as JSON with its identity, in bytes.
+pub(crate) const MAX_MESSAGE: usize = 1 << 20;
+/// How many messages wait to be repeated to plain nodes at most.
 const QUEUE_CAPACITY: usize = 4096;
+/// In a cluster too large for all to acknowledge at once, an origin gets so many acknowledgements a second.
+const ACKS_PER_SECOND: f64 = 2000.0;
+/// The first answer to a request is waited for this part of the time a probe may take.
+const PATIENCE: u32 = 20;
+/// Each further one twice as long, up to this.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+/// What is given at once to who asks for messages, in bytes.
+const GIVEN_AT_ONCE: usize = 64 << 10;
+/// How many others are asked for what the origin has no more.
+const OTHERS_ASKED: u32 = 4;
+/// How long others are asked for what an origin that has left, or begun a new life, can give no more.
+const DEPARTED_GRACE: Duration = Duration::from_secs(10);
+/// How often streams that are over are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How far a node's clock may be ahead of this one's, in microseconds: a day.
+const CLOCK_TOLERANCE: u64 = 24 * 60 * 60 * 1_000_000;
 
 /// Whether a node with these versions understands our messages.
 pub(crate) fn is_ours(versions: Versions) -> bool {
     OUR_DELEGATE_MAX.contains(&versions[4])
 }
 
-/// The largest user message that fits in a packet, as JSON.
-pub(crate) fn max_payload(tuning: &Tuning) -> usize {
-    let overhead = packet::COMPOUND_OVERHEAD + packet::PART_OVERHEAD + size_of::<u8>();
-    tuning.udp_buffer_size.saturating_sub(overhead)
+/// Whether two lives are of the same stream of a node: its own, or the one in which it passes on what
+/// plain nodes say.
+fn same_lane(one: u64, other: u64) -> bool {
+    (one ^ other) & 1 == 0
 }
 
-/// A message as it travels.
-#[derive(Serialize, Deserialize)]
-struct Payload<'a> {
-    #[serde(borrow)]
-    key: Cow<'a, str>,
-    #[serde(borrow)]
-    value: &'a RawValue,
-    /// An [`Identity`]. Some other program's field of that name is no error.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    broadcast: Option<&'a RawValue>,
-}
-
-/// What tells messages apart.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Identity<'a> {
-    Original {
-        #[serde(borrow)]
-        origin: Cow<'a, str>,
-        epoch: u64,
-        seq: u64,
-    },
-    Copy {
-        #[serde(borrow)]
-        origin: Cow<'a, str>,
-        copy: u64,
-    },
-}
-
-/// What came of a user message.
+/// What the dissemination wants done.
 #[derive(Debug)]
-pub(crate) enum Heard {
-    /// It is new: deliver it. A copy made of a plain node's message is to be sent on at once.
-    New { message: Message, relay: Option<Bytes> },
-    /// It was heard before, or is this node's own.
-    Known,
+pub(crate) enum Output {
+    /// Send these messages, in as few packets as possible, to each of these nodes; `route` goes in front
+    /// of each packet.
+    Packets { to: Vec<Target>, route: Option<Bytes>, messages: Vec<Bytes> },
+    /// Send this message over a stream.
+    Stream { to: SocketAddr, message: Bytes },
+    /// Tell the application what another node published.
+    Deliver(Message),
+    /// Tell the application that messages of an origin cannot be had any more.
+    Missed { origin: NodeName, epoch: u64, seqs: Range<u64> },
+    /// Tell the application that a member is not waited for any longer.
+    CutLoose(NodeName),
 }
 
-/// Why a user message cannot be used.
+/// How far the cluster is with what this node publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Every live member has everything below this number.
+    pub(crate) stable: u64,
+    /// How many members of this crate are waited for.
+    pub(crate) members: usize,
+    /// How many plain memberlist members there are, who cannot acknowledge.
+    pub(crate) plain: usize,
+}
+
+/// How much is kept, in messages and bytes; and by what bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) own_messages: usize,
+    pub(crate) own_bytes: usize,
+    pub(crate) others_messages: usize,
+    pub(crate) others_bytes: usize,
+}
+
+/// Why a user message, or a control message, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
     #[error("a user message of {len} bytes is not a JSON object with a text \"key\" and a \"value\": {source}")]
     Json { len: usize, source: serde_json::Error },
-    #[error("a message of \"{0}\" was refused: {MAX_ORIGINS} origins are remembered already")]
-    Origins(NodeName),
-    #[error(
-        "a message of \"{0}\" was refused: {MAX_COPIES} messages of plain memberlist nodes came within {COPY_WINDOW:?}"
-    )]
-    Copies(NodeName),
+    #[error("a user message of {0} bytes is not text")]
+    Text(usize),
+    #[error("a message of \"{origin}\" was dropped: {error}")]
+    Stream { origin: NodeName, error: StreamError },
+    #[error("a message of the plain node \"{0}\" was dropped: {1}")]
+    Plain(NodeName, Flooded),
+    #[error("a message of the plain node \"{0}\" was dropped: members that are slow need what came before it")]
+    NoRoom(NodeName),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Ack(#[from] AckError),
+    #[error("{0} was asked by a stranger")]
+    Stranger(&'static str),
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Acks,
+    Ask(NodeName, u64),
+    Remind(Lane),
+    Plain,
+    Sweep,
+}
+
+/// The streams in which a node speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Own,
+    Voice,
+}
+
+const LANES: [Lane; 2] = [Lane::Own, Lane::Voice];
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Dissemination {
     me: NodeName,
-    epoch: u64,
-    next_seq: u64,
-    max_payload: usize,
-    origins: Origins,
-    copies: Copies,
+    /// Which life of this node it is.
+    life: u64,
+    started: Instant,
+    tuning: Tuning,
+    replay: bool,
+    rng: Xoshiro256PlusPlus,
+    outbound: [Outbound; 2],
+    /// Whether a lane follows its peers: from its first message on.
+    active: [bool; 2],
+    /// For how many rounds of gossip to tell what there is of each lane.
+    rounds: [u32; 2],
+    /// The floor that was told last.
+    told_floor: [u64; 2],
+    inbound: Inbound,
+    heard: Heard,
+    ring: Option<Ring>,
+    /// Streams to acknowledge.
+    acks: BTreeSet<(NodeName, u64)>,
+    /// Messages to pass on, by their route.
+    relays: BTreeMap<Route, Vec<Bytes>>,
+    /// Messages to repeat to plain nodes.
     queue: TransmitLimitedQueue,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
 }
 
 impl Dissemination {
-    pub(crate) fn new(me: NodeName, epoch: u64, tuning: &Tuning) -> Self {
+    /// `start` is when this node started, in microseconds since 1970.
+    pub(crate) fn new(
+        now: Instant,
+        me: NodeName,
+        start: u64,
+        tuning: &Tuning,
+        limits: Limits,
+        replay: bool,
+        rng_seed: u64,
+    ) -> Self {
+        let epoch = start.min(u64::MAX / 4) * 2;
         Self {
             me,
-            epoch,
-            next_seq: 0,
-            max_payload: max_payload(tuning),
-            origins: Origins::new(MAX_ORIGINS),
-            copies: Copies::new(MAX_COPIES, COPY_WINDOW),
+            life: epoch.max(1),
+            started: now,
+            tuning: tuning.clone(),
+            replay,
+            rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed),
+            outbound: [Outbound::new(epoch, limits), Outbound::new(epoch | 1, limits)],
+            active: [false; 2],
+            rounds: [0; 2],
+            told_floor: [0; 2],
+            inbound: Inbound::new(limits),
+            heard: Heard::default(),
+            ring: None,
+            acks: BTreeSet::new(),
+            relays: BTreeMap::new(),
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, QUEUE_CAPACITY),
+            timers: Timers::new(),
+            outputs: VecDeque::new(),
         }
     }
 
-    /// Makes a message of this node; gives it as it stands in a packet, to be sent at once.
+    /// The latest life that can be: by this node's clock, with some tolerance.
+    fn latest(&self, now: Instant) -> u64 {
+        let running = now.saturating_duration_since(self.started).as_micros();
+        let running = u64::try_from(running).unwrap_or(u64::MAX);
+        self.life.saturating_add(running.saturating_add(CLOCK_TOLERANCE).saturating_mul(2)) | 1
+    }
+
+    /// This node's life, as its own messages have it.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.outbound[Lane::Own as usize].epoch
+    }
+
+    /// Whether the log takes one more message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.outbound[Lane::Own as usize].has_room()
+    }
+
+    /// Takes a message of this node; [`flush`](Self::flush) sends it.
     ///
     /// # Errors
     ///
-    /// It is too large, or `value` is not JSON.
-    pub(crate) fn publish(&mut self, key: &str, value: &str) -> Result<(MessageId, Bytes), PublishError> {
-        let id = MessageId { epoch: self.epoch, seq: self.next_seq };
-        let origin = String::from_utf8_lossy(self.me.as_bytes());
-        let identity = Identity::Original { origin, epoch: id.epoch, seq: id.seq };
-        let value = serde_json::from_str(value).map_err(|error| PublishError::Value(error.to_string()))?;
-        let payload = encode(key, value, &identity);
-        if payload.len() > self.max_payload {
-            return Err(PublishError::TooLarge { size: payload.len(), max: self.max_payload });
+    /// The log has no room for it.
+    pub(crate) fn publish(&mut self, draft: Draft, membership: &Membership) -> Result<MessageId, PublishError> {
+        if !self.has_room() {
+            return Err(PublishError::WouldBlock);
         }
-        self.next_seq += 1;
-        let message = packet::encode_message(&wire::Message::User(payload));
-        self.queue.push(message.clone());
-        Ok((id, message))
+        Ok(self.append(Lane::Own, draft, membership).0)
     }
 
-    /// Takes a user message that came from `from`; `sender` finds the member of that address.
+    fn append(&mut self, lane: Lane, draft: Draft, membership: &Membership) -> (MessageId, Bytes) {
+        let outbound = &mut self.outbound[lane as usize];
+        if !std::mem::replace(&mut self.active[lane as usize], true) {
+            for record in membership.others().filter(|record| record.is_live() && is_ours(record.versions)) {
+                outbound.add_peer(record.addr(), &record.name);
+            }
+        }
+        let id = MessageId { epoch: outbound.epoch, seq: outbound.next() };
+        let message = draft.finish(id.epoch, id.seq);
+        outbound.push(message.clone());
+        (id, message)
+    }
+
+    /// How far the cluster is with what this node publishes.
+    pub(crate) fn progress(&mut self, membership: &Membership) -> Progress {
+        let plain = self.ring(membership).plain.len();
+        let own = &self.outbound[Lane::Own as usize];
+        Progress { stable: own.stable(), members: own.count_acked(0).0, plain }
+    }
+
+    /// The members that have not acknowledged a message of this node yet.
+    pub(crate) fn missing(&self, seq: u64) -> Vec<NodeName> {
+        self.outbound[Lane::Own as usize].missing(seq.saturating_add(1))
+    }
+
+    /// Whether every live member has everything this node says.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outbound.iter().all(|outbound| outbound.stable() == outbound.next())
+    }
+
+    /// How much is kept.
+    pub(crate) fn sizes(&self) -> Sizes {
+        let (others_bytes, others_messages) = self.inbound.size();
+        Sizes {
+            own_messages: self.outbound.iter().map(Outbound::len).sum(),
+            own_bytes: self.outbound.iter().map(Outbound::bytes).sum(),
+            others_messages,
+            others_bytes,
+        }
+    }
+
+    /// A member is there, for the first time, again, or at another address.
+    pub(crate) fn member_up(&mut self, now: Instant, record: &Record) {
+        self.ring = None;
+        for stream in self.inbound.lives_mut(record.name.as_bytes()) {
+            stream.attempts = 0;
+        }
+        self.revive(&record.name);
+        for lane in LANES {
+            if self.active[lane as usize] && is_ours(record.versions) {
+                self.outbound[lane as usize].add_peer(record.addr(), &record.name);
+                self.watch(now, lane);
+            }
+        }
+    }
+
+    /// The latest lives of an origin that is there go on.
+    fn revive(&mut self, origin: &NodeName) {
+        let mut latest = [0; 2];
+        for stream in self.inbound.lives_mut(origin.as_bytes()) {
+            let lane = &mut latest[(stream.epoch & 1) as usize];
+            *lane = stream.epoch.max(*lane);
+        }
+        for stream in self.inbound.lives_mut(origin.as_bytes()).filter(|stream| latest.contains(&stream.epoch)) {
+            stream.over_since = None;
+        }
+    }
+
+    /// A member has failed, or has left.
+    pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, addr: SocketAddr, left: bool) {
+        self.ring = None;
+        for outbound in &mut self.outbound {
+            if left {
+                outbound.remove_peer(addr);
+            } else {
+                outbound.lose_peer(now, addr, name);
+            }
+        }
+        let rounds = self.tuning.retransmit_mult * digits(self.inbound.iter().count().max(9)) * 2;
+        for stream in self.inbound.lives_mut(name.as_bytes()) {
+            stream.over_since.get_or_insert(now);
+            // Those who have more than others tell them: the origin does not any more.
+            stream.rounds = rounds;
+        }
+        self.sweep_later(now);
+    }
+
+    /// Takes a user message that came from `from`. `route` is what the packet said of the messages that
+    /// follow.
     ///
     /// # Errors
     ///
@@ -188,92 +378,725 @@ impl Dissemination {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        sender: impl FnOnce() -> Option<NodeName>,
         payload: &Bytes,
-    ) -> Result<Heard, Unusable> {
-        let parsed: Payload<'_> =
-            serde_json::from_slice(payload).map_err(|source| Unusable::Json { len: payload.len(), source })?;
-        let identity = parsed.broadcast.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        match identity {
-            Some(Identity::Original { origin, epoch, seq }) => {
-                let origin = NodeName::from(&*origin);
-                let id = MessageId { epoch, seq };
-                if origin == self.me
-                    || !self.origins.is_new(&origin, id).map_err(|_| Unusable::Origins(origin.clone()))?
-                {
-                    return Ok(Heard::Known);
+        route: &mut Route,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        let Some((&MAGIC, data)) = payload.split_first() else {
+            return self.take_message(now, from, payload, *route, membership);
+        };
+        match Control::decode(data)? {
+            Control::Relay { route: given, message } => {
+                if message.is_empty() {
+                    *route = given;
+                } else {
+                    self.take_message(now, from, &payload.slice_ref(message), given, membership)?;
                 }
-                self.pass_on(payload);
-                Ok(Heard::New { message: Message::new(origin, Some(id), parsed.key, parsed.value), relay: None })
             }
-            Some(Identity::Copy { origin, copy }) => {
-                let origin = NodeName::from(&*origin);
-                if origin == self.me || !self.is_new_copy(now, &origin, copy)? {
-                    return Ok(Heard::Known);
+            Control::Have(haves) => {
+                for have in &haves {
+                    self.take_have(now, Some(from), have, membership);
                 }
-                self.pass_on(payload);
-                Ok(Heard::New { message: Message::new(origin, None, parsed.key, parsed.value), relay: None })
             }
-            None => {
-                let origin = sender().map_or_else(|| from.to_string(), |name| name.to_string());
-                let origin = NodeName::from(&*origin);
-                let copy = hash(payload);
-                if !self.is_new_copy(now, &origin, copy)? {
-                    return Ok(Heard::Known);
+            Control::Ack { epoch, life, next } => self.take_ack(now, from, epoch, life, next)?,
+            Control::Want { origin, epoch, ranges } => {
+                let asker = membership.find_addr(from).filter(|record| record.is_live() && is_ours(record.versions));
+                let asker = asker.ok_or(Unusable::Stranger("for messages"))?.into();
+                self.give(asker, origin, epoch, &ranges);
+            }
+            Control::Plain { source, message } => {
+                membership.find_addr(from).ok_or(Unusable::Stranger("to publish"))?;
+                self.adopt(now, &NodeName::from(source), &payload.slice_ref(message), membership)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_message(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        payload: &Bytes,
+        route: Route,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        let len = payload.len();
+        let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
+        let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
+        let Some(identity) = &parsed.identity else {
+            return self.hear_plain(now, from, payload, &parsed.key, &text[parsed.value.clone()], membership);
+        };
+        let origin = identity.origin.as_bytes();
+        if self.me.as_bytes() == origin {
+            return Ok(());
+        }
+        let hops = route.hops.saturating_add(1);
+        let id = (identity.epoch, identity.seq);
+        let build = |origin: &NodeName| Message::new(origin.clone(), identity, &parsed, payload, hops);
+        let taken = self
+            .inbound
+            .receive(now, origin, id, self.latest(now), build)
+            .map_err(|error| Unusable::Stream { origin: NodeName::from(origin), error })?;
+        if let (Taken::New, Some(until)) = (taken, route.until) {
+            let message = packet::encode_message(&wire::Message::User(payload.clone()));
+            self.relays.entry(Route { hops, until: Some(until) }).or_default().push(message);
+        }
+        let name = self.after_news(now, origin, identity.epoch, from, taken == Taken::New);
+        self.ack_later(now, name, identity.epoch);
+        self.deliver(now);
+        Ok(())
+    }
+
+    /// Something of a stream came: sees to it that others hear of it, and that what is missing is asked
+    /// for. Gives the origin's name, as it is remembered.
+    fn after_news(&mut self, now: Instant, origin: &[u8], epoch: u64, from: SocketAddr, news: bool) -> NodeName {
+        let rounds = self.telling_rounds();
+        let patience = self.patience() / 5;
+        let (name, stream) =
+            self.inbound.open(now, origin, epoch, None, u64::MAX).expect("it was opened when the message came");
+        let name = name.clone();
+        if news {
+            stream.rounds = rounds;
+        }
+        if stream.lacks() {
+            // What is out of order may just be late.
+            stream.hint.get_or_insert(from);
+            self.ask_by(now + patience, &name, epoch);
+        }
+        name
+    }
+
+    fn ask_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
+        let timer = Timer::Ask(origin.clone(), epoch);
+        if self.timers.get(&timer).is_none_or(|due| due > at) {
+            self.timers.set(timer, at);
+        }
+    }
+
+    /// For how many rounds of gossip news is told: enough for everybody to hear it from somebody.
+    fn telling_rounds(&self) -> u32 {
+        digits(self.ring.as_ref().map_or(1, Ring::len).max(1))
+    }
+
+    fn ack_later(&mut self, now: Instant, origin: NodeName, epoch: u64) {
+        self.acks.insert((origin, epoch));
+        let n = self.ring.as_ref().map_or(0, Ring::len);
+        if n > FANOUT && self.timers.get(&Timer::Acks).is_none() {
+            let spread = Duration::from_secs_f64(n as f64 / ACKS_PER_SECOND);
+            self.timers.set(Timer::Acks, now + spread.mul_f64(self.rng.random()));
+        }
+    }
+
+    /// Hands out what is delivered. What comes in the streams of two voices is told apart here.
+    fn deliver(&mut self, now: Instant) {
+        while let Some(message) = self.inbound.delivered.pop_front() {
+            if let Some(source) = message.plain() {
+                let words = plain::words(source, message.key(), message.value());
+                // A flood is let through rather than lost.
+                if self.heard.is_new(now, &words, message.stands_at().0) == Ok(false) {
+                    continue;
                 }
-                let identity = Identity::Copy { origin: String::from_utf8_lossy(origin.as_bytes()), copy };
-                let relay = self.pass_on(&encode(&parsed.key, parsed.value, &identity));
-                Ok(Heard::New { message: Message::new(origin, None, parsed.key, parsed.value), relay })
+            }
+            self.outputs.push_back(Output::Deliver(message));
+        }
+    }
+
+    /// How long an answer is waited for.
+    fn patience(&self) -> Duration {
+        self.tuning.probe_timeout / PATIENCE
+    }
+
+    /// How often those who have not acknowledged are reminded.
+    fn reminder_period(&self) -> Duration {
+        let n = self.ring.as_ref().map_or(0, Ring::len);
+        let acks = if n > FANOUT { Duration::from_secs_f64(2.0 * n as f64 / ACKS_PER_SECOND) } else { Duration::ZERO };
+        self.patience() + acks
+    }
+
+    fn ring(&mut self, membership: &Membership) -> &Ring {
+        self.ring.get_or_insert_with(|| Ring::new(membership))
+    }
+
+    // ---- what others say ----
+
+    fn take_have(&mut self, now: Instant, from: Option<SocketAddr>, have: &Have<'_>, membership: &Membership) {
+        let Have { origin, epoch, base, next, floor, start } = *have;
+        let latest = self.latest(now);
+        if self.me.as_bytes() == origin {
+            // A former life of this node, later than this one by a clock that has been set back.
+            for outbound in &mut self.outbound {
+                if same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest {
+                    outbound.renew(epoch + 2, &self.me);
+                }
+            }
+            return;
+        }
+        let record = membership.get(origin).filter(|record| record.is_live());
+        let by_origin = from.is_some() && record.map(Record::addr) == from;
+        if self.inbound.get(origin, epoch).is_none() {
+            // A live origin says itself where this node begins.
+            if next == 0 || (record.is_some() && !by_origin) {
+                return;
+            }
+            let begin = (!by_origin).then_some(if self.replay { base.min(next) } else { next });
+            let Ok((_, stream)) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
+            if !by_origin {
+                stream.over_since = Some(now);
+                self.sweep_later(now);
+            }
+        }
+        let rounds = self.telling_rounds();
+        let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
+        // Nobody has so much to say; a number like that is made up.
+        let next = next.min(stream.next.unwrap_or(next).saturating_add(inbound::MAX_AHEAD));
+        stream.learn_head(next, by_origin, from);
+        if by_origin {
+            stream.gone_below = stream.gone_below.max(base.min(next));
+        }
+        if let Some(start) = start.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
+            self.inbound.start(origin, epoch, start, base, self.replay);
+        }
+        if self.inbound.free(origin, epoch, floor.min(next))
+            && let Some(stream) = self.inbound.get_mut(origin, epoch)
+        {
+            stream.rounds = rounds;
+        }
+        let Some(stream) = self.inbound.get(origin, epoch) else { return };
+        let (lacks, unknown) = (stream.lacks(), stream.next.is_none());
+        let name = NodeName::from(origin);
+        if lacks {
+            let patience = if start.is_some() { Duration::ZERO } else { self.patience() / 5 };
+            self.ask_by(now + patience, &name, epoch);
+        }
+        if by_origin && (start.is_some() || unknown) {
+            self.ack_later(now, name, epoch);
+        }
+        self.deliver(now);
+    }
+
+    fn take_ack(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        epoch: u64,
+        life: u64,
+        next: Option<u64>,
+    ) -> Result<(), Unusable> {
+        // One for a former life of this node is late, and no matter.
+        let Some(lane) = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch) else {
+            return Ok(());
+        };
+        let outbound = &mut self.outbound[lane as usize];
+        let before = outbound.floor();
+        let asks = outbound.ack(from, life, next)?;
+        if outbound.floor() > before {
+            self.rounds[lane as usize] = self.telling_rounds();
+        }
+        if asks {
+            self.tell_start(lane, from);
+            self.watch(now, lane);
+        }
+        Ok(())
+    }
+
+    /// Tells a peer where it begins in what this node says, and how far that goes by now.
+    fn tell_start(&mut self, lane: Lane, to: SocketAddr) {
+        let start = self.outbound[lane as usize].start_of(to);
+        let message = Control::Have(vec![self.own_have(lane, start)]).encode();
+        self.send(to, vec![message]);
+    }
+
+    fn own_have(&self, lane: Lane, start: Option<Start>) -> Have<'_> {
+        let outbound = &self.outbound[lane as usize];
+        Have {
+            origin: self.me.as_bytes(),
+            epoch: outbound.epoch,
+            base: outbound.base(),
+            next: outbound.sent(),
+            floor: outbound.floor(),
+            start,
+        }
+    }
+
+    fn send(&mut self, to: SocketAddr, messages: Vec<Bytes>) {
+        self.outputs.push_back(Output::Packets { to: vec![ours(to)], route: None, messages });
+    }
+
+    /// Gives a member the messages it asks for, as far as they are here.
+    fn give(&mut self, asker: Target, origin: &[u8], epoch: u64, ranges: &[(u64, u64)]) {
+        let lane = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch);
+        let lane = lane.filter(|_| self.me.as_bytes() == origin);
+        let stream = self.inbound.get(origin, epoch);
+        let (mut bytes, mut lacking) = (0, false);
+        let mut given: BTreeMap<u8, Vec<Bytes>> = BTreeMap::new();
+        'all: for &(first, count) in ranges {
+            for seq in first..first.saturating_add(count) {
+                let found = match lane {
+                    Some(lane) => self.outbound[lane as usize].get(seq).map(|message| (0, message.clone())),
+                    None => stream.and_then(|stream| stream.get(seq)).map(|message| {
+                        let payload = wire::Message::User(message.payload().clone());
+                        (message.hops(), packet::encode_message(&payload))
+                    }),
+                };
+                let Some((hops, message)) = found else {
+                    lacking = true;
+                    break;
+                };
+                bytes += message.len();
+                given.entry(hops).or_default().push(message);
+                if bytes >= GIVEN_AT_ONCE {
+                    break 'all;
+                }
+            }
+        }
+        if let Some(lane) = lane {
+            self.outbound[lane as usize].lost();
+        }
+        let have = match (lane, stream) {
+            (Some(lane), _) => Some(self.own_have(lane, self.outbound[lane as usize].start_of(asker.addr))),
+            (None, Some(stream)) => Some(stream_have(origin, stream)),
+            (None, None) => None,
+        };
+        // Who asks in vain learns what there is.
+        let have = have.filter(|_| lacking).map(|have| Control::Have(vec![have]).encode());
+        if let Some(have) = have {
+            self.send(asker.addr, vec![have]);
+        }
+        for (hops, messages) in given {
+            self.spread(vec![asker], (hops > 0).then_some(Route { hops, until: None }), messages);
+        }
+    }
+
+    /// Sends messages on a route to some nodes: those that are small in packets, the others each over a
+    /// stream.
+    fn spread(&mut self, to: Vec<Target>, route: Option<Route>, messages: Vec<Bytes>) {
+        let max = self.max_in_packet();
+        let (small, large): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.len() <= max);
+        for message in large {
+            for target in &to {
+                let message = match route {
+                    Some(route) => Control::Relay { route, message: &message[1..] }.encode(),
+                    None => message.clone(),
+                };
+                self.outputs.push_back(Output::Stream { to: target.addr, message });
+            }
+        }
+        if !small.is_empty() {
+            let route = route.map(|route| Control::Relay { route, message: &[] }.encode());
+            self.outputs.push_back(Output::Packets { to, route, messages: small });
+        }
+    }
+
+    /// The largest message that fits in a packet, with what may go in front of it.
+    fn max_in_packet(&self) -> usize {
+        const ROUTE: usize = 16 + packet::PART_OVERHEAD;
+        self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD - packet::PART_OVERHEAD - ROUTE
+    }
+
+    // ---- plain nodes ----
+
+    fn hear_plain(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        payload: &Bytes,
+        key: &str,
+        value: &str,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        // A stream comes from a port of the system's choice.
+        let by_ip = || {
+            let mut plain = membership.others().filter(|record| !is_ours(record.versions));
+            plain.find(|record| record.addr().ip() == from.ip() && record.is_live())
+        };
+        let record = membership.find_addr(from).or_else(by_ip);
+        let source = record.map_or_else(|| from.to_string().as_str().into(), |record| record.name.clone());
+        let words = plain::words(&source, key, value);
+        if self.heard.knows(now, &words) {
+            return Ok(());
+        }
+        match plain::voice_of(&source, membership) {
+            Voice::Me => self.adopt(now, &source, payload, membership),
+            Voice::At(addr) => {
+                self.heard
+                    .wait(now, words, payload.clone())
+                    .map_err(|error| Unusable::Plain(source.clone(), error))?;
+                self.hand_over(addr, &source, payload);
+                self.timers.set(Timer::Plain, self.heard.next_due().unwrap_or(now));
+                Ok(())
             }
         }
     }
 
-    fn is_new_copy(&mut self, now: Instant, origin: &NodeName, copy: u64) -> Result<bool, Unusable> {
-        self.copies.is_new(now, origin, copy).map_err(|_| Unusable::Copies(origin.clone()))
+    fn hand_over(&mut self, voice: SocketAddr, source: &NodeName, message: &Bytes) {
+        let message = Control::Plain { source: source.as_bytes(), message }.encode();
+        self.spread(vec![ours(voice)], None, vec![message]);
     }
 
-    /// Queues a message for gossip, if it fits in a packet of it; gives it as it stands in one.
-    fn pass_on(&mut self, payload: &Bytes) -> Option<Bytes> {
-        if payload.len() > self.max_payload {
-            return None;
+    /// Publishes what a plain node said, as its voice.
+    fn adopt(
+        &mut self,
+        now: Instant,
+        source: &NodeName,
+        payload: &Bytes,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        let len = payload.len();
+        let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
+        let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
+        let value = &text[parsed.value.clone()];
+        let words = plain::words(source, &parsed.key, value);
+        let waited = self.heard.waiting.remove(&words).is_some();
+        if !waited && self.heard.knows(now, &words) {
+            return Ok(());
         }
-        let message = packet::encode_message(&wire::Message::User(payload.clone()));
-        self.queue.push(message.clone());
-        Some(message)
+        if !self.outbound[Lane::Voice as usize].has_room() {
+            return Err(Unusable::NoRoom(source.clone()));
+        }
+        let me = self.me.clone();
+        self.heard.is_new(now, &words, &me).map_err(|error| Unusable::Plain(source.clone(), error))?;
+        let draft = Draft::new(&parsed.key, value, &me.to_string()).on_behalf_of(&source.to_string());
+        let (_, message) = self.append(Lane::Voice, draft, membership);
+        let payload = message.slice(1..);
+        let text = std::str::from_utf8(&payload).expect("a draft is made of text");
+        let parsed = payload::parse(text).expect("a draft is JSON");
+        let identity = parsed.identity.as_ref().expect("a finished draft has an identity");
+        self.outputs.push_back(Output::Deliver(Message::new(me, identity, &parsed, &payload, 0)));
+        Ok(())
     }
 
-    /// Whether something is waiting to be passed on.
-    pub(crate) fn has_queued(&self) -> bool {
+    fn remind_voices(&mut self, now: Instant, membership: &Membership) {
+        for (words, message, enough) in self.heard.due(now) {
+            let source = words.0;
+            match plain::voice_of(&source, membership) {
+                Voice::At(addr) if !enough => self.hand_over(addr, &source, &message),
+                // It cannot be used by anybody if it cannot be used here; and there is nobody to tell.
+                _ => drop(self.adopt(now, &source, &message, membership)),
+            }
+        }
+        if let Some(at) = self.heard.next_due() {
+            self.timers.set(Timer::Plain, at);
+        }
+    }
+
+    // ---- time ----
+
+    /// Sends what is to be sent: new messages, messages to pass on, acknowledgements. To be called when
+    /// everything that has happened has been handled.
+    pub(crate) fn flush(&mut self, now: Instant, membership: &Membership) {
+        for lane in LANES {
+            if self.outbound[lane as usize].has_unsent() {
+                self.send_unsent(now, lane, membership);
+            }
+        }
+        let me = ring::place(self.me.as_bytes());
+        for (route, messages) in std::mem::take(&mut self.relays) {
+            if let Some(until) = route.until {
+                self.send_along(me, until, route.hops, &messages, membership);
+            }
+        }
+        if !self.acks.is_empty() && self.timers.get(&Timer::Acks).is_none() {
+            self.send_acks(membership);
+        }
+    }
+
+    fn send_unsent(&mut self, now: Instant, lane: Lane, membership: &Membership) {
+        let at = lane as usize;
+        let messages = self.outbound[at].take_unsent();
+        if messages.is_empty() {
+            return;
+        }
+        self.ring(membership);
+        let mut for_ours = messages.clone();
+        let floor = self.outbound[at].floor();
+        if floor > std::mem::replace(&mut self.told_floor[at], floor) {
+            for_ours.insert(0, Control::Have(vec![self.own_have(lane, None)]).encode());
+        }
+        let me = ring::place(self.me.as_bytes());
+        self.send_along(me, me, 0, &for_ours, membership);
+        if let (Lane::Own, Some(ring)) = (lane, &self.ring)
+            && !ring.plain.is_empty()
+        {
+            let plain = ring.plain.clone();
+            for message in messages.iter().filter(|message| message.len() <= self.max_in_packet()) {
+                self.queue.push(message.clone());
+            }
+            self.spread(plain, None, messages);
+        }
+        self.rounds[at] = self.telling_rounds();
+        self.watch(now, lane);
+    }
+
+    /// Sends messages to those on an arc of the ring who are next.
+    fn send_along(&mut self, from: u64, until: u64, hops: u8, messages: &[Bytes], membership: &Membership) {
+        let branches = self.ring(membership).branches(from, until);
+        let mut leaves = Vec::new();
+        for branch in branches {
+            if hops == 0 {
+                for lane in LANES.into_iter().filter(|lane| self.outbound[*lane as usize].is_new(branch.to)) {
+                    self.tell_start(lane, branch.to);
+                }
+            }
+            match branch.until {
+                None => leaves.push(ours(branch.to)),
+                until => self.spread(vec![ours(branch.to)], Some(Route { hops, until }), messages.to_vec()),
+            }
+        }
+        if !leaves.is_empty() {
+            self.spread(leaves, (hops > 0).then_some(Route { hops, until: None }), messages.to_vec());
+        }
+    }
+
+    fn send_acks(&mut self, membership: &Membership) {
+        for (origin, epoch) in std::mem::take(&mut self.acks) {
+            let Some(record) = membership.get(origin.as_bytes()).filter(|record| record.is_live()) else { continue };
+            let Some(stream) = self.inbound.get(origin.as_bytes(), epoch) else { continue };
+            let ack = Control::Ack { epoch, life: self.life, next: stream.next }.encode();
+            self.send(record.addr(), vec![ack]);
+        }
+    }
+
+    /// Sees to it that peers who do not acknowledge are reminded.
+    fn watch(&mut self, now: Instant, lane: Lane) {
+        let timer = Timer::Remind(lane);
+        if self.timers.get(&timer).is_none() && self.outbound[lane as usize].wants_reminders() {
+            self.outbound[lane as usize].begin_period();
+            self.timers.set(timer, now + self.reminder_period());
+        }
+    }
+
+    fn sweep_later(&mut self, now: Instant) {
+        if self.timers.get(&Timer::Sweep).is_none() {
+            self.timers.set(Timer::Sweep, now + SWEEP);
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, membership: &Membership) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Acks => self.send_acks(membership),
+                Timer::Ask(origin, epoch) => self.ask(now, &origin, epoch, membership),
+                Timer::Remind(lane) => self.remind(now, lane),
+                Timer::Plain => self.remind_voices(now, membership),
+                Timer::Sweep => self.sweep(now, membership),
+            }
+        }
+    }
+
+    fn remind(&mut self, now: Instant, lane: Lane) {
+        let (peers, loose) = self.outbound[lane as usize].remind(now);
+        for name in loose {
+            self.outputs.push_back(Output::CutLoose(name));
+        }
+        for peer in peers {
+            self.tell_start(lane, peer);
+        }
+        if self.outbound[lane as usize].wants_reminders() {
+            self.timers.set(Timer::Remind(lane), now + self.reminder_period());
+        }
+    }
+
+    /// Asks somebody for what is missing of a stream, or gives it up.
+    fn ask(&mut self, now: Instant, origin: &NodeName, epoch: u64, membership: &Membership) {
+        let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
+        if !stream.lacks() {
+            return;
+        }
+        let record = membership.get(origin.as_bytes());
+        let live = record.filter(|record| record.is_live() && stream.over_since.is_none()).map(Record::addr);
+        let Some(next) = stream.next else {
+            match live {
+                Some(addr) => {
+                    let ack = Control::Ack { epoch, life: self.life, next: None }.encode();
+                    stream.attempts += 1;
+                    let again = now + self.backed_off(origin, epoch);
+                    self.send(addr, vec![ack]);
+                    self.timers.set(Timer::Ask(origin.clone(), epoch), again);
+                }
+                // Nobody can say any more where this node would have begun.
+                None => {
+                    let first = stream.first_ahead().unwrap_or_default();
+                    self.inbound.skip_to(origin.as_bytes(), epoch, first);
+                    self.deliver(now);
+                    self.ask_by(now, origin, epoch);
+                }
+            }
+            return;
+        };
+        let gone = live.is_some() && stream.gone_below > next && stream.attempts >= OTHERS_ASKED;
+        let grace = match record.map(Record::state) {
+            Some(MemberState::Dead) => FAILED_GRACE,
+            _ => DEPARTED_GRACE,
+        };
+        let over = stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
+        if gone || over {
+            let end = if gone { Some(stream.gone_below) } else { stream.first_ahead() };
+            let Some(end) = end.map(|end| stream.first_ahead().map_or(end, |first| first.min(end))) else {
+                return stream.forget_head();
+            };
+            self.outputs.push_back(Output::Missed { origin: origin.clone(), epoch, seqs: next..end });
+            self.inbound.skip_to(origin.as_bytes(), epoch, end);
+            self.deliver(now);
+            self.ack_later(now, origin.clone(), epoch);
+            return self.ask_by(now, origin, epoch);
+        }
+        let ranges = stream.missing(control::MAX_RANGES);
+        let hint = stream.hint.take_if(|_| stream.attempts > 0);
+        let hint = hint.or(stream.hint).filter(|_| stream.attempts == 0);
+        let origin_has = live.filter(|_| stream.gone_below <= next);
+        let attempt = stream.attempts;
+        stream.attempts += 1;
+        // Who told of it first, then the origin, then by turns anybody and the origin.
+        let anybody = || {
+            let wanted = |record: &Record| {
+                record.is_live() && is_ours(record.versions) && record.name != *origin && record.name != self.me
+            };
+            membership.pick(&mut self.rng, wanted).map(Record::addr)
+        };
+        let known = hint.filter(|hint| membership.find_addr(*hint).is_some_and(Record::is_live));
+        let to = match (known, origin_has) {
+            (Some(hint), _) => Some(hint),
+            (None, Some(origin)) if attempt < 2 || attempt.is_multiple_of(2) => Some(origin),
+            (None, origin_has) => anybody().or(origin_has),
+        };
+        if let Some(to) = to {
+            let want = Control::Want { origin: origin.as_bytes(), epoch, ranges }.encode();
+            self.send(to, vec![want]);
+        }
+        let again = now + self.backed_off(origin, epoch);
+        self.timers.set(Timer::Ask(origin.clone(), epoch), again);
+    }
+
+    fn backed_off(&self, origin: &NodeName, epoch: u64) -> Duration {
+        let attempts = self.inbound.get(origin.as_bytes(), epoch).map_or(0, |stream| stream.attempts);
+        let doublings = attempts.saturating_sub(1).min(8);
+        (self.patience() * (1 << doublings)).min(LONGEST_PATIENCE)
+    }
+
+    /// Forgets what is over: former lives, and origins that are gone.
+    fn sweep(&mut self, now: Instant, membership: &Membership) {
+        let over = |(origin, stream): (&NodeName, &inbound::Stream)| {
+            let since = now.saturating_duration_since(stream.over_since?);
+            // A dead origin may come back as it was; one that is not even remembered will not.
+            let grace = if membership.get(origin.as_bytes()).is_some() { FAILED_GRACE } else { DEPARTED_GRACE };
+            (since >= grace && !stream.lacks()).then(|| (origin.clone(), stream.epoch))
+        };
+        let over: Vec<_> = self.inbound.iter().filter_map(over).collect();
+        for (origin, epoch) in over {
+            self.inbound.remove_life(origin.as_bytes(), epoch);
+        }
+        if self.inbound.iter().any(|(_, stream)| stream.over_since.is_some()) {
+            self.sweep_later(now);
+        }
+    }
+
+    // ---- gossip ----
+
+    /// Whether there is something to tell in the next round of gossip.
+    pub(crate) fn has_gossip(&self) -> bool {
         !self.queue.is_empty()
+            || self.rounds.iter().any(|rounds| *rounds > 0)
+            || self.inbound.iter().any(|(_, stream)| stream.rounds > 0)
     }
 
-    /// Takes what is to be passed on, for one packet to one of `n` members with `budget` bytes left;
-    /// gives the bytes used.
-    pub(crate) fn fill(&mut self, n: usize, budget: usize, out: &mut Vec<Bytes>) -> usize {
-        self.queue.take(n, packet::PART_OVERHEAD, budget, out)
-    }
-}
-
-fn encode(key: &str, value: &RawValue, identity: &Identity<'_>) -> Bytes {
-    let identity = serde_json::value::to_raw_value(identity).expect("text and numbers always serialise");
-    let payload = Payload { key: key.into(), value, broadcast: Some(&identity) };
-    serde_json::to_vec(&payload).expect("text and JSON always serialise").into()
-}
-
-/// A hash that is the same on every node: 64-bit FNV-1a (Fowler, Noll, Vo; RFC 9923).
-fn hash(bytes: &[u8]) -> u64 {
-    struct Fnv(u64);
-    impl Hasher for Fnv {
-        fn finish(&self) -> u64 {
-            self.0
+    /// Takes what is to be told in one packet of gossip with `budget` bytes left; gives the bytes used.
+    pub(crate) fn fill(&mut self, target: Target, budget: usize, out: &mut Vec<Bytes>) -> usize {
+        if !is_ours(target.versions) {
+            let plain = self.ring.as_ref().map_or(0, |ring| ring.plain.len());
+            return self.queue.take(plain + 1, packet::PART_OVERHEAD, budget, out);
         }
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        let mut haves = Vec::new();
+        let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3);
+        let own = LANES.into_iter().filter(|lane| self.rounds[*lane as usize] > 0).map(|lane| self.own_have(lane, None));
+        let others = self.inbound.iter().filter(|(_, stream)| stream.rounds > 0 && stream.next.is_some());
+        for have in own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream))) {
+            let Some(rest) = left.checked_sub(have.max_len()).filter(|_| haves.len() < control::MAX_HAVES) else {
+                break;
+            };
+            left = rest;
+            haves.push(have);
+        }
+        if haves.is_empty() {
+            return 0;
+        }
+        let message = Control::Have(haves).encode();
+        let used = message.len() + packet::PART_OVERHEAD;
+        out.push(message);
+        used
+    }
+
+    /// To be called after each round of gossip.
+    pub(crate) fn after_gossip(&mut self) {
+        let own = self.rounds.iter_mut();
+        for rounds in own.chain(self.inbound.iter_mut().map(|(_, stream)| &mut stream.rounds)) {
+            *rounds = rounds.saturating_sub(1);
+        }
+    }
+
+    /// What this node has, to exchange with another of ours.
+    pub(crate) fn state(&self) -> Bytes {
+        let own = LANES.into_iter().filter(|lane| self.active[*lane as usize]).map(|lane| self.own_have(lane, None));
+        let others = self.inbound.iter().filter(|(_, stream)| stream.next.is_some());
+        let haves = own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream)));
+        let message = Control::Have(haves.take(control::MAX_HAVES).collect()).encode();
+        message.slice(1..)
+    }
+
+    /// Whether another node's state is one of ours.
+    pub(crate) fn is_state(state: &[u8]) -> bool {
+        state.first() == Some(&MAGIC)
+    }
+
+    /// Takes another node's state. `from` is where it can be asked, if that is known.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub(crate) fn merge(
+        &mut self,
+        now: Instant,
+        from: Option<SocketAddr>,
+        state: &[u8],
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        if let Some((&MAGIC, data)) = state.split_first()
+            && let Control::Have(haves) = Control::decode(data)?
+        {
+            for have in &haves {
+                self.take_have(now, from, have, membership);
             }
         }
+        Ok(())
     }
-    let mut fnv = Fnv(0xcbf2_9ce4_8422_2325);
-    fnv.write(bytes);
-    fnv.finish()
+
+    /// The next thing to do.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+}
+
+fn stream_have<'a>(origin: &'a [u8], stream: &inbound::Stream) -> Have<'a> {
+    let (base, next) = (stream.base(), stream.next.unwrap_or_default());
+    Have { origin, epoch: stream.epoch, base, next, floor: stream.floor, start: None }
+}
+
+/// One of our nodes, which all understand a checksum.
+fn ours(addr: SocketAddr) -> Target {
+    Target { addr, checksum: true, versions: [1, 5, 2, 0, DELEGATE_MAX, 0] }
+}
+
+/// A hash that is the same on every node: 64-bit FNV-1a (Fowler, Noll, Vo; RFC 9923), finished by
+/// MurmurHash3's last step so that names that differ in their last letter are far apart.
+fn hash(bytes: &[u8]) -> u64 {
+    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, fnv);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
