@@ -32,6 +32,8 @@ pub struct Config {
     pub(crate) join: Vec<Seed>,
     pub(crate) tuning: Tuning,
     pub(crate) meta: Vec<u8>,
+    pub(crate) limits: Limits,
+    pub(crate) replay: bool,
 }
 
 impl Config {
@@ -44,6 +46,8 @@ impl Config {
             join: Vec::new(),
             tuning: Profile::default().tuning(),
             meta: Vec::new(),
+            limits: Limits::default(),
+            replay: false,
         }
     }
 
@@ -91,6 +95,21 @@ impl Config {
         self
     }
 
+    /// How much is kept of what is published, and for how long a slow member is waited for.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Whether this node first gets what the others still retain of what was sent before it joined.
+    /// Otherwise it begins with what is sent from then on.
+    #[must_use]
+    pub fn replay(mut self, retained: bool) -> Self {
+        self.replay = retained;
+        self
+    }
+
     /// Whether a node can run with this. [`start`](crate::start) asks it first.
     ///
     /// # Errors
@@ -103,7 +122,8 @@ impl Config {
         }
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
-        self.tuning.validate()
+        self.tuning.validate()?;
+        self.limits.validate()
     }
 }
 
@@ -162,7 +182,7 @@ pub enum ConfigError {
     /// A setting of the gossip is out of its range.
     #[error("{setting} = {value} cannot be: it must be {allowed}")]
     Tuning {
-        /// The field of [`Tuning`].
+        /// The field of [`Tuning`] or [`Limits`].
         setting: &'static str,
         /// Its value.
         value: String,
@@ -406,6 +426,43 @@ impl Tuning {
         // packet over IPv4 is larger than 65507 bytes.
         let size = self.udp_buffer_size;
         check("udp_buffer_size", &size, (1024..=65507).contains(&size), "between 1024 and 65507 bytes")
+    }
+}
+
+/// How much a node keeps of what is published, and for how long a slow member is waited for.
+///
+/// A node keeps its own messages until every live member has them, and those of others until their
+/// origins say that nobody needs them any more. Half of `retain_bytes` is for its own, half for others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Messages that are kept at most: so many of its own, and so many of all others together.
+    pub retain_messages: usize,
+    /// Bytes of messages that are kept at most, as they travel.
+    pub retain_bytes: usize,
+    /// A member that acknowledges nothing for so long is not waited for any more.
+    pub lag_limit: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { retain_messages: 65_536, retain_bytes: 64 << 20, lag_limit: Duration::from_secs(10) }
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |setting, value: String, allowed| Err(ConfigError::Tuning { setting, value, allowed });
+        if !(16..=1 << 24).contains(&self.retain_messages) {
+            return refuse("retain_messages", self.retain_messages.to_string(), "between 16 and 16777216");
+        }
+        // The largest message has to fit in half of a half, beside what is delivered already.
+        if !(8 << 20..=1 << 40).contains(&self.retain_bytes) {
+            return refuse("retain_bytes", self.retain_bytes.to_string(), "between 8 MiB and 1 TiB, in bytes");
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60)).contains(&self.lag_limit) {
+            return refuse("lag_limit", format!("{:?}", self.lag_limit), "between 100 milliseconds and 1 day");
+        }
+        Ok(())
     }
 }
 

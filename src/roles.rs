@@ -189,7 +189,9 @@ impl<'a> Role<'a> {
                     report::rejected(node, from, &reason);
                 }
             }
-            Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
+            Event::Missed { origin, from, to, .. } => report::missed(node, &origin, from, to),
+            Event::CutLoose(member) => report::cut_loose(node, &member),
+            Event::Room | Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
         }
     }
 

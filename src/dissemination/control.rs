@@ -25,8 +25,8 @@ const PLAIN: u8 = 5;
 
 /// How a message reached whom it reached, and who is to get it from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Route {
-    /// How many nodes it came through, the origin included.
+pub(crate) struct Route {
+    /// Over how many hops it came to who sends it on.
     pub(super) hops: u8,
     /// Pass it on to the nodes from the receiver up to this place on the ring, exclusive.
     pub(super) until: Option<u64>,

@@ -153,13 +153,13 @@ impl Stream {
 
     /// Somebody says that there are messages up to `head`. The origin itself is believed also when that
     /// is less than was heard from others.
-    pub(super) fn learn_head(&mut self, head: u64, by_origin: bool, hint: SocketAddr) {
+    pub(super) fn learn_head(&mut self, head: u64, by_origin: bool, hint: Option<SocketAddr>) {
         if by_origin {
             self.head = head;
         }
         if head > self.end() || (head == self.head && self.hint.is_none()) {
             self.head = self.head.max(head);
-            self.hint = Some(hint);
+            self.hint = hint;
         }
     }
 
@@ -214,8 +214,12 @@ impl Inbound {
         (self.retained.0 + self.ahead, self.retained.1 + waiting)
     }
 
-    /// The name under which an origin is remembered, and the stream of one life of it, which begins at
-    /// `next` if it is new here.
+    /// The name under which an origin is remembered.
+    pub(super) fn name(&self, origin: &[u8]) -> Option<&NodeName> {
+        self.streams.get_key_value(origin).map(|(name, _)| name)
+    }
+
+    /// The stream of one life of an origin, which begins at `next` if it is new here.
     pub(super) fn open(
         &mut self,
         now: Instant,
@@ -223,14 +227,12 @@ impl Inbound {
         epoch: u64,
         next: Option<u64>,
         latest: u64,
-    ) -> Result<(&NodeName, &mut Stream), StreamError> {
+    ) -> Result<&mut Stream, StreamError> {
         let known = self.streams.get(origin).is_some_and(|lives| lives.iter().any(|life| life.epoch == epoch));
         if !known {
             self.begin_life(now, origin, epoch, next, latest)?;
         }
-        let (origin, lives) = self.streams.range_mut::<[u8], _>(origin..).next().expect("it was there, or just added");
-        let stream = lives.iter_mut().find(|life| life.epoch == epoch).expect("it was there, or just added");
-        Ok((origin, stream))
+        Ok(self.get_mut(origin, epoch).expect("it was there, or was just added"))
     }
 
     fn begin_life(
@@ -295,11 +297,11 @@ impl Inbound {
         origin: &[u8],
         (epoch, seq): (u64, u64),
         latest: u64,
-        build: impl FnOnce(&NodeName) -> Message,
+        build: impl FnOnce(NodeName) -> Message,
     ) -> Result<Taken, StreamError> {
         let max_ahead_bytes = self.limits.retain_bytes / 4;
         let ahead_bytes = self.ahead;
-        let (name, stream) = self.open(now, origin, epoch, (seq == 0).then_some(0), latest)?;
+        let stream = self.open(now, origin, epoch, (seq == 0).then_some(0), latest)?;
         if seq == 0 && stream.next.is_none() {
             stream.next = Some(0);
         }
@@ -312,16 +314,19 @@ impl Inbound {
         }
         stream.head = stream.head.max(seq + 1);
         let in_turn = stream.next == Some(seq);
+        let name = self.name(origin).expect("its stream was just opened").clone();
         let message = build(name);
         if !in_turn && ahead_bytes + message.len() > max_ahead_bytes {
             return Ok(Taken::NoRoom);
         }
+        let stream = self.get_mut(origin, epoch).expect("it was just opened");
         stream.attempts = 0;
         if in_turn {
             self.deliver(origin, epoch, message);
         } else {
-            self.ahead += message.len();
-            self.get_mut(origin, epoch).expect("it was just opened").ahead.insert(seq, message);
+            let len = message.len();
+            stream.ahead.insert(seq, message);
+            self.ahead += len;
         }
         Ok(Taken::New)
     }

@@ -61,10 +61,10 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub(crate) use self::payload::Draft;
+pub(crate) use self::{control::Route, payload::Draft};
 pub use self::message::{Message, MessageId, PublishError};
 use self::{
-    control::{Control, ControlError, Have, MAGIC, Route, Start},
+    control::{Control, ControlError, Have, MAGIC, Start},
     inbound::{Inbound, StreamError, Taken},
     outbound::{AckError, FAILED_GRACE, Outbound},
     plain::{Flooded, Heard, Voice},
@@ -432,7 +432,7 @@ impl Dissemination {
         }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
-        let build = |origin: &NodeName| Message::new(origin.clone(), identity, &parsed, payload, hops);
+        let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
         let taken = self
             .inbound
             .receive(now, origin, id, self.latest(now), build)
@@ -452,9 +452,8 @@ impl Dissemination {
     fn after_news(&mut self, now: Instant, origin: &[u8], epoch: u64, from: SocketAddr, news: bool) -> NodeName {
         let rounds = self.telling_rounds();
         let patience = self.patience() / 5;
-        let (name, stream) =
-            self.inbound.open(now, origin, epoch, None, u64::MAX).expect("it was opened when the message came");
-        let name = name.clone();
+        let name = self.inbound.name(origin).expect("its stream was opened when the message came").clone();
+        let stream = self.inbound.get_mut(origin, epoch).expect("it was opened when the message came");
         if news {
             stream.rounds = rounds;
         }
@@ -539,7 +538,7 @@ impl Dissemination {
                 return;
             }
             let begin = (!by_origin).then_some(if self.replay { base.min(next) } else { next });
-            let Ok((_, stream)) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
+            let Ok(stream) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
             if !by_origin {
                 stream.over_since = Some(now);
                 self.sweep_later(now);
@@ -818,7 +817,8 @@ impl Dissemination {
             && !ring.plain.is_empty()
         {
             let plain = ring.plain.clone();
-            for message in messages.iter().filter(|message| message.len() <= self.max_in_packet()) {
+            let max = self.max_in_packet();
+            for message in messages.iter().filter(|message| message.len() <= max) {
                 self.queue.push(message.clone());
             }
             self.spread(plain, None, messages);
@@ -833,8 +833,10 @@ impl Dissemination {
         let mut leaves = Vec::new();
         for branch in branches {
             if hops == 0 {
-                for lane in LANES.into_iter().filter(|lane| self.outbound[*lane as usize].is_new(branch.to)) {
-                    self.tell_start(lane, branch.to);
+                for lane in LANES {
+                    if self.outbound[lane as usize].is_new(branch.to) {
+                        self.tell_start(lane, branch.to);
+                    }
                 }
             }
             match branch.until {
@@ -953,7 +955,7 @@ impl Dissemination {
         let attempt = stream.attempts;
         stream.attempts += 1;
         // Who told of it first, then the origin, then by turns anybody and the origin.
-        let anybody = || {
+        let mut anybody = || {
             let wanted = |record: &Record| {
                 record.is_live() && is_ours(record.versions) && record.name != *origin && record.name != self.me
             };

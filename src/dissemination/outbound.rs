@@ -35,7 +35,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::control::Start;
+use super::{control::Start, payload};
 use crate::{config::Limits, membership::NodeName};
 
 /// A peer that acknowledges nothing for so long no longer slows down the others.
@@ -167,9 +167,14 @@ impl Outbound {
         self.base
     }
 
+    /// The number after the last message that was sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Every live member, the loose ones apart, has everything below.
     pub(super) fn stable(&self) -> u64 {
-        self.held.first_key_value().map_or(self.next(), |(at, _)| *at).min(self.next())
+        self.held.first_key_value().map_or(self.sent, |(at, _)| *at).min(self.sent)
     }
 
     /// Nobody needs what is below any more.
@@ -205,6 +210,18 @@ impl Outbound {
 
     fn bytes_from(&self, seq: u64) -> u64 {
         self.offset(self.next()) - self.offset(seq)
+    }
+
+    /// Begins a later life: what is not acknowledged is said again, in it.
+    pub(super) fn renew(&mut self, epoch: u64, me: &NodeName) {
+        self.epoch = epoch;
+        self.sent = self.stable();
+        let mut end = self.freed;
+        for (seq, entry) in (self.base..).zip(&mut self.entries) {
+            entry.message = payload::renumber(&entry.message, &me.to_string(), epoch, seq);
+            end += entry.message.len() as u64;
+            entry.end = end;
+        }
     }
 
     /// Adds a message, as it travels.
@@ -249,15 +266,19 @@ impl Outbound {
         let fits = unsent.clone().take_while(|entry| entry.end - begin <= budget).count().max(first);
         let messages: Vec<Bytes> = unsent.take(fits).map(|entry| entry.message.clone()).collect();
         self.sent += messages.len() as u64;
-        if self.peers.is_empty() {
-            self.free();
-        }
+        // Where there is nobody to acknowledge, what is sent is done with.
+        self.free();
         messages
     }
 
     /// A member is there: at first, again, or for the first time. It begins with what is sent from now on.
     pub(super) fn add_peer(&mut self, addr: SocketAddr, name: &NodeName) {
         let next = self.next();
+        // At another address it is another life, or has moved.
+        let moved = self.peers.iter().find(|(at, peer)| **at != addr && peer.name == *name).map(|(at, _)| *at);
+        if let Some(old) = moved {
+            self.remove_peer(old);
+        }
         match self.peers.get_mut(&addr) {
             Some(peer) if peer.name == *name => {
                 peer.joined_at = next;

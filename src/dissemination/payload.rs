@@ -15,6 +15,7 @@ use std::{borrow::Cow, io::Write as _, ops::Range};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::{MAX_MESSAGE, PublishError};
 use crate::wire::kind;
 
 /// What an identity can take in a message, its origin's name apart: the words and two 64-bit numbers.
@@ -67,6 +68,18 @@ impl Draft {
         draft
     }
 
+    /// The same, if it can be published.
+    ///
+    /// # Errors
+    ///
+    /// `value` is not JSON, or all together is too large.
+    pub(crate) fn checked(key: &str, value: &str, origin: &str) -> Result<Self, PublishError> {
+        serde_json::from_str::<&RawValue>(value).map_err(|error| PublishError::Value(error.to_string()))?;
+        let draft = Self::new(key, value, origin);
+        let size = draft.max_len();
+        if size > MAX_MESSAGE { Err(PublishError::TooLarge { size, max: MAX_MESSAGE }) } else { Ok(draft) }
+    }
+
     /// A message that another, plain node said.
     pub(super) fn on_behalf_of(mut self, plain: &str) -> Self {
         self.field(",\"plain\":", plain);
@@ -88,6 +101,17 @@ impl Draft {
         write!(self.0, ",\"epoch\":{epoch},\"seq\":{seq}}}}}").expect("memory takes all");
         self.0.into()
     }
+}
+
+/// A finished message of this node, in another life or at another place.
+pub(super) fn renumber(message: &[u8], origin: &str, epoch: u64, seq: u64) -> bytes::Bytes {
+    let text = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
+    let parsed = parse(text).expect("a draft is JSON");
+    let mut draft = Draft::new(&parsed.key, &text[parsed.value], origin);
+    if let Some(plain) = parsed.identity.and_then(|identity| identity.plain) {
+        draft = draft.on_behalf_of(&plain);
+    }
+    draft.finish(epoch, seq)
 }
 
 /// Reads a message. The parts point into `text`.

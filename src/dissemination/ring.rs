@@ -75,11 +75,11 @@ impl Ring {
         let arc: Vec<(u64, SocketAddr)> = if from < until {
             self.places.get(begin..end).unwrap_or_default().to_vec()
         } else {
-            [&self.places[begin..], &self.places[..end]].concat()
+            self.places[begin..].iter().chain(&self.places[..end]).copied().collect()
         };
         let parts = arc.len().min(FANOUT);
-        let bound = |part| part * arc.len() / parts;
-        let branch = |part| {
+        let bound = |part: usize| part * arc.len() / parts;
+        let branch = |part: usize| {
             let (first, next) = (bound(part), bound(part + 1));
             let until = (next - first > 1).then(|| arc.get(next).map_or(until, |(place, _)| *place));
             Branch { to: arc[first].1, until }

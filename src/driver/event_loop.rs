@@ -138,7 +138,7 @@ impl EventLoop {
         // Whoever asked may have stopped waiting for the answer.
         match command {
             Command::Publish { key, value, reply } => {
-                let _ = reply.send(self.node.publish(&key, &value));
+                let _ = reply.send(self.node.publish(Instant::now(), &key, &value));
             }
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());

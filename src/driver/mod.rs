@@ -109,6 +109,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
             address: Address::from(addr),
             meta: config.meta.into(),
             seeds: config.join,
+            limits: config.limits,
+            replay: config.replay,
             epoch,
             // Without a system source of randomness, two nodes still differ by their start.
             rng_seed: SysRng.try_next_u64().unwrap_or(epoch),

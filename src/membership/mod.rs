@@ -66,7 +66,10 @@ use self::{
     probe::{Probe, Relay},
     suspicion::Suspicion,
 };
-pub(crate) use self::{members::Record, queue::TransmitLimitedQueue};
+pub(crate) use self::{
+    members::Record,
+    queue::{TransmitLimitedQueue, digits},
+};
 use crate::{
     config::Tuning,
     timers::Timers,
@@ -349,6 +352,21 @@ impl Membership {
     /// This node's own record.
     pub(crate) fn me(&self) -> &Record {
         self.members.get(self.me.as_bytes()).expect("a node never forgets itself")
+    }
+
+    /// What is known of a node.
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&Record> {
+        self.members.get(name)
+    }
+
+    /// Whose address this is. Looks at every member.
+    pub(crate) fn find_addr(&self, addr: SocketAddr) -> Option<&Record> {
+        self.others().filter(|record| record.addr() == addr).max_by_key(|record| record.is_live())
+    }
+
+    /// Some member that is `wanted`, at random.
+    pub(crate) fn pick(&self, rng: &mut Xoshiro256PlusPlus, wanted: impl Fn(&Record) -> bool) -> Option<&Record> {
+        self.members.random(1, rng, wanted).pop()
     }
 
     /// Every other node that is remembered.

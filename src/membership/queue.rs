@@ -42,8 +42,12 @@ pub(crate) struct TransmitLimitedQueue {
 
 /// How many times a message is sent by a node that knows of `n` live members.
 pub(crate) fn retransmit_limit(mult: u32, n: usize) -> u32 {
-    // ceil(log10(n + 1)) is the number of decimal digits of n.
-    mult * n.checked_ilog10().map_or(0, |log| log + 1)
+    mult * digits(n)
+}
+
+/// `ceil(log10(n + 1))`: the number of decimal digits of `n`.
+pub(crate) fn digits(n: usize) -> u32 {
+    n.checked_ilog10().map_or(0, |log| log + 1)
 }
 
 impl TransmitLimitedQueue {

@@ -26,14 +26,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use self::{join::Seeds, streams::Stream};
 use crate::{
-    config::{Seed, Tuning},
-    dissemination::{self, Dissemination, Heard, Message, MessageId, PublishError},
-    membership::{self, Member, Membership, NodeName, Output, Record, Target},
+    config::{Limits, Seed, Tuning},
+    dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route, Sizes},
+    membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
     wire::{self, Address, Versions, packet},
 };
@@ -42,6 +42,8 @@ use crate::{
 const MAX_PARTS: usize = u8::MAX as usize;
 /// Of how many unusable inputs a second the application is told.
 const REJECTIONS_PER_SECOND: u32 = 10;
+/// How long a leaving node waits for the others to get what it has said.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Something the application wants to know.
 #[derive(Clone, Debug)]
@@ -57,6 +59,22 @@ pub enum Event {
     Updated(Member),
     /// Another node published something.
     Message(Message),
+    /// Messages cannot be had any more: nobody retains them. What their origin said after them follows.
+    Missed {
+        /// Who published them.
+        origin: NodeName,
+        /// Which life of it.
+        epoch: u64,
+        /// The number of the first one.
+        from: u64,
+        /// The number after the last one.
+        to: u64,
+    },
+    /// A member has not kept up with what this node publishes for so long that it is not waited for any
+    /// more. It may miss messages, and is told then.
+    CutLoose(NodeName),
+    /// This node can publish again, after [`PublishError::WouldBlock`].
+    Room,
     /// Two live nodes claim the same name.
     NameConflict {
         /// The name.
@@ -131,7 +149,10 @@ pub(crate) struct NodeConfig {
     pub(crate) meta: Bytes,
     pub(crate) seeds: Vec<Seed>,
     pub(crate) tuning: Tuning,
-    /// Which life of this node it is: later starts have larger ones.
+    pub(crate) limits: Limits,
+    /// Begin with what the others still retain.
+    pub(crate) replay: bool,
+    /// When this node starts, in microseconds since 1970.
     pub(crate) epoch: u64,
     /// Seeds the node's random choices.
     pub(crate) rng_seed: u64,
@@ -140,6 +161,7 @@ pub(crate) struct NodeConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Gossip,
+    Leave,
     Seed(usize),
     Stream(StreamId),
 }
@@ -167,6 +189,10 @@ pub(crate) struct Node {
     rejections: Rejections,
     /// Whose turn it is to fill a packet first: the membership's, or the messages'.
     membership_first: bool,
+    /// When something happened last.
+    now: Instant,
+    /// Somebody waits for room in the log.
+    held_back: bool,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
@@ -177,14 +203,14 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
-        let NodeConfig { name, address, meta, seeds, tuning, epoch, rng_seed } = config;
+        let NodeConfig { name, address, meta, seeds, tuning, limits, replay, epoch, rng_seed } = config;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let versions: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
         let mut node = Self {
             membership: Membership::new(now, name.clone(), address, meta, versions, tuning.clone(), rng.random()),
-            dissemination: Dissemination::new(name, epoch, &tuning),
+            dissemination: Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random()),
             seeds: Seeds::new(seeds),
             tuning,
             rng,
@@ -193,6 +219,8 @@ impl Node {
             next_stream: 0,
             rejections: Rejections { second: now, told: 0, untold: 0 },
             membership_first: true,
+            now,
+            held_back: false,
             timers,
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
@@ -205,13 +233,15 @@ impl Node {
 
     /// Handles a datagram that came from `from`.
     pub(crate) fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
+        self.now = now;
         let mut messages = std::mem::take(&mut self.scratch);
         if let Err(error) = packet::decode(data, &mut messages) {
             self.reject(now, from, &error);
         }
+        let mut route = Route::default();
         for message in messages.drain(..) {
             match message {
-                wire::Message::User(payload) => self.hear(now, from, &payload),
+                wire::Message::User(payload) => self.hear(now, from, &payload, &mut route),
                 message => {
                     if let Err(refusal) = self.membership.handle(now, from, message) {
                         self.reject(now, from, &refusal);
@@ -225,11 +255,14 @@ impl Node {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
         self.membership.handle_timeout(now);
+        self.dissemination.handle_timeout(now, &self.membership);
         self.settle(now);
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Gossip => self.gossip(now),
+                Timer::Leave => self.say_good_bye(now),
                 Timer::Seed(index) => self.check_seed(now, index),
                 Timer::Stream(id) => self.time_out_stream(now, id),
             }
@@ -237,57 +270,93 @@ impl Node {
         self.settle(now);
     }
 
-    /// Sends `value`, which is JSON, under `key` to every other node. A node that has left is no member
-    /// to the others any more, and publishes nothing.
-    pub(crate) fn publish(&mut self, key: &str, value: &str) -> Result<MessageId, PublishError> {
-        if self.membership.has_left() {
+    /// Sends `value`, which is JSON, under `key` to every other node. See
+    /// [`publish_draft`](Self::publish_draft).
+    pub(crate) fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
+        let draft = self.draft(key, value)?;
+        self.publish_draft(now, draft)
+    }
+
+    /// A message of this node.
+    ///
+    /// # Errors
+    ///
+    /// It is too large, or `value` is not JSON.
+    pub(crate) fn draft(&self, key: &str, value: &str) -> Result<Draft, PublishError> {
+        Draft::checked(key, value, &self.me().name.to_string())
+    }
+
+    /// Sends a message to every other node; it is on its way when the node has been drained.
+    ///
+    /// A node that has left is no member to the others any more, and publishes nothing; nor does one that
+    /// learned that its name is another's, since what it says would be taken for the other's.
+    ///
+    /// # Errors
+    ///
+    /// See there; or the log has no room, which [`Event::Room`] will tell.
+    pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<MessageId, PublishError> {
+        self.now = now;
+        if self.membership.has_left() || self.timers.get(&Timer::Leave).is_some() {
             return Err(PublishError::Stopped);
         }
         if self.seeds.name_taken() {
             return Err(PublishError::NameTaken);
         }
-        let (id, message) = self.dissemination.publish(key, value)?;
-        self.spread(&message, |_| true);
-        Ok(id)
+        let published = self.dissemination.publish(draft, &self.membership);
+        self.held_back |= published == Err(PublishError::WouldBlock);
+        published
     }
 
-    /// Sends a message at once to the plain nodes, who pass nothing on, and to some of ours, who do.
-    fn spread(&mut self, message: &Bytes, wanted: impl Fn(&Record) -> bool) {
-        let live = self.membership.others().filter(|record| record.is_live() && wanted(record));
-        let (mut ours, plain): (Vec<Target>, Vec<Target>) =
-            live.map(Target::from).partition(|target| dissemination::is_ours(target.versions));
-        // Beyond the fan-out, chance decides whom of ours; they tell the others.
-        let (chosen, _) = ours.partial_shuffle(&mut self.rng, dissemination::FANOUT);
-        let targets: Vec<Target> = plain.iter().chain(&*chosen).copied().collect();
-        for target in targets {
-            self.transmit(target, std::slice::from_ref(message));
+    /// Whether the log has room for one more message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.dissemination.has_room()
+    }
+
+    /// How far the cluster is with what this node publishes.
+    pub(crate) fn progress(&mut self) -> Progress {
+        self.dissemination.progress(&self.membership)
+    }
+
+    /// The members that have not acknowledged a message of this node yet.
+    pub(crate) fn missing(&self, seq: u64) -> Vec<NodeName> {
+        self.dissemination.missing(seq)
+    }
+
+    /// This node's life, as its messages have it.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.dissemination.epoch()
+    }
+
+    /// How much this node keeps of what is said.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.dissemination.sizes()
+    }
+
+    /// Takes what another node's application said, or its dissemination.
+    fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
+        if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
+            self.reject(now, from, &unusable);
         }
     }
 
-    /// Takes what another node's application said.
-    fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) {
-        let members = &self.membership;
-        let sender = || members.others().find(|record| record.addr() == from).map(|record| record.name.clone());
-        match self.dissemination.handle(now, from, sender, payload) {
-            Ok(Heard::Known) => {}
-            Ok(Heard::New { message, relay }) => {
-                self.events.push_back(Event::Message(message));
-                if let Some(relay) = relay {
-                    // Plain nodes hear a plain node by themselves.
-                    self.spread(&relay, |record| dissemination::is_ours(record.versions));
-                }
-            }
-            Err(unusable) => self.reject(now, from, &unusable),
-        }
-    }
-
-    /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
+    /// Tells the others that this node leaves, once they have what it has said, or have had some time to
+    /// get it; [`Event::LeaveComplete`] says when they have been told.
     pub(crate) fn leave(&mut self, now: Instant) {
+        self.now = now;
         self.seeds.stop();
+        if self.dissemination.is_settled() || self.seeds.name_taken() {
+            self.say_good_bye(now);
+        } else if self.timers.get(&Timer::Leave).is_none() {
+            self.timers.set(Timer::Leave, now + LAST_WORDS);
+        }
+        self.settle(now);
+    }
+
+    fn say_good_bye(&mut self, now: Instant) {
+        self.timers.cancel(&Timer::Leave);
         // A node whose name is another's was never let in; its good-bye would be taken for the other's.
         let silent = self.seeds.name_taken();
         self.membership.leave(now, silent);
-        self.settle(now);
     }
 
     /// Every member that is alive or suspect, this node first.
@@ -295,8 +364,12 @@ impl Node {
         self.membership.members()
     }
 
-    /// The next datagram to send.
+    /// The next datagram to send. The first call after something has happened puts together what came of
+    /// all that has happened, so that much fits in few datagrams.
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+        if self.transmits.is_empty() {
+            self.flush();
+        }
         self.transmits.pop_front()
     }
 
@@ -312,7 +385,8 @@ impl Node {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.membership.poll_timeout().into_iter().chain(self.timers.next()).min()
+        let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next()];
+        rooms.into_iter().flatten().min()
     }
 
     fn me(&self) -> &Record {
@@ -321,7 +395,7 @@ impl Node {
 
     fn gossip(&mut self, now: Instant) {
         self.timers.set(Timer::Gossip, now + self.tuning.gossip_interval);
-        if self.membership.has_queued() || self.dissemination.has_queued() {
+        if self.membership.has_queued() || self.dissemination.has_gossip() {
             for target in self.membership.gossip_targets(now) {
                 let mut parts = Vec::new();
                 self.fill(target, self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD, &mut parts);
@@ -329,6 +403,7 @@ impl Node {
             }
         }
         self.membership.after_gossip();
+        self.dissemination.after_gossip();
     }
 
     /// Brings the next round of gossip forward, so that a newcomer is known everywhere at once.
@@ -339,15 +414,12 @@ impl Node {
         }
     }
 
-    /// Fills a packet with what is queued. The membership and the messages take turns in going first,
+    /// Fills a packet with what is queued. The membership and the dissemination take turns in going first,
     /// and the first leaves a quarter to the second, so that neither starves the other.
     fn fill(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) {
         self.membership_first = !self.membership_first;
         // Something said before the name was found to be another's is not said any more.
-        let may_speak = !self.seeds.name_taken() && self.dissemination.has_queued();
-        let messages_wanted = may_speak && dissemination::is_ours(target.versions);
-        let n = self.membership.live();
-        if !messages_wanted {
+        if self.seeds.name_taken() || !self.dissemination.has_gossip() {
             self.membership.fill(budget, parts);
             return;
         }
@@ -357,12 +429,9 @@ impl Node {
             if used == 0 {
                 used = self.membership.fill(budget, parts);
             }
-            self.dissemination.fill(n, budget - used, parts);
+            self.dissemination.fill(target, budget - used, parts);
         } else {
-            let mut used = self.dissemination.fill(n, share, parts);
-            if used == 0 {
-                used = self.dissemination.fill(n, budget, parts);
-            }
+            let used = self.dissemination.fill(target, share, parts);
             self.membership.fill(budget - used, parts);
         }
     }
@@ -371,6 +440,69 @@ impl Node {
         for parts in parts.chunks(MAX_PARTS) {
             let payload = packet::encode(parts, false, target.checksum);
             self.transmits.push_back(Transmit { to: target.addr, payload });
+        }
+    }
+
+    /// Sends messages in as few packets as possible to each of some nodes, `route` in front of each packet.
+    /// A packet is put together once, however many get it.
+    fn broadcast(&mut self, to: &[Target], route: Option<Bytes>, messages: Vec<Bytes>) {
+        let budget = self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD;
+        let cost = |part: &Bytes| part.len() + packet::PART_OVERHEAD;
+        let head = route.as_ref().map_or(0, cost);
+        let (mut packets, mut parts, mut used) = (Vec::new(), Vec::new(), 0);
+        for message in messages {
+            let message_cost = cost(&message);
+            if used + message_cost > budget || parts.len() == MAX_PARTS {
+                packets.push(std::mem::take(&mut parts));
+            }
+            if parts.is_empty() {
+                parts.extend(route.clone());
+                used = head;
+            }
+            used += message_cost;
+            parts.push(message);
+        }
+        packets.push(parts);
+        for checksum in [true, false] {
+            let to = || to.iter().filter(|target| target.checksum == checksum);
+            if to().next().is_none() {
+                continue;
+            }
+            let payloads: Vec<Bytes> = packets.iter().map(|parts| packet::encode(parts, false, checksum)).collect();
+            for target in to() {
+                let datagrams = payloads.iter().map(|payload| Transmit { to: target.addr, payload: payload.clone() });
+                self.transmits.extend(datagrams);
+            }
+        }
+    }
+
+    /// Sends what came of all that has happened.
+    fn flush(&mut self) {
+        if !self.seeds.name_taken() {
+            self.dissemination.flush(self.now, &self.membership);
+        }
+        self.carry_out();
+    }
+
+    /// Carries out what the dissemination wants done.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.dissemination.poll_output() {
+            match output {
+                dissemination::Output::Packets { to, route, messages } => self.broadcast(&to, route, messages),
+                dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, &message),
+                dissemination::Output::Deliver(message) => self.events.push_back(Event::Message(message)),
+                dissemination::Output::Missed { origin, epoch, seqs } => {
+                    self.events.push_back(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end });
+                }
+                dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
+            }
+        }
+        if self.held_back && self.dissemination.has_room() {
+            self.held_back = false;
+            self.events.push_back(Event::Room);
+        }
+        if self.timers.get(&Timer::Leave).is_some() && self.dissemination.is_settled() {
+            self.timers.set(Timer::Leave, self.now);
         }
     }
 
@@ -390,6 +522,7 @@ impl Node {
                 Output::Event(event) => self.tell(now, event),
             }
         }
+        self.carry_out();
         if !self.ready && self.membership.live() > 1 && !self.seeds.name_taken() {
             self.set_ready();
         }
@@ -406,11 +539,18 @@ impl Node {
             }
             membership::Event::LeaveComplete => Event::LeaveComplete,
         };
-        if matches!(event, Event::Left(_) | Event::Failed(_)) {
-            self.look_for_seeds(now);
-        }
-        if matches!(event, Event::Joined(_)) {
-            self.gossip_soon(now);
+        match &event {
+            Event::Joined(member) | Event::Updated(member) => {
+                if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
+                    self.dissemination.member_up(now, record);
+                }
+                self.gossip_soon(now);
+            }
+            Event::Left(member) | Event::Failed(member) => {
+                self.dissemination.member_down(now, &member.name, member.addr, member.state == MemberState::Left);
+                self.look_for_seeds(now);
+            }
+            _ => {}
         }
         self.events.push_back(event);
     }

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `Serving` | a request | answers if the request wants it, and closes |
 //! | `Asking` | the answer to our view | merges it, and closes |
+//! | `Telling` | nothing | is closed as soon as the message is written |
 //!
 //! Every stream ends after `tcp_timeout`, whatever happens.
 
@@ -15,9 +16,12 @@ use std::{net::SocketAddr, time::Instant};
 use bytes::Bytes;
 
 use super::{Action, Node, StreamId, StreamInput, Timer};
-use crate::wire::{
-    Ack, PushPull,
-    stream::{self, StreamMessage, StreamReader},
+use crate::{
+    dissemination::{self, Dissemination, Route},
+    wire::{
+        Ack, PushPull,
+        stream::{self, StreamMessage, StreamReader},
+    },
 };
 
 /// How many streams others may have open to this node.
@@ -40,6 +44,8 @@ enum Role {
     Asking {
         seed: Option<usize>,
     },
+    /// Nothing is wanted from the other side.
+    Telling,
 }
 
 /// What this node tells of itself when it is pinged over a stream.
@@ -60,12 +66,23 @@ impl Node {
         Some(self.open(now, from, Role::Serving))
     }
 
+    /// Sends a message that does not fit in a packet.
+    pub(super) fn tell_over_stream(&mut self, now: Instant, to: SocketAddr, message: &Bytes) {
+        let id = self.open(now, to, Role::Telling);
+        self.actions.push_back(Action::Connect { id, to });
+        self.write(id, &StreamMessage::User(message.slice(1..)));
+        self.close(id);
+    }
+
     /// Exchanges views with a node, as a way to join through a seed or in the ordinary course.
     pub(super) fn push_pull(&mut self, now: Instant, to: SocketAddr, seed: Option<usize>) {
         let id = self.open(now, to, Role::Asking { seed });
         self.actions.push_back(Action::Connect { id, to });
-        let view = StreamMessage::PushPull(self.membership.local_state(seed.is_some()));
-        self.write(id, &view);
+        let mut view = self.membership.local_state(seed.is_some());
+        if self.membership.find_addr(to).is_some_and(|record| dissemination::is_ours(record.versions)) {
+            view.user_state = self.dissemination.state();
+        }
+        self.write(id, &StreamMessage::PushPull(view));
     }
 
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
@@ -130,7 +147,7 @@ impl Node {
                     self.tuning.tcp_timeout, stream.received
                 )
             }
-            Role::Asking { .. } => format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout),
+            Role::Asking { .. } | Role::Telling => format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout),
         };
         // A member that hangs has sent nothing to be dropped; that it does not answer is for the probes to find.
         self.break_off(now, id, reason, served);
@@ -142,17 +159,20 @@ impl Node {
         match (role, message) {
             (Role::Serving, StreamMessage::PushPull(remote)) => {
                 // The answer is the view before the merge, as memberlist has it.
-                let view = StreamMessage::PushPull(self.membership.local_state(remote.join));
-                self.write(id, &view);
+                let mut view = self.membership.local_state(remote.join);
+                if Dissemination::is_state(&remote.user_state) {
+                    view.user_state = self.dissemination.state();
+                }
+                self.write(id, &StreamMessage::PushPull(view));
                 self.close(id);
                 // A refusal has been told; the asker finds the same by itself.
-                let _ = self.merge(now, peer, &remote);
+                let _ = self.merge(now, peer, &remote, None);
             }
             (Role::Asking { seed }, StreamMessage::PushPull(remote)) => {
                 self.close(id);
                 let taken = self.membership.name_is_taken(&remote);
                 self.seeds.set_name_taken(taken);
-                let merged = self.merge(now, peer, &remote);
+                let merged = self.merge(now, peer, &remote, Some(peer));
                 if let Some(index) = seed {
                     let result = match merged {
                         Err(reason) => Err(reason),
@@ -177,7 +197,7 @@ impl Node {
             (Role::Serving, StreamMessage::User(payload)) => {
                 self.close(id);
                 if !payload.is_empty() {
-                    self.hear(now, peer, &payload);
+                    self.hear(now, peer, &payload, &mut Route::default());
                 }
             }
             (Role::Asking { .. }, StreamMessage::Error(error)) => {
@@ -192,9 +212,20 @@ impl Node {
     }
 
     /// Merges a view. What is wrong with it is told, and returned if nothing could be merged.
-    fn merge(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull) -> Result<(), String> {
+    fn merge(
+        &mut self,
+        now: Instant,
+        peer: SocketAddr,
+        remote: &PushPull,
+        askable: Option<SocketAddr>,
+    ) -> Result<(), String> {
         let merged = self.membership.merge(now, remote);
         self.settle(now);
+        if merged.is_ok()
+            && let Err(unusable) = self.dissemination.merge(now, askable, &remote.user_state, &self.membership)
+        {
+            self.reject(now, peer, &unusable);
+        }
         let (refusal, result) = match merged {
             Ok(refusal) => (refusal, Ok(())),
             Err(refusal) => {

@@ -66,6 +66,27 @@ pub(super) fn rejected_more(node: &str, reason: &str, count: u64, period: Durati
     warn!(node, event = "rejected", reason, count, "dropped {count} more in the last {period} s: {reason}");
 }
 
+pub(super) fn missed(node: &str, origin: &NodeName, from: u64, to: u64) {
+    let count = to - from;
+    error!(
+        node,
+        event = "missed",
+        %origin,
+        first = from,
+        count,
+        "missed {count} messages of {origin}, from number {from} on: nobody retains them any more"
+    );
+}
+
+pub(super) fn cut_loose(node: &str, member: &NodeName) {
+    warn!(
+        node,
+        event = "cut_loose",
+        %member,
+        "{member} has not kept up and is not waited for any longer; it will be told what it misses"
+    );
+}
+
 pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
     error!(
         node,

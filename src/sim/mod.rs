@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::{
-    config::{Profile, Seed, Tuning},
+    config::{Limits, Profile, Seed, Tuning},
     membership::Member,
     node::{Action, Event, Node, NodeConfig, StreamId, StreamInput, Transmit},
 };
@@ -91,6 +91,8 @@ impl Sim {
             meta: Bytes::new(),
             seeds: seeds.iter().map(|seed| seed.parse().expect("a test's seed")).collect(),
             tuning: self.tuning.clone(),
+            limits: Limits::default(),
+            replay: false,
             epoch: u64::try_from((self.now - self.start).as_micros()).expect("tests are short"),
             rng_seed: self.rng.random(),
         };
@@ -118,7 +120,8 @@ impl Sim {
     }
 
     pub(crate) fn publish(&mut self, addr: SocketAddr, key: &str, value: &str) {
-        let published = self.with(addr, |node| Some(node.publish(key, value)));
+        let now = self.now;
+        let published = self.with(addr, |node| Some(node.publish(now, key, value)));
         published.expect("a running node").expect("a message of the usual size");
     }
 
