@@ -67,6 +67,8 @@ pub(super) struct Stream {
     retained: VecDeque<Message>,
     bytes: usize,
     ahead: BTreeMap<u64, Message>,
+    /// Where to begin should the origin not say it: what others retain.
+    pub(super) fallback: Option<u64>,
     /// The number after the last one there is, as far as was heard.
     head: u64,
     /// Below this nobody needs anything any more.
@@ -91,6 +93,7 @@ impl Stream {
             retained: VecDeque::new(),
             bytes: 0,
             ahead: BTreeMap::new(),
+            fallback: None,
             head: next.unwrap_or_default(),
             floor: 0,
             gone_below: 0,
@@ -110,13 +113,18 @@ impl Stream {
     pub(super) fn lacks(&self) -> bool {
         match self.next {
             Some(next) => next < self.end(),
-            None => !self.ahead.is_empty(),
+            None => !self.ahead.is_empty() || self.fallback.is_some(),
         }
     }
 
     /// The number after the last one there is, as far as is known.
     fn end(&self) -> u64 {
         self.ahead.last_key_value().map_or(self.head, |(last, _)| self.head.max(last + 1))
+    }
+
+    /// Where to begin, when the origin cannot say it.
+    pub(super) fn guessed_start(&self) -> u64 {
+        self.first_ahead().into_iter().chain(self.fallback).min().unwrap_or_default()
     }
 
     /// The first number that is here ahead of its turn.

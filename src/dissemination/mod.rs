@@ -61,8 +61,8 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub(crate) use self::{control::Route, payload::Draft};
 pub use self::message::{Message, MessageId, PublishError};
+pub(crate) use self::{control::Route, payload::Draft};
 use self::{
     control::{Control, ControlError, Have, MAGIC, Start},
     inbound::{Inbound, StreamError, Taken},
@@ -95,6 +95,8 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 const GIVEN_AT_ONCE: usize = 64 << 10;
 /// How many others are asked for what the origin has no more.
 const OTHERS_ASKED: u32 = 4;
+/// How often an origin is asked where to begin.
+const STARTS_ASKED: u32 = 5;
 /// How long others are asked for what an origin that has left, or begun a new life, can give no more.
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// How often streams that are over are looked through.
@@ -158,6 +160,10 @@ pub(crate) enum Unusable {
     Text(usize),
     #[error("a message of \"{origin}\" was dropped: {error}")]
     Stream { origin: NodeName, error: StreamError },
+    #[error(
+        "a message of \"{0}\" was dropped: it does not come from a member of that name, nor from one who passes it on"
+    )]
+    Credence(NodeName),
     #[error("a message of the plain node \"{0}\" was dropped: {1}")]
     Plain(NodeName, Flooded),
     #[error("a message of the plain node \"{0}\" was dropped: members that are slow need what came before it")]
@@ -430,6 +436,10 @@ impl Dissemination {
         if self.me.as_bytes() == origin {
             return Ok(());
         }
+        if self.inbound.get(origin, identity.epoch).is_none() && !is_credible(origin, from, route, membership) {
+            // If it is one, its origin repeats it once they know each other.
+            return Err(Unusable::Credence(NodeName::from(origin)));
+        }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
         let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
@@ -533,13 +543,13 @@ impl Dissemination {
         let record = membership.get(origin).filter(|record| record.is_live());
         let by_origin = from.is_some() && record.map(Record::addr) == from;
         if self.inbound.get(origin, epoch).is_none() {
-            // A live origin says itself where this node begins.
-            if next == 0 || (record.is_some() && !by_origin) {
+            if next == 0 {
                 return;
             }
-            let begin = (!by_origin).then_some(if self.replay { base.min(next) } else { next });
+            // A live origin says itself where this node begins. Of one that is gone, what was said is over.
+            let begin = record.is_none().then_some(if self.replay { base.min(next) } else { next });
             let Ok(stream) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
-            if !by_origin {
+            if record.is_none() {
                 stream.over_since = Some(now);
                 self.sweep_later(now);
             }
@@ -549,6 +559,9 @@ impl Dissemination {
         // Nobody has so much to say; a number like that is made up.
         let next = next.min(stream.next.unwrap_or(next).saturating_add(inbound::MAX_AHEAD));
         stream.learn_head(next, by_origin, from);
+        if stream.next.is_none() && !by_origin {
+            stream.fallback = Some(stream.fallback.map_or(base, |known| known.min(base)).min(next));
+        }
         if by_origin {
             stream.gone_below = stream.gone_below.max(base.min(next));
         }
@@ -717,9 +730,7 @@ impl Dissemination {
         match plain::voice_of(&source, membership) {
             Voice::Me => self.adopt(now, &source, payload, membership),
             Voice::At(addr) => {
-                self.heard
-                    .wait(now, words, payload.clone())
-                    .map_err(|error| Unusable::Plain(source.clone(), error))?;
+                self.heard.wait(now, words, payload.clone()).map_err(|error| Unusable::Plain(source.clone(), error))?;
                 self.hand_over(addr, &source, payload);
                 self.timers.set(Timer::Plain, self.heard.next_due().unwrap_or(now));
                 Ok(())
@@ -913,7 +924,7 @@ impl Dissemination {
         let record = membership.get(origin.as_bytes());
         let live = record.filter(|record| record.is_live() && stream.over_since.is_none()).map(Record::addr);
         let Some(next) = stream.next else {
-            match live {
+            match live.filter(|_| stream.attempts < STARTS_ASKED) {
                 Some(addr) => {
                     let ack = Control::Ack { epoch, life: self.life, next: None }.encode();
                     stream.attempts += 1;
@@ -921,9 +932,9 @@ impl Dissemination {
                     self.send(addr, vec![ack]);
                     self.timers.set(Timer::Ask(origin.clone(), epoch), again);
                 }
-                // Nobody can say any more where this node would have begun.
+                // Nobody says where this node begins.
                 None => {
-                    let first = stream.first_ahead().unwrap_or_default();
+                    let first = stream.guessed_start();
                     self.inbound.skip_to(origin.as_bytes(), epoch, first);
                     self.deliver(now);
                     self.ask_by(now, origin, epoch);
@@ -1015,7 +1026,8 @@ impl Dissemination {
         }
         let mut haves = Vec::new();
         let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3);
-        let own = LANES.into_iter().filter(|lane| self.rounds[*lane as usize] > 0).map(|lane| self.own_have(lane, None));
+        let own =
+            LANES.into_iter().filter(|lane| self.rounds[*lane as usize] > 0).map(|lane| self.own_have(lane, None));
         let others = self.inbound.iter().filter(|(_, stream)| stream.rounds > 0 && stream.next.is_some());
         for have in own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream))) {
             let Some(rest) = left.checked_sub(have.max_len()).filter(|_| haves.len() < control::MAX_HAVES) else {
@@ -1080,6 +1092,16 @@ impl Dissemination {
     /// The next thing to do.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+}
+
+/// Whether a first message of an origin's life may be one: it comes from the origin, or was passed on by
+/// another member. Over a stream it comes from any port.
+fn is_credible(origin: &[u8], from: SocketAddr, route: Route, membership: &Membership) -> bool {
+    let is_from = |record: &Record| record.addr() == from || record.addr().ip() == from.ip();
+    match membership.find_addr(from) {
+        Some(record) => record.is_live() && (*record.name.as_bytes() == *origin || route.hops > 0),
+        None => membership.get(origin).is_some_and(|record| record.is_live() && is_from(record)),
     }
 }
 

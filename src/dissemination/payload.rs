@@ -187,15 +187,13 @@ mod tests {
     #[test]
     fn is_written_as_documented() {
         let text = message("I am node2", "0", "node2", 1_764_000_000_000_000, 0);
-        let expected = r#"{"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}"#;
+        let expected =
+            r#"{"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}"#;
         assert_eq!(text, expected);
         let draft = Draft::new("k", "1", "node2").on_behalf_of("go\"1");
         assert!(draft.max_len() >= draft.0.len());
         let text = String::from_utf8(draft.finish(2, 3)[1..].into()).unwrap();
-        assert_eq!(
-            text,
-            r#"{"key":"k","value":1,"broadcast":{"origin":"node2","plain":"go\"1","epoch":2,"seq":3}}"#
-        );
+        assert_eq!(text, r#"{"key":"k","value":1,"broadcast":{"origin":"node2","plain":"go\"1","epoch":2,"seq":3}}"#);
         assert_eq!(parse(&text).unwrap().identity.unwrap().plain.unwrap(), "go\"1");
     }
 

@@ -431,7 +431,10 @@ impl Node {
             }
             self.dissemination.fill(target, budget - used, parts);
         } else {
-            let used = self.dissemination.fill(target, share, parts);
+            let mut used = self.dissemination.fill(target, share, parts);
+            if used == 0 {
+                used = self.dissemination.fill(target, budget, parts);
+            }
             self.membership.fill(budget - used, parts);
         }
     }

@@ -80,9 +80,14 @@ impl Node {
         self.actions.push_back(Action::Connect { id, to });
         let mut view = self.membership.local_state(seed.is_some());
         if self.membership.find_addr(to).is_some_and(|record| dissemination::is_ours(record.versions)) {
-            view.user_state = self.dissemination.state();
+            view.user_state = self.dissemination_state();
         }
         self.write(id, &StreamMessage::PushPull(view));
+    }
+
+    /// What this node has of what is said. In a name that is another's it says nothing.
+    fn dissemination_state(&self) -> Bytes {
+        if self.seeds.name_taken() { Bytes::new() } else { self.dissemination.state() }
     }
 
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
@@ -147,7 +152,9 @@ impl Node {
                     self.tuning.tcp_timeout, stream.received
                 )
             }
-            Role::Asking { .. } | Role::Telling => format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout),
+            Role::Asking { .. } | Role::Telling => {
+                format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout)
+            }
         };
         // A member that hangs has sent nothing to be dropped; that it does not answer is for the probes to find.
         self.break_off(now, id, reason, served);
@@ -161,7 +168,7 @@ impl Node {
                 // The answer is the view before the merge, as memberlist has it.
                 let mut view = self.membership.local_state(remote.join);
                 if Dissemination::is_state(&remote.user_state) {
-                    view.user_state = self.dissemination.state();
+                    view.user_state = self.dissemination_state();
                 }
                 self.write(id, &StreamMessage::PushPull(view));
                 self.close(id);

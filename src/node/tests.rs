@@ -380,7 +380,7 @@ fn strangers_do_not_use_up_what_is_told_to_members() {
     node.handle_datagram(now, addrs[1], &ping(Some(member)));
     let [answer] = &sent(node)[..] else { panic!("one answer") };
     assert_eq!(answer.to, addrs[1]);
-    assert!(answer.payload.windows(9).any(|bytes| bytes == br#""key":"k""#), "a member is told what is queued");
+    assert!(answer.payload.windows(7).any(|bytes| bytes == b"\x02\x05node1"), "a member is told what there is");
 }
 
 #[test]
