@@ -79,12 +79,17 @@ fn view(of: &Process) -> Vec<PushPullState> {
 #[track_caller]
 fn wait_belief(of: &Process, name: &str, wanted: impl Fn(NodeState, u32) -> bool) {
     let deadline = Instant::now() + LIMIT;
+    let mut beliefs = Vec::new();
     loop {
         let nodes = view(of);
-        if nodes.iter().any(|node| node.name == name && wanted(node.state, node.incarnation)) {
+        let belief = nodes.iter().find(|node| node.name == name).map(|node| (node.state, node.incarnation));
+        if belief.is_some_and(|(state, incarnation)| wanted(state, incarnation)) {
             return;
         }
-        assert!(Instant::now() < deadline, "waiting for a belief about {name}: {nodes:?}");
+        if beliefs.last() != Some(&belief) {
+            beliefs.push(belief);
+        }
+        assert!(Instant::now() < deadline, "of {name} it believed {beliefs:?}. The log: {:#?}", of.log.lines());
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -181,6 +186,7 @@ fn each_sees_the_other_leave_and_return(preset: &str) {
     let mut go_node = go("go", preset, &[]);
     let mut ours_node = ours("ours", preset, &["--join", &addr(&go_node)]);
     go_node.log.wait_line(0, &json!({"event": "joined", "member": "ours"}));
+    ours_node.log.wait_line(0, &json!({"event": "joined", "member": "go"}));
 
     let from = go_node.log.len();
     ours_node.signal("TERM");

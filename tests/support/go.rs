@@ -40,8 +40,7 @@ pub fn node(args: &[&str]) -> Process {
 
 fn build() -> PathBuf {
     let program = folder().join("node");
-    // Another run of the tests may be using it: it is replaced, not overwritten.
-    let new = folder().join(format!("node-{}", std::process::id()));
+    let new = own("node");
     let built = go(&["build", "-o", new.to_str().expect("cargo's paths are text"), "."]);
     assert!(built.status.success(), "tests/interop does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     fs::rename(&new, &program).expect("it was built there");
@@ -53,12 +52,20 @@ fn go(args: &[&str]) -> Output {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
     fs::create_dir_all(folder()).expect("cargo's folder can be written to");
     for file in ["main.go", "go.mod"] {
-        fs::copy(source.join(file), folder().join(file)).expect("a file of the repository can be copied");
+        // Another run of the tests may be reading it: it is replaced, not overwritten.
+        let new = own(file);
+        fs::copy(source.join(file), &new).expect("a file of the repository can be copied");
+        fs::rename(new, folder().join(file)).expect("it was copied there");
     }
     let flags = format!("{} -mod=mod", std::env::var("GOFLAGS").unwrap_or_default());
     let mut command = Command::new(compiler());
     command.args(args).current_dir(folder()).env("GOFLAGS", flags).stdin(Stdio::null());
     command.output().expect("it answers")
+}
+
+/// Where this run of the tests may write what is to become such a file.
+fn own(file: &str) -> PathBuf {
+    folder().join(format!("{file}.{}", std::process::id()))
 }
 
 fn folder() -> PathBuf {
