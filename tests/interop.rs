@@ -186,8 +186,8 @@ fn each_sees_the_other_leave_and_return(preset: &str) {
     let mut go_node = go("go", preset, &[]);
     let mut ours_node = ours("ours", preset, &["--join", &addr(&go_node)]);
     go_node.log.wait_line(0, &json!({"event": "joined", "member": "ours"}));
-    ours_node.log.wait_line(0, &json!({"event": "joined", "member": "go"}));
 
+    // Perhaps before it has itself read whom it joined.
     let from = go_node.log.len();
     ours_node.signal("TERM");
     assert!(ours_node.wait().success());
