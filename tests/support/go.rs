@@ -22,7 +22,7 @@ pub fn missing() -> Option<String> {
     let listed = go(&["list", LIBRARY]);
     (!listed.status.success()).then(|| {
         let error = String::from_utf8_lossy(&listed.stderr);
-        let error = error.lines().next().unwrap_or_default();
+        let error = error.lines().last().unwrap_or_default();
         format!(
             "Go finds no {LIBRARY} (`go list`: {error}): let it reach its module proxy, or have the sources in \
              GOPATH and GO111MODULE=off (on Debian: golang-github-hashicorp-memberlist-dev, in /usr/share/gocode)"
