@@ -40,6 +40,11 @@ impl<K: Ord + Clone> Timers<K> {
         }
     }
 
+    /// Whether `key` has a deadline.
+    pub(crate) fn contains(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
@@ -72,6 +77,7 @@ mod tests {
         timers.set('c', at(5));
         timers.set('a', at(30));
         timers.cancel(&'c');
+        assert!(timers.contains(&'a') && !timers.contains(&'c'));
 
         assert_eq!(timers.next(), Some(at(20)));
         assert_eq!(timers.pop(at(19)), None);

@@ -29,6 +29,9 @@
 //!
 //! - *A copy that arrives later than the window* is delivered again; *the same words said twice within
 //!   it* by a plain node are one message.
+//! - *A plain node that sends from another address than it announces*, having several, is named by the
+//!   address it sends from. Where it has one for some of ours and another for others, they take what it
+//!   says for the words of two nodes, and each delivers both.
 //! - *A forged identity* can make a later message of that origin look old. Gossip without encryption
 //!   trusts its network.
 //! - *More origins than [`MAX_ORIGINS`]*, or more copies than [`MAX_COPIES`]: those beyond are refused,

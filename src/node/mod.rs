@@ -40,6 +40,8 @@ use crate::{
 
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
+/// How long a leaving node waits for an answer to its view, while it knows of no other node.
+const LEAVE_WAIT: Duration = Duration::from_millis(500);
 /// Of how many unusable inputs a second the application is told.
 const REJECTIONS_PER_SECOND: u32 = 10;
 
@@ -142,6 +144,7 @@ enum Timer {
     Gossip,
     Seed(usize),
     Stream(StreamId),
+    Leave,
 }
 
 /// How often the application was told of unusable input, in the present second.
@@ -232,6 +235,7 @@ impl Node {
                 Timer::Gossip => self.gossip(now),
                 Timer::Seed(index) => self.check_seed(now, index),
                 Timer::Stream(id) => self.time_out_stream(now, id),
+                Timer::Leave => self.say_good_bye(now),
             }
         }
         self.settle(now);
@@ -282,8 +286,29 @@ impl Node {
     }
 
     /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
+    ///
+    /// One that has asked to join may have been let in already, and hears with the answer by whom.
     pub(crate) fn leave(&mut self, now: Instant) {
         self.seeds.stop();
+        if self.timers.contains(&Timer::Leave) {
+            return;
+        }
+        if self.membership.live() == 1 && self.is_joining() {
+            self.timers.set(Timer::Leave, now + LEAVE_WAIT);
+        } else {
+            self.say_good_bye(now);
+        }
+    }
+
+    /// An answer that a leaving node waits for may have come.
+    fn leave_if_answered(&mut self, now: Instant) {
+        if self.timers.contains(&Timer::Leave) && (self.membership.live() > 1 || !self.is_joining()) {
+            self.say_good_bye(now);
+        }
+    }
+
+    fn say_good_bye(&mut self, now: Instant) {
+        self.timers.cancel(&Timer::Leave);
         // A node whose name is another's was never let in; its good-bye would be taken for the other's.
         let silent = self.seeds.name_taken();
         self.membership.leave(now, silent);

@@ -68,6 +68,11 @@ impl Node {
         self.write(id, &view);
     }
 
+    /// Whether an answer from a seed is awaited.
+    pub(super) fn is_joining(&self) -> bool {
+        self.streams.values().any(|stream| matches!(stream.role, Role::Asking { seed: Some(_) }))
+    }
+
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
@@ -118,6 +123,7 @@ impl Node {
             StreamInput::Failed(reason) => self.break_off(now, id, reason, false),
         }
         self.settle(now);
+        self.leave_if_answered(now);
     }
 
     pub(super) fn time_out_stream(&mut self, now: Instant, id: StreamId) {
