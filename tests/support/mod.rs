@@ -126,18 +126,6 @@ impl Log {
         })
     }
 
-    /// Waits until there will be no more.
-    #[track_caller]
-    pub fn wait_end(&self) {
-        let deadline = Instant::now() + LIMIT;
-        let mut lines = self.lock();
-        while !lines.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the log did not end");
-            lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     /// Waits for a line from the place `from` on that has all `fields`; gives its place.
     #[track_caller]
     pub fn wait_line(&self, from: usize, fields: &Value) -> usize {
