@@ -72,6 +72,7 @@ mod tests {
         timers.set('c', at(5));
         timers.set('a', at(30));
         timers.cancel(&'c');
+        assert_eq!((timers.get(&'a'), timers.get(&'c')), (Some(at(30)), None));
 
         assert_eq!(timers.next(), Some(at(20)));
         assert_eq!(timers.pop(at(19)), None);

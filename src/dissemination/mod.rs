@@ -41,6 +41,9 @@
 //! - *A node restarts with its clock set back*: it hears of its former life, and begins a later one.
 //! - *Forgeries* (acknowledgements from strangers or of messages never sent, numbers far ahead, former or
 //!   future lives): dropped and told. Gossip without encryption trusts its network for the rest.
+//! - *A plain node that sends from another address than it announces*, having several, is named by the
+//!   address it sends from. Where it has one for some of ours and another for others, they take what it
+//!   says for the words of two nodes, and each delivers both.
 
 mod control;
 mod inbound;

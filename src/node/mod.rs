@@ -40,10 +40,11 @@ use crate::{
 
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
+/// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
+/// others to get what it has said.
+const LEAVE_WAIT: Duration = Duration::from_millis(500);
 /// Of how many unusable inputs a second the application is told.
 const REJECTIONS_PER_SECOND: u32 = 10;
-/// How long a leaving node waits for the others to get what it has said.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Something the application wants to know.
 #[derive(Clone, Debug)]
@@ -161,9 +162,9 @@ pub(crate) struct NodeConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Gossip,
-    Leave,
     Seed(usize),
     Stream(StreamId),
+    Leave,
 }
 
 /// How often the application was told of unusable input, in the present second.
@@ -262,9 +263,9 @@ impl Node {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Gossip => self.gossip(now),
-                Timer::Leave => self.say_good_bye(now),
                 Timer::Seed(index) => self.check_seed(now, index),
                 Timer::Stream(id) => self.time_out_stream(now, id),
+                Timer::Leave => self.say_good_bye(now),
             }
         }
         self.settle(now);
@@ -339,17 +340,25 @@ impl Node {
         }
     }
 
-    /// Tells the others that this node leaves, once they have what it has said, or have had some time to
-    /// get it; [`Event::LeaveComplete`] says when they have been told.
+    /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
+    ///
+    /// One that has asked to join may have been let in already, and hears with the answer by whom; one that
+    /// has said something waits until the others have it. Neither for long.
     pub(crate) fn leave(&mut self, now: Instant) {
-        self.now = now;
         self.seeds.stop();
-        if self.dissemination.is_settled() || self.seeds.name_taken() {
-            self.say_good_bye(now);
-        } else if self.timers.get(&Timer::Leave).is_none() {
-            self.timers.set(Timer::Leave, now + LAST_WORDS);
+        if !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none() {
+            self.timers.set(Timer::Leave, now + LEAVE_WAIT);
         }
         self.settle(now);
+    }
+
+    /// What a leaving node waits for may have come.
+    fn leave_if_ready(&mut self, now: Instant) {
+        let alone = self.membership.live() == 1 && self.is_joining();
+        let unheard = !self.dissemination.is_settled() && !self.seeds.name_taken();
+        if self.timers.get(&Timer::Leave).is_some() && !alone && !unheard {
+            self.say_good_bye(now);
+        }
     }
 
     fn say_good_bye(&mut self, now: Instant) {
@@ -504,13 +513,12 @@ impl Node {
             self.held_back = false;
             self.events.push_back(Event::Room);
         }
-        if self.timers.get(&Timer::Leave).is_some() && self.dissemination.is_settled() {
-            self.timers.set(Timer::Leave, self.now);
-        }
     }
 
     /// Carries out what the membership wants done.
     fn settle(&mut self, now: Instant) {
+        self.now = now;
+        self.leave_if_ready(now);
         while let Some(output) = self.membership.poll_output() {
             match output {
                 Output::Packet { to, messages: mut parts, piggyback } => {

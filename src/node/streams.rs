@@ -90,6 +90,11 @@ impl Node {
         if self.seeds.name_taken() { Bytes::new() } else { self.dissemination.state() }
     }
 
+    /// Whether an answer from a seed is awaited.
+    pub(super) fn is_joining(&self) -> bool {
+        self.streams.values().any(|stream| matches!(stream.role, Role::Asking { seed: Some(_) }))
+    }
+
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;

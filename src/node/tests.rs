@@ -195,6 +195,31 @@ fn a_node_that_leaves_is_said_to_have_left_and_may_return() {
 }
 
 #[test]
+fn a_node_that_leaves_while_it_joins_tells_who_let_it_in() {
+    let mut sim = sim();
+    let seed = sim.start("node1", 1, &[]);
+    let joiner = sim.start("node2", 2, &["node1"]);
+    sim.run_until(SECOND, |sim| sim.view(seed).len() == 2);
+    assert_eq!(sim.view(joiner), ["node2"], "the answer is under way");
+    sim.leave(joiner);
+    sim.run(SECOND);
+    assert!(told(&mut sim, joiner).contains(&"leave complete".to_owned()));
+    assert_eq!(told(&mut sim, seed), ["ready", "node2 joined", "node2 left"]);
+}
+
+#[test]
+fn a_node_whose_seed_does_not_answer_leaves_without_it() {
+    let mut sim = sim();
+    let seed = sim.start("node1", 1, &[]);
+    let joiner = sim.start("node2", 2, &["node1"]);
+    sim.partition(&[seed], &[joiner]);
+    sim.run(SECOND / 1000);
+    sim.leave(joiner);
+    sim.run(SECOND);
+    assert!(told(&mut sim, joiner).contains(&"leave complete".to_owned()));
+}
+
+#[test]
 fn a_node_alone_leaves_at_once() {
     let mut sim = sim();
     let addr = sim.start("alone", 1, &[]);

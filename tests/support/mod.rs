@@ -6,11 +6,12 @@
 
 pub mod cluster;
 pub mod docker;
+pub mod go;
 pub mod require;
 pub mod talk;
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -88,10 +89,22 @@ impl Log {
     /// Waits until `find` gives something of the lines so far. `what` names it if it does not come.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, mut find: impl FnMut(&[Value]) -> Option<T>) -> T {
+        self.wait_until(what, |lines, _| find(lines))
+    }
+
+    /// Waits until there will be no more lines.
+    #[track_caller]
+    pub fn wait_end(&self) {
+        self.wait_until("the end of the log", |_, ended| ended.then_some(()));
+    }
+
+    /// As [`wait`](Self::wait); `find` is also told whether the log has ended.
+    #[track_caller]
+    fn wait_until<T>(&self, what: &str, mut find: impl FnMut(&[Value], bool) -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
         let mut lines = self.lock();
         loop {
-            if let Some(found) = find(&lines.lines) {
+            if let Some(found) = find(&lines.lines, lines.ended) {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -113,22 +126,36 @@ impl Log {
         })
     }
 
-    /// Waits until there will be no more.
+    /// Waits for a line from the place `from` on that has all `fields`; gives its place.
     #[track_caller]
-    pub fn wait_end(&self) {
-        let deadline = Instant::now() + LIMIT;
-        let mut lines = self.lock();
-        while !lines.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the log did not end");
-            lines = self.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    pub fn wait_line(&self, from: usize, fields: &Value) -> usize {
+        self.wait(&format!("{fields} from line {from} on"), |lines| {
+            (from..lines.len()).find(|&i| has(&lines[i], fields))
+        })
+    }
+
+    /// Waits for `count` lines that have all `fields`.
+    #[track_caller]
+    pub fn wait_lines(&self, count: usize, fields: &Value) {
+        self.wait(&format!("{count} times {fields}"), |lines| {
+            (lines.iter().filter(|line| has(line, fields)).count() >= count).then_some(())
+        });
+    }
+
+    /// How many lines so far have all `fields`.
+    pub fn count(&self, fields: &Value) -> usize {
+        self.lock().lines.iter().filter(|line| has(line, fields)).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
         // A test that failed while it held the lock has left whole lines behind.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a line has all `fields`, with these values.
+fn has(line: &Value, fields: &Value) -> bool {
+    fields.as_object().expect("fields with values").iter().all(|(name, value)| line[name] == *value)
 }
 
 /// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
@@ -163,6 +190,21 @@ impl Process {
             let line = lines.iter().find(|line| line["event"] == "listening")?;
             line["addr"].as_str().expect("text").parse().ok()
         })
+    }
+
+    /// Waits until it listens, or has ended instead; gives which.
+    #[track_caller]
+    pub fn starts(&self) -> bool {
+        self.log.wait_until("it listens, or ends", |lines, ended| {
+            let listens = lines.iter().any(|line| line["event"] == "listening");
+            (listens || ended).then_some(listens)
+        })
+    }
+
+    /// Writes a line to its standard input, which has to be piped.
+    pub fn say(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("it is piped");
+        writeln!(input, "{line}").expect("it reads");
     }
 
     /// Its process id.
