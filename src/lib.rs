@@ -35,7 +35,7 @@ pub mod wire;
 pub use config::{Config, ConfigError, Limits, Profile, Seed, Tuning};
 pub use dissemination::{Message, MessageId, PublishError};
 pub use driver::{
-    Handle, Lagged, StartError, Subscription,
+    Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,
     health::{Health, HealthError, probe},
     start,
 };

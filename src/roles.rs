@@ -18,6 +18,8 @@ use crate::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription
 /// One kind of complaint is logged at most this often, and one seed that does not answer.
 const REJECTED: Duration = Duration::from_secs(10);
 const UNREACHABLE: Duration = Duration::from_secs(60);
+/// A message that is not delivered to all by then is reported with those who lack it.
+const DELIVERY_REPORTED: Duration = Duration::from_secs(10);
 
 /// Plays a role on `node` until it stops: logs what happens and, from when `first_turn` is over,
 /// sends the clock's value every `every`.
@@ -145,9 +147,13 @@ impl<'a> Role<'a> {
 
     async fn send(&mut self) -> Result<(), PublishError> {
         let value = self.clock.now();
-        self.node.publish(&self.key, &value).await?;
+        let receipt = self.node.publish(&self.key, &value).await?;
         self.clock.witness(value);
         report::sent(self.node.name(), &self.key, value);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let node = self.node.name().to_owned();
+            tokio::spawn(async move { report::delivered(&node, receipt.delivered_within(DELIVERY_REPORTED).await) });
+        }
         Ok(())
     }
 

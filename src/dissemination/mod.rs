@@ -268,9 +268,10 @@ impl Dissemination {
         self.life.saturating_add(running.saturating_add(CLOCK_TOLERANCE).saturating_mul(2)) | 1
     }
 
-    /// This node's life, as its own messages have it.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.outbound[Lane::Own as usize].epoch
+    /// The identity of the next message of this node.
+    pub(crate) fn next_id(&self) -> MessageId {
+        let own = &self.outbound[Lane::Own as usize];
+        MessageId { epoch: own.epoch, seq: own.next() }
     }
 
     /// Whether the log takes one more message.
@@ -305,14 +306,16 @@ impl Dissemination {
 
     /// How far the cluster is with what this node publishes.
     pub(crate) fn progress(&mut self, membership: &Membership) -> Progress {
-        let plain = self.ring(membership).plain.len();
+        let ring = self.ring(membership);
+        let (ours, plain) = (ring.len(), ring.plain.len());
         let own = &self.outbound[Lane::Own as usize];
-        Progress { stable: own.stable(), members: own.count_acked(0).0, plain }
+        let members = if self.active[Lane::Own as usize] { own.waited_for() } else { ours };
+        Progress { stable: own.stable(), members, plain }
     }
 
-    /// The members that have not acknowledged a message of this node yet.
-    pub(crate) fn missing(&self, seq: u64) -> Vec<NodeName> {
-        self.outbound[Lane::Own as usize].missing(seq.saturating_add(1))
+    /// How many members have a message of this node, and which do not, of those that are waited for.
+    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        self.outbound[Lane::Own as usize].reached(seq)
     }
 
     /// Whether every live member has everything this node says.

@@ -473,15 +473,16 @@ impl Outbound {
         (reminded, loose)
     }
 
-    /// How many members are waited for, and how many of them have everything below `next`.
-    pub(super) fn count_acked(&self, next: u64) -> (usize, usize) {
-        let held: usize = self.held.values().sum();
-        (held, self.held.range(next..).map(|(_, count)| count).sum())
+    /// How many members are waited for.
+    pub(super) fn waited_for(&self) -> usize {
+        self.held.values().sum()
     }
 
-    /// The members that are waited for and have not acknowledged all below `next`.
-    pub(super) fn missing(&self, next: u64) -> Vec<NodeName> {
-        let waited_for = |peer: &&Peer| peer.standing.is_waited_for();
-        self.peers.values().filter(waited_for).filter(|peer| peer.acked < next).map(|peer| peer.name.clone()).collect()
+    /// How many members have a message, and which do not, of those that are waited for. Those that came
+    /// after it are neither.
+    pub(super) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        let meant = self.peers.values().filter(|peer| peer.standing.is_waited_for() && peer.joined_at <= seq);
+        let (with, without): (Vec<_>, Vec<_>) = meant.partition(|peer| peer.acked > seq);
+        (with.len(), without.into_iter().map(|peer| peer.name.clone()).collect())
     }
 }

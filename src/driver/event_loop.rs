@@ -9,25 +9,30 @@
 //! tells the others and says [`Event::LeaveComplete`]. [`LEAVE_LIMIT`] later it ends regardless.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{
     net::TcpStream,
     pin, select,
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc, oneshot, watch},
     time::sleep_until,
 };
 use tracing::debug;
 
 use super::{
     lookup,
+    outbox::Outbox,
+    receipt::Reached,
     sockets::{Acceptor, Datagrams, Sockets},
     streams::{Report, Streams, What},
 };
 use crate::{
-    Event, Member, Message, MessageId, PublishError, Seed,
+    Event, Member, Message, PublishError, Seed,
+    dissemination::{Draft, Progress},
     node::{Action, Node, StreamInput},
 };
 
@@ -40,7 +45,7 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 
 /// What a handle asks for. A reply that never comes means that the node has stopped.
 pub(super) enum Command {
-    Publish { key: String, value: String, reply: oneshot::Sender<Result<MessageId, PublishError>> },
+    Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
     Leave,
 }
@@ -56,6 +61,10 @@ pub(super) struct EventLoop {
     reports: mpsc::Receiver<Report>,
     lookups: mpsc::Sender<Found>,
     found: mpsc::Receiver<Found>,
+    outbox: Arc<Outbox>,
+    /// Taken from the outbox; they wait for room in the log.
+    drafts: VecDeque<Draft>,
+    progress: watch::Sender<Progress>,
     messages: broadcast::Sender<Message>,
     events: broadcast::Sender<Event>,
     /// Set when the node leaves: when to stop at the latest.
@@ -69,6 +78,8 @@ impl EventLoop {
         node: Node,
         sockets: Sockets,
         tcp_timeout: Duration,
+        outbox: Arc<Outbox>,
+        progress: watch::Sender<Progress>,
         messages: broadcast::Sender<Message>,
         events: broadcast::Sender<Event>,
     ) -> Self {
@@ -83,6 +94,9 @@ impl EventLoop {
             reports,
             lookups,
             found,
+            outbox,
+            drafts: VecDeque::new(),
+            progress,
             messages,
             events,
             stop_at: None,
@@ -92,6 +106,7 @@ impl EventLoop {
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.turn(&mut commands).await;
+        self.outbox.set_next(self.node.next_id(), Some(PublishError::Stopped));
         // Frees the ports and ends the subscriptions …
         drop(self);
         // … before `Handle::leave`, which waits for this.
@@ -115,6 +130,7 @@ impl EventLoop {
                     self.receive().await;
                 }
                 (stream, from) = self.acceptor.accept() => self.accept(stream, from),
+                () = self.outbox.filled() => {}
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 Some((seed, result)) = self.found.recv() => self.node.handle_lookup(Instant::now(), &seed, result),
                 command = commands.recv(), if handles_left => match command {
@@ -125,8 +141,27 @@ impl EventLoop {
                     }
                 },
             }
+            self.publish();
             self.drain();
         }
+    }
+
+    /// Publishes what the application has, as far as the log has room.
+    fn publish(&mut self) {
+        let now = Instant::now();
+        loop {
+            if self.drafts.is_empty() {
+                self.outbox.take(&mut self.drafts);
+            }
+            if !self.node.has_room() {
+                return;
+            }
+            let Some(draft) = self.drafts.pop_front() else { break };
+            if let Err(refusal) = self.node.publish_draft(now, draft) {
+                debug!(%refusal, "what was published is not sent");
+            }
+        }
+        self.outbox.set_next(self.node.next_id(), self.node.refusal());
     }
 
     fn is_done(&self) -> bool {
@@ -137,8 +172,9 @@ impl EventLoop {
     fn obey(&mut self, command: Command) {
         // Whoever asked may have stopped waiting for the answer.
         match command {
-            Command::Publish { key, value, reply } => {
-                let _ = reply.send(self.node.publish(Instant::now(), &key, &value));
+            Command::Reached { seq, reply } => {
+                let (members, missing) = self.node.reached(seq);
+                let _ = reply.send(Reached { members, missing });
             }
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());
@@ -149,6 +185,8 @@ impl EventLoop {
 
     fn leave(&mut self) {
         if self.stop_at.is_none() {
+            // What has been published is to be said before the good-bye.
+            self.publish();
             let now = Instant::now();
             self.stop_at = Some(now + LEAVE_LIMIT);
             self.node.leave(now);
@@ -159,10 +197,7 @@ impl EventLoop {
         let mut failed = 0;
         for _ in 0..BATCH {
             match self.datagrams.receive() {
-                Ok(Some((from, data))) => {
-                    self.node.handle_datagram(Instant::now(), from, &data);
-                    self.drain();
-                }
+                Ok(Some((from, data))) => self.node.handle_datagram(Instant::now(), from, &data),
                 Ok(None) => return,
                 Err(error) => {
                     failed += 1;
@@ -210,6 +245,8 @@ impl EventLoop {
             let Some(action) = self.node.poll_action() else { break };
             self.act(action);
         }
+        let progress = self.node.progress();
+        self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         while let Some(event) = self.node.poll_event() {
             self.left |= matches!(event, Event::LeaveComplete);
             // An error says that nobody listens.

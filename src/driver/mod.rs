@@ -16,6 +16,8 @@ mod advertise;
 mod event_loop;
 pub(crate) mod health;
 mod lookup;
+mod outbox;
+mod receipt;
 mod sockets;
 mod streams;
 mod subscription;
@@ -31,15 +33,20 @@ use std::{
 
 use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-pub use self::subscription::{Lagged, Subscription};
 use self::{
     event_loop::{Command, EventLoop},
+    outbox::Outbox,
     sockets::Sockets,
 };
+pub use self::{
+    receipt::{Delivery, Receipt, Undelivered},
+    subscription::{Lagged, Subscription},
+};
 use crate::{
-    Config, ConfigError, Event, Member, Message, MessageId, PublishError,
+    Config, ConfigError, Event, Member, Message, PublishError,
+    dissemination::{Draft, Progress},
     node::{Node, NodeConfig},
     wire::Address,
 };
@@ -81,6 +88,8 @@ struct Shared {
     name: String,
     addr: SocketAddr,
     commands: mpsc::Sender<Command>,
+    outbox: Arc<Outbox>,
+    progress: watch::Receiver<Progress>,
     messages: broadcast::WeakSender<Message>,
     events: broadcast::WeakSender<Event>,
     /// Hears the events from the very start, until the first subscriber takes it.
@@ -119,17 +128,22 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     );
 
     let (commands, received) = mpsc::channel(COMMANDS);
+    let outbox = Arc::new(Outbox::new(node.epoch()));
+    let (progress, known) = watch::channel(Progress::default());
     let messages = broadcast::Sender::new(KEPT);
     let (events, first) = broadcast::channel(KEPT);
     let shared = Shared {
         name: config.name,
         addr,
         commands,
+        outbox: Arc::clone(&outbox),
+        progress: known,
         messages: messages.downgrade(),
         events: events.downgrade(),
         first: Mutex::new(Some(first)),
     };
-    tokio::spawn(EventLoop::new(node, sockets, config.tuning.tcp_timeout, messages, events).run(received));
+    let event_loop = EventLoop::new(node, sockets, config.tuning.tcp_timeout, outbox, progress, messages, events);
+    tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
 }
 
@@ -146,15 +160,33 @@ impl Handle {
         self.0.addr
     }
 
-    /// Sends `value`, as JSON, under `key` to every other node.
+    /// Sends `value`, as JSON, under `key` to every other node. Ends when the message is numbered and will
+    /// be sent; it waits as long as members that are too slow hold the publisher back. What becomes of the
+    /// message, the [`Receipt`] knows.
     ///
     /// # Errors
     ///
     /// See [`PublishError`].
-    pub async fn publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<MessageId, PublishError> {
+    pub async fn publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Receipt, PublishError> {
+        let (published, draft) = (Instant::now(), self.draft(key, value)?);
+        let id = self.0.outbox.push(draft).await?;
+        Ok(Receipt::new(id, published, self.0.progress.clone(), self.0.commands.clone()))
+    }
+
+    /// As [`publish`](Self::publish), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; [`PublishError::WouldBlock`] when it would have to wait.
+    pub fn try_publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Receipt, PublishError> {
+        let (published, draft) = (Instant::now(), self.draft(key, value)?);
+        let id = self.0.outbox.try_push(draft).map_err(|(error, _)| error)?;
+        Ok(Receipt::new(id, published, self.0.progress.clone(), self.0.commands.clone()))
+    }
+
+    fn draft<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Draft, PublishError> {
         let value = serde_json::to_string(value).map_err(|error| PublishError::Value(error.to_string()))?;
-        let key = key.to_owned();
-        self.ask(|reply| Command::Publish { key, value, reply }).await.unwrap_or(Err(PublishError::Stopped))
+        Draft::checked(key, &value, &self.0.name)
     }
 
     /// The messages other nodes publish, from now on. The last 1024 are kept for a subscriber that

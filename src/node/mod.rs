@@ -297,11 +297,8 @@ impl Node {
     /// See there; or the log has no room, which [`Event::Room`] will tell.
     pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<MessageId, PublishError> {
         self.now = now;
-        if self.membership.has_left() || self.timers.get(&Timer::Leave).is_some() {
-            return Err(PublishError::Stopped);
-        }
-        if self.seeds.name_taken() {
-            return Err(PublishError::NameTaken);
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
         }
         let published = self.dissemination.publish(draft, &self.membership);
         self.held_back |= published == Err(PublishError::WouldBlock);
@@ -318,14 +315,28 @@ impl Node {
         self.dissemination.progress(&self.membership)
     }
 
-    /// The members that have not acknowledged a message of this node yet.
-    pub(crate) fn missing(&self, seq: u64) -> Vec<NodeName> {
-        self.dissemination.missing(seq)
+    /// How many members have a message of this node, and which do not, of those that are waited for.
+    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        self.dissemination.reached(seq)
+    }
+
+    /// The identity of the next message of this node.
+    pub(crate) fn next_id(&self) -> MessageId {
+        self.dissemination.next_id()
     }
 
     /// This node's life, as its messages have it.
     pub(crate) fn epoch(&self) -> u64 {
-        self.dissemination.epoch()
+        self.next_id().epoch
+    }
+
+    /// Why nothing can be published, apart from a lack of room.
+    pub(crate) fn refusal(&self) -> Option<PublishError> {
+        if self.membership.has_left() || self.timers.get(&Timer::Leave).is_some() {
+            Some(PublishError::Stopped)
+        } else {
+            self.seeds.name_taken().then_some(PublishError::NameTaken)
+        }
     }
 
     /// How much this node keeps of what is said.

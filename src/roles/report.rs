@@ -4,9 +4,9 @@
 
 use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::{Member, Message, NodeName, PublishError, Seed};
+use crate::{Delivery, Member, Message, NodeName, PublishError, Seed, Undelivered};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");
@@ -24,6 +24,25 @@ pub(super) fn received(node: &str, message: &Message) {
     let (from, key, value) = (message.origin(), message.key(), one_line(message.value()));
     let value = value.as_ref();
     info!(node, event = "received", %from, key, value, "received broadcast msg: key={key} value={value}");
+}
+
+pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {
+    match outcome {
+        Ok(Delivery { delivered, members, elapsed, .. }) => {
+            let ms = elapsed.as_secs_f64() * 1e3;
+            debug!(
+                node,
+                event = "delivered",
+                delivered,
+                members,
+                ms,
+                "delivered to {delivered} of {members} in {ms:.1} ms"
+            );
+        }
+        // A node that has stopped has nothing more to tell.
+        Err(Undelivered::Stopped) => {}
+        Err(error) => warn!(node, event = "undelivered", %error, "{error}"),
+    }
 }
 
 pub(super) fn not_sent(node: &str, error: &PublishError) {
