@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Datagrams read before anything else gets its turn.
-const BATCH: usize = 64;
+const BATCH: usize = 512;
 /// Results of lookups that wait, at most; further lookups wait for room.
 const LOOKUPS: usize = 16;
 /// How long leaving may take.
@@ -245,6 +245,7 @@ impl EventLoop {
             let Some(action) = self.node.poll_action() else { break };
             self.act(action);
         }
+        self.datagrams.flush();
         let progress = self.node.progress();
         self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         while let Some(event) = self.node.poll_event() {

@@ -18,6 +18,7 @@ pub(crate) mod health;
 mod lookup;
 mod outbox;
 mod receipt;
+mod segments;
 mod sockets;
 mod streams;
 mod subscription;

@@ -24,6 +24,7 @@ use tokio::{
 };
 use tracing::debug;
 
+use super::segments::{self, MAX_RUN, MAX_RUN_BYTES, Received};
 use crate::node::Transmit;
 
 /// How often a port for both TCP and UDP is looked for, when the system may choose.
@@ -35,7 +36,7 @@ const TCP_BACKLOG: i32 = 1024;
 /// No datagram is longer, in bytes.
 const MAX_DATAGRAM: usize = 65_536;
 /// Datagrams that wait for the socket to become writable, at most.
-const MAX_BACKLOG: usize = 256;
+const MAX_BACKLOG: usize = 4096;
 /// How long to pause after a first error; each further one doubles it.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -79,12 +80,16 @@ impl Sockets {
         let listener = listen_tcp(addr).map_err(over("TCP"))?;
         let addr = listener.local_addr()?;
         let socket = bind_udp(addr).map_err(over("UDP"))?;
+        segments::prepare(&socket);
         Ok(Self {
             datagrams: Datagrams {
                 socket,
                 ipv6: addr.is_ipv6(),
                 buffer: vec![0; MAX_DATAGRAM].into(),
+                received: None,
+                handed_out: 0,
                 backlog: VecDeque::new(),
+                runs: true,
                 pause: Pause::default(),
             },
             acceptor: Acceptor { listener, pause: Pause::default() },
@@ -136,8 +141,13 @@ pub(super) struct Datagrams {
     socket: UdpSocket,
     ipv6: bool,
     buffer: Box<[u8]>,
-    /// What waits for the socket to become writable.
+    /// What is in the buffer and not handed out yet, and where.
+    received: Option<Received>,
+    handed_out: usize,
+    /// What waits for the socket to become writable, or for more that goes with it.
     backlog: VecDeque<Transmit>,
+    /// Whether runs of datagrams are sent in one call.
+    runs: bool,
     pause: Pause,
 }
 
@@ -161,14 +171,25 @@ impl Datagrams {
     /// A datagram that has arrived, as long as it is; `Ok(None)` when none is left. An error may be
     /// of a datagram sent earlier, and says nothing of the next.
     pub(super) fn receive(&mut self) -> io::Result<Option<(SocketAddr, Bytes)>> {
-        match self.socket.try_recv_from(&mut self.buffer) {
-            Ok((length, from)) => {
-                self.pause.end();
-                Ok(Some((canonical(from), Bytes::copy_from_slice(&self.buffer[..length]))))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+        let received = match self.received {
+            Some(received) => received,
+            None => match segments::receive(&self.socket, &mut self.buffer) {
+                Ok(received) => {
+                    self.pause.end();
+                    self.handed_out = 0;
+                    *self.received.insert(received)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        };
+        let end = received.len.min(self.handed_out + received.stride);
+        let datagram = Bytes::copy_from_slice(&self.buffer[self.handed_out..end]);
+        self.handed_out = end;
+        if end == received.len {
+            self.received = None;
         }
+        Ok(Some((canonical(received.from), datagram)))
     }
 
     /// Nothing but errors came: waits a little before the next try.
@@ -176,10 +197,10 @@ impl Datagrams {
         self.pause.lengthen();
     }
 
-    /// Sends a datagram, now or when the socket takes it.
+    /// Sends a datagram with the next [`flush`](Self::flush), or when the socket takes it.
     pub(super) fn send(&mut self, transmit: Transmit) {
-        if self.backlog.is_empty() && self.try_send(&transmit) {
-            return;
+        if self.backlog.len() == MAX_BACKLOG {
+            self.flush();
         }
         if self.backlog.len() == MAX_BACKLOG {
             debug!(to = %transmit.to, bytes = transmit.payload.len(), "lost a datagram: the socket takes no more");
@@ -194,30 +215,55 @@ impl Datagrams {
 
     /// Sends of what waits as much as the socket takes.
     pub(super) fn flush(&mut self) {
-        while let Some(transmit) = self.backlog.pop_front() {
-            if !self.try_send(&transmit) {
-                self.backlog.push_front(transmit);
-                return;
+        while let Some(first) = self.backlog.front() {
+            let to = match first.to {
+                SocketAddr::V4(to) if self.ipv6 => SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into(),
+                to => to,
+            };
+            let stride = first.payload.len();
+            let count = if self.runs { run_length(&self.backlog) } else { 1 };
+            let sent = if count == 1 {
+                self.socket.try_send_to(&first.payload, to).map(|_| ())
+            } else {
+                let mut run = self.backlog.iter().take(count).map(|transmit| &transmit.payload);
+                segments::send_run(&self.socket, to, &mut run, stride)
+            };
+            match sent {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if count > 1 => {
+                    // The path, or the system, takes them only one by one; or the error was of an earlier
+                    // datagram, and costs no more than this.
+                    debug!(%to, %error, "datagrams are sent one by one from now on");
+                    self.runs = error.kind() == io::ErrorKind::ConnectionRefused;
+                    continue;
+                }
+                // This datagram's alone: nobody listens there, no route, too long for the path, forbidden
+                // by a firewall.
+                Err(error) => debug!(%to, bytes = stride, %error, "lost a datagram"),
             }
+            self.backlog.drain(..count);
         }
     }
+}
 
-    /// `false` when the socket takes nothing now. Any other error is this datagram's alone: nobody
-    /// listens there, no route, too long for the path, forbidden by a firewall.
-    fn try_send(&self, transmit: &Transmit) -> bool {
-        let to = match transmit.to {
-            SocketAddr::V4(to) if self.ipv6 => SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into(),
-            to => to,
-        };
-        match self.socket.try_send_to(&transmit.payload, to) {
-            Ok(_) => true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => {
-                debug!(to = %transmit.to, bytes = transmit.payload.len(), %error, "lost a datagram");
-                true
-            }
+/// How many datagrams from the first on can be sent in one call: to the same place, of the same length,
+/// the last of which may be shorter.
+fn run_length(backlog: &VecDeque<Transmit>) -> usize {
+    let Some(first) = backlog.front() else { return 0 };
+    let (mut count, mut bytes) = (0, 0);
+    for transmit in backlog.iter().take(MAX_RUN) {
+        let len = transmit.payload.len();
+        bytes += len;
+        if transmit.to != first.to || len > first.payload.len() || bytes > MAX_RUN_BYTES {
+            break;
+        }
+        count += 1;
+        if len < first.payload.len() {
+            break;
         }
     }
+    count.max(1)
 }
 
 /// Accepts connections, for ever.
