@@ -96,6 +96,8 @@ const PATIENCE: u32 = 20;
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 /// What is given at once to who asks for messages, in bytes.
 const GIVEN_AT_ONCE: usize = 64 << 10;
+/// How long a large message may take to get to somebody before it is sent again.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// How many others are asked for what the origin has no more.
 const OTHERS_ASKED: u32 = 4;
 /// How often an origin is asked where to begin.
@@ -154,6 +156,19 @@ pub(crate) struct Sizes {
     pub(crate) others_bytes: usize,
 }
 
+/// What was dropped, by reason, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// Messages that were here already.
+    pub(crate) duplicates: u64,
+    /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
+    pub(crate) strangers: u64,
+    /// Messages of an origin's former life.
+    pub(crate) former_lives: u64,
+    /// Everything else that cannot be used.
+    pub(crate) unusable: u64,
+}
+
 /// Why a user message, or a control message, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
@@ -175,8 +190,6 @@ pub(crate) enum Unusable {
     Control(#[from] ControlError),
     #[error(transparent)]
     Ack(#[from] AckError),
-    #[error("{0} was asked by a stranger")]
-    Stranger(&'static str),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,12 +228,17 @@ pub(crate) struct Dissemination {
     /// The floor that was told last.
     told_floor: [u64; 2],
     inbound: Inbound,
+    /// How many members are live, this node included.
+    live: usize,
     heard: Heard,
     ring: Option<Ring>,
     /// Streams to acknowledge.
     acks: BTreeSet<(NodeName, u64)>,
     /// Messages to pass on, by their route.
     relays: BTreeMap<Route, Vec<Bytes>>,
+    /// What went to whom over a stream of late: who, which life and number, and when.
+    streamed: BTreeMap<(SocketAddr, u64, u64), Instant>,
+    dropped: Dropped,
     /// Messages to repeat to plain nodes.
     queue: TransmitLimitedQueue,
     timers: Timers<Timer>,
@@ -251,10 +269,13 @@ impl Dissemination {
             rounds: [0; 2],
             told_floor: [0; 2],
             inbound: Inbound::new(limits),
+            live: 1,
             heard: Heard::default(),
             ring: None,
             acks: BTreeSet::new(),
             relays: BTreeMap::new(),
+            streamed: BTreeMap::new(),
+            dropped: Dropped::default(),
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, QUEUE_CAPACITY),
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -323,6 +344,11 @@ impl Dissemination {
         self.outbound.iter().all(|outbound| outbound.stable() == outbound.next())
     }
 
+    /// What was dropped since the start.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
     /// How much is kept.
     pub(crate) fn sizes(&self) -> Sizes {
         let (others_bytes, others_messages) = self.inbound.size();
@@ -335,8 +361,9 @@ impl Dissemination {
     }
 
     /// A member is there, for the first time, again, or at another address.
-    pub(crate) fn member_up(&mut self, now: Instant, record: &Record) {
+    pub(crate) fn member_up(&mut self, now: Instant, record: &Record, live: usize) {
         self.ring = None;
+        self.live = live;
         for stream in self.inbound.lives_mut(record.name.as_bytes()) {
             stream.attempts = 0;
         }
@@ -362,16 +389,17 @@ impl Dissemination {
     }
 
     /// A member has failed, or has left.
-    pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, addr: SocketAddr, left: bool) {
+    pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, addr: SocketAddr, left: bool, live: usize) {
         self.ring = None;
+        self.live = live;
         for outbound in &mut self.outbound {
             if left {
-                outbound.remove_peer(addr);
+                outbound.forget_peer(addr, name);
             } else {
                 outbound.lose_peer(now, addr, name);
             }
         }
-        let rounds = self.tuning.retransmit_mult * digits(self.inbound.iter().count().max(9)) * 2;
+        let rounds = self.tuning.retransmit_mult * digits(live);
         for stream in self.inbound.lives_mut(name.as_bytes()) {
             stream.over_since.get_or_insert(now);
             // Those who have more than others tell them: the origin does not any more.
@@ -394,6 +422,20 @@ impl Dissemination {
         route: &mut Route,
         membership: &Membership,
     ) -> Result<(), Unusable> {
+        let handled = self.handle_any(now, from, payload, route, membership);
+        self.dropped.unusable += u64::from(handled.is_err());
+        handled
+    }
+
+    fn handle_any(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        payload: &Bytes,
+        route: &mut Route,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        let member = || membership.find_addr(from).filter(|record| record.is_live() && is_ours(record.versions));
         let Some((&MAGIC, data)) = payload.split_first() else {
             return self.take_message(now, from, payload, *route, membership);
         };
@@ -405,21 +447,21 @@ impl Dissemination {
                     self.take_message(now, from, &payload.slice_ref(message), given, membership)?;
                 }
             }
-            Control::Have(haves) => {
+            Control::Have(haves) if member().is_some() => {
                 for have in &haves {
                     self.take_have(now, Some(from), have, membership);
                 }
             }
             Control::Ack { epoch, life, next } => self.take_ack(now, from, epoch, life, next)?,
-            Control::Want { origin, epoch, ranges } => {
-                let asker = membership.find_addr(from).filter(|record| record.is_live() && is_ours(record.versions));
-                let asker = asker.ok_or(Unusable::Stranger("for messages"))?.into();
-                self.give(asker, origin, epoch, &ranges);
+            Control::Want { origin, epoch, ranges } if member().is_some() => {
+                self.give(now, ours(from), origin, epoch, &ranges);
             }
-            Control::Plain { source, message } => {
-                membership.find_addr(from).ok_or(Unusable::Stranger("to publish"))?;
+            // Large ones come over streams, from any port of a member.
+            Control::Plain { source, message } if member().is_some() || is_at_member(from, membership) => {
                 self.adopt(now, &NodeName::from(source), &payload.slice_ref(message), membership)?;
             }
+            // Who is not known yet as a member says it again.
+            Control::Have(_) | Control::Want { .. } | Control::Plain { .. } => self.dropped.strangers += 1,
         }
         Ok(())
     }
@@ -444,15 +486,22 @@ impl Dissemination {
         }
         if self.inbound.get(origin, identity.epoch).is_none() && !is_credible(origin, from, route, membership) {
             // If it is one, its origin repeats it once they know each other.
-            return Err(Unusable::Credence(NodeName::from(origin)));
+            self.dropped.strangers += 1;
+            return Ok(());
         }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
         let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
-        let taken = self
-            .inbound
-            .receive(now, origin, id, self.latest(now), build)
-            .map_err(|error| Unusable::Stream { origin: NodeName::from(origin), error })?;
+        let taken = match self.inbound.receive(now, origin, id, self.latest(now), build) {
+            Ok(taken) => taken,
+            Err(StreamError::FormerLife(epoch)) => {
+                self.dropped.former_lives += 1;
+                self.tell_of_later_life(origin, epoch, membership);
+                return Ok(());
+            }
+            Err(error) => return Err(Unusable::Stream { origin: NodeName::from(origin), error }),
+        };
+        self.dropped.duplicates += u64::from(taken == Taken::Known);
         if let (Taken::New, Some(until)) = (taken, route.until) {
             let message = packet::encode_message(&wire::Message::User(payload.clone()));
             self.relays.entry(Route { hops, until: Some(until) }).or_default().push(message);
@@ -461,6 +510,15 @@ impl Dissemination {
         self.ack_later(now, name, identity.epoch);
         self.deliver(now);
         Ok(())
+    }
+
+    /// A node speaks as in a former life, maybe because its clock has been set back.
+    fn tell_of_later_life(&mut self, origin: &[u8], epoch: u64, membership: &Membership) {
+        let Some(record) = membership.get(origin).filter(|record| record.is_live()) else { return };
+        let lives = self.inbound.lives_mut(origin).filter(|stream| same_lane(stream.epoch, epoch));
+        let Some(latest) = lives.max_by_key(|stream| stream.epoch) else { return };
+        let have = Control::Have(vec![stream_have(origin, latest)]).encode();
+        self.send(record.addr(), vec![have]);
     }
 
     /// Something of a stream came: sees to it that others hear of it, and that what is missing is asked
@@ -490,14 +548,13 @@ impl Dissemination {
 
     /// For how many rounds of gossip news is told: enough for everybody to hear it from somebody.
     fn telling_rounds(&self) -> u32 {
-        digits(self.ring.as_ref().map_or(1, Ring::len).max(1))
+        digits(self.live)
     }
 
     fn ack_later(&mut self, now: Instant, origin: NodeName, epoch: u64) {
         self.acks.insert((origin, epoch));
-        let n = self.ring.as_ref().map_or(0, Ring::len);
-        if n > FANOUT && self.timers.get(&Timer::Acks).is_none() {
-            let spread = Duration::from_secs_f64(n as f64 / ACKS_PER_SECOND);
+        if self.live > FANOUT + 1 && self.timers.get(&Timer::Acks).is_none() {
+            let spread = Duration::from_secs_f64(self.live as f64 / ACKS_PER_SECOND);
             self.timers.set(Timer::Acks, now + spread.mul_f64(self.rng.random()));
         }
     }
@@ -523,9 +580,8 @@ impl Dissemination {
 
     /// How often those who have not acknowledged are reminded.
     fn reminder_period(&self) -> Duration {
-        let n = self.ring.as_ref().map_or(0, Ring::len);
-        let acks = if n > FANOUT { Duration::from_secs_f64(2.0 * n as f64 / ACKS_PER_SECOND) } else { Duration::ZERO };
-        self.patience() + acks
+        let acks = if self.live > FANOUT + 1 { 2.0 * self.live as f64 / ACKS_PER_SECOND } else { 0.0 };
+        self.patience() + Duration::from_secs_f64(acks)
     }
 
     fn ring(&mut self, membership: &Membership) -> &Ring {
@@ -606,7 +662,13 @@ impl Dissemination {
         };
         let outbound = &mut self.outbound[lane as usize];
         let before = outbound.floor();
-        let asks = outbound.ack(from, life, next)?;
+        let asks = match outbound.ack(from, life, next) {
+            Err(AckError::Stranger) => {
+                self.dropped.strangers += 1;
+                return Ok(());
+            }
+            asks => asks?,
+        };
         if outbound.floor() > before {
             self.rounds[lane as usize] = self.telling_rounds();
         }
@@ -641,17 +703,20 @@ impl Dissemination {
     }
 
     /// Gives a member the messages it asks for, as far as they are here.
-    fn give(&mut self, asker: Target, origin: &[u8], epoch: u64, ranges: &[(u64, u64)]) {
+    fn give(&mut self, now: Instant, asker: Target, origin: &[u8], epoch: u64, ranges: &[(u64, u64)]) {
         let lane = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch);
         let lane = lane.filter(|_| self.me.as_bytes() == origin);
-        let stream = self.inbound.get(origin, epoch);
         let (mut bytes, mut lacking) = (0, false);
+        let max = self.max_in_packet();
+        if let Some(lane) = lane {
+            self.outbound[lane as usize].lost(ranges.iter().map(|(first, count)| first.saturating_add(*count)).max());
+        }
         let mut given: BTreeMap<u8, Vec<Bytes>> = BTreeMap::new();
         'all: for &(first, count) in ranges {
             for seq in first..first.saturating_add(count) {
                 let found = match lane {
                     Some(lane) => self.outbound[lane as usize].get(seq).map(|message| (0, message.clone())),
-                    None => stream.and_then(|stream| stream.get(seq)).map(|message| {
+                    None => self.inbound.get(origin, epoch).and_then(|stream| stream.get(seq)).map(|message| {
                         let payload = wire::Message::User(message.payload().clone());
                         (message.hops(), packet::encode_message(&payload))
                     }),
@@ -660,6 +725,9 @@ impl Dissemination {
                     lacking = true;
                     break;
                 };
+                if message.len() > max && !self.may_stream(now, (asker.addr, epoch, seq)) {
+                    continue;
+                }
                 bytes += message.len();
                 given.entry(hops).or_default().push(message);
                 if bytes >= GIVEN_AT_ONCE {
@@ -667,9 +735,7 @@ impl Dissemination {
                 }
             }
         }
-        if let Some(lane) = lane {
-            self.outbound[lane as usize].lost();
-        }
+        let stream = self.inbound.get(origin, epoch);
         let have = match (lane, stream) {
             (Some(lane), _) => Some(self.own_have(lane, self.outbound[lane as usize].start_of(asker.addr))),
             (None, Some(stream)) => Some(stream_have(origin, stream)),
@@ -683,6 +749,17 @@ impl Dissemination {
         for (hops, messages) in given {
             self.spread(vec![asker], (hops > 0).then_some(Route { hops, until: None }), messages);
         }
+    }
+
+    /// Whether a message may be sent to somebody over a stream, again: it takes a while to get there.
+    fn may_stream(&mut self, now: Instant, what: (SocketAddr, u64, u64)) -> bool {
+        let recent = |at: &mut Instant| now.saturating_duration_since(*at) < STREAM_PATIENCE;
+        self.streamed.retain(|_, at| recent(at));
+        if self.streamed.contains_key(&what) {
+            return false;
+        }
+        self.streamed.insert(what, now);
+        true
     }
 
     /// Sends messages on a route to some nodes: those that are small in packets, the others each over a
@@ -818,9 +895,14 @@ impl Dissemination {
 
     fn send_unsent(&mut self, now: Instant, lane: Lane, membership: &Membership) {
         let at = lane as usize;
+        let (epoch, first) = (self.outbound[at].epoch, self.outbound[at].sent());
         let messages = self.outbound[at].take_unsent();
         if messages.is_empty() {
             return;
+        }
+        let max = self.max_in_packet();
+        for (seq, _) in (first..).zip(&messages).filter(|(_, message)| message.len() > max) {
+            self.streamed.extend(self.outbound[at].addrs().map(|addr| ((addr, epoch, seq), now)));
         }
         self.ring(membership);
         let mut for_ours = messages.clone();
@@ -834,7 +916,6 @@ impl Dissemination {
             && !ring.plain.is_empty()
         {
             let plain = ring.plain.clone();
-            let max = self.max_in_packet();
             for message in messages.iter().filter(|message| message.len() <= max) {
                 self.queue.push(message.clone());
             }
@@ -966,8 +1047,10 @@ impl Dissemination {
             return self.ask_by(now, origin, epoch);
         }
         let ranges = stream.missing(control::MAX_RANGES);
-        let hint = stream.hint.take_if(|_| stream.attempts > 0);
-        let hint = hint.or(stream.hint).filter(|_| stream.attempts == 0);
+        if stream.attempts > 0 {
+            stream.hint = None;
+        }
+        let hint = stream.hint;
         let origin_has = live.filter(|_| stream.gone_below <= next);
         let attempt = stream.attempts;
         stream.attempts += 1;
@@ -1104,11 +1187,16 @@ impl Dissemination {
 /// Whether a first message of an origin's life may be one: it comes from the origin, or was passed on by
 /// another member. Over a stream it comes from any port.
 fn is_credible(origin: &[u8], from: SocketAddr, route: Route, membership: &Membership) -> bool {
-    let is_from = |record: &Record| record.addr() == from || record.addr().ip() == from.ip();
     match membership.find_addr(from) {
         Some(record) => record.is_live() && (*record.name.as_bytes() == *origin || route.hops > 0),
-        None => membership.get(origin).is_some_and(|record| record.is_live() && is_from(record)),
+        None if route.hops > 0 => is_at_member(from, membership),
+        None => membership.get(origin).is_some_and(|record| record.is_live() && record.addr().ip() == from.ip()),
     }
+}
+
+/// Whether some member of ours is at this address, whatever its port.
+fn is_at_member(from: SocketAddr, membership: &Membership) -> bool {
+    membership.others().any(|record| record.is_live() && is_ours(record.versions) && record.addr().ip() == from.ip())
 }
 
 fn stream_have<'a>(origin: &'a [u8], stream: &inbound::Stream) -> Have<'a> {

@@ -257,7 +257,9 @@ impl Outbound {
 
     /// Takes the messages that may be sent now.
     pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
-        let slowest = self.current.first_key_value().map_or(self.sent, |(at, _)| (*at).min(self.sent));
+        // Where nobody is current, the one that is least behind sets the pace.
+        let slowest = self.current.first_key_value().or(self.held.last_key_value());
+        let slowest = slowest.map_or(self.sent, |(at, _)| (*at).min(self.sent));
         let budget = (self.offset(slowest) + self.window).saturating_sub(self.offset(self.sent));
         let begin = self.offset(self.sent);
         let unsent = self.entries.iter().skip((self.sent - self.base) as usize);
@@ -317,8 +319,14 @@ impl Outbound {
         }
     }
 
-    /// A member has left, or there is another at its address.
-    pub(super) fn remove_peer(&mut self, addr: SocketAddr) {
+    /// A member has left.
+    pub(super) fn forget_peer(&mut self, addr: SocketAddr, name: &NodeName) {
+        if self.peers.get(&addr).is_some_and(|peer| peer.name == *name) {
+            self.remove_peer(addr);
+        }
+    }
+
+    fn remove_peer(&mut self, addr: SocketAddr) {
         if let Some(peer) = self.peers.remove(&addr) {
             self.uncount(peer.standing, peer.acked);
             self.free();
@@ -408,9 +416,11 @@ impl Outbound {
         self.window = (self.window + growth).min(MAX_WINDOW);
     }
 
-    /// Something that was sent has not arrived.
-    pub(super) fn lost(&mut self) {
-        if self.stable() >= self.recovered_at {
+    /// Something up to this number that was sent has not arrived. It says nothing of the network if
+    /// all current peers have that.
+    pub(super) fn lost(&mut self, end: Option<u64>) {
+        let slowest = self.current.first_key_value().map_or(u64::MAX, |(at, _)| *at);
+        if end.is_some_and(|end| end > slowest) && slowest >= self.recovered_at {
             self.window = (self.window / 2).max(MIN_WINDOW);
             self.threshold = self.window;
             self.recovered_at = self.sent;
@@ -471,6 +481,11 @@ impl Outbound {
         }
         self.free();
         (reminded, loose)
+    }
+
+    /// Where the peers are.
+    pub(super) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.peers.keys().copied()
     }
 
     /// How many members are waited for.

@@ -32,8 +32,8 @@ mod imp {
     };
 
     use nix::sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrLike as _, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-        sockopt::UdpGroSegment,
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrLike as _, SockaddrStorage, recvmsg, sendmsg,
+        setsockopt, sockopt::UdpGroSegment,
     };
     use tokio::io::Interest;
 

@@ -32,7 +32,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use self::{join::Seeds, streams::Stream};
 use crate::{
     config::{Limits, Seed, Tuning},
-    dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route, Sizes},
+    dissemination::{self, Dissemination, Draft, Dropped, Message, MessageId, Progress, PublishError, Route, Sizes},
     membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
     wire::{self, Address, Versions, packet},
@@ -339,6 +339,11 @@ impl Node {
         }
     }
 
+    /// What this node has dropped of what is said, since its start.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.dissemination.dropped()
+    }
+
     /// How much this node keeps of what is said.
     pub(crate) fn sizes(&self) -> Sizes {
         self.dissemination.sizes()
@@ -564,12 +569,13 @@ impl Node {
         match &event {
             Event::Joined(member) | Event::Updated(member) => {
                 if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
-                    self.dissemination.member_up(now, record);
+                    self.dissemination.member_up(now, record, self.membership.live());
                 }
                 self.gossip_soon(now);
             }
             Event::Left(member) | Event::Failed(member) => {
-                self.dissemination.member_down(now, &member.name, member.addr, member.state == MemberState::Left);
+                let left = member.state == MemberState::Left;
+                self.dissemination.member_down(now, &member.name, member.addr, left, self.membership.live());
                 self.look_for_seeds(now);
             }
             _ => {}
