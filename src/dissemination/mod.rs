@@ -247,6 +247,16 @@ impl Dissemination {
         !self.queue.is_empty()
     }
 
+    /// How much is waiting to be passed on, in messages.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How much may wait.
+    pub(crate) fn queue_capacity(&self) -> usize {
+        QUEUE_CAPACITY
+    }
+
     /// Takes what is to be passed on, for one packet to one of `n` members with `budget` bytes left;
     /// gives the bytes used.
     pub(crate) fn fill(&mut self, n: usize, budget: usize, out: &mut Vec<Bytes>) -> usize {

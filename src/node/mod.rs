@@ -14,6 +14,7 @@
 //!   for the rest.
 //! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
 
+mod inspect;
 mod join;
 mod streams;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub(crate) use self::inspect::Size;
 use self::{join::Seeds, streams::Stream};
 use crate::{
     config::{Seed, Tuning},
@@ -173,6 +175,8 @@ pub(crate) struct Node {
     events: VecDeque<Event>,
     /// The messages of the packet at hand, kept for its allocation.
     scratch: Vec<wire::Message>,
+    /// How many copies of messages have arrived.
+    copies: u64,
 }
 
 impl Node {
@@ -198,6 +202,7 @@ impl Node {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             scratch: Vec::new(),
+            copies: 0,
         };
         node.start_joining(now);
         node
@@ -263,6 +268,7 @@ impl Node {
 
     /// Takes what another node's application said.
     fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) {
+        self.copies += 1;
         let members = &self.membership;
         let sender = || members.others().find(|record| record.addr() == from).map(|record| record.name.clone());
         match self.dissemination.handle(now, from, sender, payload) {
