@@ -27,7 +27,6 @@ mod driver;
 mod membership;
 mod node;
 mod roles;
-#[cfg(test)]
 mod sim;
 mod timers;
 pub mod wire;

@@ -190,10 +190,8 @@ impl Members {
         rng: &mut Xoshiro256PlusPlus,
     ) {
         self.records.reserve_exact(members.len());
-        let records = members.map(|(name, address, versions)| Record {
-            incarnation: 1,
-            ..Record::new(name, address, versions, now)
-        });
+        let records = members
+            .map(|(name, address, versions)| Record { incarnation: 1, ..Record::new(name, address, versions, now) });
         self.records.extend(records);
         self.retain_and_shuffle(|_| true, rng);
     }
