@@ -40,6 +40,8 @@ use crate::{
     wire::{self, Address, Versions, packet},
 };
 
+/// What a node announces that it speaks.
+pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
 /// Of how many unusable inputs a second the application is told.
@@ -183,11 +185,10 @@ impl Node {
     pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
         let NodeConfig { name, address, meta, seeds, tuning, epoch, rng_seed } = config;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
-        let versions: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
         let mut node = Self {
-            membership: Membership::new(now, name.clone(), address, meta, versions, tuning.clone(), rng.random()),
+            membership: Membership::new(now, name.clone(), address, meta, VERSIONS, tuning.clone(), rng.random()),
             dissemination: Dissemination::new(name, epoch, &tuning),
             seeds: Seeds::new(seeds),
             tuning,

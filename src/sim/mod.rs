@@ -1,15 +1,46 @@
 //! Nodes on a virtual clock and network: the very same [`Node`](crate::node::Node) that the driver runs,
 //! many at a time, with no sockets and no waiting. The same seed gives the same run.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `network`, `agenda`, `link`, `streams` | the virtual network |
+//! | `scenario`, `faults` | what a run is of, and what goes wrong in it |
+//! | `run` | one run of a scenario |
+//! | `checker`, `ranges` | what must hold in every run |
+//! | `figures`, `histogram` | what came of it |
+//! | `batch` | many runs at once |
+//! | `adapter` | the few places where messages meet the node's face |
 
 mod adapter;
 mod agenda;
+mod batch;
+mod checker;
 #[cfg(test)]
 mod cluster;
 mod digest;
+mod faults;
+mod figures;
+mod histogram;
 mod link;
 mod network;
+mod ranges;
+mod run;
+mod scenario;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 #[cfg(test)]
 pub(crate) use self::cluster::Sim;
+pub(crate) use self::{
+    batch::{Batch, Job},
+    figures::{End, Outcome, table},
+    run::Control,
+    scenario::{DEFAULT, MAX_SIZE, Scenario, parse_seeds},
+};
+
+use self::checker::Promises;
+
+/// What today's nodes promise of messages; the rest is only measured.
+const KEPT: Promises = Promises { complete: false, ordered: false };
