@@ -30,20 +30,14 @@ pub(crate) struct Job<'a> {
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
     jobs: Vec<Job<'a>>,
-    /// How many have been done.
-    pub(crate) done: AtomicUsize,
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(jobs: Vec<Job<'a>>) -> Self {
-        Self { jobs, done: AtomicUsize::new(0) }
+        Self { jobs }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.jobs.len()
-    }
-
-    /// Does all runs; those that were stopped halfway are left out unless they were asked to.
+    /// Does all runs, in their order. Those that are stopped halfway are left out.
     pub(crate) fn run(&self, control: &Control) -> Vec<Outcome> {
         let (next, large) = (AtomicUsize::new(0), Mutex::new(()));
         let outcomes = Mutex::new(Vec::new());
@@ -55,7 +49,7 @@ impl<'a> Batch<'a> {
                 let alone = (job.size >= LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
                 let outcome = run(job.scenario, job.size, job.seed, control);
                 drop(alone);
-                self.done.fetch_add(1, Ordering::Relaxed);
+                control.done.fetch_add(1, Ordering::Relaxed);
                 if !control.stop.load(Ordering::Relaxed) {
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
                 }

@@ -35,7 +35,7 @@ mod trace;
 pub(crate) use self::cluster::Sim;
 pub(crate) use self::{
     batch::{Batch, Job},
-    figures::{End, Outcome, table},
+    figures::{End, Outcome, Violation, table},
     run::Control,
     scenario::{DEFAULT, MAX_SIZE, Scenario, parse_seeds},
 };

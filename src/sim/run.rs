@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,10 @@ const TRACED: usize = 40;
 pub(crate) struct Control {
     /// Ends every run where it is.
     pub(crate) stop: AtomicBool,
+    /// How many runs have ended.
+    pub(crate) done: AtomicUsize,
+    /// How much has been simulated, in milliseconds.
+    pub(crate) simulated: AtomicU64,
     /// Ends a run after that step, and keeps the last ones.
     pub(crate) until_step: Option<u64>,
     /// What nodes promise, if not what they do.
@@ -299,6 +303,14 @@ impl<'a> Run<'a> {
     }
 
     fn steps(&mut self, end: Duration, control: &Control) -> Result<(), Break> {
+        let begin = self.net.elapsed();
+        let result = self.steps_until(end, control);
+        let millis = (self.net.elapsed() - begin).as_millis() as u64;
+        control.simulated.fetch_add(millis, Ordering::Relaxed);
+        result
+    }
+
+    fn steps_until(&mut self, end: Duration, control: &Control) -> Result<(), Break> {
         while let Some(step) = self.net.step(end) {
             match step {
                 Step::Host(host) => self.settle(Some(host))?,

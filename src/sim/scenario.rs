@@ -222,6 +222,14 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The same with another number of nodes.
+    pub(crate) fn at_size(mut self, size: usize) -> Result<Self, ScenarioError> {
+        self.sizes = vec![size];
+        let checked = self.check();
+        checked.map_err(|(key, problem)| ScenarioError::Key { file: self.name.clone(), key, problem })?;
+        Ok(self)
+    }
+
     fn check(&self) -> Result<(), (String, String)> {
         let refuse = |key: &str, problem: &dyn fmt::Display| Err((key.to_owned(), problem.to_string()));
         let Workload { publishers, rate, size } = self.workload;
