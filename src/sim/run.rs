@@ -376,8 +376,8 @@ impl<'a> Run<'a> {
                     }
                 }
             }
-            Told::Joined(_) => self.hosts[host].view += 1,
-            Told::Left(_) => self.hosts[host].view -= 1,
+            Told::Joined => self.hosts[host].view += 1,
+            Told::Left => self.hosts[host].view -= 1,
             Told::Failed(name) => {
                 self.hosts[host].view -= 1;
                 self.notice(now, &name);

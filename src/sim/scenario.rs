@@ -144,7 +144,7 @@ pub(crate) enum Kind {
 pub(crate) struct Fault {
     pub(crate) kind: Kind,
     /// When, from the beginning of the workload.
-    #[serde(default, deserialize_with = "some_duration")]
+    #[serde(default, deserialize_with = "moment")]
     pub(crate) at: Option<Duration>,
     /// Or how often, on average.
     #[serde(default, deserialize_with = "some_duration")]
@@ -360,16 +360,27 @@ fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Profile, D::Error> {
     }
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    const WRITE: &str = "no duration; write a number with its unit, like \"250ms\", \"3s\" or \"1m\"";
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-    let text = String::deserialize(from).map_err(|_| D::Error::custom(WRITE))?;
-    let duration = humantime::parse_duration(text.trim()).map_err(|_| D::Error::custom(WRITE))?;
+    let duration = some_time(from)?;
     if (Duration::from_millis(1)..=DAY).contains(&duration) {
         Ok(duration)
     } else {
         Err(D::Error::custom("out of range; write a duration from 1ms to 1day"))
     }
+}
+
+fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    const WRITE: &str = "no duration; write a number with its unit, like \"250ms\", \"3s\" or \"1m\"";
+    let text = String::deserialize(from).map_err(|_| D::Error::custom(WRITE))?;
+    humantime::parse_duration(text.trim()).map_err(|_| D::Error::custom(WRITE))
+}
+
+/// A time after another, which may be at once.
+fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let time = some_time(from)?;
+    if time <= DAY { Ok(Some(time)) } else { Err(D::Error::custom("out of range; write a time from 0s to 1day")) }
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
