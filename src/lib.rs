@@ -12,6 +12,7 @@
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
 //! | `dissemination` | what is said: message, identity, spread, once-only delivery | `wire` |
 //! | `node` | both behind a few verbs, without clock, socket or task (sans-IO) | the three above |
+//! | `sim` | a virtual clock and network that drive the very same `Node`s by the thousand | `node` |
 //! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
 //! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`] |
 //!
@@ -27,7 +28,6 @@ mod driver;
 mod membership;
 mod node;
 mod roles;
-#[cfg(test)]
 mod sim;
 mod timers;
 pub mod wire;

@@ -216,10 +216,9 @@ impl Inbound {
         self.streams.get_mut(origin)?.iter_mut().find(|stream| stream.epoch == epoch)
     }
 
-    /// Bytes and messages that are kept, those that wait for their turn included.
-    pub(super) fn size(&self) -> (usize, usize) {
-        let waiting = self.iter().map(|(_, stream)| stream.ahead.len()).sum::<usize>();
-        (self.retained.0 + self.ahead, self.retained.1 + waiting)
+    /// Bytes that are retained, bytes that wait for their turn, and messages that are retained.
+    pub(super) fn size(&self) -> (usize, usize, usize) {
+        (self.retained.0, self.ahead, self.retained.1)
     }
 
     /// The name under which an origin is remembered.

@@ -147,18 +147,11 @@ pub(crate) struct Progress {
     pub(crate) plain: usize,
 }
 
-/// How much is kept, in messages and bytes; and by what bounds.
+/// What came, and what was dropped of it, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sizes {
-    pub(crate) own_messages: usize,
-    pub(crate) own_bytes: usize,
-    pub(crate) others_messages: usize,
-    pub(crate) others_bytes: usize,
-}
-
-/// What was dropped, by reason, since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dropped {
+pub(crate) struct Counters {
+    /// Messages, whether they were here already or not.
+    pub(crate) copies: u64,
     /// Messages that were here already.
     pub(crate) duplicates: u64,
     /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
@@ -178,10 +171,6 @@ pub(crate) enum Unusable {
     Text(usize),
     #[error("a message of \"{origin}\" was dropped: {error}")]
     Stream { origin: NodeName, error: StreamError },
-    #[error(
-        "a message of \"{0}\" was dropped: it does not come from a member of that name, nor from one who passes it on"
-    )]
-    Credence(NodeName),
     #[error("a message of the plain node \"{0}\" was dropped: {1}")]
     Plain(NodeName, Flooded),
     #[error("a message of the plain node \"{0}\" was dropped: members that are slow need what came before it")]
@@ -218,6 +207,7 @@ pub(crate) struct Dissemination {
     life: u64,
     started: Instant,
     tuning: Tuning,
+    limits: Limits,
     replay: bool,
     rng: Xoshiro256PlusPlus,
     outbound: [Outbound; 2],
@@ -238,7 +228,7 @@ pub(crate) struct Dissemination {
     relays: BTreeMap<Route, Vec<Bytes>>,
     /// What went to whom over a stream of late: who, which life and number, and when.
     streamed: BTreeMap<(SocketAddr, u64, u64), Instant>,
-    dropped: Dropped,
+    counters: Counters,
     /// Messages to repeat to plain nodes.
     queue: TransmitLimitedQueue,
     timers: Timers<Timer>,
@@ -262,6 +252,7 @@ impl Dissemination {
             life: epoch.max(1),
             started: now,
             tuning: tuning.clone(),
+            limits,
             replay,
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed),
             outbound: [Outbound::new(epoch, limits), Outbound::new(epoch | 1, limits)],
@@ -275,7 +266,7 @@ impl Dissemination {
             acks: BTreeSet::new(),
             relays: BTreeMap::new(),
             streamed: BTreeMap::new(),
-            dropped: Dropped::default(),
+            counters: Counters::default(),
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, QUEUE_CAPACITY),
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -344,20 +335,35 @@ impl Dissemination {
         self.outbound.iter().all(|outbound| outbound.stable() == outbound.next())
     }
 
-    /// What was dropped since the start.
-    pub(crate) fn dropped(&self) -> Dropped {
-        self.dropped
+    /// What came, and what was dropped of it, since the start.
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
     }
 
-    /// How much is kept.
-    pub(crate) fn sizes(&self) -> Sizes {
-        let (others_bytes, others_messages) = self.inbound.size();
-        Sizes {
-            own_messages: self.outbound.iter().map(Outbound::len).sum(),
-            own_bytes: self.outbound.iter().map(Outbound::bytes).sum(),
-            others_messages,
-            others_bytes,
-        }
+    /// This many members are live, whom nobody announced.
+    pub(crate) fn set_live(&mut self, live: usize) {
+        self.live = live;
+        self.ring = None;
+    }
+
+    /// How much is kept: what, how much of it, and its bound.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize, usize); 5] {
+        let Limits { retain_messages, retain_bytes, .. } = self.limits;
+        let own = |size: fn(&Outbound) -> usize| self.outbound.iter().map(size).max().unwrap_or_default();
+        let (bytes, ahead, messages) = self.inbound.size();
+        [
+            ("messages in a log of this node", own(Outbound::len), retain_messages),
+            // The last one that fits may be a large one.
+            ("bytes in a log of this node", own(Outbound::bytes), retain_bytes / 2 + MAX_MESSAGE),
+            ("messages of others that are retained", messages, retain_messages),
+            ("bytes of others' messages that are retained", bytes, retain_bytes / 2),
+            ("bytes of others' messages that wait for their turn", ahead, retain_bytes / 4),
+        ]
+    }
+
+    /// How much is waiting to be repeated to plain nodes, in messages, and how much may.
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        (self.queue.len(), QUEUE_CAPACITY)
     }
 
     /// A member is there, for the first time, again, or at another address.
@@ -423,7 +429,7 @@ impl Dissemination {
         membership: &Membership,
     ) -> Result<(), Unusable> {
         let handled = self.handle_any(now, from, payload, route, membership);
-        self.dropped.unusable += u64::from(handled.is_err());
+        self.counters.unusable += u64::from(handled.is_err());
         handled
     }
 
@@ -461,7 +467,7 @@ impl Dissemination {
                 self.adopt(now, &NodeName::from(source), &payload.slice_ref(message), membership)?;
             }
             // Who is not known yet as a member says it again.
-            Control::Have(_) | Control::Want { .. } | Control::Plain { .. } => self.dropped.strangers += 1,
+            Control::Have(_) | Control::Want { .. } | Control::Plain { .. } => self.counters.strangers += 1,
         }
         Ok(())
     }
@@ -480,13 +486,14 @@ impl Dissemination {
         let Some(identity) = &parsed.identity else {
             return self.hear_plain(now, from, payload, &parsed.key, &text[parsed.value.clone()], membership);
         };
+        self.counters.copies += 1;
         let origin = identity.origin.as_bytes();
         if self.me.as_bytes() == origin {
             return Ok(());
         }
         if self.inbound.get(origin, identity.epoch).is_none() && !is_credible(origin, from, route, membership) {
             // If it is one, its origin repeats it once they know each other.
-            self.dropped.strangers += 1;
+            self.counters.strangers += 1;
             return Ok(());
         }
         let hops = route.hops.saturating_add(1);
@@ -495,13 +502,13 @@ impl Dissemination {
         let taken = match self.inbound.receive(now, origin, id, self.latest(now), build) {
             Ok(taken) => taken,
             Err(StreamError::FormerLife(epoch)) => {
-                self.dropped.former_lives += 1;
+                self.counters.former_lives += 1;
                 self.tell_of_later_life(origin, epoch, membership);
                 return Ok(());
             }
             Err(error) => return Err(Unusable::Stream { origin: NodeName::from(origin), error }),
         };
-        self.dropped.duplicates += u64::from(taken == Taken::Known);
+        self.counters.duplicates += u64::from(taken == Taken::Known);
         if let (Taken::New, Some(until)) = (taken, route.until) {
             let message = packet::encode_message(&wire::Message::User(payload.clone()));
             self.relays.entry(Route { hops, until: Some(until) }).or_default().push(message);
@@ -664,7 +671,7 @@ impl Dissemination {
         let before = outbound.floor();
         let asks = match outbound.ack(from, life, next) {
             Err(AckError::Stranger) => {
-                self.dropped.strangers += 1;
+                self.counters.strangers += 1;
                 return Ok(());
             }
             asks => asks?,

@@ -309,7 +309,7 @@ impl Membership {
         let mut members = Members::new();
         let record = members.insert(me.clone(), address, versions, now, &mut rng);
         record.incarnation = 1;
-        record.meta = meta;
+        record.set_meta(&meta);
         let mut timers = Timers::new();
         for (timer, interval) in [(Timer::Probe, tuning.probe_interval), (Timer::PushPull, tuning.push_pull_interval)] {
             // A random start keeps nodes that were started together from doing everything together.
@@ -335,6 +335,26 @@ impl Membership {
         };
         this.announce();
         this
+    }
+
+    /// Makes this node know these live members as if it had been in their cluster for long: nothing is
+    /// told of them, to others or to the application. For simulations, whose large clusters would take
+    /// longer to form than to do what they are for.
+    pub(crate) fn acquaint(&mut self, now: Instant, members: &[(NodeName, Address, Versions)]) {
+        let new: Vec<_> = members.iter().filter(|(name, ..)| self.members.get(name.as_bytes()).is_none()).collect();
+        self.members.extend(new.into_iter().cloned(), now, &mut self.rng);
+        // They know this node just as well.
+        self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, MAX_MEMBERS);
+    }
+
+    /// How many messages wait to be told.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Every record, this node's own included.
+    pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.members.iter()
     }
 
     /// How many members are alive or suspect, this node included.
@@ -403,7 +423,7 @@ impl Membership {
         let nodes = self.members.iter().map(|record| PushPullState {
             name: Bytes::copy_from_slice(record.name.as_bytes()),
             address: record.address,
-            meta: record.meta.clone(),
+            meta: record.meta(),
             incarnation: record.incarnation,
             state: match record.state() {
                 MemberState::Alive => NodeState::Alive,
@@ -555,7 +575,7 @@ fn encode_alive(record: &Record) -> Bytes {
         incarnation: record.incarnation,
         node: Bytes::copy_from_slice(record.name.as_bytes()),
         address: record.address,
-        meta: record.meta.clone(),
+        meta: record.meta(),
         versions: Some(record.versions),
     }))
 }

@@ -60,7 +60,6 @@ impl TransmitLimitedQueue {
         self.items.is_empty()
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }

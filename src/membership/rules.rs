@@ -49,7 +49,7 @@ impl Membership {
             // Not news, unless somebody knows a former life of this node, or another "me".
             let news = alive.incarnation > record.incarnation
                 || (alive.incarnation == record.incarnation
-                    && (alive.meta != record.meta
+                    && (alive.meta != record.meta()
                         || alive.versions.is_some_and(|versions| versions != record.versions)));
             if news {
                 self.refute(alive.incarnation);
@@ -74,8 +74,7 @@ impl Membership {
         let versions = alive.versions.unwrap_or_default();
         let record = self.members.insert(name.clone(), alive.address, versions, now, &mut self.rng);
         record.incarnation = alive.incarnation;
-        // A copy of its own, lest the record keep the whole packet in memory.
-        record.meta = Bytes::copy_from_slice(&alive.meta);
+        record.set_meta(&alive.meta);
         let member = record.to_member();
         self.queue.push_named(name, packet::encode_message(&Message::Alive(alive.clone())));
         self.emit(Event::Joined(member));
@@ -87,10 +86,10 @@ impl Membership {
         self.queue.push_named(name.clone(), packet::encode_message(&Message::Alive(alive.clone())));
         let Some(record) = self.members.get_mut(name.as_bytes()) else { return };
         let was = record.state();
-        let changed = record.meta != alive.meta || record.addr() != alive.address.socket_addr();
+        let changed = record.meta() != alive.meta || record.addr() != alive.address.socket_addr();
         record.incarnation = alive.incarnation;
         record.address = alive.address;
-        record.meta = Bytes::copy_from_slice(&alive.meta);
+        record.set_meta(&alive.meta);
         if let Some(versions) = alive.versions {
             record.versions = versions;
         }

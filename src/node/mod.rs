@@ -14,6 +14,7 @@
 //!   for the rest.
 //! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
 
+mod inspect;
 mod join;
 mod streams;
 #[cfg(test)]
@@ -29,15 +30,18 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub(crate) use self::inspect::Size;
 use self::{join::Seeds, streams::Stream};
 use crate::{
     config::{Limits, Seed, Tuning},
-    dissemination::{self, Dissemination, Draft, Dropped, Message, MessageId, Progress, PublishError, Route, Sizes},
+    dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
     membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
     wire::{self, Address, Versions, packet},
 };
 
+/// What a node announces that it speaks.
+pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
 /// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
@@ -206,11 +210,10 @@ impl Node {
     pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
         let NodeConfig { name, address, meta, seeds, tuning, limits, replay, epoch, rng_seed } = config;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
-        let versions: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
         let mut node = Self {
-            membership: Membership::new(now, name.clone(), address, meta, versions, tuning.clone(), rng.random()),
+            membership: Membership::new(now, name.clone(), address, meta, VERSIONS, tuning.clone(), rng.random()),
             dissemination: Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random()),
             seeds: Seeds::new(seeds),
             tuning,
@@ -337,16 +340,6 @@ impl Node {
         } else {
             self.seeds.name_taken().then_some(PublishError::NameTaken)
         }
-    }
-
-    /// What this node has dropped of what is said, since its start.
-    pub(crate) fn dropped(&self) -> Dropped {
-        self.dissemination.dropped()
-    }
-
-    /// How much this node keeps of what is said.
-    pub(crate) fn sizes(&self) -> Sizes {
-        self.dissemination.sizes()
     }
 
     /// Takes what another node's application said, or its dissemination.

@@ -27,7 +27,7 @@ use crate::{
 /// How many streams others may have open to this node.
 const MAX_SERVED: usize = 128;
 /// What all streams together may have sent without having come to an end, in bytes.
-const MAX_BUFFERED: usize = 64 << 20;
+pub(super) const MAX_BUFFERED: usize = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -108,9 +108,14 @@ impl Node {
         self.actions.push_back(Action::Write { id, data });
     }
 
+    /// What all streams have sent without having come to an end, in bytes.
+    pub(super) fn buffered(&self) -> usize {
+        self.streams.values().map(|stream| stream.received).sum()
+    }
+
     /// Takes what happened on a stream.
     pub(crate) fn handle_stream(&mut self, now: Instant, id: StreamId, input: StreamInput<'_>) {
-        let buffered: usize = self.streams.values().map(|stream| stream.received).sum();
+        let buffered = self.buffered();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match input {
             StreamInput::Data(data) => {

@@ -1,0 +1,162 @@
+//! `broadcast sim`: scenarios on the virtual network, a report, and how to repeat what went wrong.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use serde_json::json;
+use tokio::{task, time::sleep};
+
+use super::{Failure, SimArgs, node::Signals};
+use crate::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Scenario, Violation, table};
+
+/// How often the progress is shown.
+const TICK: Duration = Duration::from_millis(200);
+
+pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new().map_err(Failure::other)?;
+    let scenarios = read(&args)?;
+    let total = jobs(&scenarios).len();
+    let control = Arc::new(Control { until_step: args.until_step, ..Control::default() });
+    let mut work = {
+        let (control, scenarios) = (Arc::clone(&control), scenarios.clone());
+        task::spawn_blocking(move || Batch::new(jobs(&scenarios)).run(&control))
+    };
+    let mut interrupted = None;
+    let outcomes = loop {
+        tokio::select! {
+            outcomes = &mut work => break outcomes.map_err(Failure::other)?,
+            code = signals.recv() => {
+                // The second one does not wait for the runs to notice.
+                if interrupted.replace(code).is_some() {
+                    return Ok(code);
+                }
+                control.stop.store(true, Ordering::Relaxed);
+            }
+            () = sleep(TICK) => show_progress(&control, total),
+        }
+    };
+    clear_progress();
+    report(&args, &scenarios, &outcomes, total);
+    let good = outcomes.iter().all(Outcome::is_good);
+    // Asked to stop at a step, a run that got there has done what it was to do.
+    let stopped = args.until_step.is_some() && outcomes.iter().all(|outcome| matches!(outcome.end, End::Stopped));
+    Ok(match interrupted {
+        Some(code) => code,
+        None if good || stopped => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    })
+}
+
+/// The scenarios, each with the file it is from, if it is from one.
+type Scenarios = Vec<(Option<String>, Scenario)>;
+
+fn read(args: &SimArgs) -> Result<Scenarios, Failure> {
+    let mut scenarios = Vec::new();
+    if args.files.is_empty() {
+        scenarios.push((None, Scenario::parse("default", DEFAULT).map_err(Failure::usage)?));
+    }
+    for path in &args.files {
+        let file = path.to_string_lossy().into_owned();
+        let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+        let scenario = Scenario::parse(&file, &text).map_err(Failure::usage)?;
+        scenarios.push((Some(file), scenario));
+    }
+    for (_, scenario) in &mut scenarios {
+        if let Some(seeds) = args.seeds.clone().or(args.seed.map(|seed| seed..=seed)) {
+            scenario.seeds = seeds;
+        }
+        if let Some(size) = args.size {
+            *scenario = scenario.clone().at_size(size as usize).map_err(Failure::usage)?;
+        }
+    }
+    Ok(scenarios)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::usage(format!("{}: {error}; give the path of a scenario, like scenarios/churn.toml", path.display()))
+}
+
+fn jobs(scenarios: &Scenarios) -> Vec<Job<'_>> {
+    let mut jobs = Vec::new();
+    for (_, scenario) in scenarios {
+        for &size in &scenario.sizes {
+            jobs.extend(scenario.seeds.clone().map(|seed| Job { scenario, size, seed }));
+        }
+    }
+    jobs
+}
+
+/// On a terminal only: what is written to a file is to be read later.
+fn show_progress(control: &Control, total: usize) {
+    const WIDTH: usize = 30;
+    let mut to = io::stderr();
+    if !to.is_terminal() {
+        return;
+    }
+    let done = control.done.load(Ordering::Relaxed);
+    let simulated = control.simulated.load(Ordering::Relaxed) / 1000;
+    let filled = WIDTH * done / total.max(1);
+    let (done_part, rest) = ("#".repeat(filled), ".".repeat(WIDTH - filled));
+    let _ = write!(to, "\r\x1b[K[{done_part}{rest}] {done} of {total} runs, {simulated} s simulated");
+    let _ = to.flush();
+}
+
+fn clear_progress() {
+    let mut to = io::stderr();
+    if to.is_terminal() {
+        let _ = write!(to, "\r\x1b[K");
+    }
+}
+
+fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[Outcome], total: usize) {
+    // Where nobody reads it, the exit code says it too.
+    let mut out = io::stdout().lock();
+    if args.json {
+        let runs: Vec<_> = outcomes.iter().map(Outcome::to_json).collect();
+        let good = outcomes.len() == total && outcomes.iter().all(Outcome::is_good);
+        let _ = writeln!(out, "{:#}", json!({ "runs": runs, "total": total, "good": good }));
+    } else if !outcomes.is_empty() {
+        let _ = write!(out, "{}", table(outcomes));
+    }
+    let mut err = io::stderr().lock();
+    if outcomes.len() < total {
+        let _ = writeln!(err, "{} of {total} runs were done", outcomes.len());
+    }
+    for outcome in outcomes {
+        for line in trouble(outcome, file_of(scenarios, outcome)) {
+            let _ = writeln!(err, "{line}");
+        }
+    }
+}
+
+fn file_of<'a>(scenarios: &'a Scenarios, outcome: &Outcome) -> Option<&'a str> {
+    scenarios.iter().find(|(_, scenario)| scenario.name == outcome.scenario)?.0.as_deref()
+}
+
+/// What went wrong in a run, and how to see it again.
+fn trouble(outcome: &Outcome, file: Option<&str>) -> Vec<String> {
+    let Outcome { scenario, size, seed, .. } = outcome;
+    let command = match file {
+        Some(file) => format!("broadcast sim {file} --seed {seed} --size {size}"),
+        None => format!("broadcast sim --seed {seed} --size {size}"),
+    };
+    let run = format!("{scenario}, {size} nodes, seed {seed}");
+    let mut lines = outcome.trace.clone();
+    if let End::Violated(Violation { what, step, at }) = &outcome.end {
+        lines.push(format!("violated: {run}, step {step}, {:.6} s: {what}", at.as_secs_f64()));
+        lines.push(format!("  repeat it: {command} --until-step {step}"));
+    }
+    for short in &outcome.short {
+        lines.push(format!("missed: {run}: {short}"));
+    }
+    if !outcome.short.is_empty() {
+        lines.push(format!("  repeat it: {command}"));
+    }
+    lines
+}

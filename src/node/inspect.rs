@@ -1,0 +1,68 @@
+//! What a simulation sees of a node from within: what an application has no use for, and invariants are
+//! about.
+
+use std::time::Instant;
+
+use super::Node;
+use crate::{
+    dissemination::Counters,
+    membership::{MAX_MEMBERS, MemberState, NodeName, Record},
+    wire::{Address, Versions},
+};
+
+/// How much a node holds of something, and how much it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) what: &'static str,
+    pub(crate) held: usize,
+    pub(crate) bound: usize,
+}
+
+impl Node {
+    /// Makes this node know these live members without a word; see
+    /// [`Membership::acquaint`](crate::membership::Membership::acquaint).
+    pub(crate) fn acquaint(&mut self, now: Instant, members: &[(NodeName, Address, Versions)]) {
+        self.membership.acquaint(now, members);
+        self.dissemination.set_live(self.membership.live());
+        self.settle(now);
+    }
+
+    /// What this node thinks of itself, and its incarnation.
+    pub(crate) fn standing(&self) -> (MemberState, u32) {
+        let me = self.membership.me();
+        (me.state(), me.incarnation)
+    }
+
+    /// Whether this node has begun to leave.
+    pub(crate) fn has_left(&self) -> bool {
+        self.membership.has_left()
+    }
+
+    /// Everything this node knows of members, itself included.
+    pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.membership.records()
+    }
+
+    /// How many copies of messages have arrived, the first of each included.
+    pub(crate) fn copies(&self) -> u64 {
+        self.counters().copies
+    }
+
+    /// What came of what is said, and what was dropped of it, since the start.
+    pub(crate) fn counters(&self) -> Counters {
+        self.dissemination.counters()
+    }
+
+    /// Everything that could grow.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = Size> {
+        let (queued, capacity) = self.dissemination.queued();
+        let sizes = [
+            ("members", self.membership.records().len(), MAX_MEMBERS),
+            ("messages about members to tell", self.membership.queued(), MAX_MEMBERS),
+            ("messages to repeat to plain nodes", queued, capacity),
+            ("bytes of unfinished streams", self.buffered(), super::streams::MAX_BUFFERED),
+        ];
+        let sizes = sizes.into_iter().chain(self.dissemination.sizes());
+        sizes.map(|(what, held, bound)| Size { what, held, bound })
+    }
+}

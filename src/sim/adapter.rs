@@ -1,0 +1,81 @@
+//! The one place where the simulator touches what is special about messages in [`Node`]'s face.
+
+use std::{net::SocketAddr, time::Instant};
+
+use bytes::Bytes;
+
+use super::network::Boot;
+use crate::{
+    config::Limits,
+    dissemination::{Message, MessageId, PublishError},
+    membership::NodeName,
+    node::{Event, Node, NodeConfig},
+};
+
+pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed: u64) -> NodeConfig {
+    NodeConfig {
+        name,
+        address: addr.into(),
+        meta: Bytes::new(),
+        seeds: boot.seeds.to_vec(),
+        tuning: boot.tuning.clone(),
+        limits: Limits::default(),
+        replay: false,
+        epoch: boot.epoch,
+        rng_seed,
+    }
+}
+
+/// What came of publishing.
+#[derive(Debug)]
+pub(super) enum Published {
+    As(MessageId),
+    /// Not now: the application waits until it is told that there is room.
+    Held,
+    Refused(String),
+}
+
+pub(super) fn publish(node: &mut Node, now: Instant, key: &str, value: &str) -> Published {
+    match node.publish(now, key, value) {
+        Ok(id) => Published::As(id),
+        Err(PublishError::WouldBlock) => Published::Held,
+        Err(PublishError::Stopped) => Published::Refused("it has left".to_owned()),
+        Err(error) => Published::Refused(error.to_string()),
+    }
+}
+
+/// What a node told, as far as it matters here.
+#[derive(Debug)]
+pub(super) enum Told {
+    Message(Message, u8),
+    /// These can no longer be had, both ends included.
+    Missed {
+        origin: NodeName,
+        epoch: u64,
+        from: u64,
+        to: u64,
+    },
+    /// What was held back can be published now.
+    Room,
+    Joined,
+    Left,
+    Failed(NodeName),
+    LeaveComplete,
+    Other,
+}
+
+pub(super) fn told(event: Event) -> Told {
+    match event {
+        Event::Message(message) => {
+            let hops = message.hops();
+            Told::Message(message, hops)
+        }
+        Event::Missed { origin, epoch, from, to } => Told::Missed { origin, epoch, from, to: to - 1 },
+        Event::Room => Told::Room,
+        Event::Joined(_) => Told::Joined,
+        Event::Left(_) => Told::Left,
+        Event::Failed(member) => Told::Failed(member.name),
+        Event::LeaveComplete => Told::LeaveComplete,
+        _ => Told::Other,
+    }
+}

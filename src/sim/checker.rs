@@ -1,0 +1,358 @@
+//! What must hold in every run, checked at every step: who published what, who was given what, and what
+//! nodes think of themselves and each other.
+//!
+//! The checker sees only this history, not the network, so that it can be shown wrong histories itself.
+//! Each function returns what is violated, in words.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use super::{agenda::Time, digest::Digest, histogram::Histogram, network::HostId, ranges::Ranges};
+use crate::{dissemination::MessageId, membership::MemberState, node::Size};
+
+/// What nodes promise of messages, beyond that none is delivered twice, altered or invented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Promises {
+    /// Every node that stays gets every message, or is told which it missed.
+    pub(crate) complete: bool,
+    /// Each origin's messages come in the order they were published, without gaps.
+    pub(crate) ordered: bool,
+}
+
+/// What is violated.
+pub(super) type Check = Result<(), String>;
+
+#[derive(Debug)]
+struct Published {
+    digest: u64,
+    at: Time,
+    last: Time,
+    hops: u8,
+}
+
+/// What one life of a host publishes.
+#[derive(Debug)]
+struct Stream {
+    origin: HostId,
+    epoch: u64,
+    messages: Vec<Published>,
+    ended: bool,
+}
+
+/// What one life of a host has heard of a stream.
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    /// Delivered, or reported as missed.
+    settled: Ranges,
+    missed: Ranges,
+    highest: Option<u64>,
+}
+
+/// One life of a host.
+#[derive(Debug, Default)]
+struct Life {
+    /// From when on it must get what is published.
+    obliged_from: Option<Time>,
+    heard: Vec<Heard>,
+    incarnation: u32,
+    /// What it knew of each member: where it is, and its incarnation.
+    seen: BTreeMap<HostId, (SocketAddr, u32)>,
+    /// The stream that it publishes.
+    publishes: Option<usize>,
+}
+
+/// A delivery, as an application sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivery<'a> {
+    pub(super) origin: HostId,
+    pub(super) id: Option<MessageId>,
+    pub(super) key: &'a str,
+    pub(super) value: &'a str,
+    pub(super) hops: u8,
+}
+
+/// How far obligations are met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) expected: u64,
+    pub(super) delivered: u64,
+    /// The first that is neither delivered nor reported as missed, in words.
+    pub(super) first_missing: Option<String>,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) published: u64,
+    pub(super) deliveries: u64,
+    pub(super) duplicates: u64,
+    pub(super) disorder: u64,
+    pub(super) missed: u64,
+    pub(super) latency: Histogram,
+    /// The most held of everything that could grow.
+    pub(super) sizes: Vec<Size>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Checker {
+    promises: Promises,
+    /// Whether messages may be lost to members that stay, if they are told.
+    missing_allowed: bool,
+    streams: Vec<Stream>,
+    by_origin: BTreeMap<(HostId, u64), usize>,
+    lives: Vec<Option<Life>>,
+    pub(super) counts: Counts,
+}
+
+impl Checker {
+    pub(super) fn new(hosts: usize, promises: Promises, missing_allowed: bool) -> Self {
+        let lives = (0..hosts).map(|_| None).collect();
+        let (streams, by_origin) = (Vec::new(), BTreeMap::new());
+        Self { promises, missing_allowed, streams, by_origin, lives, counts: Counts::default() }
+    }
+
+    pub(super) fn promises(&self) -> Promises {
+        self.promises
+    }
+
+    /// A host's node has started.
+    pub(super) fn begin(&mut self, host: HostId) {
+        self.lives[host] = Some(Life::default());
+    }
+
+    /// From now on it must get what is published.
+    pub(super) fn oblige(&mut self, now: Time, host: HostId) {
+        if let Some(life) = &mut self.lives[host] {
+            life.obliged_from.get_or_insert(now);
+        }
+    }
+
+    /// A host's node has ended, in whatever way.
+    pub(super) fn end(&mut self, host: HostId) {
+        if let Some(stream) = self.lives[host].take().and_then(|life| life.publishes) {
+            self.streams[stream].ended = true;
+        }
+    }
+
+    pub(super) fn published(&mut self, now: Time, host: HostId, id: MessageId, key: &str, value: &str) -> Check {
+        let Some(life) = &mut self.lives[host] else { return Err("a node that does not run has published".into()) };
+        let index = *life.publishes.get_or_insert_with(|| {
+            self.streams.push(Stream { origin: host, epoch: id.epoch, messages: Vec::new(), ended: false });
+            self.by_origin.insert((host, id.epoch), self.streams.len() - 1);
+            self.streams.len() - 1
+        });
+        let stream = &mut self.streams[index];
+        if (id.epoch, id.seq) != (stream.epoch, stream.messages.len() as u64) {
+            let (epoch, seq) = (stream.epoch, stream.messages.len());
+            return Err(format!("published as {}/{}, after {seq} messages of epoch {epoch}", id.epoch, id.seq));
+        }
+        let digest = Digest::of(&[key.as_bytes(), value.as_bytes()]);
+        stream.messages.push(Published { digest, at: now, last: now, hops: 0 });
+        self.counts.published += 1;
+        Ok(())
+    }
+
+    pub(super) fn delivered(&mut self, now: Time, host: HostId, delivery: &Delivery<'_>) -> Check {
+        let Some(id) = delivery.id else { return Err("a message without an identity was delivered".into()) };
+        let what = format_args!("{}/{} of host {}", id.epoch, id.seq, delivery.origin);
+        let Some(life) = &mut self.lives[host] else {
+            return Err("a node that does not run was given a message".into());
+        };
+        let index = self.by_origin.get(&(delivery.origin, id.epoch)).copied();
+        let message = index.and_then(|index| self.streams[index].messages.get_mut(usize::try_from(id.seq).ok()?));
+        let Some((index, message)) = index.zip(message) else {
+            return Err(format!("{what} was delivered, but never published"));
+        };
+        if life.publishes == Some(index) {
+            return Err(format!("{what} was delivered to its origin"));
+        }
+        if message.digest != Digest::of(&[delivery.key.as_bytes(), delivery.value.as_bytes()]) {
+            return Err(format!("{what} was altered: key {:?}, value {:?}", delivery.key, delivery.value));
+        }
+        let heard = heard(life, index);
+        if heard.settled.contains(id.seq) {
+            if heard.missed.contains(id.seq) {
+                return Err(format!("{what} was delivered after it had been reported as missed"));
+            }
+            self.counts.duplicates += 1;
+            return Err(format!("{what} was delivered twice"));
+        }
+        heard.settled.insert(id.seq, id.seq);
+        let took = Duration::from_nanos(now.saturating_sub(message.at));
+        message.last = message.last.max(now);
+        message.hops = message.hops.max(delivery.hops);
+        self.counts.latency.add(took);
+        self.counts.deliveries += 1;
+        let highest = heard.highest;
+        heard.highest = highest.max(Some(id.seq));
+        match highest {
+            Some(highest) if id.seq < highest => {
+                self.counts.disorder += 1;
+                self.ordered(|| format!("{what} was delivered after {}/{highest}", id.epoch))
+            }
+            Some(highest) if id.seq > highest + 1 => {
+                let skipped = highest + 1;
+                self.ordered(|| format!("{what} was delivered right after {highest}: {skipped} was skipped in silence"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ordered(&self, violation: impl FnOnce() -> String) -> Check {
+        if self.promises.ordered { Err(violation()) } else { Ok(()) }
+    }
+
+    /// A node was told that it missed some, both ends included.
+    pub(super) fn missed(&mut self, host: HostId, origin: HostId, epoch: u64, from: u64, to: u64) -> Check {
+        let what = format_args!("{epoch}/{from} to {to} of host {origin}");
+        let Some(life) = &mut self.lives[host] else { return Err("a node that does not run was told".into()) };
+        let index = self.by_origin.get(&(origin, epoch)).copied();
+        let Some(index) = index.filter(|index| from <= to && to < self.streams[*index].messages.len() as u64) else {
+            return Err(format!("{what} were reported as missed, but never published"));
+        };
+        let obliged_from = life.obliged_from;
+        let heard = heard(life, index);
+        if heard.settled.count(from, to) > 0 {
+            return Err(format!("{what} were reported as missed, but some of them were delivered or reported before"));
+        }
+        heard.settled.insert(from, to);
+        heard.missed.insert(from, to);
+        heard.highest = heard.highest.max(Some(to));
+        self.counts.missed += to - from + 1;
+        let stream = &self.streams[index];
+        let last_at = stream.messages[to as usize].at;
+        let obliged = obliged_from.is_some_and(|since| last_at >= since) && stream.origin != host;
+        if self.promises.complete && obliged && !stream.ended && !self.missing_allowed {
+            return Err(format!("{what} were missed; this scenario allows for no loss"));
+        }
+        Ok(())
+    }
+
+    /// What a node thinks of itself after a step.
+    pub(super) fn standing_of(&mut self, host: HostId, state: MemberState, incarnation: u32, leaves: bool) -> Check {
+        let Some(life) = &mut self.lives[host] else { return Ok(()) };
+        if !state.is_live() && !leaves {
+            return Err(format!("it declares itself {state:?}"));
+        }
+        if incarnation < life.incarnation {
+            return Err(format!("its incarnation falls from {} to {incarnation}", life.incarnation));
+        }
+        life.incarnation = incarnation;
+        Ok(())
+    }
+
+    /// All that a node knows of members after a step. One that has been forgotten may come back with a
+    /// lower incarnation, and so may one at a new address.
+    pub(super) fn view(&mut self, host: HostId, view: impl Iterator<Item = (HostId, SocketAddr, u32)>) -> Check {
+        let Some(life) = &mut self.lives[host] else { return Ok(()) };
+        let before = std::mem::take(&mut life.seen);
+        for (member, addr, incarnation) in view {
+            if let Some((old_addr, old)) = before.get(&member)
+                && *old_addr == addr
+                && incarnation < *old
+            {
+                return Err(format!("in its view the incarnation of host {member} falls from {old} to {incarnation}"));
+            }
+            life.seen.insert(member, (addr, incarnation));
+        }
+        Ok(())
+    }
+
+    /// How much a node holds of what could grow.
+    pub(super) fn sizes(&mut self, sizes: impl IntoIterator<Item = Size>) -> Check {
+        for size in sizes {
+            match self.counts.sizes.iter_mut().find(|known| known.what == size.what) {
+                Some(known) => known.held = known.held.max(size.held),
+                None => self.counts.sizes.push(size),
+            }
+            if size.held > size.bound {
+                return Err(format!("it holds {} {}, more than its bound of {}", size.held, size.what, size.bound));
+            }
+        }
+        Ok(())
+    }
+
+    /// How far what must be delivered has been.
+    ///
+    /// What an origin published that has ended since is owed only as far as somebody who still runs has
+    /// it: the rest may have ended with it.
+    pub(super) fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        let none = Heard::default();
+        for (index, stream) in self.streams.iter().enumerate() {
+            let Some(last) = (stream.messages.len() as u64).checked_sub(1) else { continue };
+            let owed = if stream.ended { self.known(index) } else { all(last) };
+            for (host, life) in self.lives.iter().enumerate() {
+                let Some((life, since)) = life.as_ref().and_then(|life| Some((life, life.obliged_from?))) else {
+                    continue;
+                };
+                if host == stream.origin {
+                    continue;
+                }
+                let first = stream.messages.partition_point(|message| message.at < since) as u64;
+                let heard = life.heard.get(index).unwrap_or(&none);
+                for (from, to) in owed.iter() {
+                    let from = from.max(first);
+                    if from > to {
+                        continue;
+                    }
+                    standing.expected += to - from + 1;
+                    standing.delivered += heard.settled.count(from, to) - heard.missed.count(from, to);
+                    if standing.first_missing.is_none()
+                        && let Some(seq) = heard.settled.first_missing(from, to)
+                    {
+                        let (origin, epoch) = (stream.origin, stream.epoch);
+                        standing.first_missing = Some(format!(
+                            "host {host} lacks {epoch}/{seq} of host {origin}, published at {:.3} s",
+                            Duration::from_nanos(stream.messages[seq as usize].at).as_secs_f64()
+                        ));
+                    }
+                }
+            }
+        }
+        standing
+    }
+
+    /// What anybody who still runs has of a stream.
+    fn known(&self, index: usize) -> Ranges {
+        let mut known = Ranges::default();
+        for heard in self.lives.iter().flatten().filter_map(|life| life.heard.get(index)) {
+            for (from, to) in heard.settled.iter() {
+                for seq in from..=to {
+                    if !heard.missed.contains(seq) {
+                        known.insert(seq, seq);
+                    }
+                }
+            }
+        }
+        known
+    }
+
+    /// How long each message took to its last receiver, and over how many hops the longest way went.
+    pub(super) fn spread(&self) -> (Histogram, u8) {
+        let (mut histogram, mut hops) = (Histogram::default(), 0);
+        for message in self.streams.iter().flat_map(|stream| &stream.messages) {
+            if message.last > message.at {
+                histogram.add(Duration::from_nanos(message.last - message.at));
+            }
+            hops = hops.max(message.hops);
+        }
+        (histogram, hops)
+    }
+}
+
+fn all(last: u64) -> Ranges {
+    let mut all = Ranges::default();
+    all.insert(0, last);
+    all
+}
+
+fn heard(life: &mut Life, index: usize) -> &mut Heard {
+    if life.heard.len() <= index {
+        life.heard.resize_with(index + 1, Heard::default);
+    }
+    &mut life.heard[index]
+}
+
+#[cfg(test)]
+mod tests;

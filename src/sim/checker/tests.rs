@@ -1,0 +1,196 @@
+//! The checker is shown wrong histories, and must object to each.
+
+use super::*;
+
+const STRICT: Promises = Promises { complete: true, ordered: true };
+const LAX: Promises = Promises { complete: false, ordered: false };
+const SECOND: Time = 1_000_000_000;
+
+fn value(seq: u64) -> String {
+    format!("\"value {seq}\"")
+}
+
+/// Three hosts that run; host 0 has published five messages of epoch 7, one each second.
+fn history(promises: Promises, missing_allowed: bool) -> Checker {
+    let mut checker = Checker::new(4, promises, missing_allowed);
+    for host in 0..3 {
+        checker.begin(host);
+        checker.oblige(0, host);
+    }
+    for seq in 0..5 {
+        let at = (seq + 1) * SECOND;
+        checker.published(at, 0, MessageId { epoch: 7, seq }, "k", &value(seq)).expect("it may publish");
+    }
+    checker
+}
+
+fn deliver(checker: &mut Checker, host: HostId, seq: u64) -> Check {
+    let value = value(seq);
+    let id = Some(MessageId { epoch: 7, seq });
+    checker.delivered(10 * SECOND, host, &Delivery { origin: 0, id, key: "k", value: &value, hops: 1 })
+}
+
+fn objects(check: Check, word: &str) {
+    let violation = check.expect_err("this is wrong");
+    assert!(violation.contains(word), "{violation}");
+}
+
+#[test]
+fn a_right_history_is_right() {
+    let mut checker = history(STRICT, false);
+    for host in [1, 2] {
+        for seq in 0..5 {
+            deliver(&mut checker, host, seq).expect("it is the next");
+        }
+    }
+    let standing = checker.standing();
+    assert_eq!(standing, Standing { expected: 10, delivered: 10, first_missing: None });
+    assert_eq!(checker.spread().0.max(), Some(Duration::from_secs(9)));
+}
+
+#[test]
+fn twice_is_once_too_often_whatever_is_promised() {
+    for promises in [STRICT, LAX] {
+        let mut checker = history(promises, true);
+        deliver(&mut checker, 1, 0).expect("it is the first");
+        objects(deliver(&mut checker, 1, 0), "delivered twice");
+        assert_eq!(checker.counts.duplicates, 1);
+    }
+}
+
+#[test]
+fn order_and_gaps_matter_where_order_is_promised() {
+    let mut checker = history(STRICT, false);
+    deliver(&mut checker, 1, 0).expect("it is the first");
+    objects(deliver(&mut checker, 1, 2), "1 was skipped in silence");
+    objects(deliver(&mut checker, 1, 1), "was delivered after 7/2");
+
+    let mut checker = history(LAX, false);
+    for seq in [2, 0, 1] {
+        deliver(&mut checker, 1, seq).expect("any order will do");
+    }
+    assert_eq!(checker.counts.disorder, 2);
+}
+
+#[test]
+fn what_is_altered_or_invented_is_found() {
+    let mut checker = history(LAX, false);
+    let first = Delivery { origin: 0, id: Some(MessageId { epoch: 7, seq: 0 }), key: "k", value: "1", hops: 0 };
+    let mut check = |delivery: Delivery<'_>| checker.delivered(SECOND, 1, &delivery);
+    objects(check(first), "altered");
+    objects(check(Delivery { key: "\"value", value: "0\"", ..first }), "altered");
+    objects(check(Delivery { id: None, ..first }), "without an identity");
+    for (origin, epoch, seq) in [(1, 7, 0), (0, 8, 0), (0, 7, 5), (0, 7, u64::MAX)] {
+        let id = Some(MessageId { epoch, seq });
+        objects(check(Delivery { origin, id, ..first }), "never published");
+    }
+    objects(deliver(&mut checker, 0, 0), "to its origin");
+    objects(deliver(&mut checker, 3, 0), "does not run");
+}
+
+#[test]
+fn what_is_lacking_is_found() {
+    let mut checker = history(STRICT, false);
+    for seq in 0..5 {
+        deliver(&mut checker, 1, seq).expect("it is the next");
+    }
+    for seq in 0..3 {
+        deliver(&mut checker, 2, seq).expect("it is the next");
+    }
+    let standing = checker.standing();
+    assert_eq!((standing.expected, standing.delivered), (10, 8));
+    assert!(standing.first_missing.expect("it lacks two").contains("host 2 lacks 7/3 of host 0"));
+    // One that ends is owed nothing.
+    checker.end(2);
+    assert_eq!(checker.standing(), Standing { expected: 5, delivered: 5, first_missing: None });
+}
+
+#[test]
+fn a_late_joiner_is_owed_what_is_published_after() {
+    let mut checker = history(STRICT, false);
+    checker.begin(3);
+    checker.oblige(4 * SECOND, 3);
+    deliver(&mut checker, 3, 3).expect("it may start anywhere");
+    objects(deliver(&mut checker, 3, 2), "was delivered after");
+    let lacks = checker.standing().first_missing.expect("hosts 1 and 2 lack everything");
+    assert!(lacks.contains("host 1 lacks 7/0"), "{lacks}");
+    checker.end(1);
+    checker.end(2);
+    assert_eq!(checker.standing().expected, 2);
+    assert!(checker.standing().first_missing.expect("it lacks the last").contains("host 3 lacks 7/4"));
+}
+
+#[test]
+fn of_an_origin_that_ended_only_what_somebody_has_is_owed() {
+    let mut checker = history(STRICT, false);
+    deliver(&mut checker, 1, 0).expect("it is the first");
+    deliver(&mut checker, 1, 1).expect("it is the next");
+    checker.end(0);
+    let standing = checker.standing();
+    assert_eq!((standing.expected, standing.delivered), (4, 2));
+    assert!(standing.first_missing.expect("host 2 lacks both").contains("host 2 lacks 7/0"));
+    checker.missed(2, 0, 7, 0, 0).expect("its origin is gone");
+    deliver(&mut checker, 2, 1).expect("it is the next");
+    assert_eq!(checker.standing().first_missing, None);
+}
+
+#[test]
+fn a_reported_loss_counts_only_where_it_is_allowed_and_true() {
+    let mut checker = history(STRICT, false);
+    objects(checker.missed(1, 0, 7, 0, 1), "allows for no loss");
+
+    let mut checker = history(STRICT, true);
+    deliver(&mut checker, 1, 0).expect("it is the first");
+    objects(checker.missed(1, 0, 7, 0, 1), "delivered or reported before");
+    checker.missed(1, 0, 7, 1, 2).expect("loss is allowed");
+    objects(checker.missed(1, 0, 7, 2, 3), "delivered or reported before");
+    objects(deliver(&mut checker, 1, 1), "after it had been reported");
+    deliver(&mut checker, 1, 3).expect("it follows what is missed");
+    for (from, to) in [(4, 5), (4, 3), (9, 9)] {
+        objects(checker.missed(1, 0, 7, from, to), "never published");
+    }
+    assert_eq!(checker.counts.missed, 2);
+}
+
+#[test]
+fn a_node_publishes_in_its_own_order() {
+    let mut checker = history(STRICT, false);
+    for (epoch, seq) in [(7, 4), (7, 6), (8, 5)] {
+        objects(checker.published(SECOND, 0, MessageId { epoch, seq }, "k", "1"), "after 5 messages");
+    }
+    objects(checker.published(SECOND, 3, MessageId { epoch: 1, seq: 0 }, "k", "1"), "does not run");
+}
+
+#[test]
+fn a_node_that_gives_itself_up_is_found() {
+    let mut checker = history(LAX, false);
+    checker.standing_of(1, MemberState::Alive, 3, false).expect("it is well");
+    checker.standing_of(1, MemberState::Left, 3, true).expect("it leaves");
+    objects(checker.standing_of(1, MemberState::Dead, 3, false), "declares itself Dead");
+    objects(checker.standing_of(1, MemberState::Left, 3, false), "declares itself Left");
+    objects(checker.standing_of(1, MemberState::Alive, 2, false), "falls from 3 to 2");
+    checker.begin(1);
+    checker.standing_of(1, MemberState::Alive, 1, false).expect("another life");
+}
+
+#[test]
+fn an_incarnation_that_falls_in_a_view_is_found() {
+    let at = |port| SocketAddr::from(([10, 0, 0, 2], port));
+    let mut checker = history(LAX, false);
+    checker.view(1, [(2, at(1), 5)].into_iter()).expect("it is new");
+    checker.view(1, [(2, at(2), 1)].into_iter()).expect("it has moved");
+    checker.view(1, [(2, at(2), 3)].into_iter()).expect("it rises");
+    objects(checker.view(1, [(2, at(2), 2)].into_iter()), "falls from 3 to 2");
+    checker.view(1, [].into_iter()).expect("it is forgotten");
+    checker.view(1, [(2, at(2), 1)].into_iter()).expect("it is new again");
+}
+
+#[test]
+fn more_than_the_bound_is_too_much() {
+    let mut checker = history(LAX, false);
+    let size = |held| Size { what: "messages", held, bound: 10 };
+    checker.sizes([size(10)]).expect("it is within its bound");
+    checker.sizes([size(3)]).expect("it is within its bound");
+    assert_eq!(checker.counts.sizes, [size(10)]);
+    objects(checker.sizes([size(11)]), "11 messages, more than its bound of 10");
+}

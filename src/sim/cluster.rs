@@ -1,0 +1,195 @@
+//! A few nodes on the virtual network, for tests that say by name what happens to which.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    link::Link,
+    network::{Boot, Cut, HostId, Network},
+};
+use crate::{
+    config::{Profile, Seed, Tuning},
+    membership::Member,
+    node::{Event, Node},
+};
+
+/// A network of nodes.
+pub(crate) struct Sim {
+    pub(crate) now: Instant,
+    tuning: Tuning,
+    /// The share of datagrams that are lost.
+    pub(crate) loss: f64,
+    pub(crate) datagrams: u64,
+    network: Network,
+    hosts: BTreeMap<SocketAddr, HostId>,
+    events: Vec<(HostId, Event)>,
+    cuts: u64,
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64, profile: Profile) -> Self {
+        let network = Network::new(seed, Link::default());
+        Self {
+            now: network.now(),
+            tuning: profile.tuning(),
+            loss: 0.0,
+            datagrams: 0,
+            network,
+            hosts: BTreeMap::new(),
+            events: Vec::new(),
+            cuts: 0,
+        }
+    }
+
+    /// Starts a node at `10.0.0.host:7946`, which joins through the seeds named.
+    pub(crate) fn start(&mut self, name: &str, host: u16, seeds: &[&str]) -> SocketAddr {
+        let addr = Network::address(u32::from(host));
+        let seeds: Vec<Seed> = seeds.iter().map(|seed| seed.parse().expect("a test's seed")).collect();
+        let id = self.network.add_host(name, addr);
+        let epoch = u64::try_from(self.network.elapsed().as_micros()).expect("tests are short");
+        self.network.boot(id, &Boot { seeds: &seeds, tuning: &self.tuning, epoch, acquainted: &[] });
+        let old = self.hosts.insert(addr, id);
+        assert!(old.is_none(), "{addr} is taken");
+        self.settle();
+        addr
+    }
+
+    /// Lets a name stand for several nodes.
+    pub(crate) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
+        self.network.alias(name, addrs);
+    }
+
+    /// Ends a node without a word.
+    pub(crate) fn kill(&mut self, addr: SocketAddr) {
+        let id = self.hosts.remove(&addr).expect("a running node");
+        self.network.kill(id);
+    }
+
+    pub(crate) fn leave(&mut self, addr: SocketAddr) {
+        self.with(addr, |node, now| node.leave(now));
+    }
+
+    pub(crate) fn publish(&mut self, addr: SocketAddr, key: &str, value: &str) {
+        self.with(addr, |node, now| match super::adapter::publish(node, now, key, value) {
+            super::adapter::Published::As(_) => {}
+            other => panic!("a message of the usual size was not published: {other:?}"),
+        });
+    }
+
+    /// Hands a node a datagram, as from an address.
+    pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Bytes) {
+        self.with(to, |node, now| node.handle_datagram(now, from, &payload));
+    }
+
+    /// Separates two groups from each other.
+    pub(crate) fn partition(&mut self, one: &[SocketAddr], other: &[SocketAddr]) {
+        let mut sides = Vec::new();
+        for (side, addrs) in [(false, one), (true, other)] {
+            for addr in addrs {
+                let id = self.id(*addr);
+                sides.resize(sides.len().max(id + 1), None);
+                sides[id] = Some(side);
+            }
+        }
+        self.network.cut(self.cuts, Cut { sides, one_way: false });
+        self.cuts += 1;
+    }
+
+    pub(crate) fn heal(&mut self) {
+        for id in 0..self.cuts {
+            self.network.heal(id);
+        }
+    }
+
+    /// Takes what a node told its application since the last time.
+    pub(crate) fn events(&mut self, addr: SocketAddr) -> Vec<Event> {
+        self.settle();
+        let id = self.id(addr);
+        let all = std::mem::take(&mut self.events);
+        let (its, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(host, _)| *host == id);
+        self.events = others;
+        its.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// The names a node believes live, sorted, its own included.
+    pub(crate) fn view(&self, addr: SocketAddr) -> Vec<String> {
+        let mut names: Vec<_> = self.look(addr).members().iter().map(|m| m.name.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// What a node believes of a member, if it sees it.
+    pub(crate) fn find(&self, addr: SocketAddr, name: &str) -> Option<Member> {
+        self.look(addr).members().into_iter().find(|member| member.name == *name)
+    }
+
+    /// What a node believes of a member that it must see.
+    pub(crate) fn member(&self, addr: SocketAddr, name: &str) -> Member {
+        self.find(addr, name).unwrap_or_else(|| panic!("{addr} sees no {name}"))
+    }
+
+    /// A node, to look into.
+    pub(crate) fn node(&mut self, addr: SocketAddr) -> &mut Node {
+        let id = self.id(addr);
+        self.network.node_mut(id).expect("a running node")
+    }
+
+    /// Whether every node sees all the nodes that run, and only them.
+    pub(crate) fn agreed(&self) -> bool {
+        let mut names: Vec<_> = self.hosts.values().map(|id| self.network.name(*id).to_string()).collect();
+        names.sort();
+        self.hosts.keys().all(|addr| self.view(*addr) == names)
+    }
+
+    /// Runs for a time.
+    pub(crate) fn run(&mut self, time: Duration) {
+        let end = self.network.elapsed() + time;
+        while self.step(end) {}
+    }
+
+    /// Runs until a condition holds; gives the time that took.
+    ///
+    /// # Panics
+    ///
+    /// It does not hold within `limit`.
+    pub(crate) fn run_until(&mut self, limit: Duration, condition: impl Fn(&Self) -> bool) -> Duration {
+        let begin = self.network.elapsed();
+        while !condition(self) {
+            assert!(self.step(begin + limit), "the condition does not hold after {limit:?}");
+        }
+        self.network.elapsed() - begin
+    }
+
+    fn step(&mut self, end: Duration) -> bool {
+        self.network.link.loss = self.loss;
+        let step = self.network.step(end);
+        self.settle();
+        step.is_some()
+    }
+
+    fn settle(&mut self) {
+        self.now = self.network.now();
+        self.datagrams = self.network.datagrams;
+        self.network.take_told(&mut self.events);
+    }
+
+    fn with(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant)) {
+        self.network.link.loss = self.loss;
+        let id = self.id(addr);
+        self.network.with(id, act).expect("a running node");
+        self.settle();
+    }
+
+    fn look(&self, addr: SocketAddr) -> &Node {
+        self.network.node(self.id(addr)).expect("a running node")
+    }
+
+    fn id(&self, addr: SocketAddr) -> HostId {
+        *self.hosts.get(&addr).unwrap_or_else(|| panic!("no node runs at {addr}"))
+    }
+}

@@ -1,0 +1,151 @@
+//! When what goes wrong, drawn up for a whole run before it begins.
+
+use std::time::Duration;
+
+use rand::{RngExt, seq::SliceRandom};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::{
+    network::{Cut, HostId},
+    scenario::{Fault, Kind, Scenario},
+};
+
+/// The hosts that all others join through: the first ones.
+pub(super) const SEEDS: usize = 3;
+/// How long a node that starts anew is away unless the scenario says.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// Something done to hosts or to the network.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    Cut { id: u64, cut: Cut },
+    Heal { id: u64 },
+    Pause { hosts: Vec<HostId> },
+    Resume { hosts: Vec<HostId> },
+    Crash { hosts: Vec<HostId> },
+    Leave { hosts: Vec<HostId> },
+    Boot { hosts: Vec<HostId>, new_address: bool },
+    Clock { hosts: Vec<HostId>, step: f64 },
+    Loss { more: f64 },
+}
+
+/// What happens when, from the beginning of the workload, in that order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    pub(super) ops: Vec<(Duration, Op)>,
+    /// How many hosts there are, those that join later included.
+    pub(super) hosts: usize,
+}
+
+impl Plan {
+    pub(super) fn draw(scenario: &Scenario, size: usize, rng: &mut Xoshiro256PlusPlus) -> Self {
+        let mut plan = Self { ops: Vec::new(), hosts: size };
+        let mut cuts = 0;
+        for fault in &scenario.faults {
+            let mut at = fault.at.unwrap_or_else(|| gap(fault, rng));
+            while at <= scenario.duration {
+                plan.draw_one(fault, at, scenario.duration, size, &mut cuts, rng);
+                if fault.at.is_some() {
+                    break;
+                }
+                at += gap(fault, rng);
+            }
+        }
+        plan.ops.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// When the last of it is over.
+    pub(super) fn end(&self) -> Duration {
+        self.ops.last().map_or(Duration::ZERO, |(at, _)| *at)
+    }
+
+    fn draw_one(
+        &mut self,
+        fault: &Fault,
+        at: Duration,
+        end: Duration,
+        size: usize,
+        cuts: &mut u64,
+        rng: &mut Xoshiro256PlusPlus,
+    ) {
+        // What comes again and again has healed when the workload ends; what is timed lasts as written.
+        let until = |lasts: Duration| if fault.at.is_some() { at + lasts } else { (at + lasts).min(end.max(at)) };
+        let lasts = fault.lasts;
+        let for_good = fault.kind == Kind::Crash || (fault.kind == Kind::Leave && lasts.is_none());
+        // Without any of the hosts that others join through, nobody could come back.
+        let first = if for_good { SEEDS.min(size) } else { 0 };
+        let hosts = match fault.kind {
+            Kind::Join => {
+                let count = count(fault, size, 0.0);
+                self.hosts += count;
+                (self.hosts - count..self.hosts).collect()
+            }
+            Kind::Partition => some(first..size, count(fault, size, 0.5), rng),
+            _ => some(first..size, count(fault, size, 0.0), rng),
+        };
+        let mut add = |at, op| self.ops.push((at, op));
+        match fault.kind {
+            Kind::Partition => {
+                let id = *cuts;
+                *cuts += 1;
+                let mut sides = vec![Some(true); size];
+                for host in hosts {
+                    sides[host] = Some(false);
+                }
+                add(at, Op::Cut { id, cut: Cut { sides, one_way: fault.one_way } });
+                add(until(lasts.unwrap_or_default()), Op::Heal { id });
+            }
+            Kind::Pause => {
+                add(at, Op::Pause { hosts: hosts.clone() });
+                add(until(lasts.unwrap_or_default()), Op::Resume { hosts });
+            }
+            Kind::Crash => add(at, Op::Crash { hosts }),
+            Kind::Restart | Kind::Clock => {
+                add(at, Op::Crash { hosts: hosts.clone() });
+                if let Some(step) = fault.step {
+                    add(at, Op::Clock { hosts: hosts.clone(), step });
+                }
+                add(until(lasts.unwrap_or(AWAY)), Op::Boot { hosts, new_address: fault.new_address });
+            }
+            Kind::Leave => {
+                add(at, Op::Leave { hosts: hosts.clone() });
+                if let Some(lasts) = lasts {
+                    // A good-bye takes up to a second.
+                    let back = until(lasts).max(at + Duration::from_secs(2));
+                    add(back, Op::Boot { hosts, new_address: false });
+                }
+            }
+            Kind::Join => {
+                add(at, Op::Boot { hosts: hosts.clone(), new_address: false });
+                if let Some(lasts) = lasts {
+                    add(until(lasts), Op::Leave { hosts });
+                }
+            }
+            Kind::Loss => {
+                let more = fault.loss.unwrap_or_default();
+                add(at, Op::Loss { more });
+                add(until(lasts.unwrap_or_default()), Op::Loss { more: -more });
+            }
+        }
+    }
+}
+
+/// Until the next time: exponential, so that the past tells nothing of it.
+fn gap(fault: &Fault, rng: &mut Xoshiro256PlusPlus) -> Duration {
+    let u: f64 = rng.random();
+    fault.every.unwrap_or_default().mul_f64(-(1.0 - u).ln()).max(Duration::from_millis(1))
+}
+
+fn count(fault: &Fault, size: usize, usual: f64) -> usize {
+    let share = fault.share.unwrap_or(usual);
+    fault.count.unwrap_or((share * size as f64).round() as usize).clamp(1, size)
+}
+
+fn some(range: std::ops::Range<HostId>, count: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<HostId> {
+    let mut hosts: Vec<HostId> = range.collect();
+    let (chosen, _) = hosts.partial_shuffle(rng, count);
+    let mut chosen = chosen.to_vec();
+    chosen.sort_unstable();
+    chosen
+}

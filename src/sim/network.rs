@@ -1,0 +1,504 @@
+//! The virtual network: hosts with nodes on them, and everything that is on its way between them.
+//!
+//! No step costs more in a larger network: what is to happen waits in one [`Agenda`], a node's deadline
+//! with one entry that is checked when it comes up, and addresses, streams and their ends are found by
+//! number.
+//!
+//! A host outlives its node: it is up or down, paused or cut off, and each node that is started on it is
+//! one *life*.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::{
+    adapter,
+    agenda::{Agenda, Time},
+    digest::Digest,
+    link::Link,
+    streams::{Line, LineId, Way},
+    trace::Trace,
+};
+use crate::{
+    config::{Seed, Tuning},
+    membership::NodeName,
+    node::{Action, Event, Node, StreamId, Transmit},
+    wire::{Address, Versions},
+};
+
+/// A host, by its number.
+pub(crate) type HostId = usize;
+
+/// How long a node takes for each of what has piled up while it was paused.
+const HANDLING: Time = 20_000;
+/// The port of every node.
+const PORT: u16 = 7946;
+
+/// Something that is to happen.
+#[derive(Debug)]
+pub(super) enum Due {
+    Datagram {
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: Bytes,
+    },
+    Timer {
+        host: HostId,
+    },
+    Flow {
+        line: LineId,
+        way: Way,
+    },
+    Lookup {
+        host: HostId,
+        life: u32,
+        seed: Seed,
+    },
+    /// Not the network's: whoever runs it has asked to be called.
+    Call(u64),
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A node may have changed.
+    Host(HostId),
+    /// A call that was asked for.
+    Call(u64),
+}
+
+/// What a host has sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) packets: u64,
+    pub(crate) packet_bytes: u64,
+    pub(crate) stream_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Host {
+    name: NodeName,
+    pub(super) addr: SocketAddr,
+    pub(super) node: Option<Box<Node>>,
+    /// How many nodes have been started here.
+    pub(super) life: u32,
+    /// When the agenda calls its deadline up.
+    armed: Option<Time>,
+    pub(super) paused: bool,
+    pub(super) held: VecDeque<Due>,
+    held_bytes: usize,
+    pub(super) streams: BTreeMap<StreamId, (LineId, Way)>,
+    /// Sent in all its lives.
+    pub(super) traffic: Traffic,
+}
+
+/// A division of the network.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    /// For each host, the side that it is on, if any.
+    pub(crate) sides: Vec<Option<bool>>,
+    /// Whether only what the `false` side sends to the `true` side is lost.
+    pub(crate) one_way: bool,
+}
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Boot<'a> {
+    pub(crate) seeds: &'a [Seed],
+    pub(crate) tuning: &'a Tuning,
+    /// What the host's wall clock says, in microseconds since 1970.
+    pub(crate) epoch: u64,
+    /// Whom it knows from the start.
+    pub(crate) acquainted: &'a [(NodeName, Address, Versions)],
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Network {
+    start: Instant,
+    pub(super) now: Time,
+    pub(super) rng: Xoshiro256PlusPlus,
+    pub(crate) link: Link,
+    pub(super) hosts: Vec<Host>,
+    /// The host at each address, by the lower three bytes of it.
+    by_ip: Vec<Option<HostId>>,
+    by_name: BTreeMap<String, Vec<SocketAddr>>,
+    cuts: BTreeMap<u64, Cut>,
+    agenda: Agenda<Due>,
+    pub(super) lines: BTreeMap<LineId, Line>,
+    pub(super) next_line: LineId,
+    told: Vec<(HostId, Event)>,
+    /// Steps done.
+    pub(crate) steps: u64,
+    pub(super) digest: Digest,
+    pub(crate) trace: Trace,
+    pub(crate) datagrams: u64,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64, link: Link) -> Self {
+        Self {
+            start: Instant::now(),
+            now: 0,
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+            link,
+            hosts: Vec::new(),
+            by_ip: Vec::new(),
+            by_name: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            agenda: Agenda::new(),
+            lines: BTreeMap::new(),
+            next_line: 0,
+            told: Vec::new(),
+            steps: 0,
+            digest: Digest::new(),
+            trace: Trace::off(),
+            datagrams: 0,
+        }
+    }
+
+    /// How long it has been running.
+    pub(crate) fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.now)
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.start + self.elapsed()
+    }
+
+    fn time(&self, at: Instant) -> Time {
+        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).expect("a run is shorter than 500 years")
+    }
+
+    /// The address `10.a.b.c` of a number.
+    pub(crate) fn address(number: u32) -> SocketAddr {
+        let [_, a, b, c] = number.to_be_bytes();
+        SocketAddr::from(([10, a, b, c], PORT))
+    }
+
+    fn number(addr: SocketAddr) -> Option<usize> {
+        match addr {
+            SocketAddr::V4(v4) if v4.port() == PORT && v4.ip().octets()[0] == 10 => {
+                let [_, a, b, c] = v4.ip().octets();
+                Some(u32::from_be_bytes([0, a, b, c]) as usize)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn host_at(&self, addr: SocketAddr) -> Option<HostId> {
+        *self.by_ip.get(Self::number(addr)?)?
+    }
+
+    /// A host without a node.
+    pub(crate) fn add_host(&mut self, name: &str, addr: SocketAddr) -> HostId {
+        let host = self.hosts.len();
+        self.hosts.push(Host {
+            name: name.into(),
+            addr,
+            node: None,
+            life: 0,
+            armed: None,
+            paused: false,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            streams: BTreeMap::new(),
+            traffic: Traffic::default(),
+        });
+        self.move_host(host, addr);
+        host
+    }
+
+    /// Gives a host another address; its old one is nobody's then.
+    pub(crate) fn move_host(&mut self, host: HostId, addr: SocketAddr) {
+        let old = self.hosts[host].addr;
+        if let Some(number) = Self::number(old)
+            && self.host_at(old) == Some(host)
+        {
+            self.by_ip[number] = None;
+        }
+        let number = Self::number(addr).expect("the network's addresses are 10.a.b.c:7946");
+        if self.by_ip.len() <= number {
+            self.by_ip.resize(number + 1, None);
+        }
+        self.by_ip[number] = Some(host);
+        self.hosts[host].addr = addr;
+        self.by_name.insert(self.hosts[host].name.to_string(), vec![addr]);
+    }
+
+    /// Lets a name stand for several addresses.
+    #[cfg(test)]
+    pub(crate) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
+        self.by_name.insert(name.to_owned(), addrs.to_vec());
+    }
+
+    /// Starts a node on a host that has none.
+    pub(crate) fn boot(&mut self, host: HostId, boot: &Boot<'_>) {
+        let (now, rng_seed) = (self.now(), self.rng.random());
+        let place = &mut self.hosts[host];
+        assert!(place.node.is_none(), "a node is running on {} already", place.addr);
+        place.life += 1;
+        place.armed = None;
+        let mut node = Node::new(now, adapter::config(place.name.clone(), place.addr, boot, rng_seed));
+        if !boot.acquainted.is_empty() {
+            node.acquaint(now, boot.acquainted);
+        }
+        place.node = Some(Box::new(node));
+        self.drain(host);
+    }
+
+    /// Ends a node without a word. Its host refuses streams from then on, and drops datagrams.
+    pub(crate) fn kill(&mut self, host: HostId) {
+        let place = &mut self.hosts[host];
+        place.node = None;
+        place.armed = None;
+        place.paused = false;
+        place.held.clear();
+        place.held_bytes = 0;
+        self.reset_streams(host);
+    }
+
+    /// Stops a node's process, as SIGSTOP does: what arrives waits, and so do its deadlines.
+    pub(crate) fn pause(&mut self, host: HostId) {
+        self.hosts[host].paused = self.hosts[host].node.is_some();
+    }
+
+    /// Lets it go on. It works off what has piled up, while its deadlines are long due.
+    pub(crate) fn resume(&mut self, host: HostId) {
+        let place = &mut self.hosts[host];
+        if !mem::take(&mut place.paused) {
+            return;
+        }
+        place.held_bytes = 0;
+        for (at, due) in (self.now..).step_by(HANDLING as usize).zip(mem::take(&mut place.held)) {
+            self.agenda.push(at, due);
+        }
+        self.arm(host);
+    }
+
+    pub(crate) fn cut(&mut self, id: u64, cut: Cut) {
+        self.cuts.insert(id, cut);
+    }
+
+    pub(crate) fn heal(&mut self, id: u64) {
+        self.cuts.remove(&id);
+    }
+
+    /// Whether a host is on a side of some division.
+    pub(crate) fn is_cut(&self, host: HostId) -> bool {
+        self.cuts.values().any(|cut| cut.sides.get(host).is_some_and(Option::is_some))
+    }
+
+    pub(super) fn passes(&self, from: HostId, to: HostId) -> bool {
+        self.cuts.values().all(|cut| {
+            let side = |host: HostId| cut.sides.get(host).copied().flatten();
+            match (side(from), side(to)) {
+                (Some(false), Some(true)) => false,
+                (Some(true), Some(false)) => cut.one_way,
+                _ => true,
+            }
+        })
+    }
+
+    pub(crate) fn node(&self, host: HostId) -> Option<&Node> {
+        self.hosts[host].node.as_deref()
+    }
+
+    #[cfg(test)]
+    pub(super) fn node_mut(&mut self, host: HostId) -> Option<&mut Node> {
+        self.hosts[host].node.as_deref_mut()
+    }
+
+    pub(crate) fn name(&self, host: HostId) -> &NodeName {
+        &self.hosts[host].name
+    }
+
+    pub(crate) fn is_paused(&self, host: HostId) -> bool {
+        self.hosts[host].paused
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.hosts.iter().fold(Traffic::default(), |sum, Host { traffic, .. }| Traffic {
+            packets: sum.packets + traffic.packets,
+            packet_bytes: sum.packet_bytes + traffic.packet_bytes,
+            stream_bytes: sum.stream_bytes + traffic.stream_bytes,
+        })
+    }
+
+    /// What stands for all that has happened: equal runs have equal ones.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest.finish()
+    }
+
+    /// Asks to be called after a time.
+    pub(crate) fn call(&mut self, after: Duration, call: u64) {
+        self.after(after, Due::Call(call));
+    }
+
+    /// Takes what nodes have told their applications.
+    pub(crate) fn take_told(&mut self, told: &mut Vec<(HostId, Event)>) {
+        told.append(&mut self.told);
+    }
+
+    /// Moves to the next thing that happens within a time from the start, and lets it happen.
+    pub(crate) fn step(&mut self, end: Duration) -> Option<Step> {
+        let end = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
+        while let Some((at, due)) = self.agenda.pop(end) {
+            self.now = self.now.max(at);
+            if let Some(step) = self.happen(due) {
+                self.steps += 1;
+                return Some(step);
+            }
+        }
+        self.now = self.now.max(end);
+        None
+    }
+
+    /// Lets something happen; nothing may come of it.
+    fn happen(&mut self, due: Due) -> Option<Step> {
+        match due {
+            Due::Timer { host } => {
+                let now = self.now();
+                let place = &mut self.hosts[host];
+                if place.armed != Some(self.now) {
+                    return None;
+                }
+                place.armed = None;
+                if place.paused {
+                    return None;
+                }
+                let is_due = place.node.as_ref()?.poll_timeout().is_some_and(|at| at <= now);
+                if !is_due {
+                    self.arm(host);
+                    return None;
+                }
+                self.record("timer", host, &[]);
+                self.with(host, |node, now| node.handle_timeout(now));
+                Some(Step::Host(host))
+            }
+            Due::Datagram { from, to, payload } => {
+                let host = self.host_at(to)?;
+                if self.host_at(from).is_some_and(|from| !self.passes(from, host)) {
+                    return None;
+                }
+                let place = &mut self.hosts[host];
+                place.node.as_ref()?;
+                if place.paused {
+                    if place.held_bytes + payload.len() <= self.link.socket_buffer {
+                        place.held_bytes += payload.len();
+                        place.held.push_back(Due::Datagram { from, to, payload });
+                    }
+                    return None;
+                }
+                self.record("datagram", host, &payload);
+                self.with(host, |node, now| node.handle_datagram(now, from, &payload));
+                Some(Step::Host(host))
+            }
+            Due::Flow { line, way } => self.flow(line, way),
+            Due::Lookup { host, life, seed } => {
+                let place = &mut self.hosts[host];
+                if place.life != life {
+                    return None;
+                }
+                if place.paused {
+                    place.held.push_back(Due::Lookup { host, life, seed });
+                    return None;
+                }
+                let addrs = match seed.host.parse() {
+                    Ok(ip) => Ok(vec![SocketAddr::new(ip, seed.port)]),
+                    Err(_) => self.by_name.get(&seed.host).cloned().ok_or_else(|| "no such name".into()),
+                };
+                self.record("lookup", host, seed.host.as_bytes());
+                self.with(host, |node, now| node.handle_lookup(now, &seed, addrs));
+                Some(Step::Host(host))
+            }
+            Due::Call(call) => {
+                self.digest.add(&[self.now, call]);
+                self.trace.note(self.steps, self.now, || format!("call {call}"));
+                Some(Step::Call(call))
+            }
+        }
+    }
+
+    pub(super) fn record(&mut self, what: &'static str, host: HostId, payload: &[u8]) {
+        self.digest.add(&[self.now, host as u64]);
+        self.digest.add_bytes(what.as_bytes());
+        self.digest.add_bytes(payload);
+        let name = &self.hosts[host].name;
+        self.trace.note(self.steps, self.now, || match payload.len() {
+            0 => format!("{name}: {what}"),
+            len => format!("{name}: {what} of {len} bytes"),
+        });
+    }
+
+    /// One mutation, then drain. A node that is gone does nothing.
+    pub(crate) fn with<T>(&mut self, host: HostId, act: impl FnOnce(&mut Node, Instant) -> T) -> Option<T> {
+        let now = self.now();
+        let result = act(self.hosts[host].node.as_deref_mut()?, now);
+        self.drain(host);
+        Some(result)
+    }
+
+    fn drain(&mut self, host: HostId) {
+        let Some(mut node) = self.hosts[host].node.take() else { return };
+        let from = self.hosts[host].addr;
+        while let Some(Transmit { to, payload }) = node.poll_transmit() {
+            self.datagrams += 1;
+            let traffic = &mut self.hosts[host].traffic;
+            traffic.packets += 1;
+            traffic.packet_bytes += payload.len() as u64;
+            for delay in self.link.datagram(&mut self.rng).into_iter().flatten() {
+                self.after(delay, Due::Datagram { from, to, payload: payload.clone() });
+            }
+        }
+        while let Some(action) = node.poll_action() {
+            self.act(host, action);
+        }
+        while let Some(event) = node.poll_event() {
+            self.told.push((host, event));
+        }
+        self.hosts[host].node = Some(node);
+        self.arm(host);
+    }
+
+    fn act(&mut self, host: HostId, action: Action) {
+        match action {
+            Action::Lookup { seed } => {
+                let (life, delay) = (self.hosts[host].life, self.link.delay.draw(&mut self.rng));
+                self.after(delay, Due::Lookup { host, life, seed });
+            }
+            Action::Connect { id, to } => self.connect(host, id, to),
+            Action::Write { id, data } => self.write(host, id, data),
+            Action::Close { id } => self.close(host, id),
+        }
+    }
+
+    /// Has the agenda call up a node's deadline. One that has moved back is found to be so when it
+    /// comes up.
+    fn arm(&mut self, host: HostId) {
+        let place = &self.hosts[host];
+        let Some(at) = place.node.as_ref().and_then(|node| node.poll_timeout()) else { return };
+        let at = self.time(at).max(self.now);
+        let place = &mut self.hosts[host];
+        if !place.paused && place.armed.is_none_or(|armed| at < armed) {
+            place.armed = Some(at);
+            self.agenda.push(at, Due::Timer { host });
+        }
+    }
+
+    pub(super) fn after(&mut self, delay: Duration, due: Due) {
+        let delay = u64::try_from(delay.as_nanos()).expect("delays are short");
+        self.at(self.now + delay, due);
+    }
+
+    pub(super) fn at(&mut self, at: Time, due: Due) {
+        self.agenda.push(at, due);
+    }
+}
