@@ -320,7 +320,7 @@ impl<'a> Run<'a> {
                 }
             }
             if control.until_step.is_some_and(|last| self.net.steps >= last)
-                || (self.net.steps % 1024 == 0 && control.stop.load(Ordering::Relaxed))
+                || (self.net.steps.is_multiple_of(1024) && control.stop.load(Ordering::Relaxed))
             {
                 return Err(Break::Stop);
             }

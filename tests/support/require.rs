@@ -31,15 +31,17 @@ pub fn run(missing: Option<String>, tests: &[Test]) -> ExitCode {
 
 /// What is missing for tests that start containers.
 pub fn docker() -> Option<String> {
-    (!answers(Command::new("docker").arg("info")))
-        .then(|| "no Docker engine answers (`docker info`): install one and start it (docs.docker.com/engine/install)".into())
+    (!answers(Command::new("docker").arg("info"))).then(|| {
+        "no Docker engine answers (`docker info`): install one and start it (docs.docker.com/engine/install)".into()
+    })
 }
 
 /// What is missing for tests of the compose file.
 pub fn compose() -> Option<String> {
     docker().or_else(|| {
         (!answers(Command::new("docker").args(["compose", "version"]))).then(|| {
-            "`docker compose` is not installed: install Docker's compose plugin (docs.docker.com/compose/install)".into()
+            "`docker compose` is not installed: install Docker's compose plugin (docs.docker.com/compose/install)"
+                .into()
         })
     })
 }
