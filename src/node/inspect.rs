@@ -46,8 +46,8 @@ impl Node {
         self.copies
     }
 
-    /// Everything that could grow.
-    pub(crate) fn sizes(&self) -> [Size; 4] {
+    /// Everything that could grow, and how far it may.
+    pub(crate) fn bounds(&self) -> [Size; 4] {
         let size = |what, held, bound| Size { what, held, bound };
         [
             size("members", self.membership.records().len(), MAX_MEMBERS),

@@ -45,7 +45,7 @@ pub(super) fn publish(node: &mut Node, _now: Instant, key: &str, value: &str) ->
 #[derive(Debug)]
 pub(super) enum Told {
     Message(Message, u8),
-    /// These can no longer be had, both ends included.
+    /// These can no longer be had, both ends included (a node's event gives the number after the last).
     #[allow(dead_code, reason = "today's nodes report no loss")]
     Missed {
         origin: NodeName,

@@ -129,7 +129,7 @@ pub(crate) struct Network {
     pub(super) hosts: Vec<Host>,
     /// The host at each address, by the lower three bytes of it.
     by_ip: Vec<Option<HostId>>,
-    by_name: BTreeMap<String, SocketAddr>,
+    by_name: BTreeMap<String, Vec<SocketAddr>>,
     cuts: BTreeMap<u64, Cut>,
     agenda: Agenda<Due>,
     pub(super) lines: BTreeMap<LineId, Line>,
@@ -230,7 +230,13 @@ impl Network {
         }
         self.by_ip[number] = Some(host);
         self.hosts[host].addr = addr;
-        self.by_name.insert(self.hosts[host].name.to_string(), addr);
+        self.by_name.insert(self.hosts[host].name.to_string(), vec![addr]);
+    }
+
+    /// Lets a name stand for several addresses.
+    #[cfg(test)]
+    pub(super) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
+        self.by_name.insert(name.to_owned(), addrs.to_vec());
     }
 
     /// Starts a node on a host that has none.
@@ -407,7 +413,7 @@ impl Network {
                 }
                 let addrs = match seed.host.parse() {
                     Ok(ip) => Ok(vec![SocketAddr::new(ip, seed.port)]),
-                    Err(_) => self.by_name.get(&seed.host).map(|addr| vec![*addr]).ok_or_else(|| "no such name".into()),
+                    Err(_) => self.by_name.get(&seed.host).cloned().ok_or_else(|| "no such name".into()),
                 };
                 self.record("lookup", host, seed.host.as_bytes());
                 self.with(host, |node, now| node.handle_lookup(now, &seed, addrs));
