@@ -148,6 +148,8 @@ struct Run<'a> {
 /// Why a run does not go on.
 enum Break {
     Violation(String),
+    /// Something has not come about in time: the step after the last one would be too late.
+    Late(String),
     Stop,
 }
 
@@ -165,6 +167,7 @@ pub(crate) fn run(scenario: &Scenario, size: usize, seed: u64, control: &Control
         Ok(()) => End::Finished,
         Err(Break::Stop) => End::Stopped,
         Err(Break::Violation(what)) => End::Violated(Violation { what, step: run.net.steps, at: run.net.elapsed() }),
+        Err(Break::Late(what)) => End::Violated(Violation { what, step: run.net.steps + 1, at: run.net.elapsed() }),
     };
     let figures = run.figures();
     let short = if end == End::Finished { scenario.expect.short(&figures) } else { Vec::new() };
@@ -252,7 +255,7 @@ impl<'a> Run<'a> {
             // A walk through all hosts, but not at each step.
             let until = self.net.elapsed() + Duration::from_millis(100);
             if until > FORMING {
-                return Err(format!("the cluster has not formed within {FORMING:?}").into());
+                return Err(Break::Late(format!("the cluster has not formed within {FORMING:?}")));
             }
             self.steps(until, control)?;
         }
@@ -284,7 +287,7 @@ impl<'a> Run<'a> {
         let deadline = quiet + self.scenario.settle;
         while let Some(lacking) = self.lacking() {
             if self.net.elapsed() >= deadline {
-                return if self.checker.promises().complete { Err(lacking.into()) } else { Ok(()) };
+                return if self.checker.promises().complete { Err(Break::Late(lacking)) } else { Ok(()) };
             }
             self.steps((self.net.elapsed() + CHECKPOINT).min(deadline), control)?;
         }

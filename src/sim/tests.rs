@@ -125,8 +125,14 @@ fn what_is_promised_and_not_kept_is_a_violation() {
     let mut hopeless = scenario.clone();
     hopeless.settle = Duration::from_millis(1);
     let outcome = run(&hopeless, 5, 1, &control);
-    let End::Violated(Violation { what, .. }) = &outcome.end else { panic!("{outcome:?}") };
+    let End::Violated(Violation { what, step, .. }) = &outcome.end else { panic!("{outcome:?}") };
     assert!(what.contains("lacks"), "{what}");
+    // The command that is printed to repeat it does so, and shows what led to it.
+    control.until_step = Some(*step);
+    let again = run(&hopeless, 5, 1, &control);
+    assert_eq!(again.end, outcome.end);
+    assert!(!again.trace.is_empty());
+    control.until_step = None;
     control.promises = Some(Promises { complete: false, ordered: false });
     assert_eq!(run(&scenario, 5, 1, &control).end, End::Finished);
 }
