@@ -122,6 +122,9 @@ fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[Outcome], total: us
         let good = outcomes.len() == total && outcomes.iter().all(Outcome::is_good);
         let _ = writeln!(out, "{:#}", json!({ "runs": runs, "total": total, "good": good }));
     } else if !outcomes.is_empty() {
+        for (_, scenario) in scenarios.iter().filter(|(_, scenario)| !scenario.about.is_empty()) {
+            let _ = writeln!(out, "{}: {}", scenario.name, scenario.about);
+        }
         let _ = write!(out, "{}", table(outcomes));
     }
     let mut err = io::stderr().lock();

@@ -217,7 +217,7 @@ fn row(scenario: &str, size: usize, group: &[&Outcome]) -> Vec<String> {
         size.to_string(),
         group.len().to_string(),
         group.iter().filter(|outcome| outcome.is_good()).count().to_string(),
-        reach.map_or_else(|| "–".into(), |reach| share(reach)),
+        reach.map_or_else(|| "–".into(), share),
         figures().map(|f| f.duplicates).sum::<u64>().to_string(),
         figures().map(|f| f.disorder).sum::<u64>().to_string(),
         figures().map(|f| f.missed).sum::<u64>().to_string(),

@@ -3,6 +3,8 @@
 //! The cluster forms; then, for the scenario's duration, messages are published and faults happen; then
 //! everything must be delivered within the bound. The checker looks at every step.
 
+mod ops;
+
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -16,7 +18,7 @@ use super::{
     KEPT,
     adapter::{self, Published, Told},
     checker::{Check, Checker, Delivery, Promises},
-    faults::{Op, Plan, SEEDS},
+    faults::{Plan, SEEDS},
     figures::{End, Figures, Outcome, Violation},
     histogram::Histogram,
     network::{Boot, HostId, Network, Step, Traffic},
@@ -38,8 +40,6 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 /// How often obligations are looked at.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// How long without faults one that starts anew has been with the others when it is owed everything.
-const GRACE: Duration = Duration::from_secs(2);
 /// Up to this size, all that a node knows of the others is checked at every step.
 const VIEWS_CHECKED: usize = 64;
 /// A failure noticed this long after its cause is no false alarm: suspicions take their time, and word
@@ -148,6 +148,8 @@ struct Run<'a> {
 /// Why a run does not go on.
 enum Break {
     Violation(String),
+    /// Something has not come about in time: the step after the last one would be too late.
+    Late(String),
     Stop,
 }
 
@@ -165,6 +167,7 @@ pub(crate) fn run(scenario: &Scenario, size: usize, seed: u64, control: &Control
         Ok(()) => End::Finished,
         Err(Break::Stop) => End::Stopped,
         Err(Break::Violation(what)) => End::Violated(Violation { what, step: run.net.steps, at: run.net.elapsed() }),
+        Err(Break::Late(what)) => End::Violated(Violation { what, step: run.net.steps + 1, at: run.net.elapsed() }),
     };
     let figures = run.figures();
     let short = if end == End::Finished { scenario.expect.short(&figures) } else { Vec::new() };
@@ -252,7 +255,7 @@ impl<'a> Run<'a> {
             // A walk through all hosts, but not at each step.
             let until = self.net.elapsed() + Duration::from_millis(100);
             if until > FORMING {
-                return Err(format!("the cluster has not formed within {FORMING:?}").into());
+                return Err(Break::Late(format!("the cluster has not formed within {FORMING:?}")));
             }
             self.steps(until, control)?;
         }
@@ -284,7 +287,7 @@ impl<'a> Run<'a> {
         let deadline = quiet + self.scenario.settle;
         while let Some(lacking) = self.lacking() {
             if self.net.elapsed() >= deadline {
-                return if self.checker.promises().complete { Err(lacking.into()) } else { Ok(()) };
+                return if self.checker.promises().complete { Err(Break::Late(lacking)) } else { Ok(()) };
             }
             self.steps((self.net.elapsed() + CHECKPOINT).min(deadline), control)?;
         }
@@ -320,7 +323,7 @@ impl<'a> Run<'a> {
                 }
             }
             if control.until_step.is_some_and(|last| self.net.steps >= last)
-                || (self.net.steps % 1024 == 0 && control.stop.load(Ordering::Relaxed))
+                || (self.net.steps.is_multiple_of(1024) && control.stop.load(Ordering::Relaxed))
             {
                 return Err(Break::Stop);
             }
@@ -484,97 +487,6 @@ impl<'a> Run<'a> {
             self.hosts[host].is_new = false;
             for publisher in self.publishers.iter_mut().filter(|publisher| publisher.host == host) {
                 publisher.held = None;
-            }
-        }
-    }
-
-    fn carry_out(&mut self, op: Op) {
-        let now = self.net.elapsed();
-        self.changed = now;
-        let touched: &[HostId] = match &op {
-            Op::Pause { hosts }
-            | Op::Resume { hosts }
-            | Op::Crash { hosts }
-            | Op::Leave { hosts }
-            | Op::Boot { hosts, .. }
-            | Op::Clock { hosts, .. } => hosts,
-            Op::Cut { .. } | Op::Heal { .. } => &(0..self.hosts.len()).collect::<Vec<_>>(),
-            Op::Loss { .. } => &[],
-        };
-        for host in touched {
-            self.hosts[*host].touched = Some(now);
-        }
-        match op {
-            Op::Cut { id, cut } => {
-                self.active += 1;
-                self.net.cut(id, cut);
-            }
-            Op::Heal { id } => {
-                self.active -= 1;
-                self.net.heal(id);
-            }
-            Op::Pause { hosts } => {
-                self.active += 1;
-                hosts.into_iter().for_each(|host| self.net.pause(host));
-            }
-            Op::Resume { hosts } => {
-                self.active -= 1;
-                hosts.into_iter().for_each(|host| self.net.resume(host));
-            }
-            Op::Crash { hosts } => {
-                for host in hosts {
-                    if self.net.node(host).is_some() {
-                        self.stop(host);
-                        self.hosts[host].crashed = Some(now);
-                    }
-                }
-            }
-            Op::Leave { hosts } => {
-                for host in hosts {
-                    self.hosts[host].leaves = true;
-                    self.hosts[host].is_new = false;
-                    self.net.with(host, |node, now| node.leave(now));
-                }
-            }
-            Op::Boot { hosts, new_address } => {
-                for host in hosts {
-                    if self.net.node(host).is_some() {
-                        continue;
-                    }
-                    if new_address {
-                        let addr = Network::address(self.addresses);
-                        self.addresses += 1;
-                        self.net.move_host(host, addr);
-                    }
-                    self.boot(host, &[]);
-                }
-            }
-            Op::Clock { hosts, step } => {
-                hosts.into_iter().for_each(|host| self.hosts[host].clock += (step * 1e6) as i64);
-            }
-            Op::Loss { more } => {
-                self.active += if more > 0.0 { 1 } else { -1 };
-                self.net.link.loss = (self.net.link.loss + more).clamp(0.0, 1.0);
-            }
-        }
-    }
-
-    /// Nodes that are new are owed what is published once they see all others, and no fault stands in
-    /// the way of those seeing them.
-    fn oblige_newcomers(&mut self) {
-        let now = self.net.elapsed();
-        if self.active > 0 || now - self.changed < GRACE || !self.hosts.iter().any(|status| status.is_new) {
-            return;
-        }
-        let running = |host: &HostId| self.net.node(*host).is_some_and(|node| !node.has_left());
-        let all = (0..self.hosts.len()).filter(running).count();
-        let agreed = (0..self.hosts.len()).filter(running).all(|host| self.hosts[host].view == all);
-        if !agreed {
-            return;
-        }
-        for host in 0..self.hosts.len() {
-            if std::mem::take(&mut self.hosts[host].is_new) {
-                self.checker.oblige(nanos(now), host);
             }
         }
     }
