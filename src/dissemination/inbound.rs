@@ -109,6 +109,11 @@ impl Stream {
         self.next.unwrap_or_default() - self.retained.len() as u64
     }
 
+    /// Whether it keeps something that was delivered.
+    pub(super) fn retains(&self) -> bool {
+        !self.retained.is_empty()
+    }
+
     /// Whether something is missing, or it is not known what.
     pub(super) fn lacks(&self) -> bool {
         match self.next {
@@ -118,7 +123,7 @@ impl Stream {
     }
 
     /// The number after the last one there is, as far as is known.
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.ahead.last_key_value().map_or(self.head, |(last, _)| self.head.max(last + 1))
     }
 
@@ -168,6 +173,7 @@ impl Stream {
         if head > self.end() || (head == self.head && self.hint.is_none()) {
             self.head = self.head.max(head);
             self.hint = hint;
+            self.attempts = 0;
         }
     }
 
@@ -399,6 +405,12 @@ impl Inbound {
         let n = floor.saturating_sub(stream.base()).min(stream.retained.len() as u64) as usize;
         self.evict(origin, epoch, n);
         true
+    }
+
+    /// Frees all that was delivered of a stream.
+    pub(super) fn release(&mut self, origin: &[u8], epoch: u64) {
+        let n = self.get(origin, epoch).map_or(0, |stream| stream.retained.len());
+        self.evict(origin, epoch, n);
     }
 
     fn evict(&mut self, origin: &[u8], epoch: u64, n: usize) {

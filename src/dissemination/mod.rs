@@ -102,7 +102,7 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 const OTHERS_ASKED: u32 = 4;
 /// How often an origin is asked where to begin.
 const STARTS_ASKED: u32 = 5;
-/// How long others are asked for what an origin that has left, or begun a new life, can give no more.
+/// How long an origin that is gone may take to turn up and say where this node begins.
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// How often streams that are over are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -296,18 +296,29 @@ impl Dissemination {
     /// # Errors
     ///
     /// The log has no room for it.
-    pub(crate) fn publish(&mut self, draft: Draft, membership: &Membership) -> Result<MessageId, PublishError> {
+    pub(crate) fn publish(
+        &mut self,
+        now: Instant,
+        draft: Draft,
+        membership: &Membership,
+    ) -> Result<MessageId, PublishError> {
         if !self.has_room() {
             return Err(PublishError::WouldBlock);
         }
-        Ok(self.append(Lane::Own, draft, membership).0)
+        Ok(self.append(now, Lane::Own, draft, membership).0)
     }
 
-    fn append(&mut self, lane: Lane, draft: Draft, membership: &Membership) -> (MessageId, Bytes) {
+    fn append(&mut self, now: Instant, lane: Lane, draft: Draft, membership: &Membership) -> (MessageId, Bytes) {
         let outbound = &mut self.outbound[lane as usize];
         if !std::mem::replace(&mut self.active[lane as usize], true) {
-            for record in membership.others().filter(|record| record.is_live() && is_ours(record.versions)) {
-                outbound.add_peer(record.addr(), &record.name);
+            for record in membership.others().filter(|record| is_ours(record.versions)) {
+                // One that failed may only be cut off, and is a member to others.
+                if record.state() != MemberState::Left {
+                    outbound.add_peer(record.addr(), &record.name);
+                }
+                if record.state() == MemberState::Dead {
+                    outbound.lose_peer(now, record.addr(), &record.name);
+                }
             }
         }
         let id = MessageId { epoch: outbound.epoch, seq: outbound.next() };
@@ -615,9 +626,8 @@ impl Dissemination {
             if next == 0 {
                 return;
             }
-            // A live origin says itself where this node begins. Of one that is gone, what was said is over.
-            let begin = record.is_none().then_some(if self.replay { base.min(next) } else { next });
-            let Ok(stream) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
+            // A live origin says itself where this node begins; one that seems gone may be about to come back.
+            let Ok(stream) = self.inbound.open(now, origin, epoch, None, latest) else { return };
             if record.is_none() {
                 stream.over_since = Some(now);
                 self.sweep_later(now);
@@ -856,7 +866,7 @@ impl Dissemination {
         let me = self.me.clone();
         self.heard.is_new(now, &words, &me).map_err(|error| Unusable::Plain(source.clone(), error))?;
         let draft = Draft::new(&parsed.key, value, &me.to_string()).on_behalf_of(&source.to_string());
-        let (_, message) = self.append(Lane::Voice, draft, membership);
+        let (_, message) = self.append(now, Lane::Voice, draft, membership);
         let payload = message.slice(1..);
         let text = std::str::from_utf8(&payload).expect("a draft is made of text");
         let parsed = payload::parse(text).expect("a draft is JSON");
@@ -1026,10 +1036,15 @@ impl Dissemination {
                     self.send(addr, vec![ack]);
                     self.timers.set(Timer::Ask(origin.clone(), epoch), again);
                 }
-                // Nobody says where this node begins.
+                None if stream.over_since.is_some_and(|since| since + DEPARTED_GRACE > now) => {
+                    self.timers.set(Timer::Ask(origin.clone(), epoch), now + LONGEST_PATIENCE);
+                }
+                // Nobody says where this node begins. What was said by one that is gone is not for it, unless
+                // it came here, or is wanted all the same.
                 None => {
-                    let first = stream.guessed_start();
-                    self.inbound.skip_to(origin.as_bytes(), epoch, first);
+                    let wanted = live.is_some() || self.replay || stream.first_ahead().is_some();
+                    let begin = if wanted { stream.guessed_start() } else { stream.end() };
+                    self.inbound.skip_to(origin.as_bytes(), epoch, begin);
                     self.deliver(now);
                     self.ask_by(now, origin, epoch);
                 }
@@ -1037,11 +1052,8 @@ impl Dissemination {
             return;
         };
         let gone = live.is_some() && stream.gone_below > next && stream.attempts >= OTHERS_ASKED;
-        let grace = match record.map(Record::state) {
-            Some(MemberState::Dead) => FAILED_GRACE,
-            _ => DEPARTED_GRACE,
-        };
-        let over = stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
+        let over = stream.attempts >= OTHERS_ASKED
+            && stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= FAILED_GRACE);
         if gone || over {
             let end = if gone { Some(stream.gone_below) } else { stream.first_ahead() };
             let Some(end) = end.map(|end| stream.first_ahead().map_or(end, |first| first.min(end))) else {
@@ -1088,19 +1100,20 @@ impl Dissemination {
         (self.patience() * (1 << doublings)).min(LONGEST_PATIENCE)
     }
 
-    /// Forgets what is over: former lives, and origins that are gone.
+    /// Frees what is kept of streams that are over. How far they came stays known, so that nothing of them
+    /// is delivered again.
     fn sweep(&mut self, now: Instant, membership: &Membership) {
         let over = |(origin, stream): (&NodeName, &inbound::Stream)| {
             let since = now.saturating_duration_since(stream.over_since?);
             // A dead origin may come back as it was; one that is not even remembered will not.
             let grace = if membership.get(origin.as_bytes()).is_some() { FAILED_GRACE } else { DEPARTED_GRACE };
-            (since >= grace && !stream.lacks()).then(|| (origin.clone(), stream.epoch))
+            (since >= grace).then(|| (origin.clone(), stream.epoch))
         };
         let over: Vec<_> = self.inbound.iter().filter_map(over).collect();
         for (origin, epoch) in over {
-            self.inbound.remove_life(origin.as_bytes(), epoch);
+            self.inbound.release(origin.as_bytes(), epoch);
         }
-        if self.inbound.iter().any(|(_, stream)| stream.over_since.is_some()) {
+        if self.inbound.iter().any(|(_, stream)| stream.over_since.is_some() && stream.retains()) {
             self.sweep_later(now);
         }
     }

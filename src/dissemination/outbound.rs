@@ -375,11 +375,18 @@ impl Outbound {
 
     /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.
     pub(super) fn ack(&mut self, from: SocketAddr, life: u64, next: Option<u64>) -> Result<bool, AckError> {
-        let sent = self.sent;
+        let (sent, base, epoch) = (self.sent, self.base, self.epoch);
         let peer = self.peers.get_mut(&from).ok_or(AckError::Stranger)?;
         if next.is_some_and(|next| next > sent) {
             return Err(AckError::Unsent);
         }
+        if peer.life == 0 && next.is_none() && life < epoch && peer.acked > base {
+            // It was there before this node: only cut off, and no newcomer. It gets what is left.
+            let (before, standing) = (std::mem::replace(&mut peer.acked, base), peer.standing);
+            self.uncount(standing, before);
+            self.count(standing, base);
+        }
+        let peer = self.peers.get_mut(&from).ok_or(AckError::Stranger)?;
         let mut acked = next.unwrap_or_default();
         if peer.life != life {
             if peer.life != 0 {

@@ -293,7 +293,7 @@ impl Membership {
         let mine = self.members.get(self.me.as_bytes()).map(Record::addr);
         remote.nodes.iter().any(|node| {
             *node.name == *self.me.as_bytes()
-                && node.state == NodeState::Alive
+                && matches!(node.state, NodeState::Alive | NodeState::Suspect)
                 && Some(node.address.socket_addr()) != mine
         })
     }

@@ -303,7 +303,7 @@ impl Node {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
-        let published = self.dissemination.publish(draft, &self.membership);
+        let published = self.dissemination.publish(now, draft, &self.membership);
         self.held_back |= published == Err(PublishError::WouldBlock);
         published
     }

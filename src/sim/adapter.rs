@@ -32,6 +32,8 @@ pub(super) enum Published {
     As(MessageId),
     /// Not now: the application waits until it is told that there is room.
     Held,
+    /// Not at all: the node leaves, or its former life holds its name.
+    Not,
     Refused(String),
 }
 
@@ -39,7 +41,8 @@ pub(super) fn publish(node: &mut Node, now: Instant, key: &str, value: &str) -> 
     match node.publish(now, key, value) {
         Ok(id) => Published::As(id),
         Err(PublishError::WouldBlock) => Published::Held,
-        Err(PublishError::Stopped) => Published::Refused("it has left".to_owned()),
+        // It is told so, and its application has to live with it.
+        Err(PublishError::Stopped | PublishError::NameTaken) => Published::Not,
         Err(error) => Published::Refused(error.to_string()),
     }
 }

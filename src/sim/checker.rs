@@ -41,6 +41,8 @@ struct Stream {
 /// What one life of a host has heard of a stream.
 #[derive(Clone, Debug, Default)]
 struct Heard {
+    /// What comes before is not owed.
+    owed_from: u64,
     /// Delivered, or reported as missed.
     settled: Ranges,
     missed: Ranges,
@@ -118,6 +120,18 @@ impl Checker {
     /// A host's node has started.
     pub(super) fn begin(&mut self, host: HostId) {
         self.lives[host] = Some(Life::default());
+    }
+
+    /// The message just published by `origin` is not owed to these: its node knew nothing of them yet, and
+    /// could not tell them from nodes that come later.
+    pub(super) fn unknown(&mut self, origin: HostId, hosts: impl Iterator<Item = HostId>) {
+        let Some(index) = self.lives[origin].as_ref().and_then(|life| life.publishes) else { return };
+        let next = self.streams[index].messages.len() as u64;
+        for host in hosts {
+            if let Some(life) = &mut self.lives[host] {
+                heard(life, index).owed_from = next;
+            }
+        }
     }
 
     /// From now on it must get what is published.
@@ -292,7 +306,7 @@ impl Checker {
                 let first = stream.messages.partition_point(|message| message.at < since) as u64;
                 let heard = life.heard.get(index).unwrap_or(&none);
                 for (from, to) in owed.iter() {
-                    let from = from.max(first);
+                    let from = from.max(first).max(heard.owed_from);
                     if from > to {
                         continue;
                     }

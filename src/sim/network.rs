@@ -316,6 +316,10 @@ impl Network {
         self.hosts[host].node.as_deref_mut()
     }
 
+    pub(crate) fn addr(&self, host: HostId) -> SocketAddr {
+        self.hosts[host].addr
+    }
+
     pub(crate) fn name(&self, host: HostId) -> &NodeName {
         &self.hosts[host].name
     }

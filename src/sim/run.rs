@@ -6,7 +6,7 @@
 mod ops;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ use crate::{
     config::{Seed, Tuning},
     membership::NodeName,
     node::Event,
+    node::Node,
     wire::{Address, Versions},
 };
 
@@ -452,7 +453,14 @@ impl<'a> Run<'a> {
                 if this.held.take().is_none() {
                     this.count += 1;
                 }
-                self.checker.published(now, host, id, &key, &value).map_err(|what| format!("{}: {what}", name(host)))
+                self.checker
+                    .published(now, host, id, &key, &value)
+                    .map_err(|what| format!("{}: {what}", name(host)))?;
+                let records = self.net.node(host).into_iter().flat_map(Node::records);
+                let known: BTreeSet<HostId> =
+                    records.filter_map(|record| self.by_name.get(&record.name).copied()).collect();
+                self.checker.unknown(host, (0..self.hosts.len()).filter(|other| !known.contains(other)));
+                Ok(())
             }
             Some(Published::Held) => {
                 if this.held.is_none() {
@@ -461,6 +469,7 @@ impl<'a> Run<'a> {
                 }
                 Ok(())
             }
+            Some(Published::Not) => Ok(()),
             Some(Published::Refused(why)) => Err(format!("{}: it cannot publish: {why}", name(host))),
             None => Ok(()),
         }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::{Run, nanos};
-use crate::sim::{
-    faults::Op,
-    network::{HostId, Network},
+use crate::{
+    node::Node,
+    sim::{
+        faults::Op,
+        network::{HostId, Network},
+    },
 };
 
 /// How long without faults one that starts anew has been with the others when it is owed everything.
@@ -91,15 +94,18 @@ impl Run<'_> {
             return;
         }
         let running = |host: &HostId| self.net.node(*host).is_some_and(|node| !node.has_left());
-        let all = (0..self.hosts.len()).filter(running).count();
-        let agreed = (0..self.hosts.len()).filter(running).all(|host| self.hosts[host].view == all);
-        if !agreed {
-            return;
-        }
-        for host in 0..self.hosts.len() {
-            if std::mem::take(&mut self.hosts[host].is_new) {
-                self.checker.oblige(nanos(now), host);
-            }
+        // A node that came back elsewhere is not the one the others knew.
+        let knows = |by: HostId, whom: HostId| {
+            let (addr, name) = (self.net.addr(whom), self.net.name(whom));
+            let mut records = self.net.node(by).into_iter().flat_map(Node::records);
+            records.any(|record| record.is_live() && record.addr() == addr && record.name == *name)
+        };
+        let publishers: Vec<HostId> = self.publishers.iter().map(|publisher| publisher.host).filter(running).collect();
+        let is_in = |host: &HostId| publishers.iter().all(|other| knows(*other, *host) && knows(*host, *other));
+        let new: Vec<HostId> = (0..self.hosts.len()).filter(|host| self.hosts[*host].is_new && is_in(host)).collect();
+        for host in new {
+            self.hosts[host].is_new = false;
+            self.checker.oblige(nanos(now), host);
         }
     }
 }
