@@ -49,6 +49,8 @@ mod outbound;
 mod payload;
 mod plain;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -95,8 +97,12 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 const GIVEN_AT_ONCE: usize = 64 << 10;
 /// How many others are asked for what the origin has no more.
 const OTHERS_ASKED: u32 = 4;
-/// How often an origin is asked where to begin.
-const STARTS_ASKED: u32 = 5;
+/// How often an origin is asked where to begin, before this node begins with the very first message, if
+/// others retain that.
+const STARTS_ASKED: u32 = 6;
+/// … and before it takes what others retain: often enough for an answer to come where every other datagram
+/// is lost. That guess may leave out, in silence, what the origin owes this node.
+const STARTS_ASKED_IN_VAIN: u32 = 20;
 /// How long others are asked for what an origin that has left, or begun a new life, can give no more.
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// How often streams that are over are looked through.
@@ -442,10 +448,12 @@ impl Dissemination {
         }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
+        // Whom the origin itself sends its first message, is a member to it and begins there.
+        let begins = id.1 == 0 && (route.hops == 0 || self.ring(membership).len() > FANOUT);
         let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
         let taken = self
             .inbound
-            .receive(now, origin, id, self.latest(now), build)
+            .receive(now, origin, id, begins, self.latest(now), build)
             .map_err(|error| Unusable::Stream { origin: NodeName::from(origin), error })?;
         if let (Taken::New, Some(until)) = (taken, route.until) {
             let message = packet::encode_message(&wire::Message::User(payload.clone()));
@@ -547,6 +555,10 @@ impl Dissemination {
                 return;
             }
             // A live origin says itself where this node begins. Of one that is gone, what was said is over.
+            // One that this node has never met is about to be, and will say it then.
+            if record.is_none() && membership.get(origin).is_none() && !self.replay {
+                return;
+            }
             let begin = record.is_none().then_some(if self.replay { base.min(next) } else { next });
             let Ok(stream) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
             if record.is_none() {
@@ -915,7 +927,8 @@ impl Dissemination {
         }
     }
 
-    /// Asks somebody for what is missing of a stream, or gives it up.
+    /// Asks somebody for what is missing of a stream, or gives it up. An origin may not know this node yet,
+    /// where news of members gets lost; what is asked of it comes with an introduction.
     fn ask(&mut self, now: Instant, origin: &NodeName, epoch: u64, membership: &Membership) {
         let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
         if !stream.lacks() {
@@ -924,12 +937,13 @@ impl Dissemination {
         let record = membership.get(origin.as_bytes());
         let live = record.filter(|record| record.is_live() && stream.over_since.is_none()).map(Record::addr);
         let Some(next) = stream.next else {
-            match live.filter(|_| stream.attempts < STARTS_ASKED) {
+            let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
+            match live.filter(|_| stream.attempts < asked) {
                 Some(addr) => {
                     let ack = Control::Ack { epoch, life: self.life, next: None }.encode();
                     stream.attempts += 1;
                     let again = now + self.backed_off(origin, epoch);
-                    self.send(addr, vec![ack]);
+                    self.send(addr, membership.introduction().into_iter().chain([ack]).collect());
                     self.timers.set(Timer::Ask(origin.clone(), epoch), again);
                 }
                 // Nobody says where this node begins.
@@ -980,7 +994,8 @@ impl Dissemination {
         };
         if let Some(to) = to {
             let want = Control::Want { origin: origin.as_bytes(), epoch, ranges }.encode();
-            self.send(to, vec![want]);
+            let introduction = membership.introduction().filter(|_| live == Some(to));
+            self.send(to, introduction.into_iter().chain([want]).collect());
         }
         let again = now + self.backed_off(origin, epoch);
         self.timers.set(Timer::Ask(origin.clone(), epoch), again);
