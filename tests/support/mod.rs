@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod docker;
+pub mod ledger;
 pub mod require;
 pub mod talk;
 
