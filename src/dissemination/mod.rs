@@ -103,7 +103,7 @@ const STARTS_ASKED: u32 = 6;
 /// … and before it takes what others retain: often enough for an answer to come where every other datagram
 /// is lost. That guess may leave out, in silence, what the origin owes this node.
 const STARTS_ASKED_IN_VAIN: u32 = 20;
-/// How long others are asked for what an origin that has left, or begun a new life, can give no more.
+/// How long others are asked for what an origin that has left can give no more.
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// How often streams that are over are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -554,12 +554,15 @@ impl Dissemination {
             if next == 0 {
                 return;
             }
-            // A live origin says itself where this node begins. Of one that is gone, what was said is over.
-            // One that this node has never met is about to be, and will say it then.
-            if record.is_none() && membership.get(origin).is_none() && !self.replay {
+            // A live origin says itself where this node begins. So may one that failed and comes back; until
+            // then this node is owed whatever others keep of it. Of one that has left, what was said is over,
+            // and one that this node has never met is about to be met, and will say it then.
+            let met = membership.get(origin).map(Record::state);
+            if met.is_none() && !self.replay {
                 return;
             }
-            let begin = record.is_none().then_some(if self.replay { base.min(next) } else { next });
+            let over = record.is_none() && met != Some(MemberState::Dead);
+            let begin = over.then_some(if self.replay { base.min(next) } else { next });
             let Ok(stream) = self.inbound.open(now, origin, epoch, begin, latest) else { return };
             if record.is_none() {
                 stream.over_since = Some(now);
@@ -958,8 +961,9 @@ impl Dissemination {
         };
         let gone = live.is_some() && stream.gone_below > next && stream.attempts >= OTHERS_ASKED;
         let grace = match record.map(Record::state) {
-            Some(MemberState::Dead) => FAILED_GRACE,
-            _ => DEPARTED_GRACE,
+            Some(MemberState::Left) | None => DEPARTED_GRACE,
+            // It may come back, or has, in a new life: others have the last words of the former one.
+            Some(_) => FAILED_GRACE,
         };
         let over = stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
         if gone || over {

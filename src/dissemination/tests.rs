@@ -74,3 +74,36 @@ fn nodes_that_speak_before_all_know_them_are_heard_in_full_from_when_they_do() {
         talk.check(agreed);
     }
 }
+
+#[test]
+fn what_was_said_while_both_were_cut_off_is_not_skipped() {
+    let mut talk = Talk::start(1, Profile::Lan, 4, 0.0);
+    let minute = Duration::from_secs(60);
+    talk.sim.run_until(minute, Sim::agreed);
+    let [one, two, three, four] = talk.addrs[..] else { panic!("four nodes") };
+    let sees = |addr, n| move |sim: &Sim| sim.view(addr).len() == n;
+    // node3 misses the very first message of node2, and has failed when it is back; so has node2.
+    talk.sim.partition(&[three], &[one, two, four]);
+    talk.sim.publish(two, "k", "0");
+    talk.sim.run_until(minute, sees(one, 3));
+    talk.sim.run_until(minute, sees(three, 1));
+    talk.sim.heal();
+    talk.sim.partition(&[two], &[one, three, four]);
+    talk.sim.run_until(minute, |sim| sees(one, 3)(sim) && sees(three, 3)(sim) && sees(two, 1)(sim));
+    talk.sim.publish(two, "k", "1");
+    talk.sim.run(Duration::from_secs(3));
+    talk.sim.heal();
+    talk.sim.run_until(minute, Sim::agreed);
+    talk.sim.run(Duration::from_secs(10));
+    for addr in [one, three, four] {
+        let events = talk.sim.events(addr);
+        let heard: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Message(message) => Some(message.value().to_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(heard, ["0", "1"], "{addr}");
+    }
+}
