@@ -383,11 +383,12 @@ impl Inbound {
         }
     }
 
-    /// Where this node begins in a stream, as its origin says; `base` is what the origin still has.
+    /// Where this node begins in a stream, as its origin says; `base` is what the origin still has. What
+    /// comes before it is not owed, also where this node had guessed that it would begin earlier.
     pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, base: u64, replay: bool) {
         let Some(stream) = self.get_mut(origin, epoch) else { return };
-        if stream.next.is_none() {
-            let at = if replay { base.min(start.at) } else { start.at };
+        let at = if replay { base.min(start.at) } else { start.at };
+        if stream.next.is_none_or(|next| next < at) {
             self.skip_to(origin, epoch, at);
         }
     }

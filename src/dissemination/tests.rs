@@ -1,8 +1,17 @@
 //! Nodes that lose much of what they send, under a virtual clock.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use crate::{config::Profile, node::Event, sim::Sim};
+use super::{control::Start, inbound::Inbound};
+use crate::{
+    config::{Limits, Profile},
+    node::Event,
+    sim::Sim,
+};
 
 const TURN: Duration = Duration::from_millis(200);
 
@@ -106,4 +115,16 @@ fn what_was_said_while_both_were_cut_off_is_not_skipped() {
             .collect();
         assert_eq!(heard, ["0", "1"], "{addr}");
     }
+}
+
+#[test]
+fn an_origin_corrects_a_guess_that_was_too_early() {
+    let mut inbound = Inbound::new(Limits::default());
+    let mut next = |guess, at| {
+        inbound.open(Instant::now(), b"node1", guess * 2, Some(guess), u64::MAX).expect("room");
+        inbound.start(b"node1", guess * 2, Start { at, life: 0 }, 0, false);
+        inbound.get(b"node1", guess * 2).and_then(|stream| stream.next)
+    };
+    assert_eq!(next(1, 3), Some(3), "what came before was never kept for this node");
+    assert_eq!(next(5, 3), Some(5), "what is here is here");
 }
