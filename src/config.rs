@@ -2,6 +2,8 @@
 //!
 //! The defaults of the gossip are memberlist's own, by [`Profile`].
 
+mod faults;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -9,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+pub use self::faults::Faults;
 use crate::wire::limits;
 
 /// The port memberlist and `broadcast` listen on unless told otherwise.
@@ -34,6 +37,7 @@ pub struct Config {
     pub(crate) meta: Vec<u8>,
     pub(crate) limits: Limits,
     pub(crate) replay: bool,
+    pub(crate) faults: Option<Faults>,
 }
 
 impl Config {
@@ -48,6 +52,7 @@ impl Config {
             meta: Vec::new(),
             limits: Limits::default(),
             replay: false,
+            faults: None,
         }
     }
 
@@ -110,6 +115,13 @@ impl Config {
         self
     }
 
+    /// What is done, for a test, to the datagrams this node sends. Nothing unless this is called.
+    #[must_use]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
     /// Whether a node can run with this. [`start`](crate::start) asks it first.
     ///
     /// # Errors
@@ -123,7 +135,8 @@ impl Config {
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
         self.tuning.validate()?;
-        self.limits.validate()
+        self.limits.validate()?;
+        self.faults.iter().try_for_each(Faults::validate)
     }
 }
 
@@ -188,6 +201,14 @@ pub enum ConfigError {
         value: String,
         /// What it may be.
         allowed: &'static str,
+    },
+    /// Not faults that can be done.
+    #[error("{value:?} are no faults: {problem}")]
+    Faults {
+        /// What was given.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
     },
 }
 
@@ -450,7 +471,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let refuse = |setting, value: String, allowed| Err(ConfigError::Tuning { setting, value, allowed });
         if !(16..=1 << 24).contains(&self.retain_messages) {
             return refuse("retain_messages", self.retain_messages.to_string(), "between 16 and 16777216");
@@ -574,6 +595,23 @@ mod tests {
         assert!(refused(config().join([at("", 1)])).contains("the host is missing"));
         let crowd = (0..257).map(|i| at(&format!("node{i}"), 1));
         assert!(refused(config().join(crowd)).contains("257 nodes to join through are too many"));
+    }
+
+    #[test]
+    fn limits_and_faults_are_checked() {
+        let with = |change: fn(&mut Limits)| {
+            let mut limits = Limits::default();
+            change(&mut limits);
+            Config::new("node1").limits(limits)
+        };
+        assert_eq!(
+            refused(with(|limits| limits.retain_messages = 15)),
+            "retain_messages = 15 cannot be: it must be between 16 and 16777216"
+        );
+        assert!(refused(with(|limits| limits.retain_bytes = 1 << 20)).starts_with("retain_bytes = 1048576 cannot be"));
+        assert!(refused(with(|limits| limits.lag_limit = Duration::ZERO)).starts_with("lag_limit = 0ns cannot be"));
+        let faults = Faults { loss: 2.0, ..Faults::default() };
+        assert!(refused(Config::new("node1").faults(faults)).starts_with(r#""loss=2,"#));
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod sim;
 mod timers;
 pub mod wire;
 
-pub use config::{Config, ConfigError, Limits, Profile, Seed, Tuning};
+pub use config::{Config, ConfigError, Faults, Limits, Profile, Seed, Tuning};
 pub use dissemination::{Message, MessageId, PublishError};
 pub use driver::{
     Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,

@@ -68,6 +68,28 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
             "0.0.0.0",
             r#""0.0.0.0" is not host[:port]: it stands for every address and names no node; give one at which others reach it"#,
         ),
+        ("BROADCAST_RETAIN_MESSAGES (--retain-messages)", "many", "not a whole number of messages"),
+        ("BROADCAST_RETAIN_MESSAGES (--retain-messages)", "15", "it must be between 16 and 16777216"),
+        (
+            "BROADCAST_RETAIN_BYTES (--retain-bytes)",
+            "64M",
+            "not a size; write a whole number of bytes, alone or with a unit, like 64MiB or 64MB",
+        ),
+        ("BROADCAST_RETAIN_BYTES (--retain-bytes)", "8MB", "it must be between 8 MiB and 1 TiB, in bytes"),
+        (
+            "BROADCAST_LAG_LIMIT (--lag-limit)",
+            "10",
+            "not a duration; write a number with its unit, like 250ms, 3s or 1m",
+        ),
+        ("BROADCAST_LAG_LIMIT (--lag-limit)", "50ms", "it must be between 100 milliseconds and 1 day"),
+        ("BROADCAST_REPLAY (--replay)", "all", "it must be one of: none, retained"),
+        ("BROADCAST_FAULTS (--faults)", "loss=2", "a share is a number from 0 to 1, like loss=0.3"),
+        ("BROADCAST_FAULTS (--faults)", "delay=50ms..5ms", "a delay begins with the shorter one, like delay=5ms..50ms"),
+        (
+            "BROADCAST_FAULTS (--faults)",
+            "gremlins=1",
+            "the faults there are: loss, duplicate, delay, and seed to repeat them",
+        ),
     ] {
         let line = format!("{variable} = {value:?}: {problem}");
         let (name, flag) = variable.split_once(" (").expect("both");
@@ -132,6 +154,11 @@ fn every_setting_is_in_the_help_with_its_default() {
         ("--join", "BROADCAST_JOIN", "[default: none]"),
         ("--interval", "BROADCAST_INTERVAL", "[default: 3s]"),
         ("--profile", "BROADCAST_PROFILE", "[default: lan]"),
+        ("--retain-messages", "BROADCAST_RETAIN_MESSAGES", "[default: 65536]"),
+        ("--retain-bytes", "BROADCAST_RETAIN_BYTES", "[default: 64MiB]"),
+        ("--lag-limit", "BROADCAST_LAG_LIMIT", "[default: 10s]"),
+        ("--replay", "BROADCAST_REPLAY", "[default: none]"),
+        ("--faults", "BROADCAST_FAULTS", "[default: none]"),
         ("--log", "BROADCAST_LOG", "[default: info]"),
         ("--log-format", "BROADCAST_LOG_FORMAT", "[default: text]"),
     ] {

@@ -16,7 +16,8 @@ use serde_json::Value;
 use support::{
     LIMIT, Process,
     cluster::{Cluster, Node, ask_view, own_addr, wait_believed},
-    program,
+    ledger::{self, Life},
+    program, talk,
 };
 
 #[test]
@@ -299,6 +300,72 @@ fn thirteen_nodes_hear_every_message_of_the_others_once() {
         }
         assert_clock(&node.name, &lines);
     }
+}
+
+#[test]
+fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order() {
+    let faults = ["--faults", "loss=0.3,duplicate=0.05,delay=1ms..20ms"];
+    let node1 = Node::start("node1", &[], &faults);
+    let seed = node1.addr().to_string();
+    // Nobody else takes its port while it is away.
+    let bind = own_addr().to_string();
+    let bound = [&["--bind", &bind][..], &faults].concat();
+    let senders = (2..=13).map(|i| Node::sender(&format!("node{i}"), &[&seed], if i == 7 { &bound } else { &faults }));
+    let mut cluster = Cluster { nodes: [node1].into_iter().chain(senders).collect() };
+    let logs = |cluster: &Cluster| {
+        let nodes = cluster.nodes.iter().map(|node| (node.name.clone(), Arc::clone(&node.process.log)));
+        nodes.collect::<Vec<_>>()
+    };
+    let began = logs(&cluster);
+    let began: Vec<_> = began.iter().map(|(name, log)| (name.as_str(), &**log)).collect();
+    let since = talk::everyone_sees(13, &began);
+    cluster.flow();
+
+    let everybody_sees = |cluster: &Cluster, what: &str, who: &str| {
+        // What each has logged is scanned from the start: nobody fails by the faults alone.
+        let others = cluster.nodes.iter().filter(|node| node.name != who);
+        others.for_each(|node| _ = node.wait_event(0, what, who));
+    };
+    cluster.nodes[4].process.signal("STOP");
+    everybody_sees(&cluster, "failed", "node5");
+    cluster.nodes[4].process.signal("CONT");
+    cluster.agree();
+
+    let mut killed = cluster.nodes.remove(6);
+    killed.process.kill();
+    killed.log().wait_end();
+    everybody_sees(&cluster, "failed", "node7");
+    cluster.nodes.push(Node::sender("node7", &[&seed], &bound));
+    let logs = logs(&cluster);
+    let logs: Vec<_> = logs.iter().map(|(name, log)| (name.as_str(), &**log)).collect();
+    let restarted = talk::everyone_sees(13, &logs);
+    cluster.flow();
+
+    let (said, until) = ledger::last_sent(&logs);
+    ledger::wait_heard(&said, &logs);
+    let leave = |nodes: &mut [Node]| {
+        nodes.iter().for_each(|node| node.process.signal("TERM"));
+        for node in nodes {
+            assert_eq!(node.process.wait().code(), Some(0), "{}", node.name);
+            node.log().wait_end();
+        }
+    };
+    leave(&mut cluster.nodes[1..]);
+    ledger::wait_heard(&ledger::last_sent(&logs).0, &logs[..1]);
+    leave(&mut cluster.nodes[..1]);
+
+    let life = |node: &Node, since: &str, until: &str, killed| Life {
+        node: node.name.clone(),
+        lines: node.log().lines(),
+        since: since.to_owned(),
+        until: until.to_owned(),
+        killed,
+    };
+    // The receiver has outlived the senders, and heard what they said to the very last.
+    let mut lives = vec![life(&cluster.nodes[0], &since, ledger::END, false), life(&killed, &since, &until, true)];
+    lives.extend(cluster.nodes[1..12].iter().map(|node| life(node, &since, &until, false)));
+    lives.push(life(&cluster.nodes[12], &restarted, &until, false));
+    println!("{} messages heard", ledger::check(&lives));
 }
 
 /// After v, sent or heard, a sender goes on from at least v + 1; and it goes on from nothing else.

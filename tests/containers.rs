@@ -5,15 +5,17 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    process::{ExitCode, id},
+    process::{Command, ExitCode, id},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use support::{
     Log,
     docker::{self, TAG, docker},
+    ledger::{self, Life},
     require, talk,
 };
 use testcontainers::{Container, GenericImage, ImageExt as _, runners::SyncRunner as _};
@@ -28,6 +30,10 @@ fn main() -> ExitCode {
             ("a_node_that_is_killed_has_failed_and_returns", a_node_that_is_killed_has_failed_and_returns),
             ("ten_more_senders_are_heard_by_all_once", ten_more_senders_are_heard_by_all_once),
             ("the_log_is_for_people_too", the_log_is_for_people_too),
+            (
+                "under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_order",
+                under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_order,
+            ),
         ],
     );
     docker::remove_image();
@@ -64,11 +70,12 @@ impl Node {
 /// A network with a name that no other test has. It goes with its last container.
 struct Network {
     name: String,
+    faults: &'static str,
 }
 
 impl Network {
     fn new(test: &str) -> Self {
-        Self { name: format!("broadcast-{}-{test}", id()) }
+        Self { name: format!("broadcast-{}-{test}", id()), faults: "" }
     }
 
     /// The name of a node's container, which is also what the name server knows it by.
@@ -86,6 +93,7 @@ impl Network {
             .with_env_var("BROADCAST_ROLE", role)
             .with_env_var("BROADCAST_JOIN", seeds.join(","))
             .with_env_var("BROADCAST_INTERVAL", "500ms")
+            .with_env_var("BROADCAST_FAULTS", self.faults)
             .with_env_var("BROADCAST_LOG_FORMAT", format);
         if let Some(host) = host {
             container = container.with_hostname(host);
@@ -231,4 +239,114 @@ fn the_log_is_for_people_too() {
         assert_eq!(time.len(), "2026-11-24T15:06:09.344".len(), "{line:?}");
         assert!(number == rest || number.parse::<u64>().is_ok(), "{line:?}");
     }
+}
+
+/// A subnet of its own, in which a node keeps its address when it comes back. Removed when dropped.
+struct Subnet {
+    network: String,
+}
+
+impl Subnet {
+    fn new(network: &Network) -> Self {
+        let network = format!("{}_gossip", network.name);
+        let create = |third: u32| {
+            let subnet = format!("10.233.{third}.0/24");
+            let mut create = Command::new("docker");
+            create.args(["network", "create", "--subnet", &subnet, &network]).output().expect("docker runs")
+        };
+        // Others may have taken some of them.
+        let created = (0..256).map(|i| create((id() + i) % 256)).find(|output| output.status.success());
+        assert!(created.is_some(), "no subnet of 10.233.0.0/16 is free: see docker network ls");
+        Self { network }
+    }
+
+    /// Takes a node off the network for a while.
+    fn cut_off(&self, node: &Node, time: Duration) {
+        let addr = node.addr();
+        let (ip, _) = addr.rsplit_once(':').expect("an address");
+        docker(&["network", "disconnect", &self.network, node.container.id()]);
+        thread::sleep(time);
+        docker(&["network", "connect", "--ip", ip, &self.network, node.container.id()]);
+    }
+}
+
+impl Drop for Subnet {
+    fn drop(&mut self) {
+        // A test that failed has been told of already.
+        let _ = Command::new("docker").args(["network", "rm", &self.network]).output();
+    }
+}
+
+fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_order() {
+    let network = Network { faults: "loss=0.3,duplicate=0.05,delay=1ms..20ms", ..Network::new("chaos") };
+    let subnet = Subnet::new(&network);
+    let node1 = network.receiver("node1", &["node2", "node3"]);
+    let mut nodes = vec![node1];
+    thread::scope(|scope| {
+        let start = |number| {
+            let network = &network;
+            scope.spawn(move || network.sender(&format!("node{number}"), &["node1", "node2", "node3"]))
+        };
+        let starting: Vec<_> = (2..=13).map(start).collect();
+        nodes.extend(starting.into_iter().map(|node| node.join().expect("it starts")));
+    });
+    let since = talk::everyone_sees(13, &cluster(&nodes));
+    let faults_told = |node: &Node| node.log.lines().iter().any(|line| line["event"] == "faults");
+    assert!(nodes.iter().all(faults_told), "faults that are on are told of");
+
+    let [paused, killed, cut] = [4, 6, 8];
+    let others_see = |what: &str, who: usize| {
+        for (i, node) in nodes.iter().enumerate().filter(|(i, _)| ![paused, killed, cut].contains(i)) {
+            node.log.wait(&format!("node{} to see that node{} {what}", i + 1, who + 1), |lines| {
+                let is = |line: &Value| line["event"] == what && line["member"] == nodes[who].name;
+                lines.iter().any(is).then_some(())
+            });
+        }
+    };
+    // All three at once.
+    thread::scope(|scope| {
+        scope.spawn(|| subnet.cut_off(&nodes[cut], Duration::from_secs(20)));
+        docker(&["pause", nodes[paused].container.id()]);
+        nodes[killed].kill();
+        others_see("failed", paused);
+        docker(&["unpause", nodes[paused].container.id()]);
+        others_see("failed", killed);
+        others_see("failed", cut);
+    });
+    nodes[killed].log.wait_end();
+    docker(&["start", nodes[killed].container.id()]);
+    // Both lives are in the log, one after the other.
+    nodes[killed].log = Log::follow(nodes[killed].container.stdout(true));
+    nodes[killed].log.wait("the second life", |lines| {
+        (lines.iter().filter(|line| line["event"] == "listening").count() == 2).then_some(())
+    });
+
+    let cluster = cluster(&nodes);
+    let restarted = talk::everyone_sees(13, &cluster);
+    let names: Vec<&str> = nodes[1..].iter().map(|node| node.name.as_str()).collect();
+    talk::everyone_hears(&names, 3, &restarted, &cluster);
+    let (said, until) = ledger::last_sent(&cluster);
+    ledger::wait_heard(&said, &cluster);
+    thread::scope(|scope| nodes[1..].iter().for_each(|node| _ = scope.spawn(|| node.stop())));
+    nodes[1..].iter().for_each(|node| node.log.wait_end());
+    ledger::wait_heard(&ledger::last_sent(&cluster).0, &cluster[..1]);
+    nodes[0].stop();
+    nodes[0].log.wait_end();
+
+    let life = |node: &Node, n, since: &str, until: &str, killed| Life {
+        node: node.name.clone(),
+        lines: ledger::nth_life(&node.log.lines(), n),
+        since: since.to_owned(),
+        until: until.to_owned(),
+        killed,
+    };
+    // The receiver has outlived the senders, and heard what they said to the very last.
+    let mut lives = vec![life(&nodes[0], 0, &since, ledger::END, false)];
+    for (i, node) in nodes.iter().enumerate().skip(1) {
+        lives.push(life(node, 0, &since, &until, i == killed));
+        if i == killed {
+            lives.push(life(node, 1, &restarted, &until, false));
+        }
+    }
+    println!("{} messages heard", ledger::check(&lives));
 }

@@ -10,15 +10,17 @@ mod name;
 mod node;
 mod ptr;
 mod sim;
+mod size;
 mod usage;
 
 use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
+use self::size::Size;
 pub use self::usage::parse;
 use crate::{
-    ConfigError, Profile, Seed, StartError,
+    ConfigError, Faults, Limits, Profile, Seed, StartError,
     config::{self, DEFAULT_PORT},
 };
 
@@ -94,7 +96,42 @@ struct NodeArgs {
     profile: Profile,
 
     #[command(flatten)]
+    limits: LimitArgs,
+
+    /// What a node that joins gets of what was sent before
+    #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]
+    replay: Replay,
+
+    /// For tests: what befalls the datagrams this node sends, like loss=0.3,duplicate=0.05,delay=5ms..50ms, with
+    /// seed=N to repeat it [default: none]
+    #[arg(long, env = "BROADCAST_FAULTS", hide_env_values = true, value_name = "FAULTS", value_parser = faults)]
+    faults: Option<Faults>,
+
+    #[command(flatten)]
     log: LogArgs,
+}
+
+/// See [`Limits`], whose defaults these are.
+#[derive(Debug, Args)]
+struct LimitArgs {
+    /// How many messages are kept for members that lack them: of this node, and of all others together
+    #[arg(long, env = "BROADCAST_RETAIN_MESSAGES", hide_env_values = true, value_name = "COUNT", default_value_t = Limits::default().retain_messages, value_parser = retain_messages)]
+    retain_messages: usize,
+
+    /// How many bytes of messages are kept, half of them of this node: 64MiB, 64MB or a number of bytes
+    #[arg(long, env = "BROADCAST_RETAIN_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Limits::default().retain_bytes), value_parser = retain_bytes)]
+    retain_bytes: Size,
+
+    /// For how long a member that acknowledges nothing is waited for
+    #[arg(long, env = "BROADCAST_LAG_LIMIT", hide_env_values = true, value_name = "DURATION", default_value_t = Limits::default().lag_limit.into(), value_parser = lag_limit)]
+    lag_limit: humantime::Duration,
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        let LimitArgs { retain_messages, retain_bytes: Size(retain_bytes), lag_limit } = args;
+        Self { retain_messages, retain_bytes, lag_limit: *lag_limit }
+    }
 }
 
 /// Run the whole demo in this terminal: a receiver and some senders, on loopback
@@ -219,6 +256,15 @@ enum Role {
     Sender,
 }
 
+/// What a node that joins gets of what was sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Replay {
+    /// Nothing: it begins with what is sent from then on
+    None,
+    /// What the others still retain
+    Retained,
+}
+
 impl ValueEnum for Profile {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Local, Self::Lan, Self::Wan]
@@ -271,6 +317,38 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 
 fn sim_seeds(text: &str) -> Result<SimSeeds, String> {
     crate::sim::parse_seeds(text)
+}
+
+fn retain_messages(text: &str) -> Result<usize, String> {
+    let retain_messages = text.trim().parse().map_err(|_| "not a whole number of messages")?;
+    check(Limits { retain_messages, ..Limits::default() }).map(|()| retain_messages)
+}
+
+fn retain_bytes(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    check(Limits { retain_bytes: size.0, ..Limits::default() }).map(|()| size)
+}
+
+fn lag_limit(text: &str) -> Result<humantime::Duration, String> {
+    let lag_limit = duration(text)?;
+    check(Limits { lag_limit, ..Limits::default() }).map(|()| lag_limit.into())
+}
+
+fn check(limits: Limits) -> Result<(), String> {
+    limits.validate().map_err(problem)
+}
+
+fn faults(text: &str) -> Result<Faults, String> {
+    text.parse().map_err(problem)
+}
+
+/// What is wrong with a setting, when setting and value are named beside it.
+fn problem(error: ConfigError) -> String {
+    match error {
+        ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
+        ConfigError::Faults { problem, .. } => problem.into(),
+        error => error.to_string(),
+    }
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

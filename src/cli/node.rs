@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Failure, NodeArgs, Role, log, name};
+use super::{Failure, NodeArgs, Replay, Role, log, name};
 use crate::{Config, Handle, roles, start};
 
 /// How long good-byes may take, so that the process ends within 2 seconds.
@@ -55,7 +55,15 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
     let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
     log::start(filter, args.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
 
-    let mut config = Config::new(name).bind(args.bind.bind).join(args.join.unwrap_or_default()).profile(args.profile);
+    let mut config = Config::new(name)
+        .bind(args.bind.bind)
+        .join(args.join.unwrap_or_default())
+        .profile(args.profile)
+        .limits(args.limits.into())
+        .replay(args.replay == Replay::Retained);
+    if let Some(faults) = args.faults {
+        config = config.faults(faults);
+    }
     if let Some(host) = args.advertise {
         config = config.advertise(host);
     }

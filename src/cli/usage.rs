@@ -129,6 +129,23 @@ mod tests {
         let node = command.find_subcommand("node").expect("the command");
         let with_variable: Vec<_> =
             node.get_arguments().filter(|arg| arg.get_env().is_some()).map(|arg| arg.get_id().as_str()).collect();
-        assert_eq!(with_variable, ["name", "role", "bind", "advertise", "interval", "profile", "filter", "format"]);
+        assert_eq!(
+            with_variable,
+            [
+                "name",
+                "role",
+                "bind",
+                "advertise",
+                "interval",
+                "profile",
+                "retain_messages",
+                "retain_bytes",
+                "lag_limit",
+                "replay",
+                "faults",
+                "filter",
+                "format"
+            ]
+        );
     }
 }

@@ -9,8 +9,8 @@
 //!   freed or evicted │ delivered, kept      │ missing, some ahead    │
 //! ```
 //!
-//! Where a stream begins for this node the origin says ([`Start`]), unless the first message that comes
-//! is the first there is. Until that is known, messages are held. What comes ahead of its turn waits
+//! Where a stream begins for this node the origin says ([`Start`]), unless it is the first there is that
+//! comes from the origin. Until that is known, messages are held. What comes ahead of its turn waits
 //! until what is missing has come, too, or cannot be had any more.
 //!
 //! When an origin begins a new life, what is still missing of the former one is fetched all the same,
@@ -303,20 +303,22 @@ impl Inbound {
         self.ahead -= stream.ahead.values().map(Message::len).sum::<usize>();
     }
 
-    /// Takes a message. `build` makes it, with its origin's name, if it is new.
+    /// Takes a message. `begins` says that this node begins with it, unless it is known to begin
+    /// elsewhere. `build` makes it, with its origin's name, if it is new.
     pub(super) fn receive(
         &mut self,
         now: Instant,
         origin: &[u8],
         (epoch, seq): (u64, u64),
+        begins: bool,
         latest: u64,
         build: impl FnOnce(NodeName) -> Message,
     ) -> Result<Taken, StreamError> {
         let max_ahead_bytes = self.limits.retain_bytes / 4;
         let ahead_bytes = self.ahead;
-        let stream = self.open(now, origin, epoch, (seq == 0).then_some(0), latest)?;
-        if seq == 0 && stream.next.is_none() {
-            stream.next = Some(0);
+        let stream = self.open(now, origin, epoch, begins.then_some(seq), latest)?;
+        if begins && stream.next.is_none() {
+            stream.next = Some(seq);
         }
         let expected = stream.next.or_else(|| stream.first_ahead()).unwrap_or(seq);
         if seq == u64::MAX || seq > expected.saturating_add(MAX_AHEAD) {
@@ -386,11 +388,12 @@ impl Inbound {
         }
     }
 
-    /// Where this node begins in a stream, as its origin says; `base` is what the origin still has.
+    /// Where this node begins in a stream, as its origin says; `base` is what the origin still has. What
+    /// comes before it is not owed, also where this node had guessed that it would begin earlier.
     pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, base: u64, replay: bool) {
         let Some(stream) = self.get_mut(origin, epoch) else { return };
-        if stream.next.is_none() {
-            let at = if replay { base.min(start.at) } else { start.at };
+        let at = if replay { base.min(start.at) } else { start.at };
+        if stream.next.is_none_or(|next| next < at) {
             self.skip_to(origin, epoch, at);
         }
     }

@@ -52,6 +52,8 @@ mod outbound;
 mod payload;
 mod plain;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -100,9 +102,14 @@ const GIVEN_AT_ONCE: usize = 64 << 10;
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// How many others are asked for what the origin has no more.
 const OTHERS_ASKED: u32 = 4;
-/// How often an origin is asked where to begin.
-const STARTS_ASKED: u32 = 5;
-/// How long an origin that is gone may take to turn up and say where this node begins.
+/// How often an origin is asked where to begin, before this node begins with the very first message, if
+/// others retain that.
+const STARTS_ASKED: u32 = 6;
+/// … and before it takes what others retain: often enough for an answer to come where every other datagram
+/// is lost. That guess may leave out, in silence, what the origin owes this node.
+const STARTS_ASKED_IN_VAIN: u32 = 20;
+/// How long an origin that is gone may take to turn up and say where this node begins; and how long others
+/// are asked for what one that has left can give no more.
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// How often streams that are over are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -509,8 +516,10 @@ impl Dissemination {
         }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
+        // Whom the origin itself sends its first message, is a member to it and begins there.
+        let begins = id.1 == 0 && (route.hops == 0 || self.live > FANOUT + 1);
         let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
-        let taken = match self.inbound.receive(now, origin, id, self.latest(now), build) {
+        let taken = match self.inbound.receive(now, origin, id, begins, self.latest(now), build) {
             Ok(taken) => taken,
             Err(StreamError::FormerLife(epoch)) => {
                 self.counters.former_lives += 1;
@@ -627,6 +636,10 @@ impl Dissemination {
                 return;
             }
             // A live origin says itself where this node begins; one that seems gone may be about to come back.
+            // One that this node has never met is about to be met, and will say it then.
+            if membership.get(origin).is_none() && !self.replay {
+                return;
+            }
             let Ok(stream) = self.inbound.open(now, origin, epoch, None, latest) else { return };
             if record.is_none() {
                 stream.over_since = Some(now);
@@ -1019,7 +1032,8 @@ impl Dissemination {
         }
     }
 
-    /// Asks somebody for what is missing of a stream, or gives it up.
+    /// Asks somebody for what is missing of a stream, or gives it up. An origin may not know this node yet,
+    /// where news of members gets lost; what is asked of it comes with an introduction.
     fn ask(&mut self, now: Instant, origin: &NodeName, epoch: u64, membership: &Membership) {
         let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
         if !stream.lacks() {
@@ -1028,12 +1042,13 @@ impl Dissemination {
         let record = membership.get(origin.as_bytes());
         let live = record.filter(|record| record.is_live() && stream.over_since.is_none()).map(Record::addr);
         let Some(next) = stream.next else {
-            match live.filter(|_| stream.attempts < STARTS_ASKED) {
+            let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
+            match live.filter(|_| stream.attempts < asked) {
                 Some(addr) => {
                     let ack = Control::Ack { epoch, life: self.life, next: None }.encode();
                     stream.attempts += 1;
                     let again = now + self.backed_off(origin, epoch);
-                    self.send(addr, vec![ack]);
+                    self.send(addr, membership.introduction().into_iter().chain([ack]).collect());
                     self.timers.set(Timer::Ask(origin.clone(), epoch), again);
                 }
                 None if stream.over_since.is_some_and(|since| since + DEPARTED_GRACE > now) => {
@@ -1052,8 +1067,13 @@ impl Dissemination {
             return;
         };
         let gone = live.is_some() && stream.gone_below > next && stream.attempts >= OTHERS_ASKED;
+        let grace = match record.map(Record::state) {
+            Some(MemberState::Left) | None => DEPARTED_GRACE,
+            // It may come back, or has, in a new life: others have the last words of the former one.
+            Some(_) => FAILED_GRACE,
+        };
         let over = stream.attempts >= OTHERS_ASKED
-            && stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= FAILED_GRACE);
+            && stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
         if gone || over {
             let end = if gone { Some(stream.gone_below) } else { stream.first_ahead() };
             let Some(end) = end.map(|end| stream.first_ahead().map_or(end, |first| first.min(end))) else {
@@ -1088,7 +1108,8 @@ impl Dissemination {
         };
         if let Some(to) = to {
             let want = Control::Want { origin: origin.as_bytes(), epoch, ranges }.encode();
-            self.send(to, vec![want]);
+            let introduction = membership.introduction().filter(|_| live == Some(to));
+            self.send(to, introduction.into_iter().chain([want]).collect());
         }
         let again = now + self.backed_off(origin, epoch);
         self.timers.set(Timer::Ask(origin.clone(), epoch), again);

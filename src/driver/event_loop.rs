@@ -24,6 +24,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    faults::Faulty,
     lookup,
     outbox::Outbox,
     receipt::Reached,
@@ -56,6 +57,7 @@ type Found = (Seed, Result<Vec<SocketAddr>, String>);
 pub(super) struct EventLoop {
     node: Node,
     datagrams: Datagrams,
+    faults: Option<Faulty>,
     acceptor: Acceptor,
     streams: Streams,
     reports: mpsc::Receiver<Report>,
@@ -77,6 +79,7 @@ impl EventLoop {
     pub(super) fn new(
         node: Node,
         sockets: Sockets,
+        faults: Option<Faulty>,
         tcp_timeout: Duration,
         outbox: Arc<Outbox>,
         progress: watch::Sender<Progress>,
@@ -89,6 +92,7 @@ impl EventLoop {
         Self {
             node,
             datagrams,
+            faults,
             acceptor,
             streams,
             reports,
@@ -119,7 +123,8 @@ impl EventLoop {
         let mut handles_left = true;
         self.drain();
         while !self.is_done() {
-            let deadline = self.node.poll_timeout().into_iter().chain(self.stop_at).min();
+            let held = self.faults.as_ref().and_then(Faulty::poll_timeout);
+            let deadline = self.node.poll_timeout().into_iter().chain(self.stop_at).chain(held).min();
             if let Some(deadline) = deadline.map(Into::into).filter(|deadline| *deadline != timer.deadline()) {
                 timer.as_mut().reset(deadline);
             }
@@ -165,7 +170,8 @@ impl EventLoop {
     }
 
     fn is_done(&self) -> bool {
-        let told = self.left && !self.datagrams.has_backlog();
+        let held = self.faults.as_ref().and_then(Faulty::poll_timeout);
+        let told = self.left && !self.datagrams.has_backlog() && held.is_none();
         told || self.stop_at.is_some_and(|at| at <= Instant::now())
     }
 
@@ -240,10 +246,16 @@ impl EventLoop {
     fn drain(&mut self) {
         loop {
             while let Some(transmit) = self.node.poll_transmit() {
-                self.datagrams.send(transmit);
+                match &mut self.faults {
+                    None => self.datagrams.send(transmit),
+                    Some(faults) => faults.send(Instant::now(), transmit),
+                }
             }
             let Some(action) = self.node.poll_action() else { break };
             self.act(action);
+        }
+        while let Some(transmit) = self.faults.as_mut().and_then(|faults| faults.poll(Instant::now())) {
+            self.datagrams.send(transmit);
         }
         self.datagrams.flush();
         let progress = self.node.progress();

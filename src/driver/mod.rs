@@ -14,6 +14,7 @@
 
 mod advertise;
 mod event_loop;
+mod faults;
 pub(crate) mod health;
 mod lookup;
 mod outbox;
@@ -38,6 +39,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use self::{
     event_loop::{Command, EventLoop},
+    faults::Faulty,
     outbox::Outbox,
     sockets::Sockets,
 };
@@ -110,6 +112,10 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         .map_err(StartError::Advertise)?;
     tracing::debug!(listening = %sockets.addr, advertised = %addr, "sockets are open");
 
+    let faults = config.faults.map(|faults| {
+        // Without a system source of randomness, the same faults every time will do.
+        Faulty::new(&config.name, faults, SysRng.try_next_u64().unwrap_or_default())
+    });
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
     let node = Node::new(
@@ -143,7 +149,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         events: events.downgrade(),
         first: Mutex::new(Some(first)),
     };
-    let event_loop = EventLoop::new(node, sockets, config.tuning.tcp_timeout, outbox, progress, messages, events);
+    let event_loop =
+        EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, outbox, progress, messages, events);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
 }

@@ -73,7 +73,7 @@ pub(crate) use self::{
 use crate::{
     config::Tuning,
     timers::Timers,
-    wire::{Address, Alive, Dead, Message, NodeState, PushPull, PushPullState, Versions, packet},
+    wire::{Address, Alive, Dead, Message, NodeState, Ping, PushPull, PushPullState, Versions, packet},
 };
 
 /// A node's name, unique in its cluster. Go nodes may put any bytes in it; it is shown as UTF-8 with
@@ -199,6 +199,8 @@ pub(crate) enum Output {
     Packet { to: Target, messages: Vec<Bytes>, piggyback: bool },
     /// Exchange views with a member.
     PushPull { to: SocketAddr },
+    /// Ping a member over a stream.
+    StreamPing { to: SocketAddr, ping: Ping },
     /// Tell the application.
     Event(Event),
 }
@@ -367,6 +369,11 @@ impl Membership {
         let live = |record: &&Record| record.is_live();
         let others = self.others().filter(live);
         Some(self.me()).filter(live).into_iter().chain(others).map(Record::to_member).collect()
+    }
+
+    /// What this node says of itself to one that may not know it. Nothing once it has left.
+    pub(crate) fn introduction(&self) -> Option<Bytes> {
+        (!self.has_left()).then(|| encode_alive(self.me()))
     }
 
     /// This node's own record.

@@ -1,4 +1,5 @@
-//! Probing: one member each interval, first directly, then through others.
+//! Probing: one member each interval, first directly, then through others and over a stream, which gets
+//! through where many packets are lost.
 //!
 //! SWIM section 3.1, with Lifeguard's nacks (section IV-A) and its buddy rule (section IV-C: a suspected
 //! member is told of the suspicion in the very packet that probes it).
@@ -12,6 +13,8 @@ use crate::wire::{Ack, IndirectPing, Message, Nack, Ping, Source, Suspect, packe
 
 /// From this protocol version on a peer sends nacks.
 const NACK_PROTOCOL: u8 = 4;
+/// From this protocol version on a peer answers pings over streams.
+const STREAM_PING_PROTOCOL: u8 = 3;
 /// How many indirect pings are under way for others at most.
 const MAX_RELAYS: usize = 1024;
 
@@ -118,6 +121,11 @@ impl Membership {
             };
             let messages = vec![packet::encode_message(&Message::IndirectPing(ping))];
             self.outputs.push_back(Output::Packet { to: helper.into(), messages, piggyback: true });
+        }
+        if target.versions[1] >= STREAM_PING_PROTOCOL {
+            let node = Bytes::copy_from_slice(target.name.as_bytes());
+            let ping = Ping { seq: probe.seq, node, source: Some(source) };
+            self.outputs.push_back(Output::StreamPing { to: target.addr(), ping });
         }
     }
 

@@ -243,10 +243,18 @@ impl Node {
             self.reject(now, from, &error);
         }
         let mut route = Route::default();
+        let mut changed = false;
         for message in messages.drain(..) {
             match message {
-                wire::Message::User(payload) => self.hear(now, from, &payload, &mut route),
+                wire::Message::User(payload) => {
+                    // Who introduces itself, and goes on, is to be heard as the member it has become.
+                    if std::mem::take(&mut changed) {
+                        self.settle(now);
+                    }
+                    self.hear(now, from, &payload, &mut route);
+                }
                 message => {
+                    changed = true;
                     if let Err(refusal) = self.membership.handle(now, from, message) {
                         self.reject(now, from, &refusal);
                     }
@@ -539,6 +547,7 @@ impl Node {
                     self.transmit(to, &parts);
                 }
                 Output::PushPull { to } => self.push_pull(now, to, None),
+                Output::StreamPing { to, ping } => self.ping_over_stream(now, to, ping),
                 Output::Event(event) => self.tell(now, event),
             }
         }

@@ -19,7 +19,7 @@ use super::{Action, Node, StreamId, StreamInput, Timer};
 use crate::{
     dissemination::{self, Dissemination, Route},
     wire::{
-        Ack, PushPull,
+        self, Ack, Ping, PushPull,
         stream::{self, StreamMessage, StreamReader},
     },
 };
@@ -43,6 +43,10 @@ enum Role {
     /// For a seed, by its place, or in the ordinary course.
     Asking {
         seed: Option<usize>,
+    },
+    /// For an acknowledgement of this number.
+    Pinging {
+        seq: u32,
     },
     /// Nothing is wanted from the other side.
     Telling,
@@ -83,6 +87,15 @@ impl Node {
             view.user_state = self.dissemination_state();
         }
         self.write(id, &StreamMessage::PushPull(view));
+    }
+
+    /// Pings a member whose answers to packets do not come.
+    pub(super) fn ping_over_stream(&mut self, now: Instant, to: SocketAddr, ping: Ping) {
+        let id = self.open(now, to, Role::Pinging { seq: ping.seq });
+        // Later it would be no answer to the probe any more.
+        self.timers.set(Timer::Stream(id), now + self.tuning.probe_interval);
+        self.actions.push_back(Action::Connect { id, to });
+        self.write(id, &StreamMessage::Ping(ping));
     }
 
     /// What this node has of what is said. In a name that is another's it says nothing.
@@ -162,7 +175,7 @@ impl Node {
                     self.tuning.tcp_timeout, stream.received
                 )
             }
-            Role::Asking { .. } | Role::Telling => {
+            Role::Asking { .. } | Role::Pinging { .. } | Role::Telling => {
                 format!("{} did not answer within {:?}", stream.peer, self.tuning.tcp_timeout)
             }
         };
@@ -198,6 +211,11 @@ impl Node {
                     };
                     self.end_join(now, index, result);
                 }
+            }
+            (Role::Pinging { seq }, StreamMessage::Ack(ack)) if ack.seq == seq => {
+                self.close(id);
+                // An acknowledgement is never refused.
+                let _ = self.membership.handle(now, peer, wire::Message::Ack(ack));
             }
             (Role::Serving, StreamMessage::Ping(ping)) => {
                 let name = self.me().name.clone();

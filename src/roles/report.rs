@@ -23,7 +23,9 @@ pub(super) fn sent(node: &str, key: &str, value: u64) {
 pub(super) fn received(node: &str, message: &Message) {
     let (from, key, value) = (message.origin(), message.key(), one_line(message.value()));
     let value = value.as_ref();
-    info!(node, event = "received", %from, key, value, "received broadcast msg: key={key} value={value}");
+    // One of a plain node has no number.
+    let (epoch, seq) = message.id().map(|id| (id.epoch, id.seq)).unzip();
+    info!(node, event = "received", %from, key, value, epoch, seq, "received broadcast msg: key={key} value={value}");
 }
 
 pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod docker;
 pub mod go;
+pub mod ledger;
 pub mod require;
 pub mod talk;
 

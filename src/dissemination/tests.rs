@@ -1,0 +1,130 @@
+//! Nodes that lose much of what they send, under a virtual clock.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{control::Start, inbound::Inbound};
+use crate::{
+    config::{Limits, Profile},
+    node::Event,
+    sim::Sim,
+};
+
+const TURN: Duration = Duration::from_millis(200);
+
+struct Talk {
+    sim: Sim,
+    addrs: Vec<SocketAddr>,
+    /// The next value of each node.
+    next: u64,
+}
+
+impl Talk {
+    /// As many nodes, which lose that share of their datagrams, all joining through the first.
+    fn start(seed: u64, profile: Profile, n: u16, loss: f64) -> Self {
+        let mut sim = Sim::new(seed, profile);
+        sim.loss = loss;
+        let addrs = (1..=n).map(|i| sim.start(&format!("node{i}"), i, if i == 1 { &[] } else { &["node1"] })).collect();
+        Self { sim, addrs, next: 0 }
+    }
+
+    /// Everybody says the next value.
+    fn turn(&mut self) {
+        for addr in &self.addrs {
+            self.sim.publish(*addr, "k", &self.next.to_string());
+        }
+        self.next += 1;
+        self.sim.run(TURN);
+    }
+
+    /// Checks that every node has heard an unbroken run of each other's values, from `from` on at the
+    /// latest up to the last one.
+    fn check(&mut self, from: u64) {
+        for (i, addr) in self.addrs.iter().enumerate() {
+            let mut heard: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+            for event in self.sim.events(*addr) {
+                match event {
+                    Event::Message(message) => {
+                        let value = message.value().parse().expect("a number");
+                        heard.entry(message.origin().to_string()).or_default().push(value);
+                    }
+                    Event::Missed { .. } | Event::CutLoose(_) | Event::Failed(_) => panic!("{addr}: {event:?}"),
+                    _ => {}
+                }
+            }
+            for origin in (0..self.addrs.len()).filter(|origin| *origin != i) {
+                let heard = heard.remove(&format!("node{}", origin + 1)).unwrap_or_default();
+                let first = *heard.first().expect("something was heard");
+                assert!(first <= from, "{addr} heard node{} from {first} on, not from {from}", origin + 1);
+                assert_eq!(heard, (first..self.next).collect::<Vec<_>>(), "{addr} of node{}", origin + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn nodes_that_speak_before_all_know_them_are_heard_in_full_from_when_they_do() {
+    for (seed, profile) in (0..4).zip([Profile::Local, Profile::Lan].into_iter().cycle()) {
+        println!("seed {seed}, {profile:?}");
+        let mut talk = Talk::start(seed, profile, 13, 0.3);
+        while !talk.sim.agreed() {
+            talk.turn();
+            assert!(talk.next < 300, "they do not agree");
+        }
+        let agreed = talk.next;
+        for _ in 0..50 {
+            talk.turn();
+        }
+        talk.sim.run(Duration::from_secs(20));
+        println!("agreed after {agreed} turns");
+        talk.check(agreed);
+    }
+}
+
+#[test]
+fn what_was_said_while_both_were_cut_off_is_not_skipped() {
+    let mut talk = Talk::start(1, Profile::Lan, 4, 0.0);
+    let minute = Duration::from_secs(60);
+    talk.sim.run_until(minute, Sim::agreed);
+    let [one, two, three, four] = talk.addrs[..] else { panic!("four nodes") };
+    let sees = |addr, n| move |sim: &Sim| sim.view(addr).len() == n;
+    // node3 misses the very first message of node2, and has failed when it is back; so has node2.
+    talk.sim.partition(&[three], &[one, two, four]);
+    talk.sim.publish(two, "k", "0");
+    talk.sim.run_until(minute, sees(one, 3));
+    talk.sim.run_until(minute, sees(three, 1));
+    talk.sim.heal();
+    talk.sim.partition(&[two], &[one, three, four]);
+    talk.sim.run_until(minute, |sim| sees(one, 3)(sim) && sees(three, 3)(sim) && sees(two, 1)(sim));
+    talk.sim.publish(two, "k", "1");
+    talk.sim.run(Duration::from_secs(3));
+    talk.sim.heal();
+    talk.sim.run_until(minute, Sim::agreed);
+    talk.sim.run(Duration::from_secs(10));
+    for addr in [one, three, four] {
+        let events = talk.sim.events(addr);
+        let heard: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Message(message) => Some(message.value().to_owned()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(heard, ["0", "1"], "{addr}");
+    }
+}
+
+#[test]
+fn an_origin_corrects_a_guess_that_was_too_early() {
+    let mut inbound = Inbound::new(Limits::default());
+    let mut next = |guess, at| {
+        inbound.open(Instant::now(), b"node1", guess * 2, Some(guess), u64::MAX).expect("room");
+        inbound.start(b"node1", guess * 2, Start { at, life: 0 }, 0, false);
+        inbound.get(b"node1", guess * 2).and_then(|stream| stream.next)
+    };
+    assert_eq!(next(1, 3), Some(3), "what came before was never kept for this node");
+    assert_eq!(next(5, 3), Some(5), "what is here is here");
+}

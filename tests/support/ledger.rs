@@ -1,0 +1,160 @@
+//! Whether everybody heard everything, once and in order, told from the logs of all the lives of all
+//! the nodes of a cluster.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Log;
+
+/// One life of a node.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// The node's name.
+    pub node: String,
+    /// What it logged from its start to its end.
+    pub lines: Vec<Value>,
+    /// What is sent after this time and up to the next one, it has to hear.
+    pub since: String,
+    /// See `since`.
+    pub until: String,
+    /// It was killed: what it said last may have reached nobody, and what it heard ends anywhere.
+    pub killed: bool,
+}
+
+/// All times come before this one.
+pub const END: &str = "~";
+
+/// One of a node's lives, each of which begins where the node says that it listens.
+pub fn nth_life(lines: &[Value], n: usize) -> Vec<Value> {
+    let begins = |at: &usize| lines[*at]["event"] == "listening";
+    let lives: Vec<_> = (0..lines.len()).filter(begins).chain([lines.len()]).collect();
+    lines[lives[n]..lives[n + 1]].to_vec()
+}
+
+/// What a sender has sent last: its name and the value.
+pub type Said = (String, u64);
+
+/// What each sender has sent last by now, and a time by which all that was sent before is part of it.
+pub fn last_sent(nodes: &[(&str, &Log)]) -> (Vec<Said>, String) {
+    let last = |(name, log): &(&str, &Log)| {
+        let lines = log.lines();
+        let last = lines.iter().rfind(|line| line["event"] == "send")?;
+        Some((((*name).to_owned(), number(last, "value")), last["timestamp"].as_str().expect("a time").to_owned()))
+    };
+    let (said, times): (_, Vec<_>) = nodes.iter().filter_map(last).unzip();
+    (said, times.into_iter().min().unwrap_or_default())
+}
+
+/// Waits until every node has heard what each sender had sent last.
+#[track_caller]
+pub fn wait_heard(sent: &[Said], nodes: &[(&str, &Log)]) {
+    for (name, log) in nodes {
+        for (sender, value) in sent.iter().filter(|(sender, _)| sender != name) {
+            log.wait(&format!("{name} to hear {value} of {sender}"), |lines| {
+                let mut heard = lines.iter().rev().filter(|line| line["event"] == "received");
+                heard.any(|line| line["from"] == **sender && number(line, "value") == *value).then_some(())
+            });
+        }
+    }
+}
+
+/// Checks that of each life of each sender every life of every other node heard one unbroken run of what
+/// was sent: each message once, in order, none left out, and all that was sent between the node's `since`
+/// and its `until`. Gives how many messages were heard.
+#[track_caller]
+pub fn check(lives: &[Life]) -> usize {
+    let mut heard_by_all = 0;
+    for node in lives {
+        for line in &node.lines {
+            assert!(!["missed", "lagged", "log_lost"].iter().any(|event| line["event"] == *event), "{line}");
+        }
+        let mut heard = heard(node);
+        let mut senders: BTreeMap<&str, Vec<&Life>> = BTreeMap::new();
+        for life in lives.iter().filter(|life| life.node != node.node) {
+            senders.entry(&life.node).or_default().push(life);
+        }
+        for (sender, sender_lives) in senders {
+            let epochs: Vec<_> = heard.keys().filter(|(from, _)| from == sender).cloned().collect();
+            // Of the lives it has heard at all, the last ones: who joins late does not hear the former.
+            let spoke: Vec<_> = sender_lives.iter().filter(|life| !sent(life).is_empty()).collect();
+            assert!(epochs.len() <= spoke.len(), "{} heard {} lives of {sender}", node.node, epochs.len());
+            let skipped = spoke.len() - epochs.len();
+            for (i, life) in spoke.iter().enumerate() {
+                let heard = i.checked_sub(skipped).and_then(|i| heard.remove(&epochs[i])).unwrap_or_default();
+                check_run(node, life, &heard);
+                heard_by_all += heard.len();
+            }
+        }
+        assert!(heard.is_empty(), "{} heard of strangers: {:?}", node.node, heard.keys());
+    }
+    check_last_words(lives);
+    heard_by_all
+}
+
+/// A message as it was heard: its number and its value.
+type Heard = (u64, u64);
+
+fn heard(node: &Life) -> BTreeMap<(String, u64), Vec<Heard>> {
+    let mut heard: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for line in node.lines.iter().filter(|line| line["event"] == "received") {
+        let from = line["from"].as_str().expect("text").to_owned();
+        heard.entry((from, number(line, "epoch"))).or_default().push((number(line, "seq"), number(line, "value")));
+    }
+    heard
+}
+
+/// The values a node sent, and when.
+fn sent(life: &Life) -> Vec<(u64, &str)> {
+    let sent = life.lines.iter().filter(|line| line["event"] == "send");
+    sent.map(|line| (number(line, "value"), line["timestamp"].as_str().expect("a time"))).collect()
+}
+
+fn check_run(node: &Life, sender: &Life, heard: &[Heard]) {
+    let who = format!("{} (since {}) of {} (since {})", node.node, node.since, sender.node, sender.since);
+    let sent = sent(sender);
+    for pair in heard.windows(2) {
+        assert_eq!(pair[1].0, pair[0].0 + 1, "{who}: the numbers heard, {pair:?}");
+    }
+    let since = node.since.as_str().max(&sender.since);
+    let expected = sent.iter().position(|(_, time)| *time > since);
+    let Some((first, _)) = heard.first() else {
+        let to_hear = expected
+            .map(|i| sent[i])
+            .filter(|(_, time)| *time <= node.until.as_str() && !node.killed && !sender.killed);
+        return assert_eq!(to_hear, None, "{who}: nothing heard");
+    };
+    let first = usize::try_from(*first).expect("a small number");
+    if let Some(expected) = expected {
+        assert!(first <= expected, "{who}: heard from number {first} on, and not from {expected} on");
+    }
+    let sent_values: Vec<_> = sent.iter().skip(first).map(|(value, _)| *value).collect();
+    let heard_values: Vec<_> = heard.iter().map(|(_, value)| *value).collect();
+    let common = sent_values.len().min(heard_values.len());
+    assert_eq!(heard_values[..common], sent_values[..common], "{who}");
+    // A sender that is killed may not have logged its last one.
+    assert!(heard_values.len() <= sent_values.len() + usize::from(sender.killed), "{who}: more heard than sent");
+    if !node.killed && !sender.killed {
+        let left_out = sent.get(first + heard.len()).filter(|(_, time)| *time <= node.until.as_str());
+        assert_eq!(left_out, None, "{who}: {} heard, then no more", heard.len());
+    }
+}
+
+/// What a killed node said last, either all who outlived it have heard, or none.
+fn check_last_words(lives: &[Life]) {
+    for dead in lives.iter().filter(|life| life.killed) {
+        let witnesses = lives.iter().filter(|life| !life.killed && life.since <= dead.since && life.node != dead.node);
+        let last = |life: &Life| {
+            let epochs = heard(life).into_iter().filter(|((from, _), _)| *from == dead.node);
+            epochs.map(|(_, heard)| heard.last().copied()).next().flatten()
+        };
+        let ends: BTreeMap<_, _> = witnesses.map(|life| (life.node.clone(), last(life))).collect();
+        let first = ends.values().next();
+        assert!(ends.values().all(|end| Some(end) == first), "the last of {}: {ends:?}", dead.node);
+        assert!(first.is_some_and(Option::is_some), "{} was heard: {ends:?}", dead.node);
+    }
+}
+
+fn number(line: &Value, field: &str) -> u64 {
+    line[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"))
+}
