@@ -131,7 +131,7 @@ impl EventLoop {
                 () = &mut timer, if deadline.is_some() => self.node.handle_timeout(Instant::now()),
                 () = self.datagrams.ready() => {
                     self.datagrams.flush();
-                    self.receive().await;
+                    self.receive();
                 }
                 (stream, from) = self.acceptor.accept() => self.accept(stream, from),
                 () = self.outbox.filled() => {}
@@ -146,6 +146,10 @@ impl EventLoop {
                 },
             }
             self.publish();
+            if self.tell() {
+                // Acknowledgements can wait for what the subscribers do, who may share this thread.
+                tokio::task::yield_now().await;
+            }
             self.drain();
         }
     }
@@ -197,7 +201,7 @@ impl EventLoop {
         }
     }
 
-    async fn receive(&mut self) {
+    fn receive(&mut self) {
         let mut failed = 0;
         for _ in 0..BATCH {
             match self.datagrams.receive() {
@@ -212,8 +216,6 @@ impl EventLoop {
         if failed == BATCH {
             self.datagrams.rest();
         }
-        // There is more to read: lets subscribers have their turn, who may share this thread.
-        tokio::task::yield_now().await;
     }
 
     fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
@@ -254,8 +256,8 @@ impl EventLoop {
         self.tell();
     }
 
-    /// Tells the subscribers what has happened.
-    fn tell(&mut self) {
+    /// Tells the subscribers what has happened; gives whether that was a message.
+    fn tell(&mut self) -> bool {
         let (messages, events) = &mut self.news;
         while let Some(event) = self.node.poll_event() {
             self.left |= matches!(event, Event::LeaveComplete);
@@ -265,8 +267,10 @@ impl EventLoop {
                 events.push_back(event);
             }
         }
+        let told = !messages.is_empty();
         self.messages.send(messages);
         self.events.send(events);
+        told
     }
 
     fn act(&mut self, action: Action) {
