@@ -61,6 +61,8 @@ pub(crate) enum StreamError {
 /// One life of an origin.
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// Its name, as it is remembered.
+    pub(super) origin: NodeName,
     pub(super) epoch: u64,
     /// The number after the last one delivered; `None` while it is not known where to begin.
     pub(super) next: Option<u64>,
@@ -83,11 +85,23 @@ pub(super) struct Stream {
     pub(super) rounds: u32,
     /// Since when the origin is gone, or has a newer life.
     pub(super) over_since: Option<Instant>,
+    /// What came has not been acknowledged yet.
+    pub(super) ack_due: bool,
+}
+
+/// What all streams together keep.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Bytes and messages kept after their delivery.
+    retained: (usize, usize),
+    /// Bytes that wait for their turn.
+    ahead: usize,
 }
 
 impl Stream {
-    fn new(epoch: u64, next: Option<u64>) -> Self {
+    fn new(origin: NodeName, epoch: u64, next: Option<u64>) -> Self {
         Self {
+            origin,
             epoch,
             next,
             retained: VecDeque::new(),
@@ -101,6 +115,7 @@ impl Stream {
             attempts: 0,
             rounds: 0,
             over_since: None,
+            ack_due: false,
         }
     }
 
@@ -177,10 +192,33 @@ impl Stream {
         }
     }
 
+    /// Delivers a message whose turn it is, and those that waited for it.
+    fn deliver(&mut self, message: Message, kept: &mut Kept, delivered: &mut VecDeque<Message>) {
+        let mut due = Some(message);
+        let mut next = self.next.unwrap_or_default();
+        while let Some(message) = due {
+            if next >= self.floor {
+                self.bytes += message.len();
+                kept.retained.0 += message.len();
+                kept.retained.1 += 1;
+                self.retained.push_back(message.clone());
+            }
+            delivered.push_back(message);
+            next += 1;
+            due = if self.ahead.is_empty() { None } else { self.ahead.remove(&next) };
+            kept.ahead -= due.as_ref().map_or(0, Message::len);
+        }
+        self.next = Some(next);
+    }
+
     /// Nobody could give what is missing: it is not waited for any more.
     pub(super) fn forget_head(&mut self) {
         self.head = self.next.unwrap_or_default();
     }
+}
+
+fn find<'a>(streams: &'a mut BTreeMap<NodeName, Vec<Stream>>, origin: &[u8], epoch: u64) -> Option<&'a mut Stream> {
+    streams.get_mut(origin)?.iter_mut().find(|stream| stream.epoch == epoch)
 }
 
 /// See the [module](self).
@@ -188,17 +226,14 @@ impl Stream {
 pub(super) struct Inbound {
     limits: Limits,
     streams: BTreeMap<NodeName, Vec<Stream>>,
-    /// Bytes and messages kept after their delivery.
-    retained: (usize, usize),
-    /// Bytes that wait for their turn.
-    ahead: usize,
+    kept: Kept,
     /// What is delivered, in order.
     pub(super) delivered: VecDeque<Message>,
 }
 
 impl Inbound {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, streams: BTreeMap::new(), retained: (0, 0), ahead: 0, delivered: VecDeque::new() }
+        Self { limits, streams: BTreeMap::new(), kept: Kept::default(), delivered: VecDeque::new() }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
@@ -219,17 +254,12 @@ impl Inbound {
     }
 
     pub(super) fn get_mut(&mut self, origin: &[u8], epoch: u64) -> Option<&mut Stream> {
-        self.streams.get_mut(origin)?.iter_mut().find(|stream| stream.epoch == epoch)
+        find(&mut self.streams, origin, epoch)
     }
 
     /// Bytes that are retained, bytes that wait for their turn, and messages that are retained.
     pub(super) fn size(&self) -> (usize, usize, usize) {
-        (self.retained.0, self.ahead, self.retained.1)
-    }
-
-    /// The name under which an origin is remembered.
-    pub(super) fn name(&self, origin: &[u8]) -> Option<&NodeName> {
-        self.streams.get_key_value(origin).map(|(name, _)| name)
+        (self.kept.retained.0, self.kept.ahead, self.kept.retained.1)
     }
 
     /// The stream of one life of an origin, which begins at `next` if it is new here.
@@ -276,7 +306,8 @@ impl Inbound {
         if let (true, Some(oldest)) = (lives.len() >= MAX_LIVES, oldest) {
             self.remove_life(origin, oldest);
         }
-        self.streams.entry(NodeName::from(origin)).or_default().push(Stream::new(epoch, next));
+        let name = NodeName::from(origin);
+        self.streams.entry(name.clone()).or_default().push(Stream::new(name, epoch, next));
         Ok(())
     }
 
@@ -298,9 +329,9 @@ impl Inbound {
     }
 
     fn uncount(&mut self, stream: &Stream) {
-        self.retained.0 -= stream.bytes;
-        self.retained.1 -= stream.retained.len();
-        self.ahead -= stream.ahead.values().map(Message::len).sum::<usize>();
+        self.kept.retained.0 -= stream.bytes;
+        self.kept.retained.1 -= stream.retained.len();
+        self.kept.ahead -= stream.ahead.values().map(Message::len).sum::<usize>();
     }
 
     /// Takes a message. `begins` says that this node begins with it, unless it is known to begin
@@ -314,9 +345,10 @@ impl Inbound {
         latest: u64,
         build: impl FnOnce(NodeName) -> Message,
     ) -> Result<Taken, StreamError> {
-        let max_ahead_bytes = self.limits.retain_bytes / 4;
-        let ahead_bytes = self.ahead;
-        let stream = self.open(now, origin, epoch, begins.then_some(seq), latest)?;
+        if self.get(origin, epoch).is_none() {
+            self.begin_life(now, origin, epoch, begins.then_some(seq), latest)?;
+        }
+        let stream = find(&mut self.streams, origin, epoch).expect("it was there, or was just added");
         if begins && stream.next.is_none() {
             stream.next = Some(seq);
         }
@@ -328,49 +360,24 @@ impl Inbound {
             return Ok(Taken::Known);
         }
         stream.head = stream.head.max(seq + 1);
-        let in_turn = stream.next == Some(seq);
-        let name = self.name(origin).expect("its stream was just opened").clone();
-        let message = build(name);
-        if !in_turn && ahead_bytes + message.len() > max_ahead_bytes {
+        let message = build(stream.origin.clone());
+        if stream.next == Some(seq) {
+            stream.attempts = 0;
+            stream.deliver(message, &mut self.kept, &mut self.delivered);
+            self.make_room();
+        } else if self.kept.ahead + message.len() > self.limits.retain_bytes / 4 {
             return Ok(Taken::NoRoom);
-        }
-        let stream = self.get_mut(origin, epoch).expect("it was just opened");
-        stream.attempts = 0;
-        if in_turn {
-            self.deliver(origin, epoch, message);
         } else {
-            let len = message.len();
+            stream.attempts = 0;
+            self.kept.ahead += message.len();
             stream.ahead.insert(seq, message);
-            self.ahead += len;
         }
         Ok(Taken::New)
     }
 
-    /// Delivers a message whose turn it is, and those that waited for it.
-    fn deliver(&mut self, origin: &[u8], epoch: u64, message: Message) {
-        let lives = self.streams.get_mut(origin).into_iter().flatten();
-        let Some(stream) = lives.into_iter().find(|life| life.epoch == epoch) else { return };
-        let mut due = Some(message);
-        let mut next = stream.next.unwrap_or_default();
-        while let Some(message) = due {
-            if next >= stream.floor {
-                stream.bytes += message.len();
-                self.retained.0 += message.len();
-                self.retained.1 += 1;
-                stream.retained.push_back(message.clone());
-            }
-            self.delivered.push_back(message);
-            next += 1;
-            due = stream.ahead.remove(&next);
-            self.ahead -= due.as_ref().map_or(0, Message::len);
-        }
-        stream.next = Some(next);
-        self.make_room();
-    }
-
     /// Goes on from `next`, since what comes before is not for this node, or cannot be had.
     pub(super) fn skip_to(&mut self, origin: &[u8], epoch: u64, next: u64) {
-        let Some(stream) = self.get_mut(origin, epoch) else { return };
+        let Some(stream) = find(&mut self.streams, origin, epoch) else { return };
         let later = stream.ahead.split_off(&next);
         let dropped = std::mem::replace(&mut stream.ahead, later);
         stream.next = Some(next);
@@ -380,11 +387,13 @@ impl Inbound {
         let (bytes, messages) = (std::mem::take(&mut stream.bytes), stream.retained.len());
         stream.retained.clear();
         let due = stream.ahead.remove(&next);
-        self.retained.0 -= bytes;
-        self.retained.1 -= messages;
-        self.ahead -= dropped.values().chain(&due).map(Message::len).sum::<usize>();
+        self.kept.retained.0 -= bytes;
+        self.kept.retained.1 -= messages;
+        self.kept.ahead -= dropped.values().chain(&due).map(Message::len).sum::<usize>();
         if let Some(message) = due {
-            self.deliver(origin, epoch, message);
+            // What was taken out of `ahead` is counted out already.
+            stream.deliver(message, &mut self.kept, &mut self.delivered);
+            self.make_room();
         }
     }
 
@@ -423,14 +432,15 @@ impl Inbound {
         if stream.retained.is_empty() {
             stream.retained.shrink_to(16);
         }
-        self.retained.0 -= bytes;
-        self.retained.1 -= n;
+        self.kept.retained.0 -= bytes;
+        self.kept.retained.1 -= n;
     }
 
     /// Evicts the oldest of the origin that has most, until what is kept is within its bounds. Origins
     /// keep what is needed themselves, so this costs nothing but a detour, as long as they live.
     fn make_room(&mut self) {
-        while self.retained.0 > self.limits.retain_bytes / 2 || self.retained.1 > self.limits.retain_messages {
+        while self.kept.retained.0 > self.limits.retain_bytes / 2 || self.kept.retained.1 > self.limits.retain_messages
+        {
             let fullest = self.iter().max_by_key(|(_, stream)| (stream.bytes, stream.retained.len()));
             let Some((origin, stream)) = fullest.filter(|(_, stream)| !stream.retained.is_empty()) else { return };
             let (origin, epoch, n) = (origin.clone(), stream.epoch, stream.retained.len().div_ceil(8));

@@ -118,7 +118,7 @@ impl Message {
     }
 
     /// How many bytes it takes on the wire.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.payload.len()
     }
 

@@ -533,8 +533,7 @@ impl Dissemination {
             let message = packet::encode_message(&wire::Message::User(payload.clone()));
             self.relays.entry(Route { hops, until: Some(until) }).or_default().push(message);
         }
-        let name = self.after_news(now, origin, identity.epoch, from, taken == Taken::New);
-        self.ack_later(now, name, identity.epoch);
+        self.after_news(now, origin, identity.epoch, from, taken == Taken::New);
         self.deliver(now);
         Ok(())
     }
@@ -548,22 +547,30 @@ impl Dissemination {
         self.send(record.addr(), vec![have]);
     }
 
-    /// Something of a stream came: sees to it that others hear of it, and that what is missing is asked
-    /// for. Gives the origin's name, as it is remembered.
-    fn after_news(&mut self, now: Instant, origin: &[u8], epoch: u64, from: SocketAddr, news: bool) -> NodeName {
+    /// Something of a stream came: sees to it that it is acknowledged, that others hear of it, and that
+    /// what is missing is asked for.
+    fn after_news(&mut self, now: Instant, origin: &[u8], epoch: u64, from: SocketAddr, news: bool) {
         let rounds = self.telling_rounds();
-        let patience = self.patience() / 5;
-        let name = self.inbound.name(origin).expect("its stream was opened when the message came").clone();
         let stream = self.inbound.get_mut(origin, epoch).expect("it was opened when the message came");
         if news {
             stream.rounds = rounds;
         }
-        if stream.lacks() {
-            // What is out of order may just be late.
+        let acks = !std::mem::replace(&mut stream.ack_due, true);
+        let lacks = stream.lacks();
+        if lacks {
             stream.hint.get_or_insert(from);
-            self.ask_by(now + patience, &name, epoch);
         }
-        name
+        if !acks && !lacks {
+            return;
+        }
+        let name = stream.origin.clone();
+        if lacks {
+            // What is out of order may just be late.
+            self.ask_by(now + self.patience() / 5, &name, epoch);
+        }
+        if acks {
+            self.ack_later(now, name, epoch);
+        }
     }
 
     fn ask_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
@@ -979,8 +986,9 @@ impl Dissemination {
 
     fn send_acks(&mut self, membership: &Membership) {
         for (origin, epoch) in std::mem::take(&mut self.acks) {
+            let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { continue };
+            stream.ack_due = false;
             let Some(record) = membership.get(origin.as_bytes()).filter(|record| record.is_live()) else { continue };
-            let Some(stream) = self.inbound.get(origin.as_bytes(), epoch) else { continue };
             let ack = Control::Ack { epoch, life: self.life, next: stream.next }.encode();
             self.send(record.addr(), vec![ack]);
         }

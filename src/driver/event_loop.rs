@@ -3,7 +3,7 @@
 //! It waits for whatever comes first — datagrams, a command, a report of a stream or a lookup, a new
 //! connection, the node's next deadline —, hands it to the [`Node`] with the time, and carries out
 //! what comes of it. It waits for nothing else: a datagram the socket does not take goes to a bounded
-//! backlog, a write to a stream's bounded queue, an event to a ring that overwrites its oldest.
+//! backlog, a write to a stream's bounded queue, an event to bounded queues that lose their oldest.
 //!
 //! It runs until the node has left: on [`Command::Leave`] or when the last handle is gone, the node
 //! tells the others and says [`Event::LeaveComplete`]. [`LEAVE_LIMIT`] later it ends regardless.
@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     net::TcpStream,
     pin, select,
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::sleep_until,
 };
 use tracing::debug;
@@ -30,6 +30,7 @@ use super::{
     receipt::Reached,
     sockets::{Acceptor, Datagrams, Sockets},
     streams::{Report, Streams, What},
+    subscription::Feed,
 };
 use crate::{
     Event, Member, Message, PublishError, Seed,
@@ -67,8 +68,10 @@ pub(super) struct EventLoop {
     /// Taken from the outbox; they wait for room in the log.
     drafts: VecDeque<Draft>,
     progress: watch::Sender<Progress>,
-    messages: broadcast::Sender<Message>,
-    events: broadcast::Sender<Event>,
+    messages: Feed<Message>,
+    events: Feed<Event>,
+    /// What the subscribers are told next; empty in between, kept for its allocation.
+    news: (VecDeque<Message>, VecDeque<Event>),
     /// Set when the node leaves: when to stop at the latest.
     stop_at: Option<Instant>,
     /// The others have been told.
@@ -83,8 +86,8 @@ impl EventLoop {
         tcp_timeout: Duration,
         outbox: Arc<Outbox>,
         progress: watch::Sender<Progress>,
-        messages: broadcast::Sender<Message>,
-        events: broadcast::Sender<Event>,
+        messages: Feed<Message>,
+        events: Feed<Event>,
     ) -> Self {
         let Sockets { datagrams, acceptor, addr: _ } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout);
@@ -103,6 +106,7 @@ impl EventLoop {
             progress,
             messages,
             events,
+            news: Default::default(),
             stop_at: None,
             left: false,
         }
@@ -132,7 +136,7 @@ impl EventLoop {
                 () = &mut timer, if deadline.is_some() => self.node.handle_timeout(Instant::now()),
                 () = self.datagrams.ready() => {
                     self.datagrams.flush();
-                    self.receive().await;
+                    self.receive();
                 }
                 (stream, from) = self.acceptor.accept() => self.accept(stream, from),
                 () = self.outbox.filled() => {}
@@ -147,6 +151,10 @@ impl EventLoop {
                 },
             }
             self.publish();
+            if self.tell() {
+                // Acknowledgements can wait for what the subscribers do, who may share this thread.
+                tokio::task::yield_now().await;
+            }
             self.drain();
         }
     }
@@ -199,7 +207,7 @@ impl EventLoop {
         }
     }
 
-    async fn receive(&mut self) {
+    fn receive(&mut self) {
         let mut failed = 0;
         for _ in 0..BATCH {
             match self.datagrams.receive() {
@@ -214,8 +222,6 @@ impl EventLoop {
         if failed == BATCH {
             self.datagrams.rest();
         }
-        // There is more to read: lets subscribers have their turn, who may share this thread.
-        tokio::task::yield_now().await;
     }
 
     fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
@@ -260,15 +266,24 @@ impl EventLoop {
         self.datagrams.flush();
         let progress = self.node.progress();
         self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+        self.tell();
+    }
+
+    /// Tells the subscribers what has happened; gives whether that was a message.
+    fn tell(&mut self) -> bool {
+        let (messages, events) = &mut self.news;
         while let Some(event) = self.node.poll_event() {
             self.left |= matches!(event, Event::LeaveComplete);
-            // An error says that nobody listens.
             if let Event::Message(message) = event {
-                let _ = self.messages.send(message);
+                messages.push_back(message);
             } else {
-                let _ = self.events.send(event);
+                events.push_back(event);
             }
         }
+        let told = !messages.is_empty();
+        self.messages.send(messages);
+        self.events.send(events);
+        told
     }
 
     fn act(&mut self, action: Action) {

@@ -35,13 +35,14 @@ use std::{
 
 use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     event_loop::{Command, EventLoop},
     faults::Faulty,
     outbox::Outbox,
     sockets::Sockets,
+    subscription::{Bounds, Feed, Subscribers},
 };
 pub use self::{
     receipt::{Delivery, Receipt, Undelivered},
@@ -56,8 +57,10 @@ use crate::{
 
 /// Commands that wait for the event loop, at most.
 const COMMANDS: usize = 256;
-/// Messages, and events, kept for a subscriber that is behind, at most.
-const KEPT: usize = 1024;
+/// What is kept for a subscriber that is behind, of messages and of events. It lasts some 100 ms in the
+/// fastest flood, so that the system may well let a subscriber wait.
+const KEPT_MESSAGES: Bounds = Bounds { count: 16_384, bytes: 16 << 20 };
+const KEPT_EVENTS: Bounds = Bounds { count: 1024, bytes: usize::MAX };
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +87,7 @@ pub enum StartError {
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
 
-/// What the clones of a handle share. It holds no sender of messages or events: those are the event
-/// loop's alone, so that subscriptions end when it does.
+/// What the clones of a handle share.
 #[derive(Debug)]
 struct Shared {
     name: String,
@@ -93,10 +95,10 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     outbox: Arc<Outbox>,
     progress: watch::Receiver<Progress>,
-    messages: broadcast::WeakSender<Message>,
-    events: broadcast::WeakSender<Event>,
+    messages: Subscribers<Message>,
+    events: Subscribers<Event>,
     /// Hears the events from the very start, until the first subscriber takes it.
-    first: Mutex<Option<broadcast::Receiver<Event>>>,
+    first: Mutex<Option<Subscription<Event>>>,
 }
 
 /// Starts a node. Must be called within a tokio runtime.
@@ -137,17 +139,16 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let (commands, received) = mpsc::channel(COMMANDS);
     let outbox = Arc::new(Outbox::new(node.epoch()));
     let (progress, known) = watch::channel(Progress::default());
-    let messages = broadcast::Sender::new(KEPT);
-    let (events, first) = broadcast::channel(KEPT);
+    let (messages, events) = (Feed::new(KEPT_MESSAGES, Message::len), Feed::new(KEPT_EVENTS, |_| 0));
     let shared = Shared {
         name: config.name,
         addr,
         commands,
         outbox: Arc::clone(&outbox),
         progress: known,
-        messages: messages.downgrade(),
-        events: events.downgrade(),
-        first: Mutex::new(Some(first)),
+        messages: messages.subscribers(),
+        events: events.subscribers(),
+        first: Mutex::new(Some(events.subscribers().subscribe())),
     };
     let event_loop =
         EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, outbox, progress, messages, events);
@@ -197,11 +198,11 @@ impl Handle {
         Draft::checked(key, &value, &self.0.name)
     }
 
-    /// The messages other nodes publish, from now on. The last 1024 are kept for a subscriber that
-    /// is behind.
+    /// The messages other nodes publish, from now on. For a subscriber that is behind the last 16,384 are
+    /// kept, up to 16 MiB.
     #[must_use]
     pub fn subscribe(&self) -> Subscription<Message> {
-        Subscription::new(self.0.messages.upgrade().map(|messages| messages.subscribe()))
+        self.0.messages.subscribe()
     }
 
     /// What happens in the cluster: every [`Event`] but the messages. The first call hears of
@@ -211,7 +212,7 @@ impl Handle {
     pub fn events(&self) -> Subscription<Event> {
         // Nothing can panic under this lock; were it poisoned, the receiver would still be whole.
         let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Subscription::new(first.or_else(|| self.0.events.upgrade().map(|events| events.subscribe())))
+        first.unwrap_or_else(|| self.0.events.subscribe())
     }
 
     /// Every member that is not dead, this node first. Nobody once the node has stopped.

@@ -1,0 +1,190 @@
+//! How fast, how surely and at what cost messages reach every node: real sockets on loopback, all nodes
+//! in this process.
+//!
+//! `cargo bench --bench fanout -- --help` tells the settings. `scripts/bench-peers` runs this beside
+//! other systems, whose clients measure in the same way (`benches/peers`).
+
+use std::{
+    error::Error,
+    fs,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use broadcast::{Config, Handle, Message, Seed, Subscription, start};
+use clap::Parser;
+use tokio::{sync::oneshot, task::JoinSet, time};
+
+use self::{
+    measure::{Clock, Load, Mode, Report, Run, Tally},
+    table::table,
+};
+
+#[path = "support/measure.rs"]
+mod measure;
+#[path = "support/table.rs"]
+mod table;
+
+/// How long the nodes may take to find each other, and the last receipts to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Parser)]
+#[command(about = "Measures how messages reach every node, over real sockets on loopback")]
+struct Cli {
+    /// Nodes, the senders included.
+    #[arg(long, default_value_t = 13)]
+    nodes: usize,
+    /// Nodes that send, by turns when paced.
+    #[arg(long, default_value_t = 1)]
+    senders: usize,
+    /// Only this [default: one after the other]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Messages of all senders [default: 400 paced, 50000 as a flood]
+    #[arg(long)]
+    msgs: Option<u64>,
+    /// Messages a second, when paced.
+    #[arg(long, default_value_t = 200)]
+    rate: u64,
+    /// Bytes of a value, as JSON.
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// Threads of the runtime; 1 runs everything on the main thread.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Print one JSON object for each run.
+    #[arg(long)]
+    json: bool,
+    /// Measure nothing: print the reports in this file, in JSON, as one table.
+    #[arg(long, value_name = "FILE")]
+    table: Option<std::path::PathBuf>,
+    /// Cargo says it when it runs benchmarks, and not when it runs tests.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let cli = Cli::parse();
+    if let Some(file) = &cli.table {
+        print!("{}", table(&fs::read_to_string(file)?)?);
+        return Ok(());
+    }
+    if cli.senders == 0 || cli.senders >= cli.nodes {
+        return Err("there must be senders, and fewer than nodes".into());
+    }
+    let mut runtime = match cli.threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(cli.threads).enable_all().build()?;
+    for mode in cli.mode.map_or(vec![Mode::Paced, Mode::Flood], |mode| vec![mode]) {
+        let msgs = cli.msgs.unwrap_or(match (mode, cli.bench) {
+            (Mode::Paced, true) => 400,
+            (Mode::Flood, true) => 50_000,
+            // A test that it works.
+            (_, false) => 50,
+        });
+        let load = Load { mode, msgs, rate: cli.rate, size: cli.size };
+        runtime.block_on(measure(&cli, &load))?.print(cli.json);
+    }
+    Ok(())
+}
+
+async fn measure(cli: &Cli, load: &Load) -> Result<Report, Box<dyn Error>> {
+    let nodes = cluster(cli.nodes).await?;
+    let (clock, delivered) = (Clock::start(), Arc::new(AtomicU64::new(0)));
+    let mut receivers = JoinSet::new();
+    let mut stops = Vec::new();
+    for node in &nodes {
+        let (stop, stopped) = oneshot::channel();
+        receivers.spawn(receive(node.subscribe(), Tally::new(clock, load.mode, &delivered), stopped));
+        stops.push(stop);
+    }
+    let run = Run::begin(&[]);
+    let mut receipts = Vec::new();
+    match load.mode {
+        Mode::Paced => receipts = pace(&nodes[..cli.senders], load, clock).await?,
+        Mode::Flood => {
+            let mut floods = JoinSet::new();
+            for (sender, node) in nodes[..cli.senders].iter().enumerate() {
+                let share = (sender as u64..load.msgs).step_by(cli.senders).count() as u64;
+                floods.spawn(flood(node.clone(), sender, share, load.size, clock));
+            }
+            while let Some(flooded) = floods.join_next().await {
+                flooded??;
+            }
+        }
+    }
+    let cost = run.end(&delivered, load.msgs * (cli.nodes - 1) as u64).await;
+    drop(stops);
+    let tallies = receivers.join_all().await;
+    let leaving: JoinSet<()> = nodes.into_iter().map(|node| async move { node.leave().await }).collect();
+    leaving.join_all().await;
+    Ok(Report::new("broadcast", load, (cli.nodes - 1, cli.senders), cost, tallies, receipts))
+}
+
+/// So many nodes that all know each other.
+async fn cluster(size: usize) -> Result<Vec<Handle>, Box<dyn Error>> {
+    let mut nodes: Vec<Handle> = Vec::new();
+    for number in 1..=size {
+        let seeds = nodes.first().map(|node| Seed { host: node.addr().ip().to_string(), port: node.addr().port() });
+        nodes.push(start(Config::new(format!("node{number}")).bind(([127, 0, 0, 1], 0).into()).join(seeds)).await?);
+    }
+    let known = async {
+        for node in &nodes {
+            while node.members().await.len() < size {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    };
+    time::timeout(PATIENCE, known).await.map_err(|_| "the nodes do not find each other")?;
+    // What they still say of each other is not to disturb the measurement.
+    time::sleep(Duration::from_millis(500)).await;
+    Ok(nodes)
+}
+
+async fn receive(mut messages: Subscription<Message>, mut tally: Tally, mut stopped: oneshot::Receiver<()>) -> Tally {
+    loop {
+        tokio::select! {
+            biased;
+            message = messages.recv() => match message {
+                Some(Ok(message)) => tally.record(message.value().trim_matches('"').as_bytes()),
+                // What was missed is missing in the count of what was delivered.
+                Some(Err(lagged)) => eprintln!("a receiver lost messages: {lagged}"),
+                None => return tally,
+            },
+            _ = &mut stopped => return tally,
+        }
+    }
+}
+
+/// Gives how long each message took to be known to be everywhere.
+async fn pace(senders: &[Handle], load: &Load, clock: Clock) -> Result<Vec<u64>, Box<dyn Error>> {
+    let mut ticks = time::interval(load.period());
+    let mut receipts = JoinSet::new();
+    for number in 0..load.msgs {
+        ticks.tick().await;
+        let sender = number as usize % senders.len();
+        let value = clock.stamp(sender, number / senders.len() as u64, load.size.saturating_sub(2));
+        let receipt = senders[sender].publish("bench", &value).await?;
+        receipts.spawn(receipt.delivered_within(PATIENCE));
+    }
+    let mut took = Vec::new();
+    while let Some(receipt) = receipts.join_next().await {
+        took.push(u64::try_from(receipt??.elapsed.as_nanos())?);
+    }
+    Ok(took)
+}
+
+async fn flood(
+    node: Handle,
+    sender: usize,
+    msgs: u64,
+    size: usize,
+    clock: Clock,
+) -> Result<(), broadcast::PublishError> {
+    for number in 0..msgs {
+        node.publish("bench", &clock.stamp(sender, number, size.saturating_sub(2))).await?;
+    }
+    Ok(())
+}
