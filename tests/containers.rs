@@ -295,6 +295,8 @@ fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_o
     assert!(nodes.iter().all(faults_told), "faults that are on are told of");
 
     let [paused, killed, cut] = [4, 6, 8];
+    // Of others that come and go not even the first message may have been heard.
+    talk::everyone_hears(&[&nodes[killed].name], 1, &since, &cluster(&nodes));
     let others_see = |what: &str, who: usize| {
         for (i, node) in nodes.iter().enumerate().filter(|(i, _)| ![paused, killed, cut].contains(i)) {
             node.log.wait(&format!("node{} to see that node{} {what}", i + 1, who + 1), |lines| {

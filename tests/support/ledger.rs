@@ -1,7 +1,7 @@
 //! Whether everybody heard everything, once and in order, told from the logs of all the lives of all
 //! the nodes of a cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -69,24 +69,16 @@ pub fn check(lives: &[Life]) -> usize {
         for line in &node.lines {
             assert!(!["missed", "lagged", "log_lost"].iter().any(|event| line["event"] == *event), "{line}");
         }
-        let mut heard = heard(node);
-        let mut senders: BTreeMap<&str, Vec<&Life>> = BTreeMap::new();
-        for life in lives.iter().filter(|life| life.node != node.node) {
-            senders.entry(&life.node).or_default().push(life);
-        }
-        for (sender, sender_lives) in senders {
-            let epochs: Vec<_> = heard.keys().filter(|(from, _)| from == sender).cloned().collect();
-            // Of the lives it has heard at all, the last ones: who joins late does not hear the former.
-            let spoke: Vec<_> = sender_lives.iter().filter(|life| !sent(life).is_empty()).collect();
-            assert!(epochs.len() <= spoke.len(), "{} heard {} lives of {sender}", node.node, epochs.len());
-            let skipped = spoke.len() - epochs.len();
-            for (i, life) in spoke.iter().enumerate() {
-                let heard = i.checked_sub(skipped).and_then(|i| heard.remove(&epochs[i])).unwrap_or_default();
+        let others = lives.iter().filter(|life| life.node != node.node);
+        let senders: BTreeSet<&str> = others.map(|life| life.node.as_str()).collect();
+        for sender in &senders {
+            for (life, heard) in heard_of(node, sender, lives) {
                 check_run(node, life, &heard);
                 heard_by_all += heard.len();
             }
         }
-        assert!(heard.is_empty(), "{} heard of strangers: {:?}", node.node, heard.keys());
+        let stranger = heard(node).into_keys().find(|(from, _)| !senders.contains(from.as_str()));
+        assert_eq!(stranger, None, "{} heard of a stranger", node.node);
     }
     check_last_words(lives);
     heard_by_all
@@ -102,6 +94,17 @@ fn heard(node: &Life) -> BTreeMap<(String, u64), Vec<Heard>> {
         heard.entry((from, number(line, "epoch"))).or_default().push((number(line, "seq"), number(line, "value")));
     }
     heard
+}
+
+/// What a node heard of each life of a sender that has said anything.
+fn heard_of<'a>(node: &Life, sender: &str, lives: &'a [Life]) -> Vec<(&'a Life, Vec<Heard>)> {
+    let spoke: Vec<_> = lives.iter().filter(|life| life.node == sender && !sent(life).is_empty()).collect();
+    let mut heard: Vec<_> =
+        heard(node).into_iter().filter(|((from, _), _)| from == sender).map(|(_, run)| run).collect();
+    assert!(heard.len() <= spoke.len(), "{} heard {} lives of {sender}", node.node, heard.len());
+    // Who joins late does not hear the former lives.
+    let runs = std::iter::repeat_n(Vec::new(), spoke.len() - heard.len()).chain(heard.drain(..));
+    spoke.into_iter().zip(runs.collect::<Vec<_>>()).collect()
 }
 
 /// The values a node sent, and when.
@@ -144,9 +147,9 @@ fn check_run(node: &Life, sender: &Life, heard: &[Heard]) {
 fn check_last_words(lives: &[Life]) {
     for dead in lives.iter().filter(|life| life.killed) {
         let witnesses = lives.iter().filter(|life| !life.killed && life.since <= dead.since && life.node != dead.node);
-        let last = |life: &Life| {
-            let epochs = heard(life).into_iter().filter(|((from, _), _)| *from == dead.node);
-            epochs.map(|(_, heard)| heard.last().copied()).next().flatten()
+        let last = |witness: &Life| {
+            let mut runs = heard_of(witness, &dead.node, lives).into_iter();
+            runs.find(|(life, _)| std::ptr::eq(*life, dead)).and_then(|(_, run)| run.last().copied())
         };
         let ends: BTreeMap<_, _> = witnesses.map(|life| (life.node.clone(), last(life))).collect();
         let first = ends.values().next();
