@@ -132,7 +132,7 @@ fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     let rest = rest[..quote].strip_suffix(",\"broadcast\":{\"origin\":")?;
     let start = rest.strip_prefix("{\"key\":\"")?;
     let key = plain_text(&start[..start.find('"')?])?;
-    let at = text.len() - start.len() + key.len();
+    let at = rest.len() - start.len() + key.len();
     let value = text.get(at..rest.len())?.strip_prefix("\",\"value\":")?;
     check_json(value).ok()?;
     let identity = Identity { origin: origin.into(), plain: None, epoch, seq };
@@ -195,6 +195,7 @@ mod tests {
         let expected =
             r#"{"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}"#;
         assert_eq!(text, expected);
+        assert!(parse_ours(&text).is_some(), "what this crate writes is read the fast way");
         let draft = Draft::new("k", "1", "node2").on_behalf_of("go\"1");
         assert!(draft.max_len() >= draft.0.len());
         let text = String::from_utf8(draft.finish(2, 3)[1..].into()).unwrap();
