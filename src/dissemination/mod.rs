@@ -1062,10 +1062,11 @@ impl Dissemination {
                 None if stream.over_since.is_some_and(|since| since + DEPARTED_GRACE > now) => {
                     self.timers.set(Timer::Ask(origin.clone(), epoch), now + LONGEST_PATIENCE);
                 }
-                // Nobody says where this node begins. What was said by one that is gone is not for it, unless
+                // Nobody says where this node begins. What was said by one that has left is not for it, unless
                 // it came here, or is wanted all the same.
                 None => {
-                    let wanted = live.is_some() || self.replay || stream.first_ahead().is_some();
+                    let failed = record.is_some_and(|record| record.state() == MemberState::Dead);
+                    let wanted = live.is_some() || failed || self.replay || stream.first_ahead().is_some();
                     let begin = if wanted { stream.guessed_start() } else { stream.end() };
                     self.inbound.skip_to(origin.as_bytes(), epoch, begin);
                     self.deliver(now);

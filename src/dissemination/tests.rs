@@ -51,7 +51,8 @@ impl Talk {
                         let value = message.value().parse().expect("a number");
                         heard.entry(message.origin().to_string()).or_default().push(value);
                     }
-                    Event::Missed { .. } | Event::CutLoose(_) | Event::Failed(_) => panic!("{addr}: {event:?}"),
+                    // With three in ten packets lost, those of streams too, one may fail, and comes back.
+                    Event::Missed { .. } | Event::CutLoose(_) => panic!("{addr}: {event:?}"),
                     _ => {}
                 }
             }
