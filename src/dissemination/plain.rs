@@ -28,7 +28,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{hash, is_ours};
+use super::{
+    Dissemination, Draft, Lane, Message, Output, Timer, Unusable, control::Control, hash, is_ours, ours, payload,
+};
 use crate::membership::{Membership, NodeName};
 
 /// For how long equal messages of a plain node are retransmissions of one.
@@ -146,6 +148,90 @@ impl Heard {
             (words.clone(), waiting.message.clone(), waiting.tries > TRIES)
         });
         due.collect()
+    }
+}
+
+impl Dissemination {
+    pub(super) fn hear_plain(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        payload: &Bytes,
+        key: &str,
+        value: &str,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        // A stream comes from a port of the system's choice.
+        let by_ip = || {
+            let mut plain = membership.others().filter(|record| !is_ours(record.versions));
+            plain.find(|record| record.addr().ip() == from.ip() && record.is_live())
+        };
+        let record = membership.find_addr(from).or_else(by_ip);
+        let source = record.map_or_else(|| from.to_string().as_str().into(), |record| record.name.clone());
+        let words = words(&source, key, value);
+        if self.heard.knows(now, &words) {
+            return Ok(());
+        }
+        match voice_of(&source, membership) {
+            Voice::Me => self.adopt(now, &source, payload, membership),
+            Voice::At(addr) => {
+                self.heard.wait(now, words, payload.clone()).map_err(|error| Unusable::Plain(source.clone(), error))?;
+                self.hand_over(addr, &source, payload);
+                self.timers.set(Timer::Plain, self.heard.next_due().unwrap_or(now));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, voice: SocketAddr, source: &NodeName, message: &Bytes) {
+        let message = Control::Plain { source: source.as_bytes(), message }.encode();
+        self.spread(vec![ours(voice)], None, vec![message]);
+    }
+
+    /// Publishes what a plain node said, as its voice.
+    pub(super) fn adopt(
+        &mut self,
+        now: Instant,
+        source: &NodeName,
+        payload: &Bytes,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        let len = payload.len();
+        let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
+        let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
+        let value = &text[parsed.value.clone()];
+        let words = words(source, &parsed.key, value);
+        let waited = self.heard.waiting.remove(&words).is_some();
+        if !waited && self.heard.knows(now, &words) {
+            return Ok(());
+        }
+        if !self.outbound[Lane::Voice as usize].has_room() {
+            return Err(Unusable::NoRoom(source.clone()));
+        }
+        let me = self.me.clone();
+        self.heard.is_new(now, &words, &me).map_err(|error| Unusable::Plain(source.clone(), error))?;
+        let draft = Draft::new(&parsed.key, value, &me.to_string()).on_behalf_of(&source.to_string());
+        let (_, message) = self.append(now, Lane::Voice, draft, membership);
+        let payload = message.slice(1..);
+        let text = std::str::from_utf8(&payload).expect("a draft is made of text");
+        let parsed = payload::parse(text).expect("a draft is JSON");
+        let identity = parsed.identity.as_ref().expect("a finished draft has an identity");
+        self.outputs.push_back(Output::Deliver(Message::new(me, identity, &parsed, &payload, 0)));
+        Ok(())
+    }
+
+    pub(super) fn remind_voices(&mut self, now: Instant, membership: &Membership) {
+        for (words, message, enough) in self.heard.due(now) {
+            let source = words.0;
+            match voice_of(&source, membership) {
+                Voice::At(addr) if !enough => self.hand_over(addr, &source, &message),
+                // It cannot be used by anybody if it cannot be used here; and there is nobody to tell.
+                _ => drop(self.adopt(now, &source, &message, membership)),
+            }
+        }
+        if let Some(at) = self.heard.next_due() {
+            self.timers.set(Timer::Plain, at);
+        }
     }
 }
 

@@ -52,6 +52,14 @@ pub(super) enum Command {
     Leave,
 }
 
+/// What the event loop shares with the handles: where it takes from, and where it tells.
+pub(super) struct Application {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) messages: Feed<Message>,
+    pub(super) events: Feed<Event>,
+}
+
 type Found = (Seed, Result<Vec<SocketAddr>, String>);
 
 /// See the [module](self).
@@ -84,11 +92,9 @@ impl EventLoop {
         sockets: Sockets,
         faults: Option<Faulty>,
         tcp_timeout: Duration,
-        outbox: Arc<Outbox>,
-        progress: watch::Sender<Progress>,
-        messages: Feed<Message>,
-        events: Feed<Event>,
+        application: Application,
     ) -> Self {
+        let Application { outbox, progress, messages, events } = application;
         let Sockets { datagrams, acceptor, addr: _ } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout);
         let (lookups, found) = mpsc::channel(LOOKUPS);

@@ -38,7 +38,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
-    event_loop::{Command, EventLoop},
+    event_loop::{Application, Command, EventLoop},
     faults::Faulty,
     outbox::Outbox,
     sockets::Sockets,
@@ -150,8 +150,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         events: events.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let event_loop =
-        EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, outbox, progress, messages, events);
+    let application = Application { outbox, progress, messages, events };
+    let event_loop = EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
 }

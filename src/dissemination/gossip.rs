@@ -1,0 +1,104 @@
+//! What rides on gossip and on exchanges of views: how far everybody is.
+//!
+//! News is told for a few rounds by whoever has it, which is enough for everybody to hear it from
+//! somebody (epidemic dissemination; Demers et al., "Epidemic Algorithms for Replicated Database
+//! Maintenance", PODC 1987). At rest nothing is told.
+
+use std::{net::SocketAddr, time::Instant};
+
+use bytes::Bytes;
+
+use super::{
+    Dissemination, LANES, Unusable,
+    control::{self, Control, MAGIC},
+    is_ours, stream_have,
+};
+use crate::{
+    membership::{Membership, Target, digits},
+    wire::packet,
+};
+
+impl Dissemination {
+    /// For how many rounds of gossip news is told: enough for everybody to hear it from somebody.
+    pub(super) fn telling_rounds(&self) -> u32 {
+        digits(self.live)
+    }
+
+    /// Whether there is something to tell in the next round of gossip.
+    pub(crate) fn has_gossip(&self) -> bool {
+        !self.queue.is_empty()
+            || self.rounds.iter().any(|rounds| *rounds > 0)
+            || self.inbound.iter().any(|(_, stream)| stream.rounds > 0)
+    }
+
+    /// Takes what is to be told in one packet of gossip with `budget` bytes left; gives the bytes used.
+    pub(crate) fn fill(&mut self, target: Target, budget: usize, out: &mut Vec<Bytes>) -> usize {
+        if !is_ours(target.versions) {
+            let plain = self.ring.as_ref().map_or(0, |ring| ring.plain.len());
+            return self.queue.take(plain + 1, packet::PART_OVERHEAD, budget, out);
+        }
+        let mut haves = Vec::new();
+        let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3);
+        let own =
+            LANES.into_iter().filter(|lane| self.rounds[*lane as usize] > 0).map(|lane| self.own_have(lane, None));
+        let others = self.inbound.iter().filter(|(_, stream)| stream.rounds > 0 && stream.next.is_some());
+        for have in own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream))) {
+            let Some(rest) = left.checked_sub(have.max_len()).filter(|_| haves.len() < control::MAX_HAVES) else {
+                break;
+            };
+            left = rest;
+            haves.push(have);
+        }
+        if haves.is_empty() {
+            return 0;
+        }
+        let message = Control::Have(haves).encode();
+        let used = message.len() + packet::PART_OVERHEAD;
+        out.push(message);
+        used
+    }
+
+    /// To be called after each round of gossip.
+    pub(crate) fn after_gossip(&mut self) {
+        let own = self.rounds.iter_mut();
+        for rounds in own.chain(self.inbound.iter_mut().map(|(_, stream)| &mut stream.rounds)) {
+            *rounds = rounds.saturating_sub(1);
+        }
+    }
+
+    /// What this node has, to exchange with another of ours.
+    pub(crate) fn state(&self) -> Bytes {
+        let own = LANES.into_iter().filter(|lane| self.active[*lane as usize]).map(|lane| self.own_have(lane, None));
+        let others = self.inbound.iter().filter(|(_, stream)| stream.next.is_some());
+        let haves = own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream)));
+        let message = Control::Have(haves.take(control::MAX_HAVES).collect()).encode();
+        message.slice(1..)
+    }
+
+    /// Whether another node's state is one of ours.
+    pub(crate) fn is_state(state: &[u8]) -> bool {
+        state.first() == Some(&MAGIC)
+    }
+
+    /// Takes another node's state. `from` is where it can be asked, if that is known.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub(crate) fn merge(
+        &mut self,
+        now: Instant,
+        from: Option<SocketAddr>,
+        state: &[u8],
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        if let Some((&MAGIC, data)) = state.split_first()
+            && let Control::Have(haves) = Control::decode(data)?
+        {
+            for have in &haves {
+                self.take_have(now, from, have, membership);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,401 @@
+//! Repair: who lacks what, whom to ask for it, and when to give up.
+//!
+//! An origin reminds those who have not acknowledged what it said; whoever finds a gap, or hears that
+//! there is more, asks who told of it, then the origin, then anybody. Each further try waits longer.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
+    control::{self, Control, Have, Route, Start},
+    inbound, is_ours,
+    outbound::{AckError, FAILED_GRACE},
+    ring::FANOUT,
+    same_lane, stream_have,
+};
+use crate::{
+    membership::{MemberState, Membership, NodeName, Record, Target},
+    wire::{self, packet},
+};
+
+/// The first answer to a request is waited for this part of the time a probe may take.
+const PATIENCE: u32 = 20;
+/// Each further one twice as long, up to this.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+/// What is given at once to who asks for messages, in bytes.
+const GIVEN_AT_ONCE: usize = 64 << 10;
+/// How long a large message may take to get to somebody before it is sent again.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+/// How many others are asked for what the origin has no more.
+const OTHERS_ASKED: u32 = 4;
+/// How often an origin is asked where to begin, before this node begins with the very first message, if
+/// others retain that.
+const STARTS_ASKED: u32 = 6;
+/// … and before it takes what others retain: often enough for an answer to come where every other datagram
+/// is lost. That guess may leave out, in silence, what the origin owes this node.
+const STARTS_ASKED_IN_VAIN: u32 = 20;
+/// How long an origin that is gone may take to turn up and say where this node begins; and how long others
+/// are asked for what one that has left can give no more.
+const DEPARTED_GRACE: Duration = Duration::from_secs(10);
+/// How often streams that are over are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+impl Dissemination {
+    /// The latest lives of an origin that is there go on.
+    pub(super) fn revive(&mut self, origin: &NodeName) {
+        let mut latest = [0; 2];
+        for stream in self.inbound.lives_mut(origin.as_bytes()) {
+            let lane = &mut latest[(stream.epoch & 1) as usize];
+            *lane = stream.epoch.max(*lane);
+        }
+        for stream in self.inbound.lives_mut(origin.as_bytes()).filter(|stream| latest.contains(&stream.epoch)) {
+            stream.over_since = None;
+        }
+    }
+
+    /// A node speaks as in a former life, maybe because its clock has been set back.
+    pub(super) fn tell_of_later_life(&mut self, origin: &[u8], epoch: u64, membership: &Membership) {
+        let Some(record) = membership.get(origin).filter(|record| record.is_live()) else { return };
+        let lives = self.inbound.lives_mut(origin).filter(|stream| same_lane(stream.epoch, epoch));
+        let Some(latest) = lives.max_by_key(|stream| stream.epoch) else { return };
+        let have = Control::Have(vec![stream_have(origin, latest)]).encode();
+        self.send(record.addr(), vec![have]);
+    }
+
+    pub(super) fn ask_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
+        let timer = Timer::Ask(origin.clone(), epoch);
+        if self.timers.get(&timer).is_none_or(|due| due > at) {
+            self.timers.set(timer, at);
+        }
+    }
+
+    /// How long an answer is waited for.
+    pub(super) fn patience(&self) -> Duration {
+        self.tuning.probe_timeout / PATIENCE
+    }
+
+    /// How often those who have not acknowledged are reminded.
+    pub(super) fn reminder_period(&self) -> Duration {
+        let acks = if self.live > FANOUT + 1 { 2.0 * self.live as f64 / ACKS_PER_SECOND } else { 0.0 };
+        self.patience() + Duration::from_secs_f64(acks)
+    }
+
+    pub(super) fn take_have(
+        &mut self,
+        now: Instant,
+        from: Option<SocketAddr>,
+        have: &Have<'_>,
+        membership: &Membership,
+    ) {
+        let Have { origin, epoch, base, next, floor, start } = *have;
+        let latest = self.latest(now);
+        if self.me.as_bytes() == origin {
+            // A former life of this node, later than this one by a clock that has been set back.
+            for outbound in &mut self.outbound {
+                if same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest {
+                    outbound.renew(epoch + 2, &self.me);
+                }
+            }
+            return;
+        }
+        let record = membership.get(origin).filter(|record| record.is_live());
+        let by_origin = from.is_some() && record.map(Record::addr) == from;
+        if self.inbound.get(origin, epoch).is_none() {
+            if next == 0 {
+                return;
+            }
+            // A live origin says itself where this node begins; one that seems gone may be about to come back.
+            // One that this node has never met is about to be met, and will say it then.
+            if membership.get(origin).is_none() && !self.replay {
+                return;
+            }
+            let Ok(stream) = self.inbound.open(now, origin, epoch, None, latest) else { return };
+            if record.is_none() {
+                stream.over_since = Some(now);
+                self.sweep_later(now);
+            }
+        }
+        let rounds = self.telling_rounds();
+        let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
+        // Nobody has so much to say; a number like that is made up.
+        let next = next.min(stream.next.unwrap_or(next).saturating_add(inbound::MAX_AHEAD));
+        stream.learn_head(next, by_origin, from);
+        if stream.next.is_none() && !by_origin {
+            stream.fallback = Some(stream.fallback.map_or(base, |known| known.min(base)).min(next));
+        }
+        if by_origin {
+            stream.gone_below = stream.gone_below.max(base.min(next));
+        }
+        if let Some(start) = start.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
+            self.inbound.start(origin, epoch, start, base, self.replay);
+        }
+        if self.inbound.free(origin, epoch, floor.min(next))
+            && let Some(stream) = self.inbound.get_mut(origin, epoch)
+        {
+            stream.rounds = rounds;
+        }
+        let Some(stream) = self.inbound.get(origin, epoch) else { return };
+        let (lacks, unknown) = (stream.lacks(), stream.next.is_none());
+        let name = NodeName::from(origin);
+        if lacks {
+            let patience = if start.is_some() { Duration::ZERO } else { self.patience() / 5 };
+            self.ask_by(now + patience, &name, epoch);
+        }
+        if by_origin && (start.is_some() || unknown) {
+            self.ack_later(now, name, epoch);
+        }
+        self.deliver(now);
+    }
+
+    pub(super) fn take_ack(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        epoch: u64,
+        life: u64,
+        next: Option<u64>,
+    ) -> Result<(), Unusable> {
+        // One for a former life of this node is late, and no matter.
+        let Some(lane) = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch) else {
+            return Ok(());
+        };
+        let outbound = &mut self.outbound[lane as usize];
+        let before = outbound.floor();
+        let asks = match outbound.ack(from, life, next) {
+            Err(AckError::Stranger) => {
+                self.counters.strangers += 1;
+                return Ok(());
+            }
+            asks => asks?,
+        };
+        if outbound.floor() > before {
+            self.rounds[lane as usize] = self.telling_rounds();
+        }
+        if asks {
+            self.tell_start(lane, from);
+            self.watch(now, lane);
+        }
+        Ok(())
+    }
+
+    /// Tells a peer where it begins in what this node says, and how far that goes by now.
+    pub(super) fn tell_start(&mut self, lane: Lane, to: SocketAddr) {
+        let start = self.outbound[lane as usize].start_of(to);
+        let message = Control::Have(vec![self.own_have(lane, start)]).encode();
+        self.send(to, vec![message]);
+    }
+
+    pub(super) fn own_have(&self, lane: Lane, start: Option<Start>) -> Have<'_> {
+        let outbound = &self.outbound[lane as usize];
+        Have {
+            origin: self.me.as_bytes(),
+            epoch: outbound.epoch,
+            base: outbound.base(),
+            next: outbound.sent(),
+            floor: outbound.floor(),
+            start,
+        }
+    }
+
+    /// Gives a member the messages it asks for, as far as they are here.
+    pub(super) fn give(&mut self, now: Instant, asker: Target, origin: &[u8], epoch: u64, ranges: &[(u64, u64)]) {
+        let lane = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch);
+        let lane = lane.filter(|_| self.me.as_bytes() == origin);
+        let (mut bytes, mut lacking) = (0, false);
+        let max = self.max_in_packet();
+        if let Some(lane) = lane {
+            self.outbound[lane as usize].lost(ranges.iter().map(|(first, count)| first.saturating_add(*count)).max());
+        }
+        let mut given: BTreeMap<u8, Vec<Bytes>> = BTreeMap::new();
+        'all: for &(first, count) in ranges {
+            for seq in first..first.saturating_add(count) {
+                let found = match lane {
+                    Some(lane) => self.outbound[lane as usize].get(seq).map(|message| (0, message.clone())),
+                    None => self.inbound.get(origin, epoch).and_then(|stream| stream.get(seq)).map(|message| {
+                        let payload = wire::Message::User(message.payload().clone());
+                        (message.hops(), packet::encode_message(&payload))
+                    }),
+                };
+                let Some((hops, message)) = found else {
+                    lacking = true;
+                    break;
+                };
+                if message.len() > max && !self.may_stream(now, (asker.addr, epoch, seq)) {
+                    continue;
+                }
+                bytes += message.len();
+                given.entry(hops).or_default().push(message);
+                if bytes >= GIVEN_AT_ONCE {
+                    break 'all;
+                }
+            }
+        }
+        let stream = self.inbound.get(origin, epoch);
+        let have = match (lane, stream) {
+            (Some(lane), _) => Some(self.own_have(lane, self.outbound[lane as usize].start_of(asker.addr))),
+            (None, Some(stream)) => Some(stream_have(origin, stream)),
+            (None, None) => None,
+        };
+        // Who asks in vain learns what there is.
+        let have = have.filter(|_| lacking).map(|have| Control::Have(vec![have]).encode());
+        if let Some(have) = have {
+            self.send(asker.addr, vec![have]);
+        }
+        for (hops, messages) in given {
+            self.spread(vec![asker], (hops > 0).then_some(Route { hops, until: None }), messages);
+        }
+    }
+
+    /// Whether a message may be sent to somebody over a stream, again: it takes a while to get there.
+    pub(super) fn may_stream(&mut self, now: Instant, what: (SocketAddr, u64, u64)) -> bool {
+        let recent = |at: &mut Instant| now.saturating_duration_since(*at) < STREAM_PATIENCE;
+        self.streamed.retain(|_, at| recent(at));
+        if self.streamed.contains_key(&what) {
+            return false;
+        }
+        self.streamed.insert(what, now);
+        true
+    }
+
+    /// Sees to it that peers who do not acknowledge are reminded.
+    pub(super) fn watch(&mut self, now: Instant, lane: Lane) {
+        let timer = Timer::Remind(lane);
+        if self.timers.get(&timer).is_none() && self.outbound[lane as usize].wants_reminders() {
+            self.outbound[lane as usize].begin_period();
+            self.timers.set(timer, now + self.reminder_period());
+        }
+    }
+
+    pub(super) fn sweep_later(&mut self, now: Instant) {
+        if self.timers.get(&Timer::Sweep).is_none() {
+            self.timers.set(Timer::Sweep, now + SWEEP);
+        }
+    }
+
+    pub(super) fn remind(&mut self, now: Instant, lane: Lane) {
+        let (peers, loose) = self.outbound[lane as usize].remind(now);
+        for name in loose {
+            self.outputs.push_back(Output::CutLoose(name));
+        }
+        for peer in peers {
+            self.tell_start(lane, peer);
+        }
+        if self.outbound[lane as usize].wants_reminders() {
+            self.timers.set(Timer::Remind(lane), now + self.reminder_period());
+        }
+    }
+
+    /// Asks somebody for what is missing of a stream, or gives it up. An origin may not know this node yet,
+    /// where news of members gets lost; what is asked of it comes with an introduction.
+    pub(super) fn ask(&mut self, now: Instant, origin: &NodeName, epoch: u64, membership: &Membership) {
+        let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
+        if !stream.lacks() {
+            return;
+        }
+        let record = membership.get(origin.as_bytes());
+        let live = record.filter(|record| record.is_live() && stream.over_since.is_none()).map(Record::addr);
+        let Some(next) = stream.next else {
+            let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
+            match live.filter(|_| stream.attempts < asked) {
+                Some(addr) => {
+                    let ack = Control::Ack { epoch, life: self.life, next: None }.encode();
+                    stream.attempts += 1;
+                    let again = now + self.backed_off(origin, epoch);
+                    self.send(addr, membership.introduction().into_iter().chain([ack]).collect());
+                    self.timers.set(Timer::Ask(origin.clone(), epoch), again);
+                }
+                None if stream.over_since.is_some_and(|since| since + DEPARTED_GRACE > now) => {
+                    self.timers.set(Timer::Ask(origin.clone(), epoch), now + LONGEST_PATIENCE);
+                }
+                // Nobody says where this node begins. What was said by one that has left is not for it, unless
+                // it came here, or is wanted all the same.
+                None => {
+                    let failed = record.is_some_and(|record| record.state() == MemberState::Dead);
+                    let wanted = live.is_some() || failed || self.replay || stream.first_ahead().is_some();
+                    let begin = if wanted { stream.guessed_start() } else { stream.end() };
+                    self.inbound.skip_to(origin.as_bytes(), epoch, begin);
+                    self.deliver(now);
+                    self.ask_by(now, origin, epoch);
+                }
+            }
+            return;
+        };
+        let gone = live.is_some() && stream.gone_below > next && stream.attempts >= OTHERS_ASKED;
+        let grace = match record.map(Record::state) {
+            Some(MemberState::Left) | None => DEPARTED_GRACE,
+            // It may come back, or has, in a new life: others have the last words of the former one.
+            Some(_) => FAILED_GRACE,
+        };
+        let over = stream.attempts >= OTHERS_ASKED
+            && stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
+        if gone || over {
+            let end = if gone { Some(stream.gone_below) } else { stream.first_ahead() };
+            let Some(end) = end.map(|end| stream.first_ahead().map_or(end, |first| first.min(end))) else {
+                return stream.forget_head();
+            };
+            self.outputs.push_back(Output::Missed { origin: origin.clone(), epoch, seqs: next..end });
+            self.inbound.skip_to(origin.as_bytes(), epoch, end);
+            self.deliver(now);
+            self.ack_later(now, origin.clone(), epoch);
+            return self.ask_by(now, origin, epoch);
+        }
+        let ranges = stream.missing(control::MAX_RANGES);
+        if stream.attempts > 0 {
+            stream.hint = None;
+        }
+        let hint = stream.hint;
+        let origin_has = live.filter(|_| stream.gone_below <= next);
+        let attempt = stream.attempts;
+        stream.attempts += 1;
+        // Who told of it first, then the origin, then by turns anybody and the origin.
+        let mut anybody = || {
+            let wanted = |record: &Record| {
+                record.is_live() && is_ours(record.versions) && record.name != *origin && record.name != self.me
+            };
+            membership.pick(&mut self.rng, wanted).map(Record::addr)
+        };
+        let known = hint.filter(|hint| membership.find_addr(*hint).is_some_and(Record::is_live));
+        let to = match (known, origin_has) {
+            (Some(hint), _) => Some(hint),
+            (None, Some(origin)) if attempt < 2 || attempt.is_multiple_of(2) => Some(origin),
+            (None, origin_has) => anybody().or(origin_has),
+        };
+        if let Some(to) = to {
+            let want = Control::Want { origin: origin.as_bytes(), epoch, ranges }.encode();
+            let introduction = membership.introduction().filter(|_| live == Some(to));
+            self.send(to, introduction.into_iter().chain([want]).collect());
+        }
+        let again = now + self.backed_off(origin, epoch);
+        self.timers.set(Timer::Ask(origin.clone(), epoch), again);
+    }
+
+    pub(super) fn backed_off(&self, origin: &NodeName, epoch: u64) -> Duration {
+        let attempts = self.inbound.get(origin.as_bytes(), epoch).map_or(0, |stream| stream.attempts);
+        let doublings = attempts.saturating_sub(1).min(8);
+        (self.patience() * (1 << doublings)).min(LONGEST_PATIENCE)
+    }
+
+    /// Frees what is kept of streams that are over. How far they came stays known, so that nothing of them
+    /// is delivered again.
+    pub(super) fn sweep(&mut self, now: Instant, membership: &Membership) {
+        let over = |(origin, stream): (&NodeName, &inbound::Stream)| {
+            let since = now.saturating_duration_since(stream.over_since?);
+            // A dead origin may come back as it was; one that is not even remembered will not.
+            let grace = if membership.get(origin.as_bytes()).is_some() { FAILED_GRACE } else { DEPARTED_GRACE };
+            (since >= grace).then(|| (origin.clone(), stream.epoch))
+        };
+        let over: Vec<_> = self.inbound.iter().filter_map(over).collect();
+        for (origin, epoch) in over {
+            self.inbound.release(origin.as_bytes(), epoch);
+        }
+        if self.inbound.iter().any(|(_, stream)| stream.over_since.is_some() && stream.retains()) {
+            self.sweep_later(now);
+        }
+    }
+}
