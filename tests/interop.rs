@@ -168,8 +168,9 @@ fn hear_each_other(mut ours: Process, mut go: Process, is_named: bool) {
     assert_eq!(ours.log.count(&json!({"event": "received"})), said.len());
 
     let mut heard = values(&go.log.lines(), "received");
-    // memberlist may swap what comes at the same time.
+    // memberlist may swap what comes at the same time, and hands its application each repetition.
     heard.sort_unstable();
+    heard.dedup();
     let lines = ours.log.lines();
     let joined = lines.iter().position(|line| line["event"] == "joined").expect("waited for above");
     let sent = values(&lines, "send");
@@ -285,7 +286,7 @@ fn what_go_tells_one_of_ours_all_hear_once() {
         }
     }
 
-    // What ours says reaches Go straight from its origin, and from nobody else.
+    // What ours says reaches Go from its origin.
     sender.signal("TERM");
     assert!(sender.wait().success());
     sender.log.wait_end();
@@ -299,7 +300,10 @@ fn what_go_tells_one_of_ours_all_hear_once() {
         assert!(node.wait().success());
         node.log.wait_end();
     }
-    assert_eq!(go.log.count(&json!({"event": "received"})), sent.len());
+    // Straight, and through the queue: `mult · ceil(log10(n + 1))` times more, as from a memberlist node.
+    let copies = go.log.count(&json!({"event": "received"}));
+    assert!(copies <= sent.len() * (1 + 4), "{copies} copies of {sent:?}");
+    assert!(values(&go.log.lines(), "received").iter().all(|value| sent.contains(value)), "nothing but {sent:?}");
     for node in receivers.iter().chain([&sender]) {
         for value in said.clone() {
             let heard = json!({"event": "received", "from": "go", "key": "I am go", "value": value});
