@@ -145,7 +145,7 @@ pub(crate) struct Counters {
     pub(crate) duplicates: u64,
     /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
     pub(crate) strangers: u64,
-    /// Messages of an origin's former life.
+    /// Messages, acknowledgements and what is said of messages, of a life that is over.
     pub(crate) former_lives: u64,
     /// Everything else that cannot be used.
     pub(crate) unusable: u64,
@@ -386,11 +386,16 @@ impl Dissemination {
     pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, addr: SocketAddr, left: bool, live: usize) {
         self.ring = None;
         self.live = live;
-        for outbound in &mut self.outbound {
+        for lane in LANES {
+            let outbound = &mut self.outbound[lane as usize];
+            let before = outbound.floor();
             if left {
                 outbound.forget_peer(addr, name);
             } else {
                 outbound.lose_peer(now, addr, name);
+            }
+            if outbound.floor() > before {
+                self.rounds[lane as usize] = self.telling_rounds();
             }
         }
         let rounds = self.tuning.retransmit_mult * digits(live);
