@@ -267,6 +267,12 @@ impl Inbound {
         self.streams.get(origin)?.iter().find(|stream| stream.epoch == epoch)
     }
 
+    /// Whether another life of an origin is known, in the same lane.
+    pub(super) fn has_other_life(&self, origin: &[u8], epoch: u64) -> bool {
+        let lives = self.streams.get(origin).into_iter().flatten();
+        lives.filter(|life| same_lane(life.epoch, epoch)).any(|life| life.epoch != epoch)
+    }
+
     pub(super) fn get_mut(&mut self, origin: &[u8], epoch: u64) -> Option<&mut Stream> {
         find(&mut self.streams, origin, epoch)
     }

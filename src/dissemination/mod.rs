@@ -491,8 +491,10 @@ impl Dissemination {
         }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
-        // Whom the origin itself sends its first message, is a member to it and begins there.
-        let begins = id.1 == 0 && (route.hops == 0 || self.live > FANOUT + 1);
+        // Whom the origin itself sends its first message, is a member to it and begins there; unless it is
+        // no first message, but said again in a life that was renewed.
+        let first = || route.hops == 0 && !self.inbound.has_other_life(origin, id.0);
+        let begins = id.1 == 0 && (self.live > FANOUT + 1 || first());
         let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
         let taken = match self.inbound.receive(now, origin, id, begins, self.latest(now), build) {
             Ok(taken) => taken,

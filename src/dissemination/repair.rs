@@ -98,9 +98,11 @@ impl Dissemination {
         let latest = self.latest(now);
         if self.me.as_bytes() == origin {
             // A former life of this node, later than this one by a clock that has been set back.
-            for outbound in &mut self.outbound {
+            for lane in LANES {
+                let outbound = &mut self.outbound[lane as usize];
                 if same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest {
                     outbound.renew(epoch + 2, &self.me);
+                    self.tell_starts(lane);
                 }
             }
             return;
@@ -108,7 +110,7 @@ impl Dissemination {
         let record = membership.get(origin).filter(|record| record.is_live());
         let by_origin = from.is_some() && record.map(Record::addr) == from;
         if self.inbound.get(origin, epoch).is_none() {
-            if next == 0 {
+            if next == 0 && start.is_none_or(|start| start.at == 0) {
                 return;
             }
             // A live origin says itself where this node begins; one that seems gone may be about to come back.
@@ -213,6 +215,16 @@ impl Dissemination {
         let start = self.outbound[lane as usize].start_of(to);
         let message = Control::Have(vec![self.own_have(lane, start)]).encode();
         self.send(to, vec![message]);
+    }
+
+    /// A life was renewed: those who have had something begin after it, as what others lack is said again.
+    fn tell_starts(&mut self, lane: Lane) {
+        let ahead = |start: Start| start.at > self.outbound[lane as usize].sent();
+        let peers = self.outbound[lane as usize].addrs();
+        let peers = peers.filter(|peer| self.outbound[lane as usize].start_of(*peer).is_some_and(ahead));
+        for peer in peers.collect::<Vec<_>>() {
+            self.tell_start(lane, peer);
+        }
     }
 
     pub(super) fn own_have(&self, lane: Lane, start: Option<Start>) -> Have<'_> {

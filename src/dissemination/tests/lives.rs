@@ -82,6 +82,30 @@ fn a_clock_set_back_repeats_nothing_to_who_knows_nothing_of_it() {
 }
 
 #[test]
+fn the_first_words_after_a_clock_was_set_back_are_not_repeated_to_who_took_them() {
+    let mut sim = Sim::new(19, Profile::Lan);
+    sim.clock = 3600 * SECOND;
+    let addrs = cluster(&mut sim, 3);
+    sim.publish(addrs[2], "k", "0");
+    sim.run(SECOND);
+    assert_eq!(told(&mut sim, addrs[0]), said("node3", 0..1));
+    sim.clock = Duration::ZERO;
+    sim.kill(addrs[1]);
+    sim.kill(addrs[2]);
+    sim.start("node3", 3, &["node1"]);
+    sim.start("node2", 2, &["node3"]);
+    sim.run_until(10 * SECOND, |sim| sim.view(addrs[2]).len() == 3 && sim.view(addrs[1]).len() >= 2);
+    // node1, which knows of the former life, does not hear this before node2 has.
+    sim.partition(&addrs[..1], &addrs[1..]);
+    sim.publish(addrs[2], "k", "1");
+    sim.run(Duration::from_millis(100));
+    sim.heal();
+    sim.run(10 * SECOND);
+    assert_eq!(told(&mut sim, addrs[0]), said("node3", 1..2), "the former life's, too");
+    assert_eq!(told(&mut sim, addrs[1]), said("node3", 1..2));
+}
+
+#[test]
 fn what_reached_one_before_its_origin_crashed_reaches_all() {
     // Its very first words, and later ones.
     for before in [0, 5] {
