@@ -123,6 +123,10 @@ impl Dissemination {
                 Ok(stream) => stream,
                 Err(StreamError::FormerLife(_)) => {
                     self.counters.former_lives += 1;
+                    if by_origin {
+                        // What it reminds of was lost, and cannot have told it.
+                        self.tell_of_later_life(origin, epoch, membership);
+                    }
                     return;
                 }
                 Err(_) => {
