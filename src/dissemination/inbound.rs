@@ -73,6 +73,10 @@ pub(super) struct Stream {
     pub(super) fallback: Option<u64>,
     /// The number after the last one there is, as far as was heard.
     head: u64,
+    /// Who said so last.
+    told_by: Option<SocketAddr>,
+    /// Who said so has less when asked: it was made up in its name.
+    doubted: bool,
     /// Below this nobody needs anything any more.
     pub(super) floor: u64,
     /// The origin itself has nothing below this any more.
@@ -109,6 +113,8 @@ impl Stream {
             ahead: BTreeMap::new(),
             fallback: None,
             head: next.unwrap_or_default(),
+            told_by: None,
+            doubted: false,
             floor: 0,
             gone_below: 0,
             hint: None,
@@ -185,10 +191,15 @@ impl Stream {
         if by_origin {
             self.head = head;
         }
-        if head > self.end() || (head == self.head && self.hint.is_none()) {
-            self.head = self.head.max(head);
+        if head > self.end() {
+            (self.head, self.told_by, self.doubted) = (head, hint, false);
             self.hint = hint;
             self.attempts = 0;
+        } else if head == self.end() && self.hint.is_none() {
+            self.hint = hint;
+            self.doubted = false;
+        } else if head < self.head && hint.is_some() && hint == self.told_by && self.attempts > 0 {
+            self.doubted = true;
         }
     }
 
@@ -211,9 +222,12 @@ impl Stream {
         self.next = Some(next);
     }
 
-    /// Nobody could give what is missing: it is not waited for any more.
-    pub(super) fn forget_head(&mut self) {
-        self.head = self.next.unwrap_or_default();
+    /// Nobody could give what is missing, and nothing is here ahead of it: up to where it is given up, if
+    /// there is reason to believe that there was something.
+    pub(super) fn give_up_head(&mut self) -> Option<u64> {
+        let next = self.next.unwrap_or_default();
+        let head = std::mem::replace(&mut self.head, next);
+        (head > next && !self.doubted).then_some(head)
     }
 }
 
@@ -251,6 +265,12 @@ impl Inbound {
 
     pub(super) fn get(&self, origin: &[u8], epoch: u64) -> Option<&Stream> {
         self.streams.get(origin)?.iter().find(|stream| stream.epoch == epoch)
+    }
+
+    /// Whether another life of an origin is known, in the same lane.
+    pub(super) fn has_other_life(&self, origin: &[u8], epoch: u64) -> bool {
+        let lives = self.streams.get(origin).into_iter().flatten();
+        lives.filter(|life| same_lane(life.epoch, epoch)).any(|life| life.epoch != epoch)
     }
 
     pub(super) fn get_mut(&mut self, origin: &[u8], epoch: u64) -> Option<&mut Stream> {
@@ -407,9 +427,18 @@ impl Inbound {
         }
     }
 
+    /// Forgets what is here ahead of its turn from `end` on: its origin knows of no such numbers.
+    pub(super) fn forget_ahead(&mut self, origin: &[u8], epoch: u64, end: u64) {
+        let Some(stream) = find(&mut self.streams, origin, epoch) else { return };
+        let made_up = stream.ahead.split_off(&end);
+        self.kept.ahead -= made_up.values().map(Message::len).sum::<usize>();
+    }
+
     /// Nobody needs anything below `floor` any more.
     pub(super) fn free(&mut self, origin: &[u8], epoch: u64, floor: u64) -> bool {
         let Some(stream) = self.get_mut(origin, epoch) else { return false };
+        // Nobody can do without what this node has not had itself.
+        let floor = floor.min(stream.next.unwrap_or_default());
         if floor <= stream.floor {
             return false;
         }

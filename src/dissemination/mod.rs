@@ -145,7 +145,7 @@ pub(crate) struct Counters {
     pub(crate) duplicates: u64,
     /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
     pub(crate) strangers: u64,
-    /// Messages of an origin's former life.
+    /// Messages, acknowledgements and what is said of messages, of a life that is over.
     pub(crate) former_lives: u64,
     /// Everything else that cannot be used.
     pub(crate) unusable: u64,
@@ -386,11 +386,16 @@ impl Dissemination {
     pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, addr: SocketAddr, left: bool, live: usize) {
         self.ring = None;
         self.live = live;
-        for outbound in &mut self.outbound {
+        for lane in LANES {
+            let outbound = &mut self.outbound[lane as usize];
+            let before = outbound.floor();
             if left {
                 outbound.forget_peer(addr, name);
             } else {
                 outbound.lose_peer(now, addr, name);
+            }
+            if outbound.floor() > before {
+                self.rounds[lane as usize] = self.telling_rounds();
             }
         }
         let rounds = self.tuning.retransmit_mult * digits(live);
@@ -486,8 +491,10 @@ impl Dissemination {
         }
         let hops = route.hops.saturating_add(1);
         let id = (identity.epoch, identity.seq);
-        // Whom the origin itself sends its first message, is a member to it and begins there.
-        let begins = id.1 == 0 && (route.hops == 0 || self.live > FANOUT + 1);
+        // Whom the origin itself sends its first message, is a member to it and begins there; unless it is
+        // no first message, but said again in a life that was renewed.
+        let first = || route.hops == 0 && !self.inbound.has_other_life(origin, id.0);
+        let begins = id.1 == 0 && (self.live > FANOUT + 1 || first());
         let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
         let taken = match self.inbound.receive(now, origin, id, begins, self.latest(now), build) {
             Ok(taken) => taken,

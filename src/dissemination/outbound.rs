@@ -103,6 +103,8 @@ pub(crate) enum AckError {
 #[derive(Debug)]
 pub(super) struct Outbound {
     pub(super) epoch: u64,
+    /// The life before this one, if it was renewed: the numbers are the same.
+    former: Option<u64>,
     limits: Limits,
     base: u64,
     entries: VecDeque<Entry>,
@@ -141,6 +143,7 @@ impl Outbound {
     pub(super) fn new(epoch: u64, limits: Limits) -> Self {
         Self {
             epoch,
+            former: None,
             limits,
             base: 0,
             entries: VecDeque::new(),
@@ -212,9 +215,15 @@ impl Outbound {
         self.offset(self.next()) - self.offset(seq)
     }
 
+    /// Whether an acknowledgement in this life says that something has come: what is asked in a former one
+    /// is answered in this one, when it is heard of.
+    pub(super) fn is_acknowledged_in(&self, epoch: u64, next: Option<u64>) -> bool {
+        epoch == self.epoch || (self.former == Some(epoch) && next.is_some())
+    }
+
     /// Begins a later life: what is not acknowledged is said again, in it.
     pub(super) fn renew(&mut self, epoch: u64, me: &NodeName) {
-        self.epoch = epoch;
+        self.former = Some(std::mem::replace(&mut self.epoch, epoch));
         self.sent = self.stable();
         let mut end = self.freed;
         for (seq, entry) in (self.base..).zip(&mut self.entries) {

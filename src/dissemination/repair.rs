@@ -14,7 +14,8 @@ use bytes::Bytes;
 use super::{
     ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
     control::{self, Control, Have, Route, Start},
-    inbound, is_ours,
+    inbound::{self, StreamError},
+    is_ours,
     outbound::{AckError, FAILED_GRACE},
     ring::FANOUT,
     same_lane, stream_have,
@@ -97,9 +98,11 @@ impl Dissemination {
         let latest = self.latest(now);
         if self.me.as_bytes() == origin {
             // A former life of this node, later than this one by a clock that has been set back.
-            for outbound in &mut self.outbound {
+            for lane in LANES {
+                let outbound = &mut self.outbound[lane as usize];
                 if same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest {
                     outbound.renew(epoch + 2, &self.me);
+                    self.tell_starts(lane);
                 }
             }
             return;
@@ -107,15 +110,30 @@ impl Dissemination {
         let record = membership.get(origin).filter(|record| record.is_live());
         let by_origin = from.is_some() && record.map(Record::addr) == from;
         if self.inbound.get(origin, epoch).is_none() {
-            if next == 0 {
+            if next == 0 && start.is_none_or(|start| start.at == 0) {
                 return;
             }
             // A live origin says itself where this node begins; one that seems gone may be about to come back.
             // One that this node has never met is about to be met, and will say it then.
             if membership.get(origin).is_none() && !self.replay {
+                self.counters.strangers += 1;
                 return;
             }
-            let Ok(stream) = self.inbound.open(now, origin, epoch, None, latest) else { return };
+            let stream = match self.inbound.open(now, origin, epoch, None, latest) {
+                Ok(stream) => stream,
+                Err(StreamError::FormerLife(_)) => {
+                    self.counters.former_lives += 1;
+                    if by_origin {
+                        // What it reminds of was lost, and cannot have told it.
+                        self.tell_of_later_life(origin, epoch, membership);
+                    }
+                    return;
+                }
+                Err(_) => {
+                    self.counters.unusable += 1;
+                    return;
+                }
+            };
             if record.is_none() {
                 stream.over_since = Some(now);
                 self.sweep_later(now);
@@ -126,7 +144,11 @@ impl Dissemination {
         // Nobody has so much to say; a number like that is made up.
         let next = next.min(stream.next.unwrap_or(next).saturating_add(inbound::MAX_AHEAD));
         stream.learn_head(next, by_origin, from);
-        if stream.next.is_none() && !by_origin {
+        if by_origin && stream.attempts >= OTHERS_ASKED {
+            self.inbound.forget_ahead(origin, epoch, next);
+        }
+        let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
+        if stream.next.is_none() && !by_origin && next > 0 {
             stream.fallback = Some(stream.fallback.map_or(base, |known| known.min(base)).min(next));
         }
         if by_origin {
@@ -142,9 +164,15 @@ impl Dissemination {
         }
         let Some(stream) = self.inbound.get(origin, epoch) else { return };
         let (lacks, unknown) = (stream.lacks(), stream.next.is_none());
+        // Who has nothing to give, as it may say when it is asked, is no reason to ask sooner.
+        let gives = stream.next.is_none_or(|here| here < have.next && (by_origin || base <= here));
         let name = NodeName::from(origin);
         if lacks {
-            let patience = if start.is_some() { Duration::ZERO } else { self.patience() / 5 };
+            let patience = match start {
+                _ if !gives => self.backed_off(&name, epoch),
+                Some(_) => Duration::ZERO,
+                None => self.patience() / 5,
+            };
             self.ask_by(now + patience, &name, epoch);
         }
         if by_origin && (start.is_some() || unknown) {
@@ -162,7 +190,9 @@ impl Dissemination {
         next: Option<u64>,
     ) -> Result<(), Unusable> {
         // One for a former life of this node is late, and no matter.
-        let Some(lane) = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch) else {
+        let Some(lane) = LANES.into_iter().find(|lane| self.outbound[*lane as usize].is_acknowledged_in(epoch, next))
+        else {
+            self.counters.former_lives += 1;
             return Ok(());
         };
         let outbound = &mut self.outbound[lane as usize];
@@ -189,6 +219,16 @@ impl Dissemination {
         let start = self.outbound[lane as usize].start_of(to);
         let message = Control::Have(vec![self.own_have(lane, start)]).encode();
         self.send(to, vec![message]);
+    }
+
+    /// A life was renewed: those who have had something begin after it, as what others lack is said again.
+    fn tell_starts(&mut self, lane: Lane) {
+        let ahead = |start: Start| start.at > self.outbound[lane as usize].sent();
+        let peers = self.outbound[lane as usize].addrs();
+        let peers = peers.filter(|peer| self.outbound[lane as usize].start_of(*peer).is_some_and(ahead));
+        for peer in peers.collect::<Vec<_>>() {
+            self.tell_start(lane, peer);
+        }
     }
 
     pub(super) fn own_have(&self, lane: Lane, start: Option<Start>) -> Have<'_> {
@@ -240,7 +280,9 @@ impl Dissemination {
         let have = match (lane, stream) {
             (Some(lane), _) => Some(self.own_have(lane, self.outbound[lane as usize].start_of(asker.addr))),
             (None, Some(stream)) => Some(stream_have(origin, stream)),
-            (None, None) => None,
+            // Of its own former lives a node knows nothing; of another's, that it has nothing.
+            (None, None) if self.me.as_bytes() == origin => None,
+            (None, None) => Some(Have { origin, epoch, base: 0, next: 0, floor: 0, start: None }),
         };
         // Who asks in vain learns what there is.
         let have = have.filter(|_| lacking).map(|have| Control::Have(vec![have]).encode());
@@ -254,13 +296,17 @@ impl Dissemination {
 
     /// Whether a message may be sent to somebody over a stream, again: it takes a while to get there.
     pub(super) fn may_stream(&mut self, now: Instant, what: (SocketAddr, u64, u64)) -> bool {
-        let recent = |at: &mut Instant| now.saturating_duration_since(*at) < STREAM_PATIENCE;
-        self.streamed.retain(|_, at| recent(at));
+        self.forget_streamed(now);
         if self.streamed.contains_key(&what) {
             return false;
         }
         self.streamed.insert(what, now);
         true
+    }
+
+    /// Forgets what was sent over streams so long ago that it may be sent again.
+    pub(super) fn forget_streamed(&mut self, now: Instant) {
+        self.streamed.retain(|_, at| now.saturating_duration_since(*at) < STREAM_PATIENCE);
     }
 
     /// Sees to it that peers who do not acknowledge are reminded.
@@ -279,7 +325,11 @@ impl Dissemination {
     }
 
     pub(super) fn remind(&mut self, now: Instant, lane: Lane) {
+        let before = self.outbound[lane as usize].floor();
         let (peers, loose) = self.outbound[lane as usize].remind(now);
+        if self.outbound[lane as usize].floor() > before {
+            self.rounds[lane as usize] = self.telling_rounds();
+        }
         for name in loose {
             self.outputs.push_back(Output::CutLoose(name));
         }
@@ -335,10 +385,9 @@ impl Dissemination {
         let over = stream.attempts >= OTHERS_ASKED
             && stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
         if gone || over {
-            let end = if gone { Some(stream.gone_below) } else { stream.first_ahead() };
-            let Some(end) = end.map(|end| stream.first_ahead().map_or(end, |first| first.min(end))) else {
-                return stream.forget_head();
-            };
+            let ahead = stream.first_ahead();
+            let end = if gone { Some(stream.gone_below) } else { ahead.or_else(|| stream.give_up_head()) };
+            let Some(end) = end.map(|end| ahead.map_or(end, |first| first.min(end))) else { return };
             self.outputs.push_back(Output::Missed { origin: origin.clone(), epoch, seqs: next..end });
             self.inbound.skip_to(origin.as_bytes(), epoch, end);
             self.deliver(now);

@@ -77,6 +77,9 @@ impl Dissemination {
             return;
         }
         let max = self.max_in_packet();
+        if messages.iter().any(|message| message.len() > max) {
+            self.forget_streamed(now);
+        }
         for (seq, _) in (first..).zip(&messages).filter(|(_, message)| message.len() > max) {
             self.streamed.extend(self.outbound[at].addrs().map(|addr| ((addr, epoch, seq), now)));
         }

@@ -1,4 +1,10 @@
-//! Nodes that lose much of what they send, under a virtual clock.
+//! What is promised, under a virtual clock; and nodes that lose much of what they send.
+
+mod hostile;
+mod large;
+mod lives;
+mod plain;
+mod retention;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +20,63 @@ use crate::{
 };
 
 const TURN: Duration = Duration::from_millis(200);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// node1 … nodeN, all joining through node1, agreed on who is there.
+fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
+    let addrs: Vec<_> =
+        (1..=n).map(|i| sim.start(&format!("node{i}"), i, if i == 1 { &[] } else { &["node1"] })).collect();
+    sim.run_until(30 * SECOND, Sim::agreed);
+    addrs
+}
+
+/// What a node told its application of messages, in words.
+fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
+    let words = |event| match event {
+        Event::Message(message) => Some(format!("{}: {}", message.origin(), message.value())),
+        Event::Missed { origin, from, to, .. } => Some(format!("missed {from} to {to} of {origin}")),
+        Event::CutLoose(name) => Some(format!("{name} cut loose")),
+        Event::Room => Some("room".to_owned()),
+        _ => None,
+    };
+    sim.events(addr).into_iter().filter_map(words).collect()
+}
+
+/// What is to be told of these numbers, said by a node one after the other.
+fn said(name: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(|number| format!("{name}: {number}")).collect()
+}
+
+/// Checks that no node holds more than it may.
+fn check_bounds(sim: &mut Sim) {
+    for addr in sim.addrs() {
+        for size in sim.node(addr).sizes() {
+            assert!(size.held <= size.bound, "{addr}: {size:?}");
+        }
+    }
+}
+
+/// Messages that a node keeps, of its own and of others.
+fn kept(sim: &mut Sim, addr: SocketAddr) -> usize {
+    let messages = ["messages in a log of this node", "messages of others that are retained"];
+    sim.node(addr).sizes().filter(|size| messages.contains(&size.what)).map(|size| size.held).sum()
+}
+
+/// Checks that what each node says now is heard by all others, once, and nothing else.
+fn check_that_all_is_well(sim: &mut Sim, addrs: &[SocketAddr]) {
+    for addr in addrs {
+        sim.publish(*addr, "k", "\"well\"");
+    }
+    sim.run(5 * SECOND);
+    for (i, addr) in addrs.iter().enumerate() {
+        let mut heard = told(sim, *addr);
+        heard.sort();
+        let others = (0..addrs.len()).filter(|other| *other != i);
+        let mut expected: Vec<_> = others.map(|other| format!("node{}: \"well\"", other + 1)).collect();
+        expected.sort();
+        assert_eq!(heard, expected, "at {addr}");
+    }
+}
 
 struct Talk {
     sim: Sim,

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::network::Boot;
 use crate::{
-    config::Limits,
     dissemination::{Message, MessageId, PublishError},
     membership::NodeName,
     node::{Event, Node, NodeConfig},
@@ -19,8 +18,8 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
         meta: Bytes::new(),
         seeds: boot.seeds.to_vec(),
         tuning: boot.tuning.clone(),
-        limits: Limits::default(),
-        replay: false,
+        limits: boot.limits,
+        replay: boot.replay,
         epoch: boot.epoch,
         rng_seed,
     }

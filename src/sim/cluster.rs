@@ -13,15 +13,21 @@ use super::{
     network::{Boot, Cut, HostId, Network},
 };
 use crate::{
-    config::{Profile, Seed, Tuning},
+    config::{Limits, Profile, Seed, Tuning},
+    dissemination::{MessageId, PublishError},
     membership::Member,
-    node::{Event, Node},
+    node::{Event, Node, StreamInput},
 };
 
 /// A network of nodes.
 pub(crate) struct Sim {
     pub(crate) now: Instant,
     tuning: Tuning,
+    /// Of the nodes that are started from now on; and whether they begin with what is still retained.
+    pub(crate) limits: Limits,
+    pub(crate) replay: bool,
+    /// How far their clocks are ahead of the time since the beginning.
+    pub(crate) clock: Duration,
     /// The share of datagrams that are lost.
     pub(crate) loss: f64,
     pub(crate) datagrams: u64,
@@ -37,6 +43,9 @@ impl Sim {
         Self {
             now: network.now(),
             tuning: profile.tuning(),
+            limits: Limits::default(),
+            replay: false,
+            clock: Duration::ZERO,
             loss: 0.0,
             datagrams: 0,
             network,
@@ -51,8 +60,9 @@ impl Sim {
         let addr = Network::address(u32::from(host));
         let seeds: Vec<Seed> = seeds.iter().map(|seed| seed.parse().expect("a test's seed")).collect();
         let id = self.network.add_host(name, addr);
-        let epoch = u64::try_from(self.network.elapsed().as_micros()).expect("tests are short");
-        self.network.boot(id, &Boot { seeds: &seeds, tuning: &self.tuning, epoch, acquainted: &[] });
+        let epoch = u64::try_from((self.clock + self.network.elapsed()).as_micros()).expect("tests are short");
+        let (tuning, limits, replay) = (&self.tuning, self.limits, self.replay);
+        self.network.boot(id, &Boot { seeds: &seeds, tuning, limits, replay, epoch, acquainted: &[] });
         let old = self.hosts.insert(addr, id);
         assert!(old.is_none(), "{addr} is taken");
         self.settle();
@@ -70,6 +80,16 @@ impl Sim {
         self.network.kill(id);
     }
 
+    /// Stops a node's process.
+    pub(crate) fn pause(&mut self, addr: SocketAddr) {
+        self.network.pause(self.id(addr));
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&mut self, addr: SocketAddr) {
+        self.network.resume(self.id(addr));
+    }
+
     pub(crate) fn leave(&mut self, addr: SocketAddr) {
         self.with(addr, |node, now| node.leave(now));
     }
@@ -81,9 +101,22 @@ impl Sim {
         });
     }
 
+    /// The same, where it may be refused.
+    pub(crate) fn try_publish(&mut self, addr: SocketAddr, key: &str, value: &str) -> Result<MessageId, PublishError> {
+        self.with(addr, |node, now| node.publish(now, key, value))
+    }
+
     /// Hands a node a datagram, as from an address.
     pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Bytes) {
         self.with(to, |node, now| node.handle_datagram(now, from, &payload));
+    }
+
+    /// Hands a node what comes over a stream from an address.
+    pub(crate) fn inject_stream(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+        self.with(to, |node, now| {
+            let id = node.handle_accept(now, from).expect("room for a stream");
+            node.handle_stream(now, id, StreamInput::Data(data));
+        });
     }
 
     /// Separates two groups from each other.
@@ -133,6 +166,11 @@ impl Sim {
         self.find(addr, name).unwrap_or_else(|| panic!("{addr} sees no {name}"))
     }
 
+    /// The running nodes' addresses.
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        self.hosts.keys().copied().collect()
+    }
+
     /// A node, to look into.
     pub(crate) fn node(&mut self, addr: SocketAddr) -> &mut Node {
         let id = self.id(addr);
@@ -178,11 +216,12 @@ impl Sim {
         self.network.take_told(&mut self.events);
     }
 
-    fn with(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant)) {
+    fn with<T>(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
         self.network.link.loss = self.loss;
         let id = self.id(addr);
-        self.network.with(id, act).expect("a running node");
+        let result = self.network.with(id, act).expect("a running node");
         self.settle();
+        result
     }
 
     fn look(&self, addr: SocketAddr) -> &Node {

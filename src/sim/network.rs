@@ -27,7 +27,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    config::{Seed, Tuning},
+    config::{Limits, Seed, Tuning},
     membership::NodeName,
     node::{Action, Event, Node, StreamId, Transmit},
     wire::{Address, Versions},
@@ -113,6 +113,9 @@ pub(crate) struct Cut {
 pub(crate) struct Boot<'a> {
     pub(crate) seeds: &'a [Seed],
     pub(crate) tuning: &'a Tuning,
+    pub(crate) limits: Limits,
+    /// Whether it begins with what the others still retain.
+    pub(crate) replay: bool,
     /// What the host's wall clock says, in microseconds since 1970.
     pub(crate) epoch: u64,
     /// Whom it knows from the start.

@@ -26,7 +26,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    config::{Seed, Tuning},
+    config::{Limits, Seed, Tuning},
     membership::NodeName,
     node::Event,
     node::Node,
@@ -479,7 +479,8 @@ impl<'a> Run<'a> {
         let seeds: Vec<Seed> = self.seeds.iter().filter(|seed| seed.host != name(host)).cloned().collect();
         let micros = self.net.elapsed().as_micros() as u64;
         let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
-        let boot = Boot { seeds: &seeds, tuning: &self.tuning, epoch, acquainted };
+        let (tuning, limits) = (&self.tuning, Limits::default());
+        let boot = Boot { seeds: &seeds, tuning, limits, replay: false, epoch, acquainted };
         self.checker.begin(host);
         self.net.boot(host, &boot);
         let status = &mut self.hosts[host];

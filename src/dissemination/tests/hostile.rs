@@ -1,0 +1,295 @@
+//! Forgeries and garbage: bounded cost, a counter, no wrong delivery, and honest messages unharmed.
+
+use bytes::Bytes;
+
+use super::{super::control::Have, *};
+use crate::{
+    dissemination::{Counters, Draft, control::Control},
+    node::Node,
+    wire::{Message as Wire, packet},
+};
+
+const STRANGER: &str = "10.9.9.9:9";
+
+/// Four nodes, of which each has said one thing.
+fn four() -> (Sim, Vec<SocketAddr>, SocketAddr) {
+    let mut sim = Sim::new(7, Profile::Lan);
+    // Lives began before theirs.
+    sim.clock = 1000 * SECOND;
+    let addrs = cluster(&mut sim, 4);
+    check_that_all_is_well(&mut sim, &addrs);
+    (sim, addrs, STRANGER.parse().expect("an address"))
+}
+
+fn counters(sim: &mut Sim, addr: SocketAddr) -> Counters {
+    sim.node(addr).counters()
+}
+
+fn epoch(sim: &mut Sim, addr: SocketAddr) -> u64 {
+    sim.node(addr).epoch()
+}
+
+fn forged(origin: &str, epoch: u64, seq: u64) -> Bytes {
+    Draft::new("k", "\"forged\"", origin).finish(epoch, seq)
+}
+
+fn have(origin: &[u8], epoch: u64, (base, next, floor): (u64, u64, u64)) -> Have<'_> {
+    Have { origin, epoch, base, next, floor, start: None }
+}
+
+/// How many datagrams all send in 10 s.
+fn datagrams(sim: &mut Sim) -> u64 {
+    let before = sim.datagrams;
+    sim.run(10 * SECOND);
+    sim.datagrams - before
+}
+
+#[test]
+fn a_forged_acknowledgement_is_counted_and_counts_for_nothing() {
+    let (mut sim, addrs, stranger) = four();
+    let life = epoch(&mut sim, addrs[0]);
+    sim.partition(&addrs[..1], &addrs[1..]);
+    sim.publish(addrs[0], "k", "\"unheard\"");
+    let ack = |epoch, next| Control::Ack { epoch, life: 1, next: Some(next) }.encode();
+    let before = counters(&mut sim, addrs[0]);
+    sim.inject(stranger, addrs[0], ack(life, 2));
+    assert_eq!(counters(&mut sim, addrs[0]).strangers, before.strangers + 1);
+    for never_sent in [3, 1 << 40, u64::MAX] {
+        sim.inject(addrs[1], addrs[0], ack(life, never_sent));
+    }
+    assert_eq!(counters(&mut sim, addrs[0]).unusable, before.unusable + 3);
+    for another in [life.wrapping_sub(2), life + 2, u64::MAX] {
+        sim.inject(addrs[1], addrs[0], ack(another, 2));
+    }
+    assert_eq!(counters(&mut sim, addrs[0]).former_lives, before.former_lives + 3);
+    assert_eq!(sim.node(addrs[0]).progress().stable, 1);
+    assert_eq!(sim.node(addrs[0]).reached(1).0, 0);
+    sim.heal();
+    sim.run(SECOND);
+    assert_eq!(sim.node(addrs[0]).progress().stable, 2);
+    for addr in &addrs[1..] {
+        assert_eq!(told(&mut sim, *addr), ["node1: \"unheard\""]);
+    }
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn absurd_positions_cost_little_and_do_no_harm() {
+    let (mut sim, addrs, stranger) = four();
+    let life = epoch(&mut sim, addrs[1]);
+    let quiet = datagrams(&mut sim);
+    let before = counters(&mut sim, addrs[0]).strangers;
+    let numbers = [0, 1, 5, 1 << 40, u64::MAX - 1, u64::MAX];
+    let mut forgeries = 0;
+    for base in numbers {
+        for next in numbers {
+            for floor in numbers {
+                for epoch in [life, life - 2, life + 2, u64::MAX] {
+                    let message = Control::Have(vec![have(b"node2", epoch, (base, next, floor))]).encode();
+                    sim.inject(addrs[2], addrs[0], message.clone());
+                    sim.inject(stranger, addrs[0], message);
+                    forgeries += 1;
+                }
+            }
+        }
+    }
+    assert!(counters(&mut sim, addrs[0]).strangers >= before + forgeries);
+    assert!(counters(&mut sim, addrs[0]).unusable > 0, "a life in the far future is counted");
+    let after = datagrams(&mut sim);
+    assert!(after < quiet + 300, "{after} datagrams in 10 s, not {quiet}");
+    let later = datagrams(&mut sim);
+    assert!(later < quiet + 50, "{later} datagrams in 10 s, not {quiet}");
+    check_bounds(&mut sim);
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn a_forged_floor_does_not_free_what_is_still_to_come() {
+    let (mut sim, addrs, _) = four();
+    let life = epoch(&mut sim, addrs[0]);
+    let forged = Control::Have(vec![have(b"node1", life, (0, u64::MAX, u64::MAX))]).encode();
+    sim.inject(addrs[2], addrs[1], forged);
+    sim.run(SECOND);
+    // Only node2 gets what node1 says last.
+    sim.partition(&addrs[..1], &addrs[2..]);
+    sim.publish(addrs[0], "k", "\"last\"");
+    sim.run(SECOND / 100);
+    sim.kill(addrs[0]);
+    sim.run(10 * SECOND);
+    for addr in &addrs[1..] {
+        assert_eq!(told(&mut sim, *addr), ["node1: \"last\""]);
+    }
+}
+
+#[test]
+fn made_up_origins_by_the_thousand_are_counted_and_not_kept() {
+    let (mut sim, addrs, stranger) = four();
+    let life = epoch(&mut sim, addrs[1]);
+    let quiet = datagrams(&mut sim);
+    let before = counters(&mut sim, addrs[0]).strangers;
+    for packet in 0..1000 {
+        let names: Vec<_> = (0..20).map(|i| format!("made up {}", packet * 20 + i)).collect();
+        let haves = names.iter().map(|name| have(name.as_bytes(), life, (0, 9, 0))).collect();
+        let message = Control::Have(haves).encode();
+        sim.inject(stranger, addrs[0], message.clone());
+        sim.inject(addrs[2], addrs[0], message);
+        sim.inject(stranger, addrs[0], forged(&names[0], life, 0));
+    }
+    assert_eq!(counters(&mut sim, addrs[0]).strangers, before + 1000 + 20_000 + 1000);
+    let after = datagrams(&mut sim);
+    assert!(after < quiet + 50, "{after} datagrams in 10 s, not {quiet}");
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn a_head_that_is_made_up_for_one_who_is_gone_is_neither_asked_for_for_ever_nor_told_as_missed() {
+    let (mut sim, addrs, _) = four();
+    let life = epoch(&mut sim, addrs[3]);
+    sim.kill(addrs[3]);
+    sim.run_until(60 * SECOND, Sim::agreed);
+    let quiet = datagrams(&mut sim);
+    let forged = Control::Have(vec![have(b"node4", life, (0, u64::MAX, 0))]).encode();
+    sim.inject(addrs[1], addrs[0], forged);
+    let after = datagrams(&mut sim);
+    assert!(after < quiet + 60, "{after} datagrams in 10 s, not {quiet}");
+    sim.run(150 * SECOND);
+    let later = datagrams(&mut sim);
+    assert!(later < quiet + 10, "{later} datagrams in 10 s, not {quiet}");
+    check_that_all_is_well(&mut sim, &addrs[..3]);
+}
+
+#[test]
+fn what_only_the_dead_had_is_told_as_missed() {
+    let (mut sim, addrs, _) = four();
+    // Only node3 gets what node4 says last; it tells node1 so, and both die before they can give it.
+    sim.partition(&addrs[3..], &addrs[..2]);
+    sim.publish(addrs[3], "k", "\"last\"");
+    sim.run(SECOND / 100);
+    let life = epoch(&mut sim, addrs[3]);
+    let true_word = Control::Have(vec![have(b"node4", life, (1, 2, 0))]).encode();
+    sim.kill(addrs[3]);
+    sim.kill(addrs[2]);
+    sim.inject(addrs[2], addrs[0], true_word);
+    sim.run(300 * SECOND);
+    assert_eq!(told(&mut sim, addrs[0]), ["missed 1 to 2 of node4"]);
+}
+
+#[test]
+fn a_forged_request_is_answered_to_members_only_and_within_bounds() {
+    let (mut sim, addrs, stranger) = four();
+    let life = epoch(&mut sim, addrs[0]);
+    sim.partition(&addrs[..1], &addrs[1..]);
+    for _ in 0..200 {
+        sim.publish(addrs[0], "k", &format!("\"{}\"", "x".repeat(900)));
+    }
+    let ranges = vec![(0, u64::MAX), (u64::MAX, u64::MAX), (1 << 40, 1 << 40), (1, u64::MAX - 1)];
+    let want = |origin: &[u8], epoch| Control::Want { origin, epoch, ranges: ranges.clone() }.encode();
+    let (before, strangers) = (sim.datagrams, counters(&mut sim, addrs[0]).strangers);
+    for _ in 0..100 {
+        sim.inject(stranger, addrs[0], want(b"node1", life));
+        sim.inject(stranger, addrs[0], want(b"node2", life));
+    }
+    assert_eq!(sim.datagrams, before, "nothing is reflected");
+    assert_eq!(counters(&mut sim, addrs[0]).strangers, strangers + 200);
+    for (origin, epoch) in [("node1", life), ("node1", life + 2), ("node2", life), ("nobody", 7)] {
+        let before = sim.datagrams;
+        sim.inject(addrs[1], addrs[0], want(origin.as_bytes(), epoch));
+        assert!(sim.datagrams - before < 80, "{} datagrams for one", sim.datagrams - before);
+    }
+    sim.heal();
+    sim.run(10 * SECOND);
+    for addr in &addrs[1..] {
+        assert_eq!(told(&mut sim, *addr).len(), 200);
+    }
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn a_number_far_ahead_is_refused_or_forgotten() {
+    let (mut sim, addrs, stranger) = four();
+    let life = epoch(&mut sim, addrs[1]);
+    let quiet = datagrams(&mut sim);
+    let before = counters(&mut sim, addrs[0]).unusable;
+    for seq in [u64::MAX, u64::MAX - 1, 1 << 40, (1 << 16) + 2] {
+        sim.inject(stranger, addrs[0], forged("node2", life, seq));
+        sim.inject(addrs[1], addrs[0], forged("node2", life, seq));
+    }
+    assert_eq!(counters(&mut sim, addrs[0]).unusable, before + 8);
+    // These could be: the gap is asked for, until the origin knows of nothing.
+    for seq in [5, 1000, 60_000] {
+        sim.inject(addrs[1], addrs[0], forged("node2", life, seq));
+    }
+    let after = datagrams(&mut sim);
+    assert!(after < quiet + 150, "{after} datagrams in 10 s, not {quiet}");
+    let later = datagrams(&mut sim);
+    assert!(later < quiet + 10, "{later} datagrams in 10 s, not {quiet}");
+    for number in 0..10 {
+        sim.publish(addrs[1], "k", &number.to_string());
+    }
+    sim.run(SECOND);
+    for addr in [addrs[0], addrs[2], addrs[3]] {
+        assert_eq!(told(&mut sim, addr), said("node2", 0..10));
+    }
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn a_life_that_is_over_or_cannot_have_begun_is_not_listened_to() {
+    let (mut sim, addrs, _) = four();
+    let life = epoch(&mut sim, addrs[1]);
+    let before = counters(&mut sim, addrs[0]);
+    for former in [0, 2, life - 2] {
+        sim.inject(addrs[1], addrs[0], forged("node2", former, 0));
+    }
+    let days = 3 * 24 * 60 * 60 * 1_000_000;
+    for future in [life + 2 * days, u64::MAX - 1] {
+        sim.inject(addrs[1], addrs[0], forged("node2", future, 0));
+    }
+    let after = counters(&mut sim, addrs[0]);
+    assert_eq!((after.former_lives - before.former_lives, after.unusable - before.unusable), (3, 2));
+    assert_eq!(told(&mut sim, addrs[0]), [""; 0]);
+    sim.run(SECOND);
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn a_later_life_that_is_made_up_ends_with_the_origin_in_a_later_one_still() {
+    let (mut sim, addrs, _) = four();
+    let life = epoch(&mut sim, addrs[1]);
+    for later in [life + 2, life + 1000] {
+        let made_up = Control::Have(vec![have(b"node2", later, (0, 7, 0))]).encode();
+        sim.inject(addrs[2], addrs[0], made_up);
+    }
+    sim.run(5 * SECOND);
+    check_that_all_is_well(&mut sim, &addrs);
+    sim.run(30 * SECOND);
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn garbage_is_counted() {
+    let (mut sim, addrs, _) = four();
+    let user = |payload: &[u8]| packet::encode_message(&Wire::User(Bytes::copy_from_slice(payload)));
+    let count = |node: &mut Node| node.counters().unusable;
+    for garbage in
+        [&b"no JSON"[..], b"[1]", b"{\"key\":1,\"value\":1}", b"{\"value\":1}", b"\xff\xfe{}", b"{\"key\":\"\xc3\"}"]
+    {
+        let before = count(sim.node(addrs[0]));
+        sim.inject(addrs[1], addrs[0], user(garbage));
+        assert_eq!(count(sim.node(addrs[0])), before + 1, "{garbage:?}");
+    }
+    let life = epoch(&mut sim, addrs[0]);
+    for whole in [
+        Control::Ack { epoch: life, life: 1 << 40, next: Some(1 << 40) }.encode(),
+        Control::Have(vec![have(b"node2", life, (1, 1, 1))]).encode(),
+        Control::Want { origin: b"node1", epoch: life, ranges: vec![(0, 1 << 30)] }.encode(),
+    ] {
+        let before = count(sim.node(addrs[0]));
+        for end in 2..whole.len() {
+            sim.inject(addrs[1], addrs[0], whole.slice(..end));
+        }
+        assert!(count(sim.node(addrs[0])) >= before + 4, "{whole:?}");
+    }
+    sim.run(SECOND);
+    check_that_all_is_well(&mut sim, &addrs);
+}

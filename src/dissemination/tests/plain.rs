@@ -1,0 +1,89 @@
+//! What plain memberlist nodes say, who give their messages no identity.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::wire::{
+    Alive, Message as Wire, packet,
+    stream::{self, StreamMessage},
+};
+
+const PLAIN: &str = "10.0.9.9:7946";
+
+/// Makes a plain node known to all. It answers nothing, and fails after a while.
+pub(super) fn introduce(sim: &mut Sim, addrs: &[SocketAddr]) -> SocketAddr {
+    let plain: SocketAddr = PLAIN.parse().expect("an address");
+    let alive = Alive {
+        incarnation: 1,
+        node: "go".into(),
+        address: plain.into(),
+        meta: Bytes::new(),
+        versions: Some([1, 5, 2, 0, 0, 0]),
+    };
+    for addr in addrs {
+        sim.inject(plain, *addr, packet::encode_message(&Wire::Alive(alive.clone())));
+    }
+    plain
+}
+
+fn words(value: &str) -> Bytes {
+    Bytes::from(format!("{{\"key\":\"I am go\",\"value\":{value}}}"))
+}
+
+fn say(value: &str) -> Bytes {
+    packet::encode_message(&Wire::User(words(value)))
+}
+
+#[test]
+fn retransmissions_to_several_are_one_message_and_the_same_words_later_another() {
+    for loss in [0.0, 0.2] {
+        let mut sim = Sim::new(20, Profile::Lan);
+        let addrs = cluster(&mut sim, 13);
+        let plain = introduce(&mut sim, &addrs);
+        sim.loss = loss;
+        for _ in 0..2 {
+            for to in [2, 9, 4, 2, 11, 9] {
+                sim.inject(plain, addrs[to], say("1"));
+                sim.run(Duration::from_millis(200));
+            }
+            sim.run(Duration::from_millis(1800));
+            for addr in &addrs {
+                assert_eq!(told(&mut sim, *addr), ["go: 1"], "{addr} with loss {loss}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_whose_voice_dies_is_delivered_all_the_same() {
+    // One of them is the voice.
+    for dies in 1..5 {
+        let mut sim = Sim::new(21, Profile::Lan);
+        let mut addrs = cluster(&mut sim, 5);
+        let plain = introduce(&mut sim, &addrs);
+        sim.kill(addrs.remove(dies));
+        sim.inject(plain, addrs[0], say("1"));
+        sim.run(10 * SECOND);
+        for addr in addrs {
+            assert_eq!(told(&mut sim, addr), ["go: 1"], "{addr}, without node{}", dies + 1);
+        }
+    }
+}
+
+#[test]
+fn a_large_message_of_a_plain_node_reaches_all() {
+    // Heard by its voice, and by others.
+    for hears in 0..3 {
+        let mut sim = Sim::new(22, Profile::Lan);
+        let addrs = cluster(&mut sim, 3);
+        let mut from = introduce(&mut sim, &addrs);
+        from.set_port(34_567);
+        let value = format!("\"{}\"", "y".repeat(200_000));
+        let data = stream::encode(&StreamMessage::User(words(&value)), false);
+        sim.inject_stream(from, addrs[hears], &data);
+        sim.run(5 * SECOND);
+        for addr in addrs {
+            assert_eq!(told(&mut sim, addr), [format!("go: {value}")], "{addr}");
+        }
+    }
+}
