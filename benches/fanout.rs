@@ -49,9 +49,10 @@ struct Cli {
     /// Bytes of a value, as JSON.
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// Threads of the runtime; 1 runs everything on the main thread.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
+    /// Threads of the runtime; 1 runs everything on the main thread [default: 1 paced, as the broadcast
+    /// program has it; 2 as a flood].
+    #[arg(long)]
+    threads: Option<usize>,
     /// Print one JSON object for each run.
     #[arg(long)]
     json: bool,
@@ -72,11 +73,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     if cli.senders == 0 || cli.senders >= cli.nodes {
         return Err("there must be senders, and fewer than nodes".into());
     }
-    let mut runtime = match cli.threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = runtime.worker_threads(cli.threads).enable_all().build()?;
     for mode in cli.mode.map_or(vec![Mode::Paced, Mode::Flood], |mode| vec![mode]) {
         let msgs = cli.msgs.unwrap_or(match (mode, cli.bench) {
             (Mode::Paced, true) => 400,
@@ -85,6 +81,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             (_, false) => 50,
         });
         let load = Load { mode, msgs, rate: cli.rate, size: cli.size };
+        let threads = cli.threads.unwrap_or(if mode == Mode::Paced { 1 } else { 2 });
+        let mut runtime = match threads {
+            1 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = runtime.worker_threads(threads).enable_all().build()?;
         runtime.block_on(measure(&cli, &load))?.print(cli.json);
     }
     Ok(())
