@@ -166,6 +166,15 @@ impl Checker {
         Ok(())
     }
 
+    /// The life in which a host's node speaks. When it learns that a former one was later, by a clock that
+    /// has been set back, it begins one that is later still: the stream goes on in it, with its numbers.
+    pub(super) fn speaks_in(&mut self, host: HostId, epoch: u64) {
+        let Some(index) = self.lives[host].as_ref().and_then(|life| life.publishes) else { return };
+        if std::mem::replace(&mut self.streams[index].epoch, epoch) != epoch {
+            self.by_origin.insert((host, epoch), index);
+        }
+    }
+
     pub(super) fn delivered(&mut self, now: Time, host: HostId, delivery: &Delivery<'_>) -> Check {
         let Some(id) = delivery.id else { return Err("a message without an identity was delivered".into()) };
         let what = format_args!("{}/{} of host {}", id.epoch, id.seq, delivery.origin);

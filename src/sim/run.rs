@@ -334,6 +334,9 @@ impl<'a> Run<'a> {
 
     /// Looks at what has come of a step.
     fn settle(&mut self, host: Option<HostId>) -> Check {
+        if let Some((host, node)) = host.and_then(|host| Some((host, self.net.node(host)?))) {
+            self.checker.speaks_in(host, node.epoch());
+        }
         let mut told = std::mem::take(&mut self.told);
         self.net.take_told(&mut told);
         for (host, event) in told.drain(..) {

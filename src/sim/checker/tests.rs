@@ -73,6 +73,20 @@ fn order_and_gaps_matter_where_order_is_promised() {
 }
 
 #[test]
+fn a_stream_that_goes_on_in_a_later_life_is_the_same() {
+    let mut checker = history(STRICT, false);
+    deliver(&mut checker, 1, 0).expect("it is the first");
+    checker.speaks_in(0, 9);
+    let (second, at) = (value(1), 10 * SECOND);
+    let id = Some(MessageId { epoch: 9, seq: 1 });
+    let again = Delivery { origin: 0, id, key: "k", value: &second, hops: 1 };
+    checker.delivered(at, 1, &again).expect("it is the next");
+    objects(checker.delivered(at, 1, &again), "delivered twice");
+    objects(deliver(&mut checker, 1, 1), "delivered twice");
+    checker.published(at, 0, MessageId { epoch: 9, seq: 5 }, "k", "1").expect("it goes on");
+}
+
+#[test]
 fn what_is_altered_or_invented_is_found() {
     let mut checker = history(LAX, false);
     let first = Delivery { origin: 0, id: Some(MessageId { epoch: 7, seq: 0 }), key: "k", value: "1", hops: 0 };
