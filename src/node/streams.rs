@@ -190,7 +190,7 @@ impl Node {
             (Role::Serving, StreamMessage::PushPull(remote)) => {
                 // The answer is the view before the merge, as memberlist has it.
                 let mut view = self.membership.local_state(remote.join);
-                if Dissemination::is_state(&remote.user_state) {
+                if Dissemination::is_state(&remote.user_state) || is_newcomer_of_ours(&remote) {
                     view.user_state = self.dissemination_state();
                 }
                 self.write(id, &StreamMessage::PushPull(view));
@@ -298,6 +298,12 @@ impl Node {
             self.end_join(now, index, Err(reason));
         }
     }
+}
+
+/// Whether a view is that of a node of ours that knows nobody yet. It cannot know whom it asks, so it has
+/// told no state; but it needs to hear of its former life before it says anything.
+fn is_newcomer_of_ours(remote: &PushPull) -> bool {
+    matches!(&remote.nodes[..], [only] if remote.join && only.versions.is_some_and(dissemination::is_ours))
 }
 
 fn kind(message: &StreamMessage) -> &'static str {
