@@ -75,6 +75,13 @@ impl Dissemination {
         message.slice(1..)
     }
 
+    /// What this node has of one origin.
+    pub(crate) fn state_of(&self, origin: &[u8]) -> Bytes {
+        let lives = self.inbound.iter().filter(|(name, _)| *name.as_bytes() == *origin);
+        let haves = lives.map(|(origin, stream)| stream_have(origin.as_bytes(), stream));
+        Control::Have(haves.collect()).encode().slice(1..)
+    }
+
     /// Whether another node's state is one of ours.
     pub(crate) fn is_state(state: &[u8]) -> bool {
         state.first() == Some(&MAGIC)

@@ -190,8 +190,10 @@ impl Node {
             (Role::Serving, StreamMessage::PushPull(remote)) => {
                 // The answer is the view before the merge, as memberlist has it.
                 let mut view = self.membership.local_state(remote.join);
-                if Dissemination::is_state(&remote.user_state) || is_newcomer_of_ours(&remote) {
+                if Dissemination::is_state(&remote.user_state) {
                     view.user_state = self.dissemination_state();
+                } else if let Some(name) = newcomer_of_ours(&remote) {
+                    view.user_state = self.dissemination.state_of(name);
                 }
                 self.write(id, &StreamMessage::PushPull(view));
                 self.close(id);
@@ -300,10 +302,13 @@ impl Node {
     }
 }
 
-/// Whether a view is that of a node of ours that knows nobody yet. It cannot know whom it asks, so it has
-/// told no state; but it needs to hear of its former life before it says anything.
-fn is_newcomer_of_ours(remote: &PushPull) -> bool {
-    matches!(&remote.nodes[..], [only] if remote.join && only.versions.is_some_and(dissemination::is_ours))
+/// The name of a node of ours that knows nobody yet, if this is its view. It cannot know whom it asks, so
+/// it has told no state; but it needs to hear of its former life before it says anything.
+fn newcomer_of_ours(remote: &PushPull) -> Option<&[u8]> {
+    match &remote.nodes[..] {
+        [only] if remote.join && only.versions.is_some_and(dissemination::is_ours) => Some(&only.name),
+        _ => None,
+    }
 }
 
 fn kind(message: &StreamMessage) -> &'static str {
