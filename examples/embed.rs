@@ -20,10 +20,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Keys are text; values are whatever serde can write as JSON.
     let mut heard = bob.subscribe();
-    alice.publish("greeting", &["hello", "world"]).await?;
+    let receipt = alice.publish("greeting", &["hello", "world"]).await?;
     let message = heard.recv().await.ok_or("bob has stopped")??;
     let words: Vec<&str> = message.value_as()?;
     println!("bob hears {} = {words:?} from {}", message.key(), message.origin());
+
+    // The receipt knows when every live member has it.
+    let done = receipt.delivered().await?;
+    println!("delivered to {} of {} in {:?}", done.delivered, done.members, done.elapsed);
 
     // Say good-bye, so that nobody takes it for a failure.
     bob.leave().await;
