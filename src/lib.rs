@@ -2,7 +2,8 @@
 //!
 //! Nodes find each other and watch each other by gossip (SWIM with Lifeguard's extensions) over the
 //! wire protocol of [hashicorp/memberlist](https://github.com/hashicorp/memberlist), so Rust and Go
-//! nodes share a cluster. What one node publishes, every other node hears.
+//! nodes share a cluster. What one node publishes, every other live node gets, once and in order, and the
+//! publisher's [`Receipt`] knows when.
 //!
 //! # The rooms, from the ground up
 //!
@@ -10,11 +11,11 @@
 //! |---|---|---|
 //! | `wire` | bytes ⇄ messages of the memberlist protocol; pure | nothing |
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
-//! | `dissemination` | what is said: message, identity, spread, once-only delivery | `wire` |
+//! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
 //! | `node` | both behind a few verbs, without clock, socket or task (sans-IO) | the three above |
 //! | `sim` | a virtual clock and network that drive the very same `Node`s by the thousand | `node` |
 //! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
-//! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`] |
+//! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`], `sim` |
 //!
 //! Arrows run downwards only.
 
