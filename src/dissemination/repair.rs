@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rand::RngExt;
 
 use super::{
     ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
@@ -46,6 +47,9 @@ const STARTS_ASKED_IN_VAIN: u32 = 20;
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// How often streams that are over are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How much later than a former life one begins at most that a clock set back would have begin earlier, in
+/// microseconds.
+const RENEWAL_SPREAD: u64 = 1 << 20;
 
 impl Dissemination {
     /// The latest lives of an origin that is there go on.
@@ -101,7 +105,8 @@ impl Dissemination {
             for lane in LANES {
                 let outbound = &mut self.outbound[lane as usize];
                 if same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest {
-                    outbound.renew(epoch + 2, &self.me);
+                    // Later by chance: others may know of yet another life that began like this one.
+                    outbound.renew(epoch + 2 * self.rng.random_range(1..=RENEWAL_SPREAD), &self.me);
                     self.tell_starts(lane);
                 }
             }
