@@ -34,7 +34,7 @@ mod timers;
 pub mod wire;
 
 pub use config::{Config, ConfigError, Faults, Limits, Profile, Seed, Tuning};
-pub use dissemination::{Message, MessageId, PublishError};
+pub use dissemination::{Counters, Message, MessageId, PublishError};
 pub use driver::{
     Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,
     health::{Health, HealthError, probe},

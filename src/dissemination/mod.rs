@@ -136,19 +136,22 @@ pub(crate) struct Progress {
     pub(crate) plain: usize,
 }
 
-/// What came, and what was dropped of it, since the start.
+/// What came of messages to a node since its start, and what was dropped of it, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    /// Messages, whether they were here already or not.
-    pub(crate) copies: u64,
+#[non_exhaustive]
+pub struct Counters {
+    /// Messages that arrived, whether they were here already or not.
+    pub copies: u64,
     /// Messages that were here already.
-    pub(crate) duplicates: u64,
+    pub duplicates: u64,
+    /// Messages that could not be had any more, as told by [`Event::Missed`](crate::Event::Missed).
+    pub missed: u64,
     /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
-    pub(crate) strangers: u64,
+    pub strangers: u64,
     /// Messages, acknowledgements and what is said of messages, of a life that is over.
-    pub(crate) former_lives: u64,
-    /// Everything else that cannot be used.
-    pub(crate) unusable: u64,
+    pub former_lives: u64,
+    /// Everything else that could not be used.
+    pub unusable: u64,
 }
 
 /// Why a user message, or a control message, cannot be used.

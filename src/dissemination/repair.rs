@@ -393,6 +393,7 @@ impl Dissemination {
             let ahead = stream.first_ahead();
             let end = if gone { Some(stream.gone_below) } else { ahead.or_else(|| stream.give_up_head()) };
             let Some(end) = end.map(|end| ahead.map_or(end, |first| first.min(end))) else { return };
+            self.counters.missed += end - next;
             self.outputs.push_back(Output::Missed { origin: origin.clone(), epoch, seqs: next..end });
             self.inbound.skip_to(origin.as_bytes(), epoch, end);
             self.deliver(now);

@@ -33,7 +33,7 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Event, Member, Message, PublishError, Seed,
+    Counters, Event, Member, Message, PublishError, Seed,
     dissemination::{Draft, Progress},
     node::{Action, Node, StreamInput},
 };
@@ -49,6 +49,7 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
+    Counters { reply: oneshot::Sender<Counters> },
     Leave,
 }
 
@@ -195,6 +196,9 @@ impl EventLoop {
             Command::Reached { seq, reply } => {
                 let (members, missing) = self.node.reached(seq);
                 let _ = reply.send(Reached { members, missing });
+            }
+            Command::Counters { reply } => {
+                let _ = reply.send(self.node.counters());
             }
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());

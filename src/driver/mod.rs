@@ -49,7 +49,7 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Event, Member, Message, PublishError,
+    Config, ConfigError, Counters, Event, Member, Message, PublishError,
     dissemination::{Draft, Progress},
     node::{Node, NodeConfig},
     wire::Address,
@@ -213,6 +213,11 @@ impl Handle {
         // Nothing can panic under this lock; were it poisoned, the receiver would still be whole.
         let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(|| self.0.events.subscribe())
+    }
+
+    /// What came of messages to this node since its start, in numbers. Nothing once the node has stopped.
+    pub async fn counters(&self) -> Counters {
+        self.ask(|reply| Command::Counters { reply }).await.unwrap_or_default()
     }
 
     /// Every member that is not dead, this node first. Nobody once the node has stopped.

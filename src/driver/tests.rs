@@ -59,6 +59,8 @@ async fn what_one_node_publishes_the_other_hears_until_it_leaves() {
     assert_eq!(*message.origin(), *"a");
     let message = next(&mut to_a).await;
     assert_eq!(message.value_as::<Vec<String>>().unwrap(), ["x", "y"]);
+    let counters = a.counters().await;
+    assert_eq!((counters.copies, counters.missed), (1, 0));
 
     let names = |members: Vec<Member>| members.iter().map(|member| member.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(a.members().await), ["a", "b"]);

@@ -172,6 +172,7 @@ fn what_only_the_dead_had_is_told_as_missed() {
     sim.inject(addrs[2], addrs[0], true_word);
     sim.run(300 * SECOND);
     assert_eq!(told(&mut sim, addrs[0]), ["missed 1 to 2 of node4"]);
+    assert_eq!(sim.node(addrs[0]).counters().missed, 1);
 }
 
 #[test]
