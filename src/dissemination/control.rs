@@ -24,7 +24,7 @@ const WANT: u8 = 4;
 const PLAIN: u8 = 5;
 
 /// How a message reached whom it reached, and who is to get it from there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Route {
     /// Over how many hops it came to who sends it on.
     pub(super) hops: u8,

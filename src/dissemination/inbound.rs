@@ -291,13 +291,11 @@ impl Inbound {
         next: Option<u64>,
         latest: u64,
     ) -> Result<&mut Stream, StreamError> {
-        let known = self.streams.get(origin).is_some_and(|lives| lives.iter().any(|life| life.epoch == epoch));
-        if !known {
-            self.begin_life(now, origin, epoch, next, latest)?;
-        }
+        self.begin_life(now, origin, epoch, next, latest)?;
         Ok(self.get_mut(origin, epoch).expect("it was there, or was just added"))
     }
 
+    /// Remembers a life of an origin, unless it is known.
     fn begin_life(
         &mut self,
         now: Instant,
@@ -306,6 +304,9 @@ impl Inbound {
         next: Option<u64>,
         latest: u64,
     ) -> Result<(), StreamError> {
+        if self.get(origin, epoch).is_some() {
+            return Ok(());
+        }
         if epoch > latest {
             return Err(StreamError::FutureLife(epoch));
         }
@@ -365,9 +366,7 @@ impl Inbound {
         latest: u64,
         build: impl FnOnce(NodeName) -> Message,
     ) -> Result<Taken, StreamError> {
-        if self.get(origin, epoch).is_none() {
-            self.begin_life(now, origin, epoch, begins.then_some(seq), latest)?;
-        }
+        self.begin_life(now, origin, epoch, begins.then_some(seq), latest)?;
         let stream = find(&mut self.streams, origin, epoch).expect("it was there, or was just added");
         if begins && stream.next.is_none() {
             stream.next = Some(seq);

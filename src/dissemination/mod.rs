@@ -216,8 +216,8 @@ pub(crate) struct Dissemination {
     ring: Option<Ring>,
     /// Streams to acknowledge.
     acks: BTreeSet<(NodeName, u64)>,
-    /// Messages to pass on, by their route.
-    relays: BTreeMap<Route, Vec<Bytes>>,
+    /// Messages to pass on, by the end of the arc that they are for, and over how many hops they came.
+    relays: BTreeMap<(u64, u8), Vec<Bytes>>,
     /// What went to whom over a stream of late: who, which life and number, and when.
     streamed: BTreeMap<(SocketAddr, u64, u64), Instant>,
     counters: Counters,
@@ -511,7 +511,7 @@ impl Dissemination {
         self.counters.duplicates += u64::from(taken == Taken::Known);
         if let (Taken::New, Some(until)) = (taken, route.until) {
             let message = packet::encode_message(&wire::Message::User(payload.clone()));
-            self.relays.entry(Route { hops, until: Some(until) }).or_default().push(message);
+            self.relays.entry((until, hops)).or_default().push(message);
         }
         self.after_news(now, origin, identity.epoch, from, taken == Taken::New);
         self.deliver(now);

@@ -59,10 +59,8 @@ impl Dissemination {
             }
         }
         let me = ring::place(self.me.as_bytes());
-        for (route, messages) in std::mem::take(&mut self.relays) {
-            if let Some(until) = route.until {
-                self.send_along(me, until, route.hops, &messages, membership);
-            }
+        for ((until, hops), messages) in std::mem::take(&mut self.relays) {
+            self.send_along(me, until, hops, &messages, membership);
         }
         if !self.acks.is_empty() && self.timers.get(&Timer::Acks).is_none() {
             self.send_acks(membership);
