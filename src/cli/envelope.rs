@@ -95,9 +95,11 @@ pub(super) fn keys_in_file(path: &Path) -> Result<Vec<SecretKey>, String> {
     }
 }
 
-/// Keys in base64, with commas, spaces or ends of lines between them.
+/// Keys in base64, with commas, spaces or ends of lines between them; what is behind a # is a comment.
 fn parse(text: &str) -> Result<Vec<SecretKey>, String> {
-    let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
+    let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(keys, _)| keys));
+    let words =
+        lines.flat_map(|line| line.split(|c: char| c == ',' || c.is_whitespace())).filter(|word| !word.is_empty());
     let keys = words.enumerate().map(|(index, word)| {
         word.parse::<SecretKey>().map_err(|error| format!("key {} cannot be used: {error}", index + 1))
     });
