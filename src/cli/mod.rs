@@ -3,6 +3,7 @@
 //! Every setting is a flag and an environment variable; the flag wins, and an empty variable counts as
 //! unset. What cannot be is refused in one line before anything starts.
 
+mod access;
 mod demo;
 mod health;
 mod log;
@@ -17,8 +18,8 @@ use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process:
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
-use self::size::Size;
 pub use self::usage::parse;
+use self::{access::AccessArgs, size::Size};
 use crate::{
     ConfigError, Faults, Limits, Profile, Seed, StartError,
     config::{self, DEFAULT_PORT},
@@ -50,7 +51,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     Demo(DemoArgs),
     Health(HealthArgs),
     Sim(SimArgs),
@@ -97,6 +98,9 @@ struct NodeArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// What a node that joins gets of what was sent before
     #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]
@@ -346,7 +350,7 @@ fn faults(text: &str) -> Result<Faults, String> {
 fn problem(error: ConfigError) -> String {
     match error {
         ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
-        ConfigError::Faults { problem, .. } => problem.into(),
+        ConfigError::Faults { problem, .. } | ConfigError::Network { problem, .. } => problem.into(),
         error => error.to_string(),
     }
 }
@@ -363,7 +367,7 @@ impl Cli {
     /// Why it cannot be done.
     pub async fn run(self) -> Result<ExitCode, Failure> {
         let result = match self.command {
-            Command::Node(args) => node::run(args).await,
+            Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sim(args) => sim::run(args).await,

@@ -61,6 +61,7 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
         .profile(args.profile)
         .limits(args.limits.into())
         .replay(args.replay == Replay::Retained);
+    config = args.access.apply(config);
     if let Some(faults) = args.faults {
         config = config.faults(faults);
     }
