@@ -5,14 +5,17 @@
 mod faults;
 mod retention;
 mod seed;
+mod serf;
 mod tuning;
 
 use std::net::SocketAddr;
 
+pub(crate) use self::serf::parse_tags;
 pub use self::{
     faults::Faults,
     retention::Limits,
     seed::Seed,
+    serf::{Serf, Tags},
     tuning::{Profile, Tuning},
 };
 use crate::wire::limits;
@@ -38,6 +41,7 @@ pub struct Config {
     pub(crate) join: Vec<Seed>,
     pub(crate) tuning: Tuning,
     pub(crate) meta: Vec<u8>,
+    pub(crate) serf: Option<Serf>,
     pub(crate) limits: Limits,
     pub(crate) replay: bool,
     pub(crate) faults: Option<Faults>,
@@ -53,6 +57,7 @@ impl Config {
             join: Vec::new(),
             tuning: Profile::default().tuning(),
             meta: Vec::new(),
+            serf: None,
             limits: Limits::default(),
             replay: false,
             faults: None,
@@ -103,6 +108,13 @@ impl Config {
         self
     }
 
+    /// Joins a cluster of serf agents. Its tags are the node's metadata then, instead of [`meta`](Self::meta).
+    #[must_use]
+    pub fn serf(mut self, serf: Serf) -> Self {
+        self.serf = Some(serf);
+        self
+    }
+
     /// How much is kept of what is published, and for how long a slow member is waited for.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -135,6 +147,7 @@ impl Config {
         if self.meta.len() > limits::META {
             return Err(ConfigError::MetaTooLong { size: self.meta.len() });
         }
+        self.serf.iter().try_for_each(Serf::validate)?;
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
         self.tuning.validate()?;
@@ -194,6 +207,20 @@ pub enum ConfigError {
     MetaTooLong {
         /// Its length.
         size: usize,
+    },
+    /// The tags do not fit in the metadata.
+    #[error("the tags take {size} bytes as serf has them: shorten them to {} bytes", limits::META)]
+    TagsTooLong {
+        /// Their length.
+        size: usize,
+    },
+    /// Not `NAME=VALUE,NAME=VALUE`.
+    #[error("{value:?} are no tags: {problem}")]
+    Tags {
+        /// What was given.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
     },
     /// A setting of the gossip is out of its range.
     #[error("{setting} = {value} cannot be: it must be {allowed}")]

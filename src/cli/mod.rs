@@ -20,7 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use self::size::Size;
 pub use self::usage::parse;
 use crate::{
-    ConfigError, Faults, Limits, Profile, Seed, StartError,
+    ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
     config::{self, DEFAULT_PORT},
 };
 
@@ -50,7 +50,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     Demo(DemoArgs),
     Health(HealthArgs),
     Sim(SimArgs),
@@ -94,6 +94,14 @@ struct NodeArgs {
     /// Kind of network, which sets the pace of the gossip
     #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_enum, default_value = "lan")]
     profile: Profile,
+
+    /// Be a member of a cluster of serf agents; all its nodes are, or none
+    #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    serf: bool,
+
+    /// What serf agents list beside the node's name, like role=web,zone=a; needs --serf [default: nothing]
+    #[arg(long, env = "BROADCAST_TAGS", hide_env_values = true, value_name = "TAGS", value_parser = tags)]
+    tags: Option<Tags>,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -338,6 +346,10 @@ fn check(limits: Limits) -> Result<(), String> {
     limits.validate().map_err(problem)
 }
 
+fn tags(text: &str) -> Result<Tags, String> {
+    config::parse_tags(text).map_err(problem)
+}
+
 fn faults(text: &str) -> Result<Faults, String> {
     text.parse().map_err(problem)
 }
@@ -346,7 +358,7 @@ fn faults(text: &str) -> Result<Faults, String> {
 fn problem(error: ConfigError) -> String {
     match error {
         ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
-        ConfigError::Faults { problem, .. } => problem.into(),
+        ConfigError::Faults { problem, .. } | ConfigError::Tags { problem, .. } => problem.into(),
         error => error.to_string(),
     }
 }
@@ -363,7 +375,7 @@ impl Cli {
     /// Why it cannot be done.
     pub async fn run(self) -> Result<ExitCode, Failure> {
         let result = match self.command {
-            Command::Node(args) => node::run(args).await,
+            Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Health(args) => health::run(&args).await,
             Command::Sim(args) => sim::run(args).await,

@@ -49,7 +49,7 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Counters, Event, Member, Message, PublishError,
+    Config, ConfigError, Counters, Event, Member, Message, PublishError, Serf,
     dissemination::{Draft, Progress},
     node::{Node, NodeConfig},
     wire::Address,
@@ -125,7 +125,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         NodeConfig {
             name: config.name.as_str().into(),
             address: Address::from(addr),
-            meta: config.meta.into(),
+            meta: config.serf.as_ref().map_or(config.meta, Serf::meta).into(),
+            serf: config.serf,
             seeds: config.join,
             limits: config.limits,
             replay: config.replay,
