@@ -13,7 +13,7 @@ use crate::{
     dissemination::{Counters, Dissemination, Draft, Message},
     membership::{NodeName, Record},
     serf::{self, Serf},
-    wire::Versions,
+    wire::{PushPull, Versions},
 };
 
 /// How often the application is told at most of messages that are no events.
@@ -156,11 +156,11 @@ impl Node {
         }
     }
 
-    pub(super) fn merge_serf(&mut self, now: Instant, peer: SocketAddr, state: &Bytes) {
+    pub(super) fn merge_serf(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull) {
         let Some(place) = &mut self.place else { return };
         // Tools that only look at the members have no state.
-        if !state.is_empty()
-            && let Err(unusable) = place.serf.merge(now, state, &self.membership)
+        if !remote.user_state.is_empty()
+            && let Err(unusable) = place.serf.merge(now, &remote.user_state, remote.join, &self.membership)
         {
             place.unusable += 1;
             self.reject(now, peer, &unusable);

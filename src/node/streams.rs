@@ -266,7 +266,7 @@ impl Node {
             if let Err(unusable) = self.dissemination.merge(now, askable, &ours, &self.membership) {
                 self.reject(now, peer, &unusable);
             }
-            self.merge_serf(now, peer, &remote.user_state);
+            self.merge_serf(now, peer, remote);
             self.settle(now);
         }
         let (refusal, result) = match merged {

@@ -161,8 +161,6 @@ pub(crate) struct Serf {
     max_in_packet: usize,
     /// Whether events from before this node joined are to be heard.
     replay: bool,
-    /// Whether another node's state has come.
-    begun: bool,
     leaving: bool,
     errands: Allowance,
     outputs: VecDeque<Output>,
@@ -193,7 +191,6 @@ impl Serf {
             queues: [(); 3].map(|()| TransmitLimitedQueue::new(retransmit_mult, QUEUE)),
             max_in_packet: (udp_buffer_size - packet::COMPOUND_OVERHEAD) / 2 - packet::PART_OVERHEAD,
             replay,
-            begun: false,
             leaving: false,
             errands: Allowance { second: now, left: ERRANDS_PER_SECOND },
             outputs: VecDeque::new(),
@@ -414,20 +411,30 @@ impl Serf {
         PushPull::decode(state).map(|state| state.ours)
     }
 
-    /// Takes another node's state.
+    /// Takes another node's state, in an exchange by which one joins the other or in an ordinary one.
+    ///
+    /// A node that has never heard of an event, of another one that knows some, is new to them, and begins
+    /// with what comes after. (Were it an ordinary exchange, it may have missed the very first one.)
     ///
     /// # Errors
     ///
     /// It is none, or some of its events cannot be used.
-    pub(crate) fn merge(&mut self, now: Instant, state: &Bytes, membership: &Membership) -> Result<(), Unusable> {
+    pub(crate) fn merge(
+        &mut self,
+        now: Instant,
+        state: &Bytes,
+        joins: bool,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
         let state = PushPull::decode(state)?;
+        let is_new = self.event_clock == Clock::default() && (joins || state.event_time > 2);
+        if is_new && !self.replay {
+            self.events.begin_at(state.event_time);
+        }
         // Nothing has been said at the time that the other's clocks show.
         self.member_clock.witness(state.time.saturating_sub(1));
         self.event_clock.witness(state.event_time.saturating_sub(1));
         self.query_clock.witness(state.query_time.saturating_sub(1));
-        if !std::mem::replace(&mut self.begun, true) && !self.replay {
-            self.events.begin_at(state.event_time);
-        }
         let left: std::collections::BTreeSet<_> = state.left.into_iter().collect();
         for (node, time) in state.statuses {
             let leaving = left.contains(&node);

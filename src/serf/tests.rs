@@ -156,16 +156,27 @@ fn who_joins_hears_what_is_said_from_then_on() {
     for (replay, count) in [(false, 0), (true, 1)] {
         let (mut new, membership) = cluster(now, &[2]);
         new.replay = replay;
-        new.merge(now, &state, &membership).expect("a state");
+        new.merge(now, &state, true, &membership).expect("a state");
         assert_eq!(delivered(&mut new).len(), count);
         new.handle(now, &event(4, "after", ""), &membership).expect("it is one");
         assert_eq!(delivered(&mut new), [("after".into(), Bytes::new())]);
         // What is repaired by a later exchange of views.
         old.handle(now, &event(5, "missed", ""), &membership).expect("it is one");
-        new.merge(now, &old.state(&membership, None), &membership).expect("a state");
+        new.merge(now, &old.state(&membership, None), false, &membership).expect("a state");
         let missed = delivered(&mut new);
         assert!(missed.contains(&("missed".into(), Bytes::new())), "{missed:?}");
     }
+}
+
+#[test]
+fn the_first_event_of_a_cluster_is_not_taken_for_an_old_one() {
+    let now = Instant::now();
+    let (mut one, membership) = cluster(now, &[2]);
+    let (mut other, _) = cluster(now, &[2]);
+    other.merge(now, &one.state(&membership, None), true, &membership).expect("a state");
+    one.handle(now, &event(1, "first", ""), &membership).expect("it is one");
+    other.merge(now, &one.state(&membership, None), false, &membership).expect("a state");
+    assert_eq!(delivered(&mut other).len(), 1);
 }
 
 #[test]
