@@ -7,19 +7,24 @@ mod bounds;
 mod faults;
 mod retention;
 mod seed;
+mod serf;
 mod tuning;
 
 use std::{net::SocketAddr, sync::Arc};
 
 pub use ipnet::IpNet;
 
-pub(crate) use self::admission::{Admission, check_networks, network};
+pub(crate) use self::{
+    admission::{Admission, check_networks, network},
+    serf::parse_tags,
+};
 pub use self::{
     admission::{Candidate, Claim},
     bounds::Bounds,
     faults::Faults,
     retention::Limits,
     seed::Seed,
+    serf::{Serf, Tags},
     tuning::{Profile, Tuning},
 };
 use crate::wire::{envelope::Envelope, limits};
@@ -45,6 +50,7 @@ pub struct Config {
     pub(crate) join: Vec<Seed>,
     pub(crate) tuning: Tuning,
     pub(crate) meta: Vec<u8>,
+    pub(crate) serf: Option<Serf>,
     pub(crate) limits: Limits,
     pub(crate) bounds: Bounds,
     pub(crate) admission: Admission,
@@ -63,6 +69,7 @@ impl Config {
             join: Vec::new(),
             tuning: Profile::default().tuning(),
             meta: Vec::new(),
+            serf: None,
             limits: Limits::default(),
             bounds: Bounds::default(),
             admission: Admission::default(),
@@ -113,6 +120,13 @@ impl Config {
     #[must_use]
     pub fn meta(mut self, meta: impl Into<Vec<u8>>) -> Self {
         self.meta = meta.into();
+        self
+    }
+
+    /// Joins a cluster of serf agents. Its tags are the node's metadata then, instead of [`meta`](Self::meta).
+    #[must_use]
+    pub fn serf(mut self, serf: Serf) -> Self {
+        self.serf = Some(serf);
         self
     }
 
@@ -202,6 +216,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_name(&self.name)?;
         check_meta(&self.meta)?;
+        self.serf.iter().try_for_each(Serf::validate)?;
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
         check_label(&self.envelope.label)?;
@@ -284,6 +299,20 @@ pub enum ConfigError {
     LabelTooLong {
         /// Its length.
         size: usize,
+    },
+    /// The tags do not fit in the metadata.
+    #[error("the tags take {size} bytes as serf has them: shorten them to {} bytes", limits::META)]
+    TagsTooLong {
+        /// Their length.
+        size: usize,
+    },
+    /// Not `NAME=VALUE,NAME=VALUE`.
+    #[error("{value:?} are no tags: {problem}")]
+    Tags {
+        /// What was given.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
     },
     /// A setting of the gossip is out of its range.
     #[error("{setting} = {value} cannot be: it must be {allowed}")]

@@ -12,7 +12,8 @@
 //! | `wire` | bytes ⇄ messages of the memberlist protocol; pure | nothing |
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
 //! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
-//! | `node` | both behind a few verbs, without clock, socket or task (sans-IO) | the three above |
+//! | `serf` | what a member of a serf cluster says besides: intents, user events, queries | `membership`, `wire` |
+//! | `node` | all of them behind a few verbs, without clock, socket or task (sans-IO) | the four above |
 //! | `sim` | a virtual clock and network that drive the very same `Node`s by the thousand | `node` |
 //! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
 //! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`], `sim` |
@@ -29,11 +30,14 @@ mod driver;
 mod membership;
 mod node;
 mod roles;
+mod serf;
 mod sim;
 mod timers;
 pub mod wire;
 
-pub use config::{Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Tuning};
+pub use config::{
+    Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Serf, Tags, Tuning,
+};
 pub use dissemination::{Counters, Message, MessageId, PublishError};
 pub use driver::{
     Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,

@@ -196,6 +196,7 @@ impl<'a> Role<'a> {
                 }
             }
             Event::Missed { origin, from, to, .. } => report::missed(node, &origin, from, to),
+            Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
             Event::CutLoose(member) => report::cut_loose(node, &member),
             Event::Room | Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
         }

@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 pub use self::usage::parse;
 use self::{access::AccessArgs, envelope::EnvelopeArgs, size::Size};
 use crate::{
-    ConfigError, Faults, Limits, Profile, Seed, StartError,
+    ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
     config::{self, DEFAULT_PORT},
 };
 
@@ -97,6 +97,14 @@ struct NodeArgs {
     /// Kind of network, which sets the pace of the gossip
     #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_enum, default_value = "lan")]
     profile: Profile,
+
+    /// Be a member of a cluster of serf agents; all its nodes are, or none
+    #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    serf: bool,
+
+    /// What serf agents list beside the node's name, like role=web,zone=a; needs --serf [default: nothing]
+    #[arg(long, env = "BROADCAST_TAGS", hide_env_values = true, value_name = "TAGS", value_parser = tags)]
+    tags: Option<Tags>,
 
     #[command(flatten)]
     envelope: EnvelopeArgs,
@@ -387,6 +395,10 @@ fn check(limits: Limits) -> Result<(), String> {
     limits.validate().map_err(problem)
 }
 
+fn tags(text: &str) -> Result<Tags, String> {
+    config::parse_tags(text).map_err(problem)
+}
+
 fn faults(text: &str) -> Result<Faults, String> {
     text.parse().map_err(problem)
 }
@@ -395,7 +407,9 @@ fn faults(text: &str) -> Result<Faults, String> {
 fn problem(error: ConfigError) -> String {
     match error {
         ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
-        ConfigError::Faults { problem, .. } | ConfigError::Network { problem, .. } => problem.into(),
+        ConfigError::Faults { problem, .. }
+        | ConfigError::Network { problem, .. }
+        | ConfigError::Tags { problem, .. } => problem.into(),
         error => error.to_string(),
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{error, info};
 
 use super::{Failure, NodeArgs, Replay, Role, envelope, log, name};
-use crate::{Config, Handle, Tuning, roles, start};
+use crate::{Config, Handle, Serf, Tuning, roles, start};
 
 /// How long good-byes may take, so that the process ends within 2 seconds.
 const GOOD_BYE: Duration = Duration::from_millis(1800);
@@ -51,6 +51,11 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
+    if args.tags.is_some() && !args.serf {
+        return Err(Failure::usage(
+            "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF=true (--serf) too",
+        ));
+    }
     let name = match args.name {
         Some(name) => name,
         None => name::default_name().await.map_err(|error| {
@@ -68,6 +73,9 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
         .limits(args.limits.into())
         .replay(args.replay == Replay::Retained);
     config = args.access.apply(config);
+    if args.serf {
+        config = config.serf(Serf { tags: args.tags.unwrap_or_default() });
+    }
     if let Some(faults) = args.faults {
         config = config.faults(faults);
     }

@@ -5,7 +5,7 @@ use std::{ops::Range, str, sync::Arc};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::payload::{Identity, Parsed};
+use super::payload::{self, Draft, Identity, Parsed};
 use crate::membership::NodeName;
 
 /// What makes a message of an origin different from every other: the origin's life, and a count.
@@ -28,6 +28,8 @@ struct Inner {
     /// Of the node that says it, which passes it on when `plain` is set.
     id: MessageId,
     plain: Option<NodeName>,
+    /// Of what time it is an event to serf's agents.
+    event: Option<u64>,
     /// The JSON as it travels.
     payload: Bytes,
     key: Key,
@@ -59,11 +61,21 @@ impl Message {
             origin,
             id: MessageId { epoch: identity.epoch, seq: identity.seq },
             plain: identity.plain.as_deref().map(NodeName::from),
+            event: identity.event,
             payload: payload.clone(),
             key,
             value: parsed.value.clone(),
             hops,
         }))
+    }
+
+    /// What others than memberlist nodes said: `source` stands for them. `value` is JSON.
+    pub(crate) fn of_others(source: &str, key: &str, value: &str) -> Self {
+        let payload = Draft::new(key, value, source).on_behalf_of(source).finish(0, 0).slice(1..);
+        let text = std::str::from_utf8(&payload).expect("a draft is made of text");
+        let parsed = payload::parse(text).expect("a draft is JSON");
+        let identity = parsed.identity.as_ref().expect("a finished draft has an identity");
+        Self::new(source.into(), identity, &parsed, &payload, 0)
     }
 
     /// The node that published it.
@@ -125,6 +137,11 @@ impl Message {
     /// Which message of which node it is, by itself or on behalf of a plain one.
     pub(super) fn stands_at(&self) -> (&NodeName, MessageId) {
         (&self.0.origin, self.0.id)
+    }
+
+    /// Of what time it is an event to serf's agents, if it is one.
+    pub(crate) fn event(&self) -> Option<u64> {
+        self.0.event
     }
 
     pub(super) fn plain(&self) -> Option<&NodeName> {

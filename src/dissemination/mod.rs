@@ -152,6 +152,9 @@ pub struct Counters {
     pub former_lives: u64,
     /// Everything else that could not be used.
     pub unusable: u64,
+    /// Messages of this node that agents of a serf cluster do not get, as told by
+    /// [`Event::NoSerfEvent`](crate::Event::NoSerfEvent).
+    pub no_events: u64,
 }
 
 /// Why a user message, or a control message, cannot be used.
@@ -213,6 +216,8 @@ pub(crate) struct Dissemination {
     /// How many members are live, this node included.
     live: usize,
     heard: Heard,
+    /// Whether plain nodes are told, too.
+    tells_plain: bool,
     ring: Option<Ring>,
     /// Streams to acknowledge.
     acks: BTreeSet<(NodeName, u64)>,
@@ -254,6 +259,7 @@ impl Dissemination {
             inbound: Inbound::new(limits),
             live: 1,
             heard: Heard::default(),
+            tells_plain: true,
             ring: None,
             acks: BTreeSet::new(),
             relays: BTreeMap::new(),
@@ -263,6 +269,17 @@ impl Dissemination {
             timers: Timers::new(),
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same, where other nodes than ours understand nothing of it.
+    pub(crate) fn among_ours(mut self) -> Self {
+        self.tells_plain = false;
+        self
+    }
+
+    /// Whether there are live members that are none of ours.
+    pub(crate) fn has_plain(&mut self, membership: &Membership) -> bool {
+        !self.ring(membership).plain.is_empty()
     }
 
     /// The latest life that can be: by this node's clock, with some tolerance.

@@ -47,6 +47,9 @@ pub(super) struct Identity<'a> {
     /// The plain memberlist node that said it, if `origin` only passes it on.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) plain: Option<Cow<'a, str>>,
+    /// In a serf cluster, the time of the event that it is to serf's agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) event: Option<u64>,
     pub(super) epoch: u64,
     pub(super) seq: u64,
 }
@@ -86,6 +89,20 @@ impl Draft {
         self
     }
 
+    /// A message that is an event to serf's agents, of that time.
+    pub(crate) fn with_event(mut self, time: u64) -> Self {
+        write!(self.0, ",\"event\":{time}").expect("memory takes all");
+        self
+    }
+
+    /// Its key and value.
+    pub(crate) fn content(&self) -> (String, String) {
+        let text = [&self.0[1..], b"}}"].concat();
+        let text = String::from_utf8(text).expect("a draft is made of text");
+        let parsed = parse(&text).expect("a draft is JSON");
+        (parsed.key.into(), text[parsed.value].into())
+    }
+
     fn field(&mut self, name: &str, text: &str) {
         self.0.extend_from_slice(name.as_bytes());
         serde_json::to_writer(&mut self.0, text).expect("text always serialises, and memory takes all");
@@ -108,8 +125,13 @@ pub(super) fn renumber(message: &[u8], origin: &str, epoch: u64, seq: u64) -> by
     let text = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
     let parsed = parse(text).expect("a draft is JSON");
     let mut draft = Draft::new(&parsed.key, &text[parsed.value], origin);
-    if let Some(plain) = parsed.identity.and_then(|identity| identity.plain) {
-        draft = draft.on_behalf_of(&plain);
+    if let Some(Identity { plain, event, .. }) = parsed.identity {
+        if let Some(plain) = plain {
+            draft = draft.on_behalf_of(&plain);
+        }
+        if let Some(time) = event {
+            draft = draft.with_event(time);
+        }
     }
     draft.finish(epoch, seq)
 }
@@ -135,7 +157,7 @@ fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     let at = rest.len() - start.len() + key.len();
     let value = text.get(at..rest.len())?.strip_prefix("\",\"value\":")?;
     check_json(value).ok()?;
-    let identity = Identity { origin: origin.into(), plain: None, epoch, seq };
+    let identity = Identity { origin: origin.into(), plain: None, event: None, epoch, seq };
     Some(Parsed { key: key.into(), value: rest.len() - value.len()..rest.len(), identity: Some(identity) })
 }
 
@@ -201,6 +223,13 @@ mod tests {
         let text = String::from_utf8(draft.finish(2, 3)[1..].into()).unwrap();
         assert_eq!(text, r#"{"key":"k","value":1,"broadcast":{"origin":"node2","plain":"go\"1","epoch":2,"seq":3}}"#);
         assert_eq!(parse(&text).unwrap().identity.unwrap().plain.unwrap(), "go\"1");
+        let draft = Draft::new("k\n", "[1]", "node2").with_event(42);
+        assert_eq!(draft.content(), ("k\n".into(), "[1]".into()));
+        let message = draft.finish(2, 3);
+        let again = renumber(&message, "node2", 4, 3);
+        let text = String::from_utf8(again[1..].into()).unwrap();
+        assert_eq!(text, r#"{"key":"k\n","value":[1],"broadcast":{"origin":"node2","event":42,"epoch":4,"seq":3}}"#);
+        assert_eq!(parse(&text).unwrap().identity.unwrap().event, Some(42));
     }
 
     #[test]
@@ -241,7 +270,7 @@ mod tests {
             let parsed = parse(&text).unwrap();
             prop_assert_eq!(&*parsed.key, &*key);
             prop_assert_eq!(&text[parsed.value.clone()], &*value);
-            prop_assert_eq!(parsed.identity.as_ref().unwrap(), &Identity { origin: origin.into(), plain: None, epoch, seq });
+            prop_assert_eq!(parsed.identity.as_ref().unwrap(), &Identity { origin: origin.into(), plain: None, event: None, epoch, seq });
             prop_assert_eq!(&parsed, &parse_any(&text).unwrap());
         }
 

@@ -90,6 +90,7 @@ impl Dissemination {
         let me = ring::place(self.me.as_bytes());
         self.send_along(me, me, 0, &for_ours, membership);
         if let (Lane::Own, Some(ring)) = (lane, &self.ring)
+            && self.tells_plain
             && !ring.plain.is_empty()
         {
             let plain = ring.plain.clone();

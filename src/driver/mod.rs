@@ -50,7 +50,7 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Counters, Event, Member, Message, PublishError, Seed,
+    Config, ConfigError, Counters, Event, Member, Message, PublishError, Seed, Serf,
     config::check_meta,
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig},
@@ -151,7 +151,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         NodeConfig {
             name: config.name.as_str().into(),
             address: Address::from(addr),
-            meta: config.meta.into(),
+            meta: config.serf.as_ref().map_or(config.meta, Serf::meta).into(),
+            serf: config.serf,
             seeds: config.join,
             limits: config.limits,
             bounds: config.bounds,

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::Node;
+use super::{Node, serf::Place};
 use crate::{
     dissemination::Counters,
     membership::{MemberState, NodeName, Record},
@@ -50,7 +50,11 @@ impl Node {
 
     /// What came of what is said, and what was dropped of it, since the start.
     pub(crate) fn counters(&self) -> Counters {
-        self.dissemination.counters()
+        let mut counters = self.dissemination.counters();
+        if let Some(place) = &self.place {
+            place.count(&mut counters);
+        }
+        counters
     }
 
     /// Everything that could grow.
@@ -62,7 +66,8 @@ impl Node {
             ("messages to repeat to plain nodes", queued, capacity),
             ("bytes of unfinished streams", self.buffered(), self.bounds.max_stream_bytes),
         ];
-        let sizes = sizes.into_iter().chain(self.dissemination.sizes());
+        let serf = self.place.iter().flat_map(Place::sizes);
+        let sizes = sizes.into_iter().chain(self.dissemination.sizes()).chain(serf);
         sizes.map(|(what, held, bound)| Size { what, held, bound })
     }
 }

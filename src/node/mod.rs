@@ -18,6 +18,7 @@ mod identity;
 mod inspect;
 mod join;
 mod seal;
+mod serf;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -33,9 +34,9 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
-use self::{join::Seeds, seal::Sealer, streams::Stream};
+use self::{join::Seeds, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
-    config::{Admission, Bounds, Limits, Seed, Tuning},
+    config::{Admission, Bounds, Limits, Seed, Serf, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
     membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
@@ -80,6 +81,14 @@ pub enum Event {
     /// A member has not kept up with what this node publishes for so long that it is not waited for any
     /// more. It may miss messages, and is told then.
     CutLoose(NodeName),
+    /// Agents of a serf cluster do not get messages of this node as events; our nodes get them all the same.
+    /// Told at once, and then every 10 s at most.
+    NoSerfEvent {
+        /// How many, since this was told last.
+        count: u64,
+        /// Why the last of them is none.
+        reason: String,
+    },
     /// This node can publish again, after [`PublishError::WouldBlock`].
     Room,
     /// Two live nodes claim the same name.
@@ -154,6 +163,7 @@ pub(crate) struct NodeConfig {
     pub(crate) name: NodeName,
     pub(crate) address: Address,
     pub(crate) meta: Bytes,
+    pub(crate) serf: Option<Serf>,
     pub(crate) seeds: Vec<Seed>,
     pub(crate) tuning: Tuning,
     pub(crate) limits: Limits,
@@ -198,10 +208,14 @@ pub(crate) struct Node {
     rng: Xoshiro256PlusPlus,
     membership: Membership,
     dissemination: Dissemination,
+    /// In a serf cluster.
+    place: Option<Place>,
     seeds: Seeds,
     advertised: Option<Advertised>,
     /// Whether this node has been part of a cluster, or has none to join.
     ready: bool,
+    /// Whether this node has told that it is about to leave, which the others are to hear first.
+    announced_leave: bool,
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
     rejections: Rejections,
@@ -225,6 +239,7 @@ impl Node {
             name,
             address,
             meta,
+            serf,
             seeds,
             mut tuning,
             limits,
@@ -240,19 +255,23 @@ impl Node {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
+        let place = serf.map(|serf| Place::new(now, name.clone(), serf, &tuning, replay));
         let setup = membership::Setup {
             me: name.clone(),
             address,
             meta,
-            versions: VERSIONS,
+            versions: if place.is_some() { Place::VERSIONS } else { VERSIONS },
             tuning: tuning.clone(),
             max_members: bounds.max_members,
             admission,
             rng_seed: rng.random(),
         };
+        let membership = Membership::new(now, setup);
+        let dissemination = Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random());
         let mut node = Self {
-            membership: Membership::new(now, setup),
-            dissemination: Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random()),
+            membership,
+            dissemination: if place.is_some() { dissemination.among_ours() } else { dissemination },
+            place,
             seeds: Seeds::new(seeds),
             advertised: None,
             tuning,
@@ -260,6 +279,7 @@ impl Node {
             bounds,
             rng,
             ready: false,
+            announced_leave: false,
             streams: BTreeMap::new(),
             next_stream: 0,
             rejections: Rejections { second: now, told: 0, untold: 0 },
@@ -358,7 +378,11 @@ impl Node {
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
         }
+        let (draft, event) = self.plan_event(now, draft);
         let published = self.dissemination.publish(now, draft, &self.membership);
+        if published.is_ok() {
+            self.emit_event(now, event);
+        }
         self.held_back |= published == Err(PublishError::WouldBlock);
         published
     }
@@ -399,6 +423,9 @@ impl Node {
 
     /// Takes what another node's application said, or its dissemination.
     fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
+        if self.hear_serf(now, from, payload) {
+            return;
+        }
         if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
             self.reject(now, from, &unusable);
         }
@@ -412,6 +439,7 @@ impl Node {
         self.seeds.stop();
         if !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none() {
             self.timers.set(Timer::Leave, now + LEAVE_WAIT);
+            self.announced_leave = self.leave_serf(now);
         }
         self.settle(now);
     }
@@ -420,7 +448,7 @@ impl Node {
     fn leave_if_ready(&mut self, now: Instant) {
         let alone = self.membership.live() == 1 && self.is_joining();
         let unheard = !self.dissemination.is_settled() && !self.seeds.name_taken();
-        if self.timers.get(&Timer::Leave).is_some() && !alone && !unheard {
+        if self.timers.get(&Timer::Leave).is_some() && !alone && !unheard && !self.announced_leave {
             self.say_good_bye(now);
         }
     }
@@ -468,7 +496,7 @@ impl Node {
 
     fn gossip(&mut self, now: Instant) {
         self.timers.set(Timer::Gossip, now + self.tuning.gossip_interval);
-        if self.membership.has_queued() || self.dissemination.has_gossip() {
+        if self.membership.has_queued() || self.dissemination.has_gossip() || self.serf_share(1 << 10) > 0 {
             for target in self.membership.gossip_targets(now) {
                 let mut parts = Vec::new();
                 self.fill(target, self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD, &mut parts);
@@ -490,11 +518,16 @@ impl Node {
     /// Fills a packet with what is queued. The membership and the dissemination take turns in going first,
     /// and the first leaves a quarter to the second, so that neither starves the other.
     fn fill(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) {
+        let share = self.serf_share(budget);
+        let used = self.fill_with_own(target, budget - share, parts);
+        self.fill_serf(budget - used, parts);
+    }
+
+    fn fill_with_own(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) -> usize {
         self.membership_first = !self.membership_first;
         // Something said before the name was found to be another's is not said any more.
         if self.seeds.name_taken() || !self.dissemination.has_gossip() {
-            self.membership.fill(budget, parts);
-            return;
+            return self.membership.fill(budget, parts);
         }
         let share = if self.membership.has_queued() { budget - budget / 4 } else { budget };
         if self.membership_first {
@@ -502,13 +535,13 @@ impl Node {
             if used == 0 {
                 used = self.membership.fill(budget, parts);
             }
-            self.dissemination.fill(target, budget - used, parts);
+            used + self.dissemination.fill(target, budget - used, parts)
         } else {
             let mut used = self.dissemination.fill(target, share, parts);
             if used == 0 {
                 used = self.dissemination.fill(target, budget, parts);
             }
-            self.membership.fill(budget - used, parts);
+            used + self.membership.fill(budget - used, parts)
         }
     }
 
@@ -573,13 +606,14 @@ impl Node {
             match output {
                 dissemination::Output::Packets { to, route, messages } => self.broadcast(&to, route, messages),
                 dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, &message),
-                dissemination::Output::Deliver(message) => self.events.push_back(Event::Message(message)),
+                dissemination::Output::Deliver(message) => self.deliver(message),
                 dissemination::Output::Missed { origin, epoch, seqs } => {
                     self.events.push_back(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end });
                 }
                 dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
             }
         }
+        self.carry_out_serf();
         if self.held_back && self.dissemination.has_room() {
             self.held_back = false;
             self.events.push_back(Event::Room);
@@ -627,6 +661,7 @@ impl Node {
                 if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
                     self.dissemination.member_up(now, record, self.membership.live());
                 }
+                self.meet_serf(&member.name);
                 self.gossip_soon(now);
             }
             Event::Left(member) | Event::Failed(member) => {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{Action, Node, StreamId, StreamInput, Timer};
 use crate::{
-    dissemination::{self, Dissemination, Route},
+    dissemination::{self, Route},
     wire::{
         self, Ack, Ping, PushPull,
         envelope::{Direction, Opener},
@@ -87,9 +87,8 @@ impl Node {
         let id = self.open(now, to, Role::Asking { seed });
         self.actions.push_back(Action::Connect { id, to });
         let mut view = self.membership.local_state(seed.is_some());
-        if self.membership.find_addr(to).is_some_and(|record| dissemination::is_ours(record.versions)) {
-            view.user_state = self.dissemination_state();
-        }
+        let is_ours = self.membership.find_addr(to).is_some_and(|record| dissemination::is_ours(record.versions));
+        view.user_state = self.user_state(is_ours.then(|| self.dissemination_state()));
         self.write(id, &StreamMessage::PushPull(view));
     }
 
@@ -202,11 +201,12 @@ impl Node {
             (Role::Serving, StreamMessage::PushPull(remote)) => {
                 // The answer is the view before the merge, as memberlist has it.
                 let mut view = self.membership.local_state(remote.join);
-                if Dissemination::is_state(&remote.user_state) {
-                    view.user_state = self.dissemination_state();
-                } else if let Some(name) = newcomer_of_ours(&remote) {
-                    view.user_state = self.dissemination.state_of(name);
-                }
+                let ours = match (self.ours_in(&remote.user_state), newcomer_of_ours(&remote)) {
+                    (Some(_), _) => Some(self.dissemination_state()),
+                    (None, Some(name)) => Some(self.dissemination.state_of(name)),
+                    (None, None) => None,
+                };
+                view.user_state = self.user_state(ours);
                 self.write(id, &StreamMessage::PushPull(view));
                 self.close(id);
                 // A refusal has been told; the asker finds the same by itself.
@@ -218,6 +218,9 @@ impl Node {
                 self.seeds.set_name_taken(taken);
                 let merged = self.merge(now, peer, &remote, Some(peer));
                 if let Some(index) = seed {
+                    if merged.is_ok() && !taken {
+                        self.join_serf(now);
+                    }
                     let result = match merged {
                         Err(reason) => Err(reason),
                         Ok(()) if taken => Err(format!("{peer} knows another live node of this node's name")),
@@ -270,10 +273,13 @@ impl Node {
     ) -> Result<(), String> {
         let merged = self.membership.merge(now, remote);
         self.settle(now);
-        if merged.is_ok()
-            && let Err(unusable) = self.dissemination.merge(now, askable, &remote.user_state, &self.membership)
-        {
-            self.reject(now, peer, &unusable);
+        if merged.is_ok() {
+            let ours = self.ours_in(&remote.user_state).unwrap_or_default();
+            if let Err(unusable) = self.dissemination.merge(now, askable, &ours, &self.membership) {
+                self.reject(now, peer, &unusable);
+            }
+            self.merge_serf(now, peer, remote);
+            self.settle(now);
         }
         let (refusal, result) = match merged {
             Ok(refusal) => (refusal, Ok(())),

@@ -45,6 +45,7 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
         Event::Ready => "ready".to_owned(),
         Event::SeedUnreachable { seed, .. } => format!("{seed} unreachable"),
         Event::Rejected { reason, .. } => format!("rejected: {reason}"),
+        Event::NoSerfEvent { count, .. } => format!("{count} not told to serf"),
         Event::LeaveComplete => "leave complete".to_owned(),
     };
     sim.events(addr).into_iter().map(words).collect()

@@ -108,6 +108,16 @@ pub(super) fn cut_loose(node: &str, member: &NodeName) {
     );
 }
 
+pub(super) fn no_serf_event(node: &str, count: u64, reason: &str) {
+    warn!(
+        node,
+        event = "no_serf_event",
+        count,
+        reason,
+        "serf agents do not get {count} messages of this node: {reason}"
+    );
+}
+
 pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
     error!(
         node,

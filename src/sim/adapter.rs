@@ -16,6 +16,7 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
     NodeConfig {
         name,
         address: addr.into(),
+        serf: None,
         meta: Bytes::new(),
         seeds: boot.seeds.to_vec(),
         tuning: boot.tuning.clone(),

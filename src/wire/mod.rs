@@ -28,11 +28,14 @@ mod lenient;
 #[cfg(test)]
 mod round_trip;
 
-pub(crate) use body::kind;
 pub use body::{BodyError, RecordError};
+pub(crate) use body::{ip, kind};
 pub use keyring::{KeyError, Keyring, MAX_KEYS, Nonce, SEAL_OVERHEAD, SecretKey};
 pub use message::{
     Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,
     Versions,
 };
 pub use msgpack::Malformed;
+
+/// The first byte of a node's metadata when serf's tags follow.
+pub(crate) const TAGS: u8 = 0xff;

@@ -222,7 +222,7 @@ impl Scanner {
 
 /// Reads values from a range of `input`.
 #[derive(Debug)]
-pub(super) struct Decoder<'a> {
+pub(crate) struct Decoder<'a> {
     input: &'a Bytes,
     at: Range<usize>,
     /// What is being read, for errors.
@@ -231,7 +231,7 @@ pub(super) struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     /// A decoder of `input[at]`; `at` lies within `input`. `what` stands for the whole, in errors.
-    pub(super) fn new(input: &'a Bytes, at: Range<usize>, what: &'static str) -> Self {
+    pub(crate) fn new(input: &'a Bytes, at: Range<usize>, what: &'static str) -> Self {
         debug_assert!(at.start <= at.end && at.end <= input.len());
         Self { input, at, field: what }
     }
@@ -264,7 +264,7 @@ impl<'a> Decoder<'a> {
     /// Reads a struct whose fields, in declaration order, are `names`. `set` is called with the
     /// index of each field that is there, in the order found and again for duplicates, and reads its
     /// value. Nil stands for a struct without fields.
-    pub(super) fn fields(
+    pub(crate) fn fields(
         &mut self,
         names: &[&'static str],
         mut set: impl FnMut(&mut Self, usize) -> Result<(), Malformed>,
@@ -306,7 +306,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// An integer from 0 to `max`. Nil is 0.
-    pub(super) fn uint(&mut self, max: u64) -> Result<u64, Malformed> {
+    pub(crate) fn uint(&mut self, max: u64) -> Result<u64, Malformed> {
         let found = match self.head()? {
             Head::Nil => 0,
             Head::Uint(value) if value <= max => return Ok(value),
@@ -318,17 +318,50 @@ impl<'a> Decoder<'a> {
     }
 
     /// A 32-bit unsigned integer. Nil is 0.
-    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
         Ok(self.uint(u64::from(u32::MAX))? as u32)
     }
 
     /// A 16-bit unsigned integer. Nil is 0.
-    pub(super) fn u16(&mut self) -> Result<u16, Malformed> {
+    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
         Ok(self.uint(u64::from(u16::MAX))? as u16)
     }
 
+    /// A 64-bit unsigned integer. Nil is 0.
+    pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
+        self.uint(u64::MAX)
+    }
+
+    /// How many values follow that belong to an array. Nil is an empty one.
+    pub(crate) fn array(&mut self) -> Result<u64, Malformed> {
+        match self.head()? {
+            Head::Nil => Ok(0),
+            Head::Array(len) => Ok(len),
+            other => self.wrong("an array", other),
+        }
+    }
+
+    /// How many pairs of values follow that belong to a map. Nil is an empty one.
+    pub(crate) fn map(&mut self) -> Result<u64, Malformed> {
+        match self.head()? {
+            Head::Nil => Ok(0),
+            Head::Map(len) => Ok(len),
+            other => self.wrong("a map", other),
+        }
+    }
+
+    /// Passes over a value of any type.
+    pub(crate) fn pass(&mut self) -> Result<(), Malformed> {
+        self.skip()
+    }
+
+    /// How far it has read, from the start of the input.
+    pub(crate) fn position(&self) -> usize {
+        self.at.start
+    }
+
     /// A bool. Nil is false; 0 and 1 are bools too.
-    pub(super) fn bool(&mut self) -> Result<bool, Malformed> {
+    pub(crate) fn bool(&mut self) -> Result<bool, Malformed> {
         match self.head()? {
             Head::Bool(value) => Ok(value),
             Head::Nil | Head::Uint(0) => Ok(false),
@@ -338,7 +371,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A string: any bytes. A slice of the input. Nil is empty.
-    pub(super) fn str(&mut self) -> Result<Bytes, Malformed> {
+    pub(crate) fn str(&mut self) -> Result<Bytes, Malformed> {
         match self.head()? {
             Head::Nil => Ok(Bytes::new()),
             Head::Raw(len) => Ok(self.input.slice(self.take(len)?)),
@@ -347,7 +380,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Bytes. A slice of the input, unless they come as an array of integers. Nil is empty.
-    pub(super) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
         match self.head()? {
             Head::Nil => Ok(Bytes::new()),
             Head::Raw(len) => Ok(self.input.slice(self.take(len)?)),
@@ -364,13 +397,40 @@ impl<'a> Decoder<'a> {
 }
 
 /// The head of a map of `len` fields. The caller appends the fields in the order of their keys.
-pub(super) fn put_map(out: &mut Vec<u8>, len: u8) {
+pub(crate) fn put_map(out: &mut Vec<u8>, len: u8) {
     debug_assert!(len < 16, "the messages have fewer than 16 fields");
     out.push(0x80 | len);
 }
 
+/// The head of a map of any size.
+pub(crate) fn put_large_map(out: &mut Vec<u8>, len: usize) {
+    put_head(out, len, 0x80, 0xde);
+}
+
+/// The head of an array.
+pub(crate) fn put_array(out: &mut Vec<u8>, len: usize) {
+    put_head(out, len, 0x90, 0xdc);
+}
+
+/// The head of a container: `small` with the length in it, or `large`, which has a 16-bit one, or the type
+/// after that, which has a 32-bit one.
+fn put_head(out: &mut Vec<u8>, len: usize, small: u8, large: u8) {
+    match len {
+        0..16 => out.push(small | len as u8),
+        16..0x1_0000 => {
+            out.push(large);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(large + 1);
+            // Limits keep everything far below 2^32 values.
+            out.extend_from_slice(&(len as u32).to_be_bytes());
+        }
+    }
+}
+
 /// A string, and a field's key.
-pub(super) fn put_str(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_str(out: &mut Vec<u8>, bytes: &[u8]) {
     match bytes.len() {
         len @ 0..32 => out.push(0xa0 | len as u8),
         len @ 32..0x1_0000 => {
@@ -387,12 +447,12 @@ pub(super) fn put_str(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// A byte field: as a string; nil when empty, as Go sends what was never set.
-pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     if bytes.is_empty() { out.push(0xc0) } else { put_str(out, bytes) }
 }
 
 /// A field that is unsigned in Go, in the fewest bytes.
-pub(super) fn put_uint(out: &mut Vec<u8>, value: u32) {
+pub(crate) fn put_uint(out: &mut Vec<u8>, value: u32) {
     match value {
         0..0x80 => out.push(value as u8),
         0x80..0x100 => out.extend_from_slice(&[0xcc, value as u8]),
@@ -407,8 +467,19 @@ pub(super) fn put_uint(out: &mut Vec<u8>, value: u32) {
     }
 }
 
+/// As [`put_uint`], of 64 bits.
+pub(crate) fn put_u64(out: &mut Vec<u8>, value: u64) {
+    match u32::try_from(value) {
+        Ok(small) => put_uint(out, small),
+        Err(_) => {
+            out.push(0xcf);
+            out.extend_from_slice(&value.to_be_bytes());
+        }
+    }
+}
+
 /// A field that is an `int` in Go: a length or a state. Go's encoder has it signed, with no 8-bit form.
-pub(super) fn put_int(out: &mut Vec<u8>, value: u64) {
+pub(crate) fn put_int(out: &mut Vec<u8>, value: u64) {
     match value {
         0..0x80 => out.push(value as u8),
         0x80..0x8000 => {
@@ -427,6 +498,6 @@ pub(super) fn put_int(out: &mut Vec<u8>, value: u64) {
 }
 
 /// A bool.
-pub(super) fn put_bool(out: &mut Vec<u8>, value: bool) {
+pub(crate) fn put_bool(out: &mut Vec<u8>, value: bool) {
     out.push(0xc2 | u8::from(value));
 }

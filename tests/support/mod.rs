@@ -9,6 +9,7 @@ pub mod docker;
 pub mod go;
 pub mod ledger;
 pub mod require;
+pub mod serf;
 pub mod talk;
 
 use std::{

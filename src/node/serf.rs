@@ -1,0 +1,207 @@
+//! A node in a serf cluster: what its [`Serf`] has to do with messages, views and good-byes.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{Event, MAX_PARTS, Node, VERSIONS};
+use crate::{
+    config,
+    dissemination::{Counters, Dissemination, Draft, Message},
+    membership::{NodeName, Record},
+    serf::{self, Serf},
+    wire::{PushPull, Versions},
+};
+
+/// How often the application is told at most of messages that are no events.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How many members a leaving node tells so directly.
+const LEAVE_FANOUT: usize = 64;
+
+/// What a node of a serf cluster has besides.
+#[derive(Debug)]
+pub(super) struct Place {
+    serf: Serf,
+    /// What could not be used, and messages that did not become events.
+    unusable: u64,
+    no_events: u64,
+    /// How many of those the application was told of, and when.
+    told: u64,
+    told_at: Option<Instant>,
+}
+
+/// A message that is to become an event.
+#[derive(Debug)]
+pub(super) struct Planned {
+    name: String,
+    payload: Vec<u8>,
+}
+
+impl Place {
+    /// In serf's versions the largest one is still this crate's mark.
+    pub(super) const VERSIONS: Versions = {
+        let [min, max, current, _, ours, _] = VERSIONS;
+        [min, max, current, serf::DELEGATE_MIN, ours, serf::DELEGATE]
+    };
+
+    pub(super) fn new(now: Instant, me: NodeName, config: config::Serf, tuning: &config::Tuning, replay: bool) -> Self {
+        let serf = Serf::new(now, me, config.tags, replay, tuning.retransmit_mult, tuning.udp_buffer_size);
+        Self { serf, unusable: 0, no_events: 0, told: 0, told_at: None }
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        self.serf.has_queued()
+    }
+
+    pub(super) fn count(&self, counters: &mut Counters) {
+        counters.unusable += self.unusable;
+        counters.no_events = self.no_events;
+    }
+
+    pub(super) fn sizes(&self) -> [(&'static str, usize, usize); 3] {
+        self.serf.sizes()
+    }
+}
+
+impl Node {
+    /// Takes a user message that is one of serf's; gives whether it was.
+    pub(super) fn hear_serf(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) -> bool {
+        let Some(place) = self.place.as_mut().filter(|_| Serf::is_one(payload)) else { return false };
+        if let Err(unusable) = place.serf.handle(now, payload, &self.membership) {
+            place.unusable += 1;
+            self.reject(now, from, &unusable);
+        }
+        true
+    }
+
+    /// Of a packet with `budget` bytes left, what is kept for serf.
+    pub(super) fn serf_share(&self, budget: usize) -> usize {
+        self.place.as_ref().filter(|place| place.has_queued()).map_or(0, |_| budget / 2)
+    }
+
+    pub(super) fn fill_serf(&mut self, budget: usize, parts: &mut Vec<Bytes>) {
+        if let Some(place) = self.place.as_mut().filter(|_| parts.len() < MAX_PARTS) {
+            place.serf.fill(self.membership.live(), budget, parts);
+        }
+    }
+
+    /// A message of this node that agents are to hear bears the time of its event.
+    pub(super) fn plan_event(&mut self, now: Instant, draft: Draft) -> (Draft, Option<Planned>) {
+        let Some(place) = self.place.as_ref().filter(|_| self.dissemination.has_plain(&self.membership)) else {
+            return (draft, None);
+        };
+        let (name, value) = draft.content();
+        let payload = serf::from_json(&value);
+        let size = name.len() + payload.len();
+        if size > serf::MAX_EVENT {
+            let max = serf::MAX_EVENT;
+            self.miss_event(now, 1, || {
+                format!(
+                    "the key and value of {name:?} take {size} bytes, more than the {max} that serf allows an event"
+                )
+            });
+            return (draft, None);
+        }
+        (draft.with_event(place.serf.next_event()), Some(Planned { name, payload }))
+    }
+
+    /// The message has been published.
+    pub(super) fn emit_event(&mut self, now: Instant, planned: Option<Planned>) {
+        if let (Some(place), Some(Planned { name, payload })) = (&mut self.place, planned) {
+            let lost = place.serf.emit(&name, &payload) as u64;
+            if lost > 0 {
+                self.miss_event(now, lost, || "more is published than serf's gossip takes".into());
+            }
+        }
+    }
+
+    fn miss_event(&mut self, now: Instant, count: u64, reason: impl FnOnce() -> String) {
+        let Some(place) = &mut self.place else { return };
+        place.no_events += count;
+        if place.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_EVERY) {
+            place.told_at = Some(now);
+            let count = place.no_events - std::mem::replace(&mut place.told, place.no_events);
+            self.events.push_back(Event::NoSerfEvent { count, reason: reason() });
+        }
+    }
+
+    /// Tells the application of a message, unless it has it already, as an event.
+    pub(super) fn deliver(&mut self, message: Message) {
+        if let (Some(place), Some(time)) = (&mut self.place, message.event())
+            && !place.serf.claim(time, message.key(), &serf::from_json(message.value()))
+        {
+            return;
+        }
+        self.events.push_back(Event::Message(message));
+    }
+
+    /// A node's state as it travels in an exchange of views: with what our nodes tell each other, if that is
+    /// `ours`.
+    pub(super) fn user_state(&self, ours: Option<Bytes>) -> Bytes {
+        match &self.place {
+            Some(place) => place.serf.state(&self.membership, ours),
+            None => ours.unwrap_or_default(),
+        }
+    }
+
+    /// What our nodes tell each other, in another node's state, if it is one of ours that knows us.
+    pub(super) fn ours_in(&self, state: &Bytes) -> Option<Bytes> {
+        match &self.place {
+            // What is wrong with it is told when it is merged.
+            Some(_) => Serf::ours_in(state).ok().flatten().filter(|ours| Dissemination::is_state(ours)),
+            None => Dissemination::is_state(state).then(|| state.clone()),
+        }
+    }
+
+    pub(super) fn merge_serf(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull) {
+        let Some(place) = &mut self.place else { return };
+        // Tools that only look at the members have no state.
+        if !remote.user_state.is_empty()
+            && let Err(unusable) = place.serf.merge(now, &remote.user_state, remote.join, &self.membership)
+        {
+            place.unusable += 1;
+            self.reject(now, peer, &unusable);
+        }
+    }
+
+    /// This node has joined through another.
+    pub(super) fn join_serf(&mut self, now: Instant) {
+        if let Some(place) = &mut self.place {
+            place.serf.join(now);
+        }
+    }
+
+    /// This node is about to leave; gives whether others are to hear of that before they hear that it has.
+    pub(super) fn leave_serf(&mut self, now: Instant) -> bool {
+        let others = self.membership.live() > 1;
+        if let Some(place) = self.place.as_mut().filter(|_| others) {
+            let told = self.membership.others().filter(|record: &&Record| record.is_live()).take(LEAVE_FANOUT);
+            place.serf.leave(now, told);
+            return true;
+        }
+        false
+    }
+
+    /// A member has come.
+    pub(super) fn meet_serf(&mut self, node: &NodeName) {
+        if let Some(place) = &mut self.place {
+            place.serf.member_up(node, &self.membership);
+        }
+    }
+
+    /// Carries out what serf wants done.
+    pub(super) fn carry_out_serf(&mut self) {
+        while let Some(output) = self.place.as_mut().and_then(|place| place.serf.poll_output()) {
+            match output {
+                serf::Output::Deliver { name, payload } => {
+                    let message = Message::of_others(serf::SOURCE, &name, &serf::to_json(&payload));
+                    self.events.push_back(Event::Message(message));
+                }
+                serf::Output::Send { to, message } => self.transmit(to, &[message]),
+            }
+        }
+    }
+}
