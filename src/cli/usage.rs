@@ -146,6 +146,8 @@ mod tests {
                 "advertise",
                 "interval",
                 "profile",
+                "serf",
+                "tags",
                 "label",
                 "secret_keys_file",
                 "verify_incoming",
