@@ -27,6 +27,7 @@ pub mod config;
 mod dissemination;
 mod driver;
 mod membership;
+mod metrics;
 mod node;
 mod roles;
 mod sim;
@@ -40,8 +41,9 @@ pub use driver::{
     health::{Health, HealthError, probe},
     start,
 };
-pub use membership::{Member, MemberState, NodeName};
-pub use node::Event;
+pub use membership::{Member, MemberState, MembershipCounts, NodeName};
+pub use metrics::Histogram;
+pub use node::{Event, Gauges, Metrics, OverLimit, Rejected, Traffic};
 
 /// The code in the README compiles.
 #[cfg(doctest)]

@@ -13,9 +13,6 @@ use bytes::Bytes;
 use super::{Action, Node, Timer};
 use crate::{config::Seed, wire::Address};
 
-/// How often the name of this node's own address is resolved.
-const REFRESH: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// The name of the address that others reach this node at.
 #[derive(Clone, Debug)]
 pub(crate) struct Advertised {
@@ -44,7 +41,12 @@ impl Node {
     /// Goes on being reached at the address that a name stands for.
     pub(crate) fn follow(&mut self, now: Instant, advertised: Advertised) {
         self.advertised = Some(advertised);
-        self.timers.set(Timer::Advertise, now + REFRESH);
+        self.resolve_own_later(now);
+    }
+
+    /// Looking is cheap next to exchanging views, and a move that is not noticed costs more.
+    fn resolve_own_later(&mut self, now: Instant) {
+        self.timers.set(Timer::Advertise, now + self.tuning.push_pull_interval / 3);
     }
 
     pub(super) fn resolve_own(&mut self, now: Instant) {
@@ -53,7 +55,7 @@ impl Node {
             return;
         }
         self.actions.push_back(Action::Lookup { seed: host.clone() });
-        self.timers.set(Timer::Advertise, now + REFRESH);
+        self.resolve_own_later(now);
     }
 
     /// A name was resolved; it may be that of this node's own address.

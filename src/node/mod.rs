@@ -17,6 +17,7 @@
 mod identity;
 mod inspect;
 mod join;
+mod metrics;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,9 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub(crate) use self::{identity::Advertised, inspect::Size};
-use self::{join::Seeds, streams::Stream};
+use self::{join::Seeds, metrics::Cause, streams::Stream};
 use crate::{
     config::{Admission, Bounds, Limits, Seed, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
@@ -199,6 +201,9 @@ pub(crate) struct Node {
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
     rejections: Rejections,
+    /// What this room counts itself; [`Node::metrics`] adds the rest.
+    metrics: Metrics,
+    gossip_rounds: u64,
     /// Whose turn it is to fill a packet first: the membership's, or the messages'.
     membership_first: bool,
     /// When something happened last.
@@ -242,6 +247,8 @@ impl Node {
             streams: BTreeMap::new(),
             next_stream: 0,
             rejections: Rejections { second: now, told: 0, untold: 0 },
+            metrics: Metrics::default(),
+            gossip_rounds: 0,
             membership_first: true,
             now,
             held_back: false,
@@ -258,9 +265,12 @@ impl Node {
     /// Handles a datagram that came from `from`.
     pub(crate) fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
         self.now = now;
+        self.metrics.traffic.udp_received += data.len() as u64;
+        self.metrics.traffic.packets_received += 1;
         let mut messages = std::mem::take(&mut self.scratch);
         if let Err(error) = packet::decode(data, &mut messages) {
-            self.reject(now, from, &error);
+            self.metrics.packet_error(&error);
+            self.reject(now, from, Cause::Packet, &error);
         }
         let mut route = Route::default();
         let mut changed = false;
@@ -276,7 +286,7 @@ impl Node {
                 message => {
                     changed = true;
                     if let Err(refusal) = self.membership.handle(now, from, message) {
-                        self.reject(now, from, &refusal);
+                        self.reject(now, from, Cause::Member, &refusal);
                     }
                 }
             }
@@ -374,7 +384,7 @@ impl Node {
     /// Takes what another node's application said, or its dissemination.
     fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
         if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
-            self.reject(now, from, &unusable);
+            self.reject(now, from, Cause::Message, &unusable);
         }
     }
 
@@ -417,7 +427,10 @@ impl Node {
         if self.transmits.is_empty() {
             self.flush();
         }
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front()?;
+        self.metrics.traffic.udp_sent += transmit.payload.len() as u64;
+        self.metrics.traffic.packets_sent += 1;
+        Some(transmit)
     }
 
     /// The next thing to do.
@@ -442,6 +455,7 @@ impl Node {
 
     fn gossip(&mut self, now: Instant) {
         self.timers.set(Timer::Gossip, now + self.tuning.gossip_interval);
+        self.gossip_rounds += 1;
         if self.membership.has_queued() || self.dissemination.has_gossip() {
             for target in self.membership.gossip_targets(now) {
                 let mut parts = Vec::new();
@@ -611,7 +625,8 @@ impl Node {
         self.events.push_back(Event::Ready);
     }
 
-    fn reject(&mut self, now: Instant, from: SocketAddr, reason: &dyn std::fmt::Display) {
+    fn reject(&mut self, now: Instant, from: SocketAddr, cause: Cause, reason: &dyn std::fmt::Display) {
+        self.metrics.reject(cause);
         let rejections = &mut self.rejections;
         if now.saturating_duration_since(rejections.second) >= Duration::from_secs(1) {
             (rejections.second, rejections.told) = (now, 0);

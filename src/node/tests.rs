@@ -1,6 +1,7 @@
 //! The core under a virtual clock.
 
 mod identity;
+mod metrics;
 
 use std::{net::SocketAddr, time::Duration};
 

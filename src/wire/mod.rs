@@ -27,8 +27,10 @@ mod round_trip;
 
 pub(crate) use body::kind;
 pub use body::{BodyError, RecordError};
+pub use compress::DecompressError;
 pub use message::{
     Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,
     Versions,
 };
 pub use msgpack::Malformed;
+pub use packet::PacketError;
