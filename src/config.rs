@@ -132,8 +132,8 @@ impl Config {
         self
     }
 
-    /// The networks that members may be in. Who announces itself from elsewhere, or an address elsewhere,
-    /// is not let in. Everywhere, unless this is called.
+    /// The networks that members may be in. Who is elsewhere, or announces an address elsewhere, is not let in,
+    /// and what comes from elsewhere about members is not listened to. Everywhere, unless this is called.
     #[must_use]
     pub fn allow(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
         self.admission.networks.extend(networks);

@@ -10,6 +10,7 @@
 //! | module | holds | knows of |
 //! |---|---|---|
 //! | `wire` | bytes ⇄ messages of the memberlist protocol; pure | nothing |
+//! | `metrics` | numbers that are counted, by everything below `driver` | nothing |
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
 //! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
 //! | `node` | both behind a few verbs, without clock, socket or task (sans-IO) | the three above |

@@ -86,7 +86,7 @@ pub(crate) use self::{
 use crate::{
     config::{Admission, Tuning},
     timers::Timers,
-    wire::{Address, Alive, Message, NodeState, Ping, PushPull, PushPullState, Versions, packet},
+    wire::{Address, Alive, Dead, Message, NodeState, Ping, PushPull, PushPullState, Suspect, Versions, packet},
 };
 
 /// The protocol versions this node can speak with, as memberlist counts them.
@@ -261,6 +261,12 @@ impl Membership {
         self.queue.len()
     }
 
+    /// Changes who is let in.
+    #[cfg(test)]
+    pub(crate) fn set_admission(&mut self, admission: Admission) {
+        self.admission = admission;
+    }
+
     /// Changes how many members are let in.
     #[cfg(test)]
     pub(crate) fn set_max_members(&mut self, max_members: usize) {
@@ -270,6 +276,11 @@ impl Membership {
     /// How many members are remembered at most, and messages about them queued.
     pub(crate) fn max_members(&self) -> usize {
         self.max_members
+    }
+
+    /// Whether what comes from there, of members and of views, is listened to.
+    pub(crate) fn allows(&self, from: SocketAddr) -> bool {
+        self.admission.allows(from.ip())
     }
 
     /// What was counted until now.
@@ -407,6 +418,14 @@ impl Membership {
     /// The message is not believed; nothing has changed.
     pub(crate) fn handle(&mut self, now: Instant, from: SocketAddr, message: Message) -> Result<(), Refusal> {
         self.counting.arrived(&message);
+        // memberlist asks only of "alive" messages who sent them.
+        if let Message::Suspect(Suspect { node, .. })
+        | Message::Alive(Alive { node, .. })
+        | Message::Dead(Dead { node, .. }) = &message
+            && !self.allows(from)
+        {
+            return Err(Refusal::Outside { name: NodeName::from(&**node), addr: from });
+        }
         match message {
             Message::Ping(ping) => self.handle_ping(from, &ping)?,
             Message::IndirectPing(ping) => self.handle_indirect_ping(now, from, &ping),
@@ -419,13 +438,7 @@ impl Membership {
             }
             Message::Nack(nack) => self.handle_nack(nack.seq),
             Message::Suspect(suspect) => self.suspect(now, &suspect),
-            Message::Alive(alive) => {
-                // As in memberlist, whoever sent it. What is only passed on by others is checked like this, too.
-                if !self.admission.allows(from.ip()) {
-                    return Err(Refusal::Outside { name: NodeName::from(&*alive.node), addr: from });
-                }
-                self.alive(now, Some(from), &alive)?;
-            }
+            Message::Alive(alive) => self.alive(now, Some(from), &alive)?,
             Message::Dead(dead) => self.dead(now, &dead),
             Message::User(_) => {}
         }

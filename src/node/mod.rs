@@ -18,6 +18,7 @@ mod identity;
 mod inspect;
 mod join;
 mod metrics;
+mod rejections;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub(crate) use self::{identity::Advertised, inspect::Size};
-use self::{join::Seeds, metrics::Cause, streams::Stream};
+use self::{join::Seeds, metrics::Cause, rejections::Rejections, streams::Stream};
 use crate::{
     config::{Admission, Bounds, Limits, Seed, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
@@ -47,11 +48,6 @@ use crate::{
 pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
-/// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
-/// others to get what it has said.
-const LEAVE_WAIT: Duration = Duration::from_millis(500);
-/// Of how many unusable inputs a second the application is told.
-const REJECTIONS_PER_SECOND: u32 = 10;
 
 /// Something the application wants to know.
 #[derive(Clone, Debug)]
@@ -178,14 +174,6 @@ enum Timer {
     Advertise,
 }
 
-/// How often the application was told of unusable input, in the present second.
-#[derive(Debug)]
-struct Rejections {
-    second: Instant,
-    told: u32,
-    untold: u64,
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -246,7 +234,7 @@ impl Node {
             ready: false,
             streams: BTreeMap::new(),
             next_stream: 0,
-            rejections: Rejections { second: now, told: 0, untold: 0 },
+            rejections: Rejections::new(now),
             metrics: Metrics::default(),
             gossip_rounds: 0,
             membership_first: true,
@@ -386,34 +374,6 @@ impl Node {
         if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
             self.reject(now, from, Cause::Message, &unusable);
         }
-    }
-
-    /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
-    ///
-    /// One that has asked to join may have been let in already, and hears with the answer by whom; one that
-    /// has said something waits until the others have it. Neither for long.
-    pub(crate) fn leave(&mut self, now: Instant) {
-        self.seeds.stop();
-        if !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none() {
-            self.timers.set(Timer::Leave, now + LEAVE_WAIT);
-        }
-        self.settle(now);
-    }
-
-    /// What a leaving node waits for may have come.
-    fn leave_if_ready(&mut self, now: Instant) {
-        let alone = self.membership.live() == 1 && self.is_joining();
-        let unheard = !self.dissemination.is_settled() && !self.seeds.name_taken();
-        if self.timers.get(&Timer::Leave).is_some() && !alone && !unheard {
-            self.say_good_bye(now);
-        }
-    }
-
-    fn say_good_bye(&mut self, now: Instant) {
-        self.timers.cancel(&Timer::Leave);
-        // A node whose name is another's was never let in; its good-bye would be taken for the other's.
-        let silent = self.seeds.name_taken();
-        self.membership.leave(now, silent);
     }
 
     /// Every member that is alive or suspect, this node first.
@@ -623,20 +583,5 @@ impl Node {
     fn set_ready(&mut self) {
         self.ready = true;
         self.events.push_back(Event::Ready);
-    }
-
-    fn reject(&mut self, now: Instant, from: SocketAddr, cause: Cause, reason: &dyn std::fmt::Display) {
-        self.metrics.reject(cause);
-        let rejections = &mut self.rejections;
-        if now.saturating_duration_since(rejections.second) >= Duration::from_secs(1) {
-            (rejections.second, rejections.told) = (now, 0);
-        }
-        if rejections.told == REJECTIONS_PER_SECOND {
-            rejections.untold += 1;
-            return;
-        }
-        rejections.told += 1;
-        let untold = std::mem::take(&mut rejections.untold);
-        self.events.push_back(Event::Rejected { from, reason: reason.to_string(), untold });
     }
 }

@@ -208,6 +208,10 @@ impl Node {
             self.metrics.gauges.view_received = stream.received;
         }
         match (role, message) {
+            (Role::Serving, StreamMessage::PushPull(_)) if !self.membership.allows(peer) => {
+                let reason = format!("{peer} is in none of the networks of BROADCAST_ALLOW (--allow)");
+                self.break_off(now, id, reason, true);
+            }
             (Role::Serving, StreamMessage::PushPull(remote)) => {
                 // The answer is the view before the merge, as memberlist has it.
                 let mut view = self.membership.local_state(remote.join);
