@@ -87,7 +87,11 @@ impl Config {
     }
 
     /// The address others reach this node at. Found from the interfaces when not set. Port 0 stands
-    /// for the port listened on.
+    /// for the port listened on. A host name is looked up again while the node runs, and the node moves with it.
+    ///
+    /// A NAT in between has to forward UDP and TCP to the node, and to send on what the node sends from this
+    /// address, as a published port of the same number does in Docker: members are known by their addresses,
+    /// and what comes from elsewhere is a stranger's.
     #[must_use]
     pub fn advertise(mut self, host: Seed) -> Self {
         self.advertise = Some(host);
@@ -144,8 +148,8 @@ impl Config {
         self
     }
 
-    /// The networks that members may be in. Who announces itself from elsewhere, or an address elsewhere,
-    /// is not let in. Everywhere, unless this is called.
+    /// The networks that members may be in. Who is elsewhere, or announces an address elsewhere, is not let in,
+    /// and what comes from elsewhere about members is not listened to. Everywhere, unless this is called.
     #[must_use]
     pub fn allow(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
         self.admission.networks.extend(networks);

@@ -10,6 +10,7 @@
 //! | module | holds | knows of |
 //! |---|---|---|
 //! | `wire` | bytes ⇄ messages of the memberlist protocol; pure | nothing |
+//! | `metrics` | numbers that are counted, by everything below `driver` | nothing |
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
 //! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
 //! | `serf` | what a member of a serf cluster says besides: intents, user events, queries | `membership`, `wire` |
@@ -28,6 +29,7 @@ pub mod config;
 mod dissemination;
 mod driver;
 mod membership;
+mod metrics;
 mod node;
 mod roles;
 mod serf;
@@ -44,8 +46,9 @@ pub use driver::{
     health::{Health, HealthError, probe},
     start,
 };
-pub use membership::{Member, MemberState, NodeName};
-pub use node::Event;
+pub use membership::{Member, MemberState, MembershipCounts, NodeName};
+pub use metrics::Histogram;
+pub use node::{Event, Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub use wire::envelope::Envelope;
 
 /// The code in the README compiles.

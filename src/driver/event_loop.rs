@@ -34,7 +34,7 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Counters, Event, Member, Message, PublishError, Seed,
+    Event, Member, Message, Metrics, PublishError, Seed,
     dissemination::{Draft, Progress},
     node::{Action, KeyChange, Node, StreamInput},
     wire::{KeyError, SecretKey},
@@ -52,9 +52,9 @@ pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
     UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
-    Counters { reply: oneshot::Sender<Counters> },
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
     Keys { reply: oneshot::Sender<Vec<SecretKey>> },
+    Metrics { reply: oneshot::Sender<Metrics> },
     Leave,
 }
 
@@ -88,6 +88,8 @@ pub(super) struct EventLoop {
     events: Feed<Event>,
     /// What the subscribers are told next; empty in between, kept for its allocation.
     news: (VecDeque<Message>, VecDeque<Event>),
+    /// When the round of gossip began that is being sent.
+    gossip_since: Option<Instant>,
     /// Set when the node leaves: when to stop at the latest.
     stop_at: Option<Instant>,
     /// The others have been told.
@@ -99,12 +101,12 @@ impl EventLoop {
         node: Node,
         sockets: Sockets,
         faults: Option<Faulty>,
-        tcp_timeout: Duration,
+        (tcp_timeout, max_streams): (Duration, usize),
         application: Application,
     ) -> Self {
         let Application { outbox, reached_at, progress, messages, events } = application;
         let Sockets { datagrams, acceptor, addr: _ } = sockets;
-        let (streams, reports) = Streams::new(tcp_timeout);
+        let (streams, reports) = Streams::new(tcp_timeout, max_streams);
         let (lookups, found) = mpsc::channel(LOOKUPS);
         Self {
             node,
@@ -122,6 +124,7 @@ impl EventLoop {
             messages,
             events,
             news: Default::default(),
+            gossip_since: None,
             stop_at: None,
             left: false,
         }
@@ -148,7 +151,7 @@ impl EventLoop {
                 timer.as_mut().reset(deadline);
             }
             select! {
-                () = &mut timer, if deadline.is_some() => self.node.handle_timeout(Instant::now()),
+                () = &mut timer, if deadline.is_some() => self.time_out(),
                 () = self.datagrams.ready() => {
                     self.datagrams.flush();
                     self.receive();
@@ -208,8 +211,8 @@ impl EventLoop {
             Command::UpdateMeta { meta, reply } => {
                 let _ = reply.send(self.node.update_meta(Instant::now(), &meta));
             }
-            Command::Counters { reply } => {
-                let _ = reply.send(self.node.counters());
+            Command::Metrics { reply } => {
+                let _ = reply.send(self.node.metrics());
             }
             Command::ChangeKeys { change, reply } => {
                 let _ = reply.send(self.node.change_keys(change));
@@ -251,8 +254,17 @@ impl EventLoop {
         }
     }
 
+    fn time_out(&mut self) {
+        let (now, rounds) = (Instant::now(), self.node.gossip_rounds());
+        self.node.handle_timeout(now);
+        if self.node.gossip_rounds() > rounds {
+            self.gossip_since = Some(now);
+        }
+    }
+
     fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
         let Some(permit) = self.streams.admit() else {
+            self.node.refused_stream();
             return debug!(%from, "refused a connection: too many are open");
         };
         if let Some(id) = self.node.handle_accept(Instant::now(), from) {
@@ -291,6 +303,9 @@ impl EventLoop {
             self.datagrams.send(transmit);
         }
         self.datagrams.flush();
+        if let Some(since) = self.gossip_since.take() {
+            self.node.gossip_took(since.elapsed());
+        }
         let addr = self.node.addr();
         self.reached_at.send_if_modified(|known| std::mem::replace(known, addr) != addr);
         let progress = self.node.progress();

@@ -50,7 +50,7 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Counters, Event, Member, Message, PublishError, Seed, Serf,
+    Config, ConfigError, Event, Member, Message, Metrics, PublishError, Seed, Serf,
     config::check_meta,
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig},
@@ -188,7 +188,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
     let application = Application { outbox, reached_at, progress, messages, events };
-    let event_loop = EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, application);
+    let event_loop =
+        EventLoop::new(node, sockets, faults, (config.tuning.tcp_timeout, config.bounds.max_streams), application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
 }
@@ -206,8 +207,9 @@ impl Handle {
         &self.0.name
     }
 
-    /// The address others reach this node at. One that was configured as a name is looked up again every
-    /// 10 s, and this node moves with it.
+    /// The address others reach this node at. One that was configured as a name is looked up again three
+    /// times in each [`push_pull_interval`](crate::Tuning::push_pull_interval), every 10 s in a LAN, and this node
+    /// moves with it: to the others it leaves, and joins at the new address.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         *self.0.addr.borrow()
@@ -272,9 +274,9 @@ impl Handle {
         first.unwrap_or_else(|| self.0.events.subscribe())
     }
 
-    /// What came of messages to this node since its start, in numbers. Nothing once the node has stopped.
-    pub async fn counters(&self) -> Counters {
-        self.ask(|reply| Command::Counters { reply }).await.unwrap_or_default()
+    /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
+    pub async fn metrics(&self) -> Metrics {
+        self.ask(|reply| Command::Metrics { reply }).await.unwrap_or_default()
     }
 
     /// Every member that is not dead, this node first. Nobody once the node has stopped.

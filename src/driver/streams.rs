@@ -14,7 +14,7 @@
 //! Reports wait in one bounded channel, so a node that is busy slows its peers down instead of
 //! buffering them. At most [`WRITES`] writes wait on a stream; the node is told that the stream
 //! failed when it writes more. Connecting, and sending the rest after the end, take no longer than
-//! the node's own TCP timeout. At most [`INBOUND`] accepted connections stand at once; further ones
+//! the node's own TCP timeout. A bounded number of accepted connections stand at once; further ones
 //! are closed. How long an open stream may idle is the node's to say.
 
 use std::{collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -31,9 +31,6 @@ use tracing::debug;
 
 use crate::node::StreamId;
 
-/// Accepted connections at once, at most: more than a node serves, so that it is the node that refuses,
-/// and tells, though some are still on their way out.
-const INBOUND: usize = 256;
 /// Writes that wait on a stream, at most. A node writes whole messages.
 const WRITES: usize = 8;
 /// Reports that wait for the event loop, at most.
@@ -84,10 +81,12 @@ struct Task {
 }
 
 impl Streams {
-    /// `limit` bounds connecting, and sending what was written before the end.
-    pub(super) fn new(limit: Duration) -> (Self, mpsc::Receiver<Report>) {
+    /// `limit` bounds connecting, and sending what was written before the end. Twice as many connections
+    /// are accepted at once as a node serves, so that it is the node that refuses, and tells, though some are
+    /// still on their way out.
+    pub(super) fn new(limit: Duration, served: usize) -> (Self, mpsc::Receiver<Report>) {
         let (reports, received) = mpsc::channel(REPORTS);
-        (Self { open: HashMap::new(), reports, inbound: Arc::new(Semaphore::new(INBOUND)), limit }, received)
+        (Self { open: HashMap::new(), reports, inbound: Arc::new(Semaphore::new(2 * served)), limit }, received)
     }
 
     /// The right to serve one more accepted connection.
@@ -239,6 +238,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
     const ID: StreamId = StreamId(1);
+    const SERVED: usize = 16;
 
     async fn soon<T>(future: impl Future<Output = T>) -> T {
         timeout(SOON, future).await.expect("it happens soon")
@@ -246,7 +246,7 @@ mod tests {
 
     /// Streams with one open, and the peer's end of that.
     async fn pair() -> (Streams, mpsc::Receiver<Report>, TcpStream) {
-        let (mut streams, reports) = Streams::new(SOON);
+        let (mut streams, reports) = Streams::new(SOON, SERVED);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         streams.connect(ID, listener.local_addr().unwrap());
         let (peer, _) = soon(listener.accept()).await.unwrap();
@@ -303,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_is_told_with_its_address() {
-        let (mut streams, mut reports) = Streams::new(SOON);
+        let (mut streams, mut reports) = Streams::new(SOON, SERVED);
         let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
         streams.connect(ID, closed);
         let report = soon(reports.recv()).await.unwrap();
@@ -324,7 +324,7 @@ mod tests {
             assert!(complete.len() < 16, "the listener takes no end of connections");
         }
 
-        let (mut streams, mut reports) = Streams::new(3 * SOON);
+        let (mut streams, mut reports) = Streams::new(3 * SOON, SERVED);
         streams.connect(ID, to);
         streams.write(ID, Bytes::from_static(b"never sent")).unwrap();
         streams.close(ID);
@@ -335,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_gives_up_a_peer_that_does_not_read() {
-        let (mut streams, mut reports) = Streams::new(Duration::from_millis(50));
+        let (mut streams, mut reports) = Streams::new(Duration::from_millis(50), SERVED);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         streams.connect(ID, listener.local_addr().unwrap());
         let (_peer, _) = soon(listener.accept()).await.unwrap();
@@ -356,10 +356,10 @@ mod tests {
 
     #[tokio::test]
     async fn accepts_so_many_and_again_when_some_have_ended() {
-        let (mut streams, mut reports) = Streams::new(SOON);
+        let (mut streams, mut reports) = Streams::new(SOON, SERVED);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let mut permits: Vec<_> = (0..INBOUND).map_while(|_| streams.admit()).collect();
-        assert_eq!(permits.len(), INBOUND);
+        let mut permits: Vec<_> = (0..3 * SERVED).map_while(|_| streams.admit()).collect();
+        assert_eq!(permits.len(), 2 * SERVED);
         assert!(streams.admit().is_none());
 
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -59,8 +59,14 @@ async fn what_one_node_publishes_the_other_hears_until_it_leaves() {
     assert_eq!(*message.origin(), *"a");
     let message = next(&mut to_a).await;
     assert_eq!(message.value_as::<Vec<String>>().unwrap(), ["x", "y"]);
-    let counters = a.counters().await;
-    assert_eq!((counters.copies, counters.missed), (1, 0));
+    let metrics = a.metrics().await;
+    assert_eq!((metrics.messages.copies, metrics.messages.missed), (1, 0));
+    let traffic = metrics.traffic;
+    assert!(traffic.udp_sent > 0 && traffic.udp_received > 0 && traffic.packets_sent > 0, "{traffic:?}");
+    assert!(traffic.tcp_accept > 0 && traffic.tcp_sent > 0 && traffic.tcp_received > 0, "{traffic:?}");
+    assert_eq!((metrics.gauges.alive, metrics.gauges.view_sent > 0), (2, true));
+    assert_eq!((metrics.rejected, metrics.over_limit), Default::default());
+    assert!(b.metrics().await.push_pull.count() > 0, "b has joined");
 
     let names = |members: Vec<Member>| members.iter().map(|member| member.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(a.members().await), ["a", "b"]);
@@ -74,6 +80,146 @@ async fn what_one_node_publishes_the_other_hears_until_it_leaves() {
     })
     .await;
     assert_eq!(names(a.members().await), ["a"]);
+}
+
+#[tokio::test]
+async fn what_a_node_tells_of_itself_can_change_while_it_runs() {
+    let (_a, mut a_events, b, _) = pair().await;
+    b.update_meta("role=web").await.expect("it runs");
+    hear(&mut a_events, "b has changed", |event| match event {
+        Event::Updated(member) => member.name == *"b" && member.meta == "role=web",
+        _ => false,
+    })
+    .await;
+    assert_eq!(b.members().await[0].meta, "role=web");
+    let too_long = ConfigError::MetaTooLong { size: 513 };
+    assert_eq!(b.update_meta(vec![0; 513]).await, Err(UpdateError::Config(too_long)));
+    b.leave().await;
+    assert_eq!(b.update_meta("too late").await, Err(UpdateError::Stopped));
+}
+
+#[tokio::test]
+async fn nodes_meet_over_ipv6_and_on_sockets_for_both() {
+    let on = |name: &str, bind: &str, seeds: &[SocketAddr]| config(name, seeds).bind(bind.parse().unwrap());
+    if UdpSocket::bind("[::1]:0").is_err() {
+        return eprintln!("skipped: this machine has no IPv6");
+    }
+    let a = start(on("a", "[::1]:0", &[])).await.expect("starts");
+    assert!(a.addr().is_ipv6(), "{}", a.addr());
+    let both =
+        start(on("both", "[::]:0", &[a.addr()]).advertise(Seed::parse("::1", 0).unwrap())).await.expect("starts");
+    let mut heard = both.subscribe();
+    hear(&mut both.events(), "both joins", |event| matches!(event, Event::Ready)).await;
+    a.publish("k", &6).await.unwrap();
+    assert_eq!(next(&mut heard).await.value(), "6");
+
+    // The same kind of socket speaks IPv4, to one that has nothing else.
+    let dual =
+        start(on("dual", "0.0.0.0:0", &[]).advertise(Seed::parse("127.0.0.1", 0).unwrap())).await.expect("starts");
+    let old = start(on("old", "127.0.0.1:0", &[dual.addr()])).await.expect("starts");
+    let mut heard = old.subscribe();
+    hear(&mut old.events(), "old joins", |event| matches!(event, Event::Ready)).await;
+    dual.publish("k", &4).await.unwrap();
+    assert_eq!(next(&mut heard).await.value(), "4");
+    assert!(dual.addr().is_ipv4());
+}
+
+#[tokio::test]
+async fn a_node_that_is_reached_by_name_moves_with_it() {
+    lookup::pretended::set("gateway.test", &["127.0.0.1"]);
+    let anywhere = || "0.0.0.0:0".parse().unwrap();
+    let a = start(config("a", &[]).bind(anywhere()).advertise(Seed::parse("gateway.test", 0).unwrap())).await.unwrap();
+    assert_eq!(a.addr().ip().to_string(), "127.0.0.1");
+    let b = start(config("b", &[a.addr()])).await.expect("starts");
+    let mut events = b.events();
+    hear(&mut events, "b is ready", |event| matches!(event, Event::Ready)).await;
+
+    lookup::pretended::set("gateway.test", &["127.0.0.2", "127.0.0.3"]);
+    let new = SocketAddr::new("127.0.0.2".parse().unwrap(), a.addr().port());
+    hear(&mut events, "a comes at its new address", |event| match event {
+        Event::Joined(member) => member.name == *"a" && member.addr == new,
+        Event::NameConflict { .. } | Event::Failed(_) => panic!("{event:?}"),
+        _ => false,
+    })
+    .await;
+    assert_eq!(a.addr(), new);
+    let mut messages = a.subscribe();
+    b.publish("k", &1).await.unwrap();
+    assert_eq!(next(&mut messages).await.value(), "1");
+}
+
+/// Passes on what comes to a port of its own, UDP and TCP, as a NAT does for a node behind it.
+async fn nat(to: SocketAddr) -> SocketAddr {
+    let (udp, tcp) = loop {
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(udp) = tokio::net::UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
+    let addr = tcp.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((len, _)) = udp.recv_from(&mut buffer).await {
+            let _ = udp.send_to(&buffer[..len], to).await;
+        }
+    });
+    tokio::spawn(async move {
+        while let Ok((mut outside, _)) = tcp.accept().await {
+            tokio::spawn(async move {
+                let mut inside = tokio::net::TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut outside, &mut inside).await
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_node_behind_a_nat_is_reached_at_the_port_it_advertises() {
+    // A port that is free now, and may be taken by another test by then: it is tried again.
+    let (inside, outside, a) = loop {
+        let inside = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let outside = nat(inside).await;
+        if let Ok(a) = start(config("a", &[]).bind(inside).advertise(seed(outside))).await {
+            break (inside, outside, a);
+        }
+    };
+    assert_eq!(a.addr(), outside);
+    assert_ne!(inside.port(), outside.port());
+    let b = start(config("b", &[outside])).await.expect("starts");
+    let mut events = b.events();
+    hear(&mut events, "b joins", |event| matches!(event, Event::Ready)).await;
+    let mut to_a = a.subscribe();
+    b.publish("k", &1).await.unwrap();
+    assert_eq!(next(&mut to_a).await.value(), "1");
+    // Probes get through, too.
+    soon("a answers b's probes", async {
+        while b.metrics().await.membership.probes_ok < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let metrics = b.metrics().await;
+    assert_eq!((metrics.membership.suspect, metrics.membership.dead), (0, 0));
+    assert_eq!(b.members().await[1].addr, outside);
+}
+
+#[tokio::test]
+async fn a_node_outside_the_allowed_networks_is_not_let_in_and_does_not_start_with_them() {
+    let network = || ["127.0.0.1/32".parse().unwrap()];
+    let a = start(config("a", &[]).allow(network())).await.expect("starts");
+    let mut events = a.events();
+    let outside = start(config("outside", &[a.addr()]).bind("127.0.0.2:0".parse().unwrap())).await.expect("starts");
+    hear(&mut events, "one is outside", |event| match event {
+        Event::Rejected { reason, .. } => reason.contains("127.0.0.2") && reason.contains("BROADCAST_ALLOW"),
+        _ => false,
+    })
+    .await;
+    assert_eq!(a.members().await.len(), 1);
+    assert!(a.metrics().await.rejected.views > 0, "what it announces; its connection comes from an allowed address");
+    drop(outside);
+    let error = start(config("b", &[]).bind("127.0.0.2:0".parse().unwrap()).allow(network())).await.unwrap_err();
+    assert!(error.to_string().contains("127.0.0.2") && error.to_string().contains("BROADCAST_ALLOW"), "{error}");
 }
 
 #[tokio::test]

@@ -24,6 +24,11 @@ impl Awareness {
         self.score = self.score.saturating_add_signed(delta).min(self.max);
     }
 
+    /// How slow this node takes itself to be, 0 being well.
+    pub(crate) fn score(&self) -> u32 {
+        self.score
+    }
+
     /// `timeout`, stretched as this node's health demands.
     pub(crate) fn scale(&self, timeout: Duration) -> Duration {
         timeout * (self.score + 1)

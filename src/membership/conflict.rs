@@ -34,6 +34,7 @@ impl Membership {
             return;
         }
         self.conflicts.insert(name.clone(), (claimant, now));
+        self.counting.counts.name_conflicts += 1;
         let held = encode_alive(record);
         if *name != self.me {
             let claimed = packet::encode_message(&Message::Alive(claim.clone()));

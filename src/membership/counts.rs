@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use super::Refusal;
-use crate::metrics::Histogram;
+use crate::{metrics::Histogram, wire::Message};
 
 /// What came of messages about members, and of the probes of a node, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +59,18 @@ pub(super) struct Counting {
 }
 
 impl Counting {
+    pub(super) fn arrived(&mut self, message: &Message) {
+        let MembershipCounts { pings, indirect_pings, acks, nacks, .. } = &mut self.counts;
+        *match message {
+            Message::Ping(_) => pings,
+            Message::IndirectPing(_) => indirect_pings,
+            Message::Ack(_) => acks,
+            Message::Nack(_) => nacks,
+            // These count when they are believed.
+            Message::Alive(_) | Message::Suspect(_) | Message::Dead(_) | Message::User(_) => return,
+        } += 1;
+    }
+
     pub(super) fn begin_probe(&mut self, now: Instant, degraded: bool) {
         self.probing_since = Some(now);
         self.counts.probes_degraded += u64::from(degraded);
@@ -71,9 +82,5 @@ impl Counting {
         self.counts.probe.record(now.saturating_duration_since(since));
         let counter = if ok { &mut self.counts.probes_ok } else { &mut self.counts.probes_failed };
         *counter += 1;
-    }
-
-    pub(super) fn refused(&mut self, refusal: &Refusal) {
-        self.overflow.members += u64::from(matches!(refusal, Refusal::Full { .. }));
     }
 }

@@ -43,6 +43,7 @@
 
 mod awareness;
 mod conflict;
+mod counts;
 mod member;
 mod members;
 mod myself;
@@ -64,14 +65,18 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub use self::member::{Member, MemberState, NodeName};
 use self::{
     awareness::Awareness,
     conflict::Conflicts,
+    counts::{Counting, Overflow},
     members::Members,
     myself::FormerAddresses,
     probe::{Probe, Relay},
     suspicion::Suspicion,
+};
+pub use self::{
+    counts::MembershipCounts,
+    member::{Member, MemberState, NodeName},
 };
 pub(crate) use self::{
     members::Record,
@@ -81,7 +86,7 @@ pub(crate) use self::{
 use crate::{
     config::{Admission, Tuning},
     timers::Timers,
-    wire::{Address, Alive, Message, NodeState, Ping, PushPull, PushPullState, Versions, packet},
+    wire::{Address, Alive, Dead, Message, NodeState, Ping, PushPull, PushPullState, Suspect, Versions, packet},
 };
 
 /// The protocol versions this node can speak with, as memberlist counts them.
@@ -195,6 +200,7 @@ pub(crate) struct Membership {
     suspicions: HashMap<NodeName, Suspicion>,
     conflicts: Conflicts,
     former: FormerAddresses,
+    counting: Counting,
     queue: TransmitLimitedQueue,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -232,6 +238,7 @@ impl Membership {
             suspicions: HashMap::new(),
             conflicts: Conflicts::new(),
             former: FormerAddresses::new(),
+            counting: Counting::default(),
             timers,
             outputs: VecDeque::new(),
         };
@@ -254,9 +261,41 @@ impl Membership {
         self.queue.len()
     }
 
+    /// Changes who is let in.
+    #[cfg(test)]
+    pub(crate) fn set_admission(&mut self, admission: Admission) {
+        self.admission = admission;
+    }
+
+    /// Changes how many members are let in.
+    #[cfg(test)]
+    pub(crate) fn set_max_members(&mut self, max_members: usize) {
+        self.max_members = max_members;
+    }
+
     /// How many members are remembered at most, and messages about them queued.
     pub(crate) fn max_members(&self) -> usize {
         self.max_members
+    }
+
+    /// Whether what comes from there, of members and of views, is listened to.
+    pub(crate) fn allows(&self, from: SocketAddr) -> bool {
+        self.admission.allows(from.ip())
+    }
+
+    /// What was counted until now.
+    pub(crate) fn counts(&self) -> MembershipCounts {
+        self.counting.counts
+    }
+
+    /// What was dropped for lack of room until now.
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.counting.overflow
+    }
+
+    /// How slow this node takes itself to be, 0 being well.
+    pub(crate) fn health_score(&self) -> u32 {
+        self.awareness.score()
     }
 
     /// Every record, this node's own included.
@@ -378,19 +417,28 @@ impl Membership {
     ///
     /// The message is not believed; nothing has changed.
     pub(crate) fn handle(&mut self, now: Instant, from: SocketAddr, message: Message) -> Result<(), Refusal> {
+        self.counting.arrived(&message);
+        // memberlist asks only of "alive" messages who sent them.
+        if let Message::Suspect(Suspect { node, .. })
+        | Message::Alive(Alive { node, .. })
+        | Message::Dead(Dead { node, .. }) = &message
+            && !self.allows(from)
+        {
+            return Err(Refusal::Outside { name: NodeName::from(&**node), addr: from });
+        }
         match message {
             Message::Ping(ping) => self.handle_ping(from, &ping)?,
             Message::IndirectPing(ping) => self.handle_indirect_ping(now, from, &ping),
-            Message::Ack(ack) => self.handle_ack(ack.seq),
+            Message::Ack(ack) => {
+                let probing = self.probe.is_some();
+                self.handle_ack(ack.seq);
+                if probing && self.probe.is_none() {
+                    self.counting.end_probe(now, true);
+                }
+            }
             Message::Nack(nack) => self.handle_nack(nack.seq),
             Message::Suspect(suspect) => self.suspect(now, &suspect),
-            Message::Alive(alive) => {
-                // As in memberlist, whoever sent it. What is only passed on by others is checked like this, too.
-                if !self.admission.allows(from.ip()) {
-                    return Err(Refusal::Outside { name: NodeName::from(&*alive.node), addr: from });
-                }
-                self.alive(now, Some(from), &alive)?;
-            }
+            Message::Alive(alive) => self.alive(now, Some(from), &alive)?,
             Message::Dead(dead) => self.dead(now, &dead),
             Message::User(_) => {}
         }
@@ -405,6 +453,11 @@ impl Membership {
         if let Some(record) = self.members.random(1, &mut self.rng, allowed).first() {
             self.outputs.push_back(Output::PushPull { to: record.addr() });
         }
+    }
+
+    /// Queues what is to be told of a member.
+    fn enqueue(&mut self, name: NodeName, message: Bytes) {
+        self.counting.overflow.queued += self.queue.push_named(name, message) as u64;
     }
 
     fn emit(&mut self, event: Event) {

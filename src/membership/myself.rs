@@ -31,12 +31,13 @@ impl Membership {
     /// Queues this node's own "alive".
     pub(super) fn announce(&mut self) {
         let alive = encode_alive(self.me());
-        self.queue.push_named(self.me.clone(), alive);
+        self.enqueue(self.me.clone(), alive);
     }
 
     /// Something wrong is said of a life of this node: it begins a new one, and says so.
     pub(super) fn refute(&mut self, accused: u32) {
         if self.begin_life_after(accused) {
+            self.counting.counts.refutations += 1;
             self.awareness.apply(1);
             self.announce();
         }
@@ -93,7 +94,7 @@ impl Membership {
     fn say_moved(&mut self, now: Instant, incarnation: u32) {
         let message = self.good_bye(incarnation);
         self.tell_some(&message);
-        self.queue.push_named(self.me.clone(), message);
+        self.enqueue(self.me.clone(), message);
         let rounds = retransmit_limit(self.tuning.retransmit_mult, self.members.live());
         self.timers.set(Timer::Hello, now + self.tuning.gossip_interval * rounds);
     }
@@ -160,7 +161,7 @@ impl Membership {
             return;
         }
         self.tell_some(&message);
-        self.queue.push_named(me, message);
+        self.enqueue(me, message);
         self.timers.set(Timer::Leave, now + LEAVE_TIMEOUT);
     }
 

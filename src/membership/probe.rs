@@ -83,6 +83,7 @@ impl Membership {
     }
 
     fn start_probe(&mut self, now: Instant, name: &NodeName) {
+        self.counting.begin_probe(now, self.awareness.score() > 0);
         let seq = self.next_seq();
         let source = Some(self.source());
         let Some(record) = self.members.get(name.as_bytes()) else { return };
@@ -131,6 +132,7 @@ impl Membership {
 
     pub(super) fn fail_probe(&mut self, now: Instant) {
         let Some(probe) = self.probe.take() else { return };
+        self.counting.end_probe(now, false);
         // Nacks that did not come say that this node, not the target, is cut off.
         let missed = probe.nacks_expected.saturating_sub(probe.nacks);
         let delta = if probe.nacks_expected > 0 { i32::try_from(missed).unwrap_or(i32::MAX) } else { 1 };
@@ -151,6 +153,7 @@ impl Membership {
 
     pub(super) fn handle_indirect_ping(&mut self, now: Instant, from: SocketAddr, ask: &IndirectPing) {
         if self.relays.len() >= MAX_RELAYS {
+            self.counting.overflow.relays += 1;
             return;
         }
         let seq = self.next_seq();

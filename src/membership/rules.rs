@@ -103,25 +103,30 @@ impl Membership {
             return Ok(());
         }
         if self.members.len() >= self.max_members {
+            self.counting.overflow.members += 1;
             return Err(Refusal::Full { name, max: self.max_members });
         }
         self.check_admission(&name, alive, true)?;
+        self.counting.counts.alive += 1;
         let versions = alive.versions.unwrap_or_default();
         let record = self.members.insert(name.clone(), alive.address, versions, now, &mut self.rng);
         record.incarnation = alive.incarnation;
         record.set_meta(&alive.meta);
         let member = record.to_member();
-        self.queue.push_named(name, packet::encode_message(&Message::Alive(alive.clone())));
+        self.enqueue(name, packet::encode_message(&Message::Alive(alive.clone())));
         self.emit(Event::Joined(member));
         Ok(())
     }
 
     fn believe_alive(&mut self, now: Instant, name: &NodeName, alive: &Alive) {
         self.drop_suspicion(name);
-        self.queue.push_named(name.clone(), packet::encode_message(&Message::Alive(alive.clone())));
+        self.counting.counts.alive += 1;
+        self.enqueue(name.clone(), packet::encode_message(&Message::Alive(alive.clone())));
         let Some(record) = self.members.get_mut(name.as_bytes()) else { return };
         let was = record.state();
-        let changed = record.meta() != alive.meta || record.addr() != alive.address.socket_addr();
+        let moved = record.addr() != alive.address.socket_addr();
+        let changed = record.meta() != alive.meta || moved;
+        self.counting.counts.false_alarms += u64::from(was == MemberState::Suspect && !moved);
         record.incarnation = alive.incarnation;
         record.address = alive.address;
         record.set_meta(&alive.meta);
@@ -176,7 +181,7 @@ impl Membership {
         if let Some(suspicion) = self.suspicions.get_mut(&name) {
             if suspicion.confirm(&from) {
                 self.timers.set(Timer::Suspicion(name.clone()), suspicion.deadline());
-                self.queue.push_named(name, packet::encode_message(&Message::Suspect(suspect.clone())));
+                self.enqueue(name, packet::encode_message(&Message::Suspect(suspect.clone())));
             }
             return;
         }
@@ -187,10 +192,11 @@ impl Membership {
             self.refute(suspect.incarnation);
             return;
         }
-        self.queue.push_named(name.clone(), packet::encode_message(&Message::Suspect(suspect.clone())));
+        self.enqueue(name.clone(), packet::encode_message(&Message::Suspect(suspect.clone())));
         if let Some(record) = self.members.get_mut(&suspect.node) {
             record.incarnation = suspect.incarnation;
         }
+        self.counting.counts.suspect += 1;
         self.members.set_state(&suspect.node, MemberState::Suspect, now);
         let suspicion = Suspicion::new(now, from, self.members.live(), &self.tuning);
         self.timers.set(Timer::Suspicion(name.clone()), suspicion.deadline());
@@ -201,6 +207,9 @@ impl Membership {
     pub(super) fn declare_dead(&mut self, now: Instant, name: &NodeName) {
         let Some(record) = self.members.get(name.as_bytes()) else { return };
         if record.state() == MemberState::Suspect {
+            let confirmed = self.suspicions.get(name).is_none_or(Suspicion::is_confirmed);
+            self.counting.counts.suspicions_expired += 1;
+            self.counting.counts.degraded_timeouts += u64::from(!confirmed);
             let node = Bytes::copy_from_slice(name.as_bytes());
             let from = Bytes::copy_from_slice(self.me.as_bytes());
             self.dead(now, &Dead { incarnation: record.incarnation, node, from });
@@ -223,10 +232,11 @@ impl Membership {
             return;
         }
         self.drop_suspicion(&name);
-        self.queue.push_named(name.clone(), packet::encode_message(&Message::Dead(dead.clone())));
+        self.enqueue(name.clone(), packet::encode_message(&Message::Dead(dead.clone())));
         if let Some(record) = self.members.get_mut(&dead.node) {
             record.incarnation = dead.incarnation;
         }
+        self.counting.counts.dead += 1;
         let left = dead.from == dead.node;
         self.members.set_state(&dead.node, if left { MemberState::Left } else { MemberState::Dead }, now);
         if let Some(member) = self.members.get(&dead.node).map(Record::to_member) {

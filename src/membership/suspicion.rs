@@ -36,6 +36,11 @@ impl Suspicion {
         self.start + timeout(self.min, self.max, self.accusers.len() - 1, self.wanted)
     }
 
+    /// Whether it was confirmed as often as is wanted.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.accusers.len() > self.wanted
+    }
+
     /// `from` suspects it too. Whether that is news that brings the deadline closer.
     pub(crate) fn confirm(&mut self, from: &NodeName) -> bool {
         if self.accusers.len() > self.wanted || self.accusers.contains(from) {

@@ -6,10 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::{
-    config::{Candidate, Config, Profile},
-    wire::{Dead, PushPullState, Suspect},
-};
+use crate::config::{Candidate, Config, Profile};
 
 const SECOND: Duration = Duration::from_secs(1);
 const VERSIONS: Versions = [1, 5, 2, 0, 0, 0];
@@ -439,6 +436,11 @@ fn only_allowed_networks_are_let_in() {
     assert!(matches!(bench.alive("far", 1, 4), Err(Refusal::Outside { .. })), "what it announces");
     let near = Message::Alive(alive("near", 2, 2));
     assert!(matches!(bench.handle(4, near), Err(Refusal::Outside { .. })), "who says it");
+    let dead = Dead { incarnation: 1, node: "near".into(), from: "me".into() };
+    assert!(
+        matches!(bench.handle(4, Message::Dead(dead)), Err(Refusal::Outside { .. })),
+        "nor are they heard of others"
+    );
     assert_eq!(bench.record("near"), Some((IsAlive, 1, 2)));
     // One outside does not keep the rest of a view out.
     let view = [("far", 1, 4, NodeState::Alive), ("three", 1, 3, NodeState::Alive)];

@@ -1,4 +1,4 @@
-//! What a node tells of itself, and where it is reached, while it runs.
+//! What a node tells of itself, and where it is reached, while it runs; and that it leaves.
 //!
 //! An address that was configured as a name is that name's: it is resolved again every now and then, and
 //! when it does not stand for the present address any more, the node moves ([`Membership::move_to`]). A
@@ -6,15 +6,19 @@
 //!
 //! [`Membership::move_to`]: crate::membership::Membership::move_to
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use super::{Action, Node, Timer};
 use crate::{config::Seed, wire::Address};
 
-/// How often the name of this node's own address is resolved.
-const REFRESH: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
+/// others to get what it has said.
+const LEAVE_WAIT: Duration = Duration::from_millis(500);
 
 /// The name of the address that others reach this node at.
 #[derive(Clone, Debug)]
@@ -44,7 +48,12 @@ impl Node {
     /// Goes on being reached at the address that a name stands for.
     pub(crate) fn follow(&mut self, now: Instant, advertised: Advertised) {
         self.advertised = Some(advertised);
-        self.timers.set(Timer::Advertise, now + REFRESH);
+        self.resolve_own_later(now);
+    }
+
+    /// Looking is cheap next to exchanging views, and a move that is not noticed costs more.
+    fn resolve_own_later(&mut self, now: Instant) {
+        self.timers.set(Timer::Advertise, now + self.tuning.push_pull_interval / 3);
     }
 
     pub(super) fn resolve_own(&mut self, now: Instant) {
@@ -53,7 +62,7 @@ impl Node {
             return;
         }
         self.actions.push_back(Action::Lookup { seed: host.clone() });
-        self.timers.set(Timer::Advertise, now + REFRESH);
+        self.resolve_own_later(now);
     }
 
     /// A name was resolved; it may be that of this node's own address.
@@ -72,5 +81,34 @@ impl Node {
             self.membership.move_to(now, Address::from(*new));
             self.gossip_soon(now);
         }
+    }
+
+    /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
+    ///
+    /// One that has asked to join may have been let in already, and hears with the answer by whom; one that
+    /// has said something waits until the others have it. Neither for long.
+    pub(crate) fn leave(&mut self, now: Instant) {
+        self.seeds.stop();
+        if !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none() {
+            self.timers.set(Timer::Leave, now + LEAVE_WAIT);
+            self.announced_leave = self.leave_serf(now);
+        }
+        self.settle(now);
+    }
+
+    /// What a leaving node waits for may have come.
+    pub(super) fn leave_if_ready(&mut self, now: Instant) {
+        let alone = self.membership.live() == 1 && self.is_joining();
+        let unheard = !self.dissemination.is_settled() && !self.seeds.name_taken();
+        if self.timers.get(&Timer::Leave).is_some() && !alone && !unheard && !self.announced_leave {
+            self.say_good_bye(now);
+        }
+    }
+
+    pub(super) fn say_good_bye(&mut self, now: Instant) {
+        self.timers.cancel(&Timer::Leave);
+        // A node whose name is another's was never let in; its good-bye would be taken for the other's.
+        let silent = self.seeds.name_taken();
+        self.membership.leave(now, silent);
     }
 }

@@ -211,6 +211,11 @@ impl Node {
         self.gossip_rounds
     }
 
+    /// A stream was refused before this node heard of it.
+    pub(crate) fn refused_stream(&mut self) {
+        self.metrics.over_limit.streams += 1;
+    }
+
     /// A round of gossip has taken so long, as only who has a clock can tell.
     pub(crate) fn gossip_took(&mut self, time: Duration) {
         self.metrics.gossip.record(time);

@@ -17,6 +17,8 @@
 mod identity;
 mod inspect;
 mod join;
+mod metrics;
+mod rejections;
 mod seal;
 mod serf;
 mod streams;
@@ -26,15 +28,16 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
-use self::{join::Seeds, seal::Sealer, serf::Place, streams::Stream};
+use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
     config::{Admission, Bounds, Limits, Seed, Serf, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
@@ -47,11 +50,6 @@ use crate::{
 pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
-/// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
-/// others to get what it has said.
-const LEAVE_WAIT: Duration = Duration::from_millis(500);
-/// Of how many unusable inputs a second the application is told.
-const REJECTIONS_PER_SECOND: u32 = 10;
 
 /// Something the application wants to know.
 #[derive(Clone, Debug)]
@@ -190,14 +188,6 @@ enum Timer {
     Advertise,
 }
 
-/// How often the application was told of unusable input, in the present second.
-#[derive(Debug)]
-struct Rejections {
-    second: Instant,
-    told: u32,
-    untold: u64,
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -219,6 +209,9 @@ pub(crate) struct Node {
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
     rejections: Rejections,
+    /// What this room counts itself; [`Node::metrics`] adds the rest.
+    metrics: Metrics,
+    gossip_rounds: u64,
     /// Whose turn it is to fill a packet first: the membership's, or the messages'.
     membership_first: bool,
     /// When something happened last.
@@ -282,7 +275,9 @@ impl Node {
             announced_leave: false,
             streams: BTreeMap::new(),
             next_stream: 0,
-            rejections: Rejections { second: now, told: 0, untold: 0 },
+            rejections: Rejections::new(now),
+            metrics: Metrics::default(),
+            gossip_rounds: 0,
             membership_first: true,
             now,
             held_back: false,
@@ -299,14 +294,20 @@ impl Node {
     /// Handles a datagram that came from `from`.
     pub(crate) fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
         self.now = now;
+        self.metrics.traffic.udp_received += data.len() as u64;
+        self.metrics.traffic.packets_received += 1;
         let mut messages = std::mem::take(&mut self.scratch);
         match self.sealer.envelope.open_packet(data) {
             Ok(data) => {
                 if let Err(error) = packet::decode(&data, &mut messages) {
-                    self.reject(now, from, &error);
+                    self.metrics.packet_error(&error);
+                    self.reject(now, from, Cause::Packet, &error);
                 }
             }
-            Err(error) => self.reject(now, from, &format_args!("packet of {} bytes is not read: {error}", data.len())),
+            Err(error) => {
+                let reason = format_args!("packet of {} bytes is not read: {error}", data.len());
+                self.reject(now, from, Cause::Packet, &reason);
+            }
         }
         let mut route = Route::default();
         let mut changed = false;
@@ -322,7 +323,7 @@ impl Node {
                 message => {
                     changed = true;
                     if let Err(refusal) = self.membership.handle(now, from, message) {
-                        self.reject(now, from, &refusal);
+                        self.reject(now, from, Cause::Member, &refusal);
                     }
                 }
             }
@@ -427,37 +428,8 @@ impl Node {
             return;
         }
         if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
-            self.reject(now, from, &unusable);
+            self.reject(now, from, Cause::Message, &unusable);
         }
-    }
-
-    /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
-    ///
-    /// One that has asked to join may have been let in already, and hears with the answer by whom; one that
-    /// has said something waits until the others have it. Neither for long.
-    pub(crate) fn leave(&mut self, now: Instant) {
-        self.seeds.stop();
-        if !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none() {
-            self.timers.set(Timer::Leave, now + LEAVE_WAIT);
-            self.announced_leave = self.leave_serf(now);
-        }
-        self.settle(now);
-    }
-
-    /// What a leaving node waits for may have come.
-    fn leave_if_ready(&mut self, now: Instant) {
-        let alone = self.membership.live() == 1 && self.is_joining();
-        let unheard = !self.dissemination.is_settled() && !self.seeds.name_taken();
-        if self.timers.get(&Timer::Leave).is_some() && !alone && !unheard && !self.announced_leave {
-            self.say_good_bye(now);
-        }
-    }
-
-    fn say_good_bye(&mut self, now: Instant) {
-        self.timers.cancel(&Timer::Leave);
-        // A node whose name is another's was never let in; its good-bye would be taken for the other's.
-        let silent = self.seeds.name_taken();
-        self.membership.leave(now, silent);
     }
 
     /// Every member that is alive or suspect, this node first.
@@ -471,7 +443,10 @@ impl Node {
         if self.transmits.is_empty() {
             self.flush();
         }
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front()?;
+        self.metrics.traffic.udp_sent += transmit.payload.len() as u64;
+        self.metrics.traffic.packets_sent += 1;
+        Some(transmit)
     }
 
     /// The next thing to do.
@@ -496,6 +471,7 @@ impl Node {
 
     fn gossip(&mut self, now: Instant) {
         self.timers.set(Timer::Gossip, now + self.tuning.gossip_interval);
+        self.gossip_rounds += 1;
         if self.membership.has_queued() || self.dissemination.has_gossip() || self.serf_share(1 << 10) > 0 {
             for target in self.membership.gossip_targets(now) {
                 let mut parts = Vec::new();
@@ -677,19 +653,5 @@ impl Node {
     fn set_ready(&mut self) {
         self.ready = true;
         self.events.push_back(Event::Ready);
-    }
-
-    fn reject(&mut self, now: Instant, from: SocketAddr, reason: &dyn std::fmt::Display) {
-        let rejections = &mut self.rejections;
-        if now.saturating_duration_since(rejections.second) >= Duration::from_secs(1) {
-            (rejections.second, rejections.told) = (now, 0);
-        }
-        if rejections.told == REJECTIONS_PER_SECOND {
-            rejections.untold += 1;
-            return;
-        }
-        rejections.told += 1;
-        let untold = std::mem::take(&mut rejections.untold);
-        self.events.push_back(Event::Rejected { from, reason: reason.to_string(), untold });
     }
 }

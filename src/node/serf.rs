@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Event, MAX_PARTS, Node, VERSIONS};
+use super::{Cause, Event, MAX_PARTS, Node, VERSIONS};
 use crate::{
     config,
     dissemination::{Counters, Dissemination, Draft, Message},
@@ -72,7 +72,7 @@ impl Node {
         let Some(place) = self.place.as_mut().filter(|_| Serf::is_one(payload)) else { return false };
         if let Err(unusable) = place.serf.handle(now, payload, &self.membership) {
             place.unusable += 1;
-            self.reject(now, from, &unusable);
+            self.reject(now, from, Cause::Message, &unusable);
         }
         true
     }
@@ -163,7 +163,7 @@ impl Node {
             && let Err(unusable) = place.serf.merge(now, &remote.user_state, remote.join, &self.membership)
         {
             place.unusable += 1;
-            self.reject(now, peer, &unusable);
+            self.reject(now, peer, Cause::Message, &unusable);
         }
     }
 

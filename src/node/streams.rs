@@ -15,7 +15,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Action, Node, StreamId, StreamInput, Timer};
+use super::{Action, Cause, Node, StreamId, StreamInput, Timer};
 use crate::{
     dissemination::{self, Route},
     wire::{
@@ -30,6 +30,7 @@ pub(super) struct Stream {
     peer: SocketAddr,
     role: Role,
     opener: Opener,
+    began: Instant,
     received: usize,
 }
 
@@ -68,7 +69,13 @@ impl Node {
         let served = self.streams.values().filter(|stream| stream.role == Role::Serving).count();
         let max = self.bounds.max_streams;
         if served >= max {
-            self.reject(now, from, &format_args!("{max} streams are open already; a new one was refused"));
+            self.metrics.over_limit.streams += 1;
+            self.reject(
+                now,
+                from,
+                Cause::Stream,
+                &format_args!("{max} streams are open already; a new one was refused"),
+            );
             return None;
         }
         Some(self.open(now, from, Role::Serving))
@@ -114,8 +121,11 @@ impl Node {
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
+        let traffic = &mut self.metrics.traffic;
+        let opened = if role == Role::Serving { &mut traffic.tcp_accept } else { &mut traffic.tcp_connect };
+        *opened += 1;
         let opener = Opener::with_limits(role.hears(), self.bounds.stream);
-        self.streams.insert(id, Stream { peer, role, opener, received: 0 });
+        self.streams.insert(id, Stream { peer, role, began: now, opener, received: 0 });
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
     }
@@ -128,6 +138,10 @@ impl Node {
         };
         let data = stream::encode(message, self.tuning.compression);
         let data = Bytes::from(self.sealer.stream(data, direction));
+        self.metrics.traffic.tcp_sent += data.len() as u64;
+        if matches!(message, StreamMessage::PushPull(_)) {
+            self.metrics.gauges.view_sent = data.len();
+        }
         self.actions.push_back(Action::Write { id, data });
     }
 
@@ -143,8 +157,10 @@ impl Node {
         match input {
             StreamInput::Data(data) => {
                 stream.received += data.len();
+                self.metrics.traffic.tcp_received += data.len() as u64;
                 let max = self.bounds.max_stream_bytes;
                 if buffered + data.len() > max {
+                    self.metrics.over_limit.stream_bytes += 1;
                     let reason = format!("streams hold {max} bytes already; one was cut off");
                     self.break_off(now, id, reason, true);
                     return;
@@ -158,11 +174,14 @@ impl Node {
                                 "{} records of a view were left out; the first: {}",
                                 skipped.count, skipped.first
                             );
-                            self.reject(now, peer, &reason);
+                            self.reject(now, peer, Cause::View, &reason);
                         }
                         self.receive(now, id, message);
                     }
-                    Err(error) => self.break_off(now, id, error.to_string(), true),
+                    Err(error) => {
+                        self.metrics.stream_error(&error);
+                        self.break_off(now, id, error.to_string(), true);
+                    }
                 }
             }
             StreamInput::Closed => {
@@ -178,6 +197,7 @@ impl Node {
 
     pub(super) fn time_out_stream(&mut self, now: Instant, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
+        self.metrics.over_limit.stream_times += 1;
         let served = stream.role == Role::Serving;
         let reason = match stream.role {
             Role::Serving => {
@@ -196,8 +216,15 @@ impl Node {
 
     fn receive(&mut self, now: Instant, id: StreamId, message: StreamMessage) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let (peer, role) = (stream.peer, stream.role);
+        let (peer, role, began) = (stream.peer, stream.role, stream.began);
+        if matches!(message, StreamMessage::PushPull(_)) {
+            self.metrics.gauges.view_received = stream.received;
+        }
         match (role, message) {
+            (Role::Serving, StreamMessage::PushPull(_)) if !self.membership.allows(peer) => {
+                let reason = format!("{peer} is in none of the networks of BROADCAST_ALLOW (--allow)");
+                self.break_off(now, id, reason, true);
+            }
             (Role::Serving, StreamMessage::PushPull(remote)) => {
                 // The answer is the view before the merge, as memberlist has it.
                 let mut view = self.membership.local_state(remote.join);
@@ -214,6 +241,7 @@ impl Node {
             }
             (Role::Asking { seed }, StreamMessage::PushPull(remote)) => {
                 self.close(id);
+                self.metrics.push_pull.record(now.saturating_duration_since(began));
                 let taken = self.membership.name_is_taken(&remote);
                 self.seeds.set_name_taken(taken);
                 let merged = self.merge(now, peer, &remote, Some(peer));
@@ -276,7 +304,7 @@ impl Node {
         if merged.is_ok() {
             let ours = self.ours_in(&remote.user_state).unwrap_or_default();
             if let Err(unusable) = self.dissemination.merge(now, askable, &ours, &self.membership) {
-                self.reject(now, peer, &unusable);
+                self.reject(now, peer, Cause::Message, &unusable);
             }
             self.merge_serf(now, peer, remote);
             self.settle(now);
@@ -289,7 +317,7 @@ impl Node {
             }
         };
         if let Some(refusal) = refusal {
-            self.reject(now, peer, &refusal);
+            self.reject(now, peer, Cause::View, &refusal);
         }
         result
     }
@@ -308,9 +336,9 @@ impl Node {
             Role::Serving if telling => {
                 // The other side learns what was wrong, as with memberlist.
                 self.write(id, &StreamMessage::Error(Bytes::from(reason.clone())));
-                self.reject(now, peer, &reason);
+                self.reject(now, peer, Cause::Stream, &reason);
             }
-            Role::Asking { seed: None } if telling => self.reject(now, peer, &reason),
+            Role::Asking { seed: None } if telling => self.reject(now, peer, Cause::Stream, &reason),
             _ => {}
         }
         self.close(id);

@@ -1,6 +1,7 @@
 //! The core under a virtual clock.
 
 mod identity;
+mod metrics;
 mod seal;
 
 use std::{net::SocketAddr, time::Duration};
@@ -529,7 +530,7 @@ fn what_cannot_be_used_is_told_a_few_times_a_second_and_changes_nothing() {
     for _ in 0..1000 {
         sim.inject(stranger, addrs[0], Bytes::from_static(&[200, 1, 2, 3]));
     }
-    assert_eq!(told(&mut sim, addrs[0]).len(), REJECTIONS_PER_SECOND as usize);
+    assert_eq!(told(&mut sim, addrs[0]).len(), rejections::REJECTIONS_PER_SECOND as usize);
     sim.run(2 * SECOND);
     sim.inject(stranger, addrs[0], Bytes::from_static(&[200, 1, 2, 3]));
     assert!(matches!(&sim.events(addrs[0])[..], [Event::Rejected { untold: 990, .. }]));

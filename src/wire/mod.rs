@@ -30,12 +30,14 @@ mod round_trip;
 
 pub use body::{BodyError, RecordError};
 pub(crate) use body::{ip, kind};
+pub use compress::DecompressError;
 pub use keyring::{KeyError, Keyring, MAX_KEYS, Nonce, SEAL_OVERHEAD, SecretKey};
 pub use message::{
     Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,
     Versions,
 };
 pub use msgpack::Malformed;
+pub use packet::PacketError;
 
 /// The first byte of a node's metadata when serf's tags follow.
 pub(crate) const TAGS: u8 = 0xff;

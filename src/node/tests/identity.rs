@@ -1,7 +1,10 @@
 //! What nodes tell of themselves, and where they are.
 
 use super::*;
-use crate::{config::Seed, node::Advertised};
+use crate::{
+    config::{Config, Seed},
+    node::Advertised,
+};
 
 #[test]
 fn new_metadata_is_heard_everywhere_and_outlives_a_suspicion() {
@@ -78,6 +81,33 @@ fn a_container_that_comes_back_at_a_new_address_is_in_before_its_old_life_is_fou
     for addr in &addrs[..7] {
         assert_eq!(sim.member(*addr, "node8").addr, new);
     }
+}
+
+#[test]
+fn views_from_outside_the_allowed_networks_are_neither_taken_nor_answered() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 2);
+    let networks = ["10.0.0.0/24".parse().expect("a network")];
+    sim.node(addrs[0]).membership.set_admission(Config::new("node1").allow(networks).admission);
+    let fake = wire::PushPullState {
+        name: "fake".into(),
+        address: SocketAddr::from(([10, 0, 0, 200], 7946)).into(),
+        meta: Bytes::new(),
+        incarnation: 1,
+        state: wire::NodeState::Alive,
+        versions: Some([1, 5, 2, 0, 0, 0]),
+    };
+    let view = wire::PushPull { join: true, nodes: vec![fake], user_state: Bytes::new() };
+    let view = wire::stream::encode(&wire::stream::StreamMessage::PushPull(view), false);
+    let before = sim.node(addrs[0]).metrics().gauges.view_sent;
+    sim.inject_stream("10.9.9.9:9".parse().expect("an address"), addrs[0], &view);
+    let told = told(&mut sim, addrs[0]);
+    assert!(told.len() == 1 && told[0].contains("BROADCAST_ALLOW"), "{told:?}");
+    let metrics = sim.node(addrs[0]).metrics();
+    assert_eq!((metrics.rejected.streams, metrics.gauges.alive, metrics.gauges.view_sent), (1, 2, before));
+    // The same from inside is taken, whatever else is there.
+    sim.inject_stream("10.0.0.77:9".parse().expect("an address"), addrs[0], &view);
+    assert_eq!(sim.node(addrs[0]).metrics().gauges.alive, 3);
 }
 
 #[test]
