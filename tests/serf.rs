@@ -82,11 +82,15 @@ fn an_agent_s_event_is_heard_once_by_each_of_ours() {
     let said = [("deploy", "v1"), ("deploy", "v1"), ("deploy", ""), ("ünï \"code\"", "{\"a\": [1]}"), ("last", "1")];
     for (i, (name, payload)) in said.iter().enumerate() {
         [&first, &second][i % 2].event(name, payload);
-        // Agents, too, order only what they have heard of.
         let so_far = said[..=i].iter().filter(|one| *one == &(*name, *payload)).count();
         for node in &nodes {
             let received = json!({"event": "received", "from": "serf", "key": name, "value": payload});
             node.log.wait_lines(so_far, &received);
+        }
+        // To serf, what two agents say in the same words before they have heard of each other is one event.
+        let line = format!("user|{name}|{payload}");
+        for agent in [&first, &second] {
+            agent.wait_until_heard(&line, |heard| heard.iter().filter(|one| **one == line).count() == so_far);
         }
     }
 
