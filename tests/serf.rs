@@ -97,6 +97,9 @@ fn an_agent_s_event_is_heard_once_by_each_of_ours() {
     let joins = nodes.each_ref().map(|node| format!("-join={}", addr(node)));
     let late = Agent::start("late", &joins.each_ref().map(String::as_str));
     late.event("after", "all");
+    for node in &nodes {
+        node.log.wait_line(0, &json!({"event": "received", "key": "after", "value": "all"}));
+    }
     let mut newcomer = ours("d", &["--join", &first.addr]);
     newcomer.log.wait_line(0, &json!({"event": "nodes", "nodes": 7}));
     first.event("to", "all");

@@ -138,6 +138,8 @@ mod tests {
                 "advertise",
                 "interval",
                 "profile",
+                "serf",
+                "tags",
                 "retain_messages",
                 "retain_bytes",
                 "lag_limit",
