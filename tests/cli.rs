@@ -93,6 +93,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
         ("BROADCAST_MAX_STREAMS (--max-streams)", "many", "not a whole number; write one like 1000"),
         ("BROADCAST_MAX_STREAM_BYTES (--max-stream-bytes)", "1MiB", "it must be between 2 MiB and 1 TiB, in bytes"),
         ("BROADCAST_REPLAY (--replay)", "all", "it must be one of: none, retained"),
+        ("BROADCAST_TAGS (--tags)", "role", "write NAME=VALUE, with commas between them"),
         ("BROADCAST_FAULTS (--faults)", "loss=2", "a share is a number from 0 to 1, like loss=0.3"),
         ("BROADCAST_FAULTS (--faults)", "delay=50ms..5ms", "a delay begins with the shorter one, like delay=5ms..50ms"),
         (
@@ -108,6 +109,10 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
         assert_eq!(refusal(run(&["node", flag, value], &[]), 2), line);
     }
 
+    let line = refusal(run(&["node"], &[("BROADCAST_SERF", "perhaps")]), 2);
+    assert_eq!(line, r#"BROADCAST_SERF (--serf) = "perhaps": write true or false"#);
+    let line = refusal(run(&["node", "--tags", "role=web"], &[]), 2);
+    assert_eq!(line, "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF=true (--serf) too");
     let line = refusal(run(&["node"], &[("BROADCAST_LOG", "broadcast=loud")]), 2);
     assert!(line.starts_with(r#"BROADCAST_LOG (--log) = "broadcast=loud": "#), "{line}");
     let line = refusal(run(&["node"], &[("BROADCAST_NAME", &"n".repeat(256))]), 2);
@@ -179,6 +184,7 @@ fn every_setting_is_in_the_help_with_its_default() {
         ("--max-streams", "BROADCAST_MAX_STREAMS", "[default: 128]"),
         ("--max-stream-bytes", "BROADCAST_MAX_STREAM_BYTES", "[default: 64MiB]"),
         ("--replay", "BROADCAST_REPLAY", "[default: none]"),
+        ("--tags", "BROADCAST_TAGS", "[default: nothing]"),
         ("--faults", "BROADCAST_FAULTS", "[default: none]"),
         ("--log", "BROADCAST_LOG", "[default: info]"),
         ("--log-format", "BROADCAST_LOG_FORMAT", "[default: text]"),
@@ -189,6 +195,7 @@ fn every_setting_is_in_the_help_with_its_default() {
         assert!(section.contains(&format!("[env: {variable}]")), "{section}");
         assert!(section.contains(default), "{section}");
     }
+    assert!(help.contains("--serf[=<BOOL>]") && help.contains("[env: BROADCAST_SERF]"), "{help}");
     assert!(help.contains("Examples:"), "{help}");
 }
 

@@ -82,17 +82,24 @@ fn an_agent_s_event_is_heard_once_by_each_of_ours() {
     let said = [("deploy", "v1"), ("deploy", "v1"), ("deploy", ""), ("ünï \"code\"", "{\"a\": [1]}"), ("last", "1")];
     for (i, (name, payload)) in said.iter().enumerate() {
         [&first, &second][i % 2].event(name, payload);
-        // Agents, too, order only what they have heard of.
         let so_far = said[..=i].iter().filter(|one| *one == &(*name, *payload)).count();
         for node in &nodes {
             let received = json!({"event": "received", "from": "serf", "key": name, "value": payload});
             node.log.wait_lines(so_far, &received);
+        }
+        // To serf, what two agents say in the same words before they have heard of each other is one event.
+        let line = format!("user|{name}|{payload}");
+        for agent in [&first, &second] {
+            agent.wait_until_heard(&line, |heard| heard.iter().filter(|one| **one == line).count() == so_far);
         }
     }
 
     let joins = nodes.each_ref().map(|node| format!("-join={}", addr(node)));
     let late = Agent::start("late", &joins.each_ref().map(String::as_str));
     late.event("after", "all");
+    for node in &nodes {
+        node.log.wait_line(0, &json!({"event": "received", "key": "after", "value": "all"}));
+    }
     let mut newcomer = ours("d", &["--join", &first.addr]);
     newcomer.log.wait_line(0, &json!({"event": "nodes", "nodes": 7}));
     first.event("to", "all");
@@ -212,7 +219,7 @@ async fn values_become_payloads_within_the_limit() {
             break (count, reason);
         }
     };
-    assert_eq!((count, node.counters().await.no_events), (1, 2), "each is counted, and told once for a while");
+    assert_eq!((count, node.metrics().await.messages.no_events), (1, 2), "each is counted, and told once for a while");
     assert_eq!(reason, "the key and value of \"k\" take 513 bytes, more than the 512 that serf allows an event");
     node.leave().await;
     agent.wait_member("embedded", "left");

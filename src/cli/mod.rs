@@ -99,7 +99,7 @@ struct NodeArgs {
     profile: Profile,
 
     /// Be a member of a cluster of serf agents; all its nodes are, or none
-    #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     serf: bool,
 
     /// What serf agents list beside the node's name, like role=web,zone=a; needs --serf [default: nothing]
@@ -393,6 +393,14 @@ fn lag_limit(text: &str) -> Result<humantime::Duration, String> {
 
 fn check(limits: Limits) -> Result<(), String> {
     limits.validate().map_err(problem)
+}
+
+fn boolean(text: &str) -> Result<bool, &'static str> {
+    match text.trim() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("write true or false"),
+    }
 }
 
 fn tags(text: &str) -> Result<Tags, String> {

@@ -74,9 +74,9 @@ fn one_line(error: &clap::Error) -> String {
     format!("{}; see broadcast --help", first.strip_prefix("error: ").unwrap_or(first))
 }
 
-/// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`.
+/// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`, or `--serf[=<BOOL>]`.
 fn setting(arg: &str) -> String {
-    let flag = arg.split_whitespace().next().unwrap_or(arg);
+    let flag = arg.split([' ', '[']).next().unwrap_or(arg);
     let command = Cli::command();
     let args = iter::once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
     let variable = args

@@ -52,10 +52,6 @@ impl Place {
         Self { serf, unusable: 0, no_events: 0, told: 0, told_at: None }
     }
 
-    pub(super) fn has_queued(&self) -> bool {
-        self.serf.has_queued()
-    }
-
     pub(super) fn count(&self, counters: &mut Counters) {
         counters.unusable += self.unusable;
         counters.no_events = self.no_events;
@@ -77,9 +73,10 @@ impl Node {
         true
     }
 
-    /// Of a packet with `budget` bytes left, what is kept for serf.
+    /// Of a packet with `budget` bytes left, what is kept for serf. Every other packet may be all for it, since
+    /// what is long goes in none otherwise.
     pub(super) fn serf_share(&self, budget: usize) -> usize {
-        self.place.as_ref().filter(|place| place.has_queued()).map_or(0, |_| budget / 2)
+        self.place.as_ref().map_or(0, |place| place.serf.share(budget, self.membership_first))
     }
 
     pub(super) fn fill_serf(&mut self, budget: usize, parts: &mut Vec<Bytes>) {
@@ -203,5 +200,105 @@ impl Node {
                 serf::Output::Send { to, message } => self.transmit(to, &[message]),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Limits, Profile, Tags, membership::MemberState, node::NodeConfig, wire::packet};
+
+    fn node(now: Instant) -> Node {
+        let config = NodeConfig {
+            name: "n1".into(),
+            address: SocketAddr::from(([10, 0, 0, 1], 7946)).into(),
+            meta: Bytes::new(),
+            serf: Some(config::Serf { tags: Tags::new() }),
+            seeds: Vec::new(),
+            tuning: Profile::Lan.tuning(),
+            limits: Limits::default(),
+            replay: false,
+            epoch: 1,
+            rng_seed: 7,
+        };
+        Node::new(now, config)
+    }
+
+    fn meet_agent(node: &mut Node, now: Instant) {
+        let addr = SocketAddr::from(([10, 0, 0, 2], 7946));
+        let alive = crate::wire::Alive {
+            incarnation: 1,
+            node: "agent".into(),
+            address: addr.into(),
+            meta: Bytes::new(),
+            versions: Some([1, 5, 2, 2, 5, 4]),
+        };
+        let parts = [packet::encode_message(&crate::wire::Message::Alive(alive))];
+        node.handle_datagram(now, addr, &packet::encode(&parts, false, false));
+        assert_eq!(node.members()[1].state, MemberState::Alive);
+    }
+
+    #[test]
+    fn views_carry_what_serf_knows_and_what_ours_tell_each_other() {
+        let now = Instant::now();
+        let node = node(now);
+        let ours = Bytes::from_static(b"\xb5\x02");
+        let state = node.user_state(Some(ours.clone()));
+        assert_eq!(state[0], 2, "it is serf's");
+        assert_eq!(node.ours_in(&state), Some(ours));
+        assert_eq!(node.ours_in(&node.user_state(None)), None);
+    }
+
+    #[test]
+    fn what_is_no_event_is_counted_and_told_once_for_a_while() {
+        let mut now = Instant::now();
+        let mut node = node(now);
+        let long = format!("\"{}\"", "x".repeat(512));
+        node.publish(now, "k", &long).expect("there is room");
+        assert_eq!(node.counters().no_events, 0, "no agent is there to miss it");
+        meet_agent(&mut node, now);
+        let told = |node: &mut Node| {
+            let events = std::iter::from_fn(|| node.poll_event());
+            let told = events.filter_map(|event| match event {
+                Event::NoSerfEvent { count, .. } => Some(count),
+                _ => None,
+            });
+            told.collect::<Vec<_>>()
+        };
+        for _ in 0..3 {
+            node.publish(now, "k", &long).expect("there is room");
+        }
+        assert_eq!((told(&mut node), node.counters().no_events), (vec![1], 3));
+        now += TOLD_EVERY;
+        node.publish(now, "k", &long).expect("there is room");
+        assert_eq!((told(&mut node), node.counters().no_events), (vec![3], 4));
+        // What serf's gossip does not take is no less so.
+        for _ in 0..2000 {
+            node.publish(now, "k", "1").expect("there is room");
+        }
+        assert!(node.counters().no_events > 4);
+        assert!(told(&mut node).is_empty());
+    }
+
+    #[test]
+    fn a_good_bye_comes_after_the_intent() {
+        let now = Instant::now();
+        let mut node = node(now);
+        meet_agent(&mut node, now);
+        while node.poll_transmit().is_some() {}
+        node.leave(now);
+        let said = |node: &mut Node| {
+            let mut messages = Vec::new();
+            while let Some(transmit) = node.poll_transmit() {
+                packet::decode(&transmit.payload, &mut messages).expect("it is a packet");
+            }
+            let intent =
+                |message: &crate::wire::Message| matches!(message, crate::wire::Message::User(data) if data[0] == 0);
+            let dead = |message: &crate::wire::Message| matches!(message, crate::wire::Message::Dead(_));
+            (messages.iter().any(intent), messages.iter().any(dead))
+        };
+        assert_eq!(said(&mut node), (true, false));
+        node.handle_timeout(now + crate::node::LEAVE_WAIT);
+        assert!(said(&mut node).1);
     }
 }

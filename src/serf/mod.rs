@@ -159,6 +159,8 @@ pub(crate) struct Serf {
     queues: [TransmitLimitedQueue; 3],
     /// What is larger is not passed on: it fits in no packet.
     max_in_packet: usize,
+    /// The length of the longest message since the queues were last empty.
+    longest: usize,
     /// Whether events from before this node joined are to be heard.
     replay: bool,
     leaving: bool,
@@ -189,7 +191,8 @@ impl Serf {
             events: Events::default(),
             queries: Queries::default(),
             queues: [(); 3].map(|()| TransmitLimitedQueue::new(retransmit_mult, QUEUE)),
-            max_in_packet: (udp_buffer_size - packet::COMPOUND_OVERHEAD) / 2 - packet::PART_OVERHEAD,
+            max_in_packet: udp_buffer_size - packet::COMPOUND_OVERHEAD - packet::PART_OVERHEAD,
+            longest: 0,
             replay,
             leaving: false,
             errands: Allowance { second: now, left: ERRANDS_PER_SECOND },
@@ -281,6 +284,7 @@ impl Serf {
 
     /// Queues a message; gives how many gave way for it.
     fn push(&mut self, queue: usize, data: &[u8]) -> usize {
+        self.longest = self.longest.max(data.len() + 1);
         self.queues[queue].push([&[kind::USER], data].concat().into())
     }
 
@@ -369,15 +373,23 @@ impl Serf {
         Ok(())
     }
 
-    /// Whether something waits to be told.
-    pub(crate) fn has_queued(&self) -> bool {
-        self.queues.iter().any(|queue| !queue.is_empty())
+    /// How much of a packet with `budget` bytes left it wants: half of it, or, if that is to be `enough`, what
+    /// the longest message takes. Nothing when nothing waits to be told.
+    pub(crate) fn share(&self, budget: usize, enough: bool) -> usize {
+        if self.queues.iter().all(TransmitLimitedQueue::is_empty) {
+            return 0;
+        }
+        let longest = Some(self.longest + packet::PART_OVERHEAD).filter(|longest| enough && *longest <= budget);
+        longest.unwrap_or_default().max(budget / 2)
     }
 
     /// Takes what is to be told, for one packet with `budget` bytes left, in a cluster of `live` members.
     pub(crate) fn fill(&mut self, live: usize, mut budget: usize, out: &mut Vec<Bytes>) {
         for queue in &mut self.queues {
             budget -= queue.take(live, packet::PART_OVERHEAD, budget, out);
+        }
+        if self.queues.iter().all(TransmitLimitedQueue::is_empty) {
+            self.longest = 0;
         }
     }
 
