@@ -26,6 +26,9 @@ pub mod cli;
 pub mod config;
 mod dissemination;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod membership;
 mod node;
 mod roles;
