@@ -28,6 +28,9 @@ pub mod cli;
 pub mod config;
 mod dissemination;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod membership;
 mod metrics;
 mod node;

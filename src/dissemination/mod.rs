@@ -46,6 +46,8 @@
 //!   says for the words of two nodes, and each delivers both.
 
 mod control;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gossip;
 mod inbound;
 mod message;

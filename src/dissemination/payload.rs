@@ -161,6 +161,25 @@ fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     Some(Parsed { key: key.into(), value: rest.len() - value.len()..rest.len(), identity: Some(identity) })
 }
 
+/// Panics unless both ways of reading find the same, and a message can be given another number.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn check_reading(text: &str) {
+    let slow = parse_any(text).ok();
+    if let Some(fast) = parse_ours(text) {
+        assert_eq!(Some(&fast), slow.as_ref());
+    }
+    if let Some(parsed) = slow {
+        let (key, value) = (parsed.key, &text[parsed.value]);
+        let draft = Draft::checked(&key, value, "origin").expect("it was read");
+        let message = renumber(&draft.finish(1, 2), "other", 3, 4);
+        let again = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
+        let again_parsed = parse(again).expect("a draft is JSON");
+        assert_eq!((&again_parsed.key, &again[again_parsed.value]), (&key, value));
+        let identity = Identity { origin: "other".into(), plain: None, epoch: 3, seq: 4, event: None };
+        assert_eq!(again_parsed.identity, Some(identity));
+    }
+}
+
 /// Text that stands in JSON as it is.
 fn plain_text(text: &str) -> Option<&str> {
     text.bytes().all(|byte| byte >= 0x20 && byte != b'\\' && byte != b'"').then_some(text)

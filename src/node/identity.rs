@@ -18,7 +18,7 @@ use crate::{config::Seed, wire::Address};
 
 /// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
 /// others to get what it has said.
-const LEAVE_WAIT: Duration = Duration::from_millis(500);
+pub(super) const LEAVE_WAIT: Duration = Duration::from_millis(500);
 
 /// The name of the address that others reach this node at.
 #[derive(Clone, Debug)]

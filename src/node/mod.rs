@@ -39,7 +39,7 @@ pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
 use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
-    config::{Admission, Bounds, Limits, Seed, Serf, Tuning},
+    config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
     membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
@@ -176,6 +176,28 @@ pub(crate) struct NodeConfig {
     pub(crate) envelope: Envelope,
     /// Where the nonces begin: at a place no other life of a node of this cluster begins at.
     pub(crate) nonce: Nonce,
+}
+
+impl NodeConfig {
+    /// What nothing is set of.
+    pub(crate) fn new(name: NodeName, address: Address) -> Self {
+        Self {
+            name,
+            address,
+            meta: Bytes::new(),
+            serf: None,
+            seeds: Vec::new(),
+            tuning: Profile::default().tuning(),
+            limits: Limits::default(),
+            bounds: Bounds::default(),
+            admission: Admission::default(),
+            replay: false,
+            epoch: 1,
+            rng_seed: 1,
+            envelope: Envelope::default(),
+            nonce: Nonce::default(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

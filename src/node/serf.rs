@@ -206,20 +206,17 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, Profile, Tags, membership::MemberState, node::NodeConfig, wire::packet};
+    use crate::{
+        Tags,
+        membership::MemberState,
+        node::{NodeConfig, identity::LEAVE_WAIT},
+        wire::packet,
+    };
 
     fn node(now: Instant) -> Node {
         let config = NodeConfig {
-            name: "n1".into(),
-            address: SocketAddr::from(([10, 0, 0, 1], 7946)).into(),
-            meta: Bytes::new(),
             serf: Some(config::Serf { tags: Tags::new() }),
-            seeds: Vec::new(),
-            tuning: Profile::Lan.tuning(),
-            limits: Limits::default(),
-            replay: false,
-            epoch: 1,
-            rng_seed: 7,
+            ..NodeConfig::new("n1".into(), SocketAddr::from(([10, 0, 0, 1], 7946)).into())
         };
         Node::new(now, config)
     }
@@ -298,7 +295,7 @@ mod tests {
             (messages.iter().any(intent), messages.iter().any(dead))
         };
         assert_eq!(said(&mut node), (true, false));
-        node.handle_timeout(now + crate::node::LEAVE_WAIT);
+        node.handle_timeout(now + LEAVE_WAIT);
         assert!(said(&mut node).1);
     }
 }

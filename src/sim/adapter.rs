@@ -2,11 +2,8 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use bytes::Bytes;
-
 use super::network::Boot;
 use crate::{
-    config::{Admission, Bounds},
     dissemination::{Message, MessageId, PublishError},
     membership::NodeName,
     node::{Event, Node, NodeConfig},
@@ -14,21 +11,16 @@ use crate::{
 
 pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed: u64) -> NodeConfig {
     NodeConfig {
-        name,
-        address: addr.into(),
-        serf: None,
-        meta: Bytes::new(),
         seeds: boot.seeds.to_vec(),
         tuning: boot.tuning.clone(),
         limits: boot.limits,
-        bounds: Bounds::default(),
-        admission: Admission::default(),
         replay: boot.replay,
         epoch: boot.epoch,
         rng_seed,
         envelope: boot.envelope.clone(),
         // Different for each life, as the seed is.
         nonce: (u128::from(rng_seed) << 64).to_be_bytes()[..12].try_into().expect("12 bytes of 16"),
+        ..NodeConfig::new(name, addr.into())
     }
 }
 

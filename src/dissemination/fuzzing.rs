@@ -1,0 +1,83 @@
+//! What travels in user messages, for [`crate::fuzzing`].
+
+use arbitrary::Arbitrary;
+use bytes::Bytes;
+
+use super::{
+    control::{self, Have, Start},
+    payload,
+};
+
+/// What follows the first byte of a control message: what was read can be written and read again.
+pub fn control(data: &[u8]) {
+    if let Ok(control) = control::Control::decode(data) {
+        assert_eq!(control::Control::decode(&control.encode()[2..]), Ok(control));
+    }
+}
+
+/// A message: both ways of reading agree.
+pub fn payload(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        payload::check_reading(text);
+    }
+}
+
+/// A control message from few bytes.
+#[derive(Arbitrary, Debug)]
+pub(crate) enum Control {
+    Relay { hops: u8, until: Option<u64>, message: Vec<u8> },
+    Have(Vec<Position>),
+    Ack { epoch: u8, life: u8, next: Option<u16> },
+    Want { origin: u8, epoch: u8, ranges: Vec<(u16, u16)> },
+    Plain { source: u8, value: u8 },
+}
+
+/// What somebody has of one life.
+#[derive(Arbitrary, Debug)]
+pub(crate) struct Position {
+    origin: u8,
+    epoch: u8,
+    base: u16,
+    next: u16,
+    floor: u16,
+    start: Option<(u16, u8)>,
+}
+
+impl Control {
+    /// A user message, its type byte included; `name` gives the node at a place, epochs count from
+    /// `epoch`.
+    pub(crate) fn encode(&self, name: impl Fn(u8) -> Bytes, first: u64) -> Bytes {
+        let life = |epoch: u8| first + u64::from(epoch);
+        match self {
+            Self::Relay { hops, until, message } => {
+                let route = control::Route { hops: *hops, until: *until };
+                control::Control::Relay { route, message }.encode()
+            }
+            Self::Have(positions) => {
+                let origins: Vec<_> = positions.iter().map(|position| name(position.origin)).collect();
+                let haves = positions.iter().zip(&origins).map(|(position, origin)| Have {
+                    origin,
+                    epoch: life(position.epoch),
+                    base: position.base.into(),
+                    next: position.next.into(),
+                    floor: position.floor.into(),
+                    start: position.start.map(|(at, epoch)| Start { at: at.into(), life: life(epoch) }),
+                });
+                control::Control::Have(haves.collect()).encode()
+            }
+            Self::Ack { epoch, life: other, next } => {
+                let next = next.map(u64::from);
+                control::Control::Ack { epoch: life(*epoch), life: life(*other), next }.encode()
+            }
+            Self::Want { origin, epoch, ranges } => {
+                let origin = name(*origin);
+                let ranges = ranges.iter().map(|(first, count)| (u64::from(*first), u64::from(*count)));
+                control::Control::Want { origin: &origin, epoch: life(*epoch), ranges: ranges.collect() }.encode()
+            }
+            Self::Plain { source, value } => {
+                let message = format!(r#"{{"key":"k","value":{value}}}"#);
+                control::Control::Plain { source: &name(*source), message: message.as_bytes() }.encode()
+            }
+        }
+    }
+}

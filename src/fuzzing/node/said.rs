@@ -1,0 +1,201 @@
+//! What peers say, from few bytes: names, addresses and numbers that are likely to meet.
+
+use std::collections::VecDeque;
+
+use arbitrary::Arbitrary;
+use bytes::Bytes;
+
+use super::{EPOCH, addr, name};
+use crate::{
+    dissemination::fuzzing::Control,
+    wire::{
+        Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source,
+        Suspect, Versions, kind, packet,
+    },
+};
+
+/// A datagram.
+#[derive(Arbitrary, Debug)]
+pub(super) struct Packet {
+    parts: Vec<Part>,
+    compress: bool,
+    checksum: bool,
+}
+
+impl Packet {
+    pub(super) fn encode(&self, pings: &VecDeque<u32>) -> Bytes {
+        let parts = self.parts.iter().take(packet::COMPOUND_PARTS).map(|part| part.encode(pings));
+        packet::encode(&parts.collect::<Vec<_>>(), self.compress, self.checksum)
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+enum Part {
+    Ping { seq: u8, node: u8, source: Option<u8> },
+    IndirectPing { seq: u8, node: u8, target: u8, nack: bool, source: Option<u8> },
+    Ack { seq: u8 },
+    Nack { seq: u8 },
+    Suspect { incarnation: u8, node: u8, from: u8 },
+    Dead { incarnation: u8, node: u8, from: u8 },
+    Alive(Node),
+    Said(Said),
+}
+
+impl Part {
+    fn encode(&self, pings: &VecDeque<u32>) -> Bytes {
+        packet::encode_message(&match *self {
+            Self::Ping { seq, node, source } => Message::Ping(ping(seq, node, source)),
+            Self::IndirectPing { seq, node, target, nack, source } => Message::IndirectPing(IndirectPing {
+                seq: seq.into(),
+                target: addr(target).into(),
+                node: name(node),
+                nack,
+                source: source.map(source_of),
+            }),
+            Self::Ack { seq } => Message::Ack(ack(seq, pings)),
+            Self::Nack { seq } => Message::Nack(Nack { seq: ack(seq, pings).seq }),
+            Self::Suspect { incarnation: i, node, from } => {
+                Message::Suspect(Suspect { incarnation: incarnation(i), node: name(node), from: name(from) })
+            }
+            Self::Dead { incarnation: i, node, from } => {
+                Message::Dead(Dead { incarnation: incarnation(i), node: name(node), from: name(from) })
+            }
+            Self::Alive(ref node) => Message::Alive(Alive {
+                incarnation: incarnation(node.incarnation),
+                node: name(node.place),
+                address: node.address(),
+                meta: node.meta(),
+                versions: node.versions(),
+            }),
+            Self::Said(ref said) => return said.encode(),
+        })
+    }
+}
+
+/// One node, as others describe it.
+#[derive(Arbitrary, Debug)]
+struct Node {
+    place: u8,
+    /// Elsewhere than its name says.
+    elsewhere: Option<u8>,
+    incarnation: u8,
+    meta: u8,
+    versions: Speaks,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Speaks {
+    Ours,
+    Go,
+    Nothing,
+    Any(Versions),
+}
+
+impl Node {
+    fn address(&self) -> Address {
+        addr(self.elsewhere.unwrap_or(self.place)).into()
+    }
+
+    fn meta(&self) -> Bytes {
+        vec![b'm'; 2 * usize::from(self.meta)].into()
+    }
+
+    fn versions(&self) -> Option<Versions> {
+        match self.versions {
+            Speaks::Ours => Some(crate::node::VERSIONS),
+            Speaks::Go => Some([1, 5, 2, 0, 0, 0]),
+            Speaks::Nothing => None,
+            Speaks::Any(versions) => Some(versions),
+        }
+    }
+}
+
+/// A view of the cluster.
+#[derive(Arbitrary, Debug)]
+pub(super) struct View {
+    join: bool,
+    nodes: Vec<(Node, State)>,
+    user_state: Option<Control>,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum State {
+    Alive,
+    Suspect,
+    Dead,
+    Left,
+}
+
+impl View {
+    pub(super) fn build(&self) -> PushPull {
+        let nodes = self.nodes.iter().map(|(node, state)| PushPullState {
+            name: name(node.place),
+            address: node.address(),
+            meta: node.meta(),
+            incarnation: incarnation(node.incarnation),
+            state: match state {
+                State::Alive => NodeState::Alive,
+                State::Suspect => NodeState::Suspect,
+                State::Dead => NodeState::Dead,
+                State::Left => NodeState::Left,
+            },
+            versions: node.versions(),
+        });
+        let user_state = self.user_state.as_ref().map(|control| control.encode(name, EPOCH).slice(1..));
+        PushPull { join: self.join, nodes: nodes.collect(), user_state: user_state.unwrap_or_default() }
+    }
+}
+
+/// What an application, or the dissemination, says.
+#[derive(Arbitrary, Debug)]
+pub(super) enum Said {
+    /// As a Go program.
+    Plain {
+        value: u8,
+    },
+    /// As a node of this crate.
+    Message {
+        origin: u8,
+        epoch: u8,
+        seq: u16,
+        len: u8,
+    },
+    Control(Control),
+    Bytes(Vec<u8>),
+}
+
+impl Said {
+    /// A user message, its type byte included.
+    pub(super) fn encode(&self) -> Bytes {
+        let user = |bytes: &[u8]| [&[kind::USER], bytes].concat().into();
+        match *self {
+            Self::Plain { value } => user(format!(r#"{{"key":"k","value":{value}}}"#).as_bytes()),
+            Self::Message { origin, epoch, seq, len } => {
+                let origin = String::from_utf8(name(origin).into()).expect("names are text");
+                let (value, epoch) = ("1".repeat(1 + usize::from(len)), EPOCH + u64::from(epoch));
+                let identity = format!(r#"{{"origin":"{origin}","epoch":{epoch},"seq":{seq}}}"#);
+                user(format!(r#"{{"key":"k","value":{value},"broadcast":{identity}}}"#).as_bytes())
+            }
+            Self::Control(ref control) => control.encode(name, EPOCH),
+            Self::Bytes(ref bytes) => user(bytes),
+        }
+    }
+}
+
+pub(super) fn ping(seq: u8, node: u8, source: Option<u8>) -> Ping {
+    Ping { seq: seq.into(), node: name(node), source: source.map(source_of) }
+}
+
+/// An answer to one of the latest `pings`, if there are so many.
+pub(super) fn ack(seq: u8, pings: &VecDeque<u32>) -> Ack {
+    Ack { seq: pings.get(usize::from(seq)).copied().unwrap_or(seq.into()), payload: Bytes::new() }
+}
+
+fn source_of(place: u8) -> Source {
+    Source { address: addr(place).into(), node: name(place) }
+}
+
+/// Small ones, and the largest there are.
+fn incarnation(byte: u8) -> u32 {
+    if byte < 0xf0 { byte.into() } else { u32::MAX - u32::from(0xff - byte) }
+}

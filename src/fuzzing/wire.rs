@@ -1,0 +1,66 @@
+//! The decoders of packets and streams.
+
+use bytes::Bytes;
+
+use crate::wire::{
+    Message, compress, limits, packet,
+    stream::{self, StreamError, StreamMessage, StreamReader},
+};
+
+/// A datagram: within its limits, and what was read can be written and read again.
+pub fn packet(data: &[u8]) {
+    let mut messages = Vec::new();
+    // Whatever is wrong, what could be read counts.
+    let _ = packet::decode(&Bytes::copy_from_slice(data), &mut messages);
+    assert!(messages.len() <= limits::PACKET_MESSAGES);
+    for message in &messages {
+        assert_eq!(read(&packet::encode_message(message)), [message.clone()]);
+    }
+    let parts: Vec<_> = messages.iter().take(packet::COMPOUND_PARTS).map(packet::encode_message).collect();
+    if !parts.is_empty() && parts.iter().all(|part| part.len() <= usize::from(u16::MAX)) {
+        // Beyond a datagram's size, a compressed packet may exceed what is decompressed of one.
+        let compress = parts.iter().map(Bytes::len).sum::<usize>() < limits::PACKET_DECOMPRESSED / 2;
+        assert_eq!(read(&packet::encode(&parts, compress, true)), messages[..parts.len()]);
+    }
+}
+
+fn read(datagram: &Bytes) -> Vec<Message> {
+    let mut messages = Vec::new();
+    packet::decode(datagram, &mut messages).expect("what this crate writes can be read");
+    messages
+}
+
+/// A stream, cut into pieces as the first byte says: the pieces make no difference, and what was read
+/// can be written and read again.
+pub fn stream(data: &[u8]) {
+    let Some((&cut, data)) = data.split_first() else { return };
+    let whole = read_stream(data, data.len().max(1));
+    let pieces = read_stream(data, usize::from(cut).max(1));
+    assert_eq!(whole, pieces);
+    if let Ok(Some(message)) = &whole {
+        for compress in [false, true] {
+            let encoded = stream::encode(message, compress);
+            assert_eq!(read_stream(&encoded, encoded.len()), whole);
+        }
+    }
+}
+
+fn read_stream(data: &[u8], cut: usize) -> Result<Option<StreamMessage>, StreamError> {
+    let mut reader = StreamReader::new();
+    for piece in data.chunks(cut) {
+        match reader.push(piece) {
+            Ok(None) => {}
+            result => return result,
+        }
+    }
+    Ok(None)
+}
+
+/// LZW: nothing that comes in makes more than is allowed, and what is compressed comes back.
+pub fn lzw(data: &[u8]) {
+    const MAX: usize = 64 << 10;
+    if let Ok(plain) = compress::decompress(data, MAX) {
+        assert!(plain.len() <= MAX);
+    }
+    assert_eq!(compress::decompress(&compress::compress(data), data.len()).as_deref(), Ok(data));
+}
