@@ -40,6 +40,7 @@ pub struct Config {
     pub(crate) meta: Vec<u8>,
     pub(crate) limits: Limits,
     pub(crate) replay: bool,
+    pub(crate) report_probes: bool,
     pub(crate) faults: Option<Faults>,
 }
 
@@ -55,6 +56,7 @@ impl Config {
             meta: Vec::new(),
             limits: Limits::default(),
             replay: false,
+            report_probes: false,
             faults: None,
         }
     }
@@ -115,6 +117,14 @@ impl Config {
     #[must_use]
     pub fn replay(mut self, retained: bool) -> Self {
         self.replay = retained;
+        self
+    }
+
+    /// Tells the application of every ping that is answered, with
+    /// [`Event::Probed`](crate::Event::Probed). Not unless this is called.
+    #[must_use]
+    pub fn report_probes(mut self) -> Self {
+        self.report_probes = true;
         self
     }
 
@@ -193,6 +203,12 @@ pub enum ConfigError {
     #[error("the metadata is {size} bytes long: shorten it to {} bytes", limits::META)]
     MetaTooLong {
         /// Its length.
+        size: usize,
+    },
+    /// What acknowledgements are to carry is more than they can.
+    #[error("{size} bytes are too many for an acknowledgement: give it {} at most", limits::ACK_PAYLOAD)]
+    AckPayloadTooLong {
+        /// How many were given.
         size: usize,
     },
     /// A setting of the gossip is out of its range.

@@ -198,6 +198,7 @@ impl<'a> Role<'a> {
             Event::Missed { origin, from, to, .. } => report::missed(node, &origin, from, to),
             Event::CutLoose(member) => report::cut_loose(node, &member),
             Event::Room | Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
+            Event::Probed { .. } => {}
         }
     }
 

@@ -191,6 +191,10 @@ struct SimArgs {
     #[arg(value_name = "SCENARIO.toml")]
     files: Vec<PathBuf>,
 
+    /// Compare plain SWIM with Lifeguard, and with this program's nodes, where some members are slow
+    #[arg(long, conflicts_with_all = ["files", "until_step"])]
+    lifeguard: bool,
+
     /// Run with each of these seeds, both ends included, instead of the scenario's
     #[arg(long, value_name = "A..B", value_parser = sim_seeds)]
     seeds: Option<SimSeeds>,

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     pin, select,
@@ -50,6 +51,8 @@ pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
     Counters { reply: oneshot::Sender<Counters> },
+    HealthScore { reply: oneshot::Sender<u32> },
+    AckPayload(Bytes),
     Leave,
 }
 
@@ -200,6 +203,10 @@ impl EventLoop {
             Command::Counters { reply } => {
                 let _ = reply.send(self.node.counters());
             }
+            Command::HealthScore { reply } => {
+                let _ = reply.send(self.node.health_score());
+            }
+            Command::AckPayload(payload) => self.node.set_ack_payload(payload),
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());
             }

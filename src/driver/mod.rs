@@ -33,6 +33,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,7 +53,7 @@ use crate::{
     Config, ConfigError, Counters, Event, Member, Message, PublishError,
     dissemination::{Draft, Progress},
     node::{Node, NodeConfig},
-    wire::Address,
+    wire::{Address, limits},
 };
 
 /// Commands that wait for the event loop, at most.
@@ -129,6 +130,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
             seeds: config.join,
             limits: config.limits,
             replay: config.replay,
+            report_probes: config.report_probes,
             epoch,
             // Without a system source of randomness, two nodes still differ by their start.
             rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
@@ -218,6 +220,28 @@ impl Handle {
     /// What came of messages to this node since its start, in numbers. Nothing once the node has stopped.
     pub async fn counters(&self) -> Counters {
         self.ask(|reply| Command::Counters { reply }).await.unwrap_or_default()
+    }
+
+    /// How unhealthy this node takes itself to be, from 0 (healthy) to 7 in memberlist's presets: it goes up
+    /// with answers that do not come and with every suspicion of this node that it has to refute, and the
+    /// node gives others that many times more time to answer, plus one. 0 once the node has stopped.
+    pub async fn health_score(&self) -> u32 {
+        self.ask(|reply| Command::HealthScore { reply }).await.unwrap_or_default()
+    }
+
+    /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it
+    /// with [`Event::Probed`].
+    ///
+    /// # Errors
+    ///
+    /// It is too long.
+    pub async fn set_ack_payload(&self, payload: &[u8]) -> Result<(), ConfigError> {
+        if payload.len() > limits::ACK_PAYLOAD {
+            return Err(ConfigError::AckPayloadTooLong { size: payload.len() });
+        }
+        // A node that has stopped answers nobody.
+        let _ = self.0.commands.send(Command::AckPayload(Bytes::copy_from_slice(payload))).await;
+        Ok(())
     }
 
     /// Every member that is not dead, this node first. Nobody once the node has stopped.

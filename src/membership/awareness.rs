@@ -19,6 +19,11 @@ impl Awareness {
         Self { score: 0, max: max_multiplier.max(1) - 1 }
     }
 
+    /// 0 is healthy.
+    pub(crate) fn score(&self) -> u32 {
+        self.score
+    }
+
     /// Worse by `delta`, or better when it is negative.
     pub(crate) fn apply(&mut self, delta: i32) {
         self.score = self.score.saturating_add_signed(delta).min(self.max);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{
     Event, MAX_MEMBERS, MemberState, Membership, NodeName, Output, PROTOCOLS, Presence, Record, Refusal, Suspicion,
-    Target, Timer,
+    Target, Timer, rtt::Rtt,
 };
 use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, Versions, packet};
 
@@ -88,6 +88,9 @@ impl Membership {
         let was = record.state();
         let changed = record.meta() != alive.meta || record.addr() != alive.address.socket_addr();
         record.incarnation = alive.incarnation;
+        if record.address != alive.address {
+            record.rtt = Rtt::default();
+        }
         record.address = alive.address;
         record.set_meta(&alive.meta);
         if let Some(versions) = alive.versions {

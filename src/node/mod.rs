@@ -89,6 +89,16 @@ pub enum Event {
         /// Who claims it too.
         claimant: SocketAddr,
     },
+    /// A member answered a ping at once. Told only if [`Config::report_probes`](crate::Config::report_probes)
+    /// asks for it: each second another member's, at the usual pace.
+    Probed {
+        /// The member.
+        name: NodeName,
+        /// How long that took.
+        rtt: Duration,
+        /// What the member has its acknowledgements carry; nothing if that is more than 512 bytes.
+        payload: Bytes,
+    },
     /// This node has joined the cluster: a seed answered, or there are none to ask.
     Ready,
     /// A seed could not be reached, for about a second by now; it is tried again.
@@ -157,6 +167,8 @@ pub(crate) struct NodeConfig {
     pub(crate) limits: Limits,
     /// Begin with what the others still retain.
     pub(crate) replay: bool,
+    /// Tell the application of every ping that is answered.
+    pub(crate) report_probes: bool,
     /// When this node starts, in microseconds since 1970.
     pub(crate) epoch: u64,
     /// Seeds the node's random choices.
@@ -208,7 +220,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
-        let NodeConfig { name, address, meta, seeds, tuning, limits, replay, epoch, rng_seed } = config;
+        let NodeConfig { name, address, meta, seeds, tuning, limits, replay, report_probes, epoch, rng_seed } = config;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
@@ -231,6 +243,9 @@ impl Node {
             events: VecDeque::new(),
             scratch: Vec::new(),
         };
+        if report_probes {
+            node.membership.report_probes();
+        }
         node.start_joining(now);
         node
     }
@@ -390,6 +405,16 @@ impl Node {
         self.membership.members()
     }
 
+    /// How unhealthy this node takes itself to be; 0 is healthy.
+    pub(crate) fn health_score(&self) -> u32 {
+        self.membership.health_score()
+    }
+
+    /// What this node's acknowledgements carry from now on.
+    pub(crate) fn set_ack_payload(&mut self, payload: Bytes) {
+        self.membership.set_ack_payload(payload);
+    }
+
     /// The next datagram to send. The first call after something has happened puts together what came of
     /// all that has happened, so that much fits in few datagrams.
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
@@ -547,7 +572,7 @@ impl Node {
                     self.transmit(to, &parts);
                 }
                 Output::PushPull { to } => self.push_pull(now, to, None),
-                Output::StreamPing { to, ping } => self.ping_over_stream(now, to, ping),
+                Output::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
                 Output::Event(event) => self.tell(now, event),
             }
         }
@@ -566,6 +591,7 @@ impl Node {
             membership::Event::NameConflict { name, holder, claimant } => {
                 Event::NameConflict { name, holder, claimant }
             }
+            membership::Event::Probed { name, rtt, payload } => Event::Probed { name, rtt, payload },
             membership::Event::LeaveComplete => Event::LeaveComplete,
         };
         match &event {

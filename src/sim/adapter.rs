@@ -20,6 +20,7 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
         tuning: boot.tuning.clone(),
         limits: boot.limits,
         replay: boot.replay,
+        report_probes: false,
         epoch: boot.epoch,
         rng_seed,
     }

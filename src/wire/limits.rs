@@ -4,6 +4,8 @@
 pub const META: usize = 512;
 /// A node's name, in bytes. memberlist has no limit; serf's is 128.
 pub const NAME: usize = 255;
+/// What an acknowledgement carries for the application, in bytes. memberlist's only limit is the packet.
+pub const ACK_PAYLOAD: usize = 512;
 /// The records in one push/pull.
 pub const PUSH_PULL_NODES: usize = 1 << 20;
 /// The application's state in a push/pull, in bytes.
