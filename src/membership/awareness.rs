@@ -2,7 +2,8 @@
 //!
 //! Lifeguard's local health multiplier (arXiv 1707.00788, section IV-A). A node that misses answers it
 //! should have had, or is told that it is suspected, concludes that it is itself slow and gives others
-//! more time.
+//! more time: its probes last longer before it suspects. The paper stretches the wait for the direct answer
+//! as well; memberlist does not, and nor does this: what is gained goes to those asked for help.
 
 use std::time::Duration;
 
