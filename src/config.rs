@@ -55,6 +55,7 @@ pub struct Config {
     pub(crate) bounds: Bounds,
     pub(crate) admission: Admission,
     pub(crate) replay: bool,
+    pub(crate) report_probes: bool,
     pub(crate) faults: Option<Faults>,
     pub(crate) envelope: Envelope,
 }
@@ -74,6 +75,7 @@ impl Config {
             bounds: Bounds::default(),
             admission: Admission::default(),
             replay: false,
+            report_probes: false,
             faults: None,
             envelope: Envelope::default(),
         }
@@ -183,6 +185,14 @@ impl Config {
     #[must_use]
     pub fn replay(mut self, retained: bool) -> Self {
         self.replay = retained;
+        self
+    }
+
+    /// Tells the application of every ping that is answered, with
+    /// [`Event::Probed`](crate::Event::Probed). Not unless this is called.
+    #[must_use]
+    pub fn report_probes(mut self) -> Self {
+        self.report_probes = true;
         self
     }
 
@@ -317,6 +327,12 @@ pub enum ConfigError {
         value: String,
         /// What is wrong with it, and what would be right.
         problem: &'static str,
+    },
+    /// What acknowledgements are to carry is more than they can.
+    #[error("{size} bytes are too many for an acknowledgement: give it {} at most", limits::ACK_PAYLOAD)]
+    AckPayloadTooLong {
+        /// How many were given.
+        size: usize,
     },
     /// A setting of the gossip is out of its range.
     #[error("{setting} = {value} cannot be: it must be {allowed}")]

@@ -199,6 +199,7 @@ impl<'a> Role<'a> {
             Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
             Event::CutLoose(member) => report::cut_loose(node, &member),
             Event::Room | Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
+            Event::Probed { .. } => {}
         }
     }
 

@@ -242,11 +242,16 @@ impl Bits {
 #[command(after_help = "Examples:\n  \
     broadcast sim\n  \
     broadcast sim scenarios/lossy-50.toml scenarios/churn.toml --seeds 1..20\n  \
-    broadcast sim scenarios/partition.toml --size 50 --seed 7 --json")]
+    broadcast sim scenarios/partition.toml --size 50 --seed 7 --json\n  \
+    broadcast sim --lifeguard")]
 struct SimArgs {
     /// Scenarios to run [default: one that is built in, with loss, pauses, a partition and restarts]
     #[arg(value_name = "SCENARIO.toml")]
     files: Vec<PathBuf>,
+
+    /// Compare plain SWIM with Lifeguard where some members are slow: who is taken for dead, and how soon
+    #[arg(long, conflicts_with_all = ["files", "until_step"])]
+    lifeguard: bool,
 
     /// Run with each of these seeds, both ends included, instead of the scenario's
     #[arg(long, value_name = "A..B", value_parser = sim_seeds)]

@@ -13,35 +13,25 @@ use serde_json::json;
 use tokio::{task, time::sleep};
 
 use super::{Failure, SimArgs, node::Signals};
-use crate::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Scenario, Violation, table};
+use crate::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Scenario, Violation, lifeguard, table};
 
 /// How often the progress is shown.
 const TICK: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
+    if args.lifeguard {
+        return compare(args).await;
+    }
     let scenarios = read(&args)?;
     let total = jobs(&scenarios).len();
-    let control = Arc::new(Control { until_step: args.until_step, ..Control::default() });
-    let mut work = {
-        let (control, scenarios) = (Arc::clone(&control), scenarios.clone());
-        task::spawn_blocking(move || Batch::new(jobs(&scenarios)).run(&control))
+    let control = Control { until_step: args.until_step, ..Control::default() };
+    let work = {
+        let scenarios = scenarios.clone();
+        move |control: &Control| Batch::new(jobs(&scenarios)).run(control)
     };
-    let mut interrupted = None;
-    let outcomes = loop {
-        tokio::select! {
-            outcomes = &mut work => break outcomes.map_err(Failure::other)?,
-            code = signals.recv() => {
-                // The second one does not wait for the runs to notice.
-                if interrupted.replace(code).is_some() {
-                    return Ok(code);
-                }
-                control.stop.store(true, Ordering::Relaxed);
-            }
-            () = sleep(TICK) => show_progress(&control, total),
-        }
-    };
-    clear_progress();
+    let (outcomes, interrupted) = supervise(control, total, work).await?;
+    // Asked twice to stop, it does not wait for the runs to notice.
+    let Some(outcomes) = outcomes else { return Ok(interrupted.unwrap_or(ExitCode::FAILURE)) };
     report(&args, &scenarios, &outcomes, total);
     let good = outcomes.iter().all(Outcome::is_good);
     // Asked to stop at a step, a run that got there has done what it was to do.
@@ -51,6 +41,56 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
         None if good || stopped => ExitCode::SUCCESS,
         None => ExitCode::FAILURE,
     })
+}
+
+/// Plain SWIM and Lifeguard side by side.
+async fn compare(args: SimArgs) -> Result<ExitCode, Failure> {
+    let members = args.size.map_or(lifeguard::MEMBERS, |size| size as usize);
+    if members < lifeguard::FEWEST {
+        return Err(Failure::usage(format!(
+            "--size = {members}: give {} or more, as many are slow",
+            lifeguard::FEWEST
+        )));
+    }
+    let seeds = args.seeds.unwrap_or_else(|| args.seed.map_or(1..=1, |seed| seed..=seed));
+    let total = lifeguard::runs(seeds.clone().count());
+    let work = move |control: &Control| lifeguard::compare(members, seeds, control);
+    let (report, interrupted) = supervise(Control::default(), total, work).await?;
+    if let Some(report) = report {
+        let mut out = io::stdout().lock();
+        let _ = if args.json { writeln!(out, "{:#}", report.to_json()) } else { write!(out, "{}", report.table()) };
+    }
+    Ok(interrupted.unwrap_or(ExitCode::SUCCESS))
+}
+
+/// Has the runs done while it shows how far they are. A signal stops them, and is returned; the second one
+/// does not wait for what they did until then.
+async fn supervise<T: Send + 'static>(
+    control: Control,
+    total: usize,
+    work: impl FnOnce(&Control) -> T + Send + 'static,
+) -> Result<(Option<T>, Option<ExitCode>), Failure> {
+    let mut signals = Signals::new().map_err(Failure::other)?;
+    let control = Arc::new(control);
+    let mut work = {
+        let control = Arc::clone(&control);
+        task::spawn_blocking(move || work(&control))
+    };
+    let mut interrupted = None;
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break Some(result.map_err(Failure::other)?),
+            code = signals.recv() => {
+                if interrupted.replace(code).is_some() {
+                    break None;
+                }
+                control.stop.store(true, Ordering::Relaxed);
+            }
+            () = sleep(TICK) => show_progress(&control, total),
+        }
+    };
+    clear_progress();
+    Ok((result, interrupted))
 }
 
 /// The scenarios, each with the file it is from, if it is from one.

@@ -30,6 +30,7 @@ impl Profile {
             probe_interval: Duration::from_secs(1),
             probe_timeout: Duration::from_millis(500),
             awareness_max_multiplier: 8,
+            buddy: true,
             gossip_interval: Duration::from_millis(200),
             gossip_nodes: 3,
             gossip_to_the_dead: Duration::from_secs(30),
@@ -88,6 +89,8 @@ pub struct Tuning {
     pub probe_timeout: Duration,
     /// A node that notices its own slowness multiplies its probe interval by up to this.
     pub awareness_max_multiplier: u32,
+    /// Whether a member that is suspected is told so with the ping, so that it can object at once.
+    pub buddy: bool,
     /// How often what is queued is gossiped.
     pub gossip_interval: Duration,
     /// To how many members.

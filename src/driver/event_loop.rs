@@ -55,6 +55,7 @@ pub(super) enum Command {
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
     Keys { reply: oneshot::Sender<Vec<SecretKey>> },
     Metrics { reply: oneshot::Sender<Metrics> },
+    AckPayload(Bytes),
     Leave,
 }
 
@@ -220,6 +221,7 @@ impl EventLoop {
             Command::Keys { reply } => {
                 let _ = reply.send(self.node.keys());
             }
+            Command::AckPayload(payload) => self.node.set_ack_payload(payload),
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());
             }

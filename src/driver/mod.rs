@@ -34,6 +34,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,7 +55,7 @@ use crate::{
     config::check_meta,
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig},
-    wire::{Address, Nonce},
+    wire::{Address, Nonce, limits},
 };
 
 /// Commands that wait for the event loop, at most.
@@ -158,6 +159,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
             bounds: config.bounds,
             admission: config.admission,
             replay: config.replay,
+            report_probes: config.report_probes,
             epoch,
             // Without a system source of randomness, two nodes still differ by their start.
             rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
@@ -277,6 +279,21 @@ impl Handle {
     /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
     pub async fn metrics(&self) -> Metrics {
         self.ask(|reply| Command::Metrics { reply }).await.unwrap_or_default()
+    }
+
+    /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it
+    /// with [`Event::Probed`].
+    ///
+    /// # Errors
+    ///
+    /// It is too long.
+    pub async fn set_ack_payload(&self, payload: &[u8]) -> Result<(), ConfigError> {
+        if payload.len() > limits::ACK_PAYLOAD {
+            return Err(ConfigError::AckPayloadTooLong { size: payload.len() });
+        }
+        // A node that has stopped answers nobody.
+        let _ = self.0.commands.send(Command::AckPayload(Bytes::copy_from_slice(payload))).await;
+        Ok(())
     }
 
     /// Every member that is not dead, this node first. Nobody once the node has stopped.

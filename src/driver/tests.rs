@@ -223,6 +223,20 @@ async fn a_node_outside_the_allowed_networks_is_not_let_in_and_does_not_start_wi
 }
 
 #[tokio::test]
+async fn who_asks_for_it_hears_how_fast_others_answer_and_what_they_say() {
+    let a = node("a", &[]).await;
+    a.set_ack_payload(b"here I am").await.unwrap();
+    let error = a.set_ack_payload(&[0; 513]).await.unwrap_err().to_string();
+    assert!(error.starts_with("513 bytes are too many"), "{error}");
+    let b = start(config("b", &[a.addr()]).report_probes()).await.expect("starts");
+    let wanted = |event: &Event| matches!(event, Event::Probed { name, payload, .. } if *name == *"a" && **payload == *b"here I am");
+    hear(&mut b.events(), "a answers", wanted).await;
+    let rtt = b.members().await.into_iter().find(|member| member.name == *"a").and_then(|member| member.rtt);
+    assert!(rtt.is_some_and(|rtt| rtt < SOON), "{rtt:?}");
+    assert!(b.metrics().await.gauges.health_score < 8);
+}
+
+#[tokio::test]
 async fn a_stopped_node_says_so_and_its_address_is_free() {
     let (a, _a_events, b, mut b_events) = pair().await;
     let mut messages = b.subscribe();

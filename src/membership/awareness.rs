@@ -2,7 +2,8 @@
 //!
 //! Lifeguard's local health multiplier (arXiv 1707.00788, section IV-A). A node that misses answers it
 //! should have had, or is told that it is suspected, concludes that it is itself slow and gives others
-//! more time.
+//! more time: its probes last longer before it suspects. The paper stretches the wait for the direct answer
+//! as well; memberlist does not, and nor does this: what is gained goes to those asked for help.
 
 use std::time::Duration;
 
@@ -19,14 +20,14 @@ impl Awareness {
         Self { score: 0, max: max_multiplier.max(1) - 1 }
     }
 
+    /// 0 is healthy.
+    pub(crate) fn score(&self) -> u32 {
+        self.score
+    }
+
     /// Worse by `delta`, or better when it is negative.
     pub(crate) fn apply(&mut self, delta: i32) {
         self.score = self.score.saturating_add_signed(delta).min(self.max);
-    }
-
-    /// How slow this node takes itself to be, 0 being well.
-    pub(crate) fn score(&self) -> u32 {
-        self.score
     }
 
     /// `timeout`, stretched as this node's health demands.

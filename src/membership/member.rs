@@ -1,6 +1,6 @@
 //! What the application sees of members.
 
-use std::{borrow::Borrow, fmt, net::SocketAddr, sync::Arc};
+use std::{borrow::Borrow, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -87,4 +87,6 @@ pub struct Member {
     pub state: MemberState,
     /// Which of its lives is meant: it counts up when it has to refute something said of it.
     pub incarnation: u32,
+    /// How long it took to answer this node's last ping that it answered at once, within 3.2 %.
+    pub rtt: Option<Duration>,
 }

@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use rand::{RngExt, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::{Member, MemberState, NodeName};
+use super::{Member, MemberState, NodeName, rtt::Rtt};
 use crate::wire::{Address, Versions};
 
 /// What is known of one node.
@@ -27,13 +27,15 @@ pub(crate) struct Record {
     pub(crate) versions: Versions,
     pub(crate) incarnation: u32,
     state: MemberState,
+    pub(crate) rtt: Rtt,
     /// Since when it is in that state.
     since: Instant,
 }
 
 impl Record {
     fn new(name: NodeName, address: Address, versions: Versions, now: Instant) -> Self {
-        Self { name, address, meta: None, versions, incarnation: 0, state: MemberState::Alive, since: now }
+        let (state, rtt) = (MemberState::Alive, Rtt::default());
+        Self { name, address, meta: None, versions, incarnation: 0, state, rtt, since: now }
     }
 
     pub(crate) fn state(&self) -> MemberState {
@@ -70,6 +72,7 @@ impl Record {
             meta: self.meta(),
             state: self.state,
             incarnation: self.incarnation,
+            rtt: self.rtt.get(),
         }
     }
 }

@@ -50,6 +50,7 @@ mod myself;
 mod probe;
 mod queue;
 mod refusal;
+mod rtt;
 mod rules;
 mod suspicion;
 #[cfg(test)]
@@ -58,7 +59,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -106,6 +107,12 @@ pub(crate) enum Event {
         holder: SocketAddr,
         claimant: SocketAddr,
     },
+    /// A member answered a ping.
+    Probed {
+        name: NodeName,
+        rtt: Duration,
+        payload: Bytes,
+    },
     /// This node has told that it leaves.
     LeaveComplete,
 }
@@ -117,8 +124,8 @@ pub(crate) enum Output {
     Packet { to: Target, messages: Vec<Bytes>, piggyback: bool },
     /// Exchange views with a member.
     PushPull { to: SocketAddr },
-    /// Ping a member over a stream.
-    StreamPing { to: SocketAddr, ping: Ping },
+    /// Ping a member over a stream; later the answer would be none any more.
+    StreamPing { to: SocketAddr, ping: Ping, until: Instant },
     /// Tell the application.
     Event(Event),
 }
@@ -193,6 +200,10 @@ pub(crate) struct Membership {
     incarnation: u32,
     presence: Presence,
     awareness: Awareness,
+    /// What this node's acknowledgements carry.
+    ack_payload: Bytes,
+    /// Whether the application is told of every ping that is answered.
+    report_probes: bool,
     seq: u32,
     probe: Option<Probe>,
     probe_place: usize,
@@ -223,6 +234,8 @@ impl Membership {
         let mut this = Self {
             me,
             awareness: Awareness::new(tuning.awareness_max_multiplier),
+            ack_payload: Bytes::new(),
+            report_probes: false,
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, max_members),
             tuning,
             max_members,
@@ -254,6 +267,21 @@ impl Membership {
         self.members.extend(new.into_iter().cloned(), now, &mut self.rng);
         // They know this node just as well.
         self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
+    }
+
+    /// From now on the application is told of every ping that is answered.
+    pub(crate) fn report_probes(&mut self) {
+        self.report_probes = true;
+    }
+
+    /// What this node's acknowledgements carry from now on.
+    pub(crate) fn set_ack_payload(&mut self, payload: Bytes) {
+        self.ack_payload = payload;
+    }
+
+    /// How unhealthy this node takes itself to be; 0 is healthy.
+    pub(crate) fn health_score(&self) -> u32 {
+        self.awareness.score()
     }
 
     /// How many messages wait to be told.
@@ -291,11 +319,6 @@ impl Membership {
     /// What was dropped for lack of room until now.
     pub(crate) fn overflow(&self) -> Overflow {
         self.counting.overflow
-    }
-
-    /// How slow this node takes itself to be, 0 being well.
-    pub(crate) fn health_score(&self) -> u32 {
-        self.awareness.score()
     }
 
     /// Every record, this node's own included.
@@ -431,7 +454,7 @@ impl Membership {
             Message::IndirectPing(ping) => self.handle_indirect_ping(now, from, &ping),
             Message::Ack(ack) => {
                 let probing = self.probe.is_some();
-                self.handle_ack(ack.seq);
+                self.handle_ack(now, &ack)?;
                 if probing && self.probe.is_none() {
                     self.counting.end_probe(now, true);
                 }

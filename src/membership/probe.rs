@@ -8,8 +8,8 @@ use std::{net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
-use super::{MemberState, Membership, NodeName, Output, Record, Refusal, Target, Timer};
-use crate::wire::{Ack, IndirectPing, Message, Nack, Ping, Source, Suspect, packet};
+use super::{Event, MemberState, Membership, NodeName, Output, Record, Refusal, Target, Timer};
+use crate::wire::{Ack, IndirectPing, Message, Nack, Ping, Source, Suspect, limits, packet};
 
 /// From this protocol version on a peer sends nacks.
 const NACK_PROTOCOL: u8 = 4;
@@ -25,6 +25,9 @@ pub(super) struct Probe {
     /// The life of the target that is probed.
     incarnation: u32,
     seq: u32,
+    sent: Instant,
+    /// Whether others, and a stream, have been tried as well.
+    is_indirect: bool,
     nacks_expected: u32,
     nacks: u32,
 }
@@ -91,13 +94,21 @@ impl Membership {
         let incarnation = record.incarnation;
         let ping = Message::Ping(Ping { seq, node: node.clone(), source });
         let mut messages = vec![packet::encode_message(&ping)];
-        let suspected = record.state() != MemberState::Alive;
-        if suspected {
+        let told = record.state() != MemberState::Alive && self.tuning.buddy;
+        if told {
             let from = Bytes::copy_from_slice(self.me.as_bytes());
             messages.push(packet::encode_message(&Message::Suspect(Suspect { incarnation, node, from })));
         }
-        self.outputs.push_back(Output::Packet { to: record.into(), messages, piggyback: !suspected });
-        self.probe = Some(Probe { target: name.clone(), incarnation, seq, nacks_expected: 0, nacks: 0 });
+        self.outputs.push_back(Output::Packet { to: record.into(), messages, piggyback: !told });
+        self.probe = Some(Probe {
+            target: name.clone(),
+            incarnation,
+            seq,
+            sent: now,
+            is_indirect: false,
+            nacks_expected: 0,
+            nacks: 0,
+        });
         self.timers.set(Timer::ProbeTimeout, now + self.tuning.probe_timeout);
         self.timers.set(Timer::ProbeEnd, now + self.awareness.scale(self.tuning.probe_interval));
     }
@@ -106,6 +117,7 @@ impl Membership {
     pub(super) fn probe_others(&mut self) {
         let source = self.source();
         let Some(probe) = &mut self.probe else { return };
+        probe.is_indirect = true;
         let Some(target) = self.members.get(probe.target.as_bytes()) else { return };
         let (me, target_name) = (&self.me, &probe.target);
         let allowed =
@@ -123,10 +135,12 @@ impl Membership {
             let messages = vec![packet::encode_message(&Message::IndirectPing(ping))];
             self.outputs.push_back(Output::Packet { to: helper.into(), messages, piggyback: true });
         }
-        if target.versions[1] >= STREAM_PING_PROTOCOL {
+        if let Some(until) = self.timers.get(&Timer::ProbeEnd)
+            && target.versions[1] >= STREAM_PING_PROTOCOL
+        {
             let node = Bytes::copy_from_slice(target.name.as_bytes());
             let ping = Ping { seq: probe.seq, node, source: Some(source) };
-            self.outputs.push_back(Output::StreamPing { to: target.addr(), ping });
+            self.outputs.push_back(Output::StreamPing { to: target.addr(), ping, until });
         }
     }
 
@@ -146,7 +160,7 @@ impl Membership {
         if !ping.node.is_empty() && *ping.node != *self.me.as_bytes() {
             return Err(Refusal::NotMe(NodeName::from(&*ping.node)));
         }
-        let ack = Message::Ack(Ack { seq: ping.seq, payload: Bytes::new() });
+        let ack = Message::Ack(Ack { seq: ping.seq, payload: self.ack_payload.clone() });
         self.send(self.asker(from, ping.source.as_ref()), &ack);
         Ok(())
     }
@@ -167,17 +181,42 @@ impl Membership {
         self.send(target, &ping);
     }
 
-    pub(super) fn handle_ack(&mut self, seq: u32) {
-        if let Some(relay) = self.relays.remove(&seq) {
-            self.timers.cancel(&Timer::Relay(seq));
+    pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack) -> Result<(), Refusal> {
+        if let Some(relay) = self.relays.remove(&ack.seq) {
+            self.timers.cancel(&Timer::Relay(ack.seq));
             let ack = Message::Ack(Ack { seq: relay.seq, payload: Bytes::new() });
             self.send(relay.asker, &ack);
-        } else if self.probe.as_ref().is_some_and(|probe| probe.seq == seq) {
-            self.probe = None;
+        } else if let Some(probe) = self.probe.take_if(|probe| probe.seq == ack.seq) {
             self.timers.cancel(&Timer::ProbeTimeout);
             self.timers.cancel(&Timer::ProbeEnd);
             self.awareness.apply(-1);
+            // Once others have been asked, nobody knows which way the answer went.
+            if !probe.is_indirect {
+                return self.measure(now, probe, &ack.payload);
+            }
         }
+        Ok(())
+    }
+
+    /// A member has answered at once.
+    fn measure(
+        &mut self,
+        now: Instant,
+        Probe { target: name, sent, .. }: Probe,
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let rtt = now.saturating_duration_since(sent);
+        if let Some(record) = self.members.get_mut(name.as_bytes()) {
+            record.rtt = rtt.into();
+        }
+        if !self.report_probes {
+            return Ok(());
+        }
+        let fits = payload.len() <= limits::ACK_PAYLOAD;
+        // A copy of its own, lest it keep a whole packet in memory.
+        let kept = Bytes::copy_from_slice(if fits { payload } else { &[] });
+        self.outputs.push_back(Output::Event(Event::Probed { name: name.clone(), rtt, payload: kept }));
+        if fits { Ok(()) } else { Err(Refusal::AckPayload { name, size: payload.len() }) }
     }
 
     pub(super) fn handle_nack(&mut self, seq: u32) {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{NodeName, PROTOCOLS};
+use crate::wire::limits;
 
 /// Why a message was not believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,4 +37,9 @@ pub(crate) enum Refusal {
     NotAdmitted { name: NodeName, reason: String },
     #[error("a view of {nodes} nodes was not admitted by this node's application: {reason}")]
     ViewNotAdmitted { nodes: usize, reason: String },
+    #[error(
+        "the acknowledgement of node \"{name}\" carries {size} bytes, which are passed over: let it carry {} at most",
+        limits::ACK_PAYLOAD
+    )]
+    AckPayload { name: NodeName, size: usize },
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{
     Event, MemberState, Membership, NodeName, Output, PROTOCOLS, Presence, Record, Refusal, Suspicion, Target, Timer,
-    encode_alive,
+    encode_alive, rtt::Rtt,
 };
 use crate::config::{Candidate, Claim};
 use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, Versions, packet};
@@ -128,6 +128,9 @@ impl Membership {
         let changed = record.meta() != alive.meta || moved;
         self.counting.counts.false_alarms += u64::from(was == MemberState::Suspect && !moved);
         record.incarnation = alive.incarnation;
+        if record.address != alive.address {
+            record.rtt = Rtt::default();
+        }
         record.address = alive.address;
         record.set_meta(&alive.meta);
         if let Some(versions) = alive.versions {

@@ -1,5 +1,7 @@
 //! The state rules, one by one: the cases of memberlist's own tests, restated.
 
+mod probing;
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,

@@ -28,7 +28,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -97,6 +97,16 @@ pub enum Event {
         holder: SocketAddr,
         /// Who claims it too.
         claimant: SocketAddr,
+    },
+    /// A member answered a ping at once. Told only if [`Config::report_probes`](crate::Config::report_probes)
+    /// asks for it: each second another member's, at the usual pace.
+    Probed {
+        /// The member.
+        name: NodeName,
+        /// How long that took.
+        rtt: Duration,
+        /// What the member has its acknowledgements carry; nothing if that is more than 512 bytes.
+        payload: Bytes,
     },
     /// This node has joined the cluster: a seed answered, or there are none to ask.
     Ready,
@@ -169,6 +179,8 @@ pub(crate) struct NodeConfig {
     pub(crate) admission: Admission,
     /// Begin with what the others still retain.
     pub(crate) replay: bool,
+    /// Tell the application of every ping that is answered.
+    pub(crate) report_probes: bool,
     /// When this node starts, in microseconds since 1970.
     pub(crate) epoch: u64,
     /// Seeds the node's random choices.
@@ -192,6 +204,7 @@ impl NodeConfig {
             bounds: Bounds::default(),
             admission: Admission::default(),
             replay: false,
+            report_probes: false,
             epoch: 1,
             rng_seed: 1,
             envelope: Envelope::default(),
@@ -261,6 +274,7 @@ impl Node {
             bounds,
             admission,
             replay,
+            report_probes,
             epoch,
             rng_seed,
             envelope,
@@ -309,6 +323,9 @@ impl Node {
             events: VecDeque::new(),
             scratch: Vec::new(),
         };
+        if report_probes {
+            node.membership.report_probes();
+        }
         node.start_joining(now);
         node
     }
@@ -457,6 +474,11 @@ impl Node {
     /// Every member that is alive or suspect, this node first.
     pub(crate) fn members(&self) -> Vec<Member> {
         self.membership.members()
+    }
+
+    /// What this node's acknowledgements carry from now on.
+    pub(crate) fn set_ack_payload(&mut self, payload: Bytes) {
+        self.membership.set_ack_payload(payload);
     }
 
     /// The next datagram to send. The first call after something has happened puts together what came of
@@ -633,7 +655,7 @@ impl Node {
                     self.transmit(to, &parts);
                 }
                 Output::PushPull { to } => self.push_pull(now, to, None),
-                Output::StreamPing { to, ping } => self.ping_over_stream(now, to, ping),
+                Output::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
                 Output::Event(event) => self.tell(now, event),
             }
         }
@@ -652,6 +674,7 @@ impl Node {
             membership::Event::NameConflict { name, holder, claimant } => {
                 Event::NameConflict { name, holder, claimant }
             }
+            membership::Event::Probed { name, rtt, payload } => Event::Probed { name, rtt, payload },
             membership::Event::LeaveComplete => Event::LeaveComplete,
         };
         match &event {

@@ -100,10 +100,9 @@ impl Node {
     }
 
     /// Pings a member whose answers to packets do not come.
-    pub(super) fn ping_over_stream(&mut self, now: Instant, to: SocketAddr, ping: Ping) {
+    pub(super) fn ping_over_stream(&mut self, now: Instant, to: SocketAddr, ping: Ping, until: Instant) {
         let id = self.open(now, to, Role::Pinging { seq: ping.seq });
-        // Later it would be no answer to the probe any more.
-        self.timers.set(Timer::Stream(id), now + self.tuning.probe_interval);
+        self.timers.set(Timer::Stream(id), until);
         self.actions.push_back(Action::Connect { id, to });
         self.write(id, &StreamMessage::Ping(ping));
     }

@@ -43,6 +43,7 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
         Event::Missed { origin, from, to, .. } => format!("missed {from} to {to} of {origin}"),
         Event::CutLoose(name) => format!("{name} cut loose"),
         Event::Room => "room".to_owned(),
+        Event::Probed { name, .. } => format!("{name} probed"),
         Event::Ready => "ready".to_owned(),
         Event::SeedUnreachable { seed, .. } => format!("{seed} unreachable"),
         Event::Rejected { reason, .. } => format!("rejected: {reason}"),

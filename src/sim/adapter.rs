@@ -15,6 +15,7 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
         tuning: boot.tuning.clone(),
         limits: boot.limits,
         replay: boot.replay,
+        report_probes: false,
         epoch: boot.epoch,
         rng_seed,
         envelope: boot.envelope.clone(),

@@ -39,29 +39,42 @@ impl<'a> Batch<'a> {
 
     /// Does all runs, in their order. Those that are stopped halfway are left out.
     pub(crate) fn run(&self, control: &Control) -> Vec<Outcome> {
-        let (next, large) = (AtomicUsize::new(0), Mutex::new(()));
-        let outcomes = Mutex::new(Vec::new());
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(self.jobs.len());
-        let work = || {
-            while !control.stop.load(Ordering::Relaxed) {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(job) = self.jobs.get(index) else { break };
-                let alone = (job.size >= LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
-                let outcome = run(job.scenario, job.size, job.seed, control);
-                drop(alone);
-                control.done.fetch_add(1, Ordering::Relaxed);
-                if !control.stop.load(Ordering::Relaxed) {
-                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(work);
-            }
-        });
-        let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
-        outcomes.sort_by_key(|(index, _)| *index);
-        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+        let large = Mutex::new(());
+        in_parallel(self.jobs.len(), control, |index| {
+            let job = self.jobs[index];
+            let alone = (job.size >= LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
+            let outcome = run(job.scenario, job.size, job.seed, control);
+            drop(alone);
+            outcome
+        })
     }
+}
+
+/// Does so many things, as many at a time as the machine has cores, and gives what came of them, in their
+/// order. Those that are stopped halfway are left out.
+pub(super) fn in_parallel<T: Send>(count: usize, control: &Control, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(count);
+    let take = || {
+        while !control.stop.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                break;
+            }
+            let result = work(index);
+            control.done.fetch_add(1, Ordering::Relaxed);
+            if !control.stop.load(Ordering::Relaxed) {
+                done.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(take);
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }

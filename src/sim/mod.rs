@@ -9,6 +9,7 @@
 //! | `checker`, `ranges` | what must hold in every run |
 //! | `figures`, `histogram` | what came of it |
 //! | `batch` | many runs at once |
+//! | `lifeguard` | slow members, and what the others make of them |
 //! | `adapter` | the few places where messages meet the node's face |
 
 mod adapter;
@@ -21,6 +22,7 @@ mod digest;
 mod faults;
 mod figures;
 mod histogram;
+pub(crate) mod lifeguard;
 mod link;
 mod network;
 mod ranges;

@@ -93,11 +93,30 @@ pub(super) struct Host {
     /// When the agenda calls its deadline up.
     armed: Option<Time>,
     pub(super) paused: bool,
+    /// Its messages are blocked, and wait; its deadlines do not.
+    muted: bool,
     pub(super) held: VecDeque<Due>,
     held_bytes: usize,
+    /// What it wants sent and done meanwhile.
+    unsent: VecDeque<Unsent>,
+    unsent_bytes: usize,
     pub(super) streams: BTreeMap<StreamId, (LineId, Way)>,
     /// Sent in all its lives.
     pub(super) traffic: Traffic,
+}
+
+impl Host {
+    /// Whether what arrives waits.
+    pub(super) fn holds(&self) -> bool {
+        self.paused || self.muted
+    }
+}
+
+/// What a host whose messages are blocked cannot do yet.
+#[derive(Debug)]
+enum Unsent {
+    Datagram(Transmit),
+    Action(Action),
 }
 
 /// A division of the network.
@@ -212,8 +231,11 @@ impl Network {
             life: 0,
             armed: None,
             paused: false,
+            muted: false,
             held: VecDeque::new(),
             held_bytes: 0,
+            unsent: VecDeque::new(),
+            unsent_bytes: 0,
             streams: BTreeMap::new(),
             traffic: Traffic::default(),
         });
@@ -264,9 +286,10 @@ impl Network {
         let place = &mut self.hosts[host];
         place.node = None;
         place.armed = None;
-        place.paused = false;
+        (place.paused, place.muted) = (false, false);
         place.held.clear();
-        place.held_bytes = 0;
+        place.unsent.clear();
+        (place.held_bytes, place.unsent_bytes) = (0, 0);
         self.reset_streams(host);
     }
 
@@ -281,11 +304,36 @@ impl Network {
         if !mem::take(&mut place.paused) {
             return;
         }
+        self.work_off(host);
+        self.arm(host);
+    }
+
+    /// Blocks a node's messages, in both directions, while its time goes on: a process that is overloaded
+    /// notices that answers do not come, and cannot know that it is itself the reason.
+    pub(crate) fn mute(&mut self, host: HostId) {
+        self.hosts[host].muted = self.hosts[host].node.is_some();
+    }
+
+    /// Lets its messages through: what it has sent meanwhile leaves, and what has arrived is worked off.
+    pub(crate) fn unmute(&mut self, host: HostId) {
+        let place = &mut self.hosts[host];
+        place.muted = false;
+        place.unsent_bytes = 0;
+        for unsent in mem::take(&mut place.unsent) {
+            match unsent {
+                Unsent::Datagram(transmit) => self.send(host, transmit),
+                Unsent::Action(action) => self.act(host, action),
+            }
+        }
+        self.work_off(host);
+    }
+
+    fn work_off(&mut self, host: HostId) {
+        let place = &mut self.hosts[host];
         place.held_bytes = 0;
         for (at, due) in (self.now..).step_by(HANDLING as usize).zip(mem::take(&mut place.held)) {
             self.agenda.push(at, due);
         }
-        self.arm(host);
     }
 
     pub(crate) fn cut(&mut self, id: u64, cut: Cut) {
@@ -399,7 +447,7 @@ impl Network {
                 }
                 let place = &mut self.hosts[host];
                 place.node.as_ref()?;
-                if place.paused {
+                if place.holds() {
                     if place.held_bytes + payload.len() <= self.link.socket_buffer {
                         place.held_bytes += payload.len();
                         place.held.push_back(Due::Datagram { from, to, payload });
@@ -416,7 +464,7 @@ impl Network {
                 if place.life != life {
                     return None;
                 }
-                if place.paused {
+                if place.holds() {
                     place.held.push_back(Due::Lookup { host, life, seed });
                     return None;
                 }
@@ -457,24 +505,39 @@ impl Network {
 
     fn drain(&mut self, host: HostId) {
         let Some(mut node) = self.hosts[host].node.take() else { return };
-        let from = self.hosts[host].addr;
-        while let Some(Transmit { to, payload }) = node.poll_transmit() {
-            self.datagrams += 1;
-            let traffic = &mut self.hosts[host].traffic;
-            traffic.packets += 1;
-            traffic.packet_bytes += payload.len() as u64;
-            for delay in self.link.datagram(&mut self.rng).into_iter().flatten() {
-                self.after(delay, Due::Datagram { from, to, payload: payload.clone() });
+        while let Some(transmit) = node.poll_transmit() {
+            let place = &mut self.hosts[host];
+            if !place.muted {
+                self.send(host, transmit);
+            } else if place.unsent_bytes + transmit.payload.len() <= self.link.socket_buffer {
+                place.unsent_bytes += transmit.payload.len();
+                place.unsent.push_back(Unsent::Datagram(transmit));
             }
         }
         while let Some(action) = node.poll_action() {
-            self.act(host, action);
+            let place = &mut self.hosts[host];
+            if place.muted {
+                place.unsent.push_back(Unsent::Action(action));
+            } else {
+                self.act(host, action);
+            }
         }
         while let Some(event) = node.poll_event() {
             self.told.push((host, event));
         }
         self.hosts[host].node = Some(node);
         self.arm(host);
+    }
+
+    fn send(&mut self, host: HostId, Transmit { to, payload }: Transmit) {
+        let place = &mut self.hosts[host];
+        let from = place.addr;
+        self.datagrams += 1;
+        place.traffic.packets += 1;
+        place.traffic.packet_bytes += payload.len() as u64;
+        for delay in self.link.datagram(&mut self.rng).into_iter().flatten() {
+            self.after(delay, Due::Datagram { from, to, payload: payload.clone() });
+        }
     }
 
     fn act(&mut self, host: HostId, action: Action) {

@@ -128,7 +128,7 @@ impl Network {
             if !self.passes(source, target) {
                 return self.block(id, way);
             }
-            if self.hosts[target].paused {
+            if self.hosts[target].holds() {
                 self.hosts[target].held.push_back(Due::Flow { line: id, way });
                 return None;
             }

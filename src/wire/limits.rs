@@ -4,6 +4,8 @@
 pub const META: usize = 512;
 /// A node's name, in bytes. memberlist has no limit; serf's is 128.
 pub const NAME: usize = 255;
+/// What an acknowledgement carries for the application, in bytes. memberlist's only limit is the packet.
+pub const ACK_PAYLOAD: usize = 512;
 /// A cluster's label, in bytes.
 pub const LABEL: usize = 255;
 /// An encrypted stream message, in bytes.

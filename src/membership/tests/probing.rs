@@ -1,0 +1,334 @@
+//! One node's membership under a virtual clock: memberlist's own cases for its probe, local health and
+//! suspicion (`memberlist_test.go`, `state_test.go`), restated.
+
+use std::time::Duration;
+
+use super::super::*;
+use crate::wire::{Ack, IndirectPing, Nack, Suspect};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+const NEW: Versions = [1, 5, 2, 0, 0, 0];
+
+/// A node called `me` that knows some others, and what it sends.
+struct Lone {
+    now: Instant,
+    membership: Membership,
+}
+
+fn addr(host: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, host], 7946))
+}
+
+fn name(host: u8) -> String {
+    format!("n{host}")
+}
+
+impl Lone {
+    /// It knows `n1`, `n2`, … with these versions, each at the address of its number.
+    fn with(tuning: Tuning, others: &[Versions]) -> Self {
+        let now = Instant::now();
+        let setup = Setup {
+            me: "me".into(),
+            address: addr(0).into(),
+            meta: Bytes::new(),
+            versions: NEW,
+            tuning,
+            max_members: 1000,
+            admission: Admission::default(),
+            rng_seed: 1,
+        };
+        let membership = Membership::new(now, setup);
+        let mut this = Self { now, membership };
+        for (host, versions) in (1..).zip(others) {
+            let (node, address) = (Bytes::from(name(host)), addr(host).into());
+            let alive = Alive { incarnation: 1, node, address, meta: Bytes::new(), versions: Some(*versions) };
+            this.hear(host, Message::Alive(alive));
+        }
+        this.sent();
+        this
+    }
+
+    fn lan(others: u8) -> Self {
+        Self::with(crate::config::Profile::Lan.tuning(), &vec![NEW; others.into()])
+    }
+
+    fn hear(&mut self, from: u8, message: Message) {
+        self.membership.handle(self.now, addr(from), message).expect("it is believed");
+    }
+
+    /// Lets time pass, doing what is due when it is due.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.membership.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.membership.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    /// What it wants done since the last time.
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.membership.poll_output()).collect()
+    }
+
+    /// The messages it sends since the last time, and to whom.
+    fn sent(&mut self) -> Vec<(SocketAddr, Vec<Message>)> {
+        let packets = self.outputs().into_iter().filter_map(|output| match output {
+            Output::Packet { to, messages, .. } => {
+                let mut decoded = Vec::new();
+                for message in messages {
+                    packet::decode(&message, &mut decoded).expect("it sends what can be read");
+                }
+                Some((to.addr, decoded))
+            }
+            _ => None,
+        });
+        packets.collect()
+    }
+
+    /// Waits for the next probe: whom it pings, and its number.
+    fn probe(&mut self) -> (u8, u32) {
+        for _ in 0..10_000 {
+            self.pass(MS);
+            for (to, messages) in self.sent() {
+                if let Some(Message::Ping(ping)) = messages.first() {
+                    let host = (1..=9).find(|host| addr(*host) == to).expect("one of the others");
+                    return (host, ping.seq);
+                }
+            }
+        }
+        panic!("it does not probe");
+    }
+
+    /// Fails the next probe; each of the first few helpers answers with a nack. Gives the new score.
+    fn fail(&mut self, nacks: u32) -> u32 {
+        let (target, seq) = self.probe();
+        self.pass(900 * MS);
+        for _ in 0..nacks {
+            self.hear(9, Message::Nack(Nack { seq }));
+        }
+        let held_up = SECOND * self.membership.health_score();
+        self.pass(99 * MS + held_up);
+        assert_eq!(self.state(target), MemberState::Alive, "it is suspected too early");
+        self.pass(2 * MS);
+        assert_eq!(self.state(target), MemberState::Suspect);
+        self.membership.health_score()
+    }
+
+    fn answer(&mut self, from: u8, seq: u32, payload: &'static [u8]) {
+        self.hear(from, Message::Ack(Ack { seq, payload: Bytes::from_static(payload) }));
+    }
+
+    fn state(&self, host: u8) -> MemberState {
+        self.membership.get(name(host).as_bytes()).expect("it is known").state()
+    }
+
+    fn rtt(&self, host: u8) -> Option<Duration> {
+        self.membership.get(name(host).as_bytes()).expect("it is known").to_member().rtt
+    }
+
+    fn suspect(&mut self, host: u8, from: &str) {
+        let (node, from) = (Bytes::from(name(host)), Bytes::copy_from_slice(from.as_bytes()));
+        self.hear(9, Message::Suspect(Suspect { incarnation: 1, node, from }));
+    }
+}
+
+#[test]
+fn views_are_exchanged_more_rarely_in_large_clusters() {
+    for (n, scale) in [(1, 1), (32, 1), (33, 2), (64, 2), (65, 3), (128, 3), (256, 4), (1000, 6), (10_000, 10)] {
+        assert_eq!(push_pull_scale(n), scale, "n {n}");
+    }
+}
+
+#[test]
+fn a_missed_ack_costs_health_and_an_ack_restores_it() {
+    // Nobody can be asked for help, so that there are no nacks to go by.
+    let mut lone = Lone::lan(1);
+    assert_eq!(lone.fail(0), 1);
+    let (target, seq) = lone.probe();
+    lone.answer(target, seq, b"");
+    assert_eq!(lone.membership.health_score(), 0);
+}
+
+#[test]
+fn missed_nacks_cost_health_and_nacks_do_not() {
+    for (nacks, score) in [(3, 0), (2, 1), (1, 2), (0, 3)] {
+        assert_eq!(Lone::lan(4).fail(nacks), score, "{nacks} of 3 nacks");
+    }
+}
+
+#[test]
+fn helpers_that_know_no_nacks_are_not_expected_to_send_any() {
+    let old = [1, 3, 2, 0, 0, 0];
+    assert_eq!(Lone::with(crate::config::Profile::Lan.tuning(), &[old; 4]).fail(0), 1);
+}
+
+#[test]
+fn a_refutation_costs_health() {
+    let mut lone = Lone::lan(2);
+    let (node, from) = (Bytes::from_static(b"me"), Bytes::from_static(b"n1"));
+    lone.hear(1, Message::Suspect(Suspect { incarnation: 1, node, from }));
+    assert_eq!(lone.membership.health_score(), 1);
+    assert_eq!(lone.membership.me().incarnation, 2);
+}
+
+#[test]
+fn a_node_in_bad_health_gives_others_more_time() {
+    let mut lone = Lone::lan(2);
+    let (node, from) = (Bytes::from_static(b"me"), Bytes::from_static(b"n1"));
+    lone.hear(1, Message::Suspect(Suspect { incarnation: 1, node, from }));
+    // That the target is not suspected before two seconds have passed, `fail` checks.
+    assert_eq!(lone.fail(0), 2, "one helper, whose nack is missing");
+}
+
+#[test]
+fn a_suspect_is_told_so_with_the_ping() {
+    for (buddy, told) in [(true, vec!["ping", "suspect"]), (false, vec!["ping"])] {
+        let tuning = Tuning { buddy, ..crate::config::Profile::Lan.tuning() };
+        let mut lone = Lone::with(tuning, &[NEW]);
+        lone.suspect(1, "n2");
+        let mut first = Vec::new();
+        while first.is_empty() {
+            lone.pass(MS);
+            first = lone.sent();
+        }
+        let (to, messages) = &first[0];
+        let words = messages.iter().map(|message| match message {
+            Message::Ping(_) => "ping",
+            Message::Suspect(suspect) if *suspect.from == *b"me" && suspect.incarnation == 1 => "suspect",
+            other => panic!("{other:?}"),
+        });
+        assert_eq!((*to, words.collect::<Vec<_>>()), (addr(1), told));
+    }
+}
+
+#[test]
+fn a_ping_for_another_is_answered_with_its_ack_or_with_a_nack_in_time() {
+    for answered in [true, false] {
+        let mut lone = Lone::lan(2);
+        let ask = IndirectPing { seq: 77, target: addr(2).into(), node: "n2".into(), nack: true, source: None };
+        lone.hear(1, Message::IndirectPing(ask));
+        let sent = lone.sent();
+        let [(to, messages)] = &sent[..] else { panic!("{sent:?}") };
+        let Some(Message::Ping(ping)) = messages.first() else { panic!("{sent:?}") };
+        assert_eq!(*to, addr(2));
+        if answered {
+            lone.answer(2, ping.seq, b"not for the asker");
+        }
+        // Less than the asker waits for.
+        lone.pass(450 * MS);
+        let to_asker: Vec<_> = lone.sent().into_iter().filter(|(to, _)| *to == addr(1)).collect();
+        let wanted = if answered {
+            Message::Ack(Ack { seq: 77, payload: Bytes::new() })
+        } else {
+            Message::Nack(Nack { seq: 77 })
+        };
+        assert!(to_asker.iter().any(|(_, messages)| messages.first() == Some(&wanted)), "{to_asker:?}");
+    }
+}
+
+#[test]
+fn who_does_not_answer_packets_is_pinged_over_a_stream_as_long_as_the_probe_lasts() {
+    for (max_version, streams) in [(5, 1), (2, 0)] {
+        let mut lone = Lone::with(crate::config::Profile::Lan.tuning(), &[[1, max_version, 2, 0, 0, 0]]);
+        let (target, seq) = lone.probe();
+        lone.pass(600 * MS);
+        let pings = lone.outputs().into_iter().filter_map(|output| match output {
+            Output::StreamPing { to, ping, until } => Some((to, ping.seq, until)),
+            _ => None,
+        });
+        let pings: Vec<_> = pings.collect();
+        assert_eq!(pings.len(), streams, "{pings:?}");
+        if let [(to, over_stream, until)] = pings[..] {
+            assert_eq!((to, over_stream), (addr(target), seq));
+            let left = until.saturating_duration_since(lone.now);
+            assert!((390 * MS..=400 * MS).contains(&left), "{left:?}");
+            lone.answer(target, seq, b"");
+        }
+        lone.pass(SECOND / 2);
+        let state = if streams > 0 { MemberState::Alive } else { MemberState::Suspect };
+        assert_eq!(lone.state(target), state);
+    }
+}
+
+/// memberlist's `TestMemberList_ProbeNode_Suspect_Dogpile`.
+#[test]
+fn suspicion_lasts_as_long_as_the_size_and_the_confirmations_say() {
+    for (members, confirmations, millis) in [
+        (2, 0, 500),
+        (3, 0, 500),
+        (4, 0, 500),
+        (5, 0, 1000),
+        (6, 0, 1000),
+        (6, 1, 750),
+        (6, 2, 604),
+        (6, 3, 500),
+        (6, 4, 500),
+    ] {
+        let tuning = Tuning {
+            probe_interval: 100 * MS,
+            probe_timeout: 10 * MS,
+            suspicion_mult: 5,
+            suspicion_max_timeout_mult: 2,
+            ..crate::config::Profile::Lan.tuning()
+        };
+        let mut lone = Lone::with(tuning, &vec![NEW; members - 1]);
+        // Its own probes of the suspect confirm nothing.
+        lone.suspect(1, "me");
+        for confirmation in 0..confirmations {
+            lone.suspect(1, &name(20 + confirmation));
+        }
+        lone.pass(Duration::from_millis(millis - 2));
+        assert_eq!(lone.state(1), MemberState::Suspect, "{members} members, {confirmations} confirmations");
+        lone.pass(4 * MS);
+        assert_eq!(lone.state(1), MemberState::Dead, "{members} members, {confirmations} confirmations");
+    }
+}
+
+#[test]
+fn how_long_an_answer_took_is_known_and_told_to_who_wants_it() {
+    for wanted in [false, true] {
+        let mut lone = Lone::lan(1);
+        if wanted {
+            lone.membership.report_probes();
+        }
+        assert_eq!(lone.rtt(1), None);
+        let (target, seq) = lone.probe();
+        lone.pass(20 * MS);
+        lone.answer(target, seq, b"here");
+        let rtt = lone.rtt(1).expect("it was measured");
+        assert!((19 * MS..=21 * MS).contains(&rtt), "{rtt:?}");
+        let told = lone.outputs().into_iter().filter_map(|output| match output {
+            Output::Event(Event::Probed { name, rtt, payload }) => Some((name.to_string(), rtt.as_millis(), payload)),
+            _ => None,
+        });
+        let told: Vec<_> = told.collect();
+        let expected = ("n1".to_owned(), 20, Bytes::from_static(b"here"));
+        assert_eq!(told, if wanted { vec![expected] } else { vec![] });
+
+        // Too much of a payload costs the payload.
+        let (target, seq) = lone.probe();
+        let ack = Message::Ack(Ack { seq, payload: vec![0; 513].into() });
+        let refused = lone.membership.handle(lone.now, addr(target), ack).err();
+        assert_eq!(refused, wanted.then(|| Refusal::AckPayload { name: "n1".into(), size: 513 }));
+
+        // Whose answer this is, and which way it went, is not known.
+        let before = lone.rtt(1);
+        let (target, seq) = lone.probe();
+        lone.pass(700 * MS);
+        lone.answer(target, seq, b"");
+        assert_eq!((lone.rtt(1), lone.state(1)), (before, MemberState::Alive));
+    }
+}
+
+#[test]
+fn what_acknowledgements_are_to_carry_they_carry() {
+    let mut lone = Lone::lan(1);
+    for payload in [&b""[..], b"coordinates"] {
+        lone.membership.set_ack_payload(Bytes::from_static(payload));
+        lone.hear(1, Message::Ping(Ping { seq: 5, node: "me".into(), source: None }));
+        let ack = Message::Ack(Ack { seq: 5, payload: Bytes::from_static(payload) });
+        assert_eq!(lone.sent(), [(addr(1), vec![ack])]);
+    }
+}
