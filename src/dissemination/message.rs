@@ -5,7 +5,10 @@ use std::{ops::Range, str, sync::Arc};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::payload::{Identity, Parsed};
+use super::{
+    payload::{self, Identity, Parsed},
+    plain::Said,
+};
 use crate::membership::NodeName;
 
 /// What makes a message of an origin different from every other: the origin's life, and a count.
@@ -28,6 +31,8 @@ struct Inner {
     /// Of the node that says it, which passes it on when `plain` is set.
     id: MessageId,
     plain: Option<NodeName>,
+    /// Whether the plain node said the bytes that the value stands for.
+    raw: bool,
     /// The JSON as it travels.
     payload: Bytes,
     key: Key,
@@ -59,6 +64,7 @@ impl Message {
             origin,
             id: MessageId { epoch: identity.epoch, seq: identity.seq },
             plain: identity.plain.as_deref().map(NodeName::from),
+            raw: identity.raw && identity.plain.is_some(),
             payload: payload.clone(),
             key,
             value: parsed.value.clone(),
@@ -102,6 +108,14 @@ impl Message {
         serde_json::from_str(self.value())
     }
 
+    /// The very bytes, if a plain memberlist node said something that is not JSON with a key and a value. The
+    /// key is empty then, and the value is these bytes, as a text if they are one, else as an array of
+    /// numbers.
+    #[must_use]
+    pub fn raw(&self) -> Option<Vec<u8>> {
+        self.0.raw.then(|| payload::raw_bytes(self.value()))?
+    }
+
     /// Over how many hops it came: 1 straight from its origin.
     #[must_use]
     pub fn hops(&self) -> u8 {
@@ -127,8 +141,10 @@ impl Message {
         (&self.0.origin, self.0.id)
     }
 
-    pub(super) fn plain(&self) -> Option<&NodeName> {
-        self.0.plain.as_ref()
+    /// The plain node that said it, and what.
+    pub(super) fn plain(&self) -> Option<(&NodeName, Said<'_>)> {
+        let said = Said { key: self.key().into(), value: self.value().into(), raw: self.0.raw };
+        self.0.plain.as_ref().map(|plain| (plain, said))
     }
 }
 
