@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 
 use super::{
-    packet::PacketError,
-    stream::{StreamError, StreamMessage, StreamReader},
+    stream::{StreamMessage, StreamReader},
     *,
 };
 
@@ -312,23 +311,6 @@ fn lengths_in_streams() {
     assert_eq!(bytes[..new.len()], new);
     let old = [&old, &bytes[new.len()..]].concat();
     assert_eq!(StreamReader::new().push(&old), Ok(Some(StreamMessage::PushPull(push_pull))));
-}
-
-#[test]
-fn labels_and_encryption_are_named() {
-    let labelled = hex("f40470726f640cada372550868656c6c6f");
-    assert_eq!(packet::decode(&labelled, &mut Vec::new()), Err(PacketError::Label { len: 17 }));
-    assert_eq!(StreamReader::new().push(&labelled), Err(StreamError::Label));
-
-    for packet in [
-        "016162636465666768696a6b6ce550d8fb3cc13c0737011169934f91660b2716e1bec7ccd4f15e71a131cb8d4b8c",
-        "006162636465666768696a6b6ce550d8fb3cc13c0737011169934f91660b1ae3e837f43c5d8bf3c2775d5847be710664638847a5726eb78552019fe260",
-    ] {
-        let packet = hex(packet);
-        assert_eq!(packet::decode(&packet, &mut Vec::new()), Err(PacketError::Encrypted { len: packet.len() }));
-    }
-    let stream = hex("0a0000002e016162636465666768696a6b6c");
-    assert_eq!(StreamReader::new().push(&stream), Err(StreamError::Encrypted));
 }
 
 #[test]

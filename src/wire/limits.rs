@@ -4,6 +4,10 @@
 pub const META: usize = 512;
 /// A node's name, in bytes. memberlist has no limit; serf's is 128.
 pub const NAME: usize = 255;
+/// A cluster's label, in bytes.
+pub const LABEL: usize = 255;
+/// An encrypted stream message, in bytes.
+pub const SEALED: usize = 20 << 20;
 /// The records in one push/pull.
 pub const PUSH_PULL_NODES: usize = 1 << 20;
 /// The application's state in a push/pull, in bytes.

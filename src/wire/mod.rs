@@ -3,13 +3,16 @@
 //! Pure functions and plain values: no clock, no state beyond a half-read stream, no I/O. No input
 //! makes a decoder panic or allocate more than the limits in [`limits`] allow.
 //!
-//! From the outside in: [`packet`] and [`stream`] frame messages for UDP and TCP, [`compress`] is
+//! From the outside in: [`envelope`] has the label and the encryption, [`packet`] and [`stream`] frame
+//! messages for UDP and TCP, [`compress`] is
 //! the LZW in both, `body` knows each message's fields, `msgpack` the encoding of those. Bytes in a
 //! decoded message are slices of what was decoded, and keep all of it in memory: copy what is kept
 //! for long.
 
 mod body;
 pub mod compress;
+pub mod envelope;
+mod keyring;
 pub mod limits;
 pub mod message;
 pub(crate) mod msgpack;
@@ -27,6 +30,7 @@ mod round_trip;
 
 pub(crate) use body::kind;
 pub use body::{BodyError, RecordError};
+pub use keyring::{KeyError, Keyring, MAX_KEYS, Nonce, SEAL_OVERHEAD, SecretKey};
 pub use message::{
     Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,
     Versions,

@@ -2,8 +2,8 @@
 //!
 //! A packet is, from the outside in: an optional checksum, an optional compressed message, an optional
 //! compound, messages. Of these only the checksum has a fixed place; compounds and compressed messages
-//! may hold each other, which memberlist never sends but reads. Labels and encryption, which go
-//! around all this, are recognised and refused.
+//! may hold each other, which memberlist never sends but reads. A label and encryption go around all
+//! this: see [`envelope`](super::envelope). An encrypted packet that comes here is recognised and refused.
 
 use std::ops::Range;
 
@@ -48,16 +48,10 @@ pub enum PacketError {
         /// The message's length.
         len: usize,
     },
-    /// The sender has a label configured.
-    #[error("packet of {len} bytes has a label, and this node has none; take the label off the sender's configuration")]
-    Label {
-        /// The packet's length.
-        len: usize,
-    },
     /// The sender seems to have encryption configured.
     #[error(
         "packet of {len} bytes is encrypted or damaged, and this node has no key; \
-         take the key off the sender's configuration"
+         give this node the sender's, or take it off the sender's configuration"
     )]
     Encrypted {
         /// The packet's length.
@@ -122,7 +116,6 @@ pub fn decode(datagram: &Bytes, out: &mut Vec<Message>) -> Result<(), PacketErro
     let len = datagram.len();
     let mut reader = Reader { out, messages: limits::PACKET_MESSAGES, decompressed: limits::PACKET_DECOMPRESSED };
     match datagram.first() {
-        Some(&kind::LABEL) => Err(PacketError::Label { len }),
         Some(&kind::CHECKSUM) => {
             let Some((stated, rest)) = datagram[1..].split_first_chunk() else {
                 return Err(PacketError::Header { name: "checksum", len });

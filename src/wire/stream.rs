@@ -13,7 +13,9 @@ use super::{
         PushPullHeader, compressed_message, decode_compressed, decode_error, decode_user_header, encode_error,
         encode_user_header, kind,
     },
-    compress, limits,
+    compress,
+    envelope::EnvelopeError,
+    limits,
     msgpack::Scanner,
 };
 
@@ -41,11 +43,13 @@ pub enum StreamError {
     /// The type exists, elsewhere.
     #[error("stream has a message of type {0}, which has no place there")]
     Misplaced(&'static str),
-    /// The peer has a label configured.
-    #[error("stream has a label, and this node has none; take the label off the peer's configuration")]
-    Label,
+    /// The stream is not for this node.
+    #[error("stream is not read: {0}")]
+    Envelope(#[from] EnvelopeError),
     /// The peer has encryption configured.
-    #[error("stream is encrypted, and this node has no key; take the key off the peer's configuration")]
+    #[error(
+        "stream is encrypted, and this node has no key; give it the peer's, or take it off the peer's configuration"
+    )]
     Encrypted,
     /// A structure cannot be read.
     #[error("{name} in a stream cannot be used: {source}")]
@@ -68,8 +72,8 @@ pub enum StreamError {
     /// The whole message exceeds the limit.
     #[error("stream does not end within {max} bytes, the limit", max = limits::STREAM)]
     TooLong,
-    /// What was compressed is not all of a message.
-    #[error("stream's compressed message holds {0} bytes, which are not all of a message; it was cut off")]
+    /// What was compressed or encrypted is not all of a message.
+    #[error("stream's compressed or encrypted message holds {0} bytes, which are not all of a message; it was cut off")]
     CutOff(usize),
 }
 
@@ -249,7 +253,6 @@ fn check_type(kind: u8, decompressed: bool) -> Result<(), StreamError> {
     match kind {
         kind::PING | kind::ACK | kind::PUSH_PULL | kind::USER | kind::ERROR => Ok(()),
         kind::COMPRESS if !decompressed => Ok(()),
-        kind::LABEL => Err(StreamError::Label),
         kind::ENCRYPT => Err(StreamError::Encrypted),
         _ => Err(kind::name(kind).map_or(StreamError::UnknownType(kind), StreamError::Misplaced)),
     }

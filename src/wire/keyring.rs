@@ -1,0 +1,279 @@
+//! Secret keys, and AES-GCM with them (protocol chapters "Keyring" and "Encrypted blob").
+//!
+//! What is sealed is `version | nonce (12) | ciphertext | tag (16)`. Version 1, which is sent, has the
+//! plaintext as it is; version 0, which is only read, pads it to 16 bytes (PKCS #7).
+
+use std::{fmt, str::FromStr};
+
+use aes_gcm::{
+    Aes128Gcm, Aes256Gcm, AesGcm, KeyInit,
+    aead::{AeadInOut, consts::U12},
+    aes::Aes192,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+/// What sealing costs beyond the plaintext: version, nonce and tag, in bytes.
+pub const SEAL_OVERHEAD: usize = 1 + NONCE + TAG;
+/// The keys a keyring holds at most. Each costs what cannot be read one attempt more.
+pub const MAX_KEYS: usize = 16;
+
+/// A number used once: no two messages may ever be sealed with the same under one key.
+pub type Nonce = [u8; NONCE];
+
+const NONCE: usize = 12;
+const TAG: usize = 16;
+const PADDED: u8 = 0;
+const PLAIN: u8 = 1;
+const BLOCK: usize = 16;
+
+/// A secret key: 16, 24 or 32 bytes, for AES-128, AES-192 or AES-256.
+///
+/// Written and read as standard base64. It is wiped from memory when dropped, and `Debug` does not show
+/// it.
+///
+/// ```
+/// use broadcast::wire::SecretKey;
+///
+/// let key: SecretKey = "MDEyMzQ1Njc4OWFiY2RlZg==".parse()?;
+/// assert_eq!(format!("{key:?}"), "SecretKey(128 bits)");
+/// # Ok::<(), broadcast::wire::KeyError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKey(Zeroizing<Vec<u8>>);
+
+/// Why something is no key, or cannot be done with one. Never tells any of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A key has the wrong length.
+    #[error(
+        "a key of {len} bytes is of no use: a key is 16, 24 or 32 bytes long, in base64; make one with broadcast keygen"
+    )]
+    Length {
+        /// Its length.
+        len: usize,
+    },
+    /// A key is not written as base64.
+    #[error("a key is not base64; write its 16, 24 or 32 bytes as broadcast keygen does")]
+    Base64,
+    /// There is no room for another key.
+    #[error("{MAX_KEYS} keys are installed already, the limit; remove those that are not used any more")]
+    Full,
+    /// The node was started without a key.
+    #[error("this node runs without encryption; start it with a key (BROADCAST_SECRET_KEYS) to have a keyring")]
+    Off,
+    /// A key that is to be used has not been installed.
+    #[error("the key is not installed; install it at every node first, then use it")]
+    Unknown,
+    /// The key that encrypts cannot be removed.
+    #[error("the key is in use; use another one first, then remove it")]
+    InUse,
+}
+
+impl SecretKey {
+    /// A key of these bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Length`].
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, KeyError> {
+        let bytes = Zeroizing::new(bytes.into());
+        match bytes.len() {
+            16 | 24 | 32 => Ok(Self(bytes)),
+            len => Err(KeyError::Length { len }),
+        }
+    }
+
+    /// The key in base64. To be shown to nobody but whoever asked for it.
+    #[must_use]
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(&*self.0))
+    }
+}
+
+impl FromStr for SecretKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::new(STANDARD.decode(text).map_err(|_| KeyError::Base64)?)
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey({} bits)", self.0.len() * 8)
+    }
+}
+
+/// A key that is ready for use: its round keys are worked out, and wiped when dropped.
+#[derive(Clone)]
+enum Cipher {
+    Aes128(Box<Aes128Gcm>),
+    Aes192(Box<AesGcm<Aes192, U12>>),
+    Aes256(Box<Aes256Gcm>),
+}
+
+impl Cipher {
+    fn new(SecretKey(key): &SecretKey) -> Self {
+        const LENGTH: &str = "a secret key is 16, 24 or 32 bytes long";
+        match key.len() {
+            16 => Self::Aes128(Box::new(Aes128Gcm::new_from_slice(key).expect(LENGTH))),
+            24 => Self::Aes192(Box::new(AesGcm::new_from_slice(key).expect(LENGTH))),
+            _ => Self::Aes256(Box::new(Aes256Gcm::new_from_slice(key).expect(LENGTH))),
+        }
+    }
+
+    fn encrypt(&self, nonce: &Nonce, aad: &[u8], text: &mut [u8]) -> [u8; TAG] {
+        let (nonce, text) = (nonce.into(), text.into());
+        let tag = match self {
+            Self::Aes128(cipher) => cipher.encrypt_inout_detached(nonce, aad, text),
+            Self::Aes192(cipher) => cipher.encrypt_inout_detached(nonce, aad, text),
+            Self::Aes256(cipher) => cipher.encrypt_inout_detached(nonce, aad, text),
+        };
+        tag.expect("GCM takes 64 GiB, which no message has").into()
+    }
+
+    /// Whether it was this key's; `text` is then decrypted.
+    fn decrypt(&self, nonce: &Nonce, aad: &[u8], text: &mut [u8], tag: &[u8; TAG]) -> bool {
+        let (nonce, text, tag) = (nonce.into(), text.into(), tag.into());
+        match self {
+            Self::Aes128(cipher) => cipher.decrypt_inout_detached(nonce, aad, text, tag),
+            Self::Aes192(cipher) => cipher.decrypt_inout_detached(nonce, aad, text, tag),
+            Self::Aes256(cipher) => cipher.decrypt_inout_detached(nonce, aad, text, tag),
+        }
+        .is_ok()
+    }
+}
+
+/// The keys of a node: the first encrypts, all decrypt.
+#[derive(Clone, Default)]
+pub struct Keyring {
+    keys: Vec<(SecretKey, Cipher)>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys()).finish()
+    }
+}
+
+impl Keyring {
+    /// These keys, each once; the first encrypts.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Full`].
+    pub fn new(keys: impl IntoIterator<Item = SecretKey>) -> Result<Self, KeyError> {
+        let mut ring = Self::default();
+        keys.into_iter().try_for_each(|key| ring.add(key))?;
+        Ok(ring)
+    }
+
+    /// Whether there is no key, and so no encryption.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The keys, the one that encrypts first.
+    pub fn keys(&self) -> impl Iterator<Item = &SecretKey> {
+        self.keys.iter().map(|(key, _)| key)
+    }
+
+    /// From now on what is encrypted with `key` can be read. One that is installed already stays.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Full`]; [`KeyError::Off`] on an empty keyring, since its node runs without encryption.
+    pub fn install(&mut self, key: SecretKey) -> Result<(), KeyError> {
+        if self.is_empty() { Err(KeyError::Off) } else { self.add(key) }
+    }
+
+    /// From now on `key`, which is installed, encrypts.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unknown`], [`KeyError::Off`].
+    pub fn use_key(&mut self, key: &SecretKey) -> Result<(), KeyError> {
+        if self.is_empty() {
+            return Err(KeyError::Off);
+        }
+        let at = self.keys().position(|other| other == key).ok_or(KeyError::Unknown)?;
+        self.keys[..=at].rotate_right(1);
+        Ok(())
+    }
+
+    /// From now on what is encrypted with `key` cannot be read. One that is not there need not be removed.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::InUse`], [`KeyError::Off`].
+    pub fn remove(&mut self, key: &SecretKey) -> Result<(), KeyError> {
+        let at = self.keys().position(|other| other == key);
+        match at {
+            None if self.is_empty() => Err(KeyError::Off),
+            Some(0) => Err(KeyError::InUse),
+            Some(at) => {
+                self.keys.remove(at);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn add(&mut self, key: SecretKey) -> Result<(), KeyError> {
+        if self.keys().any(|other| *other == key) {
+            return Ok(());
+        }
+        if self.keys.len() == MAX_KEYS {
+            return Err(KeyError::Full);
+        }
+        let cipher = Cipher::new(&key);
+        self.keys.push((key, cipher));
+        Ok(())
+    }
+
+    /// Appends `plain`, sealed with the first key, to `out`; as it is when there is none.
+    pub(super) fn seal(&self, nonce: Nonce, aad: &[u8], plain: &[u8], out: &mut Vec<u8>) {
+        let Some((_, cipher)) = self.keys.first() else { return out.extend_from_slice(plain) };
+        out.reserve(SEAL_OVERHEAD + plain.len());
+        out.push(PLAIN);
+        out.extend_from_slice(&nonce);
+        let start = out.len();
+        out.extend_from_slice(plain);
+        let tag = cipher.encrypt(&nonce, aad, &mut out[start..]);
+        out.extend_from_slice(&tag);
+    }
+
+    /// What is in `sealed`; `None` when it is damaged, or no key of this ring sealed it.
+    pub(super) fn open(&self, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (&version, rest) = sealed.split_first()?;
+        let (nonce, rest) = rest.split_first_chunk::<NONCE>()?;
+        let (text, tag) = rest.split_last_chunk::<TAG>()?;
+        // Version 0 is never shorter than a block of padding, nor anything but whole blocks.
+        let possible = match version {
+            PLAIN => true,
+            PADDED => !text.is_empty() && text.len().is_multiple_of(BLOCK),
+            _ => false,
+        };
+        if !possible {
+            return None;
+        }
+        let mut plain = Vec::with_capacity(text.len());
+        let opened = self.keys.iter().any(|(_, cipher)| {
+            plain.clear();
+            plain.extend_from_slice(text);
+            cipher.decrypt(nonce, aad, &mut plain, tag)
+        });
+        if !opened {
+            return None;
+        }
+        if version == PADDED {
+            let padding = usize::from(*plain.last()?);
+            let whole = plain.len().checked_sub(padding).filter(|_| (1..=BLOCK).contains(&padding))?;
+            plain[whole..].iter().all(|byte| usize::from(*byte) == padding).then_some(())?;
+            plain.truncate(whole);
+        }
+        Some(plain)
+    }
+}
