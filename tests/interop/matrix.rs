@@ -1,0 +1,216 @@
+//! Each configuration of each release of memberlist, joined and joining.
+//!
+//! A cell goes through the life of a cluster of two: they agree, speak, change what they tell about
+//! themselves, suspect each other wrongly, leave and fail. The nodes of ours are the library's.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use broadcast::{Config, MemberState, Profile, Tuning};
+use serde_json::{Value, json};
+
+use crate::support::{LIMIT, Process, embedded::Embedded, go::Release, require::Case};
+
+/// How often members are probed, on both sides. A suspect has three times that to object.
+const PROBE: Duration = Duration::from_millis(500);
+const LABEL: &str = "cluster 1";
+/// Sizes of messages, in bytes: two that go by gossip, and one that needs a stream.
+const SIZES: [usize; 3] = [1, 1000, 100_000];
+
+/// How both sides are configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// What the Go side is built with.
+    pub release: Release,
+    /// Whether packets and streams are compressed.
+    pub compression: bool,
+    /// The bytes of the secret key.
+    pub key: Option<usize>,
+    /// Whether there is a label.
+    pub label: bool,
+}
+
+/// All configurations of a release.
+fn setups(release: Release) -> Vec<Setup> {
+    let plain = Setup { release, compression: false, key: None, label: false };
+    let compressed = Setup { compression: true, ..plain };
+    let labels: &[bool] = if release == Release::Old { &[false] } else { &[false, true] };
+    let secured = labels
+        .iter()
+        .flat_map(|label| [None, Some(16), Some(24), Some(32)].map(|key| Setup { key, label: *label, ..compressed }));
+    [plain].into_iter().chain(secured).collect()
+}
+
+impl Setup {
+    fn name(self) -> String {
+        let label = self.label.then(|| "labelled".to_owned());
+        let key = self.key.map(|bytes| format!("encrypted-{bytes}"));
+        let parts: Vec<_> = label.into_iter().chain(key).collect();
+        match (&parts[..], self.compression) {
+            ([], true) => "compressed".into(),
+            ([], false) => "plain".into(),
+            _ => parts.join("+"),
+        }
+    }
+
+    /// A node of ours.
+    fn ours(self, name: &str) -> Config {
+        let tuning = Tuning {
+            probe_interval: PROBE,
+            probe_timeout: PROBE / 2,
+            gossip_interval: Duration::from_millis(50),
+            compression: self.compression,
+            ..Profile::Local.tuning()
+        };
+        Config::new(name).bind(([127, 0, 0, 1], 0).into()).tuning(tuning).meta(format!("meta of {name}"))
+    }
+
+    fn go(self, name: &str, join: Option<&Embedded>) -> Process {
+        let mut args = vec![
+            format!("-name={name}"),
+            "-bind=127.0.0.1:0".into(),
+            format!("-meta=meta of {name}"),
+            format!("-compression={}", self.compression),
+            format!("-probe-interval={PROBE:?}"),
+            "-gossip-interval=50ms".into(),
+        ];
+        args.extend(self.key.map(|bytes| format!("-keys={}", STANDARD.encode(vec![7; bytes]))));
+        args.extend(self.label.then(|| format!("-label={LABEL}")));
+        args.extend(join.map(|ours| format!("-join={}", ours.addr())));
+        self.release.node(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// A cell for each.
+pub fn cases(missing: Option<&String>, old: Option<&String>) -> Vec<Case> {
+    let releases = [(Release::Current, missing), (Release::Old, old)].into_iter();
+    let setups = releases.flat_map(|(release, missing)| setups(release).into_iter().map(move |s| (s, missing)));
+    let cells = setups.flat_map(|(setup, missing)| [true, false].map(|we_join| (setup, missing, we_join)));
+    let case = |(setup, missing, we_join): (Setup, Option<&String>, bool)| Case {
+        name: cell_name(setup, we_join),
+        missing: missing.cloned(),
+        test: Box::new(move || cell(setup, we_join)),
+    };
+    cells.map(case).collect()
+}
+
+fn cell_name(setup: Setup, we_join: bool) -> String {
+    let who = if we_join { "we-join" } else { "they-join" };
+    format!("memberlist-{}/{}/{who}", setup.release.version(), setup.name())
+}
+
+fn cell(setup: Setup, we_join: bool) {
+    let (ours, mut go) = if we_join {
+        let go = setup.go("go", None);
+        (we_join_through(setup, "ours", &go), go)
+    } else {
+        let ours = Embedded::start(setup.ours("ours"));
+        let go = setup.go("go", Some(&ours));
+        (ours, go)
+    };
+    agree(&ours, &mut go, "go");
+    ours_speaks(&ours, &go);
+    go_speaks(&ours, &mut go);
+    metadata_changes(&ours, &mut go);
+    both_refute(&ours, &go);
+    assert_eq!(ours.log.count(&json!({"event": "failed"})), 0);
+    assert_eq!(go.log.count(&json!({"event": "gone"})), 0);
+
+    ours.leave();
+    go.log.wait_line(0, &json!({"event": "gone", "member": "ours", "state": "left"}));
+    let ours = we_join_through(setup, "ours2", &go);
+    go.log.wait_line(0, &json!({"event": "joined", "member": "ours2"}));
+    go.kill();
+    ours.log.wait_line(0, &json!({"event": "failed", "member": "go"}));
+
+    let mut go = setup.go("go2", Some(&ours));
+    agree(&ours, &mut go, "go2");
+    go.say("leave");
+    ours.log.wait_line(0, &json!({"event": "left", "member": "go2"}));
+    let mut go = setup.go("go3", Some(&ours));
+    agree(&ours, &mut go, "go3");
+    drop(ours);
+    go.log.wait_line(0, &json!({"event": "gone", "member": "ours2", "state": "dead"}));
+}
+
+fn we_join_through(setup: Setup, name: &str, go: &Process) -> Embedded {
+    Embedded::start(setup.ours(name).join([go.addr().to_string().parse().expect("an address")]))
+}
+
+/// Each sees the other, with its metadata, and nobody else.
+#[track_caller]
+fn agree(ours: &Embedded, go: &mut Process, name: &str) {
+    let of = |name: &str| format!("meta of {name}");
+    ours.log.wait_line(0, &json!({"event": "joined", "member": name, "meta": of(name)}));
+    let me = ours.name();
+    go.log.wait_line(0, &json!({"event": "joined", "member": me, "state": "alive", "meta": of(me)}));
+
+    let seen = ours.members().into_iter().map(|member| (member.name.to_string(), member.state));
+    let mut seen: Vec<_> = seen.filter(|(_, state)| state.is_live()).collect();
+    seen.sort_by(|(one, _), (other, _)| one.cmp(other));
+    assert_eq!(seen, [(name.to_owned(), MemberState::Alive), (me.to_owned(), MemberState::Alive)]);
+    let from = go.log.len();
+    go.say("members");
+    let at = go.log.wait_line(from, &json!({"event": "members"}));
+    assert_eq!(go.log.lines()[at]["members"], json!([name, me]));
+}
+
+/// The values of our messages are JSON.
+fn ours_speaks(ours: &Embedded, go: &Process) {
+    for size in SIZES {
+        let value = if size == 1 { json!(7) } else { Value::from("ü".repeat((size - 2) / 2)) };
+        assert_eq!(value.to_string().len(), size);
+        ours.publish("from ours", &value);
+        go.log.wait_line(0, &json!({"event": "received", "key": "from ours", "value": value}));
+    }
+}
+
+fn go_speaks(ours: &Embedded, go: &mut Process) {
+    for size in SIZES {
+        let bytes: Vec<u8> = (0..size).map(|i| 255 - (i ^ i >> 8) as u8).collect();
+        let bytes = STANDARD.encode(bytes);
+        go.say(&format!("{} {bytes}", if size < 1400 { "gossip" } else { "reliable" }));
+        let heard = json!({"event": "raw", "from": "go", "bytes": bytes});
+        ours.log.wait_line(0, &heard);
+        assert_eq!(ours.log.count(&heard), 1, "{size} bytes");
+    }
+    go.say("best-effort aGVsbG8=");
+    ours.log.wait_line(0, &json!({"event": "raw", "from": "go", "bytes": "aGVsbG8="}));
+    go.say("send from go 8");
+    ours.log.wait_line(0, &json!({"event": "received", "from": "go", "key": "from go", "value": 8}));
+}
+
+fn metadata_changes(ours: &Embedded, go: &mut Process) {
+    go.say("meta changed");
+    ours.log.wait_line(0, &json!({"event": "updated", "member": "go", "meta": "changed"}));
+}
+
+/// Each does nothing until the other suspects it, and then says otherwise.
+fn both_refute(ours: &Embedded, go: &Process) {
+    let from = go.log.len();
+    let halt = ours.halt();
+    crate::wait_diagnostic(&go.log, from, "Suspect ours has failed");
+    drop(halt);
+    // Whatever ours heard of itself, it lives on in a later incarnation.
+    let incarnation = |of: &Embedded, name: &str, wanted: &dyn Fn(MemberState, u32) -> bool| {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let members = of.members();
+            let member = members.iter().find(|member| member.name == *name);
+            if member.is_some_and(|member| wanted(member.state, member.incarnation)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "of {name} it believes {member:?}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    incarnation(ours, "ours", &|state, incarnation| state == MemberState::Alive && incarnation > 1);
+
+    go.signal("STOP");
+    incarnation(ours, "go", &|state, _| state == MemberState::Suspect);
+    go.signal("CONT");
+    incarnation(ours, "go", &|state, incarnation| state == MemberState::Alive && incarnation > 1);
+}
