@@ -15,7 +15,7 @@ pub use self::{
     seed::Seed,
     tuning::{Profile, Tuning},
 };
-use crate::wire::limits;
+use crate::wire::{envelope::Envelope, limits};
 
 /// The port memberlist and `broadcast` listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7946;
@@ -41,6 +41,7 @@ pub struct Config {
     pub(crate) limits: Limits,
     pub(crate) replay: bool,
     pub(crate) faults: Option<Faults>,
+    pub(crate) envelope: Envelope,
 }
 
 impl Config {
@@ -56,6 +57,7 @@ impl Config {
             limits: Limits::default(),
             replay: false,
             faults: None,
+            envelope: Envelope::default(),
         }
     }
 
@@ -125,6 +127,25 @@ impl Config {
         self
     }
 
+    /// The cluster's label and its keys. Neither unless this is called.
+    ///
+    /// ```
+    /// use broadcast::{Config, Envelope, wire::Keyring};
+    ///
+    /// let keys = ["MDEyMzQ1Njc4OWFiY2RlZg==".parse()?];
+    /// let config = Config::new("node1").envelope(Envelope {
+    ///     label: "staging".into(),
+    ///     keyring: Keyring::new(keys)?,
+    ///     ..Envelope::default()
+    /// });
+    /// # Ok::<(), broadcast::wire::KeyError>(())
+    /// ```
+    #[must_use]
+    pub fn envelope(mut self, envelope: Envelope) -> Self {
+        self.envelope = envelope;
+        self
+    }
+
     /// Whether a node can run with this. [`start`](crate::start) asks it first.
     ///
     /// # Errors
@@ -137,7 +158,8 @@ impl Config {
         }
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
-        self.tuning.validate()?;
+        check_label(&self.envelope.label)?;
+        self.tuning.validate(self.envelope.packet_overhead())?;
         self.limits.validate()?;
         self.faults.iter().try_for_each(Faults::validate)
     }
@@ -148,6 +170,13 @@ pub(crate) fn check_seeds(seeds: &[Seed]) -> Result<(), ConfigError> {
         return Err(ConfigError::TooManySeeds { count: seeds.len() });
     }
     seeds.iter().try_for_each(|seed| seed.check(true))
+}
+
+pub(crate) fn check_label(label: &str) -> Result<(), ConfigError> {
+    if label.len() > limits::LABEL {
+        return Err(ConfigError::LabelTooLong { size: label.len() });
+    }
+    Ok(())
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
@@ -192,6 +221,12 @@ pub enum ConfigError {
     /// The metadata does not fit in a message.
     #[error("the metadata is {size} bytes long: shorten it to {} bytes", limits::META)]
     MetaTooLong {
+        /// Its length.
+        size: usize,
+    },
+    /// The label does not fit in its header.
+    #[error("the label is {size} bytes long: shorten it to {} bytes", limits::LABEL)]
+    LabelTooLong {
         /// Its length.
         size: usize,
     },

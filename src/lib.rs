@@ -42,6 +42,7 @@ pub use driver::{
 };
 pub use membership::{Member, MemberState, NodeName};
 pub use node::Event;
+pub use wire::envelope::Envelope;
 
 /// The code in the README compiles.
 #[cfg(doctest)]

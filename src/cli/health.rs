@@ -9,9 +9,11 @@ use std::{
 use super::{Failure, HealthArgs};
 use crate::probe;
 
-pub(super) async fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
+pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
     let addr = reachable(args.bind.bind)?;
-    let health = probe(addr, args.timeout).await.map_err(|error| Failure::other(format!("unhealthy: {error}")))?;
+    let envelope = args.envelope.envelope()?;
+    let health =
+        probe(addr, &envelope, args.timeout).await.map_err(|error| Failure::other(format!("unhealthy: {error}")))?;
     let members = match health.members {
         1 => "1 member".into(),
         members => format!("{members} members"),

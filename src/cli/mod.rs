@@ -4,6 +4,7 @@
 //! unset. What cannot be is refused in one line before anything starts.
 
 mod demo;
+mod envelope;
 mod health;
 mod log;
 mod name;
@@ -17,8 +18,8 @@ use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process:
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
-use self::size::Size;
 pub use self::usage::parse;
+use self::{envelope::EnvelopeArgs, size::Size};
 use crate::{
     ConfigError, Faults, Limits, Profile, Seed, StartError,
     config::{self, DEFAULT_PORT},
@@ -50,9 +51,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
     Demo(DemoArgs),
     Health(HealthArgs),
+    Keygen(KeygenArgs),
     Sim(SimArgs),
 }
 
@@ -94,6 +96,13 @@ struct NodeArgs {
     /// Kind of network, which sets the pace of the gossip
     #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_enum, default_value = "lan")]
     profile: Profile,
+
+    #[command(flatten)]
+    envelope: EnvelopeArgs,
+
+    /// Whether streams are compressed; either way both kinds are read
+    #[arg(long, env = "BROADCAST_COMPRESSION", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    compression: bool,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -166,9 +175,45 @@ struct HealthArgs {
     #[command(flatten)]
     bind: BindArgs,
 
+    #[command(flatten)]
+    envelope: EnvelopeArgs,
+
     /// How long the node may take to answer
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     timeout: Duration,
+}
+
+/// Make a secret key for a cluster, and print it
+///
+/// Give it to every node, in BROADCAST_SECRET_KEYS or in a file that BROADCAST_SECRET_KEYS_FILE names: what
+/// they say to each other is encrypted then, and who has not got the key is not heard.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  export BROADCAST_SECRET_KEYS=$(broadcast keygen)\n  broadcast node --name node1")]
+struct KeygenArgs {
+    /// How long the key is
+    #[arg(long, value_enum, default_value = "256")]
+    bits: Bits,
+}
+
+/// A key's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Bits {
+    #[value(name = "128")]
+    Aes128,
+    #[value(name = "192")]
+    Aes192,
+    #[value(name = "256")]
+    Aes256,
+}
+
+impl Bits {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Aes128 => 16,
+            Self::Aes192 => 24,
+            Self::Aes256 => 32,
+        }
+    }
 }
 
 /// Simulate clusters with faults, and check that every message arrives
@@ -363,9 +408,10 @@ impl Cli {
     /// Why it cannot be done.
     pub async fn run(self) -> Result<ExitCode, Failure> {
         let result = match self.command {
-            Command::Node(args) => node::run(args).await,
+            Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
-            Command::Health(args) => health::run(&args).await,
+            Command::Health(args) => health::run(args).await,
+            Command::Keygen(args) => envelope::keygen(&args),
             Command::Sim(args) => sim::run(args).await,
         };
         log::finish();

@@ -1,8 +1,10 @@
 //! `broadcast node`: one node, until it is told to stop.
 
 use std::{
+    convert::Infallible,
     future::{Future, pending},
     io,
+    path::PathBuf,
     pin::pin,
     process::ExitCode,
     time::Duration,
@@ -13,15 +15,17 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{sleep, timeout},
 };
+use tracing::{error, info};
 
-use super::{Failure, NodeArgs, Replay, Role, log, name};
-use crate::{Config, Handle, roles, start};
+use super::{Failure, NodeArgs, Replay, Role, envelope, log, name};
+use crate::{Config, Handle, Tuning, roles, start};
 
 /// How long good-byes may take, so that the process ends within 2 seconds.
 const GOOD_BYE: Duration = Duration::from_millis(1800);
 
 pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
+    let mut keys = KeyFile::new(args.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (role, every) = (args.role, args.interval.interval);
     let node = tokio::select! {
         node = bring_up(args) => node?,
@@ -36,6 +40,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     };
     let mut role = pin!(roles::run(node.clone(), every, first_turn));
     tokio::select! {
+        never = keys.follow(&node) => match never {},
         () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
         _ = signals.recv() => {}
     }
@@ -58,7 +63,8 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
     let mut config = Config::new(name)
         .bind(args.bind.bind)
         .join(args.join.unwrap_or_default())
-        .profile(args.profile)
+        .tuning(Tuning { compression: args.compression, ..args.profile.tuning() })
+        .envelope(args.envelope.envelope()?)
         .limits(args.limits.into())
         .replay(args.replay == Replay::Retained);
     if let Some(faults) = args.faults {
@@ -68,6 +74,35 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
         config = config.advertise(host);
     }
     start(config).await.map_err(Failure::from)
+}
+
+/// The file of keys, which is read again when the program is told to (SIGHUP).
+struct KeyFile(Option<(PathBuf, Signal)>);
+
+impl KeyFile {
+    fn new(file: Option<PathBuf>) -> io::Result<Self> {
+        let Some(file) = file else { return Ok(Self(None)) };
+        Ok(Self(Some((file, signal(SignalKind::hangup())?))))
+    }
+
+    async fn follow(&mut self, node: &Handle) -> Infallible {
+        let Self(Some((file, hangup))) = self else { return pending().await };
+        loop {
+            hangup.recv().await;
+            let keys = match envelope::keys_in_file(file) {
+                Ok(keys) => keys,
+                Err(problem) => {
+                    error!("the keys stay as they are: {problem}");
+                    continue;
+                }
+            };
+            let count = keys.len();
+            match node.set_keys(keys).await {
+                Ok(()) => info!(event = "keys", count, "read the keys again: {count}, of which the first encrypts"),
+                Err(error) => error!("the keys stay as they are: {error}"),
+            }
+        }
+    }
 }
 
 /// A random part of `whole`.

@@ -99,7 +99,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(super) fn validate(&self, overhead: usize) -> Result<(), ConfigError> {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
         let check = |setting, value: &dyn fmt::Debug, ok, allowed| {
@@ -130,10 +130,11 @@ impl Tuning {
         check("gossip_nodes", &nodes, (1..=1000).contains(&nodes), "between 1 and 1000")?;
         let checks = self.indirect_checks;
         check("indirect_checks", &checks, checks <= 1000, "between 0 and 1000")?;
-        // A message about a node with the longest name and metadata has to fit in a packet; no UDP
-        // packet over IPv4 is larger than 65507 bytes.
+        // A message about a node with the longest name and metadata has to fit in a packet, beside label and
+        // encryption; no UDP packet over IPv4 is larger than 65507 bytes.
         let size = self.udp_buffer_size;
-        check("udp_buffer_size", &size, (1024..=65507).contains(&size), "between 1024 and 65507 bytes")
+        let allowed = "between 1024 bytes, with what label and encryption add to them, and 65507";
+        check("udp_buffer_size", &size, (1024 + overhead..=65507).contains(&size), allowed)
     }
 }
 

@@ -35,7 +35,8 @@ use super::{
 use crate::{
     Counters, Event, Member, Message, PublishError, Seed,
     dissemination::{Draft, Progress},
-    node::{Action, Node, StreamInput},
+    node::{Action, KeyChange, Node, StreamInput},
+    wire::{KeyError, SecretKey},
 };
 
 /// Datagrams read before anything else gets its turn.
@@ -50,6 +51,8 @@ pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
     Counters { reply: oneshot::Sender<Counters> },
+    ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
+    Keys { reply: oneshot::Sender<Vec<SecretKey>> },
     Leave,
 }
 
@@ -199,6 +202,12 @@ impl EventLoop {
             }
             Command::Counters { reply } => {
                 let _ = reply.send(self.node.counters());
+            }
+            Command::ChangeKeys { change, reply } => {
+                let _ = reply.send(self.node.change_keys(change));
+            }
+            Command::Keys { reply } => {
+                let _ = reply.send(self.node.keys());
             }
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());

@@ -14,7 +14,8 @@ use tokio::{
 
 use crate::wire::{
     Ping,
-    stream::{StreamError, StreamMessage, StreamReader, encode},
+    envelope::{Direction, Envelope, Opener},
+    stream::{StreamError, StreamMessage, encode},
 };
 
 /// An ack is read no further than this.
@@ -48,6 +49,9 @@ pub enum HealthError {
         /// What the system said.
         source: io::Error,
     },
+    /// The system gives no numbers that are used once.
+    #[error("the system has no source of randomness, which encryption cannot do without")]
+    Randomness,
     /// The answer took too long.
     #[error("{addr} did not answer within {timeout:?}; the node hangs, or something else listens there")]
     Timeout {
@@ -72,28 +76,30 @@ pub enum HealthError {
     },
 }
 
-/// Asks the node that listens at `addr` how it is.
+/// Asks the node that listens at `addr` how it is. `envelope` has its label and one of its keys.
 ///
 /// # Errors
 ///
 /// See [`HealthError`]; one comes no later than `timeout`.
-pub async fn probe(addr: SocketAddr, timeout: Duration) -> Result<Health, HealthError> {
-    match time::timeout(timeout, ask(addr)).await {
+pub async fn probe(addr: SocketAddr, envelope: &Envelope, timeout: Duration) -> Result<Health, HealthError> {
+    match time::timeout(timeout, ask(addr, envelope)).await {
         Ok(answer) => answer,
         Err(_) => Err(HealthError::Timeout { addr, timeout }),
     }
 }
 
-async fn ask(addr: SocketAddr) -> Result<Health, HealthError> {
+async fn ask(addr: SocketAddr, envelope: &Envelope) -> Result<Health, HealthError> {
     const SEQ: u32 = 1;
     let broken = |source| HealthError::Broken { addr, source };
 
     let mut stream = TcpStream::connect(addr).await.map_err(|source| HealthError::Connect { addr, source })?;
     // An empty name means whoever listens here.
     let ping = StreamMessage::Ping(Ping { seq: SEQ, node: "".into(), source: None });
-    stream.write_all(&encode(&ping, false)).await.map_err(broken)?;
+    let nonce = super::nonce().ok_or(HealthError::Randomness)?;
+    let ping = envelope.seal_stream(nonce, encode(&ping, false), Direction::Request);
+    stream.write_all(&ping).await.map_err(broken)?;
 
-    match read(&mut stream).await.map_err(broken)? {
+    match read(&mut stream, envelope, Direction::Answer).await.map_err(broken)? {
         Ok(StreamMessage::Ack(ack)) if ack.seq == SEQ => {
             serde_json::from_slice(&ack.payload).map_err(|_| HealthError::Silent { addr })
         }
@@ -102,8 +108,12 @@ async fn ask(addr: SocketAddr) -> Result<Health, HealthError> {
     }
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Result<StreamMessage, StreamError>> {
-    let mut reader = StreamReader::new();
+async fn read(
+    stream: &mut TcpStream,
+    envelope: &Envelope,
+    direction: Direction,
+) -> io::Result<Result<StreamMessage, StreamError>> {
+    let mut opener = Opener::new(direction);
     let mut chunk = [0; 1024];
     let mut rest = stream.take(ANSWER as u64);
     loop {
@@ -111,7 +121,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<StreamMessage, Stream
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match reader.push(&chunk[..length]) {
+        match opener.push(envelope, &chunk[..length]) {
             Ok(None) => {}
             Ok(Some(message)) => return Ok(Ok(message)),
             Err(error) => return Ok(Err(error)),
@@ -134,14 +144,17 @@ mod tests {
         let addr = listener.local_addr().expect("a bound socket has an address");
         let serve = async {
             let (mut stream, _) = listener.accept().await.expect("the probe connects");
-            let ping = read(&mut stream).await.expect("it sends").expect("it speaks memberlist");
+            let ping = read(&mut stream, &Envelope::default(), Direction::Request)
+                .await
+                .expect("it sends")
+                .expect("it speaks memberlist");
             assert_eq!(ping, StreamMessage::Ping(Ping { seq: 1, node: "".into(), source: None }));
             stream.write_all(&answer).await.expect("it listens");
             if hang {
                 std::future::pending::<()>().await;
             }
         };
-        both(probe(addr, Duration::from_millis(if hang { 50 } else { 10_000 })), serve).await
+        both(probe(addr, &Envelope::default(), Duration::from_millis(if hang { 50 } else { 10_000 })), serve).await
     }
 
     async fn both<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> T {
@@ -174,6 +187,6 @@ mod tests {
 
         let free = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports").local_addr();
         let free = free.expect("a bound socket has an address");
-        assert!(matches!(probe(free, Duration::from_secs(10)).await, Err(Connect { .. })));
+        assert!(matches!(probe(free, &Envelope::default(), Duration::from_secs(10)).await, Err(Connect { .. })));
     }
 }

@@ -16,6 +16,7 @@ mod advertise;
 mod event_loop;
 mod faults;
 pub(crate) mod health;
+mod keys;
 mod lookup;
 mod outbox;
 mod receipt;
@@ -52,7 +53,7 @@ use crate::{
     Config, ConfigError, Counters, Event, Member, Message, PublishError,
     dissemination::{Draft, Progress},
     node::{Node, NodeConfig},
-    wire::Address,
+    wire::{Address, Nonce},
 };
 
 /// Commands that wait for the event loop, at most.
@@ -78,6 +79,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// Encryption needs numbers that are used once, and the system gives none.
+    #[error("the system has no source of randomness, which encryption cannot do without")]
+    Randomness,
     /// The advertise address cannot be used.
     #[error("{0}")]
     Advertise(String),
@@ -114,6 +118,10 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         .map_err(StartError::Advertise)?;
     tracing::debug!(listening = %sockets.addr, advertised = %addr, "sockets are open");
 
+    let nonce = nonce();
+    if nonce.is_none() && config.envelope.encrypts() {
+        return Err(StartError::Randomness);
+    }
     let faults = config.faults.map(|faults| {
         // Without a system source of randomness, the same faults every time will do.
         Faulty::new(&config.name, faults, SysRng.try_next_u64().unwrap_or_default())
@@ -133,6 +141,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
             // Without a system source of randomness, two nodes still differ by their start.
             rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
             tuning: config.tuning.clone(),
+            envelope: config.envelope,
+            nonce: nonce.unwrap_or_default(),
         },
     );
 
@@ -154,6 +164,12 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let event_loop = EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
+}
+
+/// A nonce that nobody else begins with.
+fn nonce() -> Option<Nonce> {
+    let mut nonce = Nonce::default();
+    SysRng.try_fill_bytes(&mut nonce).ok().map(|()| nonce)
 }
 
 impl Handle {

@@ -16,6 +16,7 @@
 
 mod inspect;
 mod join;
+mod seal;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -30,14 +31,14 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub(crate) use self::inspect::Size;
-use self::{join::Seeds, streams::Stream};
+pub(crate) use self::{inspect::Size, seal::KeyChange};
+use self::{join::Seeds, seal::Sealer, streams::Stream};
 use crate::{
     config::{Limits, Seed, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
     membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
-    wire::{self, Address, Versions, packet},
+    wire::{self, Address, Nonce, Versions, envelope::Envelope, packet},
 };
 
 /// What a node announces that it speaks.
@@ -161,6 +162,9 @@ pub(crate) struct NodeConfig {
     pub(crate) epoch: u64,
     /// Seeds the node's random choices.
     pub(crate) rng_seed: u64,
+    pub(crate) envelope: Envelope,
+    /// Where the nonces begin: at a place no other life of a node of this cluster begins at.
+    pub(crate) nonce: Nonce,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,7 +186,9 @@ struct Rejections {
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// As configured, but for the size of packets, which is without the envelope's part.
     tuning: Tuning,
+    sealer: Sealer,
     rng: Xoshiro256PlusPlus,
     membership: Membership,
     dissemination: Dissemination,
@@ -208,7 +214,9 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
-        let NodeConfig { name, address, meta, seeds, tuning, limits, replay, epoch, rng_seed } = config;
+        let NodeConfig { name, address, meta, seeds, mut tuning, limits, replay, epoch, rng_seed, envelope, nonce } =
+            config;
+        tuning.udp_buffer_size -= envelope.packet_overhead();
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
@@ -217,6 +225,7 @@ impl Node {
             dissemination: Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random()),
             seeds: Seeds::new(seeds),
             tuning,
+            sealer: Sealer::new(envelope, nonce),
             rng,
             ready: false,
             streams: BTreeMap::new(),
@@ -239,8 +248,13 @@ impl Node {
     pub(crate) fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
         self.now = now;
         let mut messages = std::mem::take(&mut self.scratch);
-        if let Err(error) = packet::decode(data, &mut messages) {
-            self.reject(now, from, &error);
+        match self.sealer.envelope.open_packet(data) {
+            Ok(data) => {
+                if let Err(error) = packet::decode(&data, &mut messages) {
+                    self.reject(now, from, &error);
+                }
+            }
+            Err(error) => self.reject(now, from, &format_args!("packet of {} bytes is not read: {error}", data.len())),
         }
         let mut route = Route::default();
         let mut changed = false;
@@ -467,9 +481,15 @@ impl Node {
 
     fn transmit(&mut self, target: Target, parts: &[Bytes]) {
         for parts in parts.chunks(MAX_PARTS) {
-            let payload = packet::encode(parts, false, target.checksum);
+            let payload = packet::encode(parts, false, self.has_checksum(target));
+            let payload = self.sealer.packet(payload);
             self.transmits.push_back(Transmit { to: target.addr, payload });
         }
+    }
+
+    /// A checksum is put in packets for whoever reads it, unless they are encrypted, which does the same.
+    fn has_checksum(&self, target: Target) -> bool {
+        target.checksum && !self.sealer.envelope.encrypts()
     }
 
     /// Sends messages in as few packets as possible to each of some nodes, `route` in front of each packet.
@@ -493,12 +513,13 @@ impl Node {
         }
         packets.push(parts);
         for checksum in [true, false] {
-            let to = || to.iter().filter(|target| target.checksum == checksum);
-            if to().next().is_none() {
+            let to: Vec<_> = to.iter().filter(|target| self.has_checksum(**target) == checksum).collect();
+            if to.is_empty() {
                 continue;
             }
-            let payloads: Vec<Bytes> = packets.iter().map(|parts| packet::encode(parts, false, checksum)).collect();
-            for target in to() {
+            let close = |parts: &Vec<_>| self.sealer.packet(packet::encode(parts, false, checksum));
+            let payloads: Vec<Bytes> = packets.iter().map(close).collect();
+            for target in to {
                 let datagrams = payloads.iter().map(|payload| Transmit { to: target.addr, payload: payload.clone() });
                 self.transmits.extend(datagrams);
             }

@@ -20,7 +20,8 @@ use crate::{
     dissemination::{self, Dissemination, Route},
     wire::{
         self, Ack, Ping, PushPull,
-        stream::{self, StreamMessage, StreamReader},
+        envelope::{Direction, Opener},
+        stream::{self, StreamMessage},
     },
 };
 
@@ -33,7 +34,7 @@ pub(super) const MAX_BUFFERED: usize = 64 << 20;
 pub(super) struct Stream {
     peer: SocketAddr,
     role: Role,
-    reader: StreamReader,
+    opener: Opener,
     received: usize,
 }
 
@@ -50,6 +51,13 @@ enum Role {
     },
     /// Nothing is wanted from the other side.
     Telling,
+}
+
+impl Role {
+    /// What comes from the other side.
+    fn hears(self) -> Direction {
+        if self == Self::Serving { Direction::Request } else { Direction::Answer }
+    }
 }
 
 /// What this node tells of itself when it is pinged over a stream.
@@ -111,13 +119,19 @@ impl Node {
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
-        self.streams.insert(id, Stream { peer, role, reader: StreamReader::new(), received: 0 });
+        self.streams.insert(id, Stream { peer, role, opener: Opener::new(role.hears()), received: 0 });
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
     }
 
     fn write(&mut self, id: StreamId, message: &StreamMessage) {
-        let data = Bytes::from(stream::encode(message, self.tuning.compression));
+        let Some(stream) = self.streams.get(&id) else { return };
+        let direction = match stream.role.hears() {
+            Direction::Request => Direction::Answer,
+            Direction::Answer => Direction::Request,
+        };
+        let data = stream::encode(message, self.tuning.compression);
+        let data = Bytes::from(self.sealer.stream(data, direction));
         self.actions.push_back(Action::Write { id, data });
     }
 
@@ -138,10 +152,10 @@ impl Node {
                     self.break_off(now, id, reason, true);
                     return;
                 }
-                match stream.reader.push(data) {
+                match stream.opener.push(&self.sealer.envelope, data) {
                     Ok(None) => {}
                     Ok(Some(message)) => {
-                        if let Some(skipped) = stream.reader.skipped() {
+                        if let Some(skipped) = stream.opener.skipped() {
                             let peer = stream.peer;
                             let reason = format!(
                                 "{} records of a view were left out; the first: {}",

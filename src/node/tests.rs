@@ -1,5 +1,7 @@
 //! The core under a virtual clock.
 
+mod seal;
+
 use std::{net::SocketAddr, time::Duration};
 
 use super::*;

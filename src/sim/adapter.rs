@@ -22,6 +22,9 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
         replay: boot.replay,
         epoch: boot.epoch,
         rng_seed,
+        envelope: boot.envelope.clone(),
+        // Different for each life, as the seed is.
+        nonce: (u128::from(rng_seed) << 64).to_be_bytes()[..12].try_into().expect("12 bytes of 16"),
     }
 }
 

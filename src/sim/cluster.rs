@@ -13,6 +13,7 @@ use super::{
     network::{Boot, Cut, HostId, Network},
 };
 use crate::{
+    Envelope,
     config::{Limits, Profile, Seed, Tuning},
     dissemination::{MessageId, PublishError},
     membership::Member,
@@ -26,6 +27,7 @@ pub(crate) struct Sim {
     /// Of the nodes that are started from now on; and whether they begin with what is still retained.
     pub(crate) limits: Limits,
     pub(crate) replay: bool,
+    pub(crate) envelope: Envelope,
     /// How far their clocks are ahead of the time since the beginning.
     pub(crate) clock: Duration,
     /// The share of datagrams that are lost.
@@ -45,6 +47,7 @@ impl Sim {
             tuning: profile.tuning(),
             limits: Limits::default(),
             replay: false,
+            envelope: Envelope::default(),
             clock: Duration::ZERO,
             loss: 0.0,
             datagrams: 0,
@@ -61,8 +64,8 @@ impl Sim {
         let seeds: Vec<Seed> = seeds.iter().map(|seed| seed.parse().expect("a test's seed")).collect();
         let id = self.network.add_host(name, addr);
         let epoch = u64::try_from((self.clock + self.network.elapsed()).as_micros()).expect("tests are short");
-        let (tuning, limits, replay) = (&self.tuning, self.limits, self.replay);
-        self.network.boot(id, &Boot { seeds: &seeds, tuning, limits, replay, epoch, acquainted: &[] });
+        let (tuning, limits, replay, envelope) = (&self.tuning, self.limits, self.replay, self.envelope.clone());
+        self.network.boot(id, &Boot { seeds: &seeds, tuning, limits, replay, envelope, epoch, acquainted: &[] });
         let old = self.hosts.insert(addr, id);
         assert!(old.is_none(), "{addr} is taken");
         self.settle();

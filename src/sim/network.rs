@@ -27,6 +27,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
+    Envelope,
     config::{Limits, Seed, Tuning},
     membership::NodeName,
     node::{Action, Event, Node, StreamId, Transmit},
@@ -114,6 +115,7 @@ pub(crate) struct Boot<'a> {
     pub(crate) seeds: &'a [Seed],
     pub(crate) tuning: &'a Tuning,
     pub(crate) limits: Limits,
+    pub(crate) envelope: Envelope,
     /// Whether it begins with what the others still retain.
     pub(crate) replay: bool,
     /// What the host's wall clock says, in microseconds since 1970.

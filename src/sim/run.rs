@@ -26,6 +26,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
+    Envelope,
     config::{Limits, Seed, Tuning},
     membership::NodeName,
     node::Event,
@@ -483,7 +484,8 @@ impl<'a> Run<'a> {
         let micros = self.net.elapsed().as_micros() as u64;
         let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
         let (tuning, limits) = (&self.tuning, Limits::default());
-        let boot = Boot { seeds: &seeds, tuning, limits, replay: false, epoch, acquainted };
+        let boot =
+            Boot { seeds: &seeds, tuning, limits, replay: false, epoch, acquainted, envelope: Envelope::default() };
         self.checker.begin(host);
         self.net.boot(host, &boot);
         let status = &mut self.hosts[host];

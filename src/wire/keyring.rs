@@ -60,8 +60,11 @@ pub enum KeyError {
     #[error("{MAX_KEYS} keys are installed already, the limit; remove those that are not used any more")]
     Full,
     /// The node was started without a key.
-    #[error("this node runs without encryption; start it with a key (BROADCAST_SECRET_KEYS) to have a keyring")]
+    #[error("encryption cannot be turned on or off while a node runs; start it with a key, or without one")]
     Off,
+    /// There is no node any more.
+    #[error("the node has stopped")]
+    Stopped,
     /// A key that is to be used has not been installed.
     #[error("the key is not installed; install it at every node first, then use it")]
     Unknown,

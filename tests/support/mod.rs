@@ -173,9 +173,15 @@ impl Process {
     /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, in the local profile
     /// and with a JSON log.
     pub fn node(args: &[&str]) -> Self {
+        Self::node_with(args, &[])
+    }
+
+    /// The same, with variables in its environment.
+    pub fn node_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let defaults = [["--bind", "127.0.0.1:0"], ["--profile", "local"], ["--log-format", "json"]];
         let defaults = defaults.iter().filter(|[flag, _]| !args.contains(flag)).flatten().copied();
-        Self::spawn(&mut program(&["node"].into_iter().chain(defaults).chain(args.iter().copied()).collect::<Vec<_>>()))
+        let args: Vec<_> = ["node"].into_iter().chain(defaults).chain(args.iter().copied()).collect();
+        Self::spawn(program(&args).envs(env.iter().copied()))
     }
 
     /// Starts a program that logs to its standard output.

@@ -1,0 +1,60 @@
+//! Changing a running node's keys.
+//!
+//! A cluster changes its key without a pause, or a message lost, in three rounds over all its nodes:
+//! [`install_key`](Handle::install_key) the new one everywhere; when that is done,
+//! [`use_key`](Handle::use_key) it everywhere; when that is done, [`remove_key`](Handle::remove_key) the
+//! old one.
+
+use super::{Handle, event_loop::Command};
+use crate::{
+    node::KeyChange,
+    wire::{KeyError, SecretKey},
+};
+
+impl Handle {
+    /// From now on this node reads what is encrypted with `key`. A key that is installed already stays.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Full`], [`KeyError::Off`] or [`KeyError::Stopped`].
+    pub async fn install_key(&self, key: SecretKey) -> Result<(), KeyError> {
+        self.change_keys(KeyChange::Install(key)).await
+    }
+
+    /// From now on this node encrypts with `key`, which is installed.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Unknown`], [`KeyError::Off`] or [`KeyError::Stopped`].
+    pub async fn use_key(&self, key: SecretKey) -> Result<(), KeyError> {
+        self.change_keys(KeyChange::Use(key)).await
+    }
+
+    /// From now on this node does not read any more what is encrypted with `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::InUse`], [`KeyError::Off`] or [`KeyError::Stopped`].
+    pub async fn remove_key(&self, key: SecretKey) -> Result<(), KeyError> {
+        self.change_keys(KeyChange::Remove(key)).await
+    }
+
+    /// From now on `keys` are all this node's keys, the first of which encrypts.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Full`] or [`KeyError::Stopped`]; [`KeyError::Off`] when this would turn encryption on or
+    /// off.
+    pub async fn set_keys(&self, keys: Vec<SecretKey>) -> Result<(), KeyError> {
+        self.change_keys(KeyChange::Replace(keys)).await
+    }
+
+    /// The keys, the one that encrypts first. None without encryption, or once the node has stopped.
+    pub async fn keys(&self) -> Vec<SecretKey> {
+        self.ask(|reply| Command::Keys { reply }).await.unwrap_or_default()
+    }
+
+    async fn change_keys(&self, change: KeyChange) -> Result<(), KeyError> {
+        self.ask(|reply| Command::ChangeKeys { change, reply }).await.unwrap_or(Err(KeyError::Stopped))
+    }
+}
