@@ -8,7 +8,6 @@
 //	best-effort BASE64          send these bytes to each other member in a packet
 //	reliable BASE64             … in a stream
 //	members                     print who is there
-//	states                      print who is there, in which state and with which metadata
 //	meta TEXT                   change this node's metadata
 //	key add|use|remove BASE64   change the keyring
 //	keys                        print how many keys there are
@@ -42,33 +41,14 @@ type message struct {
 	Value json.RawMessage `json:"value"`
 }
 
-// member is what this node knows of one.
-type member struct {
-	Name  string `json:"name"`
-	State string `json:"state"`
-	Meta  string `json:"meta"`
-}
-
-func describe(m *memberlist.Node) member {
-	state := map[memberlist.NodeStateType]string{
-		memberlist.StateAlive:   "alive",
-		memberlist.StateSuspect: "suspect",
-		memberlist.StateDead:    "dead",
-		memberlist.StateLeft:    "left",
-	}[m.State]
-	return member{Name: m.Name, State: state, Meta: string(m.Meta)}
-}
-
 // event is one line of the output.
 type event struct {
 	Event    string   `json:"event"`
 	Member   string   `json:"member,omitempty"`
 	Addr     string   `json:"addr,omitempty"`
 	Claimant string   `json:"claimant,omitempty"`
-	State    string   `json:"state,omitempty"`
 	Meta     string   `json:"meta,omitempty"`
 	Members  []string `json:"members,omitempty"`
-	States   []member `json:"states,omitempty"`
 	Count    int      `json:"count,omitempty"`
 	*message
 	Raw  string `json:"raw,omitempty"`
@@ -136,13 +116,12 @@ func (n *node) MergeRemoteState([]byte, bool)   {}
 func (n *node) NotifyJoin(m *memberlist.Node)   { n.noticed("joined", m) }
 func (n *node) NotifyUpdate(m *memberlist.Node) { n.noticed("updated", m) }
 
-// NotifyLeave is told whether the member has left or failed by its state.
+// NotifyLeave is not told whether the member has left or failed.
 func (n *node) NotifyLeave(m *memberlist.Node) { n.noticed("gone", m) }
 
 func (n *node) noticed(what string, m *memberlist.Node) {
 	if m.Name != n.name {
-		known := describe(m)
-		n.out.print(event{Event: what, Member: m.Name, Addr: m.Address(), State: known.State, Meta: known.Meta})
+		n.out.print(event{Event: what, Member: m.Name, Addr: m.Address(), Meta: string(m.Meta)})
 	}
 }
 
@@ -301,12 +280,6 @@ func (n *node) obey(command string, list *memberlist.Memberlist) error {
 		}
 		sort.Strings(members)
 		n.out.print(event{Event: "members", Members: members})
-	case "states":
-		var states []member
-		for _, member := range list.Members() {
-			states = append(states, describe(member))
-		}
-		n.out.print(event{Event: "states", States: states})
 	case "meta":
 		n.meta.Store(rest)
 		return list.UpdateNode(10 * time.Second)

@@ -4,12 +4,21 @@
 //! themselves, suspect each other wrongly, leave and fail. The nodes of ours are the library's.
 
 use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use broadcast::{Config, MemberState, Profile, Tuning};
+use broadcast::{
+    Config, Envelope, MemberState, Profile, Tuning,
+    wire::{
+        Keyring, NodeState, PushPull, PushPullState, SecretKey,
+        envelope::{Direction, Opener},
+        stream::{self, StreamMessage},
+    },
+};
 use serde_json::{Value, json};
 
 use crate::support::{LIMIT, Process, embedded::Embedded, go::Release, require::Case};
@@ -65,7 +74,17 @@ impl Setup {
             compression: self.compression,
             ..Profile::Local.tuning()
         };
-        Config::new(name).bind(([127, 0, 0, 1], 0).into()).tuning(tuning).meta(format!("meta of {name}"))
+        Config::new(name)
+            .bind(([127, 0, 0, 1], 0).into())
+            .tuning(tuning)
+            .meta(format!("meta of {name}"))
+            .envelope(self.envelope())
+    }
+
+    fn envelope(self) -> Envelope {
+        let keys = self.key.map(|bytes| SecretKey::new(vec![7; bytes]).expect("a length that a key may have"));
+        let label = if self.label { LABEL } else { "" };
+        Envelope { label: label.into(), keyring: Keyring::new(keys).expect("one key at most"), ..Envelope::default() }
     }
 
     fn go(self, name: &str, join: Option<&Embedded>) -> Process {
@@ -115,12 +134,15 @@ fn cell(setup: Setup, we_join: bool) {
     ours_speaks(&ours, &go);
     go_speaks(&ours, &mut go);
     metadata_changes(&ours, &mut go);
-    both_refute(&ours, &go);
-    assert_eq!(ours.log.count(&json!({"event": "failed"})), 0);
-    assert_eq!(go.log.count(&json!({"event": "gone"})), 0);
+    both_refute(setup, &ours, &go);
+    for (log, event) in [(&ours.log, "failed"), (&go.log, "gone")] {
+        let lines: Vec<_> = log.lines().into_iter().filter(|line| line["event"] != "received").collect();
+        assert_eq!(log.count(&json!({"event": event})), 0, "{lines:#?}");
+    }
 
     ours.leave();
-    go.log.wait_line(0, &json!({"event": "gone", "member": "ours", "state": "left"}));
+    go.log.wait_line(0, &json!({"event": "gone", "member": "ours"}));
+    believed(setup, go.addr(), "ours", |of| of.state == NodeState::Left);
     let ours = we_join_through(setup, "ours2", &go);
     go.log.wait_line(0, &json!({"event": "joined", "member": "ours2"}));
     go.kill();
@@ -133,7 +155,8 @@ fn cell(setup: Setup, we_join: bool) {
     let mut go = setup.go("go3", Some(&ours));
     agree(&ours, &mut go, "go3");
     drop(ours);
-    go.log.wait_line(0, &json!({"event": "gone", "member": "ours2", "state": "dead"}));
+    go.log.wait_line(0, &json!({"event": "gone", "member": "ours2"}));
+    believed(setup, go.addr(), "ours2", |of| of.state == NodeState::Dead);
 }
 
 fn we_join_through(setup: Setup, name: &str, go: &Process) -> Embedded {
@@ -146,7 +169,7 @@ fn agree(ours: &Embedded, go: &mut Process, name: &str) {
     let of = |name: &str| format!("meta of {name}");
     ours.log.wait_line(0, &json!({"event": "joined", "member": name, "meta": of(name)}));
     let me = ours.name();
-    go.log.wait_line(0, &json!({"event": "joined", "member": me, "state": "alive", "meta": of(me)}));
+    go.log.wait_line(0, &json!({"event": "joined", "member": me, "meta": of(me)}));
 
     let seen = ours.members().into_iter().map(|member| (member.name.to_string(), member.state));
     let mut seen: Vec<_> = seen.filter(|(_, state)| state.is_live()).collect();
@@ -188,29 +211,50 @@ fn metadata_changes(ours: &Embedded, go: &mut Process) {
     ours.log.wait_line(0, &json!({"event": "updated", "member": "go", "meta": "changed"}));
 }
 
-/// Each does nothing until the other suspects it, and then says otherwise.
-fn both_refute(ours: &Embedded, go: &Process) {
-    let from = go.log.len();
+/// Each does nothing until the other suspects it, and then says otherwise, in a later incarnation.
+fn both_refute(setup: Setup, ours: &Embedded, go: &Process) {
+    let known = believed(setup, go.addr(), "ours", |_| true).incarnation;
     let halt = ours.halt();
-    crate::wait_diagnostic(&go.log, from, "Suspect ours has failed");
+    believed(setup, go.addr(), "ours", |of| of.state == NodeState::Suspect);
     drop(halt);
-    // Whatever ours heard of itself, it lives on in a later incarnation.
-    let incarnation = |of: &Embedded, name: &str, wanted: &dyn Fn(MemberState, u32) -> bool| {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let members = of.members();
-            let member = members.iter().find(|member| member.name == *name);
-            if member.is_some_and(|member| wanted(member.state, member.incarnation)) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "of {name} it believes {member:?}");
-            thread::sleep(Duration::from_millis(10));
-        }
-    };
-    incarnation(ours, "ours", &|state, incarnation| state == MemberState::Alive && incarnation > 1);
+    believed(setup, go.addr(), "ours", |of| of.state == NodeState::Alive && of.incarnation > known);
 
+    let known = believed(setup, ours.addr(), "go", |_| true).incarnation;
     go.signal("STOP");
-    incarnation(ours, "go", &|state, _| state == MemberState::Suspect);
+    believed(setup, ours.addr(), "go", |of| of.state == NodeState::Suspect);
     go.signal("CONT");
-    incarnation(ours, "go", &|state, incarnation| state == MemberState::Alive && incarnation > 1);
+    believed(setup, ours.addr(), "go", |of| of.state == NodeState::Alive && of.incarnation > known);
+}
+
+/// Waits until a node believes of another what `wanted` asks for; gives it.
+#[track_caller]
+fn believed(setup: Setup, by: SocketAddr, name: &str, wanted: impl Fn(&PushPullState) -> bool) -> PushPullState {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let believed = view(&setup.envelope(), by).into_iter().find(|state| *state.name == *name.as_bytes());
+        match believed {
+            Some(state) if wanted(&state) => return state,
+            believed => assert!(Instant::now() < deadline, "{by} believes {believed:?} of {name}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A node's view of the cluster: its answer to one that sees nobody.
+fn view(envelope: &Envelope, of: SocketAddr) -> Vec<PushPullState> {
+    let question = stream::encode(&StreamMessage::PushPull(PushPull::default()), false);
+    let mut stream = TcpStream::connect(of).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("not zero");
+    // The nonce is the same each time, as is what is said under it.
+    stream.write_all(&envelope.seal_stream([7; 12], question, Direction::Request)).expect("it reads");
+    let mut opener = Opener::new(Direction::Answer);
+    let mut chunk = [0; 4096];
+    loop {
+        let len = stream.read(&mut chunk).expect("it answers");
+        assert_ne!(len, 0, "it answers with its view");
+        if let Some(message) = opener.push(envelope, &chunk[..len]).expect("it speaks memberlist") {
+            let StreamMessage::PushPull(view) = message else { panic!("{message:?} is no view") };
+            return view.nodes;
+        }
+    }
 }
