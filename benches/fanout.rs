@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use broadcast::{Config, Handle, Message, Seed, Subscription, start};
+use broadcast::{
+    Config, Envelope, Handle, Message, Seed, Subscription, start,
+    wire::{Keyring, SecretKey},
+};
 use clap::Parser;
 use tokio::{sync::oneshot, task::JoinSet, time};
 
@@ -49,6 +52,12 @@ struct Cli {
     /// Bytes of a value, as JSON.
     #[arg(long, default_value_t = 64)]
     size: usize,
+    /// Encrypt, with a key of so many bits.
+    #[arg(long, value_name = "BITS")]
+    encrypt: Option<usize>,
+    /// The cluster's label.
+    #[arg(long, default_value = "")]
+    label: String,
     /// Threads of the runtime; 1 runs everything on the main thread [default: 1 paced, as the broadcast
     /// program has it; 2 as a flood].
     #[arg(long)]
@@ -93,7 +102,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn measure(cli: &Cli, load: &Load) -> Result<Report, Box<dyn Error>> {
-    let nodes = cluster(cli.nodes).await?;
+    let keys = cli.encrypt.map(|bits| SecretKey::new(vec![0xA5; bits / 8])).transpose()?;
+    let envelope = Envelope { label: cli.label.clone(), keyring: Keyring::new(keys)?, ..Envelope::default() };
+    let system = match (cli.encrypt, cli.label.is_empty()) {
+        (None, true) => "broadcast".into(),
+        (None, false) => "broadcast, labelled".into(),
+        (Some(bits), true) => format!("broadcast, AES-{bits}"),
+        (Some(bits), false) => format!("broadcast, AES-{bits}, labelled"),
+    };
+    let nodes = cluster(cli.nodes, &envelope).await?;
     let (clock, delivered) = (Clock::start(), Arc::new(AtomicU64::new(0)));
     let mut receivers = JoinSet::new();
     let mut stops = Vec::new();
@@ -122,15 +139,16 @@ async fn measure(cli: &Cli, load: &Load) -> Result<Report, Box<dyn Error>> {
     let tallies = receivers.join_all().await;
     let leaving: JoinSet<()> = nodes.into_iter().map(|node| async move { node.leave().await }).collect();
     leaving.join_all().await;
-    Ok(Report::new("broadcast", load, (cli.nodes - 1, cli.senders), cost, tallies, receipts))
+    Ok(Report::new(&system, load, (cli.nodes - 1, cli.senders), cost, tallies, receipts))
 }
 
 /// So many nodes that all know each other.
-async fn cluster(size: usize) -> Result<Vec<Handle>, Box<dyn Error>> {
+async fn cluster(size: usize, envelope: &Envelope) -> Result<Vec<Handle>, Box<dyn Error>> {
     let mut nodes: Vec<Handle> = Vec::new();
     for number in 1..=size {
         let seeds = nodes.first().map(|node| Seed { host: node.addr().ip().to_string(), port: node.addr().port() });
-        nodes.push(start(Config::new(format!("node{number}")).bind(([127, 0, 0, 1], 0).into()).join(seeds)).await?);
+        let config = Config::new(format!("node{number}")).bind(([127, 0, 0, 1], 0).into()).join(seeds);
+        nodes.push(start(config.envelope(envelope.clone())).await?);
     }
     let known = async {
         for node in &nodes {
