@@ -142,7 +142,7 @@ impl Cluster {
 
     /// One comes or goes, by turns.
     fn turn(&mut self, turn: usize) {
-        let ours = turn / 3 % 2 == 0;
+        let ours = (turn / 3).is_multiple_of(2);
         let place = turn * 5 % HALF;
         let mut of_kind = (0..self.nodes.len()).filter(|i| matches!(self.nodes[*i], Node::Ours(_)) == ours);
         let Some(at) = of_kind.nth(place % (HALF - 1)) else { return self.join(ours) };
@@ -150,7 +150,7 @@ impl Cluster {
             return self.join(ours);
         }
         let node = self.nodes.swap_remove(at);
-        let kills = turn % 3 == 0;
+        let kills = turn.is_multiple_of(3);
         if kills {
             self.killed.insert(node.name().to_owned());
         }
@@ -223,15 +223,15 @@ impl Cluster {
     fn change_the_key(&mut self) {
         let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
         let lives = self.lives();
-        self.speak("before");
+        self.speak_for_a_while("before");
         for step in ["add", "use", "remove"] {
             for place in 0..self.nodes.len() {
                 if place == HALF {
-                    self.speak(&format!("half {step}"));
+                    self.speak_for_a_while(&format!("half {step}"));
                 }
                 self.nodes[place].change_keys(step);
             }
-            self.speak(&format!("all {step}"));
+            self.speak_for_a_while(&format!("all {step}"));
         }
         self.agree();
         assert_eq!(self.lives(), lives, "who has been suspected has a later incarnation");
@@ -253,6 +253,16 @@ impl Cluster {
             node.members().into_iter().map(|member| (member.name.to_string(), member.incarnation)).collect()
         })
         .collect()
+    }
+
+    /// For as long as each pings a few others.
+    fn speak_for_a_while(&mut self, about: &str) {
+        let until = Instant::now() + 3 * Profile::Lan.tuning().probe_interval;
+        let mut round = 0;
+        while round == 0 || Instant::now() < until {
+            self.speak(&format!("{about} {round}"));
+            round += 1;
+        }
     }
 
     /// Everybody says something. All of ours hear all of it, and the others all that ours say: what one of
