@@ -116,7 +116,11 @@ impl Node {
     fn say(&mut self, key: &str) {
         match self {
             Self::Ours(node) => node.publish(key, &json!(1)),
-            Self::Go { process, .. } => process.say(&format!("send {key} 1")),
+            // Memberlist's gossip is for whom it picks; this goes to each member.
+            Self::Go { process, .. } => {
+                let said = json!({"key": key, "value": 1}).to_string();
+                process.say(&format!("best-effort {}", STANDARD.encode(said)));
+            }
         }
     }
 }
@@ -265,8 +269,7 @@ impl Cluster {
         }
     }
 
-    /// Everybody says something. All of ours hear all of it, and the others all that ours say: what one of
-    /// the others gossips is for whom it picks.
+    /// Everybody says something, and everybody hears it.
     fn speak(&mut self, about: &str) {
         for node in &mut self.nodes {
             let key = format!("{about} {}", node.name());
@@ -275,9 +278,7 @@ impl Cluster {
         for speaker in &self.nodes {
             let line = json!({"event": "received", "key": format!("{about} {}", speaker.name()), "value": 1});
             for node in self.nodes.iter().filter(|node| node.name() != speaker.name()) {
-                if matches!(node, Node::Ours(_)) || matches!(speaker, Node::Ours(_)) {
-                    node.log().wait_line(0, &line);
-                }
+                node.log().wait_line(0, &line);
             }
         }
     }
