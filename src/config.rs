@@ -2,14 +2,21 @@
 //!
 //! The defaults of the gossip are memberlist's own, by [`Profile`].
 
+mod admission;
+mod bounds;
 mod faults;
 mod retention;
 mod seed;
 mod tuning;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
+pub use ipnet::IpNet;
+
+pub(crate) use self::admission::{Admission, check_networks, network};
 pub use self::{
+    admission::{Candidate, Claim},
+    bounds::Bounds,
     faults::Faults,
     retention::Limits,
     seed::Seed,
@@ -39,6 +46,8 @@ pub struct Config {
     pub(crate) tuning: Tuning,
     pub(crate) meta: Vec<u8>,
     pub(crate) limits: Limits,
+    pub(crate) bounds: Bounds,
+    pub(crate) admission: Admission,
     pub(crate) replay: bool,
     pub(crate) faults: Option<Faults>,
     pub(crate) envelope: Envelope,
@@ -55,6 +64,8 @@ impl Config {
             tuning: Profile::default().tuning(),
             meta: Vec::new(),
             limits: Limits::default(),
+            bounds: Bounds::default(),
+            admission: Admission::default(),
             replay: false,
             faults: None,
             envelope: Envelope::default(),
@@ -112,6 +123,43 @@ impl Config {
         self
     }
 
+    /// What others can make this node hold at most.
+    #[must_use]
+    pub fn bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// The networks that members may be in. Who announces itself from elsewhere, or an address elsewhere,
+    /// is not let in. Everywhere, unless this is called.
+    #[must_use]
+    pub fn allow(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.admission.networks.extend(networks);
+        self
+    }
+
+    /// Asks the application who may become a member. `Err` says why not: the candidate is ignored, and the
+    /// reason told as [`Event::Rejected`](crate::Event::Rejected).
+    ///
+    /// It is called from the task that does everything else, for each candidate that would be believed
+    /// otherwise. So it must come to its answer at once and by itself: no I/O, no waiting, no lock that
+    /// is held for long, no call of a [`Handle`](crate::Handle). Should it panic, the node stops. What it
+    /// refuses here, other nodes may let in: all should have the same.
+    ///
+    /// ```
+    /// use broadcast::{Candidate, Config};
+    ///
+    /// let config = Config::new("node1").admit(|candidate| match candidate {
+    ///     Candidate::Member(claim) if claim.meta != b"blue" => Err("it is not of the blue team".into()),
+    ///     _ => Ok(()),
+    /// });
+    /// ```
+    #[must_use]
+    pub fn admit(mut self, filter: impl Fn(Candidate<'_>) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.admission.filter = Some(Arc::new(filter));
+        self
+    }
+
     /// Whether this node first gets what the others still retain of what was sent before it joined.
     /// Otherwise it begins with what is sent from then on.
     #[must_use]
@@ -153,16 +201,23 @@ impl Config {
     /// The first setting that cannot be.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_name(&self.name)?;
-        if self.meta.len() > limits::META {
-            return Err(ConfigError::MetaTooLong { size: self.meta.len() });
-        }
+        check_meta(&self.meta)?;
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
         check_label(&self.envelope.label)?;
         self.tuning.validate(self.envelope.packet_overhead())?;
         self.limits.validate()?;
+        self.bounds.validate()?;
+        self.admission.validate()?;
         self.faults.iter().try_for_each(Faults::validate)
     }
+}
+
+pub(crate) fn check_meta(meta: &[u8]) -> Result<(), ConfigError> {
+    if meta.len() > limits::META {
+        return Err(ConfigError::MetaTooLong { size: meta.len() });
+    }
+    Ok(())
 }
 
 pub(crate) fn check_seeds(seeds: &[Seed]) -> Result<(), ConfigError> {
@@ -239,6 +294,14 @@ pub enum ConfigError {
         value: String,
         /// What it may be.
         allowed: &'static str,
+    },
+    /// Not a network.
+    #[error("{value:?} is no network: {problem}")]
+    Network {
+        /// What was given.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        problem: &'static str,
     },
     /// Not faults that can be done.
     #[error("{value:?} are no faults: {problem}")]

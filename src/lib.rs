@@ -33,10 +33,10 @@ mod sim;
 mod timers;
 pub mod wire;
 
-pub use config::{Config, ConfigError, Faults, Limits, Profile, Seed, Tuning};
+pub use config::{Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Tuning};
 pub use dissemination::{Counters, Message, MessageId, PublishError};
 pub use driver::{
-    Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,
+    Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,
     health::{Health, HealthError, probe},
     start,
 };

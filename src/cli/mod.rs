@@ -3,6 +3,7 @@
 //! Every setting is a flag and an environment variable; the flag wins, and an empty variable counts as
 //! unset. What cannot be is refused in one line before anything starts.
 
+mod access;
 mod demo;
 mod envelope;
 mod health;
@@ -19,7 +20,7 @@ use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process:
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
 pub use self::usage::parse;
-use self::{envelope::EnvelopeArgs, size::Size};
+use self::{access::AccessArgs, envelope::EnvelopeArgs, size::Size};
 use crate::{
     ConfigError, Faults, Limits, Profile, Seed, StartError,
     config::{self, DEFAULT_PORT},
@@ -106,6 +107,9 @@ struct NodeArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// What a node that joins gets of what was sent before
     #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]
@@ -391,7 +395,7 @@ fn faults(text: &str) -> Result<Faults, String> {
 fn problem(error: ConfigError) -> String {
     match error {
         ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
-        ConfigError::Faults { problem, .. } => problem.into(),
+        ConfigError::Faults { problem, .. } | ConfigError::Network { problem, .. } => problem.into(),
         error => error.to_string(),
     }
 }

@@ -67,6 +67,7 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
         .envelope(args.envelope.envelope()?)
         .limits(args.limits.into())
         .replay(args.replay == Replay::Retained);
+    config = args.access.apply(config);
     if let Some(faults) = args.faults {
         config = config.faults(faults);
     }

@@ -33,6 +33,7 @@ impl Profile {
             gossip_interval: Duration::from_millis(200),
             gossip_nodes: 3,
             gossip_to_the_dead: Duration::from_secs(30),
+            dead_node_reclaim: Duration::from_secs(2),
             udp_buffer_size: 1400,
             compression: true,
         };
@@ -47,6 +48,7 @@ impl Profile {
                 gossip_nodes: 4,
                 gossip_interval: Duration::from_millis(500),
                 gossip_to_the_dead: Duration::from_secs(60),
+                dead_node_reclaim: Duration::from_secs(10),
                 ..lan
             },
             Self::Local => Tuning {
@@ -92,6 +94,14 @@ pub struct Tuning {
     pub gossip_nodes: usize,
     /// For how long the dead are remembered and gossiped to, so that they can refute.
     pub gossip_to_the_dead: Duration,
+    /// The name of a member that has left or is dead is at once anybody's who comes with it from a new
+    /// address; that of a suspect, when it has been one for this long. That of a member that answers never is.
+    ///
+    /// Shorter, a container that comes back at a new address is in sooner than its old life is found dead;
+    /// longer, a member that is cut off for a while is safer from another that has its name by mistake. The
+    /// default, two probe intervals, leaves a suspect that can answer the time to do so. (memberlist has
+    /// `DeadNodeReclaimTime` for the dead, and never gives a suspect's name away.)
+    pub dead_node_reclaim: Duration,
     /// The largest packet of gossip, in bytes.
     pub udp_buffer_size: usize,
     /// Whether streams are compressed, as Go does by default. Reading either works always.
@@ -112,6 +122,7 @@ impl Tuning {
             ("probe_timeout", self.probe_timeout),
             ("gossip_interval", self.gossip_interval),
             ("gossip_to_the_dead", self.gossip_to_the_dead),
+            ("dead_node_reclaim", self.dead_node_reclaim),
         ] {
             let ok = (Duration::from_millis(1)..=DAY).contains(&value);
             check(setting, &value, ok, "between 1 millisecond and 1 day")?;

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     pin, select,
@@ -50,6 +51,7 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
+    UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
     Counters { reply: oneshot::Sender<Counters> },
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
     Keys { reply: oneshot::Sender<Vec<SecretKey>> },
@@ -59,6 +61,7 @@ pub(super) enum Command {
 /// What the event loop shares with the handles: where it takes from, and where it tells.
 pub(super) struct Application {
     pub(super) outbox: Arc<Outbox>,
+    pub(super) reached_at: watch::Sender<SocketAddr>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) messages: Feed<Message>,
     pub(super) events: Feed<Event>,
@@ -79,6 +82,7 @@ pub(super) struct EventLoop {
     outbox: Arc<Outbox>,
     /// Taken from the outbox; they wait for room in the log.
     drafts: VecDeque<Draft>,
+    reached_at: watch::Sender<SocketAddr>,
     progress: watch::Sender<Progress>,
     messages: Feed<Message>,
     events: Feed<Event>,
@@ -98,7 +102,7 @@ impl EventLoop {
         tcp_timeout: Duration,
         application: Application,
     ) -> Self {
-        let Application { outbox, progress, messages, events } = application;
+        let Application { outbox, reached_at, progress, messages, events } = application;
         let Sockets { datagrams, acceptor, addr: _ } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout);
         let (lookups, found) = mpsc::channel(LOOKUPS);
@@ -113,6 +117,7 @@ impl EventLoop {
             found,
             outbox,
             drafts: VecDeque::new(),
+            reached_at,
             progress,
             messages,
             events,
@@ -200,6 +205,9 @@ impl EventLoop {
                 let (members, missing) = self.node.reached(seq);
                 let _ = reply.send(Reached { members, missing });
             }
+            Command::UpdateMeta { meta, reply } => {
+                let _ = reply.send(self.node.update_meta(Instant::now(), &meta));
+            }
             Command::Counters { reply } => {
                 let _ = reply.send(self.node.counters());
             }
@@ -283,6 +291,8 @@ impl EventLoop {
             self.datagrams.send(transmit);
         }
         self.datagrams.flush();
+        let addr = self.node.addr();
+        self.reached_at.send_if_modified(|known| std::mem::replace(known, addr) != addr);
         let progress = self.node.progress();
         self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         self.tell();

@@ -29,7 +29,7 @@ mod tests;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
@@ -50,9 +50,10 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Counters, Event, Member, Message, PublishError,
+    Config, ConfigError, Counters, Event, Member, Message, PublishError, Seed,
+    config::check_meta,
     dissemination::{Draft, Progress},
-    node::{Node, NodeConfig},
+    node::{Advertised, Node, NodeConfig},
     wire::{Address, Nonce},
 };
 
@@ -87,6 +88,17 @@ pub enum StartError {
     Advertise(String),
 }
 
+/// Why a node does not tell something else about itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateError {
+    /// It cannot be told.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node has left.
+    #[error("this node has left its cluster, and tells nothing any more; start another")]
+    Stopped,
+}
+
 /// A running node. Cheap to clone; when the last clone is dropped, the node leaves and stops.
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
@@ -95,7 +107,7 @@ pub struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: String,
-    addr: SocketAddr,
+    addr: watch::Receiver<SocketAddr>,
     commands: mpsc::Sender<Command>,
     outbox: Arc<Outbox>,
     progress: watch::Receiver<Progress>,
@@ -128,7 +140,13 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     });
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
-    let node = Node::new(
+    if !config.admission.allows(addr.ip()) {
+        return Err(StartError::Advertise(format!(
+            "cannot advertise {addr}: it is in none of the networks of BROADCAST_ALLOW (--allow), so that no other \
+             node with these would let this one in; add its network, or set BROADCAST_ADVERTISE (--advertise)"
+        )));
+    }
+    let mut node = Node::new(
         Instant::now(),
         NodeConfig {
             name: config.name.as_str().into(),
@@ -136,6 +154,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
             meta: config.meta.into(),
             seeds: config.join,
             limits: config.limits,
+            bounds: config.bounds,
+            admission: config.admission,
             replay: config.replay,
             epoch,
             // Without a system source of randomness, two nodes still differ by their start.
@@ -146,13 +166,19 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         },
     );
 
+    if let Some(host) = config.advertise.filter(|seed| seed.host.parse::<IpAddr>().is_err()) {
+        let host = Seed { port: addr.port(), ..host };
+        node.follow(Instant::now(), Advertised { host, ipv6: sockets.addr.is_ipv6() });
+    }
+
     let (commands, received) = mpsc::channel(COMMANDS);
     let outbox = Arc::new(Outbox::new(node.epoch()));
+    let (reached_at, known_addr) = watch::channel(addr);
     let (progress, known) = watch::channel(Progress::default());
     let (messages, events) = (Feed::new(KEPT_MESSAGES, Message::len), Feed::new(KEPT_EVENTS, |_| 0));
     let shared = Shared {
         name: config.name,
-        addr,
+        addr: known_addr,
         commands,
         outbox: Arc::clone(&outbox),
         progress: known,
@@ -160,7 +186,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         events: events.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application = Application { outbox, progress, messages, events };
+    let application = Application { outbox, reached_at, progress, messages, events };
     let event_loop = EventLoop::new(node, sockets, faults, config.tuning.tcp_timeout, application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
@@ -179,10 +205,24 @@ impl Handle {
         &self.0.name
     }
 
-    /// The address others reach this node at.
+    /// The address others reach this node at. One that was configured as a name is looked up again every
+    /// 10 s, and this node moves with it.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
-        self.0.addr
+        *self.0.addr.borrow()
+    }
+
+    /// Tells the others something else about this node, at most 512 bytes, which they hear of as
+    /// [`Event::Updated`]. Ends when it is on its way.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpdateError`].
+    pub async fn update_meta(&self, meta: impl Into<Vec<u8>>) -> Result<(), UpdateError> {
+        let meta = meta.into();
+        check_meta(&meta)?;
+        let told = self.ask(|reply| Command::UpdateMeta { meta: meta.into(), reply }).await;
+        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
     }
 
     /// Sends `value`, as JSON, under `key` to every other node. Ends when the message is numbered and will

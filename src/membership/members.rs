@@ -100,7 +100,7 @@ impl ByName {
     fn enter(&mut self, records: &[Record], place: usize) {
         let Self { places, hasher } = self;
         let hash = |place: &u32| hasher.hash_one(records[*place as usize].name.as_bytes());
-        let place = u32::try_from(place).expect("there are at most MAX_MEMBERS");
+        let place = u32::try_from(place).expect("there are at most max_members, which a u32 counts");
         places.insert_unique(hash(&place), place, hash);
     }
 

@@ -31,150 +31,63 @@
 //!
 //! # What can go wrong
 //!
-//! - *The same name at two addresses*: the live holder keeps it, both sides report a conflict; a left or
-//!   dead one is taken over at once.
+//! - *The same name at two addresses*: the live holder keeps it, both sides report a conflict; that of a
+//!   left or dead one is taken over at once, that of a suspect after `dead_node_reclaim`.
 //! - *A node restarts with a low incarnation*: it learns in the exchange of views what is said of it, and
 //!   refutes; and whoever hears a stale "alive" answers with the accusation, so that it can.
 //! - *An accusation with the highest incarnation there is* could never be refuted, and an "alive" with it
 //!   never be taken back; both are ignored.
 //! - *A member that speaks another protocol version* would make every exchange of views fail; it is not
-//!   let in.
+//!   let in. Nor is one from a network that is not allowed, one that the application refuses, or one for
+//!   which there is no room ([`Setup`]).
 
 mod awareness;
+mod conflict;
+mod member;
 mod members;
+mod myself;
 mod probe;
 mod queue;
+mod refusal;
 mod rules;
 mod suspicion;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    borrow::Borrow,
     collections::{BTreeMap, HashMap, VecDeque},
-    fmt,
     net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub use self::member::{Member, MemberState, NodeName};
 use self::{
     awareness::Awareness,
+    conflict::Conflicts,
     members::Members,
+    myself::FormerAddresses,
     probe::{Probe, Relay},
     suspicion::Suspicion,
 };
 pub(crate) use self::{
     members::Record,
     queue::{TransmitLimitedQueue, digits},
+    refusal::Refusal,
 };
 use crate::{
-    config::Tuning,
+    config::{Admission, Tuning},
     timers::Timers,
-    wire::{Address, Alive, Dead, Message, NodeState, Ping, PushPull, PushPullState, Versions, packet},
+    wire::{Address, Alive, Message, NodeState, Ping, PushPull, PushPullState, Versions, packet},
 };
-
-/// A node's name, unique in its cluster. Go nodes may put any bytes in it; it is shown as UTF-8 with
-/// what is not replaced.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName(Arc<[u8]>);
-
-impl NodeName {
-    /// The name's bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl From<&[u8]> for NodeName {
-    fn from(bytes: &[u8]) -> Self {
-        Self(bytes.into())
-    }
-}
-
-impl From<&str> for NodeName {
-    fn from(text: &str) -> Self {
-        text.as_bytes().into()
-    }
-}
-
-impl Borrow<[u8]> for NodeName {
-    fn borrow(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl PartialEq<str> for NodeName {
-    fn eq(&self, other: &str) -> bool {
-        *self.0 == *other.as_bytes()
-    }
-}
-
-impl fmt::Display for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        String::from_utf8_lossy(&self.0).fmt(f)
-    }
-}
-
-impl fmt::Debug for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
-    }
-}
-
-/// What is believed of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberState {
-    /// It answers.
-    Alive,
-    /// It did not answer lately; it has some time left to say otherwise.
-    Suspect,
-    /// It failed.
-    Dead,
-    /// It said good-bye.
-    Left,
-}
-
-impl MemberState {
-    /// Whether the member may still be there: alive or suspect.
-    #[must_use]
-    pub fn is_live(self) -> bool {
-        matches!(self, Self::Alive | Self::Suspect)
-    }
-}
-
-/// A member of the cluster, as one node sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its name.
-    pub name: NodeName,
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// What it tells about itself, at most 512 bytes.
-    pub meta: Bytes,
-    /// What is believed of it.
-    pub state: MemberState,
-    /// Which of its lives is meant: it counts up when it has to refute something said of it.
-    pub incarnation: u32,
-}
 
 /// The protocol versions this node can speak with, as memberlist counts them.
 const PROTOCOLS: std::ops::RangeInclusive<u8> = 1..=5;
 /// From this protocol version on a peer understands a checksum.
 const CHECKSUM_PROTOCOL: u8 = 5;
-/// How many members are remembered at most.
-pub(crate) const MAX_MEMBERS: usize = 100_000;
-/// How long a leaving node goes on telling so.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many members a leaving node tells so directly.
-const LEAVE_FANOUT: usize = 64;
-/// The same conflict is not reported again for this long.
-const CONFLICT_SILENCE: Duration = Duration::from_secs(30);
-/// How many conflicts are remembered, so as not to report them again.
-const MAX_CONFLICTS: usize = 1024;
 
 /// Something that happened in the cluster.
 #[derive(Clone, Debug)]
@@ -227,34 +140,6 @@ impl From<&Record> for Target {
     }
 }
 
-/// Why a message was not believed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("a ping for \"{0}\" arrived, which is not this node's name; does its address belong to another node now?")]
-    NotMe(NodeName),
-    #[error(
-        "node \"{name}\" speaks protocol versions {min} to {max} (currently {current}), this node {} to {}; \
-         run versions that overlap",
-        PROTOCOLS.start(), PROTOCOLS.end()
-    )]
-    Protocol { name: NodeName, min: u8, max: u8, current: u8 },
-    #[error(
-        "node \"{name}\" has {kind} version {version}, but this cluster needs {min} to {max}; run versions that overlap"
-    )]
-    Incompatible { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
-    #[error(
-        "node \"{name}\" understands {kind} versions {min} to {max}, but this cluster speaks {version}; \
-         run versions that overlap"
-    )]
-    Deaf { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
-    #[error("node \"{0}\" was not let in: {MAX_MEMBERS} members are known already")]
-    Full(NodeName),
-    #[error("a node without a name announces itself at {0}; give it one")]
-    NoName(SocketAddr),
-    #[error("node \"{0}\" announces no usable address ({1})")]
-    NoAddress(NodeName, SocketAddr),
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     // The end of a probe comes before the next one when both are due.
@@ -265,6 +150,8 @@ enum Timer {
     Relay(u32),
     Suspicion(NodeName),
     Leave,
+    /// This node is to announce itself at its new address.
+    Hello,
 }
 
 /// Whether this node is still taking part.
@@ -275,11 +162,27 @@ enum Presence {
     Gone,
 }
 
+/// What a membership begins with.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) me: NodeName,
+    pub(crate) address: Address,
+    pub(crate) meta: Bytes,
+    pub(crate) versions: Versions,
+    pub(crate) tuning: Tuning,
+    /// How many members are remembered at most.
+    pub(crate) max_members: usize,
+    pub(crate) admission: Admission,
+    pub(crate) rng_seed: u64,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Membership {
     me: NodeName,
     tuning: Tuning,
+    max_members: usize,
+    admission: Admission,
     rng: Xoshiro256PlusPlus,
     members: Members,
     incarnation: u32,
@@ -290,7 +193,8 @@ pub(crate) struct Membership {
     probe_place: usize,
     relays: BTreeMap<u32, Relay>,
     suspicions: HashMap<NodeName, Suspicion>,
-    conflicts: BTreeMap<NodeName, (SocketAddr, Instant)>,
+    conflicts: Conflicts,
+    former: FormerAddresses,
     queue: TransmitLimitedQueue,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -298,15 +202,8 @@ pub(crate) struct Membership {
 
 impl Membership {
     /// A node alone in its cluster.
-    pub(crate) fn new(
-        now: Instant,
-        me: NodeName,
-        address: Address,
-        meta: Bytes,
-        versions: Versions,
-        tuning: Tuning,
-        rng_seed: u64,
-    ) -> Self {
+    pub(crate) fn new(now: Instant, setup: Setup) -> Self {
+        let Setup { me, address, meta, versions, tuning, max_members, admission, rng_seed } = setup;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut members = Members::new();
         let record = members.insert(me.clone(), address, versions, now, &mut rng);
@@ -320,8 +217,10 @@ impl Membership {
         let mut this = Self {
             me,
             awareness: Awareness::new(tuning.awareness_max_multiplier),
-            queue: TransmitLimitedQueue::new(tuning.retransmit_mult, MAX_MEMBERS),
+            queue: TransmitLimitedQueue::new(tuning.retransmit_mult, max_members),
             tuning,
+            max_members,
+            admission,
             rng,
             members,
             incarnation: 1,
@@ -331,7 +230,8 @@ impl Membership {
             probe_place: 0,
             relays: BTreeMap::new(),
             suspicions: HashMap::new(),
-            conflicts: BTreeMap::new(),
+            conflicts: Conflicts::new(),
+            former: FormerAddresses::new(),
             timers,
             outputs: VecDeque::new(),
         };
@@ -346,12 +246,17 @@ impl Membership {
         let new: Vec<_> = members.iter().filter(|(name, ..)| self.members.get(name.as_bytes()).is_none()).collect();
         self.members.extend(new.into_iter().cloned(), now, &mut self.rng);
         // They know this node just as well.
-        self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, MAX_MEMBERS);
+        self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
     }
 
     /// How many messages wait to be told.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How many members are remembered at most, and messages about them queued.
+    pub(crate) fn max_members(&self) -> usize {
+        self.max_members
     }
 
     /// Every record, this node's own included.
@@ -443,53 +348,6 @@ impl Membership {
         PushPull { join, nodes: nodes.collect(), user_state: Bytes::new() }
     }
 
-    /// Whether this node has begun to leave.
-    pub(crate) fn has_left(&self) -> bool {
-        self.presence != Presence::Here
-    }
-
-    /// Tells the others that this node leaves, unless it is to be `silent`. [`Event::LeaveComplete`]
-    /// follows.
-    pub(crate) fn leave(&mut self, now: Instant, silent: bool) {
-        if self.presence != Presence::Here {
-            return;
-        }
-        self.presence = Presence::Leaving;
-        let name = Bytes::copy_from_slice(self.me.as_bytes());
-        let dead = Message::Dead(Dead { incarnation: self.incarnation, node: name.clone(), from: name });
-        let message = packet::encode_message(&dead);
-        let me = self.me.clone();
-        self.members.set_state(me.as_bytes(), MemberState::Left, now);
-        self.timers.cancel(&Timer::Probe);
-        self.timers.cancel(&Timer::PushPull);
-        // At once to as many as reasonable, ahead of whatever else is queued; the rest hear by gossip.
-        let told = self.members.random(LEAVE_FANOUT, &mut self.rng, Record::is_live);
-        if silent || told.is_empty() {
-            self.presence = Presence::Gone;
-            self.outputs.push_back(Output::Event(Event::LeaveComplete));
-            return;
-        }
-        for record in told {
-            let messages = vec![message.clone()];
-            self.outputs.push_back(Output::Packet { to: record.into(), messages, piggyback: false });
-        }
-        self.queue.push_named(me, message);
-        self.timers.set(Timer::Leave, now + LEAVE_TIMEOUT);
-    }
-
-    /// To be called after each round of gossip: notices when a leave has been told often enough.
-    pub(crate) fn after_gossip(&mut self) {
-        if self.presence == Presence::Leaving && !self.queue.contains(&self.me) {
-            self.finish_leave();
-        }
-    }
-
-    fn finish_leave(&mut self) {
-        self.presence = Presence::Gone;
-        self.timers.cancel(&Timer::Leave);
-        self.outputs.push_back(Output::Event(Event::LeaveComplete));
-    }
-
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
@@ -501,6 +359,7 @@ impl Membership {
                 Timer::Suspicion(name) => self.declare_dead(now, &name),
                 Timer::PushPull => self.next_push_pull(now),
                 Timer::Leave => self.finish_leave(),
+                Timer::Hello => self.say_hello(),
             }
         }
     }
@@ -525,7 +384,13 @@ impl Membership {
             Message::Ack(ack) => self.handle_ack(ack.seq),
             Message::Nack(nack) => self.handle_nack(nack.seq),
             Message::Suspect(suspect) => self.suspect(now, &suspect),
-            Message::Alive(alive) => self.alive(now, &alive)?,
+            Message::Alive(alive) => {
+                // As in memberlist, whoever sent it. What is only passed on by others is checked like this, too.
+                if !self.admission.allows(from.ip()) {
+                    return Err(Refusal::Outside { name: NodeName::from(&*alive.node), addr: from });
+                }
+                self.alive(now, Some(from), &alive)?;
+            }
             Message::Dead(dead) => self.dead(now, &dead),
             Message::User(_) => {}
         }
@@ -542,38 +407,8 @@ impl Membership {
         }
     }
 
-    /// Queues this node's own "alive".
-    fn announce(&mut self) {
-        let alive = encode_alive(self.me());
-        self.queue.push_named(self.me.clone(), alive);
-    }
-
     fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
-    }
-
-    /// Somebody claims the name of a live member. The application is told, and so are both of them, since
-    /// neither gossips to its own name.
-    fn report_conflict(&mut self, now: Instant, name: &NodeName, claim: &Alive) {
-        let Some(record) = self.members.get(name.as_bytes()) else { return };
-        let (holder, claimant) = (Target::from(record), claim.address.socket_addr());
-        let fresh = |at: Instant| now.saturating_duration_since(at) < CONFLICT_SILENCE;
-        if self.conflicts.get(name).is_some_and(|&(known, at)| known == claimant && fresh(at)) {
-            return;
-        }
-        self.conflicts.retain(|_, (_, at)| fresh(*at));
-        if self.conflicts.len() >= MAX_CONFLICTS {
-            return;
-        }
-        self.conflicts.insert(name.clone(), (claimant, now));
-        let held = encode_alive(record);
-        if *name != self.me {
-            let claimed = packet::encode_message(&Message::Alive(claim.clone()));
-            self.outputs.push_back(Output::Packet { to: holder, messages: vec![claimed], piggyback: false });
-        }
-        let to = Target::unknown(claimant);
-        self.outputs.push_back(Output::Packet { to, messages: vec![held], piggyback: false });
-        self.emit(Event::NameConflict { name: name.clone(), holder: holder.addr, claimant });
     }
 }
 
@@ -592,16 +427,4 @@ fn encode_alive(record: &Record) -> Bytes {
 fn push_pull_scale(n: usize) -> u32 {
     const THRESHOLD: usize = 32;
     if n <= THRESHOLD { 1 } else { ((n as f64).log2() - 5.0).ceil() as u32 + 1 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn views_are_exchanged_more_rarely_in_large_clusters() {
-        for (n, scale) in [(1, 1), (32, 1), (33, 2), (64, 2), (65, 3), (128, 3), (256, 4), (1000, 6), (10_000, 10)] {
-            assert_eq!(push_pull_scale(n), scale, "n {n}");
-        }
-    }
 }

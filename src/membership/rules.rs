@@ -2,18 +2,20 @@
 //!
 //! SWIM section 4.2, with memberlist's additions: leaving on purpose, addresses that move, versions.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
 use super::{
-    Event, MAX_MEMBERS, MemberState, Membership, NodeName, Output, PROTOCOLS, Presence, Record, Refusal, Suspicion,
-    Target, Timer,
+    Event, MemberState, Membership, NodeName, Output, PROTOCOLS, Presence, Record, Refusal, Suspicion, Target, Timer,
+    encode_alive,
 };
+use crate::config::{Candidate, Claim};
 use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, Versions, packet};
 
 impl Membership {
-    pub(super) fn alive(&mut self, now: Instant, alive: &Alive) -> Result<(), Refusal> {
+    /// `from` is who sent it, if it came by itself and not with a whole view.
+    pub(super) fn alive(&mut self, now: Instant, from: Option<SocketAddr>, alive: &Alive) -> Result<(), Refusal> {
         let name = NodeName::from(&*alive.node);
         let of_me = name == self.me;
         if of_me && self.presence != Presence::Here {
@@ -41,7 +43,11 @@ impl Membership {
             return self.admit(now, name, alive);
         };
         let moved = record.addr() != addr;
-        if moved && (of_me || record.is_live()) {
+        if moved && of_me && self.is_outdated(alive) {
+            self.correct_outdated(now, alive);
+            return Ok(());
+        }
+        if moved && !self.is_up_for_reclaim(now, record) {
             self.report_conflict(now, &name, alive);
             return Ok(());
         }
@@ -57,20 +63,49 @@ impl Membership {
             return Ok(());
         }
         if alive.incarnation <= record.incarnation && !moved {
-            self.answer_stale(alive);
+            self.answer_stale(from, alive);
             return Ok(());
+        }
+        self.check_admission(&name, alive, moved)?;
+        if alive.incarnation <= record.incarnation {
+            // What is said of the name's former life will be taken for its own, unless it goes beyond it.
+            self.answer_stale(from, alive);
         }
         self.believe_alive(now, &name, alive);
         Ok(())
+    }
+
+    /// Whether a name may go to who comes with it from a new address.
+    fn is_up_for_reclaim(&self, now: Instant, record: &Record) -> bool {
+        let since = now.saturating_duration_since(record.since());
+        record.name != self.me
+            && match record.state() {
+                MemberState::Alive => false,
+                MemberState::Suspect => since >= self.tuning.dead_node_reclaim,
+                MemberState::Dead | MemberState::Left => true,
+            }
+    }
+
+    /// Whether a member may be believed: one that is new, or `moved`, or says something new.
+    fn check_admission(&self, name: &NodeName, alive: &Alive, moved: bool) -> Result<(), Refusal> {
+        let addr = alive.address.socket_addr();
+        if moved && !self.admission.allows(addr.ip()) {
+            return Err(Refusal::Outside { name: name.clone(), addr });
+        }
+        let claim = Claim::new(&alive.node, addr, &alive.meta, alive.versions.unwrap_or_default(), true);
+        self.admission
+            .ask(Candidate::Member(claim))
+            .map_err(|reason| Refusal::NotAdmitted { name: name.clone(), reason })
     }
 
     fn admit(&mut self, now: Instant, name: NodeName, alive: &Alive) -> Result<(), Refusal> {
         if alive.incarnation == 0 {
             return Ok(());
         }
-        if self.members.len() >= MAX_MEMBERS {
-            return Err(Refusal::Full(name));
+        if self.members.len() >= self.max_members {
+            return Err(Refusal::Full { name, max: self.max_members });
         }
+        self.check_admission(&name, alive, true)?;
         let versions = alive.versions.unwrap_or_default();
         let record = self.members.insert(name.clone(), alive.address, versions, now, &mut self.rng);
         record.incarnation = alive.incarnation;
@@ -102,12 +137,20 @@ impl Membership {
         }
     }
 
-    /// Somebody still believes in a life of a node that has been accused since. The node itself may not
-    /// have heard, having been restarted, say: it is told, so that it can refute.
-    fn answer_stale(&mut self, alive: &Alive) {
+    /// Somebody believes in a life of a node that has been accused since, or that is over. The node itself
+    /// may not have heard, having been restarted, say: it is told, so that it can refute.
+    fn answer_stale(&mut self, from: Option<SocketAddr>, alive: &Alive) {
         let Some(record) = self.members.get(&alive.node) else { return };
         let (incarnation, node) = (record.incarnation, alive.node.clone());
+        let to = Target { addr: alive.address.socket_addr(), ..Target::from(record) };
         let accusation = match record.state() {
+            // Others say such things while a newer life is only going round; who says it of itself does
+            // not know that there was one.
+            MemberState::Alive if from == Some(to.addr) && alive.incarnation < incarnation => {
+                let messages = vec![encode_alive(record)];
+                self.outputs.push_back(Output::Packet { to, messages, piggyback: false });
+                return;
+            }
             MemberState::Alive => return,
             MemberState::Suspect => {
                 let from = Bytes::copy_from_slice(self.me.as_bytes());
@@ -120,7 +163,7 @@ impl Membership {
             MemberState::Left => Message::Dead(Dead { incarnation, from: node.clone(), node }),
         };
         let messages = vec![packet::encode_message(&accusation)];
-        self.outputs.push_back(Output::Packet { to: Target::from(record), messages, piggyback: false });
+        self.outputs.push_back(Output::Packet { to, messages, piggyback: false });
     }
 
     pub(super) fn suspect(&mut self, now: Instant, suspect: &Suspect) {
@@ -191,17 +234,6 @@ impl Membership {
         }
     }
 
-    /// Something wrong is said of a life of this node: it begins a new one, and says so.
-    fn refute(&mut self, accused: u32) {
-        let Some(next) = self.incarnation.max(accused).checked_add(1) else { return };
-        self.incarnation = next;
-        self.awareness.apply(1);
-        if let Some(record) = self.members.get_mut(self.me.as_bytes()) {
-            record.incarnation = next;
-        }
-        self.announce();
-    }
-
     fn drop_suspicion(&mut self, name: &NodeName) {
         if self.suspicions.remove(name).is_some() {
             self.timers.cancel(&Timer::Suspicion(name.clone()));
@@ -218,11 +250,12 @@ impl Membership {
     /// The two views do not speak a common protocol version; nothing has changed.
     pub(crate) fn merge(&mut self, now: Instant, remote: &PushPull) -> Result<Option<Refusal>, Refusal> {
         self.check_versions(remote)?;
+        self.check_view(remote)?;
         let me = Bytes::copy_from_slice(self.me.as_bytes());
         let mut refused = None;
         for node in &remote.nodes {
             match node.state {
-                NodeState::Alive => refused = self.alive(now, &alive_of(node)).err().or(refused),
+                NodeState::Alive => refused = self.alive(now, None, &alive_of(node)).err().or(refused),
                 NodeState::Left => {
                     let (incarnation, node) = (node.incarnation, node.name.clone());
                     self.dead(now, &Dead { incarnation, from: node.clone(), node });
@@ -234,6 +267,22 @@ impl Membership {
             }
         }
         Ok(refused)
+    }
+
+    /// Whether the application wants to have to do with the cluster of a node that joins, or is joined.
+    fn check_view<'a>(&self, remote: &'a PushPull) -> Result<(), Refusal> {
+        if !remote.join || !self.admission.has_filter() {
+            return Ok(());
+        }
+        let claim = |node: &'a PushPullState| {
+            let live = matches!(node.state, NodeState::Alive | NodeState::Suspect);
+            let (addr, versions) = (node.address.socket_addr(), node.versions.unwrap_or_default());
+            Claim::new(&node.name, addr, &node.meta, versions, live)
+        };
+        let claims: Vec<_> = remote.nodes.iter().map(claim).collect();
+        self.admission
+            .ask(Candidate::View(&claims))
+            .map_err(|reason| Refusal::ViewNotAdmitted { nodes: claims.len(), reason })
     }
 
     /// Whether a node with these versions and all members understand each other. One that does not would
@@ -286,16 +335,6 @@ impl Membership {
             }
         }
         Ok(())
-    }
-
-    /// Whether another live node has this node's name, as a view that was just received says.
-    pub(crate) fn name_is_taken(&self, remote: &PushPull) -> bool {
-        let mine = self.members.get(self.me.as_bytes()).map(Record::addr);
-        remote.nodes.iter().any(|node| {
-            *node.name == *self.me.as_bytes()
-                && matches!(node.state, NodeState::Alive | NodeState::Suspect)
-                && Some(node.address.socket_addr()) != mine
-        })
     }
 }
 

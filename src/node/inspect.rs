@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Node;
 use crate::{
     dissemination::Counters,
-    membership::{MAX_MEMBERS, MemberState, NodeName, Record},
+    membership::{MemberState, NodeName, Record},
     wire::{Address, Versions},
 };
 
@@ -57,10 +57,10 @@ impl Node {
     pub(crate) fn sizes(&self) -> impl Iterator<Item = Size> {
         let (queued, capacity) = self.dissemination.queued();
         let sizes = [
-            ("members", self.membership.records().len(), MAX_MEMBERS),
-            ("messages about members to tell", self.membership.queued(), MAX_MEMBERS),
+            ("members", self.membership.records().len(), self.membership.max_members()),
+            ("messages about members to tell", self.membership.queued(), self.membership.max_members()),
             ("messages to repeat to plain nodes", queued, capacity),
-            ("bytes of unfinished streams", self.buffered(), super::streams::MAX_BUFFERED),
+            ("bytes of unfinished streams", self.buffered(), self.bounds.max_stream_bytes),
         ];
         let sizes = sizes.into_iter().chain(self.dissemination.sizes());
         sizes.map(|(what, held, bound)| Size { what, held, bound })

@@ -152,13 +152,16 @@ impl Node {
         self.timers.set(Timer::Seed(index), now + delay.mul_f64(self.rng.random_range(0.5..1.5)));
     }
 
-    /// Takes the addresses that a seed's name resolved to, or why it did not.
+    /// Takes the addresses that a name resolved to, or why it did not.
     pub(crate) fn handle_lookup(&mut self, now: Instant, seed: &Seed, result: Result<Vec<SocketAddr>, String>) {
         for index in 0..self.seeds.list.len() {
             let state = &self.seeds.list[index];
             if state.seed == *seed && matches!(state.phase, Phase::LookingUp) {
                 self.join_seed(now, index, result.clone());
             }
+        }
+        if let Ok(found) = &result {
+            self.check_own(now, seed, found);
         }
         self.settle(now);
     }

@@ -14,6 +14,7 @@
 //!   for the rest.
 //! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
 
+mod identity;
 mod inspect;
 mod join;
 mod seal;
@@ -31,10 +32,10 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub(crate) use self::{inspect::Size, seal::KeyChange};
+pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
 use self::{join::Seeds, seal::Sealer, streams::Stream};
 use crate::{
-    config::{Limits, Seed, Tuning},
+    config::{Admission, Bounds, Limits, Seed, Tuning},
     dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
     membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
     timers::Timers,
@@ -132,7 +133,7 @@ pub(crate) enum Action {
     Write { id: StreamId, data: Bytes },
     /// Send what was written, then end the stream. Nothing more is wanted from it.
     Close { id: StreamId },
-    /// Resolve a seed's name, and report with [`Node::handle_lookup`].
+    /// Resolve a name, of a seed or of this node's own address, and report with [`Node::handle_lookup`].
     Lookup { seed: Seed },
 }
 
@@ -156,6 +157,8 @@ pub(crate) struct NodeConfig {
     pub(crate) seeds: Vec<Seed>,
     pub(crate) tuning: Tuning,
     pub(crate) limits: Limits,
+    pub(crate) bounds: Bounds,
+    pub(crate) admission: Admission,
     /// Begin with what the others still retain.
     pub(crate) replay: bool,
     /// When this node starts, in microseconds since 1970.
@@ -173,6 +176,8 @@ enum Timer {
     Seed(usize),
     Stream(StreamId),
     Leave,
+    /// The name of this node's own address is to be resolved again.
+    Advertise,
 }
 
 /// How often the application was told of unusable input, in the present second.
@@ -189,10 +194,12 @@ pub(crate) struct Node {
     /// As configured, but for the size of packets, which is without the envelope's part.
     tuning: Tuning,
     sealer: Sealer,
+    bounds: Bounds,
     rng: Xoshiro256PlusPlus,
     membership: Membership,
     dissemination: Dissemination,
     seeds: Seeds,
+    advertised: Option<Advertised>,
     /// Whether this node has been part of a cluster, or has none to join.
     ready: bool,
     streams: BTreeMap<StreamId, Stream>,
@@ -214,18 +221,43 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
-        let NodeConfig { name, address, meta, seeds, mut tuning, limits, replay, epoch, rng_seed, envelope, nonce } =
-            config;
+        let NodeConfig {
+            name,
+            address,
+            meta,
+            seeds,
+            mut tuning,
+            limits,
+            bounds,
+            admission,
+            replay,
+            epoch,
+            rng_seed,
+            envelope,
+            nonce,
+        } = config;
         tuning.udp_buffer_size -= envelope.packet_overhead();
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
+        let setup = membership::Setup {
+            me: name.clone(),
+            address,
+            meta,
+            versions: VERSIONS,
+            tuning: tuning.clone(),
+            max_members: bounds.max_members,
+            admission,
+            rng_seed: rng.random(),
+        };
         let mut node = Self {
-            membership: Membership::new(now, name.clone(), address, meta, VERSIONS, tuning.clone(), rng.random()),
+            membership: Membership::new(now, setup),
             dissemination: Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random()),
             seeds: Seeds::new(seeds),
+            advertised: None,
             tuning,
             sealer: Sealer::new(envelope, nonce),
+            bounds,
             rng,
             ready: false,
             streams: BTreeMap::new(),
@@ -291,6 +323,7 @@ impl Node {
                 Timer::Seed(index) => self.check_seed(now, index),
                 Timer::Stream(id) => self.time_out_stream(now, id),
                 Timer::Leave => self.say_good_bye(now),
+                Timer::Advertise => self.resolve_own(now),
             }
         }
         self.settle(now);

@@ -25,11 +25,6 @@ use crate::{
     },
 };
 
-/// How many streams others may have open to this node.
-const MAX_SERVED: usize = 128;
-/// What all streams together may have sent without having come to an end, in bytes.
-pub(super) const MAX_BUFFERED: usize = 64 << 20;
-
 #[derive(Debug)]
 pub(super) struct Stream {
     peer: SocketAddr,
@@ -71,8 +66,9 @@ impl Node {
     /// A stream was opened from outside; `None` refuses it.
     pub(crate) fn handle_accept(&mut self, now: Instant, from: SocketAddr) -> Option<StreamId> {
         let served = self.streams.values().filter(|stream| stream.role == Role::Serving).count();
-        if served >= MAX_SERVED {
-            self.reject(now, from, &format_args!("{MAX_SERVED} streams are open already; a new one was refused"));
+        let max = self.bounds.max_streams;
+        if served >= max {
+            self.reject(now, from, &format_args!("{max} streams are open already; a new one was refused"));
             return None;
         }
         Some(self.open(now, from, Role::Serving))
@@ -119,7 +115,8 @@ impl Node {
     fn open(&mut self, now: Instant, peer: SocketAddr, role: Role) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
-        self.streams.insert(id, Stream { peer, role, opener: Opener::new(role.hears()), received: 0 });
+        let opener = Opener::with_limits(role.hears(), self.bounds.stream);
+        self.streams.insert(id, Stream { peer, role, opener, received: 0 });
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
     }
@@ -147,8 +144,9 @@ impl Node {
         match input {
             StreamInput::Data(data) => {
                 stream.received += data.len();
-                if buffered + data.len() > MAX_BUFFERED {
-                    let reason = format!("streams hold {MAX_BUFFERED} bytes already; one was cut off");
+                let max = self.bounds.max_stream_bytes;
+                if buffered + data.len() > max {
+                    let reason = format!("streams hold {max} bytes already; one was cut off");
                     self.break_off(now, id, reason, true);
                     return;
                 }

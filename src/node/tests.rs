@@ -1,5 +1,6 @@
 //! The core under a virtual clock.
 
+mod identity;
 mod seal;
 
 use std::{net::SocketAddr, time::Duration};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::network::Boot;
 use crate::{
+    config::{Admission, Bounds},
     dissemination::{Message, MessageId, PublishError},
     membership::NodeName,
     node::{Event, Node, NodeConfig},
@@ -19,6 +20,8 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
         seeds: boot.seeds.to_vec(),
         tuning: boot.tuning.clone(),
         limits: boot.limits,
+        bounds: Bounds::default(),
+        admission: Admission::default(),
         replay: boot.replay,
         epoch: boot.epoch,
         rng_seed,

@@ -77,6 +77,20 @@ impl Sim {
         self.network.alias(name, addrs);
     }
 
+    /// Gives a running node's host another address, `10.0.0.host:7946`; its old one is nobody's then.
+    pub(crate) fn relocate(&mut self, addr: SocketAddr, host: u16) -> SocketAddr {
+        let (id, new) = (self.id(addr), Network::address(u32::from(host)));
+        self.network.move_host(id, new);
+        self.hosts.remove(&addr);
+        self.hosts.insert(new, id);
+        new
+    }
+
+    /// Changes what a node tells of itself.
+    pub(crate) fn update_meta(&mut self, addr: SocketAddr, meta: &'static [u8]) {
+        assert!(self.with(addr, |node, now| node.update_meta(now, &Bytes::from_static(meta))), "it has left");
+    }
+
     /// Ends a node without a word.
     pub(crate) fn kill(&mut self, addr: SocketAddr) {
         let id = self.hosts.remove(&addr).expect("a running node");

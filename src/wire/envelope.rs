@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     body::kind,
     keyring::{Keyring, Nonce, SEAL_OVERHEAD},
-    limits,
+    limits::{self, StreamLimits},
     stream::{Skipped, StreamError, StreamMessage, StreamReader},
 };
 
@@ -235,11 +235,13 @@ enum Awaited {
 
 /// Opens a stream as its bytes come, and reads the message in it.
 ///
-/// Of an encrypted message it holds no more than has come, at most [`limits::SEALED`] bytes.
+/// Of an encrypted message it holds no more than has come, at most [`limits::SEALED`] bytes, or
+/// [`StreamLimits::whole`] if that is less.
 #[derive(Debug)]
 pub struct Opener {
     awaited: Awaited,
     held: BytesMut,
+    max_sealed: usize,
     reader: StreamReader,
 }
 
@@ -247,11 +249,18 @@ impl Opener {
     /// For what comes in that direction.
     #[must_use]
     pub fn new(direction: Direction) -> Self {
+        Self::with_limits(direction, StreamLimits::default())
+    }
+
+    /// One that takes no more than this.
+    #[must_use]
+    pub fn with_limits(direction: Direction, limits: StreamLimits) -> Self {
         let awaited = match direction {
             Direction::Request => Awaited::Label,
             Direction::Answer => Awaited::Frame,
         };
-        Self { awaited, held: BytesMut::new(), reader: StreamReader::new() }
+        let (max_sealed, reader) = (limits::SEALED.min(limits.whole), StreamReader::with_limits(limits));
+        Self { awaited, held: BytesMut::new(), max_sealed, reader }
     }
 
     /// The records of the push/pull that were left out; `None` when there were none.
@@ -290,7 +299,7 @@ impl Opener {
                     }
                     let Some(&frame) = self.held.first_chunk::<FRAME>() else { return Ok(None) };
                     let [_, len @ ..] = frame;
-                    let (len, max) = (u32::from_be_bytes(len) as usize, limits::SEALED);
+                    let (len, max) = (u32::from_be_bytes(len) as usize, self.max_sealed);
                     if len > max {
                         let what = "bytes of encrypted message";
                         return Err(StreamError::Announced { what, found: len as u64, max });

@@ -18,6 +18,33 @@ pub const STREAM_USER_MESSAGE: usize = 20 << 20;
 pub const STREAM: usize = 40 << 20;
 /// What one compressed stream message may grow to, in bytes.
 pub const STREAM_DECOMPRESSED: usize = 40 << 20;
+/// What one stream may carry, where it is to be less than these constants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// The records in one push/pull.
+    pub push_pull_nodes: usize,
+    /// The application's state in a push/pull, in bytes.
+    pub user_state: usize,
+    /// A user message, in bytes.
+    pub user_message: usize,
+    /// A whole message before decompression, in bytes.
+    pub whole: usize,
+    /// What one compressed message may grow to, in bytes.
+    pub decompressed: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            push_pull_nodes: PUSH_PULL_NODES,
+            user_state: USER_STATE,
+            user_message: STREAM_USER_MESSAGE,
+            whole: STREAM,
+            decompressed: STREAM_DECOMPRESSED,
+        }
+    }
+}
+
 /// One structure in a stream, in bytes: a header, a node's record, a ping, an ack, an error. (What a
 /// compressed message holds is under [`STREAM`] instead.)
 pub const STREAM_STRUCT: usize = 64 << 10;

@@ -15,7 +15,7 @@ use super::{
     },
     compress,
     envelope::EnvelopeError,
-    limits,
+    limits::{self, StreamLimits},
     msgpack::Scanner,
 };
 
@@ -70,8 +70,11 @@ pub enum StreamError {
         max: usize,
     },
     /// The whole message exceeds the limit.
-    #[error("stream does not end within {max} bytes, the limit", max = limits::STREAM)]
-    TooLong,
+    #[error("stream does not end within {max} bytes, the limit")]
+    TooLong {
+        /// The limit.
+        max: usize,
+    },
     /// What was compressed or encrypted is not all of a message.
     #[error("stream's compressed or encrypted message holds {0} bytes, which are not all of a message; it was cut off")]
     CutOff(usize),
@@ -105,7 +108,7 @@ enum Awaited {
 
 /// Reads one message from a stream, however it is cut into pieces.
 ///
-/// Holds what has arrived and is not yet parsed, at most [`limits::STREAM`] bytes, and makes no room
+/// Holds what has arrived and is not yet parsed, at most [`StreamLimits::whole`] bytes, and makes no room
 /// for what is only announced. The time it takes is proportional to the bytes, not to the pieces.
 ///
 /// In a push/pull, a record that can be read but describes no possible node ([`RecordError`]) is left
@@ -113,6 +116,7 @@ enum Awaited {
 /// Anything else wrong ends the stream.
 #[derive(Debug, Default)]
 pub struct StreamReader {
+    limits: StreamLimits,
     /// What has arrived and is not parsed.
     buf: BytesMut,
     /// How many bytes have arrived in all.
@@ -130,6 +134,12 @@ impl StreamReader {
         Self::default()
     }
 
+    /// One that takes no more than this.
+    #[must_use]
+    pub fn with_limits(limits: StreamLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Takes the next bytes of the stream and gives the message once it is complete.
     /// Bytes behind the message are ignored.
     ///
@@ -140,11 +150,11 @@ impl StreamReader {
         if matches!(self.awaited, Awaited::Done) {
             return Ok(None);
         }
-        let taken = data.len().min(limits::STREAM - self.arrived);
+        let taken = data.len().min(self.limits.whole - self.arrived);
         self.arrived += taken;
         self.buf.extend_from_slice(&data[..taken]);
         let result = match self.advance() {
-            Ok(None) if taken < data.len() => Err(StreamError::TooLong),
+            Ok(None) if taken < data.len() => Err(StreamError::TooLong { max: self.limits.whole }),
             result => result,
         };
         if !matches!(result, Ok(None)) {
@@ -171,7 +181,7 @@ impl StreamReader {
                 }
                 Awaited::Struct { kind, scanner } => {
                     let kind = *kind;
-                    let max = if kind == kind::COMPRESS { limits::STREAM } else { limits::STREAM_STRUCT };
+                    let max = if kind == kind::COMPRESS { self.limits.whole } else { limits::STREAM_STRUCT };
                     let Some(body) = next_struct(&mut self.buf, scanner, max).map_err(body_error(kind))? else {
                         return Ok(None);
                     };
@@ -181,12 +191,13 @@ impl StreamReader {
                         kind::ERROR => decode_error(&body).map(StreamMessage::Error),
                         kind::COMPRESS => return self.decompress(body),
                         kind::PUSH_PULL => {
-                            self.awaited = push_pull(PushPullHeader::decode(&body).map_err(body_error(kind))?)?;
+                            self.awaited =
+                                push_pull(PushPullHeader::decode(&body).map_err(body_error(kind))?, &self.limits)?;
                             continue;
                         }
                         _ => {
                             let len = decode_user_header(&body).map_err(body_error(kind))?;
-                            let len = announced("bytes of user message", len, limits::STREAM_USER_MESSAGE)?;
+                            let len = announced("bytes of user message", len, self.limits.user_message)?;
                             self.awaited = Awaited::User { len };
                             continue;
                         }
@@ -233,7 +244,7 @@ impl StreamReader {
     /// Reads the message inside a compressed one.
     fn decompress(&mut self, body: Bytes) -> Result<Option<StreamMessage>, StreamError> {
         let plain = decode_compressed(&body, 0..body.len())
-            .and_then(|data| Ok(compress::decompress(&data, limits::STREAM_DECOMPRESSED)?))
+            .and_then(|data| Ok(compress::decompress(&data, self.limits.decompressed)?))
             .map_err(body_error(kind::COMPRESS))?;
         drop(body);
         self.buf = BytesMut::from(Bytes::from(plain));
@@ -258,9 +269,9 @@ fn check_type(kind: u8, decompressed: bool) -> Result<(), StreamError> {
     }
 }
 
-fn push_pull(header: PushPullHeader) -> Result<Awaited, StreamError> {
-    announced("records in a push/pull", header.nodes, limits::PUSH_PULL_NODES)?;
-    announced("bytes of user state", header.user_state, limits::USER_STATE)?;
+fn push_pull(header: PushPullHeader, limits: &StreamLimits) -> Result<Awaited, StreamError> {
+    announced("records in a push/pull", header.nodes, limits.push_pull_nodes)?;
+    announced("bytes of user state", header.user_state, limits.user_state)?;
     Ok(Awaited::Record { header, left: header.nodes, nodes: Vec::new(), scanner: Scanner::default() })
 }
 
