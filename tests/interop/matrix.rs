@@ -227,6 +227,8 @@ fn go_speaks(ours: &Embedded, go: &mut Process) {
 fn metadata_changes(ours: &Embedded, go: &mut Process) {
     go.say("meta changed");
     ours.log.wait_line(0, &json!({"event": "updated", "member": "go", "meta": "changed"}));
+    ours.run(|node| async move { node.update_meta("changed, too").await }).expect("it is short");
+    go.log.wait_line(0, &json!({"event": "updated", "member": "ours", "meta": "changed, too"}));
 }
 
 /// Each does nothing until the other suspects it, and then says otherwise, in a later incarnation.
