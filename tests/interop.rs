@@ -1,6 +1,10 @@
-//! One cluster of our nodes and of nodes built on the real hashicorp/memberlist, with its default
-//! (compressing) configuration: `tests/interop/main.go`.
+//! One cluster of our nodes and of nodes built on the real hashicorp/memberlist: `tests/interop/main.go`,
+//! with memberlist's default configuration here, and with every other in the [`matrix`].
 
+#[path = "interop/churn.rs"]
+mod churn;
+#[path = "interop/matrix.rs"]
+mod matrix;
 mod support;
 
 use std::{
@@ -15,13 +19,24 @@ use broadcast::wire::{
     NodeState, PushPull, PushPullState,
     stream::{self, StreamMessage, StreamReader},
 };
+use libtest_mimic::Arguments;
 use serde_json::{Value, json};
 
-use support::{LIMIT, Log, Process, go, require};
+use support::{LIMIT, Log, Process, go::Release, require};
+
+/// Nearly all of the time the tests wait for timers of the protocol.
+const THREADS: usize = 8;
 
 fn main() -> ExitCode {
-    require::run(
-        go::missing(),
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(THREADS);
+    let missing = Release::Current.missing();
+    let old = Release::Old.missing().filter(|_| missing.is_none());
+    let old = missing.clone().or(old);
+    let mut cases = churn::cases(old.as_ref());
+    cases.extend(matrix::cases(missing.as_ref(), old.as_ref()));
+    cases.extend(require::cases(
+        missing.as_ref(),
         &[
             ("ours_joins_through_go_local", || ours_joins_through_go("local")),
             ("ours_joins_through_go_lan", || ours_joins_through_go("lan")),
@@ -42,7 +57,8 @@ fn main() -> ExitCode {
             ("a_name_that_go_has_is_not_taken", a_name_that_go_has_is_not_taken),
             ("a_name_that_ours_has_is_not_taken", a_name_that_ours_has_is_not_taken),
         ],
-    )
+    ));
+    require::run_cases(&args, cases)
 }
 
 fn ours(name: &str, preset: &str, args: &[&str]) -> Process {
@@ -51,7 +67,7 @@ fn ours(name: &str, preset: &str, args: &[&str]) -> Process {
 
 fn go(name: &str, preset: &str, args: &[&str]) -> Process {
     let bind: &[&str] = if args.contains(&"-bind") { &[] } else { &["-bind", "127.0.0.1:0"] };
-    go::node(&[&["-name", name, "-preset", preset], bind, args].concat())
+    Release::Current.node(&[&["-name", name, "-preset", preset], bind, args].concat())
 }
 
 fn addr(node: &Process) -> String {

@@ -5,7 +5,10 @@ use std::{ops::Range, str, sync::Arc};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::payload::{self, Draft, Identity, Parsed};
+use super::{
+    payload::{self, Draft, Identity, Parsed},
+    plain::Said,
+};
 use crate::membership::NodeName;
 
 /// What makes a message of an origin different from every other: the origin's life, and a count.
@@ -30,6 +33,8 @@ struct Inner {
     plain: Option<NodeName>,
     /// Of what time it is an event to serf's agents.
     event: Option<u64>,
+    /// Whether the plain node said the bytes that the value stands for.
+    raw: bool,
     /// The JSON as it travels.
     payload: Bytes,
     key: Key,
@@ -62,6 +67,7 @@ impl Message {
             id: MessageId { epoch: identity.epoch, seq: identity.seq },
             plain: identity.plain.as_deref().map(NodeName::from),
             event: identity.event,
+            raw: identity.raw && identity.plain.is_some(),
             payload: payload.clone(),
             key,
             value: parsed.value.clone(),
@@ -71,7 +77,7 @@ impl Message {
 
     /// What others than memberlist nodes said: `source` stands for them. `value` is JSON.
     pub(crate) fn of_others(source: &str, key: &str, value: &str) -> Self {
-        let payload = Draft::new(key, value, source).on_behalf_of(source).finish(0, 0).slice(1..);
+        let payload = Draft::new(key, value, source).on_behalf_of(source, false).finish(0, 0).slice(1..);
         let text = std::str::from_utf8(&payload).expect("a draft is made of text");
         let parsed = payload::parse(text).expect("a draft is JSON");
         let identity = parsed.identity.as_ref().expect("a finished draft has an identity");
@@ -114,6 +120,14 @@ impl Message {
         serde_json::from_str(self.value())
     }
 
+    /// The very bytes, if a plain memberlist node said something that is not JSON with a key and a value. The
+    /// key is empty then, and the value is these bytes, as a text if they are one, else as an array of
+    /// numbers.
+    #[must_use]
+    pub fn raw(&self) -> Option<Vec<u8>> {
+        self.0.raw.then(|| payload::raw_bytes(self.value()))?
+    }
+
     /// Over how many hops it came: 1 straight from its origin.
     #[must_use]
     pub fn hops(&self) -> u8 {
@@ -144,8 +158,10 @@ impl Message {
         self.0.event
     }
 
-    pub(super) fn plain(&self) -> Option<&NodeName> {
-        self.0.plain.as_ref()
+    /// The plain node that said it, and what.
+    pub(super) fn plain(&self) -> Option<(&NodeName, Said<'_>)> {
+        let said = Said { key: self.key().into(), value: self.value().into(), raw: self.0.raw };
+        self.0.plain.as_ref().map(|plain| (plain, said))
     }
 }
 

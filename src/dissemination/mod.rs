@@ -77,7 +77,8 @@ use self::{
     control::{Control, ControlError, Have, MAGIC},
     inbound::{Inbound, StreamError, Taken},
     outbound::{AckError, Outbound},
-    plain::{Flooded, Heard},
+    payload::Parsed,
+    plain::{Flooded, Heard, Said},
     ring::{FANOUT, Ring},
 };
 use crate::{
@@ -170,6 +171,8 @@ pub(crate) enum Unusable {
     Stream { origin: NodeName, error: StreamError },
     #[error("a message of the plain node \"{0}\" was dropped: {1}")]
     Plain(NodeName, Flooded),
+    #[error("a message of the plain node \"{name}\" was dropped: as JSON it takes {size} bytes, {MAX_MESSAGE} at most")]
+    TooLarge { name: NodeName, size: usize },
     #[error("a message of the plain node \"{0}\" was dropped: members that are slow need what came before it")]
     NoRoom(NodeName),
     #[error(transparent)]
@@ -457,8 +460,10 @@ impl Dissemination {
         membership: &Membership,
     ) -> Result<(), Unusable> {
         let member = || membership.find_addr(from).filter(|record| record.is_live() && is_ours(record.versions));
-        let Some((&MAGIC, data)) = payload.split_first() else {
-            return self.take_message(now, from, payload, *route, membership);
+        let data = match payload.split_first() {
+            // A plain node's application may well begin with this byte.
+            Some((&MAGIC, data)) if !plain::is_from_one(from, membership) => data,
+            _ => return self.take_message(now, from, payload, *route, membership),
         };
         match Control::decode(data)? {
             Control::Relay { route: given, message } => {
@@ -495,11 +500,15 @@ impl Dissemination {
         route: Route,
         membership: &Membership,
     ) -> Result<(), Unusable> {
-        let len = payload.len();
-        let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
-        let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
+        let (text, parsed) = match read(payload) {
+            Ok(read) => read,
+            Err(_) if plain::at(from, membership).is_some_and(|record| !is_ours(record.versions)) => {
+                return self.hear_plain(now, from, payload, &Said::raw(payload), membership);
+            }
+            Err(error) => return Err(error),
+        };
         let Some(identity) = &parsed.identity else {
-            return self.hear_plain(now, from, payload, &parsed.key, &text[parsed.value.clone()], membership);
+            return self.hear_plain(now, from, payload, &Said::parsed(text, parsed), membership);
         };
         self.counters.copies += 1;
         let origin = identity.origin.as_bytes();
@@ -574,8 +583,8 @@ impl Dissemination {
     /// Hands out what is delivered. What comes in the streams of two voices is told apart here.
     fn deliver(&mut self, now: Instant) {
         while let Some(message) = self.inbound.delivered.pop_front() {
-            if let Some(source) = message.plain() {
-                let words = plain::words(source, message.key(), message.value());
+            if let Some((source, said)) = message.plain() {
+                let words = plain::words(source, &said);
                 // A flood is let through rather than lost.
                 if self.heard.is_new(now, &words, message.stands_at().0) == Ok(false) {
                     continue;
@@ -607,6 +616,14 @@ impl Dissemination {
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
+}
+
+/// Reads a message in this crate's form; gives its text, too.
+fn read(payload: &Bytes) -> Result<(&str, Parsed<'_>), Unusable> {
+    let len = payload.len();
+    let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
+    let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
+    Ok((text, parsed))
 }
 
 /// Whether a first message of an origin's life may be one: it comes from the origin, or was passed on by

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `key` and `value` are the application's. `broadcast` is the message's identity, which plain
-//! memberlist programs ignore; a message without it comes from one of those.
+//! memberlist programs ignore; a message without it comes from one of those. What those say in any other
+//! form is passed on as `raw`: the key is empty, and the value has the bytes ([`raw_value`]).
 //!
 //! Reading is lenient, through serde_json; but what this crate writes has the identity last and in this
 //! very order, and is read without it, several times as fast ([`parse`]'s fast path gives the same).
@@ -47,6 +48,9 @@ pub(super) struct Identity<'a> {
     /// The plain memberlist node that said it, if `origin` only passes it on.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) plain: Option<Cow<'a, str>>,
+    /// Whether that one said bytes of its own kind, which are the value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) raw: bool,
     /// In a serf cluster, the time of the event that it is to serf's agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) event: Option<u64>,
@@ -83,9 +87,12 @@ impl Draft {
         if size > MAX_MESSAGE { Err(PublishError::TooLarge { size, max: MAX_MESSAGE }) } else { Ok(draft) }
     }
 
-    /// A message that another, plain node said.
-    pub(super) fn on_behalf_of(mut self, plain: &str) -> Self {
+    /// A message that another, plain node said; `raw` if its value is from [`raw_value`].
+    pub(super) fn on_behalf_of(mut self, plain: &str, raw: bool) -> Self {
         self.field(",\"plain\":", plain);
+        if raw {
+            self.0.extend_from_slice(b",\"raw\":true");
+        }
         self
     }
 
@@ -125,15 +132,30 @@ pub(super) fn renumber(message: &[u8], origin: &str, epoch: u64, seq: u64) -> by
     let text = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
     let parsed = parse(text).expect("a draft is JSON");
     let mut draft = Draft::new(&parsed.key, &text[parsed.value], origin);
-    if let Some(Identity { plain, event, .. }) = parsed.identity {
+    if let Some(Identity { plain, raw, event, .. }) = parsed.identity {
         if let Some(plain) = plain {
-            draft = draft.on_behalf_of(&plain);
+            draft = draft.on_behalf_of(&plain, raw);
         }
         if let Some(time) = event {
             draft = draft.with_event(time);
         }
     }
     draft.finish(epoch, seq)
+}
+
+/// Bytes as JSON: text as a text, anything else as an array of numbers.
+pub(super) fn raw_value(bytes: &[u8]) -> String {
+    let value = match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::to_string(text),
+        Err(_) => serde_json::to_string(bytes),
+    };
+    value.expect("text and numbers always serialise")
+}
+
+/// The bytes that [`raw_value`] made this of.
+pub(super) fn raw_bytes(value: &str) -> Option<Vec<u8>> {
+    let text = || serde_json::from_str(value).map(String::into_bytes);
+    text().or_else(|_| serde_json::from_str(value)).ok()
 }
 
 /// Reads a message. The parts point into `text`.
@@ -157,7 +179,7 @@ fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     let at = rest.len() - start.len() + key.len();
     let value = text.get(at..rest.len())?.strip_prefix("\",\"value\":")?;
     check_json(value).ok()?;
-    let identity = Identity { origin: origin.into(), plain: None, event: None, epoch, seq };
+    let identity = Identity { origin: origin.into(), plain: None, raw: false, event: None, epoch, seq };
     Some(Parsed { key: key.into(), value: rest.len() - value.len()..rest.len(), identity: Some(identity) })
 }
 
@@ -175,7 +197,7 @@ pub(super) fn check_reading(text: &str) {
         let again = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
         let again_parsed = parse(again).expect("a draft is JSON");
         assert_eq!((&again_parsed.key, &again[again_parsed.value]), (&key, value));
-        let identity = Identity { origin: "other".into(), plain: None, epoch: 3, seq: 4, event: None };
+        let identity = Identity { origin: "other".into(), plain: None, raw: false, epoch: 3, seq: 4, event: None };
         assert_eq!(again_parsed.identity, Some(identity));
     }
 }
@@ -237,7 +259,7 @@ mod tests {
             r#"{"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}"#;
         assert_eq!(text, expected);
         assert!(parse_ours(&text).is_some(), "what this crate writes is read the fast way");
-        let draft = Draft::new("k", "1", "node2").on_behalf_of("go\"1");
+        let draft = Draft::new("k", "1", "node2").on_behalf_of("go\"1", false);
         assert!(draft.max_len() >= draft.0.len());
         let text = String::from_utf8(draft.finish(2, 3)[1..].into()).unwrap();
         assert_eq!(text, r#"{"key":"k","value":1,"broadcast":{"origin":"node2","plain":"go\"1","epoch":2,"seq":3}}"#);
@@ -249,6 +271,24 @@ mod tests {
         let text = String::from_utf8(again[1..].into()).unwrap();
         assert_eq!(text, r#"{"key":"k\n","value":[1],"broadcast":{"origin":"node2","event":42,"epoch":4,"seq":3}}"#);
         assert_eq!(parse(&text).unwrap().identity.unwrap().event, Some(42));
+    }
+
+    #[test]
+    fn bytes_of_another_kind_come_back_as_they_were() {
+        for bytes in [&b""[..], b"x", b"\"{}\n", "\u{fc}\0".as_bytes(), &[0xff], &[0, 0x80, 0xb5]] {
+            let value = raw_value(bytes);
+            assert_eq!(raw_bytes(&value).as_deref(), Some(bytes), "{value}");
+            let message = Draft::new("", &value, "a").on_behalf_of("go", true).finish(1, 2);
+            for message in [renumber(&message, "b", 3, 4), message] {
+                let text = std::str::from_utf8(&message[1..]).unwrap();
+                let parsed = parse(text).unwrap();
+                assert_eq!(&text[parsed.value], value);
+                assert!(parsed.identity.is_some_and(|identity| identity.raw && identity.plain.is_some()), "{text}");
+            }
+        }
+        for value in ["1", "[256]", "[-1]", "null", "{}"] {
+            assert_eq!(raw_bytes(value), None, "{value}");
+        }
     }
 
     #[test]
@@ -289,7 +329,7 @@ mod tests {
             let parsed = parse(&text).unwrap();
             prop_assert_eq!(&*parsed.key, &*key);
             prop_assert_eq!(&text[parsed.value.clone()], &*value);
-            prop_assert_eq!(parsed.identity.as_ref().unwrap(), &Identity { origin: origin.into(), plain: None, event: None, epoch, seq });
+            prop_assert_eq!(parsed.identity.as_ref().unwrap(), &Identity { origin: origin.into(), plain: None, raw: false, event: None, epoch, seq });
             prop_assert_eq!(&parsed, &parse_any(&text).unwrap());
         }
 

@@ -11,6 +11,9 @@
 //! 3. Whoever handed it over repeats that until the message comes back in the voice's stream, and after
 //!    [`TRIES`] publishes it itself.
 //!
+//! What is no JSON with a key and a value travels as such a message all the same ([`Said::raw`]), so that
+//! the applications of plain nodes may speak as they like. Strangers may not: theirs is refused.
+//!
 //! # The rule and its limit
 //!
 //! Memberlist sends a message `mult · ceil(log10(n + 1))` times, `gossip_nodes` of them in each round:
@@ -21,6 +24,7 @@
 //! voices' streams within [`WINDOW`] are one, too; in one voice's stream they have been told apart.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
@@ -29,9 +33,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Dissemination, Draft, Lane, Message, Output, Timer, Unusable, control::Control, hash, is_ours, ours, payload,
+    Dissemination, Draft, Lane, MAX_MESSAGE, Message, Output, Timer, Unusable,
+    control::Control,
+    hash, is_ours, ours,
+    payload::{self, Parsed},
+    read,
 };
-use crate::membership::{Membership, NodeName};
+use crate::membership::{Membership, NodeName, Record};
 
 /// For how long equal messages of a plain node are retransmissions of one.
 pub(super) const WINDOW: Duration = Duration::from_secs(2);
@@ -47,8 +55,43 @@ const MAX_WAITING: usize = 4096;
 pub(super) type Words = (NodeName, u64);
 
 /// What was said, whatever JSON it was in.
-pub(super) fn words(source: &NodeName, key: &str, value: &str) -> Words {
-    (source.clone(), hash(key.as_bytes()) ^ hash(value.as_bytes()).rotate_left(32))
+pub(super) fn words(source: &NodeName, said: &Said<'_>) -> Words {
+    let value = hash(said.value.as_bytes()) ^ u64::from(said.raw);
+    (source.clone(), hash(said.key.as_bytes()) ^ value.rotate_left(32))
+}
+
+/// What a plain node said.
+#[derive(Debug)]
+pub(super) struct Said<'a> {
+    pub(super) key: Cow<'a, str>,
+    /// JSON.
+    pub(super) value: Cow<'a, str>,
+    /// Whether it was not in this crate's form: the value has the bytes.
+    pub(super) raw: bool,
+}
+
+impl<'a> Said<'a> {
+    pub(super) fn raw(payload: &[u8]) -> Self {
+        Self { key: "".into(), value: payload::raw_value(payload).into(), raw: true }
+    }
+
+    pub(super) fn parsed(text: &'a str, parsed: Parsed<'a>) -> Self {
+        Self { key: parsed.key, value: text[parsed.value].into(), raw: false }
+    }
+}
+
+/// Whether this is the address of a plain node.
+pub(super) fn is_from_one(from: SocketAddr, membership: &Membership) -> bool {
+    membership.find_addr(from).is_some_and(|record| !is_ours(record.versions))
+}
+
+/// The member that something comes from which is no message of ours; over a stream it comes from a port of
+/// the system's choice.
+pub(super) fn at(from: SocketAddr, membership: &Membership) -> Option<&Record> {
+    membership.find_addr(from).or_else(|| {
+        let mut plain = membership.others().filter(|record| !is_ours(record.versions));
+        plain.find(|record| record.addr().ip() == from.ip() && record.is_live())
+    })
 }
 
 /// There is no room to remember one more.
@@ -157,18 +200,12 @@ impl Dissemination {
         now: Instant,
         from: SocketAddr,
         payload: &Bytes,
-        key: &str,
-        value: &str,
+        said: &Said<'_>,
         membership: &Membership,
     ) -> Result<(), Unusable> {
-        // A stream comes from a port of the system's choice.
-        let by_ip = || {
-            let mut plain = membership.others().filter(|record| !is_ours(record.versions));
-            plain.find(|record| record.addr().ip() == from.ip() && record.is_live())
-        };
-        let record = membership.find_addr(from).or_else(by_ip);
-        let source = record.map_or_else(|| from.to_string().as_str().into(), |record| record.name.clone());
-        let words = words(&source, key, value);
+        let source =
+            at(from, membership).map_or_else(|| from.to_string().as_str().into(), |record| record.name.clone());
+        let words = words(&source, said);
         if self.heard.knows(now, &words) {
             return Ok(());
         }
@@ -196,11 +233,8 @@ impl Dissemination {
         payload: &Bytes,
         membership: &Membership,
     ) -> Result<(), Unusable> {
-        let len = payload.len();
-        let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
-        let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
-        let value = &text[parsed.value.clone()];
-        let words = words(source, &parsed.key, value);
+        let said = read(payload).map_or_else(|_| Said::raw(payload), |(text, parsed)| Said::parsed(text, parsed));
+        let words = words(source, &said);
         let waited = self.heard.waiting.remove(&words).is_some();
         if !waited && self.heard.knows(now, &words) {
             return Ok(());
@@ -209,8 +243,12 @@ impl Dissemination {
             return Err(Unusable::NoRoom(source.clone()));
         }
         let me = self.me.clone();
+        let draft = Draft::new(&said.key, &said.value, &me.to_string()).on_behalf_of(&source.to_string(), said.raw);
+        let size = draft.max_len();
+        if said.raw && size > MAX_MESSAGE {
+            return Err(Unusable::TooLarge { name: source.clone(), size });
+        }
         self.heard.is_new(now, &words, &me).map_err(|error| Unusable::Plain(source.clone(), error))?;
-        let draft = Draft::new(&parsed.key, value, &me.to_string()).on_behalf_of(&source.to_string());
         let (_, message) = self.append(now, Lane::Voice, draft, membership);
         let payload = message.slice(1..);
         let text = std::str::from_utf8(&payload).expect("a draft is made of text");
@@ -239,6 +277,10 @@ impl Dissemination {
 mod tests {
     use super::*;
 
+    fn words(source: &NodeName, key: &str, value: &str) -> Words {
+        super::words(source, &Said { key: key.into(), value: value.into(), raw: false })
+    }
+
     #[test]
     fn equal_words_are_one_message_within_the_window_unless_one_voice_said_them_twice() {
         let start = Instant::now();
@@ -247,6 +289,7 @@ mod tests {
         let mut heard = Heard::default();
         let said = words(&"go1".into(), "k", "1");
         assert_ne!(said, words(&"go1".into(), "1", "k"));
+        assert_ne!(words(&"go1".into(), "", "\"x\""), super::words(&"go1".into(), &Said::raw(b"x")));
         assert!(!heard.knows(at(0), &said));
         assert_eq!(heard.is_new(at(0), &said, &a), Ok(true));
         assert!(heard.knows(at(1999), &said));

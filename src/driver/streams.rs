@@ -136,9 +136,17 @@ impl Streams {
 
 impl Task {
     async fn connect(mut self, to: SocketAddr) {
+        let connecting = timeout(self.limit, TcpStream::connect(to));
+        pin!(connecting);
         let connected = select! {
-            _ = &mut self.unwanted => return,
-            connected = timeout(self.limit, TcpStream::connect(to)) => connected,
+            connected = &mut connecting => connected,
+            _ = &mut self.unwanted => {
+                if self.writes.is_empty() {
+                    return;
+                }
+                // Who has no more to say than this may have ended the stream at once.
+                connecting.await
+            }
         };
         match connected {
             Ok(Ok(stream)) => self.converse(stream).await,
@@ -186,8 +194,10 @@ impl Task {
             let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
         };
         let given_up = async {
-            // Never sent: resolves when the other end is dropped.
-            let _ = unwanted.await;
+            // Never sent: resolves when the other end is dropped, but only once.
+            if !unwanted.is_terminated() {
+                let _ = unwanted.await;
+            }
             tokio::time::sleep(limit + LINGER).await;
         };
         select! {
@@ -313,6 +323,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_written_arrives_though_the_end_came_before_the_connection() {
+        let (mut streams, _reports) = Streams::new(SOON, SERVED);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        streams.connect(ID, listener.local_addr().unwrap());
+        streams.write(ID, Bytes::from_static(b"hello")).unwrap();
+        streams.close(ID);
+        let (mut peer, _) = soon(listener.accept()).await.unwrap();
+        let mut received = Vec::new();
+        soon(peer.read_to_end(&mut received)).await.unwrap();
+        assert_eq!(received, b"hello");
+    }
+
+    #[tokio::test]
     async fn closing_gives_up_a_connection_that_does_not_stand_yet() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket2::SockRef::from(&listener).listen(0).unwrap();
@@ -326,7 +349,6 @@ mod tests {
 
         let (mut streams, mut reports) = Streams::new(3 * SOON, SERVED);
         streams.connect(ID, to);
-        streams.write(ID, Bytes::from_static(b"never sent")).unwrap();
         streams.close(ID);
         drop(streams);
         // The task holds a sender of reports until it ends.

@@ -14,7 +14,7 @@ pub fn packet(data: &[u8]) {
     let _ = packet::decode(&Bytes::copy_from_slice(data), &mut messages);
     assert!(messages.len() <= limits::PACKET_MESSAGES);
     for message in &messages {
-        assert_eq!(read(&packet::encode_message(message)), [message.clone()]);
+        assert_eq!(read(&packet::encode_message(message)), std::slice::from_ref(message));
     }
     let parts: Vec<_> = messages.iter().take(packet::COMPOUND_PARTS).map(packet::encode_message).collect();
     if !parts.is_empty() && parts.iter().all(|part| part.len() <= usize::from(u16::MAX)) {

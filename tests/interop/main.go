@@ -1,17 +1,25 @@
-// A node of a broadcast cluster that is built on hashicorp/memberlist, with its default configuration.
+// A node of a broadcast cluster that is built on hashicorp/memberlist, with its default configuration
+// unless flags say otherwise.
 //
 // It prints what happens as JSON, one object a line, and obeys the lines it reads:
 //
-//	send KEY VALUE   broadcast {"key":KEY,"value":VALUE}; KEY may have blanks
-//	members          print who is there
-//	leave            say good-bye to the others
-//	quit             end; so does the end of the input
+//	send KEY VALUE              broadcast {"key":KEY,"value":VALUE}; KEY may have blanks
+//	gossip BASE64               broadcast these bytes
+//	best-effort BASE64          send these bytes to each other member in a packet
+//	reliable BASE64             … in a stream
+//	members                     print who is there
+//	meta TEXT                   change this node's metadata
+//	key add|use|remove BASE64   change the keyring
+//	keys                        print how many keys there are
+//	leave                       say good-bye to the others
+//	quit                        end; so does the end of the input
 //
 // As a sender it also broadcasts by itself: every interval, one more than the value it heard last.
 package main
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -29,8 +37,8 @@ import (
 
 // message is what travels: a JSON object. Fields of others are ignored.
 type message struct {
-	Key   string `json:"key"`
-	Value uint64 `json:"value"`
+	Key   string          `json:"key"`
+	Value json.RawMessage `json:"value"`
 }
 
 // event is one line of the output.
@@ -39,7 +47,9 @@ type event struct {
 	Member   string   `json:"member,omitempty"`
 	Addr     string   `json:"addr,omitempty"`
 	Claimant string   `json:"claimant,omitempty"`
+	Meta     string   `json:"meta,omitempty"`
 	Members  []string `json:"members,omitempty"`
+	Count    int      `json:"count,omitempty"`
 	*message
 	Raw  string `json:"raw,omitempty"`
 	Line string `json:"line,omitempty"`
@@ -71,6 +81,8 @@ type node struct {
 	out   *output
 	queue memberlist.TransmitLimitedQueue
 	next  atomic.Uint64
+	meta  atomic.Value
+	keys  *memberlist.Keyring
 }
 
 func (n *node) send(m message) {
@@ -88,7 +100,9 @@ func (n *node) NotifyMsg(raw []byte) {
 		n.out.print(event{Event: "unreadable", Raw: string(raw), Line: err.Error()})
 		return
 	}
-	n.next.Store(m.Value + 1)
+	if value, err := strconv.ParseUint(string(m.Value), 10, 64); err == nil {
+		n.next.Store(value + 1)
+	}
 	n.out.print(event{Event: "received", message: &m, Raw: string(raw)})
 }
 
@@ -96,7 +110,7 @@ func (n *node) GetBroadcasts(overhead, limit int) [][]byte {
 	return n.queue.GetBroadcasts(overhead, limit)
 }
 
-func (n *node) NodeMeta(int) []byte             { return nil }
+func (n *node) NodeMeta(int) []byte             { return []byte(n.meta.Load().(string)) }
 func (n *node) LocalState(bool) []byte          { return nil }
 func (n *node) MergeRemoteState([]byte, bool)   {}
 func (n *node) NotifyJoin(m *memberlist.Node)   { n.noticed("joined", m) }
@@ -107,7 +121,7 @@ func (n *node) NotifyLeave(m *memberlist.Node) { n.noticed("gone", m) }
 
 func (n *node) noticed(what string, m *memberlist.Node) {
 	if m.Name != n.name {
-		n.out.print(event{Event: what, Member: m.Name, Addr: m.Address()})
+		n.out.print(event{Event: what, Member: m.Name, Addr: m.Address(), Meta: string(m.Meta)})
 	}
 }
 
@@ -145,6 +159,14 @@ func run() error {
 	role := flag.String("role", "receiver", "receiver, or sender")
 	interval := flag.Duration("interval", 3*time.Second, "a sender's period")
 	retransmit := flag.Int("retransmit", 0, "RetransmitMult of the broadcasts; 0 for that of the preset")
+	meta := flag.String("meta", "", "what it tells about itself")
+	compression := flag.Bool("compression", true, "EnableCompression")
+	keys := flag.String("keys", "", "comma-separated secret `keys`, in base64; the first is the primary one")
+	label := flag.String("label", "", "Label, where this memberlist has it")
+	incoming := flag.Bool("verify-incoming", true, "GossipVerifyIncoming")
+	outgoing := flag.Bool("verify-outgoing", true, "GossipVerifyOutgoing")
+	probe := flag.Duration("probe-interval", 0, "ProbeInterval; ProbeTimeout is half of it; 0 for those of the preset")
+	gossip := flag.Duration("gossip-interval", 0, "GossipInterval; 0 for that of the preset")
 	flag.Parse()
 
 	var conf *memberlist.Config
@@ -164,12 +186,28 @@ func run() error {
 		return fmt.Errorf("-bind = %q: %w", *bind, err)
 	}
 	conf.BindAddr, conf.AdvertisePort, conf.Name = host, conf.BindPort, *name
+	conf.EnableCompression, conf.GossipVerifyIncoming, conf.GossipVerifyOutgoing = *compression, *incoming, *outgoing
+	if *probe != 0 {
+		conf.ProbeInterval, conf.ProbeTimeout = *probe, *probe/2
+	}
+	if *gossip != 0 {
+		conf.GossipInterval = *gossip
+	}
+	if *label != "" {
+		if err := setLabel(conf, *label); err != nil {
+			return err
+		}
+	}
+	if conf.Keyring, err = keyring(*keys); err != nil {
+		return fmt.Errorf("-keys: %w", err)
+	}
 	if *role != "receiver" && *role != "sender" {
 		return fmt.Errorf("-role = %q: it must be receiver or sender", *role)
 	}
 
 	out := &output{lines: json.NewEncoder(os.Stdout)}
-	n := &node{name: *name, out: out}
+	n := &node{name: *name, out: out, keys: conf.Keyring}
+	n.meta.Store(*meta)
 	conf.Delegate, conf.Events, conf.Conflict, conf.LogOutput = n, n, n, out
 	list, err := memberlist.Create(conf)
 	if err != nil {
@@ -197,7 +235,9 @@ func run() error {
 	}
 	commands := make(chan string)
 	go func() {
-		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		lines := bufio.NewScanner(os.Stdin)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
 			commands <- lines.Text()
 		}
 		close(commands)
@@ -205,7 +245,7 @@ func run() error {
 	for {
 		select {
 		case <-turns:
-			n.send(message{Key: "I am " + *name, Value: n.next.Load()})
+			n.send(message{Key: "I am " + *name, Value: strconv.AppendUint(nil, n.next.Load(), 10)})
 		case command, more := <-commands:
 			if !more || command == "quit" {
 				return nil
@@ -226,7 +266,13 @@ func (n *node) obey(command string, list *memberlist.Memberlist) error {
 		if err != nil || end < 0 {
 			return fmt.Errorf("write: send KEY VALUE, with a number as the value")
 		}
-		n.send(message{Key: rest[:end], Value: value})
+		n.send(message{Key: rest[:end], Value: strconv.AppendUint(nil, value, 10)})
+	case "gossip", "best-effort", "reliable":
+		raw, err := base64.StdEncoding.DecodeString(rest)
+		if err != nil {
+			return err
+		}
+		return n.say(verb, raw, list)
 	case "members":
 		var members []string
 		for _, member := range list.Members() {
@@ -234,6 +280,13 @@ func (n *node) obey(command string, list *memberlist.Memberlist) error {
 		}
 		sort.Strings(members)
 		n.out.print(event{Event: "members", Members: members})
+	case "meta":
+		n.meta.Store(rest)
+		return list.UpdateNode(10 * time.Second)
+	case "key":
+		return n.change(rest)
+	case "keys":
+		n.out.print(event{Event: "keys", Count: len(n.keys.GetKeys())})
 	case "leave":
 		// The others need a moment to hear of it.
 		if err := list.Leave(10 * time.Second); err != nil {
@@ -241,7 +294,65 @@ func (n *node) obey(command string, list *memberlist.Memberlist) error {
 		}
 		n.out.print(event{Event: "left"})
 	default:
-		return fmt.Errorf("the commands are: send KEY VALUE, members, leave, quit")
+		return fmt.Errorf("there is no such command")
 	}
+	return nil
+}
+
+// say sends bytes that are this application's own, in one of memberlist's ways.
+func (n *node) say(how string, raw []byte, list *memberlist.Memberlist) error {
+	if how == "gossip" {
+		n.queue.QueueBroadcast(&broadcast{raw: raw, out: n.out})
+		return nil
+	}
+	for _, member := range list.Members() {
+		send := list.SendBestEffort
+		if how == "reliable" {
+			send = list.SendReliable
+		}
+		if member.Name == n.name {
+			continue
+		}
+		if err := send(member, raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keyring(text string) (*memberlist.Keyring, error) {
+	var keys [][]byte
+	for _, text := range strings.FieldsFunc(text, func(c rune) bool { return c == ',' }) {
+		key, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	return memberlist.NewKeyring(keys, keys[0])
+}
+
+func (n *node) change(command string) error {
+	verb, text, _ := strings.Cut(command, " ")
+	key, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return err
+	}
+	changes := map[string]func([]byte) error{
+		"add":    n.keys.AddKey,
+		"use":    n.keys.UseKey,
+		"remove": n.keys.RemoveKey,
+	}
+	change, ok := changes[verb]
+	if !ok {
+		return fmt.Errorf("write: key add, use or remove BASE64")
+	}
+	if err := change(key); err != nil {
+		return err
+	}
+	n.out.print(event{Event: "key", Line: verb})
 	return nil
 }

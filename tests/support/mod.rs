@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod docker;
+pub mod embedded;
 pub mod go;
 pub mod ledger;
 pub mod require;

@@ -1,32 +1,53 @@
 //! Tests that need something of the machine: skipped, with a line that says what is missing, unless
 //! `BROADCAST_TESTS_REQUIRE=all`, which makes that a failure.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::{
+    collections::BTreeSet,
+    process::{Command, ExitCode, Stdio},
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test's name, and what it does.
 pub type Test = (&'static str, fn());
 
+/// A test that needs something.
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// What it needs that is not there, and how to get it.
+    pub missing: Option<String>,
+    /// What it does.
+    pub test: Box<dyn FnOnce() + Send>,
+}
+
 /// Runs tests that need what `missing` looks for: it says what is not there and how to get it.
 pub fn run(missing: Option<String>, tests: &[Test]) -> ExitCode {
-    let args = Arguments::from_args();
+    run_cases(&Arguments::from_args(), cases(missing.as_ref(), tests))
+}
+
+/// Tests that need the same.
+pub fn cases(missing: Option<&String>, tests: &[Test]) -> Vec<Case> {
+    let case = |&(name, test): &Test| Case { name: name.into(), missing: missing.cloned(), test: Box::new(test) };
+    tests.iter().map(case).collect()
+}
+
+/// Runs tests that need different things.
+pub fn run_cases(args: &Arguments, cases: Vec<Case>) -> ExitCode {
     let required = std::env::var("BROADCAST_TESTS_REQUIRE").is_ok_and(|value| value == "all");
-    if let (Some(missing), false) = (&missing, required) {
-        eprintln!("skipped: {missing}");
+    if !required {
+        let missing: BTreeSet<_> = cases.iter().filter_map(|case| case.missing.as_ref()).collect();
+        missing.iter().for_each(|missing| eprintln!("skipped: {missing}"));
     }
-    let trials = tests.iter().map(|&(name, test)| match &missing {
-        Some(missing) if required => {
-            let missing = missing.clone();
-            Trial::test(name, move || Err(Failed::from(missing)))
-        }
+    let trials = cases.into_iter().map(|Case { name, missing, test }| match missing {
+        Some(missing) if required => Trial::test(name, move || Err(Failed::from(missing))),
         missing => Trial::test(name, move || {
             test();
             Ok(())
         })
         .with_ignored_flag(missing.is_some()),
     });
-    libtest_mimic::run(&args, trials.collect()).exit_code()
+    libtest_mimic::run(args, trials.collect()).exit_code()
 }
 
 /// What is missing for tests that start containers.

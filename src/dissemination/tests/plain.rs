@@ -87,3 +87,24 @@ fn a_large_message_of_a_plain_node_reaches_all() {
         }
     }
 }
+
+#[test]
+fn what_a_plain_node_says_in_another_form_reaches_all_as_it_was() {
+    let raw = [&b"x"[..], b"", &[0, 0xff], &[super::super::MAGIC, 1], b"{\"key\":1}", br#"{"key":"","value":"x"}"#];
+    let expected = ["\"x\"", "\"\"", "[0,255]", "[181,1]", r#""{\"key\":1}""#, "\"x\""];
+    let mut sim = Sim::new(23, Profile::Lan);
+    let addrs = cluster(&mut sim, 3);
+    let plain = introduce(&mut sim, &addrs);
+    for said in raw {
+        sim.inject(plain, addrs[1], packet::encode_message(&Wire::User(Bytes::from_static(said))));
+        sim.run(Duration::from_millis(100));
+    }
+    sim.run(SECOND);
+    for addr in &addrs {
+        assert_eq!(told(&mut sim, *addr), expected.map(|value| format!("go: {value}")), "{addr}");
+    }
+    // Nobody else has an application whose words these could be.
+    sim.inject("10.0.9.8:7946".parse().expect("an address"), addrs[1], packet::encode_message(&Wire::User("y".into())));
+    sim.run(SECOND);
+    assert!(addrs.iter().all(|addr| told(&mut sim, *addr).is_empty()));
+}
