@@ -4,9 +4,12 @@
 
 use std::{hint::black_box, net::Ipv4Addr};
 
-use broadcast::wire::{
-    Address, Alive, Message, NodeState, Ping, PushPull, PushPullState, Source, packet,
-    stream::{self, StreamMessage, StreamReader},
+use broadcast::{
+    Envelope,
+    wire::{
+        Address, Alive, Keyring, Message, NodeState, Ping, PushPull, PushPullState, SecretKey, Source, packet,
+        stream::{self, StreamMessage, StreamReader},
+    },
 };
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -64,7 +67,6 @@ fn packets(c: &mut Criterion) {
         ("full of user messages", full(user), false),
         ("full of alives, compressed", full(small), true),
         ("full of user messages, compressed", full(user), true),
-        // Sealed (encrypted) packets have their place here.
     ] {
         let datagram = encode(&messages, compress);
         let mut group = c.benchmark_group(format!("packet/{name}"));
@@ -79,6 +81,22 @@ fn packets(c: &mut Criterion) {
             });
         });
         assert_eq!(out, messages, "what was written is read");
+        group.finish();
+    }
+}
+
+/// A full packet in its envelope: what label and encryption add.
+fn envelopes(c: &mut Criterion) {
+    let datagram = encode(&full(user), false);
+    for bits in [128, 192, 256] {
+        let key = SecretKey::new(vec![0xA5; bits / 8]).expect("a key's length");
+        let keyring = Keyring::new([key]).expect("one key");
+        let envelope = Envelope { label: "prod".into(), keyring, ..Envelope::default() };
+        let sealed = envelope.seal_packet([1; 12], datagram.clone());
+        let mut group = c.benchmark_group(format!("envelope/AES-{bits}, labelled"));
+        group.throughput(Throughput::Bytes(datagram.len() as u64));
+        group.bench_function("seal", |b| b.iter(|| envelope.seal_packet([1; 12], black_box(&datagram).clone())));
+        group.bench_function("open", |b| b.iter(|| envelope.open_packet(black_box(&sealed)).expect("it was sealed")));
         group.finish();
     }
 }
@@ -106,5 +124,5 @@ fn views(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, packets, views);
+criterion_group!(benches, packets, envelopes, views);
 criterion_main!(benches);

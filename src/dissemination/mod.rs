@@ -49,6 +49,7 @@ mod control;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod gossip;
+mod hearing;
 mod inbound;
 mod message;
 mod outbound;
@@ -64,28 +65,27 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     ops::Range,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub use self::message::{Message, MessageId, PublishError};
 pub(crate) use self::{control::Route, payload::Draft};
 use self::{
-    control::{Control, ControlError, Have, MAGIC},
-    inbound::{Inbound, StreamError, Taken},
+    control::{ControlError, Have},
+    inbound::{Inbound, StreamError},
     outbound::{AckError, Outbound},
-    payload::Parsed,
-    plain::{Flooded, Heard, Said},
-    ring::{FANOUT, Ring},
+    plain::{Flooded, Heard},
+    ring::Ring,
 };
 use crate::{
     config::{Limits, Tuning},
     membership::{MemberState, Membership, NodeName, Record, Target, TransmitLimitedQueue, digits},
     timers::Timers,
-    wire::{self, Versions, packet},
+    wire::Versions,
 };
 
 /// What a node that understands our messages announces as the largest delegate version it understands.
@@ -432,168 +432,6 @@ impl Dissemination {
         self.sweep_later(now);
     }
 
-    /// Takes a user message that came from `from`. `route` is what the packet said of the messages that
-    /// follow.
-    ///
-    /// # Errors
-    ///
-    /// See [`Unusable`].
-    pub(crate) fn handle(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        payload: &Bytes,
-        route: &mut Route,
-        membership: &Membership,
-    ) -> Result<(), Unusable> {
-        let handled = self.handle_any(now, from, payload, route, membership);
-        self.counters.unusable += u64::from(handled.is_err());
-        handled
-    }
-
-    fn handle_any(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        payload: &Bytes,
-        route: &mut Route,
-        membership: &Membership,
-    ) -> Result<(), Unusable> {
-        let member = || membership.find_addr(from).filter(|record| record.is_live() && is_ours(record.versions));
-        let data = match payload.split_first() {
-            // A plain node's application may well begin with this byte.
-            Some((&MAGIC, data)) if !plain::is_from_one(from, membership) => data,
-            _ => return self.take_message(now, from, payload, *route, membership),
-        };
-        match Control::decode(data)? {
-            Control::Relay { route: given, message } => {
-                if message.is_empty() {
-                    *route = given;
-                } else {
-                    self.take_message(now, from, &payload.slice_ref(message), given, membership)?;
-                }
-            }
-            Control::Have(haves) if member().is_some() => {
-                for have in &haves {
-                    self.take_have(now, Some(from), have, membership);
-                }
-            }
-            Control::Ack { epoch, life, next } => self.take_ack(now, from, epoch, life, next)?,
-            Control::Want { origin, epoch, ranges } if member().is_some() => {
-                self.give(now, ours(from), origin, epoch, &ranges);
-            }
-            // Large ones come over streams, from any port of a member.
-            Control::Plain { source, message } if member().is_some() || is_at_member(from, membership) => {
-                self.adopt(now, &NodeName::from(source), &payload.slice_ref(message), membership)?;
-            }
-            // Who is not known yet as a member says it again.
-            Control::Have(_) | Control::Want { .. } | Control::Plain { .. } => self.counters.strangers += 1,
-        }
-        Ok(())
-    }
-
-    fn take_message(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        payload: &Bytes,
-        route: Route,
-        membership: &Membership,
-    ) -> Result<(), Unusable> {
-        let (text, parsed) = match read(payload) {
-            Ok(read) => read,
-            Err(_) if plain::at(from, membership).is_some_and(|record| !is_ours(record.versions)) => {
-                return self.hear_plain(now, from, payload, &Said::raw(payload), membership);
-            }
-            Err(error) => return Err(error),
-        };
-        let Some(identity) = &parsed.identity else {
-            return self.hear_plain(now, from, payload, &Said::parsed(text, parsed), membership);
-        };
-        self.counters.copies += 1;
-        let origin = identity.origin.as_bytes();
-        if self.me.as_bytes() == origin {
-            return Ok(());
-        }
-        if self.inbound.get(origin, identity.epoch).is_none() && !is_credible(origin, from, route, membership) {
-            // If it is one, its origin repeats it once they know each other.
-            self.counters.strangers += 1;
-            return Ok(());
-        }
-        let hops = route.hops.saturating_add(1);
-        let id = (identity.epoch, identity.seq);
-        // Whom the origin itself sends its first message, is a member to it and begins there; unless it is
-        // no first message, but said again in a life that was renewed.
-        let first = || route.hops == 0 && !self.inbound.has_other_life(origin, id.0);
-        let begins = id.1 == 0 && (self.live > FANOUT + 1 || first());
-        let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
-        let taken = match self.inbound.receive(now, origin, id, begins, self.latest(now), build) {
-            Ok(taken) => taken,
-            Err(StreamError::FormerLife(epoch)) => {
-                self.counters.former_lives += 1;
-                self.tell_of_later_life(origin, epoch, membership);
-                return Ok(());
-            }
-            Err(error) => return Err(Unusable::Stream { origin: NodeName::from(origin), error }),
-        };
-        self.counters.duplicates += u64::from(taken == Taken::Known);
-        if let (Taken::New, Some(until)) = (taken, route.until) {
-            let message = packet::encode_message(&wire::Message::User(payload.clone()));
-            self.relays.entry((until, hops)).or_default().push(message);
-        }
-        self.after_news(now, origin, identity.epoch, from, taken == Taken::New);
-        self.deliver(now);
-        Ok(())
-    }
-
-    /// Something of a stream came: sees to it that it is acknowledged, that others hear of it, and that
-    /// what is missing is asked for.
-    fn after_news(&mut self, now: Instant, origin: &[u8], epoch: u64, from: SocketAddr, news: bool) {
-        let rounds = self.telling_rounds();
-        let stream = self.inbound.get_mut(origin, epoch).expect("it was opened when the message came");
-        if news {
-            stream.rounds = rounds;
-        }
-        let acks = !std::mem::replace(&mut stream.ack_due, true);
-        let lacks = stream.lacks();
-        if lacks {
-            stream.hint.get_or_insert(from);
-        }
-        if !acks && !lacks {
-            return;
-        }
-        let name = stream.origin.clone();
-        if lacks {
-            // What is out of order may just be late.
-            self.ask_by(now + self.patience() / 5, &name, epoch);
-        }
-        if acks {
-            self.ack_later(now, name, epoch);
-        }
-    }
-
-    fn ack_later(&mut self, now: Instant, origin: NodeName, epoch: u64) {
-        self.acks.insert((origin, epoch));
-        if self.live > FANOUT + 1 && self.timers.get(&Timer::Acks).is_none() {
-            let spread = Duration::from_secs_f64(self.live as f64 / ACKS_PER_SECOND);
-            self.timers.set(Timer::Acks, now + spread.mul_f64(self.rng.random()));
-        }
-    }
-
-    /// Hands out what is delivered. What comes in the streams of two voices is told apart here.
-    fn deliver(&mut self, now: Instant) {
-        while let Some(message) = self.inbound.delivered.pop_front() {
-            if let Some((source, said)) = message.plain() {
-                let words = plain::words(source, &said);
-                // A flood is let through rather than lost.
-                if self.heard.is_new(now, &words, message.stands_at().0) == Ok(false) {
-                    continue;
-                }
-            }
-            self.outputs.push_back(Output::Deliver(message));
-        }
-    }
-
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
@@ -616,29 +454,6 @@ impl Dissemination {
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
-}
-
-/// Reads a message in this crate's form; gives its text, too.
-fn read(payload: &Bytes) -> Result<(&str, Parsed<'_>), Unusable> {
-    let len = payload.len();
-    let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
-    let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
-    Ok((text, parsed))
-}
-
-/// Whether a first message of an origin's life may be one: it comes from the origin, or was passed on by
-/// another member. Over a stream it comes from any port.
-fn is_credible(origin: &[u8], from: SocketAddr, route: Route, membership: &Membership) -> bool {
-    match membership.find_addr(from) {
-        Some(record) => record.is_live() && (*record.name.as_bytes() == *origin || route.hops > 0),
-        None if route.hops > 0 => is_at_member(from, membership),
-        None => membership.get(origin).is_some_and(|record| record.is_live() && record.addr().ip() == from.ip()),
-    }
-}
-
-/// Whether some member of ours is at this address, whatever its port.
-fn is_at_member(from: SocketAddr, membership: &Membership) -> bool {
-    membership.others().any(|record| record.is_live() && is_ours(record.versions) && record.addr().ip() == from.ip())
 }
 
 fn stream_have<'a>(origin: &'a [u8], stream: &inbound::Stream) -> Have<'a> {

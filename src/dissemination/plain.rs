@@ -35,9 +35,10 @@ use bytes::Bytes;
 use super::{
     Dissemination, Draft, Lane, MAX_MESSAGE, Message, Output, Timer, Unusable,
     control::Control,
-    hash, is_ours, ours,
+    hash,
+    hearing::read,
+    is_ours, ours,
     payload::{self, Parsed},
-    read,
 };
 use crate::membership::{Membership, NodeName, Record};
 

@@ -14,10 +14,12 @@
 //!   for the rest.
 //! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
 
+mod event;
 mod identity;
 mod inspect;
 mod join;
 mod metrics;
+mod packets;
 mod rejections;
 mod seal;
 mod serf;
@@ -28,20 +30,21 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
 use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
-    dissemination::{self, Dissemination, Draft, Message, MessageId, Progress, PublishError, Route},
-    membership::{self, Member, MemberState, Membership, NodeName, Output, Record, Target},
+    dissemination::{self, Dissemination, Draft, MessageId, Progress, PublishError, Route},
+    membership::{self, Member, MemberState, Membership, NodeName, Output, Record},
     timers::Timers,
     wire::{self, Address, Nonce, Versions, envelope::Envelope, packet},
 };
@@ -50,85 +53,6 @@ use crate::{
 pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
-
-/// Something the application wants to know.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// A member came, or came back.
-    Joined(Member),
-    /// A member said good-bye.
-    Left(Member),
-    /// A member stopped answering.
-    Failed(Member),
-    /// A member changed its metadata or its address.
-    Updated(Member),
-    /// Another node published something.
-    Message(Message),
-    /// Messages cannot be had any more: nobody retains them. What their origin said after them follows.
-    Missed {
-        /// Who published them.
-        origin: NodeName,
-        /// Which life of it.
-        epoch: u64,
-        /// The number of the first one.
-        from: u64,
-        /// The number after the last one.
-        to: u64,
-    },
-    /// A member has not kept up with what this node publishes for so long that it is not waited for any
-    /// more. It may miss messages, and is told then.
-    CutLoose(NodeName),
-    /// Agents of a serf cluster do not get messages of this node as events; our nodes get them all the same.
-    /// Told at once, and then every 10 s at most.
-    NoSerfEvent {
-        /// How many, since this was told last.
-        count: u64,
-        /// Why the last of them is none.
-        reason: String,
-    },
-    /// This node can publish again, after [`PublishError::WouldBlock`].
-    Room,
-    /// Two live nodes claim the same name.
-    NameConflict {
-        /// The name.
-        name: NodeName,
-        /// Who has it, as far as this node knows.
-        holder: SocketAddr,
-        /// Who claims it too.
-        claimant: SocketAddr,
-    },
-    /// A member answered a ping at once. Told only if [`Config::report_probes`](crate::Config::report_probes)
-    /// asks for it: each second another member's, at the usual pace.
-    Probed {
-        /// The member.
-        name: NodeName,
-        /// How long that took.
-        rtt: Duration,
-        /// What the member has its acknowledgements carry; nothing if that is more than 512 bytes.
-        payload: Bytes,
-    },
-    /// This node has joined the cluster: a seed answered, or there are none to ask.
-    Ready,
-    /// A seed could not be reached, for about a second by now; it is tried again.
-    SeedUnreachable {
-        /// The seed, as configured.
-        seed: Seed,
-        /// What went wrong.
-        reason: String,
-    },
-    /// Something arrived that cannot be used, and was dropped. Told for the first ten a second.
-    Rejected {
-        /// Who sent it.
-        from: SocketAddr,
-        /// What was wrong with it.
-        reason: String,
-        /// How many more were dropped since the last time this was told, untold.
-        untold: u64,
-    },
-    /// This node has told the others that it leaves, as far as they can be told.
-    LeaveComplete,
-}
 
 /// A datagram to send.
 #[derive(Clone, Debug)]
@@ -511,105 +435,6 @@ impl Node {
 
     fn me(&self) -> &Record {
         self.membership.me()
-    }
-
-    fn gossip(&mut self, now: Instant) {
-        self.timers.set(Timer::Gossip, now + self.tuning.gossip_interval);
-        self.gossip_rounds += 1;
-        if self.membership.has_queued() || self.dissemination.has_gossip() || self.serf_share(1 << 10) > 0 {
-            for target in self.membership.gossip_targets(now) {
-                let mut parts = Vec::new();
-                self.fill(target, self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD, &mut parts);
-                self.transmit(target, &parts);
-            }
-        }
-        self.membership.after_gossip();
-        self.dissemination.after_gossip();
-    }
-
-    /// Brings the next round of gossip forward, so that a newcomer is known everywhere at once.
-    fn gossip_soon(&mut self, now: Instant) {
-        let soon = now + self.tuning.gossip_interval / 10;
-        if self.timers.get(&Timer::Gossip).is_none_or(|at| at > soon) {
-            self.timers.set(Timer::Gossip, soon);
-        }
-    }
-
-    /// Fills a packet with what is queued. The membership and the dissemination take turns in going first,
-    /// and the first leaves a quarter to the second, so that neither starves the other.
-    fn fill(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) {
-        let share = self.serf_share(budget);
-        let used = self.fill_with_own(target, budget - share, parts);
-        self.fill_serf(budget - used, parts);
-    }
-
-    fn fill_with_own(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) -> usize {
-        self.membership_first = !self.membership_first;
-        // Something said before the name was found to be another's is not said any more.
-        if self.seeds.name_taken() || !self.dissemination.has_gossip() {
-            return self.membership.fill(budget, parts);
-        }
-        let share = if self.membership.has_queued() { budget - budget / 4 } else { budget };
-        if self.membership_first {
-            let mut used = self.membership.fill(share, parts);
-            if used == 0 {
-                used = self.membership.fill(budget, parts);
-            }
-            used + self.dissemination.fill(target, budget - used, parts)
-        } else {
-            let mut used = self.dissemination.fill(target, share, parts);
-            if used == 0 {
-                used = self.dissemination.fill(target, budget, parts);
-            }
-            used + self.membership.fill(budget - used, parts)
-        }
-    }
-
-    fn transmit(&mut self, target: Target, parts: &[Bytes]) {
-        for parts in parts.chunks(MAX_PARTS) {
-            let payload = packet::encode(parts, false, self.has_checksum(target));
-            let payload = self.sealer.packet(payload);
-            self.transmits.push_back(Transmit { to: target.addr, payload });
-        }
-    }
-
-    /// A checksum is put in packets for whoever reads it, unless they are encrypted, which does the same.
-    fn has_checksum(&self, target: Target) -> bool {
-        target.checksum && !self.sealer.envelope.encrypts()
-    }
-
-    /// Sends messages in as few packets as possible to each of some nodes, `route` in front of each packet.
-    /// A packet is put together once, however many get it.
-    fn broadcast(&mut self, to: &[Target], route: Option<Bytes>, messages: Vec<Bytes>) {
-        let budget = self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD;
-        let cost = |part: &Bytes| part.len() + packet::PART_OVERHEAD;
-        let head = route.as_ref().map_or(0, cost);
-        let (mut packets, mut parts, mut used) = (Vec::new(), Vec::new(), 0);
-        for message in messages {
-            let message_cost = cost(&message);
-            if used + message_cost > budget || parts.len() == MAX_PARTS {
-                packets.push(std::mem::take(&mut parts));
-            }
-            if parts.is_empty() {
-                parts.extend(route.clone());
-                used = head;
-            }
-            used += message_cost;
-            parts.push(message);
-        }
-        packets.push(parts);
-        for checksum in [true, false] {
-            let to: Vec<_> = to.iter().filter(|target| self.has_checksum(**target) == checksum).collect();
-            if to.is_empty() {
-                continue;
-            }
-            let close = |parts: &Vec<_>| self.sealer.packet(packet::encode(parts, false, checksum));
-            let payloads: Vec<Bytes> = packets.iter().map(close).collect();
-            for target in to {
-                let datagrams = payloads.iter().map(|payload| Transmit { to: target.addr, payload: payload.clone() });
-                self.transmits.extend(datagrams);
-            }
-        }
     }
 
     /// Sends what came of all that has happened.

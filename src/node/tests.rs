@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     config::Profile,
     membership::MemberState,
+    membership::Target,
     sim::Sim,
     wire::{Alive, Dead, Message as Wire, Suspect},
 };

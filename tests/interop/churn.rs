@@ -226,7 +226,7 @@ impl Cluster {
     /// while some have made a step and others have not. No probe fails.
     fn change_the_key(&mut self) {
         let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
-        let lives = self.lives();
+        let (lives, failed) = (self.lives(), self.failed_probes());
         self.speak_for_a_while("before");
         for step in ["add", "use", "remove"] {
             for place in 0..self.nodes.len() {
@@ -239,6 +239,7 @@ impl Cluster {
         }
         self.agree();
         assert_eq!(self.lives(), lives, "who has been suspected has a later incarnation");
+        assert_eq!(self.failed_probes(), failed);
         for (node, from) in self.nodes.iter().zip(from) {
             let failed = |line: &&Value| {
                 let ping = ["Failed UDP ping", "Failed ping"].iter().any(|words| crate::is_diagnostic(line, words));
@@ -252,11 +253,20 @@ impl Cluster {
 
     /// The incarnations of all, as those of ours know them.
     fn lives(&self) -> Vec<BTreeSet<(String, u32)>> {
-        let ours = self.nodes.iter().filter_map(|node| if let Node::Ours(node) = node { Some(node) } else { None });
-        ours.map(|node| {
+        let lives = |node: &Embedded| {
             node.members().into_iter().map(|member| (member.name.to_string(), member.incarnation)).collect()
-        })
-        .collect()
+        };
+        self.ours().map(lives).collect()
+    }
+
+    /// How many probes of each of ours were not answered.
+    fn failed_probes(&self) -> Vec<u64> {
+        let metrics = |node: &Embedded| node.run(|node| async move { node.metrics().await });
+        self.ours().map(|node| metrics(node).membership.probes_failed).collect()
+    }
+
+    fn ours(&self) -> impl Iterator<Item = &Embedded> {
+        self.nodes.iter().filter_map(|node| if let Node::Ours(node) = node { Some(node) } else { None })
     }
 
     /// For as long as each pings a few others.
