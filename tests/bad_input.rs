@@ -191,7 +191,7 @@ fn packets_that_are_none_are_dropped_with_a_word_and_cost_little() {
         (&good[..3], "compound of 3 bytes is too short for its header"),
         (&lying, "compound of 2 parts lacks the last 2; it was cut off"),
         (&damaged, "it was damaged on its way"),
-        (b"\xf4\x04prod\x08{}", "has a label, and this node has none; take the label off the sender's configuration"),
+        (b"\xf4\x04prod\x08{}", r#"it has the label "prod" where this node has """#),
         (&huge, "a user message of 65000 bytes is not a JSON object"),
         (&bomb, "it grows to more than 262144 bytes, the limit"),
         (&alive("future", FUTURE), "node \"future\" speaks protocol versions 9 to 9"),

@@ -82,7 +82,11 @@ fn the_text_log_has_exactly_the_words() {
     };
     assert_eq!(value(&heard[1]), value(&heard[0]) + 1);
 
-    let lines = sender.log.lines();
+    // What was heard may be read here before what was said.
+    let lines = sender.log.wait("what it said", |lines| {
+        let said = words_of(lines, "node2").iter().filter(|words| words.starts_with("send ")).count();
+        (said >= 2).then(|| lines.to_vec())
+    });
     assert!(lines.iter().map(parts).all(|(level, ..)| level == "INFO"), "{lines:?}");
     let said: Vec<_> = words_of(&lines, "node2").into_iter().filter(|words| words.starts_with("send ")).collect();
     assert_eq!(said[..2], ["send broadcast msg: key=I am node2 value=0", "send broadcast msg: key=I am node2 value=1"]);

@@ -90,7 +90,8 @@ fn a_large_message_of_a_plain_node_reaches_all() {
 
 #[test]
 fn what_a_plain_node_says_in_another_form_reaches_all_as_it_was() {
-    let raw = [&b"x"[..], b"", &[0, 0xff], &[super::super::control::MAGIC, 1], b"{\"key\":1}", br#"{"key":"","value":"x"}"#];
+    let raw =
+        [&b"x"[..], b"", &[0, 0xff], &[super::super::control::MAGIC, 1], b"{\"key\":1}", br#"{"key":"","value":"x"}"#];
     let expected = ["\"x\"", "\"\"", "[0,255]", "[181,1]", r#""{\"key\":1}""#, "\"x\""];
     let mut sim = Sim::new(23, Profile::Lan);
     let addrs = cluster(&mut sim, 3);
