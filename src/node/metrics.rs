@@ -181,11 +181,8 @@ impl Node {
     /// What was counted until now.
     pub(crate) fn metrics(&self) -> Metrics {
         let overflow = self.membership.overflow();
-        let mut metrics = Metrics {
-            membership: self.membership.counts(),
-            messages: self.dissemination.counters(),
-            ..self.metrics.clone()
-        };
+        let mut metrics =
+            Metrics { membership: self.membership.counts(), messages: self.counters(), ..self.metrics.clone() };
         let over_limit = &mut metrics.over_limit;
         (over_limit.members, over_limit.relays, over_limit.queued) =
             (overflow.members, overflow.relays, overflow.queued);

@@ -4,6 +4,7 @@
 //! Keys go out in the order of their bytes, as Go sends them.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
@@ -130,13 +131,13 @@ fn put_versions(out: &mut Vec<u8>, versions: Option<Versions>) {
 
 /// The fields by which a ping says who asks, as they come.
 #[derive(Default)]
-struct SourceFields {
-    ip: Bytes,
+struct SourceFields<'a> {
+    ip: Cow<'a, [u8]>,
     port: u16,
     node: Bytes,
 }
 
-impl SourceFields {
+impl SourceFields<'_> {
     /// What is missing or odd counts as not said: the answer then goes where the packet came from.
     fn read(self) -> Option<Source> {
         let ip = ip(&self.ip).filter(|_| self.port != 0)?;
@@ -171,7 +172,7 @@ impl Ping {
             match index {
                 0 => seq = d.u32()?,
                 1 => node = d.str()?,
-                2 => source.ip = d.bytes()?,
+                2 => source.ip = d.look()?,
                 3 => source.port = d.u16()?,
                 _ => source.node = d.str()?,
             }
@@ -203,7 +204,7 @@ impl IndirectPing {
                 2 => port = d.u16()?,
                 3 => node = d.str()?,
                 4 => nack = d.bool()?,
-                5 => source.ip = d.bytes()?,
+                5 => source.ip = d.look()?,
                 6 => source.port = d.u16()?,
                 _ => source.node = d.str()?,
             }
@@ -317,16 +318,16 @@ impl Dead {
 
 /// What alive messages and push/pull records say of a node, as it comes.
 #[derive(Default)]
-struct NodeFields {
+struct NodeFields<'a> {
     name: Bytes,
-    ip: Bytes,
+    ip: Cow<'a, [u8]>,
     port: u16,
     meta: Bytes,
     incarnation: u32,
-    versions: Bytes,
+    versions: Cow<'a, [u8]>,
 }
 
-impl NodeFields {
+impl NodeFields<'_> {
     /// The node, unless there can be no such node.
     fn read(self) -> Result<Alive, RecordError> {
         let Self { name, ip: address, port, meta, incarnation, versions } = self;
@@ -353,10 +354,10 @@ impl Alive {
             match index {
                 0 => node.incarnation = d.u32()?,
                 1 => node.name = d.str()?,
-                2 => node.ip = d.bytes()?,
+                2 => node.ip = d.look()?,
                 3 => node.port = d.u16()?,
                 4 => node.meta = d.bytes()?,
-                _ => node.versions = d.bytes()?,
+                _ => node.versions = d.look()?,
             }
             Ok(())
         })?;
@@ -387,12 +388,12 @@ impl PushPullState {
         Decoder::new(input, 0..input.len(), "the node's record").fields(&names, |d, index| {
             match index {
                 0 => node.name = d.str()?,
-                1 => node.ip = d.bytes()?,
+                1 => node.ip = d.look()?,
                 2 => node.port = d.u16()?,
                 3 => node.meta = d.bytes()?,
                 4 => node.incarnation = d.u32()?,
                 5 => state = d.uint(i64::MAX as u64)?,
-                _ => node.versions = d.bytes()?,
+                _ => node.versions = d.look()?,
             }
             Ok(())
         })?;

@@ -5,7 +5,7 @@
 //! is there as a whole; [`Scanner`] finds where a value ends while its bytes are still arriving.
 //! Neither trusts a declared length. Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
 
@@ -381,15 +381,23 @@ impl<'a> Decoder<'a> {
 
     /// Bytes. A slice of the input, unless they come as an array of integers. Nil is empty.
     pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+        Ok(match self.look()? {
+            Cow::Borrowed(bytes) => self.input.slice_ref(bytes),
+            Cow::Owned(bytes) => Bytes::from(bytes),
+        })
+    }
+
+    /// The same, to be looked at only.
+    pub(crate) fn look(&mut self) -> Result<Cow<'a, [u8]>, Malformed> {
         match self.head()? {
-            Head::Nil => Ok(Bytes::new()),
-            Head::Raw(len) => Ok(self.input.slice(self.take(len)?)),
+            Head::Nil => Ok(Cow::default()),
+            Head::Raw(len) => Ok(Cow::Borrowed(&self.input[self.take(len)?])),
             Head::Array(len) => {
                 let mut bytes = Vec::new();
                 for _ in 0..len {
                     bytes.push(self.uint(u64::from(u8::MAX))? as u8);
                 }
-                Ok(Bytes::from(bytes))
+                Ok(Cow::Owned(bytes))
             }
             other => self.wrong("bytes", other),
         }
