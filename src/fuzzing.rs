@@ -11,9 +11,12 @@ mod wire;
 pub use self::{
     node::{node, session},
     text::text,
-    wire::{lzw, packet, stream},
+    wire::{lzw, packet, sealed, stream},
 };
-pub use crate::dissemination::fuzzing::{control, payload};
+pub use crate::{
+    dissemination::fuzzing::{control, payload},
+    serf::fuzzing::serf,
+};
 
 macro_rules! targets {
     ($($name:ident),+ $(,)?) => {
@@ -22,7 +25,7 @@ macro_rules! targets {
     };
 }
 
-targets![packet, stream, lzw, control, payload, text, node, session];
+targets![packet, sealed, serf, stream, lzw, control, payload, text, node, session];
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use crate::wire::{
-    Message, compress, limits, packet,
+    Keyring, Message, SecretKey, compress,
+    envelope::{Direction, Envelope, Opener},
+    limits, packet,
     stream::{self, StreamError, StreamMessage, StreamReader},
 };
 
@@ -63,4 +65,33 @@ pub fn lzw(data: &[u8]) {
         assert!(plain.len() <= MAX);
     }
     assert_eq!(compress::decompress(&compress::compress(data), data.len()).as_deref(), Ok(data));
+}
+
+/// What comes in an envelope, with two keys and a label: nothing that was not sealed is taken for what was,
+/// and what is sealed comes back, however a stream is cut.
+pub fn sealed(data: &[u8]) {
+    let keys = [b"0123456789abcdef".to_vec(), vec![0xa5; 32]].map(|key| SecretKey::new(key).expect("a key's length"));
+    let keyring = Keyring::new(keys).expect("two keys");
+    let envelope = Envelope { label: "prod".into(), keyring, ..Envelope::default() };
+    let packet = Bytes::copy_from_slice(data);
+    if let Ok(plain) = envelope.open_packet(&packet) {
+        // Whatever is wrong with what a key holder sealed, nothing breaks.
+        let _ = packet::decode(&plain, &mut Vec::new());
+    }
+    let sealed = envelope.seal_packet([7; 12], packet.clone());
+    assert_eq!(sealed.len(), packet.len() + envelope.packet_overhead());
+    assert_eq!(envelope.open_packet(&sealed), Ok(packet));
+
+    let plain = read_stream(data, data.len().max(1));
+    for direction in [Direction::Request, Direction::Answer] {
+        let _ = Opener::new(direction).push(&envelope, data);
+        let sealed = envelope.seal_stream([7; 12], data.to_vec(), direction);
+        let mut opener = Opener::new(direction);
+        let read = sealed.chunks(data.len() / 3 + 1).find_map(|piece| opener.push(&envelope, piece).transpose());
+        match (read, &plain) {
+            (Some(Ok(read)), Ok(Some(plain))) => assert_eq!(read, *plain),
+            (Some(Err(_)), Err(_) | Ok(None)) => {}
+            (read, plain) => panic!("sealed: {read:?}, plain: {plain:?}"),
+        }
+    }
 }

@@ -231,6 +231,8 @@ impl Membership {
             // A random start keeps nodes that were started together from doing everything together.
             timers.set(timer, now + interval.mul_f64(rng.random()));
         }
+        // Not where a former life of this node began: what was answered then is no answer now.
+        let seq = rng.random();
         let mut this = Self {
             me,
             awareness: Awareness::new(tuning.awareness_max_multiplier),
@@ -244,7 +246,7 @@ impl Membership {
             members,
             incarnation: 1,
             presence: Presence::Here,
-            seq: 0,
+            seq,
             probe: None,
             probe_place: 0,
             relays: BTreeMap::new(),
@@ -451,7 +453,7 @@ impl Membership {
         }
         match message {
             Message::Ping(ping) => self.handle_ping(from, &ping)?,
-            Message::IndirectPing(ping) => self.handle_indirect_ping(now, from, &ping),
+            Message::IndirectPing(ping) => self.handle_indirect_ping(now, from, &ping)?,
             Message::Ack(ack) => {
                 let probing = self.probe.is_some();
                 self.handle_ack(now, &ack)?;

@@ -165,20 +165,30 @@ impl Membership {
         Ok(())
     }
 
-    pub(super) fn handle_indirect_ping(&mut self, now: Instant, from: SocketAddr, ask: &IndirectPing) {
+    pub(super) fn handle_indirect_ping(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        ask: &IndirectPing,
+    ) -> Result<(), Refusal> {
+        let asker = self.asker(from, ask.source.as_ref());
+        let target = self.member_at(&ask.node, ask.target.socket_addr());
+        // Strangers do not get packets sent to whomever they name.
+        let target = match target {
+            None if !asker.is_member => return Err(Refusal::Errand(ask.target.socket_addr())),
+            target => target.unwrap_or_else(|| Peer::stranger(ask.target.socket_addr())),
+        };
         if self.relays.len() >= MAX_RELAYS {
             self.counting.overflow.relays += 1;
-            return;
+            return Ok(());
         }
         let seq = self.next_seq();
-        let asker = self.asker(from, ask.source.as_ref());
         self.relays.insert(seq, Relay { asker, seq: ask.seq, nack: ask.nack });
         // The asker waits for as long as it waited itself; a nack on the last moment would be late.
         self.timers.set(Timer::Relay(seq), now + self.tuning.probe_timeout.mul_f64(0.8));
         let ping = Message::Ping(Ping { seq, node: ask.node.clone(), source: Some(self.source()) });
-        let target = ask.target.socket_addr();
-        let target = self.member_at(&ask.node, target).unwrap_or_else(|| Peer::stranger(target));
         self.send(target, &ping);
+        Ok(())
     }
 
     pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack) -> Result<(), Refusal> {

@@ -93,6 +93,8 @@ pub struct OverLimit {
     pub stream_times: u64,
     /// Packets with too many messages, nested too deeply, or too large when decompressed.
     pub packets: u64,
+    /// Pings, beyond 3 in one packet.
+    pub pings: u64,
     /// Requests to ping another node, beyond 1024 under way.
     pub relays: u64,
     /// Messages about members that gave way in the queue, told less often than wanted.

@@ -51,6 +51,9 @@ use crate::{
 
 /// What a node announces that it speaks.
 pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
+/// The pings in one packet that are answered. memberlist sends one; each is answered by a packet of its own,
+/// and whoever forges an address is not to have more sent there than it takes to ask for it.
+const MAX_PINGS: usize = 3;
 /// How many parts a compound can have.
 const MAX_PARTS: usize = u8::MAX as usize;
 
@@ -274,8 +277,12 @@ impl Node {
         }
         let mut route = Route::default();
         let mut changed = false;
+        let mut pings = 0;
         for message in messages.drain(..) {
             match message {
+                wire::Message::Ping(_) | wire::Message::IndirectPing(_) if pings == MAX_PINGS => {
+                    self.metrics.over_limit.pings += 1;
+                }
                 wire::Message::User(payload) => {
                     // Who introduces itself, and goes on, is to be heard as the member it has become.
                     if std::mem::take(&mut changed) {
@@ -285,6 +292,7 @@ impl Node {
                 }
                 message => {
                     changed = true;
+                    pings += usize::from(matches!(message, wire::Message::Ping(_) | wire::Message::IndirectPing(_)));
                     if let Err(refusal) = self.membership.handle(now, from, message) {
                         self.reject(now, from, Cause::Member, &refusal);
                     }

@@ -46,6 +46,8 @@
 
 mod clock;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod intents;
 mod message;
 mod payload;

@@ -1,0 +1,268 @@
+//! Peers that mean harm, on real sockets, beside clusters that talk all the while: who has no key changes
+//! nothing, who replays what was said changes nothing, and who makes up members costs bounded memory.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::{SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use broadcast::{
+    Envelope,
+    wire::{
+        Alive, Dead, Keyring, Message, NodeState, PushPull, PushPullState, SecretKey, Suspect,
+        envelope::Direction,
+        packet,
+        stream::{StreamMessage, encode},
+    },
+};
+use bytes::Bytes;
+use serde_json::Value;
+use support::{
+    Process,
+    cluster::{Cluster, Node},
+};
+
+/// What an attack may cost a node, in bytes: all that its streams may hold that is not complete (64 MiB),
+/// what the largest of them is copied to when it is opened, and the allocator's share.
+const COST: usize = 160 << 20;
+/// What it costs to know 10,000 members that there are not, in bytes, and to tell others of them.
+const FAKES_COST: usize = 96 << 20;
+/// How long each attack lasts.
+const ATTACK: Duration = Duration::from_secs(5);
+const VERSIONS: [u8; 6] = [1, 5, 2, 0, 0, 0];
+const KEY: [u8; 32] = [0x5a; 32];
+
+fn envelope(label: &str, key: [u8; 32]) -> Envelope {
+    let keyring = Keyring::new([SecretKey::new(key).expect("32 bytes are a key")]).expect("it is one key");
+    Envelope { label: label.into(), keyring, ..Envelope::default() }
+}
+
+/// `node1`, a receiver, and senders `node2` to `node4`.
+fn cluster(args: &[&str], env: &[(&str, &str)]) -> Cluster {
+    let start = |name: &str, role: &str, seed: &str| {
+        let own = ["--name", name, "--role", role, "--interval", "200ms", "--join", seed];
+        Node { name: name.into(), process: Process::node_with(&[&own, args].concat(), env) }
+    };
+    let mut nodes = vec![start("node1", "receiver", "")];
+    let seed = nodes[0].addr().to_string();
+    nodes.extend((2..=4).map(|i| start(&format!("node{i}"), "sender", &seed)));
+    let cluster = Cluster { nodes };
+    cluster.agree();
+    cluster
+}
+
+fn peaks(cluster: &Cluster) -> Vec<usize> {
+    cluster.nodes.iter().map(|node| node.process.peak_memory()).collect()
+}
+
+#[track_caller]
+fn assert_cost(cluster: &Cluster, before: &[usize], bound: usize) {
+    for (node, before) in cluster.nodes.iter().zip(before) {
+        let now = node.process.peak_memory();
+        assert!(now < before + bound, "{}: {before}, then {now} bytes", node.name);
+    }
+}
+
+/// Every node has heard every message of each sender once and in order, from the first that it heard.
+#[track_caller]
+fn assert_once_and_in_order(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        let mut next = BTreeMap::new();
+        for line in node.log().lines().iter().filter(|line| line["event"] == "received") {
+            let from = line["from"].as_str().expect("text").to_owned();
+            let seq = line["seq"].as_u64().expect("a number");
+            let expected = next.insert(from, seq + 1).unwrap_or(seq);
+            assert_eq!(seq, expected, "{}: {line}", node.name);
+        }
+    }
+}
+
+/// Nobody but the real members was ever seen.
+#[track_caller]
+fn assert_no_strangers(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        for line in node.log().lines().iter().filter(|line| line["event"] == "joined") {
+            let member = line["member"].as_str().expect("text");
+            assert!(cluster.nodes.iter().any(|node| node.name == member), "{}: {line}", node.name);
+        }
+    }
+}
+
+fn alive(name: &str, incarnation: u32) -> Message {
+    let address = SocketAddr::from(([127, 0, 0, 1], 9)).into();
+    let node = Bytes::copy_from_slice(name.as_bytes());
+    Message::Alive(Alive { incarnation, node, address, meta: Bytes::new(), versions: Some(VERSIONS) })
+}
+
+fn dead(name: &'static str, incarnation: u32, from: &'static str) -> Message {
+    Message::Dead(Dead { incarnation, node: name.into(), from: from.into() })
+}
+
+fn suspect(name: &'static str, incarnation: u32) -> Message {
+    Message::Suspect(Suspect { incarnation, node: name.into(), from: "node1".into() })
+}
+
+/// A view with so many members that there are not.
+fn fakes(count: usize) -> Vec<u8> {
+    let record = |i: usize| PushPullState {
+        name: format!("fake{i}").into(),
+        address: SocketAddr::from(([127, 0, 0, 1], 9)).into(),
+        meta: Bytes::from_static(&[b'm'; 64]),
+        incarnation: 1,
+        state: NodeState::Alive,
+        versions: Some(VERSIONS),
+    };
+    let view = PushPull { join: true, nodes: (0..count).map(record).collect(), user_state: Bytes::new() };
+    encode(&StreamMessage::PushPull(view), true)
+}
+
+fn connect(to: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(to).expect("the node listens");
+    // Whether it reads all of it is the node's matter.
+    let _ = stream.write_all(bytes);
+    stream
+}
+
+/// Sends packets to every node again and again, as long as an attack lasts.
+fn flood(cluster: &Cluster, packets: &[Bytes]) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
+    let until = Instant::now() + ATTACK;
+    while Instant::now() < until {
+        for packet in packets {
+            for node in &cluster.nodes {
+                socket.send_to(packet, node.addr()).expect("loopback takes it");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn who_has_no_key_changes_nothing() {
+    let key = SecretKey::new(KEY).expect("32 bytes are a key").reveal();
+    let cluster = cluster(&["--label", "prod"], &[("BROADCAST_SECRET_KEYS", &key)]);
+    let before = peaks(&cluster);
+    let harm = [alive("fake", 1), dead("node2", 1, "node2"), dead("node3", 99, "node1"), suspect("node4", 99)];
+    let harm: Vec<Bytes> = harm.iter().map(packet::encode_message).collect();
+    let ours = envelope("prod", KEY);
+
+    let mut packets = harm.clone();
+    for (place, plain) in harm.iter().enumerate() {
+        let nonce = [place as u8; 12];
+        for stranger in [
+            envelope("prod", [1; 32]),
+            envelope("staging", KEY),
+            envelope("", KEY),
+            Envelope { keyring: Keyring::default(), ..envelope("prod", KEY) },
+        ] {
+            packets.push(stranger.seal_packet(nonce, plain.clone()));
+        }
+        // Sealed well, and then altered in one bit, wherever.
+        let sealed = ours.seal_packet(nonce, plain.clone());
+        for bit in (0..sealed.len() * 8).step_by(7) {
+            let mut altered = sealed.to_vec();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            packets.push(altered.into());
+        }
+    }
+    packets.push(Bytes::from_static(&[0xf4; 65_000]));
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| flood(&cluster, &packets));
+        let victim = cluster.nodes[1].addr();
+        let clear = fakes(10_000);
+        let foreign = envelope("prod", [1; 32]).seal_stream([1; 12], clear.clone(), Direction::Request);
+        let unlabelled = envelope("", KEY).seal_stream([2; 12], clear.clone(), Direction::Request);
+        let huge = [&b"\xf4\x04prod\x0a\xff\xff\xff\xff"[..], &[0; 1000]].concat();
+        // 20 MiB, announced as such, of which all but the last comes.
+        let endless = [&b"\xf4\x04prod\x0a\x01\x40\x00\x00"[..], &vec![0; (20 << 20) - 1]].concat();
+        let _half_open: Vec<_> = (0..100).map(|_| connect(victim, b"\xf4\x04pro")).collect();
+        for stream in [&clear, &foreign, &unlabelled, &huge, &endless, &endless, &endless, &endless, &endless] {
+            connect(victim, stream);
+        }
+    });
+    cluster.assert_unharmed();
+    assert_no_strangers(&cluster);
+    assert_once_and_in_order(&cluster);
+    assert_cost(&cluster, &before, COST);
+    for node in &cluster.nodes {
+        // Ten a second are told, and the attack has lasted for some.
+        let told = node.count("rejected");
+        assert!((1..200).contains(&told), "{}: {told}", node.name);
+        let lines = node.log().lines();
+        let words = r#"it has the label "" where this node has "prod""#;
+        let is = |line: &Value| line["reason"].as_str().is_some_and(|reason| reason.contains(words));
+        assert!(lines.iter().any(is), "{} tells what is wrong", node.name);
+    }
+}
+
+#[test]
+fn what_was_recorded_and_is_sent_again_changes_nothing() {
+    let key = SecretKey::new(KEY).expect("32 bytes are a key").reveal();
+    let cluster = cluster(&["--label", "prod"], &[("BROADCAST_SECRET_KEYS", &key)]);
+    for sender in &cluster.nodes[1..] {
+        cluster.nodes[0].wait_heard(0, &sender.name);
+    }
+    let before = peaks(&cluster);
+    // What the senders have said, in the very bytes, is what a recorder of the network would have.
+    let lines = cluster.nodes[0].log().lines();
+    let said = lines.iter().filter(|line| line["event"] == "received").map(|line| {
+        let text = |name: &str| line[name].as_str().expect("text").to_owned();
+        let identity = format!(r#"{{"origin":"{}","epoch":{},"seq":{}}}"#, text("from"), line["epoch"], line["seq"]);
+        format!(r#"{{"key":"{}","value":{},"broadcast":{identity}}}"#, text("key"), line["value"])
+    });
+    let mut recorded: Vec<Message> = said.map(|said| Message::User(said.into())).collect();
+    assert!(recorded.len() >= 3);
+    // What was said of members: that each came, and was suspected of old.
+    recorded.extend([suspect("node2", 0), dead("node3", 0, "node1"), dead("node4", 0, "node4")]);
+    let ours = envelope("prod", KEY);
+    let seal =
+        |(place, message): (usize, &Message)| ours.seal_packet([place as u8; 12], packet::encode_message(message));
+    let packets: Vec<_> = recorded.iter().enumerate().map(seal).collect();
+    flood(&cluster, &packets);
+    cluster.assert_unharmed();
+    assert_no_strangers(&cluster);
+    assert_once_and_in_order(&cluster);
+    assert_cost(&cluster, &before, COST);
+}
+
+#[test]
+fn ten_thousand_made_up_members_cost_bounded_memory_and_no_message() {
+    let cluster = cluster(&[], &[]);
+    let before = peaks(&cluster);
+    let _answer = connect(cluster.nodes[1].addr(), &fakes(10_000));
+    cluster.nodes[1].wait_event(0, "joined", "fake9999");
+    for _ in 0..10 {
+        cluster.flow();
+    }
+    let real = |line: &&Value| {
+        (line["event"] == "failed" || line["event"] == "left")
+            && !line["member"].as_str().is_some_and(|member| member.starts_with("fake"))
+    };
+    for node in &cluster.nodes {
+        let lines = node.log().lines();
+        assert!(!lines.iter().any(|line| real(&line)), "{} lost a member", node.name);
+    }
+    assert_once_and_in_order(&cluster);
+    assert_cost(&cluster, &before, FAKES_COST);
+}
+
+#[test]
+fn a_cluster_that_knows_its_size_lets_in_no_more_and_is_rid_of_them_soon() {
+    let cluster = cluster(&["--max-members", "12"], &[]);
+    let _answer = connect(cluster.nodes[1].addr(), &fakes(10_000));
+    let told = cluster.nodes[1].log().wait("that it is full", |lines| {
+        lines.iter().find(|line| line["reason"].as_str().is_some_and(|reason| reason.contains("12"))).cloned()
+    });
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("members are known already")), "{told}");
+    let real = cluster.nodes.iter().map(|node| node.name.clone()).collect();
+    for node in &cluster.nodes {
+        node.wait_view(&real);
+    }
+    cluster.flow();
+    assert_once_and_in_order(&cluster);
+}
