@@ -1,17 +1,31 @@
 //! One cluster of our nodes and of real serf agents, seen through serf's own command line and handlers.
 
+#[path = "serf/cells.rs"]
+mod cells;
 mod support;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use broadcast::{Config, Event, Profile, Serf, Tags, start};
+use libtest_mimic::Arguments;
 use serde_json::{Value, json};
 
-use support::{LIMIT, Process, require, serf, serf::Agent};
+use support::{
+    LIMIT, Process,
+    require::{self, Case},
+    serf,
+    serf::Agent,
+};
+
+/// Nearly all of the time the tests wait for timers of the protocol.
+const THREADS: usize = 8;
 
 fn main() -> ExitCode {
-    require::run(
-        serf::missing(),
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(THREADS);
+    let missing = serf::missing();
+    let mut cases = require::cases(
+        missing.as_ref(),
         &[
             ("ours_joins_through_an_agent", || members_show_ours(true)),
             ("an_agent_joins_through_ours", || members_show_ours(false)),
@@ -23,7 +37,25 @@ fn main() -> ExitCode {
             ("an_agent_leaves_and_fails", an_agent_leaves_and_fails),
             ("a_node_without_serf_is_not_let_in", a_node_without_serf_is_not_let_in),
         ],
-    )
+    );
+    cases.extend(require::cases(None, &[("the_readme_has_the_cells", the_readme_has_the_cells)]));
+    for (name, setup) in cells::setups() {
+        for (we_join, joins) in [(true, "we-join"), (false, "they-join")] {
+            let test = Box::new(move || cells::live(setup, we_join));
+            cases.push(Case { name: format!("serf/{name}/{joins}"), missing: missing.clone(), test });
+        }
+    }
+    require::run_cases(&args, cases)
+}
+
+/// Each configuration is in the README's table, and no other.
+fn the_readme_has_the_cells() {
+    let readme = include_str!("../README.md");
+    let (_, table) = readme.split_once("\n| | serf 0.10.1 |\n|---|---|\n").expect("the README has the table");
+    let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let cells: Vec<_> =
+        cells::setups().into_iter().map(|(name, _)| format!("| {name} | we join, they join |")).collect();
+    assert_eq!(rows, cells);
 }
 
 fn ours(name: &str, args: &[&str]) -> Process {

@@ -34,7 +34,7 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Event, Member, Message, Metrics, PublishError, Seed,
+    Event, Member, Message, Metrics, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
     node::{Action, KeyChange, Node, StreamInput},
     wire::{KeyError, SecretKey},
@@ -51,6 +51,7 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
+    UpdateTags { serf: Serf, reply: oneshot::Sender<bool> },
     UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
     Keys { reply: oneshot::Sender<Vec<SecretKey>> },
@@ -208,6 +209,9 @@ impl EventLoop {
             Command::Reached { seq, reply } => {
                 let (members, missing) = self.node.reached(seq);
                 let _ = reply.send(Reached { members, missing });
+            }
+            Command::UpdateTags { serf, reply } => {
+                let _ = reply.send(self.node.update_tags(Instant::now(), serf));
             }
             Command::UpdateMeta { meta, reply } => {
                 let _ = reply.send(self.node.update_meta(Instant::now(), &meta));

@@ -51,7 +51,7 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Event, Member, Message, Metrics, PublishError, Seed, Serf,
+    Config, ConfigError, Event, Member, Message, Metrics, PublishError, Seed, Serf, Tags,
     config::check_meta,
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig},
@@ -95,6 +95,11 @@ pub enum UpdateError {
     /// It cannot be told.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// In a serf cluster a node tells tags, elsewhere metadata.
+    #[error(
+        "in a serf cluster a node tells tags (update_tags), in another metadata (update_meta); this one is the other"
+    )]
+    Kind,
     /// The node has left.
     #[error("this node has left its cluster, and tells nothing any more; start another")]
     Stopped,
@@ -108,6 +113,8 @@ pub struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: String,
+    /// Whether it is in a serf cluster.
+    serf: bool,
     addr: watch::Receiver<SocketAddr>,
     commands: mpsc::Sender<Command>,
     outbox: Arc<Outbox>,
@@ -147,6 +154,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
              node with these would let this one in; add its network, or set BROADCAST_ADVERTISE (--advertise)"
         )));
     }
+    let serf = config.serf.is_some();
     let mut node = Node::new(
         Instant::now(),
         NodeConfig {
@@ -181,6 +189,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let (messages, events) = (Feed::new(KEPT_MESSAGES, Message::len), Feed::new(KEPT_EVENTS, |_| 0));
     let shared = Shared {
         name: config.name,
+        serf,
         addr: known_addr,
         commands,
         outbox: Arc::clone(&outbox),
@@ -224,9 +233,27 @@ impl Handle {
     ///
     /// See [`UpdateError`].
     pub async fn update_meta(&self, meta: impl Into<Vec<u8>>) -> Result<(), UpdateError> {
+        if self.0.serf {
+            return Err(UpdateError::Kind);
+        }
         let meta = meta.into();
         check_meta(&meta)?;
         let told = self.ask(|reply| Command::UpdateMeta { meta: meta.into(), reply }).await;
+        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
+    }
+
+    /// In a serf cluster, gives this node other tags. Ends when they are on their way.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpdateError`].
+    pub async fn update_tags(&self, tags: Tags) -> Result<(), UpdateError> {
+        if !self.0.serf {
+            return Err(UpdateError::Kind);
+        }
+        let serf = Serf { tags };
+        serf.validate()?;
+        let told = self.ask(|reply| Command::UpdateTags { serf, reply }).await;
         told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
     }
 

@@ -63,6 +63,15 @@ impl Place {
 }
 
 impl Node {
+    /// Has other tags from now on; gives whether it still tells anything.
+    pub(crate) fn update_tags(&mut self, now: Instant, serf: config::Serf) -> bool {
+        let meta = Bytes::from(serf.meta());
+        if let Some(place) = &mut self.place {
+            place.serf.set_tags(serf.tags);
+        }
+        self.update_meta(now, &meta)
+    }
+
     /// Takes a user message that is one of serf's; gives whether it was.
     pub(super) fn hear_serf(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) -> bool {
         let Some(place) = self.place.as_mut().filter(|_| Serf::is_one(payload)) else { return false };

@@ -584,3 +584,33 @@ fn neither_membership_nor_messages_starve_the_other() {
     assert!(messages >= 45, "{messages} messages in 100 packets");
     assert!(parts.len() - messages >= 45, "{} of the membership in 100 packets", parts.len() - messages);
 }
+
+#[test]
+fn strangers_are_answered_sparingly() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 2);
+    let stranger = SocketAddr::from(([10, 9, 9, 9], 7946));
+    let before = sim.node(addrs[0]).metrics();
+    let ping = |seq| packet(&Wire::Ping(crate::wire::Ping { seq, node: Bytes::new(), source: None }));
+    let pings: Vec<_> = (0..200).map(ping).collect();
+    sim.inject(stranger, addrs[0], packet::encode(&pings, false, false));
+    let after = sim.node(addrs[0]).metrics();
+    assert_eq!(after.over_limit.pings - before.over_limit.pings, 197);
+    assert_eq!(after.traffic.packets_sent - before.traffic.packets_sent, 3);
+
+    // A member is pinged for anybody, anybody for a member, and a stranger for no stranger.
+    let ask = |target: SocketAddr| crate::wire::IndirectPing {
+        seq: 1,
+        target: target.into(),
+        node: if target == addrs[1] { "node2".into() } else { "victim".into() },
+        nack: false,
+        source: None,
+    };
+    for (target, sent) in [(addrs[1], 1), (SocketAddr::from(([10, 8, 8, 8], 53)), 0)] {
+        let before = sim.node(addrs[0]).metrics().traffic.packets_sent;
+        sim.inject(stranger, addrs[0], packet(&Wire::IndirectPing(ask(target))));
+        assert_eq!(sim.node(addrs[0]).metrics().traffic.packets_sent - before, sent, "{target}");
+    }
+    let told = told(&mut sim, addrs[0]);
+    assert!(told.iter().any(|line| line.contains("asks for a ping to 10.8.8.8:53")), "{told:?}");
+}

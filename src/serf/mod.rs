@@ -473,6 +473,11 @@ impl Serf {
         ]
     }
 
+    /// Queries are for who has these tags from now on.
+    pub(crate) fn set_tags(&mut self, tags: Tags) {
+        self.tags = tags;
+    }
+
     /// The next thing to do.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
