@@ -46,7 +46,7 @@ pub enum Event {
         /// Why the last of them is none.
         reason: String,
     },
-    /// This node can publish again, after [`PublishError::WouldBlock`].
+    /// This node can publish again, after [`PublishError::WouldBlock`](crate::PublishError::WouldBlock).
     Room,
     /// Two live nodes claim the same name.
     NameConflict {
