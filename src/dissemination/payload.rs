@@ -178,6 +178,10 @@ fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     let key = plain_text(&start[..start.find('"')?])?;
     let at = rest.len() - start.len() + key.len();
     let value = text.get(at..rest.len())?.strip_prefix("\",\"value\":")?;
+    // Nor does what this crate writes have blanks around it, which are no part of the value.
+    if value.trim_ascii().len() != value.len() {
+        return None;
+    }
     check_json(value).ok()?;
     let identity = Identity { origin: origin.into(), plain: None, raw: false, event: None, epoch, seq };
     Some(Parsed { key: key.into(), value: rest.len() - value.len()..rest.len(), identity: Some(identity) })
