@@ -454,13 +454,7 @@ impl Membership {
         match message {
             Message::Ping(ping) => self.handle_ping(from, &ping)?,
             Message::IndirectPing(ping) => self.handle_indirect_ping(now, from, &ping)?,
-            Message::Ack(ack) => {
-                let probing = self.probe.is_some();
-                self.handle_ack(now, &ack)?;
-                if probing && self.probe.is_none() {
-                    self.counting.end_probe(now, true);
-                }
-            }
+            Message::Ack(ack) => self.handle_ack(now, &ack)?,
             Message::Nack(nack) => self.handle_nack(nack.seq),
             Message::Suspect(suspect) => self.suspect(now, &suspect),
             Message::Alive(alive) => self.alive(now, Some(from), &alive)?,

@@ -200,6 +200,7 @@ impl Membership {
             self.timers.cancel(&Timer::ProbeTimeout);
             self.timers.cancel(&Timer::ProbeEnd);
             self.awareness.apply(-1);
+            self.counting.end_probe(now, true);
             // Once others have been asked, nobody knows which way the answer went.
             if !probe.is_indirect {
                 return self.measure(now, probe, &ack.payload);
