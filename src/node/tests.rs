@@ -473,16 +473,8 @@ fn gossip_fills_in_what_is_lost_on_the_direct_way() {
 fn a_plain_nodes_message_reaches_all_of_ours_once_and_again_when_said_again() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 13);
-    let plain: SocketAddr = "10.0.9.9:7946".parse().expect("an address");
-    let alive = Alive {
-        incarnation: 1,
-        node: "go".into(),
-        address: plain.into(),
-        meta: Bytes::new(),
-        versions: Some([1, 5, 2, 0, 0, 0]),
-    };
+    let plain = sim.introduce_plain(&addrs);
     for addr in &addrs {
-        sim.inject(plain, *addr, packet(&Wire::Alive(alive.clone())));
         assert_eq!(told(&mut sim, *addr), ["go joined"]);
     }
     let said = packet(&Wire::User(Bytes::from_static(br#"{"key":"I am go","value":2,"more":[1]}"#)));

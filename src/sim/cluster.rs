@@ -18,6 +18,7 @@ use crate::{
     dissemination::{MessageId, PublishError},
     membership::Member,
     node::{Event, Node, StreamInput},
+    wire::{Alive, Message, packet},
 };
 
 /// A network of nodes.
@@ -121,6 +122,23 @@ impl Sim {
     /// The same, where it may be refused.
     pub(crate) fn try_publish(&mut self, addr: SocketAddr, key: &str, value: &str) -> Result<MessageId, PublishError> {
         self.with(addr, |node, now| node.publish(now, key, value))
+    }
+
+    /// Makes a plain memberlist node, "go", known to these. It answers nothing, and fails after a while.
+    pub(crate) fn introduce_plain(&mut self, addrs: &[SocketAddr]) -> SocketAddr {
+        let plain = SocketAddr::from(([10, 0, 9, 9], 7946));
+        let alive = Alive {
+            incarnation: 1,
+            node: "go".into(),
+            address: plain.into(),
+            meta: Bytes::new(),
+            versions: Some([1, 5, 2, 0, 0, 0]),
+        };
+        let alive = packet::encode_message(&Message::Alive(alive));
+        for addr in addrs {
+            self.inject(plain, *addr, alive.clone());
+        }
+        plain
     }
 
     /// Hands a node a datagram, as from an address.

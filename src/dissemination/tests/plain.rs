@@ -4,27 +4,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::wire::{
-    Alive, Message as Wire, packet,
+    Message as Wire, packet,
     stream::{self, StreamMessage},
 };
-
-const PLAIN: &str = "10.0.9.9:7946";
-
-/// Makes a plain node known to all. It answers nothing, and fails after a while.
-pub(super) fn introduce(sim: &mut Sim, addrs: &[SocketAddr]) -> SocketAddr {
-    let plain: SocketAddr = PLAIN.parse().expect("an address");
-    let alive = Alive {
-        incarnation: 1,
-        node: "go".into(),
-        address: plain.into(),
-        meta: Bytes::new(),
-        versions: Some([1, 5, 2, 0, 0, 0]),
-    };
-    for addr in addrs {
-        sim.inject(plain, *addr, packet::encode_message(&Wire::Alive(alive.clone())));
-    }
-    plain
-}
 
 fn words(value: &str) -> Bytes {
     Bytes::from(format!("{{\"key\":\"I am go\",\"value\":{value}}}"))
@@ -39,7 +21,7 @@ fn retransmissions_to_several_are_one_message_and_the_same_words_later_another()
     for loss in [0.0, 0.2] {
         let mut sim = Sim::new(20, Profile::Lan);
         let addrs = cluster(&mut sim, 13);
-        let plain = introduce(&mut sim, &addrs);
+        let plain = sim.introduce_plain(&addrs);
         sim.loss = loss;
         for _ in 0..2 {
             for to in [2, 9, 4, 2, 11, 9] {
@@ -60,7 +42,7 @@ fn a_message_whose_voice_dies_is_delivered_all_the_same() {
     for dies in 1..5 {
         let mut sim = Sim::new(21, Profile::Lan);
         let mut addrs = cluster(&mut sim, 5);
-        let plain = introduce(&mut sim, &addrs);
+        let plain = sim.introduce_plain(&addrs);
         sim.kill(addrs.remove(dies));
         sim.inject(plain, addrs[0], say("1"));
         sim.run(10 * SECOND);
@@ -76,7 +58,7 @@ fn a_large_message_of_a_plain_node_reaches_all() {
     for hears in 0..3 {
         let mut sim = Sim::new(22, Profile::Lan);
         let addrs = cluster(&mut sim, 3);
-        let mut from = introduce(&mut sim, &addrs);
+        let mut from = sim.introduce_plain(&addrs);
         from.set_port(34_567);
         let value = format!("\"{}\"", "y".repeat(200_000));
         let data = stream::encode(&StreamMessage::User(words(&value)), false);
@@ -95,7 +77,7 @@ fn what_a_plain_node_says_in_another_form_reaches_all_as_it_was() {
     let expected = ["\"x\"", "\"\"", "[0,255]", "[181,1]", r#""{\"key\":1}""#, "\"x\""];
     let mut sim = Sim::new(23, Profile::Lan);
     let addrs = cluster(&mut sim, 3);
-    let plain = introduce(&mut sim, &addrs);
+    let plain = sim.introduce_plain(&addrs);
     for said in raw {
         sim.inject(plain, addrs[1], packet::encode_message(&Wire::User(Bytes::from_static(said))));
         sim.run(Duration::from_millis(100));

@@ -194,7 +194,7 @@ fn what_is_kept_is_freed_within_seconds_when_the_one_who_lacks_it_leaves() {
 fn who_fails_meanwhile_is_counted_out_and_plain_nodes_apart() {
     let mut sim = Sim::new(10, Profile::Lan);
     let addrs = cluster(&mut sim, 5);
-    super::plain::introduce(&mut sim, &addrs);
+    sim.introduce_plain(&addrs);
     sim.kill(addrs[4]);
     sim.publish(addrs[0], "k", "0");
     sim.run(SECOND / 2);
