@@ -43,7 +43,7 @@ pub mod wire;
 pub use config::{
     Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Serf, Tags, Tuning,
 };
-pub use dissemination::{Counters, Message, MessageId, PublishError};
+pub use dissemination::{Counters, Message, MessageId, Position, PublishError};
 pub use driver::{
     Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,
     health::{Health, HealthError, probe},
@@ -51,7 +51,7 @@ pub use driver::{
 };
 pub use membership::{Member, MemberState, MembershipCounts, NodeName};
 pub use metrics::Histogram;
-pub use node::{Event, Gauges, Metrics, OverLimit, Rejected, Traffic};
+pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Rejected, Seen, Traffic};
 pub use wire::envelope::Envelope;
 
 /// The code in the README compiles.

@@ -183,6 +183,7 @@ impl Dissemination {
                     continue;
                 }
             }
+            self.counters.delivered += 1;
             self.outputs.push_back(Output::Deliver(message));
         }
     }

@@ -139,10 +139,35 @@ pub(crate) struct Progress {
     pub(crate) plain: usize,
 }
 
+/// How far a node is with what an origin says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The origin.
+    pub origin: NodeName,
+    /// Which life of it; odd for what it passes on for plain memberlist nodes.
+    pub epoch: u64,
+    /// All below this number was delivered here; of a node's own messages, was published.
+    pub next: u64,
+    /// The number after the last message there is, as far as this node has heard.
+    pub end: u64,
+    /// Every member has all below this number, as the origin says.
+    pub floor: u64,
+    /// How many messages are kept for others.
+    pub retained: usize,
+}
+
 /// What came of messages to a node since its start, and what was dropped of it, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
+    /// Messages that this node published.
+    pub published: u64,
+    /// Messages of others that were delivered to the application.
+    pub delivered: u64,
+    /// Messages that were asked for, because they were missing, counted each time.
+    pub wanted: u64,
+    /// Messages that were given to others who asked for them.
+    pub given: u64,
     /// Messages that arrived, whether they were here already or not.
     pub copies: u64,
     /// Messages that were here already.
@@ -319,6 +344,7 @@ impl Dissemination {
         if !self.has_room() {
             return Err(PublishError::WouldBlock);
         }
+        self.counters.published += 1;
         Ok(self.append(now, Lane::Own, draft, membership).0)
     }
 
@@ -348,6 +374,46 @@ impl Dissemination {
         let own = &self.outbound[Lane::Own as usize];
         let members = if self.active[Lane::Own as usize] { own.waited_for() } else { ours };
         Progress { stable: own.stable(), members, plain }
+    }
+
+    /// Every live member has all below this number of what this node publishes.
+    pub(crate) fn stable(&self) -> u64 {
+        self.outbound[Lane::Own as usize].stable()
+    }
+
+    /// What this node has just published, as an application sees it.
+    pub(crate) fn just_published(&self) -> Option<Message> {
+        let payload = self.outbound[Lane::Own as usize].last()?.slice(1..);
+        let parsed = payload::parse(std::str::from_utf8(&payload).ok()?).ok()?;
+        Some(Message::new(self.me.clone(), parsed.identity.as_ref()?, &parsed, &payload, 0))
+    }
+
+    /// By how many messages of this node each member is behind, of those that acknowledge.
+    pub(crate) fn lags(&self) -> BTreeMap<&NodeName, u64> {
+        self.outbound[Lane::Own as usize].lags()
+    }
+
+    /// How far this node is with what each origin says, its own messages first.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        let own = &self.outbound[Lane::Own as usize];
+        let mine = Position {
+            origin: self.me.clone(),
+            epoch: own.epoch,
+            next: own.next(),
+            end: own.next(),
+            floor: own.floor().min(own.sent()),
+            retained: own.len(),
+        };
+        let others = self.inbound.iter().filter(|(_, stream)| stream.over_since.is_none());
+        let others = others.map(|(origin, stream)| Position {
+            origin: origin.clone(),
+            epoch: stream.epoch,
+            next: stream.next.unwrap_or_default(),
+            end: stream.end(),
+            floor: stream.floor,
+            retained: (stream.next.unwrap_or_default() - stream.base()) as usize,
+        });
+        [mine].into_iter().chain(others).collect()
     }
 
     /// How many members have a message of this node, and which do not, of those that are waited for.

@@ -264,6 +264,11 @@ impl Outbound {
         (seq < self.sent).then(|| self.entries.get(i).map(|entry| &entry.message))?
     }
 
+    /// The message that was added last, whether it has been sent or not.
+    pub(super) fn last(&self) -> Option<&Bytes> {
+        self.entries.back().map(|entry| &entry.message)
+    }
+
     /// Takes the messages that may be sent now.
     pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
         // Where nobody is current, the one that is least behind sets the pace.
@@ -507,6 +512,12 @@ impl Outbound {
     /// How many members are waited for.
     pub(super) fn waited_for(&self) -> usize {
         self.held.values().sum()
+    }
+
+    /// How many messages each peer that is waited for has not acknowledged.
+    pub(super) fn lags(&self) -> BTreeMap<&NodeName, u64> {
+        let meant = self.peers.values().filter(|peer| peer.standing.is_waited_for());
+        meant.map(|peer| (&peer.name, self.next().saturating_sub(peer.acked))).collect()
     }
 
     /// How many members have a message, and which do not, of those that are waited for. Those that came

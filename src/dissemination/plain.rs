@@ -255,6 +255,7 @@ impl Dissemination {
         let text = std::str::from_utf8(&payload).expect("a draft is made of text");
         let parsed = payload::parse(text).expect("a draft is JSON");
         let identity = parsed.identity.as_ref().expect("a finished draft has an identity");
+        self.counters.delivered += 1;
         self.outputs.push_back(Output::Deliver(Message::new(me, identity, &parsed, &payload, 0)));
         Ok(())
     }

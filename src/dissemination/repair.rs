@@ -275,6 +275,7 @@ impl Dissemination {
                     continue;
                 }
                 bytes += message.len();
+                self.counters.given += 1;
                 given.entry(hops).or_default().push(message);
                 if bytes >= GIVEN_AT_ONCE {
                     break 'all;
@@ -401,6 +402,7 @@ impl Dissemination {
             return self.ask_by(now, origin, epoch);
         }
         let ranges = stream.missing(control::MAX_RANGES);
+        self.counters.wanted += ranges.iter().map(|(_, count)| count).sum::<u64>();
         if stream.attempts > 0 {
             stream.hint = None;
         }

@@ -34,7 +34,7 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Event, Member, Message, Metrics, PublishError, Seed, Serf,
+    Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
     node::{Action, KeyChange, Node, StreamInput},
     wire::{KeyError, SecretKey},
@@ -56,6 +56,7 @@ pub(super) enum Command {
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
     Keys { reply: oneshot::Sender<Vec<SecretKey>> },
     Metrics { reply: oneshot::Sender<Metrics> },
+    Overview { reply: oneshot::Sender<Overview> },
     AckPayload(Bytes),
     Leave,
 }
@@ -66,6 +67,7 @@ pub(super) struct Application {
     pub(super) reached_at: watch::Sender<SocketAddr>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) messages: Feed<Message>,
+    pub(super) everything: Feed<Message>,
     pub(super) events: Feed<Event>,
 }
 
@@ -87,6 +89,8 @@ pub(super) struct EventLoop {
     reached_at: watch::Sender<SocketAddr>,
     progress: watch::Sender<Progress>,
     messages: Feed<Message>,
+    /// This node's own messages as well.
+    everything: Feed<Message>,
     events: Feed<Event>,
     /// What the subscribers are told next; empty in between, kept for its allocation.
     news: (VecDeque<Message>, VecDeque<Event>),
@@ -106,7 +110,7 @@ impl EventLoop {
         (tcp_timeout, max_streams): (Duration, usize),
         application: Application,
     ) -> Self {
-        let Application { outbox, reached_at, progress, messages, events } = application;
+        let Application { outbox, reached_at, progress, messages, everything, events } = application;
         let Sockets { datagrams, acceptor, addr: _ } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout, max_streams);
         let (lookups, found) = mpsc::channel(LOOKUPS);
@@ -124,6 +128,7 @@ impl EventLoop {
             reached_at,
             progress,
             messages,
+            everything,
             events,
             news: Default::default(),
             gossip_since: None,
@@ -182,19 +187,26 @@ impl EventLoop {
     /// Publishes what the application has, as far as the log has room.
     fn publish(&mut self) {
         let now = Instant::now();
+        let mut own = self.everything.is_heard().then(VecDeque::new);
         loop {
             if self.drafts.is_empty() {
                 self.outbox.take(&mut self.drafts);
             }
             if !self.node.has_room() {
-                return;
+                break;
             }
-            let Some(draft) = self.drafts.pop_front() else { break };
-            if let Err(refusal) = self.node.publish_draft(now, draft) {
-                debug!(%refusal, "what was published is not sent");
+            let Some(draft) = self.drafts.pop_front() else {
+                self.outbox.set_next(self.node.next_id(), self.node.refusal());
+                break;
+            };
+            match self.node.publish_draft(now, draft) {
+                Ok(_) => own.iter_mut().for_each(|own| own.extend(self.node.just_published())),
+                Err(refusal) => debug!(%refusal, "what was published is not sent"),
             }
         }
-        self.outbox.set_next(self.node.next_id(), self.node.refusal());
+        if let Some(own) = own {
+            self.everything.send(&own);
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -218,6 +230,9 @@ impl EventLoop {
             }
             Command::Metrics { reply } => {
                 let _ = reply.send(self.node.metrics());
+            }
+            Command::Overview { reply } => {
+                let _ = reply.send(self.node.overview());
             }
             Command::ChangeKeys { change, reply } => {
                 let _ = reply.send(self.node.change_keys(change));
@@ -332,7 +347,10 @@ impl EventLoop {
         }
         let told = !messages.is_empty();
         self.messages.send(messages);
+        self.everything.send(messages);
         self.events.send(events);
+        messages.clear();
+        events.clear();
         told
     }
 

@@ -51,7 +51,7 @@ pub use self::{
     subscription::{Lagged, Subscription},
 };
 use crate::{
-    Config, ConfigError, Event, Member, Message, Metrics, PublishError, Seed, Serf, Tags,
+    Config, ConfigError, Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf, Tags,
     config::check_meta,
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig},
@@ -120,6 +120,7 @@ struct Shared {
     outbox: Arc<Outbox>,
     progress: watch::Receiver<Progress>,
     messages: Subscribers<Message>,
+    everything: Subscribers<Message>,
     events: Subscribers<Event>,
     /// Hears the events from the very start, until the first subscriber takes it.
     first: Mutex<Option<Subscription<Event>>>,
@@ -186,7 +187,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let outbox = Arc::new(Outbox::new(node.epoch()));
     let (reached_at, known_addr) = watch::channel(addr);
     let (progress, known) = watch::channel(Progress::default());
-    let (messages, events) = (Feed::new(KEPT_MESSAGES, Message::len), Feed::new(KEPT_EVENTS, |_| 0));
+    let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
+    let events = Feed::new(KEPT_EVENTS, |_| 0);
     let shared = Shared {
         name: config.name,
         serf,
@@ -195,10 +197,11 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         outbox: Arc::clone(&outbox),
         progress: known,
         messages: messages.subscribers(),
+        everything: everything.subscribers(),
         events: events.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application = Application { outbox, reached_at, progress, messages, events };
+    let application = Application { outbox, reached_at, progress, messages, everything, events };
     let event_loop =
         EventLoop::new(node, sockets, faults, (config.tuning.tcp_timeout, config.bounds.max_streams), application);
     tokio::spawn(event_loop.run(received));
@@ -293,6 +296,14 @@ impl Handle {
         self.0.messages.subscribe()
     }
 
+    /// As [`subscribe`](Self::subscribe), with the messages that this node itself publishes, as soon as they
+    /// are on their way; their [`hops`](Message::hops) are 0. All messages of the cluster, in an order of this
+    /// node's own.
+    #[must_use]
+    pub fn subscribe_all(&self) -> Subscription<Message> {
+        self.0.everything.subscribe()
+    }
+
     /// What happens in the cluster: every [`Event`] but the messages. The first call hears of
     /// everything since the start, so that [`Event::Ready`] cannot be missed; later ones hear what
     /// happens from then on. The last 1024 events are kept for a subscriber that is behind.
@@ -306,6 +317,11 @@ impl Handle {
     /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
     pub async fn metrics(&self) -> Metrics {
         self.ask(|reply| Command::Metrics { reply }).await.unwrap_or_default()
+    }
+
+    /// How this node sees its cluster, at one time. Of nobody once it has stopped.
+    pub async fn overview(&self) -> Overview {
+        self.ask(|reply| Command::Overview { reply }).await.unwrap_or_default()
     }
 
     /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it

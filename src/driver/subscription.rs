@@ -81,8 +81,13 @@ impl<T: Clone> Feed<T> {
         Subscribers(Arc::clone(&self.0.0))
     }
 
-    /// Sends all of `news` to every subscriber, and leaves it empty.
-    pub(super) fn send(&self, news: &mut VecDeque<T>) {
+    /// Whether anybody may listen.
+    pub(super) fn is_heard(&self) -> bool {
+        lock(&self.0.0).queues.as_ref().is_some_and(|queues| !queues.is_empty())
+    }
+
+    /// Sends all of `news` to every subscriber.
+    pub(super) fn send(&self, news: &VecDeque<T>) {
         if news.is_empty() {
             return;
         }
@@ -95,7 +100,6 @@ impl<T: Clone> Feed<T> {
                 true
             });
         }
-        news.clear();
     }
 }
 
@@ -210,7 +214,7 @@ mod tests {
         let feed = feed(4, 100);
         let slow = feed.subscribers().subscribe();
         for number in 0..10 {
-            feed.send(&mut [number].into());
+            feed.send(&[number].into());
         }
         drop(feed);
         assert_eq!(all(slow).await, [Err(6), Ok(6), Ok(7), Ok(8), Ok(9)]);
@@ -220,9 +224,9 @@ mod tests {
     async fn a_queue_is_bounded_in_bytes_but_takes_one_that_is_larger() {
         let feed = feed(4, 10);
         let slow = feed.subscribers().subscribe();
-        feed.send(&mut [3, 4, 5].into());
+        feed.send(&[3, 4, 5].into());
         let large = feed.subscribers().subscribe();
-        feed.send(&mut [20].into());
+        feed.send(&[20].into());
         drop(feed);
         assert_eq!(all(slow).await, [Err(3), Ok(20)]);
         assert_eq!(all(large).await, [Ok(20)]);
@@ -233,7 +237,7 @@ mod tests {
         let feed = feed(4, 100);
         let waiting = [(); 2].map(|()| tokio::spawn(all(feed.subscribers().subscribe())));
         tokio::task::yield_now().await;
-        feed.send(&mut [1, 2].into());
+        feed.send(&[1, 2].into());
         tokio::task::yield_now().await;
         drop(feed);
         for waiting in waiting {

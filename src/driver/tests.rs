@@ -9,7 +9,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::*;
-use crate::{Profile, Seed};
+use crate::{NodeName, Profile, Seed, Seen};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -346,4 +346,34 @@ async fn a_value_that_is_no_json_is_an_error() {
     let node = node("a", &[]).await;
     let value = std::collections::BTreeMap::from([(vec![0_u8], 1)]);
     assert!(matches!(node.publish("key", &value).await, Err(PublishError::Value(_))));
+}
+
+#[tokio::test]
+async fn who_looks_from_outside_sees_own_messages_too_and_how_far_everybody_is() {
+    let (a, _, b, _) = pair().await;
+    let (mut all, mut to_b) = (a.subscribe_all(), b.subscribe());
+    let receipts = [a.publish("k", &1).await.unwrap(), a.publish("k", &2).await.unwrap()];
+    for (receipt, value) in receipts.into_iter().zip(["1", "2"]) {
+        let own = next(&mut all).await;
+        assert_eq!((own.origin(), own.id(), own.hops()), (&NodeName::from("a"), Some(receipt.id()), 0));
+        assert_eq!((own.key(), own.value()), ("k", value));
+        assert_eq!(next(&mut to_b).await.value(), value);
+        soon("an acknowledgement", receipt.delivered()).await.unwrap();
+    }
+    b.publish("I am b", &3).await.unwrap();
+    assert_eq!((*next(&mut all).await.origin()).to_string(), "b");
+
+    let Metrics { messages, delivery, .. } = a.metrics().await;
+    assert_eq!((messages.published, messages.delivered, messages.wanted, delivery.count()), (2, 1, 0, 2));
+    let overview = a.overview().await;
+    assert!(overview.joined && !overview.leaving);
+    let seen = |seen: &Seen| (seen.member.name.to_string(), seen.acknowledges, seen.lag);
+    let seen: Vec<_> = overview.members.iter().map(seen).collect();
+    assert_eq!(seen, [("a".into(), true, None), ("b".into(), true, Some(0))]);
+    let positions = overview.positions.iter().map(|at| (at.origin.to_string(), at.next, at.end));
+    assert_eq!(positions.collect::<Vec<_>>(), [("a".into(), 2, 2), ("b".into(), 1, 1)]);
+
+    a.leave().await;
+    assert!(a.overview().await.members.is_empty());
+    assert!(soon("the end", all.recv()).await.is_none());
 }

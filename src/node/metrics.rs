@@ -36,6 +36,8 @@ pub struct Metrics {
     /// How long exchanges of views took that this node began and the other side answered:
     /// `memberlist.pushPullNode`.
     pub push_pull: Histogram,
+    /// How long it took from when a message of this node was published until all live members had it.
+    pub delivery: Histogram,
 }
 
 /// What went over the network.
@@ -203,6 +205,18 @@ impl Node {
         gauges.streams = self.streams.len();
         gauges.stream_bytes = self.buffered();
         metrics
+    }
+
+    /// Every live member has all below this number of what this node has published.
+    pub(super) fn land(&mut self, stable: u64) {
+        let first = self.next_id().seq - self.in_flight.len() as u64;
+        for published in self.in_flight.drain(..stable.saturating_sub(first) as usize) {
+            self.metrics.delivery.record(self.now.saturating_duration_since(published));
+        }
+        if self.in_flight.is_empty() {
+            // A burst's memory is not kept.
+            self.in_flight.shrink_to(64);
+        }
     }
 
     /// How many rounds of gossip there were.

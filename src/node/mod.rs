@@ -19,6 +19,7 @@ mod identity;
 mod inspect;
 mod join;
 mod metrics;
+mod overview;
 mod packets;
 mod rejections;
 mod seal;
@@ -39,6 +40,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
+pub use self::overview::{Overview, Seen};
 pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
 use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
@@ -174,6 +176,8 @@ pub(crate) struct Node {
     /// What this room counts itself; [`Node::metrics`] adds the rest.
     metrics: Metrics,
     gossip_rounds: u64,
+    /// When each message was published that not all members are known to have, as far as that was looked at.
+    in_flight: VecDeque<Instant>,
     /// Whose turn it is to fill a packet first: the membership's, or the messages'.
     membership_first: bool,
     /// When something happened last.
@@ -241,6 +245,7 @@ impl Node {
             rejections: Rejections::new(now),
             metrics: Metrics::default(),
             gossip_rounds: 0,
+            in_flight: VecDeque::new(),
             membership_first: true,
             now,
             held_back: false,
@@ -353,6 +358,8 @@ impl Node {
         let (draft, event) = self.plan_event(now, draft);
         let published = self.dissemination.publish(now, draft, &self.membership);
         if published.is_ok() {
+            self.in_flight.push_back(now);
+            self.land(self.dissemination.stable());
             self.emit_event(now, event);
         }
         self.held_back |= published == Err(PublishError::WouldBlock);
@@ -366,7 +373,14 @@ impl Node {
 
     /// How far the cluster is with what this node publishes.
     pub(crate) fn progress(&mut self) -> Progress {
-        self.dissemination.progress(&self.membership)
+        let progress = self.dissemination.progress(&self.membership);
+        self.land(progress.stable);
+        progress
+    }
+
+    /// What this node has just published, as an application sees it.
+    pub(crate) fn just_published(&self) -> Option<dissemination::Message> {
+        self.dissemination.just_published()
     }
 
     /// How many members have a message of this node, and which do not, of those that are waited for.

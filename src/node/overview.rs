@@ -1,0 +1,57 @@
+//! How a node sees its cluster, as a whole: for people who look.
+
+use super::Node;
+use crate::{
+    dissemination::{Position, is_ours},
+    membership::{Member, MemberState, Record},
+};
+
+/// How a node sees its cluster, at one time.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Overview {
+    /// Whether it has joined: a seed has answered, or there are none to ask.
+    pub joined: bool,
+    /// Whether it has begun to leave.
+    pub leaving: bool,
+    /// Everybody it remembers, itself first, the dead and those who left included.
+    pub members: Vec<Seen>,
+    /// How far it is with what each origin says, itself first.
+    pub positions: Vec<Position>,
+}
+
+/// What a node knows of a member.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Seen {
+    /// As [`Handle::members`](crate::Handle::members) has it.
+    pub member: Member,
+    /// Whether it is a node of this crate, which acknowledges messages.
+    pub acknowledges: bool,
+    /// How many of this node's messages it has not acknowledged yet. `None` for who is not waited for: the
+    /// node itself, plain memberlist nodes, who is gone or was cut loose, and everybody before the first
+    /// message.
+    pub lag: Option<u64>,
+}
+
+impl Node {
+    pub(crate) fn overview(&self) -> Overview {
+        let lags = self.dissemination.lags();
+        let seen = |record: &Record| Seen {
+            member: record.to_member(),
+            acknowledges: is_ours(record.versions),
+            lag: lags.get(&record.name).copied(),
+        };
+        let me = self.membership.me();
+        let others = self.membership.records().filter(|record| record.name != me.name);
+        let mut members: Vec<_> = [me].into_iter().chain(others).map(seen).collect();
+        members[1..].sort_by(|a, b| a.member.name.cmp(&b.member.name));
+        Overview {
+            joined: self.ready,
+            leaving: self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
+                || me.state() == MemberState::Left,
+            members,
+            positions: self.dissemination.positions(),
+        }
+    }
+}
