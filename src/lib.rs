@@ -17,7 +17,8 @@
 //! | `node` | all of them behind a few verbs, without clock, socket or task (sans-IO) | the four above |
 //! | `sim` | a virtual clock and network that drive the very same `Node`s by the thousand | `node` |
 //! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
-//! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`], `sim` |
+//! | [`http`] | the API for programs in any language, and the page | [`Handle`] |
+//! | `roles`, `cli` | what the `broadcast` program does with messages, and its commands | [`Handle`], `http`, `sim` |
 //!
 //! Arrows run downwards only.
 
@@ -31,6 +32,7 @@ mod driver;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 mod membership;
 mod metrics;
 mod node;

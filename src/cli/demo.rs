@@ -23,7 +23,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     if args.log.format == log::Format::Text && io::stdout().is_terminal() {
         introduce(names.len());
     }
-    let closed = log::start(filter, args.log.format, log::Nodes::Several(names.clone())).map_err(Failure::start)?;
+    let log::Log { closed, .. } =
+        log::start(filter, args.log.format, log::Nodes::Several(names.clone())).map_err(Failure::start)?;
 
     let every = args.interval.interval;
     let (all_met, met) = watch::channel(false);

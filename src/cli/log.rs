@@ -27,9 +27,12 @@ use tracing_subscriber::{
     EnvFilter,
     fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
-    registry::LookupSpan,
+    registry::{LookupSpan, Registry},
+    reload,
     util::SubscriberInitExt as _,
 };
+
+use crate::http::LogFilter;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -56,7 +59,33 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, String> {
     })
 }
 
-/// Starts logging to stdout. What it gives is notified when nobody reads stdout any longer.
+/// A log that has started.
+pub(super) struct Log {
+    pub(super) control: Control,
+    /// Notified when nobody reads stdout any longer.
+    pub(super) closed: Arc<Notify>,
+}
+
+/// Changes what is logged.
+#[derive(Debug)]
+pub(super) struct Control {
+    handle: reload::Handle<EnvFilter, Registry>,
+}
+
+impl LogFilter for Control {
+    fn get(&self) -> String {
+        self.handle.with_current(EnvFilter::to_string).unwrap_or_default()
+    }
+
+    fn set(&self, text: &str) -> Result<(), String> {
+        let filter = filter(text)?;
+        self.handle.reload(filter).map_err(|error| error.to_string())?;
+        tracing::info!(event = "log", filter = text, "this is logged from now on: {text}");
+        Ok(())
+    }
+}
+
+/// Starts logging to stdout.
 ///
 /// # Errors
 ///
@@ -65,7 +94,7 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, String> {
 /// # Panics
 ///
 /// Another log was started in this process.
-pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Arc<Notify>> {
+pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Log> {
     let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let closed = Arc::new(Notify::new());
     let writer = BackgroundWriter::start(io::stdout(), Arc::clone(&closed))?;
@@ -73,8 +102,9 @@ pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Resu
         .event_format(Lines { format, nodes, colour })
         .log_internal_errors(false)
         .with_writer(WRITER.get_or_init(|| writer).clone());
+    let (filter, handle) = reload::Layer::new(filter);
     tracing_subscriber::registry().with(filter).with(layer).init();
-    Ok(closed)
+    Ok(Log { control: Control { handle }, closed })
 }
 
 /// Waits until everything logged so far is written, but no longer than [`FLUSH`].

@@ -7,6 +7,7 @@ mod access;
 mod demo;
 mod envelope;
 mod health;
+mod http;
 mod log;
 mod name;
 mod node;
@@ -20,7 +21,7 @@ use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process:
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
 pub use self::usage::parse;
-use self::{access::AccessArgs, envelope::EnvelopeArgs, size::Size};
+use self::{access::AccessArgs, envelope::EnvelopeArgs, http::HttpArgs, size::Size};
 use crate::{
     ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
     config::{self, DEFAULT_PORT},
@@ -118,6 +119,9 @@ struct NodeArgs {
 
     #[command(flatten)]
     access: AccessArgs,
+
+    #[command(flatten)]
+    http: HttpArgs,
 
     /// What a node that joins gets of what was sent before
     #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]

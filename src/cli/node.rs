@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{Failure, NodeArgs, Replay, Role, envelope, log, name};
+use super::{Failure, NodeArgs, Replay, Role, envelope, http::Api, log, name};
 use crate::{Config, Handle, Serf, Tuning, roles, start};
 
 /// How long good-byes may take, so that the process ends within 2 seconds.
@@ -27,7 +27,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
     let mut keys = KeyFile::new(args.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (role, every) = (args.role, args.interval.interval);
-    let node = tokio::select! {
+    let (node, api) = tokio::select! {
         node = bring_up(args) => node?,
         _ = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
@@ -39,6 +39,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
         }
     };
     let mut role = pin!(roles::run(node.clone(), every, first_turn));
+    api.serve(&node)?;
     tokio::select! {
         never = keys.follow(&node) => match never {},
         () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
@@ -50,7 +51,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     Ok(signals.good_bye(leaving).await)
 }
 
-async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
+async fn bring_up(args: NodeArgs) -> Result<(Handle, Api), Failure> {
     if args.tags.is_some() && !args.serf {
         return Err(Failure::usage(
             "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF=true (--serf) too",
@@ -63,7 +64,8 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
         })?,
     };
     let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
-    log::start(filter, args.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    let log = log::start(filter, args.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    let api = args.http.bind(&name, log.control)?;
 
     let mut config = Config::new(name)
         .bind(args.bind.bind)
@@ -82,7 +84,7 @@ async fn bring_up(args: NodeArgs) -> Result<Handle, Failure> {
     if let Some(host) = args.advertise {
         config = config.advertise(host);
     }
-    start(config).await.map_err(Failure::from)
+    Ok((start(config).await?, api))
 }
 
 /// The file of keys, which is read again when the program is told to (SIGHUP).

@@ -1,6 +1,6 @@
 //! A message, as the application sees it.
 
-use std::{ops::Range, str, sync::Arc};
+use std::{borrow::Cow, ops::Range, str, sync::Arc};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -111,6 +111,12 @@ impl Message {
         self.text(&self.0.value)
     }
 
+    /// The same without line ends. They can only be blanks between its parts: in a string they are escaped.
+    pub(crate) fn value_on_one_line(&self) -> Cow<'_, str> {
+        let json = self.value();
+        if json.contains(['\n', '\r', '\t']) { json.replace(['\n', '\r', '\t'], " ").into() } else { json.into() }
+    }
+
     /// Its value, as a type of yours.
     ///
     /// # Errors
@@ -188,4 +194,16 @@ pub enum PublishError {
     /// The node has left.
     #[error("the node has stopped; start a new one to publish")]
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_fits_on_one_line_and_stays_the_same() {
+        let message = Message::of_others("go", "k", "{\n\t\"a\": 18446744073709551616,\r\n \"b\": \"x\\ny\"}");
+        assert_eq!(message.value_on_one_line(), r#"{  "a": 18446744073709551616,   "b": "x\ny"}"#);
+        assert!(matches!(Message::of_others("go", "k", "[1, 2]").value_on_one_line(), Cow::Borrowed("[1, 2]")));
+    }
 }

@@ -314,6 +314,11 @@ impl Handle {
         first.unwrap_or_else(|| self.0.events.subscribe())
     }
 
+    /// The same from now on, for who leaves those since the start to others.
+    pub(crate) fn events_from_now(&self) -> Subscription<Event> {
+        self.0.events.subscribe()
+    }
+
     /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
     pub async fn metrics(&self) -> Metrics {
         self.ask(|reply| Command::Metrics { reply }).await.unwrap_or_default()

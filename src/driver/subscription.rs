@@ -149,6 +149,11 @@ impl<T: Clone> Queue<T> {
 impl<T> Unpin for Subscription<T> {}
 
 impl<T: Clone + Send + 'static> Subscription<T> {
+    /// What has come already and was not given out yet, of what the last one came with.
+    pub(crate) fn at_hand(&mut self) -> impl Iterator<Item = T> {
+        self.taken.drain(..)
+    }
+
     /// The next one; `None` when the node has stopped.
     pub async fn recv(&mut self) -> Option<Result<T, Lagged>> {
         self.next().await

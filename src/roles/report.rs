@@ -2,7 +2,7 @@
 //!
 //! The text log prints the words; the JSON log has the fields, `event` naming which line it is.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tracing::{debug, error, info, warn};
 
@@ -21,7 +21,7 @@ pub(super) fn sent(node: &str, key: &str, value: u64) {
 }
 
 pub(super) fn received(node: &str, message: &Message) {
-    let (from, key, value) = (message.origin(), message.key(), one_line(message.value()));
+    let (from, key, value) = (message.origin(), message.key(), message.value_on_one_line());
     let value = value.as_ref();
     // One of a plain node has no number.
     let (epoch, seq) = message.id().map(|id| (id.epoch, id.seq)).unzip();
@@ -125,21 +125,4 @@ pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
         missed,
         "missed {missed} {what}: this node cannot log as fast as they come; see what reads its output"
     );
-}
-
-/// JSON without its line ends. They can only be blanks between its parts: in a string they are escaped.
-fn one_line(json: &str) -> Cow<'_, str> {
-    if json.contains(['\n', '\r', '\t']) { json.replace(['\n', '\r', '\t'], " ").into() } else { json.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_fits_on_one_line_and_stays_the_same() {
-        let pretty = "{\n\t\"a\": 18446744073709551616,\r\n \"b\": \"x\\ny\"}";
-        assert_eq!(one_line(pretty), r#"{  "a": 18446744073709551616,   "b": "x\ny"}"#);
-        assert!(matches!(one_line("[1, 2]"), Cow::Borrowed(_)));
-    }
 }

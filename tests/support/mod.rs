@@ -171,15 +171,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, in the local profile
-    /// and with a JSON log.
+    /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, without HTTP, in the local
+    /// profile and with a JSON log.
     pub fn node(args: &[&str]) -> Self {
         Self::node_with(args, &[])
     }
 
     /// The same, with variables in its environment.
     pub fn node_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let defaults = [["--bind", "127.0.0.1:0"], ["--profile", "local"], ["--log-format", "json"]];
+        let defaults = [["--bind", "127.0.0.1:0"], ["--http", "off"], ["--profile", "local"], ["--log-format", "json"]];
         let defaults = defaults.iter().filter(|[flag, _]| !args.contains(flag)).flatten().copied();
         let args: Vec<_> = ["node"].into_iter().chain(defaults).chain(args.iter().copied()).collect();
         Self::spawn(program(&args).envs(env.iter().copied()))
@@ -190,6 +190,15 @@ impl Process {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
         let log = Log::follow(child.stdout.take().expect("it is piped"));
         Self { child, log }
+    }
+
+    /// Where the node serves its HTTP API, once it does.
+    #[track_caller]
+    pub fn http(&self) -> SocketAddr {
+        self.log.wait("the address of its HTTP API", |lines| {
+            let line = lines.iter().find(|line| line["event"] == "http")?;
+            line["addr"].as_str().expect("text").parse().ok()
+        })
     }
 
     /// Where the node listens, once it does.

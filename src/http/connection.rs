@@ -1,0 +1,207 @@
+//! Connections: how many, how long, and how they end.
+//!
+//! Each is served by a task of its own. It has [`HEAD_TIME`] to send a request's head, also after an earlier
+//! one, and is cut off when it takes nothing of its answer for [`STALL_TIME`].
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{Sleep, sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::App;
+
+/// How long a request's head may take, and how long a connection may stand without one.
+const HEAD_TIME: Duration = Duration::from_secs(15);
+/// How long a client may take nothing of what it is sent.
+const STALL_TIME: Duration = Duration::from_secs(30);
+/// What is read ahead of a request, in bytes: more than its head may be.
+const BUFFER: usize = 32 << 10;
+/// How long the last answers may take once the node has stopped.
+const GOOD_BYE: Duration = Duration::from_secs(1);
+/// Refusals that are told at the same time; more connections are closed without a word.
+const REFUSALS: usize = 256;
+/// How long a refused client may take to read why.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// How long to rest when the system has no more connections to give.
+const REST: Duration = Duration::from_millis(50);
+
+const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+    retry-after: 1\r\nconnection: close\r\ncontent-length: 149\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+    \"detail\":\"too many connections are open; close some, or try again in a moment\"}";
+
+/// Takes connections until `keeping` is done, which is when the node has stopped.
+pub(super) async fn serve(listener: TcpListener, app: Arc<App>, router: Router, keeping: impl Future) {
+    let slots = Arc::new(Semaphore::new(app.config.max_connections));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let (stop, stopping) = watch::channel(());
+    let mut keeping = pin!(keeping);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut keeping => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!(%error, "while accepting HTTP connections");
+                sleep(REST).await;
+                continue;
+            }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            app.counts.refused.fetch_add(1, Ordering::Relaxed);
+            if let Ok(telling) = Arc::clone(&refusals).try_acquire_owned() {
+                tokio::spawn(async move {
+                    let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
+                    drop(telling);
+                });
+            }
+            continue;
+        };
+        let (app, router, stopping) = (Arc::clone(&app), router.clone(), stopping.clone());
+        tokio::spawn(async move {
+            app.counts.connections.fetch_add(1, Ordering::Relaxed);
+            connection(stream, peer, &app, router, stopping).await;
+            app.counts.connections.fetch_sub(1, Ordering::Relaxed);
+            drop(slot);
+        });
+    }
+    drop((listener, stopping));
+    let _ = stop.send(());
+    // Ends when the last connection has.
+    let _ = timeout(GOOD_BYE, stop.closed()).await;
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Router, mut stopping: watch::Receiver<()>) {
+    // Answers are small and wanted at once.
+    let _ = stream.set_nodelay(true);
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(Patient { stream, stalled: None }), TowerToHyperService::new(router));
+    let mut served = pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        // The server has gone, or says so.
+        _ = stopping.changed() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        if std::error::Error::source(&error).is_some_and(is_stall) {
+            app.counts.cut_off.fetch_add(1, Ordering::Relaxed);
+            let seconds = STALL_TIME.as_secs();
+            warn!(%peer, "cut off the HTTP client {peer}: it has taken nothing for {seconds} s");
+        } else {
+            debug!(%peer, %error, "an HTTP connection broke");
+        }
+    }
+}
+
+fn is_stall(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// Says why, and reads what was sent meanwhile: closing without that would take the answer back.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(REFUSAL.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut ignored = [0; 1024];
+    while stream.read(&mut ignored).await? > 0 {}
+    Ok(())
+}
+
+/// A stream whose writes fail when nothing of them was taken for a while.
+struct Patient {
+    stream: TcpStream,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, data);
+        self.judge(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, data);
+        self.judge(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_is_as_long_as_it_says() {
+        let (head, body) = REFUSAL.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}\r\n", body.len()))
+                || head.ends_with(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+}

@@ -1,0 +1,232 @@
+//! Following what is said, and what happens: server-sent events (WHATWG HTML, 9.2), or lines of JSON.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, interval, sleep_until},
+};
+
+use super::{
+    App,
+    journal::{Cursor, Filter, Form, Told},
+    look,
+    problem::Problem,
+};
+
+/// How long nothing is said at most: longer, and something on the way might take the connection for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often members are looked at for changes.
+const LOOK: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Wanted {
+    key: String,
+    from: Option<String>,
+    last: Option<usize>,
+    after: Option<String>,
+}
+
+/// Somebody who follows, counted as long as it lasts.
+struct Follower(Arc<App>);
+
+impl Follower {
+    fn new(app: Arc<App>) -> Self {
+        app.counts.followers.fetch_add(1, Ordering::Relaxed);
+        Self(app)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.counts.followers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `GET /v1/messages`
+pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let Query(wanted) = Query::<Wanted>::try_from_uri(&uri).map_err(query_problem)?;
+    let form = form(&headers)?;
+    let filter = Filter { key: wanted.key, from: wanted.from.as_deref().map(Into::into) };
+    let cursor = match (wanted.after, headers.get("last-event-id")) {
+        // What a browser has heard goes on from what the page began with.
+        (_, Some(id)) => Some(cursor("Last-Event-ID", id.to_str().unwrap_or_default())?),
+        (Some(after), None) => Some(cursor("after", &after)?),
+        (None, None) => None,
+    };
+    let (place, known) = match (cursor, wanted.last) {
+        (Some(cursor), _) => app.journal.place(cursor),
+        (None, Some(count)) => (app.journal.last(count, &filter), true),
+        (None, None) => (app.journal.now(), true),
+    };
+    let mut beginning = String::new();
+    if form == Form::Events {
+        // Names the place, so that who is cut off before the first message does not miss it.
+        beginning = format!("retry: 1000\nid: {}\n\n", app.journal.cursor(place));
+    }
+    if !known {
+        let reason = "this node does not know the place to go on from: it has started anew since, or is another one";
+        beginning += &gone(form, &app.journal.cursor(place), None, reason);
+    }
+    let news = app.journal.news();
+    let following = Following { place, filter, form, news, follower: Follower::new(app), ended: false };
+    let told = stream::unfold(following, Following::next);
+    let body = stream::unfold((Some(beginning), Box::pin(told)), |(beginning, mut told)| async move {
+        match beginning.filter(|beginning| !beginning.is_empty()) {
+            Some(beginning) => Some((Ok::<_, Infallible>(Bytes::from(beginning)), (None, told))),
+            None => futures_util::StreamExt::next(&mut told).await.map(|text| (Ok(text), (None, told))),
+        }
+    });
+    Ok(streaming(form, Body::from_stream(body)))
+}
+
+struct Following {
+    place: u64,
+    filter: Filter,
+    form: Form,
+    news: watch::Receiver<u64>,
+    follower: Follower,
+    ended: bool,
+}
+
+impl Following {
+    async fn next(mut self) -> Option<(Bytes, Self)> {
+        if self.ended {
+            return None;
+        }
+        let journal = &self.follower.0.journal;
+        let alive_until = Instant::now() + KEEP_ALIVE;
+        loop {
+            // Before looking, so that nothing that comes after it is slept through.
+            self.news.mark_unchanged();
+            match journal.read(&mut self.place, &self.filter, self.form) {
+                Told::Text(text) => return Some((text, self)),
+                Told::Gone(missed) => {
+                    self.follower.0.counts.cut_off.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(missed, "somebody who follows messages does not keep up, and was cut off");
+                    let reason = "you do not keep up, and are cut off; come back with this event's id to go on";
+                    let text = gone(self.form, &journal.cursor(self.place), Some(missed), reason);
+                    self.ended = true;
+                    return Some((text.into(), self));
+                }
+                Told::End => {
+                    self.ended = true;
+                    let text =
+                        event(self.form, "left", "{\"event\":\"left\",\"reason\":\"this node has left its cluster\"}");
+                    return Some((text.into(), self));
+                }
+                Told::Nothing => {}
+            }
+            tokio::select! {
+                // The journal is there as long as this is.
+                _ = self.news.changed() => {}
+                () = sleep_until(alive_until) => return Some((keep_alive(self.form), self)),
+            }
+        }
+    }
+}
+
+/// `GET /v1/events`
+pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    look::no_query(&uri)?;
+    struct Watching {
+        follower: Follower,
+        ticks: tokio::time::Interval,
+        told: Bytes,
+        told_at: Instant,
+    }
+    let ticks = interval(LOOK);
+    let watching = Watching { follower: Follower::new(app), ticks, told: Bytes::new(), told_at: Instant::now() };
+    let body = stream::unfold(Some(watching), |watching| async move {
+        let mut watching = watching?;
+        loop {
+            watching.ticks.tick().await;
+            let Some(members) = look::members_text(&watching.follower.0.node).await else {
+                let left = event(Form::Events, "left", "{\"reason\":\"this node has left its cluster\"}");
+                return Some((Ok::<_, Infallible>(Bytes::from(left)), None));
+            };
+            if members != watching.told {
+                (watching.told, watching.told_at) = (members.clone(), Instant::now());
+                let text = std::str::from_utf8(&members).expect("JSON is text");
+                return Some((Ok(event(Form::Events, "members", text).into()), Some(watching)));
+            }
+            if watching.told_at.elapsed() > KEEP_ALIVE {
+                watching.told_at = Instant::now();
+                return Some((Ok(keep_alive(Form::Events)), Some(watching)));
+            }
+        }
+    });
+    Ok(streaming(Form::Events, Body::from_stream(body)))
+}
+
+fn query_problem(error: impl std::fmt::Display) -> Problem {
+    Problem::bad_request(format_args!("{error}; what may be asked is key, from, last and after, each once"))
+}
+
+fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
+    text.parse().map_err(|()| {
+        let detail = format!("{name} {text:?} is no place to go on from; give the id of an event, or a line's cursor");
+        Problem::bad_request(detail)
+    })
+}
+
+fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+    let accept = headers.get(header::ACCEPT).map_or(Ok("*/*"), HeaderValue::to_str).unwrap_or_default();
+    let kinds = || accept.split(',').map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    if kinds().any(|kind| kind == "application/x-ndjson") {
+        Ok(Form::Lines)
+    } else if kinds().any(|kind| matches!(kind, "text/event-stream" | "text/*" | "*/*")) {
+        Ok(Form::Events)
+    } else {
+        let detail = format!("{accept:?} cannot be had; Accept is text/event-stream or application/x-ndjson");
+        Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail))
+    }
+}
+
+fn event(form: Form, name: &str, data: &str) -> String {
+    match form {
+        Form::Events => format!("event: {name}\ndata: {data}\n\n"),
+        Form::Lines => format!("{data}\n"),
+    }
+}
+
+/// Names the place at which it goes on.
+fn gone(form: Form, cursor: &Cursor, missed: Option<u64>, reason: &str) -> String {
+    let missed = missed.map_or("null".into(), |missed| missed.to_string());
+    let data = format!("{{\"event\":\"gone\",\"missed\":{missed},\"reason\":\"{reason}\",\"cursor\":\"{cursor}\"}}");
+    match form {
+        Form::Events => format!("id: {cursor}\n") + &event(form, "gone", &data),
+        Form::Lines => event(form, "gone", &data),
+    }
+}
+
+fn keep_alive(form: Form) -> Bytes {
+    Bytes::from_static(match form {
+        Form::Events => b": keep-alive\n\n",
+        Form::Lines => b"\n",
+    })
+}
+
+fn streaming(form: Form, body: Body) -> Response {
+    let content_type = match form {
+        Form::Events => "text/event-stream",
+        Form::Lines => "application/x-ndjson",
+    };
+    // The last for proxies (nginx), which would hold it back.
+    let headers = [("content-type", content_type), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    (headers, body).into_response()
+}

@@ -1,0 +1,274 @@
+//! The node from outside: an HTTP API for programs in any language, and a page for people.
+//!
+//! # States
+//!
+//! A [`Server`] is bound, then runs until its node has stopped: then those who follow are told so, and it
+//! ends. Each connection is a task of its own ([`connection`]); each message is put into words once, for all
+//! who follow ([`journal`]).
+//!
+//! # What can go wrong
+//!
+//! - *Too many connections*: more than [`Config::max_connections`] are answered 503 and closed.
+//! - *Clients that are slow to ask, slow to send, or do not read*: each has a time limit. One that follows
+//!   messages and does not read is overtaken in the journal and cut off; nobody waits for it.
+//! - *Bodies without end*: a message has a limit; a batch is read as it comes, and no faster than the cluster
+//!   takes it.
+//! - *Other web pages in the user's browser*: refused by where they come from ([`guard`]).
+//! - *A flood of requests* takes time of the thread that the server runs on: give it one that is not the node's
+//!   ([`Server::spawn`] does), and the gossip goes on beside it.
+//!
+//! This room knows the [`Handle`] and nothing beneath it.
+
+mod connection;
+mod follow;
+mod guard;
+mod journal;
+mod look;
+mod operate;
+mod page;
+mod problem;
+mod publish;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use axum::{Router, http::StatusCode, middleware, routing::get};
+use tokio::{net::TcpListener, time::sleep};
+
+pub use self::guard::{Origin, Token};
+use self::{journal::Journal, problem::Problem};
+use crate::{Event, Handle, Lagged};
+
+/// The port the API listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8946;
+/// Connections at once, unless told otherwise.
+pub const MAX_CONNECTIONS: usize = 4096;
+
+/// A node's members have settled when nobody has come or gone for so long.
+const SETTLED: Duration = Duration::from_millis(500);
+/// How often that is looked at until then.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How the API is served.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 lets the system choose.
+    pub addr: SocketAddr,
+    /// What callers have to know. The health checks need none.
+    pub token: Option<Token>,
+    /// Origins of web pages that may call, besides the node's own.
+    pub origins: Vec<Origin>,
+    /// How many connections may be open at once, at least 1.
+    pub max_connections: usize,
+    /// What is logged, if that can be changed.
+    pub log: Option<Arc<dyn LogFilter>>,
+}
+
+impl Config {
+    /// Without a token, for nobody's pages but the node's own.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Self {
+        Self { addr, token: None, origins: Vec::new(), max_connections: MAX_CONNECTIONS, log: None }
+    }
+}
+
+/// What is logged, which can be changed while the program runs.
+pub trait LogFilter: fmt::Debug + Send + Sync {
+    /// The filter, in tracing's syntax.
+    fn get(&self) -> String;
+
+    /// Sets another one.
+    ///
+    /// # Errors
+    ///
+    /// It is none; says why, and what one looks like.
+    fn set(&self, filter: &str) -> Result<(), String>;
+}
+
+/// The API cannot be served there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve HTTP on {addr}: {source}; stop what uses it, or set another BROADCAST_HTTP (--http), port 0 for any free one"
+)]
+pub struct BindError {
+    /// The address.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Server {
+    listener: std::net::TcpListener,
+    addr: SocketAddr,
+    config: Config,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct App {
+    node: Handle,
+    config: Config,
+    journal: Journal,
+    /// When the members had settled.
+    settled: OnceLock<()>,
+    counts: Counts,
+}
+
+/// What is counted here.
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicUsize,
+    followers: AtomicUsize,
+    /// Connections beyond the limit.
+    refused: AtomicU64,
+    /// Followers that did not keep up, and connections that took nothing.
+    cut_off: AtomicU64,
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`].
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        let listen = || {
+            let listener = std::net::TcpListener::bind(config.addr)?;
+            listener.set_nonblocking(true)?;
+            let addr = listener.local_addr()?;
+            Ok((listener, addr))
+        };
+        match listen() {
+            Ok((listener, addr)) => Ok(Self { listener, addr, config }),
+            Err(source) => Err(BindError { addr: config.addr, source }),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves `node` until it has stopped. Must run within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The runtime does not take the socket.
+    pub async fn run(self, node: Handle) -> io::Result<()> {
+        let Self { listener, config, .. } = self;
+        let listener = TcpListener::from_std(listener)?;
+        let life = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        let app = Arc::new(App {
+            journal: Journal::new(life),
+            settled: OnceLock::new(),
+            counts: Counts::default(),
+            config,
+            node,
+        });
+        let keeping = async {
+            tokio::join!(app.keep_journal(), app.settle());
+        };
+        connection::serve(listener, Arc::clone(&app), router(&app), keeping).await;
+        Ok(())
+    }
+
+    /// The same, on a thread of its own, so that no number of requests holds up the node.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn spawn(self, node: Handle) -> io::Result<thread::JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("http".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(self.run(node)) {
+                tracing::error!(%error, "HTTP is not served");
+            }
+            // A connection that is left has had its time.
+            runtime.shutdown_background();
+        })
+    }
+}
+
+impl App {
+    /// Puts down what is said until the node stops.
+    async fn keep_journal(&self) {
+        let mut messages = self.node.subscribe_all();
+        let mut events = self.node.events_from_now();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(Ok(message)) => {
+                        batch.push(message);
+                        batch.extend(messages.at_hand());
+                        self.journal.add(&mut batch, SystemTime::now());
+                    }
+                    Some(Err(Lagged { missed })) => {
+                        let reason = "this node cannot put down messages as fast as they come";
+                        self.journal.tell("gone", &format!("\"missed\":{missed},\"reason\":\"{reason}\""));
+                    }
+                    None => break,
+                },
+                event = events.recv() => if let Some(Ok(Event::Missed { origin, epoch, from, to })) = event {
+                    let origin = serde_json::to_string(&origin.to_string()).expect("text always serialises");
+                    let data = format!("\"origin\":{origin},\"epoch\":{epoch},\"from\":{from},\"to\":{to}");
+                    self.journal.tell("missed", &data);
+                },
+            }
+        }
+        self.journal.end();
+    }
+
+    /// Waits until the node has joined and its members have settled.
+    async fn settle(&self) {
+        let (mut members, mut since) = (Vec::new(), tokio::time::Instant::now());
+        loop {
+            let now = self.node.members().await.into_iter().map(|member| member.name).collect::<Vec<_>>();
+            if now.is_empty() {
+                return;
+            }
+            if now != members {
+                (members, since) = (now, tokio::time::Instant::now());
+            } else if since.elapsed() >= SETTLED && self.node.overview().await.joined {
+                let _ = self.settled.set(());
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+fn router(app: &Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/openapi.json", get(page::openapi))
+        .route("/healthz", get(look::healthz))
+        .route("/readyz", get(look::readyz))
+        .route("/v1/messages", get(follow::messages).post(publish::publish))
+        .route("/v1/members", get(look::members))
+        .route("/v1/cluster", get(look::cluster))
+        .route("/v1/events", get(follow::events))
+        .route("/v1/log", get(operate::log).put(operate::set_log))
+        .fallback(async || {
+            Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
+        })
+        .method_not_allowed_fallback(async || {
+            let detail = "this cannot be done here; the header Allow tells what can";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
+        .with_state(Arc::clone(app))
+}

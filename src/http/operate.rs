@@ -1,0 +1,64 @@
+//! Changing how a node runs.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+use http_body_util::{BodyExt as _, Limited};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{
+    App, LogFilter,
+    look::no_query,
+    problem::{self, Problem},
+};
+
+/// A body is at most this long, in bytes.
+const MAX_BODY: usize = 16 << 10;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    filter: String,
+}
+
+/// `GET /v1/log`
+pub(super) async fn log(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    Ok(problem::answer(StatusCode::OK, &json!({ "filter": filter(&app)?.get() })))
+}
+
+/// `PUT /v1/log`
+pub(super) async fn set_log(State(app): State<Arc<App>>, uri: Uri, body: Body) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let Log { filter: wanted } = read(body, "{\"filter\": \"broadcast=debug\"}").await?;
+    filter(&app)?.set(&wanted).map_err(|error| Problem::bad_request(format_args!("filter {wanted:?}: {error}")))?;
+    Ok(problem::answer(StatusCode::OK, &json!({ "filter": wanted })))
+}
+
+fn filter(app: &App) -> Result<&dyn LogFilter, Problem> {
+    let none = || Problem::new(StatusCode::NOT_FOUND, "what this program logs cannot be changed from here");
+    app.config.log.as_deref().ok_or_else(none)
+}
+
+/// Reads a small body of JSON; `like` shows what one looks like.
+pub(super) async fn read<T: DeserializeOwned>(body: Body, like: &str) -> Result<T, Problem> {
+    let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
+        let detail = format!("the body cannot be read: {error}; send {like}, {MAX_BODY} bytes at most");
+        let status = if error.is::<http_body_util::LengthLimitError>() {
+            StatusCode::PAYLOAD_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        Problem::new(status, detail)
+    })?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+        let problem = Problem::bad_request(format_args!("{error}; send {like}"));
+        problem.with("line", error.line()).with("column", error.column())
+    })
+}

@@ -1,0 +1,37 @@
+//! What the node says of itself: the page for people, and the API's description for programs.
+
+use axum::response::{IntoResponse, Response};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rand::{TryRng, rngs::SysRng};
+
+use super::problem::Problem;
+
+const PAGE: &str = include_str!("page.html");
+const OPENAPI: &str = include_str!("openapi.json");
+/// Stands in the page for what differs at each answer.
+const NONCE: &str = "NONCE";
+
+/// `GET /`
+pub(super) async fn page() -> Result<Response, Problem> {
+    let mut nonce = [0; 16];
+    SysRng.try_fill_bytes(&mut nonce).map_err(|_| {
+        Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the system has no source of randomness")
+    })?;
+    let nonce = BASE64_STANDARD.encode(nonce);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let headers = [
+        ("content-type", "text/html; charset=utf-8"),
+        ("content-security-policy", &policy),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+    ];
+    Ok((headers, PAGE.replacen(NONCE, &nonce, 1)).into_response())
+}
+
+/// `GET /openapi.json`
+pub(super) async fn openapi() -> Response {
+    ([("content-type", "application/json")], OPENAPI).into_response()
+}

@@ -1,0 +1,262 @@
+//! Publishing: one message, or a batch of lines.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Query, Request, State},
+    http::{StatusCode, header},
+    response::Response,
+};
+use bytes::{Buf as _, BytesMut};
+use http_body_util::{BodyExt as _, Limited};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+use tokio::time::timeout;
+
+use super::{
+    App,
+    problem::{self, Problem},
+};
+use crate::{Handle, MessageId, PublishError, Receipt, Undelivered};
+
+/// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
+/// spelling of it.
+pub(crate) const MAX_BODY: usize = (1 << 20) + (64 << 10);
+/// How long a body may take, and each part of a batch's.
+const BODY_TIME: Duration = Duration::from_secs(30);
+/// How long acknowledgements are waited for, unless told otherwise, and at most; and a batch for room.
+const ACK_TIME: Duration = Duration::from_secs(5);
+const MAX_ACK_TIME: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Asked {
+    ack: Option<String>,
+    timeout: Option<String>,
+}
+
+/// What is to be known of a message before the answer.
+#[derive(Clone, Copy, Debug)]
+enum Ack {
+    /// That it is on its way.
+    Sent,
+    /// Who has it, by then.
+    All(Duration),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message<'a> {
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    #[serde(borrow)]
+    value: &'a RawValue,
+}
+
+/// `POST /v1/messages`
+pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let Query(asked) = Query::<Asked>::try_from_uri(request.uri()).map_err(|error| {
+        Problem::bad_request(format_args!("{error}; what may be asked is ack and timeout, each once"))
+    })?;
+    let ack = asked.ack()?;
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let content_type =
+        content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match content_type.as_deref() {
+        // The last is what curl says unless told otherwise.
+        None | Some("application/json" | "application/x-www-form-urlencoded") => {
+            one(&app.node, request.into_body(), ack).await
+        }
+        Some("application/x-ndjson") => batch(&app.node, request.into_body(), ack).await,
+        Some(other) => {
+            let detail = format!(
+                "a body of {other:?} is not read; send application/json, or application/x-ndjson for a message a line"
+            );
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+        }
+    }
+}
+
+impl Asked {
+    fn ack(&self) -> Result<Ack, Problem> {
+        let limit = self.timeout.as_deref().map_or(Ok(ACK_TIME), |text| {
+            let limit = humantime::parse_duration(text).ok();
+            limit.filter(|limit| (Duration::from_millis(1)..=MAX_ACK_TIME).contains(limit)).ok_or_else(|| {
+                Problem::bad_request(format_args!(
+                    "timeout {text:?} is no duration from 1ms to 60s; write it as 500ms or 2s"
+                ))
+            })
+        })?;
+        match self.ack.as_deref() {
+            Some("all") => Ok(Ack::All(limit)),
+            None | Some("none") if self.timeout.is_none() => Ok(Ack::Sent),
+            None | Some("none") => Err(Problem::bad_request("a timeout goes with ack=all")),
+            Some(other) => Err(Problem::bad_request(format_args!("ack {other:?} is neither all nor none"))),
+        }
+    }
+}
+
+async fn one(node: &Handle, body: Body, ack: Ack) -> Result<Response, Problem> {
+    let read = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await.map_err(|_| too_slow())?;
+    let body = read.map_err(|error| if is_too_long(&*error) { too_long() } else { broken(&error) })?.to_bytes();
+    let Message { key, value } = parse(&body)?;
+    let receipt = node.try_publish(&key, value).map_err(refusal)?;
+    let id = id_fields(node, receipt.id());
+    answer(receipt, id, ack).await
+}
+
+async fn batch(node: &Handle, mut body: Body, ack: Ack) -> Result<Response, Problem> {
+    let mut batch = Batch { node, lines: 0, published: 0, ends: None };
+    let mut buffer = BytesMut::new();
+    // What is known to hold no line's end.
+    let mut searched = 0;
+    let outcome = loop {
+        while let Some(end) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
+            let line = buffer.split_to(searched + end);
+            buffer.advance(1);
+            searched = 0;
+            if let Err(problem) = batch.line(&line).await {
+                return Err(batch.unfinished(problem));
+            }
+        }
+        searched = buffer.len();
+        if searched > MAX_BODY {
+            break Err(too_long());
+        }
+        match timeout(BODY_TIME, body.frame()).await {
+            Err(_) => break Err(too_slow()),
+            Ok(Some(Err(error))) => break Err(broken(&error)),
+            Ok(Some(Ok(frame))) => buffer.extend(frame.into_data()),
+            Ok(None) => break batch.line(&buffer).await,
+        }
+    };
+    match (outcome, batch.ends.take()) {
+        (Err(problem), ends) => {
+            batch.ends = ends;
+            Err(batch.unfinished(problem))
+        }
+        (Ok(()), None) => {
+            Err(Problem::bad_request("the body has no message; send one JSON object a line").with("published", 0))
+        }
+        (Ok(()), Some((first, last))) => {
+            let fields = batch.fields(first, last.id());
+            answer(last, fields, ack).await
+        }
+    }
+}
+
+struct Batch<'a> {
+    node: &'a Handle,
+    lines: u64,
+    published: u64,
+    /// The first message, and the last.
+    ends: Option<(MessageId, Receipt)>,
+}
+
+impl Batch<'_> {
+    /// Publishes a line, as soon as there is room. Blank ones are none.
+    async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+        self.lines += 1;
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let Message { key, value } = parse(line)?;
+        let receipt = match self.node.try_publish(&key, value) {
+            Err(PublishError::WouldBlock) => match timeout(ACK_TIME, self.node.publish(&key, value)).await {
+                Ok(published) => published.map_err(refusal)?,
+                Err(_) => return Err(refusal(PublishError::WouldBlock)),
+            },
+            published => published.map_err(refusal)?,
+        };
+        self.published += 1;
+        let first = self.ends.take().map_or(receipt.id(), |(first, _)| first);
+        self.ends = Some((first, receipt));
+        Ok(())
+    }
+
+    fn fields(&self, first: MessageId, last: MessageId) -> Map<String, Value> {
+        let ids = [("first", first), ("last", last)];
+        let ids = ids.map(|(name, id)| (name.into(), id_text(self.node, id).into()));
+        [("published".into(), self.published.into())].into_iter().chain(ids).collect()
+    }
+
+    /// What came before the problem is published, and is told.
+    fn unfinished(&self, problem: Problem) -> Problem {
+        problem.with("published", self.published).with("line", self.lines)
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
+    serde_json::from_slice(text).map_err(|error| {
+        let detail = format!("not a message: {error}; send {{\"key\": \"…\", \"value\": …}}");
+        Problem::bad_request(detail).with("line", error.line()).with("column", error.column())
+    })
+}
+
+fn id_text(node: &Handle, id: MessageId) -> String {
+    format!("{}.{}.{}", node.name(), id.epoch, id.seq)
+}
+
+fn id_fields(node: &Handle, id: MessageId) -> Map<String, Value> {
+    let fields = [
+        ("id", id_text(node, id).into()),
+        ("origin", node.name().into()),
+        ("epoch", id.epoch.into()),
+        ("seq", id.seq.into()),
+    ];
+    fields.into_iter().map(|(name, value): (&str, Value)| (name.into(), value)).collect()
+}
+
+/// Waits as asked, and tells what came of it.
+async fn answer(receipt: Receipt, mut fields: Map<String, Value>, ack: Ack) -> Result<Response, Problem> {
+    let limit = match ack {
+        Ack::Sent => return Ok(problem::answer(StatusCode::ACCEPTED, &fields.into())),
+        Ack::All(limit) => limit,
+    };
+    match receipt.delivered_within(limit).await {
+        Ok(done) => {
+            fields.insert("delivered".into(), done.delivered.into());
+            fields.insert("members".into(), done.members.into());
+            fields.insert("plain".into(), done.plain.into());
+            fields.insert("elapsed_ms".into(), (done.elapsed.as_micros() as f64 / 1000.0).into());
+            Ok(problem::answer(StatusCode::OK, &fields.into()))
+        }
+        Err(Undelivered::Stopped) => Err(Problem::stopped()),
+        Err(error @ Undelivered::Missing { .. }) => {
+            let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, &error);
+            let Undelivered::Missing { missing, waited } = error else { return Err(problem) };
+            let names: Vec<_> = missing.iter().map(|name| Value::from(name.to_string())).collect();
+            let problem = problem.with("missing", names).with("waited_ms", waited.as_millis() as u64);
+            Err(fields.into_iter().fold(problem, |problem, (name, value)| problem.with(&name, value)))
+        }
+    }
+}
+
+fn refusal(error: PublishError) -> Problem {
+    match error {
+        PublishError::WouldBlock => Problem::new(StatusCode::TOO_MANY_REQUESTS, error).header(header::RETRY_AFTER, "1"),
+        PublishError::TooLarge { max, .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with("limit", max),
+        PublishError::Value(_) => Problem::bad_request(error),
+        PublishError::NameTaken => Problem::new(StatusCode::CONFLICT, error),
+        PublishError::Stopped => Problem::stopped(),
+    }
+}
+
+fn too_long() -> Problem {
+    let detail = format!("a message takes at most {MAX_BODY} bytes here, and 1 MiB as it travels; shorten its value");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
+}
+
+fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<http_body_util::LengthLimitError>()
+}
+
+fn too_slow() -> Problem {
+    let detail = format!("nothing came for {} s; send the body at once", BODY_TIME.as_secs());
+    Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+}
+
+fn broken(error: &impl std::fmt::Display) -> Problem {
+    Problem::bad_request(format_args!("the body broke off: {error}"))
+}
