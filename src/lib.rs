@@ -47,11 +47,11 @@ pub use config::{
 };
 pub use dissemination::{Counters, Message, MessageId, Position, PublishError};
 pub use driver::{
-    Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,
+    AskError, Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError, ViewError,
     health::{Health, HealthError, probe},
     start,
 };
-pub use membership::{Member, MemberState, MembershipCounts, NodeName};
+pub use membership::{Belief, Member, MemberState, MembershipCounts, NodeName};
 pub use metrics::Histogram;
 pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Rejected, Seen, Traffic};
 pub use wire::envelope::Envelope;

@@ -34,10 +34,10 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
+    Belief, Envelope, Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
     node::{Action, KeyChange, Node, StreamInput},
-    wire::{KeyError, SecretKey},
+    wire::{KeyError, SecretKey, limits::StreamLimits},
 };
 
 /// Datagrams read before anything else gets its turn.
@@ -51,6 +51,8 @@ const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
+    View { reply: oneshot::Sender<Vec<Belief>> },
+    WayOfAsking { reply: oneshot::Sender<(Envelope, StreamLimits)> },
     UpdateTags { serf: Serf, reply: oneshot::Sender<bool> },
     UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
@@ -243,6 +245,12 @@ impl EventLoop {
             Command::AckPayload(payload) => self.node.set_ack_payload(payload),
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());
+            }
+            Command::View { reply } => {
+                let _ = reply.send(self.node.view());
+            }
+            Command::WayOfAsking { reply } => {
+                let _ = reply.send(self.node.way_of_asking());
             }
             Command::Leave => self.leave(),
         }

@@ -3,20 +3,12 @@
 //! A node of this crate answers with an ack that carries its [`Health`] as JSON. Other memberlist
 //! nodes answer with nothing in it, which [`HealthError::Silent`] tells apart from no answer.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time,
-};
 
-use crate::wire::{
-    Ping,
-    envelope::{Direction, Envelope, Opener},
-    stream::{StreamError, StreamMessage, encode},
-};
+use super::exchange::{self, AskError};
+use crate::wire::{Ping, envelope::Envelope, limits::StreamLimits, stream::StreamMessage};
 
 /// An ack is read no further than this.
 const ANSWER: usize = 64 << 10;
@@ -33,41 +25,9 @@ pub struct Health {
 /// Why a node's health is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// Nothing answers.
-    #[error("nothing answers at {addr}: {source}; is the node running?")]
-    Connect {
-        /// The address asked.
-        addr: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The connection stood, and broke before the answer was complete.
-    #[error("{addr} broke off: {source}; ask again, and see the node's log")]
-    Broken {
-        /// The address asked.
-        addr: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The system gives no numbers that are used once.
-    #[error("the system has no source of randomness, which encryption cannot do without")]
-    Randomness,
-    /// The answer took too long.
-    #[error("{addr} did not answer within {timeout:?}; the node hangs, or something else listens there")]
-    Timeout {
-        /// The address asked.
-        addr: SocketAddr,
-        /// How long it had.
-        timeout: Duration,
-    },
-    /// The answer is none of memberlist's.
-    #[error("what listens at {addr} is not a node: {problem}; give the node's own address")]
-    NotANode {
-        /// The address asked.
-        addr: SocketAddr,
-        /// What was wrong with the answer.
-        problem: String,
-    },
+    /// It does not answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// A memberlist node that does not tell its health.
     #[error("the node at {addr} answers, but does not tell how it is: it is not one of broadcast's")]
     Silent {
@@ -82,50 +42,15 @@ pub enum HealthError {
 ///
 /// See [`HealthError`]; one comes no later than `timeout`.
 pub async fn probe(addr: SocketAddr, envelope: &Envelope, timeout: Duration) -> Result<Health, HealthError> {
-    match time::timeout(timeout, ask(addr, envelope)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(HealthError::Timeout { addr, timeout }),
-    }
-}
-
-async fn ask(addr: SocketAddr, envelope: &Envelope) -> Result<Health, HealthError> {
     const SEQ: u32 = 1;
-    let broken = |source| HealthError::Broken { addr, source };
-
-    let mut stream = TcpStream::connect(addr).await.map_err(|source| HealthError::Connect { addr, source })?;
     // An empty name means whoever listens here.
     let ping = StreamMessage::Ping(Ping { seq: SEQ, node: "".into(), source: None });
-    let nonce = super::nonce().ok_or(HealthError::Randomness)?;
-    let ping = envelope.seal_stream(nonce, encode(&ping, false), Direction::Request);
-    stream.write_all(&ping).await.map_err(broken)?;
-
-    match read(&mut stream, envelope, Direction::Answer).await.map_err(broken)? {
-        Ok(StreamMessage::Ack(ack)) if ack.seq == SEQ => {
+    let limits = StreamLimits { whole: ANSWER, decompressed: ANSWER, ..StreamLimits::default() };
+    match exchange::ask(addr, envelope, limits, timeout, &ping).await? {
+        StreamMessage::Ack(ack) if ack.seq == SEQ => {
             serde_json::from_slice(&ack.payload).map_err(|_| HealthError::Silent { addr })
         }
-        Ok(_) => Err(HealthError::NotANode { addr, problem: "it answers a ping with something else".into() }),
-        Err(error) => Err(HealthError::NotANode { addr, problem: error.to_string() }),
-    }
-}
-
-async fn read(
-    stream: &mut TcpStream,
-    envelope: &Envelope,
-    direction: Direction,
-) -> io::Result<Result<StreamMessage, StreamError>> {
-    let mut opener = Opener::new(direction);
-    let mut chunk = [0; 1024];
-    let mut rest = stream.take(ANSWER as u64);
-    loop {
-        let length = rest.read(&mut chunk).await?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match opener.push(envelope, &chunk[..length]) {
-            Ok(None) => {}
-            Ok(Some(message)) => return Ok(Ok(message)),
-            Err(error) => return Ok(Err(error)),
-        }
+        _ => Err(AskError::NotANode { addr, problem: "it answers a ping with something else".into() }.into()),
     }
 }
 
@@ -133,10 +58,13 @@ async fn read(
 mod tests {
     use std::future::Future;
 
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
-    use crate::wire::Ack;
+    use crate::wire::{Ack, stream::encode};
 
     /// Asks a listener that answers the ping it reads with `answer`, and then closes or hangs.
     async fn probe_what_answers(answer: Vec<u8>, hang: bool) -> Result<Health, HealthError> {
@@ -144,11 +72,10 @@ mod tests {
         let addr = listener.local_addr().expect("a bound socket has an address");
         let serve = async {
             let (mut stream, _) = listener.accept().await.expect("the probe connects");
-            let ping = read(&mut stream, &Envelope::default(), Direction::Request)
-                .await
-                .expect("it sends")
-                .expect("it speaks memberlist");
-            assert_eq!(ping, StreamMessage::Ping(Ping { seq: 1, node: "".into(), source: None }));
+            let ping = encode(&StreamMessage::Ping(Ping { seq: 1, node: "".into(), source: None }), false);
+            let mut asked = vec![0; ping.len()];
+            stream.read_exact(&mut asked).await.expect("it sends");
+            assert_eq!(asked, ping);
             stream.write_all(&answer).await.expect("it listens");
             if hang {
                 std::future::pending::<()>().await;
@@ -177,16 +104,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_an_answer_is_told_apart() {
-        use HealthError::{Broken, Connect, NotANode, Silent, Timeout};
+        use AskError::{Broken, Connect, NotANode, Timeout};
+        use HealthError::{Ask, Silent};
 
         assert!(matches!(probe_what_answers(ack(1, ""), false).await, Err(Silent { .. })));
-        assert!(matches!(probe_what_answers(ack(2, ""), false).await, Err(NotANode { .. })));
-        assert!(matches!(probe_what_answers(b"HTTP/1.1 400 Bad Request".into(), false).await, Err(NotANode { .. })));
-        assert!(matches!(probe_what_answers(Vec::new(), false).await, Err(Broken { .. })));
-        assert!(matches!(probe_what_answers(Vec::new(), true).await, Err(Timeout { .. })));
+        assert!(matches!(probe_what_answers(ack(2, ""), false).await, Err(Ask(NotANode { .. }))));
+        assert!(matches!(
+            probe_what_answers(b"HTTP/1.1 400 Bad Request".into(), false).await,
+            Err(Ask(NotANode { .. }))
+        ));
+        assert!(matches!(probe_what_answers(Vec::new(), false).await, Err(Ask(Broken { .. }))));
+        assert!(matches!(probe_what_answers(Vec::new(), true).await, Err(Ask(Timeout { .. }))));
 
         let free = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports").local_addr();
         let free = free.expect("a bound socket has an address");
-        assert!(matches!(probe(free, &Envelope::default(), Duration::from_secs(10)).await, Err(Connect { .. })));
+        assert!(matches!(probe(free, &Envelope::default(), Duration::from_secs(10)).await, Err(Ask(Connect { .. }))));
     }
 }

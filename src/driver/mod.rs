@@ -14,6 +14,7 @@
 
 mod advertise;
 mod event_loop;
+mod exchange;
 mod faults;
 pub(crate) mod health;
 mod keys;
@@ -26,6 +27,7 @@ mod streams;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     io,
@@ -47,8 +49,10 @@ use self::{
     subscription::{Bounds, Feed, Subscribers},
 };
 pub use self::{
+    exchange::AskError,
     receipt::{Delivery, Receipt, Undelivered},
     subscription::{Lagged, Subscription},
+    view::ViewError,
 };
 use crate::{
     Config, ConfigError, Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf, Tags,

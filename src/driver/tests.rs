@@ -1,5 +1,8 @@
 //! Whole nodes on loopback.
 
+#[path = "tests/view.rs"]
+mod view;
+
 use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream, UdpSocket},

@@ -4,6 +4,8 @@ use std::{borrow::Borrow, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use crate::wire::{NodeState, PushPullState};
+
 /// A node's name, unique in its cluster. Go nodes may put any bytes in it; it is shown as UTF-8 with
 /// what is not replaced.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,4 +91,39 @@ pub struct Member {
     pub incarnation: u32,
     /// How long it took to answer this node's last ping that it answered at once, within 3.2 %.
     pub rtt: Option<Duration>,
+}
+
+/// What one member believes of another, or of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Belief {
+    /// Whom it is about.
+    pub name: NodeName,
+    /// Whether that one is there.
+    pub state: MemberState,
+    /// Which of its lives is meant.
+    pub incarnation: u32,
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+impl Belief {
+    /// What a view says, by name.
+    pub(crate) fn all_of(view: &[PushPullState]) -> Vec<Self> {
+        let mut beliefs: Vec<_> = view.iter().map(Self::from).collect();
+        beliefs.sort_by(|one, other| one.name.cmp(&other.name));
+        beliefs
+    }
+}
+
+impl From<&PushPullState> for Belief {
+    fn from(node: &PushPullState) -> Self {
+        let state = match node.state {
+            NodeState::Alive => MemberState::Alive,
+            NodeState::Suspect => MemberState::Suspect,
+            NodeState::Dead => MemberState::Dead,
+            NodeState::Left => MemberState::Left,
+        };
+        let (name, addr) = (NodeName::from(&*node.name), node.address.socket_addr());
+        Self { name, state, incarnation: node.incarnation, addr }
+    }
 }

@@ -77,7 +77,7 @@ use self::{
 };
 pub use self::{
     counts::MembershipCounts,
-    member::{Member, MemberState, NodeName},
+    member::{Belief, Member, MemberState, NodeName},
 };
 pub(crate) use self::{
     members::Record,
@@ -338,6 +338,11 @@ impl Membership {
         let live = |record: &&Record| record.is_live();
         let others = self.others().filter(live);
         Some(self.me()).filter(live).into_iter().chain(others).map(Record::to_member).collect()
+    }
+
+    /// What this node believes of everybody it remembers, itself included, by name.
+    pub(crate) fn beliefs(&self) -> Vec<Belief> {
+        Belief::all_of(&self.local_state(false).nodes)
     }
 
     /// What this node says of itself to one that may not know it. Nothing once it has left.

@@ -46,9 +46,9 @@ use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, se
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
     dissemination::{self, Dissemination, Draft, MessageId, Progress, PublishError, Route},
-    membership::{self, Member, MemberState, Membership, NodeName, Output, Record},
+    membership::{self, Belief, Member, MemberState, Membership, NodeName, Output, Record},
     timers::Timers,
-    wire::{self, Address, Nonce, Versions, envelope::Envelope, packet},
+    wire::{self, Address, Nonce, Versions, envelope::Envelope, limits::StreamLimits, packet},
 };
 
 /// What a node announces that it speaks.
@@ -420,6 +420,16 @@ impl Node {
     /// Every member that is alive or suspect, this node first.
     pub(crate) fn members(&self) -> Vec<Member> {
         self.membership.members()
+    }
+
+    /// What this node believes of everybody it remembers, itself included, by name.
+    pub(crate) fn view(&self) -> Vec<Belief> {
+        self.membership.beliefs()
+    }
+
+    /// How this node closes what it sends at present, and what it takes at most in a stream.
+    pub(crate) fn way_of_asking(&self) -> (Envelope, StreamLimits) {
+        (self.sealer.envelope.clone(), self.bounds.stream)
     }
 
     /// What this node's acknowledgements carry from now on.

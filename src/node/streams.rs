@@ -216,7 +216,8 @@ impl Node {
     fn receive(&mut self, now: Instant, id: StreamId, message: StreamMessage) {
         let Some(stream) = self.streams.get(&id) else { return };
         let (peer, role, began) = (stream.peer, stream.role, stream.began);
-        if matches!(message, StreamMessage::PushPull(_)) {
+        // Who only asks shows no view of its own.
+        if matches!(&message, StreamMessage::PushPull(view) if !view.nodes.is_empty()) {
             self.metrics.gauges.view_received = stream.received;
         }
         match (role, message) {

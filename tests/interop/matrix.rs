@@ -163,6 +163,7 @@ fn cell(setup: Setup, we_join: bool) {
     believed(setup, go.addr(), "ours", |of| of.state == NodeState::Left);
     let ours = we_join_through(setup, "ours2", &go);
     go.log.wait_line(0, &json!({"event": "joined", "member": "ours2"}));
+    assert_eq!(told(&ours, &go, MemberState::Left), ["ours"]);
     go.kill();
     ours.log.wait_line(0, &json!({"event": "failed", "member": "go"}));
 
@@ -197,6 +198,15 @@ fn agree(ours: &Embedded, go: &mut Process, name: &str) {
     go.say("members");
     let at = go.log.wait_line(from, &json!({"event": "members"}));
     assert_eq!(go.log.lines()[at]["members"], json!([name, me]));
+    assert_eq!(told(ours, go, MemberState::Alive), [name, me]);
+}
+
+/// Of whom the Go node tells one of ours, when that asks it, that it believes this of them.
+#[track_caller]
+fn told(ours: &Embedded, go: &Process, state: MemberState) -> Vec<String> {
+    let addr = go.addr();
+    let view = ours.run(move |node| async move { node.view_of(addr, LIMIT).await }).expect("it tells its view");
+    view.into_iter().filter(|belief| belief.state == state).map(|belief| belief.name.to_string()).collect()
 }
 
 /// The values of our messages are JSON.

@@ -1,0 +1,90 @@
+//! Asking a node something from outside, as one of memberlist's exchanges over TCP: a connection of its own,
+//! one message there and one back.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time,
+};
+
+use crate::wire::{
+    envelope::{Direction, Envelope, Opener},
+    limits::StreamLimits,
+    stream::{StreamMessage, encode},
+};
+
+/// How much of an answer is read at once, in bytes.
+const CHUNK: usize = 16 << 10;
+
+/// Why a node that was asked something has not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nothing answers.
+    #[error("nothing answers at {addr}: {source}; is the node running?")]
+    Connect {
+        /// The address asked.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection stood, and broke before the answer was complete.
+    #[error("{addr} broke off: {source}; ask again, and see the node's log")]
+    Broken {
+        /// The address asked.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives no numbers that are used once.
+    #[error("the system has no source of randomness, which encryption cannot do without")]
+    Randomness,
+    /// The answer took too long.
+    #[error("{addr} did not answer within {timeout:?}; the node hangs, or something else listens there")]
+    Timeout {
+        /// The address asked.
+        addr: SocketAddr,
+        /// How long it had.
+        timeout: Duration,
+    },
+    /// The answer is none of memberlist's.
+    #[error("what listens at {addr} is not a node: {problem}; give the node's own address")]
+    NotANode {
+        /// The address asked.
+        addr: SocketAddr,
+        /// What was wrong with the answer.
+        problem: String,
+    },
+}
+
+/// Asks the node that listens at `addr`, and gives what it answers within these limits.
+pub(super) async fn ask(
+    addr: SocketAddr,
+    envelope: &Envelope,
+    limits: StreamLimits,
+    timeout: Duration,
+    request: &StreamMessage,
+) -> Result<StreamMessage, AskError> {
+    let answer = async {
+        let mut stream = TcpStream::connect(addr).await.map_err(|source| AskError::Connect { addr, source })?;
+        let nonce = super::nonce().ok_or(AskError::Randomness)?;
+        let request = envelope.seal_stream(nonce, encode(request, false), Direction::Request);
+        stream.write_all(&request).await.map_err(|source| AskError::Broken { addr, source })?;
+        let mut opener = Opener::with_limits(Direction::Answer, limits);
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let length = match stream.read(&mut chunk).await {
+                Ok(0) => return Err(AskError::Broken { addr, source: io::ErrorKind::UnexpectedEof.into() }),
+                Ok(length) => length,
+                Err(source) => return Err(AskError::Broken { addr, source }),
+            };
+            match opener.push(envelope, &chunk[..length]) {
+                Ok(None) => {}
+                Ok(Some(message)) => return Ok(message),
+                Err(error) => return Err(AskError::NotANode { addr, problem: error.to_string() }),
+            }
+        }
+    };
+    time::timeout(timeout, answer).await.unwrap_or(Err(AskError::Timeout { addr, timeout }))
+}

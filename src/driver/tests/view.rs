@@ -1,0 +1,100 @@
+//! Asking members what they believe.
+
+use tokio::{io::AsyncReadExt as _, io::AsyncWriteExt as _, net::TcpListener};
+
+use super::*;
+use crate::{
+    Belief, Envelope, MemberState,
+    wire::{
+        Keyring, SecretKey,
+        stream::{StreamMessage, encode},
+    },
+};
+
+fn believed(view: &[Belief], name: &str) -> Option<(MemberState, SocketAddr)> {
+    view.iter().find(|belief| belief.name == *name).map(|belief| (belief.state, belief.addr))
+}
+
+fn sealed(key: u8) -> Envelope {
+    let keyring = Keyring::new([SecretKey::new(vec![key; 32]).unwrap()]).unwrap();
+    Envelope { label: "cluster 1".into(), keyring, ..Envelope::default() }
+}
+
+/// Two nodes with these envelopes know each other, and tell each other what they believe.
+async fn tell_each_other(envelope: impl Fn() -> Envelope) -> (Handle, Handle) {
+    let a = start(config("a", &[]).envelope(envelope())).await.expect("starts");
+    let b = start(config("b", &[a.addr()]).envelope(envelope())).await.expect("starts");
+    hear(&mut a.events(), "b joins", |event| matches!(event, Event::Joined(_))).await;
+    hear(&mut b.events(), "b is ready", |event| matches!(event, Event::Ready)).await;
+    let before = a.metrics().await;
+    for (asking, asked) in [(&a, &b), (&b, &a), (&a, &a)] {
+        let view = asking.view_of(asked.addr(), SOON).await.expect("it tells");
+        assert_eq!(view.len(), 2);
+        for node in [&a, &b] {
+            assert_eq!(believed(&view, node.name()), Some((MemberState::Alive, node.addr())), "{view:?}");
+        }
+        assert_eq!(asked.view().await, view);
+    }
+    let after = a.metrics().await;
+    assert_eq!((after.rejected, after.gauges.view_received), (before.rejected, before.gauges.view_received));
+    (a, b)
+}
+
+#[tokio::test]
+async fn members_tell_what_they_believe_also_of_those_that_left() {
+    let (a, b) = tell_each_other(Envelope::default).await;
+    let gone = b.addr();
+    b.leave().await;
+    let mut events = a.events();
+    hear(&mut events, "b leaves", |event| matches!(event, Event::Left(_))).await;
+    let c = node("c", &[a.addr()]).await;
+    for view in [a.view().await, c.view_of(a.addr(), SOON).await.expect("it tells")] {
+        assert_eq!(believed(&view, "b"), Some((MemberState::Left, gone)), "{view:?}");
+    }
+    a.leave().await;
+    assert_eq!(a.view().await, []);
+    assert!(matches!(a.view_of(c.addr(), SOON).await, Err(ViewError::Stopped)));
+}
+
+#[tokio::test]
+async fn members_are_asked_with_the_label_and_the_keys_of_the_moment() {
+    let (a, b) = tell_each_other(|| sealed(1)).await;
+    let stranger = node("stranger", &[]).await;
+    assert!(stranger.view_of(a.addr(), SOON).await.is_err(), "it tells it to everybody");
+    for node in [&a, &b] {
+        node.set_keys(sealed(2).keyring.keys().cloned().collect()).await.expect("a key");
+        if node.name() == "a" {
+            assert!(node.view_of(b.addr(), SOON).await.is_err(), "b has only the old key");
+        }
+    }
+    assert_eq!(a.view_of(b.addr(), SOON).await.expect("it tells").len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_no_view_is_an_error_that_says_what_to_do() {
+    let a = node("a", &[]).await;
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = a.view_of(closed, SOON).await.unwrap_err().to_string();
+    assert!(error.contains(&closed.to_string()) && error.contains("is the node running?"), "{error}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let answers = [encode(&StreamMessage::Error("not for you".into()), false), b"HTTP/1.1 400 Bad Request".into()];
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            stream.write_all(&answer).await.unwrap();
+            open.push(stream);
+        }
+        open.push(listener.accept().await.unwrap().0);
+        std::future::pending::<()>().await;
+    });
+    let error = a.view_of(addr, SOON).await.unwrap_err();
+    assert!(matches!(&error, ViewError::Refused { reason, .. } if reason == "not for you"), "{error}");
+    let error = a.view_of(addr, SOON).await.unwrap_err();
+    assert!(matches!(error, ViewError::Ask(AskError::NotANode { .. })), "{error}");
+    let error = a.view_of(addr, Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, ViewError::Ask(AskError::Timeout { .. })), "{error}");
+}
