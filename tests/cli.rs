@@ -248,7 +248,8 @@ fn an_address_in_use_is_named_with_its_remedy() {
 
 #[test]
 fn in_the_demo_everybody_hears_every_sender() {
-    let log = stdout(run(&["demo", "--interval", "300ms", "--for", "3s", "--log-format", "json"], &[]));
+    let log =
+        stdout(run(&["demo", "--interval", "300ms", "--for", "3s", "--log-format", "json", "--http", "off"], &[]));
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
     let talk = lines.iter().take_while(|line| line["event"] != "left");
 

@@ -23,8 +23,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     if args.log.format == log::Format::Text && io::stdout().is_terminal() {
         introduce(names.len());
     }
-    let log::Log { closed, .. } =
-        log::start(filter, args.log.format, log::Nodes::Several(names.clone())).map_err(Failure::start)?;
+    let nodes = log::Nodes::Several(names.clone());
+    let log = log::start(filter, args.log.format, nodes).map_err(Failure::start)?;
+    let mut api = Some(args.http.bind(&names[0], log.control)?);
 
     let every = args.interval.interval;
     let (all_met, met) = watch::channel(false);
@@ -34,6 +35,9 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         let node = start(config(name, &nodes)).await?;
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
         playing.spawn(roles::run(node.clone(), every, first_turn(met.clone(), turn)));
+        if let Some(api) = api.take() {
+            api.serve(&node)?;
+        }
         nodes.push(node);
     }
 
@@ -53,7 +57,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         () = &mut finished => {}
         _ = signals.recv() => {}
         // `broadcast demo | head` has seen enough.
-        () = closed.notified() => {}
+        () = log.closed.notified() => {}
     }
     Ok(signals.good_bye(leave(nodes, playing)).await)
 }

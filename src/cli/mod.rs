@@ -162,7 +162,8 @@ impl From<LimitArgs> for Limits {
 /// Run the whole demo in this terminal: a receiver and some senders, on loopback
 ///
 /// node1 receives; node2, node3 and so on send in turns, and everybody logs what they hear. The nodes
-/// are real ones, with sockets of their own on ports that the system chooses.
+/// are real ones, with sockets of their own on ports that the system chooses. node1 serves the page that
+/// shows it: http://127.0.0.1:8946/
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  broadcast demo\n  broadcast demo --senders 5 --interval 500ms --for 15s")]
 struct DemoArgs {
@@ -176,6 +177,9 @@ struct DemoArgs {
     /// Stop after that long [default: run until Ctrl-C]
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     duration: Option<Duration>,
+
+    #[command(flatten)]
+    http: HttpArgs,
 
     #[command(flatten)]
     log: LogArgs,

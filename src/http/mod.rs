@@ -30,6 +30,7 @@ mod problem;
 mod publish;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::{
     fmt, io,
@@ -46,7 +47,7 @@ use axum::{Router, http::StatusCode, middleware, routing::get};
 use tokio::{net::TcpListener, time::sleep};
 
 pub use self::guard::{Origin, Token};
-use self::{journal::Journal, problem::Problem};
+use self::{journal::Journal, problem::Problem, views::Views};
 use crate::{Event, Handle, Lagged};
 
 /// The port the API listens on unless told otherwise.
@@ -124,6 +125,7 @@ struct App {
     /// When the members had settled.
     settled: OnceLock<()>,
     counts: Counts,
+    views: Views,
 }
 
 /// What is counted here.
@@ -175,6 +177,7 @@ impl Server {
             journal: Journal::new(life),
             settled: OnceLock::new(),
             counts: Counts::default(),
+            views: Views::default(),
             config,
             node,
         });
@@ -260,6 +263,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/v1/messages", get(follow::messages).post(publish::publish))
         .route("/v1/members", get(look::members))
         .route("/v1/cluster", get(look::cluster))
+        .route("/v1/views", get(views::views))
         .route("/v1/events", get(follow::events))
         .route("/v1/log", get(operate::log).put(operate::set_log))
         .fallback(async || {

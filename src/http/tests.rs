@@ -1,1 +1,104 @@
 //! The API on a node, over real connections.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::*;
+use crate::{Profile, Seed, start};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A node on loopback that is served, and where.
+async fn served(name: &str, seeds: &[SocketAddr]) -> (Handle, SocketAddr) {
+    served_with(name, seeds, Config::new("127.0.0.1:0".parse().unwrap())).await
+}
+
+async fn served_with(name: &str, seeds: &[SocketAddr], config: Config) -> (Handle, SocketAddr) {
+    let seeds = seeds.iter().map(|addr| Seed { host: addr.ip().to_string(), port: addr.port() });
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let node = start(crate::Config::new(name).bind(bind).profile(Profile::Local).join(seeds)).await.expect("starts");
+    let server = Server::bind(config).expect("loopback has free ports");
+    let addr = server.addr();
+    tokio::spawn(server.run(node.clone()));
+    (node, addr)
+}
+
+/// An answer's status, and its body as JSON, or else as a text.
+async fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+    let stream = TcpStream::connect(addr).await.expect("it listens");
+    let (mut sender, connection) = http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = hyper::Request::builder().method(method).uri(path).header("host", addr.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(bytes::Bytes::copy_from_slice(body.as_bytes()))).unwrap();
+    let response = timeout(SOON, sender.send_request(request)).await.expect("it answers").unwrap();
+    let status = response.status().as_u16();
+    let body = timeout(SOON, response.into_body().collect()).await.expect("it ends").unwrap().to_bytes();
+    let text = || Value::from(String::from_utf8_lossy(&body).into_owned());
+    (status, serde_json::from_slice(&body).unwrap_or_else(|_| text()))
+}
+
+async fn get(addr: SocketAddr, path: &str) -> (u16, Value) {
+    ask(addr, "GET", path, &[], "").await
+}
+
+async fn until(addr: SocketAddr, path: &str, holds: impl Fn(u16, &Value) -> bool) -> Value {
+    let looking = async {
+        loop {
+            let (status, value) = get(addr, path).await;
+            if holds(status, &value) {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, looking).await.unwrap_or_else(|_| panic!("{path} does not come to it"))
+}
+
+#[tokio::test]
+async fn members_believe_of_each_other_what_each_says_itself() {
+    let (a, at) = served("a", &[]).await;
+    let (b, _) = served("b", &[a.addr()]).await;
+    until(at, "/readyz", |status, value| status == 200 && value["members"] == 2).await;
+    let belief = |name: &str| json!({ "name": name, "state": "alive", "incarnation": 1 });
+    let all = json!([belief("a"), belief("b")]);
+    let agreed = json!({ "node": "a", "views": [{ "of": "a", "members": all }, { "of": "b", "members": all }] });
+    until(at, "/v1/views", |_, views| *views == agreed).await;
+
+    let (status, cluster) = get(at, "/v1/cluster").await;
+    assert_eq!((status, &cluster["members"]["alive"], &cluster["settled"]), (200, &json!(2), &json!(true)));
+    b.leave().await;
+    let left = |_, views: &Value| views["views"][0]["members"][1]["state"] == "left";
+    assert_eq!(until(at, "/v1/views", left).await["views"].as_array().map(Vec::len), Some(1), "nobody is left to ask");
+    let (_, members) = get(at, "/v1/members").await;
+    assert_eq!((&members["members"][1]["name"], &members["members"][1]["state"]), (&json!("b"), &json!("left")));
+    a.leave().await;
+}
+
+#[tokio::test]
+async fn the_server_ends_with_its_node_and_tells_those_who_follow() {
+    let (a, at) = served("a", &[]).await;
+    let following = tokio::spawn(async move { get(at, "/v1/messages").await });
+    let lines = [("accept", "application/x-ndjson")];
+    let lines = tokio::spawn(async move { ask(at, "GET", "/v1/messages", &lines, "").await });
+    let (status, published) = ask(at, "POST", "/v1/messages?ack=all", &[], r#"{"key":"k","value":[1, null]}"#).await;
+    assert_eq!((status, &published["delivered"], &published["seq"]), (200, &json!(0), &json!(0)));
+    let (status, cluster) = get(at, "/v1/cluster").await;
+    assert_eq!((status, &cluster["origins"][0]["next"]), (200, &json!(1)));
+    a.leave().await;
+    let (status, events) = following.await.unwrap();
+    let events = events.as_str().unwrap().to_owned();
+    assert!(status == 200 && events.starts_with("retry: 1000\nid: "), "{events}");
+    assert!(
+        events.ends_with("event: left\ndata: {\"event\":\"left\",\"reason\":\"this node has left its cluster\"}\n\n")
+    );
+    let (_, lines) = lines.await.unwrap();
+    assert!(lines.to_string().contains("this node has left its cluster"), "{lines}");
+    timeout(SOON, async { while TcpStream::connect(at).await.is_ok() {} }).await.expect("it stops listening");
+}

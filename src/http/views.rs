@@ -1,0 +1,78 @@
+//! Who believes what of whom: each member's view, asked of itself.
+//!
+//! Asking costs a connection to each member, so that what was answered is given out for a second, and those
+//! who ask meanwhile wait for the same answers.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::Uri,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio::{sync::Mutex, time::Instant};
+
+use super::{
+    App,
+    look::{no_query, state},
+    problem::Problem,
+};
+use crate::{Belief, Handle, Member};
+
+/// For how long answers are given out.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a member may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Members asked at the same time.
+const AT_ONCE: usize = 16;
+
+/// What was answered last, and when.
+#[derive(Debug, Default)]
+pub(super) struct Views(Mutex<Option<(Instant, Bytes)>>);
+
+/// `GET /v1/views`
+pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let mut last = app.views.0.lock().await;
+    let text = match &*last {
+        Some((at, text)) if at.elapsed() < FRESH => text.clone(),
+        _ => {
+            let text = ask_all(&app.node).await.ok_or_else(Problem::stopped)?;
+            *last = Some((Instant::now(), text.clone()));
+            text
+        }
+    };
+    Ok(([("content-type", "application/json")], Body::from(text)).into_response())
+}
+
+async fn ask_all(node: &Handle) -> Option<Bytes> {
+    let own = node.view().await;
+    let mut others = node.members().await;
+    others.retain(|member| member.name != *node.name());
+    let views = stream::iter(others).map(|member| ask(node, member)).buffered(AT_ONCE).collect::<Vec<_>>().await;
+    let views: Vec<_> = [view(node.name(), &own)].into_iter().chain(views).collect();
+    (!own.is_empty()).then(|| json!({ "node": node.name(), "views": views }).to_string().into())
+}
+
+async fn ask(node: &Handle, member: Member) -> Value {
+    let name = member.name.to_string();
+    match node.view_of(member.addr, PATIENCE).await {
+        Ok(beliefs) => view(&name, &beliefs),
+        Err(error) => json!({ "of": name, "error": error.to_string() }),
+    }
+}
+
+fn view(of: &str, beliefs: &[Belief]) -> Value {
+    let belief = |belief: &Belief| {
+        json!({
+            "name": belief.name.to_string(),
+            "state": state(belief.state),
+            "incarnation": belief.incarnation,
+        })
+    };
+    json!({ "of": of, "members": beliefs.iter().map(belief).collect::<Vec<_>>() })
+}
