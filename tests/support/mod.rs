@@ -4,6 +4,7 @@
 // Each test binary uses its part of it.
 #![allow(dead_code)]
 
+pub mod browser;
 pub mod cluster;
 pub mod docker;
 pub mod embedded;

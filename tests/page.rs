@@ -1,0 +1,248 @@
+//! The live page in a real browser, at real nodes.
+//!
+//! `BROADCAST_SCREENSHOT=docs/page.png cargo test --test page` also makes the picture in the README.
+
+mod support;
+
+use std::{fs, path::Path, process::ExitCode, time::Instant};
+
+use libtest_mimic::Arguments;
+use serde_json::{Value, json};
+use support::{
+    Process,
+    browser::{self, Browser, ENTER, RIGHT, TAB},
+    require, talk,
+};
+
+fn main() -> ExitCode {
+    let mut tests: Vec<require::Test> = vec![
+        ("what_is_published_in_the_form_arrives_at_all", what_is_published_in_the_form_arrives_at_all),
+        ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
+        ("the_keyboard_is_enough", the_keyboard_is_enough),
+        ("it_fits_a_phone", it_fits_a_phone),
+        ("it_works_behind_a_token", it_works_behind_a_token),
+        ("it_keeps_up_with_thirteen_nodes", it_keeps_up_with_thirteen_nodes),
+    ];
+    if std::env::var_os(SCREENSHOT).is_some() {
+        tests.push(("screenshot", screenshot));
+    }
+    // One after the other: a browser takes all of a small machine, and one test counts frames.
+    let args = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    require::run_cases(&args, require::cases(browser::missing().as_ref(), &tests))
+}
+
+/// The variable that says where to write the picture.
+const SCREENSHOT: &str = "BROADCAST_SCREENSHOT";
+
+const MEMBERS: &str = "[...document.querySelectorAll('.member')].map(member => member.ariaLabel)";
+const OUTCOME: &str = "document.querySelector('#outcome').textContent";
+const REACH: &str = "document.querySelector('#rows .reach').textContent";
+
+/// A node with an HTTP API of its own.
+fn node(name: &str, seed: Option<&Process>, args: &[&str]) -> Process {
+    let seed = seed.map(|seed| seed.addr().to_string()).unwrap_or_default();
+    Process::node(&[&["--name", name, "--join", &seed, "--http", "127.0.0.1:0"], args].concat())
+}
+
+/// node1 to node3, once they see each other.
+fn three() -> [Process; 3] {
+    let first = node("node1", None, &[]);
+    let nodes = [node("node2", Some(&first), &[]), node("node3", Some(&first), &[])];
+    let [second, third] = nodes;
+    talk::everyone_sees(3, &[("node1", &first.log), ("node2", &second.log), ("node3", &third.log)]);
+    [first, second, third]
+}
+
+/// Where a node has its page: host and port.
+fn page(node: &Process) -> String {
+    node.log.wait("where its page is", |lines| {
+        let line = lines.iter().find(|line| line["event"] == "http")?;
+        line["addr"].as_str().map(Into::into)
+    })
+}
+
+/// A browser that shows the page of a node, which is live.
+fn open(node: &Process) -> Browser {
+    let browser = Browser::start(1280, 900);
+    browser.open(&format!("http://{}/", page(node)));
+    browser.wait("document.querySelector('#connection').textContent", "live");
+    browser
+}
+
+/// Types a message into the form, and sends it.
+fn publish(browser: &Browser, key: &str, value: &str) {
+    browser.eval("document.querySelector('#key').select()");
+    browser.keys(key);
+    browser.eval("document.querySelector('#value').select()");
+    browser.keys(value);
+    browser.keys(ENTER);
+}
+
+#[track_caller]
+fn check_quiet(browser: &Browser) {
+    assert_eq!(browser.complaints(), Vec::<Value>::new(), "in the console");
+}
+
+fn what_is_published_in_the_form_arrives_at_all() {
+    let [first, second, third] = three();
+    let browser = open(&first);
+    browser.wait(MEMBERS, json!(["node1, alive", "node2, alive", "node3, alive"]));
+    browser.wait("document.querySelector('#self').textContent", "node1");
+    publish(&browser, "cache:drop", r#"{"user": 42}"#);
+    for node in [&second, &third] {
+        node.log.wait_line(0, &json!({ "event": "received", "key": "cache:drop", "from": "node1" }));
+    }
+    let outcome = browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.contains(" ms")));
+    assert!(outcome.as_str().expect("text").starts_with("delivered to 2 of 2 nodes in "), "{outcome}");
+    browser.wait("document.querySelector('#rows .value').textContent", r#"{"user":42}"#);
+    browser.wait(REACH, "2/2");
+    browser.wait("broadcastPage.stats().arrived", 2);
+
+    let other = open(&second);
+    other.wait("document.querySelector('#self').textContent", "node2");
+    other.wait("document.querySelector('#rows .origin').textContent", "node1");
+    other.wait(REACH, "2/2");
+    publish(&browser, "cache:drop", "<b>not markup</b>");
+    other.wait("document.querySelector('#rows .value').textContent", "<b>not markup</b>");
+    other.wait("broadcastPage.stats().arrived", 2);
+    check_quiet(&browser);
+    check_quiet(&other);
+}
+
+fn a_killed_node_is_seen_to_fail() {
+    let [first, second, mut third] = three();
+    let browser = open(&first);
+    browser.eval("document.querySelector('#matrix').scrollIntoView()");
+    let agreement = "document.querySelector('#agreement').textContent";
+    browser.wait(agreement, "All 3 views agree.");
+    third.kill();
+    browser.wait(MEMBERS, json!(["node1, alive", "node2, alive", "node3, dead"]));
+    browser.wait("document.querySelector('#counts').textContent", "✓ 2 alive× 1 dead");
+    let believes = "[...document.querySelectorAll('td.dead')].map(cell => cell.title.replace(/ \\(.*/, ''))";
+    browser.wait(believes, json!(["node1 believes node3 dead", "node2 believes node3 dead"]));
+    let notes = "[...document.querySelectorAll('#rows .note.dead')].map(note => note.textContent.slice(13))";
+    let notes = browser.wait_for(notes, |notes| *notes != json!([]));
+    assert!(notes[0].as_str().expect("text").starts_with("node3 is dead, was "), "{notes}");
+    publish(&browser, "still", "here");
+    second.log.wait_line(0, &json!({ "event": "received", "key": "still" }));
+    browser.wait(REACH, "1/1");
+    check_quiet(&browser);
+}
+
+fn the_keyboard_is_enough() {
+    let [first, second, _third] = three();
+    let browser = open(&first);
+    browser.wait(MEMBERS, json!(["node1, alive", "node2, alive", "node3, alive"]));
+    let tab_to = |element: &str| {
+        let reached = (0..20).any(|_| {
+            browser.keys(TAB);
+            browser.eval(&format!("document.activeElement.matches('{element}')")) == true
+        });
+        assert!(reached, "Tab leads to {element}");
+    };
+    tab_to(".member");
+    browser.keys(RIGHT);
+    browser.wait("document.querySelector('#member').textContent", "node2");
+    tab_to("#key");
+    browser.keys("apples");
+    tab_to("#value");
+    browser.keys("1");
+    browser.keys(ENTER);
+    browser.wait("document.querySelectorAll('#rows .key').length", 1);
+    browser.eval("document.querySelector('#key').select()");
+    browser.keys("pears");
+    browser.keys(ENTER);
+    browser.wait("document.querySelectorAll('#rows .key').length", 2);
+    second.log.wait_line(0, &json!({ "event": "received", "key": "pears" }));
+    tab_to("#filter");
+    browser.keys("APPLE");
+    let keys = "[...document.querySelectorAll('#rows .key')].map(key => key.textContent)";
+    browser.wait(keys, json!(["apples"]));
+    browser.eval("document.querySelector('#filter').select()");
+    browser.keys("node1");
+    browser.wait(keys, json!(["pears", "apples"]));
+    tab_to("#pause");
+    browser.keys(ENTER);
+    browser.wait("document.querySelector('#pause').ariaPressed", "true");
+    browser.eval("document.querySelector('#matrix').scrollIntoView()");
+    browser.wait("document.querySelectorAll('td').length", 9);
+    tab_to("td");
+    browser.keys(RIGHT);
+    let cell = browser.eval("document.querySelector('#cell').textContent");
+    assert!(cell.as_str().expect("text").starts_with("node1 believes node2 alive"), "{cell}");
+    check_quiet(&browser);
+}
+
+fn it_fits_a_phone() {
+    let [first, _second, _third] = three();
+    let browser = open(&first);
+    for theme in ["dark", "light"] {
+        browser.prefer("prefers-color-scheme", theme);
+        browser.resize(390, 844);
+        browser.wait("innerWidth", 390);
+        browser.wait("document.documentElement.scrollWidth", 390);
+        browser.eval("document.querySelector('#matrix').scrollIntoView()");
+        browser.wait("document.querySelectorAll('td').length", 9);
+        browser.wait("document.documentElement.scrollWidth", 390);
+    }
+    check_quiet(&browser);
+}
+
+fn it_works_behind_a_token() {
+    let first = Process::node_with(
+        &["--name", "node1", "--http", "127.0.0.1:0"],
+        &[("BROADCAST_HTTP_TOKEN", "a-token-for-this-test")],
+    );
+    let second = node("node2", Some(&first), &[]);
+    let browser = Browser::start(1280, 900);
+    browser.open(&format!("http://any:a-token-for-this-test@{}/", page(&first)));
+    browser.wait(MEMBERS, json!(["node1, alive", "node2, alive"]));
+    browser.wait("document.querySelector('#connection').textContent", "live");
+    publish(&browser, "secret", "1");
+    second.log.wait_line(0, &json!({ "event": "received", "key": "secret" }));
+    browser.eval("document.querySelector('#matrix').scrollIntoView()");
+    browser.wait("document.querySelector('#agreement').textContent", "All 2 views agree.");
+    check_quiet(&browser);
+}
+
+/// A receiver, and twelve senders that send fifty messages a second together.
+fn thirteen() -> Vec<Process> {
+    let first = node("node1", None, &[]);
+    let names = ["node2", "node3"].map(String::from).into_iter().chain((1..=10).map(|n| format!("sender-{n}")));
+    let sender = |name: String| node(&name, Some(&first), &["--role", "sender", "--interval", "240ms"]);
+    let senders: Vec<_> = names.map(sender).collect();
+    [first].into_iter().chain(senders).collect()
+}
+
+fn it_keeps_up_with_thirteen_nodes() {
+    let nodes = thirteen();
+    let browser = open(&nodes[0]);
+    browser.wait("broadcastPage.stats().members", 13);
+    let messages = || browser.eval("broadcastPage.stats().messages").as_u64().expect("a count");
+    let (before, began) = (messages(), Instant::now());
+    let count = 500;
+    browser.wait_for("broadcastPage.stats().messages", |now| now.as_u64().is_some_and(|now| now >= before + count));
+    let rate = (messages() - before) as f64 / began.elapsed().as_secs_f64();
+    let fps = browser.eval("broadcastPage.fps()").as_f64().expect("a number");
+    let stats = browser.eval("broadcastPage.stats()");
+    println!("{fps:.1} frames a second at {rate:.0} messages a second on 13 nodes; {stats}");
+    // What it reaches, a busy machine without a graphics card does not; below this, it would be broken.
+    assert!(fps > 20.0, "{fps} frames a second: {stats}");
+    assert!(stats["rows"].as_u64().is_some_and(|rows| rows <= 200), "{stats}");
+    check_quiet(&browser);
+}
+
+fn screenshot() {
+    let mut nodes = thirteen();
+    let browser = open(&nodes[0]);
+    browser.resize(1280, 1230);
+    browser.wait("broadcastPage.stats().members", 13);
+    nodes.last_mut().expect("thirteen").kill();
+    browser.wait("document.querySelectorAll('td.dead').length", 12);
+    publish(&browser, "cache:drop", r#"{"user": 42}"#);
+    browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.starts_with("delivered to")));
+    browser.wait_for("broadcastPage.stats().dots", |dots| dots.as_u64().is_some_and(|dots| dots > 50));
+    let file = std::env::var_os(SCREENSHOT).expect("it is asked for");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    fs::write(&file, browser.screenshot()).expect("the file can be written");
+}

@@ -1,0 +1,177 @@
+//! A headless chromium, driven by the [WebDriver](https://www.w3.org/TR/webdriver2/) protocol: JSON over
+//! HTTP, to a chromedriver of its own.
+
+use std::{
+    io::{BufRead, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::{LIMIT, Log, require::answers};
+
+/// The Tab key, in WebDriver's alphabet.
+pub const TAB: &str = "\u{e004}";
+/// The Enter key.
+pub const ENTER: &str = "\u{e007}";
+/// The arrow to the right.
+pub const RIGHT: &str = "\u{e014}";
+
+/// What is missing to run one.
+pub fn missing() -> Option<String> {
+    let there = |program: &str| answers(Command::new(program).arg("--version"));
+    (!there("chromium") || !there("chromedriver")).then(|| {
+        "no chromium with its driver in PATH (`chromium --version`, `chromedriver --version`): install them \
+         (on Debian: the packages chromium and chromium-driver)"
+            .into()
+    })
+}
+
+/// A running browser with one page. Ended when dropped.
+#[derive(Debug)]
+pub struct Browser {
+    driver: Child,
+    port: u16,
+    session: String,
+}
+
+impl Browser {
+    /// Starts one whose page is this large, in CSS pixels.
+    pub fn start(width: u32, height: u32) -> Self {
+        let mut command = Command::new("chromedriver");
+        let mut driver = command.arg("--port=0").stdout(Stdio::piped()).spawn().expect("chromedriver runs");
+        let log = Log::follow(driver.stdout.take().expect("it is piped"));
+        let port = log.wait("chromedriver's port", |lines| {
+            let line = lines.iter().filter_map(Value::as_str).find(|line| line.contains("started successfully"))?;
+            line.rsplit(' ').next()?.trim_end_matches('.').parse().ok()
+        });
+        let mut browser = Self { driver, port, session: String::new() };
+        // The sandbox does not work for root, as whom containers run this, nor does their small /dev/shm.
+        let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"];
+        let capabilities = json!({ "alwaysMatch": {
+            "browserName": "chrome",
+            "goog:chromeOptions": { "args": arguments },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        } });
+        let session = browser.request("POST", "/session", &json!({ "capabilities": capabilities }));
+        browser.session = session["sessionId"].as_str().expect("an id").into();
+        browser.resize(width, height);
+        browser
+    }
+
+    /// Opens a page, and waits until it is there.
+    pub fn open(&self, url: &str) {
+        self.post("/url", &json!({ "url": url }));
+    }
+
+    /// Gives the page another size, which may be a phone's, and so smaller than a window can be.
+    pub fn resize(&self, width: u32, height: u32) {
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.devtools("Emulation.setDeviceMetricsOverride", &metrics);
+    }
+
+    /// Says what the user prefers: a media feature of CSS, and its value.
+    pub fn prefer(&self, feature: &str, value: &str) {
+        let features = json!({ "features": [{ "name": feature, "value": value }] });
+        self.devtools("Emulation.setEmulatedMedia", &features);
+    }
+
+    fn devtools(&self, command: &str, params: &Value) {
+        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": params }));
+    }
+
+    /// The value of an expression in the page.
+    pub fn eval(&self, expression: &str) -> Value {
+        self.post("/execute/sync", &json!({ "script": format!("return {expression}"), "args": [] }))
+    }
+
+    /// Waits until an expression in the page has this value.
+    #[track_caller]
+    pub fn wait(&self, expression: &str, wanted: impl Into<Value>) {
+        let wanted = wanted.into();
+        self.wait_for(expression, |value| *value == wanted);
+    }
+
+    /// Waits until an expression in the page has a value that `is_right`, and gives it.
+    #[track_caller]
+    pub fn wait_for(&self, expression: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let value = self.eval(expression);
+            if is_right(&value) {
+                return value;
+            }
+            assert!(Instant::now() < deadline, "in the page, `{expression}` remains {value}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Types on the keyboard, to whatever has the focus.
+    pub fn keys(&self, keys: &str) {
+        let key = |key: char| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key }));
+        let strokes: Vec<_> = keys.chars().flat_map(key).collect();
+        self.post("/actions", &json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": strokes }] }));
+    }
+
+    /// What the page has complained about in its console.
+    pub fn complaints(&self) -> Vec<Value> {
+        let log = self.post("/se/log", &json!({ "type": "browser" }));
+        let entries = log.as_array().expect("a list of entries").iter();
+        entries.filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING").cloned().collect()
+    }
+
+    /// What the page looks like, as a PNG.
+    pub fn screenshot(&self) -> Vec<u8> {
+        let png = self.request("GET", &format!("/session/{}/screenshot", self.session), &Value::Null);
+        STANDARD.decode(png.as_str().expect("text")).expect("WebDriver has it in base64")
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        self.request("POST", &format!("/session/{}{path}", self.session), body)
+    }
+
+    fn request(&self, method: &str, path: &str, body: &Value) -> Value {
+        let (status, answer) = exchange(self.port, method, path, body).expect("chromedriver answers");
+        assert_eq!(status, 200, "{method} {path} {body}: {answer}");
+        answer["value"].clone()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver ends the browser with the session. What fails here has ended already.
+        let _ = exchange(self.port, "DELETE", &format!("/session/{}", self.session), &Value::Null);
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+/// A request on a connection of its own; gives the answer's status and its JSON.
+fn exchange(port: u16, method: &str, path: &str, body: &Value) -> std::io::Result<(u16, Value)> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + &body).as_bytes())?;
+    let mut reader = BufReader::new(stream);
+    let (mut status, mut length) = (0, 0);
+    for line in reader.by_ref().lines() {
+        let line = line?.to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(rest) = line.strip_prefix("http/1.1 ") {
+            status = rest.get(..3).and_then(|code| code.parse().ok()).unwrap_or_default();
+        } else if let Some(rest) = line.strip_prefix("content-length:") {
+            length = rest.trim().parse().map_err(std::io::Error::other)?;
+        }
+    }
+    let mut answer = vec![0; length];
+    reader.read_exact(&mut answer)?;
+    Ok((status, serde_json::from_slice(&answer)?))
+}
