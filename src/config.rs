@@ -196,7 +196,9 @@ impl Config {
         self
     }
 
-    /// What is done, for a test, to the datagrams this node sends. Nothing unless this is called.
+    /// What is done, for a test, to the datagrams this node sends, which
+    /// [`Handle::set_faults`](crate::Handle::set_faults) may change while it runs. Nothing, for ever, unless this is
+    /// called.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);

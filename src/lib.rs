@@ -47,7 +47,8 @@ pub use config::{
 };
 pub use dissemination::{Counters, Message, MessageId, Position, PublishError};
 pub use driver::{
-    AskError, Delivery, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError, ViewError,
+    AskError, Delivery, FaultsError, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,
+    ViewError,
     health::{Health, HealthError, probe},
     start,
 };

@@ -128,7 +128,7 @@ struct NodeArgs {
     replay: Replay,
 
     /// For tests: what befalls the datagrams this node sends, like loss=0.3,duplicate=0.05,delay=5ms..50ms, with
-    /// seed=N to repeat it [default: none]
+    /// seed=N to repeat it; `ready` for nothing yet, which `broadcast faults` may change [default: none]
     #[arg(long, env = "BROADCAST_FAULTS", hide_env_values = true, value_name = "FAULTS", value_parser = faults)]
     faults: Option<Faults>,
 

@@ -10,7 +10,11 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 /// Faults of the network, done on purpose to the datagrams a node *sends*: where every node has the same
 /// faults, each datagram suffers them once. Connections (TCP) are left alone.
 ///
-/// As text, `loss=0.3,duplicate=0.05,delay=5ms..50ms,seed=7`, in any order, with what is left out at rest:
+/// The default is none of them. A node that is given that for its [`Config`](crate::Config) may be given others
+/// while it runs, by [`Handle::set_faults`](crate::Handle::set_faults).
+///
+/// As text, `ready` for none so far, or `loss=0.3,duplicate=0.05,delay=5ms..50ms,seed=7`, in any order, with what
+/// is left out at rest:
 ///
 /// ```
 /// use broadcast::Faults;
@@ -39,7 +43,13 @@ impl Default for Faults {
 }
 
 impl Faults {
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    /// Whether nothing suffers from them.
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        *self == Self { seed: self.seed, ..Self::default() }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         self.problem().map_or(Ok(()), |problem| Err(ConfigError::Faults { value: self.to_string(), problem }))
     }
 
@@ -83,6 +93,9 @@ impl FromStr for Faults {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let mut faults = Self::default();
+        if text.trim() == "ready" {
+            return Ok(faults);
+        }
         let set = text.split(',').try_for_each(|fault| faults.set(fault));
         match set.err().or(faults.problem()) {
             Some(problem) => Err(ConfigError::Faults { value: text.into(), problem }),
@@ -109,6 +122,7 @@ mod tests {
     fn faults_are_read_in_any_order_and_print_as_they_are_read() {
         let ms = Duration::from_millis;
         for (text, faults) in [
+            (" ready", Faults::default()),
             ("loss=0.3", Faults { loss: 0.3, ..Faults::default() }),
             ("delay=5ms", Faults { delay: ms(5)..=ms(5), ..Faults::default() }),
             (
@@ -122,9 +136,23 @@ mod tests {
     }
 
     #[test]
+    fn at_rest_are_those_of_which_nothing_suffers() {
+        for (text, at_rest) in [
+            ("ready", true),
+            ("loss=0,seed=1", true),
+            ("loss=0.1", false),
+            ("duplicate=0.1", false),
+            ("delay=0ms..1ms", false),
+        ] {
+            assert_eq!(text.parse::<Faults>().map(|faults| faults.at_rest()), Ok(at_rest), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_fault_is_named_with_its_remedy() {
         for (text, remedy) in [
             ("", "write it as loss=0.3,"),
+            ("ready,loss=0.3", "write it as loss=0.3,"),
             ("lossy", "write it as loss=0.3,"),
             ("loss=0.3,", "write it as loss=0.3,"),
             ("loss=30%", "a share is a number from 0 to 1"),

@@ -34,7 +34,7 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Belief, Envelope, Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
+    Belief, Envelope, Event, Faults, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
     node::{Action, KeyChange, Node, StreamInput},
     wire::{KeyError, SecretKey, limits::StreamLimits},
@@ -57,6 +57,8 @@ pub(super) enum Command {
     UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
     Keys { reply: oneshot::Sender<Vec<SecretKey>> },
+    SetFaults { faults: Faults, reply: oneshot::Sender<bool> },
+    Faults { reply: oneshot::Sender<Option<Faults>> },
     Metrics { reply: oneshot::Sender<Metrics> },
     Overview { reply: oneshot::Sender<Overview> },
     AckPayload(Bytes),
@@ -242,6 +244,13 @@ impl EventLoop {
             Command::Keys { reply } => {
                 let _ = reply.send(self.node.keys());
             }
+            Command::SetFaults { faults, reply } => {
+                let faulty = self.faults.as_mut().map(|faulty| faulty.set(faults));
+                let _ = reply.send(faulty.is_some());
+            }
+            Command::Faults { reply } => {
+                let _ = reply.send(self.faults.as_ref().and_then(Faulty::faults).cloned());
+            }
             Command::AckPayload(payload) => self.node.set_ack_payload(payload),
             Command::Members { reply } => {
                 let _ = reply.send(self.node.members());
@@ -320,7 +329,7 @@ impl EventLoop {
     fn drain(&mut self) {
         loop {
             while let Some(transmit) = self.node.poll_transmit() {
-                match &mut self.faults {
+                match self.faults.as_mut().filter(|faulty| faulty.faults().is_some()) {
                     None => self.datagrams.send(transmit),
                     Some(faults) => faults.send(Instant::now(), transmit),
                 }

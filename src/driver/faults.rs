@@ -43,24 +43,46 @@ struct Counts {
 }
 
 impl Faulty {
-    /// Tells of it: nobody shall take these faults for real ones. `seed` counts where the faults have none.
-    pub(super) fn new(node: &str, mut faults: Faults, seed: u64) -> Self {
-        let seed = *faults.seed.get_or_insert(seed);
-        warn!(
-            node,
-            event = "faults",
-            %faults,
-            "faults are on, for tests only: what this node sends suffers {faults}; unset BROADCAST_FAULTS (--faults) to end that"
-        );
-        Self {
+    /// `seed` counts where the faults have none, now or later.
+    pub(super) fn new(node: &str, faults: Faults, seed: u64) -> Self {
+        let mut faulty = Self {
             node: node.to_owned(),
-            faults,
+            faults: Faults::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             held: BTreeMap::new(),
             held_bytes: 0,
             copies: 0,
             counts: Counts::default(),
+        };
+        if !faults.at_rest() {
+            faulty.set(faults);
         }
+        faulty
+    }
+
+    /// From now on these are the faults; what is held back stays so. Tells of it: nobody shall take these faults
+    /// for real ones.
+    pub(super) fn set(&mut self, mut faults: Faults) {
+        let node = &self.node;
+        if faults.at_rest() {
+            warn!(node, event = "faults", "faults are off: what this node sends suffers none any more");
+        } else {
+            let seed = *faults.seed.get_or_insert_with(|| self.rng.random());
+            self.rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            warn!(
+                node,
+                event = "faults",
+                %faults,
+                "faults are on, for tests only: what this node sends suffers {faults}; `broadcast faults none` ends \
+                 that, and to start without them unset BROADCAST_FAULTS (--faults)"
+            );
+        }
+        self.faults = faults;
+    }
+
+    /// What is suffered, if anything is.
+    pub(super) fn faults(&self) -> Option<&Faults> {
+        Some(&self.faults).filter(|faults| !faults.at_rest())
     }
 
     /// Takes a datagram that is to be sent.
@@ -95,6 +117,9 @@ impl Faulty {
 impl Drop for Faulty {
     fn drop(&mut self) {
         let Counts { datagrams, lost, duplicated, crowded_out } = self.counts;
+        if datagrams == 0 {
+            return;
+        }
         warn!(
             node = self.node,
             event = "faults",
@@ -186,6 +211,18 @@ mod tests {
         let run = |seed: u64| arrivals(&mut faulty(&format!("loss=0.5,duplicate=0.5,delay=0ms..9ms,seed={seed}")), 100);
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
+    }
+
+    #[test]
+    fn faults_change_and_what_was_held_back_still_comes() {
+        let (mut faulty, now) = (faulty("ready"), Instant::now());
+        assert_eq!(faulty.faults(), None);
+        faulty.set("delay=1s".parse().expect("faults"));
+        assert!(faulty.faults().is_some_and(|faults| faults.seed.is_some()), "they can be repeated");
+        faulty.send(now, transmit("held back"));
+        faulty.set(Faults::default());
+        assert_eq!((faulty.faults(), faulty.poll_timeout()), (None, Some(now + Duration::from_secs(1))));
+        assert!(faulty.poll(now + Duration::from_secs(1)).is_some());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! the loop. A subscriber that is too slow misses what it was too slow for, and is told how much.
 
 mod advertise;
+mod change_faults;
 mod event_loop;
 mod exchange;
 mod faults;
@@ -41,18 +42,19 @@ use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::{
+    change_faults::FaultsError,
+    exchange::AskError,
+    receipt::{Delivery, Receipt, Undelivered},
+    subscription::{Lagged, Subscription},
+    view::ViewError,
+};
 use self::{
     event_loop::{Application, Command, EventLoop},
     faults::Faulty,
     outbox::Outbox,
     sockets::Sockets,
     subscription::{Bounds, Feed, Subscribers},
-};
-pub use self::{
-    exchange::AskError,
-    receipt::{Delivery, Receipt, Undelivered},
-    subscription::{Lagged, Subscription},
-    view::ViewError,
 };
 use crate::{
     Config, ConfigError, Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf, Tags,

@@ -1,5 +1,7 @@
 //! Whole nodes on loopback.
 
+#[path = "tests/faults.rs"]
+mod faults;
 #[path = "tests/view.rs"]
 mod view;
 

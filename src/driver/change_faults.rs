@@ -1,0 +1,43 @@
+//! Changing what a running node's datagrams suffer.
+
+use super::{Handle, event_loop::Command};
+use crate::{ConfigError, Faults};
+
+/// Why a node's faults stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultsError {
+    /// They cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It was started without any.
+    #[error("this node takes no faults: start it with BROADCAST_FAULTS=ready (--faults), for tests only")]
+    Off,
+    /// The node has left.
+    #[error("this node has left its cluster, and sends nothing any more; start another")]
+    Stopped,
+}
+
+impl Handle {
+    /// From now on the datagrams this node sends suffer `faults`, or nothing. What was held back is still sent.
+    /// The node must have been [configured](crate::Config::faults) with faults, be it with
+    /// [none](Faults::default).
+    ///
+    /// # Errors
+    ///
+    /// See [`FaultsError`].
+    pub async fn set_faults(&self, faults: Option<Faults>) -> Result<(), FaultsError> {
+        let faults = faults.unwrap_or_default();
+        faults.validate()?;
+        match self.ask(|reply| Command::SetFaults { faults, reply }).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(FaultsError::Off),
+            None => Err(FaultsError::Stopped),
+        }
+    }
+
+    /// What the datagrams this node sends suffer, with the seed that repeats it. `None` for nothing, and once
+    /// the node has stopped.
+    pub async fn faults(&self) -> Option<Faults> {
+        self.ask(|reply| Command::Faults { reply }).await.flatten()
+    }
+}
