@@ -266,6 +266,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/v1/views", get(views::views))
         .route("/v1/events", get(follow::events))
         .route("/v1/log", get(operate::log).put(operate::set_log))
+        .route("/v1/faults", get(operate::faults).put(operate::set_faults))
         .fallback(async || {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
         })

@@ -17,6 +17,7 @@ use super::{
     look::no_query,
     problem::{self, Problem},
 };
+use crate::{Faults, FaultsError};
 
 /// A body is at most this long, in bytes.
 const MAX_BODY: usize = 16 << 10;
@@ -39,6 +40,34 @@ pub(super) async fn set_log(State(app): State<Arc<App>>, uri: Uri, body: Body) -
     let Log { filter: wanted } = read(body, "{\"filter\": \"broadcast=debug\"}").await?;
     filter(&app)?.set(&wanted).map_err(|error| Problem::bad_request(format_args!("filter {wanted:?}: {error}")))?;
     Ok(problem::answer(StatusCode::OK, &json!({ "filter": wanted })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    // With this it must be there, be it null.
+    #[serde(deserialize_with = "Option::deserialize")]
+    faults: Option<String>,
+}
+
+/// `GET /v1/faults`
+pub(super) async fn faults(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let faults = app.node.faults().await.map(|faults| faults.to_string());
+    Ok(problem::answer(StatusCode::OK, &json!({ "faults": faults })))
+}
+
+/// `PUT /v1/faults`
+pub(super) async fn set_faults(State(app): State<Arc<App>>, uri: Uri, body: Body) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let Wanted { faults: wanted } = read(body, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
+    let wanted = wanted.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
+    match app.node.set_faults(wanted).await {
+        Ok(()) => faults(State(app), uri).await,
+        Err(error @ FaultsError::Config(_)) => Err(Problem::bad_request(error)),
+        Err(error @ FaultsError::Off) => Err(Problem::new(StatusCode::CONFLICT, error)),
+        Err(FaultsError::Stopped) => Err(Problem::stopped()),
+    }
 }
 
 fn filter(app: &App) -> Result<&dyn LogFilter, Problem> {

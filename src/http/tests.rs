@@ -102,3 +102,33 @@ async fn the_server_ends_with_its_node_and_tells_those_who_follow() {
     assert!(lines.to_string().contains("this node has left its cluster"), "{lines}");
     timeout(SOON, async { while TcpStream::connect(at).await.is_ok() {} }).await.expect("it stops listening");
 }
+
+#[tokio::test]
+async fn faults_change_where_the_node_was_started_to_take_them() {
+    let (node, at) = served("a", &[]).await;
+    let (status, problem) = ask(at, "PUT", "/v1/faults", &[], r#"{"faults":"loss=0.3"}"#).await;
+    assert_eq!((status, &problem["title"]), (409, &json!("Conflict")));
+    assert!(problem["detail"].as_str().unwrap().contains("BROADCAST_FAULTS=ready"), "{problem}");
+    node.leave().await;
+
+    let config = crate::Config::new("b").bind("127.0.0.1:0".parse().unwrap()).faults("ready".parse().unwrap());
+    let node = start(config).await.unwrap();
+    let server = Server::bind(Config::new("127.0.0.1:0".parse().unwrap())).unwrap();
+    let at = server.addr();
+    tokio::spawn(server.run(node.clone()));
+    assert_eq!(get(at, "/v1/faults").await, (200, json!({ "faults": null })));
+    let (status, faults) = ask(at, "PUT", "/v1/faults", &[], r#"{"faults":"loss=0.3,seed=7"}"#).await;
+    assert_eq!((status, &faults["faults"]), (200, &json!("loss=0.3,duplicate=0,delay=0s..0s,seed=7")));
+    for (body, problem) in [
+        (r#"{"faults":"loss=2"}"#, "a share is a number from 0 to 1"),
+        (r#"{"faults":7}"#, "send {"),
+        (r#"{"fault":"loss=1"}"#, "unknown field `fault`"),
+        ("{}", "missing field `faults`"),
+        ("", "EOF"),
+    ] {
+        let (status, told) = ask(at, "PUT", "/v1/faults", &[], body).await;
+        assert!(status == 400 && told["detail"].as_str().unwrap().contains(problem), "{body}: {told}");
+    }
+    assert_eq!(ask(at, "PUT", "/v1/faults", &[], r#"{"faults":null}"#).await, (200, json!({ "faults": null })));
+    node.leave().await;
+}
