@@ -168,9 +168,15 @@ impl Api {
         let Some(server) = self.0 else { return Ok(()) };
         let addr = server.addr();
         server.spawn(node.clone()).map_err(Failure::start)?;
-        info!(node = node.name(), event = "http", %addr, "HTTP API and page at http://{addr}/");
+        let url = url(addr);
+        info!(node = node.name(), event = "http", %addr, "HTTP API and page at {url}");
         Ok(())
     }
+}
+
+/// Where somebody on this host finds what is served at `addr`.
+fn url(addr: SocketAddr) -> String {
+    if addr.ip().is_unspecified() { format!("http://localhost:{}/", addr.port()) } else { format!("http://{addr}/") }
 }
 
 /// As many of so many connections as the system has open files for. It is asked for all it allows.
