@@ -12,7 +12,7 @@ use bytes::{Buf as _, BytesMut};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 
 use super::{
     App,
@@ -28,6 +28,9 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long acknowledgements are waited for, unless told otherwise, and at most; and a batch for room.
 const ACK_TIME: Duration = Duration::from_secs(5);
 const MAX_ACK_TIME: Duration = Duration::from_secs(60);
+
+/// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
+const TURN: u64 = 256;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -170,6 +173,9 @@ impl Batch<'_> {
             published => published.map_err(refusal)?,
         };
         self.published += 1;
+        if self.published.is_multiple_of(TURN) {
+            yield_now().await;
+        }
         let first = self.ends.take().map_or(receipt.id(), |(first, _)| first);
         self.ends = Some((first, receipt));
         Ok(())
