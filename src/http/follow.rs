@@ -155,7 +155,7 @@ pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Resp
         let mut watching = watching?;
         loop {
             watching.ticks.tick().await;
-            let Some(members) = look::members_text(&watching.follower.0.node).await else {
+            let Some(members) = look::members_text(&watching.follower.0).await else {
                 let left = event(Form::Events, "left", "{\"reason\":\"this node has left its cluster\"}");
                 return Some((Ok::<_, Infallible>(Bytes::from(left)), None));
             };

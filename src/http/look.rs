@@ -1,6 +1,8 @@
 //! How this node sees its cluster, and whether it is well.
+//!
+//! The node is asked no more often than every [`FRESH`], however many ask here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -11,16 +13,47 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     App,
     problem::{self, Problem},
 };
-use crate::{Handle, MemberState, Overview, Position, Seen};
+use crate::{MemberState, Metrics, Overview, Position, Seen};
+
+/// For how long an answer of the node is given out.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// What the node has answered last, and when.
+#[derive(Debug, Default)]
+pub(super) struct Last(Mutex<Option<(Instant, Arc<Now>)>>);
+
+/// How a node is, and its cluster.
+#[derive(Debug)]
+pub(super) struct Now {
+    pub(super) overview: Overview,
+    pub(super) metrics: Metrics,
+}
+
+impl App {
+    /// How the node is now.
+    pub(super) async fn look(&self) -> Arc<Now> {
+        let mut last = self.last.0.lock().await;
+        match &*last {
+            Some((at, now)) if at.elapsed() < FRESH => Arc::clone(now),
+            _ => {
+                let (overview, metrics) = (self.node.overview().await, self.node.metrics().await);
+                let now = Arc::new(Now { overview, metrics });
+                *last = Some((Instant::now(), Arc::clone(&now)));
+                now
+            }
+        }
+    }
+}
 
 /// `GET /healthz`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
-    let members = app.node.members().await.len();
+    let members = live(&app.look().await.overview);
     let (status, word) =
         if members > 0 { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
     problem::answer(status, &json!({ "status": word, "members": members }))
@@ -28,31 +61,35 @@ pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /readyz`
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let Overview { joined, leaving, members, .. } = app.node.overview().await;
+    let now = app.look().await;
+    let Overview { joined, leaving, members, .. } = &now.overview;
     let word = match () {
         () if members.is_empty() => "stopped",
-        () if leaving => "leaving",
+        () if *leaving => "leaving",
         () if !joined => "joining",
         () if app.settled.get().is_none() => "settling",
         () => "ready",
     };
     let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let live = members.iter().filter(|seen| seen.member.state.is_live()).count();
-    problem::answer(status, &json!({ "status": word, "members": live }))
+    problem::answer(status, &json!({ "status": word, "members": live(&now.overview) }))
+}
+
+fn live(overview: &Overview) -> usize {
+    overview.members.iter().filter(|seen| seen.member.state.is_live()).count()
 }
 
 /// `GET /v1/members`
 pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let text = members_text(&app.node).await.ok_or_else(Problem::stopped)?;
+    let text = members_text(&app).await.ok_or_else(Problem::stopped)?;
     Ok(([("content-type", "application/json")], Body::from(text)).into_response())
 }
 
 /// The same, as JSON; nothing when the node has stopped.
-pub(super) async fn members_text(node: &Handle) -> Option<Bytes> {
-    let members = node.overview().await.members;
-    let all: Vec<_> = members.iter().enumerate().map(|(i, seen)| member(seen, i == 0)).collect();
-    let text = || json!({ "node": node.name(), "members": all }).to_string().into();
+pub(super) async fn members_text(app: &App) -> Option<Bytes> {
+    let now = app.look().await;
+    let all: Vec<_> = now.overview.members.iter().enumerate().map(|(i, seen)| member(seen, i == 0)).collect();
+    let text = || json!({ "node": app.node.name(), "members": all }).to_string().into();
     (!all.is_empty()).then(text)
 }
 
@@ -89,10 +126,10 @@ pub(super) fn state(state: MemberState) -> &'static str {
 /// `GET /v1/cluster`
 pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let Overview { joined, leaving, members, positions, .. } = app.node.overview().await;
+    let now = app.look().await;
+    let Overview { joined, leaving, members, positions, .. } = &now.overview;
     let me = &members.first().ok_or_else(Problem::stopped)?.member;
-    let metrics = app.node.metrics().await;
-    let gauges = metrics.gauges;
+    let gauges = now.metrics.gauges;
     let origin = |position: &Position| {
         let Position { origin, epoch, next, end, floor, retained } = position;
         let origin = origin.to_string();

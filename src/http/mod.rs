@@ -47,7 +47,7 @@ use axum::{Router, http::StatusCode, middleware, routing::get};
 use tokio::{net::TcpListener, time::sleep};
 
 pub use self::guard::{Origin, Token};
-use self::{journal::Journal, problem::Problem, views::Views};
+use self::{journal::Journal, look::Last, problem::Problem, views::Views};
 use crate::{Event, Handle, Lagged};
 
 /// The port the API listens on unless told otherwise.
@@ -125,6 +125,7 @@ struct App {
     /// When the members had settled.
     settled: OnceLock<()>,
     counts: Counts,
+    last: Last,
     views: Views,
 }
 
@@ -177,6 +178,7 @@ impl Server {
             journal: Journal::new(life),
             settled: OnceLock::new(),
             counts: Counts::default(),
+            last: Last::default(),
             views: Views::default(),
             config,
             node,
