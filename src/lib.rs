@@ -45,7 +45,7 @@ pub mod wire;
 pub use config::{
     Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Serf, Tags, Tuning,
 };
-pub use dissemination::{Counters, Message, MessageId, Position, PublishError};
+pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 pub use driver::{
     AskError, Delivery, FaultsError, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,
     ViewError,

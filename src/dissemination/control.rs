@@ -14,6 +14,10 @@ use crate::wire::{kind, limits};
 pub(super) const MAGIC: u8 = 0xB5;
 /// Entries of a [`Control::Have`] at most.
 pub(super) const MAX_HAVES: usize = 1024;
+/// Members of a [`Control::Acked`] at most.
+pub(super) const MAX_POSITIONS: usize = 1024;
+/// What a [`Control::Acked`] takes at most apart from its members, in bytes.
+pub(super) const ACKED_OVERHEAD: usize = 3 + 10;
 /// Ranges of a [`Control::Want`] at most.
 pub(super) const MAX_RANGES: usize = 32;
 
@@ -22,6 +26,8 @@ const HAVE: u8 = 2;
 const ACK: u8 = 3;
 const WANT: u8 = 4;
 const PLAIN: u8 = 5;
+const WATCH: u8 = 6;
+const ACKED: u8 = 7;
 
 /// How a message reached whom it reached, and who is to get it from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +74,10 @@ pub(super) enum Control<'a> {
     Want { origin: &'a [u8], epoch: u64, ranges: Vec<(u64, u64)> },
     /// A plain node said this; pass it on to everybody.
     Plain { source: &'a [u8], message: &'a [u8] },
+    /// Tell me for a while who acknowledges what of yours.
+    Watch,
+    /// In this life of the sender these members have everything below these numbers.
+    Acked { epoch: u64, members: Vec<(&'a [u8], u64)> },
 }
 
 /// Why a control message cannot be read.
@@ -114,6 +124,18 @@ impl<'a> Control<'a> {
                 Self::Want { origin, epoch, ranges }
             }
             PLAIN => Self::Plain { source: reader.name()?, message: reader.rest },
+            WATCH => Self::Watch,
+            ACKED => {
+                let epoch = reader.number()?;
+                let mut members = Vec::new();
+                while !reader.rest.is_empty() {
+                    if members.len() == MAX_POSITIONS {
+                        return Err(ControlError::Limit);
+                    }
+                    members.push((reader.name()?, reader.number()?));
+                }
+                Self::Acked { epoch, members }
+            }
             kind => return Err(ControlError::Kind(kind)),
         })
     }
@@ -154,6 +176,15 @@ impl<'a> Control<'a> {
                 put_name(&mut out, source);
                 out.extend_from_slice(message);
             }
+            Self::Watch => out.push(WATCH),
+            Self::Acked { epoch, members } => {
+                out.push(ACKED);
+                put_number(&mut out, *epoch);
+                for (name, next) in members {
+                    put_name(&mut out, name);
+                    put_number(&mut out, *next);
+                }
+            }
         }
         out.into()
     }
@@ -179,6 +210,11 @@ impl Have<'_> {
     pub(super) fn max_len(&self) -> usize {
         2 + self.origin.len() + 6 * 10 + 1
     }
+}
+
+/// How many bytes a member takes at most in a [`Control::Acked`].
+pub(super) fn position_len(name: &[u8]) -> usize {
+    2 + name.len() + 10
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -286,11 +322,16 @@ mod tests {
                 Control::Ack { epoch, life: base, next: until },
                 Control::Want { origin: &origin, epoch, ranges },
                 Control::Plain { source: &origin, message: &message },
+                Control::Watch,
+                Control::Acked { epoch, members: vec![(&origin, base), (b"", next)] },
             ] {
                 let encoded = control.encode();
                 prop_assert_eq!(decode(&encoded).unwrap(), control.clone());
                 if let Control::Have(_) = control {
                     prop_assert!(encoded.len() <= 3 + 2 * max_len);
+                }
+                if let Control::Acked { .. } = control {
+                    prop_assert!(encoded.len() <= ACKED_OVERHEAD + position_len(&origin) + position_len(b""));
                 }
                 for end in 2..encoded.len() {
                     // Cut off it may be something else, or an error, but nothing worse.
@@ -320,6 +361,9 @@ mod tests {
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
         let mut many = vec![HAVE];
         many.extend_from_slice(&[0; 6 * (MAX_HAVES + 1)]);
+        assert_eq!(Control::decode(&many), Err(ControlError::Limit));
+        let mut many = vec![ACKED, 0];
+        many.extend_from_slice(&[0; 2 * (MAX_POSITIONS + 1)]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Control {
     Ack { epoch: u8, life: u8, next: Option<u16> },
     Want { origin: u8, epoch: u8, ranges: Vec<(u16, u16)> },
     Plain { source: u8, value: u8 },
+    Watch,
+    Acked { epoch: u8, members: Vec<(u8, u16)> },
 }
 
 /// What somebody has of one life.
@@ -73,6 +75,12 @@ impl Control {
                 let origin = name(*origin);
                 let ranges = ranges.iter().map(|(first, count)| (u64::from(*first), u64::from(*count)));
                 control::Control::Want { origin: &origin, epoch: life(*epoch), ranges: ranges.collect() }.encode()
+            }
+            Self::Watch => control::Control::Watch.encode(),
+            Self::Acked { epoch, members } => {
+                let members: Vec<_> = members.iter().map(|(member, next)| (name(*member), u64::from(*next))).collect();
+                let members = members.iter().map(|(name, next)| (&**name, *next)).collect();
+                control::Control::Acked { epoch: life(*epoch), members }.encode()
             }
             Self::Plain { source, value } => {
                 let message = format!(r#"{{"key":"k","value":{value}}}"#);

@@ -81,6 +81,11 @@ impl Dissemination {
             }
             // Who is not known yet as a member says it again.
             Control::Have(_) | Control::Want { .. } | Control::Plain { .. } => self.counters.strangers += 1,
+            control @ (Control::Watch | Control::Acked { .. }) => match (member(), control) {
+                (Some(record), Control::Acked { epoch, members }) => self.take_acked(&record.name, epoch, &members),
+                (Some(record), _) => self.add_watcher(now, Some(record.name.clone())),
+                (None, _) => self.counters.strangers += 1,
+            },
         }
         Ok(())
     }

@@ -24,6 +24,8 @@
 //! | `Have` | origin to who has not acknowledged; anybody in gossip and exchanges of views | what there is, and what nobody needs any more |
 //! | `Want` | who finds a gap, to who told of it, then the origin, then anybody | these are missing |
 //! | `Relay` | in front of messages that are passed on | how far they came, and who is next |
+//! | `Watch` | who wants to see acknowledgements, to each origin | tell me who acknowledges what ([`watch`]) |
+//! | `Acked` | origin to who watches | these members have all below these numbers |
 //! | `Plain` | who hears a plain node, to its voice ([`plain`]) | publish this for it |
 //!
 //! Each origin numbers its messages; a gap in the numbers, or a `Have` that goes further than what is
@@ -60,6 +62,7 @@ mod ring;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -72,7 +75,6 @@ use bytes::Bytes;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub use self::message::{Message, MessageId, PublishError};
 pub(crate) use self::{control::Route, payload::Draft};
 use self::{
     control::{ControlError, Have},
@@ -80,6 +82,11 @@ use self::{
     outbound::{AckError, Outbound},
     plain::{Flooded, Heard},
     ring::Ring,
+    watch::Watching,
+};
+pub use self::{
+    message::{Message, MessageId, PublishError},
+    watch::Acks,
 };
 use crate::{
     config::{Limits, Tuning},
@@ -89,7 +96,7 @@ use crate::{
 };
 
 /// What a node that understands our messages announces as the largest delegate version it understands.
-pub(crate) const DELEGATE_MAX: u8 = 0xB1;
+pub(crate) const DELEGATE_MAX: u8 = 0xB2;
 /// The largest delegate versions that only our nodes announce: this, and later revisions.
 const OUR_DELEGATE_MAX: std::ops::RangeInclusive<u8> = 0xB0..=0xBF;
 /// The largest message, as JSON with its identity, in bytes.
@@ -126,6 +133,8 @@ pub(crate) enum Output {
     Missed { origin: NodeName, epoch: u64, seqs: Range<u64> },
     /// Tell the application that a member is not waited for any longer.
     CutLoose(NodeName),
+    /// Tell the application who has acknowledged what.
+    Acks(Acks),
 }
 
 /// How far the cluster is with what this node publishes.
@@ -213,6 +222,8 @@ enum Timer {
     Remind(Lane),
     Plain,
     Sweep,
+    Tell,
+    Watch,
 }
 
 /// The streams in which a node speaks.
@@ -256,6 +267,7 @@ pub(crate) struct Dissemination {
     /// What went to whom over a stream of late: who, which life and number, and when.
     streamed: BTreeMap<(SocketAddr, u64, u64), Instant>,
     counters: Counters,
+    watching: Watching,
     /// Messages to repeat to plain nodes.
     queue: TransmitLimitedQueue,
     timers: Timers<Timer>,
@@ -295,6 +307,7 @@ impl Dissemination {
             relays: BTreeMap::new(),
             streamed: BTreeMap::new(),
             counters: Counters::default(),
+            watching: Watching::default(),
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, QUEUE_CAPACITY),
             timers: Timers::new(),
             outputs: VecDeque::new(),
@@ -458,9 +471,9 @@ impl Dissemination {
     }
 
     /// A member is there, for the first time, again, or at another address.
-    pub(crate) fn member_up(&mut self, now: Instant, record: &Record, live: usize) {
+    pub(crate) fn member_up(&mut self, now: Instant, record: &Record, membership: &Membership) {
         self.ring = None;
-        self.live = live;
+        self.live = membership.live();
         for stream in self.inbound.lives_mut(record.name.as_bytes()) {
             stream.attempts = 0;
         }
@@ -471,6 +484,8 @@ impl Dissemination {
                 self.watch(now, lane);
             }
         }
+        self.tell_later(now);
+        self.ask_to_tell(record, membership);
     }
 
     /// A member has failed, or has left.
@@ -512,6 +527,8 @@ impl Dissemination {
                 Timer::Remind(lane) => self.remind(now, lane),
                 Timer::Plain => self.remind_voices(now, membership),
                 Timer::Sweep => self.sweep(now, membership),
+                Timer::Tell => self.tell_acks(now, membership),
+                Timer::Watch => self.renew_watch(now, membership),
             }
         }
     }

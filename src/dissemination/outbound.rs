@@ -30,6 +30,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -512,6 +513,12 @@ impl Outbound {
     /// How many members are waited for.
     pub(super) fn waited_for(&self) -> usize {
         self.held.values().sum()
+    }
+
+    /// What the peers have acknowledged, from the one after an address on and around to that.
+    pub(super) fn positions_after(&self, addr: SocketAddr) -> impl Iterator<Item = (SocketAddr, &NodeName, u64)> {
+        let after = self.peers.range((Bound::Excluded(addr), Bound::Unbounded));
+        after.chain(self.peers.range(..=addr)).map(|(addr, peer)| (*addr, &peer.name, peer.acked))
     }
 
     /// How many messages each peer that is waited for has not acknowledged.

@@ -108,6 +108,7 @@ impl Dissemination {
                     // Later by chance: others may know of yet another life that began like this one.
                     outbound.renew(epoch + 2 * self.rng.random_range(1..=RENEWAL_SPREAD), &self.me);
                     self.tell_starts(lane);
+                    self.tell_anew(now);
                 }
             }
             return;
@@ -211,6 +212,9 @@ impl Dissemination {
         };
         if outbound.floor() > before {
             self.rounds[lane as usize] = self.telling_rounds();
+        }
+        if lane == Lane::Own {
+            self.tell_later(now);
         }
         if asks {
             self.tell_start(lane, from);

@@ -34,7 +34,7 @@ use super::{
     subscription::Feed,
 };
 use crate::{
-    Belief, Envelope, Event, Faults, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
+    Acks, Belief, Envelope, Event, Faults, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
     node::{Action, KeyChange, Node, StreamInput},
     wire::{KeyError, SecretKey, limits::StreamLimits},
@@ -73,6 +73,7 @@ pub(super) struct Application {
     pub(super) messages: Feed<Message>,
     pub(super) everything: Feed<Message>,
     pub(super) events: Feed<Event>,
+    pub(super) acks: Feed<Acks>,
 }
 
 type Found = (Seed, Result<Vec<SocketAddr>, String>);
@@ -96,6 +97,7 @@ pub(super) struct EventLoop {
     /// This node's own messages as well.
     everything: Feed<Message>,
     events: Feed<Event>,
+    acks: Feed<Acks>,
     /// What the subscribers are told next; empty in between, kept for its allocation.
     news: (VecDeque<Message>, VecDeque<Event>),
     /// When the round of gossip began that is being sent.
@@ -114,7 +116,7 @@ impl EventLoop {
         (tcp_timeout, max_streams): (Duration, usize),
         application: Application,
     ) -> Self {
-        let Application { outbox, reached_at, progress, messages, everything, events } = application;
+        let Application { outbox, reached_at, progress, messages, everything, events, acks } = application;
         let Sockets { datagrams, acceptor, addr: _ } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout, max_streams);
         let (lookups, found) = mpsc::channel(LOOKUPS);
@@ -134,6 +136,7 @@ impl EventLoop {
             messages,
             everything,
             events,
+            acks,
             news: Default::default(),
             gossip_since: None,
             stop_at: None,
@@ -169,6 +172,7 @@ impl EventLoop {
                 }
                 (stream, from) = self.acceptor.accept() => self.accept(stream, from),
                 () = self.outbox.filled() => {}
+                () = self.acks.changed() => self.node.watch(Instant::now(), self.acks.is_heard()),
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 Some((seed, result)) = self.found.recv() => self.node.handle_lookup(Instant::now(), &seed, result),
                 command = commands.recv(), if handles_left => match command {
@@ -368,6 +372,8 @@ impl EventLoop {
         self.events.send(events);
         messages.clear();
         events.clear();
+        let acks: VecDeque<_> = std::iter::from_fn(|| self.node.poll_acks()).collect();
+        self.acks.send(&acks);
         told
     }
 

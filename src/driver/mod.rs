@@ -57,7 +57,7 @@ use self::{
     subscription::{Bounds, Feed, Subscribers},
 };
 use crate::{
-    Config, ConfigError, Event, Member, Message, Metrics, Overview, PublishError, Seed, Serf, Tags,
+    Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
     config::check_meta,
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig},
@@ -69,6 +69,8 @@ const COMMANDS: usize = 256;
 /// What is kept for a subscriber that is behind, of messages and of events. It lasts some 100 ms in the
 /// fastest flood, so that the system may well let a subscriber wait.
 const KEPT_MESSAGES: Bounds = Bounds { count: 16_384, bytes: 16 << 20 };
+/// … and of acknowledgements: the next ones make up for what is missed.
+const KEPT_ACKS: Bounds = Bounds { count: 1024, bytes: 4 << 20 };
 const KEPT_EVENTS: Bounds = Bounds { count: 1024, bytes: usize::MAX };
 
 /// Why a node did not start.
@@ -128,6 +130,7 @@ struct Shared {
     messages: Subscribers<Message>,
     everything: Subscribers<Message>,
     events: Subscribers<Event>,
+    acks: Subscribers<Acks>,
     /// Hears the events from the very start, until the first subscriber takes it.
     first: Mutex<Option<Subscription<Event>>>,
 }
@@ -195,6 +198,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let (progress, known) = watch::channel(Progress::default());
     let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
     let events = Feed::new(KEPT_EVENTS, |_| 0);
+    let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
     let shared = Shared {
         name: config.name,
         serf,
@@ -205,9 +209,10 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         messages: messages.subscribers(),
         everything: everything.subscribers(),
         events: events.subscribers(),
+        acks: acks.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application = Application { outbox, reached_at, progress, messages, everything, events };
+    let application = Application { outbox, reached_at, progress, messages, everything, events, acks };
     let event_loop =
         EventLoop::new(node, sockets, faults, (config.tuning.tcp_timeout, config.bounds.max_streams), application);
     tokio::spawn(event_loop.run(received));
@@ -323,6 +328,14 @@ impl Handle {
     /// The same from now on, for who leaves those since the start to others.
     pub(crate) fn events_from_now(&self) -> Subscription<Event> {
         self.0.events.subscribe()
+    }
+
+    /// Who acknowledges what, of this node's messages and of those of all others of this crate, whom it asks
+    /// while there is such a subscription. It begins with how far each member is, which is told again every 5 s;
+    /// in between, up to 20 times a second for each origin, those that have gone on.
+    #[must_use]
+    pub fn acks(&self) -> Subscription<Acks> {
+        self.0.acks.subscribe()
     }
 
     /// What this node has counted since its start, and how much it holds. All zero once it has stopped.

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::task::coop;
+use tokio::{sync::Notify, task::coop};
 use tokio_stream::{Stream, StreamExt};
 
 /// What a queue holds at most.
@@ -44,6 +44,8 @@ struct Open<T> {
     queues: Option<Vec<Weak<Queue<T>>>>,
     bounds: Bounds,
     len: fn(&T) -> usize,
+    /// Told when one subscribes or goes.
+    changed: Arc<Notify>,
 }
 
 /// A stream of what happens. Ends when the node stops.
@@ -55,7 +57,10 @@ pub struct Subscription<T> {
 }
 
 #[derive(Debug)]
-struct Queue<T>(Mutex<State<T>>);
+struct Queue<T> {
+    state: Mutex<State<T>>,
+    changed: Arc<Notify>,
+}
 
 #[derive(Debug)]
 struct State<T> {
@@ -74,16 +79,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<T: Clone> Feed<T> {
     /// `len` tells how many bytes one takes.
     pub(super) fn new(bounds: Bounds, len: fn(&T) -> usize) -> Self {
-        Self(Subscribers(Arc::new(Mutex::new(Open { queues: Some(Vec::new()), bounds, len }))))
+        Self(Subscribers(Arc::new(Mutex::new(Open { queues: Some(Vec::new()), bounds, len, changed: Arc::default() }))))
     }
 
     pub(super) fn subscribers(&self) -> Subscribers<T> {
         Subscribers(Arc::clone(&self.0.0))
     }
 
-    /// Whether anybody may listen.
+    /// Whether anybody listens.
     pub(super) fn is_heard(&self) -> bool {
-        lock(&self.0.0).queues.as_ref().is_some_and(|queues| !queues.is_empty())
+        let mut open = lock(&self.0.0);
+        let Some(queues) = &mut open.queues else { return false };
+        queues.retain(|queue| queue.strong_count() > 0);
+        !queues.is_empty()
+    }
+
+    /// Resolves when somebody has subscribed, or gone, since it last did.
+    pub(super) fn changed(&self) -> impl Future<Output = ()> + use<T> {
+        let changed = Arc::clone(&lock(&self.0.0).changed);
+        async move { changed.notified().await }
     }
 
     /// Sends all of `news` to every subscriber.
@@ -92,7 +106,7 @@ impl<T: Clone> Feed<T> {
             return;
         }
         let mut open = lock(&self.0.0);
-        let Open { queues, bounds, len } = &mut *open;
+        let Open { queues, bounds, len, .. } = &mut *open;
         for queues in queues.iter_mut() {
             queues.retain(|queue| {
                 let Some(queue) = queue.upgrade() else { return false };
@@ -107,7 +121,7 @@ impl<T> Drop for Feed<T> {
     fn drop(&mut self) {
         let queues = lock(&self.0.0).queues.take();
         for queue in queues.into_iter().flatten().filter_map(|queue| queue.upgrade()) {
-            let mut state = lock(&queue.0);
+            let mut state = lock(&queue.state);
             state.ended = true;
             let waker = state.waker.take();
             drop(state);
@@ -122,9 +136,10 @@ impl<T> Subscribers<T> {
         let mut open = lock(&self.0);
         let ended = open.queues.is_none();
         let state = State { waiting: VecDeque::new(), bytes: 0, missed: 0, ended, waker: None };
-        let queue = Arc::new(Queue(Mutex::new(state)));
+        let queue = Arc::new(Queue { state: Mutex::new(state), changed: Arc::clone(&open.changed) });
         if let Some(queues) = &mut open.queues {
             queues.push(Arc::downgrade(&queue));
+            queue.changed.notify_one();
         }
         Subscription { queue, taken: VecDeque::new() }
     }
@@ -132,7 +147,7 @@ impl<T> Subscribers<T> {
 
 impl<T: Clone> Queue<T> {
     fn push(&self, news: &VecDeque<T>, bounds: Bounds, len: fn(&T) -> usize) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.bytes += news.iter().map(len).sum::<usize>();
         state.waiting.extend(news.iter().cloned());
         while state.waiting.len() > bounds.count || (state.bytes > bounds.bytes && state.waiting.len() > 1) {
@@ -143,6 +158,12 @@ impl<T: Clone> Queue<T> {
         let waker = state.waker.take();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T> Drop for Queue<T> {
+    fn drop(&mut self) {
+        self.changed.notify_one();
     }
 }
 
@@ -170,7 +191,7 @@ impl<T: Clone + Send + 'static> Stream for Subscription<T> {
         }
         // A subscriber that always finds more lets others have their turn.
         let turn = ready!(coop::poll_proceed(context));
-        let mut state = lock(&queue.0);
+        let mut state = lock(&queue.state);
         let missed = std::mem::take(&mut state.missed);
         std::mem::swap(&mut state.waiting, taken);
         state.bytes = 0;

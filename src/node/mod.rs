@@ -45,7 +45,7 @@ pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
 use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
-    dissemination::{self, Dissemination, Draft, MessageId, Progress, PublishError, Route},
+    dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Route},
     membership::{self, Belief, Member, MemberState, Membership, NodeName, Output, Record},
     timers::Timers,
     wire::{self, Address, Nonce, Versions, envelope::Envelope, limits::StreamLimits, packet},
@@ -188,6 +188,7 @@ pub(crate) struct Node {
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
+    acks: VecDeque<Acks>,
     /// The messages of the packet at hand, kept for its allocation.
     scratch: Vec<wire::Message>,
 }
@@ -253,6 +254,7 @@ impl Node {
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
+            acks: VecDeque::new(),
             scratch: Vec::new(),
         };
         if report_probes {
@@ -459,6 +461,18 @@ impl Node {
         self.events.pop_front()
     }
 
+    /// Tells from now on who has acknowledged what of whose messages, beginning with all that is known; or does
+    /// so no longer.
+    pub(crate) fn watch(&mut self, now: Instant, wanted: bool) {
+        self.dissemination.watch_acks(now, wanted, &self.membership);
+        self.settle(now);
+    }
+
+    /// The next thing to tell the application of acknowledgements.
+    pub(crate) fn poll_acks(&mut self) -> Option<Acks> {
+        self.acks.pop_front()
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next()];
@@ -487,6 +501,7 @@ impl Node {
                 dissemination::Output::Missed { origin, epoch, seqs } => {
                     self.events.push_back(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end });
                 }
+                dissemination::Output::Acks(acks) => self.acks.push_back(acks),
                 dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
             }
         }
@@ -537,7 +552,7 @@ impl Node {
         match &event {
             Event::Joined(member) | Event::Updated(member) => {
                 if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
-                    self.dissemination.member_up(now, record, self.membership.live());
+                    self.dissemination.member_up(now, record, &self.membership);
                 }
                 self.meet_serf(&member.name);
                 self.gossip_soon(now);

@@ -1,0 +1,188 @@
+//! Who has acknowledged what, for those who are not the origin.
+//!
+//! Only an origin hears the acknowledgements of its messages. Who wants to see them asks it with a `Watch`,
+//! again every [`RENEWAL`]. For [`WATCH`] after each, the origin tells it of the members whose positions have
+//! changed, at most one packet every [`PACE`]; after a `Watch`, of all. Nothing is repeated: what gets lost is
+//! told with the next `Watch`. This node's own application is told in the same way, without a packet.
+//!
+//! # What can go wrong
+//!
+//! - *A forged `Watch`*, in a member's name, costs that member a packet every [`PACE`] for [`WATCH`], as long
+//!   as something changes. Strangers' are dropped, and there are [`MAX_WATCHERS`] at most.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Dissemination, Lane, Output, Timer,
+    control::{self, Control},
+};
+use crate::{
+    membership::{Membership, NodeName, Record},
+    wire::Versions,
+};
+
+/// The largest delegate versions of nodes that can be watched: this revision, and later ones.
+const WATCHABLE: std::ops::RangeInclusive<u8> = 0xB2..=0xBF;
+/// For how long who asked is told.
+const WATCH: Duration = Duration::from_secs(10);
+/// How often is asked again.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// How long changes are gathered before they are told.
+const PACE: Duration = Duration::from_millis(50);
+/// How many members are told at once.
+const MAX_WATCHERS: usize = 8;
+
+/// Who has acknowledged what of an origin's messages, as the origin says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acks {
+    /// The origin.
+    pub origin: NodeName,
+    /// Which life of it.
+    pub epoch: u64,
+    /// The members whose positions have changed: all of the origin's messages below that number, which are
+    /// meant for it, are at that member. Now and then all members are told, changed or not.
+    pub members: Vec<(NodeName, u64)>,
+}
+
+/// Somebody who is told.
+#[derive(Debug)]
+struct Watcher {
+    /// Until when.
+    until: Instant,
+    /// What it was told of each member.
+    told: BTreeMap<SocketAddr, u64>,
+    /// The member that it was told of last: the next one has its turn.
+    last: SocketAddr,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    /// Whether this node's application wants to know who has acknowledged what.
+    wanted: bool,
+    /// Who is told; without a name, this node's application.
+    watchers: BTreeMap<Option<NodeName>, Watcher>,
+}
+
+impl Dissemination {
+    /// Tells the application from now on who has acknowledged what of whose messages, beginning with all that
+    /// is known; or does so no longer.
+    pub(crate) fn watch_acks(&mut self, now: Instant, wanted: bool, membership: &Membership) {
+        self.watching.wanted = wanted;
+        if wanted {
+            self.renew_watch(now, membership);
+        } else {
+            self.timers.cancel(&Timer::Watch);
+            self.watching.watchers.remove(&None);
+        }
+    }
+
+    /// Asks everybody who can be watched.
+    pub(super) fn renew_watch(&mut self, now: Instant, membership: &Membership) {
+        self.add_watcher(now, None);
+        for record in membership.others() {
+            self.ask_to_tell(record, membership);
+        }
+        self.timers.set(Timer::Watch, now + RENEWAL);
+    }
+
+    /// Asks a member, if acknowledgements are wanted. One that has just joined may not know this node yet.
+    pub(super) fn ask_to_tell(&mut self, record: &Record, membership: &Membership) {
+        if self.watching.wanted && record.is_live() && can_be_watched(record.versions) {
+            let watch = Control::Watch.encode();
+            self.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
+        }
+    }
+
+    /// A member, or this node's application, is told from now on.
+    pub(super) fn add_watcher(&mut self, now: Instant, name: Option<NodeName>) {
+        let watchers = &mut self.watching.watchers;
+        watchers.retain(|_, watcher| watcher.until > now);
+        let members = watchers.keys().flatten().count();
+        if name.is_some() && members >= MAX_WATCHERS && !watchers.contains_key(&name) {
+            self.counters.unusable += 1;
+            return;
+        }
+        let last = SocketAddr::from(([0, 0, 0, 0], 0));
+        watchers.insert(name, Watcher { until: now + WATCH, told: BTreeMap::new(), last });
+        self.tell_later(now);
+    }
+
+    /// Positions of members may have changed.
+    pub(super) fn tell_later(&mut self, now: Instant) {
+        if !self.watching.watchers.is_empty() && self.timers.get(&Timer::Tell).is_none() {
+            self.timers.set(Timer::Tell, now + PACE);
+        }
+    }
+
+    /// A life was renewed: what was told was of the former one.
+    pub(super) fn tell_anew(&mut self, now: Instant) {
+        self.watching.watchers.values_mut().for_each(|watcher| watcher.told.clear());
+        self.tell_later(now);
+    }
+
+    /// Tells everybody who watches what has changed.
+    pub(super) fn tell_acks(&mut self, now: Instant, membership: &Membership) {
+        let mut watchers = std::mem::take(&mut self.watching.watchers);
+        watchers.retain(|_, watcher| watcher.until > now);
+        let mut more = false;
+        for (name, watcher) in &mut watchers {
+            let budget = if name.is_some() { self.max_in_packet() } else { usize::MAX };
+            let (members, left) = self.changes(watcher, budget);
+            more |= left;
+            if members.is_empty() {
+                continue;
+            }
+            let epoch = self.outbound[Lane::Own as usize].epoch;
+            let Some(name) = name else {
+                self.outputs.push_back(Output::Acks(Acks { origin: self.me.clone(), epoch, members }));
+                continue;
+            };
+            if let Some(record) = membership.get(name.as_bytes()).filter(|record| record.is_live()) {
+                let members = members.iter().map(|(name, next)| (name.as_bytes(), *next)).collect();
+                self.send(record.addr(), vec![Control::Acked { epoch, members }.encode()]);
+            }
+        }
+        self.watching.watchers = watchers;
+        if more {
+            self.tell_later(now);
+        }
+    }
+
+    /// What a watcher is to be told next, in so many bytes, and whether there is more.
+    fn changes(&self, watcher: &mut Watcher, budget: usize) -> (Vec<(NodeName, u64)>, bool) {
+        let mut left = budget.saturating_sub(control::ACKED_OVERHEAD);
+        let mut changes = Vec::new();
+        for (addr, name, acked) in self.outbound[Lane::Own as usize].positions_after(watcher.last) {
+            if watcher.told.get(&addr) == Some(&acked) {
+                continue;
+            }
+            let len = control::position_len(name.as_bytes());
+            if len > left || changes.len() == control::MAX_POSITIONS {
+                return (changes, true);
+            }
+            left -= len;
+            watcher.told.insert(addr, acked);
+            watcher.last = addr;
+            changes.push((name.clone(), acked));
+        }
+        (changes, false)
+    }
+
+    /// An origin tells who has acknowledged what.
+    pub(super) fn take_acked(&mut self, origin: &NodeName, epoch: u64, members: &[(&[u8], u64)]) {
+        // What comes after the application has lost interest is late, and no matter.
+        if self.watching.wanted && !members.is_empty() {
+            let members = members.iter().map(|(name, next)| (NodeName::from(*name), *next)).collect();
+            self.outputs.push_back(Output::Acks(Acks { origin: origin.clone(), epoch, members }));
+        }
+    }
+}
+
+fn can_be_watched(versions: Versions) -> bool {
+    WATCHABLE.contains(&versions[4])
+}
