@@ -96,6 +96,12 @@ impl Browser {
         self.wait_for(expression, |value| *value == wanted);
     }
 
+    /// Waits until the first element that a selector finds has this text.
+    #[track_caller]
+    pub fn wait_text(&self, selector: &str, text: &str) {
+        self.wait(&format!("document.querySelector('{selector}')?.textContent"), text);
+    }
+
     /// Waits until an expression in the page has a value that `is_right`, and gives it.
     #[track_caller]
     pub fn wait_for(&self, expression: &str, is_right: impl Fn(&Value) -> bool) -> Value {
