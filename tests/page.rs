@@ -6,11 +6,13 @@ mod support;
 
 use std::{fs, path::Path, process::ExitCode, time::Instant};
 
+use broadcast::{Config, Seed};
 use libtest_mimic::Arguments;
 use serde_json::{Value, json};
 use support::{
     Process,
     browser::{self, Browser, ENTER, RIGHT, TAB},
+    embedded::Embedded,
     require, talk,
 };
 
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         ("the_keyboard_is_enough", the_keyboard_is_enough),
         ("it_fits_a_phone", it_fits_a_phone),
         ("it_works_behind_a_token", it_works_behind_a_token),
+        ("it_shows_a_hundred_members", it_shows_a_hundred_members),
         ("it_keeps_up_with_thirteen_nodes", it_keeps_up_with_thirteen_nodes),
     ];
     if std::env::var_os(SCREENSHOT).is_some() {
@@ -218,6 +221,28 @@ fn it_works_behind_a_token() {
     second.log.wait_line(0, &json!({ "event": "received", "key": "secret" }));
     browser.eval("document.querySelector('#matrix').scrollIntoView()");
     browser.wait_text("#agreement", "All 2 views agree.");
+    check_quiet(&browser);
+}
+
+fn it_shows_a_hundred_members() {
+    let first = node("node1", None, &["--profile", "lan"]);
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let seed = first.addr().to_string().parse::<Seed>().expect("an address is a seed");
+    let config = |n| Config::new(format!("node{n}")).bind(loopback).join([seed.clone()]);
+    let _others: Vec<_> = (2..=100).map(|n| Embedded::start(config(n))).collect();
+    let browser = open(&first);
+    browser.wait("broadcastPage.stats().members", 100);
+    let readable = "document.querySelectorAll('.spokes .member span').length";
+    browser.wait(readable, 100);
+    publish(&browser, "to", "many");
+    browser.wait(REACH, "99/99");
+    browser.eval("document.querySelector('#matrix').scrollIntoView()");
+    browser.wait("document.querySelectorAll('td.alive').length", 10_000);
+    browser.wait("document.documentElement.scrollWidth", 1280);
+    browser.resize(390, 844);
+    browser.wait("document.documentElement.scrollWidth", 390);
+    let names = "[...document.querySelectorAll('.member span')].filter(name => name.checkVisibility())";
+    browser.wait(&format!("{names}.map(name => name.textContent)"), json!(["node1"]));
     check_quiet(&browser);
 }
 
