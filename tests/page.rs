@@ -276,7 +276,7 @@ fn it_keeps_up_with_thirteen_nodes() {
 fn screenshot() {
     let mut nodes = thirteen();
     let browser = open(&nodes[0]);
-    browser.resize(1280, 1230);
+    browser.resize(1200, 1120);
     browser.wait("broadcastPage.stats().members", 13);
     nodes.last_mut().expect("thirteen").kill();
     browser.wait("document.querySelectorAll('td.dead').length", 12);
