@@ -15,9 +15,10 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, interval, sleep_until},
+    time::{Instant, Interval, interval, sleep_until},
 };
 
 use super::{
@@ -26,9 +27,12 @@ use super::{
     look,
     problem::Problem,
 };
+use crate::{Acks, Lagged, Subscription};
 
 /// How long nothing is said at most: longer, and something on the way might take the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// What is told last.
+const LEFT: &str = r#"{"event":"left","reason":"this node has left its cluster"}"#;
 /// How often members are looked at for changes.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -140,37 +144,65 @@ impl Following {
     }
 }
 
+/// Somebody who follows what happens.
+struct Watching {
+    follower: Follower,
+    acks: Subscription<Acks>,
+    ticks: Interval,
+    /// The members, as they were told last.
+    members: Bytes,
+    told_at: Instant,
+}
+
 /// `GET /v1/events`
 pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     look::no_query(&uri)?;
-    struct Watching {
-        follower: Follower,
-        ticks: tokio::time::Interval,
-        told: Bytes,
-        told_at: Instant,
-    }
-    let ticks = interval(LOOK);
-    let watching = Watching { follower: Follower::new(app), ticks, told: Bytes::new(), told_at: Instant::now() };
-    let body = stream::unfold(Some(watching), |watching| async move {
+    let acks = app.node.acks();
+    let (ticks, told_at) = (interval(LOOK), Instant::now());
+    let watching = Watching { follower: Follower::new(app), acks, ticks, members: Bytes::new(), told_at };
+    let body = stream::unfold(Some(watching), |watching| async {
         let mut watching = watching?;
-        loop {
-            watching.ticks.tick().await;
-            let Some(members) = look::members_text(&watching.follower.0).await else {
-                let left = event(Form::Events, "left", "{\"reason\":\"this node has left its cluster\"}");
-                return Some((Ok::<_, Infallible>(Bytes::from(left)), None));
-            };
-            if members != watching.told {
-                (watching.told, watching.told_at) = (members.clone(), Instant::now());
-                let text = std::str::from_utf8(&members).expect("JSON is text");
-                return Some((Ok(event(Form::Events, "members", text).into()), Some(watching)));
-            }
-            if watching.told_at.elapsed() > KEEP_ALIVE {
-                watching.told_at = Instant::now();
-                return Some((Ok(keep_alive(Form::Events)), Some(watching)));
-            }
+        let told = watching.next().await;
+        watching.told_at = Instant::now();
+        match told {
+            Some(text) => Some((Ok::<_, Infallible>(text), Some(watching))),
+            None => Some((Ok(event(Form::Events, "left", LEFT).into()), None)),
         }
     });
     Ok(streaming(Form::Events, Body::from_stream(body)))
+}
+
+impl Watching {
+    /// What is told next; nothing when the node has stopped.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            tokio::select! {
+                acks = self.acks.recv() => match acks {
+                    Some(Ok(acks)) => return Some(event(Form::Events, "acks", &acks_text(&acks)).into()),
+                    // What comes next makes up for it.
+                    Some(Err(Lagged { .. })) => {}
+                    None => return None,
+                },
+                _ = self.ticks.tick() => {
+                    let members = look::members_text(&self.follower.0).await?;
+                    if members != self.members {
+                        self.members = members;
+                        let text = std::str::from_utf8(&self.members).expect("JSON is text");
+                        return Some(event(Form::Events, "members", text).into());
+                    }
+                    if self.told_at.elapsed() > KEEP_ALIVE {
+                        return Some(keep_alive(Form::Events));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn acks_text(acks: &Acks) -> String {
+    let Acks { origin, epoch, members } = acks;
+    let members: Map<String, Value> = members.iter().map(|(name, next)| (name.to_string(), (*next).into())).collect();
+    json!({ "origin": origin.to_string(), "epoch": epoch, "members": members }).to_string()
 }
 
 fn query_problem(error: impl std::fmt::Display) -> Problem {

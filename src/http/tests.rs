@@ -132,3 +132,29 @@ async fn faults_change_where_the_node_was_started_to_take_them() {
     assert_eq!(ask(at, "PUT", "/v1/faults", &[], r#"{"faults":null}"#).await, (200, json!({ "faults": null })));
     node.leave().await;
 }
+
+#[tokio::test]
+async fn who_follows_events_sees_members_and_who_has_what_of_whom() {
+    let (a, at) = served("a", &[]).await;
+    let (b, _) = served("b", &[a.addr()]).await;
+    until(at, "/readyz", |status, value| status == 200 && value["members"] == 2).await;
+    let stream = TcpStream::connect(at).await.unwrap();
+    let (mut sender, connection) = http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        hyper::Request::get("/v1/events").header("host", at.to_string()).body(Full::<bytes::Bytes>::default());
+    let mut body = timeout(SOON, sender.send_request(request.unwrap())).await.unwrap().unwrap().into_body();
+    let receipt = b.publish("k", &1).await.unwrap();
+    let mut told = String::new();
+    let acked = format!(r#"{{"origin":"b","epoch":{},"members":{{"a":1}}}}"#, receipt.id().epoch);
+    let seen = |told: &str| {
+        let event = |name: &str, data: &str| told.contains(&format!("event: {name}\ndata: {data}"));
+        event("members", r#"{"node":"a","members":["#) && event("acks", &acked)
+    };
+    while !seen(&told) {
+        let frame = timeout(SOON, body.frame()).await.unwrap_or_else(|_| panic!("{told}")).unwrap().unwrap();
+        told += std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
+    }
+    a.leave().await;
+    b.leave().await;
+}
