@@ -5,6 +5,7 @@ mod large;
 mod lives;
 mod plain;
 mod retention;
+mod watch;
 
 use std::{
     collections::BTreeMap,

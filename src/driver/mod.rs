@@ -69,9 +69,9 @@ const COMMANDS: usize = 256;
 /// What is kept for a subscriber that is behind, of messages and of events. It lasts some 100 ms in the
 /// fastest flood, so that the system may well let a subscriber wait.
 const KEPT_MESSAGES: Bounds = Bounds { count: 16_384, bytes: 16 << 20 };
+const KEPT_EVENTS: Bounds = Bounds { count: 1024, bytes: usize::MAX };
 /// … and of acknowledgements: the next ones make up for what is missed.
 const KEPT_ACKS: Bounds = Bounds { count: 1024, bytes: 4 << 20 };
-const KEPT_EVENTS: Bounds = Bounds { count: 1024, bytes: usize::MAX };
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]

@@ -382,3 +382,26 @@ async fn who_looks_from_outside_sees_own_messages_too_and_how_far_everybody_is()
     assert!(a.overview().await.members.is_empty());
     assert!(soon("the end", all.recv()).await.is_none());
 }
+
+#[tokio::test]
+async fn any_node_sees_who_has_acknowledged_what_of_whose_messages() {
+    let (a, mut a_events, b, _) = pair().await;
+    let c = node("c", &[a.addr()]).await;
+    hear(&mut a_events, "c joins", |event| matches!(event, Event::Joined(member) if member.name == *"c")).await;
+    let mut acks = a.acks();
+    for value in 0..5 {
+        b.publish("k", &value).await.unwrap();
+        a.publish("k", &value).await.unwrap();
+    }
+    let mut left: std::collections::BTreeSet<_> = [("b", "a"), ("b", "c"), ("a", "b"), ("a", "c")].into();
+    soon("all is acknowledged", async {
+        while !left.is_empty() {
+            let Acks { origin, members, .. } = acks.recv().await.expect("the node runs").expect("nothing missed");
+            let has_all = |who: &str| members.iter().any(|(name, next)| *name == *who && *next == 5);
+            left.retain(|(of, who)| origin != **of || !has_all(who));
+        }
+    })
+    .await;
+    drop(acks);
+    assert_eq!(c.members().await.len(), 3);
+}

@@ -124,6 +124,11 @@ impl Sim {
         self.with(addr, |node, now| node.publish(now, key, value))
     }
 
+    /// Lets a node see who has acknowledged what, or no longer.
+    pub(crate) fn watch(&mut self, addr: SocketAddr, wanted: bool) {
+        self.with(addr, |node, now| node.watch(now, wanted));
+    }
+
     /// Makes a plain memberlist node, "go", known to these. It answers nothing, and fails after a while.
     pub(crate) fn introduce_plain(&mut self, addrs: &[SocketAddr]) -> SocketAddr {
         let plain = SocketAddr::from(([10, 0, 9, 9], 7946));
