@@ -154,8 +154,7 @@ impl Journal {
             text.push_str("{\"event\":\"");
             text.push_str(name);
             text.push_str("\",");
-            text.push_str(data);
-            text.push('}');
+            let _ = write!(text, "{data},\"cursor\":\"{cursor}\"}}");
         });
         self.announce(state);
     }
@@ -337,7 +336,10 @@ mod tests {
         assert_eq!(told(Form::Lines), Told::Text(format!("{object}\n").into()));
         journal.tell("missed", "\"origin\":\"node2\"");
         let told = journal.read(&mut 1, &Filter { key: "b".into(), from: None }, Form::Events);
-        let event = "id: ab.2\nevent: missed\ndata: {\"event\":\"missed\",\"origin\":\"node2\"}\n\n";
+        let event = concat!(
+            "id: ab.2\nevent: missed\n",
+            "data: {\"event\":\"missed\",\"origin\":\"node2\",\"cursor\":\"ab.2\"}\n\n"
+        );
         assert_eq!(told, Told::Text(event.into()), "everybody is told");
     }
 

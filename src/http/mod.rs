@@ -43,7 +43,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use axum::{Router, http::StatusCode, middleware, routing::get};
+use axum::{
+    Router,
+    http::StatusCode,
+    middleware,
+    routing::{MethodRouter, get},
+};
 use tokio::{net::TcpListener, time::sleep};
 
 pub use self::guard::{Origin, Token};
@@ -256,19 +261,26 @@ impl App {
     }
 }
 
+/// All there is, as `openapi.json` describes it.
+fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 11] {
+    [
+        ("/", get(page::page)),
+        ("/openapi.json", get(page::openapi)),
+        ("/healthz", get(look::healthz)),
+        ("/readyz", get(look::readyz)),
+        ("/v1/messages", get(follow::messages).post(publish::publish)),
+        ("/v1/members", get(look::members)),
+        ("/v1/cluster", get(look::cluster)),
+        ("/v1/views", get(views::views)),
+        ("/v1/events", get(follow::events)),
+        ("/v1/log", get(operate::log).put(operate::set_log)),
+        ("/v1/faults", get(operate::faults).put(operate::set_faults)),
+    ]
+}
+
 fn router(app: &Arc<App>) -> Router {
-    Router::new()
-        .route("/", get(page::page))
-        .route("/openapi.json", get(page::openapi))
-        .route("/healthz", get(look::healthz))
-        .route("/readyz", get(look::readyz))
-        .route("/v1/messages", get(follow::messages).post(publish::publish))
-        .route("/v1/members", get(look::members))
-        .route("/v1/cluster", get(look::cluster))
-        .route("/v1/views", get(views::views))
-        .route("/v1/events", get(follow::events))
-        .route("/v1/log", get(operate::log).put(operate::set_log))
-        .route("/v1/faults", get(operate::faults).put(operate::set_faults))
+    let all = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    all
         .fallback(async || {
             Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
         })

@@ -158,3 +158,10 @@ async fn who_follows_events_sees_members_and_who_has_what_of_whom() {
     a.leave().await;
     b.leave().await;
 }
+
+#[test]
+fn the_description_has_all_there_is() {
+    let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    let described: Vec<_> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(described, routes().map(|(path, _)| path));
+}

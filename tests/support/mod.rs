@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod docker;
 pub mod embedded;
 pub mod go;
+pub mod http;
 pub mod ledger;
 pub mod require;
 pub mod serf;

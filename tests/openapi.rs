@@ -1,0 +1,90 @@
+//! The API's description of itself, held against a node that runs: by hand, and by schemathesis, which makes
+//! requests of it that are right, and wrong in every way, and checks each answer.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    process::{Command, ExitCode},
+};
+
+use libtest_mimic::Arguments;
+use serde_json::Value;
+use support::{Process, http, require};
+
+/// The variable that names the program; else it is looked for.
+const PROGRAM: &str = "BROADCAST_SCHEMATHESIS";
+const TOKEN: &str = "a-token-for-this-test";
+
+fn main() -> ExitCode {
+    let missing = program()
+        .is_none()
+        .then(|| format!("schemathesis is not installed: `pip install schemathesis`, or name its `st` in {PROGRAM}"));
+    let own: &[require::Test] = &[("it_describes_what_can_be_done", it_describes_what_can_be_done)];
+    let others: &[require::Test] = &[("schemathesis_finds_nothing", schemathesis_finds_nothing)];
+    let cases = [require::cases(None, own), require::cases(missing.as_ref(), others)];
+    require::run_cases(&Arguments::from_args(), cases.into_iter().flatten().collect())
+}
+
+fn program() -> Option<OsString> {
+    let named = std::env::var_os(PROGRAM);
+    let names = named.into_iter().chain(["schemathesis", "st"].map(OsString::from));
+    names.into_iter().find(|name| require::answers(Command::new(name).arg("--version")))
+}
+
+fn node() -> Process {
+    let env = [("BROADCAST_HTTP_TOKEN", TOKEN), ("BROADCAST_FAULTS", "ready")];
+    Process::node_with(&["--name", "node1", "--http", "127.0.0.1:0"], &env)
+}
+
+/// What can be done with each path is what its header `Allow` names.
+fn it_describes_what_can_be_done() {
+    let node = node();
+    let at = node.http();
+    let token = format!("authorization: Bearer {TOKEN}");
+    let described = http::ask(at, "GET", "/openapi.json", &[&token], b"").json();
+    for (path, operations) in described["paths"].as_object().expect("paths") {
+        let operations: BTreeSet<_> =
+            operations.as_object().expect("operations").keys().map(|name| name.to_ascii_uppercase()).collect();
+        let refused = http::ask(at, "PATCH", path, &[&token], b"");
+        assert_eq!(refused.status, 405, "{path}");
+        let allow = refused.header("allow").unwrap_or_default();
+        // Whatever can be had can be asked for without its body.
+        let allowed: BTreeSet<_> =
+            allow.split(',').map(str::trim).filter(|name| *name != "HEAD").map(String::from).collect();
+        assert_eq!(operations, allowed, "{path}");
+        for operation in operations.iter().filter(|name| *name != "GET") {
+            let status = http::ask(at, operation, path, &[&token], b"").status;
+            assert_eq!(status, 400, "{operation} {path} without a body");
+        }
+        let head = http::ask(at, "HEAD", path, &[&token], b"");
+        assert!(matches!(head.status, 200 | 503), "{path}: {}", head.status);
+        assert_eq!(head.body, b"", "HEAD {path}");
+        let open = described["paths"][path]["get"]["security"] == Value::Array(Vec::new());
+        let status = http::ask(at, "HEAD", path, &[], b"").status;
+        assert_eq!(status == 401, !open, "{path} without a token");
+    }
+    let absent = http::ask(at, "GET", "/v2", &[&token], b"");
+    assert_eq!((absent.status, &absent.json()["status"]), (404, &Value::from(404)));
+}
+
+fn schemathesis_finds_nothing() {
+    let node = node();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis");
+    let scratch = tempfile::tempdir().expect("a folder for what it keeps");
+    let ran = Command::new(program().expect("it was found"))
+        .args(["--config-file", &format!("{folder}/schemathesis.toml"), "run", "--checks", "all", "--max-time", "30"])
+        .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
+        .arg(format!("http://{}/openapi.json", node.http()))
+        .env("SCHEMATHESIS_HOOKS", "hooks")
+        .env("PYTHONPATH", folder)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(scratch.path())
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&ran.stdout);
+    println!("{told}{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{}", ran.status);
+    assert!(told.contains("13 total"), "it has read the description");
+}
