@@ -109,14 +109,17 @@ enum Asker {
 }
 
 fn asker(headers: &HeaderMap, app: &App) -> Asker {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or_default().to_ascii_lowercase();
+    let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text("host").unwrap_or_default().to_ascii_lowercase();
     let Some(origin) = headers.get(header::ORIGIN) else {
-        let by_browser = headers.contains_key("sec-fetch-site");
-        return if by_browser && !is_local(&host) && app.config.token.is_none() {
-            Asker::Foreign(host)
-        } else {
-            Asker::Own
+        // What a page only shows or loads has no origin, but a browser says from where it is asked for.
+        let site = text("sec-fetch-site").unwrap_or_default();
+        let embedded = matches!(site, "cross-site" | "same-site") && text("sec-fetch-mode") != Some("navigate");
+        return match site {
+            "" => Asker::Own,
+            _ if embedded => Asker::Foreign(site.into()),
+            _ if !is_local(&host) && app.config.token.is_none() => Asker::Foreign(host),
+            _ => Asker::Own,
         };
     };
     let value = origin.to_str().unwrap_or_default().to_ascii_lowercase();
