@@ -58,7 +58,9 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(problem.to_string()));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        response.headers_mut().extend(headers.into_iter().map(|(name, value)| (Some(name), value)).collect::<Vec<_>>());
+        for (name, value) in headers {
+            response.headers_mut().append(name, value);
+        }
         response
     }
 }
