@@ -139,7 +139,8 @@ impl HttpArgs {
         }
         let open = token.is_none() && !addr.ip().is_loopback();
         let log: Option<Arc<dyn LogFilter>> = Some(Arc::new(log));
-        let config = Config { addr, token, origins: self.http_origins.unwrap_or_default(), max_connections, log };
+        let config =
+            Config { token, origins: self.http_origins.unwrap_or_default(), max_connections, log, ..Config::new(addr) };
         match Server::bind(config) {
             Ok(server) => {
                 if open {

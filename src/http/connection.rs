@@ -1,7 +1,7 @@
 //! Connections: how many, how long, and how they end.
 //!
-//! Each is served by a task of its own. It has [`HEAD_TIME`] to send a request's head, also after an earlier
-//! one, and is cut off when it takes nothing of its answer for [`STALL_TIME`].
+//! Each is served by a task of its own. It has a time limit to send a request's head, also after an earlier
+//! one, and is cut off when it takes nothing of its answer for a while ([`Times`](super::Times)).
 
 use std::{
     future::Future,
@@ -29,10 +29,6 @@ use tracing::{debug, warn};
 
 use super::App;
 
-/// How long a request's head may take, and how long a connection may stand without one.
-const HEAD_TIME: Duration = Duration::from_secs(15);
-/// How long a client may take nothing of what it is sent.
-const STALL_TIME: Duration = Duration::from_secs(30);
 /// What is read ahead of a request, in bytes: more than its head may be.
 const BUFFER: usize = 32 << 10;
 /// How long the last answers may take once the node has stopped.
@@ -96,11 +92,12 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, router: Router, 
 async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Router, mut stopping: watch::Receiver<()>) {
     // Answers are small and wanted at once.
     let _ = stream.set_nodelay(true);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Patient { stream, stalled: None }), TowerToHyperService::new(router));
+    let super::Times { head, stall, .. } = app.config.times;
+    let served =
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER).serve_connection(
+            TokioIo::new(Patient { stream, patience: stall, stalled: None }),
+            TowerToHyperService::new(router),
+        );
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
@@ -113,8 +110,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Rout
     if let Err(error) = ended {
         if std::error::Error::source(&error).is_some_and(is_stall) {
             app.counts.cut_off.fetch_add(1, Ordering::Relaxed);
-            let seconds = STALL_TIME.as_secs();
-            warn!(%peer, "cut off the HTTP client {peer}: it has taken nothing for {seconds} s");
+            warn!(%peer, "cut off the HTTP client {peer}: it has taken nothing for {stall:?}");
         } else {
             debug!(%peer, %error, "an HTTP connection broke");
         }
@@ -137,6 +133,7 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
 /// A stream whose writes fail when nothing of them was taken for a while.
 struct Patient {
     stream: TcpStream,
+    patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -146,7 +143,8 @@ impl Patient {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALL_TIME)));
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -19,6 +19,7 @@
 //!
 //! This room knows the [`Handle`] and nothing beneath it.
 
+mod body;
 mod connection;
 mod follow;
 mod guard;
@@ -49,6 +50,7 @@ use axum::{
     middleware,
     routing::{MethodRouter, get},
 };
+use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, time::sleep};
 
 pub use self::guard::{Origin, Token};
@@ -60,6 +62,8 @@ pub const DEFAULT_PORT: u16 = 8946;
 /// Connections at once, unless told otherwise.
 pub const MAX_CONNECTIONS: usize = 4096;
 
+/// Connections that wait to be accepted: with fewer, some of many that come at once have to try again after a second.
+const BACKLOG: i32 = 1024;
 /// A node's members have settled when nobody has come or gone for so long.
 const SETTLED: Duration = Duration::from_millis(500);
 /// How often that is looked at until then.
@@ -78,13 +82,40 @@ pub struct Config {
     pub max_connections: usize,
     /// What is logged, if that can be changed.
     pub log: Option<Arc<dyn LogFilter>>,
+    /// How long clients may take.
+    pub times: Times,
+}
+
+/// How long clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// For a request's head, and how long a connection may stand without one.
+    pub head: Duration,
+    /// For a body, and for each part of a batch's.
+    pub body: Duration,
+    /// How long they may take nothing of what they are sent.
+    pub stall: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let [head, body, stall] = [15, 30, 30].map(Duration::from_secs);
+        Self { head, body, stall }
+    }
 }
 
 impl Config {
     /// Without a token, for nobody's pages but the node's own.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, token: None, origins: Vec::new(), max_connections: MAX_CONNECTIONS, log: None }
+        Self {
+            addr,
+            token: None,
+            origins: Vec::new(),
+            max_connections: MAX_CONNECTIONS,
+            log: None,
+            times: Times::default(),
+        }
     }
 }
 
@@ -153,7 +184,12 @@ impl Server {
     /// See [`BindError`].
     pub fn bind(config: Config) -> Result<Self, BindError> {
         let listen = || {
-            let listener = std::net::TcpListener::bind(config.addr)?;
+            let socket = Socket::new(Domain::for_address(config.addr), Type::STREAM, None)?;
+            // What has just stopped may have left connections that wait for stray packets.
+            socket.set_reuse_address(cfg!(unix))?;
+            socket.bind(&config.addr.into())?;
+            socket.listen(BACKLOG)?;
+            let listener = std::net::TcpListener::from(socket);
             listener.set_nonblocking(true)?;
             let addr = listener.local_addr()?;
             Ok((listener, addr))
@@ -280,14 +316,13 @@ fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 11] {
 
 fn router(app: &Arc<App>) -> Router {
     let all = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-    all
-        .fallback(async || {
-            Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
-        })
-        .method_not_allowed_fallback(async || {
-            let detail = "this cannot be done here; the header Allow tells what can";
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
-        })
-        .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
-        .with_state(Arc::clone(app))
+    all.fallback(async || {
+        Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
+    })
+    .method_not_allowed_fallback(async || {
+        let detail = "this cannot be done here; the header Allow tells what can";
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+    })
+    .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
+    .with_state(Arc::clone(app))
 }

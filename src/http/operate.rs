@@ -8,12 +8,11 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{
-    App, LogFilter,
+    App, LogFilter, body,
     look::no_query,
     problem::{self, Problem},
 };
@@ -37,7 +36,7 @@ pub(super) async fn log(State(app): State<Arc<App>>, uri: Uri) -> Result<Respons
 /// `PUT /v1/log`
 pub(super) async fn set_log(State(app): State<Arc<App>>, uri: Uri, body: Body) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let Log { filter: wanted } = read(body, "{\"filter\": \"broadcast=debug\"}").await?;
+    let Log { filter: wanted } = read(&app, body, "{\"filter\": \"broadcast=debug\"}").await?;
     filter(&app)?.set(&wanted).map_err(|error| Problem::bad_request(format_args!("filter {wanted:?}: {error}")))?;
     Ok(problem::answer(StatusCode::OK, &json!({ "filter": wanted })))
 }
@@ -60,7 +59,7 @@ pub(super) async fn faults(State(app): State<Arc<App>>, uri: Uri) -> Result<Resp
 /// `PUT /v1/faults`
 pub(super) async fn set_faults(State(app): State<Arc<App>>, uri: Uri, body: Body) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let Wanted { faults: wanted } = read(body, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
+    let Wanted { faults: wanted } = read(&app, body, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
     let wanted = wanted.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
     match app.node.set_faults(wanted).await {
         Ok(()) => faults(State(app), uri).await,
@@ -76,17 +75,12 @@ fn filter(app: &App) -> Result<&dyn LogFilter, Problem> {
 }
 
 /// Reads a small body of JSON; `like` shows what one looks like.
-pub(super) async fn read<T: DeserializeOwned>(body: Body, like: &str) -> Result<T, Problem> {
-    let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| {
-        let detail = format!("the body cannot be read: {error}; send {like}, {MAX_BODY} bytes at most");
-        let status = if error.is::<http_body_util::LengthLimitError>() {
-            StatusCode::PAYLOAD_TOO_LARGE
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        Problem::new(status, detail)
+async fn read<T: DeserializeOwned>(app: &App, sent: Body, like: &str) -> Result<T, Problem> {
+    let sent = body::whole(sent, MAX_BODY, app.config.times.body).await?.map_err(|_| {
+        let detail = format!("the body is too long; send {like}, {MAX_BODY} bytes at most");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
     })?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+    body::object(&sent).map_err(|error| {
         let problem = Problem::bad_request(format_args!("{error}; send {like}"));
         problem.with("line", error.line()).with("column", error.column())
     })

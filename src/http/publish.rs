@@ -9,13 +9,13 @@ use axum::{
     response::Response,
 };
 use bytes::{Buf as _, BytesMut};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use tokio::{task::yield_now, time::timeout};
 
 use super::{
-    App,
+    App, body,
     problem::{self, Problem},
 };
 use crate::{Handle, MessageId, PublishError, Receipt, Undelivered};
@@ -23,8 +23,6 @@ use crate::{Handle, MessageId, PublishError, Receipt, Undelivered};
 /// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
 /// spelling of it.
 pub(crate) const MAX_BODY: usize = (1 << 20) + (64 << 10);
-/// How long a body may take, and each part of a batch's.
-const BODY_TIME: Duration = Duration::from_secs(30);
 /// How long acknowledgements are waited for, unless told otherwise, and at most; and a batch for room.
 const ACK_TIME: Duration = Duration::from_secs(5);
 const MAX_ACK_TIME: Duration = Duration::from_secs(60);
@@ -69,9 +67,9 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
     match content_type.as_deref() {
         // The last is what curl says unless told otherwise.
         None | Some("application/json" | "application/x-www-form-urlencoded") => {
-            one(&app.node, request.into_body(), ack).await
+            one(&app, request.into_body(), ack).await
         }
-        Some("application/x-ndjson") => batch(&app.node, request.into_body(), ack).await,
+        Some("application/x-ndjson") => batch(&app, request.into_body(), ack).await,
         Some(other) => {
             let detail = format!(
                 "a body of {other:?} is not read; send application/json, or application/x-ndjson for a message a line"
@@ -100,16 +98,17 @@ impl Asked {
     }
 }
 
-async fn one(node: &Handle, body: Body, ack: Ack) -> Result<Response, Problem> {
-    let read = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await.map_err(|_| too_slow())?;
-    let body = read.map_err(|error| if is_too_long(&*error) { too_long() } else { broken(&error) })?.to_bytes();
+async fn one(app: &App, sent: Body, ack: Ack) -> Result<Response, Problem> {
+    let App { node, config, .. } = app;
+    let body = body::whole(sent, MAX_BODY, config.times.body).await?.map_err(|_| too_long())?;
     let Message { key, value } = parse(&body)?;
     let receipt = node.try_publish(&key, value).map_err(refusal)?;
     let id = id_fields(node, receipt.id());
     answer(receipt, id, ack).await
 }
 
-async fn batch(node: &Handle, mut body: Body, ack: Ack) -> Result<Response, Problem> {
+async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem> {
+    let (node, limit) = (&app.node, app.config.times.body);
     let mut batch = Batch { node, lines: 0, published: 0, ends: None };
     let mut buffer = BytesMut::new();
     // What is known to hold no line's end.
@@ -127,9 +126,9 @@ async fn batch(node: &Handle, mut body: Body, ack: Ack) -> Result<Response, Prob
         if searched > MAX_BODY {
             break Err(too_long());
         }
-        match timeout(BODY_TIME, body.frame()).await {
-            Err(_) => break Err(too_slow()),
-            Ok(Some(Err(error))) => break Err(broken(&error)),
+        match timeout(limit, sent.frame()).await {
+            Err(_) => break Err(body::too_slow(limit)),
+            Ok(Some(Err(error))) => break Err(body::broken(&error)),
             Ok(Some(Ok(frame))) => buffer.extend(frame.into_data()),
             Ok(None) => break batch.line(&buffer).await,
         }
@@ -194,7 +193,7 @@ impl Batch<'_> {
 }
 
 fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
-    serde_json::from_slice(text).map_err(|error| {
+    body::object(text).map_err(|error| {
         let detail = format!("not a message: {error}; send {{\"key\": \"…\", \"value\": …}}");
         Problem::bad_request(detail).with("line", error.line()).with("column", error.column())
     })
@@ -252,17 +251,4 @@ fn refusal(error: PublishError) -> Problem {
 fn too_long() -> Problem {
     let detail = format!("a message takes at most {MAX_BODY} bytes here, and 1 MiB as it travels; shorten its value");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
-}
-
-fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<http_body_util::LengthLimitError>()
-}
-
-fn too_slow() -> Problem {
-    let detail = format!("nothing came for {} s; send the body at once", BODY_TIME.as_secs());
-    Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
-}
-
-fn broken(error: &impl std::fmt::Display) -> Problem {
-    Problem::bad_request(format_args!("the body broke off: {error}"))
 }

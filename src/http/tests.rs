@@ -5,7 +5,11 @@ use std::{net::SocketAddr, time::Duration};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::*;
 use crate::{Profile, Seed, start};
@@ -164,4 +168,68 @@ fn the_description_has_all_there_is() {
     let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
     let described: Vec<_> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(described, routes().map(|(path, _)| path));
+}
+
+/// What a client hears that sends this, and then a byte at a time without end.
+async fn trickle(addr: SocketAddr, start: &str) -> String {
+    let (mut reading, mut writing) = TcpStream::connect(addr).await.expect("it listens").into_split();
+    let trickling = async {
+        writing.write_all(start.as_bytes()).await?;
+        loop {
+            writing.write_all(b" ").await?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let mut heard = Vec::new();
+    let reading = async {
+        // Whoever is cut off while it sends may hear no more than that.
+        let _ = reading.read_to_end(&mut heard).await;
+    };
+    let both = async {
+        tokio::select! {
+            () = reading => {}
+            _ = async { let _: std::io::Result<()> = trickling.await; std::future::pending::<()>().await } => {}
+        }
+    };
+    timeout(SOON, both).await.expect("it is cut off");
+    String::from_utf8(heard).unwrap()
+}
+
+#[tokio::test]
+async fn whoever_trickles_is_cut_off() {
+    let times = Times { head: Duration::from_millis(300), body: Duration::from_millis(300), ..Times::default() };
+    let config = Config { times, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let (node, at) = served_with("a", &[], config).await;
+    let heard = trickle(at, "GET / HTTP/1.1\r\nhost: a\r\nx: ").await;
+    assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 408 "), "{heard}");
+    for path in ["POST /v1/messages", "PUT /v1/faults"] {
+        let heard = trickle(at, &format!("{path} HTTP/1.1\r\nhost: a\r\ncontent-length: 9999\r\n\r\n{{")).await;
+        assert!(heard.starts_with("HTTP/1.1 408 ") && heard.contains("did not come within 300ms"), "{path}: {heard}");
+    }
+    node.leave().await;
+}
+
+#[tokio::test]
+async fn whoever_takes_nothing_is_cut_off() {
+    let times = Times { stall: Duration::from_millis(300), ..Times::default() };
+    let (node, at) = served_with("a", &[], Config { times, ..Config::new("127.0.0.1:0".parse().unwrap()) }).await;
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    stream.write_all(b"GET /v1/messages HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    stream.readable().await.unwrap();
+    let value = format!("\"{}\"", "x".repeat(1 << 16));
+    let publishing = async {
+        // More than the sockets keep.
+        while get(at, "/v1/cluster").await.1["origins"][0]["next"].as_u64().unwrap() < 1000 {
+            node.publish("k", &serde_json::from_str::<Value>(&value).unwrap()).await.unwrap();
+        }
+    };
+    timeout(SOON, publishing).await.expect("nobody waits for it");
+    // What is sent to a connection that is there no more comes back.
+    let noticing = async {
+        while stream.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, noticing).await.expect("it is cut off");
+    node.leave().await;
 }
