@@ -25,6 +25,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     }
     let nodes = log::Nodes::Several(names.clone());
     let log = log::start(filter, args.log.format, nodes).map_err(Failure::start)?;
+    let mut served = None;
     let mut api = Some(args.http.bind(&names[0], log.control)?);
 
     let every = args.interval.interval;
@@ -36,7 +37,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
         playing.spawn(roles::run(node.clone(), every, first_turn(met.clone(), turn)));
         if let Some(api) = api.take() {
-            api.serve(&node)?;
+            served = Some(api.serve(&node)?);
         }
         nodes.push(node);
     }
@@ -59,7 +60,13 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         // `broadcast demo | head` has seen enough.
         () = log.closed.notified() => {}
     }
-    Ok(signals.good_bye(leave(nodes, playing)).await)
+    let leaving = async {
+        leave(nodes, playing).await;
+        if let Some(served) = served {
+            served.end().await;
+        }
+    };
+    Ok(signals.good_bye(leaving).await)
 }
 
 fn config(name: String, earlier: &[Handle]) -> Config {

@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use clap::Args;
@@ -165,13 +166,26 @@ impl HttpArgs {
 
 impl Api {
     /// Serves the node until it has stopped.
-    pub(super) fn serve(self, node: &Handle) -> Result<(), Failure> {
-        let Some(server) = self.0 else { return Ok(()) };
+    pub(super) fn serve(self, node: &Handle) -> Result<Served, Failure> {
+        let Some(server) = self.0 else { return Ok(Served(None)) };
         let addr = server.addr();
-        server.spawn(node.clone()).map_err(Failure::start)?;
+        let served = server.spawn(node.clone()).map_err(Failure::start)?;
         let url = url(addr);
         info!(node = node.name(), event = "http", %addr, "HTTP API and page at {url}");
-        Ok(())
+        Ok(Served(Some(served)))
+    }
+}
+
+/// What serves a node.
+#[must_use]
+pub(super) struct Served(Option<thread::JoinHandle<()>>);
+
+impl Served {
+    /// Waits, once the node has stopped, until those who follow have been told.
+    pub(super) async fn end(self) {
+        let Some(served) = self.0 else { return };
+        // Should it have panicked, it has ended as well.
+        let _ = tokio::task::spawn_blocking(|| served.join()).await;
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
         }
     };
     let mut role = pin!(roles::run(node.clone(), every, first_turn));
-    api.serve(&node)?;
+    let served = api.serve(&node)?;
     tokio::select! {
         never = keys.follow(&node) => match never {},
         () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
@@ -47,6 +47,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     }
     let leaving = async {
         tokio::join!(node.leave(), role);
+        served.end().await;
     };
     Ok(signals.good_bye(leaving).await)
 }
