@@ -72,11 +72,12 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
         (Some(after), None) => Some(cursor("after", &after)?),
         (None, None) => None,
     };
-    let (place, known) = match (cursor, wanted.last) {
+    let (mut place, known) = match (cursor, wanted.last) {
         (Some(cursor), _) => app.journal.place(cursor),
         (None, Some(count)) => (app.journal.last(count, &filter), true),
         (None, None) => (app.journal.now(), true),
     };
+    let missed = app.journal.skip(&mut place);
     let mut beginning = String::new();
     if form == Form::Events {
         // Names the place, so that who is cut off before the first message does not miss it.
@@ -85,6 +86,9 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
     if !known {
         let reason = "this node does not know the place to go on from: it has started anew since, or is another one";
         beginning += &gone(form, &app.journal.cursor(place), None, reason);
+    } else if missed > 0 {
+        let reason = "what came after the place to go on from is not kept any more";
+        beginning += &gone(form, &app.journal.cursor(place), Some(missed), reason);
     }
     let news = app.journal.news();
     let following = Following { place, filter, form, news, follower: Follower::new(app), ended: false };

@@ -203,6 +203,14 @@ impl Journal {
         }
     }
 
+    /// Moves a place on to what is kept; how many entries that leaves out.
+    pub(super) fn skip(&self, place: &mut u64) -> u64 {
+        let first = self.lock().first;
+        let missed = first.saturating_sub(*place);
+        *place += missed;
+        missed
+    }
+
     /// What there is at a place that passes; the place moves on.
     pub(super) fn read(&self, place: &mut u64, filter: &Filter, form: Form) -> Told {
         let state = self.lock();
