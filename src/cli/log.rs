@@ -54,7 +54,9 @@ pub(super) enum Nodes {
 
 /// Reads a filter in tracing's syntax.
 pub(super) fn filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| {
+    // With blanks before a part tracing-subscriber 0.3 cuts it in the wrong places, and panics within a letter.
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    EnvFilter::try_new(parts.join(",")).map_err(|error| {
         format!("{error}; write a level (error, warn, info, debug, trace), or parts like broadcast=debug with commas")
     })
 }
@@ -425,6 +427,15 @@ mod tests {
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_filter_may_have_blanks_and_any_letters() {
+        assert_eq!(filter(" info , broadcast=debug ").unwrap().to_string(), "broadcast=debug,info");
+        for text in [" ä=debug", "info,\u{a0}日本", "\u{2003}é[ü{ö}]=trace"] {
+            // Whether it is one is tracing's to say.
+            let _ = filter(text);
         }
     }
 
