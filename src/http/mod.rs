@@ -3,8 +3,8 @@
 //! # States
 //!
 //! A [`Server`] is bound, then runs until its node has stopped: then those who follow are told so, and it
-//! ends. Each connection is a task of its own ([`connection`]); each message is put into words once, for all
-//! who follow ([`journal`]).
+//! ends. Each connection is a task of its own (`connection`); each message is put into words once, for all
+//! who follow (`journal`).
 //!
 //! # What can go wrong
 //!
@@ -13,7 +13,7 @@
 //!   messages and does not read is overtaken in the journal and cut off; nobody waits for it.
 //! - *Bodies without end*: a message has a limit; a batch is read as it comes, and no faster than the cluster
 //!   takes it.
-//! - *Other web pages in the user's browser*: refused by where they come from ([`guard`]).
+//! - *Other web pages in the user's browser*: refused by where they come from (`guard`).
 //! - *A flood of requests* takes time of the thread that the server runs on: give it one that is not the node's
 //!   ([`Server::spawn`] does), and the gossip goes on beside it.
 //!
