@@ -1,31 +1,110 @@
-//! `broadcast health`: whether the node of this host is well.
+//! `broadcast health`: whether a node is well, asked by memberlist's ping or over its HTTP API.
 
 use std::{
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
+    time::Duration,
 };
 
-use super::{Failure, HealthArgs};
+use clap::Args;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{
+    BindArgs, Failure,
+    client::{Answer, Client, NodeUrl, Trouble},
+    duration,
+    envelope::EnvelopeArgs,
+    log,
+};
 use crate::probe;
 
+/// Ask a node whether it is well: exit 0 once it has joined its cluster, 1 otherwise
+///
+/// For the health check of a container, whose settings it reads: the node asked is the one that
+/// listens on this host. With --node it is asked over HTTP instead, and is well once it is ready, which is when
+/// the members it sees have settled, too.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    broadcast health\n  \
+    broadcast health --bind 127.0.0.1:8000 --timeout 500ms\n  \
+    broadcast health --node http://10.0.0.1:8946 --json")]
+pub(super) struct HealthArgs {
+    /// Ask over HTTP, where the node serves its API [default: ask by memberlist's ping at --bind]
+    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "URL")]
+    node: Option<NodeUrl>,
+
+    #[command(flatten)]
+    bind: BindArgs,
+
+    #[command(flatten)]
+    envelope: EnvelopeArgs,
+
+    /// How long the node may take to answer
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    timeout: Duration,
+
+    /// Print what the node answers, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
+    match &args.node {
+        Some(node) => over_http(node.clone(), args.timeout, args.json).await,
+        None => by_ping(args).await,
+    }
+}
+
+async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
     let addr = reachable(args.bind.bind)?;
     let envelope = args.envelope.envelope()?;
-    let health =
-        probe(addr, &envelope, args.timeout).await.map_err(|error| Failure::other(format!("unhealthy: {error}")))?;
-    let members = match health.members {
-        1 => "1 member".into(),
-        members => format!("{members} members"),
-    };
+    let health = probe(addr, &envelope, args.timeout).await.map_err(unhealthy)?;
+    if args.json {
+        print(&json!({ "joined": health.joined, "members": health.members }).to_string());
+        return Ok(if health.joined { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let members = members(health.members as u64);
     if !health.joined {
-        return Err(Failure::other(format!(
-            "unhealthy: not joined yet, {members}; start one of the nodes it joins through, or see its log"
+        return Err(unhealthy(format!(
+            "not joined yet, {members}; start one of the nodes it joins through, or see its log"
         )));
     }
-    // Nobody reads it: the exit code says it too.
-    let _ = writeln!(io::stdout(), "healthy: joined, {members}");
+    print(&format!("healthy: joined, {members}"));
     Ok(ExitCode::SUCCESS)
+}
+
+async fn over_http(node: NodeUrl, limit: Duration, json: bool) -> Result<ExitCode, Failure> {
+    let client = Client::new(node);
+    let answer = timeout(limit, client.get("/readyz")).await;
+    let answer = answer.map_err(|_| unhealthy(format!("{} did not answer within {limit:?}", client.node)))?;
+    let (ready, answer) = match answer {
+        Ok(answer) => (true, answer),
+        Err(Trouble::Problem(answer)) if answer.json["status"].is_string() => (false, answer),
+        Err(trouble) => return Err(unhealthy(trouble)),
+    };
+    let words =
+        |answer: &Answer| format!("{}, {}", log::escaped(answer.text("status")), members(answer.number("members")));
+    match (json, ready) {
+        (true, _) => print(&answer.text),
+        (false, true) => print(&format!("healthy: {}", words(&answer))),
+        (false, false) => return Err(unhealthy(words(&answer))),
+    }
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn unhealthy(what: impl std::fmt::Display) -> Failure {
+    Failure::other(format!("unhealthy: {what}"))
+}
+
+fn members(count: u64) -> String {
+    if count == 1 { "1 member".into() } else { format!("{count} members") }
+}
+
+fn print(text: &str) {
+    // Nobody reads it: the exit code says it too.
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// Where to ask a node that listens at `bind`.

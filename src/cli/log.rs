@@ -97,11 +97,10 @@ impl LogFilter for Control {
 ///
 /// Another log was started in this process.
 pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Log> {
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let closed = Arc::new(Notify::new());
     let writer = BackgroundWriter::start(io::stdout(), Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
-        .event_format(Lines { format, nodes, colour })
+        .event_format(Lines { format, nodes, colour: colour() })
         .log_internal_errors(false)
         .with_writer(WRITER.get_or_init(|| writer).clone());
     let (filter, handle) = reload::Layer::new(filter);
@@ -224,8 +223,13 @@ struct Lines {
     colour: bool,
 }
 
-const DIM: &str = "\x1b[2m";
-const RESET: &str = "\x1b[0m";
+/// Whether stdout is somebody who likes colours.
+pub(super) fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+pub(super) const DIM: &str = "\x1b[2m";
+pub(super) const RESET: &str = "\x1b[0m";
 /// Compose's own, in its order.
 const PREFIXES: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
 
@@ -333,6 +337,13 @@ fn level_colour(level: Level) -> &'static str {
         Level::DEBUG => "\x1b[34m",
         Level::TRACE => "\x1b[35m",
     }
+}
+
+/// Without what would move the cursor.
+pub(super) fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    escape(&mut line, text);
+    line
 }
 
 fn escape(line: &mut String, text: &str) {

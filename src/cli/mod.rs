@@ -4,16 +4,22 @@
 //! unset. What cannot be is refused in one line before anything starts.
 
 mod access;
+mod client;
 mod demo;
 mod envelope;
 mod health;
 mod http;
 mod log;
+mod look;
+mod manual;
 mod name;
 mod node;
+mod operate;
 mod ptr;
+mod publish;
 mod sim;
 mod size;
+mod tail;
 mod usage;
 
 use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process::ExitCode, time::Duration};
@@ -40,7 +46,10 @@ use crate::{
         broadcast demo\n\n\
         Run two nodes yourself, each in a terminal of its own:\n  \
         broadcast node --name node1 --bind 127.0.0.1:7946\n  \
-        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:7946 --role sender",
+        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:7946 --role sender\n\n\
+        Speak through node1, and listen:\n  \
+        broadcast publish greeting hello --ack all\n  \
+        broadcast tail",
     arg_required_else_help = true,
     subcommand_required = true,
     disable_help_subcommand = true,
@@ -55,9 +64,17 @@ pub struct Cli {
 enum Command {
     Node(Box<NodeArgs>),
     Demo(DemoArgs),
-    Health(HealthArgs),
+    Publish(publish::PublishArgs),
+    Tail(tail::TailArgs),
+    Members(look::MembersArgs),
+    Status(look::StatusArgs),
+    Health(health::HealthArgs),
+    Log(operate::LogArgs),
+    Faults(operate::FaultsArgs),
     Keygen(KeygenArgs),
     Sim(SimArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }
 
 /// Run one node until it is told to stop
@@ -183,24 +200,6 @@ struct DemoArgs {
 
     #[command(flatten)]
     log: LogArgs,
-}
-
-/// Ask a node whether it is well: exit 0 once it has joined its cluster, 1 otherwise
-///
-/// For the health check of a container, whose settings it reads: the node asked is the one that
-/// listens on this host.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  broadcast health\n  broadcast health --bind 127.0.0.1:8000 --timeout 500ms")]
-struct HealthArgs {
-    #[command(flatten)]
-    bind: BindArgs,
-
-    #[command(flatten)]
-    envelope: EnvelopeArgs,
-
-    /// How long the node may take to answer
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
-    timeout: Duration,
 }
 
 /// Make a secret key for a cluster, and print it
@@ -449,9 +448,17 @@ impl Cli {
         let result = match self.command {
             Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Publish(args) => publish::run(args).await,
+            Command::Tail(args) => tail::run(args).await,
+            Command::Members(args) => look::members(args).await,
+            Command::Status(args) => look::status(args).await,
             Command::Health(args) => health::run(args).await,
+            Command::Log(args) => operate::set_log(args).await,
+            Command::Faults(args) => operate::set_faults(args).await,
             Command::Keygen(args) => envelope::keygen(&args),
             Command::Sim(args) => sim::run(args).await,
+            Command::Completions(args) => Ok(manual::completions(&args)),
+            Command::Man(args) => manual::man(&args),
         };
         log::finish();
         result

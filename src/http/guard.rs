@@ -40,6 +40,14 @@ impl Token {
         mine.len() == other.len() && std::hint::black_box(differing) == 0
     }
 
+    /// The header that tells it to a node.
+    pub(crate) fn bearer(&self) -> HeaderValue {
+        let text = Zeroizing::new(format!("Bearer {}", *self.0));
+        let mut value = HeaderValue::from_str(&text).expect("a token is of letters that headers carry");
+        value.set_sensitive(true);
+        value
+    }
+
     /// Whether a request has it.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {

@@ -54,6 +54,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, time::sleep};
 
 pub use self::guard::{Origin, Token};
+pub(crate) use self::publish::{MAX_ACK_TIME, MAX_BODY};
 use self::{journal::Journal, look::Last, problem::Problem, views::Views};
 use crate::{Event, Handle, Lagged};
 

@@ -25,7 +25,7 @@ use crate::{Handle, MessageId, PublishError, Receipt, Undelivered};
 pub(crate) const MAX_BODY: usize = (1 << 20) + (64 << 10);
 /// How long acknowledgements are waited for, unless told otherwise, and at most; and a batch for room.
 const ACK_TIME: Duration = Duration::from_secs(5);
-const MAX_ACK_TIME: Duration = Duration::from_secs(60);
+pub(crate) const MAX_ACK_TIME: Duration = Duration::from_secs(60);
 
 /// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
 const TURN: u64 = 256;

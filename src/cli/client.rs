@@ -1,0 +1,295 @@
+//! Asking a node over its HTTP API: HTTP/1.1 on one connection a call.
+
+use std::{fmt, io, str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
+    client::conn::http1,
+    header::{self, HeaderName},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{Failure, http::TokenArgs, log};
+use crate::http::{DEFAULT_PORT, Token};
+
+/// How long a connection may take to stand.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long an answer may take, beyond what the node is asked to wait for.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// What an answer has at most, in bytes: more than a hundred thousand members take.
+const MAX_ANSWER: usize = 64 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct ClientArgs {
+    /// Which node is asked, by where it serves its HTTP API
+    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "URL", default_value_t = NodeUrl::default())]
+    node: NodeUrl,
+
+    #[command(flatten)]
+    token: TokenArgs,
+
+    /// Print what the API answers, as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl ClientArgs {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client { node: self.node.clone(), token: self.token.token()? })
+    }
+}
+
+/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodeUrl {
+    /// As connections and the header `Host` have it.
+    authority: String,
+    /// What comes before each path, where a proxy wants that.
+    prefix: String,
+}
+
+impl Default for NodeUrl {
+    fn default() -> Self {
+        Self { authority: format!("127.0.0.1:{DEFAULT_PORT}"), prefix: String::new() }
+    }
+}
+
+impl FromStr for NodeUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "not the URL of a node; write it like http://127.0.0.1:8946";
+        let uri: Uri = text.trim().parse().map_err(|_| FORM)?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(
+                    "https is not spoken here; give the http:// address of the node, of a proxy on this host, or of a tunnel, like ssh -L 8946:127.0.0.1:8946 HOST",
+                );
+            }
+            _ => return Err(FORM),
+        }
+        let authority = uri.authority().ok_or(FORM)?;
+        if authority.as_str().contains('@') {
+            return Err("the token is not part of the URL; set BROADCAST_HTTP_TOKEN to it");
+        }
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+            "" => 80,
+            port => port.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(FORM)?,
+        };
+        if authority.host().is_empty() || uri.query().is_some() {
+            return Err(FORM);
+        }
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { authority: format!("{}:{port}", authority.host()), prefix })
+    }
+}
+
+impl fmt::Display for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.prefix)
+    }
+}
+
+/// Asks one node.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) node: NodeUrl,
+    token: Option<Token>,
+}
+
+/// What is asked.
+#[derive(Debug, Default)]
+pub(super) struct Call<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a [(HeaderName, &'a str)],
+    pub(super) body: Bytes,
+    /// How long the node is asked to wait before it answers.
+    pub(super) waits: Duration,
+}
+
+/// What a node answers.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// As it came.
+    pub(super) text: String,
+    pub(super) json: Value,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// There was no answer, or none that was whole.
+    Silent(String),
+    /// The node says why not.
+    Problem(Answer),
+}
+
+impl Client {
+    /// Without a token, for what needs none.
+    pub(super) fn new(node: NodeUrl) -> Self {
+        Self { node, token: None }
+    }
+
+    /// What the node answers when all is well.
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, Trouble> {
+        self.call(Call { path, ..Call::default() }).await
+    }
+
+    /// What the node answers when it has set what it was told.
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Answer, Trouble> {
+        let headers = &[(header::CONTENT_TYPE, "application/json")];
+        self.call(Call { method: Method::PUT, path, headers, body: body.to_string().into(), ..Call::default() }).await
+    }
+
+    /// The whole answer.
+    pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Trouble> {
+        let limit = call.waits + ANSWER_TIME;
+        let response = self.open(call).await?;
+        let answer = timeout(limit, self.read(response)).await.map_err(|_| self.late(limit))??;
+        if answer.status.is_success() { Ok(answer) } else { Err(Trouble::Problem(answer)) }
+    }
+
+    /// The beginning of an answer that is well, whose body is still to come.
+    pub(super) async fn open(&self, call: Call<'_>) -> Result<Response<Incoming>, Trouble> {
+        let limit = call.waits + ANSWER_TIME;
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(format!("{}{}", self.node.prefix, call.path))
+            .header(header::HOST, &self.node.authority)
+            .header(header::USER_AGENT, concat!("broadcast/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in call.headers {
+            request = request.header(name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token.bearer());
+        }
+        let request = request.body(Full::new(call.body)).map_err(|error| self.broken(&error))?;
+        let mut sender = self.connect().await?;
+        let sent = timeout(limit, sender.send_request(request)).await.map_err(|_| self.late(limit))?;
+        let response = sent.map_err(|error| self.broken(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(Trouble::Problem(timeout(limit, self.read(response)).await.map_err(|_| self.late(limit))??))
+    }
+
+    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, Trouble> {
+        let connecting = async {
+            let stream = TcpStream::connect(&*self.node.authority).await?;
+            stream.set_nodelay(true)?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+        };
+        let connected = timeout(CONNECT_TIME, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let (sender, connection) = connected.map_err(|error| {
+            let node = &self.node;
+            Trouble::Silent(format!(
+                "nothing answers at {node}: {error}; see that the node runs, and that BROADCAST_NODE (--node) is right"
+            ))
+        })?;
+        // What becomes of it the answer tells.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Answer, Trouble> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| self.broken(&*error))?.to_bytes();
+        match (std::str::from_utf8(&body), serde_json::from_slice(&body)) {
+            (Ok(text), Ok(json @ Value::Object(_))) => Ok(Answer { status, text: text.trim_end().into(), json }),
+            _ => Err(Trouble::Silent(format!(
+                "what answers at {} ({status}) is not a node of broadcast's; see that BROADCAST_NODE (--node) is right",
+                self.node
+            ))),
+        }
+    }
+
+    /// What to say of an answer that broke off.
+    pub(super) fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Trouble {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Trouble::Silent(format!("{} broke off: {error}{cause}; see the node's log", self.node))
+    }
+
+    fn late(&self, limit: Duration) -> Trouble {
+        Trouble::Silent(format!("{} did not answer within {limit:?}; see the node's log", self.node))
+    }
+}
+
+impl Answer {
+    /// A text in it.
+    pub(super) fn text(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_default()
+    }
+
+    /// A number in it.
+    pub(super) fn number(&self, field: &str) -> u64 {
+        self.json[field].as_u64().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(what) => f.write_str(&log::escaped(what)),
+            Self::Problem(answer) => match answer.text("detail") {
+                "" => write!(f, "the node answers {}", answer.status),
+                detail => f.write_str(&log::escaped(detail)),
+            },
+        }?;
+        if matches!(self, Self::Problem(Answer { status: StatusCode::UNAUTHORIZED, .. })) {
+            f.write_str("; set BROADCAST_HTTP_TOKEN, or BROADCAST_HTTP_TOKEN_FILE (--http-token-file)")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        Self::other(trouble)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_by_an_http_url() {
+        for (text, shown) in [
+            ("http://127.0.0.1:8946", "http://127.0.0.1:8946"),
+            ("http://127.0.0.1:8946/", "http://127.0.0.1:8946"),
+            (" http://[::1]:1 ", "http://[::1]:1"),
+            ("http://node1", "http://node1:80"),
+            ("HTTP://proxy.example.org/node1/", "http://proxy.example.org:80/node1"),
+        ] {
+            assert_eq!(text.parse::<NodeUrl>().expect(text).to_string(), shown);
+        }
+        for text in [
+            "",
+            "127.0.0.1:8946",
+            "node1",
+            "ftp://node1",
+            "http://",
+            "http://:1",
+            "http://a:0",
+            "http://a:99999",
+            "http://a?b",
+        ] {
+            assert!(
+                text.parse::<NodeUrl>().expect_err(text).ends_with("write it like http://127.0.0.1:8946"),
+                "{text}"
+            );
+        }
+        assert!("https://node1".parse::<NodeUrl>().expect_err("no TLS").contains("tunnel"));
+        assert!("http://:secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
+    }
+}

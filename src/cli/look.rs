@@ -1,0 +1,156 @@
+//! `broadcast members` and `broadcast status`: the cluster as one node sees it.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{
+    Failure,
+    client::{Answer, ClientArgs},
+    log,
+};
+
+/// List the members of the cluster, as one node sees them
+///
+/// RTT is how long they take to answer that node, and LAG how many of its messages they have not acknowledged
+/// yet; members of KIND memberlist cannot acknowledge. The dead, and those who have left, are listed as long as they
+/// are remembered.
+///
+/// Exit code 0: listed. 1: the node cannot be asked. 2: wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast members\n  broadcast members --node http://10.0.0.1:8946 --json")]
+pub(super) struct MembersArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Show how a node and its cluster are, as it sees them
+///
+/// For each node whose messages it knows: how many of them it has delivered of how many it knows of, how many all
+/// members have, and how many it still retains for those who lack them.
+///
+/// Exit code 0: shown. 1: the node cannot be asked. 2: wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast status\n  broadcast status --node http://10.0.0.1:8946 --json")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn members(args: MembersArgs) -> Result<ExitCode, Failure> {
+    show(&args.client, "/v1/members", members_table).await
+}
+
+pub(super) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
+    show(&args.client, "/v1/cluster", status_text).await
+}
+
+async fn show(args: &ClientArgs, path: &str, words: fn(&Answer) -> String) -> Result<ExitCode, Failure> {
+    let answer = args.client()?.get(path).await?;
+    let text = if args.json { format!("{}\n", answer.text) } else { words(&answer) };
+    // Nobody may be left to read it.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn members_table(answer: &Answer) -> String {
+    let mut rows = vec![["NAME", "STATE", "KIND", "ADDRESS", "RTT", "LAG", "META"].map(String::from)];
+    for member in list(&answer.json["members"]) {
+        let rtt = match member["rtt_ms"].as_f64() {
+            _ if member["self"] == true => "itself".into(),
+            Some(ms) => format!("{ms:.1} ms"),
+            None => "-".into(),
+        };
+        let meta = [&member["meta"], &member["meta_base64"]].into_iter().find_map(Value::as_str).unwrap_or("-");
+        let [name, state, kind, addr] = ["name", "state", "kind", "addr"].map(|field| word(&member[field]));
+        rows.push([name, state, kind, addr, rtt, word(&member["lag"]), log::escaped(meta)]);
+    }
+    table(&rows)
+}
+
+fn status_text(answer: &Answer) -> String {
+    let status = &answer.json;
+    let yes = |field: &str| if status[field] == true { "yes" } else { "no" };
+    let counts = |field: &str| {
+        let counts = status[field].as_object().into_iter().flatten();
+        counts.map(|(name, count)| format!("{} {}", word(count), name.replace('_', " "))).collect::<Vec<_>>().join(", ")
+    };
+    let health = match answer.number("health_score") {
+        0 => "well".into(),
+        score => format!("slow to hear from others, {score} of 8 (health score)"),
+    };
+    let mut text = format!(
+        "{} at {}, broadcast {}\njoined   {}\nsettled  {}\nhealth   {health}\nmembers  {}\nwaiting  {}\n",
+        word(&status["node"]),
+        word(&status["addr"]),
+        word(&status["version"]),
+        yes("joined"),
+        yes("settled"),
+        counts("members"),
+        counts("queues"),
+    );
+    let mut rows = vec![["ORIGIN", "EPOCH", "DELIVERED", "OF", "BY ALL", "RETAINED"].map(String::from)];
+    let fields = ["origin", "epoch", "next", "end", "floor", "retained"];
+    rows.extend(list(&status["origins"]).map(|origin| fields.map(|field| word(&origin[field]))));
+    if rows.len() > 1 {
+        let _ = write!(text, "\n{}", table(&rows));
+    }
+    text
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => log::escaped(text),
+        other => other.to_string(),
+    }
+}
+
+/// In columns, of which the last ends where it ends.
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let line = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>().join("  ");
+        text.extend([line.trim_end(), "\n"]);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(json: Value) -> Answer {
+        Answer { status: StatusCode::OK, text: json.to_string(), json }
+    }
+
+    #[test]
+    fn members_stand_in_columns() {
+        let table = members_table(&answer(json!({"node": "node1", "members": [
+            {"name": "node1", "self": true, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:7946",
+             "meta": "a\nb", "rtt_ms": null, "lag": null},
+            {"name": "go", "self": false, "state": "suspect", "kind": "memberlist", "addr": "127.0.0.1:40925",
+             "meta": null, "rtt_ms": 0.314, "lag": 17},
+        ]})));
+        assert_eq!(
+            table,
+            "NAME   STATE    KIND        ADDRESS          RTT     LAG  META\n\
+             node1  alive    broadcast   127.0.0.1:7946   itself  -    a\\nb\n\
+             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  17   -\n"
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! `broadcast faults` and `broadcast log`: changing how a node runs.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, client::ClientArgs, log};
+
+/// Show what befalls the datagrams a node sends, or change that, for tests
+///
+/// The node has to have been started with BROADCAST_FAULTS set; BROADCAST_FAULTS=ready begins without faults.
+///
+/// Exit code 0: shown, or changed. 1: it cannot be. 2: wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    broadcast faults\n  \
+    broadcast faults loss=0.3,delay=5ms..50ms --node http://10.0.0.1:8946\n  \
+    broadcast faults none")]
+pub(super) struct FaultsArgs {
+    /// What is to befall them from now on, as in BROADCAST_FAULTS, or none [default: only show it]
+    #[arg(value_name = "FAULTS", value_parser = faults)]
+    faults: Option<String>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Show what a node logs, or change that, while it runs
+///
+/// Exit code 0: shown, or changed. 1: it cannot be. 2: wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast log\n  broadcast log broadcast=debug\n  broadcast log info")]
+pub(super) struct LogArgs {
+    /// What is logged from now on, in tracing's syntax: debug, or warn,broadcast=debug [default: only show it]
+    #[arg(value_name = "FILTER", value_parser = super::log_filter)]
+    filter: Option<String>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+const NO_FAULTS: &str = "none";
+
+fn faults(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text != NO_FAULTS {
+        super::faults(text)?;
+    }
+    Ok(text.into())
+}
+
+pub(super) async fn set_faults(args: FaultsArgs) -> Result<ExitCode, Failure> {
+    let wanted = args.faults.map(|faults| (faults != NO_FAULTS).then_some(faults).into());
+    setting(&args.client, "faults", wanted).await
+}
+
+pub(super) async fn set_log(args: LogArgs) -> Result<ExitCode, Failure> {
+    setting(&args.client, "log", args.filter.map(Value::from)).await
+}
+
+/// Shows a setting, or changes it first.
+async fn setting(args: &ClientArgs, name: &str, wanted: Option<Value>) -> Result<ExitCode, Failure> {
+    let client = args.client()?;
+    let path = format!("/v1/{name}");
+    let field = if name == "log" { "filter" } else { name };
+    let answer = match wanted {
+        None => client.get(&path).await?,
+        Some(value) => client.put(&path, &json!({ field: value })).await?,
+    };
+    let text = if args.json { answer.text } else { log::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS)) };
+    // It is done, whether somebody reads this or not.
+    let _ = writeln!(io::stdout(), "{text}");
+    Ok(ExitCode::SUCCESS)
+}
