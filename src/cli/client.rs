@@ -79,7 +79,7 @@ impl FromStr for NodeUrl {
         if authority.as_str().contains('@') {
             return Err("the token is not part of the URL; set BROADCAST_HTTP_TOKEN to it");
         }
-        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+        let port: u16 = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
             "" => 80,
             port => port.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(FORM)?,
         };
