@@ -11,6 +11,7 @@ mod report;
 use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tracing::{Instrument as _, debug_span};
 
 use self::limit::Limiter;
 use crate::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription};
@@ -149,10 +150,12 @@ impl<'a> Role<'a> {
         let value = self.clock.now();
         let receipt = self.node.publish(&self.key, &value).await?;
         self.clock.witness(value);
-        report::sent(self.node.name(), &self.key, value);
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            let node = self.node.name().to_owned();
-            tokio::spawn(async move { report::delivered(&node, receipt.delivered_within(DELIVERY_REPORTED).await) });
+        let (node, id) = (self.node.name().to_owned(), receipt.id());
+        report::sent(&node, &self.key, value, id);
+        let span = debug_span!("publish", node, id = id.of(&node));
+        if !span.is_disabled() {
+            let delivery = async move { report::delivered(&node, receipt.delivered_within(DELIVERY_REPORTED).await) };
+            tokio::spawn(delivery.instrument(span));
         }
         Ok(())
     }

@@ -2,7 +2,10 @@
 //!
 //! Text is the time, the level, the node's name and then exactly the words; what comes from the
 //! network cannot start a line of its own or move the cursor, because control characters are escaped.
-//! JSON has the same words in `message`, and every field as a field.
+//! JSON has the same words in `message`, every field as a field, and in `spans` those that the line is in, with
+//! their fields.
+
+mod fields;
 
 use std::{
     fmt,
@@ -19,19 +22,17 @@ use std::{
 use serde::{Serializer as _, ser::SerializeMap as _};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
-use tracing::{
-    Event, Level, Subscriber,
-    field::{Field, Visit},
-};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
+    fmt::{FmtContext, FormatEvent, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
     registry::{LookupSpan, Registry},
     reload,
     util::SubscriberInitExt as _,
 };
 
+use self::fields::{Fields, Span, SpanFields, Value};
 use crate::http::LogFilter;
 
 /// How a line looks.
@@ -100,6 +101,7 @@ pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Resu
     let closed = Arc::new(Notify::new());
     let writer = BackgroundWriter::start(io::stdout(), Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
+        .fmt_fields(SpanFields)
         .event_format(Lines { format, nodes, colour: colour() })
         .log_internal_errors(false)
         .with_writer(WRITER.get_or_init(|| writer).clone());
@@ -233,19 +235,27 @@ pub(super) const RESET: &str = "\x1b[0m";
 /// Compose's own, in its order.
 const PREFIXES: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S> FormatEvent<S, SpanFields> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, SpanFields>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        let spans = Span::around(context);
+        if fields.node.is_none() {
+            fields.node = spans.iter().rev().find_map(|span| span.text("node")).map(String::from);
+        }
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let level = *event.metadata().level();
         let line = match self.format {
-            Format::Text => self.text(&time, level, &fields),
-            Format::Json => self.json(&time, level, &fields).map_err(|_| fmt::Error)?,
+            Format::Text => self.text(&time, level, &fields, &spans),
+            Format::Json => self.json(&time, level, &fields, &spans).map_err(|_| fmt::Error)?,
         };
         out.write_str(&line)?;
         out.write_char('\n')
@@ -261,7 +271,7 @@ impl Lines {
         }
     }
 
-    fn text(&self, time: &str, level: Level, fields: &Fields) -> String {
+    fn text(&self, time: &str, level: Level, fields: &Fields, spans: &[Span]) -> String {
         let node = self.node(fields);
         let mut line = String::new();
         if let Nodes::Several(nodes) = &self.nodes {
@@ -285,6 +295,11 @@ impl Lines {
                 line.push('=');
                 escape(&mut line, &value.to_string());
             }
+            for Span { name, fields } in spans {
+                let fields = fields.iter().filter(|(name, _)| *name != "node");
+                let fields: Vec<_> = fields.map(|(name, value)| format!("{name}={}", plain(value))).collect();
+                escape(&mut line, &format!(" {name}{{{}}}", fields.join(" ")));
+            }
         }
         line
     }
@@ -299,7 +314,7 @@ impl Lines {
         }
     }
 
-    fn json(&self, time: &str, level: Level, fields: &Fields) -> serde_json::Result<String> {
+    fn json(&self, time: &str, level: Level, fields: &Fields, spans: &[Span]) -> serde_json::Result<String> {
         let mut line = Vec::new();
         let mut serializer = serde_json::Serializer::new(&mut line);
         let mut map = serializer.serialize_map(None)?;
@@ -319,14 +334,20 @@ impl Lines {
                         Err(_) => map.serialize_entry(name, text)?,
                     }
                 }
-                Value::Text(text) => map.serialize_entry(name, text)?,
-                Value::Number(number) => map.serialize_entry(name, number)?,
-                Value::Bool(bool) => map.serialize_entry(name, bool)?,
+                value => map.serialize_entry(name, value)?,
             }
+        }
+        if !spans.is_empty() {
+            map.serialize_entry("spans", spans)?;
         }
         map.end()?;
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
+}
+
+/// A text without its quotes.
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), String::from)
 }
 
 fn level_colour(level: Level) -> &'static str {
@@ -356,75 +377,21 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-enum Value {
-    Text(String),
-    Number(serde_json::Number),
-    Bool(bool),
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => text.fmt(f),
-            Self::Number(number) => number.fmt(f),
-            Self::Bool(bool) => bool.fmt(f),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Fields {
-    node: Option<String>,
-    event: Option<String>,
-    message: String,
-    others: Vec<(&'static str, Value)>,
-}
-
-impl Fields {
-    fn set(&mut self, field: &Field, value: Value) {
-        match field.name() {
-            "node" => self.node = Some(value.to_string()),
-            "event" => self.event = Some(value.to_string()),
-            "message" => self.message = value.to_string(),
-            name => self.others.push((name, value)),
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, Value::Text(format!("{value:?}")));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, Value::Text(value.into()));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, Value::Number(value.into()));
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, Value::Number(value.into()));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, Value::Bool(value));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, sync::Mutex};
 
-    use tracing::{debug, info};
+    use tracing::{debug, debug_span, info};
 
     use super::*;
 
     fn log(lines: Lines, events: impl FnOnce()) -> String {
         let out = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&out);
-        let layer = tracing_subscriber::fmt::layer().event_format(lines).with_writer(move || Shared(writer.clone()));
+        let layer = tracing_subscriber::fmt::layer()
+            .fmt_fields(SpanFields)
+            .event_format(lines)
+            .with_writer(move || Shared(writer.clone()));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
         let bytes = out.lock().expect("nobody panicked with it").clone();
         String::from_utf8(bytes).expect("the log is text")
@@ -526,6 +493,35 @@ mod tests {
             expected["value"] = serde_json::from_str(read).expect("JSON");
             assert_eq!(json, expected);
             assert!(json["timestamp"].as_str().is_some_and(|time| humantime::parse_rfc3339(time).is_ok()));
+        }
+    }
+
+    #[test]
+    fn a_line_tells_the_spans_it_is_in() {
+        let say = || {
+            let _request =
+                debug_span!("http_request", node = "node1", method = %"POST", path = "/v1/messages").entered();
+            let _publish = debug_span!("publish", node = "node1", id = "node1.7.17", size = 3).entered();
+            debug!("gossip");
+            debug!(event = "delivered", "delivered to 2 of 2 in 0.3 ms");
+        };
+        let lines = log(one(Format::Text, false), say);
+        let rest: Vec<_> = lines.lines().map(behind_the_time).collect();
+        let spans = "http_request{method=POST path=/v1/messages} publish{id=node1.7.17 size=3}";
+        let words = format!(" DEBUG node1 gossip {spans}");
+        assert_eq!(rest, [&*words, " DEBUG node1 delivered to 2 of 2 in 0.3 ms"]);
+
+        let lines = log(Lines { format: Format::Json, nodes: Nodes::Several(Vec::new()), colour: false }, say);
+        for line in lines.lines() {
+            let json: serde_json::Value = serde_json::from_str(line).expect("an object");
+            assert_eq!(json["node"], "node1", "the span's");
+            assert_eq!(
+                json["spans"],
+                serde_json::json!([
+                    {"name": "http_request", "node": "node1", "method": "POST", "path": "/v1/messages"},
+                    {"name": "publish", "node": "node1", "id": "node1.7.17", "size": 3},
+                ])
+            );
         }
     }
 

@@ -1,6 +1,6 @@
 //! A message, as the application sees it.
 
-use std::{borrow::Cow, ops::Range, str, sync::Arc};
+use std::{borrow::Cow, fmt::Display, ops::Range, str, sync::Arc};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -19,6 +19,14 @@ pub struct MessageId {
     pub epoch: u64,
     /// The number of the message in it, from 0.
     pub seq: u64,
+}
+
+impl MessageId {
+    /// How a message of `origin` is named in logs and over HTTP.
+    pub(crate) fn of(self, origin: impl Display) -> String {
+        let Self { epoch, seq } = self;
+        format!("{origin}.{epoch}.{seq}")
+    }
 }
 
 /// Something published by a node. Cheap to clone.

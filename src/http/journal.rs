@@ -289,7 +289,7 @@ fn write_message(text: &mut String, cursor: Cursor, message: &Message, received:
     text.push_str("{\"id\":");
     match message.id() {
         Some(id) => {
-            push_text(text, &format!("{origin}.{}.{}", id.epoch, id.seq));
+            push_text(text, &id.of(&origin));
             text.push_str(",\"origin\":");
             push_text(text, &origin);
             let _ = write!(text, ",\"epoch\":{},\"seq\":{}", id.epoch, id.seq);

@@ -31,6 +31,7 @@ mod problem;
 mod publish;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod views;
 
 use std::{
@@ -325,5 +326,6 @@ fn router(app: &Arc<App>) -> Router {
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     })
     .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
+    .layer(middleware::from_fn_with_state(Arc::clone(app), trace::request))
     .with_state(Arc::clone(app))
 }

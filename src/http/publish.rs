@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use tokio::{task::yield_now, time::timeout};
+use tracing::{Instrument as _, Span, debug, debug_span};
 
 use super::{
     App, body,
@@ -104,7 +105,8 @@ async fn one(app: &App, sent: Body, ack: Ack) -> Result<Response, Problem> {
     let Message { key, value } = parse(&body)?;
     let receipt = node.try_publish(&key, value).map_err(refusal)?;
     let id = id_fields(node, receipt.id());
-    answer(receipt, id, ack).await
+    let span = published(node, receipt.id(), &key);
+    answer(receipt, id, ack).instrument(span).await
 }
 
 async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem> {
@@ -171,6 +173,7 @@ impl Batch<'_> {
             },
             published => published.map_err(refusal)?,
         };
+        published(self.node, receipt.id(), &key);
         self.published += 1;
         if self.published.is_multiple_of(TURN) {
             yield_now().await;
@@ -182,7 +185,7 @@ impl Batch<'_> {
 
     fn fields(&self, first: MessageId, last: MessageId) -> Map<String, Value> {
         let ids = [("first", first), ("last", last)];
-        let ids = ids.map(|(name, id)| (name.into(), id_text(self.node, id).into()));
+        let ids = ids.map(|(name, id)| (name.into(), id.of(self.node.name()).into()));
         [("published".into(), self.published.into())].into_iter().chain(ids).collect()
     }
 
@@ -199,13 +202,16 @@ fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
     })
 }
 
-fn id_text(node: &Handle, id: MessageId) -> String {
-    format!("{}.{}.{}", node.name(), id.epoch, id.seq)
+/// The span of a message that was published, with which it begins.
+fn published(node: &Handle, id: MessageId, key: &str) -> Span {
+    let span = debug_span!("publish", node = node.name(), id = id.of(node.name()));
+    span.in_scope(|| debug!(event = "published", key, "published {}: key={key}", id.of(node.name())));
+    span
 }
 
 fn id_fields(node: &Handle, id: MessageId) -> Map<String, Value> {
     let fields = [
-        ("id", id_text(node, id).into()),
+        ("id", id.of(node.name()).into()),
         ("origin", node.name().into()),
         ("epoch", id.epoch.into()),
         ("seq", id.seq.into()),
@@ -221,10 +227,12 @@ async fn answer(receipt: Receipt, mut fields: Map<String, Value>, ack: Ack) -> R
     };
     match receipt.delivered_within(limit).await {
         Ok(done) => {
-            fields.insert("delivered".into(), done.delivered.into());
-            fields.insert("members".into(), done.members.into());
+            let (delivered, members, ms) = (done.delivered, done.members, done.elapsed.as_micros() as f64 / 1000.0);
+            debug!(event = "delivered", delivered, members, ms, "delivered to {delivered} of {members} in {ms:.1} ms");
+            fields.insert("delivered".into(), delivered.into());
+            fields.insert("members".into(), members.into());
             fields.insert("plain".into(), done.plain.into());
-            fields.insert("elapsed_ms".into(), (done.elapsed.as_micros() as f64 / 1000.0).into());
+            fields.insert("elapsed_ms".into(), ms.into());
             Ok(problem::answer(StatusCode::OK, &fields.into()))
         }
         Err(Undelivered::Stopped) => Err(Problem::stopped()),

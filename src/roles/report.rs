@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tracing::{debug, error, info, warn};
 
-use crate::{Delivery, Member, Message, NodeName, PublishError, Seed, Undelivered};
+use crate::{Delivery, Member, Message, MessageId, NodeName, PublishError, Seed, Undelivered};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");
@@ -16,16 +16,27 @@ pub(super) fn nodes(node: &str, nodes: usize) {
     info!(node, event = "nodes", nodes, "broadcast nodes = {nodes}");
 }
 
-pub(super) fn sent(node: &str, key: &str, value: u64) {
-    info!(node, event = "send", key, value, "send broadcast msg: key={key} value={value}");
+pub(super) fn sent(node: &str, key: &str, value: u64, id: MessageId) {
+    info!(node, event = "send", key, value, id = id.of(node), "send broadcast msg: key={key} value={value}");
 }
 
 pub(super) fn received(node: &str, message: &Message) {
     let (from, key, value) = (message.origin(), message.key(), message.value_on_one_line());
     let value = value.as_ref();
     // One of a plain node has no number.
-    let (epoch, seq) = message.id().map(|id| (id.epoch, id.seq)).unzip();
-    info!(node, event = "received", %from, key, value, epoch, seq, "received broadcast msg: key={key} value={value}");
+    let id = message.id();
+    let (epoch, seq) = id.map(|id| (id.epoch, id.seq)).unzip();
+    info!(
+        node,
+        event = "received",
+        %from,
+        key,
+        value,
+        epoch,
+        seq,
+        id = id.map(|id| id.of(from)),
+        "received broadcast msg: key={key} value={value}"
+    );
 }
 
 pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {
