@@ -6,6 +6,7 @@
 
 pub mod browser;
 pub mod cluster;
+pub mod compose;
 pub mod docker;
 pub mod embedded;
 pub mod go;

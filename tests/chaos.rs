@@ -1,0 +1,158 @@
+//! `scripts/chaos`: what it breaks, that it heals, and that its check can fail.
+
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, ExitCode, Output, Stdio},
+};
+
+use support::{
+    compose::Project,
+    docker::{self, docker, success, wait_until},
+    require,
+};
+
+fn main() -> ExitCode {
+    let args = libtest_mimic::Arguments::from_args();
+    let mut cases = require::cases(None, &[("the_check_finds_what_is_wrong", the_check_finds_what_is_wrong)]);
+    cases.extend(require::cases(
+        require::compose().as_ref(),
+        &[("what_is_broken_heals_and_random_things_lose_nothing", what_is_broken_heals_and_random_things_lose_nothing)],
+    ));
+    let code = require::run_cases(&args, cases);
+    docker::remove_image();
+    code
+}
+
+fn chaos(args: &[&str]) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/chaos"));
+    command.args(args);
+    command
+}
+
+/// What it says, and its exit code.
+fn outcome(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command.output().expect("bash is there");
+    (status.code(), (String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr)).into_owned())
+}
+
+/// What three nodes logged: node1 receives, node2 and node3 send, node3 is killed and comes back.
+const LOGS: [(&str, &str); 3] = [
+    ("node1", "< node2 1|< node3 2|< node2 3|< node3 4|< node2 6|< node3 7"),
+    ("node2", "> 1|< node3 2|> 3|< node3 4|> 6|< node3 7"),
+    ("node3", "> 0|> 2|< node2 3|> 4|> 5|!|< node2 6|> 7"),
+];
+
+/// Judges the nodes' logs, in one of which one thing is another.
+fn judge(node: &str, what: &str, other: &str, line: fn(&str, &str) -> String) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, script) in LOGS {
+        let script = if name == node { script.replacen(what, other, 1) } else { script.into() };
+        let log: String = script.split('|').filter(|step| !step.is_empty()).map(|step| line(name, step)).collect();
+        for kind in ["sent", "log"] {
+            fs::write(folder.path().join(format!("{name}.{kind}")), &log).expect("written");
+        }
+    }
+    outcome(&mut chaos(&["check", folder.path().to_str().expect("a plain name")]))
+}
+
+fn words(name: &str, step: &str) -> String {
+    match step.split(' ').collect::<Vec<_>>()[..] {
+        ["<", from, value] => format!("received broadcast msg: key=I am {from} value={value}"),
+        [">", value] => format!("send broadcast msg: key=I am {name} value={value}"),
+        _ => "listening on 172.18.0.2:7946".into(),
+    }
+}
+
+fn text(name: &str, step: &str) -> String {
+    format!("2026-11-24T21:26:42.093Z  INFO {name} {}\n", words(name, step))
+}
+
+fn json(name: &str, step: &str) -> String {
+    format!("{{\"level\":\"INFO\",\"node\":\"{name}\",\"message\":\"{}\"}}\n", words(name, step))
+}
+
+fn the_check_finds_what_is_wrong() {
+    let good = "2 of 3 nodes survived (killed or restarted: node3); 5 messages sent by 2 senders; \
+                each survivor has each of them once\n";
+    let lost = "  (1 more were lost with the killed node that had sent them, before any survivor had them)\n";
+    for line in [text, json] {
+        // Of the first of each nobody knows who heard it, and 5 went with its sender.
+        assert_eq!(judge("", "", "", line), (Some(0), format!("{good}{lost}")));
+        for (node, what, other, wrong) in [
+            ("node1", "|< node2 3", "", "node1 lacks of node2: 3"),
+            ("node1", "|< node2 3", "|< node2 3|< node2 3", "node1 has too often of node2: 3"),
+            // In a former life of its sender, with which it was not lost: another has it …
+            ("node1", "|< node3 4", "", "node1 lacks of node3: 4"),
+            // … and from the new life of that.
+            ("node2", "|< node3 7", "", "node2 lacks of node3: 7"),
+        ] {
+            let (code, said) = judge(node, what, other, line);
+            assert!(code == Some(1) && said.ends_with(&format!("once:\n  {wrong}\n{lost}")), "{code:?} {said}");
+        }
+        // What was sent before something that arrived is not lost with its sender.
+        let (code, said) = judge("node3", "> 2|", "> 2|> 2000|", line);
+        let wrong = "  node1 lacks of node3: 2000\n  node2 lacks of node3: 2000\n";
+        assert!(code == Some(1) && said.ends_with(&format!("once:\n{wrong}{lost}")), "{code:?} {said}");
+        // Nothing sent, nothing proved.
+        let (code, said) = judge("node2", "> 1|< node3 2|> 3|< node3 4|> 6|< node3 7", "!", line);
+        assert!(code == Some(1) && said.ends_with("too little to check\n"), "{code:?} {said}");
+    }
+}
+
+fn what_is_broken_heals_and_random_things_lose_nothing() {
+    let project = Project::new("chaos", &[("BROADCAST_INTERVAL", "500ms"), ("BROADCAST_PROFILE", "local")]);
+    let run = |args: &[&str]| outcome(&mut chaos(&[&["--project-name", &project.name], args].concat()));
+    let good = |args: &[&str]| success(&mut chaos(&[&["--project-name", &project.name], args].concat()));
+    project.compose(&["up", "--detach", "--no-build", "--scale", "sender=2"]);
+    let all_see_five = || {
+        wait_until("all nodes to see five", || {
+            let sees = |container: &String| {
+                docker(&["logs", container]).lines().rfind(|line| line.contains(" nodes = ")).map(str::to_owned)
+            };
+            let seen: Vec<_> = project.containers().iter().map(sees).collect();
+            let five = |line: &Option<String>| line.as_ref().is_some_and(|line| line.ends_with(" nodes = 5"));
+            if seen.len() == 5 && seen.iter().all(five) { Ok(()) } else { Err(format!("{seen:?}")) }
+        });
+    };
+    let well = "all 5 nodes are well";
+    all_see_five();
+    assert_eq!(good(&["status"]), well);
+
+    let (code, said) = run(&["partition", "node4"]);
+    assert!(code == Some(1) && said.contains("there are node1 node2 node3 sender-1 sender-2"), "{said}");
+    for wrong in [&["loss", "node1", "130%"][..], &["random"], &["random", "20"], &["brake", "node1"], &["kill"]] {
+        let (code, said) = run(wrong);
+        assert!(code == Some(2) && said.contains("see scripts/chaos --help"), "{wrong:?}: {code:?} {said}");
+    }
+
+    for args in [&["partition", "node2"][..], &["pause", "sender-1"], &["loss", "node1", "30%"], &["kill", "node3"]] {
+        good(args);
+    }
+    assert_eq!(good(&["status"]), "node1: loss=0.3\nnode2: off the network\nnode3: killed\nsender-1: paused");
+    let (code, said) = run(&["random", "20s"]);
+    assert!(code == Some(1) && said.contains("something is broken already"), "{code:?} {said}");
+    good(&["heal"]);
+    assert_eq!(good(&["status"]), well);
+    all_see_five();
+
+    // Who is interrupted undoes what it did.
+    let mut command = chaos(&["--project-name", &project.name, "delay", "sender-2", "5ms..50ms", "10m"]);
+    let mut lasting = command.stdout(Stdio::null()).spawn().expect("bash is there");
+    wait_until("a delay", || match good(&["status"]) {
+        status if status == "sender-2: delay=5ms..50ms" => Ok(()),
+        status => Err(status),
+    });
+    success(Command::new("kill").arg(lasting.id().to_string()));
+    assert_eq!(lasting.wait().expect("it was started").code(), Some(143));
+    assert_eq!(good(&["status"]), well);
+    good(&["restart", "node1"]);
+    all_see_five();
+
+    let said = good(&["random", "20s", "--seed", "1"]);
+    let verdict = said.lines().find(|line| line.contains(" nodes survived")).expect("a verdict");
+    assert!(verdict.ends_with("; each survivor has each of them once"), "{said}");
+    assert_eq!(good(&["status"]), well);
+}
