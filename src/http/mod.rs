@@ -25,6 +25,7 @@ mod follow;
 mod guard;
 mod journal;
 mod look;
+mod metrics;
 mod operate;
 mod page;
 mod problem;
@@ -300,12 +301,13 @@ impl App {
 }
 
 /// All there is, as `openapi.json` describes it.
-fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 11] {
+fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 12] {
     [
         ("/", get(page::page)),
         ("/openapi.json", get(page::openapi)),
         ("/healthz", get(look::healthz)),
         ("/readyz", get(look::readyz)),
+        ("/metrics", get(metrics::metrics)),
         ("/v1/messages", get(follow::messages).post(publish::publish)),
         ("/v1/members", get(look::members)),
         ("/v1/cluster", get(look::cluster)),
