@@ -1,8 +1,9 @@
 //! How this node sees its cluster, and whether it is well.
 //!
-//! The node is asked no more often than every [`FRESH`], however many ask here.
+//! The node is asked once at a time, however many ask here: those who come while it is asked share the next
+//! answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -21,10 +22,7 @@ use super::{
 };
 use crate::{MemberState, Metrics, Overview, Position, Seen};
 
-/// For how long an answer of the node is given out.
-const FRESH: Duration = Duration::from_millis(50);
-
-/// What the node has answered last, and when.
+/// What the node has answered last, and when it was asked.
 #[derive(Debug, Default)]
 pub(super) struct Last(Mutex<Option<(Instant, Arc<Now>)>>);
 
@@ -38,13 +36,15 @@ pub(super) struct Now {
 impl App {
     /// How the node is now.
     pub(super) async fn look(&self) -> Arc<Now> {
+        let come = Instant::now();
         let mut last = self.last.0.lock().await;
         match &*last {
-            Some((at, now)) if at.elapsed() < FRESH => Arc::clone(now),
+            Some((asked, now)) if *asked > come => Arc::clone(now),
             _ => {
+                let asked = Instant::now();
                 let (overview, metrics) = (self.node.overview().await, self.node.metrics().await);
                 let now = Arc::new(Now { overview, metrics });
-                *last = Some((Instant::now(), Arc::clone(&now)));
+                *last = Some((asked, Arc::clone(&now)));
                 now
             }
         }

@@ -1,7 +1,7 @@
 //! What a node counts, for Prometheus.
 //!
-//! Names follow Prometheus' conventions: base units, `_total` for what only grows. No label says which node
-//! it is: who scrapes knows.
+//! Names follow Prometheus' conventions: base units, `_total` for what only grows. Who scrapes knows which
+//! instance it is; the node's name is in `broadcast_build_info`, to join others with.
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +60,8 @@ impl Collector for Snapshot {
         let Metrics { traffic, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =
             &self.now.metrics;
         let version = env!("CARGO_PKG_VERSION");
-        sheet.gauge("build_info", "Which version this node is of", &["version"], [([version], 1_u64)])?;
+        let info = [([self.app.node.name(), version], 1_u64)];
+        sheet.gauge("build_info", "Which node this is, and of which version", &["node", "version"], info)?;
         write_traffic(sheet, traffic)?;
         write_membership(sheet, membership)?;
         write_messages(sheet, messages)?;

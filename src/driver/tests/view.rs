@@ -43,9 +43,8 @@ async fn tell_each_other(envelope: impl Fn() -> Envelope) -> (Handle, Handle) {
 #[tokio::test]
 async fn members_tell_what_they_believe_also_of_those_that_left() {
     let (a, b) = tell_each_other(Envelope::default).await;
-    let gone = b.addr();
+    let (gone, mut events) = (b.addr(), a.events());
     b.leave().await;
-    let mut events = a.events();
     hear(&mut events, "b leaves", |event| matches!(event, Event::Left(_))).await;
     let c = node("c", &[a.addr()]).await;
     for view in [a.view().await, c.view_of(a.addr(), SOON).await.expect("it tells")] {
