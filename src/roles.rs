@@ -181,6 +181,8 @@ impl<'a> Role<'a> {
                     self.report_count();
                 }
             }
+            // Also one that has come back at another address before it was found to be gone.
+            Event::Updated(member) => report::member(node, "updated", &member),
             Event::NameConflict { name, holder, claimant } => {
                 if self.conflicts.admit(&name.to_string(), Instant::now()) {
                     report::name_conflict(node, &name, holder, claimant);
@@ -201,7 +203,7 @@ impl<'a> Role<'a> {
             Event::Missed { origin, from, to, .. } => report::missed(node, &origin, from, to),
             Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
             Event::CutLoose(member) => report::cut_loose(node, &member),
-            Event::Room | Event::Updated(_) | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
+            Event::Room | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
             Event::Probed { .. } => {}
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn not_sent(node: &str, error: &PublishError) {
     error!(node, event = "not_sent", %error, "not sent: {error}");
 }
 
-/// `what` is `joined`, `left` or `failed`.
+/// `what` is `joined`, `updated`, `left` or `failed`.
 pub(super) fn member(node: &str, what: &'static str, member: &Member) {
     let (name, addr) = (&member.name, member.addr);
     info!(node, event = what, member = %name, %addr, "{name} {what}");

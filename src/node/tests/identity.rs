@@ -84,6 +84,22 @@ fn a_container_that_comes_back_at_a_new_address_is_in_before_its_old_life_is_fou
 }
 
 #[test]
+fn the_only_other_node_may_come_back_at_a_new_address_at_any_time() {
+    for profile in [Profile::Local, Profile::Lan] {
+        for seed in 0..50 {
+            let mut sim = Sim::new(seed, profile);
+            let addrs = cluster(&mut sim, 2);
+            sim.run(Duration::from_millis(37 * seed));
+            sim.kill(addrs[1]);
+            sim.run(Duration::from_millis(seed % 5));
+            let new = sim.start("node2", 88, &["node1"]);
+            sim.run_until(60 * SECOND, |sim| sim.find(addrs[0], "node2").is_some_and(|member| member.addr == new));
+            sim.run_until(60 * SECOND, Sim::agreed);
+        }
+    }
+}
+
+#[test]
 fn views_from_outside_the_allowed_networks_are_neither_taken_nor_answered() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 2);
