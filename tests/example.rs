@@ -101,6 +101,13 @@ fn what_one_writes_all_serve_also_after_a_node_was_gone() {
         services.iter().for_each(|service| service.wait(&format!("{value} (from the cache)")));
     }
 
+    // What is no key makes them forget everything, and nothing worse.
+    let odd = br#"{"key":"cache:drop","value":["x"]}"#;
+    assert_eq!(http::ask(first.http(), "POST", "/v1/messages?ack=all", &[], odd).status, 200);
+    told = services[1].put("odd");
+    assert!(told.starts_with("written; 2 other nodes"), "{told}");
+    services.iter().for_each(|service| service.wait("odd (from the cache)"));
+
     node.kill();
     first.log.wait_message(0, "node2 failed");
     third.log.wait_message(0, "node2 failed");

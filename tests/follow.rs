@@ -83,6 +83,10 @@ impl Follower {
                 assert!(!self.events || self.place == cursor, "{data} at {}", self.place);
                 self.place = cursor.into();
             }
+            // Only names the place.
+            if data["event"] == "here" {
+                continue;
+            }
             return Some(data);
         }
     }

@@ -2,6 +2,7 @@
 
 import json, os, pathlib, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -15,27 +16,25 @@ def drop(key=None):
     global drops
     with lock:
         drops += 1
-        cache.clear() if key is None else cache.pop(key, None)
+        cache.pop(key, None) if isinstance(key, str) else cache.clear()
 
 
 def follow():
     """Drops what others tell, and everything when something may have been missed."""
     global following
-    after = None
+    request = Request(NODE + "/v1/messages?key=cache:drop", headers={"Accept": "application/x-ndjson"})
     while True:
         try:
-            query = "?key=cache:drop" + (f"&after={after}" if after else "")
-            request = Request(NODE + "/v1/messages" + query, headers={"Accept": "application/x-ndjson"})
             with urlopen(request, timeout=30) as lines:
-                if after is None:
-                    drop()
-                following = True
-                for message in map(json.loads, filter(bytes.strip, lines)):  # an empty line: all is quiet
-                    after = message.get("cursor", after)
-                    drop(None if "event" in message else message["value"])  # events: gone, missed, left
-        except OSError:
-            pass
-        following = False  # what is cached cannot be trusted meanwhile
+                for message in map(json.loads, lines):
+                    if message.get("event") != "here":
+                        drop(message.get("value"))  # without one: gone, missed, left
+                    elif not following:  # from here on all is heard; it is said again every 15 s
+                        drop()
+                        following = True
+        except Exception as error:  # whatever it is: without the node nothing in the cache can be trusted
+            print(f"not following {NODE}: {error!r}", flush=True)
+        following = False
         time.sleep(0.1)
 
 
@@ -51,17 +50,22 @@ class Service(BaseHTTPRequestHandler):
             with lock:
                 if drops == before:  # else somebody may have written since it was read
                     cache[key] = value
-        self.answer(f"{value} (from the {source})\n")
+        self.answer(200, f"{value} (from the {source})\n")
 
     def do_PUT(self):
         value = self.rfile.read(int(self.headers["Content-Length"])).decode()
         (STORE / quote(self.path, safe="")).write_text(value)
         body = json.dumps({"key": "cache:drop", "value": self.path}).encode()
-        with urlopen(NODE + "/v1/messages?ack=all&timeout=2s", body) as told:  # an error is the client's to see
-            self.answer("written; {delivered} other nodes know within {elapsed_ms} ms\n".format(**json.load(told)))
+        try:
+            told = json.load(urlopen(NODE + "/v1/messages?ack=all&timeout=2s", body))
+            self.answer(200, "written; {delivered} other nodes know within {elapsed_ms} ms\n".format(**told))
+        except HTTPError as error:  # 504 names who does not know yet, and will
+            self.answer(502, f"written; {json.load(error)['detail']}\n")
+        except OSError as error:
+            self.answer(502, f"written, and not told: {error}; write it again\n")
 
-    def answer(self, text):
-        self.send_response(200)
+    def answer(self, status, text):
+        self.send_response(status)
         self.end_headers()
         self.wfile.write(text.encode())
 

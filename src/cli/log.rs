@@ -53,11 +53,17 @@ pub(super) enum Nodes {
     Several(Vec<String>),
 }
 
-/// Reads a filter in tracing's syntax.
+/// How long a filter may be, in bytes.
+const MAX_FILTER: usize = 1024;
+
+/// Reads a filter in tracing's syntax, without regular expressions, of which some take minutes and gigabytes.
 pub(super) fn filter(text: &str) -> Result<EnvFilter, String> {
+    if text.len() > MAX_FILTER {
+        return Err(format!("it has {} bytes; at most {MAX_FILTER} are allowed", text.len()));
+    }
     // With blanks before a part tracing-subscriber 0.3 cuts it in the wrong places, and panics within a letter.
     let parts: Vec<_> = text.split(',').map(str::trim).collect();
-    EnvFilter::try_new(parts.join(",")).map_err(|error| {
+    EnvFilter::builder().with_regex(false).parse(parts.join(",")).map_err(|error| {
         format!("{error}; write a level (error, warn, info, debug, trace), or parts like broadcast=debug with commas")
     })
 }
@@ -406,6 +412,14 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_filter_costs_little_whatever_it_says() {
+        // As a regular expression it would take gigabytes.
+        let costly = format!("[{{key={}}}]=debug", "(x|y)*x".to_owned() + &"(x|y)".repeat(60));
+        assert!(filter(&costly).is_ok());
+        assert!(filter(&"a".repeat(MAX_FILTER + 1)).unwrap_err().contains("at most 1024"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -23,7 +24,7 @@ use tokio::{
 
 use super::{
     App,
-    journal::{Cursor, Filter, Form, Told},
+    journal::{Cursor, Filter, Form, Place, Told},
     look,
     problem::Problem,
 };
@@ -79,10 +80,11 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
     };
     let missed = app.journal.skip(&mut place);
     let mut beginning = String::new();
+    // Names the place, so that who is cut off before the first message does not miss it.
     if form == Form::Events {
-        // Names the place, so that who is cut off before the first message does not miss it.
-        beginning = format!("retry: 1000\nid: {}\n\n", app.journal.cursor(place));
+        beginning += "retry: 1000\n";
     }
+    beginning += &here(form, &app.journal.cursor(place));
     if !known {
         let reason = "this node does not know the place to go on from: it has started anew since, or is another one";
         beginning += &gone(form, &app.journal.cursor(place), None, reason);
@@ -93,17 +95,12 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
     let news = app.journal.news();
     let following = Following { place, filter, form, news, follower: Follower::new(app), ended: false };
     let told = stream::unfold(following, Following::next);
-    let body = stream::unfold((Some(beginning), Box::pin(told)), |(beginning, mut told)| async move {
-        match beginning.filter(|beginning| !beginning.is_empty()) {
-            Some(beginning) => Some((Ok::<_, Infallible>(Bytes::from(beginning)), (None, told))),
-            None => futures_util::StreamExt::next(&mut told).await.map(|text| (Ok(text), (None, told))),
-        }
-    });
-    Ok(streaming(form, Body::from_stream(body)))
+    let beginning = stream::once(std::future::ready(Ok(Bytes::from(beginning))));
+    Ok(streaming(form, Body::from_stream(beginning.chain(told))))
 }
 
 struct Following {
-    place: u64,
+    place: Place,
     filter: Filter,
     form: Form,
     news: watch::Receiver<u64>,
@@ -112,7 +109,7 @@ struct Following {
 }
 
 impl Following {
-    async fn next(mut self) -> Option<(Bytes, Self)> {
+    async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
         if self.ended {
             return None;
         }
@@ -122,27 +119,36 @@ impl Following {
             // Before looking, so that nothing that comes after it is slept through.
             self.news.mark_unchanged();
             match journal.read(&mut self.place, &self.filter, self.form) {
-                Told::Text(text) => return Some((text, self)),
+                Told::Text(text) => return Some((Ok(text), self)),
                 Told::Gone(missed) => {
                     self.follower.0.counts.cut_off.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(missed, "somebody who follows messages does not keep up, and was cut off");
                     let reason = "you do not keep up, and are cut off; come back with this event's id to go on";
                     let text = gone(self.form, &journal.cursor(self.place), Some(missed), reason);
                     self.ended = true;
-                    return Some((text.into(), self));
+                    return Some((Ok(text.into()), self));
+                }
+                // Breaks the connection, so that half of an event is not taken for one.
+                Told::Torn => {
+                    self.follower.0.counts.cut_off.fetch_add(1, Ordering::Relaxed);
+                    self.ended = true;
+                    let error = io::Error::other("it was overtaken while it read a long message");
+                    return Some((Err(error), self));
                 }
                 Told::End => {
                     self.ended = true;
-                    let text =
-                        event(self.form, "left", "{\"event\":\"left\",\"reason\":\"this node has left its cluster\"}");
-                    return Some((text.into(), self));
+                    return Some((Ok(event(self.form, "left", LEFT).into()), self));
                 }
                 Told::Nothing => {}
             }
             tokio::select! {
                 // The journal is there as long as this is.
                 _ = self.news.changed() => {}
-                () = sleep_until(alive_until) => return Some((keep_alive(self.form), self)),
+                () = sleep_until(alive_until) => {
+                    let comment = if self.form == Form::Events { ": keep-alive\n" } else { "" };
+                    let here = here(self.form, &journal.cursor(self.place));
+                    return Some((Ok(format!("{comment}{here}").into()), self));
+                }
             }
         }
     }
@@ -195,7 +201,7 @@ impl Watching {
                         return Some(event(Form::Events, "members", text).into());
                     }
                     if self.told_at.elapsed() > KEEP_ALIVE {
-                        return Some(keep_alive(Form::Events));
+                        return Some(Bytes::from_static(b": keep-alive\n\n"));
                     }
                 }
             }
@@ -250,11 +256,12 @@ fn gone(form: Form, cursor: &Cursor, missed: Option<u64>, reason: &str) -> Strin
     }
 }
 
-fn keep_alive(form: Form) -> Bytes {
-    Bytes::from_static(match form {
-        Form::Events => b": keep-alive\n\n",
-        Form::Lines => b"\n",
-    })
+/// Names the place without saying anything: at the beginning, and when nothing else is said.
+fn here(form: Form, cursor: &Cursor) -> String {
+    match form {
+        Form::Events => format!("id: {cursor}\n\n"),
+        Form::Lines => format!("{{\"event\":\"here\",\"cursor\":\"{cursor}\"}}\n"),
+    }
 }
 
 fn streaming(form: Form, body: Body) -> Response {

@@ -5,8 +5,9 @@
 //!
 //! *Web pages* call with the user's own browser, from within the user's network. A browser says where a page
 //! is from: only this node's own page is let in, and the origins that are allowed. A page that has its own
-//! name point to this node (DNS rebinding) is of the same origin to the browser; but its name has a dot in
-//! it, which `localhost`, addresses and the names of containers have not.
+//! name point to this node (DNS rebinding) is of the same origin to the browser, which says nothing of it then;
+//! but its name has a dot in it, which `localhost`, addresses and the names of containers have not. So, where
+//! no token tells callers apart, a node is called by such a name, or by one of an origin that is allowed.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
@@ -114,28 +115,29 @@ enum Asker {
     /// One that is allowed.
     Allowed(HeaderValue),
     Foreign(String),
+    /// Nobody knows: the node is called by a name that anybody may have given it.
+    Misled(String),
 }
 
 fn asker(headers: &HeaderMap, app: &App) -> Asker {
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = text("host").unwrap_or_default().to_ascii_lowercase();
+    let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
+    if app.config.token.is_none() && !is_local(&host) && !app.config.origins.iter().any(named) {
+        return Asker::Misled(host);
+    }
     let Some(origin) = headers.get(header::ORIGIN) else {
         // What a page only shows or loads has no origin, but a browser says from where it is asked for.
         let site = text("sec-fetch-site").unwrap_or_default();
         let embedded = matches!(site, "cross-site" | "same-site") && text("sec-fetch-mode") != Some("navigate");
-        return match site {
-            "" => Asker::Own,
-            _ if embedded => Asker::Foreign(site.into()),
-            _ if !is_local(&host) && app.config.token.is_none() => Asker::Foreign(host),
-            _ => Asker::Own,
-        };
+        return if embedded { Asker::Foreign(site.into()) } else { Asker::Own };
     };
     let value = origin.to_str().unwrap_or_default().to_ascii_lowercase();
     if app.config.origins.iter().any(|allowed| allowed.0 == value) {
         return Asker::Allowed(origin.clone());
     }
     let own = value.split_once("://").is_some_and(|(_, authority)| authority == host);
-    if own && (is_local(&host) || app.config.token.is_some()) { Asker::Own } else { Asker::Foreign(value) }
+    if own { Asker::Own } else { Asker::Foreign(value) }
 }
 
 /// Whether no name on the internet is this host's.
@@ -149,14 +151,24 @@ fn is_local(host: &str) -> bool {
 
 /// Lets a request through, or answers why not.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let open = OPEN.contains(&request.uri().path());
     let allowed = match asker(request.headers(), &app) {
         Asker::Own => None,
+        Asker::Misled(_) if open => None,
+        Asker::Misled(host) => {
+            let detail = format!(
+                "this node does not answer to the name {host:?}, which a web page may have made up: call it by an address, \
+                 by localhost or by a name without dots, name http://{host} in BROADCAST_HTTP_ORIGINS (--http-origins), or set \
+                 a token (BROADCAST_HTTP_TOKEN)"
+            );
+            return refused(Problem::new(StatusCode::FORBIDDEN, detail));
+        }
         Asker::Allowed(origin) => Some(origin),
         Asker::Foreign(origin) => {
             let detail = format!(
                 "web pages from {origin:?} may not call this node; BROADCAST_HTTP_ORIGINS (--http-origins) names those that may"
             );
-            return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
+            return refused(Problem::new(StatusCode::FORBIDDEN, detail));
         }
     };
     let preflight =
@@ -164,7 +176,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     let mut response = if allowed.is_some() && preflight {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        match app.config.token.as_ref().filter(|_| !OPEN.contains(&request.uri().path())) {
+        match app.config.token.as_ref().filter(|_| !open) {
             Some(token) if !token.is_in(request.headers()) => unauthorized(request.headers()),
             _ => next.run(request).await,
         }
@@ -179,6 +191,8 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
             headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT"));
             let request_headers = HeaderValue::from_static("authorization, content-type, last-event-id");
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, request_headers);
+        } else {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
         }
     }
     response
@@ -192,7 +206,12 @@ fn unauthorized(headers: &HeaderMap) -> Response {
     };
     let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
     let problem = problem.header(header::WWW_AUTHENTICATE, "Bearer realm=\"broadcast\"");
-    problem.header(header::WWW_AUTHENTICATE, "Basic realm=\"broadcast\", charset=\"UTF-8\"").into_response()
+    refused(problem.header(header::WWW_AUTHENTICATE, "Basic realm=\"broadcast\", charset=\"UTF-8\""))
+}
+
+/// Who may not call is not to keep a connection that others need.
+fn refused(problem: Problem) -> Response {
+    problem.header(header::CONNECTION, "close").into_response()
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What was said, as those who follow it are told: kept once for all of them, bounded, and numbered.
 //!
 //! Each message is put into the form it is told in when it comes, once. Whoever follows has a place in the
-//! journal, not a queue of its own: a thousand followers cost a thousand numbers, and one that does not read
-//! costs nothing but its place, which is overtaken in the end.
+//! journal, not a queue of its own: a thousand followers cost a thousand numbers. One that does not read costs
+//! its place, which is overtaken in the end, and the piece that it was given last, a copy: what is not kept any
+//! more is not held by anybody.
 //!
 //! A [`Cursor`] names a place: the journal's life, and how many entries came before. Whoever comes back with
 //! one goes on from there; what is not kept any more is told.
@@ -25,7 +26,8 @@ pub(crate) const MAX_ENTRIES: usize = 65_536;
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 /// What an entry takes beside its text.
 const OVERHEAD: usize = 128;
-/// What is told in one piece at most, though an entry that is longer is told whole.
+/// What is told in one piece at most. What somebody has been given and does not take is no more than that,
+/// whatever it is a part of.
 const PIECE: usize = 32 << 10;
 
 /// A place in a journal, as text `life.position`.
@@ -106,8 +108,25 @@ pub(super) enum Told {
     Text(Bytes),
     /// So many entries are not kept any more.
     Gone(u64),
+    /// The entry that was told in part is not kept any more.
+    Torn,
     /// The node has left, and there will be no more.
     End,
+}
+
+/// How far somebody has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The number of entries before.
+    at: u64,
+    /// Bytes of that entry that have been told.
+    within: usize,
+}
+
+impl Place {
+    fn before(at: u64) -> Self {
+        Self { at, within: 0 }
+    }
 }
 
 /// See the [module](self).
@@ -177,72 +196,71 @@ impl Journal {
         self.end.subscribe()
     }
 
-    pub(super) fn cursor(&self, position: u64) -> Cursor {
-        Cursor { life: self.life, position }
+    pub(super) fn cursor(&self, place: Place) -> Cursor {
+        Cursor { life: self.life, position: place.at }
     }
 
     /// The place after the last entry.
-    pub(super) fn now(&self) -> u64 {
-        self.lock().end()
+    pub(super) fn now(&self) -> Place {
+        Place::before(self.lock().end())
     }
 
     /// The place of the last `count` entries that pass.
-    pub(super) fn last(&self, count: usize, filter: &Filter) -> u64 {
+    pub(super) fn last(&self, count: usize, filter: &Filter) -> Place {
         let state = self.lock();
         let passing = state.entries.iter().enumerate().rev().filter(|(_, entry)| entry.passes(filter));
-        passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64)
+        Place::before(passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64))
     }
 
     /// The place that a cursor names; the first there is, and `false`, for one of another life.
-    pub(super) fn place(&self, cursor: Cursor) -> (u64, bool) {
+    pub(super) fn place(&self, cursor: Cursor) -> (Place, bool) {
         let state = self.lock();
         if cursor.life == self.life && cursor.position <= state.end() {
-            (cursor.position, true)
+            (Place::before(cursor.position), true)
         } else {
-            (state.first, false)
+            (Place::before(state.first), false)
         }
     }
 
     /// Moves a place on to what is kept; how many entries that leaves out.
-    pub(super) fn skip(&self, place: &mut u64) -> u64 {
+    pub(super) fn skip(&self, place: &mut Place) -> u64 {
         let first = self.lock().first;
-        let missed = first.saturating_sub(*place);
-        *place += missed;
+        let missed = first.saturating_sub(place.at);
+        place.at += missed;
         missed
     }
 
     /// What there is at a place that passes; the place moves on.
-    pub(super) fn read(&self, place: &mut u64, filter: &Filter, form: Form) -> Told {
+    pub(super) fn read(&self, place: &mut Place, filter: &Filter, form: Form) -> Told {
         let state = self.lock();
-        if *place < state.first {
-            let missed = state.first - *place;
-            *place = state.first;
+        if place.at < state.first {
+            if std::mem::take(&mut place.within) > 0 {
+                return Told::Torn;
+            }
+            let missed = state.first - place.at;
+            place.at = state.first;
             return Told::Gone(missed);
         }
-        let mut first: Option<Bytes> = None;
-        let mut rest = BytesMut::new();
-        for entry in state.entries.range((*place - state.first) as usize..) {
+        let mut told = BytesMut::new();
+        for entry in state.entries.range((place.at - state.first) as usize..) {
             if entry.passes(filter) {
-                match &first {
-                    None => first = Some(entry.text(form)),
-                    Some(first) => {
-                        let text = entry.text(form);
-                        if first.len().max(rest.len()) + text.len() > PIECE {
-                            break;
-                        }
-                        if rest.is_empty() {
-                            rest.extend_from_slice(first);
-                        }
-                        rest.extend_from_slice(&text);
-                    }
+                let text = entry.text(form);
+                let rest = &text[place.within..];
+                if rest.len() > PIECE && told.is_empty() {
+                    place.within += PIECE;
+                    return Told::Text(Bytes::copy_from_slice(&rest[..PIECE]));
                 }
+                if told.len() + rest.len() > PIECE {
+                    break;
+                }
+                told.extend_from_slice(rest);
             }
-            *place += 1;
+            *place = Place { at: place.at + 1, within: 0 };
         }
-        match first {
-            Some(first) => Told::Text(if rest.is_empty() { first } else { rest.freeze() }),
-            None if state.ended => Told::End,
-            None => Told::Nothing,
+        match told.is_empty() {
+            false => Told::Text(told.freeze()),
+            true if state.ended => Told::End,
+            true => Told::Nothing,
         }
     }
 
@@ -331,6 +349,10 @@ mod tests {
         lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()["key"].to_string()).collect()
     }
 
+    fn at(position: u64) -> Place {
+        Place::before(position)
+    }
+
     #[test]
     fn an_entry_is_one_event_or_one_line() {
         let journal = Journal::new(0xab);
@@ -339,11 +361,11 @@ mod tests {
             r#"{"id":null,"origin":"go","epoch":null,"seq":null,"key":"a\n","value":{ "x": "y\nz"},"hops":0,"#,
             r#""received":"1970-01-01T00:00:00.000000Z","cursor":"ab.1"}"#
         );
-        let told = |form| journal.read(&mut 0, &Filter::default(), form);
+        let told = |form| journal.read(&mut at(0), &Filter::default(), form);
         assert_eq!(told(Form::Events), Told::Text(format!("id: ab.1\ndata: {object}\n\n").into()));
         assert_eq!(told(Form::Lines), Told::Text(format!("{object}\n").into()));
         journal.tell("missed", "\"origin\":\"node2\"");
-        let told = journal.read(&mut 1, &Filter { key: "b".into(), from: None }, Form::Events);
+        let told = journal.read(&mut at(1), &Filter { key: "b".into(), from: None }, Form::Events);
         let event = concat!(
             "id: ab.2\nevent: missed\n",
             "data: {\"event\":\"missed\",\"origin\":\"node2\",\"cursor\":\"ab.2\"}\n\n"
@@ -355,20 +377,21 @@ mod tests {
     fn whoever_comes_back_goes_on_where_it_was() {
         let journal = journal(&["a", "b", "ab", "c"]);
         let all = Filter::default();
-        let mut place = 1;
+        let mut place = at(1);
         assert_eq!(keys(journal.read(&mut place, &all, Form::Lines)), [r#""b""#, r#""ab""#, r#""c""#]);
-        assert_eq!((place, journal.read(&mut place, &all, Form::Lines)), (4, Told::Nothing));
+        assert_eq!((place, journal.read(&mut place, &all, Form::Lines)), (at(4), Told::Nothing));
         let cursor: Cursor = "7.3".parse().unwrap();
-        assert_eq!(journal.place(cursor), (3, true));
-        assert_eq!(journal.place("8.3".parse().unwrap()), (0, false), "of another life");
-        assert_eq!(journal.place("7.5".parse().unwrap()), (0, false), "of what has not been said");
+        assert_eq!(journal.place(cursor), (at(3), true));
+        assert_eq!(journal.place("8.3".parse().unwrap()), (at(0), false), "of another life");
+        assert_eq!(journal.place("7.5".parse().unwrap()), (at(0), false), "of what has not been said");
         for text in ["", "7", "7.", ".3", "x.3", "7.-1", "7.3.1"] {
             assert!(text.parse::<Cursor>().is_err(), "{text}");
         }
         let a = Filter { key: "a".into(), from: None };
-        assert_eq!(keys(journal.read(&mut 0, &a, Form::Lines)), [r#""a""#, r#""ab""#]);
-        assert_eq!(journal.read(&mut 0, &Filter { from: Some("x".into()), ..a.clone() }, Form::Lines), Told::Nothing);
-        assert_eq!((journal.last(1, &a), journal.last(2, &a), journal.last(9, &a), journal.last(0, &a)), (2, 0, 0, 4));
+        assert_eq!(keys(journal.read(&mut at(0), &a, Form::Lines)), [r#""a""#, r#""ab""#]);
+        let of_x = Filter { from: Some("x".into()), ..a.clone() };
+        assert_eq!(journal.read(&mut at(0), &of_x, Form::Lines), Told::Nothing);
+        assert_eq!([1, 2, 9, 0].map(|count| journal.last(count, &a)), [2, 0, 0, 4].map(at));
         journal.end();
         assert_eq!(journal.read(&mut place, &all, Form::Lines), Told::End);
     }
@@ -380,18 +403,25 @@ mod tests {
         journal.add(&mut many, SystemTime::UNIX_EPOCH);
         assert!(journal.lock().bytes <= MAX_BYTES && journal.lock().entries.len() <= MAX_ENTRIES);
         let first = journal.lock().first;
-        let mut place = 0;
+        let mut place = at(0);
         assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Gone(first));
         assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Text(_)));
 
         let large = format!("\"{}\"", "x".repeat(MAX_BYTES / 3));
         journal.add(&mut (0..4).map(|_| said("k", &large)).collect(), SystemTime::UNIX_EPOCH);
         assert!(journal.lock().bytes <= MAX_BYTES);
-        let (mut place, mut told) = (journal.now() - 2, 0);
+        let (mut place, mut told) = (at(journal.now().at - 2), Vec::new());
         while let Told::Text(text) = journal.read(&mut place, &Filter::default(), Form::Lines) {
-            assert!(text.len() > MAX_BYTES / 3);
-            told += 1;
+            assert!(text.len() <= PIECE);
+            told.extend_from_slice(&text);
         }
-        assert_eq!(told, 2);
+        let lines = told.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let values = lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()["value"].to_string());
+        assert!(values.eq([large.clone(), large.clone()]));
+
+        let mut place = at(journal.now().at - 2);
+        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Text(_)));
+        journal.add(&mut (0..3).map(|_| said("k", &large)).collect(), SystemTime::UNIX_EPOCH);
+        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Torn);
     }
 }

@@ -52,12 +52,13 @@ use axum::{
     middleware,
     routing::{MethodRouter, get},
 };
+use rand::{TryRng as _, rngs::SysRng};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, time::sleep};
 
 pub use self::guard::{Origin, Token};
 pub(crate) use self::publish::{MAX_ACK_TIME, MAX_BODY};
-use self::{journal::Journal, look::Last, problem::Problem, views::Views};
+use self::{body::Bodies, journal::Journal, look::Last, problem::Problem, views::Views};
 use crate::{Event, Handle, Lagged};
 
 /// The port the API listens on unless told otherwise.
@@ -164,6 +165,7 @@ struct App {
     /// When the members had settled.
     settled: OnceLock<()>,
     counts: Counts,
+    bodies: Bodies,
     last: Last,
     views: Views,
 }
@@ -217,11 +219,15 @@ impl Server {
     pub async fn run(self, node: Handle) -> io::Result<()> {
         let Self { listener, config, .. } = self;
         let listener = TcpListener::from_std(listener)?;
-        let life = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+        // Without a system source of randomness, the time differs as well.
+        let life = SysRng.try_next_u64().unwrap_or_else(|_| {
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+        });
         let app = Arc::new(App {
             journal: Journal::new(life),
             settled: OnceLock::new(),
             counts: Counts::default(),
+            bodies: Bodies::default(),
             last: Last::default(),
             views: Views::default(),
             config,
@@ -271,10 +277,19 @@ impl App {
                     }
                     None => break,
                 },
-                event = events.recv() => if let Some(Ok(Event::Missed { origin, epoch, from, to })) = event {
-                    let origin = serde_json::to_string(&origin.to_string()).expect("text always serialises");
-                    let data = format!("\"origin\":{origin},\"epoch\":{epoch},\"from\":{from},\"to\":{to}");
-                    self.journal.tell("missed", &data);
+                event = events.recv() => match event {
+                    Some(Ok(Event::Missed { origin, epoch, from, to })) => {
+                        let origin = serde_json::to_string(&origin.to_string()).expect("text always serialises");
+                        let data = format!("\"origin\":{origin},\"epoch\":{epoch},\"from\":{from},\"to\":{to}");
+                        self.journal.tell("missed", &data);
+                    }
+                    // Something that was missed may be among it.
+                    Some(Err(Lagged { .. })) => {
+                        let reason = "this node cannot put down what happens as fast as it comes";
+                        self.journal.tell("gone", &format!("\"missed\":null,\"reason\":\"{reason}\""));
+                    }
+                    Some(Ok(_)) => {}
+                    None => break,
                 },
             }
         }

@@ -76,7 +76,7 @@ fn filter(app: &App) -> Result<&dyn LogFilter, Problem> {
 
 /// Reads a small body of JSON; `like` shows what one looks like.
 async fn read<T: DeserializeOwned>(app: &App, sent: Body, like: &str) -> Result<T, Problem> {
-    let sent = body::whole(sent, MAX_BODY, app.config.times.body).await?.map_err(|_| {
+    let sent = body::whole(app, sent, MAX_BODY).await?.ok_or_else(|| {
         let detail = format!("the body is too long; send {like}, {MAX_BODY} bytes at most");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
     })?;

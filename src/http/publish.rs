@@ -12,7 +12,10 @@ use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use tokio::{task::yield_now, time::timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{Instrument as _, Span, debug, debug_span};
 
 use super::{
@@ -100,8 +103,8 @@ impl Asked {
 }
 
 async fn one(app: &App, sent: Body, ack: Ack) -> Result<Response, Problem> {
-    let App { node, config, .. } = app;
-    let body = body::whole(sent, MAX_BODY, config.times.body).await?.map_err(|_| too_long())?;
+    let node = &app.node;
+    let body = body::whole(app, sent, MAX_BODY).await?.ok_or_else(too_long)?;
     let Message { key, value } = parse(&body)?;
     let receipt = node.try_publish(&key, value).map_err(refusal)?;
     let id = id_fields(node, receipt.id());
@@ -112,14 +115,17 @@ async fn one(app: &App, sent: Body, ack: Ack) -> Result<Response, Problem> {
 async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem> {
     let (node, limit) = (&app.node, app.config.times.body);
     let mut batch = Batch { node, lines: 0, published: 0, ends: None };
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut held) = (BytesMut::new(), app.bodies.hold());
     // What is known to hold no line's end.
     let mut searched = 0;
+    // By then a line has to be there.
+    let mut due = Instant::now() + limit;
     let outcome = loop {
         while let Some(end) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
             let line = buffer.split_to(searched + end);
             buffer.advance(1);
             searched = 0;
+            due = Instant::now() + limit;
             if let Err(problem) = batch.line(&line).await {
                 return Err(batch.unfinished(problem));
             }
@@ -128,7 +134,10 @@ async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem>
         if searched > MAX_BODY {
             break Err(too_long());
         }
-        match timeout(limit, sent.frame()).await {
+        if let Err(problem) = held.set(searched) {
+            break Err(problem);
+        }
+        match timeout_at(due, sent.frame()).await {
             Err(_) => break Err(body::too_slow(limit)),
             Ok(Some(Err(error))) => break Err(body::broken(&error)),
             Ok(Some(Ok(frame))) => buffer.extend(frame.into_data()),

@@ -72,7 +72,8 @@ async fn members_believe_of_each_other_what_each_says_itself() {
     until(at, "/readyz", |status, value| status == 200 && value["members"] == 2).await;
     let belief = |name: &str| json!({ "name": name, "state": "alive", "incarnation": 1 });
     let all = json!([belief("a"), belief("b")]);
-    let agreed = json!({ "node": "a", "views": [{ "of": "a", "members": all }, { "of": "b", "members": all }] });
+    let agreed =
+        json!({ "node": "a", "views": [{ "of": "a", "members": all }, { "of": "b", "members": all }], "not_asked": 0 });
     until(at, "/v1/views", |_, views| *views == agreed).await;
 
     let (status, cluster) = get(at, "/v1/cluster").await;

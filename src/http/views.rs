@@ -13,7 +13,6 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
@@ -27,6 +26,8 @@ use crate::{Belief, Handle, Member};
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a member may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Members asked at most; how many were not is told.
+const MOST: usize = 256;
 /// Members asked at the same time.
 const AT_ONCE: usize = 16;
 
@@ -53,26 +54,38 @@ async fn ask_all(node: &Handle) -> Option<Bytes> {
     let own = node.view().await;
     let mut others = node.members().await;
     others.retain(|member| member.name != *node.name());
-    let views = stream::iter(others).map(|member| ask(node, member)).buffered(AT_ONCE).collect::<Vec<_>>().await;
-    let views: Vec<_> = [view(node.name(), &own)].into_iter().chain(views).collect();
-    (!own.is_empty()).then(|| json!({ "node": node.name(), "views": views }).to_string().into())
+    let mut text = format!("{{\"node\":{},\"views\":[{}", quoted(node.name()), view(node.name(), &own));
+    let untold = others.split_off(others.len().min(MOST));
+    let mut asked = stream::iter(others).map(|member| ask(node, member)).buffered(AT_ONCE);
+    while let Some(view) = asked.next().await {
+        text.extend([",", &view]);
+    }
+    text.push_str("],\"not_asked\":");
+    text.push_str(&untold.len().to_string());
+    text.push('}');
+    (!own.is_empty()).then(|| text.into())
 }
 
-async fn ask(node: &Handle, member: Member) -> Value {
+async fn ask(node: &Handle, member: Member) -> String {
     let name = member.name.to_string();
     match node.view_of(member.addr, PATIENCE).await {
         Ok(beliefs) => view(&name, &beliefs),
-        Err(error) => json!({ "of": name, "error": error.to_string() }),
+        Err(error) => format!("{{\"of\":{},\"error\":{}}}", quoted(&name), quoted(&error.to_string())),
     }
 }
 
-fn view(of: &str, beliefs: &[Belief]) -> Value {
-    let belief = |belief: &Belief| {
-        json!({
-            "name": belief.name.to_string(),
-            "state": state(belief.state),
-            "incarnation": belief.incarnation,
-        })
-    };
-    json!({ "of": of, "members": beliefs.iter().map(belief).collect::<Vec<_>>() })
+/// As text: a large cluster has a million of these.
+fn view(of: &str, beliefs: &[Belief]) -> String {
+    let mut text = format!("{{\"of\":{},\"members\":[", quoted(of));
+    for (i, belief) in beliefs.iter().enumerate() {
+        let (name, state) = (quoted(&belief.name.to_string()), state(belief.state));
+        let comma = if i > 0 { "," } else { "" };
+        let incarnation = belief.incarnation;
+        text += &format!("{comma}{{\"name\":{name},\"state\":\"{state}\",\"incarnation\":{incarnation}}}");
+    }
+    text + "]}"
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("text always serialises")
 }
