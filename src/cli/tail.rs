@@ -61,7 +61,7 @@ pub(super) struct TailArgs {
     from: Option<String>,
 
     /// Begin with the last messages that the node has kept, so many of them
-    #[arg(long, value_name = "N", conflicts_with = "after")]
+    #[arg(long, value_name = "N", conflicts_with = "after", value_parser = last)]
     last: Option<u32>,
 
     /// Begin after the message with this cursor, which --json shows
@@ -86,6 +86,10 @@ pub(super) async fn run(args: TailArgs) -> Result<ExitCode, Failure> {
         () = nobody_reads() => Ok(ExitCode::SUCCESS),
         code = signals.recv() => Ok(code),
     }
+}
+
+fn last(text: &str) -> Result<u32, &'static str> {
+    text.trim().parse().map_err(|_| "not a number of messages; write one like 10")
 }
 
 fn path(args: &TailArgs) -> String {

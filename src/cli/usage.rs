@@ -69,13 +69,20 @@ fn one_line(error: &clap::Error) -> String {
             format!("{setting} = {value:?}: {problem}")
         };
     }
+    if let (ErrorKind::MissingRequiredArgument, Some(args)) = (error.kind(), context(ContextKind::InvalidArg)) {
+        return format!("{args} must be given as well; see broadcast --help");
+    }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     format!("{}; see broadcast --help", first.strip_prefix("error: ").unwrap_or(first))
 }
 
-/// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`, or `--serf[=<BOOL>]`.
+/// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`, or `--serf[=<BOOL>]`,
+/// or `[FILTER]`.
 fn setting(arg: &str) -> String {
+    if !arg.starts_with('-') {
+        return arg.trim_matches(['[', ']', '<', '>', '.']).into();
+    }
     let flag = arg.split([' ', '[']).next().unwrap_or(arg);
     let command = Cli::command();
     let args = iter::once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
@@ -125,6 +132,13 @@ mod tests {
             (&["demo", "--senders", "0"], r#"--senders = "0": 0 is not in 1..=100"#),
             (&["node", "--role"], "BROADCAST_ROLE (--role): it must be one of: receiver, sender"),
             (&["node", "--colour"], "unexpected argument '--colour' found; see broadcast --help"),
+            (
+                &["log", "[{"],
+                "FILTER = \"[{\": invalid filter directive; write a level (error, warn, info, debug, trace), or parts \
+                 like broadcast=debug with commas",
+            ),
+            (&["publish", "k", "v", "--timeout", "2s"], "--ack <WHO> must be given as well; see broadcast --help"),
+            (&["tail", "--last", "x"], "--last = \"x\": not a number of messages; write one like 10"),
             (&["nod"], "unrecognized subcommand 'nod'; see broadcast --help"),
         ] {
             assert_eq!(refused(args), line);
