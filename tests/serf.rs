@@ -309,6 +309,7 @@ fn who_is_forced_to_leave_has_left() {
     agent.wait_member("ours", "failed");
     assert!(agent.run("force-leave", &["ours"]).success);
     agent.wait_member("ours", "left");
+    witness.log.wait_line(0, &json!({"event": "left", "member": "ours"}));
     // Somebody who learns it from ours alone knows that, too.
     let late = Agent::start("late", &[&format!("-join={}", addr(&witness))]);
     late.wait_member("witness", "alive");

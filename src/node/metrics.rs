@@ -192,7 +192,7 @@ impl Node {
             (overflow.members, overflow.relays, overflow.queued);
         let gauges = &mut metrics.gauges;
         for record in self.membership.records() {
-            *match record.state() {
+            *match self.state_of(record) {
                 MemberState::Alive => &mut gauges.alive,
                 MemberState::Suspect => &mut gauges.suspect,
                 MemberState::Dead => &mut gauges.dead,

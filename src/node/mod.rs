@@ -541,7 +541,7 @@ impl Node {
         let event = match event {
             membership::Event::Joined(member) => Event::Joined(member),
             membership::Event::Left(member) => Event::Left(member),
-            membership::Event::Failed(member) => Event::Failed(member),
+            membership::Event::Failed(member) => self.failed_or_left(member),
             membership::Event::Updated(member) => Event::Updated(member),
             membership::Event::NameConflict { name, holder, claimant } => {
                 Event::NameConflict { name, holder, claimant }

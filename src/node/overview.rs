@@ -38,7 +38,7 @@ impl Node {
     pub(crate) fn overview(&self) -> Overview {
         let lags = self.dissemination.lags();
         let seen = |record: &Record| Seen {
-            member: record.to_member(),
+            member: self.member(record),
             acknowledges: is_ours(record.versions),
             lag: lags.get(&record.name).copied(),
         };

@@ -11,7 +11,7 @@ use super::{Cause, Event, MAX_PARTS, Node, VERSIONS};
 use crate::{
     config,
     dissemination::{Counters, Dissemination, Draft, Message},
-    membership::{NodeName, Record},
+    membership::{Member, MemberState, NodeName, Record},
     serf::{self, Serf},
     wire::{PushPull, Versions},
 };
@@ -206,9 +206,31 @@ impl Node {
                     let message = Message::of_others(serf::SOURCE, &name, &serf::to_json(&payload));
                     self.events.push_back(Event::Message(message));
                 }
+                serf::Output::Left(name) => {
+                    if let Some(record) = self.membership.get(name.as_bytes()) {
+                        self.events.push_back(Event::Left(self.member(record)));
+                    }
+                }
                 serf::Output::Send { to, message } => self.transmit(to, &[message]),
             }
         }
+    }
+
+    /// What became of a member. Serf may know better than memberlist's messages tell, which stay what other
+    /// nodes are told.
+    pub(super) fn state_of(&self, record: &Record) -> MemberState {
+        self.place.as_ref().map_or_else(|| record.state(), |place| place.serf.state_of(record))
+    }
+
+    pub(super) fn failed_or_left(&self, member: Member) -> Event {
+        match self.membership.get(member.name.as_bytes()).map(|record| self.state_of(record)) {
+            Some(state @ MemberState::Left) => Event::Left(Member { state, ..member }),
+            _ => Event::Failed(member),
+        }
+    }
+
+    pub(super) fn member(&self, record: &Record) -> Member {
+        Member { state: self.state_of(record), ..record.to_member() }
     }
 }
 
@@ -217,7 +239,6 @@ mod tests {
     use super::*;
     use crate::{
         Tags,
-        membership::MemberState,
         node::{NodeConfig, identity::LEAVE_WAIT},
         wire::packet,
     };
@@ -284,6 +305,52 @@ mod tests {
         }
         assert!(node.counters().no_events > 4);
         assert!(told(&mut node).is_empty());
+    }
+
+    #[test]
+    fn who_fails_after_a_leave_was_said_of_it_has_left() {
+        let now = Instant::now();
+        let from = SocketAddr::from(([10, 0, 0, 2], 7946));
+        let hear = |node: &mut Node, message: crate::wire::Message| {
+            node.handle_datagram(now, from, &packet::encode(&[packet::encode_message(&message)], false, false));
+        };
+        // Time 7, of the member "agent".
+        let intent = crate::wire::Message::User(Bytes::from_static(b"\x00\x82\xa5LTime\x07\xa4Node\xa5agent"));
+        let (node_name, other) = (Bytes::from_static(b"agent"), Bytes::from_static(b"other"));
+        let dead = crate::wire::Message::Dead(crate::wire::Dead { incarnation: 1, node: node_name, from: other });
+        let told = |node: &mut Node| -> Vec<_> {
+            let events = std::iter::from_fn(|| node.poll_event());
+            let told = events.filter_map(|event| match event {
+                Event::Left(member) => Some(("left", member.state)),
+                Event::Failed(member) => Some(("failed", member.state)),
+                _ => None,
+            });
+            told.collect()
+        };
+
+        let mut heard_before = node(now);
+        meet_agent(&mut heard_before, now);
+        hear(&mut heard_before, intent.clone());
+        assert_eq!(told(&mut heard_before), [], "it is still there");
+        hear(&mut heard_before, dead.clone());
+        assert_eq!(told(&mut heard_before), [("left", MemberState::Left)]);
+
+        // `serf force-leave`
+        let mut heard_after = node(now);
+        meet_agent(&mut heard_after, now);
+        hear(&mut heard_after, dead);
+        assert_eq!(told(&mut heard_after), [("failed", MemberState::Dead)]);
+        hear(&mut heard_after, intent.clone());
+        hear(&mut heard_after, intent);
+        assert_eq!(told(&mut heard_after), [("left", MemberState::Left)], "once");
+
+        for node in [heard_before, heard_after] {
+            assert_eq!(node.overview().members[1].member.state, MemberState::Left);
+            let gauges = node.metrics().gauges;
+            assert_eq!((gauges.dead, gauges.left), (0, 1));
+            // What others are told is what memberlist's messages said: to believe more is serf's part.
+            assert_eq!(node.view()[0].state, MemberState::Dead);
+        }
     }
 
     #[test]

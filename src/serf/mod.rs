@@ -8,7 +8,7 @@
 //!
 //! | message | says | here |
 //! |---|---|---|
-//! | join, leave | a node joins, or is about to leave, at a time | remembered ([`intents`]); a leave that is said of this node while it stays is answered with a join |
+//! | join, leave | a node joins, or is about to leave, at a time | remembered ([`intents`]): who said so and fails has left; a leave that is said of this node while it stays is answered with a join |
 //! | user event | something happened | delivered as a message, once ([`events`]) |
 //! | query | who is there, and asks for answers | acknowledged; answered where serf itself would ([`queries`]), and otherwise there is nobody to ask |
 //! | response | an answer | not for this node, which asks nothing |
@@ -124,6 +124,8 @@ pub(crate) enum Unusable {
 pub(crate) enum Output {
     /// Tell the application of an agent's event.
     Deliver { name: String, payload: Bytes },
+    /// Tell the application that a member that failed has left: somebody says so now.
+    Left(NodeName),
     /// Send a message.
     Send { to: Target, message: Bytes },
 }
@@ -258,8 +260,22 @@ impl Serf {
             }
             return false;
         }
-        let is_member = membership.get(node.as_bytes()).is_some();
-        self.intents.hear(now, node, Status { time: *time, leaving }, is_member)
+        let record = membership.get(node.as_bytes());
+        let before = record.map(|record| self.state_of(record));
+        let news = self.intents.hear(now, node, Status { time: *time, leaving }, record.is_some());
+        if news && leaving && before == Some(MemberState::Dead) {
+            self.outputs.push_back(Output::Left(node.clone()));
+        }
+        news
+    }
+
+    /// What became of a member. Who failed has left, if it had said that it would, or somebody said so for it:
+    /// of a good-bye, memberlist's own part reaches a few only, who may fail to pass it on.
+    pub(crate) fn state_of(&self, record: &Record) -> MemberState {
+        match record.state() {
+            MemberState::Dead if self.intents.status(&record.name).leaving => MemberState::Left,
+            state => state,
+        }
     }
 
     /// Takes an event; gives whether others are to be told.
@@ -346,9 +362,7 @@ impl Serf {
             self.send(now, to, &ack, membership)?;
         }
         let answer = match &*query.name {
-            b"_serf_conflict" if query.payload != self.me.as_bytes() => {
-                describe(membership.get(&query.payload), &self.intents)
-            }
+            b"_serf_conflict" if query.payload != self.me.as_bytes() => describe(membership.get(&query.payload), self),
             b"_serf_install-key" | b"_serf_use-key" | b"_serf_remove-key" | b"_serf_list-keys" => {
                 message::no_keys("this node's keys cannot be seen or changed through serf")
             }
@@ -398,15 +412,10 @@ impl Serf {
     /// What this node knows, with what our nodes tell each other if that is `ours`.
     pub(crate) fn state(&self, membership: &Membership, ours: Option<Bytes>) -> Bytes {
         let records = membership.records();
-        let left = |record: &&Record| match record.state() {
-            MemberState::Left => true,
-            // Somebody has said so for it.
-            MemberState::Dead => self.intents.status(&record.name).leaving,
-            MemberState::Alive | MemberState::Suspect => false,
-        };
+        let left = membership.records().filter(|record| self.state_of(record) == MemberState::Left);
         let state = PushPull {
             time: self.member_clock.time(),
-            left: membership.records().filter(left).map(|record| record.name.clone()).collect(),
+            left: left.map(|record| record.name.clone()).collect(),
             statuses: records.map(|record| (record.name.clone(), self.intents.status(&record.name).time)).collect(),
             event_time: self.event_clock.time(),
             events: self.events.iter().collect(),
@@ -485,14 +494,14 @@ impl Serf {
 }
 
 /// What this node believes of a member, as an answer to who asks which of two of a name is the right one.
-fn describe(record: Option<&Record>, intents: &Intents) -> Bytes {
+fn describe(record: Option<&Record>, serf: &Serf) -> Bytes {
     let mut out = vec![message::kind::CONFLICT];
     let Some(record) = record else {
         msgpack::put_bytes(&mut out, &[]);
         return out.into();
     };
-    let status = match record.state() {
-        _ if intents.status(&record.name).leaving && record.is_live() => 2,
+    let status = match serf.state_of(record) {
+        _ if serf.intents.status(&record.name).leaving && record.is_live() => 2,
         MemberState::Alive | MemberState::Suspect => 1,
         MemberState::Left => 3,
         MemberState::Dead => 4,

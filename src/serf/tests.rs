@@ -64,7 +64,7 @@ fn delivered(serf: &mut Serf) -> Vec<(String, Bytes)> {
     let outputs = std::iter::from_fn(|| serf.poll_output());
     let events = outputs.filter_map(|output| match output {
         Output::Deliver { name, payload } => Some((name, payload)),
-        Output::Send { .. } => None,
+        Output::Send { .. } | Output::Left(_) => None,
     });
     events.collect()
 }
@@ -73,7 +73,7 @@ fn sent(serf: &mut Serf) -> Vec<(SocketAddr, Bytes)> {
     let outputs = std::iter::from_fn(|| serf.poll_output());
     let sent = outputs.filter_map(|output| match output {
         Output::Send { to, message } => Some((to.addr, message.slice(1..))),
-        Output::Deliver { .. } => None,
+        Output::Deliver { .. } | Output::Left(_) => None,
     });
     sent.collect()
 }
