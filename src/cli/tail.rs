@@ -211,6 +211,10 @@ impl Tail {
                     self.look.message(&mut text, &event.data);
                 } else {
                     self.notice(&mut text, &event);
+                    if event.name == "left" {
+                        // That it closes the connection next, is no news.
+                        self.state = State::Lost;
+                    }
                 }
                 self.cursor = event.id.or(self.cursor.take());
             }
@@ -239,6 +243,7 @@ impl Tail {
                 let (origin, from, to) = (word("origin"), &data["from"], &data["to"]);
                 format!("the node has missed messages of {origin}, from number {from} to before {to}")
             }
+            "left" => format!("{}; connecting again", word("reason")),
             _ => word("reason"),
         });
     }

@@ -193,6 +193,12 @@ pub enum PublishError {
     /// The value cannot be written as JSON.
     #[error("the value cannot be written as JSON: {0}")]
     Value(String),
+    /// Its value has arrays or objects in one another, too many.
+    #[error("the value nests more than {max} deep, which not everybody could read: make it flatter")]
+    TooDeep {
+        /// How deep it may nest.
+        max: usize,
+    },
     /// The log is full of messages that members still need.
     #[error("the slowest members have not caught up yet; wait, or publish less")]
     WouldBlock,

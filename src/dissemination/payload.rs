@@ -19,6 +19,10 @@ use serde_json::value::RawValue;
 use super::{MAX_MESSAGE, PublishError};
 use crate::wire::kind;
 
+/// How deep the arrays and objects of a value may nest: 64 with the message around it, the least that a common
+/// JSON parser reads (.NET's; serde_json reads 127, Python's and Java's about 1000).
+const MAX_DEPTH: usize = 63;
+
 /// What an identity can take in a message, its origin's name apart: the words and two 64-bit numbers.
 const IDENTITY: usize = 96;
 
@@ -79,9 +83,12 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// `value` is not JSON, or all together is too large.
+    /// `value` is not JSON, or nests too deep, or all together is too large.
     pub(crate) fn checked(key: &str, value: &str, origin: &str) -> Result<Self, PublishError> {
         check_json(value).map_err(|error| PublishError::Value(error.to_string()))?;
+        if is_deep(value.as_bytes()) {
+            return Err(PublishError::TooDeep { max: MAX_DEPTH });
+        }
         let draft = Self::new(key, value, origin);
         let size = draft.max_len();
         if size > MAX_MESSAGE { Err(PublishError::TooLarge { size, max: MAX_MESSAGE }) } else { Ok(draft) }
@@ -196,7 +203,7 @@ pub(super) fn check_reading(text: &str) {
     }
     if let Some(parsed) = slow {
         let (key, value) = (parsed.key, &text[parsed.value]);
-        let draft = Draft::checked(&key, value, "origin").expect("it was read");
+        let draft = Draft::new(&key, value, "origin");
         let message = renumber(&draft.finish(1, 2), "other", 3, 4);
         let again = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
         let again_parsed = parse(again).expect("a draft is JSON");
@@ -214,6 +221,31 @@ fn plain_text(text: &str) -> Option<&str> {
 /// Whether this is JSON, as a [`RawValue`] would find out, but cheaper.
 fn check_json(value: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<IgnoredAny>(value).map(|IgnoredAny| ())
+}
+
+/// Whether a value, which is JSON, nests deeper than [`MAX_DEPTH`].
+fn is_deep(json: &[u8]) -> bool {
+    let opens = |byte: &u8| matches!(byte, b'[' | b'{');
+    // Of nearly all values this is all that is looked at.
+    if json.iter().filter(|byte| opens(byte)).count() <= MAX_DEPTH {
+        return false;
+    }
+    let (mut depth, mut in_text, mut bytes) = (0, false, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_text = !in_text,
+            // What is escaped ends no text.
+            b'\\' => _ = bytes.next(),
+            _ if in_text => {}
+            b']' | b'}' => depth -= 1,
+            _ if opens(byte) => depth += 1,
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
 }
 
 /// Splits off a number without leading zeros.
@@ -254,6 +286,20 @@ mod tests {
         let bytes = Draft::new(key, value, origin).finish(epoch, seq);
         assert_eq!(bytes[0], kind::USER);
         String::from_utf8(bytes[1..].into()).unwrap()
+    }
+
+    #[test]
+    fn what_not_everybody_could_read_is_not_published() {
+        let nested = |depth: usize| ["{\"a\":".repeat(depth - 1), "[]".into(), "}".repeat(depth - 1)].concat();
+        let flat = format!("[{}\"\\\\\\\"{}\"]", "[],".repeat(200), "[{".repeat(200));
+        for value in [nested(MAX_DEPTH), flat] {
+            assert!(Draft::checked("k", &value, "n").is_ok(), "{value}");
+            assert!(serde_json::from_str::<serde_json::Value>(&value).is_ok(), "{value}");
+        }
+        for depth in [MAX_DEPTH + 1, 10_000] {
+            let refused = Draft::checked("k", &nested(depth), "n");
+            assert_eq!(refused.map(drop), Err(PublishError::TooDeep { max: MAX_DEPTH }));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{Query, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -27,6 +27,7 @@ use super::{
     journal::{Cursor, Filter, Form, Place, Told},
     look,
     problem::Problem,
+    query,
 };
 use crate::{Acks, Lagged, Subscription};
 
@@ -64,7 +65,7 @@ impl Drop for Follower {
 
 /// `GET /v1/messages`
 pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let Query(wanted) = Query::<Wanted>::try_from_uri(&uri).map_err(query_problem)?;
+    let wanted: Wanted = query::read(&uri, "key, from, last and after")?;
     let form = form(&headers)?;
     let filter = Filter { key: wanted.key, from: wanted.from.as_deref().map(Into::into) };
     let cursor = match (wanted.after, headers.get("last-event-id")) {
@@ -166,7 +167,7 @@ struct Watching {
 
 /// `GET /v1/events`
 pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    look::no_query(&uri)?;
+    query::none(&uri)?;
     let acks = app.node.acks();
     let (ticks, told_at) = (interval(LOOK), Instant::now());
     let watching = Watching { follower: Follower::new(app), acks, ticks, members: Bytes::new(), told_at };
@@ -215,10 +216,6 @@ fn acks_text(acks: &Acks) -> String {
     json!({ "origin": origin.to_string(), "epoch": epoch, "members": members }).to_string()
 }
 
-fn query_problem(error: impl std::fmt::Display) -> Problem {
-    Problem::bad_request(format_args!("{error}; what may be asked is key, from, last and after, each once"))
-}
-
 fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|()| {
         let detail = format!("{name} {text:?} is no place to go on from; give the id of an event, or a line's cursor");
@@ -228,15 +225,23 @@ fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
 
 fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let accept = headers.get(header::ACCEPT).map_or(Ok("*/*"), HeaderValue::to_str).unwrap_or_default();
-    let kinds = || accept.split(',').map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    if kinds().any(|kind| kind == "application/x-ndjson") {
+    let accepts = |form: &str| accept.split(',').any(|kind| is_accepted(kind, form));
+    if accepts("application/x-ndjson") {
         Ok(Form::Lines)
-    } else if kinds().any(|kind| matches!(kind, "text/event-stream" | "text/*" | "*/*")) {
+    } else if ["text/event-stream", "text/*", "*/*"].into_iter().any(accepts) {
         Ok(Form::Events)
     } else {
         let detail = format!("{accept:?} cannot be had; Accept is text/event-stream or application/x-ndjson");
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail))
     }
+}
+
+/// Whether one of the kinds in `Accept` is this one, and wanted (RFC 9110, 12.4.2: of weight 0 it is not).
+fn is_accepted(kind: &str, wanted: &str) -> bool {
+    let mut parts = kind.split(';').map(str::trim);
+    let is_it = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
+    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    is_it && weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0) > 0.0
 }
 
 fn event(form: Form, name: &str, data: &str) -> String {
@@ -272,4 +277,24 @@ fn streaming(form: Form, body: Body) -> Response {
     // The last for proxies (nginx), which would hold it back.
     let headers = [("content-type", content_type), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
     (headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_what_is_wanted_of_what_there_is() {
+        let form =
+            |accept: &'static str| form(&[(header::ACCEPT, HeaderValue::from_static(accept))].into_iter().collect());
+        for accept in ["*/*", "text/html, text/*;q=0.5", "Text/Event-Stream", "application/x-ndjson;q=0, */*"] {
+            assert_eq!(form(accept).ok(), Some(Form::Events), "{accept}");
+        }
+        for accept in ["application/x-ndjson", "text/html,Application/X-NDJSON; q=0.1", "*/*, application/x-ndjson"] {
+            assert_eq!(form(accept).ok(), Some(Form::Lines), "{accept}");
+        }
+        for accept in ["", "text/html", "application/x-ndjson;q=0", "text/event-stream; q=0.0"] {
+            assert!(form(accept).is_err(), "{accept}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{
     App,
     problem::{self, Problem},
+    query,
 };
 use crate::{MemberState, Metrics, Overview, Position, Seen};
 
@@ -80,7 +81,7 @@ fn live(overview: &Overview) -> usize {
 
 /// `GET /v1/members`
 pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let text = members_text(&app).await.ok_or_else(Problem::stopped)?;
     Ok(([("content-type", "application/json")], Body::from(text)).into_response())
 }
@@ -125,7 +126,7 @@ pub(super) fn state(state: MemberState) -> &'static str {
 
 /// `GET /v1/cluster`
 pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let now = app.look().await;
     let Overview { joined, leaving, members, positions, .. } = &now.overview;
     let me = &members.first().ok_or_else(Problem::stopped)?.member;
@@ -157,14 +158,4 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
         "origins": positions.iter().map(origin).collect::<Vec<_>>(),
     });
     Ok(problem::answer(StatusCode::OK, &value))
-}
-
-/// What takes no query is asked without one.
-pub(super) fn no_query(uri: &Uri) -> Result<(), Problem> {
-    match uri.query().unwrap_or_default() {
-        "" => Ok(()),
-        query => {
-            Err(Problem::bad_request(format_args!("{:?} takes no query, and was asked with {query:?}", uri.path())))
-        }
-    }
 }

@@ -22,11 +22,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{
-    App, Counts,
-    look::{Now, no_query},
-    problem::Problem,
-};
+use super::{App, Counts, look::Now, problem::Problem, query};
 use crate::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Traffic};
 
 /// So many members, and origins, have a line of their own: those that are behind most.
@@ -36,7 +32,7 @@ const TICKS: f64 = 100.0;
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let now = app.look().await;
     if now.overview.members.is_empty() {
         return Err(Problem::stopped());

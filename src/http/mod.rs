@@ -30,6 +30,7 @@ mod operate;
 mod page;
 mod problem;
 mod publish;
+mod query;
 #[cfg(test)]
 mod tests;
 mod trace;

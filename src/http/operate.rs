@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::{
     App, LogFilter, body,
-    look::no_query,
     problem::{self, Problem},
+    query,
 };
 use crate::{Faults, FaultsError};
 
@@ -29,13 +29,13 @@ struct Log {
 
 /// `GET /v1/log`
 pub(super) async fn log(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     Ok(problem::answer(StatusCode::OK, &json!({ "filter": filter(&app)?.get() })))
 }
 
 /// `PUT /v1/log`
 pub(super) async fn set_log(State(app): State<Arc<App>>, uri: Uri, body: Body) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let Log { filter: wanted } = read(&app, body, "{\"filter\": \"broadcast=debug\"}").await?;
     filter(&app)?.set(&wanted).map_err(|error| Problem::bad_request(format_args!("filter {wanted:?}: {error}")))?;
     Ok(problem::answer(StatusCode::OK, &json!({ "filter": wanted })))
@@ -51,14 +51,14 @@ struct Wanted {
 
 /// `GET /v1/faults`
 pub(super) async fn faults(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let faults = app.node.faults().await.map(|faults| faults.to_string());
     Ok(problem::answer(StatusCode::OK, &json!({ "faults": faults })))
 }
 
 /// `PUT /v1/faults`
 pub(super) async fn set_faults(State(app): State<Arc<App>>, uri: Uri, body: Body) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let Wanted { faults: wanted } = read(&app, body, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
     let wanted = wanted.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
     match app.node.set_faults(wanted).await {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{Query, Request, State},
+    extract::{Request, State},
     http::{StatusCode, header},
     response::Response,
 };
@@ -21,6 +21,7 @@ use tracing::{Instrument as _, Span, debug, debug_span};
 use super::{
     App, body,
     problem::{self, Problem},
+    query,
 };
 use crate::{Handle, MessageId, PublishError, Receipt, Undelivered};
 
@@ -61,10 +62,7 @@ struct Message<'a> {
 
 /// `POST /v1/messages`
 pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    let Query(asked) = Query::<Asked>::try_from_uri(request.uri()).map_err(|error| {
-        Problem::bad_request(format_args!("{error}; what may be asked is ack and timeout, each once"))
-    })?;
-    let ack = asked.ack()?;
+    let ack = query::read::<Asked>(request.uri(), "ack and timeout")?.ack()?;
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let content_type =
         content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
@@ -259,7 +257,7 @@ fn refusal(error: PublishError) -> Problem {
     match error {
         PublishError::WouldBlock => Problem::new(StatusCode::TOO_MANY_REQUESTS, error).header(header::RETRY_AFTER, "1"),
         PublishError::TooLarge { max, .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with("limit", max),
-        PublishError::Value(_) => Problem::bad_request(error),
+        PublishError::Value(_) | PublishError::TooDeep { .. } => Problem::bad_request(error),
         PublishError::NameTaken => Problem::new(StatusCode::CONFLICT, error),
         PublishError::Stopped => Problem::stopped(),
     }

@@ -15,11 +15,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{
-    App,
-    look::{no_query, state},
-    problem::Problem,
-};
+use super::{App, look::state, problem::Problem, query};
 use crate::{Belief, Handle, Member};
 
 /// For how long answers are given out.
@@ -37,7 +33,7 @@ pub(super) struct Views(Mutex<Option<(Instant, Bytes)>>);
 
 /// `GET /v1/views`
 pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    no_query(&uri)?;
+    query::none(&uri)?;
     let mut last = app.views.0.lock().await;
     let text = match &*last {
         Some((at, text)) if at.elapsed() < FRESH => text.clone(),
