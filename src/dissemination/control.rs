@@ -29,6 +29,27 @@ const PLAIN: u8 = 5;
 const WATCH: u8 = 6;
 const ACKED: u8 = 7;
 
+/// What a user message of this crate is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// It is a message, or says who is to pass one on.
+    Message,
+    /// Who has which.
+    Receipt,
+    /// Who could give which, and who asks for it.
+    Repair,
+}
+
+impl Talk {
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        match payload {
+            [MAGIC, ACK | WATCH | ACKED, ..] => Self::Receipt,
+            [MAGIC, HAVE | WANT, ..] => Self::Repair,
+            _ => Self::Message,
+        }
+    }
+}
+
 /// How a message reached whom it reached, and who is to get it from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Route {

@@ -75,7 +75,6 @@ use bytes::Bytes;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub(crate) use self::{control::Route, payload::Draft};
 use self::{
     control::{ControlError, Have},
     inbound::{Inbound, StreamError},
@@ -83,6 +82,10 @@ use self::{
     plain::{Flooded, Heard},
     ring::Ring,
     watch::Watching,
+};
+pub(crate) use self::{
+    control::{Route, Talk},
+    payload::Draft,
 };
 pub use self::{
     message::{Message, MessageId, PublishError},

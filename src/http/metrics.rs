@@ -23,7 +23,7 @@ use prometheus_client::{
 };
 
 use super::{App, Counts, look::Now, problem::Problem, query};
-use crate::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Traffic};
+use crate::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
 
 /// So many members, and origins, have a line of their own: those that are behind most.
 const MOST: usize = 100;
@@ -53,12 +53,13 @@ struct Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let sheet = &mut Sheet(encoder);
-        let Metrics { traffic, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =
+        let Metrics { traffic, sent, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =
             &self.now.metrics;
         let version = env!("CARGO_PKG_VERSION");
         let info = [([self.app.node.name(), version], 1_u64)];
         sheet.gauge("build_info", "Which node this is, and of which version", &["node", "version"], info)?;
         write_traffic(sheet, traffic)?;
+        write_sent(sheet, sent)?;
         write_membership(sheet, membership)?;
         write_messages(sheet, messages)?;
         write_refusals(sheet, rejected, over_limit)?;
@@ -159,6 +160,20 @@ fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {
     sheet.counter("packets", "Datagrams", &["direction"], samples)?;
     let samples = [(["self"], tcp_connect), (["other"], tcp_accept)];
     sheet.counter("streams_opened", "Streams, by who opened them", &["by"], samples)
+}
+
+fn write_sent(sheet: &mut Sheet, sent: &Sent) -> fmt::Result {
+    let &Sent { probes, members, messages, receipts, repair, serf, views } = sent;
+    let samples = [
+        (["probe"], probes),
+        (["member"], members),
+        (["message"], messages),
+        (["receipt"], receipts),
+        (["repair"], repair),
+        (["serf"], serf),
+        (["view"], views),
+    ];
+    sheet.counter("sent_bytes", "Bytes that were sent, by what they say", &["kind"], samples)
 }
 
 fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result {

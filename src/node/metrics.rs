@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::Node;
+use super::{Node, Sent};
 use crate::{
     dissemination::Counters,
     membership::{MemberState, MembershipCounts},
@@ -20,6 +20,8 @@ use crate::{
 pub struct Metrics {
     /// Bytes and packets.
     pub traffic: Traffic,
+    /// Bytes sent, by what they say.
+    pub sent: Sent,
     /// Members and probes.
     pub membership: MembershipCounts,
     /// Published messages.

@@ -23,6 +23,7 @@ mod overview;
 mod packets;
 mod rejections;
 mod seal;
+mod sent;
 mod serf;
 mod streams;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub use self::overview::{Overview, Seen};
+pub use self::sent::Sent;
 pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
 use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{

@@ -61,6 +61,7 @@ impl Node {
     }
 
     pub(super) fn transmit(&mut self, target: Target, parts: &[Bytes]) {
+        self.metrics.sent.packet(parts, 1);
         for parts in parts.chunks(MAX_PARTS) {
             let payload = packet::encode(parts, false, self.has_checksum(target));
             let payload = self.sealer.packet(payload);
@@ -93,6 +94,9 @@ impl Node {
             parts.push(message);
         }
         packets.push(parts);
+        for parts in &packets {
+            self.metrics.sent.packet(parts, to.len());
+        }
         for checksum in [true, false] {
             let to: Vec<_> = to.iter().filter(|target| self.has_checksum(**target) == checksum).collect();
             if to.is_empty() {

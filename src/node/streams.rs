@@ -138,6 +138,7 @@ impl Node {
         let data = stream::encode(message, self.tuning.compression);
         let data = Bytes::from(self.sealer.stream(data, direction));
         self.metrics.traffic.tcp_sent += data.len() as u64;
+        self.metrics.sent.stream(message, data.len());
         if matches!(message, StreamMessage::PushPull(_)) {
             self.metrics.gauges.view_sent = data.len();
         }

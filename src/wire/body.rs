@@ -36,6 +36,11 @@ pub(crate) mod kind {
     pub(in crate::wire) const ERROR: u8 = 13;
     pub(in crate::wire) const LABEL: u8 = 244;
 
+    /// Whether messages of a type are part of probes, and not about a member.
+    pub(crate) fn is_of_probes(kind: u8) -> bool {
+        matches!(kind, PING | INDIRECT_PING | ACK | NACK)
+    }
+
     /// A type as errors name it; `None` when memberlist has no such type.
     pub(in crate::wire) fn name(kind: u8) -> Option<&'static str> {
         Some(match kind {

@@ -57,6 +57,37 @@ fn traffic_is_counted_on_both_sides_and_views_are_timed() {
 }
 
 #[test]
+fn what_is_sent_is_counted_by_what_it_says() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 3);
+    sim.run(10 * SECOND);
+    let sent = |sim: &mut Sim| sim.node(addrs[0]).metrics().sent;
+    let before = sent(&mut sim);
+    assert!(before.probes > 0 && before.members > 0 && before.views > 0, "{before:?}");
+    assert_eq!((before.messages, before.receipts, before.serf), (0, 0, 0));
+
+    let value = format!("\"{}\"", "x".repeat(500));
+    sim.publish(addrs[0], "k", &value);
+    sim.run(SECOND);
+    let after = sent(&mut sim).messages;
+    assert!((1000..1400).contains(&after), "to two, once: {after}");
+    assert!(sent(&mut sim).repair > 0, "it tells what there is");
+    assert!(sim.node(addrs[1]).metrics().sent.receipts > 0);
+
+    // Over a stream, whole.
+    let value = format!("\"{}\"", "x".repeat(5000));
+    sim.publish(addrs[0], "k", &value);
+    sim.run(SECOND);
+    assert!(sent(&mut sim).messages > after + 100, "{:?}", sent(&mut sim));
+
+    let metrics = sim.node(addrs[0]).metrics();
+    let Sent { probes, members, messages, receipts, repair, serf, views } = metrics.sent;
+    let all = probes + members + messages + receipts + repair + serf + views;
+    let traffic = metrics.traffic.udp_sent + metrics.traffic.tcp_sent;
+    assert!(all <= traffic && all * 4 > traffic * 3, "{all} of {traffic} bytes: {metrics:?}");
+}
+
+#[test]
 fn what_is_dropped_is_counted_by_what_it_was() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 2);
