@@ -157,7 +157,10 @@ fn health_needs_to_know_the_port() {
 #[test]
 fn an_unknown_command_or_flag_is_named() {
     assert_eq!(refusal(run(&["nod"], &[]), 2), "unrecognized subcommand 'nod'; see broadcast --help");
-    assert_eq!(refusal(run(&["node", "--port"], &[]), 2), "unexpected argument '--port' found; see broadcast --help");
+    assert_eq!(
+        refusal(run(&["node", "--port"], &[]), 2),
+        "unexpected argument '--port' found; see broadcast node --help"
+    );
 }
 
 #[test]

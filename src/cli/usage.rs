@@ -22,7 +22,7 @@ pub fn parse() -> Result<Cli, Failure> {
 
 fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Failure> {
     let error = match without_empty_variables(Cli::command(), &is_empty).try_get_matches_from(&args) {
-        Ok(matches) => return Cli::from_arg_matches(&matches).map_err(|error| Failure::usage(one_line(&error))),
+        Ok(matches) => return Cli::from_arg_matches(&matches).map_err(|error| Failure::usage(one_line(&error, &args))),
         Err(error) => error,
     };
     match error.kind() {
@@ -31,7 +31,7 @@ fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Fai
             Cli::command().try_get_matches_from(&args).map_or_else(|error| error.exit(), |_| error.exit())
         }
         ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => Err(Failure::usage(one_line(&error))),
+        _ => Err(Failure::usage(one_line(&error, &args))),
     }
 }
 
@@ -48,7 +48,7 @@ fn without_empty_variables(mut command: clap::Command, is_empty: &impl Fn(&str) 
     command
 }
 
-fn one_line(error: &clap::Error) -> String {
+fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
@@ -69,12 +69,20 @@ fn one_line(error: &clap::Error) -> String {
             format!("{setting} = {value:?}: {problem}")
         };
     }
+    let help = help_of(args);
     if let (ErrorKind::MissingRequiredArgument, Some(args)) = (error.kind(), context(ContextKind::InvalidArg)) {
-        return format!("{args} must be given as well; see broadcast --help");
+        return format!("{args} must be given as well; see {help}");
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    format!("{}; see broadcast --help", first.strip_prefix("error: ").unwrap_or(first))
+    format!("{}; see {help}", first.strip_prefix("error: ").unwrap_or(first))
+}
+
+/// What tells how the command is used that was given.
+fn help_of(args: &[OsString]) -> String {
+    let command = Cli::command();
+    let known = args.get(1).and_then(|name| command.find_subcommand(name));
+    known.map_or("broadcast --help".into(), |known| format!("broadcast {} --help", known.get_name()))
 }
 
 /// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`, or `--serf[=<BOOL>]`,
@@ -131,13 +139,16 @@ mod tests {
             ),
             (&["demo", "--senders", "0"], r#"--senders = "0": 0 is not in 1..=100"#),
             (&["node", "--role"], "BROADCAST_ROLE (--role): it must be one of: receiver, sender"),
-            (&["node", "--colour"], "unexpected argument '--colour' found; see broadcast --help"),
+            (&["node", "--colour"], "unexpected argument '--colour' found; see broadcast node --help"),
             (
                 &["log", "[{"],
                 "FILTER = \"[{\": invalid filter directive; write a level (error, warn, info, debug, trace), or parts \
                  like broadcast=debug with commas",
             ),
-            (&["publish", "k", "v", "--timeout", "2s"], "--ack <WHO> must be given as well; see broadcast --help"),
+            (
+                &["publish", "k", "v", "--timeout", "2s"],
+                "--ack <WHO> must be given as well; see broadcast publish --help",
+            ),
             (&["tail", "--last", "x"], "--last = \"x\": not a number of messages; write one like 10"),
             (&["nod"], "unrecognized subcommand 'nod'; see broadcast --help"),
         ] {
