@@ -26,6 +26,8 @@ const HALF: usize = 10;
 const CHURN: Duration = Duration::from_secs(120);
 /// How often one does.
 const TURN: Duration = Duration::from_millis(1500);
+/// How long nobody speaks after everybody has.
+const ROUND: Duration = Duration::from_millis(100);
 
 /// The one case, which is long.
 pub fn cases(missing: Option<&String>) -> Vec<Case> {
@@ -269,26 +271,29 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| if let Node::Ours(node) = node { Some(node) } else { None })
     }
 
-    /// For as long as each pings a few others.
+    /// For as long as each pings a few others. Without a pause, the pings would wait for the processors.
     fn speak_for_a_while(&mut self, about: &str) {
         let until = Instant::now() + 3 * Profile::Lan.tuning().probe_interval;
         let mut round = 0;
         while round == 0 || Instant::now() < until {
             self.speak(&format!("{about} {round}"));
             round += 1;
+            std::thread::sleep(ROUND);
         }
     }
 
     /// Everybody says something, and everybody hears it.
     fn speak(&mut self, about: &str) {
+        // Whoever looks at a whole log holds up the node that writes to it.
+        let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
         for node in &mut self.nodes {
             let key = format!("{about} {}", node.name());
             node.say(&key);
         }
         for speaker in &self.nodes {
             let line = json!({"event": "received", "key": format!("{about} {}", speaker.name()), "value": 1});
-            for node in self.nodes.iter().filter(|node| node.name() != speaker.name()) {
-                node.log().wait_line(0, &line);
+            for (node, from) in self.nodes.iter().zip(&from).filter(|(node, _)| node.name() != speaker.name()) {
+                node.log().wait_line(*from, &line);
             }
         }
     }
