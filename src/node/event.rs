@@ -16,7 +16,7 @@ use crate::{
 pub enum Event {
     /// A member came, or came back.
     Joined(Member),
-    /// A member said good-bye.
+    /// A member said good-bye. In a serf cluster this may be said for one that has failed, and was told as that.
     Left(Member),
     /// A member stopped answering.
     Failed(Member),
