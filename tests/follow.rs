@@ -158,6 +158,9 @@ fn a_batch_is_published_up_to_the_line_that_is_none() {
     publish(first.http(), &["e"], 1);
     let keys: Vec<_> = (0..3).map(|_| follower.expect()["key"].clone()).collect();
     assert_eq!(keys, ["a", "b", "e"]);
+    let long = [&body[..46], &vec![b' '; 2 << 20]].concat();
+    let problem = ask(first.http(), "POST", "/v1/messages", &[LINES], &long).json();
+    assert_eq!((&problem["status"], &problem["published"], &problem["line"]), (&json!(413), &json!(2), &json!(4)));
     let none = ask(first.http(), "POST", "/v1/messages", &[LINES], b"\n\n");
     assert_eq!((none.status, &none.json()["published"]), (400, &json!(0)));
 }

@@ -92,6 +92,27 @@ fn a_body_that_is_too_long_is_refused_however_it_is_sent() {
 }
 
 #[test]
+fn who_reads_only_after_sending_all_has_the_answer() {
+    let (_node, at) = node(&[], &[]);
+    let lines = [&b"none\n"[..], &b"{\"key\":\"a\",\"value\":1}\n".repeat(1 << 17)].concat();
+    for (kind, body, status, words) in
+        [(JSON, vec![b' '; 50 << 20], 413, "shorten its value"), (LINES, lines, 400, "not a message")]
+    {
+        let mut stream = connect(at);
+        stream.write_all(&request("POST", "/v1/messages", &[kind], &body)).expect("it is taken to the end");
+        assert_problem(&read(&mut BufReader::new(stream)).expect("it answers"), status, words);
+    }
+    // Not for ever.
+    let mut stream = connect(at);
+    let head = b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000000\r\n\r\n";
+    stream.write_all(head).expect("it is taken");
+    let began = Instant::now();
+    while stream.write_all(&[b' '; 1 << 16]).is_ok() {
+        assert!(began.elapsed() < support::LIMIT, "it goes on reading");
+    }
+}
+
+#[test]
 fn what_is_asked_is_known_or_refused() {
     let (_node, at) = node(&[], &[]);
     let body = br#"{"key":"a","value":1}"#;
@@ -123,6 +144,7 @@ fn what_is_asked_is_known_or_refused() {
     let malformed = ask(at, "GET", "/v1/messages", &["last-event-id: here"], b"");
     assert_problem(&malformed, 400, r#"Last-Event-ID "here" is no place to go on from"#);
     assert_problem(&ask(at, "GET", "/v1/messages", &["accept: text/html"], b""), 406, "text/event-stream");
+    assert_problem(&ask(at, "GET", "/v1/members", &["host: example.org"], b""), 400, "one header Host");
     assert_problem(&ask(at, "POST", "/v1/messages", &["content-type: text/plain"], body), 415, "application/json");
     assert_problem(&ask(at, "GET", "/v2/messages", &[], b""), 404, "/openapi.json");
     let refused = ask(at, "DELETE", "/v1/messages", &[], b"");

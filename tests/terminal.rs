@@ -321,6 +321,59 @@ fn members_status_and_health_are_those_that_the_node_sees() {
 }
 
 #[test]
+fn what_cannot_be_written_is_told() {
+    let alone = node("node1", &[], &[]);
+    stdout(ask(&alone, &["publish", "k", "1"]));
+    for args in [
+        &["members"][..],
+        &["status", "--json"],
+        &["log"],
+        &["publish", "k", "1"],
+        &["tail", "--last", "1"],
+        &["man"],
+        &["completions", "bash"],
+        &["keygen"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = command(&alone, args).stdout(full).output().expect("the program runs");
+        assert_eq!(
+            refusal(output, 1),
+            "cannot write to standard output: No space left on device (os error 28)",
+            "{args:?}"
+        );
+        let (read, write) = std::io::pipe().expect("there are pipes");
+        drop(read);
+        let output = command(&alone, args).stdout(write).output().expect("the program runs");
+        assert_eq!(stdout(output), "", "nobody wants to read it: {args:?}");
+    }
+}
+
+#[test]
+fn who_answers_like_no_node_is_none() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
+    let at = format!("http://{}", listener.local_addr().expect("it is bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("somebody asks");
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{\"ok\": true}");
+        }
+    });
+    for args in [
+        &["publish", "k", "1", "--ack", "all"][..],
+        &["publish", "k", "1"],
+        &["members"],
+        &["status"],
+        &["health", "--node", &at],
+        &["log"],
+        &["faults"],
+    ] {
+        let words = refusal(program(args).env("BROADCAST_NODE", &at).output().expect("the program runs"), 1);
+        assert!(words.contains("(200 OK) is not a node of broadcast's"), "{args:?}: {words}");
+    }
+}
+
+#[test]
 fn what_a_node_logs_and_suffers_changes_while_it_runs() {
     let alone = node("node1", &[], &[("BROADCAST_FAULTS", "ready")]);
     assert_eq!(stdout(ask(&alone, &["log"])), "info\n");

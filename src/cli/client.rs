@@ -113,6 +113,8 @@ pub(super) struct Call<'a> {
     pub(super) body: Bytes,
     /// How long the node is asked to wait before it answers.
     pub(super) waits: Duration,
+    /// A field that an answer has when all is well, if it is read as a whole.
+    pub(super) has: &'a str,
 }
 
 /// What a node answers.
@@ -140,22 +142,23 @@ impl Client {
     }
 
     /// What the node answers when all is well.
-    pub(super) async fn get(&self, path: &str) -> Result<Answer, Trouble> {
-        self.call(Call { path, ..Call::default() }).await
+    pub(super) async fn get(&self, path: &str, has: &str) -> Result<Answer, Trouble> {
+        self.call(Call { path, has, ..Call::default() }).await
     }
 
     /// What the node answers when it has set what it was told.
-    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Answer, Trouble> {
+    pub(super) async fn put(&self, path: &str, body: &Value, has: &str) -> Result<Answer, Trouble> {
         let headers = &[(header::CONTENT_TYPE, "application/json")];
-        self.call(Call { method: Method::PUT, path, headers, body: body.to_string().into(), ..Call::default() }).await
+        let body = body.to_string().into();
+        self.call(Call { method: Method::PUT, path, headers, body, has, ..Call::default() }).await
     }
 
     /// The whole answer.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Trouble> {
-        let limit = call.waits + ANSWER_TIME;
+        let (limit, has) = (call.waits + ANSWER_TIME, call.has);
         let response = self.open(call).await?;
         let answer = timeout(limit, self.read(response)).await.map_err(|_| self.late(limit))??;
-        if answer.status.is_success() { Ok(answer) } else { Err(Trouble::Problem(answer)) }
+        if answer.json.get(has).is_some() { Ok(answer) } else { Err(self.stranger(answer.status)) }
     }
 
     /// The beginning of an answer that is well, whose body is still to come.
@@ -206,11 +209,15 @@ impl Client {
         let body = body.map_err(|error| self.broken(&*error))?.to_bytes();
         match (std::str::from_utf8(&body), serde_json::from_slice(&body)) {
             (Ok(text), Ok(json @ Value::Object(_))) => Ok(Answer { status, text: text.trim_end().into(), json }),
-            _ => Err(Trouble::Silent(format!(
-                "what answers at {} ({status}) is not a node of broadcast's; see that BROADCAST_NODE (--node) is right",
-                self.node
-            ))),
+            _ => Err(self.stranger(status)),
         }
+    }
+
+    fn stranger(&self, status: StatusCode) -> Trouble {
+        Trouble::Silent(format!(
+            "what answers at {} ({status}) is not a node of broadcast's; see that BROADCAST_NODE (--node) is right",
+            self.node
+        ))
     }
 
     /// What to say of an answer that broke off.

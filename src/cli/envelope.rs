@@ -7,7 +7,7 @@ use std::{
     env,
     ffi::OsString,
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +16,7 @@ use clap::Args;
 use rand::{TryRng as _, rngs::SysRng};
 use zeroize::Zeroizing;
 
-use super::{Failure, KeygenArgs};
+use super::{Failure, KeygenArgs, output};
 use crate::{
     ConfigError, Envelope, config,
     wire::{Keyring, SecretKey},
@@ -113,8 +113,8 @@ pub(super) fn keygen(args: &KeygenArgs) -> Result<ExitCode, Failure> {
         .try_fill_bytes(&mut bytes)
         .map_err(|error| Failure::other(format!("the system has no source of randomness: {error}")))?;
     let key = SecretKey::new(bytes.to_vec()).map_err(Failure::other)?;
-    writeln!(io::stdout(), "{}", *key.reveal())
-        .map_err(|error| Failure::other(format!("cannot print the key: {error}")))?;
+    let line = Zeroizing::new(format!("{}\n", *key.reveal()));
+    output::print(&**line)?;
     Ok(ExitCode::SUCCESS)
 }
 

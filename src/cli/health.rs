@@ -1,7 +1,6 @@
 //! `broadcast health`: whether a node is well, asked by memberlist's ping or over its HTTP API.
 
 use std::{
-    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     time::Duration,
@@ -17,6 +16,7 @@ use super::{
     duration,
     envelope::EnvelopeArgs,
     log,
+    output::print_line,
 };
 use crate::probe;
 
@@ -62,7 +62,7 @@ async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
     let envelope = args.envelope.envelope()?;
     let health = probe(addr, &envelope, args.timeout).await.map_err(unhealthy)?;
     if args.json {
-        print(&json!({ "joined": health.joined, "members": health.members }).to_string());
+        print_line(&json!({ "joined": health.joined, "members": health.members }).to_string())?;
         return Ok(if health.joined { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let members = members(health.members as u64);
@@ -71,13 +71,13 @@ async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
             "not joined yet, {members}; start one of the nodes it joins through, or see its log"
         )));
     }
-    print(&format!("healthy: joined, {members}"));
+    print_line(&format!("healthy: joined, {members}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn over_http(node: NodeUrl, limit: Duration, json: bool) -> Result<ExitCode, Failure> {
     let client = Client::new(node);
-    let answer = timeout(limit, client.get("/readyz")).await;
+    let answer = timeout(limit, client.get("/readyz", "status")).await;
     let answer = answer.map_err(|_| unhealthy(format!("{} did not answer within {limit:?}", client.node)))?;
     let (ready, answer) = match answer {
         Ok(answer) => (true, answer),
@@ -87,8 +87,8 @@ async fn over_http(node: NodeUrl, limit: Duration, json: bool) -> Result<ExitCod
     let words =
         |answer: &Answer| format!("{}, {}", log::escaped(answer.text("status")), members(answer.number("members")));
     match (json, ready) {
-        (true, _) => print(&answer.text),
-        (false, true) => print(&format!("healthy: {}", words(&answer))),
+        (true, _) => print_line(&answer.text)?,
+        (false, true) => print_line(&format!("healthy: {}", words(&answer)))?,
         (false, false) => return Err(unhealthy(words(&answer))),
     }
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -100,11 +100,6 @@ fn unhealthy(what: impl std::fmt::Display) -> Failure {
 
 fn members(count: u64) -> String {
     if count == 1 { "1 member".into() } else { format!("{count} members") }
-}
-
-fn print(text: &str) {
-    // Nobody reads it: the exit code says it too.
-    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// Where to ask a node that listens at `bind`.

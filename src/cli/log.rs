@@ -373,9 +373,15 @@ pub(super) fn escaped(text: &str) -> String {
     line
 }
 
+/// What would show the rest of a line in another order, or on another line (Unicode's Bidi_Control; U+2028, U+2029).
+const REORDERING: [char; 14] = [
+    '\u{061c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
+    '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+];
+
 fn escape(line: &mut String, text: &str) {
     for c in text.chars() {
-        if c.is_control() {
+        if c.is_control() || REORDERING.contains(&c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);

@@ -1,10 +1,6 @@
 //! `broadcast members` and `broadcast status`: the cluster as one node sees it.
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::Args;
 use serde_json::Value;
@@ -12,7 +8,7 @@ use serde_json::Value;
 use super::{
     Failure,
     client::{Answer, ClientArgs},
-    log,
+    log, output,
 };
 
 /// List the members of the cluster, as one node sees them
@@ -51,10 +47,9 @@ pub(super) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn show(args: &ClientArgs, path: &str, words: fn(&Answer) -> String) -> Result<ExitCode, Failure> {
-    let answer = args.client()?.get(path).await?;
+    let answer = args.client()?.get(path, "node").await?;
     let text = if args.json { format!("{}\n", answer.text) } else { words(&answer) };
-    // Nobody may be left to read it.
-    let _ = io::stdout().write_all(text.as_bytes());
+    output::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,16 +1,11 @@
 //! `broadcast completions` and `broadcast man`: what shells and readers know of the commands.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, Failure};
+use super::{Cli, Failure, output};
 
 /// Print a script that completes this program's commands and flags in a shell
 #[derive(Debug, Args)]
@@ -35,17 +30,19 @@ pub(super) struct ManArgs {
     dir: Option<PathBuf>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> ExitCode {
+pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "broadcast", &mut script);
-    print(&script)
+    output::print(script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     let Some(dir) = &args.dir else {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Failure::other)?;
-        return Ok(print(&page));
+        output::print(page)?;
+        return Ok(ExitCode::SUCCESS);
     };
     let write = || {
         fs::create_dir_all(dir)?;
@@ -53,10 +50,4 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     };
     write().map_err(|error| Failure::other(format!("cannot write manual pages into {dir:?}: {error}")))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(text: &[u8]) -> ExitCode {
-    // Who has read enough may go.
-    let _ = io::stdout().write_all(text);
-    ExitCode::SUCCESS
 }

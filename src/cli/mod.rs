@@ -15,6 +15,7 @@ mod manual;
 mod name;
 mod node;
 mod operate;
+mod output;
 mod ptr;
 mod publish;
 mod sim;
@@ -457,7 +458,7 @@ impl Cli {
             Command::Faults(args) => operate::set_faults(args).await,
             Command::Keygen(args) => envelope::keygen(&args),
             Command::Sim(args) => sim::run(args).await,
-            Command::Completions(args) => Ok(manual::completions(&args)),
+            Command::Completions(args) => manual::completions(&args),
             Command::Man(args) => manual::man(&args),
         };
         log::finish();

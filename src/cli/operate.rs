@@ -1,14 +1,11 @@
 //! `broadcast faults` and `broadcast log`: changing how a node runs.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, client::ClientArgs, log};
+use super::{Failure, client::ClientArgs, log, output};
 
 /// Show what befalls the datagrams a node sends, or change that, for tests
 ///
@@ -68,11 +65,10 @@ async fn setting(args: &ClientArgs, name: &str, wanted: Option<Value>) -> Result
     let path = format!("/v1/{name}");
     let field = if name == "log" { "filter" } else { name };
     let answer = match wanted {
-        None => client.get(&path).await?,
-        Some(value) => client.put(&path, &json!({ field: value })).await?,
+        None => client.get(&path, field).await?,
+        Some(value) => client.put(&path, &json!({ field: value }), field).await?,
     };
     let text = if args.json { answer.text } else { log::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS)) };
-    // It is done, whether somebody reads this or not.
-    let _ = writeln!(io::stdout(), "{text}");
+    output::print_line(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -22,6 +22,7 @@ use super::{
     client::{Answer, Call, Client, ClientArgs, Trouble},
     log,
     node::Signals,
+    output::print_line,
 };
 use crate::http::{MAX_ACK_TIME, MAX_BODY};
 
@@ -29,6 +30,8 @@ use crate::http::{MAX_ACK_TIME, MAX_BODY};
 const ACK_TIME: Duration = Duration::from_secs(5);
 /// What one call takes of standard input at most, in bytes, but for a line that is longer.
 const BATCH: usize = 64 << 10;
+/// What the keys of a batch take at most, in bytes.
+const BATCH_BODY: usize = 1 << 20;
 /// How long a node may hold a batch back, because members are slow.
 const BATCH_TIME: Duration = Duration::from_secs(60);
 /// When to try again where a node has no room.
@@ -109,7 +112,7 @@ pub(super) async fn run(args: PublishArgs) -> Result<ExitCode, Failure> {
         code = signals.recv() => Ok(code),
     };
     if lines && !args.client.json && (ended.is_ok() || tally.published > 0) {
-        print(&tally.to_string());
+        print_line(&tally.to_string())?;
     }
     ended
 }
@@ -149,46 +152,48 @@ struct Publisher {
 impl Publisher {
     async fn one(&self, key: &str, value: &str, text: bool) -> Result<ExitCode, Failure> {
         let body = Message::new(key, value, text).write();
-        let answer = match self.post("application/json", body.into(), Duration::ZERO).await {
+        let answer = match self.post("application/json", body.into(), Duration::ZERO, "id").await {
             Ok(answer) => answer,
             Err(Trouble::Problem(answer)) if self.json => {
-                print(&answer.text);
+                print_line(&answer.text)?;
                 return Ok(ExitCode::FAILURE);
             }
             Err(trouble) => return Err(trouble.into()),
         };
         if self.json {
-            print(&answer.text);
+            print_line(&answer.text)?;
         } else if self.ack.is_some() {
-            print(&Delivered::of(&answer).to_string());
+            print_line(&Delivered::of(&answer).to_string())?;
         } else {
-            print(&log::escaped(answer.text("id")));
+            print_line(&log::escaped(answer.text("id")))?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
     async fn lines(&self, key: Option<(&str, bool)>, tally: &mut Tally) -> Result<ExitCode, Failure> {
         let mut input = Input::start().map_err(Failure::start)?;
+        // The key is in each message.
+        let most = BATCH_BODY / (1 + key.map_or(0, |(key, _)| key.len()));
         // Of the next batch.
         let mut first_line = 1;
         let mut code = ExitCode::SUCCESS;
-        while let Some(lines) = input.batch().await.map_err(|problem| at_line(first_line, problem))? {
+        while let Some(lines) = input.batch(most.max(1)).await.map_err(|problem| at_line(first_line, problem))? {
             let mut body = match key {
                 None => lines.into(),
                 Some((key, text)) => messages(key, text, &lines, first_line)?,
             };
             loop {
-                match self.post("application/x-ndjson", body.clone(), BATCH_TIME).await {
+                match self.post("application/x-ndjson", body.clone(), BATCH_TIME, "published").await {
                     Ok(answer) => {
                         tally.add(&answer);
-                        self.print_json(&answer.text);
+                        self.print_json(&answer.text)?;
                         break;
                     }
                     // Some lines were taken, and the one it names was not.
                     Err(Trouble::Problem(answer)) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
                         let published = answer.number("published");
                         tally.published += published;
-                        self.print_json(&json!({ "published": published }).to_string());
+                        self.print_json(&json!({ "published": published }).to_string())?;
                         let taken = answer.number("line").saturating_sub(1) as usize;
                         body = body.slice(length_of_lines(&body, taken)..);
                         first_line += taken;
@@ -196,7 +201,7 @@ impl Publisher {
                     }
                     Err(Trouble::Problem(answer)) if answer.status == StatusCode::GATEWAY_TIMEOUT => {
                         tally.add(&answer);
-                        self.print_json(&answer.text);
+                        self.print_json(&answer.text)?;
                         warn(&log::escaped(answer.text("detail")));
                         code = ExitCode::FAILURE;
                         break;
@@ -218,20 +223,19 @@ impl Publisher {
         Ok(code)
     }
 
-    async fn post(&self, content_type: &str, body: Bytes, waits: Duration) -> Result<Answer, Trouble> {
+    async fn post(&self, content_type: &str, body: Bytes, waits: Duration, has: &str) -> Result<Answer, Trouble> {
         let path = match self.ack {
             None => "/v1/messages".into(),
             Some(limit) => format!("/v1/messages?ack=all&timeout={}us", limit.as_micros()),
         };
         let waits = waits + self.ack.unwrap_or_default();
         let headers = &[(header::CONTENT_TYPE, content_type)];
-        self.client.call(Call { method: Method::POST, path: &path, headers, body, waits }).await
+        let has = if self.ack.is_some() { "delivered" } else { has };
+        self.client.call(Call { method: Method::POST, path: &path, headers, body, waits, has }).await
     }
 
-    fn print_json(&self, text: &str) {
-        if self.json {
-            print(text);
-        }
+    fn print_json(&self, text: &str) -> Result<(), Failure> {
+        if self.json { print_line(text) } else { Ok(()) }
     }
 }
 
@@ -263,11 +267,6 @@ fn at_line(line: usize, problem: impl std::fmt::Display) -> Failure {
 fn warn(text: &str) {
     // The exit code says it too.
     let _ = writeln!(io::stderr(), "warning: {text}");
-}
-
-fn print(text: &str) {
-    // That nobody reads it changes nothing of what was done.
-    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// To whom something was delivered.
@@ -366,15 +365,16 @@ impl Input {
         Ok(Self { chunks: received, rest: Vec::new() })
     }
 
-    /// The lines at hand, at least one; nothing at the end.
-    async fn batch(&mut self) -> Result<Option<Vec<u8>>, String> {
+    /// The lines at hand, one to `most` of them; nothing at the end.
+    async fn batch(&mut self, most: usize) -> Result<Option<Vec<u8>>, String> {
         loop {
             while self.rest.len() < BATCH
                 && let Ok(chunk) = self.chunks.try_recv()
             {
                 self.rest.extend(chunk.map_err(unreadable)?);
             }
-            if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
+            let ends = self.rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+            if let Some(end) = ends.take(most).last() {
                 let rest = self.rest.split_off(end + 1);
                 return Ok(Some(std::mem::replace(&mut self.rest, rest)));
             }

@@ -31,10 +31,13 @@ use super::{
     client::{Call, Client, ClientArgs, Trouble},
     log::{self, DIM, RESET},
     node::Signals,
+    output,
 };
 
 /// A node says something every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
+/// What one event takes at most, in bytes: the largest message, each byte of it escaped.
+const MAX_EVENT: usize = 8 << 20;
 /// When to connect again, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
@@ -161,7 +164,7 @@ impl Tail {
         let mut pause = FIRST_PAUSE;
         loop {
             let trouble = match self.connection(&mut pause).await {
-                Ok(()) => return Ok(ExitCode::SUCCESS),
+                Ok(ended) => return ended.map(|()| ExitCode::SUCCESS),
                 Err(trouble) => trouble,
             };
             // What it says of the request it will say again.
@@ -183,8 +186,8 @@ impl Tail {
         }
     }
 
-    /// Follows over one connection. Well is only that nobody reads any longer.
-    async fn connection(&mut self, pause: &mut Duration) -> Result<(), Trouble> {
+    /// Follows over one connection, until there is trouble with it, or nobody reads what is printed, or it cannot be.
+    async fn connection(&mut self, pause: &mut Duration) -> Result<Result<(), Failure>, Trouble> {
         let mut headers = vec![(header::ACCEPT, "text/event-stream")];
         let cursor = self.cursor.clone();
         if let Some(cursor) = &cursor {
@@ -218,8 +221,16 @@ impl Tail {
                 }
                 self.cursor = event.id.or(self.cursor.take());
             }
-            if !print(text).await {
-                return Ok(());
+            match print(text).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ok(())),
+                Err(error) => return Ok(Err(output::unwritable(&error))),
+            }
+            if events.rest.len() > MAX_EVENT {
+                return Ok(Err(Failure::other(format!(
+                    "{} sends an event of more than {MAX_EVENT} bytes, which no message has; is it a node?",
+                    self.client.node
+                ))));
             }
         }
     }
@@ -254,16 +265,16 @@ fn warn(text: &str) {
     let _ = writeln!(io::stderr(), "warning: {text}");
 }
 
-/// Writes to stdout, which may take long; gives whether somebody reads it.
-async fn print(text: String) -> bool {
+/// Writes to stdout, which may take long.
+async fn print(text: String) -> io::Result<()> {
     if text.is_empty() {
-        return true;
+        return Ok(());
     }
     let written = task::spawn_blocking(move || {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
     });
-    written.await.is_ok_and(|written| written.is_ok())
+    written.await.map_err(io::Error::other)?
 }
 
 /// How messages look.

@@ -190,15 +190,10 @@ pub enum PublishError {
         /// What is allowed, in bytes.
         max: usize,
     },
-    /// The value cannot be written as JSON.
-    #[error("the value cannot be written as JSON: {0}")]
+    /// The value cannot be written as JSON, or as none that everybody could read: a number beyond a double's range, a
+    /// text with half a surrogate pair, more than 63 arrays or objects in one another.
+    #[error("the value cannot be published as JSON: {0}")]
     Value(String),
-    /// Its value has arrays or objects in one another, too many.
-    #[error("the value nests more than {max} deep, which not everybody could read: make it flatter")]
-    TooDeep {
-        /// How deep it may nest.
-        max: usize,
-    },
     /// The log is full of messages that members still need.
     #[error("the slowest members have not caught up yet; wait, or publish less")]
     WouldBlock,

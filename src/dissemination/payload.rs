@@ -11,9 +11,12 @@
 //! Reading is lenient, through serde_json; but what this crate writes has the identity last and in this
 //! very order, and is read without it, several times as fast ([`parse`]'s fast path gives the same).
 
-use std::{borrow::Cow, io::Write as _, ops::Range};
+use std::{borrow::Cow, fmt, io::Write as _, ops::Range};
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::{MAX_MESSAGE, PublishError};
@@ -83,12 +86,9 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// `value` is not JSON, or nests too deep, or all together is too large.
+    /// `value` is not JSON that everybody can read, or all together is too large.
     pub(crate) fn checked(key: &str, value: &str, origin: &str) -> Result<Self, PublishError> {
-        check_json(value).map_err(|error| PublishError::Value(error.to_string()))?;
-        if is_deep(value.as_bytes()) {
-            return Err(PublishError::TooDeep { max: MAX_DEPTH });
-        }
+        check_readable(value).map_err(|error| PublishError::Value(error.to_string()))?;
         let draft = Self::new(key, value, origin);
         let size = draft.max_len();
         if size > MAX_MESSAGE { Err(PublishError::TooLarge { size, max: MAX_MESSAGE }) } else { Ok(draft) }
@@ -223,29 +223,84 @@ fn check_json(value: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<IgnoredAny>(value).map(|IgnoredAny| ())
 }
 
-/// Whether a value, which is JSON, nests deeper than [`MAX_DEPTH`].
-fn is_deep(json: &[u8]) -> bool {
-    let opens = |byte: &u8| matches!(byte, b'[' | b'{');
-    // Of nearly all values this is all that is looked at.
-    if json.iter().filter(|byte| opens(byte)).count() <= MAX_DEPTH {
-        return false;
-    }
-    let (mut depth, mut in_text, mut bytes) = (0, false, json.iter());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => in_text = !in_text,
-            // What is escaped ends no text.
-            b'\\' => _ = bytes.next(),
-            _ if in_text => {}
-            b']' | b'}' => depth -= 1,
-            _ if opens(byte) => depth += 1,
-            _ => {}
-        }
+/// Checks that everybody can read a value: what JSON allows, common parsers need not take. A number may be too
+/// large for them (RFC 8259, section 6), an escaped text may be none of Unicode's (section 8.2), and they follow
+/// arrays and objects only so deep.
+fn check_readable(value: &str) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(value);
+    Readable { depth: 0 }.deserialize(&mut deserializer)?;
+    deserializer.end()
+}
+
+/// A value at some depth, of which nothing is kept.
+#[derive(Clone, Copy)]
+struct Readable {
+    depth: usize,
+}
+
+impl Readable {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        let depth = self.depth + 1;
         if depth > MAX_DEPTH {
-            return true;
+            Err(E::custom(format_args!("it nests more than {MAX_DEPTH} deep")))
+        } else {
+            Ok(Self { depth })
         }
     }
-    false
+}
+
+impl<'de> DeserializeSeed<'de> for Readable {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        let deeper = self.deeper()?;
+        while array.next_element_seed(deeper)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let deeper = self.deeper()?;
+        while object.next_key_seed(deeper)?.is_some() {
+            object.next_value_seed(deeper)?;
+        }
+        Ok(())
+    }
 }
 
 /// Splits off a number without leading zeros.
@@ -292,13 +347,22 @@ mod tests {
     fn what_not_everybody_could_read_is_not_published() {
         let nested = |depth: usize| ["{\"a\":".repeat(depth - 1), "[]".into(), "}".repeat(depth - 1)].concat();
         let flat = format!("[{}\"\\\\\\\"{}\"]", "[],".repeat(200), "[{".repeat(200));
-        for value in [nested(MAX_DEPTH), flat] {
+        let odd = r#"{"a":1,"a":[1.0,-0,12345678901234567890123,1e308],"\ud83d\ude00":"\u0000","":null,"b":true}"#;
+        for value in [nested(MAX_DEPTH), flat, odd.into(), " 1 ".into()] {
             assert!(Draft::checked("k", &value, "n").is_ok(), "{value}");
             assert!(serde_json::from_str::<serde_json::Value>(&value).is_ok(), "{value}");
         }
-        for depth in [MAX_DEPTH + 1, 10_000] {
-            let refused = Draft::checked("k", &nested(depth), "n");
-            assert_eq!(refused.map(drop), Err(PublishError::TooDeep { max: MAX_DEPTH }));
+        for (value, words) in [
+            (&*nested(MAX_DEPTH + 1), "it nests more than 63 deep"),
+            (&nested(10_000), "it nests more than 63 deep"),
+            ("1e999", "number out of range"),
+            (r#"["\ud800"]"#, "escape"),
+            (r#"{"\ud800":1}"#, "escape"),
+            ("1 2", "trailing characters"),
+            ("", "EOF"),
+        ] {
+            let Err(PublishError::Value(why)) = Draft::checked("k", value, "n") else { panic!("{value} is published") };
+            assert!(why.contains(words), "{why}");
         }
     }
 

@@ -34,7 +34,7 @@ const RENEWAL: Duration = Duration::from_secs(5);
 /// How long changes are gathered before they are told.
 const PACE: Duration = Duration::from_millis(50);
 /// How many members are told at once.
-const MAX_WATCHERS: usize = 8;
+const MAX_WATCHERS: usize = 32;
 
 /// Who has acknowledged what of an origin's messages, as the origin says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    exchange::Passed,
     faults::Faulty,
     lookup,
     outbox::Outbox,
@@ -53,6 +54,7 @@ pub(super) enum Command {
     Members { reply: oneshot::Sender<Vec<Member>> },
     View { reply: oneshot::Sender<Vec<Belief>> },
     WayOfAsking { reply: oneshot::Sender<(Envelope, StreamLimits)> },
+    Asked(Passed),
     UpdateTags { serf: Serf, reply: oneshot::Sender<bool> },
     UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
     ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
@@ -265,6 +267,7 @@ impl EventLoop {
             Command::WayOfAsking { reply } => {
                 let _ = reply.send(self.node.way_of_asking());
             }
+            Command::Asked(Passed { sent, received }) => self.node.count_asked(sent, received),
             Command::Leave => self.leave(),
         }
     }

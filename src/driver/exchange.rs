@@ -58,19 +58,29 @@ pub enum AskError {
     },
 }
 
-/// Asks the node that listens at `addr`, and gives what it answers within these limits.
+/// What went over the connection, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Passed {
+    pub(super) sent: u64,
+    pub(super) received: u64,
+}
+
+/// Asks the node that listens at `addr`, and gives what it answers within these limits. What went there and back is
+/// counted, also if that is not all.
 pub(super) async fn ask(
     addr: SocketAddr,
     envelope: &Envelope,
     limits: StreamLimits,
     timeout: Duration,
     request: &StreamMessage,
+    passed: &mut Passed,
 ) -> Result<StreamMessage, AskError> {
     let answer = async {
         let mut stream = TcpStream::connect(addr).await.map_err(|source| AskError::Connect { addr, source })?;
         let nonce = super::nonce().ok_or(AskError::Randomness)?;
         let request = envelope.seal_stream(nonce, encode(request, false), Direction::Request);
         stream.write_all(&request).await.map_err(|source| AskError::Broken { addr, source })?;
+        passed.sent += request.len() as u64;
         let mut opener = Opener::with_limits(Direction::Answer, limits);
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -79,6 +89,7 @@ pub(super) async fn ask(
                 Ok(length) => length,
                 Err(source) => return Err(AskError::Broken { addr, source }),
             };
+            passed.received += length as u64;
             match opener.push(envelope, &chunk[..length]) {
                 Ok(None) => {}
                 Ok(Some(message)) => return Ok(message),

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
-use super::exchange::{self, AskError};
+use super::exchange::{self, AskError, Passed};
 use crate::wire::{Ping, envelope::Envelope, limits::StreamLimits, stream::StreamMessage};
 
 /// An ack is read no further than this.
@@ -46,7 +46,7 @@ pub async fn probe(addr: SocketAddr, envelope: &Envelope, timeout: Duration) -> 
     // An empty name means whoever listens here.
     let ping = StreamMessage::Ping(Ping { seq: SEQ, node: "".into(), source: None });
     let limits = StreamLimits { whole: ANSWER, decompressed: ANSWER, ..StreamLimits::default() };
-    match exchange::ask(addr, envelope, limits, timeout, &ping).await? {
+    match exchange::ask(addr, envelope, limits, timeout, &ping, &mut Passed::default()).await? {
         StreamMessage::Ack(ack) if ack.seq == SEQ => {
             serde_json::from_slice(&ack.payload).map_err(|_| HealthError::Silent { addr })
         }

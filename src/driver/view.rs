@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     Handle,
     event_loop::Command,
-    exchange::{self, AskError},
+    exchange::{self, AskError, Passed},
 };
 use crate::{
     Belief,
@@ -51,7 +51,10 @@ impl Handle {
         let way = self.ask(|reply| Command::WayOfAsking { reply }).await;
         let (envelope, limits) = way.ok_or(ViewError::Stopped)?;
         let request = StreamMessage::PushPull(PushPull::default());
-        match exchange::ask(addr, &envelope, limits, timeout, &request).await? {
+        let mut passed = Passed::default();
+        let answer = exchange::ask(addr, &envelope, limits, timeout, &request, &mut passed).await;
+        let _ = self.0.commands.send(Command::Asked(passed)).await;
+        match answer? {
             StreamMessage::PushPull(view) => Ok(Belief::all_of(&view.nodes)),
             StreamMessage::Error(reason) => {
                 Err(ViewError::Refused { addr, reason: String::from_utf8_lossy(&reason).into_owned() })

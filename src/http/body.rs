@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody as _},
     http::{StatusCode, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -63,6 +63,10 @@ impl Drop for Held<'_> {
 
 /// Reads a body in time, or else the problem that it does not come; nothing for one of more than `max` bytes.
 pub(super) async fn whole(app: &App, mut body: Body, max: usize) -> Result<Option<Bytes>, Problem> {
+    // As far as it is announced.
+    if body.size_hint().lower() > max as u64 {
+        return Ok(None);
+    }
     let limit = app.config.times.body;
     let reading = async {
         let (mut held, mut whole) = (app.bodies.hold(), BytesMut::new());

@@ -37,6 +37,9 @@ const GOOD_BYE: Duration = Duration::from_secs(1);
 const REFUSALS: usize = 256;
 /// How long a refused client may take to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
+/// How long a client may go on sending after it was answered for good. Most read the answer only when they have sent
+/// all, and a connection that is closed before that takes it back.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long to rest when the system has no more connections to give.
 const REST: Duration = Duration::from_millis(50);
 
@@ -95,7 +98,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Rout
     let super::Times { head, stall, .. } = app.config.times;
     let served =
         http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER).serve_connection(
-            TokioIo::new(Patient { stream, patience: stall, stalled: None }),
+            TokioIo::new(Patient { stream, patience: stall, stalled: None, lingering: None }),
             TowerToHyperService::new(router),
         );
     let mut served = pin!(served);
@@ -130,11 +133,12 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A stream whose writes fail when nothing of them was taken for a while.
+/// A stream whose writes fail when nothing of them was taken for a while, and that lets the other side finish.
 struct Patient {
     stream: TcpStream,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
@@ -183,7 +187,22 @@ impl AsyncWrite for Patient {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// Nothing more is sent; what the other side still sends is read, and dropped.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let Self { stream, lingering, .. } = &mut *self;
+        if lingering.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+        }
+        if lingering.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut ignored = [0; 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::new(&mut ignored);
+            let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }

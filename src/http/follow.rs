@@ -10,7 +10,7 @@ use std::{
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -70,7 +70,7 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
     let filter = Filter { key: wanted.key, from: wanted.from.as_deref().map(Into::into) };
     let cursor = match (wanted.after, headers.get("last-event-id")) {
         // What a browser has heard goes on from what the page began with.
-        (_, Some(id)) => Some(cursor("Last-Event-ID", id.to_str().unwrap_or_default())?),
+        (_, Some(id)) => Some(cursor("Last-Event-ID", &String::from_utf8_lossy(id.as_bytes()))?),
         (Some(after), None) => Some(cursor("after", &after)?),
         (None, None) => None,
     };
@@ -223,12 +223,20 @@ fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
     })
 }
 
+/// The form that is wanted most, of two that are wanted alike the lines: nobody asks for those by chance.
 fn form(headers: &HeaderMap) -> Result<Form, Problem> {
-    let accept = headers.get(header::ACCEPT).map_or(Ok("*/*"), HeaderValue::to_str).unwrap_or_default();
-    let accepts = |form: &str| accept.split(',').any(|kind| is_accepted(kind, form));
-    if accepts("application/x-ndjson") {
+    let accept: Vec<_> =
+        headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or_default()).collect();
+    let accept = if accept.is_empty() { "*/*".into() } else { accept.join(", ") };
+    let weight = |wanted: &[&str]| {
+        let kinds = accept.split(',').filter_map(|kind| weight_of(kind, wanted));
+        kinds.fold(0.0, f32::max)
+    };
+    let lines = weight(&["application/x-ndjson"]);
+    let events = weight(&["text/event-stream", "text/*", "*/*"]);
+    if lines > 0.0 && lines >= events {
         Ok(Form::Lines)
-    } else if ["text/event-stream", "text/*", "*/*"].into_iter().any(accepts) {
+    } else if events > 0.0 {
         Ok(Form::Events)
     } else {
         let detail = format!("{accept:?} cannot be had; Accept is text/event-stream or application/x-ndjson");
@@ -236,12 +244,14 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     }
 }
 
-/// Whether one of the kinds in `Accept` is this one, and wanted (RFC 9110, 12.4.2: of weight 0 it is not).
-fn is_accepted(kind: &str, wanted: &str) -> bool {
+/// How much one of the kinds in `Accept` is wanted, if it is one of these (RFC 9110, 12.4.2).
+fn weight_of(kind: &str, wanted: &[&str]) -> Option<f32> {
     let mut parts = kind.split(';').map(str::trim);
-    let is_it = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(wanted));
-    let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    is_it && weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0) > 0.0
+    let kind = parts.next()?;
+    wanted.iter().any(|wanted| kind.eq_ignore_ascii_case(wanted)).then(|| {
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0)
+    })
 }
 
 fn event(form: Form, name: &str, data: &str) -> String {
@@ -281,13 +291,21 @@ fn streaming(form: Form, body: Body) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
     fn a_form_is_what_is_wanted_of_what_there_is() {
         let form =
             |accept: &'static str| form(&[(header::ACCEPT, HeaderValue::from_static(accept))].into_iter().collect());
-        for accept in ["*/*", "text/html, text/*;q=0.5", "Text/Event-Stream", "application/x-ndjson;q=0, */*"] {
+        for accept in [
+            "*/*",
+            "text/html, text/*;q=0.5",
+            "Text/Event-Stream",
+            "application/x-ndjson;q=0, */*",
+            "text/event-stream, application/x-ndjson;q=0.5",
+        ] {
             assert_eq!(form(accept).ok(), Some(Form::Events), "{accept}");
         }
         for accept in ["application/x-ndjson", "text/html,Application/X-NDJSON; q=0.1", "*/*, application/x-ndjson"] {

@@ -151,6 +151,10 @@ fn is_local(host: &str) -> bool {
 
 /// Lets a request through, or answers why not.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // Of two, something on the way may have looked at the other one (RFC 9112, 3.2).
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        return refused(Problem::bad_request("a request has one header Host, and this one has more"));
+    }
     let open = OPEN.contains(&request.uri().path());
     let allowed = match asker(request.headers(), &app) {
         Asker::Own => None,

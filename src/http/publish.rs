@@ -159,6 +159,7 @@ async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem>
 
 struct Batch<'a> {
     node: &'a Handle,
+    /// Lines that are dealt with.
     lines: u64,
     published: u64,
     /// The first message, and the last.
@@ -166,12 +167,16 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Publishes a line, as soon as there is room. Blank ones are none.
+    /// Deals with a line: publishes it, as soon as there is room, unless it is blank.
     async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
-        self.lines += 1;
-        if line.trim_ascii().is_empty() {
-            return Ok(());
+        if !line.trim_ascii().is_empty() {
+            self.publish(line).await?;
         }
+        self.lines += 1;
+        Ok(())
+    }
+
+    async fn publish(&mut self, line: &[u8]) -> Result<(), Problem> {
         let Message { key, value } = parse(line)?;
         let receipt = match self.node.try_publish(&key, value) {
             Err(PublishError::WouldBlock) => match timeout(ACK_TIME, self.node.publish(&key, value)).await {
@@ -198,7 +203,7 @@ impl Batch<'_> {
 
     /// What came before the problem is published, and is told.
     fn unfinished(&self, problem: Problem) -> Problem {
-        problem.with("published", self.published).with("line", self.lines)
+        problem.with("published", self.published).with("line", self.lines + 1)
     }
 }
 
@@ -257,7 +262,7 @@ fn refusal(error: PublishError) -> Problem {
     match error {
         PublishError::WouldBlock => Problem::new(StatusCode::TOO_MANY_REQUESTS, error).header(header::RETRY_AFTER, "1"),
         PublishError::TooLarge { max, .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with("limit", max),
-        PublishError::Value(_) | PublishError::TooDeep { .. } => Problem::bad_request(error),
+        PublishError::Value(_) => Problem::bad_request(error),
         PublishError::NameTaken => Problem::new(StatusCode::CONFLICT, error),
         PublishError::Stopped => Problem::stopped(),
     }

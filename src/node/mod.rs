@@ -436,6 +436,15 @@ impl Node {
         (self.sealer.envelope.clone(), self.bounds.stream)
     }
 
+    /// Another node was asked for its view, on a connection that is not the node's own.
+    pub(crate) fn count_asked(&mut self, sent: u64, received: u64) {
+        let Metrics { traffic, sent: by_kind, .. } = &mut self.metrics;
+        traffic.tcp_connect += 1;
+        traffic.tcp_sent += sent;
+        traffic.tcp_received += received;
+        by_kind.views += sent;
+    }
+
     /// What this node's acknowledgements carry from now on.
     pub(crate) fn set_ack_payload(&mut self, payload: Bytes) {
         self.membership.set_ack_payload(payload);

@@ -104,14 +104,14 @@ fn so_many_are_told_at_most_and_old_revisions_are_not_asked() {
     let mut sim = Sim::new(3, Profile::Lan);
     let addrs = cluster(&mut sim, 2);
     let made_up = |i: u8| SocketAddr::from(([10, 0, 8, i], 7946));
-    for i in 0..9 {
+    for i in 0..33 {
         sim.inject(made_up(i), addrs[0], alive(format!("made up {i}"), made_up(i), 0xB1));
     }
     let before = sim.datagrams;
     sim.watch(addrs[0], true);
     assert_eq!(sim.datagrams - before, 1, "node2 is asked, and nobody else");
     let before = sim.node(addrs[0]).counters().unusable;
-    for i in 0..9 {
+    for i in 0..33 {
         sim.inject(made_up(i), addrs[0], Control::Watch.encode());
     }
     assert_eq!(sim.node(addrs[0]).counters().unusable, before + 1);

@@ -37,6 +37,9 @@ async fn tell_each_other(envelope: impl Fn() -> Envelope) -> (Handle, Handle) {
     }
     let after = a.metrics().await;
     assert_eq!((after.rejected, after.gauges.view_received), (before.rejected, before.gauges.view_received));
+    let (asked, to_ask) =
+        (after.traffic.tcp_connect - before.traffic.tcp_connect, after.sent.views - before.sent.views);
+    assert!(asked >= 2 && to_ask > 0, "it has asked b, and itself: {asked} times, with {to_ask} bytes");
     (a, b)
 }
 

@@ -1,0 +1,27 @@
+//! Standard output: what a command prints besides a log.
+
+use std::io::{self, Write as _};
+
+use super::Failure;
+
+/// Prints this, as it is. That whoever reads has read enough, and is gone, is no failure.
+///
+/// # Errors
+///
+/// It cannot be written, to a disk that is full, say.
+pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unwritable(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// The same, for a line.
+pub(super) fn print_line(text: &str) -> Result<(), Failure> {
+    print(format!("{text}\n"))
+}
+
+pub(super) fn unwritable(error: &io::Error) -> Failure {
+    Failure::other(format!("cannot write to standard output: {error}"))
+}
