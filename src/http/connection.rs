@@ -25,7 +25,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::{Sleep, sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::App;
 
@@ -112,8 +112,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Rout
     };
     if let Err(error) = ended {
         if std::error::Error::source(&error).is_some_and(is_stall) {
-            app.counts.cut_off.fetch_add(1, Ordering::Relaxed);
-            warn!(%peer, "cut off the HTTP client {peer}: it has taken nothing for {stall:?}");
+            app.counts.cut_off(format_args!("{peer} has taken nothing for {stall:?}"));
         } else {
             debug!(%peer, %error, "an HTTP connection broke");
         }

@@ -122,8 +122,7 @@ impl Following {
             match journal.read(&mut self.place, &self.filter, self.form) {
                 Told::Text(text) => return Some((Ok(text), self)),
                 Told::Gone(missed) => {
-                    self.follower.0.counts.cut_off.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(missed, "somebody who follows messages does not keep up, and was cut off");
+                    self.follower.0.counts.cut_off("it does not keep up with the messages it follows");
                     let reason = "you do not keep up, and are cut off; come back with this event's id to go on";
                     let text = gone(self.form, &journal.cursor(self.place), Some(missed), reason);
                     self.ended = true;
@@ -131,7 +130,7 @@ impl Following {
                 }
                 // Breaks the connection, so that half of an event is not taken for one.
                 Told::Torn => {
-                    self.follower.0.counts.cut_off.fetch_add(1, Ordering::Relaxed);
+                    self.follower.0.counts.cut_off("it was overtaken while it read a long message");
                     self.ended = true;
                     let error = io::Error::other("it was overtaken while it read a long message");
                     return Some((Err(error), self));

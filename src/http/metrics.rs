@@ -323,7 +323,7 @@ fn write_behind(sheet: &mut Sheet, name: &str, help: &str, label: &str, mut behi
 }
 
 fn write_http(sheet: &mut Sheet, counts: &Counts) -> fmt::Result {
-    let Counts { connections, followers, refused, cut_off } = counts;
+    let Counts { connections, followers, refused, cut_off, .. } = counts;
     let (connections, followers) = (connections.load(Ordering::Relaxed), followers.load(Ordering::Relaxed));
     sheet.gauge("http_connections", "HTTP connections that are open", &[], [([], connections)])?;
     sheet.gauge("http_followers", "HTTP clients that follow", &[], [([], followers)])?;

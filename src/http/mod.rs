@@ -40,11 +40,11 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use axum::{
@@ -69,6 +69,8 @@ pub const MAX_CONNECTIONS: usize = 4096;
 
 /// Connections that wait to be accepted: with fewer, some of many that come at once have to try again after a second.
 const BACKLOG: i32 = 1024;
+/// How often the log says at most that clients were cut off.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// A node's members have settled when nobody has come or gone for so long.
 const SETTLED: Duration = Duration::from_millis(500);
 /// How often that is looked at until then.
@@ -180,6 +182,22 @@ struct Counts {
     refused: AtomicU64,
     /// Followers that did not keep up, and connections that took nothing.
     cut_off: AtomicU64,
+    /// How many of those the log has, and when it got the last.
+    logged: Mutex<(u64, Option<Instant>)>,
+}
+
+impl Counts {
+    /// One client more was cut off. The log says so, unless it has just done so: then the next time it has this one, too.
+    fn cut_off(&self, why: impl fmt::Display) {
+        let all = self.cut_off.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, at) = &mut *logged;
+        if at.is_none_or(|at| at.elapsed() >= LOGGED_EVERY) {
+            let count = all.saturating_sub(*before);
+            (*before, *at) = (all, Some(Instant::now()));
+            tracing::warn!(count, "HTTP clients cut off: {count}, the last one because {why}");
+        }
+    }
 }
 
 impl Server {
