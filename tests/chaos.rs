@@ -123,7 +123,21 @@ fn what_is_broken_heals_and_random_things_lose_nothing() {
 
     let (code, said) = run(&["partition", "node4"]);
     assert!(code == Some(1) && said.contains("there are node1 node2 node3 sender-1 sender-2"), "{said}");
-    for wrong in [&["loss", "node1", "130%"][..], &["random"], &["random", "20"], &["brake", "node1"], &["kill"]] {
+    for wrong in [
+        &["loss", "node1", "130%"][..],
+        &["delay", "node1", "slow"],
+        &["delay", "node1", "5ms..50ms,loss=1"],
+        &["random"],
+        &["random", "20"],
+        &["random", "--seed"],
+        &["random", "20s", "30s"],
+        &["brake", "node1"],
+        &["kill"],
+        &["kill", ""],
+        &["pause", "20s"],
+        &["pause", "node1", "node1", "20s"],
+        &["--file", "no/such/file", "status"],
+    ] {
         let (code, said) = run(wrong);
         assert!(code == Some(2) && said.contains("see scripts/chaos --help"), "{wrong:?}: {code:?} {said}");
     }
@@ -134,7 +148,16 @@ fn what_is_broken_heals_and_random_things_lose_nothing() {
     assert_eq!(good(&["status"]), "node1: loss=0.3\nnode2: off the network\nnode3: killed\nsender-1: paused");
     let (code, said) = run(&["random", "20s"]);
     assert!(code == Some(1) && said.contains("something is broken already"), "{code:?} {said}");
+    project.compose(&["stop", "node2"]);
     good(&["heal"]);
+    assert_eq!(good(&["status"]), well);
+    all_see_five();
+
+    // Who has read enough leaves nothing broken.
+    let mut command = chaos(&["--project-name", &project.name, "random", "--seed", "5", "15s"]);
+    let mut random = command.stdout(Stdio::piped()).spawn().expect("bash is there");
+    drop(random.stdout.take());
+    assert_eq!(random.wait().expect("it was started").code(), Some(141));
     assert_eq!(good(&["status"]), well);
     all_see_five();
 
