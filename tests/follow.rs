@@ -51,12 +51,17 @@ struct Follower {
 }
 
 impl Follower {
-    /// Over HTTP/1.0, whose bodies have no chunks.
     #[track_caller]
     fn new(at: SocketAddr, form: &str, query: &str, place: &str) -> Self {
+        Self::of(at, form, &format!("/v1/messages{query}"), place)
+    }
+
+    /// Over HTTP/1.0, whose bodies have no chunks.
+    #[track_caller]
+    fn of(at: SocketAddr, form: &str, path: &str, place: &str) -> Self {
         let mut stream = BufReader::new(connect(at));
         let id = if place.is_empty() { String::new() } else { format!("last-event-id: {place}\r\n") };
-        let head = format!("GET /v1/messages{query} HTTP/1.0\r\naccept: {form}\r\n{id}\r\n");
+        let head = format!("GET {path} HTTP/1.0\r\naccept: {form}\r\n{id}\r\n");
         stream.get_mut().write_all(head.as_bytes()).expect("it is taken");
         let (status, head) = read_head(&mut stream).expect("it answers");
         assert_eq!(status, 200, "{head:?}");
@@ -200,6 +205,56 @@ fn whoever_comes_back_hears_all_once() {
     let mut last = Follower::new(at, FORMS[0], "?last=3&key=pear", "");
     for i in [count - 7, count - 4, count - 1].map(|i| i - (i + 2) % 3) {
         assert_eq!(last.expect()["value"], i);
+    }
+}
+
+#[test]
+fn one_stream_tells_all_there_is() {
+    let [first, second] = two(&[]);
+    let (at, count) = (first.http(), 2000);
+    let follow = |place: &str| Follower::of(at, FORMS[0], "/v1/events?messages=1", place);
+    let mut plain = Follower::of(at, FORMS[0], "/v1/events", "1f.7");
+    publish(second.http(), &["before"], 2);
+    let mut follower = follow("");
+    while follower.expect()["seq"] != 1 {}
+    // Some are told in many pieces, within which nothing else may come.
+    let long = "x".repeat(200 << 10);
+    let line = |i: usize| format!("{{\"key\":\"a\",\"value\":\"{}\"}}\n", if i % 100 == 0 { &long } else { "short" });
+    let body: String = (0..count).map(line).collect();
+    let mut besides = 0;
+    thread::scope(|scope| {
+        scope.spawn(|| ask(second.http(), "POST", "/v1/messages", &[LINES], body.as_bytes()));
+        for seq in 2..count + 2 {
+            let told = loop {
+                let told = follower.expect();
+                if told["seq"].is_number() {
+                    break told;
+                }
+                besides += 1;
+            };
+            assert_eq!((&told["origin"], &told["seq"]), (&json!("node2"), &json!(seq)));
+            if seq % 300 == 0 {
+                follower = follow(&follower.place);
+            }
+        }
+    });
+    assert!(besides > 0, "members and acknowledgements come as well");
+    loop {
+        let told = plain.expect();
+        assert!(
+            told["members"].is_array() || told["members"].is_object(),
+            "no messages unless they are wanted: {told}"
+        );
+        if told["origin"] == "node2" && told["members"]["node1"] == count + 2 {
+            break;
+        }
+    }
+    let gone = follow("1f.7").expect();
+    assert_eq!((&gone["event"], &gone["missed"]), (&json!("gone"), &Value::Null), "{gone}");
+    first.signal("TERM");
+    for follower in [&mut follower, &mut plain] {
+        let left: Vec<_> = std::iter::from_fn(|| follower.next()).filter(|told| told["event"] == "left").collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 }
 

@@ -138,11 +138,16 @@ fn what_is_asked_is_known_or_refused() {
     ] {
         assert_problem(&ask(at, "GET", &format!("/v1/messages?{query}"), &[], b""), 400, words);
     }
-    for path in ["/v1/members", "/v1/cluster", "/v1/views", "/v1/events", "/v1/log", "/v1/faults"] {
+    for path in ["/v1/members", "/v1/cluster", "/v1/views", "/v1/log", "/v1/faults"] {
         assert_problem(&ask(at, "GET", &format!("{path}?pretty"), &[], b""), 400, "takes no query");
     }
-    let malformed = ask(at, "GET", "/v1/messages", &["last-event-id: here"], b"");
-    assert_problem(&malformed, 400, r#"Last-Event-ID "here" is no place to go on from"#);
+    for query in ["last=1", "messages=-1", "messages=1&messages=1"] {
+        assert_problem(&ask(at, "GET", &format!("/v1/events?{query}"), &[], b""), 400, "what may be asked is messages");
+    }
+    for path in ["/v1/messages", "/v1/events?messages=1"] {
+        let malformed = ask(at, "GET", path, &["last-event-id: here"], b"");
+        assert_problem(&malformed, 400, r#"Last-Event-ID "here" is no place to go on from"#);
+    }
     assert_problem(&ask(at, "GET", "/v1/messages", &["accept: text/html"], b""), 406, "text/event-stream");
     assert_problem(&ask(at, "GET", "/v1/members", &["host: example.org"], b""), 400, "one header Host");
     assert_problem(&ask(at, "POST", "/v1/messages", &["content-type: text/plain"], body), 415, "application/json");

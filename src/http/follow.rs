@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -47,6 +47,14 @@ struct Wanted {
     after: Option<String>,
 }
 
+/// What the members' stream tells besides.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Besides {
+    /// The messages as well, beginning with the last so many.
+    messages: Option<usize>,
+}
+
 /// Somebody who follows, counted as long as it lasts.
 struct Follower(Arc<App>);
 
@@ -65,98 +73,141 @@ impl Drop for Follower {
 
 /// `GET /v1/messages`
 pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let wanted: Wanted = query::read(&uri, "key, from, last and after")?;
+    let Wanted { key, from, last, after } = query::read(&uri, "key, from, last and after")?;
     let form = form(&headers)?;
-    let filter = Filter { key: wanted.key, from: wanted.from.as_deref().map(Into::into) };
-    let cursor = match (wanted.after, headers.get("last-event-id")) {
-        // What a browser has heard goes on from what the page began with.
-        (_, Some(id)) => Some(cursor("Last-Event-ID", &String::from_utf8_lossy(id.as_bytes()))?),
-        (Some(after), None) => Some(cursor("after", &after)?),
-        (None, None) => None,
-    };
-    let (mut place, known) = match (cursor, wanted.last) {
-        (Some(cursor), _) => app.journal.place(cursor),
-        (None, Some(count)) => (app.journal.last(count, &filter), true),
-        (None, None) => (app.journal.now(), true),
-    };
-    let missed = app.journal.skip(&mut place);
-    let mut beginning = String::new();
-    // Names the place, so that who is cut off before the first message does not miss it.
-    if form == Form::Events {
-        beginning += "retry: 1000\n";
-    }
-    beginning += &here(form, &app.journal.cursor(place));
-    if !known {
-        let reason = "this node does not know the place to go on from: it has started anew since, or is another one";
-        beginning += &gone(form, &app.journal.cursor(place), None, reason);
-    } else if missed > 0 {
-        let reason = "what came after the place to go on from is not kept any more";
-        beginning += &gone(form, &app.journal.cursor(place), Some(missed), reason);
-    }
-    let news = app.journal.news();
-    let following = Following { place, filter, form, news, follower: Follower::new(app), ended: false };
-    let told = stream::unfold(following, Following::next);
-    let beginning = stream::once(std::future::ready(Ok(Bytes::from(beginning))));
-    Ok(streaming(form, Body::from_stream(beginning.chain(told))))
+    let filter = Filter { key, from: from.as_deref().map(Into::into) };
+    let follower = Arc::new(Follower::new(app));
+    let following = Following::new(follower, form, filter, last, last_heard(&headers, after.as_deref())?);
+    Ok(streaming(
+        form,
+        Body::from_stream(stream::unfold(following, async |mut following| {
+            let told = following.next().await?;
+            Some((told, following))
+        })),
+    ))
 }
 
+/// The place to go on from, where one is named.
+fn last_heard(headers: &HeaderMap, after: Option<&str>) -> Result<Option<Cursor>, Problem> {
+    match (after, headers.get("last-event-id")) {
+        // What a browser has heard goes on from what the page began with.
+        (_, Some(id)) => cursor("Last-Event-ID", &String::from_utf8_lossy(id.as_bytes())).map(Some),
+        (Some(after), None) => cursor("after", after).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Somebody who follows messages.
 struct Following {
+    /// What is told before anything else.
+    beginning: Option<String>,
     place: Place,
     filter: Filter,
     form: Form,
     news: watch::Receiver<u64>,
-    follower: Follower,
+    follower: Arc<Follower>,
+    told_at: Instant,
     ended: bool,
 }
 
 impl Following {
-    async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
+    /// Begins at a place that somebody comes back with, or else with the last so many messages.
+    fn new(follower: Arc<Follower>, form: Form, filter: Filter, last: Option<usize>, heard: Option<Cursor>) -> Self {
+        let journal = &follower.0.journal;
+        let (mut place, known) = match (heard, last) {
+            (Some(cursor), _) => journal.place(cursor),
+            (None, Some(count)) => (journal.last(count, &filter), true),
+            (None, None) => (journal.now(), true),
+        };
+        let missed = journal.skip(&mut place);
+        let mut beginning = String::new();
+        // Names the place, so that who is cut off before the first message does not miss it.
+        if form == Form::Events {
+            beginning += "retry: 1000\n";
+        }
+        beginning += &here(form, &journal.cursor(place));
+        if !known {
+            let reason =
+                "this node does not know the place to go on from: it has started anew since, or is another one";
+            beginning += &gone(form, &journal.cursor(place), None, reason);
+        } else if missed > 0 {
+            let reason = "what came after the place to go on from is not kept any more";
+            beginning += &gone(form, &journal.cursor(place), Some(missed), reason);
+        }
+        let (news, told_at) = (journal.news(), Instant::now());
+        Self { beginning: Some(beginning), place, filter, form, news, follower, told_at, ended: false }
+    }
+
+    /// What is told next; nothing when that was all. Nothing gets lost where this is not waited for to the end.
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
         if self.ended {
             return None;
         }
+        if let Some(beginning) = self.beginning.take() {
+            return Some(Ok(beginning.into()));
+        }
         let journal = &self.follower.0.journal;
-        let alive_until = Instant::now() + KEEP_ALIVE;
         loop {
             // Before looking, so that nothing that comes after it is slept through.
             self.news.mark_unchanged();
-            match journal.read(&mut self.place, &self.filter, self.form) {
-                Told::Text(text) => return Some((Ok(text), self)),
+            let told = match journal.read(&mut self.place, &self.filter, self.form) {
+                Told::Text(text) => Some(Ok(text)),
                 Told::Gone(missed) => {
                     self.follower.0.counts.cut_off("it does not keep up with the messages it follows");
                     let reason = "you do not keep up, and are cut off; come back with this event's id to go on";
-                    let text = gone(self.form, &journal.cursor(self.place), Some(missed), reason);
                     self.ended = true;
-                    return Some((Ok(text.into()), self));
+                    Some(Ok(gone(self.form, &journal.cursor(self.place), Some(missed), reason).into()))
                 }
                 // Breaks the connection, so that half of an event is not taken for one.
                 Told::Torn => {
                     self.follower.0.counts.cut_off("it was overtaken while it read a long message");
                     self.ended = true;
-                    let error = io::Error::other("it was overtaken while it read a long message");
-                    return Some((Err(error), self));
+                    Some(Err(io::Error::other("it was overtaken while it read a long message")))
                 }
                 Told::End => {
                     self.ended = true;
-                    return Some((Ok(event(self.form, "left", LEFT).into()), self));
+                    Some(Ok(event(self.form, "left", LEFT).into()))
                 }
-                Told::Nothing => {}
+                Told::Nothing => None,
+            };
+            if told.is_some() {
+                self.told_at = Instant::now();
+                return told;
             }
             tokio::select! {
                 // The journal is there as long as this is.
                 _ = self.news.changed() => {}
-                () = sleep_until(alive_until) => {
+                () = sleep_until(self.told_at + KEEP_ALIVE) => {
+                    self.told_at = Instant::now();
                     let comment = if self.form == Form::Events { ": keep-alive\n" } else { "" };
                     let here = here(self.form, &journal.cursor(self.place));
-                    return Some((Ok(format!("{comment}{here}").into()), self));
+                    return Some(Ok(format!("{comment}{here}").into()));
                 }
             }
         }
+    }
+
+    /// What is told besides, in between; nothing else may come within a message that is told in pieces. Ends
+    /// with the messages.
+    fn with(self, besides: impl Stream<Item = Bytes>) -> impl Stream<Item = io::Result<Bytes>> {
+        // Fused, since it may end first.
+        stream::unfold((self, Box::pin(besides.fuse())), async |(mut following, mut besides)| {
+            let told = if following.beginning.is_some() || following.place.is_within() {
+                following.next().await?
+            } else {
+                tokio::select! {
+                    told = following.next() => told?,
+                    Some(told) = besides.next() => Ok(told),
+                }
+            };
+            Some((told, (following, besides)))
+        })
     }
 }
 
 /// Somebody who follows what happens.
 struct Watching {
-    follower: Follower,
+    follower: Arc<Follower>,
     acks: Subscription<Acks>,
     ticks: Interval,
     /// The members, as they were told last.
@@ -165,24 +216,36 @@ struct Watching {
 }
 
 /// `GET /v1/events`
-pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    query::none(&uri)?;
-    let acks = app.node.acks();
-    let (ticks, told_at) = (interval(LOOK), Instant::now());
-    let watching = Watching { follower: Follower::new(app), acks, ticks, members: Bytes::new(), told_at };
-    let body = stream::unfold(Some(watching), |watching| async {
-        let mut watching = watching?;
-        let told = watching.next().await;
-        watching.told_at = Instant::now();
-        match told {
-            Some(text) => Some((Ok::<_, Infallible>(text), Some(watching))),
-            None => Some((Ok(event(Form::Events, "left", LEFT).into()), None)),
-        }
-    });
-    Ok(streaming(Form::Events, Body::from_stream(body)))
+pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let Besides { messages } = query::read(&uri, "messages")?;
+    let form = Form::Events;
+    let follower = Arc::new(Follower::new(app));
+    let watching = Watching::new(Arc::clone(&follower)).told();
+    let body = if messages.is_some() {
+        let heard = last_heard(&headers, None)?;
+        Body::from_stream(Following::new(follower, form, Filter::default(), messages, heard).with(watching))
+    } else {
+        let left = stream::once(std::future::ready(event(form, "left", LEFT).into()));
+        Body::from_stream(watching.chain(left).map(Ok::<_, Infallible>))
+    };
+    Ok(streaming(form, body))
 }
 
 impl Watching {
+    fn new(follower: Arc<Follower>) -> Self {
+        let acks = follower.0.node.acks();
+        Self { follower, acks, ticks: interval(LOOK), members: Bytes::new(), told_at: Instant::now() }
+    }
+
+    /// All that is told until the node has stopped.
+    fn told(self) -> impl Stream<Item = Bytes> {
+        stream::unfold(self, async |mut watching| {
+            let told = watching.next().await?;
+            watching.told_at = Instant::now();
+            Some((told, watching))
+        })
+    }
+
     /// What is told next; nothing when the node has stopped.
     async fn next(&mut self) -> Option<Bytes> {
         loop {

@@ -127,6 +127,11 @@ impl Place {
     fn before(at: u64) -> Self {
         Self { at, within: 0 }
     }
+
+    /// Whether an entry has been told in part: what comes next is its rest.
+    pub(super) fn is_within(self) -> bool {
+        self.within > 0
+    }
 }
 
 /// See the [module](self).
