@@ -19,6 +19,7 @@ use support::{
 fn main() -> ExitCode {
     let mut tests: Vec<require::Test> = vec![
         ("what_is_published_in_the_form_arrives_at_all", what_is_published_in_the_form_arrives_at_all),
+        ("windows_do_not_hold_up_each_other", windows_do_not_hold_up_each_other),
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
         ("the_keyboard_is_enough", the_keyboard_is_enough),
@@ -113,6 +114,20 @@ fn what_is_published_in_the_form_arrives_at_all() {
     other.wait("broadcastPage.stats().arrived", 2);
     check_quiet(&browser);
     check_quiet(&other);
+}
+
+fn windows_do_not_hold_up_each_other() {
+    let first = node("node1", None, &[]);
+    let browser = open(&first);
+    for i in 0..4 {
+        browser.open_beside(&format!("http://{}/", page(&first)));
+        browser.wait_text("#connection", "live");
+        browser.wait("document.hidden", false);
+        let value = format!("in window {i}");
+        publish(&browser, "window", &value);
+        browser.wait_text("#rows .value", &value);
+        browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.starts_with("delivered to")));
+    }
 }
 
 fn it_says_who_has_not_acknowledged() {
@@ -229,12 +244,16 @@ fn it_shows_a_hundred_members() {
     let loopback = "127.0.0.1:0".parse().expect("an address");
     let seed = first.addr().to_string().parse::<Seed>().expect("an address is a seed");
     let config = |n| Config::new(format!("node{n}")).bind(loopback).join([seed.clone()]);
-    let _others: Vec<_> = (2..=100).map(|n| Embedded::start(config(n))).collect();
+    let others: Vec<_> = (2..=100).map(|n| Embedded::start(config(n))).collect();
     let browser = open(&first);
     browser.wait("broadcastPage.stats().members", 100);
     let readable = "document.querySelectorAll('.spokes .member span').length";
     browser.wait(readable, 100);
     publish(&browser, "to", "many");
+    browser.wait(REACH, "99/99");
+    // Of that one, two packets tell who has it.
+    others[0].publish("from another", &json!(1));
+    browser.wait_text("#rows .key", "from another");
     browser.wait(REACH, "99/99");
     browser.eval("document.querySelector('#matrix').scrollIntoView()");
     browser.wait("document.querySelectorAll('td.alive').length", 10_000);

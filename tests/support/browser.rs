@@ -68,6 +68,20 @@ impl Browser {
         self.post("/url", &json!({ "url": url }));
     }
 
+    /// Opens a page in a window of its own, where the next calls go; gives the window's name.
+    pub fn open_beside(&self, url: &str) -> String {
+        let window = self.post("/window/new", &json!({ "type": "window" }));
+        let window = window["handle"].as_str().expect("a name").to_owned();
+        self.switch(&window);
+        self.open(url);
+        window
+    }
+
+    /// The next calls go to this window.
+    pub fn switch(&self, window: &str) {
+        self.post("/window", &json!({ "handle": window }));
+    }
+
     /// Gives the page another size, which may be a phone's, and so smaller than a window can be.
     pub fn resize(&self, width: u32, height: u32) {
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
