@@ -4,7 +4,13 @@
 
 mod support;
 
-use std::{fs, path::Path, process::ExitCode, time::Instant};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Instant,
+};
 
 use broadcast::{Config, Seed};
 use libtest_mimic::Arguments;
@@ -13,13 +19,16 @@ use support::{
     Process,
     browser::{self, Browser, ENTER, RIGHT, TAB},
     embedded::Embedded,
+    http::{ask, connect, request},
     require, talk,
 };
 
 fn main() -> ExitCode {
     let mut tests: Vec<require::Test> = vec![
         ("what_is_published_in_the_form_arrives_at_all", what_is_published_in_the_form_arrives_at_all),
+        ("what_is_typed_is_what_is_published", what_is_typed_is_what_is_published),
         ("windows_do_not_hold_up_each_other", windows_do_not_hold_up_each_other),
+        ("long_values_are_not_kept", long_values_are_not_kept),
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
         ("the_keyboard_is_enough", the_keyboard_is_enough),
@@ -101,7 +110,7 @@ fn what_is_published_in_the_form_arrives_at_all() {
     }
     let outcome = browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.contains(" ms")));
     assert!(outcome.as_str().expect("text").starts_with("delivered to 2 of 2 nodes in "), "{outcome}");
-    browser.wait_text("#rows .value", r#"{"user":42}"#);
+    browser.wait_text("#rows .value", r#"{"user": 42}"#);
     browser.wait(REACH, "2/2");
     browser.wait("broadcastPage.stats().arrived", 2);
 
@@ -116,6 +125,28 @@ fn what_is_published_in_the_form_arrives_at_all() {
     check_quiet(&other);
 }
 
+fn what_is_typed_is_what_is_published() {
+    let first = node("node1", None, &[]);
+    let browser = open(&first);
+    for value in ["12345678901234567890", "1.0", r#"{"a":1,"a":2}"#, r#"[1, ",\"hops\":"]"#, "null"] {
+        publish(&browser, r#"","value":1"#, value);
+        browser.wait_text("#rows .value", value);
+        let query = "/v1/messages?last=1";
+        let mut told = BufReader::new(connect(first.http()));
+        let lines = request("GET", query, &["accept: application/x-ndjson", "connection: close"], b"");
+        told.get_mut().write_all(&lines).expect("it is taken");
+        let line = told.lines().map(|line| line.expect("it goes on")).find(|line| line.contains(r#""key""#));
+        let line = line.expect("it is told");
+        assert!(line.contains(&format!(r#","value":{value},"hops":0"#)), "{line}");
+    }
+    publish(&browser, "text", r#"1 "and" more"#);
+    browser.wait_text("#rows .value", r#"1 "and" more"#);
+    browser.eval("document.querySelector('#key').value = ''");
+    publish(&browser, "", "without a key");
+    browser.wait_text("#rows .value", "without a key");
+    check_quiet(&browser);
+}
+
 fn windows_do_not_hold_up_each_other() {
     let first = node("node1", None, &[]);
     let browser = open(&first);
@@ -128,6 +159,25 @@ fn windows_do_not_hold_up_each_other() {
         browser.wait_text("#rows .value", &value);
         browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.starts_with("delivered to")));
     }
+}
+
+fn long_values_are_not_kept() {
+    let first = node("node1", None, &[]);
+    let browser = open(&first);
+    let before = browser.heap();
+    let value = "x".repeat(1000 << 10);
+    let count = 40;
+    for i in 0..count {
+        // A text, and something else.
+        let value = if i % 2 == 0 { format!("\"{value}\"") } else { format!("[\"{value}\"]") };
+        let body = format!(r#"{{"key":"long","value":{value}}}"#);
+        assert_eq!(ask(first.http(), "POST", "/v1/messages", &[], body.as_bytes()).status, 202);
+        browser.wait("broadcastPage.stats().messages", i + 1);
+    }
+    browser.wait("broadcastPage.stats().rows", count);
+    let grown = browser.heap().saturating_sub(before);
+    println!("{count} values of 1 MB: {grown} bytes more");
+    assert!(grown < 10 << 20, "{grown} bytes more");
 }
 
 fn it_says_who_has_not_acknowledged() {

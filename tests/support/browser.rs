@@ -82,6 +82,12 @@ impl Browser {
         self.post("/window", &json!({ "handle": window }));
     }
 
+    /// What the page's objects take, in bytes, without those that are needed no more.
+    pub fn heap(&self) -> u64 {
+        self.devtools("HeapProfiler.collectGarbage", &json!({}));
+        self.devtools("Runtime.getHeapUsage", &json!({}))["usedSize"].as_f64().expect("a number") as u64
+    }
+
     /// Gives the page another size, which may be a phone's, and so smaller than a window can be.
     pub fn resize(&self, width: u32, height: u32) {
         let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
@@ -94,8 +100,8 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", &features);
     }
 
-    fn devtools(&self, command: &str, params: &Value) {
-        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": params }));
+    fn devtools(&self, command: &str, params: &Value) -> Value {
+        self.post("/goog/cdp/execute", &json!({ "cmd": command, "params": params }))
     }
 
     /// The value of an expression in the page.
