@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ("what_is_published_in_the_form_arrives_at_all", what_is_published_in_the_form_arrives_at_all),
         ("what_is_typed_is_what_is_published", what_is_typed_is_what_is_published),
         ("windows_do_not_hold_up_each_other", windows_do_not_hold_up_each_other),
+        ("long_names_leave_room", long_names_leave_room),
         ("long_values_are_not_kept", long_values_are_not_kept),
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
@@ -159,6 +160,31 @@ fn windows_do_not_hold_up_each_other() {
         browser.wait_text("#rows .value", &value);
         browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.starts_with("delivered to")));
     }
+}
+
+fn long_names_leave_room() {
+    let name = "w".repeat(200);
+    let first = node(&name, None, &[]);
+    let pod = "payments-worker-production-eu-west-1-5d4f8c7b9d-x2x7k-0";
+    let second = node(pod, Some(&first), &[]);
+    talk::everyone_sees(2, &[(&name, &first.log), (pod, &second.log)]);
+    let browser = open(&first);
+    for width in [1280, 390] {
+        browser.resize(width, 900);
+        browser.eval("document.querySelector('#matrix').scrollIntoView()");
+        let cells = "(() => {
+            const table = document.querySelector('#table').getBoundingClientRect();
+            const seen = cell => {
+                const { left, right, top, bottom } = cell.getBoundingClientRect();
+                return left >= table.left && right <= table.right && top >= table.top && bottom <= table.bottom;
+            };
+            return [...document.querySelectorAll('td')].map(seen);
+        })()";
+        browser.wait(cells, json!([true, true, true, true]));
+        browser.wait("document.documentElement.scrollWidth", width);
+    }
+    browser.wait("document.querySelector('th.self').title", name);
+    check_quiet(&browser);
 }
 
 fn long_values_are_not_kept() {
