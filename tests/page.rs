@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("windows_do_not_hold_up_each_other", windows_do_not_hold_up_each_other),
         ("long_names_leave_room", long_names_leave_room),
         ("long_values_are_not_kept", long_values_are_not_kept),
+        ("it_does_not_guess_who_has_acknowledged", it_does_not_guess_who_has_acknowledged),
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
         ("the_keyboard_is_enough", the_keyboard_is_enough),
@@ -204,6 +205,23 @@ fn long_values_are_not_kept() {
     let grown = browser.heap().saturating_sub(before);
     println!("{count} values of 1 MB: {grown} bytes more");
     assert!(grown < 10 << 20, "{grown} bytes more");
+}
+
+fn it_does_not_guess_who_has_acknowledged() {
+    let [first, second, third] = three(&[]);
+    let browser = open(&first);
+    browser.wait("broadcastPage.stats().members", 3);
+    // As where the origin tells others, and has no room for this node.
+    browser.eval("positions.set = () => positions");
+    browser.eval("positions.clear()");
+    let body = br#"{"key":"of node2","value":1}"#;
+    assert_eq!(ask(second.http(), "POST", "/v1/messages?ack=all", &[], body).status, 200);
+    browser.wait_text("#rows .key", "of node2");
+    browser.wait(REACH, "?/2");
+    let title = browser.eval("document.querySelector('#rows .reach').title");
+    assert!(title.as_str().is_some_and(|title| title.starts_with("not known: node2 does not tell")), "{title}");
+    browser.wait("broadcastPage.stats().dots", 0);
+    drop(third);
 }
 
 fn it_says_who_has_not_acknowledged() {
