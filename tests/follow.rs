@@ -219,7 +219,8 @@ fn one_stream_tells_all_there_is() {
     while follower.expect()["seq"] != 1 {}
     // Some are told in many pieces, within which nothing else may come.
     let long = "x".repeat(200 << 10);
-    let line = |i: usize| format!("{{\"key\":\"a\",\"value\":\"{}\"}}\n", if i % 100 == 0 { &long } else { "short" });
+    let line =
+        |i: usize| format!("{{\"key\":\"a\",\"value\":\"{}\"}}\n", if i.is_multiple_of(100) { &long } else { "short" });
     let body: String = (0..count).map(line).collect();
     let mut besides = 0;
     thread::scope(|scope| {
