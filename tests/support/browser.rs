@@ -42,13 +42,7 @@ pub struct Browser {
 impl Browser {
     /// Starts one whose page is this large, in CSS pixels.
     pub fn start(width: u32, height: u32) -> Self {
-        let mut command = Command::new("chromedriver");
-        let mut driver = command.arg("--port=0").stdout(Stdio::piped()).spawn().expect("chromedriver runs");
-        let log = Log::follow(driver.stdout.take().expect("it is piped"));
-        let port = log.wait("chromedriver's port", |lines| {
-            let line = lines.iter().filter_map(Value::as_str).find(|line| line.contains("started successfully"))?;
-            line.rsplit(' ').next()?.trim_end_matches('.').parse().ok()
-        });
+        let (driver, port) = (0..5).find_map(|_| Self::try_driver()).expect("chromedriver finds a port that is free");
         let mut browser = Self { driver, port, session: String::new() };
         // The sandbox does not work for root, as whom containers run this, nor does their small /dev/shm.
         let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"];
@@ -61,6 +55,26 @@ impl Browser {
         browser.session = session["sessionId"].as_str().expect("an id").into();
         browser.resize(width, height);
         browser
+    }
+
+    /// Starts chromedriver at a port that it chooses. Of IPv4 and IPv6 it may be free for one only: then it gives up.
+    fn try_driver() -> Option<(Child, u16)> {
+        let mut command = Command::new("chromedriver");
+        let mut driver = command.arg("--port=0").stdout(Stdio::piped()).spawn().expect("chromedriver runs");
+        let log = Log::follow(driver.stdout.take().expect("it is piped"));
+        let port = log.wait("chromedriver's port", |lines| {
+            lines.iter().filter_map(Value::as_str).find_map(|line| match line {
+                line if line.contains("started successfully") => {
+                    Some(line.rsplit(' ').next()?.trim_end_matches('.').parse().ok())
+                }
+                line if line.contains("port not available") => Some(None),
+                _ => None,
+            })
+        });
+        if port.is_none() {
+            driver.wait().expect("it was started here");
+        }
+        port.map(|port| (driver, port))
     }
 
     /// Opens a page, and waits until it is there.
