@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::watch,
     task::JoinSet,
     time::{interval, sleep, timeout},
 };
@@ -185,9 +186,14 @@ async fn latency(cluster: &Cluster) {
 async fn batches(cluster: &Cluster) {
     const LINES: u64 = 5000;
     const BATCHES: u64 = 40;
+    // More than 65,536 behind, a follower would be cut off.
+    const AHEAD: u64 = 50_000;
     let mut hearing = JoinSet::new();
+    let mut progress = Vec::new();
     for node in &cluster.0 {
         let mut told = follow(node).await;
+        let (all, hears) = watch::channel(0);
+        progress.push(hears);
         hearing.spawn(async move {
             let (mut heard, mut line) = (0, String::new());
             while heard < LINES * BATCHES {
@@ -197,12 +203,19 @@ async fn batches(cluster: &Cluster) {
                 if line.starts_with("data: ") {
                     assert!(line.contains(&format!("\"value\":{heard},")), "in order, once: {line}, not {heard}");
                     heard += 1;
+                    if heard % LINES == 0 {
+                        all.send_replace(heard);
+                    }
                 }
             }
         });
     }
     let started = Instant::now();
     for batch in 0..BATCHES {
+        for heard in &mut progress {
+            // One that has heard all is gone.
+            let _ = heard.wait_for(|heard| heard + AHEAD >= (batch + 1) * LINES).await;
+        }
         let lines = (batch * LINES..(batch + 1) * LINES).map(|value| format!("{{\"key\":\"k\",\"value\":{value}}}\n"));
         let body: String = lines.collect();
         let answer =
