@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, ExitCode, Output, Stdio},
 };
@@ -36,6 +37,14 @@ fn chaos(args: &[&str]) -> Command {
 fn outcome(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = command.output().expect("bash is there");
     (status.code(), (String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr)).into_owned())
+}
+
+/// Its exit code, where as many lines are read from it as `| head -n` would.
+fn read_only(command: &mut Command, lines: usize) -> Option<i32> {
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("bash is there");
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    assert_eq!(output.lines().take(lines).filter(Result::is_ok).count(), lines);
+    child.wait().expect("it was started").code()
 }
 
 /// What three nodes logged: node1 receives, node2 and node3 send, node3 is killed and comes back.
@@ -125,18 +134,21 @@ fn what_is_broken_heals_and_random_things_lose_nothing() {
     assert!(code == Some(1) && said.contains("there are node1 node2 node3 sender-1 sender-2"), "{said}");
     for wrong in [
         &["loss", "node1", "130%"][..],
-        &["delay", "node1", "slow"],
+        &["delay", "node1", "foo"],
+        &["delay", "node1", "50ms..5ms"],
+        &["delay", "node1", "5ms..61s"],
         &["delay", "node1", "5ms..50ms,loss=1"],
         &["random"],
         &["random", "20"],
-        &["random", "--seed"],
-        &["random", "20s", "30s"],
+        &["random", "20s", "2m"],
+        &["random", "20s", "--seed"],
         &["brake", "node1"],
         &["kill"],
         &["kill", ""],
-        &["pause", "20s"],
-        &["pause", "node1", "node1", "20s"],
-        &["--file", "no/such/file", "status"],
+        &["kill", "*"],
+        &["pause", "node2", "node2"],
+        &["partition", "node2", "node2", "3s"],
+        &["--file", "/nope", "status"],
     ] {
         let (code, said) = run(wrong);
         assert!(code == Some(2) && said.contains("see scripts/chaos --help"), "{wrong:?}: {code:?} {said}");
@@ -148,16 +160,17 @@ fn what_is_broken_heals_and_random_things_lose_nothing() {
     assert_eq!(good(&["status"]), "node1: loss=0.3\nnode2: off the network\nnode3: killed\nsender-1: paused");
     let (code, said) = run(&["random", "20s"]);
     assert!(code == Some(1) && said.contains("something is broken already"), "{code:?} {said}");
-    project.compose(&["stop", "node2"]);
-    good(&["heal"]);
+    // Even where nobody reads what heals.
+    let mut deaf = chaos(&["--project-name", &project.name, "heal"]);
+    assert_eq!(read_only(&mut deaf, 0), Some(0));
     assert_eq!(good(&["status"]), well);
     all_see_five();
 
-    // Who has read enough leaves nothing broken.
-    let mut command = chaos(&["--project-name", &project.name, "random", "--seed", "5", "15s"]);
-    let mut random = command.stdout(Stdio::piped()).spawn().expect("bash is there");
-    drop(random.stdout.take());
-    assert_eq!(random.wait().expect("it was started").code(), Some(141));
+    // Nor does it matter how a node ended, nor what else it suffered from.
+    good(&["partition", "node3"]);
+    project.compose(&["stop", "node2", "node3"]);
+    assert_eq!(good(&["status"]), "node2: exited\nnode3: exited, off the network");
+    good(&["heal"]);
     assert_eq!(good(&["status"]), well);
     all_see_five();
 
@@ -174,7 +187,15 @@ fn what_is_broken_heals_and_random_things_lose_nothing() {
     good(&["restart", "node1"]);
     all_see_five();
 
-    let said = good(&["random", "20s", "--seed", "1"]);
+    // So does who is not read any more.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut unread = chaos(&["--project-name", &project.name, "random", "10m", "--seed", "5"]);
+    assert_eq!(read_only(unread.env("TMPDIR", folder.path()), 3), Some(141));
+    assert_eq!(good(&["status"]), well);
+    assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0);
+    all_see_five();
+
+    let said = good(&["random", "--seed", "1", "20s"]);
     let verdict = said.lines().find(|line| line.contains(" nodes survived")).expect("a verdict");
     assert!(verdict.ends_with("; each survivor has each of them once"), "{said}");
     assert_eq!(good(&["status"]), well);
