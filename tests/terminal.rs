@@ -242,7 +242,8 @@ fn a_tail_outlives_its_node_and_says_so() {
     // By another name, so that it need not wait for the first to be held for failed.
     let again = node("node3", &["--join", &first.addr().to_string(), "--http", &at], &[]);
     first.log.wait_line(0, &json!({"event": "joined", "member": "node3"}));
-    stdout(ask(&first, &["publish", "after", "1", "--ack", "all"]));
+    // The killed one is waited for until it is found to have failed.
+    stdout(ask(&first, &["publish", "after", "1", "--ack", "all", "--timeout", "60s"]));
     tail.wait("after", 1);
     tail.wait_warning("answers again");
     tail.wait_warning("messages may be missing here: this node does not know the place");
