@@ -10,8 +10,7 @@ use super::Failure;
 ///
 /// It cannot be written, to a disk that is full, say.
 pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+    match write(text.as_ref()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unwritable(&error)),
         _ => Ok(()),
     }
@@ -20,6 +19,13 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
 /// The same, for a line.
 pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     print(format!("{text}\n"))
+}
+
+/// All of it, at once.
+pub(super) fn write(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
 }
 
 pub(super) fn unwritable(error: &io::Error) -> Failure {

@@ -31,7 +31,7 @@ const ACK_TIME: Duration = Duration::from_secs(5);
 /// What one call takes of standard input at most, in bytes, but for a line that is longer.
 const BATCH: usize = 64 << 10;
 /// What the keys of a batch take at most, in bytes.
-const BATCH_BODY: usize = 1 << 20;
+const BATCH_KEYS: usize = 1 << 20;
 /// How long a node may hold a batch back, because members are slow.
 const BATCH_TIME: Duration = Duration::from_secs(60);
 /// When to try again where a node has no room.
@@ -173,7 +173,7 @@ impl Publisher {
     async fn lines(&self, key: Option<(&str, bool)>, tally: &mut Tally) -> Result<ExitCode, Failure> {
         let mut input = Input::start().map_err(Failure::start)?;
         // The key is in each message.
-        let most = BATCH_BODY / (1 + key.map_or(0, |(key, _)| key.len()));
+        let most = BATCH_KEYS / (1 + key.map_or(0, |(key, _)| key.len()));
         // Of the next batch.
         let mut first_line = 1;
         let mut code = ExitCode::SUCCESS;

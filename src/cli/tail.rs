@@ -270,11 +270,7 @@ async fn print(text: String) -> io::Result<()> {
     if text.is_empty() {
         return Ok(());
     }
-    let written = task::spawn_blocking(move || {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
-    });
-    written.await.map_err(io::Error::other)?
+    task::spawn_blocking(move || output::write(text.as_bytes())).await.map_err(io::Error::other)?
 }
 
 /// How messages look.

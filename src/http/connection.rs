@@ -20,7 +20,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{Sleep, sleep, timeout},
@@ -72,7 +72,7 @@ pub(super) async fn serve(listener: TcpListener, app: Arc<App>, router: Router, 
             app.counts.refused.fetch_add(1, Ordering::Relaxed);
             if let Ok(telling) = Arc::clone(&refusals).try_acquire_owned() {
                 tokio::spawn(async move {
-                    let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
+                    let _ = timeout(REFUSAL_TIME, refuse(Patient::new(stream, REFUSAL_TIME))).await;
                     drop(telling);
                 });
             }
@@ -96,11 +96,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Rout
     // Answers are small and wanted at once.
     let _ = stream.set_nodelay(true);
     let super::Times { head, stall, .. } = app.config.times;
-    let served =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER).serve_connection(
-            TokioIo::new(Patient { stream, patience: stall, stalled: None, lingering: None }),
-            TowerToHyperService::new(router),
-        );
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(Patient::new(stream, stall)), TowerToHyperService::new(router));
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
@@ -123,13 +123,10 @@ fn is_stall(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// Says why, and reads what was sent meanwhile: closing without that would take the answer back.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+/// Says why.
+async fn refuse(mut stream: Patient) -> io::Result<()> {
     stream.write_all(REFUSAL.as_bytes()).await?;
-    stream.shutdown().await?;
-    let mut ignored = [0; 1024];
-    while stream.read(&mut ignored).await? > 0 {}
-    Ok(())
+    stream.shutdown().await
 }
 
 /// A stream whose writes fail when nothing of them was taken for a while, and that lets the other side finish.
@@ -141,6 +138,10 @@ struct Patient {
 }
 
 impl Patient {
+    fn new(stream: TcpStream, patience: Duration) -> Self {
+        Self { stream, patience, stalled: None, lingering: None }
+    }
+
     fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;

@@ -160,9 +160,10 @@ impl Following {
                 }
                 // Breaks the connection, so that half of an event is not taken for one.
                 Told::Torn => {
-                    self.follower.0.counts.cut_off("it was overtaken while it read a long message");
+                    let why = "it was overtaken while it read a long message";
+                    self.follower.0.counts.cut_off(why);
                     self.ended = true;
-                    Some(Err(io::Error::other("it was overtaken while it read a long message")))
+                    Some(Err(io::Error::other(why)))
                 }
                 Told::End => {
                     self.ended = true;
