@@ -227,9 +227,10 @@ impl Cluster {
     /// Everywhere the new key is installed, then used, then the old one removed; all speak in between, also
     /// while some have made a step and others have not. No probe fails.
     fn change_the_key(&mut self) {
+        // Until whoever pinged one that has just left has given that up.
+        self.speak_for_a_while("before");
         let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
         let (lives, failed) = (self.lives(), self.failed_probes());
-        self.speak_for_a_while("before");
         for step in ["add", "use", "remove"] {
             for place in 0..self.nodes.len() {
                 if place == HALF {
