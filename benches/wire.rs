@@ -2,7 +2,7 @@
 //!
 //! A full packet has to be decoded in less than 5 µs.
 
-use std::{hint::black_box, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use broadcast::{
     Envelope,
@@ -12,7 +12,10 @@ use broadcast::{
     },
 };
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use divan::{
+    Bencher, black_box,
+    counter::{BytesCount, ItemsCount},
+};
 
 /// A packet's size, as memberlist has it by default.
 const PACKET: usize = 1400;
@@ -56,53 +59,92 @@ fn encode(messages: &[Message], compress: bool) -> Bytes {
     packet::encode(&parts, compress, true)
 }
 
-fn packets(c: &mut Criterion) {
-    let small = |i| alive(i, 0);
-    let large = |i| alive(i, 64);
-    for (name, messages, compress) in [
-        ("ping", vec![ping()], false),
-        ("alive", vec![large(1)], false),
-        ("full of alives", full(small), false),
-        ("full of alives with 64 B of metadata", full(large), false),
-        ("full of user messages", full(user), false),
-        ("full of alives, compressed", full(small), true),
-        ("full of user messages, compressed", full(user), true),
-    ] {
-        let datagram = encode(&messages, compress);
-        let mut group = c.benchmark_group(format!("packet/{name}"));
-        group.throughput(Throughput::Elements(messages.len() as u64));
-        group.bench_function("encode", |b| b.iter(|| encode(black_box(&messages), compress)));
-        let mut out = Vec::new();
-        packet::decode(&datagram, &mut out).expect("it was encoded");
-        assert_eq!(out, messages, "what was written is read");
-        group.bench_function("decode", |b| {
-            b.iter(|| {
-                out.clear();
-                packet::decode(black_box(&datagram), &mut out).expect("it was encoded");
-                out.len()
-            });
-        });
-        group.finish();
+/// What is in a packet.
+#[derive(Clone, Copy, Debug)]
+enum Content {
+    Ping,
+    Alive,
+    FullOfAlives,
+    FullOfAlivesWithMetadata,
+    FullOfUserMessages,
+    FullOfAlivesCompressed,
+    FullOfUserMessagesCompressed,
+}
+
+const CONTENTS: [Content; 7] = [
+    Content::Ping,
+    Content::Alive,
+    Content::FullOfAlives,
+    Content::FullOfAlivesWithMetadata,
+    Content::FullOfUserMessages,
+    Content::FullOfAlivesCompressed,
+    Content::FullOfUserMessagesCompressed,
+];
+
+impl Content {
+    /// The messages, and whether they are compressed.
+    fn messages(self) -> (Vec<Message>, bool) {
+        match self {
+            Self::Ping => (vec![ping()], false),
+            Self::Alive => (vec![alive(1, 64)], false),
+            Self::FullOfAlives => (full(|i| alive(i, 0)), false),
+            Self::FullOfAlivesWithMetadata => (full(|i| alive(i, 64)), false),
+            Self::FullOfUserMessages => (full(user), false),
+            Self::FullOfAlivesCompressed => (full(|i| alive(i, 0)), true),
+            Self::FullOfUserMessagesCompressed => (full(user), true),
+        }
     }
 }
 
-/// A full packet in its envelope: what label and encryption add.
-fn envelopes(c: &mut Criterion) {
-    let datagram = encode(&full(user), false);
-    for bits in [128, 192, 256] {
-        let key = SecretKey::new(vec![0xA5; bits / 8]).expect("a key's length");
-        let keyring = Keyring::new([key]).expect("one key");
-        let envelope = Envelope { label: "prod".into(), keyring, ..Envelope::default() };
-        let sealed = envelope.seal_packet([1; 12], datagram.clone());
-        let mut group = c.benchmark_group(format!("envelope/AES-{bits}, labelled"));
-        group.throughput(Throughput::Bytes(datagram.len() as u64));
-        group.bench_function("seal", |b| b.iter(|| envelope.seal_packet([1; 12], black_box(&datagram).clone())));
-        group.bench_function("open", |b| b.iter(|| envelope.open_packet(black_box(&sealed)).expect("it was sealed")));
-        group.finish();
-    }
+#[divan::bench(args = CONTENTS)]
+fn packet_encode(bencher: Bencher<'_, '_>, content: Content) {
+    let (messages, compress) = content.messages();
+    bencher.counter(ItemsCount::new(messages.len())).bench_local(|| encode(black_box(&messages), compress));
 }
 
-fn views(c: &mut Criterion) {
+#[divan::bench(args = CONTENTS)]
+fn packet_decode(bencher: Bencher<'_, '_>, content: Content) {
+    let (messages, compress) = content.messages();
+    let datagram = encode(&messages, compress);
+    let mut out = Vec::new();
+    packet::decode(&datagram, &mut out).expect("it was encoded");
+    assert_eq!(out, messages, "what was written is read");
+    bencher.counter(ItemsCount::new(messages.len())).bench_local(|| {
+        out.clear();
+        packet::decode(black_box(&datagram), &mut out).expect("it was encoded");
+        out.len()
+    });
+}
+
+/// The bits of a key.
+const KEYS: [usize; 3] = [128, 192, 256];
+
+fn labelled(bits: usize) -> Envelope {
+    let key = SecretKey::new(vec![0xA5; bits / 8]).expect("a key's length");
+    let keyring = Keyring::new([key]).expect("one key");
+    Envelope { label: "prod".into(), keyring, ..Envelope::default() }
+}
+
+/// A full packet into its envelope: what label and encryption add.
+#[divan::bench(args = KEYS)]
+fn envelope_seal(bencher: Bencher<'_, '_>, bits: usize) {
+    let (envelope, datagram) = (labelled(bits), encode(&full(user), false));
+    bencher
+        .counter(BytesCount::new(datagram.len()))
+        .bench_local(|| envelope.seal_packet([1; 12], black_box(&datagram).clone()));
+}
+
+#[divan::bench(args = KEYS)]
+fn envelope_open(bencher: Bencher<'_, '_>, bits: usize) {
+    let (envelope, datagram) = (labelled(bits), encode(&full(user), false));
+    let sealed = envelope.seal_packet([1; 12], datagram.clone());
+    bencher
+        .counter(BytesCount::new(datagram.len()))
+        .bench_local(|| envelope.open_packet(black_box(&sealed)).expect("it was sealed"));
+}
+
+/// An exchange of views of 1,000 nodes.
+fn view() -> StreamMessage {
     let node = |i: usize| PushPullState {
         name: format!("node{i}").into(),
         address: address(i as u8),
@@ -111,19 +153,23 @@ fn views(c: &mut Criterion) {
         state: NodeState::Alive,
         versions: Some([1, 5, 2, 0, 0, 0]),
     };
-    let view = PushPull { join: false, nodes: (0..1000).map(node).collect(), user_state: Bytes::new() };
-    let message = StreamMessage::PushPull(view);
-    for (name, compress) in [("plain", false), ("compressed", true)] {
-        let encoded = stream::encode(&message, compress);
-        let mut group = c.benchmark_group(format!("push-pull of 1000 nodes/{name}"));
-        group.throughput(Throughput::Bytes(encoded.len() as u64));
-        group.bench_function("encode", |b| b.iter(|| stream::encode(black_box(&message), compress)));
-        group.bench_function("decode", |b| {
-            b.iter(|| StreamReader::new().push(black_box(&encoded)).expect("it was encoded").expect("it is whole"));
-        });
-        group.finish();
-    }
+    StreamMessage::PushPull(PushPull { join: false, nodes: (0..1000).map(node).collect(), user_state: Bytes::new() })
 }
 
-criterion_group!(benches, packets, envelopes, views);
-criterion_main!(benches);
+#[divan::bench(args = [false, true])]
+fn view_encode(bencher: Bencher<'_, '_>, compressed: bool) {
+    let message = view();
+    bencher.bench_local(|| stream::encode(black_box(&message), compressed));
+}
+
+#[divan::bench(args = [false, true])]
+fn view_decode(bencher: Bencher<'_, '_>, compressed: bool) {
+    let encoded = stream::encode(&view(), compressed);
+    bencher
+        .counter(BytesCount::new(encoded.len()))
+        .bench_local(|| StreamReader::new().push(black_box(&encoded)).expect("it was encoded").expect("it is whole"));
+}
+
+fn main() {
+    divan::main();
+}

@@ -16,6 +16,7 @@ use broadcast::{
 };
 use serde_json::{Value, json};
 
+use crate::memberlist::is_diagnostic;
 use crate::support::{LIMIT, Log, Process, embedded::Embedded, go::Release, require::Case};
 
 const OLD: [u8; 32] = [1; 32];
@@ -245,7 +246,7 @@ impl Cluster {
         assert_eq!(self.failed_probes(), failed);
         for (node, from) in self.nodes.iter().zip(from) {
             let failed = |line: &&Value| {
-                let ping = ["Failed UDP ping", "Failed ping"].iter().any(|words| crate::is_diagnostic(line, words));
+                let ping = ["Failed UDP ping", "Failed ping"].iter().any(|words| is_diagnostic(line, words));
                 ping || ["gone", "failed"].iter().any(|event| line["event"] == *event)
             };
             let lines = node.log().lines();

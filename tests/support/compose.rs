@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
     process::{Command, id},
 };
 
-use super::docker::{TAG, docker, success};
+use super::{
+    docker::{IMAGE, docker, success},
+    repository,
+};
 
 /// A compose project of its own. Taken down when dropped, so that nothing is left behind by a test that fails.
 pub struct Project {
@@ -30,11 +32,9 @@ impl Project {
                 command.env_remove(&*name);
             }
         }
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("compose.yaml");
-        command.args(["compose", "--project-name", &self.name, "--file"]).arg(file).args(args);
-        let image = format!("broadcast:{}", *TAG);
+        command.args(["compose", "--project-name", &self.name, "--file"]).arg(repository("compose.yaml")).args(args);
         // Projects that run at the same time cannot publish the same port.
-        command.envs([("BROADCAST_IMAGE", image.as_str()), ("BROADCAST_HTTP_PORT", "0")]);
+        command.envs([("BROADCAST_IMAGE", IMAGE.as_str()), ("BROADCAST_HTTP_PORT", "0")]);
         command.envs(self.settings.iter().copied());
         command
     }

@@ -1,28 +1,35 @@
 //! The image under test, and the docker command line.
 
 use std::{
-    path::Path,
     process::{Command, Output, id},
     sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
-use super::LIMIT;
+use super::{LIMIT, repository};
 
-/// The image's tag, of this process alone: several may test at a time, each what it was built from.
-pub static TAG: LazyLock<String> = LazyLock::new(|| {
-    let tag = format!("test-{}", id());
-    // The quick profile: what is tested here is how nodes live in containers, not their size or speed.
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/image");
-    success(Command::new(script).args(["--profile", "dev", "--tag", &format!("broadcast:{tag}")]));
-    tag
+/// The variable that names an image to test; else one is made, of a binary of this checkout.
+const GIVEN: &str = "BROADCAST_TESTS_IMAGE";
+
+/// The image under test, with its tag: of this process alone, since several may test at a time, each what it
+/// was built from.
+pub static IMAGE: LazyLock<String> = LazyLock::new(|| {
+    std::env::var(GIVEN).unwrap_or_else(|_| {
+        // The quick profile: what is tested here is how nodes live in containers, not their size or speed.
+        success(Command::new(repository("scripts/image")).args(["--profile", "dev", "--tag", &made()]));
+        made()
+    })
 });
 
-/// Removes the image, if it was made.
+fn made() -> String {
+    format!("broadcast:test-{}", id())
+}
+
+/// Removes the image, if it was made here.
 pub fn remove_image() {
     // There may be none, where all tests were skipped.
-    let _ = Command::new("docker").args(["image", "rm", &format!("broadcast:test-{}", id())]).output();
+    let _ = Command::new("docker").args(["image", "rm", &made()]).output();
 }
 
 /// Runs `docker`, which must succeed, and gives what it prints.

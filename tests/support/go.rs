@@ -8,7 +8,7 @@ use std::{
     sync::Mutex,
 };
 
-use super::{Process, require::answers};
+use super::{Process, repository, require::answers};
 
 const LIBRARY: &str = "github.com/hashicorp/memberlist";
 const SOURCES: [&str; 3] = ["main.go", "label.go", "no_label.go"];
@@ -78,7 +78,7 @@ impl Release {
 
     /// Runs Go in a copy of the program's folder, where it may write its `go.sum`.
     fn go(self, args: &[&str]) -> Output {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop");
+        let source = repository("tests/interop");
         let read = |file| fs::read_to_string(source.join(file)).expect("a file of the repository can be read");
         let module = read("go.mod").replace(Self::Current.version(), self.version());
         fs::create_dir_all(self.folder()).expect("cargo's folder can be written to");

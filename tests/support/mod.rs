@@ -19,6 +19,7 @@ pub mod talk;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -30,9 +31,17 @@ use serde_json::Value;
 /// How long anything may take that is only waited for.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// A file or folder of the repository, whichever of its packages the test is in.
+pub fn repository(path: &str) -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package.ancestors().find(|folder| folder.join("compose.yaml").exists());
+    root.expect("every package is in the repository").join(path)
+}
+
 /// The program, with nothing of its own settings in its environment.
 pub fn program(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_broadcast"));
+    let program = option_env!("CARGO_BIN_EXE_broadcast").expect("only the program's own package tests it");
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BROADCAST_") {
             command.env_remove(name);

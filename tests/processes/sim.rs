@@ -1,11 +1,9 @@
 //! `broadcast sim`, as a program.
 
-mod support;
-
 use std::{fs, process::Output, time::Duration};
 
+use crate::support::program;
 use serde_json::Value;
-use support::program;
 
 const QUICK: &str = "sizes = [5]\nstart = \"acquainted\"\nduration = \"3s\"\n[workload]\npublishers = 2\n";
 
@@ -104,7 +102,7 @@ fn ctrl_c_ends_it_with_what_is_done() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program");
-    let deadline = Instant::now() + support::LIMIT;
+    let deadline = Instant::now() + crate::support::LIMIT;
     // Until it has set up its handler, the signal itself would end it.
     let handles_interrupt = || {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("its status");

@@ -1,7 +1,5 @@
 //! The commands that speak a node's HTTP API, and what a node logs of it: real programs.
 
-mod support;
-
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
@@ -9,8 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::support::{Log, Process, program};
 use serde_json::{Value, json};
-use support::{Log, Process, program};
 
 /// A node that serves its API, in a cluster of its own unless it joins one.
 fn node(name: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
@@ -284,7 +282,7 @@ fn a_tail_ends_with_its_reader() {
 #[test]
 fn members_status_and_health_are_those_that_the_node_sees() {
     let (first, second) = pair();
-    let deadline = std::time::Instant::now() + support::LIMIT;
+    let deadline = std::time::Instant::now() + crate::support::LIMIT;
     // The members have to settle first.
     let healthy = loop {
         let output = ask(&first, &["health"]);

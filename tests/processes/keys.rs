@@ -1,11 +1,9 @@
 //! Encrypted clusters of real processes: the keys come from a file or a variable, change while the nodes
 //! talk, and are shown nowhere.
 
-mod support;
-
 use std::{collections::BTreeSet, fs, path::Path, process::Output};
 
-use support::{
+use crate::support::{
     Process,
     cluster::{Cluster, Node},
     program,

@@ -1,29 +1,26 @@
 //! The repository's own compose file: up, scaled, stopped and down, as the README has it.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::{Command, ExitCode},
+    process::Command,
 };
 
-use support::{
+use crate::support::{
     Process,
     compose::Project,
-    docker::{self, docker, wait_until},
+    docker::{docker, wait_until},
     require, talk,
 };
 
-fn main() -> ExitCode {
-    let code = require::run(
-        require::compose(),
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
+    require::cases(
+        require::compose().as_ref(),
         &[
             ("three_nodes_talk_and_ten_more_and_all_leave", three_nodes_talk_and_ten_more_and_all_leave),
             ("settings_come_from_the_environment", settings_come_from_the_environment),
         ],
-    );
-    docker::remove_image();
-    code
+    )
 }
 
 /// What the containers log, by the names that their nodes have given themselves.

@@ -1,8 +1,6 @@
 //! The program's help, what it says to settings that cannot be, its demo and its health check: the
 //! real binary.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     net::TcpListener,
@@ -10,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{Process, program};
 use serde_json::Value;
-use support::{Process, program};
 
 /// Runs the program with nothing of its own in its environment but `env`.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {

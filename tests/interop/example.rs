@@ -1,18 +1,17 @@
 //! `examples/cache-invalidation`: its services, at real nodes.
 
-mod support;
-
 use std::{
     net::SocketAddr,
     path::Path,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use support::{LIMIT, Process, cluster::own_addr, docker::success, http, require, talk};
+use crate::support::{LIMIT, Process, cluster::own_addr, docker::success, http, require, talk};
 
-fn main() -> ExitCode {
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
     let python = (!require::answers(Command::new("python3").arg("--version")))
         .then(|| "no python3 is installed (Debian: apt-get install python3)".to_owned());
     let tests: [require::Test; 1] = [(
@@ -21,7 +20,7 @@ fn main() -> ExitCode {
     )];
     let compose: [require::Test; 1] = [("its_compose_file_is_valid", its_compose_file_is_valid)];
     let cases = [require::cases(python.as_ref(), &tests), require::cases(require::compose().as_ref(), &compose)];
-    require::run_cases(&libtest_mimic::Arguments::from_args(), cases.into_iter().flatten().collect())
+    cases.into_iter().flatten().collect()
 }
 
 fn example(file: &str) -> String {

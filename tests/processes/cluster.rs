@@ -1,8 +1,6 @@
 //! Clusters of real processes on loopback: how nodes find each other, leave, fail and come back, and
 //! that everybody hears everything.
 
-mod support;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
@@ -11,14 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use broadcast::wire::NodeState;
-use serde_json::Value;
-use support::{
+use crate::support::{
     LIMIT, Process,
     cluster::{Cluster, Node, ask_view, own_addr, wait_believed},
     ledger::{self, Life},
     program, talk,
 };
+use broadcast::wire::NodeState;
+use serde_json::Value;
 
 #[test]
 fn nodes_start_in_any_order_and_find_each_other() {

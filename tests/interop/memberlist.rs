@@ -1,16 +1,9 @@
 //! One cluster of our nodes and of nodes built on the real hashicorp/memberlist: `tests/interop/main.go`,
-//! with memberlist's default configuration here, and with every other in the [`matrix`].
-
-#[path = "interop/churn.rs"]
-mod churn;
-#[path = "interop/matrix.rs"]
-mod matrix;
-mod support;
+//! with memberlist's default configuration here, and with every other in [`matrix`].
 
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
@@ -19,17 +12,17 @@ use broadcast::wire::{
     NodeState, PushPull, PushPullState,
     stream::{self, StreamMessage, StreamReader},
 };
-use libtest_mimic::Arguments;
 use serde_json::{Value, json};
 
-use support::{LIMIT, Log, Process, go::Release, require};
+use crate::support::{
+    LIMIT, Log, Process,
+    go::Release,
+    require::{self, Case},
+};
+use crate::{churn, matrix};
 
-/// Nearly all of the time the tests wait for timers of the protocol.
-const THREADS: usize = 8;
-
-fn main() -> ExitCode {
-    let mut args = Arguments::from_args();
-    args.test_threads.get_or_insert(THREADS);
+/// All of them.
+pub fn cases() -> Vec<Case> {
     let missing = Release::Current.missing();
     let old = Release::Old.missing().filter(|_| missing.is_none());
     let old = missing.clone().or(old);
@@ -58,7 +51,7 @@ fn main() -> ExitCode {
             ("a_name_that_ours_has_is_not_taken", a_name_that_ours_has_is_not_taken),
         ],
     ));
-    require::run_cases(&args, cases)
+    cases
 }
 
 fn ours(name: &str, preset: &str, args: &[&str]) -> Process {
@@ -116,7 +109,7 @@ fn wait_diagnostic(log: &Log, from: usize, words: &str) {
     log.wait(words, |lines| lines[from..].iter().any(|line| is_diagnostic(line, words)).then_some(()));
 }
 
-fn is_diagnostic(line: &Value, words: &str) -> bool {
+pub fn is_diagnostic(line: &Value, words: &str) -> bool {
     line["event"] == "log" && line["line"].as_str().is_some_and(|line| line.contains(words))
 }
 

@@ -1,25 +1,23 @@
 //! What must not harm a node of a cluster, let alone the others: names taken, seeds that do not exist,
 //! packets and streams that are none, bombs. Each is told on one clear line and costs little.
 
-mod support;
-
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    LIMIT,
+    cluster::{Cluster, Node},
+    program,
+};
 use broadcast::wire::{
     Alive, Message, NodeState, PushPull, PushPullState, compress, packet,
     stream::{StreamMessage, encode},
 };
 use bytes::Bytes;
 use serde_json::Value;
-use support::{
-    LIMIT,
-    cluster::{Cluster, Node},
-    program,
-};
 
 /// What a node under attack may hold at most, over what it holds anyhow. In bytes.
 const PACKETS_COST: usize = 16 << 20;

@@ -1,28 +1,20 @@
 //! One cluster of our nodes and of real serf agents, seen through serf's own command line and handlers.
 
-#[path = "serf/cells.rs"]
-mod cells;
-mod support;
-
-use std::{collections::BTreeMap, process::ExitCode, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use broadcast::{Config, Event, Profile, Serf, Tags, start};
-use libtest_mimic::Arguments;
 use serde_json::{Value, json};
 
-use support::{
+use crate::cells;
+use crate::support::{
     LIMIT, Process,
     require::{self, Case},
     serf,
     serf::Agent,
 };
 
-/// Nearly all of the time the tests wait for timers of the protocol.
-const THREADS: usize = 8;
-
-fn main() -> ExitCode {
-    let mut args = Arguments::from_args();
-    args.test_threads.get_or_insert(THREADS);
+/// All of them.
+pub fn cases() -> Vec<Case> {
     let missing = serf::missing();
     let mut cases = require::cases(
         missing.as_ref(),
@@ -45,12 +37,12 @@ fn main() -> ExitCode {
             cases.push(Case { name: format!("serf/{name}/{joins}"), missing: missing.clone(), test });
         }
     }
-    require::run_cases(&args, cases)
+    cases
 }
 
 /// Each configuration is in the README's table, and no other.
 fn the_readme_has_the_cells() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let (_, table) = readme.split_once("\n| | serf 0.10.1 |\n|---|---|\n").expect("the README has the table");
     let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
     let cells: Vec<_> =

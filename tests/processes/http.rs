@@ -1,8 +1,6 @@
 //! Clients of the HTTP API that err, mean harm, or are too many, at real nodes: each is told what was wrong, and
 //! nobody else has to suffer for it.
 
-mod support;
-
 use std::{
     io::{BufRead as _, BufReader, ErrorKind, Write as _},
     net::{SocketAddr, TcpStream},
@@ -10,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Process,
     http::{Answer, ask, connect, raw, read, read_head, request},
     talk,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
 
 const TOKEN: &str = "a-token-for-this-test";
 const JSON: &str = "content-type: application/json";
@@ -108,7 +106,7 @@ fn who_reads_only_after_sending_all_has_the_answer() {
     stream.write_all(head).expect("it is taken");
     let began = Instant::now();
     while stream.write_all(&[b' '; 1 << 16]).is_ok() {
-        assert!(began.elapsed() < support::LIMIT, "it goes on reading");
+        assert!(began.elapsed() < crate::support::LIMIT, "it goes on reading");
     }
 }
 
@@ -281,7 +279,7 @@ fn raise_limit() -> u64 {
 
 /// How long the abused node takes to answer its neighbour, in milliseconds: the median of many looks.
 fn probe_time(neighbour: SocketAddr, looks: usize, mut between: impl FnMut()) -> f64 {
-    let deadline = Instant::now() + support::LIMIT;
+    let deadline = Instant::now() + crate::support::LIMIT;
     let mut times = Vec::new();
     while times.len() < looks {
         assert!(Instant::now() < deadline, "it is probed");
@@ -329,7 +327,8 @@ fn ten_thousand_connections_do_not_hold_up_the_gossip() {
         let began = Instant::now();
         // Many are told so at the same time, though not all.
         let told = || read(&mut BufReader::new(connect(at)));
-        let beyond = std::iter::repeat_with(told).take_while(|_| began.elapsed() < support::LIMIT).flatten().next();
+        let beyond =
+            std::iter::repeat_with(told).take_while(|_| began.elapsed() < crate::support::LIMIT).flatten().next();
         println!("one more was told after {:?}", began.elapsed());
         let beyond = beyond.expect("it is told");
         assert_problem(&beyond, 503, "too many connections");
@@ -395,7 +394,7 @@ fn bodies_that_are_not_finished_cost_bounded_memory() {
     // What they hold together, twice where it grows, and what the connections read ahead.
     assert!(grown < 256 << 20, "{grown}");
     drop(held);
-    let deadline = Instant::now() + support::LIMIT;
+    let deadline = Instant::now() + crate::support::LIMIT;
     while ask(at, "POST", "/v1/messages", &[], br#"{"key":"a","value":1}"#).status != 202 {
         assert!(Instant::now() < deadline, "there is room again");
         thread::sleep(Duration::from_millis(20));

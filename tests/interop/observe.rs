@@ -1,21 +1,20 @@
 //! What is shipped to watch a cluster with, against a real Prometheus: its configuration, its rules, and every
 //! query of the dashboard.
 
-mod support;
-
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use crate::support::{LIMIT, Process, docker::success, http, require, talk};
 use serde_json::Value;
-use support::{LIMIT, Process, docker::success, http, require, talk};
 
-fn main() -> ExitCode {
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
     let missing =
         (!["prometheus", "promtool"].iter().all(|tool| require::answers(Command::new(tool).arg("--version"))))
             .then(|| "prometheus and promtool are not installed (Debian: apt-get install prometheus)".to_owned());
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
     let mut cases = require::cases(missing.as_ref(), &tests);
     let compose: [require::Test; 1] = [("the_profile_is_valid", the_profile_is_valid)];
     cases.extend(require::cases(require::compose().as_ref(), &compose));
-    require::run_cases(&libtest_mimic::Arguments::from_args(), cases)
+    cases
 }
 
 fn repository(path: &str) -> PathBuf {

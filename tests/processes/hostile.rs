@@ -1,8 +1,6 @@
 //! Peers that mean harm, on real sockets, beside clusters that talk all the while: who has no key changes
 //! nothing, who replays what was said changes nothing, and who makes up members costs bounded memory.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     io::Write as _,
@@ -10,6 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    Process,
+    cluster::{Cluster, Node},
+};
 use broadcast::{
     Envelope,
     wire::{
@@ -21,10 +23,6 @@ use broadcast::{
 };
 use bytes::Bytes;
 use serde_json::Value;
-use support::{
-    Process,
-    cluster::{Cluster, Node},
-};
 
 /// What an attack may cost a node, in bytes: all that its streams may hold that is not complete (64 MiB),
 /// what the largest of them is copied to when it is opened, and the allocator's share.

@@ -1,34 +1,30 @@
 //! `scripts/chaos`: what it breaks, that it heals, and that its check can fail.
 
-mod support;
-
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, ExitCode, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
-use support::{
+use crate::support::{
+    self,
     compose::Project,
-    docker::{self, docker, success, wait_until},
+    docker::{docker, success, wait_until},
     require,
 };
 
-fn main() -> ExitCode {
-    let args = libtest_mimic::Arguments::from_args();
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
     let mut cases = require::cases(None, &[("the_check_finds_what_is_wrong", the_check_finds_what_is_wrong)]);
     cases.extend(require::cases(
         require::compose().as_ref(),
         &[("what_is_broken_heals_and_random_things_lose_nothing", what_is_broken_heals_and_random_things_lose_nothing)],
     ));
-    let code = require::run_cases(&args, cases);
-    docker::remove_image();
-    code
+    cases
 }
 
 fn chaos(args: &[&str]) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/chaos"));
+    let mut command = Command::new(support::repository("scripts/chaos"));
     command.args(args);
     command
 }

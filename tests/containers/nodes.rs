@@ -1,28 +1,27 @@
 //! Nodes in containers, on networks of their own: they find each other, hear each other, leave, fail and
 //! return. The image is made here, from a binary of this checkout.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
-    process::{Command, ExitCode, id},
+    process::{Command, id},
     sync::Arc,
     thread,
     time::Duration,
 };
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Log,
-    docker::{self, TAG, docker},
+    docker::{IMAGE, docker},
     ledger::{self, Life},
     require, talk,
 };
+use serde_json::{Value, json};
 use testcontainers::{Container, GenericImage, ImageExt as _, runners::SyncRunner as _};
 
-fn main() -> ExitCode {
-    let code = require::run(
-        require::docker(),
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
+    require::cases(
+        require::docker().as_ref(),
         &[
             ("the_image_holds_a_program_and_no_more", the_image_holds_a_program_and_no_more),
             ("three_nodes_hear_each_other", three_nodes_hear_each_other),
@@ -35,9 +34,7 @@ fn main() -> ExitCode {
                 under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_order,
             ),
         ],
-    );
-    docker::remove_image();
-    code
+    )
 }
 
 /// A node in a container, which is removed when this is dropped.
@@ -87,7 +84,8 @@ impl Network {
     /// Starts a node. One without a `host` has to find a name by itself.
     fn start(&self, node: &str, host: Option<&str>, role: &str, seeds: &[&str], format: &str) -> Node {
         let seeds: Vec<_> = seeds.iter().map(|seed| self.container(seed)).collect();
-        let mut container = GenericImage::new("broadcast", &TAG)
+        let (name, tag) = IMAGE.split_once(':').expect("the image has a tag");
+        let mut container = GenericImage::new(name, tag)
             .with_container_name(self.container(node))
             .with_network(format!("{}_gossip", self.name))
             .with_env_var("BROADCAST_ROLE", role)
@@ -128,7 +126,7 @@ fn check<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
 }
 
 fn the_image_holds_a_program_and_no_more() {
-    let image = docker(&["image", "inspect", "--format", "{{json .}}", &format!("broadcast:{}", *TAG)]);
+    let image = docker(&["image", "inspect", "--format", "{{json .}}", &IMAGE]);
     let image: Value = serde_json::from_str(&image).expect("the engine answers in JSON");
     assert_eq!(image["RootFS"]["Layers"].as_array().map(Vec::len), Some(1), "the binary: {image}");
     let config = &image["Config"];

@@ -1,8 +1,6 @@
 //! Publishing and following over HTTP, at real nodes: what is acknowledged, what is refused, and that whoever
 //! comes back hears everything once.
 
-mod support;
-
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
@@ -10,12 +8,12 @@ use std::{
     time::Instant,
 };
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Process,
     http::{ask, connect, read_head},
     talk,
 };
+use serde_json::{Value, json};
 
 const LINES: &str = "content-type: application/x-ndjson";
 const FORMS: [&str; 2] = ["text/event-stream", "application/x-ndjson"];
@@ -140,7 +138,7 @@ fn a_full_log_takes_nothing_until_there_is_room() {
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
     assert!(refused.text().contains("have not caught up"), "{}", refused.text());
     second.signal("CONT");
-    let deadline = Instant::now() + support::LIMIT;
+    let deadline = Instant::now() + crate::support::LIMIT;
     while publish().status != 202 {
         assert!(Instant::now() < deadline, "there is room again");
     }

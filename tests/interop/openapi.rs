@@ -1,30 +1,24 @@
 //! The API's description of itself, held against a node that runs: by hand, and by schemathesis, which makes
 //! requests of it that are right, and wrong in every way, and checks each answer.
 
-mod support;
+use std::{collections::BTreeSet, ffi::OsString, process::Command};
 
-use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    process::{Command, ExitCode},
-};
-
-use libtest_mimic::Arguments;
+use crate::support::{Process, http, require};
 use serde_json::Value;
-use support::{Process, http, require};
 
 /// The variable that names the program; else it is looked for.
 const PROGRAM: &str = "BROADCAST_SCHEMATHESIS";
 const TOKEN: &str = "a-token-for-this-test";
 
-fn main() -> ExitCode {
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
     let missing = program()
         .is_none()
         .then(|| format!("schemathesis is not installed: `pip install schemathesis`, or name its `st` in {PROGRAM}"));
     let own: &[require::Test] = &[("it_describes_what_can_be_done", it_describes_what_can_be_done)];
     let others: &[require::Test] = &[("schemathesis_finds_nothing", schemathesis_finds_nothing)];
     let cases = [require::cases(None, own), require::cases(missing.as_ref(), others)];
-    require::run_cases(&Arguments::from_args(), cases.into_iter().flatten().collect())
+    cases.into_iter().flatten().collect()
 }
 
 fn program() -> Option<OsString> {

@@ -1,0 +1,26 @@
+//! Nodes in containers, the repository's own compose file, and what breaks them. A package of its own, so that
+//! nothing else waits for what it takes to speak to a Docker engine.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chaos;
+mod compose;
+mod nodes;
+
+use std::process::ExitCode;
+
+use support::{docker, require};
+
+/// Nearly all of the time the tests wait for nodes to notice each other.
+const THREADS: usize = 3;
+
+fn main() -> ExitCode {
+    let mut args = libtest_mimic::Arguments::from_args();
+    args.test_threads.get_or_insert(THREADS);
+    // The longest come first.
+    let cases = [chaos::cases(), nodes::cases(), compose::cases()];
+    let code = require::run_cases(&args, cases.into_iter().flatten().collect());
+    docker::remove_image();
+    code
+}

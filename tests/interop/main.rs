@@ -1,0 +1,29 @@
+//! With what others wrote: nodes of hashicorp/memberlist and agents of serf in one cluster with ours, and the
+//! tools that judge what ours show of themselves.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cells;
+mod churn;
+mod example;
+mod matrix;
+mod memberlist;
+mod observe;
+mod openapi;
+mod serf;
+
+use std::process::ExitCode;
+
+use support::require;
+
+/// Nearly all of the time the tests wait for timers of the protocols.
+const THREADS: usize = 8;
+
+fn main() -> ExitCode {
+    let mut args = libtest_mimic::Arguments::from_args();
+    args.test_threads.get_or_insert(THREADS);
+    // The longest come first.
+    let cases = [memberlist::cases(), openapi::cases(), serf::cases(), observe::cases(), example::cases()];
+    require::run_cases(&args, cases.into_iter().flatten().collect())
+}

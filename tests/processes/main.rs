@@ -1,0 +1,15 @@
+//! The real program: its commands, clusters of its processes on loopback, its HTTP API, and those who mean
+//! them harm.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod cli;
+mod cluster;
+mod follow;
+mod hostile;
+mod http;
+mod keys;
+mod sim;
+mod terminal;
