@@ -13,12 +13,21 @@
 //! comes from the origin. Until that is known, messages are held. What comes ahead of its turn waits
 //! until what is missing has come, too, or cannot be had any more.
 //!
-//! When an origin begins a new life, what is still missing of the former one is fetched all the same,
-//! beside the new stream.
+//! From then on a stream goes on where this node is, whatever the origin takes this node for: one that was
+//! forgotten meanwhile is told to begin later, and asks for what lies between all the same. What nobody can
+//! give any more is told as missed, never skipped.
+//!
+//! # The lives of an origin
+//!
+//! They stand in the order in which they were lived. When an origin begins a new life, what is still missing
+//! of the former one is fetched all the same, beside the new stream. A life that is heard of after a later one
+//! is owed in whole to who knows an earlier one, and opened as one that is over; to others it is a former life,
+//! of which they want nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
+    ops::Range,
     time::Instant,
 };
 
@@ -27,8 +36,8 @@ use crate::{config::Limits, membership::NodeName};
 
 /// Origins that are remembered at most.
 const MAX_ORIGINS: usize = 16_384;
-/// Lives of one origin that are remembered at most, in either lane.
-const MAX_LIVES: usize = 4;
+/// Lives of one origin that are remembered at most, in both lanes.
+const MAX_LIVES: usize = 8;
 /// How far ahead of its turn a message is kept, in numbers.
 pub(super) const MAX_AHEAD: u64 = 1 << 16;
 /// Messages asked for at once at most.
@@ -58,6 +67,25 @@ pub(crate) enum StreamError {
     Full,
 }
 
+/// How a stream began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// Not yet.
+    No,
+    /// With this number: the origin could not say it.
+    Guessed(u64),
+    /// As the origin says, or with all there is.
+    Told,
+}
+
+/// A life has ended, or its origin seems to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Over {
+    pub(super) since: Instant,
+    /// Whether the origin said good-bye.
+    pub(super) left: bool,
+}
+
 /// One life of an origin.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -66,6 +94,9 @@ pub(super) struct Stream {
     pub(super) epoch: u64,
     /// The number after the last one delivered; `None` while it is not known where to begin.
     pub(super) next: Option<u64>,
+    begun: Begun,
+    /// A former life is known here: unless the origin says otherwise, all of this one is for this node.
+    pub(super) follows: bool,
     retained: VecDeque<Message>,
     bytes: usize,
     ahead: BTreeMap<u64, Message>,
@@ -87,8 +118,8 @@ pub(super) struct Stream {
     pub(super) attempts: u32,
     /// For how many rounds of gossip to tell what is here.
     pub(super) rounds: u32,
-    /// Since when the origin is gone, or has a newer life.
-    pub(super) over_since: Option<Instant>,
+    /// The origin is gone, or has a newer life.
+    pub(super) over: Option<Over>,
     /// What came has not been acknowledged yet.
     pub(super) ack_due: bool,
 }
@@ -108,6 +139,8 @@ impl Stream {
             origin,
             epoch,
             next,
+            begun: if next.is_some() { Begun::Told } else { Begun::No },
+            follows: false,
             retained: VecDeque::new(),
             bytes: 0,
             ahead: BTreeMap::new(),
@@ -120,7 +153,7 @@ impl Stream {
             hint: None,
             attempts: 0,
             rounds: 0,
-            over_since: None,
+            over: None,
             ack_due: false,
         }
     }
@@ -148,8 +181,32 @@ impl Stream {
         self.ahead.last_key_value().map_or(self.head, |(last, _)| self.head.max(last + 1))
     }
 
+    /// The origin has gone, or has begun another life.
+    pub(super) fn end_life(&mut self, now: Instant, left: bool) {
+        self.over.get_or_insert(Over { since: now, left });
+    }
+
+    /// Where this node begins is not known, or only guessed.
+    pub(super) fn asks_for_start(&self) -> bool {
+        self.begun != Begun::Told
+    }
+
+    /// What it can acknowledge: nothing, as long as it does not know where it begins.
+    pub(super) fn acknowledged(&self) -> Option<u64> {
+        self.next.filter(|_| self.begun == Begun::Told)
+    }
+
+    /// What it lacks as far as is known, all at once, should it be forgotten.
+    fn lacking(&self) -> Option<Range<u64>> {
+        let next = self.next.or(self.follows.then_some(0))?;
+        (next < self.end() && !self.doubted).then(|| next..self.end())
+    }
+
     /// Where to begin, when the origin cannot say it.
     pub(super) fn guessed_start(&self) -> u64 {
+        if self.follows {
+            return 0;
+        }
         self.first_ahead().into_iter().chain(self.fallback).min().unwrap_or_default()
     }
 
@@ -185,9 +242,9 @@ impl Stream {
         }
     }
 
-    /// Somebody says that there are messages up to `head`. The origin itself is believed also when that
-    /// is less than was heard from others.
-    pub(super) fn learn_head(&mut self, head: u64, by_origin: bool, hint: Option<SocketAddr>) {
+    /// Somebody says that there are messages up to `head`, and can give those from `base` on. The origin itself
+    /// is believed also when that is less than was heard from others.
+    pub(super) fn learn_head(&mut self, base: u64, head: u64, by_origin: bool, hint: Option<SocketAddr>) {
         if by_origin {
             self.head = head;
         }
@@ -195,7 +252,9 @@ impl Stream {
             (self.head, self.told_by, self.doubted) = (head, hint, false);
             self.hint = hint;
             self.attempts = 0;
-        } else if head == self.end() && self.hint.is_none() {
+        } else if self.hint.is_none()
+            && (head == self.end() || self.next.is_some_and(|next| base <= next && next < head))
+        {
             self.hint = hint;
             self.doubted = false;
         } else if head < self.head && hint.is_some() && hint == self.told_by && self.attempts > 0 {
@@ -243,11 +302,14 @@ pub(super) struct Inbound {
     kept: Kept,
     /// What is delivered, in order.
     pub(super) delivered: VecDeque<Message>,
+    /// What will not be delivered: of whose which life, and which numbers.
+    pub(super) lost: Vec<(NodeName, u64, Range<u64>)>,
 }
 
 impl Inbound {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, streams: BTreeMap::new(), kept: Kept::default(), delivered: VecDeque::new() }
+        let (streams, kept) = (BTreeMap::new(), Kept::default());
+        Self { limits, streams, kept, delivered: VecDeque::new(), lost: Vec::new() }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
@@ -258,7 +320,7 @@ impl Inbound {
         self.streams.iter_mut().flat_map(|(origin, lives)| lives.iter_mut().map(move |life| (origin, life)))
     }
 
-    /// The streams of an origin.
+    /// The streams of an origin, in the order of its lives.
     pub(super) fn lives_mut(&mut self, origin: &[u8]) -> impl Iterator<Item = &mut Stream> {
         self.streams.get_mut(origin).into_iter().flatten()
     }
@@ -311,24 +373,34 @@ impl Inbound {
             return Err(StreamError::FutureLife(epoch));
         }
         if self.streams.len() >= MAX_ORIGINS && !self.streams.contains_key(origin) {
-            let over = |lives: &Vec<Stream>| lives.iter().all(|life| life.over_since.is_some() && !life.lacks());
+            let over = |lives: &Vec<Stream>| lives.iter().all(|life| life.over.is_some() && !life.lacks());
             let old = self.streams.iter().find(|(_, lives)| over(lives)).map(|(name, _)| name.clone());
             self.remove(&old.ok_or(StreamError::Full)?);
         }
-        let lives = self.streams.entry(NodeName::from(origin)).or_default();
-        let mut oldest = None;
-        for life in lives.iter_mut().filter(|life| same_lane(life.epoch, epoch)) {
-            if life.epoch > epoch {
-                return Err(StreamError::FormerLife(epoch));
-            }
-            life.over_since.get_or_insert(now);
-            oldest = Some(oldest.map_or(life.epoch, |oldest: u64| oldest.min(life.epoch)));
+        let lives = self.streams.get(origin).map_or(&[][..], |lives| lives);
+        let in_lane = |life: &&Stream| same_lane(life.epoch, epoch);
+        let follows = lives.iter().filter(in_lane).any(|life| life.epoch < epoch && life.next.is_some());
+        let is_latest = lives.iter().rfind(in_lane).is_none_or(|latest| latest.epoch < epoch);
+        if !is_latest && !follows {
+            return Err(StreamError::FormerLife(epoch));
         }
-        if let (true, Some(oldest)) = (lives.len() >= MAX_LIVES, oldest) {
+        if lives.len() >= MAX_LIVES
+            && let Some(oldest) = lives.iter().find(in_lane).map(|oldest| oldest.epoch)
+        {
             self.remove_life(origin, oldest);
         }
         let name = NodeName::from(origin);
-        self.streams.entry(name.clone()).or_default().push(Stream::new(name, epoch, next));
+        let lives = self.streams.entry(name.clone()).or_default();
+        let mut stream = Stream::new(name, epoch, if is_latest { next } else { Some(0) });
+        stream.follows = follows;
+        if is_latest {
+            lives.iter_mut().filter(|life| same_lane(life.epoch, epoch)).for_each(|life| life.end_life(now, false));
+            lives.push(stream);
+        } else {
+            stream.end_life(now, false);
+            let later = lives.iter().position(|life| same_lane(life.epoch, epoch) && life.epoch > epoch);
+            lives.insert(later.unwrap_or(lives.len()), stream);
+        }
         Ok(())
     }
 
@@ -342,11 +414,12 @@ impl Inbound {
     pub(super) fn remove_life(&mut self, origin: &[u8], epoch: u64) {
         let Some(lives) = self.streams.get_mut(origin) else { return };
         let Some(at) = lives.iter().position(|life| life.epoch == epoch) else { return };
-        let stream = lives.swap_remove(at);
+        let stream = lives.remove(at);
         if lives.is_empty() {
             self.streams.remove(origin);
         }
         self.uncount(&stream);
+        self.lost.extend(stream.lacking().map(|seqs| (stream.origin.clone(), epoch, seqs)));
     }
 
     fn uncount(&mut self, stream: &Stream) {
@@ -369,7 +442,7 @@ impl Inbound {
         self.begin_life(now, origin, epoch, begins.then_some(seq), latest)?;
         let stream = find(&mut self.streams, origin, epoch).expect("it was there, or was just added");
         if begins && stream.next.is_none() {
-            stream.next = Some(seq);
+            (stream.next, stream.begun) = (Some(seq), Begun::Told);
         }
         let expected = stream.next.or_else(|| stream.first_ahead()).unwrap_or(seq);
         if seq == u64::MAX || seq > expected.saturating_add(MAX_AHEAD) {
@@ -417,13 +490,27 @@ impl Inbound {
     }
 
     /// Where this node begins in a stream, as its origin says; `base` is what the origin still has. What
-    /// comes before it is not owed, also where this node had guessed that it would begin earlier.
+    /// comes before it is not owed, also where this node had guessed that it would begin earlier; where it
+    /// began later, it has missed something. Who has begun goes on from where it is.
     pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, base: u64, replay: bool) {
         let Some(stream) = self.get_mut(origin, epoch) else { return };
+        let begun = std::mem::replace(&mut stream.begun, Begun::Told);
         let at = if replay { base.min(start.at) } else { start.at };
-        if stream.next.is_none_or(|next| next < at) {
-            self.skip_to(origin, epoch, at);
+        match (begun, stream.next) {
+            (Begun::Told, Some(_)) => {}
+            (Begun::Guessed(guess), Some(next)) if next > guess => {
+                let lost = (start.at < guess).then(|| (stream.origin.clone(), epoch, start.at..guess));
+                self.lost.extend(lost);
+            }
+            _ => self.skip_to(origin, epoch, at),
         }
+    }
+
+    /// Begins a stream whose origin does not say where.
+    pub(super) fn guess(&mut self, origin: &[u8], epoch: u64, next: u64) {
+        let Some(stream) = self.get_mut(origin, epoch) else { return };
+        stream.begun = Begun::Guessed(next);
+        self.skip_to(origin, epoch, next);
     }
 
     /// Forgets what is here ahead of its turn from `end` on: its origin knows of no such numbers.

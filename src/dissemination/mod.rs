@@ -78,7 +78,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use self::{
     control::{ControlError, Have},
     inbound::{Inbound, StreamError},
-    outbound::{AckError, Outbound},
+    outbound::{AckError, FAILED_GRACE, LEFT_GRACE, Outbound},
     plain::{Flooded, Heard},
     ring::Ring,
     watch::Watching,
@@ -373,7 +373,7 @@ impl Dissemination {
                     outbound.add_peer(record.addr(), &record.name);
                 }
                 if record.state() == MemberState::Dead {
-                    outbound.lose_peer(now, record.addr(), &record.name);
+                    outbound.lose_peer(now, &record.name, FAILED_GRACE);
                 }
             }
         }
@@ -420,7 +420,7 @@ impl Dissemination {
             floor: own.floor().min(own.sent()),
             retained: own.len(),
         };
-        let others = self.inbound.iter().filter(|(_, stream)| stream.over_since.is_none());
+        let others = self.inbound.iter().filter(|(_, stream)| stream.over.is_none());
         let others = others.map(|(origin, stream)| Position {
             origin: origin.clone(),
             epoch: stream.epoch,
@@ -492,24 +492,23 @@ impl Dissemination {
     }
 
     /// A member has failed, or has left.
-    pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, addr: SocketAddr, left: bool, live: usize) {
+    pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, left: bool, live: usize) {
         self.ring = None;
         self.live = live;
         for lane in LANES {
             let outbound = &mut self.outbound[lane as usize];
             let before = outbound.floor();
-            if left {
-                outbound.forget_peer(addr, name);
-            } else {
-                outbound.lose_peer(now, addr, name);
-            }
+            outbound.lose_peer(now, name, if left { LEFT_GRACE } else { FAILED_GRACE });
             if outbound.floor() > before {
                 self.rounds[lane as usize] = self.telling_rounds();
+            }
+            if self.outbound[lane as usize].len() > 0 {
+                self.watch(now, lane);
             }
         }
         let rounds = self.tuning.retransmit_mult * digits(live);
         for stream in self.inbound.lives_mut(name.as_bytes()) {
-            stream.over_since.get_or_insert(now);
+            stream.end_life(now, left);
             // Those who have more than others tell them: the origin does not any more.
             stream.rounds = rounds;
         }
@@ -529,7 +528,7 @@ impl Dissemination {
                 Timer::Ask(origin, epoch) => self.ask(now, &origin, epoch, membership),
                 Timer::Remind(lane) => self.remind(now, lane),
                 Timer::Plain => self.remind_voices(now, membership),
-                Timer::Sweep => self.sweep(now, membership),
+                Timer::Sweep => self.sweep(now),
                 Timer::Tell => self.tell_acks(now, membership),
                 Timer::Watch => self.renew_watch(now, membership),
             }

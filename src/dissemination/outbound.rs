@@ -19,7 +19,11 @@
 //! | `Current` | the window, receipts, the log | `Lagging` when it acknowledges nothing for [`LAGGING_AFTER`] |
 //! | `Lagging` | receipts, the log | `Current` when it has caught up; `Loose` after the lag limit |
 //! | `Loose` | the log, as long as there is room | `Current` when it has caught up |
-//! | `Away` (failed) | the log, as long as there is room | `Current` when it is back; forgotten after [`FAILED_GRACE`] |
+//! | `Away` (failed, or left) | the log, as long as there is room | `Lagging` when it is back; forgotten after [`FAILED_GRACE`], or [`LEFT_GRACE`] |
+//!
+//! A peer is its name: wherever it is reached, and whatever it was thought to be meanwhile, it goes on where
+//! it was. One that was forgotten begins with what is sent from now on as far as this node knows; but what it
+//! has delivered itself is what it continues from, and its first acknowledgement says so.
 //!
 //! # Pace
 //!
@@ -43,6 +47,8 @@ use crate::{config::Limits, membership::NodeName};
 const LAGGING_AFTER: Duration = Duration::from_millis(250);
 /// For how long messages are kept for a member that failed.
 pub(super) const FAILED_GRACE: Duration = Duration::from_secs(120);
+/// The same for a member that is said to have left: that may be a stale or a made-up word, which it refutes.
+pub(super) const LEFT_GRACE: Duration = Duration::from_secs(10);
 /// The window, in bytes: at first, and its bounds.
 const FIRST_WINDOW: u64 = 128 << 10;
 const MIN_WINDOW: u64 = 32 << 10;
@@ -64,7 +70,7 @@ enum Standing {
     Current,
     Lagging,
     Loose,
-    Away { since: Instant },
+    Away { until: Instant },
 }
 
 impl Standing {
@@ -75,12 +81,15 @@ impl Standing {
 
 #[derive(Debug)]
 struct Peer {
-    name: NodeName,
+    /// Where it is reached.
+    addr: SocketAddr,
     standing: Standing,
     /// It has everything below.
     acked: u64,
-    /// Where it begins, should it turn out to be a new life.
+    /// What comes before is not for it.
     joined_at: u64,
+    /// Where it begins, should it turn out to be a new life.
+    rejoined_at: u64,
     /// Which life of it acknowledges; 0 until it has.
     life: u64,
     /// Since when it is behind without acknowledging more.
@@ -112,7 +121,9 @@ pub(super) struct Outbound {
     /// How many bytes came before `base`.
     freed: u64,
     sent: u64,
-    peers: BTreeMap<SocketAddr, Peer>,
+    peers: BTreeMap<NodeName, Peer>,
+    /// Who is reached where.
+    names: BTreeMap<SocketAddr, NodeName>,
     /// What the peers that are live and not loose have acknowledged, and how many of them that much.
     held: BTreeMap<u64, usize>,
     /// The same of the current ones.
@@ -151,6 +162,7 @@ impl Outbound {
             freed: 0,
             sent: 0,
             peers: BTreeMap::new(),
+            names: BTreeMap::new(),
             held: BTreeMap::new(),
             current: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -288,64 +300,70 @@ impl Outbound {
         messages
     }
 
-    /// A member is there: at first, again, or for the first time. It begins with what is sent from now on.
+    /// A member is there: at first, again, or at another address. A new one begins with what is sent from now
+    /// on, and so does a new life of one that was there before.
     pub(super) fn add_peer(&mut self, addr: SocketAddr, name: &NodeName) {
         let next = self.next();
-        // At another address it is another life, or has moved.
-        let moved = self.peers.iter().find(|(at, peer)| **at != addr && peer.name == *name).map(|(at, _)| *at);
-        if let Some(old) = moved {
-            self.remove_peer(old);
-        }
-        match self.peers.get_mut(&addr) {
-            Some(peer) if peer.name == *name => {
-                peer.joined_at = next;
-                if matches!(peer.standing, Standing::Away { .. }) {
-                    peer.behind_since = None;
-                    (peer.backoff, peer.periods_left) = (0, 0);
-                    self.set_standing(addr, Standing::Lagging);
-                    self.catch_up(addr);
-                }
+        if let Some(peer) = self.peers.get_mut(name.as_bytes()) {
+            peer.rejoined_at = next;
+            let before = std::mem::replace(&mut peer.addr, addr);
+            let back = matches!(peer.standing, Standing::Away { .. });
+            if back {
+                peer.behind_since = None;
+                (peer.backoff, peer.periods_left) = (0, 0);
             }
-            _ => {
-                self.remove_peer(addr);
-                let peer = Peer {
-                    name: name.clone(),
-                    standing: Standing::Current,
-                    acked: next,
-                    joined_at: next,
-                    life: 0,
-                    behind_since: None,
-                    seen: next,
-                    backoff: 0,
-                    periods_left: 0,
-                };
-                self.peers.insert(addr, peer);
-                add(&mut self.held, next);
-                add(&mut self.current, next);
+            if before != addr {
+                self.forget_addr(before, name);
             }
+            if back {
+                self.set_standing(name.as_bytes(), Standing::Lagging);
+                self.catch_up(name.as_bytes());
+            }
+        } else {
+            let peer = Peer {
+                addr,
+                standing: Standing::Current,
+                acked: next,
+                joined_at: next,
+                rejoined_at: next,
+                life: 0,
+                behind_since: None,
+                seen: next,
+                backoff: 0,
+                periods_left: 0,
+            };
+            self.peers.insert(name.clone(), peer);
+            add(&mut self.held, next);
+            add(&mut self.current, next);
         }
+        self.names.insert(addr, name.clone());
     }
 
-    /// A member has failed; it may come back.
-    pub(super) fn lose_peer(&mut self, now: Instant, addr: SocketAddr, name: &NodeName) {
-        if self.peers.get(&addr).is_some_and(|peer| peer.name == *name) {
-            self.set_standing(addr, Standing::Away { since: now });
+    /// A member has failed, or is said to have left; it may come back within that time.
+    pub(super) fn lose_peer(&mut self, now: Instant, name: &NodeName, grace: Duration) {
+        if self.peers.contains_key(name) {
+            self.set_standing(name.as_bytes(), Standing::Away { until: now + grace });
             self.free();
         }
     }
 
-    /// A member has left.
-    pub(super) fn forget_peer(&mut self, addr: SocketAddr, name: &NodeName) {
-        if self.peers.get(&addr).is_some_and(|peer| peer.name == *name) {
-            self.remove_peer(addr);
-        }
-    }
-
-    fn remove_peer(&mut self, addr: SocketAddr) {
-        if let Some(peer) = self.peers.remove(&addr) {
+    fn remove_peer(&mut self, name: &NodeName) {
+        if let Some(peer) = self.peers.remove(name) {
+            self.forget_addr(peer.addr, name);
             self.uncount(peer.standing, peer.acked);
             self.free();
         }
+    }
+
+    fn forget_addr(&mut self, addr: SocketAddr, name: &NodeName) {
+        if self.names.get(&addr) == Some(name) {
+            self.names.remove(&addr);
+        }
+    }
+
+    /// Who is reached there.
+    pub(super) fn name_at(&self, addr: SocketAddr) -> Option<&NodeName> {
+        self.names.get(&addr)
     }
 
     fn uncount(&mut self, standing: Standing, acked: u64) {
@@ -362,72 +380,92 @@ impl Outbound {
         }
     }
 
-    fn set_standing(&mut self, addr: SocketAddr, standing: Standing) {
-        let Some(peer) = self.peers.get_mut(&addr) else { return };
+    fn set_standing(&mut self, name: &[u8], standing: Standing) {
+        let Some(peer) = self.peers.get_mut(name) else { return };
         let (old, acked) = (std::mem::replace(&mut peer.standing, standing), peer.acked);
         self.uncount(old, acked);
         self.count(standing, acked);
     }
 
     /// A peer that has what the slowest current one has, or all that was sent, is current again.
-    fn catch_up(&mut self, addr: SocketAddr) {
+    fn catch_up(&mut self, name: &[u8]) {
         let slowest = self.current.first_key_value().map_or(u64::MAX, |(at, _)| *at);
-        let Some(peer) = self.peers.get(&addr) else { return };
+        let Some(peer) = self.peers.get(name) else { return };
         if peer.acked >= slowest.min(self.sent) && matches!(peer.standing, Standing::Lagging | Standing::Loose) {
-            self.set_standing(addr, Standing::Current);
+            self.set_standing(name, Standing::Current);
         }
     }
 
-    /// Whether a peer's first acknowledgement is still to come.
+    /// Whether the first acknowledgement of who is reached there is still to come.
     pub(super) fn is_new(&self, addr: SocketAddr) -> bool {
-        self.peers.get(&addr).is_some_and(|peer| peer.life == 0)
+        self.names.get(&addr).and_then(|name| self.peers.get(name)).is_some_and(|peer| peer.life == 0)
     }
 
-    /// Where a peer begins, as far as is known.
-    pub(super) fn start_of(&self, addr: SocketAddr) -> Option<Start> {
-        self.peers.get(&addr).map(|peer| Start { at: peer.acked, life: peer.life })
+    /// Where a peer begins, as far as is known, and where it is reached.
+    pub(super) fn start_of(&self, name: &[u8]) -> Option<(SocketAddr, Start)> {
+        self.peers.get(name).map(|peer| (peer.addr, Start { at: peer.acked, life: peer.life }))
     }
 
     /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.
-    pub(super) fn ack(&mut self, from: SocketAddr, life: u64, next: Option<u64>) -> Result<bool, AckError> {
+    pub(super) fn ack(&mut self, name: &[u8], life: u64, next: Option<u64>) -> Result<bool, AckError> {
         let (sent, base, epoch) = (self.sent, self.base, self.epoch);
-        let peer = self.peers.get_mut(&from).ok_or(AckError::Stranger)?;
+        let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
         if next.is_some_and(|next| next > sent) {
             return Err(AckError::Unsent);
         }
-        if peer.life == 0 && next.is_none() && life < epoch && peer.acked > base {
+        let first = peer.life == 0;
+        let acked = match next {
+            // What it has delivered is what it continues from, whatever this node knew of it.
+            Some(next) if first => next.max(base),
             // It was there before this node: only cut off, and no newcomer. It gets what is left.
-            let (before, standing) = (std::mem::replace(&mut peer.acked, base), peer.standing);
-            self.uncount(standing, before);
-            self.count(standing, base);
-        }
-        let peer = self.peers.get_mut(&from).ok_or(AckError::Stranger)?;
-        let mut acked = next.unwrap_or_default();
-        if peer.life != life {
-            if peer.life != 0 {
-                // A new life begins where it joined; what the former one lacked it has no claim to.
-                acked = acked.max(peer.joined_at.min(sent));
+            None if first && life < epoch => peer.acked.min(base),
+            None if first => peer.acked,
+            // A new life begins where it joined; what the former one lacked it has no claim to.
+            next if peer.life != life => {
+                peer.joined_at = peer.rejoined_at;
+                peer.acked.max(peer.rejoined_at.min(sent)).max(next.unwrap_or_default())
             }
-            peer.life = life;
+            next => peer.acked.max(next.unwrap_or_default()),
+        };
+        peer.life = life;
+        if acked < peer.acked {
+            peer.joined_at = peer.joined_at.min(acked);
         }
-        if acked > peer.acked {
-            let (before, standing) = (std::mem::replace(&mut peer.acked, acked), peer.standing);
+        self.set_position(name, acked);
+        Ok(next.is_none())
+    }
+
+    /// A peer is known to have all below that number, or to lack what was thought to be there.
+    fn set_position(&mut self, name: &[u8], acked: u64) {
+        let sent = self.sent;
+        let Some(peer) = self.peers.get_mut(name) else { return };
+        let (before, standing) = (std::mem::replace(&mut peer.acked, acked), peer.standing);
+        if acked == before {
+            return;
+        }
+        if acked > before {
             peer.behind_since = None;
             (peer.backoff, peer.periods_left) = (0, 0);
-            if acked == sent {
-                peer.seen = acked;
-            }
-            let slowest = self.current.first_key_value().map(|(at, _)| *at);
-            self.uncount(standing, before);
-            self.count(standing, acked);
-            let now_slowest = self.current.first_key_value().map(|(at, _)| *at);
-            if let (Some(before), Some(after)) = (slowest, now_slowest) {
-                self.widen(self.offset(after).saturating_sub(self.offset(before)), after);
-            }
-            self.catch_up(from);
-            self.free();
         }
-        Ok(next.is_none())
+        if acked == sent || acked < before {
+            peer.seen = acked;
+        }
+        let slowest = self.current.first_key_value().map(|(at, _)| *at);
+        self.uncount(standing, before);
+        self.count(standing, acked);
+        if acked < before {
+            // It catches up, and need not hold back those who have.
+            if standing == Standing::Current && slowest.is_some_and(|slowest| acked < slowest) {
+                self.set_standing(name, Standing::Lagging);
+            }
+            return;
+        }
+        let now_slowest = self.current.first_key_value().map(|(at, _)| *at);
+        if let (Some(before), Some(after)) = (slowest, now_slowest) {
+            self.widen(self.offset(after).saturating_sub(self.offset(before)), after);
+        }
+        self.catch_up(name);
+        self.free();
     }
 
     fn widen(&mut self, acked_bytes: u64, acked: u64) {
@@ -460,14 +498,14 @@ impl Outbound {
     }
 
     /// To be called once a period while somebody is behind: whom to remind, and who has been cut loose.
-    pub(super) fn remind(&mut self, now: Instant) -> (Vec<SocketAddr>, Vec<NodeName>) {
+    pub(super) fn remind(&mut self, now: Instant) -> (Vec<NodeName>, Vec<NodeName>) {
         let (mut reminded, mut loose, mut changed, mut forgotten) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mark = std::mem::replace(&mut self.reminder_mark, self.sent);
         let lag_limit = self.limits.lag_limit;
-        for (addr, peer) in &mut self.peers {
-            if let Standing::Away { since } = peer.standing {
-                if now.saturating_duration_since(since) >= FAILED_GRACE {
-                    forgotten.push(*addr);
+        for (name, peer) in &mut self.peers {
+            if let Standing::Away { until } = peer.standing {
+                if now >= until {
+                    forgotten.push(name.clone());
                 }
                 continue;
             }
@@ -480,10 +518,10 @@ impl Outbound {
             }
             let behind = now.saturating_duration_since(*peer.behind_since.get_or_insert(now));
             match peer.standing {
-                Standing::Current if behind >= LAGGING_AFTER => changed.push((*addr, Standing::Lagging)),
+                Standing::Current if behind >= LAGGING_AFTER => changed.push((name.clone(), Standing::Lagging)),
                 Standing::Lagging if behind >= lag_limit => {
-                    changed.push((*addr, Standing::Loose));
-                    loose.push(peer.name.clone());
+                    changed.push((name.clone(), Standing::Loose));
+                    loose.push(name.clone());
                 }
                 _ => {}
             }
@@ -493,13 +531,13 @@ impl Outbound {
             }
             peer.periods_left = (1 << peer.backoff) - 1;
             peer.backoff = (peer.backoff + 1).min(MAX_BACKOFF);
-            reminded.push(*addr);
+            reminded.push(name.clone());
         }
-        for (addr, standing) in changed {
-            self.set_standing(addr, standing);
+        for (name, standing) in changed {
+            self.set_standing(name.as_bytes(), standing);
         }
-        for addr in forgotten {
-            self.remove_peer(addr);
+        for name in forgotten {
+            self.remove_peer(&name);
         }
         self.free();
         (reminded, loose)
@@ -507,7 +545,12 @@ impl Outbound {
 
     /// Where the peers are.
     pub(super) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.peers.keys().copied()
+        self.peers.values().map(|peer| peer.addr)
+    }
+
+    /// Who the peers are.
+    pub(super) fn names(&self) -> impl Iterator<Item = &NodeName> {
+        self.peers.keys()
     }
 
     /// How many members are waited for.
@@ -515,23 +558,25 @@ impl Outbound {
         self.held.values().sum()
     }
 
-    /// What the peers have acknowledged, from the one after an address on and around to that.
-    pub(super) fn positions_after(&self, addr: SocketAddr) -> impl Iterator<Item = (SocketAddr, &NodeName, u64)> {
-        let after = self.peers.range((Bound::Excluded(addr), Bound::Unbounded));
-        after.chain(self.peers.range(..=addr)).map(|(addr, peer)| (*addr, &peer.name, peer.acked))
+    /// What the peers have acknowledged, from the one after a name on and around to that.
+    pub(super) fn positions_after(&self, name: &[u8]) -> impl Iterator<Item = (&NodeName, u64)> {
+        let after = self.peers.range::<[u8], _>((Bound::Excluded(name), Bound::Unbounded));
+        let before = self.peers.range::<[u8], _>((Bound::Unbounded, Bound::Included(name)));
+        after.chain(before).map(|(name, peer)| (name, peer.acked))
     }
 
     /// How many messages each peer that is waited for has not acknowledged.
     pub(super) fn lags(&self) -> BTreeMap<&NodeName, u64> {
-        let meant = self.peers.values().filter(|peer| peer.standing.is_waited_for());
-        meant.map(|peer| (&peer.name, self.next().saturating_sub(peer.acked))).collect()
+        let meant = self.peers.iter().filter(|(_, peer)| peer.standing.is_waited_for());
+        meant.map(|(name, peer)| (name, self.next().saturating_sub(peer.acked))).collect()
     }
 
     /// How many members have a message, and which do not, of those that are waited for. Those that came
     /// after it are neither.
     pub(super) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        let meant = self.peers.values().filter(|peer| peer.standing.is_waited_for() && peer.joined_at <= seq);
-        let (with, without): (Vec<_>, Vec<_>) = meant.partition(|peer| peer.acked > seq);
-        (with.len(), without.into_iter().map(|peer| peer.name.clone()).collect())
+        let is_meant = |peer: &Peer| peer.standing.is_waited_for() && peer.joined_at <= seq;
+        let meant = self.peers.iter().filter(|(_, peer)| is_meant(peer));
+        let (with, without): (Vec<_>, Vec<_>) = meant.partition(|(_, peer)| peer.acked > seq);
+        (with.len(), without.into_iter().map(|(name, _)| name.clone()).collect())
     }
 }

@@ -15,7 +15,8 @@ use rand::RngExt;
 use super::{
     ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
     control::{self, Control, Have, Route, Start},
-    inbound::{self, StreamError},
+    hash,
+    inbound::{self, Over, StreamError},
     is_ours,
     outbound::{AckError, FAILED_GRACE},
     ring::FANOUT,
@@ -35,7 +36,9 @@ const GIVEN_AT_ONCE: usize = 64 << 10;
 /// How long a large message may take to get to somebody before it is sent again.
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// How many others are asked for what the origin has no more.
-const OTHERS_ASKED: u32 = 4;
+const OTHERS_ASKED: usize = 4;
+/// … in a cluster that has so many; they are asked by turns, so that each of up to so many is.
+const MOST_ASKED: usize = 8;
 /// How often an origin is asked where to begin, before this node begins with the very first message, if
 /// others retain that.
 const STARTS_ASKED: u32 = 6;
@@ -45,6 +48,8 @@ const STARTS_ASKED_IN_VAIN: u32 = 20;
 /// How long an origin that is gone may take to turn up and say where this node begins; and how long others
 /// are asked for what one that has left can give no more.
 const DEPARTED_GRACE: Duration = Duration::from_secs(10);
+/// For how much longer what was said in a life that is over is kept than it is asked for.
+const RETENTION_MARGIN: Duration = Duration::from_secs(5);
 /// How often streams that are over are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How much later than a former life one begins at most that a clock set back would have begin earlier, in
@@ -56,11 +61,10 @@ impl Dissemination {
     pub(super) fn revive(&mut self, origin: &NodeName) {
         let mut latest = [0; 2];
         for stream in self.inbound.lives_mut(origin.as_bytes()) {
-            let lane = &mut latest[(stream.epoch & 1) as usize];
-            *lane = stream.epoch.max(*lane);
+            latest[(stream.epoch & 1) as usize] = stream.epoch;
         }
         for stream in self.inbound.lives_mut(origin.as_bytes()).filter(|stream| latest.contains(&stream.epoch)) {
-            stream.over_since = None;
+            stream.over = None;
         }
     }
 
@@ -68,7 +72,7 @@ impl Dissemination {
     pub(super) fn tell_of_later_life(&mut self, origin: &[u8], epoch: u64, membership: &Membership) {
         let Some(record) = membership.get(origin).filter(|record| record.is_live()) else { return };
         let lives = self.inbound.lives_mut(origin).filter(|stream| same_lane(stream.epoch, epoch));
-        let Some(latest) = lives.max_by_key(|stream| stream.epoch) else { return };
+        let Some(latest) = lives.last() else { return };
         let have = Control::Have(vec![stream_have(origin, latest)]).encode();
         self.send(record.addr(), vec![have]);
     }
@@ -141,7 +145,7 @@ impl Dissemination {
                 }
             };
             if record.is_none() {
-                stream.over_since = Some(now);
+                stream.end_life(now, has_left(origin, membership));
                 self.sweep_later(now);
             }
         }
@@ -149,8 +153,8 @@ impl Dissemination {
         let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
         // Nobody has so much to say; a number like that is made up.
         let next = next.min(stream.next.unwrap_or(next).saturating_add(inbound::MAX_AHEAD));
-        stream.learn_head(next, by_origin, from);
-        if by_origin && stream.attempts >= OTHERS_ASKED {
+        stream.learn_head(base, next, by_origin, from);
+        if by_origin && stream.attempts >= OTHERS_ASKED as u32 {
             self.inbound.forget_ahead(origin, epoch, next);
         }
         let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
@@ -169,7 +173,7 @@ impl Dissemination {
             stream.rounds = rounds;
         }
         let Some(stream) = self.inbound.get(origin, epoch) else { return };
-        let (lacks, unknown) = (stream.lacks(), stream.next.is_none());
+        let (lacks, unknown) = (stream.lacks(), stream.asks_for_start());
         // Who has nothing to give, as it may say when it is asked, is no reason to ask sooner.
         let gives = stream.next.is_none_or(|here| here < have.next && (by_origin || base <= here));
         let name = NodeName::from(origin);
@@ -203,7 +207,11 @@ impl Dissemination {
         };
         let outbound = &mut self.outbound[lane as usize];
         let before = outbound.floor();
-        let asks = match outbound.ack(from, life, next) {
+        let Some(name) = outbound.name_at(from).cloned() else {
+            self.counters.strangers += 1;
+            return Ok(());
+        };
+        let asks = match outbound.ack(name.as_bytes(), life, next) {
             Err(AckError::Stranger) => {
                 self.counters.strangers += 1;
                 return Ok(());
@@ -217,26 +225,26 @@ impl Dissemination {
             self.tell_later(now);
         }
         if asks {
-            self.tell_start(lane, from);
-            self.watch(now, lane);
+            self.tell_start(lane, name.as_bytes());
         }
+        self.watch(now, lane);
         Ok(())
     }
 
     /// Tells a peer where it begins in what this node says, and how far that goes by now.
-    pub(super) fn tell_start(&mut self, lane: Lane, to: SocketAddr) {
-        let start = self.outbound[lane as usize].start_of(to);
-        let message = Control::Have(vec![self.own_have(lane, start)]).encode();
+    pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8]) {
+        let Some((to, start)) = self.outbound[lane as usize].start_of(peer) else { return };
+        let message = Control::Have(vec![self.own_have(lane, Some(start))]).encode();
         self.send(to, vec![message]);
     }
 
     /// A life was renewed: those who have had something begin after it, as what others lack is said again.
     fn tell_starts(&mut self, lane: Lane) {
-        let ahead = |start: Start| start.at > self.outbound[lane as usize].sent();
-        let peers = self.outbound[lane as usize].addrs();
-        let peers = peers.filter(|peer| self.outbound[lane as usize].start_of(*peer).is_some_and(ahead));
-        for peer in peers.collect::<Vec<_>>() {
-            self.tell_start(lane, peer);
+        let outbound = &self.outbound[lane as usize];
+        let ahead =
+            |name: &&NodeName| outbound.start_of(name.as_bytes()).is_some_and(|(_, start)| start.at > outbound.sent());
+        for peer in outbound.names().filter(ahead).cloned().collect::<Vec<_>>() {
+            self.tell_start(lane, peer.as_bytes());
         }
     }
 
@@ -288,7 +296,11 @@ impl Dissemination {
         }
         let stream = self.inbound.get(origin, epoch);
         let have = match (lane, stream) {
-            (Some(lane), _) => Some(self.own_have(lane, self.outbound[lane as usize].start_of(asker.addr))),
+            (Some(lane), _) => {
+                let outbound = &self.outbound[lane as usize];
+                let peer = outbound.name_at(asker.addr).and_then(|name| outbound.start_of(name.as_bytes()));
+                Some(self.own_have(lane, peer.map(|(_, start)| start)))
+            }
             (None, Some(stream)) => Some(stream_have(origin, stream)),
             // Of its own former lives a node knows nothing; of another's, that it has nothing.
             (None, None) if self.me.as_bytes() == origin => None,
@@ -344,7 +356,7 @@ impl Dissemination {
             self.outputs.push_back(Output::CutLoose(name));
         }
         for peer in peers {
-            self.tell_start(lane, peer);
+            self.tell_start(lane, peer.as_bytes());
         }
         if self.outbound[lane as usize].wants_reminders() {
             self.timers.set(Timer::Remind(lane), now + self.reminder_period());
@@ -359,7 +371,7 @@ impl Dissemination {
             return;
         }
         let record = membership.get(origin.as_bytes());
-        let live = record.filter(|record| record.is_live() && stream.over_since.is_none()).map(Record::addr);
+        let live = record.filter(|record| record.is_live() && stream.over.is_none()).map(Record::addr);
         let Some(next) = stream.next else {
             let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
             match live.filter(|_| stream.attempts < asked) {
@@ -370,36 +382,32 @@ impl Dissemination {
                     self.send(addr, membership.introduction().into_iter().chain([ack]).collect());
                     self.timers.set(Timer::Ask(origin.clone(), epoch), again);
                 }
-                None if stream.over_since.is_some_and(|since| since + DEPARTED_GRACE > now) => {
+                None if stream.over.is_some_and(|over| over.since + DEPARTED_GRACE > now) => {
                     self.timers.set(Timer::Ask(origin.clone(), epoch), now + LONGEST_PATIENCE);
                 }
                 // Nobody says where this node begins. What was said by one that has left is not for it, unless
                 // it came here, or is wanted all the same.
                 None => {
-                    let failed = record.is_some_and(|record| record.state() == MemberState::Dead);
-                    let wanted = live.is_some() || failed || self.replay || stream.first_ahead().is_some();
+                    let failed = stream.over.is_some_and(|over| !over.left);
+                    let came = stream.follows || stream.first_ahead().is_some();
+                    let wanted = live.is_some() || failed || self.replay || came;
                     let begin = if wanted { stream.guessed_start() } else { stream.end() };
-                    self.inbound.skip_to(origin.as_bytes(), epoch, begin);
+                    self.inbound.guess(origin.as_bytes(), epoch, begin);
                     self.deliver(now);
                     self.ask_by(now, origin, epoch);
                 }
             }
             return;
         };
-        let gone = live.is_some() && stream.gone_below > next && stream.attempts >= OTHERS_ASKED;
-        let grace = match record.map(Record::state) {
-            Some(MemberState::Left) | None => DEPARTED_GRACE,
-            // It may come back, or has, in a new life: others have the last words of the former one.
-            Some(_) => FAILED_GRACE,
-        };
-        let over = stream.attempts >= OTHERS_ASKED
-            && stream.over_since.is_some_and(|since| now.saturating_duration_since(since) >= grace);
+        let asked_enough = stream.attempts >= self.live.clamp(OTHERS_ASKED, MOST_ASKED) as u32;
+        let gone = live.is_some() && stream.gone_below > next && asked_enough;
+        let over =
+            asked_enough && stream.over.is_some_and(|over| now.saturating_duration_since(over.since) >= grace(over));
         if gone || over {
             let ahead = stream.first_ahead();
             let end = if gone { Some(stream.gone_below) } else { ahead.or_else(|| stream.give_up_head()) };
             let Some(end) = end.map(|end| ahead.map_or(end, |first| first.min(end))) else { return };
-            self.counters.missed += end - next;
-            self.outputs.push_back(Output::Missed { origin: origin.clone(), epoch, seqs: next..end });
+            self.inbound.lost.push((origin.clone(), epoch, next..end));
             self.inbound.skip_to(origin.as_bytes(), epoch, end);
             self.deliver(now);
             self.ack_later(now, origin.clone(), epoch);
@@ -415,11 +423,11 @@ impl Dissemination {
         let attempt = stream.attempts;
         stream.attempts += 1;
         // Who told of it first, then the origin, then by turns anybody and the origin.
-        let mut anybody = || {
-            let wanted = |record: &Record| {
-                record.is_live() && is_ours(record.versions) && record.name != *origin && record.name != self.me
-            };
-            membership.pick(&mut self.rng, wanted).map(Record::addr)
+        let anybody = || {
+            let wanted = |record: &&Record| record.is_live() && is_ours(record.versions) && record.name != *origin;
+            let others = membership.others().filter(wanted).count();
+            let one = (hash(self.me.as_bytes()) as usize).wrapping_add(attempt as usize).checked_rem(others)?;
+            membership.others().filter(wanted).nth(one).map(Record::addr)
         };
         let known = hint.filter(|hint| membership.find_addr(*hint).is_some_and(Record::is_live));
         let to = match (known, origin_has) {
@@ -444,19 +452,29 @@ impl Dissemination {
 
     /// Frees what is kept of streams that are over. How far they came stays known, so that nothing of them
     /// is delivered again.
-    pub(super) fn sweep(&mut self, now: Instant, membership: &Membership) {
+    pub(super) fn sweep(&mut self, now: Instant) {
         let over = |(origin, stream): (&NodeName, &inbound::Stream)| {
-            let since = now.saturating_duration_since(stream.over_since?);
-            // A dead origin may come back as it was; one that is not even remembered will not.
-            let grace = if membership.get(origin.as_bytes()).is_some() { FAILED_GRACE } else { DEPARTED_GRACE };
-            (since >= grace).then(|| (origin.clone(), stream.epoch))
+            let over = stream.over?;
+            // Who lacks something may have noticed it later than this node, and asks for as long.
+            let since = now.saturating_duration_since(over.since);
+            (since >= FAILED_GRACE + RETENTION_MARGIN).then(|| (origin.clone(), stream.epoch))
         };
         let over: Vec<_> = self.inbound.iter().filter_map(over).collect();
         for (origin, epoch) in over {
             self.inbound.release(origin.as_bytes(), epoch);
         }
-        if self.inbound.iter().any(|(_, stream)| stream.over_since.is_some() && stream.retains()) {
+        if self.inbound.iter().any(|(_, stream)| stream.over.is_some() && stream.retains()) {
             self.sweep_later(now);
         }
     }
+}
+
+/// For how long what is missing of a stream that is over is asked for. Who failed may come back, or has, in a
+/// new life; others have the last words of the former one, whether they remember the member or not.
+fn grace(over: Over) -> Duration {
+    if over.left { DEPARTED_GRACE } else { FAILED_GRACE }
+}
+
+fn has_left(origin: &[u8], membership: &Membership) -> bool {
+    membership.get(origin).is_some_and(|record| record.state() == MemberState::Left)
 }

@@ -110,8 +110,9 @@ impl Dissemination {
         for branch in branches {
             if hops == 0 {
                 for lane in LANES {
-                    if self.outbound[lane as usize].is_new(branch.to) {
-                        self.tell_start(lane, branch.to);
+                    let outbound = &self.outbound[lane as usize];
+                    if let Some(name) = outbound.name_at(branch.to).filter(|_| outbound.is_new(branch.to)).cloned() {
+                        self.tell_start(lane, name.as_bytes());
                     }
                 }
             }
@@ -130,7 +131,7 @@ impl Dissemination {
             let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { continue };
             stream.ack_due = false;
             let Some(record) = membership.get(origin.as_bytes()).filter(|record| record.is_live()) else { continue };
-            let ack = Control::Ack { epoch, life: self.life, next: stream.next }.encode();
+            let ack = Control::Ack { epoch, life: self.life, next: stream.acknowledged() }.encode();
             self.send(record.addr(), vec![ack]);
         }
     }

@@ -1,5 +1,6 @@
 //! What is promised, under a virtual clock; and nodes that lose much of what they send.
 
+mod absence;
 mod hostile;
 mod large;
 mod lives;
@@ -183,13 +184,18 @@ fn what_was_said_while_both_were_cut_off_is_not_skipped() {
 }
 
 #[test]
-fn an_origin_corrects_a_guess_that_was_too_early() {
+fn an_origin_corrects_a_guess() {
     let mut inbound = Inbound::new(Limits::default());
     let mut next = |guess, at| {
-        inbound.open(Instant::now(), b"node1", guess * 2, Some(guess), u64::MAX).expect("room");
+        inbound.open(Instant::now(), b"node1", guess * 2, None, u64::MAX).expect("room");
+        inbound.guess(b"node1", guess * 2, guess);
         inbound.start(b"node1", guess * 2, Start { at, life: 0 }, 0, false);
-        inbound.get(b"node1", guess * 2).and_then(|stream| stream.next)
+        let begun = inbound.get(b"node1", guess * 2).and_then(|stream| stream.next);
+        // Where it has begun it stays.
+        inbound.start(b"node1", guess * 2, Start { at: at + 5, life: 0 }, 0, false);
+        assert_eq!(inbound.get(b"node1", guess * 2).and_then(|stream| stream.next), begun);
+        begun
     };
     assert_eq!(next(1, 3), Some(3), "what came before was never kept for this node");
-    assert_eq!(next(5, 3), Some(5), "what is here is here");
+    assert_eq!(next(5, 3), Some(3), "what was left out is for this node");
 }

@@ -12,7 +12,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -54,9 +53,9 @@ struct Watcher {
     /// Until when.
     until: Instant,
     /// What it was told of each member.
-    told: BTreeMap<SocketAddr, u64>,
+    told: BTreeMap<NodeName, u64>,
     /// The member that it was told of last: the next one has its turn.
-    last: SocketAddr,
+    last: NodeName,
 }
 
 /// See the [module](self).
@@ -107,7 +106,7 @@ impl Dissemination {
             self.counters.unusable += 1;
             return;
         }
-        let last = SocketAddr::from(([0, 0, 0, 0], 0));
+        let last = NodeName::from("");
         watchers.insert(name, Watcher { until: now + WATCH, told: BTreeMap::new(), last });
         self.tell_later(now);
     }
@@ -157,8 +156,9 @@ impl Dissemination {
     fn changes(&self, watcher: &mut Watcher, budget: usize) -> (Vec<(NodeName, u64)>, bool) {
         let mut left = budget.saturating_sub(control::ACKED_OVERHEAD);
         let mut changes = Vec::new();
-        for (addr, name, acked) in self.outbound[Lane::Own as usize].positions_after(watcher.last) {
-            if watcher.told.get(&addr) == Some(&acked) {
+        let last = watcher.last.clone();
+        for (name, acked) in self.outbound[Lane::Own as usize].positions_after(last.as_bytes()) {
+            if watcher.told.get(name) == Some(&acked) {
                 continue;
             }
             let len = control::position_len(name.as_bytes());
@@ -166,8 +166,8 @@ impl Dissemination {
                 return (changes, true);
             }
             left -= len;
-            watcher.told.insert(addr, acked);
-            watcher.last = addr;
+            watcher.told.insert(name.clone(), acked);
+            watcher.last = name.clone();
             changes.push((name.clone(), acked));
         }
         (changes, false)

@@ -365,11 +365,6 @@ impl Membership {
         self.others().filter(|record| record.addr() == addr).max_by_key(|record| record.is_live())
     }
 
-    /// Some member that is `wanted`, at random.
-    pub(crate) fn pick(&self, rng: &mut Xoshiro256PlusPlus, wanted: impl Fn(&Record) -> bool) -> Option<&Record> {
-        self.members.random(1, rng, wanted).pop()
-    }
-
     /// Every other node that is remembered.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Record> {
         self.members.iter().filter(|record| record.name != self.me)

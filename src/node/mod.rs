@@ -570,7 +570,7 @@ impl Node {
             }
             Event::Left(member) | Event::Failed(member) => {
                 let left = member.state == MemberState::Left;
-                self.dissemination.member_down(now, &member.name, member.addr, left, self.membership.live());
+                self.dissemination.member_down(now, &member.name, left, self.membership.live());
                 self.look_for_seeds(now);
             }
             _ => {}

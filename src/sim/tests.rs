@@ -86,6 +86,18 @@ fn random_scenarios_break_no_promise() {
     }
 }
 
+/// A third of them is cut off for longer than anybody is kept for: what is missing is told, and nothing is
+/// skipped.
+#[test]
+fn a_long_absence_skips_nothing_in_silence() {
+    let text = "sizes = [6]\nprofile = \"lan\"\nduration = \"180s\"\nsettle = \"60s\"\n[workload]\npublishers = 6\nrate = 5\n\
+        [[fault]]\nkind = \"partition\"\nshare = 0.34\nat = \"10s\"\nfor = \"150s\"\n[expect]\nmissed = 1000000";
+    let scenario = scenario(text);
+    for seed in 1..4 {
+        check(&run(&scenario, 6, seed, &Control::default()), "cargo test --lib sim::tests::a_long_absence");
+    }
+}
+
 /// How long this thread has been computing, where the system tells: what else the machine does must not
 /// make a test fail.
 fn computed() -> Option<Duration> {

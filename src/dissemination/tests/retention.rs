@@ -184,7 +184,7 @@ fn what_is_kept_is_freed_within_seconds_when_the_one_who_lacks_it_leaves() {
     numbers(&mut sim, addrs[0], 1..20);
     sim.heal();
     sim.leave(addrs[4]);
-    sim.run(5 * SECOND);
+    sim.run(15 * SECOND);
     for addr in &addrs[..4] {
         assert_eq!(kept(&mut sim, *addr), 0, "at {addr}");
     }

@@ -1,0 +1,152 @@
+//! Who was away, for however long, goes on from where it was; and what nobody has any more it is told.
+
+use super::*;
+use crate::{
+    config::Seed,
+    node::Advertised,
+    wire::{Dead, Message as Wire, packet},
+};
+
+/// What a node was told of an origin, which said the numbers from 0 up to `end`: each is delivered or told
+/// as missed, once, in order. Gives how many were missed.
+fn check_unbroken(sim: &mut Sim, addr: SocketAddr, origin: &str, end: u64) -> u64 {
+    let (mut next, mut missed) = (0, 0);
+    for event in sim.events(addr) {
+        match event {
+            Event::Message(message) if *message.origin() == *origin => {
+                let number: u64 = message.value().parse().expect("a number");
+                assert_eq!(number, next, "{addr} skipped some of {origin} in silence, or heard them twice");
+                next += 1;
+            }
+            Event::Missed { origin: of, from, to, .. } if of == *origin => {
+                assert_eq!(from, next, "{addr} skipped some of {origin} in silence");
+                (next, missed) = (to, missed + to - from);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(next, end, "{addr} lacks the last ones of {origin}");
+    missed
+}
+
+fn say(sim: &mut Sim, addr: SocketAddr, numbers: std::ops::Range<u64>, every: Duration) {
+    for number in numbers {
+        sim.publish(addr, "k", &number.to_string());
+        sim.run(every);
+    }
+}
+
+#[test]
+fn who_was_away_for_longer_than_it_is_kept_for_is_told_what_it_missed() {
+    for (seed, paused) in [(1, false), (2, true)] {
+        let mut sim = Sim::new(seed, Profile::Lan);
+        let addrs = cluster(&mut sim, 5);
+        say(&mut sim, addrs[0], 0..5, TURN);
+        if paused {
+            sim.pause(addrs[4]);
+        } else {
+            sim.partition(&addrs[4..], &addrs[..4]);
+        }
+        say(&mut sim, addrs[0], 5..200, SECOND);
+        if paused {
+            sim.resume(addrs[4]);
+        } else {
+            sim.heal();
+        }
+        sim.run_until(60 * SECOND, Sim::agreed);
+        say(&mut sim, addrs[0], 200..210, TURN);
+        sim.run(10 * SECOND);
+        let missed = check_unbroken(&mut sim, addrs[4], "node1", 210);
+        assert!(missed > 0, "nobody has kept all of it");
+        for addr in &addrs[1..4] {
+            assert_eq!(check_unbroken(&mut sim, *addr, "node1", 210), 0);
+        }
+    }
+}
+
+#[test]
+fn who_is_said_to_have_left_and_has_not_loses_nothing() {
+    for seed in 1..6 {
+        let mut sim = Sim::new(seed, Profile::Lan);
+        let addrs = cluster(&mut sim, 4);
+        sim.loss = 0.3;
+        for turn in 0..60 {
+            sim.publish(addrs[0], "k", &turn.to_string());
+            if turn % 12 == 6 {
+                let incarnation = sim.member(addrs[3], "node4").incarnation;
+                let left = Dead { incarnation, node: "node4".into(), from: "node4".into() };
+                for addr in &addrs[..3] {
+                    sim.inject(addrs[3], *addr, packet::encode_message(&Wire::Dead(left.clone())));
+                }
+            }
+            sim.run(TURN / 2);
+        }
+        sim.run(30 * SECOND);
+        assert_eq!(check_unbroken(&mut sim, addrs[3], "node1", 60), 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn who_moves_goes_on_where_it_was() {
+    let mut sim = Sim::new(3, Profile::Lan);
+    let mut addrs = cluster(&mut sim, 4);
+    say(&mut sim, addrs[0], 0..5, TURN);
+    let host: Seed = "gateway".parse().expect("a name");
+    sim.alias("gateway", &addrs[3..]);
+    let now = sim.now;
+    sim.node(addrs[3]).follow(now, Advertised { host, ipv6: false });
+    addrs[3] = sim.relocate(addrs[3], 9);
+    sim.alias("gateway", &addrs[3..]);
+    // It hears nothing until it has noticed.
+    say(&mut sim, addrs[0], 5..15, TURN);
+    let new = addrs[3];
+    sim.run_until(40 * SECOND, |sim| sim.find(addrs[0], "node4").is_some_and(|member| member.addr == new));
+    say(&mut sim, addrs[0], 15..20, TURN);
+    sim.run(10 * SECOND);
+    assert_eq!(check_unbroken(&mut sim, addrs[3], "node1", 20), 0);
+}
+
+#[test]
+fn a_short_life_in_between_is_heard_in_whole() {
+    for seed in 1..5 {
+        let mut sim = Sim::new(seed, Profile::Lan);
+        let addrs = cluster(&mut sim, 5);
+        say(&mut sim, addrs[0], 0..3, TURN);
+        sim.run(SECOND);
+        sim.partition(&addrs[4..], &addrs[..4]);
+        sim.kill(addrs[0]);
+        sim.start("node1", 1, &["node2"]);
+        sim.run(SECOND / 2);
+        say(&mut sim, addrs[0], 3..12, SECOND / 20);
+        sim.run(SECOND / 2);
+        sim.kill(addrs[0]);
+        sim.start("node1", 1, &["node2"]);
+        sim.run(SECOND / 2);
+        sim.heal();
+        sim.run(2 * SECOND);
+        say(&mut sim, addrs[0], 12..15, TURN);
+        sim.run(20 * SECOND);
+        for addr in &addrs[1..4] {
+            assert_eq!(told(&mut sim, *addr), said("node1", 0..15), "{addr}, seed {seed}");
+        }
+        let mut heard = told(&mut sim, addrs[4]);
+        heard.sort_by_key(|line| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok()));
+        assert_eq!(heard, said("node1", 0..15), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_dead_origin_said_is_kept_for_two_minutes_however_soon_it_is_forgotten() {
+    for profile in [Profile::Local, Profile::Lan] {
+        let mut sim = Sim::new(4, profile);
+        let addrs = cluster(&mut sim, 4);
+        say(&mut sim, addrs[1], 0..5, TURN);
+        sim.partition(&addrs[3..], &addrs[..3]);
+        say(&mut sim, addrs[1], 5..15, TURN);
+        sim.kill(addrs[1]);
+        sim.run(90 * SECOND);
+        sim.heal();
+        sim.run(30 * SECOND);
+        assert_eq!(check_unbroken(&mut sim, addrs[3], "node2", 15), 0, "{profile:?}");
+    }
+}
