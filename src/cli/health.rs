@@ -25,9 +25,14 @@ use crate::probe;
 /// For the health check of a container, whose settings it reads: the node asked is the one that
 /// listens on this host. With --node it is asked over HTTP instead, and is well once it is ready, which is when
 /// the members it sees have settled, too.
+///
+/// With --live it is well as long as it serves, joined or not. That is the check for Docker Swarm and for a
+/// liveness probe of Kubernetes: they give a container a name in DNS, or leave it running, only while its check
+/// passes, and no node can join another whose name is not there yet.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast health\n  \
+    broadcast health --live\n  \
     broadcast health --bind 127.0.0.1:8000 --timeout 500ms\n  \
     broadcast health --node http://10.0.0.1:8946 --json")]
 pub(super) struct HealthArgs {
@@ -41,6 +46,10 @@ pub(super) struct HealthArgs {
     #[command(flatten)]
     envelope: EnvelopeArgs,
 
+    /// Exit 0 as long as the node serves, joined or not
+    #[arg(long)]
+    live: bool,
+
     /// How long the node may take to answer
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     timeout: Duration,
@@ -52,7 +61,7 @@ pub(super) struct HealthArgs {
 
 pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
     match &args.node {
-        Some(node) => over_http(node.clone(), args.timeout, args.json).await,
+        Some(node) => over_http(node.clone(), &args).await,
         None => by_ping(args).await,
     }
 }
@@ -61,37 +70,42 @@ async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
     let addr = reachable(args.bind.bind)?;
     let envelope = args.envelope.envelope()?;
     let health = probe(addr, &envelope, args.timeout).await.map_err(unhealthy)?;
+    let well = health.joined || args.live;
     if args.json {
         print_line(&json!({ "joined": health.joined, "members": health.members }).to_string())?;
-        return Ok(if health.joined { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let members = members(health.members as u64);
-    if !health.joined {
+    if !well {
         return Err(unhealthy(format!(
             "not joined yet, {members}; start one of the nodes it joins through, or see its log"
         )));
     }
-    print_line(&format!("healthy: joined, {members}"))?;
+    let joined = if health.joined { "joined" } else { "not joined yet" };
+    print_line(&format!("healthy: {joined}, {members}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn over_http(node: NodeUrl, limit: Duration, json: bool) -> Result<ExitCode, Failure> {
+async fn over_http(
+    node: NodeUrl,
+    &HealthArgs { live, timeout: limit, json, .. }: &HealthArgs,
+) -> Result<ExitCode, Failure> {
     let client = Client::new(node);
-    let answer = timeout(limit, client.get("/readyz", "status")).await;
+    let answer = timeout(limit, client.get(if live { "/livez" } else { "/readyz" }, "status")).await;
     let answer = answer.map_err(|_| unhealthy(format!("{} did not answer within {limit:?}", client.node)))?;
-    let (ready, answer) = match answer {
+    let (well, answer) = match answer {
         Ok(answer) => (true, answer),
         Err(Trouble::Problem(answer)) if answer.json["status"].is_string() => (false, answer),
         Err(trouble) => return Err(unhealthy(trouble)),
     };
     let words =
         |answer: &Answer| format!("{}, {}", log::escaped(answer.text("status")), members(answer.number("members")));
-    match (json, ready) {
+    match (json, well) {
         (true, _) => print_line(&answer.text)?,
         (false, true) => print_line(&format!("healthy: {}", words(&answer)))?,
         (false, false) => return Err(unhealthy(words(&answer))),
     }
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn unhealthy(what: impl std::fmt::Display) -> Failure {

@@ -27,7 +27,7 @@ const MIN_TOKEN: usize = 8;
 /// The longest.
 const MAX_TOKEN: usize = 1024;
 /// What needs no token.
-const OPEN: [&str; 2] = ["/healthz", "/readyz"];
+const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// What callers have to know. Never shown.
 #[derive(Clone)]

@@ -52,7 +52,7 @@ impl App {
     }
 }
 
-/// `GET /healthz`
+/// `GET /healthz` and `GET /livez`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
     let members = live(&app.look().await.overview);
     let (status, word) =

@@ -335,11 +335,12 @@ impl App {
 }
 
 /// All there is, as `openapi.json` describes it.
-fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 12] {
+fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 13] {
     [
         ("/", get(page::page)),
         ("/openapi.json", get(page::openapi)),
         ("/healthz", get(look::healthz)),
+        ("/livez", get(look::healthz)),
         ("/readyz", get(look::readyz)),
         ("/metrics", get(metrics::metrics)),
         ("/v1/messages", get(follow::messages).post(publish::publish)),

@@ -133,7 +133,7 @@ fn the_image_holds_a_program_and_no_more() {
     assert_eq!(config["Entrypoint"], json!(["/broadcast"]), "without a shell, which is not there");
     assert_eq!(config["Cmd"], json!(["node"]));
     assert_eq!(config["ExposedPorts"], json!({"7946/tcp": {}, "7946/udp": {}, "8946/tcp": {}}));
-    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/broadcast", "health"]));
+    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/broadcast", "health", "--live"]));
     let user = config["User"].as_str().and_then(|user| user.split(':').next()).expect("a user");
     assert!(user.parse::<u32>().is_ok_and(|user| user > 0), "a number, which needs no user database: {user}");
 }

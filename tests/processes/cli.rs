@@ -236,6 +236,12 @@ fn health_is_that_of_the_node() {
     let lost = Process::node(&["--name", "lost", "--join", &free.to_string()]);
     let line = refusal(run(&["health", "--bind", &lost.addr().to_string()], &[]), 1);
     assert!(line.starts_with("unhealthy: not joined yet, 1 member; "), "{line}");
+    let live =
+        |args: &[&str]| stdout(run(&[&["health", "--live", "--bind", &lost.addr().to_string()], args].concat(), &[]));
+    assert_eq!(live(&[]), "healthy: not joined yet, 1 member\n");
+    assert_eq!(live(&["--json"]), "{\"joined\":false,\"members\":1}\n");
+    let line = refusal(run(&["health", "--live", "--bind", &free.to_string()], &[]), 1);
+    assert!(line.starts_with(&format!("unhealthy: nothing answers at {free}: ")), "{line}");
 }
 
 #[test]

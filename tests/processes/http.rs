@@ -179,7 +179,7 @@ fn who_has_no_token_sees_only_whether_the_node_is_well() {
         }
     }
     assert_eq!(ask(at, "POST", "/v1/messages", &[], br#"{"key":"a","value":1}"#).status, 401);
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/healthz", "/livez", "/readyz"] {
         assert!(matches!(ask(at, "GET", path, &[], b"").status, 200 | 503), "{path}");
     }
     for header in

@@ -295,6 +295,7 @@ fn members_status_and_health_are_those_that_the_node_sees() {
     assert_eq!(stdout(healthy), "healthy: ready, 2 members\n");
     let ready = object(&stdout(ask(&first, &["health", "--json"])));
     assert_eq!(ready, json!({"status": "ready", "members": 2}));
+    assert_eq!(stdout(ask(&first, &["health", "--live"])), "healthy: alive, 2 members\n");
 
     stdout(ask(&first, &["publish", "k", "1", "--ack", "all"]));
     let table = stdout(ask(&first, &["members"]));
@@ -364,6 +365,7 @@ fn who_answers_like_no_node_is_none() {
         &["members"],
         &["status"],
         &["health", "--node", &at],
+        &["health", "--live", "--node", &at],
         &["log"],
         &["faults"],
     ] {
