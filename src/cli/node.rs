@@ -1,10 +1,9 @@
 //! `broadcast node`: one node, until it is told to stop.
 
 use std::{
-    convert::Infallible,
     future::{Future, pending},
-    io,
-    path::PathBuf,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
     time::Duration,
@@ -25,7 +24,7 @@ const GOOD_BYE: Duration = Duration::from_millis(1800);
 
 pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
-    let mut keys = KeyFile::new(args.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
+    let mut hangups = Hangups::new(args.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (role, every) = (args.role, args.interval.interval);
     let (node, api) = tokio::select! {
         node = bring_up(args) => node?,
@@ -41,7 +40,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let mut role = pin!(roles::run(node.clone(), every, first_turn));
     let served = api.serve(&node)?;
     tokio::select! {
-        never = keys.follow(&node) => match never {},
+        () = hangups.obey(&node) => {}
         () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
         _ = signals.recv() => {}
     }
@@ -88,32 +87,52 @@ async fn bring_up(args: NodeArgs) -> Result<(Handle, Api), Failure> {
     Ok((start(config).await?, api))
 }
 
-/// The file of keys, which is read again when the program is told to (SIGHUP).
-struct KeyFile(Option<(PathBuf, Signal)>);
+/// SIGHUP: the file of keys is read again, if there is one. A closed terminal sends it too: then the node stops,
+/// as nobody can stop it otherwise.
+struct Hangups {
+    keys: Option<PathBuf>,
+    signal: Signal,
+    on_terminal: bool,
+}
 
-impl KeyFile {
-    fn new(file: Option<PathBuf>) -> io::Result<Self> {
-        let Some(file) = file else { return Ok(Self(None)) };
-        Ok(Self(Some((file, signal(SignalKind::hangup())?))))
+impl Hangups {
+    fn new(keys: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Self { keys, signal: signal(SignalKind::hangup())?, on_terminal: on_terminal() })
     }
 
-    async fn follow(&mut self, node: &Handle) -> Infallible {
-        let Self(Some((file, hangup))) = self else { return pending().await };
+    /// Ends when the terminal is closed.
+    async fn obey(&mut self, node: &Handle) {
         loop {
-            hangup.recv().await;
-            let keys = match envelope::keys_in_file(file) {
-                Ok(keys) => keys,
-                Err(problem) => {
-                    error!("the keys stay as they are: {problem}");
-                    continue;
-                }
-            };
-            let count = keys.len();
-            match node.set_keys(keys).await {
-                Ok(()) => info!(event = "keys", count, "read the keys again: {count}, of which the first encrypts"),
-                Err(error) => error!("the keys stay as they are: {error}"),
+            self.signal.recv().await;
+            if self.on_terminal && !on_terminal() {
+                return;
+            }
+            match &self.keys {
+                Some(file) => read_keys_again(file, node).await,
+                None => info!(
+                    event = "hangup",
+                    "SIGHUP reads the file of keys again, and there is none: BROADCAST_SECRET_KEYS_FILE \
+                     (--secret-keys-file) names it"
+                ),
             }
         }
+    }
+}
+
+/// Whether the program runs in a terminal that is still there.
+fn on_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+async fn read_keys_again(file: &Path, node: &Handle) {
+    let keys = match envelope::keys_in_file(file) {
+        Ok(keys) => keys,
+        Err(problem) => return error!("the keys stay as they are: {problem}"),
+    };
+    let count = keys.len();
+    match node.set_keys(keys).await {
+        Ok(()) => info!(event = "keys", count, "read the keys again: {count}, of which the first encrypts"),
+        Err(error) => error!("the keys stay as they are: {error}"),
     }
 }
 

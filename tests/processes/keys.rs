@@ -1,7 +1,13 @@
 //! Encrypted clusters of real processes: the keys come from a file or a variable, change while the nodes
 //! talk, and are shown nowhere.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Output};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    sync::Arc,
+};
 
 use crate::support::{
     Process,
@@ -121,6 +127,36 @@ fn keys_from_a_variable_work_too_and_a_cluster_goes_over_to_them_step_by_step() 
     let seed3 = cluster.nodes[0].addr().to_string();
     cluster.nodes.push(start("node5", &[&seed3], &[], Some(&key)));
     cluster.flow();
+}
+
+#[test]
+fn a_hangup_with_no_file_of_keys_to_read_changes_nothing() {
+    let key = keygen();
+    let mut node = Process::node_with(&["--name", "node1"], &[("BROADCAST_SECRET_KEYS", &key)]);
+    node.addr();
+    for hangups in 1..=2 {
+        node.signal("HUP");
+        node.log.wait_lines(hangups, &serde_json::json!({"event": "hangup"}));
+    }
+    node.signal("TERM");
+    assert_eq!(node.wait().code(), Some(0), "it goes on until it is told to stop");
+}
+
+#[test]
+fn a_node_whose_terminal_is_closed_says_good_bye() {
+    let stays = Node::start("stays", &[], &[]);
+    let seed = stays.addr().to_string();
+    let node = program(&["node", "--name", "typed", "--bind", "127.0.0.1:0", "--http", "off", "--join", &seed]);
+    let words: Vec<_> =
+        [node.get_program()].into_iter().chain(node.get_args()).map(|word| word.to_string_lossy()).collect();
+    // It gives a command a terminal of its own, which is gone when it is.
+    let script = Command::new("script").args(["-qefc", &words.join(" "), "/dev/null"]).stdin(Stdio::piped()).spawn();
+    let Ok(child) = script else { return eprintln!("skipped: `script` is not installed; it is of util-linux") };
+    let mut terminal = Process { child, log: Arc::default() };
+    let at = stays.wait_event(0, "joined", "typed");
+    terminal.kill();
+    stays.wait_event(at, "left", "typed");
+    assert_eq!(stays.count("failed"), 0);
 }
 
 #[test]
