@@ -1,11 +1,12 @@
-//! With what others wrote: nodes of hashicorp/memberlist and agents of serf in one cluster with ours, and the
-//! tools that judge what ours show of themselves.
+//! With what others wrote, and what was written before: nodes of hashicorp/memberlist, agents of serf and nodes of
+//! the previous release in one cluster with ours, and the tools that judge what ours show of themselves.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod cells;
 mod churn;
+mod compat;
 mod example;
 mod matrix;
 mod memberlist;
@@ -24,6 +25,6 @@ fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
-    let cases = [memberlist::cases(), openapi::cases(), serf::cases(), observe::cases(), example::cases()];
+    let cases = [memberlist::cases(), compat::cases(), openapi::cases(), serf::cases(), observe::cases(), example::cases()];
     require::run_cases(&args, cases.into_iter().flatten().collect())
 }

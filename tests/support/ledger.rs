@@ -99,12 +99,19 @@ fn heard(node: &Life) -> BTreeMap<(String, u64), Vec<Heard>> {
 /// What a node heard of each life of a sender that has said anything.
 fn heard_of<'a>(node: &Life, sender: &str, lives: &'a [Life]) -> Vec<(&'a Life, Vec<Heard>)> {
     let spoke: Vec<_> = lives.iter().filter(|life| life.node == sender && !sent(life).is_empty()).collect();
-    let mut heard: Vec<_> =
-        heard(node).into_iter().filter(|((from, _), _)| from == sender).map(|(_, run)| run).collect();
-    assert!(heard.len() <= spoke.len(), "{} heard {} lives of {sender}", node.node, heard.len());
-    // Who joins late does not hear the former lives.
-    let runs = std::iter::repeat_n(Vec::new(), spoke.len() - heard.len()).chain(heard.drain(..));
-    spoke.into_iter().zip(runs.collect::<Vec<_>>()).collect()
+    let mut heard: BTreeMap<_, _> = heard(node).into_iter().filter(|((from, _), _)| from == sender).collect();
+    // Who joins late does not hear the former lives, and who ends early not the later ones.
+    let mut run = |life| heard.remove(&(sender.to_owned(), epoch(life))).unwrap_or_default();
+    let runs = spoke.into_iter().map(|life| (life, run(life))).collect();
+    assert!(heard.is_empty(), "{} heard lives of {sender} that there were not: {:?}", node.node, heard.keys());
+    runs
+}
+
+/// The number of a life in which something was sent.
+fn epoch(life: &Life) -> u64 {
+    let line = life.lines.iter().find(|line| line["event"] == "send").expect("something was sent");
+    let epoch = line["id"].as_str().and_then(|id| id.rsplit('.').nth(1)?.parse().ok());
+    epoch.unwrap_or_else(|| panic!("NODE.EPOCH.NUMBER in {line}"))
 }
 
 /// The values a node sent, and when.
