@@ -88,8 +88,9 @@ impl Config {
         self
     }
 
-    /// The address others reach this node at. Found from the interfaces when not set. Port 0 stands
-    /// for the port listened on. A host name is looked up again while the node runs, and the node moves with it.
+    /// The address others reach this node at. When it is not set, it is found from the interfaces and routes, and
+    /// again when a seed first answers and when the host no longer has the address. Port 0 stands for the port
+    /// listened on. A host name is looked up again while the node runs, and the node moves with it.
     ///
     /// A NAT in between has to forward UDP and TCP to the node, and to send on what the node sends from this
     /// address, as a published port of the same number does in Docker: members are known by their addresses,

@@ -43,6 +43,8 @@ async fn play(
     let mut role = Role::new(node);
     role.report_count();
 
+    let mut addr = node.watch_addr();
+    let mut reached_at = *addr.borrow_and_update();
     let mut first_turn = pin!(first_turn);
     let mut turns = Turns::Awaited;
     loop {
@@ -61,6 +63,10 @@ async fn play(
                 }
                 None => return,
             },
+            Ok(()) = addr.changed() => {
+                let before = std::mem::replace(&mut reached_at, *addr.borrow_and_update());
+                report::moved(node.name(), before, reached_at);
+            }
             () = &mut first_turn, if matches!(turns, Turns::Awaited) => {
                 let mut ticks = interval(every);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -1,6 +1,6 @@
 //! Asking a node over its HTTP API: HTTP/1.1 on one connection a call.
 
-use std::{fmt, io, str::FromStr, time::Duration};
+use std::{fmt, io, net::SocketAddrV6, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
@@ -16,7 +16,12 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Failure, http::TokenArgs, log};
-use crate::http::{DEFAULT_PORT, Token};
+use crate::{
+    Seed,
+    config::check_seeds,
+    driver::zones,
+    http::{DEFAULT_PORT, Token},
+};
 
 /// How long a connection may take to stand.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -48,15 +53,17 @@ impl ClientArgs {
 /// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NodeUrl {
-    /// As connections and the header `Host` have it.
+    /// As the header `Host` has it, which knows no zones (RFC 6874).
     authority: String,
+    /// Where to connect to, if that is an address with a zone.
+    zoned: Option<Seed>,
     /// What comes before each path, where a proxy wants that.
     prefix: String,
 }
 
 impl Default for NodeUrl {
     fn default() -> Self {
-        Self { authority: format!("127.0.0.1:{DEFAULT_PORT}"), prefix: String::new() }
+        Self { authority: format!("127.0.0.1:{DEFAULT_PORT}"), zoned: None, prefix: String::new() }
     }
 }
 
@@ -65,6 +72,7 @@ impl FromStr for NodeUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const FORM: &str = "not the URL of a node; write it like http://127.0.0.1:8946";
+        const ZONE: &str = "a link-local address is written with its interface, like http://[fe80::1%25eth0]:8946";
         let uri: Uri = text.trim().parse().map_err(|_| FORM)?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -87,13 +95,25 @@ impl FromStr for NodeUrl {
             return Err(FORM);
         }
         let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { authority: format!("{}:{port}", authority.host()), prefix })
+        let host = authority.host();
+        let Some((ip, zone)) = host.split_once('%') else {
+            return Ok(Self { authority: format!("{host}:{port}"), zoned: None, prefix });
+        };
+        // In a URL the % before it is written %25.
+        let zone = zone.strip_prefix("25").unwrap_or(zone).trim_end_matches(']');
+        let ip = ip.trim_start_matches('[');
+        let zoned = Seed { host: format!("{ip}%{zone}"), port };
+        check_seeds(std::slice::from_ref(&zoned)).map_err(|_| ZONE)?;
+        Ok(Self { authority: format!("[{ip}]:{port}"), zoned: Some(zoned), prefix })
     }
 }
 
 impl fmt::Display for NodeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.prefix)
+        match &self.zoned {
+            Some(zoned) => write!(f, "http://{}{}", zoned.to_string().replacen('%', "%25", 1), self.prefix),
+            None => write!(f, "http://{}{}", self.authority, self.prefix),
+        }
     }
 }
 
@@ -187,7 +207,13 @@ impl Client {
 
     async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, Trouble> {
         let connecting = async {
-            let stream = TcpStream::connect(&*self.node.authority).await?;
+            let stream = match self.node.zoned.as_ref().and_then(|zoned| zoned.zoned().zip(Some(zoned.port))) {
+                Some(((ip, zone), port)) => {
+                    let zone = zones::number(zone).map_err(io::Error::other)?;
+                    TcpStream::connect(SocketAddrV6::new(ip, port, 0, zone)).await?
+                }
+                None => TcpStream::connect(&*self.node.authority).await?,
+            };
             stream.set_nodelay(true)?;
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
         };
@@ -276,6 +302,8 @@ mod tests {
             ("http://127.0.0.1:8946/", "http://127.0.0.1:8946"),
             (" http://[::1]:1 ", "http://[::1]:1"),
             ("http://node1", "http://node1:80"),
+            ("http://[fe80::1%25eth0]:8946", "http://[fe80::1%25eth0]:8946"),
+            ("http://[fe80::1%25eth0]/a", "http://[fe80::1%25eth0]:80/a"),
             ("HTTP://proxy.example.org/node1/", "http://proxy.example.org:80/node1"),
         ] {
             assert_eq!(text.parse::<NodeUrl>().expect(text).to_string(), shown);

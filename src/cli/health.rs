@@ -123,10 +123,10 @@ fn reachable(bind: SocketAddr) -> Result<SocketAddr, Failure> {
             "BROADCAST_BIND (--bind) has port 0, and the system chose the node's port: give that one, which the node's log names",
         ));
     }
-    let ip = match bind.ip() {
+    let ip: IpAddr = match bind.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        _ => return Ok(bind),
     };
     Ok(SocketAddr::new(ip, bind.port()))
 }
@@ -142,6 +142,7 @@ mod tests {
             ("[::]:7946", "[::1]:7946"),
             ("127.0.0.2:1", "127.0.0.2:1"),
             ("[fd00::1]:2", "[fd00::1]:2"),
+            ("[fe80::1%1]:2", "[fe80::1%1]:2"),
         ] {
             let bind = bind.parse().expect("an address");
             assert_eq!(reachable(bind).expect("a port"), asked.parse().expect("an address"));

@@ -67,14 +67,12 @@ enum Listen {
 /// A list of origins, which clap is to take for one value.
 type Origins = Vec<Origin>;
 
-fn listen(text: &str) -> Result<Listen, &'static str> {
+fn listen(text: &str) -> Result<Listen, String> {
+    const FORM: &str = "not an address to listen on; write IP:PORT, like 127.0.0.1:8946 or 0.0.0.0:8946, with a port from 0 to 65535, or off";
     if text.trim() == "off" {
         return Ok(Listen::Off);
     }
-    let ip_alone = || text.parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
-    text.parse().or_else(|_| ip_alone()).map(Listen::At).map_err(
-        |_| "not an address to listen on; write IP:PORT, like 127.0.0.1:8946 or 0.0.0.0:8946, with a port from 0 to 65535, or off",
-    )
+    super::address(text, DEFAULT_PORT)?.map(Listen::At).ok_or_else(|| FORM.into())
 }
 
 fn origins(text: &str) -> Result<Origins, String> {

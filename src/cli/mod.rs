@@ -23,7 +23,14 @@ mod size;
 mod tail;
 mod usage;
 
-use std::{fmt, io, net::SocketAddr, ops::RangeInclusive, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt, io,
+    net::{SocketAddr, SocketAddrV6},
+    ops::RangeInclusive,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
@@ -32,6 +39,7 @@ use self::{access::AccessArgs, envelope::EnvelopeArgs, http::HttpArgs, size::Siz
 use crate::{
     ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
     config::{self, DEFAULT_PORT},
+    driver::zones,
 };
 
 /// What the program was told to do.
@@ -287,7 +295,8 @@ type SimSeeds = RangeInclusive<u64>;
 
 #[derive(Debug, Args)]
 struct BindArgs {
-    /// UDP and TCP address the node listens on, IP or IP:PORT; port 0 lets the system choose
+    /// UDP and TCP address the node listens on, IP or IP:PORT; port 0 lets the system choose. A link-local IPv6
+    /// address has its interface in it, like [fe80::1%eth0]:7946
     #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
     bind: SocketAddr,
 }
@@ -356,11 +365,23 @@ fn node_name(text: &str) -> Result<String, ConfigError> {
     config::check_name(text).map(|()| text.into())
 }
 
-fn bind(text: &str) -> Result<SocketAddr, &'static str> {
-    let ip_alone = || text.parse().map(|ip| SocketAddr::new(ip, DEFAULT_PORT));
-    text.parse().or_else(|_| ip_alone()).map_err(
-        |_| "not an address to listen on; write IP:PORT, like 0.0.0.0:7946 or [::]:7946, with a port from 0 to 65535",
-    )
+fn bind(text: &str) -> Result<SocketAddr, String> {
+    const FORM: &str =
+        "not an address to listen on; write IP:PORT, like 0.0.0.0:7946 or [::]:7946, with a port from 0 to 65535";
+    address(text, DEFAULT_PORT)?.ok_or_else(|| FORM.into())
+}
+
+/// An address to listen on, whose zone may be that of an interface; nothing if it is none.
+fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr>, String> {
+    let text = text.trim();
+    let ip_alone = || text.parse().map(|ip| SocketAddr::new(ip, default_port));
+    if let Ok(addr) = text.parse().or_else(|_| ip_alone()) {
+        return Ok(Some(addr));
+    }
+    let seed = Seed::parse(text, default_port).ok();
+    let Some((ip, zone)) = seed.as_ref().and_then(Seed::zoned) else { return Ok(None) };
+    let port = seed.as_ref().map_or(default_port, |seed| seed.port);
+    Ok(Some(SocketAddrV6::new(ip, port, 0, zones::number(zone)?).into()))
 }
 
 fn advertise(text: &str) -> Result<Seed, ConfigError> {

@@ -134,6 +134,10 @@ mod tests {
                 r#"BROADCAST_ALLOW (--allow) = "10.0.0.0/8,10.0.0.0/40": "10.0.0.0/40" is no network: write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8"#,
             ),
             (
+                &["node", "--join", "fd00::1%eth0"],
+                r#"BROADCAST_JOIN (--join) = "fd00::1%eth0": "fd00::1%eth0" is not host[:port]: only link-local addresses, fe80::1 and the like, have a zone"#,
+            ),
+            (
                 &["node", "--max-members", "1"],
                 r#"BROADCAST_MAX_MEMBERS (--max-members) = "1": it must be between 2 and 1048576"#,
             ),
@@ -153,6 +157,17 @@ mod tests {
             (&["nod"], "unrecognized subcommand 'nod'; see broadcast --help"),
         ] {
             assert_eq!(refused(args), line);
+        }
+    }
+
+    #[test]
+    fn a_zone_is_that_of_an_interface_of_this_host() {
+        for args in [["node", "--bind"], ["node", "--http"], ["health", "--bind"]] {
+            let line = refused(&[&args[..], &["[fe80::1%no-such]:7946"]].concat());
+            assert!(
+                line.contains("= \"[fe80::1%no-such]:7946\": this host has no interface \"no-such\"; it has "),
+                "{line}"
+            );
         }
     }
 

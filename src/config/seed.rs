@@ -8,10 +8,11 @@ use std::{
 
 use super::{ConfigError, DEFAULT_PORT};
 
-/// A place to find a node at: `host`, `host:port`, `1.2.3.4`, `[::1]:7946`, `::1`.
+/// A place to find a node at: `host`, `host:port`, `1.2.3.4`, `[::1]:7946`, `::1`, `[fe80::1%eth0]:7946`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seed {
-    /// A DNS name or an address.
+    /// A DNS name or an address; a link-local IPv6 address with its zone, the name or number of the interface that
+    /// leads to it.
     pub host: String,
     /// The port.
     pub port: u16,
@@ -37,6 +38,17 @@ impl Seed {
             .map_err(|problem| ConfigError::Seed { value: text.into(), problem })
     }
 
+    /// The address and the zone, where the host is a link-local address with its zone.
+    pub(crate) fn zoned(&self) -> Option<(Ipv6Addr, &str)> {
+        let (ip, zone) = self.host.split_once('%')?;
+        Some((ip.parse().ok()?, zone))
+    }
+
+    /// Whether the host is an address, and not a name that may come to stand for another one.
+    pub(crate) fn is_address(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok() || self.zoned().is_some()
+    }
+
     pub(super) fn check(&self, needs_port: bool) -> Result<(), ConfigError> {
         let problem = match check_host(&self.host) {
             Err(problem) => problem,
@@ -59,12 +71,13 @@ fn split_host_port(text: &str, default_port: u16) -> Result<(&str, u16), &'stati
     const PORT: &str = "the port must be a number from 0 to 65535";
     const BRACKETS: &str = "write an IPv6 address with a port as [::1]:7946";
 
-    if text.parse::<IpAddr>().is_ok() {
+    let without_zone = |text: &'_ str| text.split('%').next().unwrap_or_default().parse::<Ipv6Addr>();
+    if text.parse::<IpAddr>().is_ok() || without_zone(text).is_ok() && !text.ends_with(']') {
         return Ok((text, default_port));
     }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or(BRACKETS)?;
-        host.parse::<Ipv6Addr>().map_err(|_| BRACKETS)?;
+        without_zone(host).map_err(|_| BRACKETS)?;
         return match port.strip_prefix(':') {
             Some(port) => Ok((host, port.parse().map_err(|_| PORT)?)),
             None if port.is_empty() => Ok((host, default_port)),
@@ -86,6 +99,9 @@ fn check_host(host: &str) -> Result<(), &'static str> {
             Ok(())
         };
     }
+    if let Some((ip, zone)) = host.split_once('%') {
+        return check_zone(ip, zone);
+    }
     let name = host.strip_suffix('.').unwrap_or(host);
     if name.is_empty() {
         return Err("the host is missing; write it as node1, node1:7946, 10.0.0.1:7946 or [::1]:7946");
@@ -101,6 +117,18 @@ fn check_host(host: &str) -> Result<(), &'static str> {
         return Err("an IPv4 address is four numbers from 0 to 255 with dots between them");
     }
     Ok(())
+}
+
+fn check_zone(ip: &str, zone: &str) -> Result<(), &'static str> {
+    // What Linux lets an interface be named.
+    let is_interface =
+        (1..16).contains(&zone.len()) && zone.bytes().all(|b| b.is_ascii_graphic() && !b"%/:[],".contains(&b));
+    match ip.parse::<Ipv6Addr>() {
+        Ok(ip) if !ip.is_unicast_link_local() => Err("only link-local addresses, fe80::1 and the like, have a zone"),
+        Ok(_) if is_interface => Ok(()),
+        Ok(_) => Err("write the interface after the %, by its name or its number, as in fe80::1%eth0"),
+        Err(_) => Err("only an IPv6 address has a zone, as in fe80::1%eth0"),
+    }
 }
 
 impl fmt::Display for Seed {
@@ -133,6 +161,9 @@ mod tests {
             ("::1", "::1", 7946),
             ("[::1]", "::1", 7946),
             ("[fd00::2]:80", "fd00::2", 80),
+            ("fe80::1%eth0", "fe80::1%eth0", 7946),
+            ("[fe80::1%br-0a.1]", "fe80::1%br-0a.1", 7946),
+            ("[fe80::1%2]:80", "fe80::1%2", 80),
         ] {
             assert_eq!(seed(text), Ok((host.into(), port)), "{text}");
         }
@@ -159,6 +190,15 @@ mod tests {
             ("nöde", "a host name is made of"),
             ("udp://node1", "the port must be a number"),
             ("a..b", "each part between its dots"),
+            ("fd00::1%eth0", "only link-local addresses"),
+            ("[fd00::1%eth0]:1", "only link-local addresses"),
+            ("fe80::1%", "write the interface after the %"),
+            ("[fe80::1%]:7946", "write the interface after the %"),
+            ("fe80::1%eth0:7946", "write the interface after the %"),
+            ("fe80::1%a%b", "write the interface after the %"),
+            ("fe80::1%a-name-longer-than-any", "write the interface after the %"),
+            ("10.0.0.1%eth0", "only an IPv6 address has a zone"),
+            ("node1%eth0:1", "only an IPv6 address has a zone"),
             (&"a".repeat(64), "1 to 63"),
         ] {
             let error = seed(text).expect_err(text);
@@ -169,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_seed_prints_as_it_is_read() {
-        for text in ["node1:1", "[::1]:7946", "1.2.3.4:80"] {
+        for text in ["node1:1", "[::1]:7946", "1.2.3.4:80", "[fe80::1%eth0]:7946"] {
             assert_eq!(text.parse::<Seed>().expect("a seed").to_string(), text);
         }
     }

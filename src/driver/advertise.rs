@@ -3,6 +3,10 @@
 //! In order: what is configured; the very address listened on; the one the route to a seed starts
 //! from; the best one of an interface that is up. The last two are guesses, for a node that listens
 //! on all of its addresses; loopback is guessed only when there is nothing else.
+//!
+//! A guess is made again when the node meets others, by the route to these, and when the address is no longer
+//! one of the host's: at the start there may be no network yet, or no seed in DNS that would tell which of
+//! several it is, and later the host may get another address.
 
 use std::{
     io,
@@ -24,6 +28,7 @@ pub(super) async fn address(
     configured: Option<&Seed>,
     listening: SocketAddr,
     seeds: &[Seed],
+    allows: impl Fn(IpAddr) -> bool,
 ) -> Result<SocketAddr, String> {
     if let Some(seed) = configured {
         return configured_address(seed, listening).await;
@@ -32,10 +37,15 @@ pub(super) async fn address(
         return Ok(listening);
     }
     let routed = timeout(ROUTE_TIMEOUT, route_to_any(seeds, listening.is_ipv6())).await.ok().flatten();
-    let ip = match routed {
+    let ip = match routed.filter(|ip| allows(*ip)) {
         Some(ip) => ip,
         None => match if_addrs::get_if_addrs() {
-            Ok(interfaces) => best(&interfaces, listening.is_ipv6()),
+            Ok(interfaces) => {
+                let allowed = |interface: &Interface| allows(interface.ip());
+                let (allowed, others) = interfaces.into_iter().partition::<Vec<_>, _>(allowed);
+                // Where none is allowed, the caller says so.
+                best(if allowed.is_empty() { &others } else { &allowed }, listening.is_ipv6())
+            }
             Err(error) => {
                 return Err(format!(
                     "cannot list the interfaces to find an address to advertise: {error}; \
@@ -45,6 +55,30 @@ pub(super) async fn address(
         },
     };
     Ok(SocketAddr::new(ip, listening.port()))
+}
+
+/// Where packets to the first of these that is not on this host start from. Nothing is sent.
+pub(super) fn by_route(peers: &[SocketAddr], ipv6: bool) -> Option<IpAddr> {
+    let elsewhere = |peer: &SocketAddr| route_to(*peer).ok().filter(|ip| !ip.is_loopback() && *ip != peer.ip());
+    peers.iter().filter(|peer| peer.is_ipv4() || ipv6).find_map(elsewhere)
+}
+
+/// Another guess for a node whose guessed address is no longer one of the host's, or is loopback's though others
+/// are not on this host. `None` while there is no better one.
+pub(super) fn anew(current: IpAddr, peers: &[SocketAddr], ipv6: bool) -> Option<IpAddr> {
+    // Listing the interfaces takes long on a host that has thousands.
+    if !current.is_loopback() && UdpSocket::bind((current, 0)).is_ok() {
+        return None;
+    }
+    let interfaces = if_addrs::get_if_addrs().ok()?;
+    let is_here = interfaces.iter().any(|interface| interface.ip() == current);
+    if is_here && !current.is_loopback() {
+        return None;
+    }
+    let best = || best(&interfaces, ipv6);
+    let all_here = is_here && !peers.is_empty();
+    let guess = by_route(peers, ipv6).or_else(|| (!all_here).then(best))?;
+    (!guess.is_loopback()).then_some(guess)
 }
 
 async fn configured_address(seed: &Seed, listening: SocketAddr) -> Result<SocketAddr, String> {
@@ -67,17 +101,19 @@ async fn configured_address(seed: &Seed, listening: SocketAddr) -> Result<Socket
     Ok(*address)
 }
 
-/// Where packets to the first seed that resolves would start from. Seeds on this host say nothing of
-/// how others reach it.
+/// Where packets to the first seed that resolves would start from. What a seed on this host says is worth less, and
+/// nothing if it is on loopback.
 async fn route_to_any(seeds: &[Seed], ipv6: bool) -> Option<IpAddr> {
+    let mut own = None;
     for seed in seeds {
         let Ok(addresses) = lookup::resolve(seed, ROUTE_TIMEOUT).await else { continue };
-        let usable = addresses.into_iter().filter(|address| address.is_ipv4() || ipv6);
-        if let Some(ip) = usable.filter_map(|address| route_to(address).ok()).find(|ip| !ip.is_loopback()) {
+        if let Some(ip) = by_route(&addresses, ipv6) {
             return Some(ip);
         }
+        let usable = addresses.iter().filter(|address| address.is_ipv4() || ipv6);
+        own = own.or_else(|| usable.filter_map(|address| route_to(*address).ok()).find(|ip| !ip.is_loopback()));
     }
-    None
+    own
 }
 
 /// Connecting a UDP socket sends nothing, but makes the system choose a route.
@@ -169,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn takes_what_is_configured_with_the_port_listened_on_unless_told() {
         let listening = "127.0.0.1:4000".parse().unwrap();
-        let advertised = |seed| async move { address(Some(&seed), listening, &[]).await };
+        let advertised = |seed| async move { address(Some(&seed), listening, &[], |_| true).await };
         assert_eq!(advertised(seed("192.0.2.1", 0)).await, Ok("192.0.2.1:4000".parse().unwrap()));
         assert_eq!(advertised(seed("192.0.2.1", 9)).await, Ok("192.0.2.1:9".parse().unwrap()));
         let error = advertised(seed("no such host", 0)).await.unwrap_err();
@@ -183,15 +219,31 @@ mod tests {
     #[tokio::test]
     async fn takes_the_very_address_listened_on() {
         let listening = "127.0.0.7:4000".parse().unwrap();
-        assert_eq!(address(None, listening, &[seed("127.0.0.1", 1)]).await, Ok(listening));
+        assert_eq!(address(None, listening, &[seed("127.0.0.1", 1)], |_| true).await, Ok(listening));
     }
 
     #[tokio::test]
     async fn guesses_a_reachable_address_and_is_not_misled_by_a_seed_on_loopback() {
         let listening: SocketAddr = "0.0.0.0:4000".parse().unwrap();
-        let guess = address(None, listening, &[seed("127.0.0.1", 1)]).await.unwrap();
+        let guess = address(None, listening, &[seed("127.0.0.1", 1)], |_| true).await.unwrap();
         let interfaces = if_addrs::get_if_addrs().unwrap();
         assert_eq!(guess, SocketAddr::new(best(&interfaces, false), 4000));
+    }
+
+    #[test]
+    fn an_address_of_the_host_is_kept_and_another_one_is_not() {
+        let mine = best(&if_addrs::get_if_addrs().unwrap(), false);
+        let nobodys = "192.0.2.77".parse().unwrap();
+        if mine.is_loopback() {
+            assert_eq!(anew(nobodys, &[], false), None, "nothing is better than loopback");
+            return;
+        }
+        assert_eq!(anew(mine, &[], false), None);
+        assert_eq!(anew(nobodys, &[], false), Some(mine));
+        assert_eq!(by_route(&[SocketAddr::new(mine, 9)], false), None, "that is this host");
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(anew(loopback, &[], false), Some(mine), "a network has come");
+        assert_eq!(anew(loopback, &["127.0.0.1:9".parse().unwrap()], false), None, "all others are on this host");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +25,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    advertise,
     exchange::Passed,
     faults::Faulty,
     lookup,
@@ -33,11 +34,12 @@ use super::{
     sockets::{Acceptor, Datagrams, Sockets},
     streams::{Report, Streams, What},
     subscription::Feed,
+    zones::{Zones, without_zone},
 };
 use crate::{
     Acks, Belief, Envelope, Event, Faults, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
-    node::{Action, KeyChange, Node, StreamInput},
+    node::{Action, GuessedBy, KeyChange, Node, StreamInput},
     wire::{KeyError, SecretKey, limits::StreamLimits},
 };
 
@@ -53,7 +55,7 @@ pub(super) enum Command {
     Reached { seq: u64, reply: oneshot::Sender<Reached> },
     Members { reply: oneshot::Sender<Vec<Member>> },
     View { reply: oneshot::Sender<Vec<Belief>> },
-    WayOfAsking { reply: oneshot::Sender<(Envelope, StreamLimits)> },
+    WayOfAsking { reply: oneshot::Sender<(Envelope, StreamLimits, Zones)> },
     Asked(Passed),
     UpdateTags { serf: Serf, reply: oneshot::Sender<bool> },
     UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
@@ -84,6 +86,9 @@ type Found = (Seed, Result<Vec<SocketAddr>, String>);
 pub(super) struct EventLoop {
     node: Node,
     datagrams: Datagrams,
+    zones: Zones,
+    /// Whether the sockets take IPv6.
+    ipv6: bool,
     faults: Option<Faulty>,
     acceptor: Acceptor,
     streams: Streams,
@@ -114,17 +119,20 @@ impl EventLoop {
     pub(super) fn new(
         node: Node,
         sockets: Sockets,
+        zones: Zones,
         faults: Option<Faulty>,
         (tcp_timeout, max_streams): (Duration, usize),
         application: Application,
     ) -> Self {
         let Application { outbox, reached_at, progress, messages, everything, events, acks } = application;
-        let Sockets { datagrams, acceptor, addr: _ } = sockets;
+        let Sockets { datagrams, acceptor, addr } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout, max_streams);
         let (lookups, found) = mpsc::channel(LOOKUPS);
         Self {
             node,
             datagrams,
+            zones,
+            ipv6: addr.is_ipv6(),
             faults,
             acceptor,
             streams,
@@ -176,7 +184,7 @@ impl EventLoop {
                 () = self.outbox.filled() => {}
                 () = self.acks.changed() => self.node.watch(Instant::now(), self.acks.is_heard()),
                 Some(report) = self.reports.recv() => self.handle_report(report),
-                Some((seed, result)) = self.found.recv() => self.node.handle_lookup(Instant::now(), &seed, result),
+                Some((seed, result)) = self.found.recv() => self.handle_lookup(&seed, result),
                 command = commands.recv(), if handles_left => match command {
                     Some(command) => self.obey(command),
                     None => {
@@ -265,7 +273,8 @@ impl EventLoop {
                 let _ = reply.send(self.node.view());
             }
             Command::WayOfAsking { reply } => {
-                let _ = reply.send(self.node.way_of_asking());
+                let (envelope, limits) = self.node.way_of_asking();
+                let _ = reply.send((envelope, limits, self.zones.clone()));
             }
             Command::Asked(Passed { sent, received }) => self.node.count_asked(sent, received),
             Command::Leave => self.leave(),
@@ -286,7 +295,7 @@ impl EventLoop {
         let mut failed = 0;
         for _ in 0..BATCH {
             match self.datagrams.receive() {
-                Ok(Some((from, data))) => self.node.handle_datagram(Instant::now(), from, &data),
+                Ok(Some((from, data))) => self.node.handle_datagram(Instant::now(), without_zone(from), &data),
                 Ok(None) => return,
                 Err(error) => {
                     failed += 1;
@@ -312,7 +321,7 @@ impl EventLoop {
             self.node.refused_stream();
             return debug!(%from, "refused a connection: too many are open");
         };
-        if let Some(id) = self.node.handle_accept(Instant::now(), from) {
+        if let Some(id) = self.node.handle_accept(Instant::now(), without_zone(from)) {
             self.streams.accepted(id, stream, permit);
         }
     }
@@ -332,10 +341,29 @@ impl EventLoop {
         }
     }
 
+    fn handle_lookup(&mut self, seed: &Seed, result: Result<Vec<SocketAddr>, String>) {
+        if let Ok(found) = &result {
+            found.iter().for_each(|addr| self.zones.learn(*addr));
+            // Before anybody is told of an address that has to be taken back.
+            if self.node.is_free_to_guess() {
+                self.take_guess(advertise::by_route(found, self.ipv6), GuessedBy::Interfaces);
+            }
+        }
+        let result = result.map(|found| found.into_iter().map(without_zone).collect());
+        self.node.handle_lookup(Instant::now(), seed, result);
+    }
+
+    fn take_guess(&mut self, guess: Option<IpAddr>, by: GuessedBy) {
+        if let Some(ip) = guess {
+            self.node.set_guess(Instant::now(), ip, by);
+        }
+    }
+
     /// Carries out all that came of the last change.
     fn drain(&mut self) {
         loop {
-            while let Some(transmit) = self.node.poll_transmit() {
+            while let Some(mut transmit) = self.node.poll_transmit() {
+                transmit.to = self.zones.with_zone(transmit.to);
                 match self.faults.as_mut().filter(|faulty| faulty.faults().is_some()) {
                     None => self.datagrams.send(transmit),
                     Some(faults) => faults.send(Instant::now(), transmit),
@@ -382,13 +410,22 @@ impl EventLoop {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Connect { id, to } => self.streams.connect(id, to),
+            Action::Connect { id, to } => self.streams.connect(id, self.zones.with_zone(to)),
             Action::Write { id, data } => {
                 if let Err(reason) = self.streams.write(id, data) {
                     self.node.handle_stream(Instant::now(), id, StreamInput::Failed(reason));
                 }
             }
             Action::Close { id } => self.streams.close(id),
+            Action::GuessAddress { peer, by } => {
+                let guess = advertise::by_route(&[self.zones.with_zone(peer)], self.ipv6);
+                self.take_guess(guess, by);
+            }
+            Action::CheckAddress { peers } => {
+                let peers: Vec<_> = peers.into_iter().map(|peer| self.zones.with_zone(peer)).collect();
+                let guess = advertise::anew(self.node.addr().ip(), &peers, self.ipv6);
+                self.take_guess(guess, GuessedBy::Interfaces);
+            }
             Action::Lookup { seed } => {
                 let lookups = self.lookups.clone();
                 tokio::spawn(async move {

@@ -1,10 +1,13 @@
 //! Names to addresses, by the system's resolver, in bounded time.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{SocketAddr, SocketAddrV6},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 
-use super::sockets::canonical;
+use super::{sockets::canonical, zones};
 use crate::Seed;
 
 /// How long a lookup may take. The resolver itself gives up later; its thread then ends by itself.
@@ -15,6 +18,9 @@ pub(super) async fn resolve(seed: &Seed, limit: Duration) -> Result<Vec<SocketAd
     #[cfg(test)]
     if let Some(found) = pretended::of(seed) {
         return Ok(found);
+    }
+    if let Some((ip, zone)) = seed.zoned() {
+        return Ok(vec![SocketAddrV6::new(ip, seed.port, 0, zones::number(zone)?).into()]);
     }
     let mut addresses = Vec::new();
     match timeout(limit, tokio::net::lookup_host((seed.host.as_str(), seed.port))).await {
@@ -69,6 +75,16 @@ mod tests {
         assert_eq!(resolve(&seed("127.0.0.1"), TIMEOUT).await, Ok(vec!["127.0.0.1:7".parse().unwrap()]));
         assert_eq!(resolve(&seed("::1"), TIMEOUT).await, Ok(vec!["[::1]:7".parse().unwrap()]));
         assert_eq!(resolve(&seed("::ffff:127.0.0.1"), TIMEOUT).await, Ok(vec!["127.0.0.1:7".parse().unwrap()]));
+    }
+
+    #[tokio::test]
+    async fn gives_link_local_addresses_their_zone() {
+        let seed = |host: &str| Seed { host: host.to_owned(), port: 7 };
+        let loopback = zones::number("lo").unwrap();
+        let expected = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, loopback);
+        assert_eq!(resolve(&seed("fe80::1%lo"), TIMEOUT).await, Ok(vec![expected.into()]));
+        let error = resolve(&seed("fe80::1%no-such"), TIMEOUT).await.unwrap_err();
+        assert!(error.starts_with("this host has no interface \"no-such\"; it has "), "{error}");
     }
 
     #[tokio::test]

@@ -29,10 +29,11 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 mod view;
+pub(crate) mod zones;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
@@ -55,6 +56,7 @@ use self::{
     outbox::Outbox,
     sockets::Sockets,
     subscription::{Bounds, Feed, Subscribers},
+    zones::{Zones, without_zone},
 };
 use crate::{
     Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
@@ -143,9 +145,13 @@ struct Shared {
 pub async fn start(config: Config) -> Result<Handle, StartError> {
     config.validate()?;
     let sockets = Sockets::bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
-    let addr = advertise::address(config.advertise.as_ref(), sockets.addr, &config.join)
+    let allows = |ip| config.admission.allows(ip);
+    let addr = advertise::address(config.advertise.as_ref(), sockets.addr, &config.join, allows)
         .await
         .map_err(StartError::Advertise)?;
+    let mut zones = Zones::default();
+    [sockets.addr, addr].into_iter().for_each(|configured| zones.learn(configured));
+    let addr = without_zone(addr);
     tracing::debug!(listening = %sockets.addr, advertised = %addr, "sockets are open");
 
     let nonce = nonce();
@@ -187,9 +193,14 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         },
     );
 
-    if let Some(host) = config.advertise.filter(|seed| seed.host.parse::<IpAddr>().is_err()) {
-        let host = Seed { port: addr.port(), ..host };
-        node.follow(Instant::now(), Advertised { host, ipv6: sockets.addr.is_ipv6() });
+    match config.advertise {
+        Some(host) if !host.is_address() => {
+            let host = Seed { port: addr.port(), ..host };
+            node.follow(Instant::now(), Advertised { host, ipv6: sockets.addr.is_ipv6() });
+        }
+        Some(_) => {}
+        None if sockets.addr.ip().is_unspecified() => node.guess_address(Instant::now()),
+        None => {}
     }
 
     let (commands, received) = mpsc::channel(COMMANDS);
@@ -213,8 +224,14 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
     let application = Application { outbox, reached_at, progress, messages, everything, events, acks };
-    let event_loop =
-        EventLoop::new(node, sockets, faults, (config.tuning.tcp_timeout, config.bounds.max_streams), application);
+    let event_loop = EventLoop::new(
+        node,
+        sockets,
+        zones,
+        faults,
+        (config.tuning.tcp_timeout, config.bounds.max_streams),
+        application,
+    );
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
 }
@@ -234,10 +251,16 @@ impl Handle {
 
     /// The address others reach this node at. One that was configured as a name is looked up again three
     /// times in each [`push_pull_interval`](crate::Tuning::push_pull_interval), every 10 s in a LAN, and this node
-    /// moves with it: to the others it leaves, and joins at the new address.
+    /// moves with it: to the others it leaves, and joins at the new address. So it does when an address that was
+    /// not configured turns out to be another.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         *self.0.addr.borrow()
+    }
+
+    /// The same, for who wants to know when it changes.
+    pub(crate) fn watch_addr(&self) -> watch::Receiver<SocketAddr> {
+        self.0.addr.clone()
     }
 
     /// Tells the others something else about this node, at most 512 bytes, which they hear of as

@@ -49,7 +49,8 @@ impl Handle {
     /// See [`ViewError`]; one comes no later than `timeout`.
     pub async fn view_of(&self, addr: SocketAddr, timeout: Duration) -> Result<Vec<Belief>, ViewError> {
         let way = self.ask(|reply| Command::WayOfAsking { reply }).await;
-        let (envelope, limits) = way.ok_or(ViewError::Stopped)?;
+        let (envelope, limits, zones) = way.ok_or(ViewError::Stopped)?;
+        let addr = zones.with_zone(addr);
         let request = StreamMessage::PushPull(PushPull::default());
         let mut passed = Passed::default();
         let answer = exchange::ask(addr, &envelope, limits, timeout, &request, &mut passed).await;

@@ -272,6 +272,7 @@ impl World {
                 }
                 Action::Close { .. } => {}
                 Action::Lookup { seed } => self.lookups.push_back(seed),
+                Action::GuessAddress { .. } | Action::CheckAddress { .. } => {}
             }
         }
         while let Some(event) = self.node.poll_event() {

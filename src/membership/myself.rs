@@ -87,6 +87,10 @@ impl Membership {
         if self.former.len() > MAX_FORMER {
             self.former.pop_front();
         }
+        if self.members.live() == 1 {
+            // Nobody to say good-bye to.
+            return self.announce();
+        }
         self.say_moved(now, before);
     }
 

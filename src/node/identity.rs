@@ -4,21 +4,28 @@
 //! when it does not stand for the present address any more, the node moves ([`Membership::move_to`]). A
 //! name that cannot be resolved changes nothing.
 //!
+//! An address that was guessed is guessed again, by the route to who is met: to a node that joins through this
+//! one, and then to the first seed that answers, which decides. After that it stays as long as it is one of the
+//! host's, which is looked after as often.
+//!
 //! [`Membership::move_to`]: crate::membership::Membership::move_to
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
 use super::{Action, Node, Timer};
-use crate::{config::Seed, wire::Address};
+use crate::{config::Seed, membership::Record, wire::Address};
 
 /// How long a leaving node waits for an answer to its view, while it knows of no other node, and for the
 /// others to get what it has said.
 pub(super) const LEAVE_WAIT: Duration = Duration::from_millis(500);
+
+/// The routes to so many members are looked at for an address.
+const MAX_PEERS: usize = 8;
 
 /// The name of the address that others reach this node at.
 #[derive(Clone, Debug)]
@@ -27,6 +34,17 @@ pub(crate) struct Advertised {
     pub(crate) host: Seed,
     /// Whether the address may be IPv6.
     pub(crate) ipv6: bool,
+}
+
+/// What a guessed address was last guessed by. Later ones are better guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum GuessedBy {
+    /// What this host tells.
+    Interfaces,
+    /// The route to a node that joined through this one.
+    Joiner,
+    /// The route to a seed that has answered.
+    Seed,
 }
 
 impl Node {
@@ -51,18 +69,60 @@ impl Node {
         self.resolve_own_later(now);
     }
 
-    /// Looking is cheap next to exchanging views, and a move that is not noticed costs more.
+    /// Looking is cheap next to exchanging views, and a move that is not noticed costs more. What asks no name server
+    /// is cheaper still, and should be noticed before the others find this node failed.
     fn resolve_own_later(&mut self, now: Instant) {
-        self.timers.set(Timer::Advertise, now + self.tuning.push_pull_interval / 3);
+        let looked_up = self.advertised.is_some();
+        let pause = if looked_up { self.tuning.push_pull_interval / 3 } else { self.tuning.probe_interval * 2 };
+        self.timers.set(Timer::Advertise, now + pause);
     }
 
     pub(super) fn resolve_own(&mut self, now: Instant) {
-        let Some(Advertised { host, .. }) = &self.advertised else { return };
         if self.membership.has_left() {
             return;
         }
-        self.actions.push_back(Action::Lookup { seed: host.clone() });
+        match &self.advertised {
+            Some(Advertised { host, .. }) => self.actions.push_back(Action::Lookup { seed: host.clone() }),
+            None => {
+                let peers = self.membership.others().filter(|record| record.is_live()).map(Record::addr);
+                let peers = peers.take(MAX_PEERS).collect();
+                self.actions.push_back(Action::CheckAddress { peers });
+            }
+        }
         self.resolve_own_later(now);
+    }
+
+    /// This node's address is a guess, to be guessed again.
+    pub(crate) fn guess_address(&mut self, now: Instant) {
+        self.guessed_by = Some(GuessedBy::Interfaces);
+        self.resolve_own_later(now);
+    }
+
+    /// Whether the address is a guess that nobody has been told yet.
+    pub(crate) fn is_free_to_guess(&self) -> bool {
+        self.guessed_by == Some(GuessedBy::Interfaces) && self.membership.live() == 1
+    }
+
+    /// Somebody is met, and there is a route to it.
+    pub(super) fn guess_again(&mut self, by: GuessedBy, peer: SocketAddr) {
+        if self.guessed_by.is_some_and(|before| before < by) {
+            self.actions.push_back(Action::GuessAddress { peer, by });
+        }
+    }
+
+    /// Takes another guess at this node's address.
+    pub(crate) fn set_guess(&mut self, now: Instant, ip: IpAddr, by: GuessedBy) {
+        let new = SocketAddr::new(ip, self.addr().port());
+        let Some(before) = self.guessed_by else { return };
+        if self.membership.has_left() || !self.membership.allows(new) {
+            return;
+        }
+        self.guessed_by = Some(before.max(by));
+        if new != self.addr() {
+            self.membership.move_to(now, Address::from(new));
+            self.gossip_soon(now);
+            self.settle(now);
+        }
     }
 
     /// A name was resolved; it may be that of this node's own address.

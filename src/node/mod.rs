@@ -43,7 +43,11 @@ pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub use self::overview::{Overview, Seen};
 pub use self::sent::Sent;
-pub(crate) use self::{identity::Advertised, inspect::Size, seal::KeyChange};
+pub(crate) use self::{
+    identity::{Advertised, GuessedBy},
+    inspect::Size,
+    seal::KeyChange,
+};
 use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
@@ -83,6 +87,11 @@ pub(crate) enum Action {
     Close { id: StreamId },
     /// Resolve a name, of a seed or of this node's own address, and report with [`Node::handle_lookup`].
     Lookup { seed: Seed },
+    /// Guess this node's address by the route to a node that was met, and report with [`Node::set_guess`].
+    GuessAddress { peer: SocketAddr, by: GuessedBy },
+    /// See whether this node's address is still one of the host's. If not, guess it by the route to one of these,
+    /// and report with [`Node::set_guess`].
+    CheckAddress { peers: Vec<SocketAddr> },
 }
 
 /// What happened on a stream.
@@ -150,7 +159,7 @@ enum Timer {
     Seed(usize),
     Stream(StreamId),
     Leave,
-    /// The name of this node's own address is to be resolved again.
+    /// The name of this node's own address is to be resolved again, or the address looked after that was guessed.
     Advertise,
 }
 
@@ -168,6 +177,8 @@ pub(crate) struct Node {
     place: Option<Place>,
     seeds: Seeds,
     advertised: Option<Advertised>,
+    /// Nothing where the address was configured.
+    guessed_by: Option<GuessedBy>,
     /// Whether this node has been part of a cluster, or has none to join.
     ready: bool,
     /// Whether this node has told that it is about to leave, which the others are to hear first.
@@ -237,6 +248,7 @@ impl Node {
             place,
             seeds: Seeds::new(seeds),
             advertised: None,
+            guessed_by: None,
             tuning,
             sealer: Sealer::new(envelope, nonce),
             bounds,

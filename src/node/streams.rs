@@ -15,7 +15,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Action, Cause, Node, StreamId, StreamInput, Timer};
+use super::{Action, Cause, GuessedBy, Node, StreamId, StreamInput, Timer};
 use crate::{
     dissemination::{self, Route},
     wire::{
@@ -238,7 +238,10 @@ impl Node {
                 self.write(id, &StreamMessage::PushPull(view));
                 self.close(id);
                 // A refusal has been told; the asker finds the same by itself.
-                let _ = self.merge(now, peer, &remote, None);
+                let merged = self.merge(now, peer, &remote, None);
+                if merged.is_ok() && !remote.nodes.is_empty() {
+                    self.guess_again(GuessedBy::Joiner, peer);
+                }
             }
             (Role::Asking { seed }, StreamMessage::PushPull(remote)) => {
                 self.close(id);
@@ -248,6 +251,7 @@ impl Node {
                 let merged = self.merge(now, peer, &remote, Some(peer));
                 if let Some(index) = seed {
                     if merged.is_ok() && !taken {
+                        self.guess_again(GuessedBy::Seed, peer);
                         self.join_serf(now);
                     }
                     let result = match merged {

@@ -12,6 +12,10 @@ pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");
 }
 
+pub(super) fn moved(node: &str, from: SocketAddr, addr: SocketAddr) {
+    info!(node, event = "moved", %addr, %from, "reached at {addr} from now on, and no longer at {from}");
+}
+
 pub(super) fn nodes(node: &str, nodes: usize) {
     info!(node, event = "nodes", nodes, "broadcast nodes = {nodes}");
 }

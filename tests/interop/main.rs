@@ -1,9 +1,11 @@
 //! With what others wrote, and what was written before: nodes of hashicorp/memberlist, agents of serf and nodes of
-//! the previous release in one cluster with ours, and the tools that judge what ours show of themselves.
+//! the previous release in one cluster with ours, the tools that judge what ours show of themselves, and hosts with
+//! addresses that are not plain.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod cells;
 mod churn;
 mod compat;
@@ -25,6 +27,6 @@ fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
-    let cases = [memberlist::cases(), compat::cases(), openapi::cases(), serf::cases(), observe::cases(), example::cases()];
+    let cases = [memberlist::cases(), compat::cases(), addresses::cases(), openapi::cases(), serf::cases(), observe::cases(), example::cases()];
     require::run_cases(&args, cases.into_iter().flatten().collect())
 }
