@@ -47,8 +47,8 @@ pub use config::{
 };
 pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 pub use driver::{
-    AskError, Delivery, FaultsError, Handle, Lagged, Receipt, StartError, Subscription, Undelivered, UpdateError,
-    ViewError,
+    AskError, Delivery, Departed, FaultsError, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,
+    UpdateError, ViewError,
     health::{Health, HealthError, probe},
     start,
 };

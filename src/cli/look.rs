@@ -14,7 +14,8 @@ use super::{
 /// List the members of the cluster, as one node sees them
 ///
 /// RTT is how long they take to answer that node, and LAG how many of its messages they have not acknowledged
-/// yet; members of KIND memberlist cannot acknowledge. The dead, and those who have left, are listed as long as they
+/// yet, with "loose" for one that publishers do not wait for any more, because it has not kept up; members of KIND
+/// memberlist cannot acknowledge. The dead, and those who have left, are listed as long as they
 /// are remembered.
 ///
 /// Exit code 0: listed. 1: the node cannot be asked. 2: wrong usage.
@@ -63,7 +64,8 @@ fn members_table(answer: &Answer) -> String {
         };
         let meta = [&member["meta"], &member["meta_base64"]].into_iter().find_map(Value::as_str).unwrap_or("-");
         let [name, state, kind, addr] = ["name", "state", "kind", "addr"].map(|field| word(&member[field]));
-        rows.push([name, state, kind, addr, rtt, word(&member["lag"]), log::escaped(meta)]);
+        let loose = if member["loose"] == true { " (loose)" } else { "" };
+        rows.push([name, state, kind, addr, rtt, word(&member["lag"]) + loose, log::escaped(meta)]);
     }
     table(&rows)
 }
@@ -89,6 +91,10 @@ fn status_text(answer: &Answer) -> String {
         counts("members"),
         counts("queues"),
     );
+    let loose = list(&status["loose"]).map(word).collect::<Vec<_>>().join(", ");
+    if !loose.is_empty() {
+        let _ = writeln!(text, "loose    {loose}: publishers do not wait for them any more, until they have caught up");
+    }
     let mut rows = vec![["ORIGIN", "EPOCH", "DELIVERED", "OF", "BY ALL", "RETAINED"].map(String::from)];
     let fields = ["origin", "epoch", "next", "end", "floor", "retained"];
     rows.extend(list(&status["origins"]).map(|origin| fields.map(|field| word(&origin[field]))));
@@ -140,12 +146,15 @@ mod tests {
              "meta": "a\nb", "rtt_ms": null, "lag": null},
             {"name": "go", "self": false, "state": "suspect", "kind": "memberlist", "addr": "127.0.0.1:40925",
              "meta": null, "rtt_ms": 0.314, "lag": 17},
+            {"name": "slow", "self": false, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:1",
+             "meta": null, "rtt_ms": null, "lag": 3, "loose": true},
         ]})));
         assert_eq!(
             table,
-            "NAME   STATE    KIND        ADDRESS          RTT     LAG  META\n\
-             node1  alive    broadcast   127.0.0.1:7946   itself  -    a\\nb\n\
-             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  17   -\n"
+            "NAME   STATE    KIND        ADDRESS          RTT     LAG        META\n\
+             node1  alive    broadcast   127.0.0.1:7946   itself  -          a\\nb\n\
+             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  17         -\n\
+             slow   alive    broadcast   127.0.0.1:1      -       3 (loose)  -\n"
         );
     }
 }

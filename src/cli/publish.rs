@@ -4,6 +4,7 @@
 //! gather. So a line typed is a message at once, and a file goes by the hundreds.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal as _, Read as _, Write as _},
     process::ExitCode,
     thread,
@@ -45,8 +46,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// What is printed is the message's id; with --ack all, to how many nodes it was delivered, and how soon.
 ///
+/// Every live node is one that has not kept up, too, and that publishers do not wait for otherwise. One that fails or
+/// leaves meanwhile is named.
+///
 /// Exit code 0: published, and with --ack all delivered to every live node. 1: it was not, or not in time; standard
-/// error says why. 2: wrong usage. 130: Ctrl-C.
+/// error says why, and who has not got it. 2: wrong usage. 130: Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast publish greeting hello\n  \
@@ -270,17 +274,25 @@ fn warn(text: &str) {
 }
 
 /// To whom something was delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Delivered {
     delivered: u64,
     members: u64,
     plain: u64,
     ms: f64,
+    failed: BTreeSet<String>,
+    left: BTreeSet<String>,
 }
 
 impl Delivered {
     fn of(answer: &Answer) -> Self {
+        let names = |field: &str| {
+            let names = answer.json[field].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+            names.map(log::escaped).collect()
+        };
         Self {
+            failed: names("failed"),
+            left: names("left"),
             delivered: answer.number("delivered"),
             members: answer.number("members"),
             plain: answer.number("plain"),
@@ -291,13 +303,21 @@ impl Delivered {
 
 impl std::fmt::Display for Delivered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { delivered, members, plain, ms } = self;
-        write!(f, "delivered to {delivered} of {members} nodes in {ms:.1} ms")?;
+        let Self { delivered, members, plain, ms, failed, left } = self;
+        let live = if failed.is_empty() && left.is_empty() { "" } else { "live " };
+        write!(f, "delivered to {delivered} of {members} {live}nodes in {ms:.1} ms")?;
         match plain {
-            0 => Ok(()),
-            1 => f.write_str(" (and 1 plain memberlist node, which cannot acknowledge)"),
-            _ => write!(f, " (and {plain} plain memberlist nodes, which cannot acknowledge)"),
+            0 => {}
+            1 => f.write_str(" (and 1 plain memberlist node, which cannot acknowledge)")?,
+            _ => write!(f, " (and {plain} plain memberlist nodes, which cannot acknowledge)")?,
         }
+        for (gone, what) in [(failed, "failed"), (left, "left")] {
+            if !gone.is_empty() {
+                let names = gone.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                write!(f, "; {names} {what} meanwhile")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -305,7 +325,7 @@ impl std::fmt::Display for Delivered {
 #[derive(Debug, Default)]
 struct Tally {
     published: u64,
-    /// Of the batch that took longest.
+    /// Of the batch that took longest; who went away while any was on its way is named in it.
     slowest: Option<Delivered>,
 }
 
@@ -313,10 +333,14 @@ impl Tally {
     fn add(&mut self, answer: &Answer) {
         self.published += answer.number("published");
         if answer.json["delivered"].is_u64() {
-            let delivered = Delivered::of(answer);
-            if self.slowest.is_none_or(|slowest| slowest.ms <= delivered.ms) {
-                self.slowest = Some(delivered);
+            let mut delivered = Delivered::of(answer);
+            if let Some(before) = self.slowest.take() {
+                let failed = before.failed.union(&delivered.failed).cloned().collect();
+                let left = before.left.union(&delivered.left).cloned().collect();
+                let slowest = if before.ms > delivered.ms { before } else { delivered };
+                delivered = Delivered { failed, left, ..slowest };
             }
+            self.slowest = Some(delivered);
         }
     }
 }
@@ -325,7 +349,7 @@ impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let messages = if self.published == 1 { "message" } else { "messages" };
         write!(f, "published {} {messages}", self.published)?;
-        match self.slowest {
+        match &self.slowest {
             None => Ok(()),
             Some(delivered) => write!(f, ", {delivered}"),
         }
@@ -440,11 +464,16 @@ mod tests {
 
     #[test]
     fn a_delivery_is_told_with_those_who_cannot_acknowledge() {
-        let delivered = Delivered { delivered: 12, members: 12, plain: 0, ms: 0.93 };
+        let delivered = Delivered { delivered: 12, members: 12, ms: 0.93, ..Delivered::default() };
         assert_eq!(delivered.to_string(), "delivered to 12 of 12 nodes in 0.9 ms");
-        let plain = Delivered { plain: 2, ..delivered };
+        let plain = Delivered { plain: 2, ..delivered.clone() };
         let words = "delivered to 12 of 12 nodes in 0.9 ms (and 2 plain memberlist nodes, which cannot acknowledge)";
         assert_eq!(plain.to_string(), words);
+        let gone = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let fewer = Delivered { delivered: 1, members: 1, failed: gone(&["node3"]), ..delivered.clone() };
+        assert_eq!(fewer.to_string(), "delivered to 1 of 1 live nodes in 0.9 ms; node3 failed meanwhile");
+        let fewer = Delivered { left: gone(&["node4", "node5"]), ..fewer };
+        assert!(fewer.to_string().ends_with("; node3 failed meanwhile; node4, node5 left meanwhile"), "{fewer}");
         let tally = Tally { published: 1, slowest: Some(delivered) };
         assert_eq!(tally.to_string(), "published 1 message, delivered to 12 of 12 nodes in 0.9 ms");
     }

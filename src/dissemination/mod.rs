@@ -143,10 +143,10 @@ pub(crate) enum Output {
 /// How far the cluster is with what this node publishes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Every live member has everything below this number.
+    /// Every live member, those apart that were cut loose, has everything below this number.
     pub(crate) stable: u64,
-    /// How many members of this crate are waited for.
-    pub(crate) members: usize,
+    /// Those included.
+    pub(crate) everywhere: u64,
     /// How many plain memberlist members there are, who cannot acknowledge.
     pub(crate) plain: usize,
 }
@@ -385,11 +385,9 @@ impl Dissemination {
 
     /// How far the cluster is with what this node publishes.
     pub(crate) fn progress(&mut self, membership: &Membership) -> Progress {
-        let ring = self.ring(membership);
-        let (ours, plain) = (ring.len(), ring.plain.len());
+        let plain = self.ring(membership).plain.len();
         let own = &self.outbound[Lane::Own as usize];
-        let members = if self.active[Lane::Own as usize] { own.waited_for() } else { ours };
-        Progress { stable: own.stable(), members, plain }
+        Progress { stable: own.stable(), everywhere: own.everywhere(), plain }
     }
 
     /// Every live member has all below this number of what this node publishes.
@@ -402,6 +400,11 @@ impl Dissemination {
         let payload = self.outbound[Lane::Own as usize].last()?.slice(1..);
         let parsed = payload::parse(std::str::from_utf8(&payload).ok()?).ok()?;
         Some(Message::new(self.me.clone(), parsed.identity.as_ref()?, &parsed, &payload, 0))
+    }
+
+    /// Whether publishers do not wait for a live member any more.
+    pub(crate) fn is_loose(&self, name: &NodeName) -> bool {
+        self.outbound[Lane::Own as usize].is_loose(name)
     }
 
     /// By how many messages of this node each member is behind, of those that acknowledge.
@@ -432,9 +435,14 @@ impl Dissemination {
         [mine].into_iter().chain(others).collect()
     }
 
-    /// How many members have a message of this node, and which do not, of those that are waited for.
+    /// How many live members have a message of this node, and which do not.
     pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
         self.outbound[Lane::Own as usize].reached(seq)
+    }
+
+    /// Who has failed, and who has left, while a message was on its way to it.
+    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        self.outbound[Lane::Own as usize].gone_without(seq)
     }
 
     /// Whether every live member has everything this node says.
@@ -498,6 +506,7 @@ impl Dissemination {
         for lane in LANES {
             let outbound = &mut self.outbound[lane as usize];
             let before = outbound.floor();
+            outbound.note_gone(name, left);
             outbound.lose_peer(now, name, if left { LEFT_GRACE } else { FAILED_GRACE });
             if outbound.floor() > before {
                 self.rounds[lane as usize] = self.telling_rounds();

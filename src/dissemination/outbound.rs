@@ -16,9 +16,9 @@
 //!
 //! | it is | counts for | becomes |
 //! |---|---|---|
-//! | `Current` | the window, receipts, the log | `Lagging` when it acknowledges nothing for [`LAGGING_AFTER`] |
-//! | `Lagging` | receipts, the log | `Current` when it has caught up; `Loose` after the lag limit |
-//! | `Loose` | the log, as long as there is room | `Current` when it has caught up |
+//! | `Current` | the window, publishers, receipts, the log | `Lagging` when it acknowledges nothing for [`LAGGING_AFTER`] |
+//! | `Lagging` | publishers, receipts, the log | `Current` when it has caught up; `Loose` after the lag limit |
+//! | `Loose` | receipts; the log, as long as there is room | `Current` when it has caught up |
 //! | `Away` (failed, or left) | the log, as long as there is room | `Lagging` when it is back; forgotten after [`FAILED_GRACE`], or [`LEFT_GRACE`] |
 //!
 //! A peer is its name: wherever it is reached, and whatever it was thought to be meanwhile, it goes on where
@@ -34,7 +34,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    ops::Bound,
+    ops::{Bound, Range},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,8 @@ const MIN_WINDOW: u64 = 32 << 10;
 const MAX_WINDOW: u64 = 4 << 20;
 /// What the window grows by in the course of one window, once it has been halved.
 const GROWTH: u64 = 16 << 10;
+/// How many of those who went away are remembered for receipts.
+const MAX_GONE: usize = 256;
 /// A peer that does not answer is reminded ever more rarely, down to once in `2^MAX_BACKOFF` periods.
 const MAX_BACKOFF: u32 = 5;
 
@@ -74,8 +76,8 @@ enum Standing {
 }
 
 impl Standing {
-    fn is_waited_for(self) -> bool {
-        matches!(self, Self::Current | Self::Lagging)
+    fn is_live(self) -> bool {
+        !matches!(self, Self::Away { .. })
     }
 }
 
@@ -98,6 +100,15 @@ struct Peer {
     seen: u64,
     backoff: u32,
     periods_left: u32,
+}
+
+/// A peer that went away before it had all that was on its way to it.
+#[derive(Debug)]
+struct Gone {
+    name: NodeName,
+    left: bool,
+    /// What it was to get and had not got when it went.
+    lacked: Range<u64>,
 }
 
 /// Why an acknowledgement does not count.
@@ -128,8 +139,12 @@ pub(super) struct Outbound {
     held: BTreeMap<u64, usize>,
     /// The same of the current ones.
     current: BTreeMap<u64, usize>,
-    /// The same of those that are loose or away.
+    /// The same of those that are loose.
+    loose: BTreeMap<u64, usize>,
+    /// The same of those that are away.
     kept: BTreeMap<u64, usize>,
+    /// The latest last.
+    gone: VecDeque<Gone>,
     window: u64,
     threshold: u64,
     /// No further halving before this number is acknowledged.
@@ -165,7 +180,9 @@ impl Outbound {
             names: BTreeMap::new(),
             held: BTreeMap::new(),
             current: BTreeMap::new(),
+            loose: BTreeMap::new(),
             kept: BTreeMap::new(),
+            gone: VecDeque::new(),
             window: FIRST_WINDOW,
             threshold: u64::MAX,
             recovered_at: 0,
@@ -193,9 +210,14 @@ impl Outbound {
         self.held.first_key_value().map_or(self.sent, |(at, _)| *at).min(self.sent)
     }
 
+    /// Every live member, the loose ones included, has everything below.
+    pub(super) fn everywhere(&self) -> u64 {
+        self.loose.first_key_value().map_or(u64::MAX, |(at, _)| *at).min(self.stable())
+    }
+
     /// Nobody needs what is below any more.
     pub(super) fn floor(&self) -> u64 {
-        self.kept.first_key_value().map_or(u64::MAX, |(at, _)| *at).min(self.stable())
+        self.kept.first_key_value().map_or(u64::MAX, |(at, _)| *at).min(self.everywhere())
     }
 
     /// Whether the log takes one more message.
@@ -366,15 +388,23 @@ impl Outbound {
         self.names.get(&addr)
     }
 
+    fn positions_of(&mut self, standing: Standing) -> &mut BTreeMap<u64, usize> {
+        match standing {
+            Standing::Current | Standing::Lagging => &mut self.held,
+            Standing::Loose => &mut self.loose,
+            Standing::Away { .. } => &mut self.kept,
+        }
+    }
+
     fn uncount(&mut self, standing: Standing, acked: u64) {
-        remove(if standing.is_waited_for() { &mut self.held } else { &mut self.kept }, acked);
+        remove(self.positions_of(standing), acked);
         if standing == Standing::Current {
             remove(&mut self.current, acked);
         }
     }
 
     fn count(&mut self, standing: Standing, acked: u64) {
-        add(if standing.is_waited_for() { &mut self.held } else { &mut self.kept }, acked);
+        add(self.positions_of(standing), acked);
         if standing == Standing::Current {
             add(&mut self.current, acked);
         }
@@ -489,7 +519,7 @@ impl Outbound {
 
     /// Whether there is anybody to remind, now or later.
     pub(super) fn wants_reminders(&self) -> bool {
-        self.stable() < self.sent || !self.kept.is_empty()
+        self.stable() < self.sent || !self.loose.is_empty() || !self.kept.is_empty()
     }
 
     /// The first period begins: who has not acknowledged what has been sent by now is reminded at its end.
@@ -553,11 +583,6 @@ impl Outbound {
         self.peers.keys()
     }
 
-    /// How many members are waited for.
-    pub(super) fn waited_for(&self) -> usize {
-        self.held.values().sum()
-    }
-
     /// What the peers have acknowledged, from the one after a name on and around to that.
     pub(super) fn positions_after(&self, name: &[u8]) -> impl Iterator<Item = (&NodeName, u64)> {
         let after = self.peers.range::<[u8], _>((Bound::Excluded(name), Bound::Unbounded));
@@ -565,16 +590,44 @@ impl Outbound {
         after.chain(before).map(|(name, peer)| (name, peer.acked))
     }
 
-    /// How many messages each peer that is waited for has not acknowledged.
+    /// How many messages each live peer has not acknowledged.
     pub(super) fn lags(&self) -> BTreeMap<&NodeName, u64> {
-        let meant = self.peers.iter().filter(|(_, peer)| peer.standing.is_waited_for());
+        let meant = self.peers.iter().filter(|(_, peer)| peer.standing.is_live());
         meant.map(|(name, peer)| (name, self.next().saturating_sub(peer.acked))).collect()
     }
 
-    /// How many members have a message, and which do not, of those that are waited for. Those that came
-    /// after it are neither.
+    /// Whether a live peer has been cut loose.
+    pub(super) fn is_loose(&self, name: &NodeName) -> bool {
+        self.peers.get(name).is_some_and(|peer| peer.standing == Standing::Loose)
+    }
+
+    /// A member goes away. What it has not got by now receipts name it for.
+    pub(super) fn note_gone(&mut self, name: &NodeName, left: bool) {
+        let next = self.next();
+        let Some(peer) = self.peers.get(name).filter(|peer| peer.standing.is_live()) else { return };
+        let lacked = peer.acked.max(peer.joined_at)..next;
+        if !lacked.is_empty() {
+            self.gone.push_back(Gone { name: name.clone(), left, lacked });
+        }
+        if self.gone.len() > MAX_GONE {
+            self.gone.pop_front();
+        }
+    }
+
+    /// Who has failed, and who has left, without having got a message that was on its way, and is not back.
+    pub(super) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        let is_back = |name| self.peers.get(name).is_some_and(|peer| peer.standing.is_live() && peer.joined_at <= seq);
+        let without = self.gone.iter().filter(|gone| gone.lacked.contains(&seq) && !is_back(&gone.name));
+        // As it was last.
+        let without: BTreeMap<_, _> = without.map(|gone| (&gone.name, gone.left)).collect();
+        let (left, failed): (Vec<_>, Vec<_>) = without.into_iter().partition(|(_, left)| *left);
+        let names = |gone: Vec<(&NodeName, bool)>| gone.into_iter().map(|(name, _)| name.clone()).collect();
+        (names(failed), names(left))
+    }
+
+    /// How many live members have a message, and which do not. Those that came after it are neither.
     pub(super) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        let is_meant = |peer: &Peer| peer.standing.is_waited_for() && peer.joined_at <= seq;
+        let is_meant = |peer: &Peer| peer.standing.is_live() && peer.joined_at <= seq;
         let meant = self.peers.iter().filter(|(_, peer)| is_meant(peer));
         let (with, without): (Vec<_>, Vec<_>) = meant.partition(|(_, peer)| peer.acked > seq);
         (with.len(), without.into_iter().map(|(name, _)| name.clone()).collect())

@@ -30,7 +30,7 @@ use super::{
     faults::Faulty,
     lookup,
     outbox::Outbox,
-    receipt::Reached,
+    receipt::{Departed, Reached},
     sockets::{Acceptor, Datagrams, Sockets},
     streams::{Report, Streams, What},
     subscription::Feed,
@@ -238,7 +238,8 @@ impl EventLoop {
         match command {
             Command::Reached { seq, reply } => {
                 let (members, missing) = self.node.reached(seq);
-                let _ = reply.send(Reached { members, missing });
+                let (failed, left) = self.node.gone_without(seq);
+                let _ = reply.send(Reached { members, missing, departed: Departed { failed, left } });
             }
             Command::UpdateTags { serf, reply } => {
                 let _ = reply.send(self.node.update_tags(Instant::now(), serf));

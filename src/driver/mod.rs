@@ -46,7 +46,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     change_faults::FaultsError,
     exchange::AskError,
-    receipt::{Delivery, Receipt, Undelivered},
+    receipt::{Delivery, Departed, Receipt, Undelivered},
     subscription::{Lagged, Subscription},
     view::ViewError,
 };

@@ -1,6 +1,9 @@
 //! What a publisher can know: who has its message.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -13,10 +16,11 @@ use crate::{MessageId, NodeName, dissemination::Progress};
 /// Who has a message.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    /// Members who have acknowledged it.
+    /// Live members who have acknowledged it.
     pub(super) members: usize,
-    /// Members who have not, and are waited for.
+    /// Live members who have not.
     pub(super) missing: Vec<NodeName>,
+    pub(super) departed: Departed,
 }
 
 /// A message that was published: it is numbered and will be sent.
@@ -24,36 +28,68 @@ pub(super) struct Reached {
 pub struct Receipt {
     id: MessageId,
     published: Instant,
-    members: usize,
     plain: usize,
     progress: watch::Receiver<Progress>,
     commands: mpsc::Sender<Command>,
 }
 
 /// A message has been delivered to every live member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// How many members have it.
     pub delivered: usize,
-    /// How many members there were when it was published; those that have failed or left since, or were
-    /// cut loose, are counted out.
+    /// How many live members were to get it: as many.
     pub members: usize,
     /// How many plain memberlist members it was sent to, who cannot acknowledge.
     pub plain: usize,
     /// From its publication until this was noticed.
     pub elapsed: Duration,
+    /// Who was to get it as well, and has gone without.
+    pub departed: Departed,
+}
+
+/// Members that went away before they acknowledged a message, and have not come back. As a member that fails may
+/// only be cut off, it may have the message, or get it later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Departed {
+    /// Those that failed.
+    pub failed: Vec<NodeName>,
+    /// Those that left.
+    pub left: Vec<NodeName>,
+}
+
+impl Departed {
+    /// Whether nobody has gone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.failed.is_empty() && self.left.is_empty()
+    }
+}
+
+/// As it follows other words: `; node3 failed meanwhile`, or nothing.
+impl fmt::Display for Departed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (gone, what) in [(&self.failed, "failed"), (&self.left, "left")] {
+            if !gone.is_empty() {
+                write!(f, "; {} {what} meanwhile", names(gone))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why it is not known that every live member has a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undelivered {
     /// The time was over.
-    #[error("not delivered within {waited:?} to {}; still trying", names(missing))]
+    #[error("not delivered within {waited:?} to {}; still trying{departed}", names(missing))]
     Missing {
         /// How long was waited.
         waited: Duration,
-        /// The members who have not acknowledged it yet. It is not given up.
+        /// The live members who have not acknowledged it yet. It is not given up.
         missing: Vec<NodeName>,
+        /// Who was to get it as well, and has gone without.
+        departed: Departed,
     },
     /// The node has stopped.
     #[error("the node has stopped; who has the message is not known any more")]
@@ -73,8 +109,8 @@ impl Receipt {
         progress: watch::Receiver<Progress>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
-        let Progress { members, plain, .. } = *progress.borrow();
-        Self { id, published, members, plain, progress, commands }
+        let plain = progress.borrow().plain;
+        Self { id, published, plain, progress, commands }
     }
 
     /// The message's identity.
@@ -83,19 +119,25 @@ impl Receipt {
         self.id
     }
 
-    /// Waits until every live member has the message. A member that fails or leaves meanwhile is not
-    /// waited for, nor is one that does not keep up for longer than [`Limits::lag_limit`](crate::Limits).
-    /// Plain memberlist members are not waited for.
+    /// Waits until every live member has the message: also one that has not kept up for longer than
+    /// [`Limits::lag_limit`](crate::Limits), for which nobody else waits. A member that fails or leaves meanwhile is
+    /// not waited for, and named. Plain memberlist members are not waited for.
     ///
     /// # Errors
     ///
     /// The node has stopped.
     pub async fn delivered(mut self) -> Result<Delivery, Undelivered> {
-        let seq = self.id.seq;
-        self.progress.wait_for(|progress| progress.stable > seq).await.map_err(|_| Undelivered::Stopped)?;
-        let elapsed = self.published.elapsed();
-        let Reached { members, .. } = self.reached().await?;
-        Ok(Delivery { delivered: members, members: self.members.max(members), plain: self.plain, elapsed })
+        loop {
+            let seq = self.id.seq;
+            self.progress.wait_for(|progress| progress.everywhere > seq).await.map_err(|_| Undelivered::Stopped)?;
+            let elapsed = self.published.elapsed();
+            let reached = self.reached().await?;
+            if reached.missing.is_empty() {
+                return Ok(self.delivery(reached, elapsed));
+            }
+            // Somebody has just come back.
+            self.progress.changed().await.map_err(|_| Undelivered::Stopped)?;
+        }
     }
 
     /// Waits until every live member has the message, but no longer than `limit`.
@@ -108,8 +150,17 @@ impl Receipt {
         if let Ok(delivered) = timeout(limit, waiting.delivered()).await {
             return delivered;
         }
-        let Reached { missing, .. } = self.reached().await?;
-        Err(Undelivered::Missing { waited: limit, missing })
+        let reached = self.reached().await?;
+        if reached.missing.is_empty() && self.progress.borrow().everywhere > self.id.seq {
+            return Ok(self.delivery(reached, self.published.elapsed()));
+        }
+        let Reached { missing, departed, .. } = reached;
+        Err(Undelivered::Missing { waited: limit, missing, departed })
+    }
+
+    fn delivery(&self, reached: Reached, elapsed: Duration) -> Delivery {
+        let Reached { members, departed, .. } = reached;
+        Delivery { delivered: members, members, plain: self.plain, elapsed, departed }
     }
 
     async fn reached(&self) -> Result<Reached, Undelivered> {

@@ -95,7 +95,7 @@ pub(super) async fn members_text(app: &App) -> Option<Bytes> {
 }
 
 fn member(seen: &Seen, is_self: bool) -> Value {
-    let Seen { member, acknowledges, lag, .. } = seen;
+    let Seen { member, acknowledges, lag, loose } = seen;
     let meta = std::str::from_utf8(&member.meta);
     let mut object = json!({
         "name": member.name.to_string(),
@@ -107,6 +107,7 @@ fn member(seen: &Seen, is_self: bool) -> Value {
         "meta": meta.ok().filter(|meta| !meta.is_empty()),
         "rtt_ms": member.rtt.map(|rtt| rtt.as_micros() as f64 / 1000.0),
         "lag": lag,
+        "loose": loose,
     });
     if meta.is_err() {
         object["meta_base64"] = BASE64_STANDARD.encode(&member.meta).into();
@@ -145,6 +146,7 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
         "leaving": leaving,
         "incarnation": me.incarnation,
         "health_score": gauges.health_score,
+        "loose": members.iter().filter(|seen| seen.loose).map(|seen| seen.member.name.to_string()).collect::<Vec<_>>(),
         "members": {
             "alive": gauges.alive, "suspect": gauges.suspect, "dead": gauges.dead, "left": gauges.left,
         },

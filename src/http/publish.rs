@@ -23,7 +23,7 @@ use super::{
     problem::{self, Problem},
     query,
 };
-use crate::{Handle, MessageId, PublishError, Receipt, Undelivered};
+use crate::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered};
 
 /// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
 /// spelling of it.
@@ -240,22 +240,32 @@ async fn answer(receipt: Receipt, mut fields: Map<String, Value>, ack: Ack) -> R
     match receipt.delivered_within(limit).await {
         Ok(done) => {
             let (delivered, members, ms) = (done.delivered, done.members, done.elapsed.as_micros() as f64 / 1000.0);
-            debug!(event = "delivered", delivered, members, ms, "delivered to {delivered} of {members} in {ms:.1} ms");
+            let departed = &done.departed;
+            debug!(
+                event = "delivered",
+                delivered, members, ms, "delivered to {delivered} of {members} in {ms:.1} ms{departed}"
+            );
             fields.insert("delivered".into(), delivered.into());
             fields.insert("members".into(), members.into());
             fields.insert("plain".into(), done.plain.into());
             fields.insert("elapsed_ms".into(), ms.into());
+            fields.insert("failed".into(), names(&done.departed.failed));
+            fields.insert("left".into(), names(&done.departed.left));
             Ok(problem::answer(StatusCode::OK, &fields.into()))
         }
         Err(Undelivered::Stopped) => Err(Problem::stopped()),
         Err(error @ Undelivered::Missing { .. }) => {
             let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, &error);
-            let Undelivered::Missing { missing, waited } = error else { return Err(problem) };
-            let names: Vec<_> = missing.iter().map(|name| Value::from(name.to_string())).collect();
-            let problem = problem.with("missing", names).with("waited_ms", waited.as_millis() as u64);
+            let Undelivered::Missing { missing, waited, departed } = error else { return Err(problem) };
+            let problem = problem.with("missing", names(&missing)).with("waited_ms", waited.as_millis() as u64);
+            let problem = problem.with("failed", names(&departed.failed)).with("left", names(&departed.left));
             Err(fields.into_iter().fold(problem, |problem, (name, value)| problem.with(&name, value)))
         }
     }
+}
+
+fn names(members: &[NodeName]) -> Value {
+    members.iter().map(NodeName::to_string).collect()
 }
 
 fn refusal(error: PublishError) -> Problem {

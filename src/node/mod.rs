@@ -404,6 +404,11 @@ impl Node {
         self.dissemination.reached(seq)
     }
 
+    /// Who has failed, and who has left, while a message was on its way to it.
+    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        self.dissemination.gone_without(seq)
+    }
+
     /// The identity of the next message of this node.
     pub(crate) fn next_id(&self) -> MessageId {
         self.dissemination.next_id()

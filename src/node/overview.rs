@@ -28,10 +28,12 @@ pub struct Seen {
     pub member: Member,
     /// Whether it is a node of this crate, which acknowledges messages.
     pub acknowledges: bool,
-    /// How many of this node's messages it has not acknowledged yet. `None` for who is not waited for: the
-    /// node itself, plain memberlist nodes, who is gone or was cut loose, and everybody before the first
-    /// message.
+    /// How many of this node's messages it has not acknowledged yet. `None` for the node itself, plain memberlist
+    /// nodes, who is gone, and everybody before the first message.
     pub lag: Option<u64>,
+    /// Whether it was [cut loose](crate::Event::CutLoose): publishers do not wait for it any more, until it has
+    /// caught up.
+    pub loose: bool,
 }
 
 impl Node {
@@ -41,6 +43,7 @@ impl Node {
             member: self.member(record),
             acknowledges: is_ours(record.versions),
             lag: lags.get(&record.name).copied(),
+            loose: self.dissemination.is_loose(&record.name),
         };
         let me = self.membership.me();
         let others = self.membership.records().filter(|record| record.name != me.name);

@@ -45,7 +45,7 @@ pub(super) fn received(node: &str, message: &Message) {
 
 pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {
     match outcome {
-        Ok(Delivery { delivered, members, elapsed, .. }) => {
+        Ok(Delivery { delivered, members, elapsed, departed, .. }) => {
             let ms = elapsed.as_secs_f64() * 1e3;
             debug!(
                 node,
@@ -53,7 +53,7 @@ pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {
                 delivered,
                 members,
                 ms,
-                "delivered to {delivered} of {members} in {ms:.1} ms"
+                "delivered to {delivered} of {members} in {ms:.1} ms{departed}"
             );
         }
         // A node that has stopped has nothing more to tell.
