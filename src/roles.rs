@@ -209,6 +209,7 @@ impl<'a> Role<'a> {
             Event::Missed { origin, from, to, .. } => report::missed(node, &origin, from, to),
             Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
             Event::CutLoose(member) => report::cut_loose(node, &member),
+            Event::HeardElsewhere { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),
             Event::Room | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
             Event::Probed { .. } => {}
         }

@@ -28,6 +28,8 @@ const WANT: u8 = 4;
 const PLAIN: u8 = 5;
 const WATCH: u8 = 6;
 const ACKED: u8 = 7;
+const BY: u8 = 8;
+const RECEIPT: u8 = 9;
 
 /// What a user message of this crate is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +45,11 @@ pub(crate) enum Talk {
 impl Talk {
     pub(crate) fn of(payload: &[u8]) -> Self {
         match payload {
-            [MAGIC, ACK | WATCH | ACKED, ..] => Self::Receipt,
+            [MAGIC, BY, rest @ ..] => match Control::decode_by(rest) {
+                Ok((_, [kind, ..])) => Self::of(&[MAGIC, *kind]),
+                _ => Self::Message,
+            },
+            [MAGIC, ACK | WATCH | ACKED | RECEIPT, ..] => Self::Receipt,
             [MAGIC, HAVE | WANT, ..] => Self::Repair,
             _ => Self::Message,
         }
@@ -79,6 +85,17 @@ pub(super) struct Have<'a> {
 pub(super) struct Start {
     pub(super) at: u64,
     pub(super) life: u64,
+    /// What that node's acknowledgements are to carry: they come from where it is reached, then.
+    pub(super) cookie: Option<u64>,
+}
+
+/// Who says what follows, wherever its packets leave from. Only nodes of [`NAMED`](super::NAMED) revisions
+/// are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct By<'a> {
+    pub(super) sender: &'a [u8],
+    /// The number that whom it is told to has asked the sender with.
+    pub(super) echo: Option<u64>,
 }
 
 /// A control message.
@@ -91,6 +108,9 @@ pub(super) enum Control<'a> {
     /// To an origin: the sender, in this life of it, has everything below `next`. Without one it asks
     /// where to begin.
     Ack { epoch: u64, life: u64, next: Option<u64> },
+    /// The same, said by name. It carries the cookie that the origin gave the sender; `question` is to be
+    /// echoed with where the sender begins, and in which life.
+    Receipt { epoch: u64, life: u64, next: Option<u64>, cookie: Option<u64>, question: Option<u64> },
     /// Send me these: first numbers and counts.
     Want { origin: &'a [u8], epoch: u64, ranges: Vec<(u64, u64)> },
     /// A plain node said this; pass it on to everybody.
@@ -99,6 +119,8 @@ pub(super) enum Control<'a> {
     Watch,
     /// In this life of the sender these members have everything below these numbers.
     Acked { epoch: u64, members: Vec<(&'a [u8], u64)> },
+    /// Another control message, and who says it.
+    By { by: By<'a>, control: &'a [u8] },
 }
 
 /// Why a control message cannot be read.
@@ -133,6 +155,17 @@ impl<'a> Control<'a> {
                 Self::Have(haves)
             }
             ACK => Self::Ack { epoch: reader.number()?, life: reader.number()?, next: reader.option()? },
+            RECEIPT => Self::Receipt {
+                epoch: reader.number()?,
+                life: reader.number()?,
+                next: reader.option()?,
+                cookie: reader.option()?,
+                question: reader.option()?,
+            },
+            BY => {
+                let (by, control) = Self::decode_by(reader.rest)?;
+                Self::By { by, control }
+            }
             WANT => {
                 let (origin, epoch) = (reader.name()?, reader.number()?);
                 let mut ranges = Vec::new();
@@ -161,53 +194,97 @@ impl<'a> Control<'a> {
         })
     }
 
+    /// Reads who says what follows.
+    fn decode_by(data: &'a [u8]) -> Result<(By<'a>, &'a [u8]), ControlError> {
+        let mut reader = Reader { rest: data, len: data.len() };
+        let by = By { sender: reader.name()?, echo: reader.option()? };
+        Ok((by, reader.rest))
+    }
+
     /// The message, ready for a packet.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = vec![kind::USER, MAGIC];
+        self.put(&mut out);
+        out.into()
+    }
+
+    /// The same, said by somebody.
+    pub(super) fn encode_by(&self, by: By<'_>) -> Bytes {
+        let mut out = vec![kind::USER, MAGIC];
+        by.put(&mut out);
+        self.put(&mut out);
+        out.into()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
         match self {
             Self::Relay { route, message } => {
                 out.reserve(message.len() + 16);
                 out.extend_from_slice(&[RELAY, route.hops]);
-                put_option(&mut out, route.until);
+                put_option(out, route.until);
                 out.extend_from_slice(message);
             }
             Self::Have(haves) => {
                 out.push(HAVE);
                 for have in haves {
-                    have.put(&mut out);
+                    have.put(out);
                 }
             }
             Self::Ack { epoch, life, next } => {
                 out.push(ACK);
-                put_number(&mut out, *epoch);
-                put_number(&mut out, *life);
-                put_option(&mut out, *next);
+                put_number(out, *epoch);
+                put_number(out, *life);
+                put_option(out, *next);
+            }
+            Self::Receipt { epoch, life, next, cookie, question } => {
+                out.push(RECEIPT);
+                put_number(out, *epoch);
+                put_number(out, *life);
+                for option in [next, cookie, question] {
+                    put_option(out, *option);
+                }
+            }
+            Self::By { by, control } => {
+                by.put(out);
+                out.extend_from_slice(control);
             }
             Self::Want { origin, epoch, ranges } => {
                 out.push(WANT);
-                put_name(&mut out, origin);
-                put_number(&mut out, *epoch);
+                put_name(out, origin);
+                put_number(out, *epoch);
                 for (first, count) in ranges {
-                    put_number(&mut out, *first);
-                    put_number(&mut out, *count);
+                    put_number(out, *first);
+                    put_number(out, *count);
                 }
             }
             Self::Plain { source, message } => {
                 out.push(PLAIN);
-                put_name(&mut out, source);
+                put_name(out, source);
                 out.extend_from_slice(message);
             }
             Self::Watch => out.push(WATCH),
             Self::Acked { epoch, members } => {
                 out.push(ACKED);
-                put_number(&mut out, *epoch);
+                put_number(out, *epoch);
                 for (name, next) in members {
-                    put_name(&mut out, name);
-                    put_number(&mut out, *next);
+                    put_name(out, name);
+                    put_number(out, *next);
                 }
             }
         }
-        out.into()
+    }
+}
+
+impl By<'_> {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(BY);
+        put_name(out, self.sender);
+        put_option(out, self.echo);
+    }
+
+    /// How many bytes it takes at most in front of a control message.
+    pub(super) fn max_len(&self) -> usize {
+        1 + 2 + self.sender.len() + 11
     }
 }
 
@@ -219,17 +296,20 @@ impl Have<'_> {
         }
         match self.start {
             None => out.push(0),
-            Some(Start { at, life }) => {
-                out.push(1);
+            Some(Start { at, life, cookie }) => {
+                out.push(if cookie.is_some() { 2 } else { 1 });
                 put_number(out, at);
                 put_number(out, life);
+                if let Some(cookie) = cookie {
+                    put_number(out, cookie);
+                }
             }
         }
     }
 
     /// How many bytes it takes at most in a [`Control::Have`].
     pub(super) fn max_len(&self) -> usize {
-        2 + self.origin.len() + 6 * 10 + 1
+        2 + self.origin.len() + 7 * 10 + 1
     }
 }
 
@@ -309,7 +389,8 @@ impl<'a> Reader<'a> {
         let (epoch, base, next, floor) = (self.number()?, self.number()?, self.number()?, self.number()?);
         let start = match self.byte()? {
             0 => None,
-            _ => Some(Start { at: self.number()?, life: self.number()? }),
+            1 => Some(Start { at: self.number()?, life: self.number()?, cookie: None }),
+            _ => Some(Start { at: self.number()?, life: self.number()?, cookie: Some(self.number()?) }),
         };
         Ok(Have { origin, epoch, base, next, floor, start })
     }
@@ -330,11 +411,11 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             origin in prop::collection::vec(any::<u8>(), 0..=255), numbers: [u64; 4],
-            start in any::<Option<(u64, u64)>>(), until: Option<u64>, hops: u8,
+            start in any::<Option<(u64, u64, Option<u64>)>>(), until: Option<u64>, hops: u8,
             ranges in prop::collection::vec(any::<(u64, u64)>(), 0..=MAX_RANGES), message: Vec<u8>,
         ) {
             let [epoch, base, next, floor] = numbers;
-            let start = start.map(|(at, life)| Start { at, life });
+            let start = start.map(|(at, life, cookie)| Start { at, life, cookie });
             let have = Have { origin: &origin, epoch, base, next, floor, start };
             let max_len = have.max_len();
             for control in [
@@ -345,7 +426,13 @@ mod tests {
                 Control::Plain { source: &origin, message: &message },
                 Control::Watch,
                 Control::Acked { epoch, members: vec![(&origin, base), (b"", next)] },
+                Control::Receipt { epoch, life: base, next: until, cookie: Some(next), question: until },
             ] {
+                let by = By { sender: &origin, echo: until };
+                let said = control.encode_by(by);
+                prop_assert!(said.len() <= control.encode().len() + by.max_len());
+                let inner = control.encode();
+                prop_assert_eq!(decode(&said).unwrap(), Control::By { by, control: &inner[2..] });
                 let encoded = control.encode();
                 prop_assert_eq!(decode(&encoded).unwrap(), control.clone());
                 if let Control::Have(_) = control {
@@ -370,7 +457,7 @@ mod tests {
     #[test]
     fn what_is_beyond_a_limit_is_refused() {
         assert_eq!(Control::decode(&[]), Err(ControlError::Short(0)));
-        assert_eq!(Control::decode(&[9]), Err(ControlError::Kind(9)));
+        assert_eq!(Control::decode(&[99]), Err(ControlError::Kind(99)));
         assert_eq!(Control::decode(&[PLAIN, 5, b'a']), Err(ControlError::Short(3)));
         assert_eq!(Control::decode(&[PLAIN, 0x80, 0x02]), Err(ControlError::Limit));
         let mut long = vec![ACK];

@@ -32,6 +32,8 @@ pub(crate) enum Control {
     Plain { source: u8, value: u8 },
     Watch,
     Acked { epoch: u8, members: Vec<(u8, u16)> },
+    Receipt { sender: u8, epoch: u8, life: u8, next: Option<u16>, cookie: Option<u8>, question: Option<u8> },
+    HaveBy { sender: u8, echo: Option<u8>, origin: u8, epoch: u8, next: u16, start: Option<(u16, u8, u8)> },
 }
 
 /// What somebody has of one life.
@@ -63,7 +65,7 @@ impl Control {
                     base: position.base.into(),
                     next: position.next.into(),
                     floor: position.floor.into(),
-                    start: position.start.map(|(at, epoch)| Start { at: at.into(), life: life(epoch) }),
+                    start: position.start.map(|(at, epoch)| Start { at: at.into(), life: life(epoch), cookie: None }),
                 });
                 control::Control::Have(haves.collect()).encode()
             }
@@ -75,6 +77,23 @@ impl Control {
                 let origin = name(*origin);
                 let ranges = ranges.iter().map(|(first, count)| (u64::from(*first), u64::from(*count)));
                 control::Control::Want { origin: &origin, epoch: life(*epoch), ranges: ranges.collect() }.encode()
+            }
+            Self::Receipt { sender, epoch, life: other, next, cookie, question } => {
+                let (next, cookie, question) = (next.map(u64::from), cookie.map(u64::from), question.map(u64::from));
+                let by = control::By { sender: &name(*sender), echo: None };
+                control::Control::Receipt { epoch: life(*epoch), life: life(*other), next, cookie, question }
+                    .encode_by(by)
+            }
+            Self::HaveBy { sender, echo, origin, epoch, next, start } => {
+                let start = start.map(|(at, epoch, cookie)| Start {
+                    at: at.into(),
+                    life: life(epoch),
+                    cookie: Some(cookie.into()),
+                });
+                let (origin, next) = (name(*origin), u64::from(*next));
+                let have = Have { origin: &origin, epoch: life(*epoch), base: 0, next, floor: 0, start };
+                let by = control::By { sender: &name(*sender), echo: echo.map(u64::from) };
+                control::Control::Have(vec![have]).encode_by(by)
             }
             Self::Watch => control::Control::Watch.encode(),
             Self::Acked { epoch, members } => {

@@ -10,8 +10,11 @@ use bytes::Bytes;
 
 use super::{
     Dissemination, LANES, Unusable,
+    contacts::is_named,
     control::{self, Control, MAGIC},
-    is_ours, stream_have,
+    is_ours,
+    repair::Teller,
+    stream_have,
 };
 use crate::{
     membership::{Membership, Target, digits},
@@ -38,7 +41,8 @@ impl Dissemination {
             return self.queue.take(plain + 1, packet::PART_OVERHEAD, budget, out);
         }
         let mut haves = Vec::new();
-        let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3);
+        let by = if is_named(target.versions) { self.by(None).max_len() } else { 0 };
+        let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3 + by);
         let own =
             LANES.into_iter().filter(|lane| self.rounds[*lane as usize] > 0).map(|lane| self.own_have(lane, None));
         let others = self.inbound.iter().filter(|(_, stream)| stream.rounds > 0 && stream.next.is_some());
@@ -52,7 +56,7 @@ impl Dissemination {
         if haves.is_empty() {
             return 0;
         }
-        let message = Control::Have(haves).encode();
+        let message = self.words(target.versions, &Control::Have(haves));
         let used = message.len() + packet::PART_OVERHEAD;
         out.push(message);
         used
@@ -102,8 +106,9 @@ impl Dissemination {
         if let Some((&MAGIC, data)) = state.split_first()
             && let Control::Have(haves) = Control::decode(data)?
         {
+            let teller = from.map(|addr| Teller { addr, certain: true, answers: false });
             for have in &haves {
-                self.take_have(now, from, have, membership);
+                self.take_have(now, teller, have, membership);
             }
         }
         Ok(())

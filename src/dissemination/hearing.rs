@@ -14,13 +14,13 @@ use super::{
     inbound::{StreamError, Taken},
     is_ours,
     message::Message,
-    ours,
     payload::{self, Parsed},
     plain::{self, Said},
+    repair::Teller,
     ring::FANOUT,
 };
 use crate::{
-    membership::{Membership, NodeName},
+    membership::{Membership, NodeName, Record},
     wire::{self, packet},
 };
 
@@ -52,40 +52,71 @@ impl Dissemination {
         route: &mut Route,
         membership: &Membership,
     ) -> Result<(), Unusable> {
-        let member = || membership.find_addr(from).filter(|record| record.is_live() && is_ours(record.versions));
         let data = match payload.split_first() {
             // A plain node's application may well begin with this byte.
             Some((&MAGIC, data)) if !plain::is_from_one(from, membership) => data,
             _ => return self.take_message(now, from, payload, *route, membership),
         };
-        match Control::decode(data)? {
-            Control::Relay { route: given, message } => {
-                if message.is_empty() {
-                    *route = given;
-                } else {
-                    self.take_message(now, from, &payload.slice_ref(message), given, membership)?;
-                }
+        let is_ours = |record: &&Record| record.is_live() && is_ours(record.versions);
+        let (speaker, control) = match Control::decode(data)? {
+            Control::Relay { message: [], route: given } => {
+                *route = given;
+                return Ok(());
             }
-            Control::Have(haves) if member().is_some() => {
-                for have in &haves {
-                    self.take_have(now, Some(from), have, membership);
-                }
+            Control::Relay { route, message } => {
+                return self.take_message(now, from, &payload.slice_ref(message), route, membership);
             }
-            Control::Ack { epoch, life, next } => self.take_ack(now, from, epoch, life, next)?,
-            Control::Want { origin, epoch, ranges } if member().is_some() => {
-                self.give(now, ours(from), origin, epoch, &ranges);
+            Control::Ack { epoch, life, next } => {
+                return self.take_ack(now, from, (epoch, life, next), membership);
             }
+            Control::By { by, control } => {
+                let record = membership.get(by.sender).filter(is_ours).filter(|record| record.name != self.me);
+                let speaker = record.map(|record| (record, self.teller(now, from, by, record)));
+                (speaker, Control::decode(control)?)
+            }
+            control => {
+                let record = membership.find_addr(from).filter(is_ours);
+                let teller = Teller { addr: from, certain: true, answers: false };
+                (record.map(|record| (record, teller)), control)
+            }
+        };
+        self.take_control(now, (from, speaker), control, payload, membership)
+    }
+
+    /// Takes a control message, from a member of ours if it is one.
+    fn take_control(
+        &mut self,
+        now: Instant,
+        (from, speaker): (SocketAddr, Option<(&Record, Teller)>),
+        control: Control<'_>,
+        payload: &Bytes,
+        membership: &Membership,
+    ) -> Result<(), Unusable> {
+        match (speaker, control) {
             // Large ones come over streams, from any port of a member.
-            Control::Plain { source, message } if member().is_some() || is_at_member(from, membership) => {
+            (speaker, Control::Plain { source, message }) if speaker.is_some() || is_at_member(from, membership) => {
                 self.adopt(now, &NodeName::from(source), &payload.slice_ref(message), membership)?;
             }
+            (Some((_, teller)), Control::Have(haves)) => {
+                for have in &haves {
+                    self.take_have(now, Some(teller), have, membership);
+                }
+            }
+            (Some((record, teller)), Control::Want { origin, epoch, ranges }) => {
+                // A forged request is not to be worth much to whoever wants that member flooded.
+                if teller.certain || self.may_answer(now, &record.name) {
+                    self.give(now, record.into(), origin, epoch, &ranges);
+                }
+            }
+            (Some((record, teller)), Control::Receipt { epoch, life, next, cookie, question }) => {
+                self.take_receipt(now, (record, teller), (epoch, life, next), cookie, question)?;
+            }
+            (Some((record, _)), Control::Acked { epoch, members }) => self.take_acked(&record.name, epoch, &members),
+            (Some((record, _)), Control::Watch) => self.add_watcher(now, Some(record.name.clone())),
+            // One of these says nothing of who says it, or stands in front of another.
+            (_, Control::Relay { .. } | Control::By { .. } | Control::Ack { .. }) => self.counters.unusable += 1,
             // Who is not known yet as a member says it again.
-            Control::Have(_) | Control::Want { .. } | Control::Plain { .. } => self.counters.strangers += 1,
-            control @ (Control::Watch | Control::Acked { .. }) => match (member(), control) {
-                (Some(record), Control::Acked { epoch, members }) => self.take_acked(&record.name, epoch, &members),
-                (Some(record), _) => self.add_watcher(now, Some(record.name.clone())),
-                (None, _) => self.counters.strangers += 1,
-            },
+            (None, _) | (_, Control::Plain { .. }) => self.counters.strangers += 1,
         }
         Ok(())
     }
@@ -113,7 +144,8 @@ impl Dissemination {
         if self.me.as_bytes() == origin {
             return Ok(());
         }
-        if self.inbound.get(origin, identity.epoch).is_none() && !is_credible(origin, from, route, membership) {
+        let known = self.inbound.get(origin, identity.epoch).is_some();
+        if !known && !is_credible(origin, from, route, membership) {
             // If it is one, its origin repeats it once they know each other.
             self.counters.strangers += 1;
             return Ok(());
@@ -129,11 +161,24 @@ impl Dissemination {
             Ok(taken) => taken,
             Err(StreamError::FormerLife(epoch)) => {
                 self.counters.former_lives += 1;
-                self.tell_of_later_life(origin, epoch, membership);
+                self.doubt(now, origin, epoch, true, membership);
+                return Ok(());
+            }
+            Err(StreamError::FutureLife(epoch))
+                if membership.get(origin).is_some_and(|record| self.question(now, record, epoch, membership)) =>
+            {
+                // It comes again, once the origin has said that it is its own.
+                self.counters.unusable += 1;
                 return Ok(());
             }
             Err(error) => return Err(Unusable::Stream { origin: NodeName::from(origin), error }),
         };
+        if !known {
+            self.sweep_later(now);
+            if self.inbound.is_doubtful(origin, identity.epoch) {
+                self.doubt(now, origin, identity.epoch, false, membership);
+            }
+        }
         self.counters.duplicates += u64::from(taken == Taken::Known);
         if let (Taken::New, Some(until)) = (taken, route.until) {
             let message = packet::encode_message(&wire::Message::User(payload.clone()));
@@ -206,14 +251,10 @@ pub(super) fn read(payload: &Bytes) -> Result<(&str, Parsed<'_>), Unusable> {
     Ok((text, parsed))
 }
 
-/// Whether a first message of an origin's life may be one: it comes from the origin, or was passed on by
-/// another member. Over a stream it comes from any port.
+/// Whether a first message of an origin's life may be one: its origin is a member, or it was passed on by
+/// another member.
 fn is_credible(origin: &[u8], from: SocketAddr, route: Route, membership: &Membership) -> bool {
-    match membership.find_addr(from) {
-        Some(record) => record.is_live() && (*record.name.as_bytes() == *origin || route.hops > 0),
-        None if route.hops > 0 => is_at_member(from, membership),
-        None => membership.get(origin).is_some_and(|record| record.is_live() && record.addr().ip() == from.ip()),
-    }
+    membership.get(origin).is_some_and(Record::is_live) || (route.hops > 0 && is_at_member(from, membership))
 }
 
 /// Whether some member of ours is at this address, whatever its port.

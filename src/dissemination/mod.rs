@@ -27,6 +27,8 @@
 //! | `Watch` | who wants to see acknowledgements, to each origin | tell me who acknowledges what ([`watch`]) |
 //! | `Acked` | origin to who watches | these members have all below these numbers |
 //! | `Plain` | who hears a plain node, to its voice ([`plain`]) | publish this for it |
+//! | `By` | in front of any of these | who says it, wherever it comes from ([`contacts`]) |
+//! | `Receipt` | as `Ack` | the same, with what proves it; or a question |
 //!
 //! Each origin numbers its messages; a gap in the numbers, or a `Have` that goes further than what is
 //! here, is asked for ([`inbound`]). The origin keeps what members have not acknowledged and reminds them
@@ -40,13 +42,17 @@
 //! - *Loss, duplication, reordering, a pause, a partition*: repaired, as long as anybody has what is
 //!   missing. What nobody has any more is told, as [`Output::Missed`].
 //! - *A member that does not keep up* holds back the others for the lag limit and no longer.
-//! - *A node restarts with its clock set back*: it hears of its former life, and begins a later one.
+//! - *Clocks that are days wrong, jump, or are set back before a restart*: a life that does not fit what is known
+//!   is asked for, and its origin's answer decides ([`contacts`]). A node that hears of a later life of its own
+//!   before it has said anything begins a later one still.
+//! - *Packets that leave from another address than their node announces*: what they say counts all the same.
 //! - *Forgeries* (acknowledgements from strangers or of messages never sent, numbers far ahead, former or
 //!   future lives): dropped and told. Gossip without encryption trusts its network for the rest.
 //! - *A plain node that sends from another address than it announces*, having several, is named by the
 //!   address it sends from. Where it has one for some of ours and another for others, they take what it
 //!   says for the words of two nodes, and each delivers both.
 
+mod contacts;
 mod control;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -60,6 +66,7 @@ mod plain;
 mod repair;
 mod ring;
 mod spread;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -72,10 +79,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use self::{
+    contacts::{Contacts, is_named},
     control::{ControlError, Have},
     inbound::{Inbound, StreamError},
     outbound::{AckError, FAILED_GRACE, LEFT_GRACE, Outbound},
@@ -99,7 +107,7 @@ use crate::{
 };
 
 /// What a node that understands our messages announces as the largest delegate version it understands.
-pub(crate) const DELEGATE_MAX: u8 = 0xB2;
+pub(crate) const DELEGATE_MAX: u8 = 0xB3;
 /// The largest delegate versions that only our nodes announce: this, and later revisions.
 const OUR_DELEGATE_MAX: std::ops::RangeInclusive<u8> = 0xB0..=0xBF;
 /// The largest message, as JSON with its identity, in bytes.
@@ -138,6 +146,8 @@ pub(crate) enum Output {
     CutLoose(NodeName),
     /// Tell the application who has acknowledged what.
     Acks(Acks),
+    /// Tell the application that a member is heard from another address than it announces.
+    Elsewhere { name: NodeName, announced: SocketAddr, from: SocketAddr },
 }
 
 /// How far the cluster is with what this node publishes.
@@ -190,6 +200,9 @@ pub struct Counters {
     pub strangers: u64,
     /// Messages, acknowledgements and what is said of messages, of a life that is over.
     pub former_lives: u64,
+    /// Members that were heard from another address than they announce, as told by
+    /// [`Event::HeardElsewhere`](crate::Event::HeardElsewhere).
+    pub elsewhere: u64,
     /// Everything else that could not be used.
     pub unusable: u64,
     /// Messages of this node that agents of a serf cluster do not get, as told by
@@ -257,6 +270,7 @@ pub(crate) struct Dissemination {
     /// The floor that was told last.
     told_floor: [u64; 2],
     inbound: Inbound,
+    contacts: Contacts,
     /// How many members are live, this node included.
     live: usize,
     heard: Heard,
@@ -302,6 +316,7 @@ impl Dissemination {
             rounds: [0; 2],
             told_floor: [0; 2],
             inbound: Inbound::new(limits),
+            contacts: Contacts::default(),
             live: 1,
             heard: Heard::default(),
             tells_plain: true,
@@ -370,7 +385,8 @@ impl Dissemination {
             for record in membership.others().filter(|record| is_ours(record.versions)) {
                 // One that failed may only be cut off, and is a member to others.
                 if record.state() != MemberState::Left {
-                    outbound.add_peer(record.addr(), &record.name);
+                    let cookie = is_named(record.versions).then(|| self.rng.random());
+                    outbound.add_peer(record.addr(), &record.name, cookie);
                 }
                 if record.state() == MemberState::Dead {
                     outbound.lose_peer(now, &record.name, FAILED_GRACE);
@@ -491,7 +507,8 @@ impl Dissemination {
         self.revive(&record.name);
         for lane in LANES {
             if self.active[lane as usize] && is_ours(record.versions) {
-                self.outbound[lane as usize].add_peer(record.addr(), &record.name);
+                let cookie = is_named(record.versions).then(|| self.rng.random());
+                self.outbound[lane as usize].add_peer(record.addr(), &record.name, cookie);
                 self.watch(now, lane);
             }
         }
@@ -515,6 +532,7 @@ impl Dissemination {
                 self.watch(now, lane);
             }
         }
+        self.contacts.forget(name);
         let rounds = self.tuning.retransmit_mult * digits(live);
         for stream in self.inbound.lives_mut(name.as_bytes()) {
             stream.end_life(now, left);
@@ -533,7 +551,7 @@ impl Dissemination {
     pub(crate) fn handle_timeout(&mut self, now: Instant, membership: &Membership) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Acks => self.send_acks(membership),
+                Timer::Acks => self.send_acks(now, membership),
                 Timer::Ask(origin, epoch) => self.ask(now, &origin, epoch, membership),
                 Timer::Remind(lane) => self.remind(now, lane),
                 Timer::Plain => self.remind_voices(now, membership),
@@ -550,7 +568,7 @@ impl Dissemination {
     }
 }
 
-fn stream_have<'a>(origin: &'a [u8], stream: &inbound::Stream) -> Have<'a> {
+fn stream_have<'a>(origin: &'a [u8], stream: &stream::Stream) -> Have<'a> {
     let (base, next) = (stream.base(), stream.next.unwrap_or_default());
     Have { origin, epoch: stream.epoch, base, next, floor: stream.floor, start: None }
 }

@@ -100,6 +100,8 @@ struct Peer {
     seen: u64,
     backoff: u32,
     periods_left: u32,
+    /// What its acknowledgements are to carry, if it is one that is told so.
+    cookie: Option<u64>,
 }
 
 /// A peer that went away before it had all that was on its way to it.
@@ -324,10 +326,14 @@ impl Outbound {
 
     /// A member is there: at first, again, or at another address. A new one begins with what is sent from now
     /// on, and so does a new life of one that was there before.
-    pub(super) fn add_peer(&mut self, addr: SocketAddr, name: &NodeName) {
+    /// Elsewhere, or of another revision, it gets another cookie.
+    pub(super) fn add_peer(&mut self, addr: SocketAddr, name: &NodeName, cookie: Option<u64>) {
         let next = self.next();
         if let Some(peer) = self.peers.get_mut(name.as_bytes()) {
             peer.rejoined_at = next;
+            if peer.addr != addr || peer.cookie.is_some() != cookie.is_some() {
+                peer.cookie = cookie;
+            }
             let before = std::mem::replace(&mut peer.addr, addr);
             let back = matches!(peer.standing, Standing::Away { .. });
             if back {
@@ -353,6 +359,7 @@ impl Outbound {
                 seen: next,
                 backoff: 0,
                 periods_left: 0,
+                cookie,
             };
             self.peers.insert(name.clone(), peer);
             add(&mut self.held, next);
@@ -433,7 +440,31 @@ impl Outbound {
 
     /// Where a peer begins, as far as is known, and where it is reached.
     pub(super) fn start_of(&self, name: &[u8]) -> Option<(SocketAddr, Start)> {
-        self.peers.get(name).map(|peer| (peer.addr, Start { at: peer.acked, life: peer.life }))
+        let start = |peer: &Peer| Start { at: peer.acked, life: peer.life, cookie: peer.cookie };
+        self.peers.get(name).map(|peer| (peer.addr, start(peer)))
+    }
+
+    /// Where a life of a peer would begin, were it to acknowledge something.
+    pub(super) fn start_for(&self, name: &[u8], life: u64) -> Option<Start> {
+        let peer = self.peers.get(name)?;
+        let at = match peer.life {
+            0 if life < self.epoch => peer.acked.min(self.base),
+            known if known == 0 || known == life => peer.acked,
+            _ => peer.acked.max(peer.rejoined_at.min(self.sent)),
+        };
+        Some(Start { at, life, cookie: peer.cookie })
+    }
+
+    /// A peer turns out to be of a revision that knows nothing of cookies.
+    pub(super) fn forget_cookie(&mut self, name: &[u8]) {
+        if let Some(peer) = self.peers.get_mut(name) {
+            peer.cookie = None;
+        }
+    }
+
+    /// What a peer's acknowledgements are to carry.
+    pub(super) fn cookie_of(&self, name: &[u8]) -> Option<u64> {
+        self.peers.get(name)?.cookie
     }
 
     /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.

@@ -214,15 +214,16 @@ impl Dissemination {
             Voice::Me => self.adopt(now, &source, payload, membership),
             Voice::At(addr) => {
                 self.heard.wait(now, words, payload.clone()).map_err(|error| Unusable::Plain(source.clone(), error))?;
-                self.hand_over(addr, &source, payload);
+                self.hand_over(addr, &source, payload, membership);
                 self.timers.set(Timer::Plain, self.heard.next_due().unwrap_or(now));
                 Ok(())
             }
         }
     }
 
-    pub(super) fn hand_over(&mut self, voice: SocketAddr, source: &NodeName, message: &Bytes) {
-        let message = Control::Plain { source: source.as_bytes(), message }.encode();
+    fn hand_over(&mut self, voice: SocketAddr, source: &NodeName, message: &Bytes, membership: &Membership) {
+        let versions = membership.find_addr(voice).map(|record| record.versions).unwrap_or_default();
+        let message = self.words(versions, &Control::Plain { source: source.as_bytes(), message });
         self.spread(vec![ours(voice)], None, vec![message]);
     }
 
@@ -264,7 +265,7 @@ impl Dissemination {
         for (words, message, enough) in self.heard.due(now) {
             let source = words.0;
             match voice_of(&source, membership) {
-                Voice::At(addr) if !enough => self.hand_over(addr, &source, &message),
+                Voice::At(addr) if !enough => self.hand_over(addr, &source, &message, membership),
                 // It cannot be used by anybody if it cannot be used here; and there is nobody to tell.
                 _ => drop(self.adopt(now, &source, &message, membership)),
             }

@@ -14,13 +14,16 @@ use rand::RngExt;
 
 use super::{
     ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
+    contacts::is_named,
     control::{self, Control, Have, Route, Start},
     hash,
-    inbound::{self, Over, StreamError},
+    inbound::{self, StreamError},
     is_ours,
     outbound::{AckError, FAILED_GRACE},
     ring::FANOUT,
-    same_lane, stream_have,
+    same_lane,
+    stream::{Over, Stream},
+    stream_have,
 };
 use crate::{
     membership::{MemberState, Membership, NodeName, Record, Target},
@@ -56,6 +59,17 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// microseconds.
 const RENEWAL_SPREAD: u64 = 1 << 20;
 
+/// Who says what there is of a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Teller {
+    /// Where it is reached.
+    pub(super) addr: SocketAddr,
+    /// Whether it is who it says.
+    pub(super) certain: bool,
+    /// Whether it answers what it was asked.
+    pub(super) answers: bool,
+}
+
 impl Dissemination {
     /// The latest lives of an origin that is there go on.
     pub(super) fn revive(&mut self, origin: &NodeName) {
@@ -71,10 +85,19 @@ impl Dissemination {
     /// A node speaks as in a former life, maybe because its clock has been set back.
     pub(super) fn tell_of_later_life(&mut self, origin: &[u8], epoch: u64, membership: &Membership) {
         let Some(record) = membership.get(origin).filter(|record| record.is_live()) else { return };
-        let lives = self.inbound.lives_mut(origin).filter(|stream| same_lane(stream.epoch, epoch));
-        let Some(latest) = lives.last() else { return };
-        let have = Control::Have(vec![stream_have(origin, latest)]).encode();
+        let Some(latest) = self.inbound.latest_life(origin, epoch) else { return };
+        let have = self.words(record.versions, &Control::Have(vec![stream_have(origin, latest)]));
         self.send(record.addr(), vec![have]);
+    }
+
+    /// Somebody speaks of a life of an origin that does not fit what is known here: asks the origin, or tells it
+    /// what is known.
+    pub(super) fn doubt(&mut self, now: Instant, origin: &[u8], epoch: u64, tells: bool, membership: &Membership) {
+        let record = membership.get(origin).filter(|record| record.is_live());
+        let asked = record.is_some_and(|record| self.question(now, record, epoch, membership));
+        if !asked && tells {
+            self.tell_of_later_life(origin, epoch, membership);
+        }
     }
 
     pub(super) fn ask_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
@@ -95,74 +118,110 @@ impl Dissemination {
         self.patience() + Duration::from_secs_f64(acks)
     }
 
-    pub(super) fn take_have(
-        &mut self,
-        now: Instant,
-        from: Option<SocketAddr>,
-        have: &Have<'_>,
-        membership: &Membership,
-    ) {
-        let Have { origin, epoch, base, next, floor, start } = *have;
-        let latest = self.latest(now);
+    pub(super) fn take_have(&mut self, now: Instant, teller: Option<Teller>, have: &Have<'_>, membership: &Membership) {
+        let (origin, epoch) = (have.origin, have.epoch);
         if self.me.as_bytes() == origin {
-            // A former life of this node, later than this one by a clock that has been set back.
-            for lane in LANES {
-                let outbound = &mut self.outbound[lane as usize];
-                if same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest {
-                    // Later by chance: others may know of yet another life that began like this one.
-                    outbound.renew(epoch + 2 * self.rng.random_range(1..=RENEWAL_SPREAD), &self.me);
-                    self.tell_starts(lane);
-                    self.tell_anew(now);
-                }
-            }
-            return;
+            return self.hear_of_own_life(now, epoch, membership);
         }
         let record = membership.get(origin).filter(|record| record.is_live());
-        let by_origin = from.is_some() && record.map(Record::addr) == from;
-        if self.inbound.get(origin, epoch).is_none() {
-            if next == 0 && start.is_none_or(|start| start.at == 0) {
+        let from = teller.map(|teller| teller.addr);
+        let named = from.is_some() && record.map(Record::addr) == from;
+        let by_origin = named && teller.is_some_and(|teller| teller.certain);
+        if by_origin && teller.is_some_and(|teller| teller.answers) {
+            if self.inbound.confirm(now, origin, epoch).is_err() {
+                self.counters.unusable += 1;
                 return;
             }
-            // A live origin says itself where this node begins; one that seems gone may be about to come back.
-            // One that this node has never met is about to be met, and will say it then.
-            if membership.get(origin).is_none() && !self.replay {
-                self.counters.strangers += 1;
-                return;
-            }
-            let stream = match self.inbound.open(now, origin, epoch, None, latest) {
-                Ok(stream) => stream,
-                Err(StreamError::FormerLife(_)) => {
-                    self.counters.former_lives += 1;
-                    if by_origin {
-                        // What it reminds of was lost, and cannot have told it.
-                        self.tell_of_later_life(origin, epoch, membership);
-                    }
-                    return;
-                }
-                Err(_) => {
-                    self.counters.unusable += 1;
-                    return;
-                }
+        } else if let Some(record) = record.filter(|_| named)
+            && (!by_origin || self.inbound.is_doubtful(origin, epoch))
+        {
+            self.question(now, record, epoch, membership);
+        }
+        if self.inbound.get(origin, epoch).is_none() && !self.open_told(now, have, by_origin, membership) {
+            return;
+        }
+        self.learn(have, from, named, by_origin);
+        let Some(stream) = self.inbound.get(origin, epoch) else { return };
+        let (lacks, unknown) = (stream.lacks(), stream.asks_for_start());
+        // Who has nothing to give, as it may say when it is asked, is no reason to ask sooner.
+        let gives = stream.next.is_none_or(|here| here < have.next && (by_origin || have.base <= here));
+        let name = NodeName::from(origin);
+        if lacks {
+            let patience = match have.start {
+                _ if !gives => self.backed_off(&name, epoch),
+                Some(_) => Duration::ZERO,
+                None => self.patience() / 5,
             };
-            if record.is_none() {
-                stream.end_life(now, has_left(origin, membership));
-                self.sweep_later(now);
+            self.ask_by(now + patience, &name, epoch);
+        }
+        if named && (have.start.is_some() || unknown) {
+            self.ack_later(now, name, epoch);
+        }
+        self.deliver(now);
+    }
+
+    /// Remembers a life that is told of for the first time, unless that cannot be one, or there is nothing to it.
+    fn open_told(&mut self, now: Instant, have: &Have<'_>, by_origin: bool, membership: &Membership) -> bool {
+        let Have { origin, epoch, next, start, .. } = *have;
+        if next == 0 && start.is_none_or(|start| start.at == 0) {
+            return false;
+        }
+        // A live origin says itself where this node begins; one that seems gone may be about to come back.
+        // One that this node has never met is about to be met, and will say it then.
+        let Some(record) =
+            membership.get(origin).map(|record| record.state()).or(self.replay.then_some(MemberState::Dead))
+        else {
+            self.counters.strangers += 1;
+            return false;
+        };
+        let latest = self.latest(now);
+        match self.inbound.open(now, origin, epoch, None, latest) {
+            Ok(stream) if !record.is_live() => stream.end_life(now, record == MemberState::Left),
+            Ok(_) => {
+                if self.inbound.is_doubtful(origin, epoch) {
+                    self.doubt(now, origin, epoch, false, membership);
+                }
+            }
+            Err(StreamError::FormerLife(_)) => {
+                self.counters.former_lives += 1;
+                // What it reminds of was lost, and cannot have told it.
+                self.doubt(now, origin, epoch, by_origin, membership);
+                return false;
+            }
+            Err(error) => {
+                self.counters.unusable += 1;
+                if matches!(error, StreamError::FutureLife(_)) {
+                    self.doubt(now, origin, epoch, false, membership);
+                }
+                return false;
             }
         }
+        // A former life may be over by this.
+        self.sweep_later(now);
+        true
+    }
+
+    /// Takes in what somebody has of a stream: its origin, by name at least, or another.
+    fn learn(&mut self, have: &Have<'_>, from: Option<SocketAddr>, named: bool, by_origin: bool) {
+        let Have { origin, epoch, base, floor, start, .. } = *have;
         let rounds = self.telling_rounds();
         let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
         // Nobody has so much to say; a number like that is made up.
-        let next = next.min(stream.next.unwrap_or(next).saturating_add(inbound::MAX_AHEAD));
+        let next = have.next.min(stream.next.unwrap_or(have.next).saturating_add(inbound::MAX_AHEAD));
         stream.learn_head(base, next, by_origin, from);
-        if by_origin && stream.attempts >= OTHERS_ASKED as u32 {
-            self.inbound.forget_ahead(origin, epoch, next);
-        }
-        let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
         if stream.next.is_none() && !by_origin && next > 0 {
             stream.fallback = Some(stream.fallback.map_or(base, |known| known.min(base)).min(next));
         }
         if by_origin {
             stream.gone_below = stream.gone_below.max(base.min(next));
+        }
+        if let Some(cookie) = start.and_then(|start| start.cookie).filter(|_| named)
+            && (by_origin || stream.cookie.is_none())
+        {
+            stream.cookie = Some(cookie);
+        }
+        if by_origin && stream.attempts >= OTHERS_ASKED as u32 {
+            self.inbound.forget_ahead(origin, epoch, next);
         }
         if let Some(start) = start.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
             self.inbound.start(origin, epoch, start, base, self.replay);
@@ -172,32 +231,33 @@ impl Dissemination {
         {
             stream.rounds = rounds;
         }
-        let Some(stream) = self.inbound.get(origin, epoch) else { return };
-        let (lacks, unknown) = (stream.lacks(), stream.asks_for_start());
-        // Who has nothing to give, as it may say when it is asked, is no reason to ask sooner.
-        let gives = stream.next.is_none_or(|here| here < have.next && (by_origin || base <= here));
-        let name = NodeName::from(origin);
-        if lacks {
-            let patience = match start {
-                _ if !gives => self.backed_off(&name, epoch),
-                Some(_) => Duration::ZERO,
-                None => self.patience() / 5,
-            };
-            self.ask_by(now + patience, &name, epoch);
-        }
-        if by_origin && (start.is_some() || unknown) {
-            self.ack_later(now, name, epoch);
-        }
-        self.deliver(now);
     }
 
+    /// Somebody speaks of another life of this node: a former one, which is later than this one by a clock that
+    /// has been set back. Who asks hears that it is over; where nothing has been said yet, or somebody is there
+    /// who cannot ask, a later one still begins.
+    fn hear_of_own_life(&mut self, now: Instant, epoch: u64, membership: &Membership) {
+        let latest = self.latest(now);
+        for lane in LANES {
+            let outbound = &mut self.outbound[lane as usize];
+            let later = same_lane(outbound.epoch, epoch) && epoch > outbound.epoch && epoch <= latest;
+            if later && (outbound.sent() == 0 || membership.others().any(cannot_ask)) {
+                // Later by chance: others may know of yet another life that began like this one.
+                let spread = 2 * self.rng.random_range(1..=RENEWAL_SPREAD);
+                outbound.renew(epoch.saturating_add(spread), &self.me);
+                self.tell_starts(lane);
+                self.tell_anew(now);
+            }
+        }
+    }
+
+    /// Takes what who is reached at an address acknowledges, or asks.
     pub(super) fn take_ack(
         &mut self,
         now: Instant,
         from: SocketAddr,
-        epoch: u64,
-        life: u64,
-        next: Option<u64>,
+        (epoch, life, next): (u64, u64, Option<u64>),
+        membership: &Membership,
     ) -> Result<(), Unusable> {
         // One for a former life of this node is late, and no matter.
         let Some(lane) = LANES.into_iter().find(|lane| self.outbound[*lane as usize].is_acknowledged_in(epoch, next))
@@ -205,12 +265,36 @@ impl Dissemination {
             self.counters.former_lives += 1;
             return Ok(());
         };
-        let outbound = &mut self.outbound[lane as usize];
-        let before = outbound.floor();
+        let outbound = &self.outbound[lane as usize];
         let Some(name) = outbound.name_at(from).cloned() else {
             self.counters.strangers += 1;
             return Ok(());
         };
+        if outbound.cookie_of(name.as_bytes()).is_some() {
+            if membership.get(name.as_bytes()).is_some_and(|record| is_named(record.versions)) {
+                // It does not know yet that it is to say who it is.
+                self.counters.strangers += u64::from(next.is_some());
+                if self.may_answer(now, &name) {
+                    self.tell_start(lane, name.as_bytes(), None);
+                }
+                return Ok(());
+            }
+            self.outbound[lane as usize].forget_cookie(name.as_bytes());
+        }
+        self.count_ack(now, lane, &name, (life, next), None)
+    }
+
+    /// A peer acknowledges something, or asks where to begin.
+    pub(super) fn count_ack(
+        &mut self,
+        now: Instant,
+        lane: Lane,
+        name: &NodeName,
+        (life, next): (u64, Option<u64>),
+        question: Option<u64>,
+    ) -> Result<(), Unusable> {
+        let outbound = &mut self.outbound[lane as usize];
+        let before = outbound.floor();
         let asks = match outbound.ack(name.as_bytes(), life, next) {
             Err(AckError::Stranger) => {
                 self.counters.strangers += 1;
@@ -225,16 +309,17 @@ impl Dissemination {
             self.tell_later(now);
         }
         if asks {
-            self.tell_start(lane, name.as_bytes());
+            self.tell_start(lane, name.as_bytes(), question);
         }
         self.watch(now, lane);
         Ok(())
     }
 
     /// Tells a peer where it begins in what this node says, and how far that goes by now.
-    pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8]) {
+    pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8], echo: Option<u64>) {
         let Some((to, start)) = self.outbound[lane as usize].start_of(peer) else { return };
-        let message = Control::Have(vec![self.own_have(lane, Some(start))]).encode();
+        let have = Control::Have(vec![self.own_have(lane, Some(start))]);
+        let message = if start.cookie.is_some() { have.encode_by(self.by(echo)) } else { have.encode() };
         self.send(to, vec![message]);
     }
 
@@ -244,7 +329,7 @@ impl Dissemination {
         let ahead =
             |name: &&NodeName| outbound.start_of(name.as_bytes()).is_some_and(|(_, start)| start.at > outbound.sent());
         for peer in outbound.names().filter(ahead).cloned().collect::<Vec<_>>() {
-            self.tell_start(lane, peer.as_bytes());
+            self.tell_start(lane, peer.as_bytes(), None);
         }
     }
 
@@ -307,7 +392,7 @@ impl Dissemination {
             (None, None) => Some(Have { origin, epoch, base: 0, next: 0, floor: 0, start: None }),
         };
         // Who asks in vain learns what there is.
-        let have = have.filter(|_| lacking).map(|have| Control::Have(vec![have]).encode());
+        let have = have.filter(|_| lacking).map(|have| self.words(asker.versions, &Control::Have(vec![have])));
         if let Some(have) = have {
             self.send(asker.addr, vec![have]);
         }
@@ -356,7 +441,7 @@ impl Dissemination {
             self.outputs.push_back(Output::CutLoose(name));
         }
         for peer in peers {
-            self.tell_start(lane, peer.as_bytes());
+            self.tell_start(lane, peer.as_bytes(), None);
         }
         if self.outbound[lane as usize].wants_reminders() {
             self.timers.set(Timer::Remind(lane), now + self.reminder_period());
@@ -374,12 +459,12 @@ impl Dissemination {
         let live = record.filter(|record| record.is_live() && stream.over.is_none()).map(Record::addr);
         let Some(next) = stream.next else {
             let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
-            match live.filter(|_| stream.attempts < asked) {
-                Some(addr) => {
-                    let ack = Control::Ack { epoch, life: self.life, next: None }.encode();
+            match record.filter(|_| live.is_some() && stream.attempts < asked) {
+                Some(record) => {
                     stream.attempts += 1;
                     let again = now + self.backed_off(origin, epoch);
-                    self.send(addr, membership.introduction().into_iter().chain([ack]).collect());
+                    let ack = self.acknowledgement(now, record, epoch);
+                    self.send(record.addr(), membership.introduction().into_iter().chain(ack).collect());
                     self.timers.set(Timer::Ask(origin.clone(), epoch), again);
                 }
                 None if stream.over.is_some_and(|over| over.since + DEPARTED_GRACE > now) => {
@@ -419,7 +504,7 @@ impl Dissemination {
             stream.hint = None;
         }
         let hint = stream.hint;
-        let origin_has = live.filter(|_| stream.gone_below <= next);
+        let origin_has = record.filter(|_| live.is_some() && stream.gone_below <= next);
         let attempt = stream.attempts;
         stream.attempts += 1;
         // Who told of it first, then the origin, then by turns anybody and the origin.
@@ -427,18 +512,18 @@ impl Dissemination {
             let wanted = |record: &&Record| record.is_live() && is_ours(record.versions) && record.name != *origin;
             let others = membership.others().filter(wanted).count();
             let one = (hash(self.me.as_bytes()) as usize).wrapping_add(attempt as usize).checked_rem(others)?;
-            membership.others().filter(wanted).nth(one).map(Record::addr)
+            membership.others().filter(wanted).nth(one)
         };
-        let known = hint.filter(|hint| membership.find_addr(*hint).is_some_and(Record::is_live));
+        let known = hint.and_then(|hint| membership.find_addr(hint)).filter(|hint| hint.is_live());
         let to = match (known, origin_has) {
             (Some(hint), _) => Some(hint),
             (None, Some(origin)) if attempt < 2 || attempt.is_multiple_of(2) => Some(origin),
             (None, origin_has) => anybody().or(origin_has),
         };
         if let Some(to) = to {
-            let want = Control::Want { origin: origin.as_bytes(), epoch, ranges }.encode();
-            let introduction = membership.introduction().filter(|_| live == Some(to));
-            self.send(to, introduction.into_iter().chain([want]).collect());
+            let want = self.words(to.versions, &Control::Want { origin: origin.as_bytes(), epoch, ranges });
+            let introduction = membership.introduction().filter(|_| live == Some(to.addr()));
+            self.send(to.addr(), introduction.into_iter().chain([want]).collect());
         }
         let again = now + self.backed_off(origin, epoch);
         self.timers.set(Timer::Ask(origin.clone(), epoch), again);
@@ -453,7 +538,7 @@ impl Dissemination {
     /// Frees what is kept of streams that are over. How far they came stays known, so that nothing of them
     /// is delivered again.
     pub(super) fn sweep(&mut self, now: Instant) {
-        let over = |(origin, stream): (&NodeName, &inbound::Stream)| {
+        let over = |(origin, stream): (&NodeName, &Stream)| {
             let over = stream.over?;
             // Who lacks something may have noticed it later than this node, and asks for as long.
             let since = now.saturating_duration_since(over.since);
@@ -475,6 +560,7 @@ fn grace(over: Over) -> Duration {
     if over.left { DEPARTED_GRACE } else { FAILED_GRACE }
 }
 
-fn has_left(origin: &[u8], membership: &Membership) -> bool {
-    membership.get(origin).is_some_and(|record| record.state() == MemberState::Left)
+/// Whether a member of ours takes the clock's word for which life is the latest.
+fn cannot_ask(record: &Record) -> bool {
+    record.is_live() && is_ours(record.versions) && !is_named(record.versions)
 }

@@ -38,6 +38,8 @@ pub(super) struct Branch {
 pub(super) struct Ring {
     /// Those that understand this crate's messages, sorted.
     places: Vec<(u64, SocketAddr)>,
+    /// Whether all of those are told by name who says what.
+    pub(super) named: bool,
     /// Those that do not.
     pub(super) plain: Vec<Target>,
 }
@@ -50,9 +52,10 @@ pub(super) fn place(name: &[u8]) -> u64 {
 impl Ring {
     /// All live members but this node.
     pub(super) fn new(membership: &Membership) -> Self {
-        let mut ring = Self { places: Vec::new(), plain: Vec::new() };
+        let mut ring = Self { places: Vec::new(), named: true, plain: Vec::new() };
         for record in membership.others().filter(|record| record.is_live()) {
             if super::is_ours(record.versions) {
+                ring.named &= super::is_named(record.versions);
                 ring.places.push((place(record.name.as_bytes()), record.addr()));
             } else {
                 ring.plain.push(record.into());
@@ -112,7 +115,7 @@ mod tests {
                 let mut next = Vec::new();
                 for (me, until) in front {
                     let places = all.iter().copied().filter(|other| *other != me).collect();
-                    let branches = Ring { places, plain: Vec::new() }.branches(me.0, until);
+                    let branches = Ring { places, named: true, plain: Vec::new() }.branches(me.0, until);
                     prop_assert!(branches.len() <= FANOUT);
                     for Branch { to, until } in branches {
                         prop_assert!(reached.insert(to), "{to} twice");
@@ -133,7 +136,7 @@ mod tests {
         fn any_arc_is_bounded(n in 0..200_usize, from: u64, until: u64) {
             let mut places: Vec<_> = (0..n).map(|i| (place(format!("node{i}").as_bytes()), addr(i))).collect();
             places.sort_unstable();
-            let branches = Ring { places, plain: Vec::new() }.branches(from, until);
+            let branches = Ring { places, named: true, plain: Vec::new() }.branches(from, until);
             let targets: std::collections::BTreeSet<_> = branches.iter().map(|branch| branch.to).collect();
             prop_assert_eq!(targets.len(), branches.len());
         }

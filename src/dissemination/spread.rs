@@ -63,7 +63,7 @@ impl Dissemination {
             self.send_along(me, until, hops, &messages, membership);
         }
         if !self.acks.is_empty() && self.timers.get(&Timer::Acks).is_none() {
-            self.send_acks(membership);
+            self.send_acks(now, membership);
         }
     }
 
@@ -81,11 +81,12 @@ impl Dissemination {
         for (seq, _) in (first..).zip(&messages).filter(|(_, message)| message.len() > max) {
             self.streamed.extend(self.outbound[at].addrs().map(|addr| ((addr, epoch, seq), now)));
         }
-        self.ring(membership);
+        let named = self.ring(membership).named;
         let mut for_ours = messages.clone();
         let floor = self.outbound[at].floor();
         if floor > std::mem::replace(&mut self.told_floor[at], floor) {
-            for_ours.insert(0, Control::Have(vec![self.own_have(lane, None)]).encode());
+            let have = Control::Have(vec![self.own_have(lane, None)]);
+            for_ours.insert(0, if named { have.encode_by(self.by(None)) } else { have.encode() });
         }
         let me = ring::place(self.me.as_bytes());
         self.send_along(me, me, 0, &for_ours, membership);
@@ -112,7 +113,7 @@ impl Dissemination {
                 for lane in LANES {
                     let outbound = &self.outbound[lane as usize];
                     if let Some(name) = outbound.name_at(branch.to).filter(|_| outbound.is_new(branch.to)).cloned() {
-                        self.tell_start(lane, name.as_bytes());
+                        self.tell_start(lane, name.as_bytes(), None);
                     }
                 }
             }
@@ -126,12 +127,12 @@ impl Dissemination {
         }
     }
 
-    pub(super) fn send_acks(&mut self, membership: &Membership) {
+    pub(super) fn send_acks(&mut self, now: Instant, membership: &Membership) {
         for (origin, epoch) in std::mem::take(&mut self.acks) {
             let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { continue };
             stream.ack_due = false;
             let Some(record) = membership.get(origin.as_bytes()).filter(|record| record.is_live()) else { continue };
-            let ack = Control::Ack { epoch, life: self.life, next: stream.acknowledged() }.encode();
+            let Some(ack) = self.acknowledgement(now, record, epoch) else { continue };
             self.send(record.addr(), vec![ack]);
         }
     }

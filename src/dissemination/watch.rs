@@ -92,7 +92,7 @@ impl Dissemination {
     /// Asks a member, if acknowledgements are wanted. One that has just joined may not know this node yet.
     pub(super) fn ask_to_tell(&mut self, record: &Record, membership: &Membership) {
         if self.watching.wanted && record.is_live() && can_be_watched(record.versions) {
-            let watch = Control::Watch.encode();
+            let watch = self.words(record.versions, &Control::Watch);
             self.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
         }
     }
@@ -130,7 +130,10 @@ impl Dissemination {
         watchers.retain(|_, watcher| watcher.until > now);
         let mut more = false;
         for (name, watcher) in &mut watchers {
-            let budget = if name.is_some() { self.max_in_packet() } else { usize::MAX };
+            let budget = match name {
+                Some(_) => self.max_in_packet() - self.by(None).max_len(),
+                None => usize::MAX,
+            };
             let (members, left) = self.changes(watcher, budget);
             more |= left;
             if members.is_empty() {
@@ -143,7 +146,8 @@ impl Dissemination {
             };
             if let Some(record) = membership.get(name.as_bytes()).filter(|record| record.is_live()) {
                 let members = members.iter().map(|(name, next)| (name.as_bytes(), *next)).collect();
-                self.send(record.addr(), vec![Control::Acked { epoch, members }.encode()]);
+                let acked = self.words(record.versions, &Control::Acked { epoch, members });
+                self.send(record.addr(), vec![acked]);
             }
         }
         self.watching.watchers = watchers;

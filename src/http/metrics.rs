@@ -225,6 +225,7 @@ fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
         missed,
         strangers,
         former_lives,
+        elsewhere,
         unusable,
         no_events,
     } = counters;
@@ -236,6 +237,7 @@ fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
         ("messages_copies", "Messages that arrived, whether they were here already or not", copies),
         ("messages_duplicates", "Messages that arrived and were here already", duplicates),
         ("messages_missed", "Messages that could not be had any more", missed),
+        ("members_heard_elsewhere", "Members that were heard from another address than they announce", elsewhere),
         ("messages_without_serf_event", "Messages that agents of a serf cluster do not get", no_events),
     ] {
         sheet.counter(name, help, &[], [([], count)])?;

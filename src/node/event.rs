@@ -38,6 +38,17 @@ pub enum Event {
     /// A member has not kept up with what this node publishes for so long that it is not waited for any
     /// more. It may miss messages, and is told then.
     CutLoose(NodeName),
+    /// What a member says comes from another address than it announces: one that a gateway put on it, or another
+    /// one of its host. It is heard all the same, and answered at the one that it announces. Told once, until
+    /// it is gone.
+    HeardElsewhere {
+        /// The member.
+        name: NodeName,
+        /// Where it says that it is.
+        announced: SocketAddr,
+        /// Where its packets come from.
+        from: SocketAddr,
+    },
     /// Agents of a serf cluster do not get messages of this node as events; our nodes get them all the same.
     /// Told at once, and then every 10 s at most.
     NoSerfEvent {

@@ -531,6 +531,9 @@ impl Node {
                 }
                 dissemination::Output::Acks(acks) => self.acks.push_back(acks),
                 dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
+                dissemination::Output::Elsewhere { name, announced, from } => {
+                    self.events.push_back(Event::HeardElsewhere { name, announced, from });
+                }
             }
         }
         self.carry_out_serf();

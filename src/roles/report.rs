@@ -114,6 +114,18 @@ pub(super) fn missed(node: &str, origin: &NodeName, from: u64, to: u64) {
     );
 }
 
+pub(super) fn heard_elsewhere(node: &str, member: &NodeName, announced: SocketAddr, from: SocketAddr) {
+    warn!(
+        node,
+        event = "heard_elsewhere",
+        %member,
+        %announced,
+        %from,
+        "{member} announces {announced}, and is heard from {from}: it is answered at the former; advertise an address that \
+         its packets leave from if others do not hear it"
+    );
+}
+
 pub(super) fn cut_loose(node: &str, member: &NodeName) {
     warn!(
         node,

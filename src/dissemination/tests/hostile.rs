@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{super::control::Have, *};
+use super::{
+    super::control::{By, Have},
+    *,
+};
 use crate::{
     dissemination::{Counters, Draft, control::Control},
     node::Node,
@@ -54,10 +57,14 @@ fn a_forged_acknowledgement_is_counted_and_counts_for_nothing() {
     let before = counters(&mut sim, addrs[0]);
     sim.inject(stranger, addrs[0], ack(life, 2));
     assert_eq!(counters(&mut sim, addrs[0]).strangers, before.strangers + 1);
-    for never_sent in [3, 1 << 40, u64::MAX] {
-        sim.inject(addrs[1], addrs[0], ack(life, never_sent));
+    // Nor is one from a member's very address, or in its name, without what that alone was told.
+    let by = By { sender: b"node2", echo: None };
+    for next in [2, 3, 1 << 40, u64::MAX] {
+        sim.inject(addrs[1], addrs[0], ack(life, next));
+        let guessed = Control::Receipt { epoch: life, life: 1, next: Some(next), cookie: Some(next), question: None };
+        sim.inject(stranger, addrs[0], guessed.encode_by(by));
     }
-    assert_eq!(counters(&mut sim, addrs[0]).unusable, before.unusable + 3);
+    assert_eq!(counters(&mut sim, addrs[0]).strangers, before.strangers + 9);
     for another in [life.wrapping_sub(2), life + 2, u64::MAX] {
         sim.inject(addrs[1], addrs[0], ack(another, 2));
     }

@@ -23,7 +23,7 @@ fn acked(of: &str, by: &[&str], next: u64) -> Vec<(String, String, u64)> {
 }
 
 /// What introduces a node of ours, of some revision.
-fn alive(name: String, addr: SocketAddr, revision: u8) -> bytes::Bytes {
+pub(super) fn alive(name: String, addr: SocketAddr, revision: u8) -> bytes::Bytes {
     let alive = Alive {
         incarnation: 1,
         node: name.into(),

@@ -1,0 +1,199 @@
+//! Who is who: what proves that a member is reached where it says, and in which life it is.
+//!
+//! Packets may leave from another address than a member announces: a second address of its host, one that a
+//! gateway puts on it, a temporary one of IPv6. So nodes of [`NAMED`] revisions say by name what they say to
+//! each other, and are answered at the address that the name stands for ([`By`]). Two numbers take the place of
+//! the address that a packet comes from:
+//!
+//! - A *cookie*: an origin draws one for each peer, and sends it there along with where that peer begins. The
+//!   peer's acknowledgements carry it back, and count only then.
+//! - A *question*: who asks an origin where to begin, or in which life it is, draws a number, and the answer
+//!   echoes it. So answered, an origin is believed whatever its clock says: the life that it names is its
+//!   present one, be its number in the future or lower than that of a former one.
+//!
+//! Neither can be known without reading what is sent to that address. What is said by name alone is taken for
+//! what any member may say of an origin.
+//!
+//! # The life of a member
+//!
+//! A life is a number from the clock of its origin, which is a good first guess: the first life that is heard of,
+//! and a later one than that, are believed at once, unless they lie in the future. What contradicts that is a
+//! reason to ask. Whatever is made up about a life, the origin's own answer ends it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::{
+    Dissemination, Lane, Output,
+    control::{By, Control},
+    repair::Teller,
+    same_lane,
+};
+use crate::{
+    membership::{Membership, NodeName, Record},
+    wire::Versions,
+};
+
+/// The largest delegate versions of nodes that say by name what they say: this revision, and later ones.
+const NAMED: std::ops::RangeInclusive<u8> = 0xB3..=0xBF;
+/// For how long a question is asked, and answers to it count.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// Whether a node with these versions says, and is told, who says what.
+pub(super) fn is_named(versions: Versions) -> bool {
+    NAMED.contains(&versions[4])
+}
+
+/// What a member was asked.
+#[derive(Debug)]
+struct Question {
+    number: u64,
+    since: Instant,
+    /// When it was asked in which life it is, last.
+    asked: Option<Instant>,
+}
+
+/// What is known of members beyond what they announce; only of live ones.
+#[derive(Debug, Default)]
+pub(super) struct Contacts {
+    questions: BTreeMap<NodeName, Question>,
+    /// When each was last answered that has not proved who it is.
+    answered: BTreeMap<NodeName, Instant>,
+    /// Those that were heard from elsewhere than they say.
+    elsewhere: BTreeSet<NodeName>,
+}
+
+impl Contacts {
+    /// A member is gone.
+    pub(super) fn forget(&mut self, name: &NodeName) {
+        self.questions.remove(name);
+        self.answered.remove(name);
+        self.elsewhere.remove(name);
+    }
+
+    fn is_answer(&self, now: Instant, name: &NodeName, echo: u64) -> bool {
+        let asked = self.questions.get(name).filter(|question| question.number == echo);
+        asked.is_some_and(|question| now.saturating_duration_since(question.since) < 2 * QUESTION)
+    }
+}
+
+impl Dissemination {
+    /// What is said with this in front is said by this node.
+    pub(super) fn by(&self, echo: Option<u64>) -> By<'_> {
+        By { sender: self.me.as_bytes(), echo }
+    }
+
+    /// A control message for a node with these versions: by name, if it understands that.
+    pub(super) fn words(&self, versions: Versions, control: &Control<'_>) -> Bytes {
+        if is_named(versions) { control.encode_by(self.by(None)) } else { control.encode() }
+    }
+
+    /// Who says this by name, if it is a live member, and whether that is certain.
+    pub(super) fn teller(&mut self, now: Instant, from: SocketAddr, by: By<'_>, record: &Record) -> Teller {
+        let addr = record.addr();
+        let answers = by.echo.is_some_and(|echo| self.contacts.is_answer(now, &record.name, echo));
+        // Over a stream it comes from a port of the system's choice.
+        let at_home = from.ip() == addr.ip();
+        if !at_home && self.contacts.elsewhere.insert(record.name.clone()) {
+            self.counters.elsewhere += 1;
+            self.outputs.push_back(Output::Elsewhere { name: record.name.clone(), announced: addr, from });
+        }
+        Teller { addr, certain: at_home || answers, answers }
+    }
+
+    /// The number that a member is asked with.
+    fn question_for(&mut self, now: Instant, name: &NodeName) -> &mut Question {
+        let number = self.rng.random();
+        let new = Question { number, since: now, asked: None };
+        let question = self.contacts.questions.entry(name.clone()).or_insert(new);
+        if now.saturating_duration_since(question.since) >= QUESTION {
+            (question.number, question.since) = (number, now);
+        }
+        question
+    }
+
+    /// Asks a member in which life it is, of which somebody says that it is in this one; unless it was just
+    /// asked. Gives whether it can be asked that.
+    pub(super) fn question(&mut self, now: Instant, record: &Record, epoch: u64, membership: &Membership) -> bool {
+        if !is_named(record.versions) {
+            return false;
+        }
+        let pause = 8 * self.patience();
+        let question = self.question_for(now, &record.name);
+        if question.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= pause) {
+            question.asked = Some(now);
+            let question = Some(question.number);
+            let receipt = Control::Receipt { epoch, life: self.life, next: None, cookie: None, question };
+            let receipt = receipt.encode_by(self.by(None));
+            self.send(record.addr(), membership.introduction().into_iter().chain([receipt]).collect());
+        }
+        true
+    }
+
+    /// What this node acknowledges of a stream, or that it asks where to begin in it.
+    pub(super) fn acknowledgement(&mut self, now: Instant, record: &Record, epoch: u64) -> Option<Bytes> {
+        let stream = self.inbound.get(record.name.as_bytes(), epoch)?;
+        let (next, cookie, life) = (stream.acknowledged(), stream.cookie, self.life);
+        if !is_named(record.versions) && cookie.is_none() {
+            return Some(Control::Ack { epoch, life, next }.encode());
+        }
+        let question = next.is_none().then(|| self.question_for(now, &record.name).number);
+        Some(Control::Receipt { epoch, life, next, cookie, question }.encode_by(self.by(None)))
+    }
+
+    /// Takes what a member acknowledges by name, or asks.
+    pub(super) fn take_receipt(
+        &mut self,
+        now: Instant,
+        (record, teller): (&Record, Teller),
+        (epoch, life, next): (u64, u64, Option<u64>),
+        cookie: Option<u64>,
+        question: Option<u64>,
+    ) -> Result<(), super::Unusable> {
+        let name = &record.name;
+        let lane = if same_lane(self.outbound[Lane::Own as usize].epoch, epoch) { Lane::Own } else { Lane::Voice };
+        let outbound = &self.outbound[lane as usize];
+        let known = outbound.is_acknowledged_in(epoch, next);
+        let proven = match outbound.cookie_of(name.as_bytes()) {
+            Some(given) => cookie == Some(given),
+            // It was taken for one of an older revision.
+            None => teller.certain,
+        };
+        if known && proven {
+            return self.count_ack(now, lane, name, (life, next), question);
+        }
+        if !known {
+            self.counters.former_lives += 1;
+        } else if cookie.is_some() {
+            self.counters.strangers += 1;
+        }
+        if (known || question.is_some()) && self.may_answer(now, name) {
+            self.answer(lane, record, life, question);
+        }
+        Ok(())
+    }
+
+    /// Whether a member that has not proved who it is may be answered: not too often.
+    pub(super) fn may_answer(&mut self, now: Instant, name: &NodeName) -> bool {
+        let pause = self.patience() / 2;
+        let answered = self.contacts.answered.get(name);
+        let may = answered.is_none_or(|at| now.saturating_duration_since(*at) >= pause);
+        if may {
+            self.contacts.answered.insert(name.clone(), now);
+        }
+        may
+    }
+
+    /// Tells a member in which life this node is, and where that member begins in it.
+    fn answer(&mut self, lane: Lane, record: &Record, life: u64, echo: Option<u64>) {
+        let start = self.outbound[lane as usize].start_for(record.name.as_bytes(), life);
+        let have = Control::Have(vec![self.own_have(lane, start)]).encode_by(self.by(echo));
+        self.send(record.addr(), vec![have]);
+    }
+}

@@ -1,0 +1,136 @@
+//! Clocks are a first guess and no judge: whoever is a member is heard, whatever its clock says.
+
+use super::{
+    super::control::{By, Have, Start},
+    *,
+};
+use crate::{
+    dissemination::{Draft, control::Control},
+    node::Node,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Four nodes, whose clocks say that it is the tenth day.
+fn four(seed: u64) -> (Sim, Vec<SocketAddr>) {
+    let mut sim = Sim::new(seed, Profile::Lan);
+    sim.clock = 10 * DAY;
+    let addrs = cluster(&mut sim, 4);
+    (sim, addrs)
+}
+
+/// What a node tells all, from the number `from` on; checks that it is heard at once, once.
+fn check_heard(sim: &mut Sim, addrs: &[SocketAddr], from: u64, what: &str) -> u64 {
+    let by = addrs.len() - 1;
+    for number in from..from + 5 {
+        sim.publish(addrs[by], "k", &number.to_string());
+        sim.run(SECOND / 10);
+    }
+    sim.run(SECOND);
+    for addr in &addrs[..by] {
+        assert_eq!(told(sim, *addr), said(&format!("node{}", by + 1), from..from + 5), "{what}, at {addr}");
+    }
+    from + 5
+}
+
+#[test]
+fn who_is_days_ahead_or_behind_is_heard_and_stays_heard_when_its_clock_is_mended() {
+    for (seed, loss) in [(1, 0.0), (2, 0.2), (3, 0.2)] {
+        for days in [[12, 10, 10], [8, 10, 8], [12, 8, 12], [1, 400, 1]] {
+            let (mut sim, addrs) = four(seed);
+            sim.loss = loss;
+            let mut next = check_heard(&mut sim, &addrs, 0, "before");
+            for day in days {
+                sim.kill(addrs[3]);
+                sim.clock = day * DAY;
+                sim.start("node4", 4, &["node1"]);
+                sim.run_until(60 * SECOND, Sim::agreed);
+                sim.run(SECOND / 2);
+                next = check_heard(&mut sim, &addrs, next, &format!("day {day} of {days:?}, seed {seed}"));
+            }
+            // It hears the others, whose lives are in its past or future.
+            told(&mut sim, addrs[3]);
+            sim.publish(addrs[0], "k", "0");
+            sim.run(2 * SECOND);
+            assert_eq!(told(&mut sim, addrs[3]), said("node1", 0..1), "{days:?}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn who_restarts_at_once_with_an_earlier_clock_is_heard_once() {
+    for seed in 1..5 {
+        let (mut sim, addrs) = four(seed);
+        sim.loss = 0.1;
+        check_heard(&mut sim, &addrs, 0, "before");
+        sim.kill(addrs[3]);
+        sim.clock = 7 * DAY;
+        sim.start("node4", 4, &["node1"]);
+        // It speaks as soon as it is up, maybe before it has heard of its former life.
+        for number in 5..10 {
+            sim.run(SECOND / 20);
+            sim.publish(addrs[3], "k", &number.to_string());
+        }
+        sim.run_until(60 * SECOND, Sim::agreed);
+        sim.run(2 * SECOND);
+        check_at_most_once(&mut sim, &addrs[..3], 10);
+        check_heard(&mut sim, &addrs, 10, "after");
+    }
+}
+
+/// Checks that nothing is heard twice, and what is heard is heard in order, up to the end.
+fn check_at_most_once(sim: &mut Sim, addrs: &[SocketAddr], end: u64) {
+    for addr in addrs {
+        let heard = told(sim, *addr);
+        let first = end - heard.len() as u64;
+        assert_eq!(heard, said("node4", first..end), "at {addr}");
+    }
+}
+
+#[test]
+fn a_life_that_is_made_up_does_not_leave_the_name_without_a_next_one() {
+    for life in [u64::MAX, u64::MAX - 1, u64::MAX / 2, 1 << 62] {
+        let (mut sim, addrs) = four(4);
+        let mut next = check_heard(&mut sim, &addrs, 0, "before");
+        let made_up = life & !1;
+        let message = Draft::new("k", "\"made up\"", "node4").finish(made_up, 0);
+        let start = Some(Start { at: 7, life: 0, cookie: Some(1) });
+        let have = Have { origin: b"node4", epoch: made_up, base: 0, next: 7, floor: 0, start };
+        let by = By { sender: b"node4", echo: Some(1) };
+        for addr in &addrs {
+            sim.inject(addrs[3], *addr, message.clone());
+            sim.inject(addrs[3], *addr, Control::Have(vec![have.clone()]).encode_by(by));
+            sim.inject(addrs[1], *addr, Control::Have(vec![have.clone()]).encode());
+        }
+        sim.run(SECOND);
+        next = check_heard(&mut sim, &addrs, next, "while it is said to be in another life");
+        sim.kill(addrs[3]);
+        sim.start("node4", 4, &["node1"]);
+        sim.run_until(60 * SECOND, Sim::agreed);
+        sim.run(SECOND / 2);
+        check_heard(&mut sim, &addrs, next, "in its next life");
+    }
+}
+
+#[test]
+fn a_clock_that_was_mended_before_a_restart_makes_nobody_hear_twice_also_who_joined_meanwhile() {
+    let (mut sim, addrs) = four(5);
+    sim.kill(addrs[3]);
+    sim.clock = 12 * DAY;
+    sim.start("node4", 4, &["node1"]);
+    sim.run_until(60 * SECOND, Sim::agreed);
+    check_heard(&mut sim, &addrs, 0, "ahead");
+    sim.kill(addrs[3]);
+    sim.clock = 10 * DAY;
+    // One that knows nothing of the life that is ahead.
+    sim.kill(addrs[2]);
+    sim.start("node3", 3, &["node1"]);
+    sim.start("node4", 4, &["node3"]);
+    sim.run_until(60 * SECOND, Sim::agreed);
+    sim.run(SECOND);
+    let next = check_heard(&mut sim, &addrs, 5, "mended");
+    // Views are exchanged, in which the life that was ahead is told of.
+    sim.run(120 * SECOND);
+    check_heard(&mut sim, &addrs, next, "later");
+    assert!(sim.addrs().iter().all(|addr| Node::counters(sim.node(*addr)).missed == 0));
+}
