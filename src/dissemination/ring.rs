@@ -65,11 +65,6 @@ impl Ring {
         ring
     }
 
-    /// How many members understand this crate's messages.
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
-    }
-
     /// Whom to send to when responsible for the arc from `from` to `until`, both exclusive; from a place
     /// to itself is the whole ring.
     pub(super) fn branches(&self, from: u64, until: u64) -> Vec<Branch> {

@@ -6,8 +6,8 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use serde_json::Value;
 use crate::support::{Log, Process, program, require};
+use serde_json::Value;
 
 /// All of them.
 pub fn cases() -> Vec<require::Case> {

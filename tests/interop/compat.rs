@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 
-use serde_json::json;
 use crate::support::{
     Log, Process,
     cluster::{INTERVAL, Node, own_addr},
     ledger::{self, Life},
     program, repository, require, talk,
 };
+use serde_json::json;
 
 /// The variable that names the program of the previous release; else it is built from the history.
 const PREVIOUS: &str = "BROADCAST_PREVIOUS";
@@ -20,7 +20,9 @@ const NODES: usize = 4;
 /// All of them.
 pub fn cases() -> Vec<require::Case> {
     let missing = (std::env::var_os(PREVIOUS).is_none() && !has_history()).then(|| {
-        format!("the previous release is not in the history: `git fetch --unshallow`, or name its program in {PREVIOUS}")
+        format!(
+            "the previous release is not in the history: `git fetch --unshallow`, or name its program in {PREVIOUS}"
+        )
     });
     let upgrade = "compat/every_message_crosses_once_while_nodes_are_replaced_one_by_one";
     require::cases(missing.as_ref(), &[(upgrade, every_message_crosses_once_while_nodes_are_replaced_one_by_one)])

@@ -27,6 +27,14 @@ fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
-    let cases = [memberlist::cases(), compat::cases(), addresses::cases(), openapi::cases(), serf::cases(), observe::cases(), example::cases()];
+    let cases = [
+        memberlist::cases(),
+        compat::cases(),
+        addresses::cases(),
+        openapi::cases(),
+        serf::cases(),
+        observe::cases(),
+        example::cases(),
+    ];
     require::run_cases(&args, cases.into_iter().flatten().collect())
 }
