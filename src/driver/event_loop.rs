@@ -323,6 +323,9 @@ impl EventLoop {
             return debug!(%from, "refused a connection: too many are open");
         };
         if let Some(id) = self.node.handle_accept(Instant::now(), without_zone(from)) {
+            if let Ok(addr) = stream.local_addr() {
+                self.node.set_reached_at(id, addr.ip().to_canonical());
+            }
             self.streams.accepted(id, stream, permit);
         }
     }
@@ -418,9 +421,9 @@ impl EventLoop {
                 }
             }
             Action::Close { id } => self.streams.close(id),
-            Action::GuessAddress { peer, by } => {
+            Action::GuessAddress { peer } => {
                 let guess = advertise::by_route(&[self.zones.with_zone(peer)], self.ipv6);
-                self.take_guess(guess, by);
+                self.take_guess(guess, GuessedBy::Seed);
             }
             Action::CheckAddress { peers } => {
                 let peers: Vec<_> = peers.into_iter().map(|peer| self.zones.with_zone(peer)).collect();

@@ -4,9 +4,9 @@
 //! when it does not stand for the present address any more, the node moves ([`Membership::move_to`]). A
 //! name that cannot be resolved changes nothing.
 //!
-//! An address that was guessed is guessed again, by the route to who is met: to a node that joins through this
-//! one, and then to the first seed that answers, which decides. After that it stays as long as it is one of the
-//! host's, which is looked after as often.
+//! An address that was guessed is guessed again: it is where the first node to join reached this one, and then
+//! where the route to the first seed that answers begins, which decides. After that it stays as long as it is one
+//! of the host's, which is looked after more often.
 //!
 //! [`Membership::move_to`]: crate::membership::Membership::move_to
 
@@ -41,7 +41,7 @@ pub(crate) struct Advertised {
 pub(crate) enum GuessedBy {
     /// What this host tells.
     Interfaces,
-    /// The route to a node that joined through this one.
+    /// Where a node that joined through this one reached it.
     Joiner,
     /// The route to a seed that has answered.
     Seed,
@@ -103,10 +103,18 @@ impl Node {
         self.guessed_by == Some(GuessedBy::Interfaces) && self.membership.live() == 1
     }
 
-    /// Somebody is met, and there is a route to it.
-    pub(super) fn guess_again(&mut self, by: GuessedBy, peer: SocketAddr) {
-        if self.guessed_by.is_some_and(|before| before < by) {
-            self.actions.push_back(Action::GuessAddress { peer, by });
+    /// A seed has answered, and there is a route to it.
+    pub(super) fn guess_by_seed(&mut self, peer: SocketAddr) {
+        if self.guessed_by.is_some_and(|by| by < GuessedBy::Seed) {
+            self.actions.push_back(Action::GuessAddress { peer });
+        }
+    }
+
+    /// Somebody has joined, who reached this node there. One on the same host says nothing of others.
+    pub(super) fn guess_where_reached(&mut self, now: Instant, ip: Option<IpAddr>, peer: SocketAddr) {
+        let from_elsewhere = ip.filter(|ip| !ip.is_loopback() && *ip != peer.ip());
+        if let (Some(ip), Some(GuessedBy::Interfaces)) = (from_elsewhere, self.guessed_by) {
+            self.set_guess(now, ip, GuessedBy::Joiner);
         }
     }
 

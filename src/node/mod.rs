@@ -87,8 +87,8 @@ pub(crate) enum Action {
     Close { id: StreamId },
     /// Resolve a name, of a seed or of this node's own address, and report with [`Node::handle_lookup`].
     Lookup { seed: Seed },
-    /// Guess this node's address by the route to a node that was met, and report with [`Node::set_guess`].
-    GuessAddress { peer: SocketAddr, by: GuessedBy },
+    /// Guess this node's address by the route to a seed that has answered, and report with [`Node::set_guess`].
+    GuessAddress { peer: SocketAddr },
     /// See whether this node's address is still one of the host's. If not, guess it by the route to one of these,
     /// and report with [`Node::set_guess`].
     CheckAddress { peers: Vec<SocketAddr> },

@@ -11,11 +11,14 @@
 //!
 //! Every stream ends after `tcp_timeout`, whatever happens.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use bytes::Bytes;
 
-use super::{Action, Cause, GuessedBy, Node, StreamId, StreamInput, Timer};
+use super::{Action, Cause, Node, StreamId, StreamInput, Timer};
 use crate::{
     dissemination::{self, Route},
     wire::{
@@ -28,6 +31,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Stream {
     peer: SocketAddr,
+    /// Which of this node's addresses the other side reached it at.
+    reached_at: Option<IpAddr>,
     role: Role,
     opener: Opener,
     began: Instant,
@@ -81,6 +86,13 @@ impl Node {
         Some(self.open(now, from, Role::Serving))
     }
 
+    /// A stream that was accepted was opened to this address.
+    pub(crate) fn set_reached_at(&mut self, id: StreamId, ip: IpAddr) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.reached_at = Some(ip);
+        }
+    }
+
     /// Sends a message that does not fit in a packet.
     pub(super) fn tell_over_stream(&mut self, now: Instant, to: SocketAddr, message: &Bytes) {
         let id = self.open(now, to, Role::Telling);
@@ -124,7 +136,7 @@ impl Node {
         let opened = if role == Role::Serving { &mut traffic.tcp_accept } else { &mut traffic.tcp_connect };
         *opened += 1;
         let opener = Opener::with_limits(role.hears(), self.bounds.stream);
-        self.streams.insert(id, Stream { peer, role, began: now, opener, received: 0 });
+        self.streams.insert(id, Stream { peer, reached_at: None, role, began: now, opener, received: 0 });
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
     }
@@ -216,7 +228,7 @@ impl Node {
 
     fn receive(&mut self, now: Instant, id: StreamId, message: StreamMessage) {
         let Some(stream) = self.streams.get(&id) else { return };
-        let (peer, role, began) = (stream.peer, stream.role, stream.began);
+        let (peer, role, began, reached_at) = (stream.peer, stream.role, stream.began, stream.reached_at);
         // Who only asks shows no view of its own.
         if matches!(&message, StreamMessage::PushPull(view) if !view.nodes.is_empty()) {
             self.metrics.gauges.view_received = stream.received;
@@ -240,7 +252,7 @@ impl Node {
                 // A refusal has been told; the asker finds the same by itself.
                 let merged = self.merge(now, peer, &remote, None);
                 if merged.is_ok() && !remote.nodes.is_empty() {
-                    self.guess_again(GuessedBy::Joiner, peer);
+                    self.guess_where_reached(now, reached_at, peer);
                 }
             }
             (Role::Asking { seed }, StreamMessage::PushPull(remote)) => {
@@ -251,7 +263,7 @@ impl Node {
                 let merged = self.merge(now, peer, &remote, Some(peer));
                 if let Some(index) = seed {
                     if merged.is_ok() && !taken {
-                        self.guess_again(GuessedBy::Seed, peer);
+                        self.guess_by_seed(peer);
                         self.join_serf(now);
                     }
                     let result = match merged {

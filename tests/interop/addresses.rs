@@ -17,6 +17,7 @@ pub fn cases() -> Vec<require::Case> {
     let tests: &[require::Test] = &[
         ("addresses/the_route_to_the_first_seed_that_is_there_decides", first_seed_decides),
         ("addresses/the_route_to_who_joins_first_decides_without_a_seed", first_joiner_decides),
+        ("addresses/a_right_guess_stays", a_right_guess_stays),
         ("addresses/a_node_goes_on_at_another_address_of_its_host", a_node_goes_on_at_another_address),
         ("addresses/link_local_addresses_work_with_their_zones", link_local_addresses_work),
     ];
@@ -169,6 +170,7 @@ fn first_joiner_decides() {
     assert_eq!(a.addr(), "10.66.0.1:7946".parse::<SocketAddr>().expect("an address"));
     let b = right.node("b", &["--join", "10.77.0.1"]);
     wait_there(&b.log, 0, "a", "10.77.0.1:7946");
+    moved(&a.log, "10.66.0.1:7946", "10.77.0.1:7946");
     talk(("a", &a), ("b", &b));
 
     // What is configured is not overridden.
@@ -179,6 +181,19 @@ fn first_joiner_decides() {
     c.log.wait_lines(10, &serde_json::json!({"event": "send"}));
     assert!(!c.log.lines()[from..].iter().any(|line| line["event"] == "moved"));
     assert_eq!(c.addr(), "10.66.0.1:7947".parse::<SocketAddr>().expect("an address"));
+}
+
+fn a_right_guess_stays() {
+    let (both, _wrong, right) = two_networks();
+    both.up("right0", &["10.77.0.1/24"]);
+    right.ip("route add 10.66.0.0/24 via 10.77.0.1");
+    let a = both.node("a", &[]);
+    // It is reached there, whatever the way back is.
+    let b = right.node("b", &["--join", "10.66.0.1"]);
+    wait_there(&b.log, 0, "a", "10.66.0.1:7946");
+    wait_there(&a.log, 0, "b", "10.77.0.2:7946");
+    a.log.wait_lines(20, &serde_json::json!({"event": "send"}));
+    assert_eq!(a.log.count(&serde_json::json!({"event": "moved"})), 0);
 }
 
 fn a_node_goes_on_at_another_address() {
