@@ -3,7 +3,7 @@
 //!
 //! A run of datagrams of one length to one place, the last of which may be shorter, goes down to the
 //! network as one piece, and on loopback and many a card comes up as one. Elsewhere, and where a path
-//! refuses it, each datagram goes by itself.
+//! refuses it, each datagram goes by itself: [`Datagrams`](super::sockets::Datagrams) sees to that.
 
 use std::{io, net::SocketAddr};
 

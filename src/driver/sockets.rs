@@ -6,10 +6,11 @@
 //! no IPv6, `0.0.0.0` it is.
 //!
 //! No error on an open socket is final. A datagram that cannot be sent is lost, as datagrams are; a
-//! listener that cannot accept (too many open files, say) tries again after a growing pause.
+//! listener that cannot accept (too many open files, say) tries again after a growing pause. Where a run of
+//! datagrams is refused, they go one by one, to that destination alone, and for a while.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     time::Duration,
@@ -37,6 +38,10 @@ const TCP_BACKLOG: i32 = 1024;
 const MAX_DATAGRAM: usize = 65_536;
 /// Datagrams that wait for the socket to become writable, at most.
 const MAX_BACKLOG: usize = 4096;
+/// How long datagrams go one by one to where a run of them was refused.
+const ONE_BY_ONE: Duration = Duration::from_secs(60);
+/// Destinations to which they do, at most.
+const MAX_ONE_BY_ONE: usize = 1024;
 /// How long to pause after a first error; each further one doubles it.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -89,7 +94,8 @@ impl Sockets {
                 received: None,
                 handed_out: 0,
                 backlog: VecDeque::new(),
-                runs: true,
+                alone: 0,
+                one_by_one: BTreeMap::new(),
                 pause: Pause::default(),
             },
             acceptor: Acceptor { listener, pause: Pause::default() },
@@ -146,8 +152,10 @@ pub(super) struct Datagrams {
     handed_out: usize,
     /// What waits for the socket to become writable, or for more that goes with it.
     backlog: VecDeque<Transmit>,
-    /// Whether runs of datagrams are sent in one call.
-    runs: bool,
+    /// So many datagrams from the first on go by themselves: a run of them was refused.
+    alone: usize,
+    /// Where runs are not taken, and until when each datagram goes there by itself.
+    one_by_one: BTreeMap<SocketAddr, Instant>,
     pause: Pause,
 }
 
@@ -216,12 +224,13 @@ impl Datagrams {
     /// Sends of what waits as much as the socket takes.
     pub(super) fn flush(&mut self) {
         while let Some(first) = self.backlog.front() {
-            let to = match first.to {
+            let (addr, stride) = (first.to, first.payload.len());
+            let to = match addr {
                 SocketAddr::V4(to) if self.ipv6 => SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into(),
                 to => to,
             };
-            let stride = first.payload.len();
-            let count = if self.runs { run_length(&self.backlog) } else { 1 };
+            let count = if self.alone > 0 || self.goes_one_by_one(addr) { 1 } else { run_length(&self.backlog) };
+            let Some(first) = self.backlog.front() else { return };
             let sent = if count == 1 {
                 self.socket.try_send_to(&first.payload, to).map(|_| ())
             } else {
@@ -232,19 +241,61 @@ impl Datagrams {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if count > 1 => {
-                    // The path, or the system, takes them only one by one; or the error was of an earlier
-                    // datagram, and costs no more than this.
-                    debug!(%to, %error, "datagrams are sent one by one from now on");
-                    self.runs = error.kind() == io::ErrorKind::ConnectionRefused;
+                    let lasting = !is_of_datagrams(&error);
+                    debug!(%to, %error, lasting, "a run of datagrams was refused: they are sent one by one");
+                    self.alone = count;
+                    if lasting {
+                        self.send_one_by_one(addr);
+                    }
                     continue;
                 }
                 // This datagram's alone: nobody listens there, no route, too long for the path, forbidden
                 // by a firewall.
                 Err(error) => debug!(%to, bytes = stride, %error, "lost a datagram"),
             }
+            self.alone = self.alone.saturating_sub(count);
             self.backlog.drain(..count);
         }
     }
+
+    /// Whether runs are not tried there, for now.
+    fn goes_one_by_one(&mut self, to: SocketAddr) -> bool {
+        // As good as always nothing is remembered.
+        if self.one_by_one.is_empty() {
+            return false;
+        }
+        match self.one_by_one.get(&to) {
+            Some(until) if *until > Instant::now() => true,
+            Some(_) => {
+                self.one_by_one.remove(&to);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn send_one_by_one(&mut self, to: SocketAddr) {
+        if self.one_by_one.len() == MAX_ONE_BY_ONE {
+            self.one_by_one.pop_first();
+        }
+        self.one_by_one.insert(to, Instant::now() + ONE_BY_ONE);
+    }
+}
+
+/// Whether an error is of what is sent, or of where it goes, as it would be of a single datagram. All others
+/// may be of the run: the system, or the path to there (by its MTU or its network card), takes none.
+fn is_of_datagrams(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+
+    let kinds = [
+        Kind::ConnectionRefused,
+        Kind::PermissionDenied,
+        Kind::NetworkUnreachable,
+        Kind::HostUnreachable,
+        Kind::NetworkDown,
+        Kind::AddrNotAvailable,
+    ];
+    kinds.contains(&error.kind())
 }
 
 /// How many datagrams from the first on can be sent in one call: to the same place, of the same length,
@@ -420,6 +471,62 @@ mod tests {
         }
         send(&mut sender, transmit(receiver.addr, b"still here")).await;
         assert_eq!(receive(&mut receiver.datagrams).await.1, b"still here"[..]);
+    }
+
+    /// How many datagrams come with the next call.
+    async fn receive_run(datagrams: &mut Datagrams) -> usize {
+        receive(datagrams).await;
+        let mut count = 1;
+        while datagrams.received.is_some() && matches!(datagrams.receive(), Ok(Some(_))) {
+            count += 1;
+        }
+        count
+    }
+
+    async fn send_run(datagrams: &mut Datagrams, to: SocketAddr) {
+        for _ in 0..3 {
+            datagrams.send(transmit(to, b"one of three"));
+        }
+        while datagrams.has_backlog() {
+            timeout(SOON, datagrams.ready()).await.expect("the socket becomes writable");
+            datagrams.flush();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_refused_changes_nothing_for_other_destinations() {
+        let mut sender = Sockets::bind(loopback(0)).unwrap().datagrams;
+        let mut receiver = Sockets::bind(loopback(0)).unwrap();
+        send_run(&mut sender, receiver.addr).await;
+        let at_once = receive_run(&mut receiver.datagrams).await;
+        // Forbidden, as by a firewall: each datagram would be, and so runs are tried again.
+        let forbidden: SocketAddr = "255.255.255.255:9".parse().unwrap();
+        send_run(&mut sender, forbidden).await;
+        assert!(sender.one_by_one.is_empty(), "{:?}", sender.one_by_one);
+        // An error that may be of runs there.
+        let nowhere = loopback(0);
+        send_run(&mut sender, nowhere).await;
+        assert!(sender.one_by_one.keys().eq([&nowhere]), "{:?}", sender.one_by_one);
+        assert!(sender.goes_one_by_one(nowhere) && !sender.goes_one_by_one(receiver.addr));
+        send_run(&mut sender, receiver.addr).await;
+        assert_eq!(receive_run(&mut receiver.datagrams).await, at_once, "as many at once as before");
+        sender.one_by_one.insert(nowhere, Instant::now());
+        assert!(!sender.goes_one_by_one(nowhere), "they are tried again");
+    }
+
+    #[tokio::test]
+    async fn where_runs_are_refused_datagrams_arrive_one_by_one() {
+        let mut sender = Sockets::bind(loopback(0)).unwrap().datagrams;
+        let mut receiver = Sockets::bind(loopback(0)).unwrap();
+        sender.send_one_by_one(receiver.addr);
+        send_run(&mut sender, receiver.addr).await;
+        for _ in 0..3 {
+            assert_eq!(receive(&mut receiver.datagrams).await.1, b"one of three"[..]);
+        }
+        for i in 0..2 * MAX_ONE_BY_ONE {
+            sender.send_one_by_one(loopback(u16::try_from(i + 1).unwrap()));
+        }
+        assert_eq!(sender.one_by_one.len(), MAX_ONE_BY_ONE);
     }
 
     #[test]
