@@ -54,7 +54,7 @@ pub use driver::{
 };
 pub use membership::{Belief, Member, MemberState, MembershipCounts, NodeName};
 pub use metrics::Histogram;
-pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Rejected, Seen, Sent, Traffic};
+pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Reach, Rejected, Seen, Sent, Traffic};
 pub use wire::envelope::Envelope;
 
 /// The code in the README compiles.

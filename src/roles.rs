@@ -210,6 +210,7 @@ impl<'a> Role<'a> {
             Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
             Event::CutLoose(member) => report::cut_loose(node, &member),
             Event::HeardElsewhere { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),
+            Event::Reached { name, addr, reach } => report::reached(node, &name, addr, reach),
             Event::Room | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
             Event::Probed { .. } => {}
         }

@@ -15,7 +15,8 @@ use super::{
 ///
 /// RTT is how long they take to answer that node, and LAG how many of its messages they have not acknowledged
 /// yet, with "loose" for one that publishers do not wait for any more, because it has not kept up; members of KIND
-/// memberlist cannot acknowledge. The dead, and those who have left, are listed as long as they
+/// memberlist cannot acknowledge. REACH is how messages get to them: udp as usual, udp<=N where larger datagrams do
+/// not arrive, tcp where none do. The dead, and those who have left, are listed as long as they
 /// are remembered.
 ///
 /// Exit code 0: listed. 1: the node cannot be asked. 2: wrong usage.
@@ -55,7 +56,7 @@ async fn show(args: &ClientArgs, path: &str, words: fn(&Answer) -> String) -> Re
 }
 
 fn members_table(answer: &Answer) -> String {
-    let mut rows = vec![["NAME", "STATE", "KIND", "ADDRESS", "RTT", "LAG", "META"].map(String::from)];
+    let mut rows = vec![["NAME", "STATE", "KIND", "ADDRESS", "RTT", "REACH", "LAG", "META"].map(String::from)];
     for member in list(&answer.json["members"]) {
         let rtt = match member["rtt_ms"].as_f64() {
             _ if member["self"] == true => "itself".into(),
@@ -65,7 +66,12 @@ fn members_table(answer: &Answer) -> String {
         let meta = [&member["meta"], &member["meta_base64"]].into_iter().find_map(Value::as_str).unwrap_or("-");
         let [name, state, kind, addr] = ["name", "state", "kind", "addr"].map(|field| word(&member[field]));
         let loose = if member["loose"] == true { " (loose)" } else { "" };
-        rows.push([name, state, kind, addr, rtt, word(&member["lag"]) + loose, log::escaped(meta)]);
+        let reach = match member["max_datagram"].as_u64() {
+            _ if member["self"] == true => "-".into(),
+            Some(max) => format!("udp<={max}"),
+            None => word(&member["reach"]),
+        };
+        rows.push([name, state, kind, addr, rtt, reach, word(&member["lag"]) + loose, log::escaped(meta)]);
     }
     table(&rows)
 }
@@ -143,18 +149,21 @@ mod tests {
     fn members_stand_in_columns() {
         let table = members_table(&answer(json!({"node": "node1", "members": [
             {"name": "node1", "self": true, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:7946",
-             "meta": "a\nb", "rtt_ms": null, "lag": null},
+             "meta": "a\nb", "rtt_ms": null, "lag": null, "reach": "udp", "max_datagram": null},
             {"name": "go", "self": false, "state": "suspect", "kind": "memberlist", "addr": "127.0.0.1:40925",
-             "meta": null, "rtt_ms": 0.314, "lag": 17},
+             "meta": null, "rtt_ms": 0.314, "lag": 17, "reach": "udp", "max_datagram": null},
             {"name": "slow", "self": false, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:1",
-             "meta": null, "rtt_ms": null, "lag": 3, "loose": true},
+             "meta": null, "rtt_ms": null, "lag": 3, "loose": true, "reach": "tcp", "max_datagram": null},
+            {"name": "node3", "self": false, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:40926",
+             "meta": null, "rtt_ms": 0.314, "lag": 0, "reach": "small-udp", "max_datagram": 1232},
         ]})));
         assert_eq!(
             table,
-            "NAME   STATE    KIND        ADDRESS          RTT     LAG        META\n\
-             node1  alive    broadcast   127.0.0.1:7946   itself  -          a\\nb\n\
-             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  17         -\n\
-             slow   alive    broadcast   127.0.0.1:1      -       3 (loose)  -\n"
+            "NAME   STATE    KIND        ADDRESS          RTT     REACH      LAG        META\n\
+             node1  alive    broadcast   127.0.0.1:7946   itself  -          -          a\\nb\n\
+             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  udp        17         -\n\
+             slow   alive    broadcast   127.0.0.1:1      -       tcp        3 (loose)  -\n\
+             node3  alive    broadcast   127.0.0.1:40926  0.3 ms  udp<=1232  0          -\n"
         );
     }
 }

@@ -136,6 +136,11 @@ struct NodeArgs {
     #[command(flatten)]
     envelope: EnvelopeArgs,
 
+    /// How large the UDP packets are that this node sends, in bytes, 1024 to 65507: what the path to every member
+    /// takes; where it takes less, the node finds that out
+    #[arg(long, env = "BROADCAST_UDP_BUFFER_SIZE", hide_env_values = true, value_name = "BYTES", default_value_t = crate::Profile::default().tuning().udp_buffer_size, value_parser = udp_buffer_size)]
+    udp_buffer_size: usize,
+
     /// Whether streams are compressed; either way both kinds are read
     #[arg(long, env = "BROADCAST_COMPRESSION", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     compression: bool,
@@ -408,6 +413,12 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 
 fn sim_seeds(text: &str) -> Result<SimSeeds, String> {
     crate::sim::parse_seeds(text)
+}
+
+fn udp_buffer_size(text: &str) -> Result<usize, String> {
+    let size = text.trim().parse().map_err(|_| "not a whole number of bytes")?;
+    let tuning = crate::Tuning { udp_buffer_size: size, ..crate::Profile::default().tuning() };
+    crate::Config::new("a node").tuning(tuning).validate().map_err(problem).map(|()| size)
 }
 
 fn retain_messages(text: &str) -> Result<usize, String> {

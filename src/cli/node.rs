@@ -70,7 +70,11 @@ async fn bring_up(args: NodeArgs) -> Result<(Handle, Api), Failure> {
     let mut config = Config::new(name)
         .bind(args.bind.bind)
         .join(args.join.unwrap_or_default())
-        .tuning(Tuning { compression: args.compression, ..args.profile.tuning() })
+        .tuning(Tuning {
+            compression: args.compression,
+            udp_buffer_size: args.udp_buffer_size,
+            ..args.profile.tuning()
+        })
         .envelope(args.envelope.envelope()?)
         .limits(args.limits.into())
         .replay(args.replay == Replay::Retained);

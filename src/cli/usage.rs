@@ -193,6 +193,7 @@ mod tests {
                 "verify_incoming",
                 "verify_outgoing",
                 "skip_inbound_label_check",
+                "udp_buffer_size",
                 "compression",
                 "retain_messages",
                 "retain_bytes",

@@ -70,7 +70,7 @@ impl Profile {
 /// The settings of the gossip, named as memberlist names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// How long a stream may take.
+    /// How long a stream may take for each 4 KiB, and how long a connection may take to stand.
     pub tcp_timeout: Duration,
     /// How many members are asked to ping one that does not answer.
     pub indirect_checks: usize,
@@ -105,7 +105,8 @@ pub struct Tuning {
     /// default, two probe intervals, leaves a suspect that can answer the time to do so. (memberlist has
     /// `DeadNodeReclaimTime` for the dead, and never gives a suspect's name away.)
     pub dead_node_reclaim: Duration,
-    /// The largest packet of gossip, in bytes.
+    /// The largest packet of gossip, in bytes. Where a path drops such packets in silence, the node finds out
+    /// which it takes; less is more packets, and more streams for messages that fit in none.
     pub udp_buffer_size: usize,
     /// Whether streams are compressed, as Go does by default. Reading either works always.
     pub compression: bool,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::wire::{kind, limits};
 
 /// The first byte of a control message, and the revision of its format.
-pub(super) const MAGIC: u8 = 0xB5;
+pub(crate) const MAGIC: u8 = 0xB5;
 /// Entries of a [`Control::Have`] at most.
 pub(super) const MAX_HAVES: usize = 1024;
 /// Members of a [`Control::Acked`] at most.
@@ -21,6 +21,8 @@ pub(super) const ACKED_OVERHEAD: usize = 3 + 10;
 /// Ranges of a [`Control::Want`] at most.
 pub(super) const MAX_RANGES: usize = 32;
 
+/// Kinds from here on are about the paths to members: [`node::paths`](crate::node).
+pub(crate) const PATH_KINDS: u8 = 0x40;
 const RELAY: u8 = 1;
 const HAVE: u8 = 2;
 const ACK: u8 = 3;
@@ -63,6 +65,13 @@ pub(crate) struct Route {
     pub(super) hops: u8,
     /// Pass it on to the nodes from the receiver up to this place on the ring, exclusive.
     pub(super) until: Option<u64>,
+}
+
+impl Route {
+    /// The message that says that those after it came straight from their origin, and go no further.
+    pub(crate) fn none() -> Bytes {
+        Control::Relay { route: Self::default(), message: &[] }.encode()
+    }
 }
 
 /// What a node has of one life of an origin.

@@ -92,7 +92,7 @@ use self::{
     watch::Watching,
 };
 pub(crate) use self::{
-    control::{Route, Talk},
+    control::{MAGIC, PATH_KINDS, Route, Talk},
     payload::Draft,
 };
 pub use self::{
@@ -144,6 +144,9 @@ pub(crate) enum Output {
     Missed { origin: NodeName, epoch: u64, seqs: Range<u64> },
     /// Tell the application that a member is not waited for any longer.
     CutLoose(NodeName),
+    /// A member of ours has been reminded again and again, and acknowledges nothing: maybe packets do not
+    /// reach it, or its own do not arrive here.
+    Silent(SocketAddr),
     /// Tell the application who has acknowledged what.
     Acks(Acks),
     /// Tell the application that a member is heard from another address than it announces.
@@ -283,6 +286,8 @@ pub(crate) struct Dissemination {
     relays: BTreeMap<(u64, u8), Vec<Bytes>>,
     /// What went to whom over a stream of late: who, which life and number, and when.
     streamed: BTreeMap<(SocketAddr, u64, u64), Instant>,
+    /// Who is bringing something large over a stream, and when some of it came last.
+    bringer: Option<(SocketAddr, Instant)>,
     counters: Counters,
     watching: Watching,
     /// Messages to repeat to plain nodes.
@@ -324,6 +329,7 @@ impl Dissemination {
             acks: BTreeSet::new(),
             relays: BTreeMap::new(),
             streamed: BTreeMap::new(),
+            bringer: None,
             counters: Counters::default(),
             watching: Watching::default(),
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, QUEUE_CAPACITY),

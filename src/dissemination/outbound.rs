@@ -57,6 +57,8 @@ const MAX_WINDOW: u64 = 4 << 20;
 const GROWTH: u64 = 16 << 10;
 /// How many of those who went away are remembered for receipts.
 const MAX_GONE: usize = 256;
+/// A peer that has been reminded so often without acknowledging more is silent.
+const SILENT_AFTER: u32 = 3;
 /// A peer that does not answer is reminded ever more rarely, down to once in `2^MAX_BACKOFF` periods.
 const MAX_BACKOFF: u32 = 5;
 
@@ -602,6 +604,11 @@ impl Outbound {
         }
         self.free();
         (reminded, loose)
+    }
+
+    /// Where a peer is that has been reminded again and again, and has not acknowledged more.
+    pub(super) fn silent(&self, name: &NodeName) -> Option<SocketAddr> {
+        self.peers.get(name).filter(|peer| peer.backoff >= SILENT_AFTER).map(|peer| peer.addr)
     }
 
     /// Where the peers are.

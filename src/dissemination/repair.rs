@@ -38,6 +38,9 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 const GIVEN_AT_ONCE: usize = 64 << 10;
 /// How long a large message may take to get to somebody before it is sent again.
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+/// While something large comes from a member, and some of it came no longer ago than this, nobody else is
+/// asked: what is missing may be on its way.
+const BRINGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How many others are asked for what the origin has no more.
 const OTHERS_ASKED: usize = 4;
 /// … in a cluster that has so many; they are asked by turns, so that each of up to so many is.
@@ -441,11 +444,18 @@ impl Dissemination {
             self.outputs.push_back(Output::CutLoose(name));
         }
         for peer in peers {
+            let silent = self.outbound[lane as usize].silent(&peer);
+            self.outputs.extend(silent.map(Output::Silent));
             self.tell_start(lane, peer.as_bytes(), None);
         }
         if self.outbound[lane as usize].wants_reminders() {
             self.timers.set(Timer::Remind(lane), now + self.reminder_period());
         }
+    }
+
+    /// Some of what is large has come from a member over a stream; without one, it has come to its end.
+    pub(crate) fn note_bringer(&mut self, bringer: Option<(SocketAddr, Instant)>) {
+        self.bringer = bringer;
     }
 
     /// Asks somebody for what is missing of a stream, or gives it up. An origin may not know this node yet,
@@ -507,7 +517,10 @@ impl Dissemination {
         let origin_has = record.filter(|_| live.is_some() && stream.gone_below <= next);
         let attempt = stream.attempts;
         stream.attempts += 1;
-        // Who told of it first, then the origin, then by turns anybody and the origin.
+        // Who brings something large, or who told of it first, then the origin, then by turns anybody and the
+        // origin.
+        let bringer = self.bringer.filter(|(_, at)| now.saturating_duration_since(*at) < BRINGER_PATIENCE);
+        let hint = bringer.map(|(addr, _)| addr).or(hint);
         let anybody = || {
             let wanted = |record: &&Record| record.is_live() && is_ours(record.versions) && record.name != *origin;
             let others = membership.others().filter(wanted).count();

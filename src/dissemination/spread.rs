@@ -45,7 +45,7 @@ impl Dissemination {
     }
 
     /// The largest message that fits in a packet, with what may go in front of it.
-    pub(super) fn max_in_packet(&self) -> usize {
+    pub(crate) fn max_in_packet(&self) -> usize {
         const ROUTE: usize = 16 + packet::PART_OVERHEAD;
         self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD - packet::PART_OVERHEAD - ROUTE
     }

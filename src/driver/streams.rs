@@ -13,19 +13,20 @@
 //!
 //! Reports wait in one bounded channel, so a node that is busy slows its peers down instead of
 //! buffering them. At most [`WRITES`] writes wait on a stream; the node is told that the stream
-//! failed when it writes more. Connecting, and sending the rest after the end, take no longer than
-//! the node's own TCP timeout. A bounded number of accepted connections stand at once; further ones
-//! are closed. How long an open stream may idle is the node's to say.
+//! failed when it writes more. Connecting takes no longer than the node's own TCP timeout, and sending goes on
+//! as long as the peer takes [`PROGRESS`] bytes in each such time: a slow link has the time it needs. A bounded
+//! number of accepted connections stand at once; further ones are closed. How long an open stream may idle is
+//! the node's to say.
 
 use std::{collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     pin, select,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::debug;
 
@@ -35,6 +36,8 @@ use crate::node::StreamId;
 const WRITES: usize = 8;
 /// Reports that wait for the event loop, at most.
 const REPORTS: usize = 64;
+/// What a peer has to take within the TCP timeout, in bytes.
+const PROGRESS: usize = 4 << 10;
 /// How much is read at once, in bytes.
 const CHUNK: usize = 16 << 10;
 /// How long, and how many bytes, a peer may go on sending after this side has ended the stream.
@@ -81,7 +84,7 @@ struct Task {
 }
 
 impl Streams {
-    /// `limit` bounds connecting, and sending what was written before the end. Twice as many connections
+    /// `limit` bounds connecting, and how long a peer may take nothing of what is sent. Twice as many connections
     /// are accepted at once as a node serves, so that it is the node that refuses, and tells, though some are
     /// still on their way out.
     pub(super) fn new(limit: Duration, served: usize) -> (Self, mpsc::Receiver<Report>) {
@@ -156,59 +159,78 @@ impl Task {
     }
 
     async fn converse(self, stream: TcpStream) {
-        let Self { id, mut writes, unwanted, reports, limit } = self;
+        let Self { id, mut writes, mut unwanted, reports, limit } = self;
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "small writes may be delayed");
         }
+        // What has left this process is waited for by the system, which sees whether it arrives.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limit)) {
+            debug!(%error, "a peer that is gone may be noticed late");
+        }
         let (mut reader, mut writer) = stream.into_split();
-        let talk = async {
-            {
-                let read = read(&mut reader, id, &reports);
-                let write = async {
-                    while let Some(data) = writes.recv().await {
-                        writer.write_all(&data).await?;
+        {
+            let read = read(&mut reader, id, &reports);
+            let write = async {
+                while let Some(data) = writes.recv().await {
+                    send(&mut writer, data, limit).await?;
+                }
+                writer.shutdown().await
+            };
+            pin!(read, write);
+            let written = select! {
+                written = &mut write => written,
+                whole = &mut read => {
+                    if !whole {
+                        return;
                     }
-                    writer.shutdown().await
-                };
-                pin!(read, write);
-                select! {
-                    written = &mut write => {
-                        if written.is_err() {
-                            // What the peer said before may say why; the end of it is an error, too.
-                            read.await;
-                            return;
-                        }
+                    if let Err(error) = write.await {
+                        return report(&reports, id, What::Failed(error.to_string())).await;
                     }
-                    whole = &mut read => {
-                        if !whole {
-                            return;
-                        }
-                        if let Err(error) = write.await {
-                            return report(&reports, id, What::Failed(error.to_string())).await;
-                        }
+                    Ok(())
+                }
+            };
+            match written {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    debug!(stream = id.0, %error, "gave up sending");
+                    // On a stream that has been closed nobody waits for more.
+                    if !unwanted.is_terminated() && unwanted.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+                        report(&reports, id, What::Failed(error.to_string())).await;
                     }
+                    return;
+                }
+                Err(_) => {
+                    // What the peer said before may say why; the end of it is an error, too.
+                    read.await;
+                    return;
                 }
             }
-            // What the peer says now nobody wants to know, errors included.
-            let mut rest = (&mut reader).take(LINGER_BYTES);
-            let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-        };
-        let given_up = async {
-            // Never sent: resolves when the other end is dropped, but only once.
-            if !unwanted.is_terminated() {
-                let _ = unwanted.await;
-            }
-            tokio::time::sleep(limit + LINGER).await;
-        };
-        select! {
-            () = talk => {}
-            () = given_up => debug!(stream = id.0, "the peer does not read: gave up sending"),
         }
+        // What the peer says now nobody wants to know, errors included.
+        let mut rest = (&mut reader).take(LINGER_BYTES);
+        let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
 
     async fn fail(&self, reason: String) {
         report(&self.reports, self.id, What::Failed(reason)).await;
     }
+}
+
+/// Sends all of this, as long as it goes on.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), mut data: Bytes, limit: Duration) -> io::Result<()> {
+    let (mut taken, mut deadline) = (0, Instant::now() + limit);
+    while data.has_remaining() {
+        let Ok(written) = timeout_at(deadline, writer.write_buf(&mut data)).await else {
+            let reason = format!("the peer does not read: {} bytes wait since {limit:?}", data.len());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        };
+        taken += written?;
+        if taken >= PROGRESS {
+            (taken, deadline) = (0, Instant::now() + limit);
+        }
+    }
+    Ok(())
 }
 
 /// Reports what arrives, to the end. `false` when the stream broke.
@@ -365,6 +387,34 @@ mod tests {
         streams.close(ID);
         drop(streams);
         assert!(soon(reports.recv()).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_slow_peer_gets_all_of_it_however_long_that_takes() {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let (mut streams, mut reports) = Streams::new(LIMIT, SERVED);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        streams.connect(ID, listener.local_addr().unwrap());
+        let (mut peer, _) = soon(listener.accept()).await.unwrap();
+        let data = Bytes::from(vec![7; 64 << 20]);
+        streams.write(ID, data.clone()).unwrap();
+        let (began, mut received) = (Instant::now(), 0);
+        let mut buffer = vec![0; 512 << 10];
+        while received < data.len() {
+            let read = soon(peer.read(&mut buffer)).await.unwrap();
+            assert!(read > 0, "it was given up after {received} bytes");
+            received += read;
+            if began.elapsed() < 3 * LIMIT {
+                tokio::time::sleep(LIMIT / 20).await;
+            }
+        }
+        assert!(began.elapsed() > 2 * LIMIT, "it took longer than a peer may take nothing");
+        assert!(streams.is_open(ID) && reports.try_recv().is_err());
+
+        // One that stops is given up, and told.
+        streams.write(ID, Bytes::from(vec![7; 64 << 20])).unwrap();
+        let What::Failed(reason) = soon(reports.recv()).await.unwrap().what else { panic!("it failed") };
+        assert!(reason.contains("does not read") || reason.contains("timed out"), "{reason}");
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use super::{
     problem::{self, Problem},
     query,
 };
-use crate::{MemberState, Metrics, Overview, Position, Seen};
+use crate::{MemberState, Metrics, Overview, Position, Reach, Seen};
 
 /// What the node has answered last, and when it was asked.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ pub(super) async fn members_text(app: &App) -> Option<Bytes> {
 }
 
 fn member(seen: &Seen, is_self: bool) -> Value {
-    let Seen { member, acknowledges, lag, loose } = seen;
+    let Seen { member, acknowledges, lag, loose, reach } = seen;
     let meta = std::str::from_utf8(&member.meta);
     let mut object = json!({
         "name": member.name.to_string(),
@@ -108,6 +108,15 @@ fn member(seen: &Seen, is_self: bool) -> Value {
         "rtt_ms": member.rtt.map(|rtt| rtt.as_micros() as f64 / 1000.0),
         "lag": lag,
         "loose": loose,
+        "reach": match reach {
+            Reach::Datagrams => "udp",
+            Reach::SmallDatagrams(_) => "small-udp",
+            Reach::Streams => "tcp",
+        },
+        "max_datagram": match reach {
+            Reach::SmallDatagrams(max) => Some(max),
+            _ => None,
+        },
     });
     if meta.is_err() {
         object["meta_base64"] = BASE64_STANDARD.encode(&member.meta).into();

@@ -283,11 +283,15 @@ fn write_gauges(sheet: &mut Sheet, gauges: &Gauges) -> fmt::Result {
         queued_messages,
         streams,
         stream_bytes,
+        over_tcp,
+        small_datagrams,
         view_sent,
         view_received,
     } = gauges;
     let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead), (["left"], left)];
     sheet.gauge("members", "Members as this node sees them, itself included", &["state"], samples)?;
+    let samples = [(["tcp"], over_tcp), (["small_datagrams"], small_datagrams)];
+    sheet.gauge("members_reached", "Members that are reached otherwise than usual, by how", &["by"], samples)?;
     let samples = [(["members"], queued), (["plain_messages"], queued_messages)];
     sheet.gauge("queued", "What waits to be told", &["what"], samples)?;
     for (name, help, value) in [

@@ -8,6 +8,7 @@ use crate::{
     config::Seed,
     dissemination::Message,
     membership::{Member, NodeName},
+    node::Reach,
 };
 
 /// Something the application wants to know.
@@ -48,6 +49,15 @@ pub enum Event {
         announced: SocketAddr,
         /// Where its packets come from.
         from: SocketAddr,
+    },
+    /// A member is reached otherwise than before: over TCP only, say, as a firewall drops datagrams.
+    Reached {
+        /// The member.
+        name: NodeName,
+        /// Where it listens.
+        addr: SocketAddr,
+        /// How it is reached from now on.
+        reach: Reach,
     },
     /// Agents of a serf cluster do not get messages of this node as events; our nodes get them all the same.
     /// Told at once, and then every 10 s at most.

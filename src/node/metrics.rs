@@ -93,7 +93,7 @@ pub struct OverLimit {
     pub stream_bytes: u64,
     /// Streams that carried, or announced, more than [`Bounds::stream`](crate::Bounds) allows.
     pub stream_sizes: u64,
-    /// Streams that took longer than [`Tuning::tcp_timeout`](crate::Tuning).
+    /// Streams that made no progress within [`Tuning::tcp_timeout`](crate::Tuning).
     pub stream_times: u64,
     /// Packets with too many messages, nested too deeply, or too large when decompressed.
     pub packets: u64,
@@ -127,6 +127,10 @@ pub struct Gauges {
     pub streams: usize,
     /// Bytes on them that are not part of anything complete yet.
     pub stream_bytes: usize,
+    /// Members that are reached over TCP only, as datagrams do not arrive.
+    pub over_tcp: usize,
+    /// Members at which only small datagrams arrive.
+    pub small_datagrams: usize,
     /// The size of this node's view when it was last sent, in bytes: `memberlist.size.local`.
     pub view_sent: usize,
     /// The size of the view that last arrived, in bytes: `memberlist.size.remote`.
@@ -206,6 +210,7 @@ impl Node {
         gauges.queued_messages = self.dissemination.queued().0;
         gauges.streams = self.streams.len();
         gauges.stream_bytes = self.buffered();
+        (gauges.over_tcp, gauges.small_datagrams) = self.unusually_reached();
         metrics
     }
 

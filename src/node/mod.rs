@@ -21,8 +21,10 @@ mod join;
 mod metrics;
 mod overview;
 mod packets;
+mod paths;
 mod rejections;
 mod seal;
+mod send_queue;
 mod sent;
 mod serf;
 mod streams;
@@ -42,13 +44,17 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 pub use self::overview::{Overview, Seen};
+pub use self::paths::Reach;
 pub use self::sent::Sent;
 pub(crate) use self::{
     identity::{Advertised, GuessedBy},
     inspect::Size,
     seal::KeyChange,
 };
-use self::{join::Seeds, metrics::Cause, rejections::Rejections, seal::Sealer, serf::Place, streams::Stream};
+use self::{
+    join::Seeds, metrics::Cause, paths::Paths, rejections::Rejections, seal::Sealer, send_queue::SendQueues,
+    serf::Place, streams::Stream,
+};
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
     dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Route},
@@ -159,6 +165,7 @@ enum Timer {
     Seed(usize),
     Stream(StreamId),
     Leave,
+    Paths,
     /// The name of this node's own address is to be resolved again, or the address looked after that was guessed.
     Advertise,
 }
@@ -185,6 +192,8 @@ pub(crate) struct Node {
     announced_leave: bool,
     streams: BTreeMap<StreamId, Stream>,
     next_stream: u64,
+    send_queues: SendQueues,
+    paths: Paths,
     rejections: Rejections,
     /// What this room counts itself; [`Node::metrics`] adds the rest.
     metrics: Metrics,
@@ -257,6 +266,8 @@ impl Node {
             announced_leave: false,
             streams: BTreeMap::new(),
             next_stream: 0,
+            send_queues: SendQueues::default(),
+            paths: Paths::default(),
             rejections: Rejections::new(now),
             metrics: Metrics::default(),
             gossip_rounds: 0,
@@ -309,6 +320,14 @@ impl Node {
                     if std::mem::take(&mut changed) {
                         self.settle(now);
                     }
+                    if paths::is_one(&payload) {
+                        // As those of pings, the answers are bounded.
+                        pings += 1;
+                        if pings <= MAX_PINGS {
+                            self.hear_of_path(now, from, &payload, false);
+                        }
+                        continue;
+                    }
                     self.hear(now, from, &payload, &mut route);
                 }
                 message => {
@@ -336,6 +355,7 @@ impl Node {
                 Timer::Seed(index) => self.check_seed(now, index),
                 Timer::Stream(id) => self.time_out_stream(now, id),
                 Timer::Leave => self.say_good_bye(now),
+                Timer::Paths => self.step_paths(now),
                 Timer::Advertise => self.resolve_own(now),
             }
         }
@@ -524,7 +544,7 @@ impl Node {
         while let Some(output) = self.dissemination.poll_output() {
             match output {
                 dissemination::Output::Packets { to, route, messages } => self.broadcast(&to, route, messages),
-                dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, &message),
+                dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, message),
                 dissemination::Output::Deliver(message) => self.deliver(message),
                 dissemination::Output::Missed { origin, epoch, seqs } => {
                     self.events.push_back(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end });
@@ -534,6 +554,7 @@ impl Node {
                 dissemination::Output::Elsewhere { name, announced, from } => {
                     self.events.push_back(Event::HeardElsewhere { name, announced, from });
                 }
+                dissemination::Output::Silent(addr) => self.suspect_path(self.now, addr),
             }
         }
         self.carry_out_serf();
@@ -552,7 +573,7 @@ impl Node {
                 Output::Packet { to, messages: mut parts, piggyback } => {
                     if piggyback {
                         let used: usize = parts.iter().map(|part| part.len() + packet::PART_OVERHEAD).sum();
-                        let budget = self.tuning.udp_buffer_size.saturating_sub(packet::COMPOUND_OVERHEAD + used);
+                        let budget = self.packet_size(to.addr).saturating_sub(packet::COMPOUND_OVERHEAD + used);
                         self.fill(to, budget, &mut parts);
                     }
                     self.transmit(to, &parts);
@@ -590,6 +611,7 @@ impl Node {
             }
             Event::Left(member) | Event::Failed(member) => {
                 let left = member.state == MemberState::Left;
+                self.forget_path(member.addr);
                 self.dissemination.member_down(now, &member.name, left, self.membership.live());
                 self.look_for_seeds(now);
             }

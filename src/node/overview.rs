@@ -1,6 +1,6 @@
 //! How a node sees its cluster, as a whole: for people who look.
 
-use super::Node;
+use super::{Node, Reach};
 use crate::{
     dissemination::{Position, is_ours},
     membership::{Member, MemberState, Record},
@@ -34,6 +34,8 @@ pub struct Seen {
     /// Whether it was [cut loose](crate::Event::CutLoose): publishers do not wait for it any more, until it has
     /// caught up.
     pub loose: bool,
+    /// How it is reached with messages.
+    pub reach: Reach,
 }
 
 impl Node {
@@ -44,6 +46,7 @@ impl Node {
             acknowledges: is_ours(record.versions),
             lag: lags.get(&record.name).copied(),
             loose: self.dissemination.is_loose(&record.name),
+            reach: self.reach(record.addr()),
         };
         let me = self.membership.me();
         let others = self.membership.records().filter(|record| record.name != me.name);

@@ -14,7 +14,7 @@ impl Node {
         if self.membership.has_queued() || self.dissemination.has_gossip() || self.serf_share(1 << 10) > 0 {
             for target in self.membership.gossip_targets(now) {
                 let mut parts = Vec::new();
-                self.fill(target, self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD, &mut parts);
+                self.fill(target, self.packet_size(target.addr) - packet::COMPOUND_OVERHEAD, &mut parts);
                 self.transmit(target, &parts);
             }
         }
@@ -74,10 +74,10 @@ impl Node {
         target.checksum && !self.sealer.envelope.encrypts()
     }
 
-    /// Sends messages in as few packets as possible to each of some nodes, `route` in front of each packet.
-    /// A packet is put together once, however many get it.
-    pub(super) fn broadcast(&mut self, to: &[Target], route: Option<Bytes>, messages: Vec<Bytes>) {
-        let budget = self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD;
+    /// Sends messages in as few packets of up to `size` bytes as possible to each of some nodes, `route` in front
+    /// of each packet. A packet is put together once, however many get it.
+    pub(super) fn send_packets(&mut self, to: &[Target], size: usize, route: Option<Bytes>, messages: Vec<Bytes>) {
+        let budget = size - packet::COMPOUND_OVERHEAD;
         let cost = |part: &Bytes| part.len() + packet::PART_OVERHEAD;
         let head = route.as_ref().map_or(0, cost);
         let (mut packets, mut parts, mut used) = (Vec::new(), Vec::new(), 0);

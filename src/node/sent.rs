@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::paths;
 use crate::{
     dissemination::Talk,
     serf::Serf,
@@ -54,6 +55,11 @@ impl Sent {
     }
 
     fn talk(&mut self, payload: &[u8]) -> &mut u64 {
+        let payload = match paths::talk_of(payload) {
+            _ if !paths::is_one(payload) => payload,
+            Some(bundled) if !paths::is_one(bundled) => bundled,
+            _ => return &mut self.probes,
+        };
         match Talk::of(payload) {
             Talk::Message => &mut self.messages,
             Talk::Receipt => &mut self.receipts,

@@ -7,9 +7,12 @@
 //! |---|---|---|
 //! | `Serving` | a request | answers if the request wants it, and closes |
 //! | `Asking` | the answer to our view | merges it, and closes |
-//! | `Telling` | nothing | is closed as soon as the message is written |
+//! | `Pinging` | the answer | closes |
+//! | `Telling` | the end, with which the other side says that it has read the message | closes |
 //!
-//! Every stream ends after `tcp_timeout`, whatever happens.
+//! A stream ends when it makes no progress: when not even another [`PROGRESS`] bytes have come within
+//! `tcp_timeout`. A large message may so take its time on a slow link, and who sends a byte now and then holds
+//! nothing for long. What this node tells has the time that so slow a stream would need.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,15 +21,19 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Action, Cause, Node, StreamId, StreamInput, Timer};
+use super::{Action, Cause, Node, StreamId, StreamInput, Timer, send_queue::Load};
 use crate::{
-    dissemination::{self, Route},
+    dissemination,
+    membership::Record,
     wire::{
         self, Ack, Ping, PushPull,
         envelope::{Direction, Opener},
         stream::{self, StreamMessage},
     },
 };
+
+/// What a stream has to bring within each `tcp_timeout`, in bytes.
+const PROGRESS: usize = 4 << 10;
 
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -37,6 +44,8 @@ pub(super) struct Stream {
     opener: Opener,
     began: Instant,
     received: usize,
+    /// The member of ours that it comes from, once it has brought more than fits in a packet.
+    bringer: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +102,27 @@ impl Node {
         }
     }
 
-    /// Sends a message that does not fit in a packet.
-    pub(super) fn tell_over_stream(&mut self, now: Instant, to: SocketAddr, message: &Bytes) {
-        let id = self.open(now, to, Role::Telling);
-        self.actions.push_back(Action::Connect { id, to });
-        self.write(id, &StreamMessage::User(message.slice(1..)));
-        self.close(id);
+    /// Sends a message that does not fit in a packet, unless it is on its way there.
+    pub(super) fn tell_over_stream(&mut self, now: Instant, to: SocketAddr, message: Bytes) {
+        if self.send_queues.push_large(to, message) {
+            self.send_waiting(now, to);
+        }
+    }
+
+    /// Sends of what waits for a member as much as may be under way.
+    pub(super) fn send_waiting(&mut self, now: Instant, to: SocketAddr) {
+        while let Some(load) = self.send_queues.next(to) {
+            let (payload, large) = match load {
+                Load::Large(message) => (message.slice(1..), Some(message)),
+                Load::Bundle(messages) => (self.bundle(&messages), None),
+            };
+            let id = self.open(now, to, Role::Telling);
+            let patience = u32::try_from(1 + payload.len() / PROGRESS).unwrap_or(u32::MAX);
+            self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout.saturating_mul(patience));
+            self.send_queues.begin(to, id, large);
+            self.actions.push_back(Action::Connect { id, to });
+            self.write(id, &StreamMessage::User(payload));
+        }
     }
 
     /// Exchanges views with a node, as a way to join through a seed or in the ordinary course.
@@ -136,7 +160,8 @@ impl Node {
         let opened = if role == Role::Serving { &mut traffic.tcp_accept } else { &mut traffic.tcp_connect };
         *opened += 1;
         let opener = Opener::with_limits(role.hears(), self.bounds.stream);
-        self.streams.insert(id, Stream { peer, reached_at: None, role, began: now, opener, received: 0 });
+        let stream = Stream { peer, reached_at: None, role, began: now, opener, received: 0, bringer: None };
+        self.streams.insert(id, stream);
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
     }
@@ -168,7 +193,11 @@ impl Node {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match input {
             StreamInput::Data(data) => {
+                let before = stream.received;
                 stream.received += data.len();
+                if stream.received / PROGRESS > before / PROGRESS && !matches!(stream.role, Role::Pinging { .. }) {
+                    self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
+                }
                 self.metrics.traffic.tcp_received += data.len() as u64;
                 let max = self.bounds.max_stream_bytes;
                 if buffered + data.len() > max {
@@ -178,7 +207,7 @@ impl Node {
                     return;
                 }
                 match stream.opener.push(&self.sealer.envelope, data) {
-                    Ok(None) => {}
+                    Ok(None) => self.note_bringer(now, id, before),
                     Ok(Some(message)) => {
                         if let Some(skipped) = stream.opener.skipped() {
                             let peer = stream.peer;
@@ -205,6 +234,28 @@ impl Node {
             StreamInput::Failed(reason) => self.break_off(now, id, reason, false),
         }
         self.settle(now);
+    }
+
+    /// More came of what is not complete yet: while something large comes from a member, what is missing is
+    /// not asked of others.
+    fn note_bringer(&mut self, now: Instant, id: StreamId, before: usize) {
+        let limit = self.tuning.udp_buffer_size;
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.role == Role::Serving) else { return };
+        if stream.received <= limit {
+            return;
+        }
+        if before <= limit {
+            let ip = stream.peer.ip();
+            let at_peer = |record: &&Record| {
+                record.is_live() && record.addr().ip() == ip && dissemination::is_ours(record.versions)
+            };
+            let mut at_peer = self.membership.others().filter(at_peer).map(Record::addr);
+            // Where several are at one address, nobody knows which it is.
+            stream.bringer = at_peer.next().filter(|_| at_peer.next().is_none());
+        }
+        if let Some(bringer) = stream.bringer {
+            self.dissemination.note_bringer(Some((bringer, now)));
+        }
     }
 
     pub(super) fn time_out_stream(&mut self, now: Instant, id: StreamId) {
@@ -276,6 +327,8 @@ impl Node {
             }
             (Role::Pinging { seq }, StreamMessage::Ack(ack)) if ack.seq == seq => {
                 self.close(id);
+                // Its answer to a packet has not come for a while.
+                self.suspect_path(now, peer);
                 // An acknowledgement is never refused.
                 let _ = self.membership.handle(now, peer, wire::Message::Ack(ack));
             }
@@ -294,7 +347,7 @@ impl Node {
             (Role::Serving, StreamMessage::User(payload)) => {
                 self.close(id);
                 if !payload.is_empty() {
-                    self.hear(now, peer, &payload, &mut Route::default());
+                    self.hear_over_stream(now, peer, &payload);
                 }
             }
             (Role::Asking { .. }, StreamMessage::Error(error)) => {
@@ -340,9 +393,17 @@ impl Node {
     }
 
     fn close(&mut self, id: StreamId) {
-        self.streams.remove(&id);
+        let ended = self.streams.remove(&id);
         self.timers.cancel(&Timer::Stream(id));
         self.actions.push_back(Action::Close { id });
+        let Some(Stream { peer, role, bringer, .. }) = ended else { return };
+        if bringer.is_some() {
+            self.dissemination.note_bringer(None);
+        }
+        if role == Role::Telling {
+            self.send_queues.end(peer, id);
+            self.send_waiting(self.now, peer);
+        }
     }
 
     /// Ends a stream that did not come to its proper end, and says why if that is `telling`.

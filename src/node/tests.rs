@@ -44,6 +44,7 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
         Event::Missed { origin, from, to, .. } => format!("missed {from} to {to} of {origin}"),
         Event::CutLoose(name) => format!("{name} cut loose"),
         Event::HeardElsewhere { name, announced, from } => format!("{name} is at {announced}, heard from {from}"),
+        Event::Reached { name, reach, .. } => format!("{name} reached by {reach:?}"),
         Event::Room => "room".to_owned(),
         Event::Probed { name, .. } => format!("{name} probed"),
         Event::Ready => "ready".to_owned(),

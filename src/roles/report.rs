@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tracing::{debug, error, info, warn};
 
-use crate::{Delivery, Member, Message, MessageId, NodeName, PublishError, Seed, Undelivered};
+use crate::{Delivery, Member, Message, MessageId, NodeName, PublishError, Reach, Seed, Undelivered};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");
@@ -133,6 +133,33 @@ pub(super) fn cut_loose(node: &str, member: &NodeName) {
         %member,
         "{member} has not kept up and is not waited for any longer; it will be told what it misses"
     );
+}
+
+pub(super) fn reached(node: &str, member: &NodeName, addr: SocketAddr, reach: Reach) {
+    match reach {
+        Reach::Datagrams => {
+            info!(node, event = "reached", %member, %addr, reach = "udp", "{member} is reached over UDP as usual again");
+        }
+        Reach::SmallDatagrams(max) => warn!(
+            node,
+            event = "reached",
+            %member,
+            %addr,
+            reach = "small-udp",
+            max,
+            "datagrams of more than {max} bytes do not arrive at {member}: what is larger goes over TCP; where that is \
+             the rule, set BROADCAST_UDP_BUFFER_SIZE (--udp-buffer-size)"
+        ),
+        Reach::Streams => warn!(
+            node,
+            event = "reached",
+            %member,
+            %addr,
+            reach = "tcp",
+            "{member} is reached over TCP only, which is slower: datagrams do not arrive at {addr}; see that firewalls \
+             let UDP pass"
+        ),
+    }
 }
 
 pub(super) fn no_serf_event(node: &str, count: u64, reason: &str) {

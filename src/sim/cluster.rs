@@ -78,6 +78,12 @@ impl Sim {
         self.network.alias(name, addrs);
     }
 
+    /// From now on datagrams of more bytes than this are dropped on the way from one host to another; with
+    /// `usize::MAX` none are.
+    pub(crate) fn narrow(&mut self, from: SocketAddr, to: SocketAddr, max: usize) {
+        self.network.narrow.insert((from, to), max);
+    }
+
     /// Gives a running node's host another address, `10.0.0.host:7946`; its old one is nobody's then.
     pub(crate) fn relocate(&mut self, addr: SocketAddr, host: u16) -> SocketAddr {
         let (id, new) = (self.id(addr), Network::address(u32::from(host)));

@@ -164,6 +164,9 @@ pub(crate) struct Network {
     pub(super) digest: Digest,
     pub(crate) trace: Trace,
     pub(crate) datagrams: u64,
+    /// Datagrams from one address to another that have more bytes than this are dropped.
+    #[cfg(test)]
+    pub(crate) narrow: BTreeMap<(SocketAddr, SocketAddr), usize>,
 }
 
 impl Network {
@@ -185,6 +188,8 @@ impl Network {
             digest: Digest::new(),
             trace: Trace::off(),
             datagrams: 0,
+            #[cfg(test)]
+            narrow: BTreeMap::new(),
         }
     }
 
@@ -533,6 +538,10 @@ impl Network {
         let place = &mut self.hosts[host];
         let from = place.addr;
         self.datagrams += 1;
+        #[cfg(test)]
+        if self.narrow.get(&(from, to)).is_some_and(|max| payload.len() > *max) {
+            return;
+        }
         place.traffic.packets += 1;
         place.traffic.packet_bytes += payload.len() as u64;
         for delay in self.link.datagram(&mut self.rng).into_iter().flatten() {
