@@ -2,11 +2,15 @@
 
 use std::{net::SocketAddr, time::Instant};
 
+use bytes::Bytes;
+
 use super::network::Boot;
 use crate::{
-    dissemination::{Message, MessageId, PublishError},
+    config::{DEFAULT_PORT, Seed},
+    dissemination::{self, MessageId, PublishError},
     membership::NodeName,
-    node::{Event, Node, NodeConfig},
+    node::{Advertised, Event, Node, NodeConfig},
+    wire::{Dead, Message, packet},
 };
 
 pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed: u64) -> NodeConfig {
@@ -23,6 +27,26 @@ pub(super) fn config(name: NodeName, addr: SocketAddr, boot: &Boot<'_>, rng_seed
         nonce: (u128::from(rng_seed) << 64).to_be_bytes()[..12].try_into().expect("12 bytes of 16"),
         ..NodeConfig::new(name, addr.into())
     }
+}
+
+/// Has a node go on being reached where its name leads.
+pub(super) fn follow(node: &mut Node, now: Instant, name: String) {
+    let host = Seed { host: name, port: DEFAULT_PORT };
+    node.follow(now, Advertised { host, ipv6: false });
+}
+
+/// Has a node notice that its address has changed.
+pub(super) fn readdress(node: &mut Node, now: Instant, addr: SocketAddr) {
+    let host = Seed { host: addr.ip().to_string(), port: addr.port() };
+    node.follow(now, Advertised { host: host.clone(), ipv6: false });
+    node.handle_lookup(now, &host, Ok(vec![addr]));
+}
+
+/// That a node has left, as it would say so itself.
+pub(super) fn forged_good_bye(node: &Node, name: &NodeName) -> Bytes {
+    let name = Bytes::copy_from_slice(name.as_bytes());
+    let (_, incarnation) = node.standing();
+    packet::encode_message(&Message::Dead(Dead { incarnation, node: name.clone(), from: name }))
 }
 
 /// What came of publishing.
@@ -49,7 +73,7 @@ pub(super) fn publish(node: &mut Node, now: Instant, key: &str, value: &str) -> 
 /// What a node told, as far as it matters here.
 #[derive(Debug)]
 pub(super) enum Told {
-    Message(Message, u8),
+    Message(dissemination::Message, u8),
     /// These can no longer be had, both ends included.
     Missed {
         origin: NodeName,

@@ -7,6 +7,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
     network::{Cut, HostId},
+    paths::{Ways, Wrong},
     scenario::{Fault, Kind, Scenario},
 };
 
@@ -14,19 +15,67 @@ use super::{
 pub(super) const SEEDS: usize = 3;
 /// How long a node that starts anew is away unless the scenario says.
 const AWAY: Duration = Duration::from_secs(1);
+/// How long it takes a node to notice that its address has changed.
+const NOTICED: Duration = Duration::from_secs(1);
 
 /// Something done to hosts or to the network.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    Cut { id: u64, cut: Cut },
-    Heal { id: u64 },
-    Pause { hosts: Vec<HostId> },
-    Resume { hosts: Vec<HostId> },
-    Crash { hosts: Vec<HostId> },
-    Leave { hosts: Vec<HostId> },
-    Boot { hosts: Vec<HostId>, new_address: bool },
-    Clock { hosts: Vec<HostId>, step: f64 },
-    Loss { more: f64 },
+    Cut {
+        id: u64,
+        cut: Cut,
+    },
+    Heal {
+        id: u64,
+    },
+    Pause {
+        hosts: Vec<HostId>,
+    },
+    Resume {
+        hosts: Vec<HostId>,
+    },
+    Crash {
+        hosts: Vec<HostId>,
+    },
+    Leave {
+        hosts: Vec<HostId>,
+    },
+    Boot {
+        hosts: Vec<HostId>,
+        new_address: bool,
+    },
+    Clock {
+        hosts: Vec<HostId>,
+        step: f64,
+    },
+    Loss {
+        more: f64,
+    },
+    /// To an address that nobody had; how a node that looks for it by its name is not told.
+    Move {
+        hosts: Vec<HostId>,
+    },
+    /// Nodes are told where they are.
+    Readdress {
+        hosts: Vec<HostId>,
+    },
+    /// Whether what they send leaves from another address.
+    Source {
+        hosts: Vec<HostId>,
+        other: bool,
+    },
+    Impair {
+        id: u64,
+        ways: Ways,
+        wrong: Wrong,
+    },
+    Restore {
+        id: u64,
+    },
+    /// It is told that they have left.
+    Forge {
+        hosts: Vec<HostId>,
+    },
 }
 
 /// What happens when, from the beginning of the workload, in that order.
@@ -75,7 +124,9 @@ impl Plan {
         let for_good = fault.kind == Kind::Crash || (fault.kind == Kind::Leave && lasts.is_none());
         // Without any of the hosts that others join through, nobody could come back.
         let first = if for_good { SEEDS.min(size) } else { 0 };
-        let hosts = match fault.kind {
+        let hosts: Vec<HostId> = match fault.kind {
+            _ if !fault.hosts.is_empty() => fault.hosts.clone(),
+            _ if fault.pair => some(first..size, 2, rng),
             Kind::Join => {
                 let count = count(fault, size, 0.0);
                 self.hosts += count;
@@ -101,6 +152,9 @@ impl Plan {
                 add(until(lasts.unwrap_or_default()), Op::Resume { hosts });
             }
             Kind::Crash => add(at, Op::Crash { hosts }),
+            Kind::Clock if fault.running => {
+                add(at, Op::Clock { hosts, step: fault.step.unwrap_or_default() });
+            }
             Kind::Restart | Kind::Clock => {
                 add(at, Op::Crash { hosts: hosts.clone() });
                 if let Some(step) = fault.step {
@@ -111,9 +165,7 @@ impl Plan {
             Kind::Leave => {
                 add(at, Op::Leave { hosts: hosts.clone() });
                 if let Some(lasts) = lasts {
-                    // A good-bye takes up to a second.
-                    let back = until(lasts).max(at + Duration::from_secs(2));
-                    add(back, Op::Boot { hosts, new_address: false });
+                    add(until(lasts), Op::Boot { hosts, new_address: false });
                 }
             }
             Kind::Join => {
@@ -127,7 +179,47 @@ impl Plan {
                 add(at, Op::Loss { more });
                 add(until(lasts.unwrap_or_default()), Op::Loss { more: -more });
             }
+            Kind::Move => {
+                add(at, Op::Move { hosts: hosts.clone() });
+                if !fault.named {
+                    add(at + NOTICED, Op::Readdress { hosts });
+                }
+            }
+            Kind::Source => {
+                add(at, Op::Source { hosts: hosts.clone(), other: true });
+                if let Some(lasts) = lasts {
+                    add(until(lasts), Op::Source { hosts, other: false });
+                }
+            }
+            Kind::NoUdp | Kind::MtuHole | Kind::SlowLink => {
+                let id = *cuts;
+                *cuts += 1;
+                add(at, Op::Impair { id, ways: ways(fault, &hosts, size), wrong: wrong(fault) });
+                if let Some(lasts) = lasts {
+                    add(until(lasts), Op::Restore { id });
+                }
+            }
+            Kind::Forge => add(at, Op::Forge { hosts }),
         }
+    }
+}
+
+/// The paths that a fault of them concerns.
+fn ways(fault: &Fault, hosts: &[HostId], size: usize) -> Ways {
+    let one_way = fault.one_way;
+    if let ([first, second], true) = (hosts, fault.pair) {
+        return Ways::Between { first: *first, second: *second, one_way };
+    }
+    let mut member = vec![false; size];
+    hosts.iter().for_each(|host| member[*host] = true);
+    Ways::Of { member, one_way }
+}
+
+fn wrong(fault: &Fault) -> Wrong {
+    match (fault.mtu, fault.bytes_per_second) {
+        (Some(mtu), _) => Wrong::MtuHole { mtu },
+        (None, Some(bytes_per_second)) => Wrong::Slow { bytes_per_second },
+        (None, None) => Wrong::NoUdp,
     }
 }
 

@@ -157,6 +157,7 @@ fn run(members: usize, tuning: &Tuning, slowness: Slowness, seed: u64, control: 
                 envelope: Envelope::default(),
                 replay: false,
                 epoch: 1,
+                named: false,
                 acquainted: &acquainted,
             },
         );

@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `network`, `agenda`, `link`, `streams` | the virtual network |
+//! | `network`, `agenda`, `link`, `paths`, `streams` | the virtual network |
 //! | `scenario`, `faults` | what a run is of, and what goes wrong in it |
 //! | `run` | one run of a scenario |
 //! | `checker`, `ranges` | what must hold in every run |
@@ -25,6 +25,7 @@ mod histogram;
 pub(crate) mod lifeguard;
 mod link;
 mod network;
+mod paths;
 mod ranges;
 mod run;
 mod scenario;

@@ -23,6 +23,7 @@ use super::{
     agenda::{Agenda, Time},
     digest::Digest,
     link::Link,
+    paths::{Paths, Ways, Wrong},
     streams::{Line, LineId, Way},
     trace::Trace,
 };
@@ -87,6 +88,8 @@ pub(crate) struct Traffic {
 pub(super) struct Host {
     name: NodeName,
     pub(super) addr: SocketAddr,
+    /// Where what it sends comes from, if not from there.
+    source: Option<SocketAddr>,
     pub(super) node: Option<Box<Node>>,
     /// How many nodes have been started here.
     pub(super) life: u32,
@@ -109,6 +112,11 @@ impl Host {
     /// Whether what arrives waits.
     pub(super) fn holds(&self) -> bool {
         self.paused || self.muted
+    }
+
+    /// Where what it sends comes from.
+    pub(super) fn sends_from(&self) -> SocketAddr {
+        self.source.unwrap_or(self.addr)
     }
 }
 
@@ -139,6 +147,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) replay: bool,
     /// What the host's wall clock says, in microseconds since 1970.
     pub(crate) epoch: u64,
+    /// Whether it advertises its name, and looks where that leads.
+    pub(crate) named: bool,
     /// Whom it knows from the start.
     pub(crate) acquainted: &'a [(NodeName, Address, Versions)],
 }
@@ -155,6 +165,7 @@ pub(crate) struct Network {
     by_ip: Vec<Option<HostId>>,
     by_name: BTreeMap<String, Vec<SocketAddr>>,
     cuts: BTreeMap<u64, Cut>,
+    pub(super) paths: Paths,
     agenda: Agenda<Due>,
     pub(super) lines: BTreeMap<LineId, Line>,
     pub(super) next_line: LineId,
@@ -180,6 +191,7 @@ impl Network {
             by_ip: Vec::new(),
             by_name: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            paths: Paths::default(),
             agenda: Agenda::new(),
             lines: BTreeMap::new(),
             next_line: 0,
@@ -232,6 +244,7 @@ impl Network {
         self.hosts.push(Host {
             name: name.into(),
             addr,
+            source: None,
             node: None,
             life: 0,
             armed: None,
@@ -250,19 +263,49 @@ impl Network {
 
     /// Gives a host another address; its old one is nobody's then.
     pub(crate) fn move_host(&mut self, host: HostId, addr: SocketAddr) {
-        let old = self.hosts[host].addr;
-        if let Some(number) = Self::number(old)
-            && self.host_at(old) == Some(host)
-        {
-            self.by_ip[number] = None;
-        }
+        self.vacate(host, self.hosts[host].addr);
+        self.occupy(host, addr);
+        self.hosts[host].addr = addr;
+        self.by_name.insert(self.hosts[host].name.to_string(), vec![addr]);
+    }
+
+    fn occupy(&mut self, host: HostId, addr: SocketAddr) {
         let number = Self::number(addr).expect("the network's addresses are 10.a.b.c:7946");
         if self.by_ip.len() <= number {
             self.by_ip.resize(number + 1, None);
         }
         self.by_ip[number] = Some(host);
-        self.hosts[host].addr = addr;
-        self.by_name.insert(self.hosts[host].name.to_string(), vec![addr]);
+    }
+
+    fn vacate(&mut self, host: HostId, addr: SocketAddr) {
+        if let Some(number) = Self::number(addr)
+            && self.host_at(addr) == Some(host)
+        {
+            self.by_ip[number] = None;
+        }
+    }
+
+    /// Gives a host another address while its node runs: what it has open leads nowhere any more.
+    pub(crate) fn readdress(&mut self, host: HostId, addr: SocketAddr) {
+        self.move_host(host, addr);
+        self.abandon_streams(host);
+    }
+
+    /// Lets what a host sends come from another address, which is its own, too, or from the one it has.
+    pub(crate) fn send_from(&mut self, host: HostId, source: Option<SocketAddr>) {
+        if let Some(old) = self.hosts[host].source.take() {
+            self.vacate(host, old);
+        }
+        if let Some(source) = source {
+            self.occupy(host, source);
+            self.hosts[host].source = Some(source);
+        }
+    }
+
+    /// Has a datagram arrive at a host, whoever sent it.
+    pub(crate) fn inject(&mut self, from: SocketAddr, host: HostId, payload: Bytes) {
+        let delay = self.link.delay.draw(&mut self.rng);
+        self.after(delay, Due::Datagram { from, to: self.hosts[host].addr, payload });
     }
 
     /// Lets a name stand for several addresses.
@@ -281,6 +324,9 @@ impl Network {
         let mut node = Node::new(now, adapter::config(place.name.clone(), place.addr, boot, rng_seed));
         if !boot.acquainted.is_empty() {
             node.acquaint(now, boot.acquainted);
+        }
+        if boot.named {
+            adapter::follow(&mut node, now, place.name.to_string());
         }
         place.node = Some(Box::new(node));
         self.drain(host);
@@ -349,9 +395,17 @@ impl Network {
         self.cuts.remove(&id);
     }
 
-    /// Whether a host is on a side of some division.
+    pub(crate) fn impair(&mut self, id: u64, ways: Ways, wrong: Wrong) {
+        self.paths.impair(id, ways, wrong);
+    }
+
+    pub(crate) fn restore(&mut self, id: u64) {
+        self.paths.restore(id);
+    }
+
+    /// Whether a host is on a side of some division, or something is wrong with its paths.
     pub(crate) fn is_cut(&self, host: HostId) -> bool {
-        self.cuts.values().any(|cut| cut.sides.get(host).is_some_and(Option::is_some))
+        self.cuts.values().any(|cut| cut.sides.get(host).is_some_and(Option::is_some)) || self.paths.involve(host)
     }
 
     pub(super) fn passes(&self, from: HostId, to: HostId) -> bool {
@@ -536,7 +590,7 @@ impl Network {
 
     fn send(&mut self, host: HostId, Transmit { to, payload }: Transmit) {
         let place = &mut self.hosts[host];
-        let from = place.addr;
+        let from = place.sends_from();
         self.datagrams += 1;
         #[cfg(test)]
         if self.narrow.get(&(from, to)).is_some_and(|max| payload.len() > *max) {
@@ -544,8 +598,14 @@ impl Network {
         }
         place.traffic.packets += 1;
         place.traffic.packet_bytes += payload.len() as u64;
+        let mut begin = self.now;
+        if !self.paths.are_clear() {
+            let Some(at) = self.paths.datagram(self.now, host, self.host_at(to), payload.len()) else { return };
+            begin = at;
+        }
         for delay in self.link.datagram(&mut self.rng).into_iter().flatten() {
-            self.after(delay, Due::Datagram { from, to, payload: payload.clone() });
+            let at = begin + u64::try_from(delay.as_nanos()).expect("delays are short");
+            self.at(at, Due::Datagram { from, to, payload: payload.clone() });
         }
     }
 

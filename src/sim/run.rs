@@ -111,6 +111,8 @@ struct Status {
     crashed: Option<Duration>,
     /// It runs, but is not yet owed what is published.
     is_new: bool,
+    /// It starts anew when its good-bye is said.
+    returns: bool,
 }
 
 #[derive(Debug)]
@@ -206,7 +208,13 @@ impl<'a> Run<'a> {
         }
         let mut places: Vec<HostId> = (0..size).collect();
         let (chosen, _) = places.partial_shuffle(&mut rng, scenario.workload.publishers);
+        let chosen: &[HostId] = if scenario.workload.hosts.is_empty() { chosen } else { &scenario.workload.hosts };
         let publishers = chosen.iter().map(|host| Publisher { host: *host, count: 0, held: None }).collect();
+        let mut hosts: Vec<Status> = (0..plan.hosts).map(|_| Status::default()).collect();
+        if let Some(most) = scenario.clocks {
+            let most = i64::try_from(most.as_micros()).expect("clocks are wrong by ten years at most");
+            hosts.iter_mut().for_each(|status| status.clock = rng.random_range(-most..=most));
+        }
         // In a large cluster looking for a seed costs a walk through all members; one will do.
         let seeds = if size > 2000 { 1 } else { SEEDS.min(size) };
         Self {
@@ -217,7 +225,7 @@ impl<'a> Run<'a> {
             net,
             checker,
             rng,
-            hosts: (0..plan.hosts).map(|_| Status::default()).collect(),
+            hosts,
             addresses: plan.hosts as u32 + 1,
             plan,
             by_name,
@@ -426,7 +434,15 @@ impl<'a> Run<'a> {
                 self.oblige_newcomers();
                 self.net.call(CHECKPOINT, Call::Checkpoint.pack());
             }
-            Call::Stop(host) => self.stop(host),
+            Call::Stop(host) => {
+                // One that has started anew meanwhile is not meant.
+                if self.net.node(host).is_some_and(Node::has_left) {
+                    self.stop(host);
+                    if std::mem::take(&mut self.hosts[host].returns) {
+                        self.boot(host, &[]);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -484,13 +500,22 @@ impl<'a> Run<'a> {
         let micros = self.net.elapsed().as_micros() as u64;
         let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
         let (tuning, limits) = (&self.tuning, Limits::default());
-        let boot =
-            Boot { seeds: &seeds, tuning, limits, replay: false, epoch, acquainted, envelope: Envelope::default() };
+        let named = self.scenario.faults.iter().any(|fault| fault.named);
+        let boot = Boot {
+            seeds: &seeds,
+            tuning,
+            limits,
+            replay: false,
+            epoch,
+            named,
+            acquainted,
+            envelope: Envelope::default(),
+        };
         self.checker.begin(host);
         self.net.boot(host, &boot);
         let status = &mut self.hosts[host];
         status.view = acquainted.len().max(1);
-        (status.leaves, status.is_new, status.crashed) = (false, true, None);
+        (status.leaves, status.returns, status.is_new, status.crashed) = (false, false, true, None);
     }
 
     /// Ends a node.

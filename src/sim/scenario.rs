@@ -1,9 +1,12 @@
 //! Scenarios: what a simulation is of, as written in a TOML file, and what must come of it.
 
+mod fault;
+
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+pub(crate) use self::fault::{Fault, Kind};
 use super::link::{Delay, Link};
 use crate::config::{Profile, Tuning};
 
@@ -50,6 +53,9 @@ pub(crate) struct Scenario {
     pub(crate) tuning: Overrides,
     #[serde(default)]
     pub(crate) network: NetworkSection,
+    /// By how much the wall clocks of hosts are wrong, at most; each by chance, either way.
+    #[serde(default, deserialize_with = "long_time")]
+    pub(crate) clocks: Option<Duration>,
     #[serde(default)]
     pub(crate) workload: Workload,
     #[serde(default, rename = "fault")]
@@ -109,64 +115,14 @@ pub(crate) struct Workload {
     pub(crate) rate: f64,
     /// Bytes of each value.
     pub(crate) size: usize,
+    /// The hosts that publish, from 0; by chance if none is given.
+    pub(crate) hosts: Vec<usize>,
 }
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { publishers: 0, rate: 1.0, size: 64 }
+        Self { publishers: 0, rate: 1.0, size: 64, hosts: Vec::new() }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
-    /// A share of the hosts cannot reach the others.
-    Partition,
-    /// Processes stop, as with SIGSTOP, and go on.
-    Pause,
-    /// Nodes end without a word, and stay away.
-    Crash,
-    /// Nodes end without a word, and start anew.
-    Restart,
-    /// Nodes say good-bye; with `for` they start anew after that.
-    Leave,
-    /// New nodes start.
-    Join,
-    /// The wall clocks of hosts jump by `step`, and their nodes start anew.
-    Clock,
-    /// More datagrams are lost.
-    Loss,
-}
-
-/// What goes wrong, at a time or again and again.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Fault {
-    pub(crate) kind: Kind,
-    /// When, from the beginning of the workload.
-    #[serde(default, deserialize_with = "moment")]
-    pub(crate) at: Option<Duration>,
-    /// Or how often, on average.
-    #[serde(default, deserialize_with = "some_duration")]
-    pub(crate) every: Option<Duration>,
-    /// How long it lasts.
-    #[serde(default, rename = "for", deserialize_with = "some_duration")]
-    pub(crate) lasts: Option<Duration>,
-    /// How many hosts are concerned.
-    pub(crate) count: Option<usize>,
-    /// Or what share of them.
-    #[serde(default, deserialize_with = "share")]
-    pub(crate) share: Option<f64>,
-    /// A partition: only what the share sends to the others is lost.
-    #[serde(default)]
-    pub(crate) one_way: bool,
-    /// A restart: at an address that the host did not have.
-    #[serde(default)]
-    pub(crate) new_address: bool,
-    /// By how much clocks jump, in seconds.
-    pub(crate) step: Option<f64>,
-    #[serde(default, deserialize_with = "share")]
-    pub(crate) loss: Option<f64>,
 }
 
 /// What a run must come up to.
@@ -232,7 +188,7 @@ impl Scenario {
 
     fn check(&self) -> Result<(), (String, String)> {
         let refuse = |key: &str, problem: &dyn fmt::Display| Err((key.to_owned(), problem.to_string()));
-        let Workload { publishers, rate, size } = self.workload;
+        let Workload { publishers, rate, size, .. } = self.workload;
         let smallest = self.sizes.iter().min().copied().unwrap_or_default();
         if publishers > smallest {
             let problem = format!("there are only {smallest} nodes in the smallest size; give that many or fewer");
@@ -244,39 +200,13 @@ impl Scenario {
         if !(24..=1_000_000).contains(&size) {
             return refuse(&format!("workload.size = {size}"), &"give 24 to 1000000 bytes");
         }
+        if let Some(host) = self.workload.hosts.iter().find(|host| **host >= smallest) {
+            let problem = format!("there is no host {host} in the smallest size; give 0 to {}", smallest - 1);
+            return refuse("workload.hosts", &problem);
+        }
         for (place, fault) in self.faults.iter().enumerate() {
-            let key = |name: &str| format!("fault {} ({:?}): {name}", place + 1, fault.kind).to_lowercase();
-            if fault.at.is_some() == fault.every.is_some() {
-                return refuse(&key("at, every"), &"give one of them: when it happens, or how often");
-            }
-            if fault.count.is_some() && fault.share.is_some() {
-                return refuse(&key("count, share"), &"give one of them, or neither for a single host");
-            }
-            if fault.count.is_some_and(|count| count == 0 || count > smallest) {
-                return refuse(&key("count"), &format_args!("give 1 to {smallest}, the smallest size"));
-            }
-            let (lasts, step, loss) = (fault.lasts.is_some(), fault.step.is_some(), fault.loss.is_some());
-            let needs_end = matches!(fault.kind, Kind::Partition | Kind::Pause | Kind::Loss);
-            if needs_end && !lasts {
-                return refuse(&key("for"), &"say how long it lasts, like for = \"5s\"");
-            }
-            if fault.kind == Kind::Crash && lasts {
-                return refuse(&key("for"), &"a crash is for good; write kind = \"restart\" for one that comes back");
-            }
-            if step != (fault.kind == Kind::Clock) {
-                return refuse(&key("step"), &"a clock needs it, in seconds like -3.5, and nothing else has it");
-            }
-            if loss != (fault.kind == Kind::Loss) {
-                return refuse(&key("loss"), &"a loss needs it, a share like 0.3, and nothing else has it");
-            }
-            if fault.step.is_some_and(|step| !(-1e6..=1e6).contains(&step)) {
-                return refuse(&key("step"), &"give -1000000 to 1000000 seconds");
-            }
-            if fault.one_way && fault.kind != Kind::Partition {
-                return refuse(&key("one_way"), &"only a partition can be one-way");
-            }
-            if fault.new_address && !matches!(fault.kind, Kind::Restart | Kind::Clock) {
-                return refuse(&key("new_address"), &"only what starts anew can have a new address");
+            if let Err((name, problem)) = fault.check(smallest) {
+                return refuse(&format!("fault {} ({}): {name}", place + 1, fault.kind.name()), &problem);
             }
         }
         Ok(())
@@ -381,6 +311,16 @@ fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let time = some_time(from)?;
     if time <= DAY { Ok(Some(time)) } else { Err(D::Error::custom("out of range; write a time from 0s to 1day")) }
+}
+
+/// Up to ten years.
+fn long_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let time = some_time(from)?;
+    if time <= DAY * 3650 {
+        Ok(Some(time))
+    } else {
+        Err(D::Error::custom("out of range; write a time of up to 10years"))
+    }
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {

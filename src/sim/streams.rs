@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::{
     agenda::Time,
     network::{Due, HostId, Network, Step},
+    paths,
 };
 use crate::node::{StreamId, StreamInput};
 
@@ -39,6 +40,17 @@ enum Segment {
     Data(Bytes),
     Close,
     Reset,
+}
+
+impl Segment {
+    /// Its bytes on the wire, with TCP's own.
+    fn len(&self) -> usize {
+        const HEADER: usize = 40;
+        match self {
+            Self::Data(data) => HEADER + data.len(),
+            Self::Open | Self::Close | Self::Reset => HEADER,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -92,16 +104,55 @@ impl Network {
         }
     }
 
+    /// The address of a host has gone: what it has open leads nowhere, which neither end is told.
+    pub(super) fn abandon_streams(&mut self, host: HostId) {
+        for (_, (id, way)) in std::mem::take(&mut self.hosts[host].streams) {
+            let Some(line) = self.lines.remove(&id) else { continue };
+            let other = way.other() as usize;
+            if let (Some(host), Some(stream)) = (line.hosts[other], line.ends[other]) {
+                self.hosts[host].streams.remove(&stream);
+            }
+        }
+    }
+
     fn push(&mut self, id: LineId, way: Way, segment: Segment) {
         let delay = self.link.segment(&mut self.rng);
+        let is_clear = self.paths.are_clear();
         let Some(line) = self.lines.get_mut(&id) else { return };
         let flow = &mut line.flows[way as usize];
+        let was_empty = flow.segments.is_empty();
         let at = flow.last.max(self.now + delay.as_nanos() as u64);
         flow.last = at;
-        flow.segments.push_back((at, segment));
-        if flow.segments.len() == 1 {
-            self.at(at, Due::Flow { line: id, way });
+        match segment {
+            // On a slow link its pieces come one by one.
+            Segment::Data(mut data) if !is_clear => {
+                while data.len() > paths::SEGMENT {
+                    flow.segments.push_back((at, Segment::Data(data.split_to(paths::SEGMENT))));
+                }
+                flow.segments.push_back((at, Segment::Data(data)));
+            }
+            segment => flow.segments.push_back((at, segment)),
         }
+        if was_empty {
+            self.send_next(id, way);
+        }
+    }
+
+    /// Puts the next piece of a flow on its way, if there is one.
+    fn send_next(&mut self, id: LineId, way: Way) {
+        let Some(line) = self.lines.get(&id) else { return };
+        let Some((at, segment)) = line.flows[way as usize].segments.front() else { return };
+        let (mut at, len) = ((*at).max(self.now), segment.len());
+        if !self.paths.are_clear() {
+            let target = match way {
+                Way::Opener => line.hosts[way as usize],
+                Way::Acceptor => line.hosts[way as usize].or_else(|| self.host_at(line.to)),
+            };
+            if let Some(source) = line.hosts[way.other() as usize] {
+                at = at.max(self.paths.segment(self.now, source, target, len));
+            }
+        }
+        self.at(at, Due::Flow { line: id, way });
     }
 
     /// An end wants nothing more. The stream is gone when nobody wants anything from it: neither an end,
@@ -137,10 +188,7 @@ impl Network {
         let flow = &mut line.flows[way as usize];
         flow.blocked_since = None;
         let (_, segment) = flow.segments.pop_front()?;
-        if let Some((at, _)) = flow.segments.front() {
-            let at = (*at).max(self.now);
-            self.at(at, Due::Flow { line: id, way });
-        }
+        self.send_next(id, way);
         self.arrive(id, way, target, segment)
     }
 
@@ -149,7 +197,7 @@ impl Network {
             let line = self.lines.get_mut(&id)?;
             let opener = line.hosts[Way::Opener as usize]?;
             let running = target.filter(|target| self.hosts[*target].node.is_some());
-            let from = self.hosts[opener].addr;
+            let from = self.hosts[opener].sends_from();
             let Some(target) = running else {
                 self.push(id, Way::Opener, Segment::Reset);
                 return None;

@@ -1,11 +1,12 @@
 //! What faults do to hosts and to the network, and what that means for what must come of it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{Run, nanos};
 use crate::{
     node::Node,
     sim::{
+        adapter,
         faults::Op,
         network::{HostId, Network},
     },
@@ -24,8 +25,14 @@ impl Run<'_> {
             | Op::Crash { hosts }
             | Op::Leave { hosts }
             | Op::Boot { hosts, .. }
-            | Op::Clock { hosts, .. } => hosts,
-            Op::Cut { .. } | Op::Heal { .. } => &(0..self.hosts.len()).collect::<Vec<_>>(),
+            | Op::Clock { hosts, .. }
+            | Op::Move { hosts }
+            | Op::Readdress { hosts }
+            | Op::Source { hosts, .. }
+            | Op::Forge { hosts } => hosts,
+            Op::Cut { .. } | Op::Heal { .. } | Op::Impair { .. } | Op::Restore { .. } => {
+                &(0..self.hosts.len()).collect::<Vec<_>>()
+            }
             Op::Loss { .. } => &[],
         };
         for host in touched {
@@ -66,11 +73,12 @@ impl Run<'_> {
             Op::Boot { hosts, new_address } => {
                 for host in hosts {
                     if self.net.node(host).is_some() {
+                        // A good-bye takes its time; who has said it comes back after that.
+                        self.hosts[host].returns |= self.hosts[host].leaves;
                         continue;
                     }
                     if new_address {
-                        let addr = Network::address(self.addresses);
-                        self.addresses += 1;
+                        let addr = self.new_address();
                         self.net.move_host(host, addr);
                     }
                     self.boot(host, &[]);
@@ -83,6 +91,43 @@ impl Run<'_> {
                 self.active += if more > 0.0 { 1 } else { -1 };
                 self.net.link.loss = (self.net.link.loss + more).clamp(0.0, 1.0);
             }
+            Op::Move { hosts } => {
+                for host in hosts {
+                    let addr = self.new_address();
+                    self.net.readdress(host, addr);
+                }
+            }
+            Op::Readdress { hosts } => {
+                for host in hosts {
+                    let addr = self.net.addr(host);
+                    self.net.with(host, |node, now| adapter::readdress(node, now, addr));
+                }
+            }
+            Op::Source { hosts, other } => {
+                for host in hosts {
+                    let source = other.then(|| self.new_address());
+                    self.net.send_from(host, source);
+                }
+            }
+            Op::Impair { id, ways, wrong } => self.net.impair(id, ways, wrong),
+            Op::Restore { id } => self.net.restore(id),
+            Op::Forge { hosts } => hosts.into_iter().for_each(|host| self.forge(host)),
+        }
+    }
+
+    /// An address that nobody has had.
+    fn new_address(&mut self) -> SocketAddr {
+        self.addresses += 1;
+        Network::address(self.addresses - 1)
+    }
+
+    /// Everybody hears that a host has left, from an address that is nobody's.
+    fn forge(&mut self, victim: HostId) {
+        let Some(node) = self.net.node(victim) else { return };
+        let payload = adapter::forged_good_bye(node, self.net.name(victim));
+        let from = self.new_address();
+        for host in (0..self.hosts.len()).filter(|host| *host != victim) {
+            self.net.inject(from, host, payload.clone());
         }
     }
 

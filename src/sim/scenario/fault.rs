@@ -1,0 +1,214 @@
+//! What goes wrong in a scenario: one `[[fault]]` each, and which of its keys go together.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{moment, share, some_duration};
+
+/// Why a fault cannot be: its key, and the problem with its remedy.
+type Refusal = (&'static str, String);
+
+/// The smallest packet that a fault can let through: what every IPv4 host must take.
+const SMALLEST_MTU: usize = 576;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// A share of the hosts cannot reach the others.
+    Partition,
+    /// Processes stop, as with SIGSTOP, and go on.
+    Pause,
+    /// Nodes end without a word, and stay away.
+    Crash,
+    /// Nodes end without a word, and start anew.
+    Restart,
+    /// Nodes say good-bye; with `for` they start anew after that.
+    Leave,
+    /// New nodes start.
+    Join,
+    /// The wall clocks of hosts jump by `step`, and their nodes start anew.
+    Clock,
+    /// More datagrams are lost.
+    Loss,
+    /// Hosts change their address while their nodes run.
+    Move,
+    /// What hosts send leaves from another address than they advertise.
+    Source,
+    /// Datagrams from and to hosts are lost; streams are not.
+    NoUdp,
+    /// Datagrams from and to hosts are lost if they are larger than `mtu`; streams are not.
+    MtuHole,
+    /// All that hosts send, and all that they receive, shares `bytes_per_second`.
+    SlowLink,
+    /// Stale or forged packets tell everybody that hosts have left.
+    Forge,
+}
+
+impl Kind {
+    /// As it is written in a scenario.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Partition => "partition",
+            Self::Pause => "pause",
+            Self::Crash => "crash",
+            Self::Restart => "restart",
+            Self::Leave => "leave",
+            Self::Join => "join",
+            Self::Clock => "clock",
+            Self::Loss => "loss",
+            Self::Move => "move",
+            Self::Source => "source",
+            Self::NoUdp => "no_udp",
+            Self::MtuHole => "mtu_hole",
+            Self::SlowLink => "slow_link",
+            Self::Forge => "forge",
+        }
+    }
+
+    /// Whether it is a property of the paths between hosts.
+    fn is_of_paths(self) -> bool {
+        matches!(self, Self::NoUdp | Self::MtuHole | Self::SlowLink)
+    }
+}
+
+/// What goes wrong, at a time or again and again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    /// When, from the beginning of the workload.
+    #[serde(default, deserialize_with = "moment")]
+    pub(crate) at: Option<Duration>,
+    /// Or how often, on average.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub(crate) every: Option<Duration>,
+    /// How long it lasts.
+    #[serde(default, rename = "for", deserialize_with = "some_duration")]
+    pub(crate) lasts: Option<Duration>,
+    /// How many hosts are concerned.
+    pub(crate) count: Option<usize>,
+    /// Or what share of them.
+    #[serde(default, deserialize_with = "share")]
+    pub(crate) share: Option<f64>,
+    /// Or which, from 0.
+    #[serde(default)]
+    pub(crate) hosts: Vec<usize>,
+    /// A partition, or a path: only what these hosts send to the others is concerned.
+    #[serde(default)]
+    pub(crate) one_way: bool,
+    /// A path: only the one between two hosts is concerned, with `one_way` from the first to the second.
+    #[serde(default)]
+    pub(crate) pair: bool,
+    /// A restart: at an address that the host did not have.
+    #[serde(default)]
+    pub(crate) new_address: bool,
+    /// A move: the host advertises its name, and the node looks where that leads; it is not told.
+    #[serde(default)]
+    pub(crate) named: bool,
+    /// A clock: it jumps while the node runs, which shows when it starts anew.
+    #[serde(default)]
+    pub(crate) running: bool,
+    /// By how much clocks jump, in seconds.
+    pub(crate) step: Option<f64>,
+    #[serde(default, deserialize_with = "share")]
+    pub(crate) loss: Option<f64>,
+    /// The largest packet that gets through, with its headers.
+    pub(crate) mtu: Option<usize>,
+    pub(crate) bytes_per_second: Option<u64>,
+}
+
+impl Fault {
+    /// Whether it can be among so many hosts.
+    pub(super) fn check(&self, smallest: usize) -> Result<(), Refusal> {
+        self.check_hosts(smallest)?;
+        self.check_values()?;
+        self.check_flags()?;
+        let refuse = |key, problem: &str| Err((key, problem.to_owned()));
+        if self.at.is_some() == self.every.is_some() {
+            return refuse("at, every", "give one of them: when it happens, or how often");
+        }
+        let lasts = self.lasts.is_some();
+        match self.kind {
+            Kind::Partition | Kind::Pause | Kind::Loss if !lasts => {
+                refuse("for", "say how long it lasts, like for = \"5s\"")
+            }
+            Kind::Crash if lasts => {
+                refuse("for", "a crash is for good; write kind = \"restart\" for one that comes back")
+            }
+            Kind::Move | Kind::Forge if lasts => refuse("for", "it happens at once, and lasts no time; leave it out"),
+            Kind::Clock if lasts && self.running => refuse("for", "no node starts anew; leave it out"),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_hosts(&self, smallest: usize) -> Result<(), Refusal> {
+        let given = [self.count.is_some(), self.share.is_some(), !self.hosts.is_empty()];
+        if given.into_iter().filter(|given| *given).count() > 1 {
+            return Err(("count, share, hosts", "give one of them, or none for a single host".to_owned()));
+        }
+        if self.count.is_some_and(|count| count == 0 || count > smallest) {
+            return Err(("count", format!("give 1 to {smallest}, the smallest size")));
+        }
+        if self.hosts.iter().any(|host| *host >= smallest) {
+            return Err(("hosts", format!("give numbers from 0 to {}, below the smallest size", smallest - 1)));
+        }
+        if self.pair && (smallest < 2 || self.count.is_some() || self.share.is_some() || self.hosts.len() == 1) {
+            return Err(("pair", "give two hosts, like hosts = [3, 4], or none for any two".to_owned()));
+        }
+        if self.kind == Kind::Join && !self.hosts.is_empty() {
+            return Err(("hosts", "those that join have no number yet; give a count".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_values(&self) -> Result<(), Refusal> {
+        let of = |kind, given: bool, key: &'static str, which: &str| {
+            if given == (self.kind == kind) {
+                return Ok(());
+            }
+            let name = kind.name();
+            Err((key, format!("a {name} needs it, {which}, and nothing else has it")))
+        };
+        of(Kind::Clock, self.step.is_some(), "step", "in seconds like -3.5")?;
+        of(Kind::Loss, self.loss.is_some(), "loss", "a share like 0.3")?;
+        of(Kind::MtuHole, self.mtu.is_some(), "mtu", "in bytes like 1280")?;
+        of(Kind::SlowLink, self.bytes_per_second.is_some(), "bytes_per_second", "like 62500")?;
+        if self.step.is_some_and(|step| !(-1e8..=1e8).contains(&step)) {
+            return Err(("step", "give -100000000 to 100000000 seconds".to_owned()));
+        }
+        if self.mtu.is_some_and(|mtu| !(SMALLEST_MTU..=65_535).contains(&mtu)) {
+            return Err(("mtu", format!("give {SMALLEST_MTU} to 65535 bytes")));
+        }
+        if self.bytes_per_second.is_some_and(|rate| !(100..=1_000_000_000).contains(&rate)) {
+            return Err(("bytes_per_second", "give 100 to 1000000000".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_flags(&self) -> Result<(), Refusal> {
+        let kind = self.kind;
+        let flags = [
+            (
+                "one_way",
+                self.one_way,
+                kind == Kind::Partition || kind.is_of_paths(),
+                "only a partition or a path can be one-way",
+            ),
+            ("pair", self.pair, kind.is_of_paths(), "only a path is between two hosts"),
+            (
+                "new_address",
+                self.new_address,
+                matches!(kind, Kind::Restart | Kind::Clock),
+                "only what starts anew can have a new address",
+            ),
+            ("named", self.named, kind == Kind::Move, "only what moves is looked up by its name"),
+            ("running", self.running, kind == Kind::Clock, "only a clock can jump"),
+        ];
+        match flags.into_iter().find(|(_, given, can, _)| *given && !can) {
+            Some((key, _, _, problem)) => Err((key, problem.to_owned())),
+            None if self.running && self.new_address => Err(("new_address", "no node starts anew".to_owned())),
+            None => Ok(()),
+        }
+    }
+}
