@@ -254,8 +254,9 @@ impl Bits {
 /// The very nodes that `broadcast node` runs, on a virtual clock and network: a minute of a thousand nodes
 /// takes seconds, and the same seed gives the same run. Each scenario is a TOML file that says how many
 /// nodes there are, what the network does to packets, who publishes how much, what fails, and what must
-/// come of it. Every step of every run is checked: no message delivered twice, altered or invented; no
-/// queue beyond its bound; no node that takes itself for dead.
+/// come of it. Every step of every run is checked: no message delivered twice, altered or invented, or
+/// skipped in silence; no receipt that counts who has nothing; no queue beyond its bound; no node that takes
+/// itself for dead. docs/simulator.md says what a scenario can hold.
 ///
 /// Exit code 0: all went well. 1: something was violated or fell short; the command that repeats it is
 /// printed. 2: a scenario cannot be. 130: Ctrl-C; what was done until then is reported.
@@ -264,6 +265,7 @@ impl Bits {
     broadcast sim\n  \
     broadcast sim scenarios/lossy-50.toml scenarios/churn.toml --seeds 1..20\n  \
     broadcast sim scenarios/partition.toml --size 50 --seed 7 --json\n  \
+    broadcast sim --random 3000\n  \
     broadcast sim --lifeguard")]
 struct SimArgs {
     /// Scenarios to run [default: one that is built in, with loss, pauses, a partition and restarts]
@@ -273,6 +275,11 @@ struct SimArgs {
     /// Compare plain SWIM with Lifeguard where some members are slow: who is taken for dead, and how soon
     #[arg(long, conflicts_with_all = ["files", "until_step"])]
     lifeguard: bool,
+
+    /// Run so many random scenarios, made from the numbers from --seed on [default: 1]: absences of up to 400 s,
+    /// moves, wrong clocks, blocked UDP and more. Of a single one, the scenario is printed, too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), conflicts_with_all = ["files", "lifeguard", "seeds", "size"])]
+    random: Option<u32>,
 
     /// Run with each of these seeds, both ends included, instead of the scenario's
     #[arg(long, value_name = "A..B", value_parser = sim_seeds)]

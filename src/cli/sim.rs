@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::{task, time::sleep};
 
 use super::{Failure, SimArgs, node::Signals};
-use crate::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Scenario, Violation, lifeguard, table};
+use crate::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Random, Scenario, Violation, lifeguard, table};
 
 /// How often the progress is shown.
 const TICK: Duration = Duration::from_millis(200);
@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(200);
 pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
     if args.lifeguard {
         return compare(args).await;
+    }
+    if let Some(count) = args.random {
+        return run_random(args, count).await;
     }
     let scenarios = read(&args)?;
     let total = jobs(&scenarios).len();
@@ -33,14 +36,32 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
     // Asked twice to stop, it does not wait for the runs to notice.
     let Some(outcomes) = outcomes else { return Ok(interrupted.unwrap_or(ExitCode::FAILURE)) };
     report(&args, &scenarios, &outcomes, total);
+    Ok(interrupted.unwrap_or_else(|| verdict(&args, &outcomes)))
+}
+
+fn verdict(args: &SimArgs, outcomes: &[Outcome]) -> ExitCode {
     let good = outcomes.iter().all(Outcome::is_good);
     // Asked to stop at a step, a run that got there has done what it was to do.
     let stopped = args.until_step.is_some() && outcomes.iter().all(|outcome| matches!(outcome.end, End::Stopped));
-    Ok(match interrupted {
-        Some(code) => code,
-        None if good || stopped => ExitCode::SUCCESS,
-        None => ExitCode::FAILURE,
-    })
+    if good || stopped { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Scenarios that nobody has written.
+async fn run_random(args: SimArgs, count: u32) -> Result<ExitCode, Failure> {
+    let first = args.seed.unwrap_or(1);
+    let seeds = first..=first.saturating_add(u64::from(count) - 1);
+    if count == 1 && !args.json {
+        let _ = writeln!(io::stdout(), "{}", Random::of(first).text);
+    }
+    let control = Control { until_step: args.until_step, ..Control::default() };
+    let work = move |control: &Control| {
+        let scenarios: Vec<Random> = seeds.map(Random::of).collect();
+        Batch::new(scenarios.iter().map(Random::job).collect()).run(control)
+    };
+    let (outcomes, interrupted) = supervise(control, count as usize, work).await?;
+    let Some(outcomes) = outcomes else { return Ok(interrupted.unwrap_or(ExitCode::FAILURE)) };
+    report(&args, &Scenarios::new(), &outcomes, count as usize);
+    Ok(interrupted.unwrap_or_else(|| verdict(&args, &outcomes)))
 }
 
 /// Plain SWIM and Lifeguard side by side.
@@ -172,7 +193,7 @@ fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[Outcome], total: us
         let _ = writeln!(err, "{} of {total} runs were done", outcomes.len());
     }
     for outcome in outcomes {
-        for line in trouble(outcome, file_of(scenarios, outcome)) {
+        for line in trouble(outcome, file_of(scenarios, outcome), args.random.is_some()) {
             let _ = writeln!(err, "{line}");
         }
     }
@@ -183,10 +204,11 @@ fn file_of<'a>(scenarios: &'a Scenarios, outcome: &Outcome) -> Option<&'a str> {
 }
 
 /// What went wrong in a run, and how to see it again.
-fn trouble(outcome: &Outcome, file: Option<&str>) -> Vec<String> {
+fn trouble(outcome: &Outcome, file: Option<&str>, random: bool) -> Vec<String> {
     let Outcome { scenario, size, seed, .. } = outcome;
     let command = match file {
         Some(file) => format!("broadcast sim {file} --seed {seed} --size {size}"),
+        None if random => format!("broadcast sim --random 1 --seed {seed}"),
         None => format!("broadcast sim --seed {seed} --size {size}"),
     };
     let run = format!("{scenario}, {size} nodes, seed {seed}");

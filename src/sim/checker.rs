@@ -21,16 +21,21 @@ pub(crate) struct Promises {
 /// What is violated.
 pub(super) type Check = Result<(), String>;
 
-#[derive(Debug)]
+/// For how long what a member lacks is kept for it, less what it takes to ask for it.
+const KEPT_FOR: Time = 100_000_000_000;
+
+#[derive(Clone, Debug)]
 struct Published {
     digest: u64,
     at: Time,
     last: Time,
     hops: u8,
+    /// How many lives have delivered it, or were told that they missed it.
+    settled: u32,
 }
 
 /// What one life of a host publishes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stream {
     origin: HostId,
     epoch: u64,
@@ -43,6 +48,8 @@ struct Stream {
 struct Heard {
     /// What comes before is not owed.
     owed_from: u64,
+    /// The origin has known of it: whatever comes is owed, even if the origin forgets it.
+    known: bool,
     /// Delivered, or reported as missed.
     settled: Ranges,
     missed: Ranges,
@@ -50,7 +57,7 @@ struct Heard {
 }
 
 /// One life of a host.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Life {
     /// From when on it must get what is published.
     obliged_from: Option<Time>,
@@ -95,7 +102,7 @@ pub(super) struct Counts {
 }
 
 /// See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Checker {
     promises: Promises,
     /// Whether messages may be lost to members that stay, if they are told.
@@ -122,14 +129,18 @@ impl Checker {
         self.lives[host] = Some(Life::default());
     }
 
-    /// The message just published by `origin` is not owed to these: its node knew nothing of them yet, and
-    /// could not tell them from nodes that come later.
-    pub(super) fn unknown(&mut self, origin: HostId, hosts: impl Iterator<Item = HostId>) {
+    /// Whom the node of `origin` knew when it published its last message. It is not owed to those of whom
+    /// it knew nothing yet, and whom it could not tell from nodes that come later. Who was known once is
+    /// owed all that follows, or to be told, however long it is away and whether it is forgotten or not.
+    pub(super) fn knew(&mut self, origin: HostId, known: impl Fn(HostId) -> bool) {
         let Some(index) = self.lives[origin].as_ref().and_then(|life| life.publishes) else { return };
         let next = self.streams[index].messages.len() as u64;
-        for host in hosts {
-            if let Some(life) = &mut self.lives[host] {
-                heard(life, index).owed_from = next;
+        for (host, life) in self.lives.iter_mut().enumerate() {
+            let Some(life) = life else { continue };
+            let heard = heard(life, index);
+            heard.known |= known(host) || heard.highest.is_some();
+            if !heard.known {
+                heard.owed_from = next;
             }
         }
     }
@@ -161,7 +172,7 @@ impl Checker {
             return Err(format!("published as {}/{}, after {seq} messages of epoch {epoch}", id.epoch, id.seq));
         }
         let digest = Digest::of(&[key.as_bytes(), value.as_bytes()]);
-        stream.messages.push(Published { digest, at: now, last: now, hops: 0 });
+        stream.messages.push(Published { digest, at: now, last: now, hops: 0, settled: 0 });
         self.counts.published += 1;
         Ok(())
     }
@@ -203,6 +214,7 @@ impl Checker {
         heard.settled.insert(id.seq, id.seq);
         let took = Duration::from_nanos(now.saturating_sub(message.at));
         message.last = message.last.max(now);
+        message.settled += 1;
         message.hops = message.hops.max(delivery.hops);
         self.counts.latency.add(took);
         self.counts.deliveries += 1;
@@ -226,7 +238,14 @@ impl Checker {
     }
 
     /// A node was told that it missed some, both ends included.
-    pub(super) fn missed(&mut self, host: HostId, origin: HostId, epoch: u64, from: u64, to: u64) -> Check {
+    pub(super) fn missed(
+        &mut self,
+        now: Time,
+        host: HostId,
+        origin: HostId,
+        epoch: u64,
+        (from, to): (u64, u64),
+    ) -> Check {
         let what = format_args!("{epoch}/{from} to {to} of host {origin}");
         let Some(life) = &mut self.lives[host] else { return Err("a node that does not run was told".into()) };
         let index = self.by_origin.get(&(origin, epoch)).copied();
@@ -242,13 +261,49 @@ impl Checker {
         heard.missed.insert(from, to);
         heard.highest = heard.highest.max(Some(to));
         self.counts.missed += to - from + 1;
-        let stream = &self.streams[index];
+        let stream = &mut self.streams[index];
+        stream.messages[from as usize..=to as usize].iter_mut().for_each(|message| message.settled += 1);
         let last_at = stream.messages[to as usize].at;
         let obliged = obliged_from.is_some_and(|since| last_at >= since) && stream.origin != host;
-        if self.promises.complete && obliged && !stream.ended && !self.missing_allowed {
+        if !self.promises.complete || !obliged || self.missing_allowed {
+            return Ok(());
+        }
+        if !self.streams[index].ended {
             return Err(format!("{what} were missed; this scenario allows for no loss"));
         }
+        match self.kept_by(now, index, from, to) {
+            Some(other) => Err(format!("{what} were reported as missed, but host {other} had them lately")),
+            None => Ok(()),
+        }
+    }
+
+    /// Who still runs and delivered one of these so lately that it is kept, if there is somebody.
+    fn kept_by(&self, now: Time, index: usize, from: u64, to: u64) -> Option<HostId> {
+        let lately = |seq: u64| now.saturating_sub(self.streams[index].messages[seq as usize].last) < KEPT_FOR;
+        let has = |heard: &Heard, seq: u64| heard.settled.contains(seq) && !heard.missed.contains(seq);
+        self.lives.iter().position(|life| {
+            let heard = life.as_ref().and_then(|life| life.heard.get(index));
+            heard.is_some_and(|heard| (from..=to).any(|seq| lately(seq) && has(heard, seq)))
+        })
+    }
+
+    /// Who has a message of a host's node, as its receipt says: as many have it, or were told.
+    pub(super) fn receipt(&self, origin: HostId, seq: u64, count: usize) -> Check {
+        let Some(stream) = self.lives[origin].as_ref().and_then(|life| life.publishes) else { return Ok(()) };
+        let Some(message) = self.streams[stream].messages.get(seq as usize) else { return Ok(()) };
+        if count > message.settled as usize {
+            let settled = message.settled;
+            return Err(format!("its receipt says that {count} nodes have message {seq}, but {settled} have"));
+        }
         Ok(())
+    }
+
+    /// How many hosts were owed a message of a host's node, and have it.
+    pub(super) fn served(&self, origin: HostId, seq: u64) -> usize {
+        let Some(stream) = self.lives[origin].as_ref().and_then(|life| life.publishes) else { return 0 };
+        let lives = self.lives.iter().flatten().filter(|life| life.obliged_from.is_some());
+        let heard = lives.filter_map(|life| life.heard.get(stream));
+        heard.filter(|heard| heard.known && heard.owed_from <= seq && heard.settled.contains(seq)).count()
     }
 
     /// What a node thinks of itself after a step.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `network`, `agenda`, `link`, `paths`, `streams` | the virtual network |
 //! | `scenario`, `faults` | what a run is of, and what goes wrong in it |
+//! | `random` | scenarios that are made from a number |
 //! | `run` | one run of a scenario |
 //! | `checker`, `ranges` | what must hold in every run |
 //! | `figures`, `histogram` | what came of it |
@@ -26,6 +27,7 @@ pub(crate) mod lifeguard;
 mod link;
 mod network;
 mod paths;
+mod random;
 mod ranges;
 mod run;
 mod scenario;
@@ -39,6 +41,7 @@ pub(crate) use self::cluster::Sim;
 pub(crate) use self::{
     batch::{Batch, Job},
     figures::{End, Outcome, Violation, table},
+    random::Random,
     run::Control,
     scenario::{DEFAULT, MAX_SIZE, Scenario, parse_seeds},
 };

@@ -4,6 +4,7 @@
 //! everything must be delivered within the bound. The checker looks at every step.
 
 mod ops;
+mod rest;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -294,25 +295,15 @@ impl<'a> Run<'a> {
         self.steps(self.begin + self.scenario.duration, control)?;
         self.publishing = false;
         self.steps(quiet, control)?;
-        let deadline = quiet + self.scenario.settle;
-        while let Some(lacking) = self.lacking() {
-            if self.net.elapsed() >= deadline {
-                return if self.checker.promises().complete { Err(Break::Late(lacking)) } else { Ok(()) };
+        self.come_to_rest(quiet, control)?;
+        if !self.plan.ops.is_empty() {
+            // Whatever has happened, who is there hears what is said from now on.
+            for publisher in 0..self.publishers.len() {
+                self.publish(publisher)?;
             }
-            self.steps((self.net.elapsed() + CHECKPOINT).min(deadline), control)?;
+            self.come_to_rest(self.net.elapsed(), control)?;
         }
         self.steps(self.net.elapsed() + LINGER, control)
-    }
-
-    /// What is not yet as it must be in the end.
-    fn lacking(&self) -> Option<String> {
-        if let Some(host) = self.hosts.iter().position(|status| status.is_new) {
-            return Some(format!("{} has not found its way into the cluster", self.net.name(host)));
-        }
-        if let Some(publisher) = self.publishers.iter().find(|publisher| publisher.held.is_some()) {
-            return Some(format!("{} is still held back from publishing", self.net.name(publisher.host)));
-        }
-        self.checker.standing().first_missing
     }
 
     fn steps(&mut self, end: Duration, control: &Control) -> Result<(), Break> {
@@ -383,7 +374,7 @@ impl<'a> Run<'a> {
                 let Some(&origin) = self.by_name.get(&origin) else {
                     return Err(at(format!("messages of the unknown {origin} were reported as missed")));
                 };
-                self.checker.missed(host, origin, epoch, from, to).map_err(at)?;
+                self.checker.missed(nanos(now), host, origin, epoch, (from, to)).map_err(at)?;
             }
             Told::Room => {
                 for publisher in 0..self.publishers.len() {
@@ -432,6 +423,7 @@ impl<'a> Run<'a> {
             }
             Call::Checkpoint => {
                 self.oblige_newcomers();
+                self.check_receipts()?;
                 self.net.call(CHECKPOINT, Call::Checkpoint.pack());
             }
             Call::Stop(host) => {
@@ -463,7 +455,7 @@ impl<'a> Run<'a> {
         let (key, value) = held.clone().unwrap_or_else(|| {
             let start = format!("\"{host}.{count}.");
             let padding = self.scenario.workload.size.saturating_sub(start.len() + 1);
-            (format!("k{}", count % 3), format!("{start}{:x<padding$}\"", ""))
+            (format!("k{}", count % 3), format!("{start}{}\"", "x".repeat(padding)))
         });
         let now = nanos(self.net.elapsed());
         let published = self.net.with(host, |node, now| adapter::publish(node, now, &key, &value));
@@ -479,7 +471,7 @@ impl<'a> Run<'a> {
                 let records = self.net.node(host).into_iter().flat_map(Node::records);
                 let known: BTreeSet<HostId> =
                     records.filter_map(|record| self.by_name.get(&record.name).copied()).collect();
-                self.checker.unknown(host, (0..self.hosts.len()).filter(|other| !known.contains(other)));
+                self.checker.knew(host, |other| known.contains(&other));
                 Ok(())
             }
             Some(Published::Held) => {

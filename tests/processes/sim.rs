@@ -62,6 +62,24 @@ fn what_falls_short_is_said_in_a_line_with_the_command_that_repeats_it() {
 }
 
 #[test]
+fn random_scenarios_are_told_apart_by_their_numbers() {
+    let run = |args: &[&str]| {
+        let output = program(&["sim", "--random"]).args(args).output().expect("the program");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, one) = run(&["1", "--seed", "5"]);
+    assert_eq!(code, Some(0), "{one}");
+    assert!(one.starts_with("sizes = [") && one.contains("[workload]"), "{one}");
+    // What is printed is a scenario like any other.
+    let (again, _) = sim(one.split("scenario  nodes").next().expect("the scenario"), &["--seed", "5"]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let (code, two) = run(&["2", "--seed", "5", "--json"]);
+    let report: Value = serde_json::from_str(&two).expect("JSON");
+    let seeds: Vec<_> = report["runs"].as_array().expect("runs").iter().map(|run| run["seed"].clone()).collect();
+    assert_eq!((seeds, code.is_some()), (vec![5.into(), 6.into()], true));
+}
+
+#[test]
 fn a_run_to_a_step_shows_the_last_steps() {
     let (output, _) = sim(QUICK, &["--until-step", "100"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");

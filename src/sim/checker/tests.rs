@@ -143,25 +143,62 @@ fn of_an_origin_that_ended_only_what_somebody_has_is_owed() {
     let standing = checker.standing();
     assert_eq!((standing.expected, standing.delivered), (4, 2));
     assert!(standing.first_missing.expect("host 2 lacks both").contains("host 2 lacks 7/0"));
-    checker.missed(2, 0, 7, 0, 0).expect("its origin is gone");
+    objects(checker.clone().missed(109 * SECOND, 2, 0, 7, (0, 0)), "but host 1 had them lately");
+    checker.missed(111 * SECOND, 2, 0, 7, (0, 0)).expect("its origin is gone, and nobody keeps them that long");
     deliver(&mut checker, 2, 1).expect("it is the next");
     assert_eq!(checker.standing().first_missing, None);
 }
 
 #[test]
+fn who_was_known_once_is_owed_what_follows_even_if_it_is_forgotten() {
+    let mut checker = history(STRICT, false);
+    let lacks = |checker: &Checker| checker.standing().first_missing;
+    let publish = |checker: &mut Checker, seq: u64, known: &[HostId]| {
+        let id = MessageId { epoch: 7, seq };
+        checker.published(11 * SECOND, 0, id, "k", &value(seq)).expect("it may publish");
+        checker.knew(0, |host| known.contains(&host));
+    };
+    publish(&mut checker, 5, &[1]);
+    for seq in 0..6 {
+        deliver(&mut checker, 1, seq).expect("it is the next");
+    }
+    assert_eq!(lacks(&checker), None, "host 2 was unknown to all of it");
+    publish(&mut checker, 6, &[1, 2]);
+    deliver(&mut checker, 1, 6).expect("it is the next");
+    deliver(&mut checker, 2, 6).expect("it may start there");
+    publish(&mut checker, 7, &[]);
+    assert!(lacks(&checker).expect("both lack it").contains("host 1 lacks 7/7"));
+    deliver(&mut checker, 1, 7).expect("it is the next");
+    assert!(lacks(&checker).expect("it lacks it").contains("host 2 lacks 7/7"));
+}
+
+#[test]
+fn a_receipt_counts_only_who_has_the_message_or_was_told() {
+    let mut checker = history(STRICT, true);
+    checker.knew(0, |_| true);
+    checker.receipt(0, 0, 0).expect("nobody has it");
+    objects(checker.receipt(0, 0, 1), "says that 1 nodes have message 0, but 0 have");
+    deliver(&mut checker, 1, 0).expect("it is the first");
+    checker.missed(10 * SECOND, 2, 0, 7, (0, 1)).expect("loss is allowed");
+    checker.receipt(0, 0, 2).expect("one has it, one was told");
+    objects(checker.receipt(0, 1, 2), "but 1 have");
+    assert_eq!([0, 1, 2].map(|seq| checker.served(0, seq)), [2, 1, 0]);
+}
+
+#[test]
 fn a_reported_loss_counts_only_where_it_is_allowed_and_true() {
     let mut checker = history(STRICT, false);
-    objects(checker.missed(1, 0, 7, 0, 1), "allows for no loss");
+    objects(checker.missed(10 * SECOND, 1, 0, 7, (0, 1)), "allows for no loss");
 
     let mut checker = history(STRICT, true);
     deliver(&mut checker, 1, 0).expect("it is the first");
-    objects(checker.missed(1, 0, 7, 0, 1), "delivered or reported before");
-    checker.missed(1, 0, 7, 1, 2).expect("loss is allowed");
-    objects(checker.missed(1, 0, 7, 2, 3), "delivered or reported before");
+    objects(checker.missed(10 * SECOND, 1, 0, 7, (0, 1)), "delivered or reported before");
+    checker.missed(10 * SECOND, 1, 0, 7, (1, 2)).expect("loss is allowed");
+    objects(checker.missed(10 * SECOND, 1, 0, 7, (2, 3)), "delivered or reported before");
     objects(deliver(&mut checker, 1, 1), "after it had been reported");
     deliver(&mut checker, 1, 3).expect("it follows what is missed");
     for (from, to) in [(4, 5), (4, 3), (9, 9)] {
-        objects(checker.missed(1, 0, 7, from, to), "never published");
+        objects(checker.missed(10 * SECOND, 1, 0, 7, (from, to)), "never published");
     }
     assert_eq!(checker.counts.missed, 2);
 }
