@@ -1,6 +1,6 @@
 //! With what others wrote, and what was written before: nodes of hashicorp/memberlist, agents of serf and nodes of
-//! the previous release in one cluster with ours, the tools that judge what ours show of themselves, and hosts with
-//! addresses that are not plain.
+//! the previous release in one cluster with ours, the tools that judge what ours show of themselves, and networks
+//! that are not plain.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,6 +12,7 @@ mod compat;
 mod example;
 mod matrix;
 mod memberlist;
+mod networks;
 mod observe;
 mod openapi;
 mod serf;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let cases = [
         memberlist::cases(),
         compat::cases(),
+        networks::cases(),
         addresses::cases(),
         openapi::cases(),
         serf::cases(),

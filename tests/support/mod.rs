@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod go;
 pub mod http;
 pub mod ledger;
+pub mod netns;
 pub mod require;
 pub mod serf;
 pub mod talk;
