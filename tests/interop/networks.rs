@@ -21,6 +21,8 @@ use crate::support::{
 
 /// How many messages are said where it matters that all arrive.
 const MESSAGES: usize = 28;
+/// More than a datagram takes, in bytes.
+const LARGE: usize = 400_000;
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
@@ -28,14 +30,19 @@ pub fn cases() -> Vec<Case> {
         netns::missing().as_ref(),
         &[
             ("networks/packets_from_a_second_address", packets_from_a_second_address),
+            ("networks/packets_from_second_addresses_everywhere", packets_from_second_addresses_everywhere),
             ("networks/packets_from_an_address_that_a_gateway_puts_on_them", packets_behind_a_gateway),
             ("networks/udp_blocked_everywhere", udp_blocked_everywhere),
             ("networks/udp_blocked_for_one_node", udp_blocked_for_one_node),
             ("networks/udp_blocked_in_one_direction", udp_blocked_in_one_direction),
+            ("networks/udp_blocked_between_two", udp_blocked_between_two),
             ("networks/udp_blocked_while_it_runs", udp_blocked_while_it_runs),
+            ("networks/tcp_blocked_for_one_node", tcp_blocked_for_one_node),
             ("networks/large_datagrams_dropped", large_datagrams_dropped),
+            ("networks/all_but_the_smallest_datagrams_dropped", all_but_the_smallest_datagrams_dropped),
             ("networks/two_networks_and_no_seed_yet", two_networks_and_no_seed_yet),
             ("networks/a_host_whose_address_changes", a_host_whose_address_changes),
+            ("networks/a_host_whose_address_changes_again_and_again", a_host_whose_address_changes_again_and_again),
             ("networks/a_seed_whose_address_changes", a_seed_whose_address_changes),
             ("networks/slow_link_lan", || a_large_message_over_a_slow_link("lan", 800_000)),
             ("networks/slow_link_local", || a_large_message_over_a_slow_link("local", 300_000)),
@@ -50,7 +57,7 @@ pub fn cases() -> Vec<Case> {
             ("networks/stopped_until_messages_are_gone", stopped_until_messages_are_gone),
             ("networks/deaf_for_longer_than_remembered", deaf_for_longer_than_remembered),
             ("networks/clocks_two_days_ahead_and_behind", clocks_two_days_ahead_and_behind),
-            ("networks/a_clock_that_is_mended_by_a_restart", a_clock_that_is_mended_by_a_restart),
+            ("networks/a_clock_that_is_another_with_each_restart", a_clock_that_is_another_with_each_restart),
         ],
     ));
     cases
@@ -211,6 +218,22 @@ fn packets_from_a_second_address() {
     heard_from_elsewhere(&nodes);
 }
 
+/// Each host has another address, which its packets leave from.
+fn packets_from_second_addresses_everywhere() {
+    let net = Net::new();
+    let join = seed(1);
+    let nodes = [1, 2, 3].map(|n| {
+        let host = net.host(n);
+        host.sh(&format!(
+            "ip addr add 10.77.0.10{n}/24 dev eth0; ip route replace 10.77.0.0/24 dev eth0 src 10.77.0.10{n}"
+        ));
+        Node::new(host, &["--join", &join, "--advertise", &seed(n)])
+    });
+    nodes.iter().for_each(|node| node.wait_members(&["node1", "node2", "node3"]));
+    all_hear_all(&nodes, "from elsewhere");
+    nodes[0].publish("large", &"x".repeat(LARGE), 2);
+}
+
 /// What `node2` sends is given another address on its way. What is sent to it needs no gateway.
 fn packets_behind_a_gateway() {
     let net = Net::new();
@@ -240,6 +263,14 @@ fn reached_over_tcp(node: &Node, member: &str) {
     assert_eq!(reached(node, member, "tcp"), 1, "{} says it once of {member}", node.name());
 }
 
+/// How a node says that it reaches a member: one of the fields of its list.
+#[track_caller]
+fn member_field(node: &Node, member: &str, field: &str) -> Value {
+    let members = node.host.members();
+    let found = members.iter().find(|found| found["name"] == member);
+    found.unwrap_or_else(|| panic!("{} does not list {member}", node.name()))[field].clone()
+}
+
 const NO_UDP: &str = "INPUT -p udp -j DROP";
 
 fn udp_blocked_everywhere() {
@@ -248,7 +279,11 @@ fn udp_blocked_everywhere() {
     let nodes = cluster(&net, &[blocked.as_str(); 3], &[]);
     all_hear_all(&nodes, "no UDP");
     for node in &nodes {
-        nodes.iter().filter(|other| other.name() != node.name()).for_each(|other| reached_over_tcp(node, other.name()));
+        for other in nodes.iter().filter(|other| other.name() != node.name()) {
+            reached_over_tcp(node, other.name());
+            assert_eq!(member_field(node, other.name(), "reach"), "tcp", "{} in the list", other.name());
+        }
+        assert_eq!(node.host.metric("broadcast_members_reached{by=\"tcp\"}"), 2, "{} counts them", node.name());
     }
 }
 
@@ -268,6 +303,24 @@ fn udp_blocked_in_one_direction() {
     let nodes = cluster(&net, &["", "", &format!("iptables -w -A {NO_UDP}")], &[]);
     all_hear_all(&nodes, "no UDP");
     nodes[..2].iter().for_each(|node| reached_over_tcp(node, "node3"));
+}
+
+/// Two do not hear each other, and all others hear both.
+fn udp_blocked_between_two() {
+    let net = Net::new();
+    let [first, second] = [2, 1].map(|n| format!("iptables -w -A INPUT -p udp -s 10.77.0.{n} -j DROP"));
+    let nodes = cluster(&net, &[&first, &second, "", ""], &SENDER);
+    all_hear_all(&nodes, "no UDP");
+    nodes[0].publish("large", &"x".repeat(LARGE), 3);
+    all_hear_all(&nodes, "no UDP still");
+}
+
+/// The other way about.
+fn tcp_blocked_for_one_node() {
+    let net = Net::new();
+    let nodes = cluster(&net, &["", "", ""], &SENDER);
+    nodes[2].host.iptables("-A INPUT -p tcp -i eth0 -j DROP");
+    all_hear_all(&nodes, "no TCP");
 }
 
 /// It begins, and it ends.
@@ -299,6 +352,21 @@ fn large_datagrams_dropped() {
         node.wait_heard("large", "node1", 1);
         node.wait_heard("behind", "node1", MESSAGES);
     }
+    all_hear_all(&nodes, "and on");
+    for other in [second, third] {
+        // What an IP packet of 1280 bytes has room for, or less.
+        let max = member_field(first, other.name(), "max_datagram").as_u64();
+        assert!(max.is_some_and(|max| (1000..=1252).contains(&max)), "{} takes {max:?}", other.name());
+    }
+}
+
+/// A path that takes less than any node sends by itself.
+fn all_but_the_smallest_datagrams_dropped() {
+    let net = Net::new();
+    let hole = "iptables -w -A INPUT -p udp -m length --length 577:65535 -j DROP";
+    let nodes = cluster(&net, &[hole, "", ""], &["--profile", "lan"]);
+    nodes[1].host.publish_all("large", (0..MESSAGES).map(|_| "x".repeat(700)));
+    nodes[0].wait_heard("large", "node2", MESSAGES);
     all_hear_all(&nodes, "and on");
 }
 
@@ -336,6 +404,19 @@ fn a_host_whose_address_changes() {
         });
     }
     all_hear_all(&nodes, "after");
+}
+
+fn a_host_whose_address_changes_again_and_again() {
+    let net = Net::new();
+    let nodes = cluster(&net, &["", "", ""], &SENDER);
+    for n in [33, 43, 33, 3] {
+        move_to(&nodes[2], n);
+        for node in &nodes[..2] {
+            let is_there = || member_field(node, "node3", "addr") == seed(n).as_str();
+            wait(&format!("{} to see node3 at {n}", node.name()), is_there);
+        }
+        all_hear_all(&nodes, &format!("at {n}"));
+    }
 }
 
 fn a_seed_whose_address_changes() {
@@ -501,21 +582,20 @@ fn clocks_two_days_ahead_and_behind() {
     all_hear_all(&nodes, "at any time");
 }
 
-/// A node that began in the future begins again in the present.
-fn a_clock_that_is_mended_by_a_restart() {
+/// A node that began in the future begins again in the present, and so on, whatever its clock says.
+fn a_clock_that_is_another_with_each_restart() {
     let net = Net::new();
-    let mut nodes = cluster(&net, &["", ""], &[]);
+    let mut nodes = cluster(&net, &["", ""], &SENDER);
     let join = seed(1);
-    let host = net.host(3);
-    let process = node_at(&host, "+2d", &["--join", &join]);
-    nodes.push(Node { host, process });
-    nodes.iter().for_each(|node| node.wait_members(&["node1", "node2", "node3"]));
-    all_hear_all(&nodes, "in the future");
-    let mut former = nodes.pop().expect("there are three");
-    former.process.kill();
-    let process = former.host.node(&["--join", &join]);
-    let node = Node { host: former.host, process };
-    node.wait_members(&["node1", "node2"]);
-    nodes.push(node);
-    all_hear_all(&nodes, "in the present");
+    let args = [&["--join", &join], &SENDER[..]].concat();
+    let mut host = net.host(3);
+    for clock in ["+2d", "+0", "-3d", "+5d"] {
+        let process = node_at(&host, clock, &args);
+        nodes.push(Node { host, process });
+        nodes[2].wait_members(&["node1", "node2"]);
+        all_hear_all(&nodes, &format!("at {clock}"));
+        let mut last = nodes.pop().expect("it was added");
+        last.process.kill();
+        host = last.host;
+    }
 }
