@@ -31,15 +31,17 @@
 //! come and is halved when something is asked for again, as TCP's is (RFC 5681, sections 3.1 and 3.2;
 //! one halving a window, as in RFC 6582).
 
+mod positions;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    ops::{Bound, Range},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
+use self::positions::Gone;
 use super::{control::Start, payload};
 use crate::{config::Limits, membership::NodeName};
 
@@ -55,8 +57,6 @@ const MIN_WINDOW: u64 = 32 << 10;
 const MAX_WINDOW: u64 = 4 << 20;
 /// What the window grows by in the course of one window, once it has been halved.
 const GROWTH: u64 = 16 << 10;
-/// How many of those who went away are remembered for receipts.
-const MAX_GONE: usize = 256;
 /// A peer that has been reminded so often without acknowledging more is silent.
 const SILENT_AFTER: u32 = 3;
 /// A peer that does not answer is reminded ever more rarely, down to once in `2^MAX_BACKOFF` periods.
@@ -104,15 +104,6 @@ struct Peer {
     periods_left: u32,
     /// What its acknowledgements are to carry, if it is one that is told so.
     cookie: Option<u64>,
-}
-
-/// A peer that went away before it had all that was on its way to it.
-#[derive(Debug)]
-struct Gone {
-    name: NodeName,
-    left: bool,
-    /// What it was to get and had not got when it went.
-    lacked: Range<u64>,
 }
 
 /// Why an acknowledgement does not count.
@@ -446,12 +437,14 @@ impl Outbound {
         self.peers.get(name).map(|peer| (peer.addr, start(peer)))
     }
 
-    /// Where a life of a peer would begin, were it to acknowledge something.
+    /// Where a life of a peer begins that asks for it.
     pub(super) fn start_for(&self, name: &[u8], life: u64) -> Option<Start> {
         let peer = self.peers.get(name)?;
         let at = match peer.life {
+            // It was there before this node: only cut off, and no newcomer. It gets what is left.
             0 if life < self.epoch => peer.acked.min(self.base),
             known if known == 0 || known == life => peer.acked,
+            // A new life begins where it joined; what the former one lacked it has no claim to.
             _ => peer.acked.max(peer.rejoined_at.min(self.sent)),
         };
         Some(Start { at, life, cookie: peer.cookie })
@@ -471,25 +464,20 @@ impl Outbound {
 
     /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.
     pub(super) fn ack(&mut self, name: &[u8], life: u64, next: Option<u64>) -> Result<bool, AckError> {
-        let (sent, base, epoch) = (self.sent, self.base, self.epoch);
+        let (sent, base) = (self.sent, self.base);
+        let begins = self.start_for(name, life).ok_or(AckError::Stranger)?.at;
         let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
         if next.is_some_and(|next| next > sent) {
             return Err(AckError::Unsent);
         }
-        let first = peer.life == 0;
         let acked = match next {
             // What it has delivered is what it continues from, whatever this node knew of it.
-            Some(next) if first => next.max(base),
-            // It was there before this node: only cut off, and no newcomer. It gets what is left.
-            None if first && life < epoch => peer.acked.min(base),
-            None if first => peer.acked,
-            // A new life begins where it joined; what the former one lacked it has no claim to.
-            next if peer.life != life => {
-                peer.joined_at = peer.rejoined_at;
-                peer.acked.max(peer.rejoined_at.min(sent)).max(next.unwrap_or_default())
-            }
-            next => peer.acked.max(next.unwrap_or_default()),
+            Some(next) if peer.life == 0 => next.max(base),
+            next => begins.max(next.unwrap_or_default()),
         };
+        if peer.life != 0 && peer.life != life {
+            peer.joined_at = peer.rejoined_at;
+        }
         peer.life = life;
         if acked < peer.acked {
             peer.joined_at = peer.joined_at.min(acked);
@@ -609,65 +597,5 @@ impl Outbound {
     /// Where a peer is that has been reminded again and again, and has not acknowledged more.
     pub(super) fn silent(&self, name: &NodeName) -> Option<SocketAddr> {
         self.peers.get(name).filter(|peer| peer.backoff >= SILENT_AFTER).map(|peer| peer.addr)
-    }
-
-    /// Where the peers are.
-    pub(super) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.peers.values().map(|peer| peer.addr)
-    }
-
-    /// Who the peers are.
-    pub(super) fn names(&self) -> impl Iterator<Item = &NodeName> {
-        self.peers.keys()
-    }
-
-    /// What the peers have acknowledged, from the one after a name on and around to that.
-    pub(super) fn positions_after(&self, name: &[u8]) -> impl Iterator<Item = (&NodeName, u64)> {
-        let after = self.peers.range::<[u8], _>((Bound::Excluded(name), Bound::Unbounded));
-        let before = self.peers.range::<[u8], _>((Bound::Unbounded, Bound::Included(name)));
-        after.chain(before).map(|(name, peer)| (name, peer.acked))
-    }
-
-    /// How many messages each live peer has not acknowledged.
-    pub(super) fn lags(&self) -> BTreeMap<&NodeName, u64> {
-        let meant = self.peers.iter().filter(|(_, peer)| peer.standing.is_live());
-        meant.map(|(name, peer)| (name, self.next().saturating_sub(peer.acked))).collect()
-    }
-
-    /// Whether a live peer has been cut loose.
-    pub(super) fn is_loose(&self, name: &NodeName) -> bool {
-        self.peers.get(name).is_some_and(|peer| peer.standing == Standing::Loose)
-    }
-
-    /// A member goes away. What it has not got by now receipts name it for.
-    pub(super) fn note_gone(&mut self, name: &NodeName, left: bool) {
-        let next = self.next();
-        let Some(peer) = self.peers.get(name).filter(|peer| peer.standing.is_live()) else { return };
-        let lacked = peer.acked.max(peer.joined_at)..next;
-        if !lacked.is_empty() {
-            self.gone.push_back(Gone { name: name.clone(), left, lacked });
-        }
-        if self.gone.len() > MAX_GONE {
-            self.gone.pop_front();
-        }
-    }
-
-    /// Who has failed, and who has left, without having got a message that was on its way, and is not back.
-    pub(super) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
-        let is_back = |name| self.peers.get(name).is_some_and(|peer| peer.standing.is_live() && peer.joined_at <= seq);
-        let without = self.gone.iter().filter(|gone| gone.lacked.contains(&seq) && !is_back(&gone.name));
-        // As it was last.
-        let without: BTreeMap<_, _> = without.map(|gone| (&gone.name, gone.left)).collect();
-        let (left, failed): (Vec<_>, Vec<_>) = without.into_iter().partition(|(_, left)| *left);
-        let names = |gone: Vec<(&NodeName, bool)>| gone.into_iter().map(|(name, _)| name.clone()).collect();
-        (names(failed), names(left))
-    }
-
-    /// How many live members have a message, and which do not. Those that came after it are neither.
-    pub(super) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        let is_meant = |peer: &Peer| peer.standing.is_live() && peer.joined_at <= seq;
-        let meant = self.peers.iter().filter(|(_, peer)| is_meant(peer));
-        let (with, without): (Vec<_>, Vec<_>) = meant.partition(|(_, peer)| peer.acked > seq);
-        (with.len(), without.into_iter().map(|(name, _)| name.clone()).collect())
     }
 }
