@@ -2,6 +2,8 @@
 
 #[path = "tests/faults.rs"]
 mod faults;
+#[path = "tests/slow.rs"]
+mod slow;
 #[path = "tests/view.rs"]
 mod view;
 

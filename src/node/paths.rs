@@ -63,7 +63,7 @@ use super::{Event, Node, Timer};
 use crate::{
     dissemination::Route,
     membership::{Record, Target},
-    wire::Versions,
+    wire::{Message, Versions, packet},
 };
 
 /// The largest delegate versions of nodes that understand probes of paths, and bundles.
@@ -78,6 +78,8 @@ const ROUNDS: u32 = 4;
 const STREAM_ROUND: u32 = 2;
 /// How much longer a round is than this part of the time a ping may take.
 const ROUND: u32 = 4;
+/// How long one that was found to be well is not searched again: the member is slow.
+const WELL_PAUSE: Duration = Duration::from_secs(4);
 /// How long a path rests; each time it is no better, twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -174,7 +176,10 @@ impl Path {
         let Phase::Resting { .. } = self.phase else { return };
         match why {
             // One that gets no packets is looked at when its pause is over; so is one that did not answer at all.
-            Suspicion::Silence if self.best > 0 => self.search_again(now, nonce),
+            Suspicion::Silence if (1..full).contains(&self.best) || (self.by_member && self.best > 0) => {
+                self.by_member = false;
+                self.search_again(now, nonce);
+            }
             Suspicion::Told if self.best == 0 && self.max >= full => {
                 (self.max, self.by_member) = (0, true);
                 self.search_again(now, nonce);
@@ -208,9 +213,10 @@ impl Path {
         if self.best >= full && (matches!(self.phase, Phase::Searching { .. }) || self.told != Reach::Datagrams) {
             let told = (std::mem::take(&mut self.told) != Reach::Datagrams).then_some(Reach::Datagrams);
             self.max = full;
-            // It is not to be searched with each bundle that comes.
-            self.phase = Phase::Resting { until: now + LONGEST_PAUSE };
-            return Step { told, done: !self.by_member, ..Step::default() };
+            // It is not to be searched with each reminder, nor with each bundle that comes.
+            let pause = if self.by_member { LONGEST_PAUSE } else { WELL_PAUSE };
+            self.phase = Phase::Resting { until: now + pause };
+            return Step { told, ..Step::default() };
         }
         let (round, left, due) = match &mut self.phase {
             Phase::Resting { until } => return Step { done: *until <= now && self.max >= full, ..Step::default() },
@@ -330,7 +336,10 @@ impl Node {
 
     /// A member of ours does not seem to get packets, or this node not to get its.
     pub(super) fn suspect_path(&mut self, now: Instant, to: SocketAddr) {
-        self.search_path(now, to, Suspicion::Silence);
+        // What is large takes its time, and all that comes after it waits.
+        if !self.send_queues.is_bringing(to) {
+            self.search_path(now, to, Suspicion::Silence);
+        }
     }
 
     /// Begins a search, unless there is one or has been of late.
@@ -417,16 +426,30 @@ impl Node {
         if let Some(addr) = sender {
             self.search_path(now, addr, Suspicion::Told);
         }
-        let (from, mut route) = (sender.unwrap_or(peer), Route::default());
+        let (from, mut route, mut messages) = (sender.unwrap_or(peer), Route::default(), Vec::new());
         for part in parts {
-            let part = payload.slice_ref(part);
-            if is_bundle(&part) {
-                return self.reject_path_message(now, peer, &part);
+            if let Err(error) = packet::decode(&payload.slice_ref(part), &mut messages) {
+                self.reject(now, from, super::Cause::Message, &error);
             }
-            if is_one(&part) {
-                self.hear_of_path(now, from, &part, true);
-            } else if !part.is_empty() {
-                self.hear(now, from, &part, &mut route);
+            for message in messages.drain(..) {
+                self.hear_bundled(now, from, message, &mut route);
+            }
+        }
+    }
+
+    /// Takes what may stand in a packet.
+    fn hear_bundled(&mut self, now: Instant, from: SocketAddr, message: Message, route: &mut Route) {
+        match message {
+            Message::User(payload) if is_one(&payload) => self.hear_of_path(now, from, &payload, true),
+            Message::User(payload) => self.hear(now, from, &payload, route),
+            // Those ask for packets, of which none are expected over streams.
+            Message::Ping(_) | Message::IndirectPing(_) => self.metrics.over_limit.pings += 1,
+            message => {
+                // Who introduces itself, and goes on, is to be heard as the member it has become.
+                if let Err(refusal) = self.membership.handle(now, from, message) {
+                    self.reject(now, from, super::Cause::Member, &refusal);
+                }
+                self.settle(now);
             }
         }
     }
@@ -470,7 +493,7 @@ impl Node {
 
     /// One message of many.
     pub(super) fn bundle(&self, messages: &[Bytes]) -> Bytes {
-        let parts = messages.iter().map(|message| &message[1..]).collect();
+        let parts = messages.iter().map(|message| &message[..]).collect();
         PathMessage::Bundle { from: self.me().name.as_bytes(), parts }.encode().slice(1..)
     }
 }

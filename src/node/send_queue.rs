@@ -120,6 +120,11 @@ impl SendQueues {
         }
     }
 
+    /// Whether something large is on its way to a member.
+    pub(super) fn is_bringing(&self, to: SocketAddr) -> bool {
+        self.0.get(&to).is_some_and(|queue| !queue.under_way.is_empty())
+    }
+
     /// The next thing for a member that may be sent now. [`begin`](Self::begin) tells over which stream it is.
     pub(super) fn next(&mut self, to: SocketAddr) -> Option<Load> {
         self.0.get_mut(&to)?.next()

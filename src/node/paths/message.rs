@@ -21,7 +21,7 @@ pub(super) enum PathMessage<'a> {
     Probe { nonce: u64, size: usize, by_stream: bool, from: &'a [u8] },
     /// It has arrived.
     Answer { nonce: u64, size: usize },
-    /// User messages as they stand in packets, one after the other.
+    /// Messages as they stand in packets, one after the other.
     Bundle { from: &'a [u8], parts: Vec<&'a [u8]> },
 }
 
@@ -37,7 +37,7 @@ pub(in super::super) fn is_bundle(payload: &[u8]) -> bool {
 /// What a bundle is counted as: its first message, without the route before it.
 pub(in super::super) fn talk_of(payload: &[u8]) -> Option<&[u8]> {
     match is_bundle(payload).then(|| PathMessage::decode(payload)).flatten()? {
-        PathMessage::Bundle { parts, .. } => parts.iter().take(2).last().copied(),
+        PathMessage::Bundle { parts, .. } => parts.iter().take(2).last().and_then(|part| part.get(1..)),
         _ => None,
     }
 }

@@ -239,7 +239,10 @@ fn a_search_tries_the_sizes_between_what_arrives_and_what_may_not() {
     assert_eq!(step.told, Some(Reach::SmallDatagrams(1132)));
     assert_eq!(path.max, 1132);
     path.answer(FULL);
-    assert_eq!(path.step(now, FULL, round), Step { told: Some(Reach::Datagrams), done: true, ..Step::default() });
+    assert_eq!(path.step(now, FULL, round), Step { told: Some(Reach::Datagrams), ..Step::default() });
+    path.suspect(now, Suspicion::Silence, FULL, 2);
+    assert_eq!(path.step(now, FULL, round), Step::default(), "it was looked at just now");
+    assert_eq!(path.step(now + WELL_PAUSE, FULL, round), Step { done: true, ..Step::default() });
 }
 
 #[test]
@@ -289,7 +292,7 @@ fn a_bundle_in_the_name_of_another_is_a_strangers() {
     told(&mut sim, one);
     let elsewhere = SocketAddr::from(([10, 9, 9, 9], 4711));
     let probe = PathMessage::Probe { nonce: 1, size: 0, by_stream: false, from: b"stranger" }.encode();
-    let parts = vec![&probe[1..], b"{\"key\":\"k\",\"value\":1}"];
+    let parts = vec![&probe[..], b"\x08{\"key\":\"k\",\"value\":1}"];
     for from in [&b"node2"[..], b"node1", b"stranger", b""] {
         let bundle = PathMessage::Bundle { from, parts: parts.clone() }.encode();
         let now = sim.now;
@@ -298,7 +301,7 @@ fn a_bundle_in_the_name_of_another_is_a_strangers() {
         assert!(sim.node(one).paths.0.is_empty());
     }
     let nested = PathMessage::Bundle { from: b"node2", parts: vec![] }.encode();
-    let bundle = PathMessage::Bundle { from: b"node2", parts: vec![&nested[1..]] }.encode();
+    let bundle = PathMessage::Bundle { from: b"node2", parts: vec![&nested[..]] }.encode();
     let now = sim.now;
     sim.node(one).hear_over_stream(now, two, &bundle.slice(1..));
     let rejected = sim.node(one).metrics().rejected.messages;
