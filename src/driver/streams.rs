@@ -36,6 +36,9 @@ use crate::node::StreamId;
 const WRITES: usize = 8;
 /// Reports that wait for the event loop, at most.
 const REPORTS: usize = 64;
+/// For how long at least the system waits for what it has sent to be taken.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// What a peer has to take within the TCP timeout, in bytes.
 const PROGRESS: usize = 4 << 10;
 /// How much is read at once, in bytes.
@@ -163,9 +166,10 @@ impl Task {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "small writes may be delayed");
         }
-        // What has left this process is waited for by the system, which sees whether it arrives.
+        // What has left this process is waited for by the system, which sees whether it arrives. A slow reader may
+        // leave its window closed for a second or more between two looks.
         #[cfg(target_os = "linux")]
-        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limit)) {
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limit.max(UNACKNOWLEDGED))) {
             debug!(%error, "a peer that is gone may be noticed late");
         }
         let (mut reader, mut writer) = stream.into_split();

@@ -2,8 +2,6 @@
 
 #[path = "tests/faults.rs"]
 mod faults;
-#[path = "tests/slow.rs"]
-mod slow;
 #[path = "tests/view.rs"]
 mod view;
 
