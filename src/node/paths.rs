@@ -350,7 +350,7 @@ impl Node {
         }
         let (full, nonce) = (self.tuning.udp_buffer_size, self.rng.next_u64());
         match self.paths.0.entry(to) {
-            Entry::Vacant(entry) => drop(entry.insert_entry(Path::search(now, why, full, nonce))),
+            Entry::Vacant(entry) => _ = entry.insert(Path::search(now, why, full, nonce)),
             Entry::Occupied(mut entry) => entry.get_mut().suspect(now, why, full, nonce),
         }
         self.step_path(now, to);

@@ -2,10 +2,7 @@
 //!
 //! `BROADCAST_SIM_SEED=17 cargo test --lib sim::tests::random` runs the random scenario of that seed alone.
 
-use std::{env, fmt::Write as _, time::Duration};
-
-use rand::{RngExt, SeedableRng};
-use rand_xoshiro::Xoshiro256PlusPlus;
+use std::{env, time::Duration};
 
 use super::{checker::Promises, run::run, *};
 

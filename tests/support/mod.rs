@@ -41,7 +41,9 @@ pub fn repository(path: &str) -> PathBuf {
 
 /// The program, with nothing of its own settings in its environment.
 pub fn program(args: &[&str]) -> Command {
-    let program = option_env!("CARGO_BIN_EXE_broadcast").expect("only the program's own package tests it");
+    let Some(program) = option_env!("CARGO_BIN_EXE_broadcast") else {
+        panic!("only the program's own package tests it");
+    };
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("BROADCAST_") {

@@ -37,7 +37,7 @@ pub(in super::super) fn is_bundle(payload: &[u8]) -> bool {
 /// What a bundle is counted as: its first message, without the route before it.
 pub(in super::super) fn talk_of(payload: &[u8]) -> Option<&[u8]> {
     match is_bundle(payload).then(|| PathMessage::decode(payload)).flatten()? {
-        PathMessage::Bundle { parts, .. } => parts.iter().take(2).last().and_then(|part| part.get(1..)),
+        PathMessage::Bundle { parts, .. } => parts.get(1).or(parts.first()).and_then(|part| part.get(1..)),
         _ => None,
     }
 }
