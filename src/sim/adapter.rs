@@ -9,7 +9,7 @@ use crate::{
     config::{DEFAULT_PORT, Seed},
     dissemination::{self, MessageId, PublishError},
     membership::NodeName,
-    node::{Advertised, Event, Node, NodeConfig},
+    node::{Advertised, Event, GuessedBy, Node, NodeConfig},
     wire::{Dead, Message, packet},
 };
 
@@ -35,11 +35,9 @@ pub(super) fn follow(node: &mut Node, now: Instant, name: String) {
     node.follow(now, Advertised { host, ipv6: false });
 }
 
-/// Has a node notice that its address has changed.
+/// Has a node know where it is.
 pub(super) fn readdress(node: &mut Node, now: Instant, addr: SocketAddr) {
-    let host = Seed { host: addr.ip().to_string(), port: addr.port() };
-    node.follow(now, Advertised { host: host.clone(), ipv6: false });
-    node.handle_lookup(now, &host, Ok(vec![addr]));
+    node.set_guess(now, addr.ip(), GuessedBy::Interfaces);
 }
 
 /// That a node has left, as it would say so itself.

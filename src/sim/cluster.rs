@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     link::Link,
-    network::{Boot, Cut, HostId, Network},
+    network::{Advertises, Boot, Cut, HostId, Network},
 };
 use crate::{
     Envelope,
@@ -66,8 +66,19 @@ impl Sim {
         let id = self.network.add_host(name, addr);
         let epoch = u64::try_from((self.clock + self.network.elapsed()).as_micros()).expect("tests are short");
         let (tuning, limits, replay, envelope) = (&self.tuning, self.limits, self.replay, self.envelope.clone());
-        self.network
-            .boot(id, &Boot { seeds: &seeds, tuning, limits, replay, envelope, epoch, named: false, acquainted: &[] });
+        self.network.boot(
+            id,
+            &Boot {
+                seeds: &seeds,
+                tuning,
+                limits,
+                replay,
+                envelope,
+                epoch,
+                advertises: Advertises::Fixed,
+                acquainted: &[],
+            },
+        );
         let old = self.hosts.insert(addr, id);
         assert!(old.is_none(), "{addr} is taken");
         self.settle();

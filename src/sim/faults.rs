@@ -6,7 +6,7 @@ use rand::{RngExt, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
-    network::{Cut, HostId},
+    network::{Advertises, Cut, HostId},
     paths::{Ways, Wrong},
     scenario::{Fault, Kind, Scenario},
 };
@@ -15,8 +15,6 @@ use super::{
 pub(super) const SEEDS: usize = 3;
 /// How long a node that starts anew is away unless the scenario says.
 const AWAY: Duration = Duration::from_secs(1);
-/// How long it takes a node to notice that its address has changed.
-const NOTICED: Duration = Duration::from_secs(1);
 
 /// Something done to hosts or to the network.
 #[derive(Clone, Debug)]
@@ -51,13 +49,10 @@ pub(super) enum Op {
     Loss {
         more: f64,
     },
-    /// To an address that nobody had; how a node that looks for it by its name is not told.
+    /// To an address that nobody had.
     Move {
         hosts: Vec<HostId>,
-    },
-    /// Nodes are told where they are.
-    Readdress {
-        hosts: Vec<HostId>,
+        named: bool,
     },
     /// Whether what they send leaves from another address.
     Source {
@@ -102,6 +97,19 @@ impl Plan {
         }
         plan.ops.sort_by_key(|(at, _)| *at);
         plan
+    }
+
+    /// What a host's node takes for its address: one that is to move looks for it.
+    pub(super) fn advertises(&self, host: HostId) -> Advertises {
+        let moves = self.ops.iter().filter_map(|(_, op)| match op {
+            Op::Move { hosts, named } if hosts.contains(&host) => Some(*named),
+            _ => None,
+        });
+        match moves.max() {
+            None => Advertises::Fixed,
+            Some(false) => Advertises::Guessed,
+            Some(true) => Advertises::Named,
+        }
     }
 
     /// When the last of it is over.
@@ -179,12 +187,7 @@ impl Plan {
                 add(at, Op::Loss { more });
                 add(until(lasts.unwrap_or_default()), Op::Loss { more: -more });
             }
-            Kind::Move => {
-                add(at, Op::Move { hosts: hosts.clone() });
-                if !fault.named {
-                    add(at + NOTICED, Op::Readdress { hosts });
-                }
-            }
+            Kind::Move => add(at, Op::Move { hosts, named: fault.named }),
             Kind::Source => {
                 add(at, Op::Source { hosts: hosts.clone(), other: true });
                 if let Some(lasts) = lasts {

@@ -31,7 +31,7 @@ use super::{
     adapter::{self, Told},
     batch::in_parallel,
     link::Link,
-    network::{Boot, HostId, Network},
+    network::{Advertises, Boot, HostId, Network},
     run::Control,
 };
 use crate::{
@@ -157,7 +157,7 @@ fn run(members: usize, tuning: &Tuning, slowness: Slowness, seed: u64, control: 
                 envelope: Envelope::default(),
                 replay: false,
                 epoch: 1,
-                named: false,
+                advertises: Advertises::Fixed,
                 acquainted: &acquainted,
             },
         );

@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `network`, `agenda`, `link`, `paths`, `streams` | the virtual network |
+//! | `network`, `addresses`, `agenda`, `link`, `paths`, `streams` | the virtual network |
 //! | `scenario`, `faults` | what a run is of, and what goes wrong in it |
 //! | `random` | scenarios that are made from a number |
 //! | `run` | one run of a scenario |
@@ -14,6 +14,7 @@
 //! | `adapter` | the few places where messages meet the node's face |
 
 mod adapter;
+mod addresses;
 mod agenda;
 mod batch;
 mod checker;

@@ -41,7 +41,7 @@ pub(crate) type HostId = usize;
 /// How long a node takes for each of what has piled up while it was paused.
 const HANDLING: Time = 20_000;
 /// The port of every node.
-const PORT: u16 = 7946;
+pub(super) const PORT: u16 = 7946;
 
 /// Something that is to happen.
 #[derive(Debug)]
@@ -62,6 +62,11 @@ pub(super) enum Due {
         host: HostId,
         life: u32,
         seed: Seed,
+    },
+    /// A node is told where it is.
+    Address {
+        host: HostId,
+        life: u32,
     },
     /// Not the network's: whoever runs it has asked to be called.
     Call(u64),
@@ -86,10 +91,12 @@ pub(crate) struct Traffic {
 
 #[derive(Debug)]
 pub(super) struct Host {
-    name: NodeName,
+    pub(super) name: NodeName,
     pub(super) addr: SocketAddr,
     /// Where what it sends comes from, if not from there.
-    source: Option<SocketAddr>,
+    pub(super) source: Option<SocketAddr>,
+    /// Its address has changed since its node was started.
+    pub(super) has_moved: bool,
     pub(super) node: Option<Box<Node>>,
     /// How many nodes have been started here.
     pub(super) life: u32,
@@ -136,6 +143,18 @@ pub(crate) struct Cut {
     pub(crate) one_way: bool,
 }
 
+/// What a node takes for its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Advertises {
+    /// The one its host has when it starts.
+    #[default]
+    Fixed,
+    /// The one its host has.
+    Guessed,
+    /// The one that its name leads to.
+    Named,
+}
+
 /// What a node is started with.
 #[derive(Clone, Debug)]
 pub(crate) struct Boot<'a> {
@@ -147,8 +166,7 @@ pub(crate) struct Boot<'a> {
     pub(crate) replay: bool,
     /// What the host's wall clock says, in microseconds since 1970.
     pub(crate) epoch: u64,
-    /// Whether it advertises its name, and looks where that leads.
-    pub(crate) named: bool,
+    pub(crate) advertises: Advertises,
     /// Whom it knows from the start.
     pub(crate) acquainted: &'a [(NodeName, Address, Versions)],
 }
@@ -162,8 +180,8 @@ pub(crate) struct Network {
     pub(crate) link: Link,
     pub(super) hosts: Vec<Host>,
     /// The host at each address, by the lower three bytes of it.
-    by_ip: Vec<Option<HostId>>,
-    by_name: BTreeMap<String, Vec<SocketAddr>>,
+    pub(super) by_ip: Vec<Option<HostId>>,
+    pub(super) by_name: BTreeMap<String, Vec<SocketAddr>>,
     cuts: BTreeMap<u64, Cut>,
     pub(super) paths: Paths,
     agenda: Agenda<Due>,
@@ -218,26 +236,6 @@ impl Network {
         u64::try_from(at.saturating_duration_since(self.start).as_nanos()).expect("a run is shorter than 500 years")
     }
 
-    /// The address `10.a.b.c` of a number.
-    pub(crate) fn address(number: u32) -> SocketAddr {
-        let [_, a, b, c] = number.to_be_bytes();
-        SocketAddr::from(([10, a, b, c], PORT))
-    }
-
-    fn number(addr: SocketAddr) -> Option<usize> {
-        match addr {
-            SocketAddr::V4(v4) if v4.port() == PORT && v4.ip().octets()[0] == 10 => {
-                let [_, a, b, c] = v4.ip().octets();
-                Some(u32::from_be_bytes([0, a, b, c]) as usize)
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn host_at(&self, addr: SocketAddr) -> Option<HostId> {
-        *self.by_ip.get(Self::number(addr)?)?
-    }
-
     /// A host without a node.
     pub(crate) fn add_host(&mut self, name: &str, addr: SocketAddr) -> HostId {
         let host = self.hosts.len();
@@ -245,6 +243,7 @@ impl Network {
             name: name.into(),
             addr,
             source: None,
+            has_moved: false,
             node: None,
             life: 0,
             armed: None,
@@ -261,57 +260,10 @@ impl Network {
         host
     }
 
-    /// Gives a host another address; its old one is nobody's then.
-    pub(crate) fn move_host(&mut self, host: HostId, addr: SocketAddr) {
-        self.vacate(host, self.hosts[host].addr);
-        self.occupy(host, addr);
-        self.hosts[host].addr = addr;
-        self.by_name.insert(self.hosts[host].name.to_string(), vec![addr]);
-    }
-
-    fn occupy(&mut self, host: HostId, addr: SocketAddr) {
-        let number = Self::number(addr).expect("the network's addresses are 10.a.b.c:7946");
-        if self.by_ip.len() <= number {
-            self.by_ip.resize(number + 1, None);
-        }
-        self.by_ip[number] = Some(host);
-    }
-
-    fn vacate(&mut self, host: HostId, addr: SocketAddr) {
-        if let Some(number) = Self::number(addr)
-            && self.host_at(addr) == Some(host)
-        {
-            self.by_ip[number] = None;
-        }
-    }
-
-    /// Gives a host another address while its node runs: what it has open leads nowhere any more.
-    pub(crate) fn readdress(&mut self, host: HostId, addr: SocketAddr) {
-        self.move_host(host, addr);
-        self.abandon_streams(host);
-    }
-
-    /// Lets what a host sends come from another address, which is its own, too, or from the one it has.
-    pub(crate) fn send_from(&mut self, host: HostId, source: Option<SocketAddr>) {
-        if let Some(old) = self.hosts[host].source.take() {
-            self.vacate(host, old);
-        }
-        if let Some(source) = source {
-            self.occupy(host, source);
-            self.hosts[host].source = Some(source);
-        }
-    }
-
     /// Has a datagram arrive at a host, whoever sent it.
     pub(crate) fn inject(&mut self, from: SocketAddr, host: HostId, payload: Bytes) {
         let delay = self.link.delay.draw(&mut self.rng);
         self.after(delay, Due::Datagram { from, to: self.hosts[host].addr, payload });
-    }
-
-    /// Lets a name stand for several addresses.
-    #[cfg(test)]
-    pub(crate) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
-        self.by_name.insert(name.to_owned(), addrs.to_vec());
     }
 
     /// Starts a node on a host that has none.
@@ -320,13 +272,16 @@ impl Network {
         let place = &mut self.hosts[host];
         assert!(place.node.is_none(), "a node is running on {} already", place.addr);
         place.life += 1;
+        place.has_moved = false;
         place.armed = None;
         let mut node = Node::new(now, adapter::config(place.name.clone(), place.addr, boot, rng_seed));
         if !boot.acquainted.is_empty() {
             node.acquaint(now, boot.acquainted);
         }
-        if boot.named {
-            adapter::follow(&mut node, now, place.name.to_string());
+        match boot.advertises {
+            Advertises::Fixed => {}
+            Advertises::Guessed => node.guess_address(now),
+            Advertises::Named => adapter::follow(&mut node, now, place.name.to_string()),
         }
         place.node = Some(Box::new(node));
         self.drain(host);
@@ -535,6 +490,20 @@ impl Network {
                 self.with(host, |node, now| node.handle_lookup(now, &seed, addrs));
                 Some(Step::Host(host))
             }
+            Due::Address { host, life } => {
+                let place = &mut self.hosts[host];
+                if place.life != life {
+                    return None;
+                }
+                if place.holds() {
+                    place.held.push_back(Due::Address { host, life });
+                    return None;
+                }
+                let addr = place.addr;
+                self.record("address", host, &[]);
+                self.with(host, |node, now| adapter::readdress(node, now, addr));
+                Some(Step::Host(host))
+            }
             Due::Call(call) => {
                 self.digest.add(&[self.now, call]);
                 self.trace.note(self.steps, self.now, || format!("call {call}"));
@@ -618,8 +587,9 @@ impl Network {
             Action::Connect { id, to } => self.connect(host, id, to),
             Action::Write { id, data } => self.write(host, id, data),
             Action::Close { id } => self.close(host, id),
-            // The address of a simulated host is given to it.
-            Action::GuessAddress { .. } | Action::CheckAddress { .. } => {}
+            Action::CheckAddress { .. } => self.check_address(host),
+            // There is one way to each host.
+            Action::GuessAddress { .. } => {}
         }
     }
 

@@ -492,14 +492,14 @@ impl<'a> Run<'a> {
         let micros = self.net.elapsed().as_micros() as u64;
         let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
         let (tuning, limits) = (&self.tuning, Limits::default());
-        let named = self.scenario.faults.iter().any(|fault| fault.named);
+        let advertises = self.plan.advertises(host);
         let boot = Boot {
             seeds: &seeds,
             tuning,
             limits,
             replay: false,
             epoch,
-            named,
+            advertises,
             acquainted,
             envelope: Envelope::default(),
         };

@@ -26,8 +26,7 @@ impl Run<'_> {
             | Op::Leave { hosts }
             | Op::Boot { hosts, .. }
             | Op::Clock { hosts, .. }
-            | Op::Move { hosts }
-            | Op::Readdress { hosts }
+            | Op::Move { hosts, .. }
             | Op::Source { hosts, .. }
             | Op::Forge { hosts } => hosts,
             Op::Cut { .. } | Op::Heal { .. } | Op::Impair { .. } | Op::Restore { .. } => {
@@ -91,16 +90,10 @@ impl Run<'_> {
                 self.active += if more > 0.0 { 1 } else { -1 };
                 self.net.link.loss = (self.net.link.loss + more).clamp(0.0, 1.0);
             }
-            Op::Move { hosts } => {
+            Op::Move { hosts, .. } => {
                 for host in hosts {
                     let addr = self.new_address();
                     self.net.readdress(host, addr);
-                }
-            }
-            Op::Readdress { hosts } => {
-                for host in hosts {
-                    let addr = self.net.addr(host);
-                    self.net.with(host, |node, now| adapter::readdress(node, now, addr));
                 }
             }
             Op::Source { hosts, other } => {
