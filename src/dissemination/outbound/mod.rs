@@ -49,8 +49,9 @@ use crate::{config::Limits, membership::NodeName};
 const LAGGING_AFTER: Duration = Duration::from_millis(250);
 /// For how long messages are kept for a member that failed.
 pub(super) const FAILED_GRACE: Duration = Duration::from_secs(120);
-/// The same for a member that is said to have left: that may be a stale or a made-up word, which it refutes.
-pub(super) const LEFT_GRACE: Duration = Duration::from_secs(10);
+/// The same for a member that is said to have left: that may be a stale or a made-up word, which it refutes when it
+/// hears of it, at the latest from an exchange of views.
+pub(super) const LEFT_GRACE: Duration = Duration::from_secs(40);
 /// The window, in bytes: at first, and its bounds.
 const FIRST_WINDOW: u64 = 128 << 10;
 const MIN_WINDOW: u64 = 32 << 10;
