@@ -316,7 +316,7 @@ impl Dissemination {
             limits,
             replay,
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed),
-            outbound: [Outbound::new(epoch, limits), Outbound::new(epoch | 1, limits)],
+            outbound: [Outbound::new(now, epoch, limits), Outbound::new(now, epoch | 1, limits)],
             active: [false; 2],
             rounds: [0; 2],
             told_floor: [0; 2],

@@ -321,16 +321,18 @@ impl Dissemination {
     /// Tells a peer where it begins in what this node says, and how far that goes by now.
     pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8], echo: Option<u64>) {
         let Some((to, start)) = self.outbound[lane as usize].start_of(peer) else { return };
-        let have = Control::Have(vec![self.own_have(lane, Some(start))]);
-        let message = if start.cookie.is_some() { have.encode_by(self.by(echo)) } else { have.encode() };
+        let have = Control::Have(vec![self.own_have(lane, start)]);
+        let named = self.outbound[lane as usize].cookie_of(peer).is_some();
+        let message = if named { have.encode_by(self.by(echo)) } else { have.encode() };
         self.send(to, vec![message]);
     }
 
     /// A life was renewed: those who have had something begin after it, as what others lack is said again.
     fn tell_starts(&mut self, lane: Lane) {
         let outbound = &self.outbound[lane as usize];
+        let ahead = |start: Start| start.at > outbound.sent();
         let ahead =
-            |name: &&NodeName| outbound.start_of(name.as_bytes()).is_some_and(|(_, start)| start.at > outbound.sent());
+            |name: &&NodeName| outbound.start_of(name.as_bytes()).and_then(|(_, start)| start).is_some_and(ahead);
         for peer in outbound.names().filter(ahead).cloned().collect::<Vec<_>>() {
             self.tell_start(lane, peer.as_bytes(), None);
         }
@@ -387,7 +389,7 @@ impl Dissemination {
             (Some(lane), _) => {
                 let outbound = &self.outbound[lane as usize];
                 let peer = outbound.name_at(asker.addr).and_then(|name| outbound.start_of(name.as_bytes()));
-                Some(self.own_have(lane, peer.map(|(_, start)| start)))
+                Some(self.own_have(lane, peer.and_then(|(_, start)| start)))
             }
             (None, Some(stream)) => Some(stream_have(origin, stream)),
             // Of its own former lives a node knows nothing; of another's, that it has nothing.

@@ -31,6 +31,7 @@
 //! come and is halved when something is asked for again, as TCP's is (RFC 5681, sections 3.1 and 3.2;
 //! one halving a window, as in RFC 6582).
 
+mod forgotten;
 mod positions;
 
 use std::{
@@ -41,7 +42,7 @@ use std::{
 
 use bytes::Bytes;
 
-use self::positions::Gone;
+use self::{forgotten::Forgotten, positions::Gone};
 use super::{control::Start, payload};
 use crate::{config::Limits, membership::NodeName};
 
@@ -75,7 +76,7 @@ enum Standing {
     Current,
     Lagging,
     Loose,
-    Away { until: Instant },
+    Away { since: Instant, until: Instant },
 }
 
 impl Standing {
@@ -120,6 +121,7 @@ pub(crate) enum AckError {
 #[derive(Debug)]
 pub(super) struct Outbound {
     pub(super) epoch: u64,
+    began: Instant,
     /// The life before this one, if it was renewed: the numbers are the same.
     former: Option<u64>,
     limits: Limits,
@@ -141,6 +143,8 @@ pub(super) struct Outbound {
     kept: BTreeMap<u64, usize>,
     /// The latest last.
     gone: VecDeque<Gone>,
+    /// The latest last.
+    forgotten: VecDeque<Forgotten>,
     window: u64,
     threshold: u64,
     /// No further halving before this number is acknowledged.
@@ -163,9 +167,10 @@ fn remove(positions: &mut BTreeMap<u64, usize>, at: u64) {
 }
 
 impl Outbound {
-    pub(super) fn new(epoch: u64, limits: Limits) -> Self {
+    pub(super) fn new(now: Instant, epoch: u64, limits: Limits) -> Self {
         Self {
             epoch,
+            began: now,
             former: None,
             limits,
             base: 0,
@@ -179,6 +184,7 @@ impl Outbound {
             loose: BTreeMap::new(),
             kept: BTreeMap::new(),
             gone: VecDeque::new(),
+            forgotten: VecDeque::new(),
             window: FIRST_WINDOW,
             threshold: u64::MAX,
             recovered_at: 0,
@@ -365,7 +371,7 @@ impl Outbound {
     /// A member has failed, or is said to have left; it may come back within that time.
     pub(super) fn lose_peer(&mut self, now: Instant, name: &NodeName, grace: Duration) {
         if self.peers.contains_key(name) {
-            self.set_standing(name.as_bytes(), Standing::Away { until: now + grace });
+            self.set_standing(name.as_bytes(), Standing::Away { since: now, until: now + grace });
             self.free();
         }
     }
@@ -432,16 +438,24 @@ impl Outbound {
         self.names.get(&addr).and_then(|name| self.peers.get(name)).is_some_and(|peer| peer.life == 0)
     }
 
-    /// Where a peer begins, as far as is known, and where it is reached.
-    pub(super) fn start_of(&self, name: &[u8]) -> Option<(SocketAddr, Start)> {
-        let start = |peer: &Peer| Start { at: peer.acked, life: peer.life, cookie: peer.cookie };
-        self.peers.get(name).map(|peer| (peer.addr, start(peer)))
+    /// Where a peer is reached, and where it begins, as far as that is known.
+    pub(super) fn start_of(&self, name: &[u8]) -> Option<(SocketAddr, Option<Start>)> {
+        let peer = self.peers.get(name)?;
+        let start = |at| Start { at, life: peer.life, cookie: peer.cookie };
+        let at = match self.forgotten.iter().find(|forgotten| *forgotten.name.as_bytes() == *name) {
+            // That takes to know in which life it is.
+            Some(_) if peer.life == 0 => None,
+            Some(forgotten) => Some(forgotten.start_of(peer.life).unwrap_or(peer.acked)),
+            None => Some(peer.acked),
+        };
+        Some((peer.addr, at.map(start)))
     }
 
     /// Where a life of a peer begins that asks for it.
     pub(super) fn start_for(&self, name: &[u8], life: u64) -> Option<Start> {
         let peer = self.peers.get(name)?;
         let at = match peer.life {
+            _ if self.forgotten_start(name, life).is_some() => self.forgotten_start(name, life)?,
             // It was there before this node: only cut off, and no newcomer. It gets what is left.
             0 if life < self.epoch => peer.acked.min(self.base),
             known if known == 0 || known == life => peer.acked,
@@ -466,12 +480,18 @@ impl Outbound {
     /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.
     pub(super) fn ack(&mut self, name: &[u8], life: u64, next: Option<u64>) -> Result<bool, AckError> {
         let (sent, base) = (self.sent, self.base);
-        let begins = self.start_for(name, life).ok_or(AckError::Stranger)?.at;
-        let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
         if next.is_some_and(|next| next > sent) {
             return Err(AckError::Unsent);
         }
+        if next.is_some() {
+            self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
+        }
+        let forgotten = self.forgotten_start(name, life);
+        let begins = self.start_for(name, life).ok_or(AckError::Stranger)?.at;
+        let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
         let acked = match next {
+            // What is not kept any more it is told that it has missed.
+            None if forgotten.is_some() => begins.max(base).min(peer.acked),
             // What it has delivered is what it continues from, whatever this node knew of it.
             Some(next) if peer.life == 0 => next.max(base),
             next => begins.max(next.unwrap_or_default()),
@@ -555,9 +575,9 @@ impl Outbound {
         let mark = std::mem::replace(&mut self.reminder_mark, self.sent);
         let lag_limit = self.limits.lag_limit;
         for (name, peer) in &mut self.peers {
-            if let Standing::Away { until } = peer.standing {
+            if let Standing::Away { since, until } = peer.standing {
                 if now >= until {
-                    forgotten.push(name.clone());
+                    forgotten.push((name.clone(), since));
                 }
                 continue;
             }
@@ -588,8 +608,8 @@ impl Outbound {
         for (name, standing) in changed {
             self.set_standing(name.as_bytes(), standing);
         }
-        for name in forgotten {
-            self.remove_peer(&name);
+        for (name, since) in forgotten {
+            self.forget_peer(&name, since);
         }
         self.free();
         (reminded, loose)

@@ -65,6 +65,19 @@ fn who_was_away_for_longer_than_it_is_kept_for_is_told_what_it_missed() {
 }
 
 #[test]
+fn who_was_away_before_it_had_heard_anything_is_told_what_it_missed_too() {
+    let mut sim = Sim::new(4, Profile::Lan);
+    let addrs = cluster(&mut sim, 5);
+    sim.partition(&addrs[4..], &addrs[..4]);
+    say(&mut sim, addrs[0], 0..200, SECOND);
+    sim.heal();
+    sim.run_until(60 * SECOND, Sim::agreed);
+    say(&mut sim, addrs[0], 200..210, TURN);
+    sim.run(10 * SECOND);
+    assert!(check_unbroken(&mut sim, addrs[4], "node1", 210) > 0, "nobody has kept all of it");
+}
+
+#[test]
 fn who_is_said_to_have_left_and_has_not_loses_nothing() {
     for seed in 1..6 {
         let mut sim = Sim::new(seed, Profile::Lan);
