@@ -1,8 +1,8 @@
 //! Peers that were away for so long that they are not kept for any more, and had never said how far they are.
 //!
-//! Who has acknowledged something has a position of its own, and goes on from there when it comes back. Who has not
-//! would
-//! be taken for a newcomer, and begin at the present number in silence.
+//! Who has acknowledged something has a position of its own, and goes on from there when it comes back. Who has
+//! not would be taken for a newcomer, and begin at the present number in silence. Which of the two came back only
+//! its life tells, by two clocks: where these differ by more than it was away, the guess may be wrong.
 
 use std::time::Instant;
 
