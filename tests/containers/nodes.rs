@@ -64,7 +64,7 @@ impl Node {
     }
 }
 
-/// A network with a name that no other test has. It goes with its last container.
+/// A network with a name that no other test has, nor a compose project. It goes with its last container.
 struct Network {
     name: String,
     faults: &'static str,
@@ -276,7 +276,7 @@ impl Drop for Subnet {
 }
 
 fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_order() {
-    let network = Network { faults: "loss=0.3,duplicate=0.05,delay=1ms..20ms", ..Network::new("chaos") };
+    let network = Network { faults: "loss=0.3,duplicate=0.05,delay=1ms..20ms", ..Network::new("faults") };
     let subnet = Subnet::new(&network);
     let node1 = network.receiver("node1", &["node2", "node3"]);
     let mut nodes = vec![node1];
