@@ -31,7 +31,8 @@ use rand::RngExt;
 
 use super::{
     Dissemination, Lane, Output,
-    control::{By, Control},
+    control::{By, Control, Question},
+    outbound::Began,
     repair::Teller,
     same_lane,
 };
@@ -52,7 +53,7 @@ pub(super) fn is_named(versions: Versions) -> bool {
 
 /// What a member was asked.
 #[derive(Debug)]
-struct Question {
+struct Asked {
     number: u64,
     since: Instant,
     /// When it was asked in which life it is, last.
@@ -62,7 +63,7 @@ struct Question {
 /// What is known of members beyond what they announce; only of live ones.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
-    questions: BTreeMap<NodeName, Question>,
+    questions: BTreeMap<NodeName, Asked>,
     /// When each was last answered that has not proved who it is.
     answered: BTreeMap<NodeName, Instant>,
     /// Those that were heard from elsewhere than they say.
@@ -107,10 +108,15 @@ impl Dissemination {
         Teller { addr, certain: at_home || answers, answers }
     }
 
+    /// For how long this node has been running, in microseconds.
+    pub(super) fn age(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// The number that a member is asked with.
-    fn question_for(&mut self, now: Instant, name: &NodeName) -> &mut Question {
+    fn question_for(&mut self, now: Instant, name: &NodeName) -> &mut Asked {
         let number = self.rng.random();
-        let new = Question { number, since: now, asked: None };
+        let new = Asked { number, since: now, asked: None };
         let question = self.contacts.questions.entry(name.clone()).or_insert(new);
         if now.saturating_duration_since(question.since) >= QUESTION {
             (question.number, question.since) = (number, now);
@@ -124,11 +130,11 @@ impl Dissemination {
         if !is_named(record.versions) {
             return false;
         }
-        let pause = 8 * self.patience();
+        let (pause, age) = (8 * self.patience(), self.age(now));
         let question = self.question_for(now, &record.name);
         if question.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= pause) {
             question.asked = Some(now);
-            let question = Some(question.number);
+            let question = Some(Question { number: question.number, age });
             let receipt = Control::Receipt { epoch, life: self.life, next: None, cookie: None, question };
             let receipt = receipt.encode_by(self.by(None));
             self.send(record.addr(), membership.introduction().into_iter().chain([receipt]).collect());
@@ -143,7 +149,8 @@ impl Dissemination {
         if !is_named(record.versions) && cookie.is_none() {
             return Some(Control::Ack { epoch, life, next }.encode());
         }
-        let question = next.is_none().then(|| self.question_for(now, &record.name).number);
+        let age = self.age(now);
+        let question = next.is_none().then(|| Question { number: self.question_for(now, &record.name).number, age });
         Some(Control::Receipt { epoch, life, next, cookie, question }.encode_by(self.by(None)))
     }
 
@@ -154,7 +161,7 @@ impl Dissemination {
         (record, teller): (&Record, Teller),
         (epoch, life, next): (u64, u64, Option<u64>),
         cookie: Option<u64>,
-        question: Option<u64>,
+        question: Option<Question>,
     ) -> Result<(), super::Unusable> {
         let name = &record.name;
         let lane = if same_lane(self.outbound[Lane::Own as usize].epoch, epoch) { Lane::Own } else { Lane::Voice };
@@ -165,8 +172,13 @@ impl Dissemination {
             // It was taken for one of an older revision.
             None => teller.certain,
         };
+        let began = match question {
+            Some(question) => outbound.began(now, question.age),
+            None => outbound.began_by_clock(life),
+        };
+        let echo = question.map(|question| question.number);
         if known && proven {
-            return self.count_ack(now, lane, name, (life, next), question);
+            return self.count_ack(now, lane, name, (life, next, began), echo);
         }
         if !known {
             self.counters.former_lives += 1;
@@ -174,7 +186,7 @@ impl Dissemination {
             self.counters.strangers += 1;
         }
         if (known || question.is_some()) && self.may_answer(now, name) {
-            self.answer(lane, record, life, question);
+            self.answer(lane, record, (life, began), echo);
         }
         Ok(())
     }
@@ -191,8 +203,8 @@ impl Dissemination {
     }
 
     /// Tells a member in which life this node is, and where that member begins in it.
-    fn answer(&mut self, lane: Lane, record: &Record, life: u64, echo: Option<u64>) {
-        let start = self.outbound[lane as usize].start_for(record.name.as_bytes(), life);
+    fn answer(&mut self, lane: Lane, record: &Record, (life, began): (u64, Began), echo: Option<u64>) {
+        let start = self.outbound[lane as usize].offer(record.name.as_bytes(), life, began);
         let have = Control::Have(vec![self.own_have(lane, start)]).encode_by(self.by(echo));
         self.send(record.addr(), vec![have]);
     }

@@ -98,6 +98,15 @@ pub(super) struct Start {
     pub(super) cookie: Option<u64>,
 }
 
+/// What is to be echoed with the answer, and who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) number: u64,
+    /// For how long the asker has been running, in microseconds: that tells whether it was there before something
+    /// happened, whatever the clocks of the two say.
+    pub(super) age: u64,
+}
+
 /// Who says what follows, wherever its packets leave from. Only nodes of [`NAMED`](super::NAMED) revisions
 /// are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +128,7 @@ pub(super) enum Control<'a> {
     Ack { epoch: u64, life: u64, next: Option<u64> },
     /// The same, said by name. It carries the cookie that the origin gave the sender; `question` is to be
     /// echoed with where the sender begins, and in which life.
-    Receipt { epoch: u64, life: u64, next: Option<u64>, cookie: Option<u64>, question: Option<u64> },
+    Receipt { epoch: u64, life: u64, next: Option<u64>, cookie: Option<u64>, question: Option<Question> },
     /// Send me these: first numbers and counts.
     Want { origin: &'a [u8], epoch: u64, ranges: Vec<(u64, u64)> },
     /// A plain node said this; pass it on to everybody.
@@ -169,7 +178,10 @@ impl<'a> Control<'a> {
                 life: reader.number()?,
                 next: reader.option()?,
                 cookie: reader.option()?,
-                question: reader.option()?,
+                question: match reader.option()? {
+                    Some(number) => Some(Question { number, age: reader.number()? }),
+                    None => None,
+                },
             },
             BY => {
                 let (by, control) = Self::decode_by(reader.rest)?;
@@ -249,8 +261,11 @@ impl<'a> Control<'a> {
                 out.push(RECEIPT);
                 put_number(out, *epoch);
                 put_number(out, *life);
-                for option in [next, cookie, question] {
-                    put_option(out, *option);
+                put_option(out, *next);
+                put_option(out, *cookie);
+                put_option(out, question.map(|question| question.number));
+                if let Some(question) = question {
+                    put_number(out, question.age);
                 }
             }
             Self::By { by, control } => {
@@ -427,6 +442,7 @@ mod tests {
             let start = start.map(|(at, life, cookie)| Start { at, life, cookie });
             let have = Have { origin: &origin, epoch, base, next, floor, start };
             let max_len = have.max_len();
+            let question = until.map(|number| Question { number, age: next });
             for control in [
                 Control::Relay { route: Route { hops, until }, message: &message },
                 Control::Have(vec![have.clone(), have]),
@@ -435,7 +451,7 @@ mod tests {
                 Control::Plain { source: &origin, message: &message },
                 Control::Watch,
                 Control::Acked { epoch, members: vec![(&origin, base), (b"", next)] },
-                Control::Receipt { epoch, life: base, next: until, cookie: Some(next), question: until },
+                Control::Receipt { epoch, life: base, next: until, cookie: Some(next), question },
             ] {
                 let by = By { sender: &origin, echo: until };
                 let said = control.encode_by(by);

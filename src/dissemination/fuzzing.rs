@@ -79,7 +79,9 @@ impl Control {
                 control::Control::Want { origin: &origin, epoch: life(*epoch), ranges: ranges.collect() }.encode()
             }
             Self::Receipt { sender, epoch, life: other, next, cookie, question } => {
-                let (next, cookie, question) = (next.map(u64::from), cookie.map(u64::from), question.map(u64::from));
+                let (next, cookie) = (next.map(u64::from), cookie.map(u64::from));
+                let question =
+                    question.map(|number| control::Question { number: number.into(), age: u64::from(number) << 24 });
                 let by = control::By { sender: &name(*sender), echo: None };
                 control::Control::Receipt { epoch: life(*epoch), life: life(*other), next, cookie, question }
                     .encode_by(by)

@@ -351,9 +351,7 @@ impl Dissemination {
 
     /// The latest life that can be: by this node's clock, with some tolerance.
     fn latest(&self, now: Instant) -> u64 {
-        let running = now.saturating_duration_since(self.started).as_micros();
-        let running = u64::try_from(running).unwrap_or(u64::MAX);
-        self.life.saturating_add(running.saturating_add(CLOCK_TOLERANCE).saturating_mul(2)) | 1
+        self.life.saturating_add(self.age(now).saturating_add(CLOCK_TOLERANCE).saturating_mul(2)) | 1
     }
 
     /// The identity of the next message of this node.
@@ -389,13 +387,13 @@ impl Dissemination {
         let outbound = &mut self.outbound[lane as usize];
         if !std::mem::replace(&mut self.active[lane as usize], true) {
             for record in membership.others().filter(|record| is_ours(record.versions)) {
-                // One that failed may only be cut off, and is a member to others.
-                if record.state() != MemberState::Left {
-                    let cookie = is_named(record.versions).then(|| self.rng.random());
-                    outbound.add_peer(record.addr(), &record.name, cookie);
-                }
-                if record.state() == MemberState::Dead {
-                    outbound.lose_peer(now, &record.name, FAILED_GRACE);
+                let cookie = is_named(record.versions).then(|| self.rng.random());
+                outbound.add_peer(record.addr(), &record.name, cookie);
+                // One that failed may only be cut off, one that is said to have left may be about to refute it.
+                match record.state() {
+                    MemberState::Alive | MemberState::Suspect => {}
+                    MemberState::Dead => outbound.lose_peer(now, &record.name, FAILED_GRACE),
+                    MemberState::Left => outbound.lose_peer(now, &record.name, LEFT_GRACE),
                 }
             }
         }
@@ -508,7 +506,7 @@ impl Dissemination {
         self.ring = None;
         self.live = membership.live();
         for stream in self.inbound.lives_mut(record.name.as_bytes()) {
-            stream.attempts = 0;
+            stream.ask_afresh();
         }
         self.revive(&record.name);
         for lane in LANES {

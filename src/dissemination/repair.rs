@@ -19,7 +19,7 @@ use super::{
     hash,
     inbound::{self, StreamError},
     is_ours,
-    outbound::{AckError, FAILED_GRACE},
+    outbound::{AckError, Began, FAILED_GRACE},
     ring::FANOUT,
     same_lane,
     stream::{Over, Stream},
@@ -284,35 +284,40 @@ impl Dissemination {
             }
             self.outbound[lane as usize].forget_cookie(name.as_bytes());
         }
-        self.count_ack(now, lane, &name, (life, next), None)
+        let began = self.outbound[lane as usize].began_by_clock(life);
+        self.count_ack(now, lane, &name, (life, next, began), None)
     }
 
-    /// A peer acknowledges something, or asks where to begin.
+    /// A peer acknowledges something, or asks where to begin. `began` is when that life of it did.
     pub(super) fn count_ack(
         &mut self,
         now: Instant,
         lane: Lane,
         name: &NodeName,
-        (life, next): (u64, Option<u64>),
-        question: Option<u64>,
+        (life, next, began): (u64, Option<u64>, Began),
+        echo: Option<u64>,
     ) -> Result<(), Unusable> {
         let outbound = &mut self.outbound[lane as usize];
         let before = outbound.floor();
-        let asks = match outbound.ack(name.as_bytes(), life, next) {
+        let counted = match next {
+            Some(next) => outbound.ack(name.as_bytes(), life, next),
+            None => outbound.ask(name.as_bytes(), life, began),
+        };
+        match counted {
             Err(AckError::Stranger) => {
                 self.counters.strangers += 1;
                 return Ok(());
             }
-            asks => asks?,
-        };
+            counted => counted?,
+        }
         if outbound.floor() > before {
             self.rounds[lane as usize] = self.telling_rounds();
         }
         if lane == Lane::Own {
             self.tell_later(now);
         }
-        if asks {
-            self.tell_start(lane, name.as_bytes(), question);
+        if next.is_none() {
+            self.tell_start(lane, name.as_bytes(), echo);
         }
         self.watch(now, lane);
         Ok(())
@@ -463,6 +468,7 @@ impl Dissemination {
     /// Asks somebody for what is missing of a stream, or gives it up. An origin may not know this node yet,
     /// where news of members gets lost; what is asked of it comes with an introduction.
     pub(super) fn ask(&mut self, now: Instant, origin: &NodeName, epoch: u64, membership: &Membership) {
+        let patience = self.patience();
         let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
         if !stream.lacks() {
             return;
@@ -473,7 +479,7 @@ impl Dissemination {
             let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
             match record.filter(|_| live.is_some() && stream.attempts < asked) {
                 Some(record) => {
-                    stream.attempts += 1;
+                    stream.count_attempt(now, |attempts| backed_off(patience, attempts));
                     let again = now + self.backed_off(origin, epoch);
                     let ack = self.acknowledgement(now, record, epoch);
                     self.send(record.addr(), membership.introduction().into_iter().chain(ack).collect());
@@ -512,13 +518,12 @@ impl Dissemination {
         }
         let ranges = stream.missing(control::MAX_RANGES);
         self.counters.wanted += ranges.iter().map(|(_, count)| count).sum::<u64>();
-        if stream.attempts > 0 {
+        let attempt = stream.attempts;
+        if stream.count_attempt(now, |attempts| backed_off(patience, attempts)) && attempt > 0 {
             stream.hint = None;
         }
         let hint = stream.hint;
         let origin_has = record.filter(|_| live.is_some() && stream.gone_below <= next);
-        let attempt = stream.attempts;
-        stream.attempts += 1;
         // Who brings something large, or who told of it first, then the origin, then by turns anybody and the
         // origin.
         let bringer = self.bringer.filter(|(_, at)| now.saturating_duration_since(*at) < BRINGER_PATIENCE);
@@ -546,8 +551,7 @@ impl Dissemination {
 
     pub(super) fn backed_off(&self, origin: &NodeName, epoch: u64) -> Duration {
         let attempts = self.inbound.get(origin.as_bytes(), epoch).map_or(0, |stream| stream.attempts);
-        let doublings = attempts.saturating_sub(1).min(8);
-        (self.patience() * (1 << doublings)).min(LONGEST_PATIENCE)
+        backed_off(self.patience(), attempts)
     }
 
     /// Frees what is kept of streams that are over. How far they came stays known, so that nothing of them
@@ -567,6 +571,11 @@ impl Dissemination {
             self.sweep_later(now);
         }
     }
+}
+
+/// How long an answer is waited for after so many attempts.
+fn backed_off(patience: Duration, attempts: u32) -> Duration {
+    (patience * (1 << attempts.saturating_sub(1).min(8))).min(LONGEST_PATIENCE)
 }
 
 /// For how long what is missing of a stream that is over is asked for. Who failed may come back, or has, in a

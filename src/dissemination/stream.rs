@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     ops::Range,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::Message;
@@ -61,8 +61,11 @@ pub(super) struct Stream {
     pub(super) gone_below: u64,
     /// Who was the last to say that there is more.
     pub(super) hint: Option<SocketAddr>,
-    /// How often was asked since something came.
+    /// How often it was asked for what is next, or for where to begin, each time waiting longer for an answer. What
+    /// is asked meanwhile, because there is more news, does not count: it is no reason to hope longer.
     pub(super) attempts: u32,
+    /// When it counts again.
+    counts_from: Option<Instant>,
     /// For how many rounds of gossip to tell what is here.
     pub(super) rounds: u32,
     /// The origin is gone, or has a newer life.
@@ -101,6 +104,7 @@ impl Stream {
             gone_below: 0,
             hint: None,
             attempts: 0,
+            counts_from: None,
             rounds: 0,
             over: None,
             ack_due: false,
@@ -165,6 +169,22 @@ impl Stream {
         self.ahead.first_key_value().map(|(first, _)| *first)
     }
 
+    /// Something came of what was asked for, or somebody may have it who was not asked yet.
+    pub(super) fn ask_afresh(&mut self) {
+        (self.attempts, self.counts_from) = (0, None);
+    }
+
+    /// Counts an attempt, unless the answer to the last one is still waited for. `pause` is how long an answer is
+    /// waited for after so many attempts.
+    pub(super) fn count_attempt(&mut self, now: Instant, pause: impl Fn(u32) -> Duration) -> bool {
+        let counts = self.counts_from.is_none_or(|from| from <= now);
+        if counts {
+            self.attempts += 1;
+            self.counts_from = Some(now + pause(self.attempts));
+        }
+        counts
+    }
+
     /// The messages to ask for: first numbers and counts.
     pub(super) fn missing(&self, max_ranges: usize) -> Vec<(u64, u64)> {
         let Some(mut at) = self.next else { return Vec::new() };
@@ -201,7 +221,9 @@ impl Stream {
         if head > self.end() {
             (self.head, self.told_by, self.doubted) = (head, hint, false);
             self.hint = hint;
-            self.attempts = 0;
+            if self.next.is_some_and(|next| base <= next) {
+                self.ask_afresh();
+            }
         } else if self.hint.is_none()
             && (head == self.end() || self.next.is_some_and(|next| base <= next && next < head))
         {

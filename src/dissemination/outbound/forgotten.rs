@@ -1,12 +1,12 @@
 //! Peers that were away for so long that they are not kept for any more, and had never said how far they are.
 //!
 //! Who has acknowledged something has a position of its own, and goes on from there when it comes back. Who has
-//! not would be taken for a newcomer, and begin at the present number in silence. Which of the two came back only
-//! its life tells, by two clocks: where these differ by more than it was away, the guess may be wrong.
+//! not would be taken for a newcomer, and begin at the present number in silence. Which of the two came back its age
+//! tells: who has been running for longer than it was away is the one that went.
 
 use std::time::Instant;
 
-use super::Outbound;
+use super::{Began, Outbound};
 use crate::membership::NodeName;
 
 /// How many peers are remembered that were forgotten before they had acknowledged anything.
@@ -18,25 +18,17 @@ const MAX_FORGOTTEN: usize = 256;
 pub(super) struct Forgotten {
     pub(super) name: NodeName,
     acked: u64,
-    /// A life that began before this, by this node's clock, is the one that went away.
-    lost_at: u64,
-}
-
-impl Forgotten {
-    /// Where that life began, if it is the one.
-    pub(super) fn start_of(&self, life: u64) -> Option<u64> {
-        (life < self.lost_at).then_some(self.acked)
-    }
+    /// When it went away.
+    gone_at: Began,
 }
 
 impl Outbound {
     /// A peer was away for too long. Where it was, is remembered for one that has never said it itself.
     pub(super) fn forget_peer(&mut self, name: &NodeName, away: Instant) {
         if let Some(peer) = self.peers.get(name).filter(|peer| peer.life == 0) {
-            let elapsed = u64::try_from(away.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
-            let lost_at = self.epoch.saturating_add(elapsed.saturating_mul(2));
+            let (acked, gone_at) = (peer.acked, self.began(away, 0));
             self.forgotten.retain(|forgotten| forgotten.name != *name);
-            self.forgotten.push_back(Forgotten { name: name.clone(), acked: peer.acked, lost_at });
+            self.forgotten.push_back(Forgotten { name: name.clone(), acked, gone_at });
             if self.forgotten.len() > MAX_FORGOTTEN {
                 self.forgotten.pop_front();
             }
@@ -44,8 +36,13 @@ impl Outbound {
         self.remove_peer(name);
     }
 
-    /// Where that life of a peer began which was forgotten.
-    pub(super) fn forgotten_start(&self, name: &[u8], life: u64) -> Option<u64> {
-        self.forgotten.iter().find(|forgotten| *forgotten.name.as_bytes() == *name)?.start_of(life)
+    pub(super) fn is_forgotten(&self, name: &[u8]) -> bool {
+        self.forgotten.iter().any(|forgotten| *forgotten.name.as_bytes() == *name)
+    }
+
+    /// Where the life of a peer begins that began then, if it is the one that was forgotten.
+    pub(super) fn forgotten_start(&self, name: &[u8], began: Began) -> Option<u64> {
+        let forgotten = self.forgotten.iter().find(|forgotten| *forgotten.name.as_bytes() == *name)?;
+        (began < forgotten.gone_at).then_some(forgotten.acked)
     }
 }

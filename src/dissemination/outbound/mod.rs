@@ -98,6 +98,8 @@ struct Peer {
     rejoined_at: u64,
     /// Which life of it acknowledges; 0 until it has.
     life: u64,
+    /// When that life began, as far as it was said.
+    began: Began,
     /// Since when it is behind without acknowledging more.
     behind_since: Option<Instant>,
     /// What it had acknowledged when it was last looked at.
@@ -107,6 +109,9 @@ struct Peer {
     /// What its acknowledgements are to carry, if it is one that is told so.
     cookie: Option<u64>,
 }
+
+/// When a life of a peer began, in microseconds after this node did; negative before.
+pub(super) type Began = i64;
 
 /// Why an acknowledgement does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -355,6 +360,7 @@ impl Outbound {
                 joined_at: next,
                 rejoined_at: next,
                 life: 0,
+                began: Began::MAX,
                 behind_since: None,
                 seen: next,
                 backoff: 0,
@@ -441,28 +447,56 @@ impl Outbound {
     /// Where a peer is reached, and where it begins, as far as that is known.
     pub(super) fn start_of(&self, name: &[u8]) -> Option<(SocketAddr, Option<Start>)> {
         let peer = self.peers.get(name)?;
-        let start = |at| Start { at, life: peer.life, cookie: peer.cookie };
-        let at = match self.forgotten.iter().find(|forgotten| *forgotten.name.as_bytes() == *name) {
-            // That takes to know in which life it is.
-            Some(_) if peer.life == 0 => None,
-            Some(forgotten) => Some(forgotten.start_of(peer.life).unwrap_or(peer.acked)),
-            None => Some(peer.acked),
-        };
-        Some((peer.addr, at.map(start)))
+        // Where one begins that was forgotten, takes to know in which life it is.
+        let known = peer.life != 0 || !self.is_forgotten(name);
+        let at = self.forgotten_start(name, peer.began).unwrap_or(peer.acked);
+        Some((peer.addr, known.then_some(Start { at, life: peer.life, cookie: peer.cookie })))
     }
 
-    /// Where a life of a peer begins that asks for it.
-    pub(super) fn start_for(&self, name: &[u8], life: u64) -> Option<Start> {
+    /// When somebody began that has been running for so many microseconds.
+    pub(super) fn began(&self, now: Instant, age: u64) -> Began {
+        let elapsed = now.saturating_duration_since(self.began).as_micros();
+        Began::try_from(elapsed).unwrap_or(Began::MAX).saturating_sub_unsigned(age)
+    }
+
+    /// The same, by the clocks of both, for one that does not say its age.
+    pub(super) fn began_by_clock(&self, life: u64) -> Began {
+        (life / 2).cast_signed().saturating_sub((self.epoch / 2).cast_signed())
+    }
+
+    /// Where a life of a peer begins that asks for it, and began then. What is offered to it is kept for it from now
+    /// on; of what is not kept any more it is told that it has missed it.
+    pub(super) fn offer(&mut self, name: &[u8], life: u64, began: Began) -> Option<Start> {
         let peer = self.peers.get(name)?;
-        let at = match peer.life {
-            _ if self.forgotten_start(name, life).is_some() => self.forgotten_start(name, life)?,
+        let at = match (peer.life, self.forgotten_start(name, began)) {
+            (_, Some(at)) => at,
             // It was there before this node: only cut off, and no newcomer. It gets what is left.
-            0 if life < self.epoch => peer.acked.min(self.base),
-            known if known == 0 || known == life => peer.acked,
-            // A new life begins where it joined; what the former one lacked it has no claim to.
-            _ => peer.acked.max(peer.rejoined_at.min(self.sent)),
+            (0, None) if began < 0 => peer.acked.min(self.base),
+            (known, None) if known == 0 || known == life => peer.acked,
+            _ => self.start_of_new_life(peer),
         };
-        Some(Start { at, life, cookie: peer.cookie })
+        let start = Start { at, life, cookie: peer.cookie };
+        let kept = at.max(self.base.min(peer.acked));
+        if kept < peer.acked {
+            self.set_position(name, kept);
+        }
+        Some(start)
+    }
+
+    /// A new life begins where it joined; what the former one lacked it has no claim to.
+    fn start_of_new_life(&self, peer: &Peer) -> u64 {
+        peer.acked.max(peer.rejoined_at.min(self.sent))
+    }
+
+    /// A peer asks where to begin, in a life that began then.
+    pub(super) fn ask(&mut self, name: &[u8], life: u64, began: Began) -> Result<(), AckError> {
+        let start = self.offer(name, life, began).ok_or(AckError::Stranger)?;
+        self.begin_life(name, life);
+        let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
+        peer.began = began;
+        let acked = start.at.max(peer.acked);
+        self.set_position(name, acked);
+        Ok(())
     }
 
     /// A peer turns out to be of a revision that knows nothing of cookies.
@@ -477,34 +511,30 @@ impl Outbound {
         self.peers.get(name)?.cookie
     }
 
-    /// A peer has everything below `next`, or asks where to begin. Gives whether it is to be told that.
-    pub(super) fn ack(&mut self, name: &[u8], life: u64, next: Option<u64>) -> Result<bool, AckError> {
-        let (sent, base) = (self.sent, self.base);
-        if next.is_some_and(|next| next > sent) {
+    /// A peer has everything below `next`.
+    pub(super) fn ack(&mut self, name: &[u8], life: u64, next: u64) -> Result<(), AckError> {
+        if next > self.sent {
             return Err(AckError::Unsent);
         }
-        if next.is_some() {
-            self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
-        }
-        let forgotten = self.forgotten_start(name, life);
-        let begins = self.start_for(name, life).ok_or(AckError::Stranger)?.at;
-        let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
-        let acked = match next {
-            // What is not kept any more it is told that it has missed.
-            None if forgotten.is_some() => begins.max(base).min(peer.acked),
+        let peer = self.peers.get(name).ok_or(AckError::Stranger)?;
+        let acked = match peer.life {
             // What it has delivered is what it continues from, whatever this node knew of it.
-            Some(next) if peer.life == 0 => next.max(base),
-            next => begins.max(next.unwrap_or_default()),
+            0 => next.max(self.base),
+            known if known == life => next.max(peer.acked),
+            _ => next.max(self.start_of_new_life(peer)),
         };
+        self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
+        self.begin_life(name, life);
+        self.set_position(name, acked);
+        Ok(())
+    }
+
+    fn begin_life(&mut self, name: &[u8], life: u64) {
+        let Some(peer) = self.peers.get_mut(name) else { return };
         if peer.life != 0 && peer.life != life {
             peer.joined_at = peer.rejoined_at;
         }
         peer.life = life;
-        if acked < peer.acked {
-            peer.joined_at = peer.joined_at.min(acked);
-        }
-        self.set_position(name, acked);
-        Ok(next.is_none())
     }
 
     /// A peer is known to have all below that number, or to lack what was thought to be there.
@@ -515,6 +545,7 @@ impl Outbound {
         if acked == before {
             return;
         }
+        peer.joined_at = if acked < before { peer.joined_at.min(acked) } else { peer.joined_at };
         if acked > before {
             peer.behind_since = None;
             (peer.backoff, peer.periods_left) = (0, 0);

@@ -117,6 +117,33 @@ fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it
 }
 
 #[test]
+fn what_nobody_has_any_more_is_told_also_while_more_is_said() {
+    let mut sim = Sim::new(5, Profile::Lan);
+    sim.limits = Limits { retain_messages: 64, lag_limit: SECOND, ..Limits::default() };
+    let addrs = cluster(&mut sim, 4);
+    numbers(&mut sim, addrs[0], 0..10);
+    sim.run(SECOND);
+    sim.partition(&addrs[3..], &addrs[..3]);
+    let begin = sim.now;
+    let mut next = 10;
+    while next < 200 {
+        next += u64::from(sim.try_publish(addrs[0], "k", &next.to_string()).is_ok());
+        sim.run(Duration::from_millis(5));
+        assert!(sim.now - begin < 4 * SECOND, "it holds them back for ever");
+    }
+    sim.heal();
+    // Something new always comes before what is missing has been asked for often enough.
+    numbers(&mut sim, addrs[0], 200..1000);
+    let heard = told(&mut sim, addrs[3]);
+    let missed = heard.iter().filter(|line| line.starts_with("missed")).count();
+    assert!((1..10).contains(&missed), "told {missed} times");
+    let first = 10 + missed;
+    assert!(heard[9 + missed].ends_with(" to 200 of node1"), "{:?}", &heard[9..=first]);
+    assert!(heard.len() > first + 790, "what came after it is here, all but the last few");
+    assert_eq!(heard[first..], said("node1", 200..200 + (heard.len() - first) as u64));
+}
+
+#[test]
 fn one_that_is_slow_for_less_than_the_limit_misses_nothing() {
     let mut sim = Sim::new(6, Profile::Lan);
     sim.limits = Limits { retain_messages: 64, lag_limit: 5 * SECOND, ..Limits::default() };
