@@ -18,7 +18,9 @@
 //!
 //! A life is a number from the clock of its origin, which is a good first guess: the first life that is heard of,
 //! and a later one than that, are believed at once, unless they lie in the future. What contradicts that is a
-//! reason to ask. Whatever is made up about a life, the origin's own answer ends it.
+//! reason to ask. Whatever is made up about a life, the origin's own answer ends it. The answer tells its age as
+//! well: who met the origin before that life began, was there in a former one, too, and is owed what others tell of
+//! it, even if it has never heard a word of it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +34,7 @@ use rand::RngExt;
 use super::{
     Dissemination, Lane, Output,
     control::{By, Control, Question},
+    inbound::MAX_ORIGINS,
     outbound::Began,
     repair::Teller,
     same_lane,
@@ -58,9 +61,11 @@ struct Asked {
     since: Instant,
     /// When it was asked in which life it is, last.
     asked: Option<Instant>,
+    /// A former life that was the reason to ask, and who told of it.
+    former: Option<(u64, SocketAddr)>,
 }
 
-/// What is known of members beyond what they announce; only of live ones.
+/// What is known of members beyond what they announce; but for when they were met only of live ones.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     questions: BTreeMap<NodeName, Asked>,
@@ -68,9 +73,28 @@ pub(super) struct Contacts {
     answered: BTreeMap<NodeName, Instant>,
     /// Those that were heard from elsewhere than they say.
     elsewhere: BTreeSet<NodeName>,
+    /// When each was met first, in whichever life, whether it is live or not.
+    met: BTreeMap<NodeName, Instant>,
 }
 
 impl Contacts {
+    /// A member is there, maybe for the first time.
+    pub(super) fn meet(&mut self, now: Instant, name: &NodeName) {
+        if self.met.len() < MAX_ORIGINS && !self.met.contains_key(name) {
+            self.met.insert(name.clone(), now);
+        }
+    }
+
+    /// Whether a member has ever been met.
+    pub(super) fn has_met(&self, name: &NodeName) -> bool {
+        self.met.contains_key(name)
+    }
+
+    /// Whether a member was met before its present life began, which is so many microseconds old.
+    pub(super) fn met_before(&self, now: Instant, name: &[u8], age: u64) -> bool {
+        self.met.get(name).is_some_and(|met| now.saturating_duration_since(*met) > Duration::from_micros(age))
+    }
+
     /// A member is gone.
     pub(super) fn forget(&mut self, name: &NodeName) {
         self.questions.remove(name);
@@ -78,15 +102,15 @@ impl Contacts {
         self.elsewhere.remove(name);
     }
 
-    fn is_answer(&self, now: Instant, name: &NodeName, echo: u64) -> bool {
-        let asked = self.questions.get(name).filter(|question| question.number == echo);
+    fn is_answer(&self, now: Instant, name: &NodeName, echo: Question) -> bool {
+        let asked = self.questions.get(name).filter(|asked| asked.number == echo.number);
         asked.is_some_and(|question| now.saturating_duration_since(question.since) < 2 * QUESTION)
     }
 }
 
 impl Dissemination {
     /// What is said with this in front is said by this node.
-    pub(super) fn by(&self, echo: Option<u64>) -> By<'_> {
+    pub(super) fn by(&self, echo: Option<Question>) -> By<'_> {
         By { sender: self.me.as_bytes(), echo }
     }
 
@@ -98,14 +122,14 @@ impl Dissemination {
     /// Who says this by name, if it is a live member, and whether that is certain.
     pub(super) fn teller(&mut self, now: Instant, from: SocketAddr, by: By<'_>, record: &Record) -> Teller {
         let addr = record.addr();
-        let answers = by.echo.is_some_and(|echo| self.contacts.is_answer(now, &record.name, echo));
+        let answers = by.echo.filter(|echo| self.contacts.is_answer(now, &record.name, *echo));
         // Over a stream it comes from a port of the system's choice.
         let at_home = from.ip() == addr.ip();
         if !at_home && self.contacts.elsewhere.insert(record.name.clone()) {
             self.counters.elsewhere += 1;
             self.outputs.push_back(Output::Elsewhere { name: record.name.clone(), announced: addr, from });
         }
-        Teller { addr, certain: at_home || answers, answers }
+        Teller { addr, certain: at_home || answers.is_some(), answers: answers.map(|echo| echo.age) }
     }
 
     /// For how long this node has been running, in microseconds.
@@ -116,7 +140,7 @@ impl Dissemination {
     /// The number that a member is asked with.
     fn question_for(&mut self, now: Instant, name: &NodeName) -> &mut Asked {
         let number = self.rng.random();
-        let new = Asked { number, since: now, asked: None };
+        let new = Asked { number, since: now, asked: None, former: None };
         let question = self.contacts.questions.entry(name.clone()).or_insert(new);
         if now.saturating_duration_since(question.since) >= QUESTION {
             (question.number, question.since) = (number, now);
@@ -140,6 +164,29 @@ impl Dissemination {
             self.send(record.addr(), membership.introduction().into_iter().chain([receipt]).collect());
         }
         true
+    }
+
+    /// Somebody has told of a former life of a member, which has been asked about it.
+    pub(super) fn note_former(&mut self, origin: &[u8], epoch: u64, teller: SocketAddr) {
+        if let Some(asked) = self.contacts.questions.get_mut(origin) {
+            asked.former = Some((epoch, teller));
+        }
+    }
+
+    /// A member has answered that it is in this life, which is so old. If it was met in a former one, who told of that
+    /// is asked for it.
+    pub(super) fn hear_age(&mut self, now: Instant, origin: &[u8], (epoch, age): (u64, u64), membership: &Membership) {
+        if !self.contacts.met_before(now, origin, age) {
+            return;
+        }
+        self.inbound.note_met_before(origin, epoch);
+        let former = self.contacts.questions.get_mut(origin).and_then(|asked| asked.former.take());
+        let known = former.and_then(|(epoch, teller)| Some((epoch, membership.find_addr(teller)?)));
+        if let Some((epoch, teller)) = known.filter(|(epoch, _)| self.inbound.get(origin, *epoch).is_none()) {
+            // It answers what there is.
+            let want = Control::Want { origin, epoch, ranges: vec![(0, 1)] };
+            self.send(teller.addr(), vec![self.words(teller.versions, &want)]);
+        }
     }
 
     /// What this node acknowledges of a stream, or that it asks where to begin in it.
@@ -176,7 +223,8 @@ impl Dissemination {
             Some(question) => outbound.began(now, question.age),
             None => outbound.began_by_clock(life),
         };
-        let echo = question.map(|question| question.number);
+        // An answer tells how old who answers is.
+        let echo = question.map(|question| Question { age: self.age(now), ..question });
         if known && proven {
             return self.count_ack(now, lane, name, (life, next, began), echo);
         }
@@ -203,7 +251,7 @@ impl Dissemination {
     }
 
     /// Tells a member in which life this node is, and where that member begins in it.
-    fn answer(&mut self, lane: Lane, record: &Record, (life, began): (u64, Began), echo: Option<u64>) {
+    fn answer(&mut self, lane: Lane, record: &Record, (life, began): (u64, Began), echo: Option<Question>) {
         let start = self.outbound[lane as usize].offer(record.name.as_bytes(), life, began);
         let have = Control::Have(vec![self.own_have(lane, start)]).encode_by(self.by(echo));
         self.send(record.addr(), vec![have]);

@@ -98,11 +98,11 @@ pub(super) struct Start {
     pub(super) cookie: Option<u64>,
 }
 
-/// What is to be echoed with the answer, and who asks.
+/// A question, or the echo of one in its answer, and how old who says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) number: u64,
-    /// For how long the asker has been running, in microseconds: that tells whether it was there before something
+    /// For how long its sender has been running, in microseconds: that tells whether it was there before something
     /// happened, whatever the clocks of the two say.
     pub(super) age: u64,
 }
@@ -112,8 +112,8 @@ pub(super) struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct By<'a> {
     pub(super) sender: &'a [u8],
-    /// The number that whom it is told to has asked the sender with.
-    pub(super) echo: Option<u64>,
+    /// What whom it is told to has asked the sender with.
+    pub(super) echo: Option<Question>,
 }
 
 /// A control message.
@@ -178,10 +178,7 @@ impl<'a> Control<'a> {
                 life: reader.number()?,
                 next: reader.option()?,
                 cookie: reader.option()?,
-                question: match reader.option()? {
-                    Some(number) => Some(Question { number, age: reader.number()? }),
-                    None => None,
-                },
+                question: reader.question()?,
             },
             BY => {
                 let (by, control) = Self::decode_by(reader.rest)?;
@@ -218,7 +215,7 @@ impl<'a> Control<'a> {
     /// Reads who says what follows.
     fn decode_by(data: &'a [u8]) -> Result<(By<'a>, &'a [u8]), ControlError> {
         let mut reader = Reader { rest: data, len: data.len() };
-        let by = By { sender: reader.name()?, echo: reader.option()? };
+        let by = By { sender: reader.name()?, echo: reader.question()? };
         Ok((by, reader.rest))
     }
 
@@ -263,10 +260,7 @@ impl<'a> Control<'a> {
                 put_number(out, *life);
                 put_option(out, *next);
                 put_option(out, *cookie);
-                put_option(out, question.map(|question| question.number));
-                if let Some(question) = question {
-                    put_number(out, question.age);
-                }
+                put_question(out, *question);
             }
             Self::By { by, control } => {
                 by.put(out);
@@ -303,12 +297,12 @@ impl By<'_> {
     fn put(&self, out: &mut Vec<u8>) {
         out.push(BY);
         put_name(out, self.sender);
-        put_option(out, self.echo);
+        put_question(out, self.echo);
     }
 
     /// How many bytes it takes at most in front of a control message.
     pub(super) fn max_len(&self) -> usize {
-        1 + 2 + self.sender.len() + 11
+        1 + 2 + self.sender.len() + 21
     }
 }
 
@@ -340,6 +334,13 @@ impl Have<'_> {
 /// How many bytes a member takes at most in a [`Control::Acked`].
 pub(super) fn position_len(name: &[u8]) -> usize {
     2 + name.len() + 10
+}
+
+fn put_question(out: &mut Vec<u8>, question: Option<Question>) {
+    put_option(out, question.map(|question| question.number));
+    if let Some(question) = question {
+        put_number(out, question.age);
+    }
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -389,6 +390,13 @@ impl<'a> Reader<'a> {
             }
         }
         Err(ControlError::Limit)
+    }
+
+    fn question(&mut self) -> Result<Option<Question>, ControlError> {
+        Ok(match self.option()? {
+            Some(number) => Some(Question { number, age: self.number()? }),
+            None => None,
+        })
     }
 
     fn option(&mut self) -> Result<Option<u64>, ControlError> {
@@ -453,7 +461,7 @@ mod tests {
                 Control::Acked { epoch, members: vec![(&origin, base), (b"", next)] },
                 Control::Receipt { epoch, life: base, next: until, cookie: Some(next), question },
             ] {
-                let by = By { sender: &origin, echo: until };
+                let by = By { sender: &origin, echo: question };
                 let said = control.encode_by(by);
                 prop_assert!(said.len() <= control.encode().len() + by.max_len());
                 let inner = control.encode();

@@ -94,7 +94,13 @@ impl Control {
                 });
                 let (origin, next) = (name(*origin), u64::from(*next));
                 let have = Have { origin: &origin, epoch: life(*epoch), base: 0, next, floor: 0, start };
-                let by = control::By { sender: &name(*sender), echo: echo.map(u64::from) };
+                let by = control::By {
+                    sender: &name(*sender),
+                    echo: echo.map(|echo| control::Question {
+                        number: echo.into(),
+                        age: u64::from(epoch.wrapping_mul(37)) << 20,
+                    }),
+                };
                 control::Control::Have(vec![have]).encode_by(by)
             }
             Self::Watch => control::Control::Watch.encode(),

@@ -106,7 +106,7 @@ impl Dissemination {
         if let Some((&MAGIC, data)) = state.split_first()
             && let Control::Have(haves) = Control::decode(data)?
         {
-            let teller = from.map(|addr| Teller { addr, certain: true, answers: false });
+            let teller = from.map(|addr| Teller { addr, certain: true, answers: None });
             for have in &haves {
                 self.take_have(now, teller, have, membership);
             }

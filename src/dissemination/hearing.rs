@@ -76,7 +76,7 @@ impl Dissemination {
             }
             control => {
                 let record = membership.find_addr(from).filter(is_ours);
-                let teller = Teller { addr: from, certain: true, answers: false };
+                let teller = Teller { addr: from, certain: true, answers: None };
                 (record.map(|record| (record, teller)), control)
             }
         };

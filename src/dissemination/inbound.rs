@@ -21,8 +21,8 @@
 //!
 //! They stand in the order in which they were lived. When an origin begins a new life, what is still missing
 //! of the former one is fetched all the same, beside the new stream. A life that is heard of after a later one
-//! is owed in whole to who knows an earlier one, and opened as one that is over; to others it is a former life,
-//! of which they want nothing.
+//! is opened as one that is over. It is owed in whole to who knows an earlier one, and from the floor on to who met
+//! the origin before the later one began; to others it is a former life, of which they want nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,7 +39,7 @@ use super::{
 use crate::{config::Limits, membership::NodeName};
 
 /// Origins that are remembered at most.
-const MAX_ORIGINS: usize = 16_384;
+pub(super) const MAX_ORIGINS: usize = 16_384;
 /// Lives of one origin that are remembered at most, in both lanes.
 const MAX_LIVES: usize = 8;
 /// How far ahead of its turn a message is kept, in numbers.
@@ -135,7 +135,8 @@ impl Inbound {
         (self.kept.retained.0, self.kept.ahead, self.kept.retained.1)
     }
 
-    /// The stream of one life of an origin, which begins at `next` if it is new here.
+    /// The stream of one life of an origin, which begins at `next` if it is new here, or with all there is if a
+    /// former one is known.
     pub(super) fn open(
         &mut self,
         now: Instant,
@@ -168,13 +169,17 @@ impl Inbound {
         }
         let follows = lives.iter().filter(in_lane).any(|life| life.epoch < epoch && life.next.is_some());
         let is_latest = lives.iter().rfind(in_lane).is_none_or(|latest| latest.epoch < epoch);
-        if !is_latest && !follows {
-            return Err(StreamError::FormerLife(epoch));
-        }
+        let successor = lives.iter().filter(in_lane).find(|life| life.epoch > epoch);
+        let next = match next {
+            next if is_latest => next,
+            _ if follows => Some(0),
+            Some(next) if successor.is_some_and(|later| later.follows) => Some(next),
+            _ => return Err(StreamError::FormerLife(epoch)),
+        };
         self.make_room_for(origin, epoch)?;
         let name = NodeName::from(origin);
         let lives = self.streams.entry(name.clone()).or_default();
-        let mut stream = Stream::new(name, epoch, if is_latest { next } else { Some(0) });
+        let mut stream = Stream::new(name, epoch, next);
         stream.follows = follows;
         if is_latest {
             lives.iter_mut().filter(|life| same_lane(life.epoch, epoch)).for_each(|life| life.end_life(now, false));
@@ -235,6 +240,13 @@ impl Inbound {
             self.remove_life(origin, life);
         }
         Ok(())
+    }
+
+    /// The origin was met before this life of it began, though nothing of a former one may have come.
+    pub(super) fn note_met_before(&mut self, origin: &[u8], epoch: u64) {
+        if let Some(stream) = self.get_mut(origin, epoch) {
+            stream.follows = true;
+        }
     }
 
     fn remove(&mut self, origin: &NodeName) {

@@ -475,10 +475,11 @@ impl Dissemination {
         self.counters
     }
 
-    /// This many members are live, whom nobody announced.
-    pub(crate) fn set_live(&mut self, live: usize) {
-        self.live = live;
+    /// These members are there, whom nobody announced.
+    pub(crate) fn acquaint(&mut self, now: Instant, membership: &Membership) {
+        self.live = membership.live();
         self.ring = None;
+        membership.others().for_each(|record| self.contacts.meet(now, &record.name));
     }
 
     /// How much is kept: what, how much of it, and its bound.
@@ -509,6 +510,9 @@ impl Dissemination {
             stream.ask_afresh();
         }
         self.revive(&record.name);
+        if is_ours(record.versions) {
+            self.contacts.meet(now, &record.name);
+        }
         for lane in LANES {
             if self.active[lane as usize] && is_ours(record.versions) {
                 let cookie = is_named(record.versions).then(|| self.rng.random());

@@ -15,7 +15,7 @@ use rand::RngExt;
 use super::{
     ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
     contacts::is_named,
-    control::{self, Control, Have, Route, Start},
+    control::{self, Control, Have, Question, Route, Start},
     hash,
     inbound::{self, StreamError},
     is_ours,
@@ -69,8 +69,8 @@ pub(super) struct Teller {
     pub(super) addr: SocketAddr,
     /// Whether it is who it says.
     pub(super) certain: bool,
-    /// Whether it answers what it was asked.
-    pub(super) answers: bool,
+    /// If it answers what it was asked, for how long it has been running, in microseconds.
+    pub(super) answers: Option<u64>,
 }
 
 impl Dissemination {
@@ -130,17 +130,18 @@ impl Dissemination {
         let from = teller.map(|teller| teller.addr);
         let named = from.is_some() && record.map(Record::addr) == from;
         let by_origin = named && teller.is_some_and(|teller| teller.certain);
-        if by_origin && teller.is_some_and(|teller| teller.answers) {
+        if let Some(age) = teller.filter(|_| by_origin).and_then(|teller| teller.answers) {
             if self.inbound.confirm(now, origin, epoch).is_err() {
                 self.counters.unusable += 1;
                 return;
             }
+            self.hear_age(now, origin, (epoch, age), membership);
         } else if let Some(record) = record.filter(|_| named)
             && (!by_origin || self.inbound.is_doubtful(origin, epoch))
         {
             self.question(now, record, epoch, membership);
         }
-        if self.inbound.get(origin, epoch).is_none() && !self.open_told(now, have, by_origin, membership) {
+        if self.inbound.get(origin, epoch).is_none() && !self.open_told(now, from, have, by_origin, membership) {
             return;
         }
         self.learn(have, from, named, by_origin);
@@ -164,8 +165,15 @@ impl Dissemination {
     }
 
     /// Remembers a life that is told of for the first time, unless that cannot be one, or there is nothing to it.
-    fn open_told(&mut self, now: Instant, have: &Have<'_>, by_origin: bool, membership: &Membership) -> bool {
-        let Have { origin, epoch, next, start, .. } = *have;
+    fn open_told(
+        &mut self,
+        now: Instant,
+        from: Option<SocketAddr>,
+        have: &Have<'_>,
+        by_origin: bool,
+        membership: &Membership,
+    ) -> bool {
+        let Have { origin, epoch, next, floor, start, .. } = *have;
         if next == 0 && start.is_none_or(|start| start.at == 0) {
             return false;
         }
@@ -178,7 +186,9 @@ impl Dissemination {
             return false;
         };
         let latest = self.latest(now);
-        match self.inbound.open(now, origin, epoch, None, latest) {
+        let former = self.inbound.latest_life(origin, epoch).is_some_and(|latest| latest.epoch > epoch);
+        let begins = former.then_some(floor.min(next));
+        match self.inbound.open(now, origin, epoch, begins, latest) {
             Ok(stream) if !record.is_live() => stream.end_life(now, record == MemberState::Left),
             Ok(_) => {
                 if self.inbound.is_doubtful(origin, epoch) {
@@ -189,6 +199,7 @@ impl Dissemination {
                 self.counters.former_lives += 1;
                 // What it reminds of was lost, and cannot have told it.
                 self.doubt(now, origin, epoch, by_origin, membership);
+                from.into_iter().for_each(|teller| self.note_former(origin, epoch, teller));
                 return false;
             }
             Err(error) => {
@@ -295,7 +306,7 @@ impl Dissemination {
         lane: Lane,
         name: &NodeName,
         (life, next, began): (u64, Option<u64>, Began),
-        echo: Option<u64>,
+        echo: Option<Question>,
     ) -> Result<(), Unusable> {
         let outbound = &mut self.outbound[lane as usize];
         let before = outbound.floor();
@@ -324,7 +335,7 @@ impl Dissemination {
     }
 
     /// Tells a peer where it begins in what this node says, and how far that goes by now.
-    pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8], echo: Option<u64>) {
+    pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8], echo: Option<Question>) {
         let Some((to, start)) = self.outbound[lane as usize].start_of(peer) else { return };
         let have = Control::Have(vec![self.own_have(lane, start)]);
         let named = self.outbound[lane as usize].cookie_of(peer).is_some();
@@ -489,11 +500,12 @@ impl Dissemination {
                     self.timers.set(Timer::Ask(origin.clone(), epoch), now + LONGEST_PATIENCE);
                 }
                 // Nobody says where this node begins. What was said by one that has left is not for it, unless
-                // it came here, or is wanted all the same.
+                // the two have met, it came here, or is wanted all the same.
                 None => {
                     let failed = stream.over.is_some_and(|over| !over.left);
                     let came = stream.follows || stream.first_ahead().is_some();
-                    let wanted = live.is_some() || failed || self.replay || came;
+                    let met = self.contacts.has_met(origin);
+                    let wanted = live.is_some() || failed || self.replay || came || met;
                     let begin = if wanted { stream.guessed_start() } else { stream.end() };
                     self.inbound.guess(origin.as_bytes(), epoch, begin);
                     self.deliver(now);

@@ -42,7 +42,8 @@ pub(super) struct Stream {
     /// The number after the last one delivered; `None` while it is not known where to begin.
     pub(super) next: Option<u64>,
     pub(super) begun: Begun,
-    /// A former life is known here: unless the origin says otherwise, all of this one is for this node.
+    /// A former life is known here, or the origin was met in one: unless it says otherwise, all of this one is for
+    /// this node.
     pub(super) follows: bool,
     pub(super) retained: VecDeque<Message>,
     pub(super) bytes: usize,

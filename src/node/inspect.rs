@@ -23,7 +23,7 @@ impl Node {
     /// [`Membership::acquaint`](crate::membership::Membership::acquaint).
     pub(crate) fn acquaint(&mut self, now: Instant, members: &[(NodeName, Address, Versions)]) {
         self.membership.acquaint(now, members);
-        self.dissemination.set_live(self.membership.live());
+        self.dissemination.acquaint(now, &self.membership);
         self.settle(now);
     }
 

@@ -18,11 +18,11 @@
 //! # States of a path
 //!
 //! ```text
-//!             suspicion             all sizes answered
-//!   (well) ─────────────► searching ───────────────────► (well)
-//!                          ▲     │ some, or only over a stream
-//!            pause is over │     ▼
-//!                          └── resting
+//!            suspicion                     calm for a while
+//!   (well) ────────────► searching       ┌──────────────────► (well)
+//!                         ▲     │        │
+//!           pause is over │     ▼        │
+//!                         └── resting ───┘
 //! ```
 //!
 //! *Suspicion*: a member is reminded several times of what it does not acknowledge; its answer to a ping came
@@ -31,12 +31,13 @@
 //!
 //! *Searching* goes in [`ROUNDS`]: a probe of the full size and one of the least; once one was answered, one of
 //! each size between that and the full one. From the third round on the answer is wanted over a stream, too,
-//! and a probe goes over a stream: only where that is answered do streams reach the member, and is it taken
+//! and probes go over streams until anything is answered: only where that is answered do streams reach the member, and is it taken
 //! for one that packets do not reach. One that is stopped, or cut off, is neither.
 //!
 //! *Resting*: packets are as large as was answered, and what does not fit goes over streams; if no size was,
 //! everything goes over streams, in bundles. After a pause that doubles up to [`LONGEST_PAUSE`] it is searched
-//! again, so that packets are used again soon after they can be.
+//! again, so that packets are used again soon after they can be. One that is well rests, too, before it is
+//! forgotten: where a link is so slow that answers come late, searches would keep it so.
 //!
 //! # What can go wrong
 //!
@@ -78,7 +79,8 @@ const ROUNDS: u32 = 4;
 const STREAM_ROUND: u32 = 2;
 /// How much longer a round is than this part of the time a ping may take.
 const ROUND: u32 = 4;
-/// How long one that was found to be well is not searched again: the member is slow.
+/// How long one that was found to be well is not searched again: the member is slow. If there is reason to soon
+/// after, twice as long the next time.
 const WELL_PAUSE: Duration = Duration::from_secs(4);
 /// How long a path rests; each time it is no better, twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -167,20 +169,23 @@ impl Path {
     fn due(&self) -> Instant {
         match self.phase {
             Phase::Searching { due, .. } => due,
+            // One that is well is remembered for a while.
+            Phase::Resting { until } if self.told == Reach::Datagrams => until + self.pause,
             Phase::Resting { until } => until,
         }
     }
 
     /// There is reason to look again while it rests.
     fn suspect(&mut self, now: Instant, why: Suspicion, full: usize, nonce: u64) {
-        let Phase::Resting { .. } = self.phase else { return };
+        let Phase::Resting { until } = self.phase else { return };
         match why {
+            Suspicion::Silence if self.max >= full && until <= now => self.search_again(now, nonce),
             // One that gets no packets is looked at when its pause is over; so is one that did not answer at all.
             Suspicion::Silence if (1..full).contains(&self.best) || (self.by_member && self.best > 0) => {
                 self.by_member = false;
                 self.search_again(now, nonce);
             }
-            Suspicion::Told if self.best == 0 && self.max >= full => {
+            Suspicion::Told if self.best == 0 && self.max >= full && until <= now => {
                 (self.max, self.by_member) = (0, true);
                 self.search_again(now, nonce);
             }
@@ -214,12 +219,19 @@ impl Path {
             let told = (std::mem::take(&mut self.told) != Reach::Datagrams).then_some(Reach::Datagrams);
             self.max = full;
             // It is not to be searched with each reminder, nor with each bundle that comes.
-            let pause = if self.by_member { LONGEST_PAUSE } else { WELL_PAUSE };
-            self.phase = Phase::Resting { until: now + pause };
+            let pause = if self.by_member { LONGEST_PAUSE } else { self.pause.max(WELL_PAUSE) };
+            self.rest(now, pause);
             return Step { told, ..Step::default() };
         }
         let (round, left, due) = match &mut self.phase {
-            Phase::Resting { until } => return Step { done: *until <= now && self.max >= full, ..Step::default() },
+            // An answer over a stream came after it had been given up: it takes two connections.
+            Phase::Resting { .. } if self.answered && self.best == 0 && self.max >= full => {
+                return self.judge(now, full);
+            }
+            Phase::Resting { until } => {
+                let done = *until + self.pause <= now && self.max >= full;
+                return Step { done, ..Step::default() };
+            }
             Phase::Searching { round, left, due } => (round, left, due),
         };
         if *due > now {
@@ -237,7 +249,7 @@ impl Path {
         Step {
             probes: [full].into_iter().chain(PLATEAUS.into_iter().filter(wanted)).collect(),
             by_stream: number >= STREAM_ROUND && self.best == 0,
-            stream_probe: number == STREAM_ROUND && !self.answered,
+            stream_probe: number >= STREAM_ROUND && !self.answered,
             ..Step::default()
         }
     }
@@ -249,18 +261,20 @@ impl Path {
             if self.told == Reach::Datagrams {
                 self.max = full;
             }
-            self.phase = Phase::Resting { until: now + FIRST_PAUSE };
+            self.rest(now, self.pause);
             return Step::default();
         }
         self.max = self.best;
         let reach = if self.best == 0 { Reach::Streams } else { Reach::SmallDatagrams(self.best) };
         let told = (std::mem::replace(&mut self.told, reach) != reach).then_some(reach);
-        if told.is_some() {
-            self.pause = FIRST_PAUSE;
-        }
-        self.phase = Phase::Resting { until: now + self.pause };
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.rest(now, self.pause);
         Step { told, ..Step::default() }
+    }
+
+    /// The next rest is longer: searches are not to keep a link busy that is slow already.
+    fn rest(&mut self, now: Instant, pause: Duration) {
+        self.phase = Phase::Resting { until: now + pause };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -7,7 +7,9 @@ use std::{env, time::Duration};
 use super::{checker::Promises, run::run, *};
 
 /// How many random scenarios are run.
-const RANDOM: u64 = 150;
+const RANDOM: u64 = 100;
+/// Some that went wrong once.
+const ONCE_WRONG: [u64; 12] = [189, 2272, 3052, 3056, 3216, 3381, 5040, 5416, 5726, 5882, 5938, 6449];
 
 fn scenario(text: &str) -> Scenario {
     Scenario::parse("test", text).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -30,11 +32,11 @@ fn run_random(wanted: impl Fn(u64) -> bool) {
         Ok(seed) => {
             let seed = seed.parse().expect("BROADCAST_SIM_SEED is a number");
             println!("{}", Random::of(seed).text);
-            seed..=seed
+            vec![seed]
         }
-        Err(_) => 1..=RANDOM,
+        Err(_) => (1..=RANDOM).chain(ONCE_WRONG).collect(),
     };
-    let scenarios: Vec<_> = seeds.filter(|seed| wanted(*seed)).map(Random::of).collect();
+    let scenarios: Vec<_> = seeds.into_iter().filter(|seed| wanted(*seed)).map(Random::of).collect();
     let outcomes = Batch::new(scenarios.iter().map(Random::job).collect()).run(&Control::default());
     let bad: Vec<_> = outcomes.iter().filter(|outcome| !outcome.is_good()).collect();
     for outcome in &bad {

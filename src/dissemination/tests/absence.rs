@@ -1,6 +1,6 @@
 //! Who was away, for however long, goes on from where it was; and what nobody has any more it is told.
 
-use super::*;
+use super::{super::outbound::Outbound, *};
 use crate::{
     config::Seed,
     node::Advertised,
@@ -162,4 +162,43 @@ fn what_a_dead_origin_said_is_kept_for_two_minutes_however_soon_it_is_forgotten(
         sim.run(30 * SECOND);
         assert_eq!(check_unbroken(&mut sim, addrs[3], "node2", 15), 0, "{profile:?}");
     }
+}
+
+#[test]
+fn who_is_said_to_have_left_when_an_origin_first_speaks_hears_it_all_the_same() {
+    let mut sim = Sim::new(23, Profile::Lan);
+    let addrs = cluster(&mut sim, 4);
+    let incarnation = sim.member(addrs[0], "node4").incarnation;
+    let left = Dead { incarnation, node: "node4".into(), from: "node4".into() };
+    sim.inject(addrs[3], addrs[0], packet::encode_message(&Wire::Dead(left)));
+    assert!(sim.find(addrs[0], "node4").is_none());
+    say(&mut sim, addrs[0], 0..5, TURN / 100);
+    sim.run_until(60 * SECOND, Sim::agreed);
+    say(&mut sim, addrs[0], 5..10, TURN);
+    sim.run(5 * SECOND);
+    assert_eq!(check_unbroken(&mut sim, addrs[3], "node1", 10), 0);
+}
+
+#[test]
+fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
+    let now = Instant::now();
+    let mut outbound = Outbound::new(now, 100, Limits::default());
+    let add = |outbound: &mut Outbound, i: u16| {
+        outbound.add_peer(SocketAddr::from(([10, 0, 0, 1], i)), &format!("node{i}").as_str().into(), Some(i.into()));
+    };
+    add(&mut outbound, 2);
+    for message in [&b"zero"[..], b"one"] {
+        outbound.push(message.to_vec().into());
+    }
+    assert_eq!(outbound.take_unsent().len(), 2);
+    add(&mut outbound, 3);
+    let start = outbound.offer(b"node3", 7, -1).expect("it is a peer");
+    assert_eq!(start.at, 0, "it was running before this node");
+    outbound.ack(b"node2", 5, 2).expect("it is a peer");
+    assert_eq!((outbound.floor(), outbound.base()), (0, 0), "of what was offered nothing is gone");
+    outbound.ack(b"node3", 7, 2).expect("it is a peer");
+    assert_eq!((outbound.floor(), outbound.base()), (2, 2));
+    // One that came later is offered nothing of it.
+    add(&mut outbound, 4);
+    assert_eq!(outbound.offer(b"node4", 9, 1).map(|start| start.at), Some(2));
 }

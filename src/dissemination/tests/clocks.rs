@@ -1,7 +1,7 @@
 //! Clocks are a first guess and no judge: whoever is a member is heard, whatever its clock says.
 
 use super::{
-    super::control::{By, Have, Start},
+    super::control::{By, Have, Question, Start},
     *,
 };
 use crate::{
@@ -96,7 +96,7 @@ fn a_life_that_is_made_up_does_not_leave_the_name_without_a_next_one() {
         let message = Draft::new("k", "\"made up\"", "node4").finish(made_up, 0);
         let start = Some(Start { at: 7, life: 0, cookie: Some(1) });
         let have = Have { origin: b"node4", epoch: made_up, base: 0, next: 7, floor: 0, start };
-        let by = By { sender: b"node4", echo: Some(1) };
+        let by = By { sender: b"node4", echo: Some(Question { number: 1, age: u64::MAX }) };
         for addr in &addrs {
             sim.inject(addrs[3], *addr, message.clone());
             sim.inject(addrs[3], *addr, Control::Have(vec![have.clone()]).encode_by(by));

@@ -128,3 +128,34 @@ fn what_reached_one_before_its_origin_crashed_reaches_all() {
         }
     }
 }
+
+#[test]
+fn the_only_words_of_a_life_reach_who_had_heard_nothing_of_their_origin_yet() {
+    // Also where the origin's clock is days ahead.
+    for ahead in [0, 2 * 24 * 3600] {
+        let mut sim = Sim::new(19, Profile::Lan);
+        let mut addrs = vec![sim.start("node1", 1, &[]), sim.start("node2", 2, &["node1"])];
+        sim.clock = ahead * SECOND;
+        addrs.push(sim.start("node3", 3, &["node1"]));
+        sim.run_until(30 * SECOND, Sim::agreed);
+        sim.run(10 * SECOND);
+        sim.partition(&addrs[1..2], &[addrs[0], addrs[2]]);
+        sim.publish(addrs[2], "k", "0");
+        sim.run(SECOND / 2);
+        sim.kill(addrs[2]);
+        sim.start("node3", 3, &["node1"]);
+        sim.run(SECOND / 2);
+        sim.heal();
+        sim.publish(addrs[2], "k", "1");
+        sim.run(90 * SECOND);
+        let mut heard = told(&mut sim, addrs[1]);
+        heard.sort();
+        assert_eq!(heard, said("node3", 0..2), "ahead by {ahead} s");
+        // Who joins now wants nothing of what is over.
+        let newcomer = sim.start("node4", 4, &["node1"]);
+        sim.run_until(30 * SECOND, Sim::agreed);
+        sim.publish(addrs[2], "k", "2");
+        sim.run(90 * SECOND);
+        assert_eq!(told(&mut sim, newcomer), said("node3", 2..3));
+    }
+}

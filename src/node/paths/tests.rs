@@ -242,7 +242,16 @@ fn a_search_tries_the_sizes_between_what_arrives_and_what_may_not() {
     assert_eq!(path.step(now, FULL, round), Step { told: Some(Reach::Datagrams), ..Step::default() });
     path.suspect(now, Suspicion::Silence, FULL, 2);
     assert_eq!(path.step(now, FULL, round), Step::default(), "it was looked at just now");
-    assert_eq!(path.step(now + WELL_PAUSE, FULL, round), Step { done: true, ..Step::default() });
+    // A search soon after is followed by a longer pause, and after a pause without one all is forgotten.
+    let again = path.due() - SECOND / 100;
+    assert_eq!(path.step(again, FULL, round), Step::default());
+    path.suspect(again, Suspicion::Silence, FULL, 3);
+    assert_eq!(path.step(again, FULL, round).probes, [FULL, 508]);
+    path.answer(FULL);
+    assert_eq!(path.step(again, FULL, round), Step::default());
+    path.suspect(again + WELL_PAUSE, Suspicion::Silence, FULL, 4);
+    assert_eq!(path.step(again + WELL_PAUSE, FULL, round), Step::default());
+    assert_eq!(path.step(path.due(), FULL, round), Step { done: true, ..Step::default() });
 }
 
 #[test]
@@ -260,14 +269,14 @@ fn only_one_that_answers_over_a_stream_is_reached_so() {
             now += round;
         }
         let asked: Vec<_> = steps.iter().map(|step| (step.by_stream, step.stream_probe)).collect();
-        assert_eq!(asked, [(false, false), (false, false), (true, true), (true, false), (false, false)]);
+        assert_eq!(asked, [(false, false), (false, false), (true, true), (true, !answers), (false, false)]);
         let told = answers.then_some(Reach::Streams);
         assert_eq!(steps[ROUNDS as usize].told, told);
         assert_eq!(path.max, if answers { 0 } else { FULL });
         // The pause grows, up to a limit.
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let due = path.due();
+            let Phase::Resting { until: due } = path.phase else { panic!("{path:?}") };
             pauses.push(due - now + round);
             path.search_again(due, 2);
             for i in 0..=ROUNDS {
@@ -281,7 +290,7 @@ fn only_one_that_answers_over_a_stream_is_reached_so() {
             now += round;
         }
         let last = *pauses.last().expect("there are some");
-        assert_eq!(last, if answers { LONGEST_PAUSE } else { FIRST_PAUSE }, "{pauses:?}");
+        assert_eq!((pauses[0], last), (FIRST_PAUSE, LONGEST_PAUSE), "{pauses:?}");
     }
 }
 
