@@ -219,10 +219,9 @@ impl Dissemination {
             // It was taken for one of an older revision.
             None => teller.certain,
         };
-        let began = match question {
-            Some(question) => outbound.began(now, question.age),
-            None => outbound.began_by_clock(life),
-        };
+        // Who is taken for older than it is, is only told of more. Its age leaves out for how long its host slept.
+        let by_age = question.map_or(Began::MAX, |question| outbound.began(now, question.age));
+        let began = by_age.min(outbound.began_by_clock(life));
         // An answer tells how old who answers is.
         let echo = question.map(|question| Question { age: self.age(now), ..question });
         if known && proven {

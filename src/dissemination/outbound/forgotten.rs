@@ -2,7 +2,8 @@
 //!
 //! Who has acknowledged something has a position of its own, and goes on from there when it comes back. Who has
 //! not would be taken for a newcomer, and begin at the present number in silence. Which of the two came back its age
-//! tells: who has been running for longer than it was away is the one that went.
+//! tells, or its clock: who has been running for longer than it was away is the one that went. A newcomer that is
+//! mistaken for it is told too much; the other way round something would be skipped in silence.
 
 use std::time::Instant;
 

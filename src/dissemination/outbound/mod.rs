@@ -459,7 +459,7 @@ impl Outbound {
         Began::try_from(elapsed).unwrap_or(Began::MAX).saturating_sub_unsigned(age)
     }
 
-    /// The same, by the clocks of both, for one that does not say its age.
+    /// The same, by the clocks of both.
     pub(super) fn began_by_clock(&self, life: u64) -> Began {
         (life / 2).cast_signed().saturating_sub((self.epoch / 2).cast_signed())
     }
