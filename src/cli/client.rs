@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Failure, http::TokenArgs, log};
+use super::{Failure, http::TokenArgs, visible};
 use crate::{
     Seed,
     config::check_seeds,
@@ -272,10 +272,10 @@ impl Answer {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(what) => f.write_str(&log::escaped(what)),
+            Self::Silent(what) => f.write_str(&visible::escaped(what)),
             Self::Problem(answer) => match answer.text("detail") {
                 "" => write!(f, "the node answers {}", answer.status),
-                detail => f.write_str(&log::escaped(detail)),
+                detail => f.write_str(&visible::escaped(detail)),
             },
         }?;
         if matches!(self, Self::Problem(Answer { status: StatusCode::UNAUTHORIZED, .. })) {

@@ -15,8 +15,8 @@ use super::{
     client::{Answer, Client, NodeUrl, Trouble},
     duration,
     envelope::EnvelopeArgs,
-    log,
     output::print_line,
+    visible,
 };
 use crate::probe;
 
@@ -99,7 +99,7 @@ async fn over_http(
         Err(trouble) => return Err(unhealthy(trouble)),
     };
     let words =
-        |answer: &Answer| format!("{}, {}", log::escaped(answer.text("status")), members(answer.number("members")));
+        |answer: &Answer| format!("{}, {}", visible::escaped(answer.text("status")), members(answer.number("members")));
     match (json, well) {
         (true, _) => print_line(&answer.text)?,
         (false, true) => print_line(&format!("healthy: {}", words(&answer)))?,

@@ -114,6 +114,13 @@ fn read(file: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
+impl HttpArgs {
+    /// The file that the token is in.
+    pub(super) fn token_file(&self) -> Option<&PathBuf> {
+        self.token.http_token_file.as_ref()
+    }
+}
+
 /// What is to serve a node once it runs.
 pub(super) struct Api(Option<Server>);
 

@@ -33,6 +33,7 @@ use tracing_subscriber::{
 };
 
 use self::fields::{Fields, Span, SpanFields, Value};
+use super::visible::{escape, escaped_json};
 use crate::http::LogFilter;
 
 /// How a line looks.
@@ -347,7 +348,7 @@ impl Lines {
             map.serialize_entry("spans", spans)?;
         }
         map.end()?;
-        Ok(String::from_utf8_lossy(&line).into_owned())
+        Ok(escaped_json(&String::from_utf8_lossy(&line)))
     }
 }
 
@@ -363,29 +364,6 @@ fn level_colour(level: Level) -> &'static str {
         Level::INFO => "\x1b[32m",
         Level::DEBUG => "\x1b[34m",
         Level::TRACE => "\x1b[35m",
-    }
-}
-
-/// Without what would move the cursor.
-pub(super) fn escaped(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    escape(&mut line, text);
-    line
-}
-
-/// What would show the rest of a line in another order, or on another line (Unicode's Bidi_Control; U+2028, U+2029).
-const REORDERING: [char; 14] = [
-    '\u{061c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
-    '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
-];
-
-fn escape(line: &mut String, text: &str) {
-    for c in text.chars() {
-        if c.is_control() || REORDERING.contains(&c) {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Failure,
     client::{Answer, ClientArgs},
-    log, output,
+    output, visible,
 };
 
 /// List the members of the cluster, as one node sees them
@@ -50,7 +50,7 @@ pub(super) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
 
 async fn show(args: &ClientArgs, path: &str, words: fn(&Answer) -> String) -> Result<ExitCode, Failure> {
     let answer = args.client()?.get(path, "node").await?;
-    let text = if args.json { format!("{}\n", answer.text) } else { words(&answer) };
+    let text = if args.json { format!("{}\n", visible::escaped_json(&answer.text)) } else { words(&answer) };
     output::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -71,7 +71,7 @@ fn members_table(answer: &Answer) -> String {
             Some(max) => format!("udp<={max}"),
             None => word(&member["reach"]),
         };
-        rows.push([name, state, kind, addr, rtt, reach, word(&member["lag"]) + loose, log::escaped(meta)]);
+        rows.push([name, state, kind, addr, rtt, reach, word(&member["lag"]) + loose, visible::escaped(meta)]);
     }
     table(&rows)
 }
@@ -117,7 +117,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => log::escaped(text),
+        Value::String(text) => visible::escaped(text),
         other => other.to_string(),
     }
 }

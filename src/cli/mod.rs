@@ -22,6 +22,7 @@ mod sim;
 mod size;
 mod tail;
 mod usage;
+mod visible;
 
 use std::{
     fmt, io,

@@ -3,6 +3,7 @@
 use std::{
     future::{Future, pending},
     io::{self, IsTerminal as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -14,7 +15,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{sleep, timeout},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Failure, NodeArgs, Replay, Role, envelope, http::Api, log, name};
 use crate::{Config, Handle, Serf, Tuning, roles, start};
@@ -51,6 +52,14 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     Ok(signals.good_bye(leaving).await)
 }
 
+/// A secret that everybody on this host can read is none. That of Docker is, as it makes it, but for the container.
+fn warn_if_open(file: &Path) {
+    let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 && !file.starts_with("/run/secrets") {
+        warn!(event = "secret", file = %file.display(), "everybody on this host can read {file:?}: chmod 600 {file:?}");
+    }
+}
+
 async fn bring_up(args: NodeArgs) -> Result<(Handle, Api), Failure> {
     if args.tags.is_some() && !args.serf {
         return Err(Failure::usage(
@@ -65,6 +74,9 @@ async fn bring_up(args: NodeArgs) -> Result<(Handle, Api), Failure> {
     };
     let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
     let log = log::start(filter, args.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    for file in args.envelope.secret_keys_file.iter().chain(args.http.token_file()) {
+        warn_if_open(file);
+    }
     let api = args.http.bind(&name, log.control)?;
 
     let mut config = Config::new(name)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, client::ClientArgs, log, output};
+use super::{Failure, client::ClientArgs, output, visible};
 
 /// Show what befalls the datagrams a node sends, or change that, for tests
 ///
@@ -68,7 +68,11 @@ async fn setting(args: &ClientArgs, name: &str, wanted: Option<Value>) -> Result
         None => client.get(&path, field).await?,
         Some(value) => client.put(&path, &json!({ field: value }), field).await?,
     };
-    let text = if args.json { answer.text } else { log::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS)) };
+    let text = if args.json {
+        visible::escaped_json(&answer.text)
+    } else {
+        visible::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS))
+    };
     output::print_line(&text)?;
     Ok(ExitCode::SUCCESS)
 }

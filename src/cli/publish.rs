@@ -21,9 +21,9 @@ use tokio::{sync::mpsc, time::sleep};
 use super::{
     Failure,
     client::{Answer, Call, Client, ClientArgs, Trouble},
-    log,
     node::Signals,
     output::print_line,
+    visible,
 };
 use crate::http::{MAX_ACK_TIME, MAX_BODY};
 
@@ -159,17 +159,17 @@ impl Publisher {
         let answer = match self.post("application/json", body.into(), Duration::ZERO, "id").await {
             Ok(answer) => answer,
             Err(Trouble::Problem(answer)) if self.json => {
-                print_line(&answer.text)?;
+                self.print_json(&answer.text)?;
                 return Ok(ExitCode::FAILURE);
             }
             Err(trouble) => return Err(trouble.into()),
         };
         if self.json {
-            print_line(&answer.text)?;
+            self.print_json(&answer.text)?;
         } else if self.ack.is_some() {
             print_line(&Delivered::of(&answer).to_string())?;
         } else {
-            print_line(&log::escaped(answer.text("id")))?;
+            print_line(&visible::escaped(answer.text("id")))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -206,7 +206,7 @@ impl Publisher {
                     Err(Trouble::Problem(answer)) if answer.status == StatusCode::GATEWAY_TIMEOUT => {
                         tally.add(&answer);
                         self.print_json(&answer.text)?;
-                        warn(&log::escaped(answer.text("detail")));
+                        warn(&visible::escaped(answer.text("detail")));
                         code = ExitCode::FAILURE;
                         break;
                     }
@@ -216,7 +216,7 @@ impl Publisher {
                         // Each line is an object of its own.
                         let detail = answer.text("detail").replace(" at line 1 column ", " at column ");
                         let line = first_line + answer.number("line").saturating_sub(1) as usize;
-                        return Err(at_line(line, log::escaped(&detail)));
+                        return Err(at_line(line, visible::escaped(&detail)));
                     }
                     Err(Trouble::Problem(answer)) if answer.json["published"].is_u64() => break,
                     Err(trouble) => return Err(at_line(first_line, trouble)),
@@ -239,7 +239,7 @@ impl Publisher {
     }
 
     fn print_json(&self, text: &str) -> Result<(), Failure> {
-        if self.json { print_line(text) } else { Ok(()) }
+        if self.json { print_line(&visible::escaped_json(text)) } else { Ok(()) }
     }
 }
 
@@ -288,7 +288,7 @@ impl Delivered {
     fn of(answer: &Answer) -> Self {
         let names = |field: &str| {
             let names = answer.json[field].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
-            names.map(log::escaped).collect()
+            names.map(visible::escaped).collect()
         };
         Self {
             failed: names("failed"),

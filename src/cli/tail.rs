@@ -31,7 +31,7 @@ use super::{
     client::{Call, Client, ClientArgs, Trouble},
     log::{self, DIM, RESET},
     node::Signals,
-    output,
+    output, visible,
 };
 
 /// A node says something every 15 s.
@@ -244,7 +244,7 @@ impl Tail {
             text.extend([&event.data, "\n"]);
         }
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
-        let word = |field: &str| log::escaped(data[field].as_str().unwrap_or_default());
+        let word = |field: &str| visible::escaped(data[field].as_str().unwrap_or_default());
         warn(&match &*event.name {
             "gone" => match data["missed"].as_u64() {
                 Some(missed) => format!("{missed} messages are missing here: {}", word("reason")),
@@ -293,14 +293,14 @@ struct Message<'a> {
 impl Look {
     fn message(&mut self, out: &mut String, data: &str) {
         if self.json {
-            return out.extend([data, "\n"]);
+            return out.extend([&*visible::escaped_json(data), "\n"]);
         }
         let Ok(Message { origin, key, value, received }) = serde_json::from_str(data) else {
-            return out.extend([&*log::escaped(data), "\n"]);
+            return out.extend([&*visible::escaped(data), "\n"]);
         };
         // To the millisecond, as in the log.
         let time = received.get(..23).map_or_else(|| received.clone(), |time| format!("{time}Z"));
-        let [time, origin, key, value] = [&*time, &*origin, &*key, value.get()].map(log::escaped);
+        let [time, origin, key, value] = [&*time, &*origin, &*key, value.get()].map(visible::escaped);
         self.width = self.width.max(origin.chars().count());
         let width = self.width;
         let (dim, name, reset) = if self.colour { (DIM, "\x1b[36m", RESET) } else { ("", "", "") };

@@ -54,6 +54,9 @@ pub(super) fn is_named(versions: Versions) -> bool {
     NAMED.contains(&versions[4])
 }
 
+/// How much is given to a member in a second of what it is not known to lack, in bytes; and at once.
+const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;
+
 /// What a member was asked.
 #[derive(Debug)]
 struct Asked {
@@ -73,6 +76,8 @@ pub(super) struct Contacts {
     answered: BTreeMap<NodeName, Instant>,
     /// Those that were heard from elsewhere than they say.
     elsewhere: BTreeSet<NodeName>,
+    /// When what each was given that it may have had is paid off, at so much a second.
+    repeated: BTreeMap<NodeName, Instant>,
     /// When each was met first, in whichever life, whether it is live or not.
     met: BTreeMap<NodeName, Instant>,
 }
@@ -100,6 +105,18 @@ impl Contacts {
         self.questions.remove(name);
         self.answered.remove(name);
         self.elsewhere.remove(name);
+        self.repeated.remove(name);
+    }
+
+    /// Whether a member may be given so many bytes that it is not known to lack, as it asks for them; it has them then.
+    pub(super) fn may_repeat(&mut self, now: Instant, name: &NodeName, bytes: usize) -> bool {
+        let paid_at = self.repeated.entry(name.clone()).or_insert(now);
+        let from = (*paid_at).max(now);
+        let may = from - now < Duration::from_secs(1);
+        if may {
+            *paid_at = from + Duration::from_secs_f64(bytes as f64 / REPEATED_IN_A_SECOND);
+        }
+        may
     }
 
     fn is_answer(&self, now: Instant, name: &NodeName, echo: Question) -> bool {

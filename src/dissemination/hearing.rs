@@ -105,7 +105,7 @@ impl Dissemination {
             (Some((record, teller)), Control::Want { origin, epoch, ranges }) => {
                 // A forged request is not to be worth much to whoever wants that member flooded.
                 if teller.certain || self.may_answer(now, &record.name) {
-                    self.give(now, record.into(), origin, epoch, &ranges);
+                    self.give(now, record, origin, epoch, &ranges);
                 }
             }
             (Some((record, teller)), Control::Receipt { epoch, life, next, cookie, question }) => {

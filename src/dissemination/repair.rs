@@ -366,8 +366,10 @@ impl Dissemination {
         }
     }
 
-    /// Gives a member the messages it asks for, as far as they are here.
-    pub(super) fn give(&mut self, now: Instant, asker: Target, origin: &[u8], epoch: u64, ranges: &[(u64, u64)]) {
+    /// Gives a member the messages it asks for, as far as they are here. Of what it is not known to lack it gets so
+    /// much in a second and no more: who asks in its name is not to have it flooded.
+    pub(super) fn give(&mut self, now: Instant, record: &Record, origin: &[u8], epoch: u64, ranges: &[(u64, u64)]) {
+        let asker = Target::from(record);
         let lane = LANES.into_iter().find(|lane| self.outbound[*lane as usize].epoch == epoch);
         let lane = lane.filter(|_| self.me.as_bytes() == origin);
         let (mut bytes, mut lacking) = (0, false);
@@ -375,6 +377,7 @@ impl Dissemination {
         if let Some(lane) = lane {
             self.outbound[lane as usize].lost(ranges.iter().map(|(first, count)| first.saturating_add(*count)).max());
         }
+        let lacked_from = lane.and_then(|lane| self.outbound[lane as usize].acked(record.name.as_bytes()));
         let mut given: BTreeMap<u8, Vec<Bytes>> = BTreeMap::new();
         'all: for &(first, count) in ranges {
             for seq in first..first.saturating_add(count) {
@@ -391,6 +394,10 @@ impl Dissemination {
                 };
                 if message.len() > max && !self.may_stream(now, (asker.addr, epoch, seq)) {
                     continue;
+                }
+                let is_lacked = lacked_from.is_some_and(|from| from <= seq);
+                if !is_lacked && !self.contacts.may_repeat(now, &record.name, message.len()) {
+                    break 'all;
                 }
                 bytes += message.len();
                 self.counters.given += 1;

@@ -13,11 +13,12 @@ use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::{App, problem::Problem};
@@ -36,9 +37,7 @@ pub struct Token(Zeroizing<String>);
 impl Token {
     /// Whether it is this one, in a time that does not depend on where they differ.
     fn is(&self, other: &str) -> bool {
-        let (mine, other) = (self.0.as_bytes(), other.as_bytes());
-        let differing = mine.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b));
-        mine.len() == other.len() && std::hint::black_box(differing) == 0
+        self.0.as_bytes().ct_eq(other.as_bytes()).into()
     }
 
     /// The header that tells it to a node.
@@ -119,7 +118,7 @@ enum Asker {
     Misled(String),
 }
 
-fn asker(headers: &HeaderMap, app: &App) -> Asker {
+fn asker(method: &Method, headers: &HeaderMap, app: &App) -> Asker {
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = text("host").unwrap_or_default().to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
@@ -127,10 +126,12 @@ fn asker(headers: &HeaderMap, app: &App) -> Asker {
         return Asker::Misled(host);
     }
     let Some(origin) = headers.get(header::ORIGIN) else {
-        // What a page only shows or loads has no origin, but a browser says from where it is asked for.
+        // What a page only shows or loads has no origin, but a browser says from where it is asked for. A link may
+        // lead here from anywhere; a form may not.
         let site = text("sec-fetch-site").unwrap_or_default();
-        let embedded = matches!(site, "cross-site" | "same-site") && text("sec-fetch-mode") != Some("navigate");
-        return if embedded { Asker::Foreign(site.into()) } else { Asker::Own };
+        let followed = text("sec-fetch-mode") == Some("navigate") && method.is_safe();
+        let foreign = matches!(site, "cross-site" | "same-site") && !followed;
+        return if foreign { Asker::Foreign(site.into()) } else { Asker::Own };
     };
     let value = origin.to_str().unwrap_or_default().to_ascii_lowercase();
     if app.config.origins.iter().any(|allowed| allowed.0 == value) {
@@ -149,14 +150,28 @@ fn is_local(host: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !name.contains('.')
 }
 
+/// Why it cannot be told by which name a request calls this node, or for which page (RFC 9112, section 3.2).
+fn unclear(request: &Request) -> Option<&'static str> {
+    let headers = request.headers();
+    let count = |name| headers.get_all(name).iter().count();
+    // Of two, something on the way may have looked at the other one.
+    if count(header::HOST) > 1 || count(header::ORIGIN) > 1 {
+        return Some("a request has one header Host and one Origin at most, and this one has more");
+    }
+    match headers.get(header::HOST) {
+        None if request.version() >= Version::HTTP_11 => Some("a request in HTTP/1.1 has a header Host"),
+        Some(host) if host.to_str().is_err() => Some("the header Host has letters that no name has"),
+        _ => None,
+    }
+}
+
 /// Lets a request through, or answers why not.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    // Of two, something on the way may have looked at the other one (RFC 9112, 3.2).
-    if request.headers().get_all(header::HOST).iter().count() > 1 {
-        return refused(Problem::bad_request("a request has one header Host, and this one has more"));
+    if let Some(detail) = unclear(&request) {
+        return refused(Problem::bad_request(detail));
     }
     let open = OPEN.contains(&request.uri().path());
-    let allowed = match asker(request.headers(), &app) {
+    let allowed = match asker(request.method(), request.headers(), &app) {
         Asker::Own => None,
         Asker::Misled(_) if open => None,
         Asker::Misled(host) => {

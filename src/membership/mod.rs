@@ -35,8 +35,8 @@
 //!   left or dead one is taken over at once, that of a suspect after `dead_node_reclaim`.
 //! - *A node restarts with a low incarnation*: it learns in the exchange of views what is said of it, and
 //!   refutes; and whoever hears a stale "alive" answers with the accusation, so that it can.
-//! - *An accusation with the highest incarnation there is* could never be refuted, and an "alive" with it
-//!   never be taken back; both are ignored.
+//! - *An accusation with one of the highest incarnations there are* could never be refuted, and an "alive" with it
+//!   never be taken back; what is far above the incarnation known is not believed.
 //! - *A member that speaks another protocol version* would make every exchange of views fail; it is not
 //!   let in. Nor is one from a network that is not allowed, one that the application refuses, or one for
 //!   which there is no room ([`Setup`]).

@@ -13,6 +13,10 @@ use super::{
 use crate::config::{Candidate, Claim};
 use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, Versions, packet};
 
+/// How much higher than what is known an incarnation is believed. A node raises its own by one each time it refutes
+/// something; so made-up ones use them up only by thousands of packets, each of which it has to hear.
+const LEAP: u32 = 1 << 20;
+
 impl Membership {
     /// `from` is who sent it, if it came by itself and not with a whole view.
     pub(super) fn alive(&mut self, now: Instant, from: Option<SocketAddr>, alive: &Alive) -> Result<(), Refusal> {
@@ -42,6 +46,9 @@ impl Membership {
         let Some(record) = self.members.get(&alive.node) else {
             return self.admit(now, name, alive);
         };
+        if !is_credible(alive.incarnation, record) {
+            return Err(Refusal::Leap { name, incarnation: alive.incarnation, known: record.incarnation });
+        }
         let moved = record.addr() != addr;
         if moved && of_me && self.is_outdated(alive) {
             self.correct_outdated(now, alive);
@@ -351,10 +358,15 @@ impl Membership {
     }
 }
 
-/// Whether an accusation means the life of a node that is known, or a later one. One of the highest
-/// incarnation could never be refuted (memberlist wraps around, and the node is lost for good).
+/// Whether an accusation means the life of a node that is known, or a later one.
 fn counts(incarnation: u32, record: &Record) -> bool {
-    incarnation >= record.incarnation && incarnation < u32::MAX
+    incarnation >= record.incarnation && is_credible(incarnation, record)
+}
+
+/// Whether a known node may be in this incarnation by now. What is far above is made up, and near the highest could
+/// not be refuted (memberlist wraps around, and the node is lost for good).
+fn is_credible(incarnation: u32, record: &Record) -> bool {
+    incarnation < u32::MAX && incarnation <= record.incarnation.saturating_add(LEAP)
 }
 
 fn alive_of(node: &PushPullState) -> Alive {

@@ -148,12 +148,14 @@ fn a_wrong_death_sentence_is_refuted() {
 }
 
 #[test]
-fn the_highest_incarnation_cannot_evict_a_node() {
+fn the_highest_incarnations_cannot_evict_a_node() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 3);
     for to in &addrs {
-        let dead = Dead { incarnation: u32::MAX, node: "node3".into(), from: "node2".into() };
-        sim.inject(addrs[1], *to, packet(&Wire::Dead(dead)));
+        for incarnation in [u32::MAX, u32::MAX - 1, u32::MAX - 2, 1 << 31] {
+            let dead = Dead { incarnation, node: "node3".into(), from: "node2".into() };
+            sim.inject(addrs[1], *to, packet(&Wire::Dead(dead)));
+        }
     }
     sim.run(60 * SECOND);
     assert!(sim.agreed());

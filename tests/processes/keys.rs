@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
     sync::Arc,
@@ -127,6 +128,26 @@ fn keys_from_a_variable_work_too_and_a_cluster_goes_over_to_them_step_by_step() 
     let seed3 = cluster.nodes[0].addr().to_string();
     cluster.nodes.push(start("node5", &[&seed3], &[], Some(&key)));
     cluster.flow();
+}
+
+#[test]
+fn a_secret_that_everybody_can_read_is_warned_about() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [keys, token] = ["keys", "token"].map(|name| folder.path().join(name));
+    fs::write(&keys, keygen()).expect("it is written");
+    fs::write(&token, "a secret token").expect("it is written");
+    for (mode, warned) in [(0o644, 2), (0o640, 0)] {
+        for file in [&keys, &token] {
+            fs::set_permissions(file, Permissions::from_mode(mode)).expect("it is ours");
+        }
+        let [keys, token] = [&keys, &token].map(|file| file.to_str().expect("text"));
+        let node = Process::node(&["--name", "node1", "--secret-keys-file", keys, "--http-token-file", token]);
+        node.addr();
+        let lines = node.log.lines();
+        let warnings: Vec<_> = lines.iter().filter(|line| line["event"] == "secret").collect();
+        assert_eq!(warnings.len(), warned, "{lines:?}");
+        assert!(warnings.iter().all(|line| line["message"].as_str().is_some_and(|text| text.contains("chmod 600"))));
+    }
 }
 
 #[test]

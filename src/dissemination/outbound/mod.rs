@@ -499,6 +499,11 @@ impl Outbound {
         Ok(())
     }
 
+    /// A peer has everything below this number.
+    pub(super) fn acked(&self, name: &[u8]) -> Option<u64> {
+        Some(self.peers.get(name)?.acked)
+    }
+
     /// A peer turns out to be of a revision that knows nothing of cookies.
     pub(super) fn forget_cookie(&mut self, name: &[u8]) {
         if let Some(peer) = self.peers.get_mut(name) {

@@ -111,6 +111,34 @@ fn absurd_positions_cost_little_and_do_no_harm() {
 }
 
 #[test]
+fn asking_in_a_members_name_again_and_again_floods_nobody() {
+    let (mut sim, addrs, _) = four();
+    let life = epoch(&mut sim, addrs[0]);
+    // Kept for node4, so that node2, which has all of it, could be given it again.
+    sim.pause(addrs[3]);
+    let value = format!("\"{}\"", "x".repeat(1000));
+    for _ in 0..64 {
+        sim.publish(addrs[0], "k", &value);
+    }
+    sim.run(SECOND);
+    let given = sim.node(addrs[0]).counters().given;
+    let want = Control::Want { origin: b"node1", epoch: life, ranges: vec![(1, 64)] };
+    for _ in 0..1000 {
+        sim.inject(addrs[1], addrs[0], want.encode_by(By { sender: b"node2", echo: None }));
+        sim.run(SECOND / 1000);
+    }
+    let repeated = sim.node(addrs[0]).counters().given - given;
+    assert!((900..2200).contains(&repeated), "{repeated} of some 64,000 that were asked for");
+    // Who lacks something is given it all the same.
+    sim.resume(addrs[3]);
+    sim.run(20 * SECOND);
+    assert_eq!(told(&mut sim, addrs[3]).len(), 64);
+    told(&mut sim, addrs[1]);
+    told(&mut sim, addrs[2]);
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
 fn a_forged_floor_does_not_free_what_is_still_to_come() {
     let (mut sim, addrs, _) = four();
     let life = epoch(&mut sim, addrs[0]);
