@@ -200,8 +200,8 @@ impl Dissemination {
         let former = self.contacts.questions.get_mut(origin).and_then(|asked| asked.former.take());
         let known = former.and_then(|(epoch, teller)| Some((epoch, membership.find_addr(teller)?)));
         if let Some((epoch, teller)) = known.filter(|(epoch, _)| self.inbound.get(origin, *epoch).is_none()) {
-            // It answers what there is.
-            let want = Control::Want { origin, epoch, ranges: vec![(0, 1)] };
+            // Who is asked for what it cannot have answers what there is.
+            let want = Control::Want { origin, epoch, ranges: vec![(u64::MAX - 1, 1)] };
             self.send(teller.addr(), vec![self.words(teller.versions, &want)]);
         }
     }

@@ -170,8 +170,10 @@ impl Inbound {
         let follows = lives.iter().filter(in_lane).any(|life| life.epoch < epoch && life.next.is_some());
         let is_latest = lives.iter().rfind(in_lane).is_none_or(|latest| latest.epoch < epoch);
         let successor = lives.iter().filter(in_lane).find(|life| life.epoch > epoch);
+        let is_forgotten = lives.iter().filter(in_lane).any(|life| life.forgotten >= epoch);
         let next = match next {
             next if is_latest => next,
+            _ if is_forgotten => return Err(StreamError::FormerLife(epoch)),
             _ if follows => Some(0),
             Some(next) if successor.is_some_and(|later| later.follows) => Some(next),
             _ => return Err(StreamError::FormerLife(epoch)),
@@ -200,10 +202,17 @@ impl Inbound {
             self.remove(&old.ok_or(StreamError::Full)?);
         }
         let lives = self.streams.get(origin).map_or(&[][..], |lives| lives);
-        if lives.len() >= MAX_LIVES
-            && let Some(oldest) = lives.iter().find(|life| same_lane(life.epoch, epoch)).map(|oldest| oldest.epoch)
-        {
+        if lives.len() < MAX_LIVES {
+            return Ok(());
+        }
+        let in_lane = |life: &&Stream| same_lane(life.epoch, epoch);
+        let done = lives.iter().filter(in_lane).find(|life| life.over.is_some() && !life.lacks());
+        if let Some(oldest) = done.or_else(|| lives.iter().find(in_lane)) {
+            let (oldest, forgotten) = (oldest.epoch, oldest.epoch.max(oldest.forgotten));
             self.remove_life(origin, oldest);
+            // It is not to be opened again when somebody else tells of it.
+            let other = self.lives_mut(origin).find(|life| same_lane(life.epoch, epoch));
+            other.into_iter().for_each(|life| life.forgotten = life.forgotten.max(forgotten));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use super::{
     outbound::{AckError, Began, FAILED_GRACE},
     ring::FANOUT,
     same_lane,
-    stream::{Over, Stream},
+    stream::{MAX_WANTED, Over, Stream},
     stream_have,
 };
 use crate::{
@@ -380,7 +380,7 @@ impl Dissemination {
         let lacked_from = lane.and_then(|lane| self.outbound[lane as usize].acked(record.name.as_bytes()));
         let mut given: BTreeMap<u8, Vec<Bytes>> = BTreeMap::new();
         'all: for &(first, count) in ranges {
-            for seq in first..first.saturating_add(count) {
+            for seq in first..first.saturating_add(count.min(MAX_WANTED)) {
                 let found = match lane {
                     Some(lane) => self.outbound[lane as usize].get(seq).map(|message| (0, message.clone())),
                     None => self.inbound.get(origin, epoch).and_then(|stream| stream.get(seq)).map(|message| {
@@ -389,8 +389,9 @@ impl Dissemination {
                     }),
                 };
                 let Some((hops, message)) = found else {
+                    // What comes after it may wait here for its turn.
                     lacking = true;
-                    break;
+                    continue;
                 };
                 if message.len() > max && !self.may_stream(now, (asker.addr, epoch, seq)) {
                     continue;
@@ -535,6 +536,11 @@ impl Dissemination {
             self.ack_later(now, origin.clone(), epoch);
             return self.ask_by(now, origin, epoch);
         }
+        // Maybe the origin has begun another life, and has nothing to say in it.
+        if asked_enough && let Some(record) = record.filter(|_| live.is_some()) {
+            self.question(now, record, epoch, membership);
+        }
+        let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
         let ranges = stream.missing(control::MAX_RANGES);
         self.counters.wanted += ranges.iter().map(|(_, count)| count).sum::<u64>();
         let attempt = stream.attempts;

@@ -85,6 +85,8 @@ const WELL_PAUSE: Duration = Duration::from_secs(4);
 /// How long a path rests; each time it is no better, twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The same where nothing is known to be wrong: UDP may be blocked meanwhile.
+const DOUBT_PAUSE: Duration = Duration::from_secs(8);
 /// Parts of a bundle at most.
 const MAX_PARTS: usize = 1 << 14;
 
@@ -219,8 +221,8 @@ impl Path {
             let told = (std::mem::take(&mut self.told) != Reach::Datagrams).then_some(Reach::Datagrams);
             self.max = full;
             // It is not to be searched with each reminder, nor with each bundle that comes.
-            let pause = if self.by_member { LONGEST_PAUSE } else { self.pause.max(WELL_PAUSE) };
-            self.rest(now, pause);
+            let (least, most) = if self.by_member { (LONGEST_PAUSE, LONGEST_PAUSE) } else { (WELL_PAUSE, DOUBT_PAUSE) };
+            self.rest(now, least, most);
             return Step { told, ..Step::default() };
         }
         let (round, left, due) = match &mut self.phase {
@@ -261,19 +263,19 @@ impl Path {
             if self.told == Reach::Datagrams {
                 self.max = full;
             }
-            self.rest(now, self.pause);
+            self.rest(now, FIRST_PAUSE, DOUBT_PAUSE);
             return Step::default();
         }
         self.max = self.best;
         let reach = if self.best == 0 { Reach::Streams } else { Reach::SmallDatagrams(self.best) };
         let told = (std::mem::replace(&mut self.told, reach) != reach).then_some(reach);
-        self.rest(now, self.pause);
+        self.rest(now, FIRST_PAUSE, LONGEST_PAUSE);
         Step { told, ..Step::default() }
     }
 
     /// The next rest is longer: searches are not to keep a link busy that is slow already.
-    fn rest(&mut self, now: Instant, pause: Duration) {
-        self.phase = Phase::Resting { until: now + pause };
+    fn rest(&mut self, now: Instant, least: Duration, most: Duration) {
+        self.phase = Phase::Resting { until: now + self.pause.clamp(least, most) };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -135,7 +135,7 @@ fn a_secret_that_everybody_can_read_is_warned_about() {
     let folder = tempfile::tempdir().expect("a folder");
     let [keys, token] = ["keys", "token"].map(|name| folder.path().join(name));
     fs::write(&keys, keygen()).expect("it is written");
-    fs::write(&token, "a secret token").expect("it is written");
+    fs::write(&token, "a-secret-token").expect("it is written");
     for (mode, warned) in [(0o644, 2), (0o640, 0)] {
         for file in [&keys, &token] {
             fs::set_permissions(file, Permissions::from_mode(mode)).expect("it is ours");

@@ -26,7 +26,7 @@ pub(super) struct Forgotten {
 impl Outbound {
     /// A peer was away for too long. Where it was, is remembered for one that has never said it itself.
     pub(super) fn forget_peer(&mut self, name: &NodeName, away: Instant) {
-        if let Some(peer) = self.peers.get(name).filter(|peer| peer.life == 0) {
+        if let Some(peer) = self.peers.get(name).filter(|peer| !peer.acknowledged) {
             let (acked, gone_at) = (peer.acked, self.began(away, 0));
             self.forgotten.retain(|forgotten| forgotten.name != *name);
             self.forgotten.push_back(Forgotten { name: name.clone(), acked, gone_at });

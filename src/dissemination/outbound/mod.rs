@@ -100,6 +100,8 @@ struct Peer {
     life: u64,
     /// When that life began, as far as it was said.
     began: Began,
+    /// Whether it has ever acknowledged anything, and goes on from there whatever this node knows of it.
+    acknowledged: bool,
     /// Since when it is behind without acknowledging more.
     behind_since: Option<Instant>,
     /// What it had acknowledged when it was last looked at.
@@ -266,7 +268,7 @@ impl Outbound {
     /// Begins a later life: what is not acknowledged is said again, in it.
     pub(super) fn renew(&mut self, epoch: u64, me: &NodeName) {
         self.former = Some(std::mem::replace(&mut self.epoch, epoch));
-        self.sent = self.stable();
+        self.sent = self.stable().max(self.base);
         let mut end = self.freed;
         for (seq, entry) in (self.base..).zip(&mut self.entries) {
             entry.message = payload::renumber(&entry.message, &me.to_string(), epoch, seq);
@@ -361,6 +363,7 @@ impl Outbound {
                 rejoined_at: next,
                 life: 0,
                 began: Began::MAX,
+                acknowledged: false,
                 behind_since: None,
                 seen: next,
                 backoff: 0,
@@ -530,6 +533,7 @@ impl Outbound {
         };
         self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
         self.begin_life(name, life);
+        self.peers.get_mut(name).into_iter().for_each(|peer| peer.acknowledged = true);
         self.set_position(name, acked);
         Ok(())
     }
