@@ -170,7 +170,7 @@ impl Inbound {
         let follows = lives.iter().filter(in_lane).any(|life| life.epoch < epoch && life.next.is_some());
         let is_latest = lives.iter().rfind(in_lane).is_none_or(|latest| latest.epoch < epoch);
         let successor = lives.iter().filter(in_lane).find(|life| life.epoch > epoch);
-        let is_forgotten = lives.iter().filter(in_lane).any(|life| life.forgotten >= epoch);
+        let is_forgotten = lives.iter().filter(in_lane).any(|life| life.forgotten >= Some(epoch));
         let next = match next {
             next if is_latest => next,
             _ if is_forgotten => return Err(StreamError::FormerLife(epoch)),
@@ -208,7 +208,7 @@ impl Inbound {
         let in_lane = |life: &&Stream| same_lane(life.epoch, epoch);
         let done = lives.iter().filter(in_lane).find(|life| life.over.is_some() && !life.lacks());
         if let Some(oldest) = done.or_else(|| lives.iter().find(in_lane)) {
-            let (oldest, forgotten) = (oldest.epoch, oldest.epoch.max(oldest.forgotten));
+            let (oldest, forgotten) = (oldest.epoch, oldest.forgotten.max(Some(oldest.epoch)));
             self.remove_life(origin, oldest);
             // It is not to be opened again when somebody else tells of it.
             let other = self.lives_mut(origin).find(|life| same_lane(life.epoch, epoch));

@@ -45,8 +45,8 @@ pub(super) struct Stream {
     /// A former life is known here, or the origin was met in one: unless it says otherwise, all of this one is for
     /// this node.
     pub(super) follows: bool,
-    /// The latest of the origin's lives that is forgotten, 0 if none is.
-    pub(super) forgotten: u64,
+    /// The latest of the origin's lives that is forgotten, for want of room.
+    pub(super) forgotten: Option<u64>,
     pub(super) retained: VecDeque<Message>,
     pub(super) bytes: usize,
     pub(super) ahead: BTreeMap<u64, Message>,
@@ -96,7 +96,7 @@ impl Stream {
             next,
             begun: if next.is_some() { Begun::Told } else { Begun::No },
             follows: false,
-            forgotten: 0,
+            forgotten: None,
             retained: VecDeque::new(),
             bytes: 0,
             ahead: BTreeMap::new(),
