@@ -327,12 +327,6 @@ fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_o
     talk::everyone_hears(&names, 3, &restarted, &cluster);
     let (said, until) = ledger::last_sent(&cluster);
     ledger::wait_heard(&said, &cluster);
-    thread::scope(|scope| nodes[1..].iter().for_each(|node| _ = scope.spawn(|| node.stop())));
-    nodes[1..].iter().for_each(|node| node.log.wait_end());
-    ledger::wait_heard(&ledger::last_sent(&cluster).0, &cluster[..1]);
-    nodes[0].stop();
-    nodes[0].log.wait_end();
-
     let life = |node: &Node, n, since: &str, until: &str, killed| Life {
         node: node.name.clone(),
         lines: ledger::nth_life(&node.log.lines(), n),
@@ -340,6 +334,13 @@ fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_o
         until: until.to_owned(),
         killed,
     };
+    ledger::wait_last_words(&life(&nodes[killed], 0, &since, &until, true), &cluster);
+    thread::scope(|scope| nodes[1..].iter().for_each(|node| _ = scope.spawn(|| node.stop())));
+    nodes[1..].iter().for_each(|node| node.log.wait_end());
+    ledger::wait_heard(&ledger::last_sent(&cluster).0, &cluster[..1]);
+    nodes[0].stop();
+    nodes[0].log.wait_end();
+
     // The receiver has outlived the senders, and heard what they said to the very last.
     let mut lives = vec![life(&nodes[0], 0, &since, ledger::END, false)];
     for (i, node) in nodes.iter().enumerate().skip(1) {

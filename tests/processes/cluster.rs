@@ -352,6 +352,14 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
 
     let (said, until) = ledger::last_sent(&logs);
     ledger::wait_heard(&said, &logs);
+    let life = |node: &Node, since: &str, until: &str, killed| Life {
+        node: node.name.clone(),
+        lines: node.log().lines(),
+        since: since.to_owned(),
+        until: until.to_owned(),
+        killed,
+    };
+    ledger::wait_last_words(&life(&killed, &since, &until, true), &logs);
     let leave = |nodes: &mut [Node]| {
         nodes.iter().for_each(|node| node.process.signal("TERM"));
         for node in nodes {
@@ -363,13 +371,6 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
     ledger::wait_heard(&ledger::last_sent(&logs).0, &logs[..1]);
     leave(&mut cluster.nodes[..1]);
 
-    let life = |node: &Node, since: &str, until: &str, killed| Life {
-        node: node.name.clone(),
-        lines: node.log().lines(),
-        since: since.to_owned(),
-        until: until.to_owned(),
-        killed,
-    };
     // The receiver has outlived the senders, and heard what they said to the very last.
     let mut lives = vec![life(&cluster.nodes[0], &since, ledger::END, false), life(&killed, &since, &until, true)];
     lives.extend(cluster.nodes[1..12].iter().map(|node| life(node, &since, &until, false)));

@@ -59,6 +59,24 @@ pub fn wait_heard(sent: &[Said], nodes: &[(&str, &Log)]) {
     }
 }
 
+/// Waits until every other node has heard of a life that was killed what any of them has: who was cut off meanwhile
+/// may hear of it only when it exchanges views with one of them.
+#[track_caller]
+pub fn wait_last_words(dead: &Life, nodes: &[(&str, &Log)]) {
+    let epoch = epoch(dead);
+    let last = |lines: &[Value]| {
+        let heard = lines.iter().filter(|line| line["event"] == "received" && line["from"] == *dead.node);
+        heard.filter(|line| number(line, "epoch") == epoch).map(|line| number(line, "seq")).max()
+    };
+    let nodes: Vec<_> = nodes.iter().filter(|(name, _)| *name != dead.node).collect();
+    let said = nodes.iter().map(|(_, log)| last(&log.lines())).max().flatten();
+    for (name, log) in nodes {
+        log.wait(&format!("{name} to hear the last words of {}", dead.node), |lines| {
+            (last(lines) >= said).then_some(())
+        });
+    }
+}
+
 /// Checks that of each life of each sender every life of every other node heard one unbroken run of what
 /// was sent: each message once, in order, none left out, and all that was sent between the node's `since`
 /// and its `until`. Gives how many messages were heard.
