@@ -593,6 +593,9 @@ fn a_clock_that_is_another_with_each_restart() {
         let process = node_at(&host, clock, &args);
         nodes.push(Node { host, process });
         nodes[2].wait_members(&["node1", "node2"]);
+        // What they say before they have met it is not for it.
+        nodes[0].wait_members(&["node2", "node3"]);
+        nodes[1].wait_members(&["node1", "node3"]);
         all_hear_all(&nodes, &format!("at {clock}"));
         let mut last = nodes.pop().expect("it was added");
         last.process.kill();
