@@ -101,7 +101,7 @@ async fn over_http(
     let words =
         |answer: &Answer| format!("{}, {}", visible::escaped(answer.text("status")), members(answer.number("members")));
     match (json, well) {
-        (true, _) => print_line(&answer.text)?,
+        (true, _) => print_line(&visible::escaped_json(&answer.text))?,
         (false, true) => print_line(&format!("healthy: {}", words(&answer)))?,
         (false, false) => return Err(unhealthy(words(&answer))),
     }

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 /// Letters that are not seen, or that change how those around them are: Unicode's Bidi_Control, Zl, Zp and
-/// Default_Ignorable_Code_Point (DerivedCoreProperties, Unicode 16), from which to which.
-const HIDDEN: [(char, char); 21] = [
+/// Default_Ignorable_Code_Point (DerivedCoreProperties, Unicode 16), and some noncharacters; from which to which.
+const HIDDEN: [(char, char); 19] = [
     ('\u{00ad}', '\u{00ad}'),
     ('\u{034f}', '\u{034f}'),
     ('\u{061c}', '\u{061c}'),
@@ -24,9 +24,7 @@ const HIDDEN: [(char, char); 21] = [
     ('\u{fff0}', '\u{fffb}'),
     ('\u{1bca0}', '\u{1bca3}'),
     ('\u{1d173}', '\u{1d17a}'),
-    ('\u{e0000}', '\u{e00ff}'),
-    ('\u{e0100}', '\u{e01ef}'),
-    ('\u{e01f0}', '\u{e0fff}'),
+    ('\u{e0000}', '\u{e0fff}'),
     ('\u{fdd0}', '\u{fdef}'),
     ('\u{2fffe}', '\u{2ffff}'),
 ];

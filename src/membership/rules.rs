@@ -280,13 +280,11 @@ impl Membership {
                     let (incarnation, node) = (node.incarnation, node.name.clone());
                     self.dead(now, &Dead { incarnation, from: node.clone(), node });
                 }
-                // One that is only suspected is a member, also to who hears of it for the first time.
-                NodeState::Suspect if self.members.get(&node.name).is_none() => {
-                    refused = self.alive(now, None, &alive_of(node)).err().or(refused);
-                    let (incarnation, node) = (node.incarnation, node.name.clone());
-                    self.suspect(now, &Suspect { incarnation, node, from: me.clone() });
-                }
                 NodeState::Suspect | NodeState::Dead => {
+                    // One that is only suspected is a member, also to who hears of it for the first time.
+                    if node.state == NodeState::Suspect && self.members.get(&node.name).is_none() {
+                        refused = self.alive(now, None, &alive_of(node)).err().or(refused);
+                    }
                     let (incarnation, node) = (node.incarnation, node.name.clone());
                     self.suspect(now, &Suspect { incarnation, node, from: me.clone() });
                 }

@@ -31,8 +31,8 @@
 //!
 //! *Searching* goes in [`ROUNDS`]: a probe of the full size and one of the least; once one was answered, one of
 //! each size between that and the full one. From the third round on the answer is wanted over a stream, too,
-//! and probes go over streams until anything is answered: only where that is answered do streams reach the member, and is it taken
-//! for one that packets do not reach. One that is stopped, or cut off, is neither.
+//! and probes go over streams until anything is answered: only where that is answered do streams reach the member,
+//! and is it taken for one that packets do not reach. One that is stopped, or cut off, is neither.
 //!
 //! *Resting*: packets are as large as was answered, and what does not fit goes over streams; if no size was,
 //! everything goes over streams, in bundles. After a pause that doubles up to [`LONGEST_PAUSE`] it is searched

@@ -225,7 +225,7 @@ fn web_pages_of_others_are_refused() {
     }
     // A link leads here from anywhere; a form that is sent does more than that.
     let form = ["sec-fetch-site: cross-site", "sec-fetch-mode: navigate", "content-type: text/plain"];
-    assert_problem(&ask(at, "POST", "/v1/publish", &form, br#"{"key":"k","value":1}"#), 403, "BROADCAST_HTTP_ORIGINS");
+    assert_problem(&ask(at, "POST", "/v1/messages", &form, br#"{"key":"k","value":1}"#), 403, "BROADCAST_HTTP_ORIGINS");
     // By which name it is called, or for which page, must be plain.
     for headers in [
         &["host: 127.0.0.1:8946", "origin: http://127.0.0.1:8946", "origin: https://example.com"][..],
