@@ -58,14 +58,20 @@ fn what_is_retained_is_replayed_also_while_much_is_said_and_lost() {
     assert_eq!(told(&mut sim, collector), said("node1", 5..305));
 }
 
-#[test]
-fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it_missed() {
+/// Four nodes that keep little, of which the last is cut off once all have heard ten numbers of the first.
+fn one_cut_off() -> (Sim, Vec<SocketAddr>) {
     let mut sim = Sim::new(5, Profile::Lan);
     sim.limits = Limits { retain_messages: 64, lag_limit: SECOND, ..Limits::default() };
     let addrs = cluster(&mut sim, 4);
     numbers(&mut sim, addrs[0], 0..10);
     sim.run(SECOND);
     sim.partition(&addrs[3..], &addrs[..3]);
+    (sim, addrs)
+}
+
+#[test]
+fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it_missed() {
+    let (mut sim, addrs) = one_cut_off();
     let mut next = 10;
     let begin = sim.now;
     let blocked = loop {
@@ -118,12 +124,7 @@ fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it
 
 #[test]
 fn what_nobody_has_any_more_is_told_also_while_more_is_said() {
-    let mut sim = Sim::new(5, Profile::Lan);
-    sim.limits = Limits { retain_messages: 64, lag_limit: SECOND, ..Limits::default() };
-    let addrs = cluster(&mut sim, 4);
-    numbers(&mut sim, addrs[0], 0..10);
-    sim.run(SECOND);
-    sim.partition(&addrs[3..], &addrs[..3]);
+    let (mut sim, addrs) = one_cut_off();
     let begin = sim.now;
     let mut next = 10;
     while next < 200 {
