@@ -68,11 +68,12 @@ impl Node {
 struct Network {
     name: String,
     faults: &'static str,
+    label: &'static str,
 }
 
 impl Network {
     fn new(test: &str) -> Self {
-        Self { name: format!("broadcast-{}-{test}", id()), faults: "" }
+        Self { name: format!("broadcast-{}-{test}", id()), faults: "", label: "" }
     }
 
     /// The name of a node's container, which is also what the name server knows it by.
@@ -92,6 +93,7 @@ impl Network {
             .with_env_var("BROADCAST_JOIN", seeds.join(","))
             .with_env_var("BROADCAST_INTERVAL", "500ms")
             .with_env_var("BROADCAST_FAULTS", self.faults)
+            .with_env_var("BROADCAST_LABEL", self.label)
             .with_env_var("BROADCAST_LOG_FORMAT", format);
         if let Some(host) = host {
             container = container.with_hostname(host);
@@ -180,7 +182,9 @@ fn goes_and_returns(test: &str, go: impl Fn(&Node), seen: &str) {
     drop(node3);
 
     // Someone else's by now, so that node3 has to come back at another address.
-    let squatter = network.receiver("squatter", &[]);
+    // It is of another cluster: what is still said to node3 is not for it.
+    let elsewhere = Network { label: "elsewhere", ..Network::new(test) };
+    let squatter = elsewhere.receiver("squatter", &[]);
     squatter.addr();
     let node3 = network.sender("node3", &["node1", "node2"]);
     assert_ne!(node3.addr(), old);
