@@ -1,8 +1,9 @@
 //! The address a node tells the others to reach it at.
 //!
 //! In order: what is configured; the very address listened on; the one the route to a seed starts
-//! from; the best one of an interface that is up. The last two are guesses, for a node that listens
-//! on all of its addresses; loopback is guessed only when there is nothing else.
+//! from; the best one of an interface that is up, of equals the one that packets to anywhere start from (and not that
+//! of a bridge to containers). The last two are guesses, for a node that listens on all of its addresses; loopback is
+//! guessed only when there is nothing else.
 //!
 //! A guess is made again when the node meets others, by the route to these, and when the address is no longer
 //! one of the host's: at the start there may be no network yet, or no seed in DNS that would tell which of
@@ -44,7 +45,7 @@ pub(super) async fn address(
                 let allowed = |interface: &Interface| allows(interface.ip());
                 let (allowed, others) = interfaces.into_iter().partition::<Vec<_>, _>(allowed);
                 // Where none is allowed, the caller says so.
-                best(if allowed.is_empty() { &others } else { &allowed }, listening.is_ipv6())
+                best(if allowed.is_empty() { &others } else { &allowed }, listening.is_ipv6(), to_anywhere())
             }
             Err(error) => {
                 return Err(format!(
@@ -75,7 +76,7 @@ pub(super) fn anew(current: IpAddr, peers: &[SocketAddr], ipv6: bool) -> Option<
     if is_here && !current.is_loopback() {
         return None;
     }
-    let best = || best(&interfaces, ipv6);
+    let best = || best(&interfaces, ipv6, to_anywhere());
     let all_here = is_here && !peers.is_empty();
     let guess = by_route(peers, ipv6).or_else(|| (!all_here).then(best))?;
     (!guess.is_loopback()).then_some(guess)
@@ -124,14 +125,19 @@ fn route_to(address: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The address others most likely reach: private IPv4, then any other, then IPv6, then loopback.
-fn best(interfaces: &[Interface], ipv6: bool) -> IpAddr {
+/// Where packets to a host far away start from. This one is reserved for documentation (RFC 5737).
+fn to_anywhere() -> Option<IpAddr> {
+    route_to(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9))).ok()
+}
+
+/// The address others most likely reach: private IPv4, then any other, then IPv6, then loopback; of equal ones
+/// `preferred`, or else the first, as the system lists them.
+fn best(interfaces: &[Interface], ipv6: bool, preferred: Option<IpAddr>) -> IpAddr {
     let up = interfaces.iter().filter(|interface| interface.oper_status == IfOperStatus::Up);
     up.map(Interface::ip)
         .filter_map(|ip| Some((rank(ip)?, ip)))
         .filter(|(_, ip)| ip.is_ipv4() || ipv6)
-        // The first of the best, as the system lists them.
-        .min_by_key(|(rank, _)| *rank)
+        .min_by_key(|(rank, ip)| (*rank, preferred != Some(*ip)))
         .map_or(Ipv4Addr::LOCALHOST.into(), |(_, ip)| ip)
 }
 
@@ -167,7 +173,7 @@ mod tests {
 
     fn best_of(ips: &[&str], ipv6: bool) -> String {
         let interfaces: Vec<_> = ips.iter().map(|ip| interface(ip, IfOperStatus::Up)).collect();
-        best(&interfaces, ipv6).to_string()
+        best(&interfaces, ipv6, None).to_string()
     }
 
     #[test]
@@ -193,9 +199,18 @@ mod tests {
     }
 
     #[test]
+    fn of_equals_prefers_the_one_that_leads_anywhere() {
+        let interfaces = ["172.17.0.1", "192.168.1.7", "198.51.100.1"].map(|ip| interface(ip, IfOperStatus::Up));
+        let best = |preferred: &str| best(&interfaces, true, preferred.parse().ok()).to_string();
+        assert_eq!(best("192.168.1.7"), "192.168.1.7", "not the bridge that is listed first");
+        assert_eq!(best("198.51.100.1"), "172.17.0.1", "a private one is not given up for a public one");
+        assert_eq!(best("10.0.0.1"), "172.17.0.1");
+    }
+
+    #[test]
     fn ignores_interfaces_that_are_down() {
         let interfaces = [interface("172.17.0.1", IfOperStatus::Unknown), interface("192.0.2.1", IfOperStatus::Up)];
-        assert_eq!(best(&interfaces, true).to_string(), "192.0.2.1");
+        assert_eq!(best(&interfaces, true, None).to_string(), "192.0.2.1");
     }
 
     fn seed(host: &str, port: u16) -> Seed {
@@ -227,12 +242,12 @@ mod tests {
         let listening: SocketAddr = "0.0.0.0:4000".parse().unwrap();
         let guess = address(None, listening, &[seed("127.0.0.1", 1)], |_| true).await.unwrap();
         let interfaces = if_addrs::get_if_addrs().unwrap();
-        assert_eq!(guess, SocketAddr::new(best(&interfaces, false), 4000));
+        assert_eq!(guess, SocketAddr::new(best(&interfaces, false, to_anywhere()), 4000));
     }
 
     #[test]
     fn an_address_of_the_host_is_kept_and_another_one_is_not() {
-        let mine = best(&if_addrs::get_if_addrs().unwrap(), false);
+        let mine = best(&if_addrs::get_if_addrs().unwrap(), false, to_anywhere());
         let nobodys = "192.0.2.77".parse().unwrap();
         if mine.is_loopback() {
             assert_eq!(anew(nobodys, &[], false), None, "nothing is better than loopback");
