@@ -54,6 +54,9 @@ pub(super) fn is_named(versions: Versions) -> bool {
     NAMED.contains(&versions[4])
 }
 
+/// How long a first meeting takes: until then, where an origin says that this node begins is believed at once.
+const FIRST_MEETING: Duration = Duration::from_secs(5);
+
 /// How much is given to a member in a second of what it is not known to lack, in bytes; and at once.
 const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;
 
@@ -95,9 +98,16 @@ impl Contacts {
         self.met.contains_key(name)
     }
 
-    /// Whether a member was met before its present life began, which is so many microseconds old.
-    pub(super) fn met_before(&self, now: Instant, name: &[u8], age: u64) -> bool {
-        self.met.get(name).is_some_and(|met| now.saturating_duration_since(*met) > Duration::from_micros(age))
+    /// Whether a member was met before its present life began, which is so many microseconds old by its answer. The answer
+    /// may have been on its way, or unread, for long, and is no older than the question.
+    pub(super) fn met_before(&self, name: &[u8], age: u64) -> bool {
+        let times = self.met.get(name).zip(self.questions.get(name));
+        times.is_some_and(|(met, asked)| asked.since.saturating_duration_since(*met) > Duration::from_micros(age))
+    }
+
+    /// Whether a member was met so long ago that it may have begun another life since.
+    pub(super) fn is_old(&self, now: Instant, name: &[u8]) -> bool {
+        self.met.get(name).is_some_and(|met| now.saturating_duration_since(*met) > FIRST_MEETING)
     }
 
     /// A member is gone.
@@ -192,8 +202,8 @@ impl Dissemination {
 
     /// A member has answered that it is in this life, which is so old. If it was met in a former one, who told of that
     /// is asked for it.
-    pub(super) fn hear_age(&mut self, now: Instant, origin: &[u8], (epoch, age): (u64, u64), membership: &Membership) {
-        if !self.contacts.met_before(now, origin, age) {
+    pub(super) fn hear_age(&mut self, origin: &[u8], (epoch, age): (u64, u64), membership: &Membership) {
+        if !self.contacts.met_before(origin, age) {
             return;
         }
         self.inbound.note_met_before(origin, epoch);

@@ -511,6 +511,9 @@ impl Dissemination {
         }
         self.revive(&record.name);
         if is_ours(record.versions) {
+            if self.contacts.has_met(&record.name) {
+                self.inbound.iter_mut().for_each(|(_, stream)| stream.forget_teller(record.addr()));
+            }
             self.contacts.meet(now, &record.name);
         }
         for lane in LANES {

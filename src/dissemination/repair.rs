@@ -130,12 +130,13 @@ impl Dissemination {
         let from = teller.map(|teller| teller.addr);
         let named = from.is_some() && record.map(Record::addr) == from;
         let by_origin = named && teller.is_some_and(|teller| teller.certain);
-        if let Some(age) = teller.filter(|_| by_origin).and_then(|teller| teller.answers) {
+        let answers = teller.filter(|_| by_origin).and_then(|teller| teller.answers);
+        if let Some(age) = answers {
             if self.inbound.confirm(now, origin, epoch).is_err() {
                 self.counters.unusable += 1;
                 return;
             }
-            self.hear_age(now, origin, (epoch, age), membership);
+            self.hear_age(origin, (epoch, age), membership);
         } else if let Some(record) = record.filter(|_| named)
             && (!by_origin || self.inbound.is_doubtful(origin, epoch))
         {
@@ -144,7 +145,8 @@ impl Dissemination {
         if self.inbound.get(origin, epoch).is_none() && !self.open_told(now, from, have, by_origin, membership) {
             return;
         }
-        self.learn(have, from, named, by_origin);
+        let begins = self.begins(now, have, answers, record.is_some_and(|record| is_named(record.versions)));
+        self.learn(have, begins, from, named, by_origin);
         let Some(stream) = self.inbound.get(origin, epoch) else { return };
         let (lacks, unknown) = (stream.lacks(), stream.asks_for_start());
         // Who has nothing to give, as it may say when it is asked, is no reason to ask sooner.
@@ -215,8 +217,31 @@ impl Dissemination {
         true
     }
 
+    /// Where this node begins, as an origin says it. Who met the origin before this life of it was there all along, but
+    /// held for gone by those that the origin joined through: it begins with the first message, to be told of what nobody
+    /// has any more. Only an `answer`, with the age of the origin, tells it from one that came later.
+    fn begins(&self, now: Instant, have: &Have<'_>, answer: Option<u64>, can_answer: bool) -> Option<Start> {
+        let start = have.start?;
+        let begun = self.inbound.get(have.origin, have.epoch).is_some_and(|stream| stream.next.is_some());
+        if start.at == 0 || begun || !can_answer {
+            return Some(start);
+        }
+        match answer {
+            Some(age) if self.contacts.met_before(have.origin, age) => Some(Start { at: 0, ..start }),
+            None if self.contacts.is_old(now, have.origin) => None,
+            _ => Some(start),
+        }
+    }
+
     /// Takes in what somebody has of a stream: its origin, by name at least, or another.
-    fn learn(&mut self, have: &Have<'_>, from: Option<SocketAddr>, named: bool, by_origin: bool) {
+    fn learn(
+        &mut self,
+        have: &Have<'_>,
+        begins: Option<Start>,
+        from: Option<SocketAddr>,
+        named: bool,
+        by_origin: bool,
+    ) {
         let Have { origin, epoch, base, floor, start, .. } = *have;
         let rounds = self.telling_rounds();
         let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
@@ -237,7 +262,7 @@ impl Dissemination {
         if by_origin && stream.attempts >= OTHERS_ASKED as u32 {
             self.inbound.forget_ahead(origin, epoch, next);
         }
-        if let Some(start) = start.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
+        if let Some(start) = begins.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
             self.inbound.start(origin, epoch, start, base, self.replay);
         }
         if self.inbound.free(origin, epoch, floor.min(next))

@@ -238,6 +238,11 @@ impl Stream {
         }
     }
 
+    /// Who is back there may have been restarted: that it has less now does not mean that it never had more.
+    pub(super) fn forget_teller(&mut self, addr: SocketAddr) {
+        self.told_by = self.told_by.filter(|told_by| *told_by != addr);
+    }
+
     /// Delivers a message whose turn it is, and those that waited for it.
     pub(super) fn deliver(&mut self, message: Message, kept: &mut Kept, delivered: &mut VecDeque<Message>) {
         let mut due = Some(message);

@@ -4,7 +4,11 @@
 //! The checker sees only this history, not the network, so that it can be shown wrong histories itself.
 //! Each function returns what is violated, in words.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use super::{agenda::Time, digest::Digest, histogram::Histogram, network::HostId, ranges::Ranges};
 use crate::{dissemination::MessageId, membership::MemberState, node::Size};
@@ -48,7 +52,9 @@ struct Stream {
 struct Heard {
     /// What comes before is not owed.
     owed_from: u64,
-    /// The origin has known of it: whatever comes is owed, even if the origin forgets it.
+    /// What comes before the origin did not know to be owed: it may be missed, if that is told.
+    kept_from: u64,
+    /// The origin has known of it, or it of a former life of the origin: whatever comes is owed, even if the origin forgets it.
     known: bool,
     /// Delivered, or reported as missed.
     settled: Ranges,
@@ -65,6 +71,10 @@ struct Life {
     incarnation: u32,
     /// What it knew of each member: where it is, and its incarnation.
     seen: BTreeMap<HostId, (SocketAddr, u32)>,
+    /// Whom it has ever known.
+    met: BTreeSet<HostId>,
+    /// Whose former lives it knew, when they began another.
+    met_before: BTreeSet<HostId>,
     /// The stream that it publishes.
     publishes: Option<usize>,
 }
@@ -126,6 +136,9 @@ impl Checker {
 
     /// A host's node has started.
     pub(super) fn begin(&mut self, host: HostId) {
+        for life in self.lives.iter_mut().flatten().filter(|life| life.met.contains(&host)) {
+            life.met_before.insert(host);
+        }
         self.lives[host] = Some(Life::default());
     }
 
@@ -137,9 +150,14 @@ impl Checker {
         let next = self.streams[index].messages.len() as u64;
         for (host, life) in self.lives.iter_mut().enumerate() {
             let Some(life) = life else { continue };
+            let met_before = life.met_before.contains(&origin);
             let heard = heard(life, index);
-            heard.known |= known(host) || heard.highest.is_some();
-            if !heard.known {
+            let known = known(host);
+            if !known && !heard.known && heard.highest.is_none() {
+                heard.kept_from = next;
+            }
+            heard.known |= known || heard.highest.is_some();
+            if !heard.known && !met_before {
                 heard.owed_from = next;
             }
         }
@@ -260,12 +278,13 @@ impl Checker {
         heard.settled.insert(from, to);
         heard.missed.insert(from, to);
         heard.highest = heard.highest.max(Some(to));
+        let may_miss = to < heard.kept_from;
         self.counts.missed += to - from + 1;
         let stream = &mut self.streams[index];
         stream.messages[from as usize..=to as usize].iter_mut().for_each(|message| message.settled += 1);
         let last_at = stream.messages[to as usize].at;
         let obliged = obliged_from.is_some_and(|since| last_at >= since) && stream.origin != host;
-        if !self.promises.complete || !obliged || self.missing_allowed {
+        if !self.promises.complete || !obliged || self.missing_allowed || may_miss {
             return Ok(());
         }
         if !self.streams[index].ended {
@@ -332,6 +351,7 @@ impl Checker {
                 return Err(format!("in its view the incarnation of host {member} falls from {old} to {incarnation}"));
             }
             life.seen.insert(member, (addr, incarnation));
+            life.met.insert(member);
         }
         Ok(())
     }

@@ -202,3 +202,35 @@ fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
     add(&mut outbound, 4);
     assert_eq!(outbound.offer(b"node4", 9, 1).map(|start| start.at), Some(2));
 }
+
+#[test]
+fn who_was_held_for_failed_when_an_origin_restarted_is_told_what_it_missed() {
+    for (seed, spoke) in [(31, false), (32, true), (33, false), (34, true)] {
+        let mut sim = Sim::new(seed, Profile::Lan);
+        let addrs = cluster(&mut sim, 4);
+        if spoke {
+            say(&mut sim, addrs[0], 0..3, TURN);
+            assert_eq!(check_unbroken(&mut sim, addrs[3], "node1", 3), 0);
+        }
+        sim.partition(&addrs[3..], &addrs[..3]);
+        sim.run_until(60 * SECOND, |sim| sim.find(addrs[1], "node4").is_none());
+        sim.kill(addrs[0]);
+        sim.start("node1", 1, &["node2"]);
+        sim.partition(&addrs[3..], &addrs[..3]);
+        sim.run_until(60 * SECOND, |sim| sim.view(addrs[0]).len() == 3 && sim.view(addrs[1]).len() == 3);
+        say(&mut sim, addrs[0], 0..5, TURN);
+        sim.run(SECOND);
+        sim.heal();
+        sim.run_until(60 * SECOND, Sim::agreed);
+        say(&mut sim, addrs[0], 5..8, TURN);
+        sim.run(10 * SECOND);
+        assert_eq!(check_unbroken(&mut sim, addrs[3], "node1", 8), 5, "seed {seed}");
+        // Who has just come begins with what is said then, and misses nothing.
+        let new = sim.start("node5", 5, &["node2"]);
+        sim.run_until(60 * SECOND, Sim::agreed);
+        sim.run(10 * SECOND);
+        say(&mut sim, addrs[0], 8..10, TURN);
+        sim.run(SECOND);
+        assert_eq!(told(&mut sim, new), said("node1", 8..10));
+    }
+}
