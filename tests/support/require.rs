@@ -4,9 +4,14 @@
 use std::{
     collections::BTreeSet,
     process::{Command, ExitCode, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Of how many tests it is told how long they took.
+const SLOWEST: usize = 8;
 
 /// A test's name, and what it does.
 pub type Test = (&'static str, fn());
@@ -39,15 +44,26 @@ pub fn run_cases(args: &Arguments, cases: Vec<Case>) -> ExitCode {
         let missing: BTreeSet<_> = cases.iter().filter_map(|case| case.missing.as_ref()).collect();
         missing.iter().for_each(|missing| eprintln!("skipped: {missing}"));
     }
+    let times = Arc::new(Mutex::new(Vec::new()));
     let trials = cases.into_iter().map(|Case { name, missing, test }| match missing {
         Some(missing) if required => Trial::test(name, move || Err(Failed::from(missing))),
-        missing => Trial::test(name, move || {
-            test();
-            Ok(())
-        })
-        .with_ignored_flag(missing.is_some()),
+        missing => {
+            let (times, what) = (Arc::clone(&times), name.clone());
+            Trial::test(name, move || {
+                let began = Instant::now();
+                test();
+                times.lock().unwrap_or_else(PoisonError::into_inner).push((began.elapsed().as_secs(), what));
+                Ok(())
+            })
+            .with_ignored_flag(missing.is_some())
+        }
     });
-    libtest_mimic::run(args, trials.collect()).exit_code()
+    let code = libtest_mimic::run(args, trials.collect()).exit_code();
+    let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    let slowest: Vec<_> = times.iter().take(SLOWEST).map(|(seconds, what)| format!("{what} {seconds} s")).collect();
+    eprintln!("the slowest: {}", slowest.join(", "));
+    code
 }
 
 /// What is missing for tests that start containers.
