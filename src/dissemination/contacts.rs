@@ -55,7 +55,7 @@ pub(super) fn is_named(versions: Versions) -> bool {
 }
 
 /// How long a first meeting takes: until then, where an origin says that this node begins is believed at once.
-const FIRST_MEETING: Duration = Duration::from_secs(5);
+const FIRST_MEETING: Duration = Duration::from_secs(1);
 
 /// How much is given to a member in a second of what it is not known to lack, in bytes; and at once.
 const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;

@@ -322,7 +322,9 @@ impl Checker {
         let Some(stream) = self.lives[origin].as_ref().and_then(|life| life.publishes) else { return 0 };
         let lives = self.lives.iter().flatten().filter(|life| life.obliged_from.is_some());
         let heard = lives.filter_map(|life| life.heard.get(stream));
-        heard.filter(|heard| heard.known && heard.owed_from <= seq && heard.settled.contains(seq)).count()
+        heard
+            .filter(|heard| heard.known && heard.owed_from.max(heard.kept_from) <= seq && heard.settled.contains(seq))
+            .count()
     }
 
     /// What a node thinks of itself after a step.

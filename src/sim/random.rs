@@ -15,6 +15,8 @@ use super::{Job, scenario::Scenario};
 const LONGEST: f64 = 400.0;
 /// Absences that may be too long for everything to be kept, in seconds.
 const TOO_LONG: f64 = 90.0;
+/// How long nodes may take at the end, where lives may be over.
+const SETTLE: &str = "150s";
 /// How long it goes on after the last fault, in seconds.
 const LAST_WORDS: f64 = 15.0;
 
@@ -56,7 +58,7 @@ pub(super) fn large(seed: u64) -> String {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let size: usize = rng.random_range(3..=50);
     let start = one_of(&mut rng, &["join", "acquainted"]);
-    let mut text = format!("sizes = [{size}]\nstart = \"{start}\"\nduration = \"12s\"\nsettle = \"60s\"\n");
+    let mut text = String::new();
     let delay = one_of(&mut rng, &["1ms", "100us..5ms", "lognormal(2ms, 0.8)", "normal(20ms, 5ms)", "1ms..80ms"]);
     let [loss, duplicate, reorder] = [0.3, 0.1, 0.2].map(|most| rng.random_range(0.0..most));
     let _ = writeln!(text, "[network]\ndelay = \"{delay}\"\nstream_timeout = \"5s\"");
@@ -89,7 +91,12 @@ pub(super) fn large(seed: u64) -> String {
     // A process that hangs for long may be cut loose, and is told what it missed.
     let _ = writeln!(text, "[expect]\nmissed = 1000000");
     // In the smallest clusters a crash would leave nobody to come back to.
-    if size <= 4 { text.replace("\"crash\"", "\"restart\"") } else { text }
+    if size <= 4 {
+        text = text.replace("\"crash\"", "\"restart\"");
+    }
+    // What is lacking of a life that is over is told after two minutes.
+    let settle = if ["crash", "restart", "leave"].iter().any(|end| text.contains(end)) { SETTLE } else { "60s" };
+    format!("sizes = [{size}]\nstart = \"{start}\"\nduration = \"12s\"\nsettle = \"{settle}\"\n{text}")
 }
 
 /// A few nodes on a network as there are.
@@ -103,13 +110,16 @@ struct Rough {
     away: f64,
     /// UDP is blocked for good.
     streams_alone: bool,
+    /// Somebody is said to have left, and has not.
+    forged: bool,
 }
 
 impl Rough {
     fn text(seed: u64) -> String {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let size = rng.random_range(3..=9);
-        let mut rough = Self { rng, size, faults: String::new(), end: 5.0, away: 0.0, streams_alone: false };
+        let mut rough =
+            Self { rng, size, faults: String::new(), end: 5.0, away: 0.0, streams_alone: false, forged: false };
         for _ in 0..rough.rng.random_range(1..=3) {
             rough.add_fault();
         }
@@ -122,7 +132,7 @@ impl Rough {
         let profile = one_of(rng, &["local", "lan", "lan"]);
         let mut text = format!("sizes = [{size}]\nstart = \"{start}\"\nprofile = \"{profile}\"\n");
         let duration = self.end + LAST_WORDS;
-        let _ = writeln!(text, "duration = \"{}\"\nsettle = \"150s\"", seconds(duration));
+        let _ = writeln!(text, "duration = \"{}\"\nsettle = \"{SETTLE}\"", seconds(duration));
         if rng.random_bool(0.4) {
             let _ = writeln!(text, "clocks = \"{}\"", one_of(rng, &["3s", "1h", "2days", "30days"]));
         }
@@ -136,7 +146,8 @@ impl Rough {
         let (rate, value) = (rng.random_range(0.2..most), one_of(rng, &["24", "200", "200", "1250"]));
         let _ = writeln!(text, "[workload]\npublishers = {publishers}\nrate = {rate:.2}\nsize = {value}");
         text.push_str(&self.faults);
-        if self.away > TOO_LONG {
+        // What one lacks that is said to have left is not asked for as long as it may be away.
+        if self.away > TOO_LONG || (self.forged && self.away > 0.0) {
             text.push_str("[expect]\nmissed = 1000000\n");
         }
         text
@@ -210,6 +221,7 @@ impl Rough {
                 self.fault(kind, at, lasts, &format!("{of}{what}"));
             }
             _ => {
+                self.forged = true;
                 for again in 0..self.rng.random_range(1..=4) {
                     self.fault("forge", at + f64::from(again) * 3.0, None, "hosts = [0]\n");
                 }
