@@ -222,7 +222,7 @@ impl Dissemination {
     /// has any more. Only an `answer`, with the age of the origin, tells it from one that came later.
     fn begins(&self, now: Instant, have: &Have<'_>, answer: Option<u64>, can_answer: bool) -> Option<Start> {
         let start = have.start?;
-        let begun = self.inbound.get(have.origin, have.epoch).is_some_and(|stream| stream.next.is_some());
+        let begun = self.inbound.get(have.origin, have.epoch).is_some_and(|stream| !stream.asks_for_start());
         if start.at == 0 || begun || !can_answer {
             return Some(start);
         }
