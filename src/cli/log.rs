@@ -6,16 +6,14 @@
 //! their fields.
 
 mod fields;
+mod writer;
 
 use std::{
     fmt,
-    io::{self, IsTerminal as _, Write},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc,
-    },
-    thread,
+    fs::File,
+    io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -25,14 +23,17 @@ use tokio::sync::Notify;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{FmtContext, FormatEvent, MakeWriter, format::Writer},
+    fmt::{FmtContext, FormatEvent, format::Writer},
     layer::SubscriberExt as _,
     registry::{LookupSpan, Registry},
     reload,
     util::SubscriberInitExt as _,
 };
 
-use self::fields::{Fields, Span, SpanFields, Value};
+use self::{
+    fields::{Fields, Span, SpanFields, Value},
+    writer::BackgroundWriter,
+};
 use super::visible::{escape, escaped_json};
 use crate::http::LogFilter;
 
@@ -99,14 +100,16 @@ impl LogFilter for Control {
 ///
 /// # Errors
 ///
-/// The system gives no thread.
+/// The system gives no thread, or no other hold on stdout.
 ///
 /// # Panics
 ///
 /// Another log was started in this process.
 pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Log> {
     let closed = Arc::new(Notify::new());
-    let writer = BackgroundWriter::start(io::stdout(), Arc::clone(&closed))?;
+    // Not through the standard library's buffer, which would keep a part of what a full disk does not take.
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let writer = BackgroundWriter::start(out, Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
         .fmt_fields(SpanFields)
         .event_format(Lines { format, nodes, colour: colour() })
@@ -125,106 +128,8 @@ pub(super) fn finish() {
 }
 
 static WRITER: OnceLock<BackgroundWriter> = OnceLock::new();
-/// How much may wait to be written, in bytes.
-const WAITING: usize = 1 << 20;
 /// How long the end of the program waits for whoever reads its output. The nodes have 1.8 s of its 2 s.
 const FLUSH: Duration = Duration::from_millis(100);
-
-/// Writes from a thread of its own: a reader that is slow, or a terminal that is held, must not hold up
-/// the node, which the others would soon take for failed. What does not fit is dropped and counted.
-#[derive(Clone)]
-struct BackgroundWriter {
-    lines: mpsc::Sender<Output>,
-    waiting: Arc<AtomicUsize>,
-    lost: Arc<AtomicU64>,
-}
-
-enum Output {
-    Line(Vec<u8>),
-    Flushed(mpsc::Sender<()>),
-}
-
-impl BackgroundWriter {
-    fn start(out: impl Write + Send + 'static, closed: Arc<Notify>) -> io::Result<Self> {
-        let (lines, received) = mpsc::channel();
-        let this = Self { lines, waiting: Arc::default(), lost: Arc::default() };
-        let (waiting, lost) = (Arc::clone(&this.waiting), Arc::clone(&this.lost));
-        let write = move || write_all(out, received, &waiting, &lost, &closed);
-        thread::Builder::new().name("log".into()).spawn(write)?;
-        Ok(this)
-    }
-
-    fn flush_for(&self, time: Duration) {
-        let (done, flushed) = mpsc::channel();
-        if self.lines.send(Output::Flushed(done)).is_ok() {
-            // In time or not: there is nothing more to be done.
-            let _ = flushed.recv_timeout(time);
-        }
-    }
-}
-
-fn write_all(
-    mut out: impl Write,
-    received: mpsc::Receiver<Output>,
-    waiting: &AtomicUsize,
-    lost: &AtomicU64,
-    closed: &Notify,
-) {
-    for output in received {
-        match output {
-            Output::Line(line) => {
-                let written = out.write_all(&line).and_then(|()| out.flush());
-                if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-                    closed.notify_one();
-                }
-                let left = waiting.fetch_sub(line.len(), Ordering::Relaxed) - line.len();
-                if left == 0 {
-                    report_lost(lost.swap(0, Ordering::Relaxed));
-                }
-            }
-            Output::Flushed(done) => {
-                // It may have waited long enough.
-                let _ = done.send(());
-            }
-        }
-    }
-}
-
-fn report_lost(missed: u64) {
-    if missed > 0 {
-        tracing::error!(
-            event = "log_lost",
-            missed,
-            "{missed} lines of the log were lost here: its reader is too slow; see what reads this output"
-        );
-    }
-}
-
-impl MakeWriter<'_> for BackgroundWriter {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Write for BackgroundWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-        if waiting > 0 && waiting + bytes.len() > WAITING {
-            self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // The thread ends with the program only.
-            let _ = self.lines.send(Output::Line(bytes.to_vec()));
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 struct Lines {
     format: Format,
@@ -369,7 +274,7 @@ fn level_colour(level: Level) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Mutex};
+    use std::{collections::BTreeSet, io::Write, sync::Mutex};
 
     use tracing::{debug, debug_span, info};
 
@@ -429,36 +334,6 @@ mod tests {
         let (time, rest) = line.split_at("2026-11-24T14:00:00.123Z".len());
         humantime::parse_rfc3339(time).expect("a time");
         rest
-    }
-
-    /// A terminal that is held until something can be received.
-    struct Held(Arc<Mutex<Vec<u8>>>, mpsc::Receiver<()>);
-
-    impl Write for Held {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // Not held any longer when nobody holds it.
-            let _ = self.1.recv();
-            Shared(Arc::clone(&self.0)).write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_held_terminal_holds_nobody_up_and_what_is_lost_is_counted() {
-        let (hold, held) = mpsc::channel();
-        let out = Arc::new(Mutex::new(Vec::new()));
-        let mut writer = BackgroundWriter::start(Held(Arc::clone(&out), held), Arc::default()).expect("a thread");
-        let line = [b'x'; 1 << 10];
-        for _ in 0..2 * WAITING / line.len() {
-            writer.write_all(&line).expect("it takes everything");
-        }
-        assert_eq!(writer.lost.load(Ordering::Relaxed), 1 << 10);
-        drop(hold);
-        writer.flush_for(Duration::from_secs(60));
-        assert_eq!(out.lock().expect("nobody panicked with it").len(), WAITING);
-        assert_eq!(writer.lost.load(Ordering::Relaxed), 0, "it was told");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! With what others wrote, and what was written before: nodes of hashicorp/memberlist, agents of serf and nodes of
-//! the previous release in one cluster with ours, the tools that judge what ours show of themselves, and networks
-//! that are not plain.
+//! the previous release in one cluster with ours, the tools that judge what ours show of themselves, networks that
+//! are not plain, and a disk that is full.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -9,6 +9,7 @@ mod addresses;
 mod cells;
 mod churn;
 mod compat;
+mod disk;
 mod example;
 mod matrix;
 mod memberlist;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         serf::cases(),
         observe::cases(),
         example::cases(),
+        disk::cases(),
     ];
     require::run_cases(&args, cases.into_iter().flatten().collect())
 }

@@ -56,7 +56,8 @@ pub fn missing_clocks() -> Option<String> {
     })
 }
 
-fn is_root() -> bool {
+/// Whether this user may mount and unshare without a namespace of its own.
+pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 

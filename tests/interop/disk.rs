@@ -1,0 +1,106 @@
+//! A node whose log goes to a file on a disk that gets full: a small file system of its own, which nobody else sees.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{
+    Process,
+    http::ask,
+    netns,
+    require::{self, Case},
+};
+
+/// What the file system holds, in bytes.
+const SIZE: usize = 16 << 20;
+/// What the log has of it until there is room again.
+const ROOM: usize = 64 << 10;
+/// Makes it in the folder `$0`, fills it but for the room `$1`, and runs a program whose output goes to a file there.
+const SCRIPT: &str = r#"
+    mount -t tmpfs -o size=$2 none "$0"
+    head -c $(($2 - $1)) /dev/zero >"$0/others"
+    out="$0/log"
+    shift 2
+    exec "$@" >>"$out"
+"#;
+/// More than waits to be written.
+const MESSAGES: usize = 6000;
+
+pub fn cases() -> Vec<Case> {
+    require::cases(missing().as_ref(), &[("disk/a_full_disk_tears_no_line_and_what_is_lost_is_told", full_disk)])
+}
+
+fn missing() -> Option<String> {
+    (!require::answers(unshare().args(["sh", "-ec", "mount -t tmpfs -o size=64k none /mnt"]))).then(|| {
+        "no file system can be mounted in a namespace: be root, or allow users to have their own namespaces \
+         (kernel.unprivileged_userns_clone=1, user.max_user_namespaces)"
+            .into()
+    })
+}
+
+/// Runs a command that may mount, and is alone in seeing what it mounts.
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    if !netns::is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--mount", "--"]);
+    command
+}
+
+/// A file in the folder that the node sees.
+fn inside(node: &Process, folder: &Path, file: &str) -> PathBuf {
+    let folder = folder.strip_prefix("/").expect("a temporary folder is named from the root");
+    Path::new("/proc").join(node.pid().to_string()).join("root").join(folder).join(file)
+}
+
+fn full_disk() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let sender = Process::node(&["--name", "node2", "--http", "127.0.0.1:0"]);
+    let seed = sender.addr().to_string();
+    let settings = ["--name", "node1", "--join", &seed, "--bind", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let mut command = unshare();
+    command.args(["sh", "-ec", SCRIPT]).arg(folder.path()).args([ROOM, SIZE].map(|size| size.to_string()));
+    command.args([env!("CARGO_BIN_EXE_broadcast"), "node", "--profile", "local", "--log-format", "json"]);
+    let node =
+        Process::spawn(command.args(settings).env_clear().env("PATH", std::env::var_os("PATH").expect("it is set")));
+    // Its output ends once the shell has become the node, whose own goes to the file.
+    node.log.wait_end();
+    let log = inside(&node, folder.path(), "log");
+    let follow = ["--lines=+1", "--follow", "--sleep-interval=0.05"];
+    let followed = Process::spawn(Command::new("tail").args(follow).arg(&log));
+    let at = followed.http();
+    followed.log.wait_line(0, &json!({ "event": "joined", "member": "node2" }));
+
+    let publish = |count: usize| {
+        let line = format!("{{\"key\":\"k\",\"value\":\"{}\"}}\n", "x".repeat(500));
+        let kind = ["content-type: application/x-ndjson"];
+        let answer =
+            ask(sender.http(), "POST", "/v1/messages?ack=all&timeout=60s", &kind, line.repeat(count).as_bytes());
+        assert_eq!((answer.status, &answer.json()["delivered"]), (200, &json!(1)), "{}", answer.text());
+    };
+    // Each is logged, twice as long as it is.
+    publish(MESSAGES);
+    assert_eq!(fs::metadata(&log).expect("it is there").len(), ROOM as u64, "the disk is full");
+    assert_eq!(ask(at, "GET", "/readyz", &[], b"").status, 200, "that is no matter to the node");
+
+    fs::remove_file(inside(&node, folder.path(), "others")).expect("it is there");
+    let told = followed.log.wait("the number of lost lines", |lines| {
+        lines.iter().position(|line| line["event"] == "log_lost").map(|place| (place, lines[place].clone()))
+    });
+    publish(1);
+    followed.log.wait_line(told.0, &json!({ "event": "received", "seq": MESSAGES }));
+    let lines = followed.log.lines();
+    assert!(lines.iter().all(Value::is_object), "no line is torn: {:?}", lines.iter().find(|line| !line.is_object()));
+    let missed = told.1["missed"].as_u64().expect("a number") as usize;
+    assert!(told.1["error"].as_str().is_some_and(|error| error.contains("No space left")), "{}", told.1);
+    let heard = lines.iter().filter(|line| line["event"] == "received").count();
+    assert!(missed > MESSAGES / 2, "{}", told.1);
+    // Others than messages were lost as well, if something else happened meanwhile.
+    assert!((MESSAGES + 1..MESSAGES + 50).contains(&(heard + missed)), "{heard} are there, and {}", told.1);
+}
