@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | `wire` | bytes ⇄ messages of the memberlist protocol; pure | nothing |
 //! | `metrics` | numbers that are counted, by everything below `driver` | nothing |
+//! | `rate` | how often something may happen, wherever that is limited | nothing |
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
 //! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
 //! | `serf` | what a member of a serf cluster says besides: intents, user events, queries | `membership`, `wire` |
@@ -36,6 +37,7 @@ pub mod http;
 mod membership;
 mod metrics;
 mod node;
+mod rate;
 mod roles;
 mod serf;
 mod sim;

@@ -41,6 +41,7 @@ use super::{
 };
 use crate::{
     membership::{Membership, NodeName, Record},
+    rate::RateLimit,
     wire::Versions,
 };
 
@@ -65,8 +66,8 @@ const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;
 struct Asked {
     number: u64,
     since: Instant,
-    /// When it was asked in which life it is, last.
-    asked: Option<Instant>,
+    /// How often it was asked in which life it is.
+    asked: RateLimit,
     /// A former life that was the reason to ask, and who told of it.
     former: Option<(u64, SocketAddr)>,
 }
@@ -75,12 +76,12 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     questions: BTreeMap<NodeName, Asked>,
-    /// When each was last answered that has not proved who it is.
-    answered: BTreeMap<NodeName, Instant>,
+    /// How often each was answered that has not proved who it is.
+    answered: BTreeMap<NodeName, RateLimit>,
     /// Those that were heard from elsewhere than they say.
     elsewhere: BTreeSet<NodeName>,
-    /// When what each was given that it may have had is paid off, at so much a second.
-    repeated: BTreeMap<NodeName, Instant>,
+    /// How much each was given that it may have had.
+    repeated: BTreeMap<NodeName, RateLimit>,
     /// When each was met first, in whichever life, whether it is live or not.
     met: BTreeMap<NodeName, Instant>,
 }
@@ -120,13 +121,8 @@ impl Contacts {
 
     /// Whether a member may be given so many bytes that it is not known to lack, as it asks for them; it has them then.
     pub(super) fn may_repeat(&mut self, now: Instant, name: &NodeName, bytes: usize) -> bool {
-        let paid_at = self.repeated.entry(name.clone()).or_insert(now);
-        let from = (*paid_at).max(now);
-        let may = from - now < Duration::from_secs(1);
-        if may {
-            *paid_at = from + Duration::from_secs_f64(bytes as f64 / REPEATED_IN_A_SECOND);
-        }
-        may
+        let cost = Duration::from_secs_f64(bytes as f64 / REPEATED_IN_A_SECOND);
+        self.repeated.entry(name.clone()).or_default().take(now, cost, Duration::from_secs(1))
     }
 
     fn is_answer(&self, now: Instant, name: &NodeName, echo: Question) -> bool {
@@ -167,7 +163,7 @@ impl Dissemination {
     /// The number that a member is asked with.
     fn question_for(&mut self, now: Instant, name: &NodeName) -> &mut Asked {
         let number = self.rng.random();
-        let new = Asked { number, since: now, asked: None, former: None };
+        let new = Asked { number, since: now, asked: RateLimit::default(), former: None };
         let question = self.contacts.questions.entry(name.clone()).or_insert(new);
         if now.saturating_duration_since(question.since) >= QUESTION {
             (question.number, question.since) = (number, now);
@@ -183,8 +179,7 @@ impl Dissemination {
         }
         let (pause, age) = (8 * self.patience(), self.age(now));
         let question = self.question_for(now, &record.name);
-        if question.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= pause) {
-            question.asked = Some(now);
+        if question.asked.take(now, pause, Duration::ZERO) {
             let question = Some(Question { number: question.number, age });
             let receipt = Control::Receipt { epoch, life: self.life, next: None, cookie: None, question };
             let receipt = receipt.encode_by(self.by(None));
@@ -268,12 +263,7 @@ impl Dissemination {
     /// Whether a member that has not proved who it is may be answered: not too often.
     pub(super) fn may_answer(&mut self, now: Instant, name: &NodeName) -> bool {
         let pause = self.patience() / 2;
-        let answered = self.contacts.answered.get(name);
-        let may = answered.is_none_or(|at| now.saturating_duration_since(*at) >= pause);
-        if may {
-            self.contacts.answered.insert(name.clone(), now);
-        }
-        may
+        self.contacts.answered.entry(name.clone()).or_default().take(now, pause, Duration::ZERO)
     }
 
     /// Tells a member in which life this node is, and where that member begins in it.

@@ -60,7 +60,7 @@ use tokio::{net::TcpListener, time::sleep};
 pub use self::guard::{Origin, Token};
 pub(crate) use self::publish::{MAX_ACK_TIME, MAX_BODY};
 use self::{body::Bodies, journal::Journal, look::Last, problem::Problem, views::Views};
-use crate::{Event, Handle, Lagged};
+use crate::{Event, Handle, Lagged, rate::RateLimit};
 
 /// The port the API listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8946;
@@ -182,8 +182,8 @@ struct Counts {
     refused: AtomicU64,
     /// Followers that did not keep up, and connections that took nothing.
     cut_off: AtomicU64,
-    /// How many of those the log has, and when it got the last.
-    logged: Mutex<(u64, Option<Instant>)>,
+    /// How many of those the log has, and how often it may get more.
+    logged: Mutex<(u64, RateLimit)>,
 }
 
 impl Counts {
@@ -191,10 +191,10 @@ impl Counts {
     fn cut_off(&self, why: impl fmt::Display) {
         let all = self.cut_off.fetch_add(1, Ordering::Relaxed) + 1;
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, at) = &mut *logged;
-        if at.is_none_or(|at| at.elapsed() >= LOGGED_EVERY) {
+        let (before, limit) = &mut *logged;
+        if limit.take(Instant::now(), LOGGED_EVERY, Duration::ZERO) {
             let count = all.saturating_sub(*before);
-            (*before, *at) = (all, Some(Instant::now()));
+            *before = all;
             tracing::warn!(count, "HTTP clients cut off: {count}, the last one because {why}");
         }
     }

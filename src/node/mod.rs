@@ -238,7 +238,7 @@ impl Node {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
-        let place = serf.map(|serf| Place::new(now, name.clone(), serf, &tuning, replay));
+        let place = serf.map(|serf| Place::new(name.clone(), serf, &tuning, replay));
         let setup = membership::Setup {
             me: name.clone(),
             address,
@@ -268,7 +268,7 @@ impl Node {
             next_stream: 0,
             send_queues: SendQueues::default(),
             paths: Paths::default(),
-            rejections: Rejections::new(now),
+            rejections: Rejections::default(),
             metrics: Metrics::default(),
             gossip_rounds: 0,
             in_flight: VecDeque::new(),

@@ -1,4 +1,4 @@
-//! What arrived and could not be used: all of it is counted, and the first of each second told.
+//! What arrived and could not be used: all of it is counted, and so many of them a second told.
 
 use std::{
     fmt,
@@ -7,22 +7,17 @@ use std::{
 };
 
 use super::{Event, Node, metrics::Cause};
+use crate::rate::RateLimit;
 
 /// Of how many unusable inputs a second the application is told.
 pub(super) const REJECTIONS_PER_SECOND: u32 = 10;
 
-/// How often the application was told of unusable input, in the present second.
-#[derive(Debug)]
+/// How often the application was told of unusable input.
+#[derive(Debug, Default)]
 pub(super) struct Rejections {
-    second: Instant,
-    told: u32,
+    limit: RateLimit,
+    /// How many it was not told of since.
     untold: u64,
-}
-
-impl Rejections {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { second: now, told: 0, untold: 0 }
-    }
 }
 
 impl Node {
@@ -30,14 +25,11 @@ impl Node {
     pub(super) fn reject(&mut self, now: Instant, from: SocketAddr, cause: Cause, reason: &dyn fmt::Display) {
         self.metrics.reject(cause);
         let rejections = &mut self.rejections;
-        if now.saturating_duration_since(rejections.second) >= Duration::from_secs(1) {
-            (rejections.second, rejections.told) = (now, 0);
-        }
-        if rejections.told == REJECTIONS_PER_SECOND {
+        let second = Duration::from_secs(1);
+        if !rejections.limit.take(now, second / REJECTIONS_PER_SECOND, second) {
             rejections.untold += 1;
             return;
         }
-        rejections.told += 1;
         let untold = std::mem::take(&mut rejections.untold);
         self.events.push_back(Event::Rejected { from, reason: reason.to_string(), untold });
     }

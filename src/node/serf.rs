@@ -47,8 +47,8 @@ impl Place {
         [min, max, current, serf::DELEGATE_MIN, ours, serf::DELEGATE]
     };
 
-    pub(super) fn new(now: Instant, me: NodeName, config: config::Serf, tuning: &config::Tuning, replay: bool) -> Self {
-        let serf = Serf::new(now, me, config.tags, replay, tuning.retransmit_mult, tuning.udp_buffer_size);
+    pub(super) fn new(me: NodeName, config: config::Serf, tuning: &config::Tuning, replay: bool) -> Self {
+        let serf = Serf::new(me, config.tags, replay, tuning.retransmit_mult, tuning.udp_buffer_size);
         Self { serf, unusable: 0, no_events: 0, told: 0, told_at: None }
     }
 

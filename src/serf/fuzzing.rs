@@ -28,7 +28,7 @@ pub fn serf(data: &[u8]) {
         rng_seed: 1,
     };
     let membership = Membership::new(now, setup);
-    let mut serf = Serf::new(now, "me".into(), Tags::new(), true, tuning.retransmit_mult, tuning.udp_buffer_size);
+    let mut serf = Serf::new("me".into(), Tags::new(), true, tuning.retransmit_mult, tuning.udp_buffer_size);
     let data = Bytes::copy_from_slice(data);
     let mut rest = &data[..];
     while let Some((&len, behind)) = rest.split_first() {

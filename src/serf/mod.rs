@@ -73,6 +73,7 @@ use self::{
 use crate::{
     config::Tags,
     membership::{MemberState, Membership, NodeName, Record, Target, TransmitLimitedQueue},
+    rate::RateLimit,
     wire::{self, Malformed, kind, msgpack, packet},
 };
 
@@ -130,24 +131,6 @@ pub(crate) enum Output {
     Send { to: Target, message: Bytes },
 }
 
-/// How many of something a node does in a second.
-#[derive(Debug)]
-struct Allowance {
-    second: Instant,
-    left: u32,
-}
-
-impl Allowance {
-    fn take(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
-            (self.second, self.left) = (now, ERRANDS_PER_SECOND);
-        }
-        let allowed = self.left > 0;
-        self.left -= u32::from(allowed);
-        allowed
-    }
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Serf {
@@ -168,7 +151,7 @@ pub(crate) struct Serf {
     /// Whether events from before this node joined are to be heard.
     replay: bool,
     leaving: bool,
-    errands: Allowance,
+    errands: RateLimit,
     outputs: VecDeque<Output>,
 }
 
@@ -177,14 +160,7 @@ const QUERIES: usize = 1;
 const EVENTS: usize = 2;
 
 impl Serf {
-    pub(crate) fn new(
-        now: Instant,
-        me: NodeName,
-        tags: Tags,
-        replay: bool,
-        retransmit_mult: u32,
-        udp_buffer_size: usize,
-    ) -> Self {
+    pub(crate) fn new(me: NodeName, tags: Tags, replay: bool, retransmit_mult: u32, udp_buffer_size: usize) -> Self {
         Self {
             me,
             tags,
@@ -199,7 +175,7 @@ impl Serf {
             longest: 0,
             replay,
             leaving: false,
-            errands: Allowance { second: now, left: ERRANDS_PER_SECOND },
+            errands: RateLimit::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -381,7 +357,8 @@ impl Serf {
         membership: &Membership,
     ) -> Result<(), Unusable> {
         let record = membership.find_addr(to).filter(|record| record.is_live()).ok_or(Unusable::Stranger(to))?;
-        if !self.errands.take(now) {
+        let second = Duration::from_secs(1);
+        if !self.errands.take(now, second / ERRANDS_PER_SECOND, second) {
             return Err(Unusable::Errands);
         }
         let message = [&[kind::USER], message].concat().into();

@@ -32,7 +32,7 @@ fn cluster(now: Instant, agents: &[u8]) -> (Serf, Membership) {
         rng_seed: 7,
     };
     let mut membership = Membership::new(now, setup);
-    let mut serf = Serf::new(now, name(1), Tags::new(), false, tuning.retransmit_mult, tuning.udp_buffer_size);
+    let mut serf = Serf::new(name(1), Tags::new(), false, tuning.retransmit_mult, tuning.udp_buffer_size);
     for &i in agents {
         let alive = Alive {
             incarnation: 1,
