@@ -56,6 +56,7 @@ pub use driver::{
 };
 pub use membership::{Belief, Member, MemberState, MembershipCounts, NodeName};
 pub use metrics::Histogram;
+pub(crate) use node::Readiness;
 pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Reach, Rejected, Seen, Sent, Traffic};
 pub use wire::envelope::Envelope;
 

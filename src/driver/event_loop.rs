@@ -39,7 +39,7 @@ use super::{
 use crate::{
     Acks, Belief, Envelope, Event, Faults, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
     dissemination::{Draft, Progress},
-    node::{Action, GuessedBy, KeyChange, Node, StreamInput},
+    node::{Action, GuessedBy, KeyChange, Node, Readiness, StreamInput},
     wire::{KeyError, SecretKey, limits::StreamLimits},
 };
 
@@ -65,6 +65,7 @@ pub(super) enum Command {
     Faults { reply: oneshot::Sender<Option<Faults>> },
     Metrics { reply: oneshot::Sender<Metrics> },
     Overview { reply: oneshot::Sender<Overview> },
+    Readiness { reply: oneshot::Sender<Readiness> },
     AckPayload(Bytes),
     Leave,
 }
@@ -252,6 +253,9 @@ impl EventLoop {
             }
             Command::Overview { reply } => {
                 let _ = reply.send(self.node.overview());
+            }
+            Command::Readiness { reply } => {
+                let _ = reply.send(self.node.readiness());
             }
             Command::ChangeKeys { change, reply } => {
                 let _ = reply.send(self.node.change_keys(change));

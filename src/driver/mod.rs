@@ -62,7 +62,7 @@ use crate::{
     Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
     config::check_meta,
     dissemination::{Draft, Progress},
-    node::{Advertised, Node, NodeConfig},
+    node::{Advertised, Node, NodeConfig, Readiness},
     wire::{Address, Nonce, limits},
 };
 
@@ -369,6 +369,11 @@ impl Handle {
     /// How this node sees its cluster, at one time. Of nobody once it has stopped.
     pub async fn overview(&self) -> Overview {
         self.ask(|reply| Command::Overview { reply }).await.unwrap_or_default()
+    }
+
+    /// Whether this node is of use; nothing once it has stopped.
+    pub(crate) async fn readiness(&self) -> Option<Readiness> {
+        self.ask(|reply| Command::Readiness { reply }).await
     }
 
     /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it

@@ -1,14 +1,13 @@
-//! Connections: how many, how long, and how they end.
+//! Connections: how long they last, and how they end.
 //!
 //! Each is served by a task of its own. It has a time limit to send a request's head, also after an earlier
 //! one, and is cut off when it takes nothing of its answer for a while ([`Times`](super::Times)).
 
 use std::{
-    future::Future,
+    future::Future as _,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,9 +20,9 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    time::{Sleep, sleep, timeout},
+    net::TcpStream,
+    sync::watch,
+    time::{Sleep, sleep},
 };
 use tracing::debug;
 
@@ -31,17 +30,11 @@ use super::App;
 
 /// What is read ahead of a request, in bytes: more than its head may be.
 const BUFFER: usize = 32 << 10;
-/// How long the last answers may take once the node has stopped.
-const GOOD_BYE: Duration = Duration::from_secs(1);
-/// Refusals that are told at the same time; more connections are closed without a word.
-const REFUSALS: usize = 256;
 /// How long a refused client may take to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after it was answered for good. Most read the answer only when they have sent
 /// all, and a connection that is closed before that takes it back.
 const LINGER: Duration = Duration::from_secs(5);
-/// How long to rest when the system has no more connections to give.
-const REST: Duration = Duration::from_millis(50);
 
 /// Ends with the connection.
 const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
@@ -49,55 +42,19 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: applica
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
     \"detail\":\"too many connections are open; close some, or try again in a moment\"}";
 
-/// Takes connections until `keeping` is done, which is when the node has stopped.
-pub(super) async fn serve(listener: TcpListener, app: Arc<App>, router: Router, keeping: impl Future) {
-    let slots = Arc::new(Semaphore::new(app.config.max_connections));
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
-    let (stop, stopping) = watch::channel(());
-    let mut keeping = pin!(keeping);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = &mut keeping => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                debug!(%error, "while accepting HTTP connections");
-                sleep(REST).await;
-                continue;
-            }
-        };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            app.counts.refused.fetch_add(1, Ordering::Relaxed);
-            if let Ok(telling) = Arc::clone(&refusals).try_acquire_owned() {
-                tokio::spawn(async move {
-                    let _ = timeout(REFUSAL_TIME, refuse(Patient::new(stream, REFUSAL_TIME))).await;
-                    drop(telling);
-                });
-            }
-            continue;
-        };
-        let (app, router, stopping) = (Arc::clone(&app), router.clone(), stopping.clone());
-        tokio::spawn(async move {
-            app.counts.connections.fetch_add(1, Ordering::Relaxed);
-            connection(stream, peer, &app, router, stopping).await;
-            app.counts.connections.fetch_sub(1, Ordering::Relaxed);
-            drop(slot);
-        });
-    }
-    drop((listener, stopping));
-    let _ = stop.send(());
-    // Ends when the last connection has.
-    let _ = timeout(GOOD_BYE, stop.closed()).await;
-}
-
-async fn connection(stream: TcpStream, peer: SocketAddr, app: &App, router: Router, mut stopping: watch::Receiver<()>) {
-    // Answers are small and wanted at once.
-    let _ = stream.set_nodelay(true);
+/// Serves one, to its end; or one request of it.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    app: &App,
+    router: Router,
+    mut stopping: watch::Receiver<()>,
+    keep_alive: bool,
+) {
     let super::Times { head, stall, .. } = app.config.times;
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(keep_alive)
         .header_read_timeout(head)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(Patient::new(stream, stall)), TowerToHyperService::new(router));
@@ -123,8 +80,9 @@ fn is_stall(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// Says why.
-async fn refuse(mut stream: Patient) -> io::Result<()> {
+/// Says why it is not served.
+pub(super) async fn refuse(stream: TcpStream) -> io::Result<()> {
+    let mut stream = Patient::new(stream, REFUSAL_TIME);
     stream.write_all(REFUSAL.as_bytes()).await?;
     stream.shutdown().await
 }

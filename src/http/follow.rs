@@ -16,27 +16,22 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
 use tokio::{
     sync::watch,
-    time::{Instant, Interval, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
-    App,
+    App, bulletin,
     journal::{Cursor, Filter, Form, Place, Told},
-    look,
     problem::Problem,
     query,
 };
-use crate::{Acks, Lagged, Subscription};
 
 /// How long nothing is said at most: longer, and something on the way might take the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What is told last.
 const LEFT: &str = r#"{"event":"left","reason":"this node has left its cluster"}"#;
-/// How often members are looked at for changes.
-const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -209,10 +204,7 @@ impl Following {
 /// Somebody who follows what happens.
 struct Watching {
     follower: Arc<Follower>,
-    acks: Subscription<Acks>,
-    ticks: Interval,
-    /// The members, as they were told last.
-    members: Bytes,
+    place: bulletin::Place,
     told_at: Instant,
 }
 
@@ -234,8 +226,10 @@ pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: Heade
 
 impl Watching {
     fn new(follower: Arc<Follower>) -> Self {
-        let acks = follower.0.node.acks();
-        Self { follower, acks, ticks: interval(LOOK), members: Bytes::new(), told_at: Instant::now() }
+        let place = follower.0.bulletin.follow();
+        // Makes the node ask all the others again how far each is, which whoever comes anew is to know.
+        drop(follower.0.node.acks());
+        Self { follower, place, told_at: Instant::now() }
     }
 
     /// All that is told until the node has stopped.
@@ -250,33 +244,19 @@ impl Watching {
     /// What is told next; nothing when the node has stopped.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            // Before looking, so that nothing that comes after it is slept through.
+            self.place.mark_seen();
+            match self.follower.0.bulletin.read(&mut self.place) {
+                bulletin::Told::Event(event) => return Some(event),
+                bulletin::Told::End => return None,
+                bulletin::Told::Nothing => {}
+            }
             tokio::select! {
-                acks = self.acks.recv() => match acks {
-                    Some(Ok(acks)) => return Some(event(Form::Events, "acks", &acks_text(&acks)).into()),
-                    // What comes next makes up for it.
-                    Some(Err(Lagged { .. })) => {}
-                    None => return None,
-                },
-                _ = self.ticks.tick() => {
-                    let members = look::members_text(&self.follower.0).await?;
-                    if members != self.members {
-                        self.members = members;
-                        let text = std::str::from_utf8(&self.members).expect("JSON is text");
-                        return Some(event(Form::Events, "members", text).into());
-                    }
-                    if self.told_at.elapsed() > KEEP_ALIVE {
-                        return Some(Bytes::from_static(b": keep-alive\n\n"));
-                    }
-                }
+                () = self.place.changed() => {}
+                () = sleep_until(self.told_at + KEEP_ALIVE) => return Some(Bytes::from_static(b": keep-alive\n\n")),
             }
         }
     }
-}
-
-fn acks_text(acks: &Acks) -> String {
-    let Acks { origin, epoch, members } = acks;
-    let members: Map<String, Value> = members.iter().map(|(name, next)| (name.to_string(), (*next).into())).collect();
-    json!({ "origin": origin.to_string(), "epoch": epoch, "members": members }).to_string()
 }
 
 fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
@@ -317,7 +297,7 @@ fn weight_of(kind: &str, wanted: &[&str]) -> Option<f32> {
     })
 }
 
-fn event(form: Form, name: &str, data: &str) -> String {
+pub(super) fn event(form: Form, name: &str, data: &str) -> String {
     match form {
         Form::Events => format!("event: {name}\ndata: {data}\n\n"),
         Form::Lines => format!("{data}\n"),

@@ -28,7 +28,7 @@ const MIN_TOKEN: usize = 8;
 /// The longest.
 const MAX_TOKEN: usize = 1024;
 /// What needs no token.
-const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+pub(super) const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// What callers have to know. Never shown.
 #[derive(Clone)]

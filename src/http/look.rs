@@ -12,7 +12,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::Instant};
 
@@ -21,7 +20,7 @@ use super::{
     problem::{self, Problem},
     query,
 };
-use crate::{MemberState, Metrics, Overview, Position, Reach, Seen};
+use crate::{MemberState, Metrics, Overview, Position, Reach, Readiness, Seen};
 
 /// What the node has answered last, and when it was asked.
 #[derive(Debug, Default)]
@@ -54,7 +53,8 @@ impl App {
 
 /// `GET /healthz` and `GET /livez`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
-    let members = live(&app.look().await.overview);
+    // Not the overview, which those who look at the cluster share, and wait for.
+    let members = app.node.readiness().await.map_or(0, |readiness| readiness.live);
     let (status, word) =
         if members > 0 { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
     problem::answer(status, &json!({ "status": word, "members": members }))
@@ -62,21 +62,17 @@ pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /readyz`
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let now = app.look().await;
-    let Overview { joined, leaving, members, .. } = &now.overview;
-    let word = match () {
-        () if members.is_empty() => "stopped",
-        () if *leaving => "leaving",
-        () if !joined => "joining",
-        () if app.settled.get().is_none() => "settling",
-        () => "ready",
+    let readiness = app.node.readiness().await;
+    let word = match readiness {
+        None => "stopped",
+        Some(Readiness { leaving: true, .. }) => "leaving",
+        Some(Readiness { joined: false, .. }) => "joining",
+        Some(_) if app.settled.get().is_none() => "settling",
+        Some(_) => "ready",
     };
+    let members = readiness.map_or(0, |readiness| readiness.live);
     let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    problem::answer(status, &json!({ "status": word, "members": live(&now.overview) }))
-}
-
-fn live(overview: &Overview) -> usize {
-    overview.members.iter().filter(|seen| seen.member.state.is_live()).count()
+    problem::answer(status, &json!({ "status": word, "members": members }))
 }
 
 /// `GET /v1/members`
@@ -87,10 +83,10 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
 }
 
 /// The same, as JSON; nothing when the node has stopped.
-pub(super) async fn members_text(app: &App) -> Option<Bytes> {
+pub(super) async fn members_text(app: &App) -> Option<String> {
     let now = app.look().await;
     let all: Vec<_> = now.overview.members.iter().enumerate().map(|(i, seen)| member(seen, i == 0)).collect();
-    let text = || json!({ "node": app.node.name(), "members": all }).to_string().into();
+    let text = || json!({ "node": app.node.name(), "members": all }).to_string();
     (!all.is_empty()).then(text)
 }
 

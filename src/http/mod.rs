@@ -3,23 +3,26 @@
 //! # States
 //!
 //! A [`Server`] is bound, then runs until its node has stopped: then those who follow are told so, and it
-//! ends. Each connection is a task of its own (`connection`); each message is put into words once, for all
-//! who follow (`journal`).
+//! ends. Each connection is a task of its own (`accept`, `connection`); each message is put into words once, for all
+//! who follow (`journal`), and so is what happens (`bulletin`).
 //!
 //! # What can go wrong
 //!
-//! - *Too many connections*: more than [`Config::max_connections`] are answered 503 and closed.
+//! - *Too many connections*: more than [`Config::max_connections`] are answered 503 and closed, but for health checks.
+//! - *Clients that are many, and busy*: health checks are answered by another thread than they are (`accept`).
 //! - *Clients that are slow to ask, slow to send, or do not read*: each has a time limit. One that follows
 //!   messages and does not read is overtaken in the journal and cut off; nobody waits for it.
 //! - *Bodies without end*: a message has a limit; a batch is read as it comes, and no faster than the cluster
 //!   takes it.
 //! - *Other web pages in the user's browser*: refused by where they come from (`guard`).
 //! - *A flood of requests* takes time of the thread that the server runs on: give it one that is not the node's
-//!   ([`Server::spawn`] does), and the gossip goes on beside it.
+//!   ([`Server::spawn`] gives it two), and the gossip goes on beside it.
 //!
 //! This room knows the [`Handle`] and nothing beneath it.
 
+mod accept;
 mod body;
+mod bulletin;
 mod connection;
 mod follow;
 mod guard;
@@ -37,6 +40,7 @@ mod trace;
 mod views;
 
 use std::{
+    convert::Infallible,
     fmt, io,
     net::SocketAddr,
     sync::{
@@ -55,11 +59,11 @@ use axum::{
 };
 use rand::{TryRng as _, rngs::SysRng};
 use socket2::{Domain, Socket, Type};
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
 
 pub use self::guard::{Origin, Token};
 pub(crate) use self::publish::{MAX_ACK_TIME, MAX_BODY};
-use self::{body::Bodies, journal::Journal, look::Last, problem::Problem, views::Views};
+use self::{body::Bodies, bulletin::Bulletin, journal::Journal, look::Last, problem::Problem, views::Views};
 use crate::{Event, Handle, Lagged, rate::RateLimit};
 
 /// The port the API listens on unless told otherwise.
@@ -165,6 +169,7 @@ struct App {
     node: Handle,
     config: Config,
     journal: Journal,
+    bulletin: Bulletin,
     /// When the members had settled.
     settled: OnceLock<()>,
     counts: Counts,
@@ -230,12 +235,18 @@ impl Server {
         self.addr
     }
 
-    /// Serves `node` until it has stopped. Must run within a tokio runtime.
+    /// Serves `node` until it has stopped. Must run within a tokio runtime. [`Server::spawn`] serves many clients better:
+    /// health checks do not wait for them there.
     ///
     /// # Errors
     ///
     /// The runtime does not take the socket.
     pub async fn run(self, node: Handle) -> io::Result<()> {
+        self.run_beside(node, runtime::Handle::current()).await
+    }
+
+    /// The same; all clients but health checks are served by `others`.
+    async fn run_beside(self, node: Handle, others: runtime::Handle) -> io::Result<()> {
         let Self { listener, config, .. } = self;
         let listener = TcpListener::from_std(listener)?;
         // Without a system source of randomness, the time differs as well.
@@ -244,6 +255,7 @@ impl Server {
         });
         let app = Arc::new(App {
             journal: Journal::new(life),
+            bulletin: Bulletin::new(),
             settled: OnceLock::new(),
             counts: Counts::default(),
             bodies: Bodies::default(),
@@ -252,31 +264,53 @@ impl Server {
             config,
             node,
         });
+        let kept = others.spawn(Arc::clone(&app).keep());
         let keeping = async {
-            tokio::join!(app.keep_journal(), app.settle());
+            // Should it have panicked, it has ended as well.
+            let _ = tokio::join!(kept, app.settle());
         };
-        connection::serve(listener, Arc::clone(&app), router(&app), keeping).await;
+        accept::serve(listener, Arc::clone(&app), router(&app), others, keeping).await;
         Ok(())
     }
 
-    /// The same, on a thread of its own, so that no number of requests holds up the node.
+    /// The same, on two threads of its own, so that no number of requests holds up the node, nor a health check.
     ///
     /// # Errors
     ///
     /// The system gives no thread.
     pub fn spawn(self, node: Handle) -> io::Result<thread::JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build();
+        let (first, others) = (runtime()?, runtime()?);
+        let (serving, served) = oneshot::channel::<Infallible>();
+        let handle = others.handle().clone();
+        let others = thread::Builder::new().name("http-clients".into()).spawn(move || {
+            // It is an error that ends it: nothing is ever sent.
+            let _ = others.block_on(served);
+            // A connection that is left has had its time.
+            others.shutdown_background();
+        })?;
         thread::Builder::new().name("http".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(self.run(node)) {
+            if let Err(error) = first.block_on(self.run_beside(node, handle)) {
                 tracing::error!(%error, "HTTP is not served");
             }
-            // A connection that is left has had its time.
-            runtime.shutdown_background();
+            first.shutdown_background();
+            drop(serving);
+            // Should it have panicked, it has ended as well.
+            let _ = others.join();
         })
     }
 }
 
 impl App {
+    /// Puts down what is said, and what happens, until the node stops.
+    async fn keep(self: Arc<Self>) {
+        tokio::select! {
+            () = self.keep_journal() => {}
+            never = self.keep_bulletin() => match never {},
+        }
+        self.bulletin.end();
+    }
+
     /// Puts down what is said until the node stops.
     async fn keep_journal(&self) {
         let mut messages = self.node.subscribe_all();

@@ -43,6 +43,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
+pub(crate) use self::overview::Readiness;
 pub use self::overview::{Overview, Seen};
 pub use self::paths::Reach;
 pub use self::sent::Sent;

@@ -38,7 +38,22 @@ pub struct Seen {
     pub reach: Reach,
 }
 
+/// Whether a node is of use: what a health check asks, and so no more than takes no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) joined: bool,
+    pub(crate) leaving: bool,
+    /// How many members are alive or suspect, this node included.
+    pub(crate) live: usize,
+}
+
 impl Node {
+    pub(crate) fn readiness(&self) -> Readiness {
+        let leaving = self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
+            || self.membership.me().state() == MemberState::Left;
+        Readiness { joined: self.ready, leaving, live: self.membership.live() }
+    }
+
     pub(crate) fn overview(&self) -> Overview {
         let lags = self.dissemination.lags();
         let seen = |record: &Record| Seen {
@@ -52,12 +67,7 @@ impl Node {
         let others = self.membership.records().filter(|record| record.name != me.name);
         let mut members: Vec<_> = [me].into_iter().chain(others).map(seen).collect();
         members[1..].sort_by(|a, b| a.member.name.cmp(&b.member.name));
-        Overview {
-            joined: self.ready,
-            leaving: self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
-                || me.state() == MemberState::Left,
-            members,
-            positions: self.dissemination.positions(),
-        }
+        let Readiness { joined, leaving, .. } = self.readiness();
+        Overview { joined, leaving, members, positions: self.dissemination.positions() }
     }
 }

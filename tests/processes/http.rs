@@ -251,7 +251,7 @@ fn web_pages_of_others_are_refused() {
 #[test]
 fn what_is_no_http_costs_its_connection_only() {
     let (_node, at) = node(&[], &[]);
-    let well = request("GET", "/healthz", &[], b"");
+    let well = request("GET", "/v1/members", &[], b"");
     let mut stream = BufReader::new(connect(at));
     stream.get_mut().write_all(&[&well[..], &well, b"garbage\x00\xff\r\n\r\n", &well].concat()).expect("it is taken");
     let statuses: Vec<_> = std::iter::from_fn(|| read(&mut stream)).map(|answer| answer.status).collect();

@@ -8,6 +8,7 @@ mod bad_input;
 mod cli;
 mod cluster;
 mod follow;
+mod health;
 mod hostile;
 mod http;
 mod keys;
