@@ -48,6 +48,16 @@ pub enum AskError {
         /// How long it had.
         timeout: Duration,
     },
+    /// The answer is more than is taken.
+    #[error(
+        "{addr} answers with more than is taken: {problem}; if it is right to, raise max_members and max_stream_bytes"
+    )]
+    TooLarge {
+        /// The address asked.
+        addr: SocketAddr,
+        /// Which limit it exceeds.
+        problem: String,
+    },
     /// The answer is none of memberlist's.
     #[error("what listens at {addr} is not a node: {problem}; give the node's own address")]
     NotANode {
@@ -93,6 +103,9 @@ pub(super) async fn ask(
             match opener.push(envelope, &chunk[..length]) {
                 Ok(None) => {}
                 Ok(Some(message)) => return Ok(message),
+                Err(error) if error.exceeds_limit() => {
+                    return Err(AskError::TooLarge { addr, problem: error.to_string() });
+                }
                 Err(error) => return Err(AskError::NotANode { addr, problem: error.to_string() }),
             }
         }

@@ -44,12 +44,26 @@ impl Handle {
     /// What the member at `addr`, one of ours or any other memberlist node, believes of everybody it remembers,
     /// itself included, by name. It is asked over TCP, with this node's label and keys.
     ///
+    /// Its answer may have no more records than this node remembers members ([`Bounds::max_members`](crate::Bounds)), and
+    /// half as many bytes as all streams together may hold ([`Bounds::max_stream_bytes`](crate::Bounds)).
+    ///
     /// # Errors
     ///
     /// See [`ViewError`]; one comes no later than `timeout`.
     pub async fn view_of(&self, addr: SocketAddr, timeout: Duration) -> Result<Vec<Belief>, ViewError> {
+        self.view_within(addr, timeout, (usize::MAX, usize::MAX)).await
+    }
+
+    /// The same, of no more records and bytes than this.
+    pub(crate) async fn view_within(
+        &self,
+        addr: SocketAddr,
+        timeout: Duration,
+        (records, bytes): (usize, usize),
+    ) -> Result<Vec<Belief>, ViewError> {
         let way = self.ask(|reply| Command::WayOfAsking { reply }).await;
         let (envelope, limits, zones) = way.ok_or(ViewError::Stopped)?;
+        let limits = limits.at_most(records, bytes);
         let addr = zones.with_zone(addr);
         let request = StreamMessage::PushPull(PushPull::default());
         let mut passed = Passed::default();

@@ -260,7 +260,7 @@ impl Server {
             counts: Counts::default(),
             bodies: Bodies::default(),
             last: Last::default(),
-            views: Views::default(),
+            views: Views::new(),
             config,
             node,
         });

@@ -87,6 +87,25 @@ async fn members_believe_of_each_other_what_each_says_itself() {
 }
 
 #[tokio::test]
+async fn members_are_asked_for_their_views_once_a_second_however_many_want_them() {
+    let (a, at) = served("a", &[]).await;
+    let (b, _) = served("b", &[a.addr()]).await;
+    until(at, "/readyz", |status, value| status == 200 && value["members"] == 2).await;
+    let asked = async || a.metrics().await.traffic.tcp_connect;
+    let (before, began) = (asked().await, Instant::now());
+    let all: Vec<_> = (0..50).map(|_| tokio::spawn(async move { get(at, "/v1/views").await })).collect();
+    for answer in all {
+        let (status, views) = answer.await.unwrap();
+        assert_eq!((status, views["views"].as_array().map(Vec::len), &views["not_asked"]), (200, Some(2), &json!(0)));
+    }
+    // The node itself exchanges views now and then.
+    let asked = asked().await - before;
+    assert!(asked <= 3 + began.elapsed().as_secs(), "{asked} times in {:?}", began.elapsed());
+    a.leave().await;
+    b.leave().await;
+}
+
+#[tokio::test]
 async fn the_server_ends_with_its_node_and_tells_those_who_follow() {
     let (a, at) = served("a", &[]).await;
     let following = tokio::spawn(async move { get(at, "/v1/messages").await });

@@ -11,7 +11,7 @@ use crate::{
     dissemination::Counters,
     membership::{MemberState, MembershipCounts},
     metrics::Histogram,
-    wire::{BodyError, PacketError, stream::StreamError},
+    wire::{PacketError, stream::StreamError},
 };
 
 /// What a node has counted since its start, and how much it holds now.
@@ -162,29 +162,15 @@ impl Metrics {
     pub(super) fn packet_error(&mut self, error: &PacketError) {
         let over = match error {
             PacketError::TooDeep | PacketError::TooMany => true,
-            PacketError::Body { source, .. } => is_too_long(source),
+            PacketError::Body { source, .. } => source.exceeds_limit(),
             _ => false,
         };
         self.over_limit.packets += u64::from(over);
     }
 
     pub(super) fn stream_error(&mut self, error: &StreamError) {
-        let over = match error {
-            StreamError::Announced { .. } | StreamError::TooLong { .. } => true,
-            StreamError::Body { source, .. } => is_too_long(source),
-            _ => false,
-        };
-        self.over_limit.stream_sizes += u64::from(over);
+        self.over_limit.stream_sizes += u64::from(error.exceeds_limit());
     }
-}
-
-fn is_too_long(error: &BodyError) -> bool {
-    use crate::wire::{DecompressError, Malformed};
-
-    matches!(
-        error,
-        BodyError::Decompress(DecompressError::TooLong { .. }) | BodyError::Malformed(Malformed::TooLong { .. })
-    )
 }
 
 impl Node {

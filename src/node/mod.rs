@@ -469,9 +469,11 @@ impl Node {
         self.membership.beliefs()
     }
 
-    /// How this node closes what it sends at present, and what it takes at most in a stream.
+    /// How this node closes what it sends at present, and what it takes at most as an answer, which is not among the
+    /// streams that others have open to it.
     pub(crate) fn way_of_asking(&self) -> (Envelope, StreamLimits) {
-        (self.sealer.envelope.clone(), self.bounds.stream)
+        let Bounds { max_members, max_stream_bytes, stream, .. } = self.bounds;
+        (self.sealer.envelope.clone(), stream.at_most(max_members, max_stream_bytes / 2))
     }
 
     /// Another node was asked for its view, on a connection that is not the node's own.

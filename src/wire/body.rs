@@ -116,6 +116,13 @@ pub enum BodyError {
     Decompress(#[from] DecompressError),
 }
 
+impl BodyError {
+    /// Whether it is fine as far as it was read, and more than is taken.
+    pub(crate) fn exceeds_limit(&self) -> bool {
+        matches!(self, Self::Decompress(DecompressError::TooLong { .. }) | Self::Malformed(Malformed::TooLong { .. }))
+    }
+}
+
 pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::V4(Ipv4Addr::from(v4)));

@@ -47,6 +47,19 @@ impl Default for StreamLimits {
     }
 }
 
+impl StreamLimits {
+    /// The same, but no more records in a push/pull, and no more bytes of anything, than this.
+    pub(crate) fn at_most(self, records: usize, bytes: usize) -> Self {
+        Self {
+            push_pull_nodes: self.push_pull_nodes.min(records),
+            user_state: self.user_state.min(bytes),
+            user_message: self.user_message.min(bytes),
+            whole: self.whole.min(bytes),
+            decompressed: self.decompressed.min(bytes),
+        }
+    }
+}
+
 /// One structure in a stream, in bytes: a header, a node's record, a ping, an ack, an error. (What a
 /// compressed message holds is under [`STREAM`] instead.)
 pub const STREAM_STRUCT: usize = 64 << 10;

@@ -80,6 +80,17 @@ pub enum StreamError {
     CutOff(usize),
 }
 
+impl StreamError {
+    /// Whether it is fine as far as it was read, and more than is taken.
+    pub(crate) fn exceeds_limit(&self) -> bool {
+        match self {
+            Self::Announced { .. } | Self::TooLong { .. } => true,
+            Self::Body { source, .. } => source.exceeds_limit(),
+            _ => false,
+        }
+    }
+}
+
 /// The records of a push/pull that were left out, as no node can be as they say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
