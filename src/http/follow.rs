@@ -1,7 +1,6 @@
 //! Following what is said, and what happens: server-sent events (WHATWG HTML, 9.2), or lines of JSON.
 
 use std::{
-    convert::Infallible,
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -183,20 +182,22 @@ impl Following {
         }
     }
 
-    /// What is told besides, in between; nothing else may come within a message that is told in pieces. Ends
-    /// with the messages.
-    fn with(self, besides: impl Stream<Item = Bytes>) -> impl Stream<Item = io::Result<Bytes>> {
-        // Fused, since it may end first.
-        stream::unfold((self, Box::pin(besides.fuse())), async |(mut following, mut besides)| {
+    /// What happens is told besides, in between; nothing else may come within something that is told in pieces. Ends with
+    /// the messages.
+    fn with(self, watching: Watching) -> impl Stream<Item = io::Result<Bytes>> {
+        stream::unfold((self, watching), async |(mut following, mut watching)| {
             let told = if following.beginning.is_some() || following.place.is_within() {
                 following.next().await?
+            } else if watching.place.is_within() {
+                watching.next().await?
             } else {
                 tokio::select! {
                     told = following.next() => told?,
-                    Some(told) = besides.next() => Ok(told),
+                    // It may end first.
+                    Some(told) = watching.next() => told,
                 }
             };
-            Some((told, (following, besides)))
+            Some((told, (following, watching)))
         })
     }
 }
@@ -206,6 +207,7 @@ struct Watching {
     follower: Arc<Follower>,
     place: bulletin::Place,
     told_at: Instant,
+    ended: bool,
 }
 
 /// `GET /v1/events`
@@ -213,13 +215,13 @@ pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: Heade
     let Besides { messages } = query::read(&uri, "messages")?;
     let form = Form::Events;
     let follower = Arc::new(Follower::new(app));
-    let watching = Watching::new(Arc::clone(&follower)).told();
+    let watching = Watching::new(Arc::clone(&follower));
     let body = if messages.is_some() {
         let heard = last_heard(&headers, None)?;
         Body::from_stream(Following::new(follower, form, Filter::default(), messages, heard).with(watching))
     } else {
-        let left = stream::once(std::future::ready(event(form, "left", LEFT).into()));
-        Body::from_stream(watching.chain(left).map(Ok::<_, Infallible>))
+        let left = stream::once(std::future::ready(Ok(event(form, "left", LEFT).into())));
+        Body::from_stream(watching.told().chain(left))
     };
     Ok(streaming(form, body))
 }
@@ -229,31 +231,44 @@ impl Watching {
         let place = follower.0.bulletin.follow();
         // Makes the node ask all the others again how far each is, which whoever comes anew is to know.
         drop(follower.0.node.acks());
-        Self { follower, place, told_at: Instant::now() }
+        Self { follower, place, told_at: Instant::now(), ended: false }
     }
 
     /// All that is told until the node has stopped.
-    fn told(self) -> impl Stream<Item = Bytes> {
+    fn told(self) -> impl Stream<Item = io::Result<Bytes>> {
         stream::unfold(self, async |mut watching| {
             let told = watching.next().await?;
-            watching.told_at = Instant::now();
             Some((told, watching))
         })
     }
 
-    /// What is told next; nothing when the node has stopped.
-    async fn next(&mut self) -> Option<Bytes> {
+    /// What is told next; nothing when the node has stopped. Nothing gets lost where this is not waited for to the end.
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             // Before looking, so that nothing that comes after it is slept through.
             self.place.mark_seen();
             match self.follower.0.bulletin.read(&mut self.place) {
-                bulletin::Told::Event(event) => return Some(event),
+                _ if self.ended => return None,
+                bulletin::Told::Text(text) => {
+                    self.told_at = Instant::now();
+                    return Some(Ok(text));
+                }
+                // Breaks the connection, so that half of an event is not taken for one.
+                bulletin::Told::Torn => {
+                    let why = "it was overtaken while it read a long event";
+                    self.follower.0.counts.cut_off(why);
+                    self.ended = true;
+                    return Some(Err(io::Error::other(why)));
+                }
                 bulletin::Told::End => return None,
                 bulletin::Told::Nothing => {}
             }
             tokio::select! {
                 () = self.place.changed() => {}
-                () = sleep_until(self.told_at + KEEP_ALIVE) => return Some(Bytes::from_static(b": keep-alive\n\n")),
+                () = sleep_until(self.told_at + KEEP_ALIVE) => {
+                    self.told_at = Instant::now();
+                    return Some(Ok(Bytes::from_static(b": keep-alive\n\n")));
+                }
             }
         }
     }

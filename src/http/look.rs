@@ -3,24 +3,45 @@
 //! The node is asked once at a time, however many ask here: those who come while it is asked share the next
 //! answer.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     extract::State,
-    http::{StatusCode, Uri},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::{Instant, timeout},
+};
 
 use super::{
     App,
+    pieces::{Pieces, pieces},
     problem::{self, Problem},
     query,
 };
 use crate::{MemberState, Metrics, Overview, Position, Reach, Readiness, Seen};
+
+/// The longest text of members that is made at once, about, in bytes.
+const SHORT: usize = 64 << 10;
+/// Clients that are told more than that at the same time: each may hold all that the node knows of its members.
+pub(crate) const LONG_ANSWERS: usize = 4;
+/// How long such a client may take to read it all, and another one wait.
+const TURN: Duration = Duration::from_secs(30);
+
+/// The right to be told a long answer.
+#[derive(Debug)]
+pub(super) struct LongAnswers(Arc<Semaphore>);
+
+impl LongAnswers {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(LONG_ANSWERS)))
+    }
+}
 
 /// What the node has answered last, and when it was asked.
 #[derive(Debug, Default)]
@@ -78,16 +99,78 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
 /// `GET /v1/members`
 pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
-    let text = members_text(&app).await.ok_or_else(Problem::stopped)?;
-    Ok(([("content-type", "application/json")], Body::from(text)).into_response())
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    let now = app.look().await;
+    if now.overview.members.is_empty() {
+        return Err(Problem::stopped());
+    }
+    let (text, left_out) = members_within(app.node.name(), &now, SHORT);
+    if left_out == 0 {
+        return Ok((content_type, text + "}").into_response());
+    }
+    // Whoever waits holds nothing.
+    drop((now, text));
+    let turn = timeout(TURN, Arc::clone(&app.long_answers.0).acquire_owned()).await.map_err(|_| {
+        let detail = "others ask for all members, and read them slowly; try again in a moment";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
+    })?;
+    let (mut pieces, body) = pieces(Instant::now() + TURN, None);
+    tokio::spawn(async move {
+        if tell_members(&mut pieces, &app).await.is_none() && pieces.is_late() {
+            app.counts.cut_off("it reads the members too slowly");
+        }
+        drop(turn);
+    });
+    Ok((content_type, Body::from_stream(body)).into_response())
 }
 
-/// The same, as JSON; nothing when the node has stopped.
-pub(super) async fn members_text(app: &App) -> Option<String> {
+async fn tell_members(pieces: &mut Pieces, app: &App) -> Option<()> {
     let now = app.look().await;
-    let all: Vec<_> = now.overview.members.iter().enumerate().map(|(i, seen)| member(seen, i == 0)).collect();
-    let text = || json!({ "node": app.node.name(), "members": all }).to_string();
-    (!all.is_empty()).then(text)
+    pieces.text = members_start(app.node.name());
+    for (i, seen) in now.overview.members.iter().enumerate() {
+        push_member(&mut pieces.text, i, seen);
+        pieces.flush().await?;
+    }
+    pieces.text += "]}";
+    pieces.finish().await
+}
+
+/// The members as JSON, as many as a text of about so many bytes has; nothing when the node has stopped.
+pub(super) async fn members_text(app: &App, most: usize) -> Option<String> {
+    let now = app.look().await;
+    let (text, left_out) = members_within(app.node.name(), &now, most);
+    let left_out = if left_out > 0 { format!(",\"not_told\":{left_out}}}") } else { "}".into() };
+    (!now.overview.members.is_empty()).then(|| text + &left_out)
+}
+
+/// An object that is not closed, with as many members as go into about so many bytes; and how many are left out.
+fn members_within(node: &str, now: &Now, most: usize) -> (String, usize) {
+    let (mut text, members) = (members_start(node), &now.overview.members);
+    let mut told = 0;
+    for seen in members {
+        if text.len() >= most {
+            break;
+        }
+        push_member(&mut text, told, seen);
+        told += 1;
+    }
+    (text + "]", members.len() - told)
+}
+
+fn members_start(node: &str) -> String {
+    format!("{{\"node\":{},\"members\":[", quoted(node))
+}
+
+/// The first is the node itself.
+fn push_member(text: &mut String, place: usize, seen: &Seen) {
+    if place > 0 {
+        text.push(',');
+    }
+    let _ = write!(text, "{}", member(seen, place == 0));
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("text always serialises")
 }
 
 fn member(seen: &Seen, is_self: bool) -> Value {

@@ -31,6 +31,7 @@ mod look;
 mod metrics;
 mod operate;
 mod page;
+mod pieces;
 mod problem;
 mod publish;
 mod query;
@@ -63,7 +64,14 @@ use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
 
 pub use self::guard::{Origin, Token};
 pub(crate) use self::publish::{MAX_ACK_TIME, MAX_BODY};
-use self::{body::Bodies, bulletin::Bulletin, journal::Journal, look::Last, problem::Problem, views::Views};
+use self::{
+    body::Bodies,
+    bulletin::Bulletin,
+    journal::Journal,
+    look::{Last, LongAnswers},
+    problem::Problem,
+    views::Views,
+};
 use crate::{Event, Handle, Lagged, rate::RateLimit};
 
 /// The port the API listens on unless told otherwise.
@@ -176,6 +184,7 @@ struct App {
     bodies: Bodies,
     last: Last,
     views: Views,
+    long_answers: LongAnswers,
 }
 
 /// What is counted here.
@@ -261,6 +270,7 @@ impl Server {
             bodies: Bodies::default(),
             last: Last::default(),
             views: Views::new(),
+            long_answers: LongAnswers::new(),
             config,
             node,
         });

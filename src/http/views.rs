@@ -25,12 +25,18 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
-    sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
-use super::{App, look::state, problem::Problem, query};
+use super::{
+    App,
+    look::{quoted, state},
+    pieces::{Pieces, pieces},
+    problem::Problem,
+    query,
+};
 use crate::{AskError, Belief, Handle, Member, ViewError};
 
 /// For how long answers are given out, and nobody is asked again.
@@ -47,8 +53,6 @@ pub(crate) const MOST: usize = 256;
 pub(crate) const AT_ONCE: usize = 16;
 /// The largest view that is asked for along with others, in records and in bytes.
 pub(crate) const SMALL: (usize, usize) = (1024, 256 << 10);
-/// What is told in one piece, about.
-const PIECE: usize = 32 << 10;
 /// The longest text that is kept for a second, in bytes; and how many of those there may be, where clients are still
 /// reading the former ones.
 const KEPT: usize = 1 << 20;
@@ -73,12 +77,6 @@ struct Kept {
     at: Instant,
     pieces: Vec<Bytes>,
     _room: OwnedSemaphorePermit,
-}
-
-/// A part of an answer.
-struct Piece {
-    text: Bytes,
-    is_last: bool,
 }
 
 impl Views {
@@ -106,16 +104,10 @@ pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Respo
     if own.is_empty() {
         return Err(Problem::stopped());
     }
-    let (pieces, told) = mpsc::channel(1);
-    tokio::spawn(tell(app, last, own, pieces));
-    Ok(answer(stream::unfold(Some(told), async |told| {
-        let mut told = told?;
-        match told.recv().await {
-            Some(Piece { text, is_last }) => Some((Ok(text), (!is_last).then_some(told))),
-            // Half of an answer is not to be taken for one.
-            None => Some((Err(io::Error::other("it was read too slowly")), None)),
-        }
-    })))
+    let room = Arc::clone(&app.views.room).try_acquire_owned().ok();
+    let (pieces, body) = pieces(Instant::now() + TURN, room.as_ref().map(|_| KEPT));
+    tokio::spawn(tell(app, last, own, pieces, room));
+    Ok(answer(body))
 }
 
 fn answer(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
@@ -123,94 +115,64 @@ fn answer(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Respo
 }
 
 /// Asks all, and tells what they answer, piece by piece.
-async fn tell(app: Arc<App>, mut last: OwnedMutexGuard<Last>, own: Vec<Belief>, pieces: mpsc::Sender<Piece>) {
-    let began = Instant::now();
-    let room = Arc::clone(&app.views.room).try_acquire_owned().ok();
-    let kept = room.is_some().then(Vec::new);
-    let mut telling = Telling { text: String::new(), pieces, until: began + TURN, kept };
-    if telling.all(&app.node, own, began + ASKING).await.is_none() {
-        if began.elapsed() >= TURN {
+async fn tell(
+    app: Arc<App>,
+    mut last: OwnedMutexGuard<Last>,
+    own: Vec<Belief>,
+    mut pieces: Pieces,
+    room: Option<OwnedSemaphorePermit>,
+) {
+    if tell_all(&mut pieces, &app.node, own).await.is_none() {
+        if pieces.is_late() {
             app.counts.cut_off("it reads the views of all members too slowly");
         }
-        return;
-    }
-    if let (Some(pieces), Some(room)) = (telling.kept, room) {
+    } else if let (Some(pieces), Some(room)) = (pieces.into_kept(), room) {
         last.kept = Some(Arc::new(Kept { at: Instant::now(), pieces, _room: room }));
     }
 }
 
-/// An answer that is being told. Its functions give nothing when nobody is there any more to be told.
-struct Telling {
-    text: String,
-    pieces: mpsc::Sender<Piece>,
-    until: Instant,
-    /// All so far, while that is little.
-    kept: Option<Vec<Bytes>>,
+async fn tell_all(pieces: &mut Pieces, node: &Handle, own: Vec<Belief>) -> Option<()> {
+    let until = Instant::now() + ASKING;
+    pieces.text = format!("{{\"node\":{},\"views\":[", quoted(node.name()));
+    tell_view(pieces, node.name(), &own).await?;
+    drop(own);
+    let others = node.members().await;
+    let others = others.into_iter().filter(|member| member.name != *node.name());
+    let count = others.clone().count();
+    let others: Vec<_> = others.take(MOST).collect();
+    let mut asked = 0;
+    let mut views = stream::iter(others).map(|member| Asking::begin(node, member)).buffered(AT_ONCE);
+    while let Ok(Some((member, mut view))) = timeout_at(until, views.next()).await {
+        if let Err(ViewError::Ask(AskError::TooLarge { .. })) = view {
+            view = node.view_of(member.addr, PATIENCE).await;
+        }
+        pieces.text.push(',');
+        let name = member.name.to_string();
+        match view {
+            Ok(beliefs) => tell_view(pieces, &name, &beliefs).await?,
+            Err(error) => {
+                let (name, error) = (quoted(&name), quoted(&error.to_string()));
+                pieces.text += &format!("{{\"of\":{name},\"error\":{error}}}");
+                pieces.flush().await?;
+            }
+        }
+        asked += 1;
+    }
+    pieces.text += &format!("],\"not_asked\":{}}}", count - asked);
+    pieces.finish().await
 }
 
-impl Telling {
-    async fn all(&mut self, node: &Handle, own: Vec<Belief>, until: Instant) -> Option<()> {
-        self.text = format!("{{\"node\":{},\"views\":[", quoted(node.name()));
-        self.view(node.name(), &own).await?;
-        drop(own);
-        let others = node.members().await;
-        let others = others.into_iter().filter(|member| member.name != *node.name());
-        let count = others.clone().count();
-        let others: Vec<_> = others.take(MOST).collect();
-        let mut asked = 0;
-        let mut views = stream::iter(others).map(|member| Asking::begin(node, member)).buffered(AT_ONCE);
-        while let Ok(Some((member, mut view))) = timeout_at(until, views.next()).await {
-            if let Err(ViewError::Ask(AskError::TooLarge { .. })) = view {
-                view = node.view_of(member.addr, PATIENCE).await;
-            }
-            self.text.push(',');
-            let name = member.name.to_string();
-            match view {
-                Ok(beliefs) => self.view(&name, &beliefs).await?,
-                Err(error) => {
-                    let (name, error) = (quoted(&name), quoted(&error.to_string()));
-                    self.text += &format!("{{\"of\":{name},\"error\":{error}}}");
-                    self.flush().await?;
-                }
-            }
-            asked += 1;
-            // What is waited for does not hold up the deadline.
-            if Instant::now() >= until {
-                break;
-            }
-        }
-        self.text += &format!("],\"not_asked\":{}}}", count - asked);
-        self.send(true).await
+async fn tell_view(pieces: &mut Pieces, of: &str, beliefs: &[Belief]) -> Option<()> {
+    pieces.text += &format!("{{\"of\":{},\"members\":[", quoted(of));
+    for (i, belief) in beliefs.iter().enumerate() {
+        let (name, state) = (quoted(&belief.name.to_string()), state(belief.state));
+        let comma = if i > 0 { "," } else { "" };
+        let incarnation = belief.incarnation;
+        pieces.text += &format!("{comma}{{\"name\":{name},\"state\":\"{state}\",\"incarnation\":{incarnation}}}");
+        pieces.flush().await?;
     }
-
-    async fn view(&mut self, of: &str, beliefs: &[Belief]) -> Option<()> {
-        self.text += &format!("{{\"of\":{},\"members\":[", quoted(of));
-        for (i, belief) in beliefs.iter().enumerate() {
-            let (name, state) = (quoted(&belief.name.to_string()), state(belief.state));
-            let comma = if i > 0 { "," } else { "" };
-            let incarnation = belief.incarnation;
-            self.text += &format!("{comma}{{\"name\":{name},\"state\":\"{state}\",\"incarnation\":{incarnation}}}");
-            self.flush().await?;
-        }
-        self.text += "]}";
-        self.flush().await
-    }
-
-    /// Tells what there is, if that is a piece.
-    async fn flush(&mut self) -> Option<()> {
-        if self.text.len() >= PIECE { self.send(false).await } else { Some(()) }
-    }
-
-    async fn send(&mut self, is_last: bool) -> Option<()> {
-        let text = Bytes::from(std::mem::take(&mut self.text));
-        if let Some(kept) = &mut self.kept {
-            kept.push(text.clone());
-            if kept.iter().map(Bytes::len).sum::<usize>() > KEPT {
-                self.kept = None;
-            }
-        }
-        timeout_at(self.until, self.pieces.send(Piece { text, is_last })).await.ok()?.ok()
-    }
+    pieces.text += "]}";
+    pieces.flush().await
 }
 
 type View = Result<Vec<Belief>, ViewError>;
@@ -231,8 +193,4 @@ impl Drop for Asking {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("text always serialises")
 }

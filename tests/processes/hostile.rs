@@ -3,17 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::Arc,
-    thread,
+    io::Write as _,
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
 use crate::support::{
     Process,
     cluster::{Cluster, Node},
-    http,
 };
 use broadcast::{
     Envelope,
@@ -32,10 +29,6 @@ use serde_json::Value;
 const COST: usize = 160 << 20;
 /// What it costs to know 10,000 members that there are not, in bytes, and to tell others of them.
 const FAKES_COST: usize = 96 << 20;
-/// What it costs to be told the views of any number of members, in bytes: those of 16 that are small, and of one of 2 MiB.
-const VIEWS_COST: usize = 64 << 20;
-/// How long an empty view is at most, in bytes.
-const ASKED: usize = 64;
 /// How long each attack lasts.
 const ATTACK: Duration = Duration::from_secs(5);
 const VERSIONS: [u8; 6] = [1, 5, 2, 0, 0, 0];
@@ -270,156 +263,4 @@ fn a_cluster_that_knows_its_size_lets_in_no_more_and_is_rid_of_them_soon() {
     }
     cluster.flow();
     assert_once_and_in_order(&cluster);
-}
-
-/// Made-up members that answer whoever asks for their view, with this.
-struct MadeUp {
-    addrs: Vec<SocketAddr>,
-}
-
-impl MadeUp {
-    /// So many, each at an address of its own. They are there as long as the tests are.
-    fn new(count: u8, answer: Vec<u8>) -> Self {
-        let listener = TcpListener::bind("0.0.0.0:0").expect("there are free ports");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
-        let answer: Arc<[u8]> = answer.into();
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let answer = Arc::clone(&answer);
-                thread::spawn(move || {
-                    let mut stream = stream;
-                    let mut asked = [0; 4096];
-                    // Who only asks has an empty view; what others tell of themselves is not answered.
-                    if stream.read(&mut asked).is_ok_and(|length| length <= ASKED) {
-                        // Whether it is read is the node's matter.
-                        let _ = stream.write_all(&answer);
-                        let _ = stream.read(&mut [0]);
-                    }
-                });
-            }
-        });
-        Self { addrs: (1..=count).map(|i| SocketAddr::from(([127, 0, 1, i], port))).collect() }
-    }
-
-    /// Tells a node of them.
-    fn announce(&self, to: SocketAddr) {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
-        for (i, addr) in self.addrs.iter().enumerate() {
-            let node = Bytes::from(format!("fake{i}"));
-            let address = (*addr).into();
-            let alive = Alive { incarnation: 1, node, address, meta: Bytes::new(), versions: Some(VERSIONS) };
-            socket.send_to(&packet::encode_message(&Message::Alive(alive)), to).expect("loopback takes it");
-        }
-    }
-}
-
-/// A view of 2 MiB, whose names take six times as much in JSON.
-fn large_view(records: usize) -> Vec<u8> {
-    let record = |i: usize| PushPullState {
-        name: format!("{}{i:07}", "\u{1}".repeat(240)).into(),
-        address: SocketAddr::from(([127, 0, 0, 1], 9)).into(),
-        meta: Bytes::new(),
-        incarnation: 1,
-        state: NodeState::Alive,
-        versions: Some(VERSIONS),
-    };
-    let view = PushPull { join: false, nodes: (0..records).map(record).collect(), user_state: Bytes::new() };
-    encode(&StreamMessage::PushPull(view), false)
-}
-
-/// Reads `/v1/views` to its end and keeps nothing of it but its length and how it ends; nothing if it breaks off.
-fn read_views(at: SocketAddr) -> Option<(usize, String)> {
-    let mut stream = http::connect(at);
-    stream.write_all(b"GET /v1/views HTTP/1.0\r\n\r\n").expect("it is taken");
-    let (mut length, mut end, mut buffer) = (0, Vec::new(), vec![0; 1 << 16]);
-    loop {
-        match stream.read(&mut buffer).ok()? {
-            0 => break,
-            read => {
-                length += read;
-                end.extend_from_slice(&buffer[..read]);
-                end.drain(..end.len().saturating_sub(64));
-            }
-        }
-    }
-    Some((length, String::from_utf8_lossy(&end).into_owned()))
-}
-
-#[test]
-fn the_views_of_made_up_members_cost_bounded_memory_however_many_there_are() {
-    const FAKES: u8 = 220;
-    // They are believed for a while though they answer no probe.
-    let node = Process::node(&["--name", "node1", "--http", "127.0.0.1:0", "--profile", "wan"]);
-    let at = node.http();
-    let view = large_view(6700);
-    assert!((2_000_000..2_200_000).contains(&view.len()), "{} bytes", view.len());
-    let made_up = MadeUp::new(FAKES, view);
-    made_up.announce(node.addr());
-    let deadline = Instant::now() + crate::support::LIMIT;
-    let known = || http::ask(at, "GET", "/v1/members", &[], b"").json()["members"].as_array().map(Vec::len);
-    while known() != Some(1 + usize::from(FAKES)) {
-        assert!(Instant::now() < deadline, "all are believed");
-        made_up.announce(node.addr());
-        thread::sleep(Duration::from_millis(50));
-    }
-    let before = node.peak_memory();
-    let (length, end) = read_views(at).expect("it is told to its end");
-    let (_, not_asked) = end.rsplit_once("\"not_asked\":").expect("it ends with how many were not asked");
-    let not_asked: usize = not_asked.trim_end_matches('}').parse().expect("a number");
-    let grown = node.peak_memory() - before;
-    println!("{} MiB of views, {not_asked} members not asked, cost {} MiB", length >> 20, grown >> 20);
-    // Many times what they may cost.
-    assert!(length > 2 * VIEWS_COST, "{length} bytes were told, to {end}");
-    assert!(grown < VIEWS_COST, "{grown} bytes");
-}
-
-#[test]
-fn a_view_of_more_members_than_are_remembered_is_refused_and_told() {
-    let node =
-        Process::node(&["--name", "node1", "--http", "127.0.0.1:0", "--profile", "wan", "--max-members", "2000"]);
-    let made_up = MadeUp::new(1, large_view(2001));
-    made_up.announce(node.addr());
-    let deadline = Instant::now() + crate::support::LIMIT;
-    let views = loop {
-        // Whose answers have no chunks.
-        let views = http::raw(node.http(), b"GET /v1/views HTTP/1.0\r\n\r\n").json();
-        if views["views"].as_array().is_some_and(|views| views.len() == 2) {
-            break views;
-        }
-        assert!(Instant::now() < deadline, "it is believed");
-        made_up.announce(node.addr());
-        thread::sleep(Duration::from_millis(50));
-    };
-    let error = views["views"][1]["error"].as_str().expect("an error").to_owned();
-    assert!(error.contains("more than is taken") && error.contains("more than 2000"), "{error}");
-}
-
-#[test]
-fn who_reads_views_slowly_keeps_nobody_from_them_for_long_and_little_memory() {
-    let node = Process::node(&["--name", "node1", "--http", "127.0.0.1:0", "--profile", "wan"]);
-    let at = node.http();
-    let made_up = MadeUp::new(20, large_view(6700));
-    made_up.announce(node.addr());
-    let deadline = Instant::now() + crate::support::LIMIT;
-    while http::ask(at, "GET", "/v1/members", &[], b"").json()["members"].as_array().map(Vec::len) != Some(21) {
-        assert!(Instant::now() < deadline, "all are believed");
-        made_up.announce(node.addr());
-        thread::sleep(Duration::from_millis(50));
-    }
-    let before = node.peak_memory();
-    let mut slow: Vec<_> = (0..20).map(|_| http::connect(at)).collect();
-    slow.iter_mut().for_each(|stream| stream.write_all(b"GET /v1/views HTTP/1.0\r\n\r\n").expect("it is taken"));
-    // The first has its turn, and does not use it.
-    let (status, _) = http::read_head(&mut BufReader::new(&slow[0])).expect("it answers");
-    assert_eq!(status, 200);
-    let began = Instant::now();
-    let waiting = http::ask(at, "GET", "/v1/views", &[], b"");
-    assert!(matches!(waiting.status, 200 | 503), "{}", waiting.status);
-    assert!(waiting.status == 200 || waiting.header("retry-after") == Some("1"), "{:?}", waiting.head);
-    println!("one more was answered {} after {:?}", waiting.status, began.elapsed());
-    node.log.wait("the slow one is cut off", |lines| {
-        let is_cut_off = |line: &Value| line["message"].as_str().is_some_and(|words| words.contains("clients cut off"));
-        lines.iter().any(is_cut_off).then_some(())
-    });
-    assert!(node.peak_memory() - before < VIEWS_COST, "{} bytes", node.peak_memory() - before);
 }

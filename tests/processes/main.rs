@@ -12,5 +12,6 @@ mod health;
 mod hostile;
 mod http;
 mod keys;
+mod made_up;
 mod sim;
 mod terminal;
