@@ -115,7 +115,7 @@ impl Bulletin {
     /// Tells the members, as JSON, unless they are as before.
     fn tell_members(&self, members: &str) {
         let members = event(Form::Events, "members", members);
-        if !self.lock().members().is_some_and(|before| *before == members) {
+        if self.lock().members().is_none_or(|before| *before != members) {
             self.change(|state| {
                 state.members = Some(state.end());
                 state.add(members.into());
