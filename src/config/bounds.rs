@@ -11,15 +11,17 @@ use crate::wire::limits;
 /// [`wire::limits`](crate::wire::limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// How many members are remembered, the dead and this node included. A stranger's made-up members are
-    /// let in until there are so many, and each costs probes until it is found dead: a cluster that knows
-    /// its size does well to say so.
+    /// How many members are remembered, the dead and this node included, and how many a view may name. A
+    /// stranger's made-up members are let in until there are so many, and there is no room for others then until
+    /// they are found dead: a cluster that knows its size does well to say so, with room for twice as many.
     pub max_members: usize,
     /// How many streams others may have open to this node at once.
     pub max_streams: usize,
-    /// What all streams together may have sent without having come to an end, in bytes.
+    /// What all streams together may hold of what has not come to an end, in bytes: what was sent, and what was made
+    /// of it so far.
     pub max_stream_bytes: usize,
-    /// What one stream may carry.
+    /// What one stream may carry. Of the records in a view at most [`max_members`](Self::max_members) as well:
+    /// who tells of more is not listened to, however often it names the same one.
     pub stream: limits::StreamLimits,
 }
 
@@ -35,6 +37,12 @@ impl Default for Bounds {
 }
 
 impl Bounds {
+    /// What a stream may carry: a view names no more members than are remembered.
+    pub(crate) fn stream(&self) -> limits::StreamLimits {
+        let push_pull_nodes = self.stream.push_pull_nodes.min(self.max_members);
+        limits::StreamLimits { push_pull_nodes, ..self.stream }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let check = |setting, value: usize, range: std::ops::RangeInclusive<usize>, allowed| {
             let error = || ConfigError::Tuning { setting, value: value.to_string(), allowed };

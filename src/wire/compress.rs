@@ -4,6 +4,9 @@
 //! Output is not always bit for bit what Go emits, as each clears its table at a moment of its own;
 //! both read both.
 
+use std::fmt;
+
+use bytes::BytesMut;
 use weezl::{BitOrder, LzwStatus, decode::Decoder, encode::Encoder};
 
 /// Why compressed bytes cannot be read.
@@ -38,34 +41,74 @@ pub fn compress(data: &[u8]) -> Vec<u8> {
 ///
 /// `data` is no LZW, has no end code, or more than `max` bytes come out of it.
 pub fn decompress(data: &[u8], max: usize) -> Result<Vec<u8>, DecompressError> {
-    // One byte beyond `max`, so that an output of exactly `max` leaves room to meet the end code.
-    let cap = max.saturating_add(1);
-    let mut decoder = Decoder::new(BitOrder::Lsb, 8);
-    let mut out = vec![0; data.len().saturating_mul(4).clamp(64, 1 << 20).min(cap)];
-    let (mut read, mut written) = (0, 0);
-    loop {
-        let result = decoder.decode_bytes(&data[read..], &mut out[written..]);
-        read += result.consumed_in;
-        written += result.consumed_out;
-        if written > max {
-            return Err(DecompressError::TooLong { max });
-        }
-        match result.status.map_err(|_| DecompressError::Code)? {
-            LzwStatus::Done => {
-                out.truncate(written);
-                return Ok(out);
-            }
-            LzwStatus::Ok | LzwStatus::NoProgress if written == out.len() => {
-                let len = out.len().saturating_mul(2).min(cap);
-                out.reserve_exact(len - out.len());
-                out.resize(len, 0);
-            }
-            LzwStatus::Ok | LzwStatus::NoProgress => {
-                if result.consumed_in == 0 && result.consumed_out == 0 {
+    let mut out = BytesMut::new();
+    let mut inflater = Inflater::new(max);
+    let mut read = 0;
+    while !inflater.is_done() {
+        let slice = data.len().saturating_mul(4).clamp(64, 1 << 20).max(out.len());
+        read += inflater.inflate(&data[read..], slice, &mut out)?;
+    }
+    Ok(out.into())
+}
+
+/// Undoes [`compress`] slice by slice.
+pub(super) struct Inflater {
+    decoder: Decoder,
+    written: usize,
+    max: usize,
+    done: bool,
+}
+
+impl fmt::Debug for Inflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inflater").field("written", &self.written).field("done", &self.done).finish_non_exhaustive()
+    }
+}
+
+impl Inflater {
+    /// One that gives no more than `max` bytes.
+    pub(super) fn new(max: usize) -> Self {
+        Self { decoder: Decoder::new(BitOrder::Lsb, 8), written: 0, max, done: false }
+    }
+
+    /// Whether the end code has come.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// How many bytes have come out in all.
+    pub(super) fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Appends up to `slice` more bytes to `out`, of which `data` is what was not read yet; gives how much of it is
+    /// read now.
+    ///
+    /// # Errors
+    ///
+    /// See [`decompress`]. The inflater is then of no more use.
+    pub(super) fn inflate(&mut self, data: &[u8], slice: usize, out: &mut BytesMut) -> Result<usize, DecompressError> {
+        // One byte beyond `max`, so that an output of exactly `max` leaves room to meet the end code.
+        let room = slice.min((self.max - self.written).saturating_add(1));
+        let begin = out.len();
+        out.resize(begin + room, 0);
+        let (mut read, mut written) = (0, 0);
+        while written < room && !self.done {
+            let result = self.decoder.decode_bytes(&data[read..], &mut out[begin + written..]);
+            read += result.consumed_in;
+            written += result.consumed_out;
+            match result.status {
+                Err(_) => return Err(DecompressError::Code),
+                Ok(LzwStatus::Done) => self.done = true,
+                Ok(_) if result.consumed_in == 0 && result.consumed_out == 0 => {
                     return Err(DecompressError::Truncated);
                 }
+                Ok(_) => {}
             }
         }
+        out.truncate(begin + written);
+        self.written += written;
+        if self.written > self.max { Err(DecompressError::TooLong { max: self.max }) } else { Ok(read) }
     }
 }
 

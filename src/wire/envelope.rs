@@ -242,6 +242,8 @@ pub struct Opener {
     awaited: Awaited,
     held: BytesMut,
     max_sealed: usize,
+    /// How long the message was that was encrypted: it is complete, or cut off.
+    opened: Option<usize>,
     reader: StreamReader,
 }
 
@@ -260,7 +262,7 @@ impl Opener {
             Direction::Answer => Awaited::Frame,
         };
         let (max_sealed, reader) = (limits::SEALED.min(limits.whole), StreamReader::with_limits(limits));
-        Self { awaited, held: BytesMut::new(), max_sealed, reader }
+        Self { awaited, held: BytesMut::new(), max_sealed, opened: None, reader }
     }
 
     /// The records of the push/pull that were left out; `None` when there were none.
@@ -276,8 +278,50 @@ impl Opener {
     /// The stream is not for this node, or not memberlist's, or exceeds a limit. The opener is then of no
     /// more use.
     pub fn push(&mut self, envelope: &Envelope, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
+        let mut result = self.feed(envelope, data);
+        while self.is_busy() {
+            result = self.work();
+        }
+        result
+    }
+
+    /// Whether there is more to do with what has arrived.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.reader.is_busy()
+    }
+
+    /// Does the next slice of the work, as long as the opener [is busy](Self::is_busy).
+    ///
+    /// # Errors
+    ///
+    /// See [`push`](Self::push).
+    pub(crate) fn work(&mut self) -> Result<Option<StreamMessage>, StreamError> {
+        let result = self.reader.work();
+        self.whole(result)
+    }
+
+    /// How much is held of a message that is not complete, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len() + self.reader.held()
+    }
+
+    /// What was encrypted is all of a message.
+    fn whole(&self, result: Result<Option<StreamMessage>, StreamError>) -> Result<Option<StreamMessage>, StreamError> {
+        match (result, self.opened) {
+            (Ok(None), Some(len)) if !self.is_busy() => Err(StreamError::CutOff(len)),
+            (result, _) => result,
+        }
+    }
+
+    /// Takes the next bytes of the stream, and does one slice of the work.
+    ///
+    /// # Errors
+    ///
+    /// See [`push`](Self::push).
+    pub(crate) fn feed(&mut self, envelope: &Envelope, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
         if let Awaited::Message = self.awaited {
-            return self.reader.push(data);
+            // Bytes behind what was encrypted are ignored.
+            return if self.opened.is_none() { self.reader.feed(data) } else { Ok(None) };
         }
         self.held.extend_from_slice(data);
         loop {
@@ -295,7 +339,7 @@ impl Opener {
                             return Err(EnvelopeError::Clear.into());
                         }
                         self.awaited = Awaited::Message;
-                        return self.reader.push(&std::mem::take(&mut self.held));
+                        return self.reader.feed(&std::mem::take(&mut self.held));
                     }
                     let Some(&frame) = self.held.first_chunk::<FRAME>() else { return Ok(None) };
                     let [_, len @ ..] = frame;
@@ -312,8 +356,9 @@ impl Opener {
                     let plain = plain.ok_or_else(|| envelope.sealed())?;
                     self.held = BytesMut::new();
                     self.awaited = Awaited::Message;
-                    let message = self.reader.push(&plain)?;
-                    return message.map_or(Err(StreamError::CutOff(plain.len())), |message| Ok(Some(message)));
+                    self.opened = Some(plain.len());
+                    let result = self.reader.feed(&plain);
+                    return self.whole(result);
                 }
                 Awaited::Message => return Ok(None),
             }

@@ -13,7 +13,7 @@ use super::{
         PushPullHeader, compressed_message, decode_compressed, decode_error, decode_user_header, encode_error,
         encode_user_header, kind,
     },
-    compress,
+    compress::{self, Inflater},
     envelope::EnvelopeError,
     limits::{self, StreamLimits},
     msgpack::Scanner,
@@ -117,10 +117,22 @@ enum Awaited {
     Done,
 }
 
+/// What is done at once: so many records are parsed, and so many bytes are decompressed. Less than a millisecond's work.
+const SLICE_RECORDS: usize = 512;
+const SLICE_BYTES: usize = 64 << 10;
+
+/// A compressed message whose content is taken out as it is needed.
+#[derive(Debug)]
+struct Compressed {
+    data: Bytes,
+    inflater: Inflater,
+}
+
 /// Reads one message from a stream, however it is cut into pieces.
 ///
 /// Holds what has arrived and is not yet parsed, at most [`StreamLimits::whole`] bytes, and makes no room
-/// for what is only announced. The time it takes is proportional to the bytes, not to the pieces.
+/// for what is only announced. The time it takes is proportional to the bytes, not to the pieces. What is compressed
+/// is taken out in slices, as far as the message goes.
 ///
 /// In a push/pull, a record that can be read but describes no possible node ([`RecordError`]) is left
 /// out, so that one odd node does not keep others from joining; see [`StreamReader::skipped`].
@@ -132,8 +144,12 @@ pub struct StreamReader {
     buf: BytesMut,
     /// How many bytes have arrived in all.
     arrived: usize,
-    /// Whether this reads what came out of a compressed message.
-    decompressed: bool,
+    /// The compressed message that `buf` comes out of.
+    compressed: Option<Compressed>,
+    /// Whether there is more to do with what has arrived.
+    busy: bool,
+    /// What the records that were parsed refer to, in bytes.
+    parsed: usize,
     awaited: Awaited,
     skipped: Option<Skipped>,
 }
@@ -158,19 +174,69 @@ impl StreamReader {
     ///
     /// The stream is not a memberlist stream, or exceeds a limit. The reader is then of no more use.
     pub fn push(&mut self, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
+        let mut result = self.feed(data);
+        while self.busy {
+            result = self.work();
+        }
+        result
+    }
+
+    /// Takes the next bytes of the stream, and does one slice of the work. While the reader [is
+    /// busy](Self::is_busy), more of it is to be done with [`work`](Self::work).
+    ///
+    /// # Errors
+    ///
+    /// See [`push`](Self::push).
+    pub(crate) fn feed(&mut self, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
         if matches!(self.awaited, Awaited::Done) {
             return Ok(None);
         }
         let taken = data.len().min(self.limits.whole - self.arrived);
         self.arrived += taken;
-        self.buf.extend_from_slice(&data[..taken]);
-        let result = match self.advance() {
+        // Bytes behind a compressed message are ignored.
+        if self.compressed.is_none() {
+            self.buf.extend_from_slice(&data[..taken]);
+        }
+        let result = match if self.busy { Ok(None) } else { self.advance() } {
             Ok(None) if taken < data.len() => Err(StreamError::TooLong { max: self.limits.whole }),
             result => result,
         };
+        self.end_with(result)
+    }
+
+    /// Whether there is more to do with what has arrived.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Does the next slice of the work.
+    ///
+    /// # Errors
+    ///
+    /// See [`push`](Self::push).
+    pub(crate) fn work(&mut self) -> Result<Option<StreamMessage>, StreamError> {
+        let result = self.advance();
+        self.end_with(result)
+    }
+
+    /// How much is held of a message that is not complete, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        let records = match &self.awaited {
+            Awaited::Record { nodes, .. } => nodes.capacity(),
+            Awaited::UserState { push_pull, .. } => push_pull.nodes.capacity(),
+            _ => 0,
+        };
+        let compressed = self.compressed.as_ref().map_or(0, |compressed| compressed.data.len());
+        self.buf.len() + compressed + self.parsed + records * size_of::<PushPullState>()
+    }
+
+    fn end_with(
+        &mut self,
+        result: Result<Option<StreamMessage>, StreamError>,
+    ) -> Result<Option<StreamMessage>, StreamError> {
         if !matches!(result, Ok(None)) {
             self.awaited = Awaited::Done;
-            self.buf = BytesMut::new();
+            (self.buf, self.compressed, self.busy, self.parsed) = (BytesMut::new(), None, false, 0);
         }
         result
     }
@@ -181,13 +247,39 @@ impl StreamReader {
         self.skipped.as_ref()
     }
 
-    /// Parses as far as the bytes go.
+    /// Parses as far as the bytes go, and this slice of the work.
     fn advance(&mut self) -> Result<Option<StreamMessage>, StreamError> {
+        let (mut records, mut inflated) = (SLICE_RECORDS, 0);
+        loop {
+            if let Some(message) = self.parse(&mut records)? {
+                return Ok(Some(message));
+            }
+            self.busy = records == 0;
+            let Some(Compressed { data, inflater }) = self.compressed.as_mut().filter(|_| !self.busy) else {
+                return Ok(None);
+            };
+            if inflater.is_done() {
+                return Err(StreamError::CutOff(inflater.written()));
+            }
+            if inflated >= SLICE_BYTES {
+                self.busy = true;
+                return Ok(None);
+            }
+            let before = inflater.written();
+            let read = inflater.inflate(data, SLICE_BYTES, &mut self.buf);
+            let read = read.map_err(|error| body_error(kind::COMPRESS)(error.into()))?;
+            inflated += inflater.written() - before;
+            data.advance(read);
+        }
+    }
+
+    /// Parses as far as the bytes go, and no more than so many records.
+    fn parse(&mut self, records: &mut usize) -> Result<Option<StreamMessage>, StreamError> {
         loop {
             match &mut self.awaited {
                 Awaited::Type => {
                     let Ok(kind) = self.buf.try_get_u8() else { return Ok(None) };
-                    check_type(kind, self.decompressed)?;
+                    check_type(kind, self.compressed.is_some())?;
                     self.awaited = Awaited::Struct { kind, scanner: Scanner::default() };
                 }
                 Awaited::Struct { kind, scanner } => {
@@ -200,7 +292,13 @@ impl StreamReader {
                         kind::PING => Ping::decode(&body, 0..body.len()).map(StreamMessage::Ping),
                         kind::ACK => Ack::decode(&body, 0..body.len()).map(StreamMessage::Ack),
                         kind::ERROR => decode_error(&body).map(StreamMessage::Error),
-                        kind::COMPRESS => return self.decompress(body),
+                        kind::COMPRESS => {
+                            let data = decode_compressed(&body, 0..body.len()).map_err(body_error(kind))?;
+                            let inflater = Inflater::new(self.limits.decompressed);
+                            self.compressed = Some(Compressed { data, inflater });
+                            (self.buf, self.awaited) = (BytesMut::new(), Awaited::Type);
+                            continue;
+                        }
                         kind::PUSH_PULL => {
                             self.awaited =
                                 push_pull(PushPullHeader::decode(&body).map_err(body_error(kind))?, &self.limits)?;
@@ -222,17 +320,22 @@ impl StreamReader {
                     let push_pull = PushPull { join: header.join, nodes, user_state: Bytes::new() };
                     self.awaited = Awaited::UserState { len, push_pull };
                 }
+                Awaited::Record { .. } if *records == 0 => return Ok(None),
                 Awaited::Record { left, nodes, scanner, .. } => {
                     let body = next_struct(&mut self.buf, scanner, limits::STREAM_STRUCT);
                     let Some(body) = body.map_err(body_error(kind::PUSH_PULL))? else { return Ok(None) };
                     match PushPullState::decode(&body) {
-                        Ok(node) => nodes.push(node),
+                        Ok(node) => {
+                            self.parsed += body.len();
+                            nodes.push(node);
+                        }
                         Err(BodyError::Record(first)) => {
                             self.skipped.get_or_insert(Skipped { count: 0, first }).count += 1;
                         }
                         Err(error) => return Err(body_error(kind::PUSH_PULL)(error)),
                     }
                     *left -= 1;
+                    *records -= 1;
                     *scanner = Scanner::default();
                 }
                 Awaited::UserState { len, push_pull } => {
@@ -250,19 +353,6 @@ impl StreamReader {
                 Awaited::Done => return Ok(None),
             }
         }
-    }
-
-    /// Reads the message inside a compressed one.
-    fn decompress(&mut self, body: Bytes) -> Result<Option<StreamMessage>, StreamError> {
-        let plain = decode_compressed(&body, 0..body.len())
-            .and_then(|data| Ok(compress::decompress(&data, self.limits.decompressed)?))
-            .map_err(body_error(kind::COMPRESS))?;
-        drop(body);
-        self.buf = BytesMut::from(Bytes::from(plain));
-        let len = self.buf.len();
-        self.decompressed = true;
-        self.awaited = Awaited::Type;
-        self.advance()?.map_or(Err(StreamError::CutOff(len)), |message| Ok(Some(message)))
     }
 }
 
