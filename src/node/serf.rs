@@ -162,11 +162,12 @@ impl Node {
         }
     }
 
-    pub(super) fn merge_serf(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull) {
+    /// Takes the state of another node of the serf cluster, which was `asked` for it or came with it.
+    pub(super) fn merge_serf(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull, asked: bool) {
         let Some(place) = &mut self.place else { return };
         // Tools that only look at the members have no state.
         if !remote.user_state.is_empty()
-            && let Err(unusable) = place.serf.merge(now, &remote.user_state, remote.join, &self.membership)
+            && let Err(unusable) = place.serf.merge(now, &remote.user_state, (remote.join, asked), &self.membership)
         {
             place.unusable += 1;
             self.reject(now, peer, Cause::Message, &unusable);

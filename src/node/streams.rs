@@ -376,7 +376,7 @@ impl Node {
             if let Err(unusable) = self.dissemination.merge(now, askable, &ours, &self.membership) {
                 self.reject(now, peer, Cause::Message, &unusable);
             }
-            self.merge_serf(now, peer, remote);
+            self.merge_serf(now, peer, remote, askable.is_some());
             self.settle(now);
         }
         let (refusal, result) = match merged {

@@ -38,7 +38,7 @@ pub fn serf(data: &[u8]) {
         now += Duration::from_millis(50);
         // What cannot be used is refused, and changes nothing that is looked at here.
         let _ = serf.handle(now, &message, &membership);
-        let _ = serf.merge(now, &message, len & 1 == 1, &membership);
+        let _ = serf.merge(now, &message, (len & 1 == 1, len & 2 == 2), &membership);
         let _ = Serf::ours_in(&message);
         let mut out = Vec::new();
         serf.fill(2, tuning.udp_buffer_size, &mut out);

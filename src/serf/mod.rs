@@ -39,8 +39,9 @@
 //! - *A message is longer than an event may be, or there are more than the flood takes*: our nodes get it all
 //!   the same; that the agents do not is counted and told.
 //! - *Messages that cannot be read*: refused with a reason, changing nothing.
-//! - *A time far in the future*: serf's clocks can be pushed ahead by anybody, up to a limit ([`clock`]). What
-//!   is more than 512 times old is too old to be told from what was heard, and is not heard.
+//! - *A time far in the future*: serf's clocks can be pushed ahead by anybody, 2^20 at a time ([`clock`]), and what is
+//!   further ahead is refused, and not passed on. What is more than 512 times old is too old to be told from what was
+//!   heard, and is not heard: so a clock that was pushed ahead costs the agents' events that are on their way.
 //! - *A flood of intents, events, queries*: each table and queue has its bound.
 //! - *This node as an amplifier*: answers and relays go to members only, so many a second.
 
@@ -64,7 +65,7 @@ use bytes::Bytes;
 
 pub(crate) use self::payload::{from_json, to_json};
 use self::{
-    clock::Clock,
+    clock::{Clock, LEAP, LEAP_WHEN_ASKED},
     events::{Events, Heard},
     intents::{Intents, Status},
     message::{Intent, MAX_ENTRIES, Message, PushPull, Query, UserEvent},
@@ -101,6 +102,8 @@ pub(crate) enum Unusable {
     Malformed { kind: &'static str, source: Malformed },
     #[error("a message of serf's has the time {0}, which is beyond all that is counted")]
     Time(u64),
+    #[error("a message of serf's has the time {time}, far ahead of {clock}, which is the latest known")]
+    Leap { time: u64, clock: u64 },
     #[error("a message of serf's is to be relayed to an address of {0} bytes; IPv4 has 4 and IPv6 16")]
     Address(usize),
     #[error("{}", match .0 {
@@ -193,23 +196,23 @@ impl Serf {
     pub(crate) fn handle(&mut self, now: Instant, data: &Bytes, membership: &Membership) -> Result<(), Unusable> {
         match Message::decode(data)? {
             Message::Join(intent) => {
-                if self.hear_intent(now, &intent, false, membership) {
+                if self.hear_intent(now, &intent, false, LEAP, membership)? {
                     self.pass_on(INTENTS, data);
                 }
             }
             Message::Leave(intent) => {
-                if self.hear_intent(now, &intent, true, membership) {
+                if self.hear_intent(now, &intent, true, LEAP, membership)? {
                     self.pass_on(INTENTS, data);
                 }
             }
             Message::Event(event) => {
-                self.event_clock.witness(event.time);
+                self.event_clock.witness(event.time, LEAP)?;
                 if self.hear_event(&event)? {
                     self.pass_on(EVENTS, data);
                 }
             }
             Message::Query(query) => {
-                self.query_clock.witness(query.time);
+                self.query_clock.witness(query.time, LEAP)?;
                 if self.queries.is_new(self.query_clock.time(), query.time, query.id) {
                     if query.flags & Query::NO_BROADCAST == 0 {
                         self.pass_on(QUERIES, data);
@@ -225,16 +228,23 @@ impl Serf {
         Ok(())
     }
 
-    /// Takes an intent; gives whether others are to be told.
-    fn hear_intent(&mut self, now: Instant, intent: &Intent, leaving: bool, membership: &Membership) -> bool {
+    /// Takes an intent whose time is no more than `leap` ahead; gives whether others are to be told.
+    fn hear_intent(
+        &mut self,
+        now: Instant,
+        intent: &Intent,
+        leaving: bool,
+        leap: u64,
+        membership: &Membership,
+    ) -> Result<bool, Unusable> {
         let Intent { time, node } = intent;
-        self.member_clock.witness(*time);
+        self.member_clock.witness(*time, leap)?;
         if leaving && *node == self.me && !self.leaving {
             // It is of a former life, or somebody's wish.
             if *time > self.intents.status(node).time {
                 self.join(now);
             }
-            return false;
+            return Ok(false);
         }
         let record = membership.get(node.as_bytes());
         let before = record.map(|record| self.state_of(record));
@@ -242,7 +252,7 @@ impl Serf {
         if news && leaving && before == Some(MemberState::Dead) {
             self.outputs.push_back(Output::Left(node.clone()));
         }
-        news
+        Ok(news)
     }
 
     /// What became of a member. Who failed has left, if it had said that it would, or somebody said so for it:
@@ -324,10 +334,10 @@ impl Serf {
 
     /// Whether a message of another node of ours, an event of that time, is to be delivered.
     pub(crate) fn claim(&mut self, time: u64, name: &str, payload: &[u8]) -> bool {
-        if time > clock::LATEST {
+        // One that is far ahead is no event that agents could have heard.
+        if self.event_clock.witness(time, LEAP).is_err() {
             return true;
         }
-        self.event_clock.witness(time);
         self.events.claim(self.event_clock.time(), time, name.as_bytes(), payload)
     }
 
@@ -416,6 +426,8 @@ impl Serf {
     /// A node that has never heard of an event, of another one that knows some, is new to them, and begins
     /// with what comes after. (Were it an ordinary exchange, it may have missed the very first one.)
     ///
+    /// Where the other was `asked`, its clocks may be far ahead: this node was away, or is new.
+    ///
     /// # Errors
     ///
     /// It is none, or some of its events cannot be used.
@@ -423,27 +435,31 @@ impl Serf {
         &mut self,
         now: Instant,
         state: &Bytes,
-        joins: bool,
+        (joins, asked): (bool, bool),
         membership: &Membership,
     ) -> Result<(), Unusable> {
         let state = PushPull::decode(state)?;
+        let leap = if asked { LEAP_WHEN_ASKED } else { LEAP };
         let is_new = self.event_clock == Clock::default() && (joins || state.event_time > 2);
+        // Nothing has been said at the time that the other's clocks show.
+        self.event_clock.witness(state.event_time.saturating_sub(1), leap)?;
+        self.member_clock.witness(state.time.saturating_sub(1), leap)?;
+        self.query_clock.witness(state.query_time.saturating_sub(1), leap)?;
         if is_new && !self.replay {
             self.events.begin_at(state.event_time);
         }
-        // Nothing has been said at the time that the other's clocks show.
-        self.member_clock.witness(state.time.saturating_sub(1));
-        self.event_clock.witness(state.event_time.saturating_sub(1));
-        self.query_clock.witness(state.query_time.saturating_sub(1));
         let left: std::collections::BTreeSet<_> = state.left.into_iter().collect();
+        let mut result = Ok(());
         for (node, time) in state.statuses {
             let leaving = left.contains(&node);
-            self.hear_intent(now, &Intent { time, node }, leaving, membership);
+            // No time in a state is beyond its clocks.
+            let heard = self.hear_intent(now, &Intent { time, node }, leaving, 0, membership);
+            result = heard.map(|_| ()).and(result);
         }
-        let mut result = Ok(());
         for event in state.events {
             // Told by the exchanges of others as well, so there is no need to pass it on.
-            result = self.hear_event(&event).map(|_| ()).and(result);
+            let heard = self.event_clock.witness(event.time, 0).and_then(|()| self.hear_event(&event));
+            result = heard.map(|_| ()).and(result);
         }
         result
     }

@@ -167,13 +167,13 @@ fn who_joins_hears_what_is_said_from_then_on() {
     for (replay, count) in [(false, 0), (true, 1)] {
         let (mut new, membership) = cluster(now, &[2]);
         new.replay = replay;
-        new.merge(now, &state, true, &membership).expect("a state");
+        new.merge(now, &state, (true, true), &membership).expect("a state");
         assert_eq!(delivered(&mut new).len(), count);
         new.handle(now, &event(4, "after", ""), &membership).expect("it is one");
         assert_eq!(delivered(&mut new), [("after".into(), Bytes::new())]);
         // What is repaired by a later exchange of views.
         old.handle(now, &event(5, "missed", ""), &membership).expect("it is one");
-        new.merge(now, &old.state(&membership, None), false, &membership).expect("a state");
+        new.merge(now, &old.state(&membership, None), (false, true), &membership).expect("a state");
         let missed = delivered(&mut new);
         assert!(missed.contains(&("missed".into(), Bytes::new())), "{missed:?}");
     }
@@ -184,9 +184,9 @@ fn the_first_event_of_a_cluster_is_not_taken_for_an_old_one() {
     let now = Instant::now();
     let (mut one, membership) = cluster(now, &[2]);
     let (mut other, _) = cluster(now, &[2]);
-    other.merge(now, &one.state(&membership, None), true, &membership).expect("a state");
+    other.merge(now, &one.state(&membership, None), (true, true), &membership).expect("a state");
     one.handle(now, &event(1, "first", ""), &membership).expect("it is one");
-    other.merge(now, &one.state(&membership, None), false, &membership).expect("a state");
+    other.merge(now, &one.state(&membership, None), (false, true), &membership).expect("a state");
     assert_eq!(delivered(&mut other).len(), 1);
 }
 
@@ -283,4 +283,85 @@ fn what_is_told_is_bounded() {
     for (what, held, bound) in serf.sizes() {
         assert!(held <= bound, "{held} {what}, more than {bound}");
     }
+}
+
+/// A state that says these times.
+fn state(time: u64, event_time: u64, query_time: u64, statuses: &[(NodeName, u64)], events: &[u64]) -> Bytes {
+    let events = events.iter().map(|&time| UserEvent { time, name: "k".into(), payload: Bytes::new(), ours: false });
+    let (statuses, events) = (statuses.to_vec(), events.collect());
+    PushPull { time, statuses, left: Vec::new(), event_time, events, query_time, ours: None }.encode()
+}
+
+/// What can be said after it: the clocks are not used up, and others hear what this node says.
+fn assert_goes_on(now: Instant, serf: &mut Serf, membership: &Membership) {
+    let (mut other, others) = cluster(now, &[1, 3]);
+    other
+        .merge(now, &serf.state(membership, None), (false, true), &others)
+        .expect("it is believed when it is asked for");
+    queued(serf);
+    serf.join(now);
+    serf.emit("news", b"");
+    for message in queued(serf) {
+        other.handle(now, &message, &others).expect("what this node says others believe");
+    }
+    serf.handle(now, &event(serf.next_event(), "next", ""), membership).expect("what agents say next is heard");
+    assert!(delivered(serf).iter().any(|(name, _)| name == "next"));
+}
+
+#[test]
+fn a_time_that_is_made_up_moves_no_clock_far_whatever_it_stands_in() {
+    let now = Instant::now();
+    let far = [2 + LEAP, 1 << 40, 1 << 62, (1 << 62) + 1, 1 << 63, u64::MAX - 1, u64::MAX];
+    for time in far {
+        let (mut serf, membership) = cluster(now, &[2]);
+        for message in [
+            message::join(time, &name(2)),
+            message::leave(time, &name(2)),
+            message::leave(time, &name(1)),
+            event(time, "forged", ""),
+            query(time, "uptime", b"", 2, 1),
+        ] {
+            serf.handle(now, &message, &membership).expect_err("it is not believed");
+        }
+        for state in [
+            state(time, 1, 1, &[], &[]),
+            state(1, time, 1, &[], &[]),
+            state(1, 1, time, &[], &[]),
+            state(1, 1, 1, &[(name(2), time)], &[]),
+            state(1, 1, 1, &[], &[time]),
+            // Each a step further than the last.
+            state(
+                1,
+                1,
+                1,
+                &(1..9).map(|i| (name(i), (time >> 9).saturating_mul(u64::from(i)).max(LEAP))).collect::<Vec<_>>(),
+                &[],
+            ),
+        ] {
+            serf.merge(now, &state, (true, false), &membership).expect_err("it is not believed of who comes by itself");
+        }
+        assert!(serf.claim(time, "k", b""), "a message of ours is delivered, whatever it says");
+        assert_eq!((queued(&mut serf), delivered(&mut serf)), (vec![], vec![]), "nothing is passed on");
+        assert_eq!(serf.state_of(membership.get(name(2).as_bytes()).expect("it is known")), MemberState::Alive);
+        assert_eq!([serf.member_clock, serf.event_clock, serf.query_clock].map(Clock::time), [1; 3]);
+        assert_goes_on(now, &mut serf, &membership);
+    }
+    // What is believed of who is asked leaves room for all that will ever be said.
+    let (mut serf, membership) = cluster(now, &[2]);
+    serf.merge(now, &state(1 << 40, 1 << 40, 1 << 40, &[], &[]), (true, true), &membership)
+        .expect("this node was away");
+    assert_goes_on(now, &mut serf, &membership);
+    serf.merge(now, &state(1 << 62, 1, 1, &[], &[]), (true, true), &membership).expect_err("nobody can be there");
+}
+
+#[test]
+fn many_made_up_times_do_not_use_the_clocks_up() {
+    let now = Instant::now();
+    let (mut serf, membership) = cluster(now, &[2]);
+    for _ in 0..100_000 {
+        let time = serf.next_event() + LEAP;
+        serf.handle(now, &event(time, "forged", ""), &membership).expect("it is one");
+    }
+    assert!(serf.next_event() < clock::LATEST / 1_000_000);
+    assert_goes_on(now, &mut serf, &membership);
 }
