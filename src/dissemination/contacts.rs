@@ -87,10 +87,12 @@ pub(super) struct Contacts {
 }
 
 impl Contacts {
-    /// A member is there, maybe for the first time.
-    pub(super) fn meet(&mut self, now: Instant, name: &NodeName) {
-        if self.met.len() < MAX_ORIGINS && !self.met.contains_key(name) {
-            self.met.insert(name.clone(), now);
+    /// A member is there, maybe for the first time. Of those that have not answered yet no more are remembered than
+    /// leave room for those that have.
+    pub(super) fn meet(&mut self, now: Instant, record: &Record) {
+        let max = if record.is_proven() { MAX_ORIGINS } else { MAX_ORIGINS / 2 };
+        if self.met.len() < max && !self.met.contains_key(&record.name) {
+            self.met.insert(record.name.clone(), now);
         }
     }
 

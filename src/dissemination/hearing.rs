@@ -226,7 +226,7 @@ impl Dissemination {
     /// Hands out what is delivered. What comes in the streams of two voices is told apart here.
     pub(super) fn deliver(&mut self, now: Instant) {
         for (origin, epoch, seqs) in std::mem::take(&mut self.inbound.lost) {
-            self.counters.missed += seqs.end - seqs.start;
+            self.counters.missed = self.counters.missed.saturating_add(seqs.end - seqs.start);
             self.outputs.push_back(Output::Missed { origin, epoch, seqs });
         }
         while let Some(message) = self.inbound.delivered.pop_front() {

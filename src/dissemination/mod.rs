@@ -54,6 +54,7 @@
 
 mod contacts;
 mod control;
+mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod gossip;
@@ -63,6 +64,7 @@ mod message;
 mod outbound;
 mod payload;
 mod plain;
+mod reminders;
 mod repair;
 mod ring;
 mod spread;
@@ -114,6 +116,9 @@ const OUR_DELEGATE_MAX: std::ops::RangeInclusive<u8> = 0xB0..=0xBF;
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 /// How many messages wait to be repeated to plain nodes at most.
 const QUEUE_CAPACITY: usize = 4096;
+/// How many of the members that have not answered yet get what is new straight from its origin, and are waited for
+/// until they lag.
+const NEWCOMERS: usize = 64;
 /// In a cluster too large for all to acknowledge at once, an origin gets so many acknowledgements a second.
 const ACKS_PER_SECOND: f64 = 2000.0;
 /// How far a node's clock may be ahead of this one's, in microseconds: a day.
@@ -274,7 +279,7 @@ pub(crate) struct Dissemination {
     told_floor: [u64; 2],
     inbound: Inbound,
     contacts: Contacts,
-    /// How many members are live, this node included.
+    /// How many members are live and have answered this node, itself included.
     live: usize,
     heard: Heard,
     /// Whether plain nodes are told, too.
@@ -388,7 +393,7 @@ impl Dissemination {
         if !std::mem::replace(&mut self.active[lane as usize], true) {
             for record in membership.others().filter(|record| is_ours(record.versions)) {
                 let cookie = is_named(record.versions).then(|| self.rng.random());
-                outbound.add_peer(record.addr(), &record.name, cookie);
+                outbound.add_peer(record.addr(), &record.name, cookie, record.is_proven());
                 // One that failed may only be cut off, one that is said to have left may be about to refute it.
                 match record.state() {
                     MemberState::Alive | MemberState::Suspect => {}
@@ -403,109 +408,17 @@ impl Dissemination {
         (id, message)
     }
 
-    /// How far the cluster is with what this node publishes.
-    pub(crate) fn progress(&mut self, membership: &Membership) -> Progress {
-        let plain = self.ring(membership).plain.len();
-        let own = &self.outbound[Lane::Own as usize];
-        Progress { stable: own.stable(), everywhere: own.everywhere(), plain }
-    }
-
-    /// Every live member has all below this number of what this node publishes.
-    pub(crate) fn stable(&self) -> u64 {
-        self.outbound[Lane::Own as usize].stable()
-    }
-
-    /// What this node has just published, as an application sees it.
-    pub(crate) fn just_published(&self) -> Option<Message> {
-        let payload = self.outbound[Lane::Own as usize].last()?.slice(1..);
-        let parsed = payload::parse(std::str::from_utf8(&payload).ok()?).ok()?;
-        Some(Message::new(self.me.clone(), parsed.identity.as_ref()?, &parsed, &payload, 0))
-    }
-
-    /// Whether publishers do not wait for a live member any more.
-    pub(crate) fn is_loose(&self, name: &NodeName) -> bool {
-        self.outbound[Lane::Own as usize].is_loose(name)
-    }
-
-    /// By how many messages of this node each member is behind, of those that acknowledge.
-    pub(crate) fn lags(&self) -> BTreeMap<&NodeName, u64> {
-        self.outbound[Lane::Own as usize].lags()
-    }
-
-    /// How far this node is with what each origin says, its own messages first.
-    pub(crate) fn positions(&self) -> Vec<Position> {
-        let own = &self.outbound[Lane::Own as usize];
-        let mine = Position {
-            origin: self.me.clone(),
-            epoch: own.epoch,
-            next: own.next(),
-            end: own.next(),
-            floor: own.floor().min(own.sent()),
-            retained: own.len(),
-        };
-        let others = self.inbound.iter().filter(|(_, stream)| stream.over.is_none());
-        let others = others.map(|(origin, stream)| Position {
-            origin: origin.clone(),
-            epoch: stream.epoch,
-            next: stream.next.unwrap_or_default(),
-            end: stream.end(),
-            floor: stream.floor,
-            retained: (stream.next.unwrap_or_default() - stream.base()) as usize,
-        });
-        [mine].into_iter().chain(others).collect()
-    }
-
-    /// How many live members have a message of this node, and which do not.
-    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        self.outbound[Lane::Own as usize].reached(seq)
-    }
-
-    /// Who has failed, and who has left, while a message was on its way to it.
-    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
-        self.outbound[Lane::Own as usize].gone_without(seq)
-    }
-
-    /// Whether every live member has everything this node says.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.outbound.iter().all(|outbound| outbound.stable() == outbound.next())
-    }
-
-    /// What came, and what was dropped of it, since the start.
-    pub(crate) fn counters(&self) -> Counters {
-        self.counters
-    }
-
     /// These members are there, whom nobody announced.
     pub(crate) fn acquaint(&mut self, now: Instant, membership: &Membership) {
-        self.live = membership.live();
+        self.live = membership.proven_live();
         self.ring = None;
-        membership.others().for_each(|record| self.contacts.meet(now, &record.name));
-    }
-
-    /// How much is kept: what, how much of it, and its bound.
-    pub(crate) fn sizes(&self) -> [(&'static str, usize, usize); 5] {
-        let Limits { retain_messages, retain_bytes, .. } = self.limits;
-        let own = |size: fn(&Outbound) -> usize| self.outbound.iter().map(size).max().unwrap_or_default();
-        let (bytes, ahead, messages) = self.inbound.size();
-        [
-            ("messages in a log of this node", own(Outbound::len), retain_messages),
-            // The last one that fits may be a large one.
-            ("bytes in a log of this node", own(Outbound::bytes), retain_bytes / 2 + MAX_MESSAGE),
-            ("messages of others that are retained", messages, retain_messages),
-            ("bytes of others' messages that are retained", bytes, retain_bytes / 2),
-            ("bytes of others' messages that wait for their turn", ahead, retain_bytes / 4),
-        ]
-    }
-
-    /// How much is waiting to be repeated to plain nodes, in messages, and how much may.
-    pub(crate) fn queued(&self) -> (usize, usize) {
-        (self.queue.len(), QUEUE_CAPACITY)
+        membership.others().for_each(|record| self.contacts.meet(now, record));
     }
 
     /// A member is there, for the first time, again, or at another address.
     pub(crate) fn member_up(&mut self, now: Instant, record: &Record, membership: &Membership) {
         self.ring = None;
-        self.live = membership.live();
+        self.live = membership.proven_live();
         for stream in self.inbound.lives_mut(record.name.as_bytes()) {
             stream.ask_afresh();
         }
@@ -514,12 +427,32 @@ impl Dissemination {
             if self.contacts.has_met(&record.name) {
                 self.inbound.iter_mut().for_each(|(_, stream)| stream.forget_teller(record.addr()));
             }
-            self.contacts.meet(now, &record.name);
+            self.contacts.meet(now, record);
         }
         for lane in LANES {
             if self.active[lane as usize] && is_ours(record.versions) {
                 let cookie = is_named(record.versions).then(|| self.rng.random());
-                self.outbound[lane as usize].add_peer(record.addr(), &record.name, cookie);
+                self.outbound[lane as usize].add_peer(record.addr(), &record.name, cookie, record.is_proven());
+                self.watch(now, lane);
+            }
+        }
+        self.tell_later(now);
+        self.ask_to_tell(record, membership);
+    }
+
+    /// A live member has answered this node for the first time, or at a new address. Before that it costs those
+    /// that answer nothing: it gets what is new straight from here, as long as there are few of its kind
+    /// ([`NEWCOMERS`]), but passes nothing on, is no voice, and is asked for nothing; publishers and receipts do not
+    /// wait for it, while what it may turn out to be owed is kept as there is room.
+    pub(crate) fn member_proven(&mut self, now: Instant, record: &Record, membership: &Membership) {
+        self.ring = None;
+        self.live = membership.proven_live();
+        if is_ours(record.versions) {
+            self.contacts.meet(now, record);
+        }
+        for lane in LANES {
+            if self.active[lane as usize] {
+                self.outbound[lane as usize].prove_peer(record.name.as_bytes());
                 self.watch(now, lane);
             }
         }

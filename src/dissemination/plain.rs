@@ -109,7 +109,7 @@ pub(super) enum Voice {
 
 pub(super) fn voice_of(source: &NodeName, membership: &Membership) -> Voice {
     let me = membership.me();
-    let ours = membership.others().filter(|record| record.is_live() && is_ours(record.versions));
+    let ours = membership.others().filter(|record| record.is_live() && record.is_proven() && is_ours(record.versions));
     let score = |name: &NodeName| {
         let seed = hash(source.as_bytes()) ^ hash(name.as_bytes()).rotate_left(32);
         (hash(&seed.to_be_bytes()), name.clone())

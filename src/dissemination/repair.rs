@@ -13,14 +13,13 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    ACKS_PER_SECOND, Dissemination, LANES, Lane, Output, Timer, Unusable,
+    Dissemination, LANES, Lane, Timer, Unusable,
     contacts::is_named,
     control::{self, Control, Have, Question, Route, Start},
     hash,
     inbound::{self, StreamError},
     is_ours,
     outbound::{AckError, Began, FAILED_GRACE},
-    ring::FANOUT,
     same_lane,
     stream::{MAX_WANTED, Over, Stream},
     stream_have,
@@ -57,7 +56,7 @@ const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// For how much longer what was said in a life that is over is kept than it is asked for.
 const RETENTION_MARGIN: Duration = Duration::from_secs(5);
 /// How often streams that are over are looked through.
-const SWEEP: Duration = Duration::from_secs(1);
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
 /// How much later than a former life one begins at most that a clock set back would have begin earlier, in
 /// microseconds.
 const RENEWAL_SPREAD: u64 = 1 << 20;
@@ -113,12 +112,6 @@ impl Dissemination {
     /// How long an answer is waited for.
     pub(super) fn patience(&self) -> Duration {
         self.tuning.probe_timeout / PATIENCE
-    }
-
-    /// How often those who have not acknowledged are reminded.
-    pub(super) fn reminder_period(&self) -> Duration {
-        let acks = if self.live > FANOUT + 1 { 2.0 * self.live as f64 / ACKS_PER_SECOND } else { 0.0 };
-        self.patience() + Duration::from_secs_f64(acks)
     }
 
     pub(super) fn take_have(&mut self, now: Instant, teller: Option<Teller>, have: &Have<'_>, membership: &Membership) {
@@ -359,26 +352,6 @@ impl Dissemination {
         Ok(())
     }
 
-    /// Tells a peer where it begins in what this node says, and how far that goes by now.
-    pub(super) fn tell_start(&mut self, lane: Lane, peer: &[u8], echo: Option<Question>) {
-        let Some((to, start)) = self.outbound[lane as usize].start_of(peer) else { return };
-        let have = Control::Have(vec![self.own_have(lane, start)]);
-        let named = self.outbound[lane as usize].cookie_of(peer).is_some();
-        let message = if named { have.encode_by(self.by(echo)) } else { have.encode() };
-        self.send(to, vec![message]);
-    }
-
-    /// A life was renewed: those who have had something begin after it, as what others lack is said again.
-    fn tell_starts(&mut self, lane: Lane) {
-        let outbound = &self.outbound[lane as usize];
-        let ahead = |start: Start| start.at > outbound.sent();
-        let ahead =
-            |name: &&NodeName| outbound.start_of(name.as_bytes()).and_then(|(_, start)| start).is_some_and(ahead);
-        for peer in outbound.names().filter(ahead).cloned().collect::<Vec<_>>() {
-            self.tell_start(lane, peer.as_bytes(), None);
-        }
-    }
-
     pub(super) fn own_have(&self, lane: Lane, start: Option<Start>) -> Have<'_> {
         let outbound = &self.outbound[lane as usize];
         Have {
@@ -470,37 +443,9 @@ impl Dissemination {
         self.streamed.retain(|_, at| now.saturating_duration_since(*at) < STREAM_PATIENCE);
     }
 
-    /// Sees to it that peers who do not acknowledge are reminded.
-    pub(super) fn watch(&mut self, now: Instant, lane: Lane) {
-        let timer = Timer::Remind(lane);
-        if self.timers.get(&timer).is_none() && self.outbound[lane as usize].wants_reminders() {
-            self.outbound[lane as usize].begin_period();
-            self.timers.set(timer, now + self.reminder_period());
-        }
-    }
-
     pub(super) fn sweep_later(&mut self, now: Instant) {
         if self.timers.get(&Timer::Sweep).is_none() {
             self.timers.set(Timer::Sweep, now + SWEEP);
-        }
-    }
-
-    pub(super) fn remind(&mut self, now: Instant, lane: Lane) {
-        let before = self.outbound[lane as usize].floor();
-        let (peers, loose) = self.outbound[lane as usize].remind(now);
-        if self.outbound[lane as usize].floor() > before {
-            self.rounds[lane as usize] = self.telling_rounds();
-        }
-        for name in loose {
-            self.outputs.push_back(Output::CutLoose(name));
-        }
-        for peer in peers {
-            let silent = self.outbound[lane as usize].silent(&peer);
-            self.outputs.extend(silent.map(Output::Silent));
-            self.tell_start(lane, peer.as_bytes(), None);
-        }
-        if self.outbound[lane as usize].wants_reminders() {
-            self.timers.set(Timer::Remind(lane), now + self.reminder_period());
         }
     }
 
@@ -579,7 +524,9 @@ impl Dissemination {
         let bringer = self.bringer.filter(|(_, at)| now.saturating_duration_since(*at) < BRINGER_PATIENCE);
         let hint = bringer.map(|(addr, _)| addr).or(hint);
         let anybody = || {
-            let wanted = |record: &&Record| record.is_live() && is_ours(record.versions) && record.name != *origin;
+            let wanted = |record: &&Record| {
+                record.is_live() && record.is_proven() && is_ours(record.versions) && record.name != *origin
+            };
             let others = membership.others().filter(wanted).count();
             let one = (hash(self.me.as_bytes()) as usize).wrapping_add(attempt as usize).checked_rem(others)?;
             membership.others().filter(wanted).nth(one)
@@ -636,5 +583,5 @@ fn grace(over: Over) -> Duration {
 
 /// Whether a member of ours takes the clock's word for which life is the latest.
 fn cannot_ask(record: &Record) -> bool {
-    record.is_live() && is_ours(record.versions) && !is_named(record.versions)
+    record.is_live() && record.is_proven() && is_ours(record.versions) && !is_named(record.versions)
 }

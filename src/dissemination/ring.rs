@@ -15,11 +15,12 @@
 //!
 //! - *Views differ*: arcs are told by their ends, not by places in a list, so nobody gets a message
 //!   twice; a member that only some know may be passed over, and repairs itself.
+//! - *Members that there are not*: those that have never answered are not on the ring.
 //! - *A packet is lost, or a member that stands for others has failed*: those behind it repair themselves.
 
 use std::net::SocketAddr;
 
-use super::hash;
+use super::{NEWCOMERS, hash};
 use crate::membership::{Membership, Target};
 
 /// To how many a node sends a message at most.
@@ -40,7 +41,10 @@ pub(super) struct Ring {
     places: Vec<(u64, SocketAddr)>,
     /// Whether all of those are told by name who says what.
     pub(super) named: bool,
-    /// Those that do not.
+    /// Of those that have not answered this node yet, up to [`NEWCOMERS`]: an origin tells them itself, and nobody
+    /// else depends on them.
+    pub(super) newcomers: Vec<SocketAddr>,
+    /// Those that do not understand them; of those that have not answered, as many.
     pub(super) plain: Vec<Target>,
 }
 
@@ -50,15 +54,24 @@ pub(super) fn place(name: &[u8]) -> u64 {
 }
 
 impl Ring {
-    /// All live members but this node.
+    /// All live members but this node that have answered it, and some that have not.
     pub(super) fn new(membership: &Membership) -> Self {
-        let mut ring = Self { places: Vec::new(), named: true, plain: Vec::new() };
+        let mut ring = Self { places: Vec::new(), named: true, newcomers: Vec::new(), plain: Vec::new() };
+        let mut newcomers = 0;
+        // First come those that have answered.
         for record in membership.others().filter(|record| record.is_live()) {
-            if super::is_ours(record.versions) {
+            newcomers += usize::from(!record.is_proven());
+            if newcomers > NEWCOMERS {
+                break;
+            }
+            if !super::is_ours(record.versions) {
+                ring.plain.push(record.into());
+            } else if !record.is_proven() {
+                ring.named &= super::is_named(record.versions);
+                ring.newcomers.push(record.addr());
+            } else {
                 ring.named &= super::is_named(record.versions);
                 ring.places.push((place(record.name.as_bytes()), record.addr()));
-            } else {
-                ring.plain.push(record.into());
             }
         }
         ring.places.sort_unstable();
@@ -92,6 +105,10 @@ mod tests {
 
     use super::*;
 
+    fn ring(places: Vec<(u64, SocketAddr)>) -> Ring {
+        Ring { places, named: true, newcomers: Vec::new(), plain: Vec::new() }
+    }
+
     fn addr(i: usize) -> SocketAddr {
         ([10, 0, (i >> 8) as u8, i as u8], 7946).into()
     }
@@ -110,7 +127,7 @@ mod tests {
                 let mut next = Vec::new();
                 for (me, until) in front {
                     let places = all.iter().copied().filter(|other| *other != me).collect();
-                    let branches = Ring { places, named: true, plain: Vec::new() }.branches(me.0, until);
+                    let branches = ring(places).branches(me.0, until);
                     prop_assert!(branches.len() <= FANOUT);
                     for Branch { to, until } in branches {
                         prop_assert!(reached.insert(to), "{to} twice");
@@ -131,7 +148,7 @@ mod tests {
         fn any_arc_is_bounded(n in 0..200_usize, from: u64, until: u64) {
             let mut places: Vec<_> = (0..n).map(|i| (place(format!("node{i}").as_bytes()), addr(i))).collect();
             places.sort_unstable();
-            let branches = Ring { places, named: true, plain: Vec::new() }.branches(from, until);
+            let branches = ring(places).branches(from, until);
             let targets: std::collections::BTreeSet<_> = branches.iter().map(|branch| branch.to).collect();
             prop_assert_eq!(targets.len(), branches.len());
         }

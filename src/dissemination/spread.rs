@@ -8,7 +8,7 @@ use super::{
     Dissemination, LANES, Lane, Output, Timer,
     control::{Control, Route},
     ours,
-    ring::{self, Ring},
+    ring::{self, Branch, Ring},
 };
 use crate::{
     membership::{Membership, Target},
@@ -106,7 +106,11 @@ impl Dissemination {
 
     /// Sends messages to those on an arc of the ring who are next.
     pub(super) fn send_along(&mut self, from: u64, until: u64, hops: u8, messages: &[Bytes], membership: &Membership) {
-        let branches = self.ring(membership).branches(from, until);
+        let ring = self.ring(membership);
+        let mut branches = ring.branches(from, until);
+        if hops == 0 {
+            branches.extend(ring.newcomers.iter().map(|&to| Branch { to, until: None }));
+        }
         let mut leaves = Vec::new();
         for branch in branches {
             if hops == 0 {

@@ -91,7 +91,7 @@ impl Dissemination {
 
     /// Asks a member, if acknowledgements are wanted. One that has just joined may not know this node yet.
     pub(super) fn ask_to_tell(&mut self, record: &Record, membership: &Membership) {
-        if self.watching.wanted && record.is_live() && can_be_watched(record.versions) {
+        if self.watching.wanted && record.is_live() && record.is_proven() && can_be_watched(record.versions) {
             let watch = self.words(record.versions, &Control::Watch);
             self.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
         }

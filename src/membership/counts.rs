@@ -50,12 +50,11 @@ pub(crate) struct Overflow {
     pub(crate) queued: u64,
 }
 
-/// The counts, and what it takes to count.
+/// The counts.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     pub(super) counts: MembershipCounts,
     pub(super) overflow: Overflow,
-    probing_since: Option<Instant>,
 }
 
 impl Counting {
@@ -71,14 +70,12 @@ impl Counting {
         } += 1;
     }
 
-    pub(super) fn begin_probe(&mut self, now: Instant, degraded: bool) {
-        self.probing_since = Some(now);
+    pub(super) fn begin_probe(&mut self, degraded: bool) {
         self.counts.probes_degraded += u64::from(degraded);
     }
 
-    /// A probe that was begun has ended; nothing if none was.
-    pub(super) fn end_probe(&mut self, now: Instant, ok: bool) {
-        let Some(since) = self.probing_since.take() else { return };
+    /// A probe that began then has ended.
+    pub(super) fn end_probe(&mut self, now: Instant, since: Instant, ok: bool) {
         self.counts.probe.record(now.saturating_duration_since(since));
         let counter = if ok { &mut self.counts.probes_ok } else { &mut self.counts.probes_failed };
         *counter += 1;

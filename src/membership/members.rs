@@ -1,5 +1,9 @@
 //! The table of members: by name, and in the random order they are probed in.
 //!
+//! Those that are *proven*, which have answered this node once, stand before all others. So whoever looks for
+//! proven ones, or draws some of them, never sees the others, however many there are
+//! ([`newcomers`](super::newcomers)).
+//!
 //! A cluster of n nodes holds n² of these records, so they are kept small: the index by name holds
 //! places, not names, and metadata, which few members have, costs a pointer where there is none.
 
@@ -17,6 +21,29 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::{Member, MemberState, NodeName, rtt::Rtt};
 use crate::wire::{Address, Versions};
 
+/// What is believed of a member, and whether it is proven, in one byte: a record has no more to spare.
+#[derive(Clone, Copy, Debug)]
+struct Standing(u8);
+
+impl Standing {
+    const PROVEN: u8 = 1 << 2;
+
+    const fn new(state: MemberState, proven: bool) -> Self {
+        Self(state as u8 | if proven { Self::PROVEN } else { 0 })
+    }
+
+    fn state(self) -> MemberState {
+        const STATES: [MemberState; 4] =
+            [MemberState::Alive, MemberState::Suspect, MemberState::Dead, MemberState::Left];
+        const { assert!(STATES[3] as u8 == 3 && STATES[2] as u8 == 2 && STATES[1] as u8 == 1) };
+        STATES[usize::from(self.0 & 3)]
+    }
+
+    fn is_proven(self) -> bool {
+        self.0 & Self::PROVEN != 0
+    }
+}
+
 /// What is known of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -26,7 +53,7 @@ pub(crate) struct Record {
     meta: Option<Box<Bytes>>,
     pub(crate) versions: Versions,
     pub(crate) incarnation: u32,
-    state: MemberState,
+    standing: Standing,
     pub(crate) rtt: Rtt,
     /// Since when it is in that state.
     since: Instant,
@@ -34,12 +61,17 @@ pub(crate) struct Record {
 
 impl Record {
     fn new(name: NodeName, address: Address, versions: Versions, now: Instant) -> Self {
-        let (state, rtt) = (MemberState::Alive, Rtt::default());
-        Self { name, address, meta: None, versions, incarnation: 0, state, rtt, since: now }
+        let (standing, rtt) = (Standing::new(MemberState::Alive, false), Rtt::default());
+        Self { name, address, meta: None, versions, incarnation: 0, standing, rtt, since: now }
     }
 
     pub(crate) fn state(&self) -> MemberState {
-        self.state
+        self.standing.state()
+    }
+
+    /// Whether it has answered this node since it is at this address.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.standing.is_proven()
     }
 
     pub(crate) fn since(&self) -> Instant {
@@ -62,7 +94,7 @@ impl Record {
 
     /// Whether it may still be there.
     pub(crate) fn is_live(&self) -> bool {
-        self.state.is_live()
+        self.state().is_live()
     }
 
     pub(crate) fn to_member(&self) -> Member {
@@ -70,7 +102,7 @@ impl Record {
             name: self.name.clone(),
             addr: self.addr(),
             meta: self.meta(),
-            state: self.state,
+            state: self.state(),
             incarnation: self.incarnation,
             rtt: self.rtt.get(),
         }
@@ -80,9 +112,12 @@ impl Record {
 /// Every member this node remembers, itself included.
 #[derive(Debug)]
 pub(crate) struct Members {
+    /// First those that are proven.
     records: Vec<Record>,
     by_name: ByName,
     live: usize,
+    proven: usize,
+    proven_live: usize,
 }
 
 /// The places of the records, found by their names. The order it has is never looked at: it differs
@@ -135,7 +170,7 @@ impl ByName {
 impl Members {
     pub(crate) fn new() -> Self {
         let by_name = ByName { places: HashTable::new(), hasher: RandomState::new() };
-        Self { records: Vec::new(), by_name, live: 0 }
+        Self { records: Vec::new(), by_name, live: 0, proven: 0, proven_live: 0 }
     }
 
     /// How many are remembered, the dead included.
@@ -148,6 +183,17 @@ impl Members {
         self.live
     }
 
+    /// How many are proven, the dead included: they have the first places.
+    pub(crate) fn proven(&self) -> usize {
+        self.proven
+    }
+
+    /// How many of the proven ones are alive or suspect.
+    pub(crate) fn proven_live(&self) -> usize {
+        self.proven_live
+    }
+
+    /// Every record, the proven ones first.
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Record> {
         self.records.iter()
     }
@@ -165,7 +211,7 @@ impl Members {
         self.records.get(place)
     }
 
-    /// Adds a live member, at a random place in the order of probing. Its name must be new.
+    /// Adds a live member that is not proven, at a random place among those. Its name must be new.
     pub(crate) fn insert(
         &mut self,
         name: NodeName,
@@ -178,14 +224,13 @@ impl Members {
         self.records.push(Record::new(name, address, versions, now));
         self.live += 1;
         self.by_name.enter(&self.records, last);
-        let place = rng.random_range(0..=last);
-        self.records.swap(place, last);
-        self.by_name.swap(&self.records, place, last);
+        let place = rng.random_range(self.proven..=last);
+        self.swap(place, last);
         &mut self.records[place]
     }
 
-    /// Adds live members of the first incarnation, and puts all in a new random order. Their names must
-    /// be new. Costs far less than one after the other.
+    /// Adds live members of the first incarnation, which count as proven, and puts all in a new random order.
+    /// Their names must be new. Costs far less than one after the other.
     pub(crate) fn extend(
         &mut self,
         members: impl ExactSizeIterator<Item = (NodeName, Address, Versions)>,
@@ -193,64 +238,130 @@ impl Members {
         rng: &mut Xoshiro256PlusPlus,
     ) {
         self.records.reserve_exact(members.len());
-        let records = members
-            .map(|(name, address, versions)| Record { incarnation: 1, ..Record::new(name, address, versions, now) });
+        let standing = Standing::new(MemberState::Alive, true);
+        let records = members.map(|(name, address, versions)| Record {
+            incarnation: 1,
+            standing,
+            ..Record::new(name, address, versions, now)
+        });
         self.records.extend(records);
-        self.retain_and_shuffle(|_| true, rng);
+        self.records.sort_by_key(|record| !record.is_proven());
+        self.recount();
+        self.records[..self.proven].shuffle(rng);
+        self.by_name.rebuild(&self.records);
+    }
+
+    /// A member is proven from now on, and has a random place among those. Gives whether that is news.
+    pub(crate) fn prove(&mut self, name: &[u8], rng: &mut Xoshiro256PlusPlus) -> bool {
+        let Some(place) = self.by_name.find(&self.records, name).filter(|place| *place >= self.proven) else {
+            return false;
+        };
+        let record = &mut self.records[place];
+        record.standing = Standing::new(record.state(), true);
+        self.proven_live += usize::from(record.is_live());
+        self.swap(place, self.proven);
+        let among = rng.random_range(0..=self.proven);
+        self.swap(among, self.proven);
+        self.proven += 1;
+        true
+    }
+
+    /// A member has yet to answer where it is now.
+    pub(crate) fn unprove(&mut self, name: &[u8]) {
+        let Some(place) = self.by_name.find(&self.records, name).filter(|place| *place < self.proven) else { return };
+        let record = &mut self.records[place];
+        record.standing = Standing::new(record.state(), false);
+        self.proven_live -= usize::from(record.is_live());
+        self.proven -= 1;
+        self.swap(place, self.proven);
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        self.records.swap(a, b);
+        self.by_name.swap(&self.records, a, b);
     }
 
     /// Moves a member to a state, keeping count.
     pub(crate) fn set_state(&mut self, name: &[u8], state: MemberState, now: Instant) {
         let Some(place) = self.by_name.find(&self.records, name) else { return };
         let record = &mut self.records[place];
-        if record.state == state {
+        if record.state() == state {
             return;
         }
-        match (record.state.is_live(), state.is_live()) {
-            (true, false) => self.live -= 1,
-            (false, true) => self.live += 1,
+        let proven = usize::from(record.is_proven());
+        match (record.is_live(), state.is_live()) {
+            (true, false) => (self.live, self.proven_live) = (self.live - 1, self.proven_live - proven),
+            (false, true) => (self.live, self.proven_live) = (self.live + 1, self.proven_live + proven),
             _ => {}
         }
-        record.state = state;
+        record.standing = Standing::new(state, record.is_proven());
         record.since = now;
     }
 
-    /// Forgets those that `keep` refuses, and puts the rest in a new random order.
+    /// Forgets those that `keep` refuses, and puts the proven ones in a new random order.
     pub(crate) fn retain_and_shuffle(&mut self, keep: impl Fn(&Record) -> bool, rng: &mut Xoshiro256PlusPlus) {
+        let before = self.records.len();
         self.records.retain(keep);
-        self.records.shuffle(rng);
+        if self.records.len() == before {
+            // Costs nothing for those that are not proven.
+            for place in (1..self.proven).rev() {
+                self.swap(place, rng.random_range(0..=place));
+            }
+            return;
+        }
+        self.recount();
+        self.records[..self.proven].shuffle(rng);
         self.by_name.rebuild(&self.records);
-        self.live = self.records.iter().filter(|record| record.is_live()).count();
     }
 
-    /// Up to `k` different members that `allowed` accepts, at random.
+    /// Counts anew. The proven ones stand first.
+    fn recount(&mut self) {
+        let count = |wanted: fn(&Record) -> bool| self.records.iter().filter(|record| wanted(record)).count();
+        (self.live, self.proven) = (count(Record::is_live), count(Record::is_proven));
+        self.proven_live = count(|record| record.is_live() && record.is_proven());
+    }
+
+    /// Up to `k` different members that `allowed` accepts, at random: proven ones, or any where no proven one is
+    /// accepted, as in a node that has just started.
     pub(crate) fn random(
         &self,
         k: usize,
         rng: &mut Xoshiro256PlusPlus,
         allowed: impl Fn(&Record) -> bool,
     ) -> Vec<&Record> {
-        let n = self.records.len();
-        let mut chosen: Vec<&Record> = Vec::with_capacity(k.min(n));
-        // In a small table every member is looked at, so that none is missed by chance; in a large one
-        // a few draws find k as good as surely, and cost no walk through the table.
-        if n <= 3 * k {
-            let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(rng);
-            chosen.extend(order.iter().map(|&i| &self.records[i]).filter(|record| allowed(record)).take(k));
-            return chosen;
-        }
-        for _ in 0..3 * n.min(64 * k) {
-            if chosen.len() == k {
-                break;
-            }
-            let record = &self.records[rng.random_range(0..n)];
-            if allowed(record) && !chosen.iter().any(|other| std::ptr::eq(*other, record)) {
-                chosen.push(record);
-            }
-        }
-        chosen
+        let (proven, others) = self.records.split_at(self.proven);
+        let chosen = draw(proven, k, rng, &allowed);
+        if chosen.is_empty() { draw(others, k, rng, &allowed) } else { chosen }
     }
+}
+
+/// Up to `k` different ones of these records that `allowed` accepts, at random.
+fn draw<'a>(
+    records: &'a [Record],
+    k: usize,
+    rng: &mut Xoshiro256PlusPlus,
+    allowed: impl Fn(&Record) -> bool,
+) -> Vec<&'a Record> {
+    let n = records.len();
+    let mut chosen: Vec<&'a Record> = Vec::with_capacity(k.min(n));
+    // In a small table every member is looked at, so that none is missed by chance; in a large one
+    // a few draws find k as good as surely, and cost no walk through the table.
+    if n <= 3 * k {
+        let mut order: Vec<usize> = (0..n).collect();
+        order.shuffle(rng);
+        chosen.extend(order.iter().map(|&i| &records[i]).filter(|record| allowed(record)).take(k));
+        return chosen;
+    }
+    for _ in 0..3 * n.min(64 * k) {
+        if chosen.len() == k {
+            break;
+        }
+        let record = &records[rng.random_range(0..n)];
+        if allowed(record) && !chosen.iter().any(|other| std::ptr::eq(*other, record)) {
+            chosen.push(record);
+        }
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -292,5 +403,37 @@ mod tests {
         found(&members, 100..700);
         assert!(members.get(b"node99").is_none());
         assert_eq!(members.live(), 600);
+    }
+
+    #[test]
+    fn the_proven_stand_first_and_are_drawn_whoever_else_there_is() {
+        let (now, mut rng) = (Instant::now(), Xoshiro256PlusPlus::seed_from_u64(1));
+        let mut members = Members::new();
+        let name = |i: u16| NodeName::from(&*format!("node{i}"));
+        for i in 0..1000 {
+            members.insert(name(i), address(i), Versions::default(), now, &mut rng);
+        }
+        assert_eq!(members.random(3, &mut rng, |_| true).len(), 3, "while nobody is proven, anybody will do");
+        for i in 0..4 {
+            assert!(members.prove(name(i).as_bytes(), &mut rng));
+            assert!(!members.prove(name(i).as_bytes(), &mut rng), "once");
+        }
+        members.set_state(b"node3", MemberState::Dead, now);
+        assert_eq!((members.proven(), members.proven_live(), members.live()), (4, 3, 999));
+        for i in 1000..1100 {
+            members.insert(name(i), address(1), Versions::default(), now, &mut rng);
+            members.retain_and_shuffle(|_| true, &mut rng);
+            let drawn = members.random(3, &mut rng, Record::is_live);
+            assert!(drawn.len() == 3 && drawn.iter().all(|record| record.is_proven()), "{drawn:?}");
+            for place in 0..members.len() {
+                let record = members.at(place).expect("a place that there is");
+                assert_eq!(record.is_proven(), place < 4);
+                assert!(std::ptr::eq(members.get(record.name.as_bytes()).expect("it is found"), record));
+            }
+        }
+        members.unprove(b"node0");
+        members.unprove(b"node3");
+        members.retain_and_shuffle(|record| record.address.port % 2 == 0, &mut rng);
+        assert_eq!((members.proven(), members.proven_live()), (1, 1));
     }
 }

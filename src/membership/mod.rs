@@ -25,7 +25,7 @@
 //!
 //! # Messages
 //!
-//! Each probe interval one member is pinged. Without an ack in time others are asked to ping it; without
+//! Each probe interval one member is pinged, and one of those that have never answered ([`newcomers`]). Without an ack in time others are asked to ping it; without
 //! an ack by the end of the interval it is suspected. Whatever changes here is queued, named by the
 //! member it speaks of, and gossiped; the node asks [`Membership::fill`] for it whenever it sends.
 //!
@@ -47,6 +47,7 @@ mod counts;
 mod member;
 mod members;
 mod myself;
+mod newcomers;
 mod probe;
 mod queue;
 mod refusal;
@@ -55,6 +56,7 @@ mod rules;
 mod suspicion;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -72,7 +74,8 @@ use self::{
     counts::{Counting, Overflow},
     members::Members,
     myself::FormerAddresses,
-    probe::{Probe, Relay},
+    newcomers::Newcomers,
+    probe::{Probe, Relay, Round},
     suspicion::Suspicion,
 };
 pub use self::{
@@ -102,6 +105,8 @@ pub(crate) enum Event {
     Left(Member),
     Failed(Member),
     Updated(Member),
+    /// A member has answered for the first time, or at a new address.
+    Proven(NodeName),
     NameConflict {
         name: NodeName,
         holder: SocketAddr,
@@ -155,9 +160,11 @@ impl From<&Record> for Target {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     // The end of a probe comes before the next one when both are due.
-    ProbeEnd,
-    ProbeTimeout,
+    ProbeEnd(Round),
+    ProbeTimeout(Round),
     Probe,
+    /// Newcomers are to be greeted.
+    Greet,
     PushPull,
     Relay(u32),
     Suspicion(NodeName),
@@ -205,14 +212,18 @@ pub(crate) struct Membership {
     /// Whether the application is told of every ping that is answered.
     report_probes: bool,
     seq: u32,
-    probe: Option<Probe>,
-    probe_place: usize,
+    /// The probe under way in each round, and the place in the table where it goes on.
+    probes: [Option<Probe>; 2],
+    probe_places: [usize; 2],
+    newcomers: Newcomers,
     relays: BTreeMap<u32, Relay>,
     suspicions: HashMap<NodeName, Suspicion>,
     conflicts: Conflicts,
     former: FormerAddresses,
     counting: Counting,
     queue: TransmitLimitedQueue,
+    /// What is to be told of newcomers: after all else.
+    hearsay: TransmitLimitedQueue,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
 }
@@ -226,6 +237,7 @@ impl Membership {
         let record = members.insert(me.clone(), address, versions, now, &mut rng);
         record.incarnation = 1;
         record.set_meta(&meta);
+        members.prove(me.as_bytes(), &mut rng);
         let mut timers = Timers::new();
         for (timer, interval) in [(Timer::Probe, tuning.probe_interval), (Timer::PushPull, tuning.push_pull_interval)] {
             // A random start keeps nodes that were started together from doing everything together.
@@ -239,6 +251,7 @@ impl Membership {
             ack_payload: Bytes::new(),
             report_probes: false,
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, max_members),
+            hearsay: TransmitLimitedQueue::new(tuning.retransmit_mult, max_members),
             tuning,
             max_members,
             admission,
@@ -247,8 +260,9 @@ impl Membership {
             incarnation: 1,
             presence: Presence::Here,
             seq,
-            probe: None,
-            probe_place: 0,
+            probes: [None, None],
+            probe_places: [0; 2],
+            newcomers: Newcomers::default(),
             relays: BTreeMap::new(),
             suspicions: HashMap::new(),
             conflicts: Conflicts::new(),
@@ -268,6 +282,7 @@ impl Membership {
         let new: Vec<_> = members.iter().filter(|(name, ..)| self.members.get(name.as_bytes()).is_none()).collect();
         self.members.extend(new.into_iter().cloned(), now, &mut self.rng);
         // They know this node just as well.
+        self.hearsay = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
         self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
     }
 
@@ -288,7 +303,7 @@ impl Membership {
 
     /// How many messages wait to be told.
     pub(crate) fn queued(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.hearsay.len()
     }
 
     /// Changes who is let in.
@@ -360,17 +375,18 @@ impl Membership {
         self.members.get(name)
     }
 
-    /// Whose address this is. Looks at every member.
+    /// Whose address this is: of several who are said to be there, one that has answered. Looks at every member.
     pub(crate) fn find_addr(&self, addr: SocketAddr) -> Option<&Record> {
-        self.others().filter(|record| record.addr() == addr).max_by_key(|record| record.is_live())
+        let there = self.others().filter(|record| record.addr() == addr);
+        there.max_by_key(|record| (record.is_live(), record.is_proven()))
     }
 
-    /// Every other node that is remembered.
+    /// Every other node that is remembered, the proven ones first.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Record> {
         self.members.iter().filter(|record| record.name != self.me)
     }
 
-    /// Whom to gossip to in one round: live members, and the dead of late, so that they can refute.
+    /// Whom to gossip to in one round: live members that are proven, and the dead of late, so that they can refute.
     pub(crate) fn gossip_targets(&mut self, now: Instant) -> Vec<Target> {
         let (me, dead_for) = (&self.me, self.tuning.gossip_to_the_dead);
         let allowed = |record: &Record| {
@@ -386,12 +402,14 @@ impl Membership {
 
     /// Whether something is waiting to be told.
     pub(crate) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || !self.hearsay.is_empty()
     }
 
     /// Takes what is to be told, for one packet with `budget` bytes left; gives the bytes used.
     pub(crate) fn fill(&mut self, budget: usize, out: &mut Vec<Bytes>) -> usize {
-        self.queue.take(self.members.live(), packet::PART_OVERHEAD, budget, out)
+        let n = self.audience();
+        let used = self.queue.take(n, packet::PART_OVERHEAD, budget, out);
+        used + self.hearsay.take(n, packet::PART_OVERHEAD, budget - used, out)
     }
 
     /// This node's view, to exchange with another.
@@ -417,8 +435,9 @@ impl Membership {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Probe => self.next_probe(now),
-                Timer::ProbeTimeout => self.probe_others(),
-                Timer::ProbeEnd => self.fail_probe(now),
+                Timer::ProbeTimeout(round) => self.probe_others(round),
+                Timer::ProbeEnd(round) => self.fail_probe(now, round),
+                Timer::Greet => self.greet(now),
                 Timer::Relay(seq) => self.give_up_relay(seq),
                 Timer::Suspicion(name) => self.declare_dead(now, &name),
                 Timer::PushPull => self.next_push_pull(now),
@@ -465,7 +484,7 @@ impl Membership {
     }
 
     fn next_push_pull(&mut self, now: Instant) {
-        let interval = self.tuning.push_pull_interval * push_pull_scale(self.members.len());
+        let interval = self.tuning.push_pull_interval * push_pull_scale(self.members.proven());
         self.timers.set(Timer::PushPull, now + interval);
         let me = &self.me;
         let allowed = |record: &Record| record.name != *me && record.state() == MemberState::Alive;
@@ -476,7 +495,11 @@ impl Membership {
 
     /// Queues what is to be told of a member.
     fn enqueue(&mut self, name: NodeName, message: Bytes) {
-        self.counting.overflow.queued += self.queue.push_named(name, message) as u64;
+        let is_proven = self.members.get(name.as_bytes()).is_none_or(Record::is_proven);
+        let (queue, other) =
+            if is_proven { (&mut self.queue, &mut self.hearsay) } else { (&mut self.hearsay, &mut self.queue) };
+        other.remove(&name);
+        self.counting.overflow.queued += queue.push_named(name, message) as u64;
     }
 
     fn emit(&mut self, event: Event) {

@@ -99,7 +99,7 @@ impl Membership {
         let message = self.good_bye(incarnation);
         self.tell_some(&message);
         self.enqueue(self.me.clone(), message);
-        let rounds = retransmit_limit(self.tuning.retransmit_mult, self.members.live());
+        let rounds = retransmit_limit(self.tuning.retransmit_mult, self.audience());
         self.timers.set(Timer::Hello, now + self.tuning.gossip_interval * rounds);
     }
 
@@ -155,7 +155,7 @@ impl Membership {
         let message = self.good_bye(self.incarnation);
         let me = self.me.clone();
         self.members.set_state(me.as_bytes(), MemberState::Left, now);
-        for timer in [Timer::Probe, Timer::PushPull, Timer::Hello] {
+        for timer in [Timer::Probe, Timer::PushPull, Timer::Hello, Timer::Greet] {
             self.timers.cancel(&timer);
         }
         // At once to as many as reasonable, ahead of whatever else is queued; the rest hear by gossip.

@@ -3,6 +3,9 @@
 //!
 //! SWIM section 3.1, with Lifeguard's nacks (section IV-A) and its buddy rule (section IV-C: a suspected
 //! member is told of the suspicion in the very packet that probes it).
+//!
+//! There are two rounds of probes: one over the members that are proven, and one, as fast and beside it, over those that
+//! have never answered ([`newcomers`](super::newcomers)). What comes of the second says nothing of this node's health.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -18,7 +21,16 @@ const STREAM_PING_PROTOCOL: u8 = 3;
 /// How many indirect pings are under way for others at most.
 const MAX_RELAYS: usize = 1024;
 
-/// The probe under way.
+/// Whose turns follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Round {
+    Proven,
+    Newcomers,
+}
+
+const ROUNDS: [Round; 2] = [Round::Proven, Round::Newcomers];
+
+/// The probe under way in a round.
 #[derive(Debug)]
 pub(super) struct Probe {
     target: NodeName,
@@ -57,36 +69,55 @@ impl Peer {
 impl Membership {
     pub(super) fn next_probe(&mut self, now: Instant) {
         self.timers.set(Timer::Probe, now + self.tuning.probe_interval);
-        // A probe that takes longer than its interval, because this node is slow, delays the next.
-        if self.probe.is_some() {
-            return;
-        }
-        for _ in 0..self.members.len() {
-            if self.probe_place >= self.members.len() {
-                self.begin_round(now);
-            }
-            let Some(record) = self.members.at(self.probe_place) else { return };
-            self.probe_place += 1;
-            if record.name != self.me && record.is_live() {
-                let name = record.name.clone();
-                self.start_probe(now, &name);
-                return;
+        for round in ROUNDS {
+            // A probe that takes longer than its interval, because this node is slow, delays the next.
+            if self.probes[round as usize].is_none()
+                && let Some(name) = self.next_in(now, round)
+            {
+                self.start_probe(now, round, &name);
             }
         }
     }
 
-    /// All members have been probed: forget those long gone, and take a new random order.
+    /// Whose turn it is in a round.
+    fn next_in(&mut self, now: Instant, round: Round) -> Option<NodeName> {
+        if let Some(name) = self.next_of_rest(round) {
+            return Some(name);
+        }
+        self.probe_places[round as usize] = 0;
+        if round == Round::Proven {
+            self.begin_round(now);
+        }
+        self.next_of_rest(round)
+    }
+
+    /// The same, as far as the round under way still goes.
+    fn next_of_rest(&mut self, round: Round) -> Option<NodeName> {
+        let (proven, all) = (self.members.proven(), self.members.len());
+        let range = if round == Round::Proven { 0..proven } else { proven..all };
+        let place = &mut self.probe_places[round as usize];
+        *place = (*place).max(range.start);
+        while *place < range.end {
+            let record = self.members.at(*place)?;
+            *place += 1;
+            if record.name != self.me && record.is_live() {
+                return Some(record.name.clone());
+            }
+        }
+        None
+    }
+
+    /// All proven members have been probed: forget those long gone, and take a new random order.
     fn begin_round(&mut self, now: Instant) {
         let remember = self.tuning.gossip_to_the_dead;
         let keep = |record: &Record| record.is_live() || now.saturating_duration_since(record.since()) <= remember;
         // A node that leaves goes on knowing itself.
         let me = self.me.clone();
         self.members.retain_and_shuffle(|record| record.name == me || keep(record), &mut self.rng);
-        self.probe_place = 0;
     }
 
-    fn start_probe(&mut self, now: Instant, name: &NodeName) {
-        self.counting.begin_probe(now, self.awareness.score() > 0);
+    fn start_probe(&mut self, now: Instant, round: Round, name: &NodeName) {
+        self.counting.begin_probe(self.awareness.score() > 0);
         let seq = self.next_seq();
         let source = Some(self.source());
         let Some(record) = self.members.get(name.as_bytes()) else { return };
@@ -99,8 +130,9 @@ impl Membership {
             let from = Bytes::copy_from_slice(self.me.as_bytes());
             messages.push(packet::encode_message(&Message::Suspect(Suspect { incarnation, node, from })));
         }
-        self.outputs.push_back(Output::Packet { to: record.into(), messages, piggyback: !told });
-        self.probe = Some(Probe {
+        let piggyback = !told && round == Round::Proven;
+        self.outputs.push_back(Output::Packet { to: record.into(), messages, piggyback });
+        self.probes[round as usize] = Some(Probe {
             target: name.clone(),
             incarnation,
             seq,
@@ -109,14 +141,14 @@ impl Membership {
             nacks_expected: 0,
             nacks: 0,
         });
-        self.timers.set(Timer::ProbeTimeout, now + self.tuning.probe_timeout);
-        self.timers.set(Timer::ProbeEnd, now + self.awareness.scale(self.tuning.probe_interval));
+        self.timers.set(Timer::ProbeTimeout(round), now + self.tuning.probe_timeout);
+        self.timers.set(Timer::ProbeEnd(round), now + self.awareness.scale(self.tuning.probe_interval));
     }
 
     /// No answer yet: asks others to try.
-    pub(super) fn probe_others(&mut self) {
+    pub(super) fn probe_others(&mut self, round: Round) {
         let source = self.source();
-        let Some(probe) = &mut self.probe else { return };
+        let Some(probe) = &mut self.probes[round as usize] else { return };
         probe.is_indirect = true;
         let Some(target) = self.members.get(probe.target.as_bytes()) else { return };
         let (me, target_name) = (&self.me, &probe.target);
@@ -135,7 +167,7 @@ impl Membership {
             let messages = vec![packet::encode_message(&Message::IndirectPing(ping))];
             self.outputs.push_back(Output::Packet { to: helper.into(), messages, piggyback: true });
         }
-        if let Some(until) = self.timers.get(&Timer::ProbeEnd)
+        if let Some(until) = self.timers.get(&Timer::ProbeEnd(round))
             && target.versions[1] >= STREAM_PING_PROTOCOL
         {
             let node = Bytes::copy_from_slice(target.name.as_bytes());
@@ -144,13 +176,15 @@ impl Membership {
         }
     }
 
-    pub(super) fn fail_probe(&mut self, now: Instant) {
-        let Some(probe) = self.probe.take() else { return };
-        self.counting.end_probe(now, false);
-        // Nacks that did not come say that this node, not the target, is cut off.
-        let missed = probe.nacks_expected.saturating_sub(probe.nacks);
-        let delta = if probe.nacks_expected > 0 { i32::try_from(missed).unwrap_or(i32::MAX) } else { 1 };
-        self.awareness.apply(delta);
+    pub(super) fn fail_probe(&mut self, now: Instant, round: Round) {
+        let Some(probe) = self.probes[round as usize].take() else { return };
+        self.counting.end_probe(now, probe.sent, false);
+        if round == Round::Proven {
+            // Nacks that did not come say that this node, not the target, is cut off.
+            let missed = probe.nacks_expected.saturating_sub(probe.nacks);
+            let delta = if probe.nacks_expected > 0 { i32::try_from(missed).unwrap_or(i32::MAX) } else { 1 };
+            self.awareness.apply(delta);
+        }
         let node = Bytes::copy_from_slice(probe.target.as_bytes());
         let from = Bytes::copy_from_slice(self.me.as_bytes());
         self.suspect(now, &Suspect { incarnation: probe.incarnation, node, from });
@@ -196,17 +230,29 @@ impl Membership {
             self.timers.cancel(&Timer::Relay(ack.seq));
             let ack = Message::Ack(Ack { seq: relay.seq, payload: Bytes::new() });
             self.send(relay.asker, &ack);
-        } else if let Some(probe) = self.probe.take_if(|probe| probe.seq == ack.seq) {
-            self.timers.cancel(&Timer::ProbeTimeout);
-            self.timers.cancel(&Timer::ProbeEnd);
-            self.awareness.apply(-1);
-            self.counting.end_probe(now, true);
-            // Once others have been asked, nobody knows which way the answer went.
-            if !probe.is_indirect {
-                return self.measure(now, probe, &ack.payload);
-            }
+            return Ok(());
         }
-        Ok(())
+        if let Some(name) = self.newcomers.answered(ack.seq) {
+            self.prove(&name);
+            return Ok(());
+        }
+        let Some(round) = self.probed_with(ack.seq) else { return Ok(()) };
+        let Some(probe) = self.probes[round as usize].take() else { return Ok(()) };
+        self.timers.cancel(&Timer::ProbeTimeout(round));
+        self.timers.cancel(&Timer::ProbeEnd(round));
+        self.prove(&probe.target);
+        if round == Round::Proven {
+            self.awareness.apply(-1);
+        }
+        self.counting.end_probe(now, probe.sent, true);
+        // Once others have been asked, nobody knows which way the answer went.
+        if probe.is_indirect { Ok(()) } else { self.measure(now, probe, &ack.payload) }
+    }
+
+    /// In which round a probe of this number is under way.
+    fn probed_with(&self, seq: u32) -> Option<Round> {
+        let is_it = |round: &Round| self.probes[*round as usize].as_ref().is_some_and(|probe| probe.seq == seq);
+        ROUNDS.into_iter().find(is_it)
     }
 
     /// A member has answered at once.
@@ -231,9 +277,7 @@ impl Membership {
     }
 
     pub(super) fn handle_nack(&mut self, seq: u32) {
-        if let Some(probe) = &mut self.probe
-            && probe.seq == seq
-        {
+        for probe in self.probes.iter_mut().flatten().filter(|probe| probe.seq == seq) {
             probe.nacks += 1;
         }
     }
@@ -262,11 +306,11 @@ impl Membership {
         Some(Peer { to: record.into(), is_member: true })
     }
 
-    fn source(&self) -> Source {
+    pub(super) fn source(&self) -> Source {
         Source { address: self.me().address, node: Bytes::copy_from_slice(self.me.as_bytes()) }
     }
 
-    fn next_seq(&mut self) -> u32 {
+    pub(super) fn next_seq(&mut self) -> u32 {
         self.seq = self.seq.wrapping_add(1);
         self.seq
     }

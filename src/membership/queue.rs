@@ -69,6 +69,12 @@ impl TransmitLimitedQueue {
         self.named.contains_key(name)
     }
 
+    /// Takes the message of that name out, if it is still to be sent.
+    pub(crate) fn remove(&mut self, name: &NodeName) -> Option<Bytes> {
+        let rank = self.named.remove(name)?;
+        self.items.remove(&rank).map(|item| item.message)
+    }
+
     /// Queues a message. Gives how many messages had to give way for it: 0 or 1.
     pub(crate) fn push(&mut self, message: Bytes) -> usize {
         self.insert(message, None)
@@ -76,9 +82,7 @@ impl TransmitLimitedQueue {
 
     /// Queues a message that makes an older one of the same name pointless.
     pub(crate) fn push_named(&mut self, name: NodeName, message: Bytes) -> usize {
-        if let Some(rank) = self.named.remove(&name) {
-            self.items.remove(&rank);
-        }
+        self.remove(&name);
         self.insert(message, Some(name))
     }
 

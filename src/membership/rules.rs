@@ -11,7 +11,7 @@ use super::{
     encode_alive, rtt::Rtt,
 };
 use crate::config::{Candidate, Claim};
-use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, Versions, packet};
+use crate::wire::{Alive, Dead, Message, NodeState, PushPull, PushPullState, Suspect, packet};
 
 /// How much higher than what is known an incarnation is believed. A node raises its own by one each time it refutes
 /// something; so made-up ones use them up only by thousands of packets, each of which it has to hear.
@@ -42,9 +42,12 @@ impl Membership {
         if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
             return Err(Refusal::NoAddress(name, addr));
         }
-        self.check_compatible(&alive.node, alive.versions.unwrap_or_default())?;
+        // A view was checked as a whole.
+        if from.is_some() {
+            self.check_compatible(&alive.node, alive.versions.unwrap_or_default())?;
+        }
         let Some(record) = self.members.get(&alive.node) else {
-            return self.admit(now, name, alive);
+            return self.admit(now, from, name, alive);
         };
         if !is_credible(alive.incarnation, record) {
             return Err(Refusal::Leap { name, incarnation: alive.incarnation, known: record.incarnation });
@@ -79,6 +82,12 @@ impl Membership {
             self.answer_stale(from, alive);
         }
         self.believe_alive(now, &name, alive);
+        let by_itself = speaks_for_itself(from, alive);
+        if moved {
+            self.unprove(now, &name, by_itself);
+        } else if self.members.get(&alive.node).is_some_and(|record| !record.is_proven()) {
+            self.meet(now, &name, by_itself);
+        }
         Ok(())
     }
 
@@ -105,7 +114,7 @@ impl Membership {
             .map_err(|reason| Refusal::NotAdmitted { name: name.clone(), reason })
     }
 
-    fn admit(&mut self, now: Instant, name: NodeName, alive: &Alive) -> Result<(), Refusal> {
+    fn admit(&mut self, now: Instant, from: Option<SocketAddr>, name: NodeName, alive: &Alive) -> Result<(), Refusal> {
         if alive.incarnation == 0 {
             return Ok(());
         }
@@ -120,6 +129,7 @@ impl Membership {
         record.incarnation = alive.incarnation;
         record.set_meta(&alive.meta);
         let member = record.to_member();
+        self.meet(now, &name, speaks_for_itself(from, alive));
         self.enqueue(name, packet::encode_message(&Message::Alive(alive.clone())));
         self.emit(Event::Joined(member));
         Ok(())
@@ -208,7 +218,7 @@ impl Membership {
         }
         self.counting.counts.suspect += 1;
         self.members.set_state(&suspect.node, MemberState::Suspect, now);
-        let suspicion = Suspicion::new(now, from, self.members.live(), &self.tuning);
+        let suspicion = Suspicion::new(now, from, self.members.proven_live(), &self.tuning);
         self.timers.set(Timer::Suspicion(name.clone()), suspicion.deadline());
         self.suspicions.insert(name, suspicion);
     }
@@ -269,7 +279,7 @@ impl Membership {
     ///
     /// The two views do not speak a common protocol version; nothing has changed.
     pub(crate) fn merge(&mut self, now: Instant, remote: &PushPull) -> Result<Option<Refusal>, Refusal> {
-        self.check_versions(remote)?;
+        let misfits = self.check_versions(remote)?;
         self.check_view(remote)?;
         let me = Bytes::copy_from_slice(self.me.as_bytes());
         let mut refused = None;
@@ -283,7 +293,8 @@ impl Membership {
                 NodeState::Suspect | NodeState::Dead => {
                     // One that is only suspected is a member, also to who hears of it for the first time.
                     if node.state == NodeState::Suspect && self.members.get(&node.name).is_none() {
-                        refused = self.alive(now, None, &alive_of(node)).err().or(refused);
+                        let fits = misfits.get(&*node.name).map_or(Ok(()), |refusal| Err(refusal.clone()));
+                        refused = fits.and_then(|()| self.alive(now, None, &alive_of(node))).err().or(refused);
                     }
                     let (incarnation, node) = (node.incarnation, node.name.clone());
                     self.suspect(now, &Suspect { incarnation, node, from: me.clone() });
@@ -308,58 +319,11 @@ impl Membership {
             .ask(Candidate::View(&claims))
             .map_err(|reason| Refusal::ViewNotAdmitted { nodes: claims.len(), reason })
     }
+}
 
-    /// Whether a node with these versions and all members understand each other. One that does not would
-    /// make every later exchange of views fail, whoever's it is.
-    fn check_compatible(&self, name: &[u8], versions: Versions) -> Result<(), Refusal> {
-        // Whoever is like a member has been found compatible with it.
-        if self.members.iter().any(|record| record.versions == versions) {
-            return Ok(());
-        }
-        for (kind, at) in [("protocol", 0), ("delegate protocol", 3)] {
-            let alive =
-                self.members.iter().filter(|record| record.state() == MemberState::Alive).map(|record| record.versions);
-            let (min, max) =
-                alive.chain([versions]).fold((0, u8::MAX), |(min, max), v| (v[at].max(min), v[at + 1].min(max)));
-            let version = versions[at + 2];
-            let others = self.members.iter().filter(|record| record.name.as_bytes() != name);
-            let others = others.map(|record| record.versions[at + 2]);
-            let mut not_understood = others.filter(|other| !(versions[at]..=versions[at + 1]).contains(other));
-            if let Some(other) = not_understood.next() {
-                let (min, max) = (versions[at], versions[at + 1]);
-                return Err(Refusal::Deaf { name: name.into(), kind, version: other, min, max });
-            }
-            if !(min..=max).contains(&version) {
-                return Err(Refusal::Incompatible { name: name.into(), kind, version, min, max });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether all members of both views speak a version that all live ones understand: memberlist's
-    /// `verifyProtocol`.
-    fn check_versions(&self, remote: &PushPull) -> Result<(), Refusal> {
-        // First, whoever of theirs does not fit: what follows would find that all the others do not fit it.
-        for node in remote.nodes.iter().filter(|node| node.state == NodeState::Alive) {
-            node.versions.map_or(Ok(()), |versions| self.check_compatible(&node.name, versions))?;
-        }
-        let local = self.members.iter().map(|r| (r.name.as_bytes(), r.state() == MemberState::Alive, r.versions));
-        let remote = remote.nodes.iter().map(|node| {
-            (&*node.name, node.state == NodeState::Alive && node.versions.is_some(), node.versions.unwrap_or_default())
-        });
-        let everybody = || local.clone().chain(remote.clone());
-        for (kind, at) in [("protocol", 0), ("delegate protocol", 3)] {
-            let range = |(min, max), versions: Versions| (versions[at].max(min), versions[at + 1].min(max));
-            let (min, max) = everybody().filter(|n| n.1).map(|n| n.2).fold((0, u8::MAX), range);
-            for (name, _, versions) in everybody() {
-                let version = versions[at + 2];
-                if version < min || version > max {
-                    return Err(Refusal::Incompatible { name: name.into(), kind, version, min, max });
-                }
-            }
-        }
-        Ok(())
-    }
+/// Whether an announcement came from the address that it names.
+fn speaks_for_itself(from: Option<SocketAddr>, alive: &Alive) -> bool {
+    from.is_some_and(|from| from.ip() == alive.address.socket_addr().ip())
 }
 
 /// Whether an accusation means the life of a node that is known, or a later one.

@@ -45,10 +45,11 @@ impl Bench {
         bench
     }
 
-    /// One that knows "a" at address 2, alive with incarnation 1.
+    /// One that knows "a" at address 2, alive with incarnation 1, and has had an answer from it.
     fn with_a() -> Self {
         let mut bench = Self::new();
         bench.alive("a", 1, 2).expect("it is let in");
+        bench.membership.prove(&"a".into());
         assert_eq!(bench.events(), ["a joined"]);
         assert_eq!(bench.queued(), ["alive a 1"]);
         bench

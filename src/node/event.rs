@@ -1,14 +1,17 @@
 //! What a node tells its application.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use crate::{
     config::Seed,
     dissemination::Message,
-    membership::{Member, NodeName},
-    node::Reach,
+    membership::{self, Member, MemberState, NodeName},
+    node::{Node, Reach},
 };
 
 /// Something the application wants to know.
@@ -108,4 +111,45 @@ pub enum Event {
     },
     /// This node has told the others that it leaves, as far as they can be told.
     LeaveComplete,
+}
+
+impl Node {
+    /// A member has answered this node for the first time.
+    fn note_proven(&mut self, now: Instant, name: &NodeName) {
+        if let Some(record) = self.membership.get(name.as_bytes()).filter(|record| record.is_live()) {
+            self.dissemination.member_proven(now, record, &self.membership);
+        }
+    }
+
+    pub(super) fn tell(&mut self, now: Instant, event: membership::Event) {
+        let event = match event {
+            membership::Event::Proven(name) => return self.note_proven(now, &name),
+            membership::Event::Joined(member) => Event::Joined(member),
+            membership::Event::Left(member) => Event::Left(member),
+            membership::Event::Failed(member) => self.failed_or_left(member),
+            membership::Event::Updated(member) => Event::Updated(member),
+            membership::Event::NameConflict { name, holder, claimant } => {
+                Event::NameConflict { name, holder, claimant }
+            }
+            membership::Event::Probed { name, rtt, payload } => Event::Probed { name, rtt, payload },
+            membership::Event::LeaveComplete => Event::LeaveComplete,
+        };
+        match &event {
+            Event::Joined(member) | Event::Updated(member) => {
+                if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
+                    self.dissemination.member_up(now, record, &self.membership);
+                }
+                self.meet_serf(&member.name);
+                self.gossip_soon(now);
+            }
+            Event::Left(member) | Event::Failed(member) => {
+                let left = member.state == MemberState::Left;
+                self.forget_path(member.addr);
+                self.dissemination.member_down(now, &member.name, left, self.membership.proven_live());
+                self.look_for_seeds(now);
+            }
+            _ => {}
+        }
+        self.events.push_back(event);
+    }
 }

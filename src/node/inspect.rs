@@ -62,7 +62,7 @@ impl Node {
         let (queued, capacity) = self.dissemination.queued();
         let sizes = [
             ("members", self.membership.records().len(), self.membership.max_members()),
-            ("messages about members to tell", self.membership.queued(), self.membership.max_members()),
+            ("messages about members to tell", self.membership.queued(), 2 * self.membership.max_members()),
             ("messages to repeat to plain nodes", queued, capacity),
             ("bytes of unfinished streams", self.buffered(), self.bounds.max_stream_bytes),
         ];

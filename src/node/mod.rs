@@ -59,7 +59,7 @@ use self::{
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
     dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Route},
-    membership::{self, Belief, Member, MemberState, Membership, NodeName, Output, Record},
+    membership::{self, Belief, Member, Membership, NodeName, Output, Record},
     timers::Timers,
     wire::{self, Address, Nonce, Versions, envelope::Envelope, limits::StreamLimits, packet},
 };
@@ -192,6 +192,8 @@ pub(crate) struct Node {
     /// Whether this node has told that it is about to leave, which the others are to hear first.
     announced_leave: bool,
     streams: BTreeMap<StreamId, Stream>,
+    /// Those of which more has arrived than was parsed at once, whose turn is next first.
+    busy: VecDeque<StreamId>,
     next_stream: u64,
     send_queues: SendQueues,
     paths: Paths,
@@ -266,6 +268,7 @@ impl Node {
             ready: false,
             announced_leave: false,
             streams: BTreeMap::new(),
+            busy: VecDeque::new(),
             next_stream: 0,
             send_queues: SendQueues::default(),
             paths: Paths::default(),
@@ -350,6 +353,7 @@ impl Node {
         self.membership.handle_timeout(now);
         self.dissemination.handle_timeout(now, &self.membership);
         self.settle(now);
+        self.work_on_streams(now);
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Gossip => self.gossip(now),
@@ -526,7 +530,9 @@ impl Node {
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next()];
+        // What has arrived and is not parsed yet does not wait for anything.
+        let busy = self.busy.front().map(|_| self.now);
+        let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next(), busy];
         rooms.into_iter().flatten().min()
     }
 
@@ -590,37 +596,6 @@ impl Node {
         if !self.ready && self.membership.live() > 1 && !self.seeds.name_taken() {
             self.set_ready();
         }
-    }
-
-    fn tell(&mut self, now: Instant, event: membership::Event) {
-        let event = match event {
-            membership::Event::Joined(member) => Event::Joined(member),
-            membership::Event::Left(member) => Event::Left(member),
-            membership::Event::Failed(member) => self.failed_or_left(member),
-            membership::Event::Updated(member) => Event::Updated(member),
-            membership::Event::NameConflict { name, holder, claimant } => {
-                Event::NameConflict { name, holder, claimant }
-            }
-            membership::Event::Probed { name, rtt, payload } => Event::Probed { name, rtt, payload },
-            membership::Event::LeaveComplete => Event::LeaveComplete,
-        };
-        match &event {
-            Event::Joined(member) | Event::Updated(member) => {
-                if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
-                    self.dissemination.member_up(now, record, &self.membership);
-                }
-                self.meet_serf(&member.name);
-                self.gossip_soon(now);
-            }
-            Event::Left(member) | Event::Failed(member) => {
-                let left = member.state == MemberState::Left;
-                self.forget_path(member.addr);
-                self.dissemination.member_down(now, &member.name, left, self.membership.live());
-                self.look_for_seeds(now);
-            }
-            _ => {}
-        }
-        self.events.push_back(event);
     }
 
     fn set_ready(&mut self) {

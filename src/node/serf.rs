@@ -90,7 +90,7 @@ impl Node {
 
     pub(super) fn fill_serf(&mut self, budget: usize, parts: &mut Vec<Bytes>) {
         if let Some(place) = self.place.as_mut().filter(|_| parts.len() < MAX_PARTS) {
-            place.serf.fill(self.membership.live(), budget, parts);
+            place.serf.fill(self.membership.audience(), budget, parts);
         }
     }
 

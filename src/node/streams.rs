@@ -28,7 +28,7 @@ use crate::{
     wire::{
         self, Ack, Ping, PushPull,
         envelope::{Direction, Opener},
-        stream::{self, StreamMessage},
+        stream::{self, StreamError, StreamMessage},
     },
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Stream {
     opener: Opener,
     began: Instant,
     received: usize,
+    /// The other side will send no more.
+    ended: bool,
     /// The member of ours that it comes from, once it has brought more than fits in a packet.
     bringer: Option<SocketAddr>,
 }
@@ -159,8 +161,9 @@ impl Node {
         let traffic = &mut self.metrics.traffic;
         let opened = if role == Role::Serving { &mut traffic.tcp_accept } else { &mut traffic.tcp_connect };
         *opened += 1;
-        let opener = Opener::with_limits(role.hears(), self.bounds.stream);
-        let stream = Stream { peer, reached_at: None, role, began: now, opener, received: 0, bringer: None };
+        let opener = Opener::with_limits(role.hears(), self.bounds.stream());
+        let stream =
+            Stream { peer, reached_at: None, role, began: now, opener, received: 0, ended: false, bringer: None };
         self.streams.insert(id, stream);
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
@@ -182,14 +185,13 @@ impl Node {
         self.actions.push_back(Action::Write { id, data });
     }
 
-    /// What all streams have sent without having come to an end, in bytes.
+    /// What is held of all streams that have not come to an end, in bytes.
     pub(super) fn buffered(&self) -> usize {
-        self.streams.values().map(|stream| stream.received).sum()
+        self.streams.values().map(|stream| stream.opener.held()).sum()
     }
 
     /// Takes what happened on a stream.
     pub(crate) fn handle_stream(&mut self, now: Instant, id: StreamId, input: StreamInput<'_>) {
-        let buffered = self.buffered();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match input {
             StreamInput::Data(data) => {
@@ -199,41 +201,73 @@ impl Node {
                     self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
                 }
                 self.metrics.traffic.tcp_received += data.len() as u64;
-                let max = self.bounds.max_stream_bytes;
-                if buffered + data.len() > max {
-                    self.metrics.over_limit.stream_bytes += 1;
-                    let reason = format!("streams hold {max} bytes already; one was cut off");
-                    self.break_off(now, id, reason, true);
-                    return;
+                let was_busy = stream.opener.is_busy();
+                let read = stream.opener.feed(&self.sealer.envelope, data);
+                if stream.opener.is_busy() && !was_busy {
+                    self.busy.push_back(id);
                 }
-                match stream.opener.push(&self.sealer.envelope, data) {
-                    Ok(None) => self.note_bringer(now, id, before),
-                    Ok(Some(message)) => {
-                        if let Some(skipped) = stream.opener.skipped() {
-                            let peer = stream.peer;
-                            let reason = format!(
-                                "{} records of a view were left out; the first: {}",
-                                skipped.count, skipped.first
-                            );
-                            self.reject(now, peer, Cause::View, &reason);
-                        }
-                        self.receive(now, id, message);
-                    }
-                    Err(error) => {
-                        self.metrics.stream_error(&error);
-                        self.break_off(now, id, error.to_string(), true);
-                    }
-                }
+                self.take(now, id, read);
+                self.note_bringer(now, id, before);
             }
-            StreamInput::Closed => {
-                // Connections that are opened and closed again, as port checks do, are no error.
-                let untouched = stream.received == 0 && stream.role == Role::Serving;
-                let reason = format!("the stream ended within a message, after {} bytes", stream.received);
-                self.break_off(now, id, reason, !untouched);
-            }
+            StreamInput::Closed if stream.opener.is_busy() => stream.ended = true,
+            StreamInput::Closed => self.end_early(now, id),
             StreamInput::Failed(reason) => self.break_off(now, id, reason, false),
         }
         self.settle(now);
+    }
+
+    /// Parses one slice of what has arrived on one of the streams that brought more than that at once: whatever else
+    /// happens has its turn in between.
+    pub(super) fn work_on_streams(&mut self, now: Instant) {
+        let Some(id) = self.busy.pop_front() else { return };
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let read = stream.opener.work();
+        if stream.opener.is_busy() {
+            self.busy.push_back(id);
+        }
+        self.take(now, id, read);
+        if self.streams.get(&id).is_some_and(|stream| stream.ended && !stream.opener.is_busy()) {
+            self.end_early(now, id);
+        }
+        self.settle(now);
+    }
+
+    /// Takes what was read from a stream.
+    fn take(&mut self, now: Instant, id: StreamId, read: Result<Option<StreamMessage>, StreamError>) {
+        let max = self.bounds.max_stream_bytes;
+        match read {
+            Ok(None) if self.buffered() > max => {
+                self.metrics.over_limit.stream_bytes += 1;
+                let reason = format!("streams hold {max} bytes already; one was cut off");
+                self.break_off(now, id, reason, true);
+            }
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                let Some(stream) = self.streams.get(&id) else { return };
+                if let Some(skipped) = stream.opener.skipped() {
+                    let peer = stream.peer;
+                    let reason =
+                        format!("{} records of a view were left out; the first: {}", skipped.count, skipped.first);
+                    self.reject(now, peer, Cause::View, &reason);
+                }
+                self.receive(now, id, message);
+            }
+            Err(error) => {
+                self.metrics.stream_error(&error);
+                let too_small = matches!(error, StreamError::Announced { max, .. } if max == self.bounds.max_members);
+                let hint = if too_small { "; is BROADCAST_MAX_MEMBERS too small?" } else { "" };
+                self.break_off(now, id, format!("{error}{hint}"), true);
+            }
+        }
+    }
+
+    /// The other side sends no more, and nothing complete has come.
+    fn end_early(&mut self, now: Instant, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        // Connections that are opened and closed again, as port checks do, are no error.
+        let untouched = stream.received == 0 && stream.role == Role::Serving;
+        let reason = format!("the stream ended within a message, after {} bytes", stream.received);
+        self.break_off(now, id, reason, !untouched);
     }
 
     /// More came of what is not complete yet: while something large comes from a member, what is missing is
@@ -302,6 +336,7 @@ impl Node {
                 self.close(id);
                 // A refusal has been told; the asker finds the same by itself.
                 let merged = self.merge(now, peer, &remote, None);
+                self.membership.meet_first(now, peer.ip(), &remote);
                 if merged.is_ok() && !remote.nodes.is_empty() {
                     self.guess_where_reached(now, reached_at, peer);
                 }
@@ -312,6 +347,7 @@ impl Node {
                 let taken = self.membership.name_is_taken(&remote);
                 self.seeds.set_name_taken(taken);
                 let merged = self.merge(now, peer, &remote, Some(peer));
+                self.membership.prove_at(peer);
                 if let Some(index) = seed {
                     if merged.is_ok() && !taken {
                         self.guess_by_seed(peer);

@@ -2,7 +2,9 @@
 
 mod identity;
 mod metrics;
+mod newcomers;
 mod seal;
+mod views;
 
 use std::{net::SocketAddr, time::Duration};
 

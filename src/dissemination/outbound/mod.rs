@@ -16,6 +16,7 @@
 //!
 //! | it is | counts for | becomes |
 //! |---|---|---|
+//! | `Unproven` (it has not answered yet, and there are many like it, or it lags) | the log, as long as there is room | `Lagging` when it answers or acknowledges; `Away` |
 //! | `Current` | the window, publishers, receipts, the log | `Lagging` when it acknowledges nothing for [`LAGGING_AFTER`] |
 //! | `Lagging` | publishers, receipts, the log | `Current` when it has caught up; `Loose` after the lag limit |
 //! | `Loose` | receipts; the log, as long as there is room | `Current` when it has caught up |
@@ -32,6 +33,7 @@
 //! one halving a window, as in RFC 6582).
 
 mod forgotten;
+mod peers;
 mod positions;
 
 use std::{
@@ -43,7 +45,7 @@ use std::{
 use bytes::Bytes;
 
 use self::{forgotten::Forgotten, positions::Gone};
-use super::{control::Start, payload};
+use super::{NEWCOMERS, control::Start, payload};
 use crate::{config::Limits, membership::NodeName};
 
 /// A peer that acknowledges nothing for so long no longer slows down the others.
@@ -73,6 +75,7 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
+    Unproven,
     Current,
     Lagging,
     Loose,
@@ -81,7 +84,7 @@ enum Standing {
 
 impl Standing {
     fn is_live(self) -> bool {
-        !matches!(self, Self::Away { .. })
+        !matches!(self, Self::Unproven | Self::Away { .. })
     }
 }
 
@@ -90,6 +93,8 @@ struct Peer {
     /// Where it is reached.
     addr: SocketAddr,
     standing: Standing,
+    /// Whether it has answered, or acknowledged anything, where it is.
+    proven: bool,
     /// It has everything below.
     acked: u64,
     /// What comes before is not for it.
@@ -138,6 +143,8 @@ pub(super) struct Outbound {
     freed: u64,
     sent: u64,
     peers: BTreeMap<NodeName, Peer>,
+    /// How many of them are not proven.
+    unproven: usize,
     /// Who is reached where.
     names: BTreeMap<SocketAddr, NodeName>,
     /// What the peers that are live and not loose have acknowledged, and how many of them that much.
@@ -146,6 +153,8 @@ pub(super) struct Outbound {
     current: BTreeMap<u64, usize>,
     /// The same of those that are loose.
     loose: BTreeMap<u64, usize>,
+    /// The same of those that are not proven, nor waited for.
+    newcomers: BTreeMap<u64, usize>,
     /// The same of those that are away.
     kept: BTreeMap<u64, usize>,
     /// The latest last.
@@ -185,10 +194,12 @@ impl Outbound {
             freed: 0,
             sent: 0,
             peers: BTreeMap::new(),
+            unproven: 0,
             names: BTreeMap::new(),
             held: BTreeMap::new(),
             current: BTreeMap::new(),
             loose: BTreeMap::new(),
+            newcomers: BTreeMap::new(),
             kept: BTreeMap::new(),
             gone: VecDeque::new(),
             forgotten: VecDeque::new(),
@@ -226,7 +237,8 @@ impl Outbound {
 
     /// Nobody needs what is below any more.
     pub(super) fn floor(&self) -> u64 {
-        self.kept.first_key_value().map_or(u64::MAX, |(at, _)| *at).min(self.everywhere())
+        let first = |positions: &BTreeMap<u64, usize>| positions.first_key_value().map_or(u64::MAX, |(at, _)| *at);
+        first(&self.kept).min(first(&self.newcomers)).min(self.everywhere())
     }
 
     /// Whether the log takes one more message.
@@ -331,83 +343,11 @@ impl Outbound {
         messages
     }
 
-    /// A member is there: at first, again, or at another address. A new one begins with what is sent from now
-    /// on, and so does a new life of one that was there before.
-    /// Elsewhere, or of another revision, it gets another cookie.
-    pub(super) fn add_peer(&mut self, addr: SocketAddr, name: &NodeName, cookie: Option<u64>) {
-        let next = self.next();
-        if let Some(peer) = self.peers.get_mut(name.as_bytes()) {
-            peer.rejoined_at = next;
-            if peer.addr != addr || peer.cookie.is_some() != cookie.is_some() {
-                peer.cookie = cookie;
-            }
-            let before = std::mem::replace(&mut peer.addr, addr);
-            let back = matches!(peer.standing, Standing::Away { .. });
-            if back {
-                peer.behind_since = None;
-                (peer.backoff, peer.periods_left) = (0, 0);
-            }
-            if before != addr {
-                self.forget_addr(before, name);
-            }
-            if back {
-                self.set_standing(name.as_bytes(), Standing::Lagging);
-                self.catch_up(name.as_bytes());
-            }
-        } else {
-            let peer = Peer {
-                addr,
-                standing: Standing::Current,
-                acked: next,
-                joined_at: next,
-                rejoined_at: next,
-                life: 0,
-                began: Began::MAX,
-                acknowledged: false,
-                behind_since: None,
-                seen: next,
-                backoff: 0,
-                periods_left: 0,
-                cookie,
-            };
-            self.peers.insert(name.clone(), peer);
-            add(&mut self.held, next);
-            add(&mut self.current, next);
-        }
-        self.names.insert(addr, name.clone());
-    }
-
-    /// A member has failed, or is said to have left; it may come back within that time.
-    pub(super) fn lose_peer(&mut self, now: Instant, name: &NodeName, grace: Duration) {
-        if self.peers.contains_key(name) {
-            self.set_standing(name.as_bytes(), Standing::Away { since: now, until: now + grace });
-            self.free();
-        }
-    }
-
-    fn remove_peer(&mut self, name: &NodeName) {
-        if let Some(peer) = self.peers.remove(name) {
-            self.forget_addr(peer.addr, name);
-            self.uncount(peer.standing, peer.acked);
-            self.free();
-        }
-    }
-
-    fn forget_addr(&mut self, addr: SocketAddr, name: &NodeName) {
-        if self.names.get(&addr) == Some(name) {
-            self.names.remove(&addr);
-        }
-    }
-
-    /// Who is reached there.
-    pub(super) fn name_at(&self, addr: SocketAddr) -> Option<&NodeName> {
-        self.names.get(&addr)
-    }
-
     fn positions_of(&mut self, standing: Standing) -> &mut BTreeMap<u64, usize> {
         match standing {
             Standing::Current | Standing::Lagging => &mut self.held,
             Standing::Loose => &mut self.loose,
+            Standing::Unproven => &mut self.newcomers,
             Standing::Away { .. } => &mut self.kept,
         }
     }
@@ -534,6 +474,7 @@ impl Outbound {
         self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
         self.begin_life(name, life);
         self.peers.get_mut(name).into_iter().for_each(|peer| peer.acknowledged = true);
+        self.prove_peer(name);
         self.set_position(name, acked);
         Ok(())
     }
@@ -599,9 +540,15 @@ impl Outbound {
         }
     }
 
-    /// Whether there is anybody to remind, now or later.
-    pub(super) fn wants_reminders(&self) -> bool {
-        self.stable() < self.sent || !self.loose.is_empty() || !self.kept.is_empty()
+    /// Whether somebody is to be reminded who does not acknowledge: newcomers only where there are few.
+    pub(super) fn waits_for_acks(&self) -> bool {
+        let newcomers = self.newcomers.first_key_value().filter(|_| self.unproven <= NEWCOMERS);
+        self.stable() < self.sent || !self.loose.is_empty() || newcomers.is_some_and(|(at, _)| *at < self.sent)
+    }
+
+    /// Whether messages are kept for somebody who may come back.
+    pub(super) fn keeps(&self) -> bool {
+        !self.kept.is_empty()
     }
 
     /// The first period begins: who has not acknowledged what has been sent by now is reminded at its end.
@@ -621,7 +568,7 @@ impl Outbound {
                 }
                 continue;
             }
-            if peer.acked >= mark {
+            if peer.acked >= mark || (peer.standing == Standing::Unproven && self.unproven > NEWCOMERS) {
                 continue;
             }
             let progress = peer.acked > std::mem::replace(&mut peer.seen, peer.acked);
@@ -630,6 +577,9 @@ impl Outbound {
             }
             let behind = now.saturating_duration_since(*peer.behind_since.get_or_insert(now));
             match peer.standing {
+                Standing::Current | Standing::Lagging if !peer.proven && behind >= LAGGING_AFTER => {
+                    changed.push((name.clone(), Standing::Unproven));
+                }
                 Standing::Current if behind >= LAGGING_AFTER => changed.push((name.clone(), Standing::Lagging)),
                 Standing::Lagging if behind >= lag_limit => {
                     changed.push((name.clone(), Standing::Loose));

@@ -22,9 +22,9 @@ pub(super) struct Gone {
 }
 
 impl Outbound {
-    /// Where the peers are.
+    /// Where the peers are that are sent what is new.
     pub(in crate::dissemination) fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.peers.values().map(|peer| peer.addr)
+        self.peers.values().filter(|peer| peer.standing != Standing::Unproven).map(|peer| peer.addr)
     }
 
     /// Who the peers are.
@@ -32,11 +32,12 @@ impl Outbound {
         self.peers.keys()
     }
 
-    /// What the peers have acknowledged, from the one after a name on and around to that.
+    /// What the peers have acknowledged that are proven, from the one after a name on and around to that.
     pub(in crate::dissemination) fn positions_after(&self, name: &[u8]) -> impl Iterator<Item = (&NodeName, u64)> {
         let after = self.peers.range::<[u8], _>((Bound::Excluded(name), Bound::Unbounded));
         let before = self.peers.range::<[u8], _>((Bound::Unbounded, Bound::Included(name)));
-        after.chain(before).map(|(name, peer)| (name, peer.acked))
+        let told = after.chain(before).filter(|(_, peer)| peer.standing != Standing::Unproven);
+        told.map(|(name, peer)| (name, peer.acked))
     }
 
     /// How many messages each live peer has not acknowledged.

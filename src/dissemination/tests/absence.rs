@@ -184,7 +184,12 @@ fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
     let now = Instant::now();
     let mut outbound = Outbound::new(now, 100, Limits::default());
     let add = |outbound: &mut Outbound, i: u16| {
-        outbound.add_peer(SocketAddr::from(([10, 0, 0, 1], i)), &format!("node{i}").as_str().into(), Some(i.into()));
+        outbound.add_peer(
+            SocketAddr::from(([10, 0, 0, 1], i)),
+            &format!("node{i}").as_str().into(),
+            Some(i.into()),
+            true,
+        );
     };
     add(&mut outbound, 2);
     for message in [&b"zero"[..], b"one"] {

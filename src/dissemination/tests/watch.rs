@@ -103,6 +103,7 @@ fn who_does_not_ask_again_is_told_no_longer_and_strangers_never() {
 fn so_many_are_told_at_most_and_old_revisions_are_not_asked() {
     let mut sim = Sim::new(3, Profile::Lan);
     let addrs = cluster(&mut sim, 2);
+    sim.run(SECOND);
     let made_up = |i: u8| SocketAddr::from(([10, 0, 8, i], 7946));
     for i in 0..33 {
         sim.inject(made_up(i), addrs[0], alive(format!("made up {i}"), made_up(i), 0xB1));

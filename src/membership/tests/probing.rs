@@ -44,6 +44,7 @@ impl Lone {
             let (node, address) = (Bytes::from(name(host)), addr(host).into());
             let alive = Alive { incarnation: 1, node, address, meta: Bytes::new(), versions: Some(*versions) };
             this.hear(host, Message::Alive(alive));
+            this.membership.prove(&name(host).as_str().into());
         }
         this.sent();
         this

@@ -132,13 +132,14 @@ fn streams_beyond_the_limit_and_beyond_their_time_are_counted() {
 }
 
 #[test]
-fn a_stream_of_10_000_made_up_members_fills_the_table_and_no_more() {
+fn streams_of_made_up_members_fill_the_table_and_no_more() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 3);
     let stranger: SocketAddr = "10.9.9.9:9".parse().expect("an address");
     // As many as a table that is set for this cluster has room for.
     let max = 64;
     sim.node(addrs[0]).membership.set_max_members(max);
+    sim.node(addrs[0]).bounds.max_members = max;
     let record = |i: u16| wire::PushPullState {
         name: format!("fake{i}").into(),
         address: SocketAddr::from(([10, 200, (i >> 8) as u8, i as u8], 7946)).into(),
@@ -147,11 +148,21 @@ fn a_stream_of_10_000_made_up_members_fills_the_table_and_no_more() {
         state: wire::NodeState::Alive,
         versions: Some([1, 5, 2, 0, 0, 0]),
     };
-    let view = wire::PushPull { join: true, nodes: (0..10_000).map(record).collect(), user_state: Bytes::new() };
-    sim.inject_stream(stranger, addrs[0], &wire::stream::encode(&wire::stream::StreamMessage::PushPull(view), true));
+    let send = |sim: &mut Sim, numbers: std::ops::Range<u16>| {
+        let view = wire::PushPull { join: true, nodes: numbers.map(record).collect(), user_state: Bytes::new() };
+        let view = wire::stream::StreamMessage::PushPull(view);
+        sim.inject_stream(stranger, addrs[0], &wire::stream::encode(&view, true));
+        sim.node(addrs[0]).metrics()
+    };
+    let metrics = send(&mut sim, 0..10_000);
+    assert_eq!((metrics.over_limit.stream_sizes, sim.node(addrs[0]).records().len()), (1, 3), "it is not read");
+    // What is read fills the table.
+    for view in 0..10 {
+        send(&mut sim, view * 64..(view + 1) * 64);
+    }
     let metrics = sim.node(addrs[0]).metrics();
-    assert_eq!(metrics.over_limit.members, 10_000 - (max as u64 - 3));
-    assert_eq!((metrics.rejected.views, sim.node(addrs[0]).records().len()), (1, max));
+    assert_eq!(metrics.over_limit.members, 640 - (max as u64 - 3));
+    assert_eq!((metrics.rejected.views, sim.node(addrs[0]).records().len()), (10, max));
     // They are found dead, and forgotten; nobody real is.
     sim.run(600 * SECOND);
     assert_eq!(sim.view(addrs[0]), ["node1", "node2", "node3"]);

@@ -1,0 +1,106 @@
+//! What is seen of the dissemination from outside: how far everybody is, what was counted, and how much is kept.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Counters, Dissemination, Lane, MAX_MESSAGE, Message, Position, Progress, QUEUE_CAPACITY, outbound::Outbound,
+    payload,
+};
+use crate::{
+    config::Limits,
+    membership::{Membership, NodeName},
+};
+
+impl Dissemination {
+    /// How far the cluster is with what this node publishes.
+    pub(crate) fn progress(&mut self, membership: &Membership) -> Progress {
+        let plain = self.ring(membership).plain.len();
+        let own = &self.outbound[Lane::Own as usize];
+        Progress { stable: own.stable(), everywhere: own.everywhere(), plain }
+    }
+
+    /// Every live member has all below this number of what this node publishes.
+    pub(crate) fn stable(&self) -> u64 {
+        self.outbound[Lane::Own as usize].stable()
+    }
+
+    /// What this node has just published, as an application sees it.
+    pub(crate) fn just_published(&self) -> Option<Message> {
+        let payload = self.outbound[Lane::Own as usize].last()?.slice(1..);
+        let parsed = payload::parse(std::str::from_utf8(&payload).ok()?).ok()?;
+        Some(Message::new(self.me.clone(), parsed.identity.as_ref()?, &parsed, &payload, 0))
+    }
+
+    /// Whether publishers do not wait for a live member any more.
+    pub(crate) fn is_loose(&self, name: &NodeName) -> bool {
+        self.outbound[Lane::Own as usize].is_loose(name)
+    }
+
+    /// By how many messages of this node each member is behind, of those that acknowledge.
+    pub(crate) fn lags(&self) -> BTreeMap<&NodeName, u64> {
+        self.outbound[Lane::Own as usize].lags()
+    }
+
+    /// How far this node is with what each origin says, its own messages first.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        let own = &self.outbound[Lane::Own as usize];
+        let mine = Position {
+            origin: self.me.clone(),
+            epoch: own.epoch,
+            next: own.next(),
+            end: own.next(),
+            floor: own.floor().min(own.sent()),
+            retained: own.len(),
+        };
+        let others = self.inbound.iter().filter(|(_, stream)| stream.over.is_none());
+        let others = others.map(|(origin, stream)| Position {
+            origin: origin.clone(),
+            epoch: stream.epoch,
+            next: stream.next.unwrap_or_default(),
+            end: stream.end(),
+            floor: stream.floor,
+            retained: (stream.next.unwrap_or_default() - stream.base()) as usize,
+        });
+        [mine].into_iter().chain(others).collect()
+    }
+
+    /// How many live members have a message of this node, and which do not.
+    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        self.outbound[Lane::Own as usize].reached(seq)
+    }
+
+    /// Who has failed, and who has left, while a message was on its way to it.
+    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        self.outbound[Lane::Own as usize].gone_without(seq)
+    }
+
+    /// Whether every live member has everything this node says.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outbound.iter().all(|outbound| outbound.stable() == outbound.next())
+    }
+
+    /// What came, and what was dropped of it, since the start.
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How much is kept: what, how much of it, and its bound.
+    pub(crate) fn sizes(&self) -> [(&'static str, usize, usize); 5] {
+        let Limits { retain_messages, retain_bytes, .. } = self.limits;
+        let own = |size: fn(&Outbound) -> usize| self.outbound.iter().map(size).max().unwrap_or_default();
+        let (bytes, ahead, messages) = self.inbound.size();
+        [
+            ("messages in a log of this node", own(Outbound::len), retain_messages),
+            // The last one that fits may be a large one.
+            ("bytes in a log of this node", own(Outbound::bytes), retain_bytes / 2 + MAX_MESSAGE),
+            ("messages of others that are retained", messages, retain_messages),
+            ("bytes of others' messages that are retained", bytes, retain_bytes / 2),
+            ("bytes of others' messages that wait for their turn", ahead, retain_bytes / 4),
+        ]
+    }
+
+    /// How much is waiting to be repeated to plain nodes, in messages, and how much may.
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        (self.queue.len(), QUEUE_CAPACITY)
+    }
+}

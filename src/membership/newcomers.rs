@@ -1,0 +1,187 @@
+//! Newcomers: members which have not answered this node yet. Without keys anybody can make them up, and so they
+//! must cost those that answer nothing.
+//!
+//! A member is *proven* once it has answered this node at its present address: a ping, however the answer came, or an
+//! exchange of views. Until then it is a member, is told to the application and to others, and gets messages, but
+//! stands beside those that are proven:
+//!
+//! | what | the proven | newcomers |
+//! |---|---|---|
+//! | probes | each in its turn, one an interval | in a round of their own, one an interval beside |
+//! | gossip, exchanges of views, indirect pings, good-byes | go to some of them | only while nobody is proven |
+//! | what is told of them | first | in the room that is left in a packet |
+//! | the size of the cluster, on which times depend | counts them | does not |
+//! | how often news is told | counts them | counts as many, or a few |
+//! | this node's view of its own health | goes by them | does not |
+//! | messages, voices, repair, receipts | see `dissemination` | |
+//!
+//! So that a real newcomer is proven at once, each is *greeted*: pinged beside all probes, within a tenth of a gossip
+//! interval, up to [`TRIES`] times, one gossip interval apart. With the first ping this node introduces itself: the two are newcomers to each other. There are [`AT_ONCE`] greetings each gossip interval at most, and first for those
+//! that said themselves where they are: whose announcement came from their own address, by a packet or with their view.
+//!
+//! # What can go wrong
+//!
+//! - *Who makes up members answers for them*: they are proven, and members as all others are. `max_members` bounds them.
+//! - *A greeting or its answer is lost*: it is repeated, and then the probes of the newcomers' round go on, which try
+//!   other nodes and a stream as well.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{Event, Membership, NodeName, Output, Record, Timer};
+use crate::wire::{Message, Ping, PushPull, packet};
+
+/// How many newcomers are greeted in each gossip interval at most.
+const AT_ONCE: usize = 128;
+/// So many newcomers count in full.
+const FEW: usize = 64;
+/// How often each is greeted.
+const TRIES: u8 = 3;
+/// How many at the address that a view came from are greeted first.
+const AT_HOME: usize = 8;
+
+/// When a newcomer is greeted next: those first that spoke for themselves, then by time and in the order of their coming.
+type Turn = (bool, Instant, u64);
+
+/// Whom to greet, and whose answers are awaited. Holds no more than there are members, and the greetings of the last
+/// probe interval.
+#[derive(Debug, Default)]
+pub(super) struct Newcomers {
+    due: BTreeMap<Turn, NodeName>,
+    next_id: u64,
+    /// The turn of each in `due`, and how often it was greeted.
+    waiting: HashMap<NodeName, (Turn, u8)>,
+    /// By the numbers of their pings.
+    awaited: BTreeMap<u32, (NodeName, Instant)>,
+}
+
+impl Newcomers {
+    /// Gives a newcomer another turn.
+    fn put(&mut self, name: NodeName, first: bool, at: Instant, tries: u8) {
+        let turn = (!first, at, self.next_id);
+        self.next_id += 1;
+        if let Some((old, _)) = self.waiting.insert(name.clone(), (turn, tries)) {
+            self.due.remove(&old);
+        }
+        self.due.insert(turn, name);
+    }
+
+    /// Takes the next one to greet, and how often it was greeted.
+    fn take(&mut self, now: Instant) -> Option<(NodeName, u8)> {
+        let entry = self.due.first_entry().filter(|entry| entry.key().1 <= now)?;
+        let name = entry.remove();
+        let (_, tries) = self.waiting.remove(&name)?;
+        Some((name, tries))
+    }
+
+    fn remove(&mut self, name: &NodeName) {
+        if let Some((turn, _)) = self.waiting.remove(name) {
+            self.due.remove(&turn);
+        }
+    }
+
+    /// Whose answer this is, if it is one to a greeting.
+    pub(super) fn answered(&mut self, seq: u32) -> Option<NodeName> {
+        self.awaited.remove(&seq).map(|(name, _)| name)
+    }
+}
+
+impl Membership {
+    /// How many live members are proven, this node included.
+    pub(crate) fn proven_live(&self) -> usize {
+        self.members.proven_live()
+    }
+
+    /// How many are to hear what this node tells in gossip. Of newcomers it counts as many as have answered, or a few:
+    /// where a cluster forms most are newcomers to each other.
+    pub(crate) fn audience(&self) -> usize {
+        let proven = self.members.proven_live();
+        proven + (self.members.live() - proven).min(proven.max(FEW))
+    }
+
+    /// A member has come that has not answered yet: it is greeted soon, `first` of all if it spoke for itself.
+    pub(super) fn meet(&mut self, now: Instant, name: &NodeName, first: bool) {
+        if first || !self.newcomers.waiting.contains_key(name) {
+            self.newcomers.put(name.clone(), first, now, 0);
+        }
+        self.greet_by(now + self.tuning.gossip_interval / 10);
+    }
+
+    /// A view has come from there: who says in it that this is its own address is greeted first.
+    pub(crate) fn meet_first(&mut self, now: Instant, peer: IpAddr, remote: &PushPull) {
+        let at_home = remote.nodes.iter().filter(|node| node.address.socket_addr().ip() == peer).take(AT_HOME);
+        let is_new = |name: &[u8]| self.members.get(name).is_some_and(|record| !record.is_proven());
+        let names: Vec<_> = at_home.filter(|node| is_new(&node.name)).map(|node| NodeName::from(&*node.name)).collect();
+        for name in names {
+            self.meet(now, &name, true);
+        }
+    }
+
+    fn greet_by(&mut self, at: Instant) {
+        if !self.has_left() && self.timers.get(&Timer::Greet).is_none_or(|due| due > at) {
+            self.timers.set(Timer::Greet, at);
+        }
+    }
+
+    /// Greets those whose turn it is.
+    pub(super) fn greet(&mut self, now: Instant) {
+        let patience = self.tuning.probe_interval;
+        self.newcomers.awaited.retain(|_, (_, sent)| now.saturating_duration_since(*sent) < patience);
+        let mut greeted = 0;
+        while greeted < AT_ONCE
+            && let Some((name, tries)) = self.newcomers.take(now)
+        {
+            let record = self.members.get(name.as_bytes());
+            let Some(record) = record.filter(|record| record.is_live() && !record.is_proven()) else { continue };
+            let to = record.into();
+            greeted += 1;
+            let seq = self.next_seq();
+            let (node, source) = (Bytes::copy_from_slice(name.as_bytes()), Some(self.source()));
+            let ping = packet::encode_message(&Message::Ping(Ping { seq, node, source }));
+            let introduction = self.introduction().filter(|_| tries == 0);
+            let messages = [ping].into_iter().chain(introduction).collect();
+            self.outputs.push_back(Output::Packet { to, messages, piggyback: false });
+            self.newcomers.awaited.insert(seq, (name.clone(), now));
+            if tries + 1 < TRIES {
+                self.newcomers.put(name, false, now + self.tuning.gossip_interval, tries + 1);
+            }
+        }
+        if let Some((_, next, _)) = self.newcomers.due.keys().next() {
+            self.greet_by((*next).max(now + self.tuning.gossip_interval));
+        }
+    }
+
+    /// A member has answered.
+    pub(super) fn prove(&mut self, name: &NodeName) {
+        if !self.members.prove(name.as_bytes(), &mut self.rng) {
+            return;
+        }
+        self.newcomers.remove(name);
+        // What is still to be told of it is told among what is told of the proven.
+        if let Some(message) = self.hearsay.remove(name) {
+            self.enqueue(name.clone(), message);
+        }
+        self.emit(Event::Proven(name.clone()));
+    }
+
+    /// A node that was connected to at that address has answered with its view: it is the member that is known to be
+    /// there, unless several are said to be.
+    pub(crate) fn prove_at(&mut self, addr: SocketAddr) {
+        let one = {
+            let mut there = self.others().filter(|record| record.is_live() && record.addr() == addr);
+            there.next().filter(|_| there.next().is_none()).map(|record: &Record| record.name.clone())
+        };
+        one.into_iter().for_each(|one| self.prove(&one));
+    }
+
+    /// A member is at another address, where it has not answered.
+    pub(super) fn unprove(&mut self, now: Instant, name: &NodeName, first: bool) {
+        self.members.unprove(name.as_bytes());
+        self.meet(now, name, first);
+    }
+}
