@@ -40,11 +40,11 @@ pub(super) fn readdress(node: &mut Node, now: Instant, addr: SocketAddr) {
     node.set_guess(now, addr.ip(), GuessedBy::Interfaces);
 }
 
-/// That a node has left, as it would say so itself.
-pub(super) fn forged_good_bye(node: &Node, name: &NodeName) -> Bytes {
-    let name = Bytes::copy_from_slice(name.as_bytes());
+/// That a node is gone: has left, as it would say so itself, or has failed, as another would.
+pub(super) fn forged_end(node: &Node, name: &NodeName, from: &NodeName) -> Bytes {
     let (_, incarnation) = node.standing();
-    packet::encode_message(&Message::Dead(Dead { incarnation, node: name.clone(), from: name }))
+    let [node, from] = [name, from].map(|name| Bytes::copy_from_slice(name.as_bytes()));
+    packet::encode_message(&Message::Dead(Dead { incarnation, node, from }))
 }
 
 /// What came of publishing.

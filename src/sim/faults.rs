@@ -67,9 +67,10 @@ pub(super) enum Op {
     Restore {
         id: u64,
     },
-    /// It is told that they have left.
+    /// It is told that they have left, or have failed.
     Forge {
         hosts: Vec<HostId>,
+        failed: bool,
     },
 }
 
@@ -202,7 +203,7 @@ impl Plan {
                     add(until(lasts), Op::Restore { id });
                 }
             }
-            Kind::Forge => add(at, Op::Forge { hosts }),
+            Kind::Forge => add(at, Op::Forge { hosts, failed: fault.failed }),
         }
     }
 }

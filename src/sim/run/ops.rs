@@ -28,7 +28,7 @@ impl Run<'_> {
             | Op::Clock { hosts, .. }
             | Op::Move { hosts, .. }
             | Op::Source { hosts, .. }
-            | Op::Forge { hosts } => hosts,
+            | Op::Forge { hosts, .. } => hosts,
             Op::Cut { .. } | Op::Heal { .. } | Op::Impair { .. } | Op::Restore { .. } => {
                 &(0..self.hosts.len()).collect::<Vec<_>>()
             }
@@ -104,7 +104,7 @@ impl Run<'_> {
             }
             Op::Impair { id, ways, wrong } => self.net.impair(id, ways, wrong),
             Op::Restore { id } => self.net.restore(id),
-            Op::Forge { hosts } => hosts.into_iter().for_each(|host| self.forge(host)),
+            Op::Forge { hosts, failed } => hosts.into_iter().for_each(|host| self.forge(host, failed)),
         }
     }
 
@@ -114,10 +114,12 @@ impl Run<'_> {
         Network::address(self.addresses - 1)
     }
 
-    /// Everybody hears that a host has left, from an address that is nobody's.
-    fn forge(&mut self, victim: HostId) {
+    /// Everybody hears that a host has left or failed, from an address that is nobody's.
+    fn forge(&mut self, victim: HostId, failed: bool) {
         let Some(node) = self.net.node(victim) else { return };
-        let payload = adapter::forged_good_bye(node, self.net.name(victim));
+        let name = self.net.name(victim);
+        let by = if failed { self.net.name((victim + 1) % self.hosts.len()) } else { name };
+        let payload = adapter::forged_end(node, name, by);
         let from = self.new_address();
         for host in (0..self.hosts.len()).filter(|host| *host != victim) {
             self.net.inject(from, host, payload.clone());

@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     MtuHole,
     /// All that hosts send, and all that they receive, shares `bytes_per_second`.
     SlowLink,
-    /// Stale or forged packets tell everybody that hosts have left.
+    /// Stale or forged packets tell everybody that hosts have left, or have `failed`.
     Forge,
 }
 
@@ -109,6 +109,9 @@ pub(crate) struct Fault {
     /// A clock: it jumps while the node runs, which shows when it starts anew.
     #[serde(default)]
     pub(crate) running: bool,
+    /// A forgery: it says that others take the hosts for dead, and not that they have left.
+    #[serde(default)]
+    pub(crate) failed: bool,
     /// By how much clocks jump, in seconds.
     pub(crate) step: Option<f64>,
     #[serde(default, deserialize_with = "share")]
@@ -203,6 +206,7 @@ impl Fault {
                 "only what starts anew can have a new address",
             ),
             ("named", self.named, kind == Kind::Move, "only what moves is looked up by its name"),
+            ("failed", self.failed, kind == Kind::Forge, "only what is forged says so"),
             ("running", self.running, kind == Kind::Clock, "only a clock can jump"),
         ];
         match flags.into_iter().find(|(_, given, can, _)| *given && !can) {
