@@ -342,16 +342,17 @@ impl Inbound {
         }
     }
 
-    /// Where this node begins in a stream, as its origin says; `base` is what the origin still has. What
-    /// comes before it is not owed, also where this node had guessed that it would begin earlier; where it
-    /// began later, it has missed something. Who has begun goes on from where it is.
-    pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, base: u64, replay: bool) {
+    /// Where this node begins in a stream, as its origin says, which still has what is from `base` on, up to `head`.
+    /// What comes before it is not owed, also where this node had guessed that it would begin earlier; where it
+    /// began later, it has missed something. Who has begun goes on from where it is, unless that was made up: a
+    /// number far beyond all that the origin has said.
+    pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, (base, head): (u64, u64), replay: bool) {
         let Some(stream) = self.get_mut(origin, epoch) else { return };
         let begun = std::mem::replace(&mut stream.begun, Begun::Told);
         let at = if replay { base.min(start.at) } else { start.at };
         match (begun, stream.next) {
             (Begun::Told, Some(_)) => {}
-            (Begun::Guessed(guess), Some(next)) if next > guess => {
+            (Begun::Guessed(guess), Some(next)) if next > guess && guess < head.saturating_add(MAX_AHEAD) => {
                 let lost = (start.at < guess).then(|| (stream.origin.clone(), epoch, start.at..guess));
                 self.lost.extend(lost);
             }

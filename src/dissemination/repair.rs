@@ -256,7 +256,7 @@ impl Dissemination {
             self.inbound.forget_ahead(origin, epoch, next);
         }
         if let Some(start) = begins.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
-            self.inbound.start(origin, epoch, start, base, self.replay);
+            self.inbound.start(origin, epoch, start, (base, have.next), self.replay);
         }
         if self.inbound.free(origin, epoch, floor.min(next))
             && let Some(stream) = self.inbound.get_mut(origin, epoch)

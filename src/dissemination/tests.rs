@@ -191,10 +191,10 @@ fn an_origin_corrects_a_guess() {
     let mut next = |guess, at| {
         inbound.open(Instant::now(), b"node1", guess * 2, None, u64::MAX).expect("room");
         inbound.guess(b"node1", guess * 2, guess);
-        inbound.start(b"node1", guess * 2, Start { at, life: 0, cookie: None }, 0, false);
+        inbound.start(b"node1", guess * 2, Start { at, life: 0, cookie: None }, (0, 9), false);
         let begun = inbound.get(b"node1", guess * 2).and_then(|stream| stream.next);
         // Where it has begun it stays.
-        inbound.start(b"node1", guess * 2, Start { at: at + 5, life: 0, cookie: None }, 0, false);
+        inbound.start(b"node1", guess * 2, Start { at: at + 5, life: 0, cookie: None }, (0, 9), false);
         assert_eq!(inbound.get(b"node1", guess * 2).and_then(|stream| stream.next), begun);
         begun
     };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    super::control::{By, Have},
+    super::control::{By, Have, Question},
     *,
 };
 use crate::{
@@ -328,4 +328,79 @@ fn garbage_is_counted() {
     }
     sim.run(SECOND);
     check_that_all_is_well(&mut sim, &addrs);
+}
+
+/// Every number that a stranger can send, at its limits and beyond all that can be, in a member's name and from its
+/// address.
+const FAR: [u64; 8] = [0, 1, (1 << 16) + 1, 1 << 32, 1 << 40, 1 << 63, u64::MAX - 1, u64::MAX];
+
+#[test]
+fn no_number_in_what_is_said_besides_messages_stops_anything() {
+    let (mut sim, addrs, stranger) = four();
+    let life = epoch(&mut sim, addrs[0]);
+    for one in FAR {
+        for other in FAR {
+            let question = Some(Question { number: one, age: other });
+            let members = vec![(&b"node3"[..], one), (b"nobody", other)];
+            for epoch in [life, life + 1, one] {
+                let said = [
+                    Control::Receipt { epoch, life: other, next: Some(one), cookie: Some(other), question },
+                    Control::Receipt { epoch, life: one, next: None, cookie: None, question },
+                    Control::Ack { epoch, life: one, next: Some(other) },
+                    Control::Ack { epoch, life: one, next: None },
+                    Control::Want { origin: b"node1", epoch, ranges: vec![(one, other); 3] },
+                    Control::Want { origin: b"node3", epoch, ranges: vec![(one, other)] },
+                    Control::Acked { epoch, members: members.clone() },
+                    Control::Have(vec![Have {
+                        start: Some(Start { at: one, life: other, cookie: Some(one) }),
+                        ..have(b"node2", epoch, (0, other, 0))
+                    }]),
+                ];
+                for said in said {
+                    sim.inject(addrs[1], addrs[0], said.encode());
+                    sim.inject(stranger, addrs[0], said.encode_by(By { sender: b"node2", echo: question }));
+                }
+            }
+        }
+    }
+    sim.run(30 * SECOND);
+    check_bounds(&mut sim);
+    for addr in &addrs {
+        told(&mut sim, *addr);
+    }
+    check_that_all_is_well(&mut sim, &addrs);
+}
+
+#[test]
+fn whatever_is_made_up_before_a_node_says_anything_it_is_heard_from_its_first_word_on() {
+    for far in [1 << 32, 1 << 63, u64::MAX - 1, u64::MAX] {
+        let (mut sim, mut addrs, stranger) = four();
+        let silent = sim.start("node5", 5, &["node1"]);
+        sim.run_until(30 * SECOND, Sim::agreed);
+        let life = epoch(&mut sim, silent);
+        for addr in &addrs {
+            let made_up = Control::Have(vec![have(b"node5", life, (far, far, far))]);
+            sim.inject(addrs[1], *addr, made_up.encode());
+            sim.inject(stranger, *addr, made_up.encode_by(By { sender: b"node5", echo: None }));
+            sim.inject(stranger, *addr, forged("node5", life, far));
+        }
+        // It is taken for the node's own word, as long as that says nothing.
+        sim.run(60 * SECOND);
+        for addr in &addrs {
+            told(&mut sim, *addr);
+        }
+        for number in 0..10 {
+            sim.publish(silent, "k", &number.to_string());
+            sim.run(SECOND);
+        }
+        sim.run(10 * SECOND);
+        for addr in &addrs {
+            let told = told(&mut sim, *addr);
+            let heard: Vec<_> = told.iter().filter(|line| line.starts_with("node5: ")).cloned().collect();
+            assert_eq!(heard, said("node5", 0..10), "{far}, at {addr}: {told:?}");
+        }
+        check_bounds(&mut sim);
+        addrs.push(silent);
+        check_that_all_is_well(&mut sim, &addrs);
+    }
 }
