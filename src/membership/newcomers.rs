@@ -16,8 +16,10 @@
 //! | messages, voices, repair, receipts | see `dissemination` | |
 //!
 //! So that a real newcomer is proven at once, each is *greeted*: pinged beside all probes, within a tenth of a gossip
-//! interval, up to [`TRIES`] times, one gossip interval apart. With the first ping this node introduces itself: the two are newcomers to each other. There are [`AT_ONCE`] greetings each gossip interval at most, and first for those
-//! that said themselves where they are: whose announcement came from their own address, by a packet or with their view.
+//! interval, up to [`TRIES`] times, one gossip interval apart. With the first ping this node introduces itself, as the
+//! two are newcomers to each other; from the second on a stream is tried as well. In each gossip interval there are
+//! [`AT_ONCE`] greetings at most, and [`STREAMS_AT_ONCE`] streams: first for those that said themselves where they are,
+//! by an announcement from their own address, or with their view.
 //!
 //! # What can go wrong
 //!
@@ -33,7 +35,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Event, Membership, NodeName, Output, Record, Timer};
+use super::{Event, Membership, NodeName, Output, Record, Target, Timer, probe::STREAM_PING_PROTOCOL};
 use crate::wire::{Message, Ping, PushPull, packet};
 
 /// How many newcomers are greeted in each gossip interval at most.
@@ -42,6 +44,8 @@ const AT_ONCE: usize = 128;
 const FEW: usize = 64;
 /// How often each is greeted.
 const TRIES: u8 = 3;
+/// How many of those greeted again in a gossip interval are greeted over a stream as well.
+const STREAMS_AT_ONCE: usize = 8;
 /// How many at the address that a view came from are greeted first.
 const AT_HOME: usize = 8;
 
@@ -132,17 +136,24 @@ impl Membership {
     pub(super) fn greet(&mut self, now: Instant) {
         let patience = self.tuning.probe_interval;
         self.newcomers.awaited.retain(|_, (_, sent)| now.saturating_duration_since(*sent) < patience);
-        let mut greeted = 0;
+        let (mut greeted, mut streams) = (0, 0);
         while greeted < AT_ONCE
             && let Some((name, tries)) = self.newcomers.take(now)
         {
             let record = self.members.get(name.as_bytes());
             let Some(record) = record.filter(|record| record.is_live() && !record.is_proven()) else { continue };
-            let to = record.into();
+            let to: Target = record.into();
             greeted += 1;
             let seq = self.next_seq();
             let (node, source) = (Bytes::copy_from_slice(name.as_bytes()), Some(self.source()));
-            let ping = packet::encode_message(&Message::Ping(Ping { seq, node, source }));
+            let ping = Ping { seq, node, source };
+            // Where packets do not get through, this may.
+            if tries > 0 && streams < STREAMS_AT_ONCE && to.versions[1] >= STREAM_PING_PROTOCOL {
+                streams += 1;
+                let until = now + self.tuning.probe_interval;
+                self.outputs.push_back(Output::StreamPing { to: to.addr, ping: ping.clone(), until });
+            }
+            let ping = packet::encode_message(&Message::Ping(ping));
             let introduction = self.introduction().filter(|_| tries == 0);
             let messages = [ping].into_iter().chain(introduction).collect();
             self.outputs.push_back(Output::Packet { to, messages, piggyback: false });

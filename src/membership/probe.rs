@@ -17,7 +17,7 @@ use crate::wire::{Ack, IndirectPing, Message, Nack, Ping, Source, Suspect, limit
 /// From this protocol version on a peer sends nacks.
 const NACK_PROTOCOL: u8 = 4;
 /// From this protocol version on a peer answers pings over streams.
-const STREAM_PING_PROTOCOL: u8 = 3;
+pub(super) const STREAM_PING_PROTOCOL: u8 = 3;
 /// How many indirect pings are under way for others at most.
 const MAX_RELAYS: usize = 1024;
 
