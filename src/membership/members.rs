@@ -142,6 +142,14 @@ impl ByName {
         places.insert_unique(hash(&place), place, hash);
     }
 
+    /// Forgets the record at a place.
+    fn leave(&mut self, records: &[Record], place: usize) {
+        let hash = self.hasher.hash_one(records[place].name.as_bytes());
+        if let Ok(entry) = self.places.find_entry(hash, |entered| *entered as usize == place) {
+            entry.remove();
+        }
+    }
+
     fn rebuild(&mut self, records: &[Record]) {
         self.places.clear();
         let Self { places, hasher } = self;
@@ -264,6 +272,17 @@ impl Members {
         self.swap(among, self.proven);
         self.proven += 1;
         true
+    }
+
+    /// Forgets a member that is not proven.
+    pub(crate) fn remove_newcomer(&mut self, name: &[u8]) -> Option<Record> {
+        let place = self.by_name.find(&self.records, name).filter(|place| *place >= self.proven)?;
+        let last = self.records.len() - 1;
+        self.swap(place, last);
+        self.by_name.leave(&self.records, last);
+        let record = self.records.pop()?;
+        self.live -= usize::from(record.is_live());
+        Some(record)
     }
 
     /// A member has yet to answer where it is now.
@@ -431,6 +450,16 @@ mod tests {
                 assert!(std::ptr::eq(members.get(record.name.as_bytes()).expect("it is found"), record));
             }
         }
+        for i in (4..1100).step_by(3) {
+            assert!(members.remove_newcomer(name(i).as_bytes()).is_some_and(|record| record.name == name(i)));
+            assert!(members.get(name(i).as_bytes()).is_none());
+        }
+        assert!(members.remove_newcomer(b"node0").is_none(), "it is proven");
+        for place in 0..members.len() {
+            let record = members.at(place).expect("a place that there is");
+            assert!(std::ptr::eq(members.get(record.name.as_bytes()).expect("it is found"), record));
+        }
+        assert_eq!((members.len(), members.live()), (1100 - 366, 1100 - 367));
         members.unprove(b"node0");
         members.unprove(b"node3");
         members.retain_and_shuffle(|record| record.address.port % 2 == 0, &mut rng);

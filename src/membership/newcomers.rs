@@ -18,34 +18,45 @@
 //! So that a real newcomer is proven at once, each is *greeted*: pinged beside all probes, within a tenth of a gossip
 //! interval, up to [`TRIES`] times, one gossip interval apart. With the first ping this node introduces itself, as the
 //! two are newcomers to each other; from the second on a stream is tried as well. In each gossip interval there are
-//! [`AT_ONCE`] greetings at most, and [`STREAMS_AT_ONCE`] streams: first for those that said themselves where they are,
+//! [`AT_ONCE`] greetings at most, [`BURST`] after some time without, and [`STREAMS_AT_ONCE`] streams: first for those that said themselves where they are,
 //! by an announcement from their own address, or with their view.
 //!
 //! # What can go wrong
 //!
 //! - *Who makes up members answers for them*: they are proven, and members as all others are. `max_members` bounds them.
+//! - *There is no room for a real newcomer, for all those that are made up*: who has answered none of its greetings gives
+//!   way to the next.
 //! - *A greeting or its answer is lost*: it is repeated, and then the probes of the newcomers' round go on, which try
 //!   other nodes and a stream as well.
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use rand::RngExt;
 
-use super::{Event, Membership, NodeName, Output, Record, Target, Timer, probe::STREAM_PING_PROTOCOL};
+use super::{
+    Event, Member, MemberState, Membership, NodeName, Output, Record, Target, Timer, probe::STREAM_PING_PROTOCOL,
+};
 use crate::wire::{Message, Ping, PushPull, packet};
 
-/// How many newcomers are greeted in each gossip interval at most.
+/// How many newcomers are greeted in each gossip interval at most; and at once, after some time without: all of a
+/// cluster that a node has just joined.
 const AT_ONCE: usize = 128;
+const BURST: usize = 512;
 /// So many newcomers count in full.
 const FEW: usize = 64;
 /// How often each is greeted.
 const TRIES: u8 = 3;
 /// How many of those greeted again in a gossip interval are greeted over a stream as well.
 const STREAMS_AT_ONCE: usize = 8;
+/// After how many probe intervals without an answer a newcomer gives way to another, where there is no room.
+const PATIENCE: u32 = 2;
+/// How many are looked at to find such a one.
+const LOOKED_AT: usize = 32;
 /// How many at the address that a view came from are greeted first.
 const AT_HOME: usize = 8;
 
@@ -60,6 +71,8 @@ pub(super) struct Newcomers {
     next_id: u64,
     /// The turn of each in `due`, and how often it was greeted.
     waiting: HashMap<NodeName, (Turn, u8)>,
+    /// How many greetings were left at that time.
+    left: Option<(Instant, usize)>,
     /// By the numbers of their pings.
     awaited: BTreeMap<u32, (NodeName, Instant)>,
 }
@@ -81,6 +94,15 @@ impl Newcomers {
         let name = entry.remove();
         let (_, tries) = self.waiting.remove(&name)?;
         Some((name, tries))
+    }
+
+    /// How many may be greeted now.
+    fn allowance(&self, now: Instant, interval: Duration) -> usize {
+        self.left.map_or(BURST, |(then, left)| {
+            let intervals = now.saturating_duration_since(then).as_nanos() / interval.as_nanos().max(1);
+            let earned = usize::try_from(intervals).unwrap_or(BURST).saturating_mul(AT_ONCE);
+            left.saturating_add(earned).min(BURST)
+        })
     }
 
     fn remove(&mut self, name: &NodeName) {
@@ -136,8 +158,9 @@ impl Membership {
     pub(super) fn greet(&mut self, now: Instant) {
         let patience = self.tuning.probe_interval;
         self.newcomers.awaited.retain(|_, (_, sent)| now.saturating_duration_since(*sent) < patience);
+        let allowed = self.newcomers.allowance(now, self.tuning.gossip_interval);
         let (mut greeted, mut streams) = (0, 0);
-        while greeted < AT_ONCE
+        while greeted < allowed
             && let Some((name, tries)) = self.newcomers.take(now)
         {
             let record = self.members.get(name.as_bytes());
@@ -162,9 +185,32 @@ impl Membership {
                 self.newcomers.put(name, false, now + self.tuning.gossip_interval, tries + 1);
             }
         }
+        self.newcomers.left = Some((now, allowed - greeted));
         if let Some((_, next, _)) = self.newcomers.due.keys().next() {
             self.greet_by((*next).max(now + self.tuning.gossip_interval));
         }
+    }
+
+    /// Where there is no room for one more member, one that has answered none of its greetings gives way. Whether
+    /// there is room then.
+    pub(super) fn make_room(&mut self, now: Instant) -> bool {
+        let patience = self.tuning.probe_interval * PATIENCE;
+        let (proven, all) = (self.members.proven(), self.members.len());
+        let looked_at = LOOKED_AT.min(all - proven);
+        let found = (0..looked_at).find_map(|_| {
+            let record = self.members.at(self.rng.random_range(proven..all))?;
+            let gives_way = now.saturating_duration_since(record.since()) >= patience
+                && !self.newcomers.waiting.contains_key(&record.name);
+            gives_way.then(|| record.name.clone())
+        });
+        let Some(name) = found else { return false };
+        self.drop_suspicion(&name);
+        self.hearsay.remove(&name);
+        let gone = self.members.remove_newcomer(name.as_bytes());
+        if let Some(record) = gone.filter(Record::is_live) {
+            self.emit(Event::Failed(Member { state: MemberState::Dead, ..record.to_member() }));
+        }
+        true
     }
 
     /// A member has answered.

@@ -118,7 +118,7 @@ impl Membership {
         if alive.incarnation == 0 {
             return Ok(());
         }
-        if self.members.len() >= self.max_members {
+        if self.members.len() >= self.max_members && !self.make_room(now) {
             self.counting.overflow.members += 1;
             return Err(Refusal::Full { name, max: self.max_members });
         }
@@ -264,7 +264,7 @@ impl Membership {
         }
     }
 
-    fn drop_suspicion(&mut self, name: &NodeName) {
+    pub(super) fn drop_suspicion(&mut self, name: &NodeName) {
         if self.suspicions.remove(name).is_some() {
             self.timers.cancel(&Timer::Suspicion(name.clone()));
         }

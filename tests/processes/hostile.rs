@@ -297,6 +297,7 @@ fn members_made_up_in_packets_delay_neither_messages_nor_the_news_of_a_failure()
     assert!(took < Duration::from_secs(15), "it took {took:?} until all knew");
     cluster.nodes.pop();
     cluster.flow();
+    println!("memory, before and after: {before:?}, {:?}", peaks(&cluster));
     assert_once_and_in_order(&cluster);
     assert_cost(&cluster, &before[..3], FAKES_COST);
 }

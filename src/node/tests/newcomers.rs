@@ -12,6 +12,13 @@ const KINDS: [Versions; 2] = [VERSIONS, [1, 5, 2, 0, 0, 0]];
 
 /// Tells each of these nodes, in 2,000 packets, of members that there are not.
 fn make_up_members(sim: &mut Sim, addrs: &[SocketAddr], versions: Versions) {
+    make_up(sim, addrs, versions);
+    for addr in addrs {
+        assert_eq!(sim.node(*addr).records().len(), FAKES + 4, "they are let in");
+    }
+}
+
+fn make_up(sim: &mut Sim, addrs: &[SocketAddr], versions: Versions) {
     let alive = |i: usize| {
         let ip = [10, 200, (i >> 8) as u8, i as u8];
         let address = SocketAddr::from((ip, 9)).into();
@@ -30,9 +37,6 @@ fn make_up_members(sim: &mut Sim, addrs: &[SocketAddr], versions: Versions) {
         for addr in addrs {
             sim.inject(stranger, *addr, packet.clone());
         }
-    }
-    for addr in addrs {
-        assert_eq!(sim.node(*addr).records().len(), FAKES + 4, "they are let in");
     }
 }
 
@@ -130,4 +134,30 @@ fn greetings_are_few_whatever_is_made_up() {
     let probes = after.sent.probes - before.sent.probes;
     // 128 each 200 ms, of up to 100 bytes, and what probes cost otherwise.
     assert!(probes < 50 * 128 * 100 + 100_000, "{probes} bytes");
+}
+
+#[test]
+fn who_answers_no_greeting_gives_way_to_a_real_newcomer() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 4);
+    for addr in &addrs {
+        sim.node(*addr).membership.set_max_members(1000);
+    }
+    make_up(&mut sim, &addrs, VERSIONS);
+    assert!(addrs.iter().all(|addr| sim.node(*addr).records().len() == 1000), "the table is full");
+    sim.run(30 * SECOND);
+    let newcomer = sim.start("node5", 5, &["node1"]);
+    let knows = |sim: &Sim, addr: SocketAddr| sim.find(addr, "node5").is_some();
+    let took = sim.run_until(5 * SECOND, |sim| addrs.iter().all(|addr| knows(sim, *addr)));
+    println!("let in after {took:?}");
+    sim.run(SECOND);
+    let mut addrs = addrs;
+    addrs.push(newcomer);
+    let (delivered, _) = delivery(&mut sim, &addrs);
+    assert!(delivered <= SECOND / 10, "{delivered:?}");
+    for addr in &addrs[..4] {
+        assert!(sim.node(*addr).records().len() <= 1000);
+        let told = told(&mut sim, *addr);
+        assert!(!told.iter().any(|line| line.starts_with("node") && line.ends_with("failed")), "a real one gave way");
+    }
 }
