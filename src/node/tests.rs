@@ -11,8 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::*;
 use crate::{
     config::Profile,
-    membership::MemberState,
-    membership::Target,
+    membership::{MemberState, Target},
     sim::Sim,
     wire::{Alive, Dead, Message as Wire, Suspect},
 };
