@@ -206,7 +206,7 @@ impl<'a> Role<'a> {
                     report::rejected(node, from, &reason);
                 }
             }
-            Event::Missed { origin, from, to, .. } => report::missed(node, &origin, from, to),
+            Event::Missed { origin, epoch, from, to } => report::missed(node, (&origin, epoch), from, to),
             Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
             Event::CutLoose(member) => report::cut_loose(node, &member),
             Event::HeardElsewhere { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),

@@ -163,7 +163,8 @@ where
         if fields.node.is_none() {
             fields.node = spans.iter().rev().find_map(|span| span.text("node")).map(String::from);
         }
-        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        // It cannot be written for a clock that stands before 1970.
+        let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH)).to_string();
         let level = *event.metadata().level();
         let line = match self.format {
             Format::Text => self.text(&time, level, &fields, &spans),

@@ -66,6 +66,8 @@ const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;
 struct Asked {
     number: u64,
     since: Instant,
+    /// The life that it was asked about.
+    epoch: u64,
     /// How often it was asked in which life it is.
     asked: RateLimit,
     /// A former life that was the reason to ask, and who told of it.
@@ -162,13 +164,16 @@ impl Dissemination {
         u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The number that a member is asked with.
-    fn question_for(&mut self, now: Instant, name: &NodeName) -> &mut Asked {
+    /// The number that a member is asked with. Of a later life it is asked anew, as an answer in it is no older than that.
+    fn question_for(&mut self, now: Instant, name: &NodeName, epoch: u64) -> &mut Asked {
         let number = self.rng.random();
-        let new = Asked { number, since: now, asked: RateLimit::default(), former: None };
+        let new = Asked { number, since: now, epoch, asked: RateLimit::default(), former: None };
         let question = self.contacts.questions.entry(name.clone()).or_insert(new);
-        if now.saturating_duration_since(question.since) >= QUESTION {
-            (question.number, question.since) = (number, now);
+        let age = now.saturating_duration_since(question.since);
+        // Both lanes of a life have the same number, but for its last bit.
+        let is_later = epoch / 2 > question.epoch / 2;
+        if age >= QUESTION || (is_later && age >= FIRST_MEETING) {
+            (question.number, question.since, question.epoch) = (number, now, epoch);
         }
         question
     }
@@ -180,7 +185,7 @@ impl Dissemination {
             return false;
         }
         let (pause, age) = (8 * self.patience(), self.age(now));
-        let question = self.question_for(now, &record.name);
+        let question = self.question_for(now, &record.name, epoch);
         if question.asked.take(now, pause, Duration::ZERO) {
             let question = Some(Question { number: question.number, age });
             let receipt = Control::Receipt { epoch, life: self.life, next: None, cookie: None, question };
@@ -221,7 +226,8 @@ impl Dissemination {
             return Some(Control::Ack { epoch, life, next }.encode());
         }
         let age = self.age(now);
-        let question = next.is_none().then(|| Question { number: self.question_for(now, &record.name).number, age });
+        let question =
+            next.is_none().then(|| Question { number: self.question_for(now, &record.name, epoch).number, age });
         Some(Control::Receipt { epoch, life, next, cookie, question }.encode_by(self.by(None)))
     }
 
@@ -246,8 +252,9 @@ impl Dissemination {
         // Who is taken for older than it is, is only told of more. Its age leaves out for how long its host slept.
         let by_age = question.map_or(Began::MAX, |question| outbound.began(now, question.age));
         let began = by_age.min(outbound.began_by_clock(life));
-        // An answer tells how old who answers is.
-        let echo = question.map(|question| Question { age: self.age(now), ..question });
+        // An answer tells how old who answers is, so that nobody takes numbers for lost that were heard in a former life.
+        let age = if outbound.goes_on() { u64::MAX } else { self.age(now) };
+        let echo = question.map(|question| Question { age, ..question });
         if known && proven {
             return self.count_ack(now, lane, name, (life, next, began), echo);
         }

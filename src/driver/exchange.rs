@@ -5,10 +5,10 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time,
 };
 
+use super::sockets;
 use crate::wire::{
     envelope::{Direction, Envelope, Opener},
     limits::StreamLimits,
@@ -86,7 +86,7 @@ pub(super) async fn ask(
     passed: &mut Passed,
 ) -> Result<StreamMessage, AskError> {
     let answer = async {
-        let mut stream = TcpStream::connect(addr).await.map_err(|source| AskError::Connect { addr, source })?;
+        let mut stream = sockets::connect(addr).await.map_err(|source| AskError::Connect { addr, source })?;
         let nonce = super::nonce().ok_or(AskError::Randomness)?;
         let request = envelope.seal_stream(nonce, encode(request, false), Direction::Request);
         stream.write_all(&request).await.map_err(|source| AskError::Broken { addr, source })?;

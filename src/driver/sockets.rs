@@ -17,9 +17,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     select,
     time::{Instant, sleep_until},
 };
@@ -34,6 +34,9 @@ const PORT_TRIES: usize = 10;
 const RECEIVE_BUFFER: usize = 2 << 20;
 /// Connections the system keeps until they are accepted.
 const TCP_BACKLOG: i32 = 1024;
+/// The longest segment of a stream, in bytes: what goes through any path that carries IPv6 (RFC 8200), whose packets may have
+/// 1280.
+const SEGMENT: u32 = 1220;
 /// No datagram is longer, in bytes.
 const MAX_DATAGRAM: usize = 65_536;
 /// Datagrams that wait for the socket to become writable, at most.
@@ -120,8 +123,25 @@ fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     #[cfg(unix)]
     socket.set_reuse_address(addr.port() != 0)?;
     socket.bind(&addr.into())?;
+    limit_segments(&socket);
     socket.listen(TCP_BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Connects to a node.
+pub(super) async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    limit_segments(&SockRef::from(&socket));
+    socket.connect(to).await
+}
+
+/// Keeps the segments of a stream, both ways, small enough for a path that drops larger packets and says so to nobody: few
+/// systems look for that themselves (`net.ipv4.tcp_mtu_probing`). Where that cannot be set, it is as it would be without.
+fn limit_segments(socket: &Socket) {
+    #[cfg(unix)]
+    if let Err(error) = socket.set_tcp_mss(SEGMENT) {
+        debug!(%error, "cannot limit the segments of streams");
+    }
 }
 
 fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {

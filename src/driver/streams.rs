@@ -30,6 +30,7 @@ use tokio::{
 };
 use tracing::debug;
 
+use super::sockets;
 use crate::node::StreamId;
 
 /// Writes that wait on a stream, at most. A node writes whole messages.
@@ -142,7 +143,7 @@ impl Streams {
 
 impl Task {
     async fn connect(mut self, to: SocketAddr) {
-        let connecting = timeout(self.limit, TcpStream::connect(to));
+        let connecting = timeout(self.limit, sockets::connect(to));
         pin!(connecting);
         let connected = select! {
             connected = &mut connecting => connected,

@@ -160,7 +160,8 @@ impl Journal {
 
     /// Adds messages that came at this time.
     pub(super) fn add(&self, messages: &mut Vec<Message>, at: SystemTime) {
-        let received = humantime::format_rfc3339_micros(at).to_string();
+        // It cannot be written for a clock that stands before 1970.
+        let received = humantime::format_rfc3339_micros(at.max(SystemTime::UNIX_EPOCH)).to_string();
         let mut state = self.lock();
         for message in messages.drain(..) {
             let cursor = Cursor { life: self.life, position: state.end() + 1 };

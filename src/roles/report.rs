@@ -102,12 +102,13 @@ pub(super) fn rejected_more(node: &str, reason: &str, count: u64, period: Durati
     warn!(node, event = "rejected", reason, count, "dropped {count} more in the last {period} s: {reason}");
 }
 
-pub(super) fn missed(node: &str, origin: &NodeName, from: u64, to: u64) {
+pub(super) fn missed(node: &str, (origin, epoch): (&NodeName, u64), from: u64, to: u64) {
     let count = to - from;
     error!(
         node,
         event = "missed",
         %origin,
+        epoch,
         first = from,
         count,
         "missed {count} messages of {origin}, from number {from} on: nobody retains them any more"

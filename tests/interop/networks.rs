@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case> {
             ("networks/udp_blocked_between_two", udp_blocked_between_two),
             ("networks/udp_blocked_while_it_runs", udp_blocked_while_it_runs),
             ("networks/tcp_blocked_for_one_node", tcp_blocked_for_one_node),
-            ("networks/large_datagrams_dropped", large_datagrams_dropped),
+            ("networks/large_packets_dropped", large_packets_dropped),
             ("networks/all_but_the_smallest_datagrams_dropped", all_but_the_smallest_datagrams_dropped),
             ("networks/two_networks_and_no_seed_yet", two_networks_and_no_seed_yet),
             ("networks/a_host_whose_address_changes", a_host_whose_address_changes),
@@ -340,10 +340,10 @@ fn udp_blocked_while_it_runs() {
     nodes[..2].iter().for_each(|node| reached_over_tcp(node, "node3"));
 }
 
-/// A path whose MTU is 1280, and of which nobody is told.
-fn large_datagrams_dropped() {
+/// A path whose MTU is 1280, for datagrams and streams, and of which nobody is told.
+fn large_packets_dropped() {
     let net = Net::new();
-    let hole = "iptables -w -A INPUT -p udp -m length --length 1281:65535 -j DROP";
+    let hole = "iptables -w -A INPUT -m length --length 1281:65535 -j DROP";
     let nodes = cluster(&net, &[hole; 3], &[]);
     let [first, second, third] = &nodes[..] else { unreachable!("there are three") };
     first.host.publish_all("large", ["x".repeat(1250)]);

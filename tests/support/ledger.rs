@@ -85,7 +85,8 @@ pub fn check(lives: &[Life]) -> usize {
     let mut heard_by_all = 0;
     for node in lives {
         for line in &node.lines {
-            assert!(!["missed", "lagged", "log_lost"].iter().any(|event| line["event"] == *event), "{line}");
+            assert!(!["lagged", "log_lost"].iter().any(|event| line["event"] == *event), "{line}");
+            assert!(line["event"] != "missed" || may_miss(node, line, lives), "{line}");
         }
         let others = lives.iter().filter(|life| life.node != node.node);
         let senders: BTreeSet<&str> = others.map(|life| life.node.as_str()).collect();
@@ -100,6 +101,16 @@ pub fn check(lives: &[Life]) -> usize {
     }
     check_last_words(lives);
     heard_by_all
+}
+
+/// Whether all that a node is told to have missed was said before it and the sender had met.
+fn may_miss(node: &Life, missed: &Value, lives: &[Life]) -> bool {
+    let is_it = |life: &&Life| missed["origin"] == *life.node && !sent(life).is_empty();
+    let mut senders = lives.iter().filter(is_it).filter(|life| epoch(life) == number(missed, "epoch"));
+    let Some(sender) = senders.next() else { return false };
+    let met = node.since.as_str().max(&sender.since);
+    let last = usize::try_from(number(missed, "first") + number(missed, "count") - 1).expect("a small number");
+    number(missed, "first") == 0 && sent(sender).get(last).is_some_and(|(_, time)| *time <= met)
 }
 
 /// A message as it was heard: its number and its value.

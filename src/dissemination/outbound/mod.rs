@@ -136,6 +136,8 @@ pub(super) struct Outbound {
     began: Instant,
     /// The life before this one, if it was renewed: the numbers are the same.
     former: Option<u64>,
+    /// Something was said before the life was renewed.
+    goes_on: bool,
     limits: Limits,
     base: u64,
     entries: VecDeque<Entry>,
@@ -188,6 +190,7 @@ impl Outbound {
             epoch,
             began: now,
             former: None,
+            goes_on: false,
             limits,
             base: 0,
             entries: VecDeque::new(),
@@ -277,9 +280,15 @@ impl Outbound {
         epoch == self.epoch || (self.former == Some(epoch) && next.is_some())
     }
 
+    /// Whether its numbers go on from those of a former life, which have been heard.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
     /// Begins a later life: what is not acknowledged is said again, in it.
     pub(super) fn renew(&mut self, epoch: u64, me: &NodeName) {
         self.former = Some(std::mem::replace(&mut self.epoch, epoch));
+        self.goes_on |= self.sent > 0;
         self.sent = self.stable().max(self.base);
         let mut end = self.freed;
         for (seq, entry) in (self.base..).zip(&mut self.entries) {
