@@ -25,9 +25,10 @@
 //!
 //! # Messages
 //!
-//! Each probe interval one member is pinged, and one of those that have never answered ([`newcomers`]). Without an ack in time others are asked to ping it; without
-//! an ack by the end of the interval it is suspected. Whatever changes here is queued, named by the
-//! member it speaks of, and gossiped; the node asks [`Membership::fill`] for it whenever it sends.
+//! Each probe interval one member is pinged, and one of those that have never answered ([`newcomers`]).
+//! Without an ack in time others are asked to ping it; without an ack by the end of the interval it is
+//! suspected. Whatever changes here is queued, named by the member it speaks of, and gossiped; the node
+//! asks [`Membership::fill`] for it whenever it sends.
 //!
 //! # What can go wrong
 //!

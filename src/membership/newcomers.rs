@@ -18,8 +18,8 @@
 //! So that a real newcomer is proven at once, each is *greeted*: pinged beside all probes, within a tenth of a gossip
 //! interval, up to [`TRIES`] times, one gossip interval apart. With the first ping this node introduces itself, as the
 //! two are newcomers to each other; from the second on a stream is tried as well. In each gossip interval there are
-//! [`AT_ONCE`] greetings at most, [`BURST`] after some time without, and [`STREAMS_AT_ONCE`] streams: first for those that said themselves where they are,
-//! by an announcement from their own address, or with their view.
+//! [`AT_ONCE`] greetings at most, [`BURST`] after some time without, and [`STREAMS_AT_ONCE`] streams: first for those
+//! that said themselves where they are, by an announcement from their own address, or with their view.
 //!
 //! # What can go wrong
 //!
