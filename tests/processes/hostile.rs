@@ -3,8 +3,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::Write as _,
     net::{SocketAddr, TcpStream, UdpSocket},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -362,4 +364,22 @@ fn views_of_one_record_a_million_times_cost_no_memory_and_fail_nobody() {
     assert_no_strangers(&cluster);
     assert_once_and_in_order(&cluster);
     assert_cost(&cluster, &before, 64 << 20);
+}
+
+#[test]
+fn what_each_attacker_costs_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("SECURITY.md")).expect("it is there");
+    let section = text.split("## What each can cost a node").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let lines = section.expect("it is a section").lines();
+    let mut tests = 0;
+    for line in lines.filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
+        tests += 1;
+        let parts: Vec<_> = line.split('`').collect();
+        let [number, name, _, file, _] = parts[..] else { panic!("a test and its file: {line}") };
+        assert_eq!(number, format!("{tests}. "));
+        let code = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(code.contains(&format!("fn {name}()")), "{name} is not in {file}");
+    }
+    assert!(tests > 20, "{tests}");
 }
