@@ -56,7 +56,7 @@ pub(super) fn is_named(versions: Versions) -> bool {
 }
 
 /// How long a first meeting takes: until then, where an origin says that this node begins is believed at once.
-const FIRST_MEETING: Duration = Duration::from_secs(1);
+pub(super) const FIRST_MEETING: Duration = Duration::from_secs(1);
 
 /// How much is given to a member in a second of what it is not known to lack, in bytes; and at once.
 const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;
@@ -110,9 +110,9 @@ impl Contacts {
         times.is_some_and(|(met, asked)| asked.since.saturating_duration_since(*met) > Duration::from_micros(age))
     }
 
-    /// Whether a member was met so long ago that it may have begun another life since.
-    pub(super) fn is_old(&self, now: Instant, name: &[u8]) -> bool {
-        self.met.get(name).is_some_and(|met| now.saturating_duration_since(*met) > FIRST_MEETING)
+    /// Whether a member was met longer ago than that, in whichever life.
+    pub(super) fn has_met_for(&self, now: Instant, name: &[u8], time: Duration) -> bool {
+        self.met.get(name).is_some_and(|met| now.saturating_duration_since(*met) > time)
     }
 
     /// A member is gone.

@@ -194,6 +194,27 @@ impl Inbound {
         Ok(())
     }
 
+    /// Remembers a life that lies between the present one of an origin and a former one that is known here, though its number
+    /// does not: a clock was wrong in one of them. Gives whether there are two such.
+    pub(super) fn open_between(&mut self, now: Instant, origin: &[u8], epoch: u64) -> Result<bool, StreamError> {
+        let lives = self.streams.get(origin).map_or(&[][..], |lives| lives);
+        let in_lane = |life: &&Stream| same_lane(life.epoch, epoch);
+        let is_present = |life: &Stream| life.follows && life.over.is_none();
+        let is_forgotten = lives.iter().filter(in_lane).any(|life| life.forgotten >= Some(epoch));
+        if is_forgotten || !lives.iter().rfind(in_lane).is_some_and(is_present) {
+            return Ok(false);
+        }
+        self.make_room_for(origin, epoch)?;
+        let name = NodeName::from(origin);
+        let lives = self.streams.entry(name.clone()).or_default();
+        let mut stream = Stream::new(name, epoch, Some(0));
+        stream.follows = true;
+        stream.end_life(now, false);
+        let present = lives.iter().rposition(|life| same_lane(life.epoch, epoch));
+        lives.insert(present.unwrap_or(lives.len()), stream);
+        Ok(true)
+    }
+
     /// Forgets another origin, or an earlier life of this one, if there are too many.
     fn make_room_for(&mut self, origin: &[u8], epoch: u64) -> Result<(), StreamError> {
         if self.streams.len() >= MAX_ORIGINS && !self.streams.contains_key(origin) {

@@ -14,7 +14,7 @@ use rand::RngExt;
 
 use super::{
     Dissemination, LANES, Lane, Timer, Unusable,
-    contacts::is_named,
+    contacts::{FIRST_MEETING, is_named},
     control::{self, Control, Have, Question, Route, Start},
     hash,
     inbound::{self, StreamError},
@@ -183,12 +183,18 @@ impl Dissemination {
         let latest = self.latest(now);
         let former = self.inbound.latest_life(origin, epoch).is_some_and(|latest| latest.epoch > epoch);
         let begins = former.then_some(floor.min(next));
-        match self.inbound.open(now, origin, epoch, begins, latest) {
-            Ok(stream) if !record.is_live() => stream.end_life(now, record == MemberState::Left),
-            Ok(_) => {
-                if self.inbound.is_doubtful(origin, epoch) {
+        let opened = self.inbound.open(now, origin, epoch, begins, latest).map(|stream| {
+            if !record.is_live() {
+                stream.end_life(now, record == MemberState::Left);
+            }
+        });
+        match opened {
+            Ok(()) => {
+                if record.is_live() && self.inbound.is_doubtful(origin, epoch) {
                     self.doubt(now, origin, epoch, false, membership);
                 }
+            }
+            Err(StreamError::FormerLife(_) | StreamError::FutureLife(_)) if self.lies_between(now, have, by_origin) => {
             }
             Err(StreamError::FormerLife(_)) => {
                 self.counters.former_lives += 1;
@@ -201,6 +207,7 @@ impl Dissemination {
                 self.counters.unusable += 1;
                 if matches!(error, StreamError::FutureLife(_)) {
                     self.doubt(now, origin, epoch, false, membership);
+                    from.into_iter().for_each(|teller| self.note_former(origin, epoch, teller));
                 }
                 return false;
             }
@@ -208,6 +215,15 @@ impl Dissemination {
         // A former life may be over by this.
         self.sweep_later(now);
         true
+    }
+
+    /// Whether a life that somebody still keeps lies between a known one and the present one of its origin, whatever its
+    /// number: it was over no longer ago than anything is kept, and this node has known the origin for longer.
+    fn lies_between(&mut self, now: Instant, have: &Have<'_>, by_origin: bool) -> bool {
+        let is_kept = have.base < have.next && !by_origin;
+        is_kept
+            && self.contacts.has_met_for(now, have.origin, FAILED_GRACE + 2 * RETENTION_MARGIN)
+            && self.inbound.open_between(now, have.origin, have.epoch) == Ok(true)
     }
 
     /// Where this node begins, as an origin says it. Who met the origin before this life of it was there all along, but
@@ -221,7 +237,7 @@ impl Dissemination {
         }
         match answer {
             Some(age) if self.contacts.met_before(have.origin, age) => Some(Start { at: 0, ..start }),
-            None if self.contacts.is_old(now, have.origin) => None,
+            None if self.contacts.has_met_for(now, have.origin, FIRST_MEETING) => None,
             _ => Some(start),
         }
     }

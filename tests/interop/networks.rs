@@ -343,7 +343,7 @@ fn udp_blocked_while_it_runs() {
 /// A path whose MTU is 1280, for datagrams and streams, and of which nobody is told.
 fn large_packets_dropped() {
     let net = Net::new();
-    let hole = "iptables -w -A INPUT -m length --length 1281:65535 -j DROP";
+    let hole = "iptables -w -A INPUT -i eth0 -m length --length 1281:65535 -j DROP";
     let nodes = cluster(&net, &[hole; 3], &[]);
     let [first, second, third] = &nodes[..] else { unreachable!("there are three") };
     first.host.publish_all("large", ["x".repeat(1250)]);

@@ -79,6 +79,41 @@ fn who_restarts_at_once_with_an_earlier_clock_is_heard_once() {
     }
 }
 
+#[test]
+fn a_short_life_by_a_wrong_clock_is_heard_by_who_was_cut_off() {
+    for (seed, day) in [(1, 7), (2, 13), (3, 7), (4, 13)] {
+        let (mut sim, addrs) = four(seed);
+        let mut next = check_heard(&mut sim, &addrs, 0, "before");
+        // Longer than anything is kept of a life that is over.
+        sim.run(140 * SECOND);
+        for restarted in [day, 10] {
+            sim.partition(&addrs[..1], &addrs[1..]);
+            sim.kill(addrs[3]);
+            sim.clock = restarted * DAY;
+            sim.start("node4", 4, &["node2"]);
+            sim.partition(&addrs[..1], &addrs[1..]);
+            sim.run_until(60 * SECOND, |sim| sim.view(addrs[3]).len() >= 3);
+            for number in next..next + 5 {
+                sim.publish(addrs[3], "k", &number.to_string());
+                sim.run(SECOND / 10);
+            }
+            next += 5;
+        }
+        sim.run(SECOND);
+        for addr in &addrs[1..3] {
+            assert_eq!(told(&mut sim, *addr), said("node4", 5..next), "seed {seed}, day {day}");
+        }
+        sim.heal();
+        sim.run(20 * SECOND);
+        sim.publish(addrs[3], "k", &next.to_string());
+        // It hears of the life when it exchanges views with others, twice a minute.
+        sim.run(90 * SECOND);
+        let mut heard = told(&mut sim, addrs[0]);
+        heard.sort_by_key(|line| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok()));
+        assert_eq!(heard, said("node4", 5..next + 1), "seed {seed}, day {day}");
+    }
+}
+
 /// Checks that nothing is heard twice, and what is heard is heard in order, up to the end. What was said before the node
 /// had joined may be told as missed.
 fn check_at_most_once(sim: &mut Sim, addrs: &[SocketAddr], end: u64) {
