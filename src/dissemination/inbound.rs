@@ -170,10 +170,9 @@ impl Inbound {
         let follows = lives.iter().filter(in_lane).any(|life| life.epoch < epoch && life.next.is_some());
         let is_latest = lives.iter().rfind(in_lane).is_none_or(|latest| latest.epoch < epoch);
         let successor = lives.iter().filter(in_lane).find(|life| life.epoch > epoch);
-        let is_forgotten = lives.iter().filter(in_lane).any(|life| life.forgotten >= Some(epoch));
         let next = match next {
             next if is_latest => next,
-            _ if is_forgotten => return Err(StreamError::FormerLife(epoch)),
+            _ if self.is_forgotten(origin, epoch) => return Err(StreamError::FormerLife(epoch)),
             _ if follows => Some(0),
             Some(next) if successor.is_some_and(|later| later.follows) => Some(next),
             _ => return Err(StreamError::FormerLife(epoch)),
@@ -194,14 +193,19 @@ impl Inbound {
         Ok(())
     }
 
+    /// Whether a life was forgotten for want of room, or one with a later number.
+    fn is_forgotten(&self, origin: &[u8], epoch: u64) -> bool {
+        let mut lives = self.streams.get(origin).into_iter().flatten().filter(|life| same_lane(life.epoch, epoch));
+        lives.any(|life| life.forgotten >= Some(epoch))
+    }
+
     /// Remembers a life that lies between the present one of an origin and a former one that is known here, though its number
     /// does not: a clock was wrong in one of them. Gives whether there are two such.
     pub(super) fn open_between(&mut self, now: Instant, origin: &[u8], epoch: u64) -> Result<bool, StreamError> {
         let lives = self.streams.get(origin).map_or(&[][..], |lives| lives);
         let in_lane = |life: &&Stream| same_lane(life.epoch, epoch);
         let is_present = |life: &Stream| life.follows && life.over.is_none();
-        let is_forgotten = lives.iter().filter(in_lane).any(|life| life.forgotten >= Some(epoch));
-        if is_forgotten || !lives.iter().rfind(in_lane).is_some_and(is_present) {
+        if self.is_forgotten(origin, epoch) || !lives.iter().rfind(in_lane).is_some_and(is_present) {
             return Ok(false);
         }
         self.make_room_for(origin, epoch)?;

@@ -194,7 +194,7 @@ impl Dissemination {
                     self.doubt(now, origin, epoch, false, membership);
                 }
             }
-            Err(StreamError::FormerLife(_) | StreamError::FutureLife(_)) if self.lies_between(now, have, by_origin) => {
+            Err(StreamError::FormerLife(_) | StreamError::FutureLife(_)) if self.open_between(now, have, by_origin) => {
             }
             Err(StreamError::FormerLife(_)) => {
                 self.counters.former_lives += 1;
@@ -217,9 +217,10 @@ impl Dissemination {
         true
     }
 
-    /// Whether a life that somebody still keeps lies between a known one and the present one of its origin, whatever its
-    /// number: it was over no longer ago than anything is kept, and this node has known the origin for longer.
-    fn lies_between(&mut self, now: Instant, have: &Have<'_>, by_origin: bool) -> bool {
+    /// Remembers a life that somebody still keeps, if it lies between a known one and the present one of its origin, whatever
+    /// its number: it was over no longer ago than anything is kept, and this node has known the origin for longer. Gives
+    /// whether it does.
+    fn open_between(&mut self, now: Instant, have: &Have<'_>, by_origin: bool) -> bool {
         let is_kept = have.base < have.next && !by_origin;
         is_kept
             && self.contacts.has_met_for(now, have.origin, FAILED_GRACE + 2 * RETENTION_MARGIN)
