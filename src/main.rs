@@ -1,11 +1,16 @@
-//! The `broadcast` program.
+//! The `broadcast` program: one node, its roles from the environment, and the commands that speak to nodes.
+
+#![deny(missing_docs, unreachable_pub)]
+
+mod cli;
+mod roles;
 
 use std::{
     io::{self, Write as _},
     process::ExitCode,
 };
 
-use broadcast::cli::{self, Failure};
+use self::cli::Failure;
 
 fn main() -> ExitCode {
     match run() {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{Instrument as _, debug_span};
 
 use self::limit::Limiter;
-use crate::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription};
+use broadcast::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription};
 
 /// One kind of complaint is logged at most this often, and one seed that does not answer.
 const REJECTED: Duration = Duration::from_secs(10);
@@ -190,12 +190,14 @@ impl<'a> Role<'a> {
             // Also one that has come back at another address before it was found to be gone.
             Event::Updated(member) => report::member(node, "updated", &member),
             Event::NameConflict { name, holder, claimant } => {
-                if self.conflicts.admit(&name.to_string(), Instant::now()) {
+                let first = self.conflicts.admit(&name.to_string(), Instant::now());
+                if first {
                     report::name_conflict(node, &name, holder, claimant);
                 }
             }
             Event::SeedUnreachable { seed, reason } => {
-                if self.unreachable.admit(&seed.to_string(), Instant::now()) {
+                let first = self.unreachable.admit(&seed.to_string(), Instant::now());
+                if first {
                     report::seed_unreachable(node, &seed, &reason);
                 }
             }
@@ -211,8 +213,8 @@ impl<'a> Role<'a> {
             Event::CutLoose(member) => report::cut_loose(node, &member),
             Event::HeardElsewhere { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),
             Event::Reached { name, addr, reach } => report::reached(node, &name, addr, reach),
-            Event::Room | Event::Message(_) | Event::Ready | Event::LeaveComplete => {}
-            Event::Probed { .. } => {}
+            // Room, messages, its own start and end, answers to pings: others speak of these.
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{problem, size::Size};
-use crate::{
+use broadcast::{
     Bounds, Config, ConfigError,
     config::{IpNet, check_meta, check_networks, network},
 };

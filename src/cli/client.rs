@@ -16,12 +16,8 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Failure, http::TokenArgs, visible};
-use crate::{
-    Seed,
-    config::check_seeds,
-    driver::zones,
-    http::{DEFAULT_PORT, Token},
-};
+use broadcast::{Seed, config::check_seeds, zones};
+use broadcast_gateway::{DEFAULT_PORT, Token};
 
 /// How long a connection may take to stand.
 const CONNECT_TIME: Duration = Duration::from_secs(5);

@@ -14,7 +14,8 @@ use std::{
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{DemoArgs, Failure, log, node::Signals};
-use crate::{Config, Handle, Profile, Seed, roles, start};
+use crate::roles;
+use broadcast::{Config, Handle, Profile, Seed, start};
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;

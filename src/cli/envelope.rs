@@ -17,7 +17,7 @@ use rand::{TryRng as _, rngs::SysRng};
 use zeroize::Zeroizing;
 
 use super::{Failure, KeygenArgs, output};
-use crate::{
+use broadcast::{
     ConfigError, Envelope, config,
     wire::{Keyring, SecretKey},
 };

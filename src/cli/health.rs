@@ -18,7 +18,7 @@ use super::{
     output::print_line,
     visible,
 };
-use crate::probe;
+use broadcast::probe;
 
 /// Ask a node whether it is well: exit 0 once it has joined its cluster, 1 otherwise
 ///

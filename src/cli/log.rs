@@ -35,7 +35,7 @@ use self::{
     writer::BackgroundWriter,
 };
 use super::visible::{escape, escaped_json};
-use crate::http::LogFilter;
+use broadcast_gateway::LogFilter;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

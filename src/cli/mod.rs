@@ -33,14 +33,17 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 
-pub use self::usage::parse;
+pub(crate) use self::usage::parse;
 use self::{access::AccessArgs, envelope::EnvelopeArgs, http::HttpArgs, size::Size};
-use crate::{
+use broadcast::{
     ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
     config::{self, DEFAULT_PORT},
-    driver::zones,
+    zones,
 };
 
 /// What the program was told to do.
@@ -65,7 +68,7 @@ use crate::{
     disable_help_subcommand = true,
     max_term_width = 100
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -123,7 +126,7 @@ struct NodeArgs {
     interval: IntervalArgs,
 
     /// Kind of network, which sets the pace of the gossip
-    #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_enum, default_value = "lan")]
+    #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_parser = profile(), default_value = "lan")]
     profile: Profile,
 
     /// Be a member of a cluster of serf agents; all its nodes are, or none
@@ -139,7 +142,7 @@ struct NodeArgs {
 
     /// How large the UDP packets are that this node sends, in bytes, 1024 to 65507: what the path to every member
     /// takes; where it takes less, the node finds that out
-    #[arg(long, env = "BROADCAST_UDP_BUFFER_SIZE", hide_env_values = true, value_name = "BYTES", default_value_t = crate::Profile::default().tuning().udp_buffer_size, value_parser = udp_buffer_size)]
+    #[arg(long, env = "BROADCAST_UDP_BUFFER_SIZE", hide_env_values = true, value_name = "BYTES", default_value_t = broadcast::Profile::default().tuning().udp_buffer_size, value_parser = udp_buffer_size)]
     udp_buffer_size: usize,
 
     /// Whether streams are compressed; either way both kinds are read
@@ -291,7 +294,7 @@ struct SimArgs {
     seed: Option<u64>,
 
     /// Run with this many nodes instead of the scenario's
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=crate::sim::MAX_SIZE as i64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=broadcast::sim::MAX_SIZE as i64))]
     size: Option<u32>,
 
     /// Stop each run after that many steps, and print the last of them
@@ -357,18 +360,16 @@ enum Replay {
     Retained,
 }
 
-impl ValueEnum for Profile {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Local, Self::Lan, Self::Wan]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self {
-            Self::Local => PossibleValue::new("local").help("One machine"),
-            Self::Lan => PossibleValue::new("lan").help("One data centre"),
-            Self::Wan => PossibleValue::new("wan").help("The internet"),
-        })
-    }
+fn profile() -> impl TypedValueParser<Value = Profile> {
+    let profiles = [
+        ("local", "One machine", Profile::Local),
+        ("lan", "One data centre", Profile::Lan),
+        ("wan", "The internet", Profile::Wan),
+    ];
+    PossibleValuesParser::new(profiles.map(|(name, help, _)| PossibleValue::new(name).help(help))).map(move |given| {
+        let is_it = |(name, ..): &&(&str, &str, Profile)| *name == given;
+        profiles.iter().find(is_it).expect("clap lets only these pass").2
+    })
 }
 
 /// A list of seeds, which clap is to take for one value.
@@ -420,13 +421,13 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 fn sim_seeds(text: &str) -> Result<SimSeeds, String> {
-    crate::sim::parse_seeds(text)
+    broadcast::sim::parse_seeds(text)
 }
 
 fn udp_buffer_size(text: &str) -> Result<usize, String> {
     let size = text.trim().parse().map_err(|_| "not a whole number of bytes")?;
-    let tuning = crate::Tuning { udp_buffer_size: size, ..crate::Profile::default().tuning() };
-    crate::Config::new("a node").tuning(tuning).validate().map_err(problem).map(|()| size)
+    let tuning = broadcast::Tuning { udp_buffer_size: size, ..broadcast::Profile::default().tuning() };
+    broadcast::Config::new("a node").tuning(tuning).validate().map_err(problem).map(|()| size)
 }
 
 fn retain_messages(text: &str) -> Result<usize, String> {
@@ -485,7 +486,7 @@ impl Cli {
     /// # Errors
     ///
     /// Why it cannot be done.
-    pub async fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let result = match self.command {
             Command::Node(args) => node::run(*args).await,
             Command::Demo(args) => demo::run(args).await,
@@ -508,7 +509,7 @@ impl Cli {
 
 /// Why the program ends without having done what it was told.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     what: String,
     code: u8,
 }
@@ -526,13 +527,13 @@ impl Failure {
 
     /// The system does not give what it takes to run at all.
     #[must_use]
-    pub fn start(error: io::Error) -> Self {
+    pub(crate) fn start(error: io::Error) -> Self {
         Self::other(format!("cannot start: {error}"))
     }
 
     /// The process' exit code: 2 for settings that cannot be, otherwise 1.
     #[must_use]
-    pub fn code(&self) -> ExitCode {
+    pub(crate) fn code(&self) -> ExitCode {
         self.code.into()
     }
 }

@@ -18,7 +18,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{Failure, NodeArgs, Replay, Role, envelope, http::Api, log, name};
-use crate::{Config, Handle, Serf, Tuning, roles, start};
+use crate::roles;
+use broadcast::{Config, Handle, Serf, Tuning, start};
 
 /// How long good-byes may take, so that the process ends within 2 seconds.
 const GOOD_BYE: Duration = Duration::from_millis(1800);

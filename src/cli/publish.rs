@@ -25,7 +25,7 @@ use super::{
     output::print_line,
     visible,
 };
-use crate::http::{MAX_ACK_TIME, MAX_BODY};
+use broadcast_gateway::{MAX_ACK_TIME, MAX_BODY};
 
 /// How long acknowledgements are waited for, unless told otherwise.
 const ACK_TIME: Duration = Duration::from_secs(5);

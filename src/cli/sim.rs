@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::{task, time::sleep};
 
 use super::{Failure, SimArgs, node::Signals};
-use crate::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Random, Scenario, Violation, lifeguard, table};
+use broadcast::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Random, Scenario, Violation, lifeguard, table};
 
 /// How often the progress is shown.
 const TICK: Duration = Duration::from_millis(200);
@@ -27,7 +27,7 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
     }
     let scenarios = read(&args)?;
     let total = jobs(&scenarios).len();
-    let control = Control { until_step: args.until_step, ..Control::default() };
+    let control = Control::until(args.until_step);
     let work = {
         let scenarios = scenarios.clone();
         move |control: &Control| Batch::new(jobs(&scenarios)).run(control)
@@ -53,7 +53,7 @@ async fn run_random(args: SimArgs, count: u32) -> Result<ExitCode, Failure> {
     if count == 1 && !args.json {
         let _ = writeln!(io::stdout(), "{}", Random::of(first).text);
     }
-    let control = Control { until_step: args.until_step, ..Control::default() };
+    let control = Control::until(args.until_step);
     let work = move |control: &Control| {
         let scenarios: Vec<Random> = seeds.map(Random::of).collect();
         Batch::new(scenarios.iter().map(Random::job).collect()).run(control)

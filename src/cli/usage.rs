@@ -16,7 +16,7 @@ use super::{Cli, Failure};
 /// # Errors
 ///
 /// What was given cannot be.
-pub fn parse() -> Result<Cli, Failure> {
+pub(crate) fn parse() -> Result<Cli, Failure> {
     from(env::args_os().collect(), |variable| env::var_os(variable).is_some_and(|value| value.is_empty()))
 }
 

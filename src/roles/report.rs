@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tracing::{debug, error, info, warn};
 
-use crate::{Delivery, Member, Message, MessageId, NodeName, PublishError, Reach, Seed, Undelivered};
+use broadcast::{Delivery, Member, Message, MessageId, NodeName, PublishError, Reach, Seed, Undelivered};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");

@@ -422,7 +422,7 @@ fn who_answers_like_no_node_is_none() {
 fn what_a_node_logs_and_suffers_changes_while_it_runs() {
     let alone = node("node1", &[], &[("BROADCAST_FAULTS", "ready")]);
     assert_eq!(stdout(ask(&alone, &["log"])), "info\n");
-    assert_eq!(stdout(ask(&alone, &["log", "warn,broadcast::http=debug"])), "warn,broadcast::http=debug\n");
+    assert_eq!(stdout(ask(&alone, &["log", "warn,broadcast_gateway=debug"])), "warn,broadcast_gateway=debug\n");
     let id = stdout(ask(&alone, &["publish", "k", "1"]));
     let line = alone.log.wait_line(0, &json!({"event": "published", "key": "k"}));
     let line = &alone.log.lines()[line];

@@ -1,0 +1,414 @@
+//! The node from outside: an HTTP API for programs in any language, and a page for people.
+//!
+//! # States
+//!
+//! A [`Server`] is bound, then runs until its node has stopped: then those who follow are told so, and it
+//! ends. Each connection is a task of its own (`accept`, `connection`); each message is put into words once, for all
+//! who follow (`journal`), and so is what happens (`bulletin`).
+//!
+//! # What can go wrong
+//!
+//! - *Too many connections*: more than [`Config::max_connections`] are answered 503 and closed, but for health checks.
+//! - *Clients that are many, and busy*: health checks are answered by another thread than they are (`accept`).
+//! - *Clients that are slow to ask, slow to send, or do not read*: each has a time limit. One that follows
+//!   messages and does not read is overtaken in the journal and cut off; nobody waits for it.
+//! - *Bodies without end*: a message has a limit; a batch is read as it comes, and no faster than the cluster
+//!   takes it.
+//! - *Other web pages in the user's browser*: refused by where they come from (`guard`).
+//! - *A flood of requests* takes time of the thread that the server runs on: give it one that is not the node's
+//!   ([`Server::spawn`] gives it two), and the gossip goes on beside it.
+//!
+//! This room knows the [`Handle`] and nothing beneath it.
+
+#![deny(missing_docs, unreachable_pub)]
+
+mod accept;
+mod body;
+mod bulletin;
+mod connection;
+mod follow;
+mod guard;
+mod journal;
+mod look;
+mod metrics;
+mod operate;
+mod page;
+mod pieces;
+mod problem;
+mod publish;
+mod query;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod views;
+
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{
+    Router,
+    http::StatusCode,
+    middleware,
+    routing::{MethodRouter, get},
+};
+use rand::{TryRng as _, rngs::SysRng};
+use socket2::{Domain, Socket, Type};
+use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
+
+pub use self::guard::{Origin, Token};
+pub use self::publish::{MAX_ACK_TIME, MAX_BODY};
+use self::{
+    body::Bodies,
+    bulletin::Bulletin,
+    journal::Journal,
+    look::{Last, LongAnswers},
+    problem::Problem,
+    views::Views,
+};
+use broadcast::{Event, Handle, Lagged, rate::RateLimit};
+
+/// The port the API listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 8946;
+/// Connections at once, unless told otherwise.
+pub const MAX_CONNECTIONS: usize = 4096;
+
+/// Connections that wait to be accepted: with fewer, some of many that come at once have to try again after a second.
+const BACKLOG: i32 = 1024;
+/// How often the log says at most that clients were cut off.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
+/// A node's members have settled when nobody has come or gone for so long.
+const SETTLED: Duration = Duration::from_millis(500);
+/// How often that is looked at until then.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How the API is served.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 lets the system choose.
+    pub addr: SocketAddr,
+    /// What callers have to know. The health checks need none.
+    pub token: Option<Token>,
+    /// Origins of web pages that may call, besides the node's own.
+    pub origins: Vec<Origin>,
+    /// How many connections may be open at once, at least 1.
+    pub max_connections: usize,
+    /// What is logged, if that can be changed.
+    pub log: Option<Arc<dyn LogFilter>>,
+    /// How long clients may take.
+    pub times: Times,
+}
+
+/// How long clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// For a request's head, and how long a connection may stand without one.
+    pub head: Duration,
+    /// For a body, and for each part of a batch's.
+    pub body: Duration,
+    /// How long they may take nothing of what they are sent.
+    pub stall: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let [head, body, stall] = [15, 30, 30].map(Duration::from_secs);
+        Self { head, body, stall }
+    }
+}
+
+impl Config {
+    /// Without a token, for nobody's pages but the node's own.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            token: None,
+            origins: Vec::new(),
+            max_connections: MAX_CONNECTIONS,
+            log: None,
+            times: Times::default(),
+        }
+    }
+}
+
+/// What is logged, which can be changed while the program runs.
+pub trait LogFilter: fmt::Debug + Send + Sync {
+    /// The filter, in tracing's syntax.
+    fn get(&self) -> String;
+
+    /// Sets another one.
+    ///
+    /// # Errors
+    ///
+    /// It is none; says why, and what one looks like.
+    fn set(&self, filter: &str) -> Result<(), String>;
+}
+
+/// The API cannot be served there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve HTTP on {addr}: {source}; stop what uses it, or set another BROADCAST_HTTP (--http), port 0 for any free one"
+)]
+pub struct BindError {
+    /// The address.
+    pub addr: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Server {
+    listener: std::net::TcpListener,
+    addr: SocketAddr,
+    config: Config,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct App {
+    node: Handle,
+    config: Config,
+    journal: Journal,
+    bulletin: Bulletin,
+    /// When the members had settled.
+    settled: OnceLock<()>,
+    counts: Counts,
+    bodies: Bodies,
+    last: Last,
+    views: Views,
+    long_answers: LongAnswers,
+}
+
+/// What is counted here.
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicUsize,
+    followers: AtomicUsize,
+    /// Connections beyond the limit.
+    refused: AtomicU64,
+    /// Followers that did not keep up, and connections that took nothing.
+    cut_off: AtomicU64,
+    /// How many of those the log has, and how often it may get more.
+    logged: Mutex<(u64, RateLimit)>,
+}
+
+impl Counts {
+    /// One client more was cut off. The log says so, unless it has just done so: then the next time it has this one, too.
+    fn cut_off(&self, why: impl fmt::Display) {
+        let all = self.cut_off.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, limit) = &mut *logged;
+        if limit.take(Instant::now(), LOGGED_EVERY, Duration::ZERO) {
+            let count = all.saturating_sub(*before);
+            *before = all;
+            tracing::warn!(count, "HTTP clients cut off: {count}, the last one because {why}");
+        }
+    }
+}
+
+impl Server {
+    /// Listens.
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`].
+    pub fn bind(config: Config) -> Result<Self, BindError> {
+        let listen = || {
+            let socket = Socket::new(Domain::for_address(config.addr), Type::STREAM, None)?;
+            // What has just stopped may have left connections that wait for stray packets.
+            socket.set_reuse_address(cfg!(unix))?;
+            socket.bind(&config.addr.into())?;
+            socket.listen(BACKLOG)?;
+            let listener = std::net::TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            let addr = listener.local_addr()?;
+            Ok((listener, addr))
+        };
+        match listen() {
+            Ok((listener, addr)) => Ok(Self { listener, addr, config }),
+            Err(source) => Err(BindError { addr: config.addr, source }),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves `node` until it has stopped. Must run within a tokio runtime. [`Server::spawn`] serves many clients better:
+    /// health checks do not wait for them there.
+    ///
+    /// # Errors
+    ///
+    /// The runtime does not take the socket.
+    pub async fn run(self, node: Handle) -> io::Result<()> {
+        self.run_beside(node, runtime::Handle::current()).await
+    }
+
+    /// The same; all clients but health checks are served by `others`.
+    async fn run_beside(self, node: Handle, others: runtime::Handle) -> io::Result<()> {
+        let Self { listener, config, .. } = self;
+        let listener = TcpListener::from_std(listener)?;
+        // Without a system source of randomness, the time differs as well.
+        let life = SysRng.try_next_u64().unwrap_or_else(|_| {
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+        });
+        let app = Arc::new(App {
+            journal: Journal::new(life),
+            bulletin: Bulletin::new(),
+            settled: OnceLock::new(),
+            counts: Counts::default(),
+            bodies: Bodies::default(),
+            last: Last::default(),
+            views: Views::new(),
+            long_answers: LongAnswers::new(),
+            config,
+            node,
+        });
+        let kept = others.spawn(Arc::clone(&app).keep());
+        let keeping = async {
+            // Should it have panicked, it has ended as well.
+            let _ = tokio::join!(kept, app.settle());
+        };
+        accept::serve(listener, Arc::clone(&app), router(&app), others, keeping).await;
+        Ok(())
+    }
+
+    /// The same, on two threads of its own, so that no number of requests holds up the node, nor a health check.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn spawn(self, node: Handle) -> io::Result<thread::JoinHandle<()>> {
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build();
+        let (first, others) = (runtime()?, runtime()?);
+        let (serving, served) = oneshot::channel::<Infallible>();
+        let handle = others.handle().clone();
+        let others = thread::Builder::new().name("http-clients".into()).spawn(move || {
+            // It is an error that ends it: nothing is ever sent.
+            let _ = others.block_on(served);
+            // A connection that is left has had its time.
+            others.shutdown_background();
+        })?;
+        thread::Builder::new().name("http".into()).spawn(move || {
+            if let Err(error) = first.block_on(self.run_beside(node, handle)) {
+                tracing::error!(%error, "HTTP is not served");
+            }
+            first.shutdown_background();
+            drop(serving);
+            // Should it have panicked, it has ended as well.
+            let _ = others.join();
+        })
+    }
+}
+
+impl App {
+    /// Puts down what is said, and what happens, until the node stops.
+    async fn keep(self: Arc<Self>) {
+        tokio::select! {
+            () = self.keep_journal() => {}
+            never = self.keep_bulletin() => match never {},
+        }
+        self.bulletin.end();
+    }
+
+    /// Puts down what is said until the node stops.
+    async fn keep_journal(&self) {
+        let mut messages = self.node.subscribe_all();
+        let mut events = self.node.events_from_now();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(Ok(message)) => {
+                        batch.push(message);
+                        batch.extend(messages.at_hand());
+                        self.journal.add(&mut batch, SystemTime::now());
+                    }
+                    Some(Err(Lagged { missed })) => {
+                        let reason = "this node cannot put down messages as fast as they come";
+                        self.journal.tell("gone", &format!("\"missed\":{missed},\"reason\":\"{reason}\""));
+                    }
+                    None => break,
+                },
+                event = events.recv() => match event {
+                    Some(Ok(Event::Missed { origin, epoch, from, to })) => {
+                        let origin = serde_json::to_string(&origin.to_string()).expect("text always serialises");
+                        let data = format!("\"origin\":{origin},\"epoch\":{epoch},\"from\":{from},\"to\":{to}");
+                        self.journal.tell("missed", &data);
+                    }
+                    // Something that was missed may be among it.
+                    Some(Err(Lagged { .. })) => {
+                        let reason = "this node cannot put down what happens as fast as it comes";
+                        self.journal.tell("gone", &format!("\"missed\":null,\"reason\":\"{reason}\""));
+                    }
+                    Some(Ok(_)) => {}
+                    None => break,
+                },
+            }
+        }
+        self.journal.end();
+    }
+
+    /// Waits until the node has joined and its members have settled.
+    async fn settle(&self) {
+        let (mut members, mut since) = (Vec::new(), tokio::time::Instant::now());
+        loop {
+            let now = self.node.members().await.into_iter().map(|member| member.name).collect::<Vec<_>>();
+            if now.is_empty() {
+                return;
+            }
+            if now != members {
+                (members, since) = (now, tokio::time::Instant::now());
+            } else if since.elapsed() >= SETTLED && self.node.overview().await.joined {
+                let _ = self.settled.set(());
+                return;
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// All there is, as `openapi.json` describes it.
+fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 13] {
+    [
+        ("/", get(page::page)),
+        ("/openapi.json", get(page::openapi)),
+        ("/healthz", get(look::healthz)),
+        ("/livez", get(look::healthz)),
+        ("/readyz", get(look::readyz)),
+        ("/metrics", get(metrics::metrics)),
+        ("/v1/messages", get(follow::messages).post(publish::publish)),
+        ("/v1/members", get(look::members)),
+        ("/v1/cluster", get(look::cluster)),
+        ("/v1/views", get(views::views)),
+        ("/v1/events", get(follow::events)),
+        ("/v1/log", get(operate::log).put(operate::set_log)),
+        ("/v1/faults", get(operate::faults).put(operate::set_faults)),
+    ]
+}
+
+fn router(app: &Arc<App>) -> Router {
+    let all = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    all.fallback(async || {
+        Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
+    })
+    .method_not_allowed_fallback(async || {
+        let detail = "this cannot be done here; the header Allow tells what can";
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+    })
+    .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
+    .layer(middleware::from_fn_with_state(Arc::clone(app), trace::request))
+    .with_state(Arc::clone(app))
+}

@@ -1,0 +1,381 @@
+//! What a node counts, for Prometheus.
+//!
+//! Names follow Prometheus' conventions: base units, `_total` for what only grows. Who scrapes knows which
+//! instance it is; the node's name is in `broadcast_build_info`, to join others with.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    sync::{Arc, atomic::Ordering},
+};
+
+use axum::{
+    extract::State,
+    http::{Uri, header},
+    response::{IntoResponse, Response},
+};
+use nix::sys::resource::{UsageWho, getrusage};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, prometheus_text},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::{App, Counts, look::Now, problem::Problem, query};
+use broadcast::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
+
+/// So many members, and origins, have a line of their own: those that are behind most.
+const MOST: usize = 100;
+/// What the kernel counts a process' start in, per second, on every platform there is a build for.
+const TICKS: f64 = 100.0;
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    query::none(&uri)?;
+    let now = app.look().await;
+    if now.overview.members.is_empty() {
+        return Err(Problem::stopped());
+    }
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot { app, now }));
+    let mut text = String::new();
+    prometheus_text::encode(&mut text, &registry).expect("a text takes everything");
+    Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text).into_response())
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    app: Arc<App>,
+    now: Arc<Now>,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let sheet = &mut Sheet(encoder);
+        let Metrics { traffic, sent, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =
+            &self.now.metrics;
+        let version = env!("CARGO_PKG_VERSION");
+        let info = [([self.app.node.name(), version], 1_u64)];
+        sheet.gauge("build_info", "Which node this is, and of which version", &["node", "version"], info)?;
+        write_traffic(sheet, traffic)?;
+        write_sent(sheet, sent)?;
+        write_membership(sheet, membership)?;
+        write_messages(sheet, messages)?;
+        write_refusals(sheet, rejected, over_limit)?;
+        write_gauges(sheet, gauges)?;
+        sheet.histogram(
+            "gossip_round_seconds",
+            "How long it took to put together and send a round of gossip",
+            gossip,
+        )?;
+        sheet.histogram("push_pull_seconds", "How long exchanges of views took that this node began", push_pull)?;
+        let help = "How long it took until all live members had a message of this node";
+        sheet.histogram("delivery_seconds", help, delivery)?;
+        write_overview(sheet, &self.now.overview)?;
+        write_http(sheet, &self.app.counts)?;
+        write_process(sheet)
+    }
+}
+
+/// What is written, metric by metric.
+struct Sheet<'a>(DescriptorEncoder<'a>);
+
+impl Sheet<'_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        each: impl FnOnce(MetricEncoder) -> fmt::Result,
+    ) -> fmt::Result {
+        // What every process tells has the same name for all.
+        let name = if name.starts_with("process_") { name.to_owned() } else { format!("broadcast_{name}") };
+        each(self.0.encode_descriptor(&name, help, None, kind)?)
+    }
+
+    fn counter<'a, const N: usize, V: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&'a str; N],
+        samples: impl IntoIterator<Item = ([&'a str; N], V)>,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |mut encoder| {
+            samples.into_iter().try_for_each(|(values, value)| {
+                let set = pairs(labels, values);
+                encoder.encode_family(&set)?.encode_counter::<[(&str, &str); N], _, f64>(&value, None)
+            })
+        })
+    }
+
+    fn gauge<'a, const N: usize, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&'a str; N],
+        samples: impl IntoIterator<Item = ([&'a str; N], V)>,
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |mut encoder| {
+            samples.into_iter().try_for_each(|(values, value)| {
+                let set = pairs(labels, values);
+                encoder.encode_family(&set)?.encode_gauge(&value)
+            })
+        })
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+        let bound = |bound: Option<std::time::Duration>| bound.map_or(f64::MAX, |bound| bound.as_secs_f64());
+        let buckets: Vec<_> = histogram.buckets().map(|(upper, count)| (bound(upper), count)).collect();
+        self.family(name, help, MetricType::Histogram, |mut encoder| {
+            let (sum, count) = (histogram.sum().as_secs_f64(), histogram.count());
+            encoder.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
+        })
+    }
+}
+
+fn pairs<'a, const N: usize>(labels: &[&'a str; N], values: [&'a str; N]) -> [(&'a str, &'a str); N] {
+    std::array::from_fn(|i| (labels[i], values[i]))
+}
+
+fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {
+    let &Traffic {
+        udp_sent,
+        udp_received,
+        packets_sent,
+        packets_received,
+        tcp_sent,
+        tcp_received,
+        tcp_accept,
+        tcp_connect,
+    } = traffic;
+    let samples = [
+        (["sent", "udp"], udp_sent),
+        (["received", "udp"], udp_received),
+        (["sent", "tcp"], tcp_sent),
+        (["received", "tcp"], tcp_received),
+    ];
+    sheet.counter("bytes", "Bytes that went over the network", &["direction", "transport"], samples)?;
+    let samples = [(["sent"], packets_sent), (["received"], packets_received)];
+    sheet.counter("packets", "Datagrams", &["direction"], samples)?;
+    let samples = [(["self"], tcp_connect), (["other"], tcp_accept)];
+    sheet.counter("streams_opened", "Streams, by who opened them", &["by"], samples)
+}
+
+fn write_sent(sheet: &mut Sheet, sent: &Sent) -> fmt::Result {
+    let &Sent { probes, members, messages, receipts, repair, serf, views } = sent;
+    let samples = [
+        (["probe"], probes),
+        (["member"], members),
+        (["message"], messages),
+        (["receipt"], receipts),
+        (["repair"], repair),
+        (["serf"], serf),
+        (["view"], views),
+    ];
+    sheet.counter("sent_bytes", "Bytes that were sent, by what they say", &["kind"], samples)
+}
+
+fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result {
+    let &MembershipCounts {
+        alive,
+        suspect,
+        dead,
+        suspicions_expired,
+        degraded_timeouts,
+        false_alarms,
+        refutations,
+        name_conflicts,
+        pings,
+        indirect_pings,
+        acks,
+        nacks,
+        probes_ok,
+        probes_failed,
+        probes_degraded,
+        ref probe,
+    } = counts;
+    let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead)];
+    sheet.counter("member_news", "News about members that were believed", &["what"], samples)?;
+    for (name, help, count) in [
+        ("suspicions_expired", "Members taken for dead because a suspicion's time was over", suspicions_expired),
+        ("degraded_timeouts", "Suspicions that ended less confirmed than wanted", degraded_timeouts),
+        ("false_alarms", "Suspicions that their suspects refuted", false_alarms),
+        ("refutations", "What others said of this node and it took back", refutations),
+        ("name_conflicts", "Conflicts of names", name_conflicts),
+        ("probes_degraded", "Probes that had more time because this node is slow", probes_degraded),
+    ] {
+        sheet.counter(name, help, &[], [([], count)])?;
+    }
+    let samples = [(["ping"], pings), (["indirect_ping"], indirect_pings), (["ack"], acks), (["nack"], nacks)];
+    sheet.counter("probe_messages", "Messages of probes that arrived", &["what"], samples)?;
+    let samples = [(["answered"], probes_ok), (["failed"], probes_failed)];
+    sheet.counter("probes", "Probes that ended", &["result"], samples)?;
+    sheet.histogram("probe_seconds", "How long probes took, answered or not", probe)
+}
+
+fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
+    let &Counters {
+        published,
+        delivered,
+        wanted,
+        given,
+        copies,
+        duplicates,
+        missed,
+        strangers,
+        former_lives,
+        elsewhere,
+        unusable,
+        no_events,
+    } = counters;
+    for (name, help, count) in [
+        ("messages_published", "Messages that this node published", published),
+        ("messages_delivered", "Messages of others that were delivered here", delivered),
+        ("messages_wanted", "Messages that were asked for because they were missing, each time", wanted),
+        ("messages_given", "Messages given to others who asked for them", given),
+        ("messages_copies", "Messages that arrived, whether they were here already or not", copies),
+        ("messages_duplicates", "Messages that arrived and were here already", duplicates),
+        ("messages_missed", "Messages that could not be had any more", missed),
+        ("members_heard_elsewhere", "Members that were heard from another address than they announce", elsewhere),
+        ("messages_without_serf_event", "Messages that agents of a serf cluster do not get", no_events),
+    ] {
+        sheet.counter(name, help, &[], [([], count)])?;
+    }
+    let samples = [(["stranger"], strangers), (["former_life"], former_lives), (["unusable"], unusable)];
+    sheet.counter("messages_dropped", "Messages, and what is said of them, that were not used", &["why"], samples)
+}
+
+fn write_refusals(sheet: &mut Sheet, rejected: &Rejected, over_limit: &OverLimit) -> fmt::Result {
+    let &Rejected { packets, members, views, messages, streams } = rejected;
+    let samples = [
+        (["packet"], packets),
+        (["member"], members),
+        (["view"], views),
+        (["message"], messages),
+        (["stream"], streams),
+    ];
+    sheet.counter("rejected", "What arrived and could not be used", &["what"], samples)?;
+    let &OverLimit { members, streams, stream_bytes, stream_sizes, stream_times, packets, pings, relays, queued } =
+        over_limit;
+    let samples = [
+        (["members"], members),
+        (["streams"], streams),
+        (["stream_bytes"], stream_bytes),
+        (["stream_sizes"], stream_sizes),
+        (["stream_times"], stream_times),
+        (["packets"], packets),
+        (["pings"], pings),
+        (["relays"], relays),
+        (["queued"], queued),
+    ];
+    sheet.counter("over_limit", "What was dropped because it exceeded a bound", &["bound"], samples)
+}
+
+fn write_gauges(sheet: &mut Sheet, gauges: &Gauges) -> fmt::Result {
+    let &Gauges {
+        health_score,
+        alive,
+        suspect,
+        dead,
+        left,
+        queued,
+        queued_messages,
+        streams,
+        stream_bytes,
+        over_tcp,
+        small_datagrams,
+        view_sent,
+        view_received,
+    } = gauges;
+    let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead), (["left"], left)];
+    sheet.gauge("members", "Members as this node sees them, itself included", &["state"], samples)?;
+    let samples = [(["tcp"], over_tcp), (["small_datagrams"], small_datagrams)];
+    sheet.gauge("members_reached", "Members that are reached otherwise than usual, by how", &["by"], samples)?;
+    let samples = [(["members"], queued), (["plain_messages"], queued_messages)];
+    sheet.gauge("queued", "What waits to be told", &["what"], samples)?;
+    for (name, help, value) in [
+        ("health_score", "How slow this node takes itself to be; 0 is well", health_score as usize),
+        ("streams", "Streams that are open", streams),
+        ("streams_buffered_bytes", "Bytes on streams that are part of nothing complete yet", stream_bytes),
+    ] {
+        sheet.gauge(name, help, &[], [([], value)])?;
+    }
+    let samples = [(["sent"], view_sent), (["received"], view_received)];
+    sheet.gauge("view_bytes", "The size of the view last sent, and last received", &["direction"], samples)
+}
+
+fn write_overview(sheet: &mut Sheet, overview: &Overview) -> fmt::Result {
+    let Overview { joined, leaving, members, positions, .. } = overview;
+    sheet.gauge("joined", "Whether this node has joined its cluster", &[], [([], u64::from(*joined))])?;
+    sheet.gauge("leaving", "Whether this node has begun to leave", &[], [([], u64::from(*leaving))])?;
+    let retained: usize = positions.iter().map(|position| position.retained).sum();
+    sheet.gauge("retained_messages", "Messages that are kept for others", &[], [([], retained)])?;
+    let lags = members.iter().filter_map(|seen| Some((seen.member.name.to_string(), seen.lag?)));
+    let help = "Messages of this node that a member has not acknowledged, for the 100 that are most behind";
+    write_behind(sheet, "member_lag_messages", help, "member", lags.collect())?;
+    let mut missing = BTreeMap::<_, u64>::new();
+    for position in positions {
+        // An origin may have had several lives, and speaks for others in one of its own.
+        *missing.entry(position.origin.to_string()).or_default() += position.end.saturating_sub(position.next);
+    }
+    let help = "Messages of an origin that are known to be missing here, for the 100 with the most";
+    write_behind(sheet, "missing_messages", help, "origin", missing.into_iter().collect())
+}
+
+fn write_behind(sheet: &mut Sheet, name: &str, help: &str, label: &str, mut behind: Vec<(String, u64)>) -> fmt::Result {
+    behind.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    sheet.gauge(name, help, &[label], behind.iter().take(MOST).map(|(name, count)| ([name.as_str()], *count)))
+}
+
+fn write_http(sheet: &mut Sheet, counts: &Counts) -> fmt::Result {
+    let Counts { connections, followers, refused, cut_off, .. } = counts;
+    let (connections, followers) = (connections.load(Ordering::Relaxed), followers.load(Ordering::Relaxed));
+    sheet.gauge("http_connections", "HTTP connections that are open", &[], [([], connections)])?;
+    sheet.gauge("http_followers", "HTTP clients that follow", &[], [([], followers)])?;
+    let (refused, cut_off) = (refused.load(Ordering::Relaxed), cut_off.load(Ordering::Relaxed));
+    sheet.counter("http_refused", "HTTP connections beyond the limit", &[], [([], refused)])?;
+    sheet.counter("http_cut_off", "HTTP clients that did not keep up", &[], [([], cut_off)])
+}
+
+/// What the system says of this process; where it does not say it, there is nothing.
+fn write_process(sheet: &mut Sheet) -> fmt::Result {
+    if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
+        let seconds: f64 = [usage.user_time(), usage.system_time()]
+            .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
+            .iter()
+            .sum();
+        sheet.counter("process_cpu_seconds", "Time on processors", &[], [([], seconds)])?;
+    }
+    if let Ok(bytes) = resident() {
+        sheet.gauge("process_resident_memory_bytes", "Memory in use", &[], [([], bytes)])?;
+    }
+    if let Ok(files) = fs::read_dir("/proc/self/fd") {
+        sheet.gauge("process_open_fds", "Open files and sockets", &[], [([], files.count())])?;
+    }
+    if let Ok(time) = started() {
+        sheet.gauge("process_start_time_seconds", "When it started, in seconds since 1970", &[], [([], time)])?;
+    }
+    Ok(())
+}
+
+fn resident() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let kib: u64 = number(status.lines().find_map(|line| line.strip_prefix("VmRSS:")))?;
+    Ok(kib * 1024)
+}
+
+fn started() -> io::Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let boot: f64 = number(stat.lines().find_map(|line| line.strip_prefix("btime")))?;
+    let own = fs::read_to_string("/proc/self/stat")?;
+    // The program's name comes before, in parentheses, and may hold anything.
+    let ticks: f64 = number(own.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(19)))?;
+    Ok(boot + ticks / TICKS)
+}
+
+/// The first word, as a number.
+fn number<T: std::str::FromStr>(text: Option<&str>) -> io::Result<T> {
+    let word = text.and_then(|text| text.split_whitespace().next());
+    word.and_then(|word| word.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}

@@ -1,0 +1,285 @@
+//! Publishing: one message, or a batch of lines.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::Response,
+};
+use bytes::{Buf as _, BytesMut};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::{Instrument as _, Span, debug, debug_span};
+
+use super::{
+    App, body,
+    problem::{self, Problem},
+    query,
+};
+use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered};
+
+/// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
+/// spelling of it.
+pub const MAX_BODY: usize = (1 << 20) + (64 << 10);
+/// How long acknowledgements are waited for, unless told otherwise, and at most; and a batch for room.
+const ACK_TIME: Duration = Duration::from_secs(5);
+/// How long a publisher can wait for acknowledgements, at most.
+pub const MAX_ACK_TIME: Duration = Duration::from_secs(60);
+
+/// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
+const TURN: u64 = 256;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Asked {
+    ack: Option<String>,
+    timeout: Option<String>,
+}
+
+/// What is to be known of a message before the answer.
+#[derive(Clone, Copy, Debug)]
+enum Ack {
+    /// That it is on its way.
+    Sent,
+    /// Who has it, by then.
+    All(Duration),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message<'a> {
+    #[serde(borrow)]
+    key: Cow<'a, str>,
+    #[serde(borrow)]
+    value: &'a RawValue,
+}
+
+/// `POST /v1/messages`
+pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let ack = query::read::<Asked>(request.uri(), "ack and timeout")?.ack()?;
+    let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let content_type =
+        content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match content_type.as_deref() {
+        // The last is what curl says unless told otherwise.
+        None | Some("application/json" | "application/x-www-form-urlencoded") => {
+            one(&app, request.into_body(), ack).await
+        }
+        Some("application/x-ndjson") => batch(&app, request.into_body(), ack).await,
+        Some(other) => {
+            let detail = format!(
+                "a body of {other:?} is not read; send application/json, or application/x-ndjson for a message a line"
+            );
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
+        }
+    }
+}
+
+impl Asked {
+    fn ack(&self) -> Result<Ack, Problem> {
+        let limit = self.timeout.as_deref().map_or(Ok(ACK_TIME), |text| {
+            let limit = humantime::parse_duration(text).ok();
+            limit.filter(|limit| (Duration::from_millis(1)..=MAX_ACK_TIME).contains(limit)).ok_or_else(|| {
+                Problem::bad_request(format_args!(
+                    "timeout {text:?} is no duration from 1ms to 60s; write it as 500ms or 2s"
+                ))
+            })
+        })?;
+        match self.ack.as_deref() {
+            Some("all") => Ok(Ack::All(limit)),
+            None | Some("none") if self.timeout.is_none() => Ok(Ack::Sent),
+            None | Some("none") => Err(Problem::bad_request("a timeout goes with ack=all")),
+            Some(other) => Err(Problem::bad_request(format_args!("ack {other:?} is neither all nor none"))),
+        }
+    }
+}
+
+async fn one(app: &App, sent: Body, ack: Ack) -> Result<Response, Problem> {
+    let node = &app.node;
+    let body = body::whole(app, sent, MAX_BODY).await?.ok_or_else(too_long)?;
+    let Message { key, value } = parse(&body)?;
+    let receipt = node.try_publish(&key, value).map_err(refusal)?;
+    let id = id_fields(node, receipt.id());
+    let span = published(node, receipt.id(), &key);
+    answer(receipt, id, ack).instrument(span).await
+}
+
+async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem> {
+    let (node, limit) = (&app.node, app.config.times.body);
+    let mut batch = Batch { node, lines: 0, published: 0, ends: None };
+    let (mut buffer, mut held) = (BytesMut::new(), app.bodies.hold());
+    // What is known to hold no line's end.
+    let mut searched = 0;
+    // By then a line has to be there.
+    let mut due = Instant::now() + limit;
+    let outcome = loop {
+        while let Some(end) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
+            let line = buffer.split_to(searched + end);
+            buffer.advance(1);
+            searched = 0;
+            due = Instant::now() + limit;
+            if let Err(problem) = batch.line(&line).await {
+                return Err(batch.unfinished(problem));
+            }
+        }
+        searched = buffer.len();
+        if searched > MAX_BODY {
+            break Err(too_long());
+        }
+        if let Err(problem) = held.set(searched) {
+            break Err(problem);
+        }
+        match timeout_at(due, sent.frame()).await {
+            Err(_) => break Err(body::too_slow(limit)),
+            Ok(Some(Err(error))) => break Err(body::broken(&error)),
+            Ok(Some(Ok(frame))) => buffer.extend(frame.into_data()),
+            Ok(None) => break batch.line(&buffer).await,
+        }
+    };
+    match (outcome, batch.ends.take()) {
+        (Err(problem), ends) => {
+            batch.ends = ends;
+            Err(batch.unfinished(problem))
+        }
+        (Ok(()), None) => {
+            Err(Problem::bad_request("the body has no message; send one JSON object a line").with("published", 0))
+        }
+        (Ok(()), Some((first, last))) => {
+            let fields = batch.fields(first, last.id());
+            answer(last, fields, ack).await
+        }
+    }
+}
+
+struct Batch<'a> {
+    node: &'a Handle,
+    /// Lines that are dealt with.
+    lines: u64,
+    published: u64,
+    /// The first message, and the last.
+    ends: Option<(MessageId, Receipt)>,
+}
+
+impl Batch<'_> {
+    /// Deals with a line: publishes it, as soon as there is room, unless it is blank.
+    async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+        if !line.trim_ascii().is_empty() {
+            self.publish(line).await?;
+        }
+        self.lines += 1;
+        Ok(())
+    }
+
+    async fn publish(&mut self, line: &[u8]) -> Result<(), Problem> {
+        let Message { key, value } = parse(line)?;
+        let receipt = match self.node.try_publish(&key, value) {
+            Err(PublishError::WouldBlock) => match timeout(ACK_TIME, self.node.publish(&key, value)).await {
+                Ok(published) => published.map_err(refusal)?,
+                Err(_) => return Err(refusal(PublishError::WouldBlock)),
+            },
+            published => published.map_err(refusal)?,
+        };
+        published(self.node, receipt.id(), &key);
+        self.published += 1;
+        if self.published.is_multiple_of(TURN) {
+            yield_now().await;
+        }
+        let first = self.ends.take().map_or(receipt.id(), |(first, _)| first);
+        self.ends = Some((first, receipt));
+        Ok(())
+    }
+
+    fn fields(&self, first: MessageId, last: MessageId) -> Map<String, Value> {
+        let ids = [("first", first), ("last", last)];
+        let ids = ids.map(|(name, id)| (name.into(), id.of(self.node.name()).into()));
+        [("published".into(), self.published.into())].into_iter().chain(ids).collect()
+    }
+
+    /// What came before the problem is published, and is told.
+    fn unfinished(&self, problem: Problem) -> Problem {
+        problem.with("published", self.published).with("line", self.lines + 1)
+    }
+}
+
+fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
+    body::object(text).map_err(|error| {
+        let detail = format!("not a message: {error}; send {{\"key\": \"…\", \"value\": …}}");
+        Problem::bad_request(detail).with("line", error.line()).with("column", error.column())
+    })
+}
+
+/// The span of a message that was published, with which it begins.
+fn published(node: &Handle, id: MessageId, key: &str) -> Span {
+    let span = debug_span!("publish", node = node.name(), id = id.of(node.name()));
+    span.in_scope(|| debug!(event = "published", key, "published {}: key={key}", id.of(node.name())));
+    span
+}
+
+fn id_fields(node: &Handle, id: MessageId) -> Map<String, Value> {
+    let fields = [
+        ("id", id.of(node.name()).into()),
+        ("origin", node.name().into()),
+        ("epoch", id.epoch.into()),
+        ("seq", id.seq.into()),
+    ];
+    fields.into_iter().map(|(name, value): (&str, Value)| (name.into(), value)).collect()
+}
+
+/// Waits as asked, and tells what came of it.
+async fn answer(receipt: Receipt, mut fields: Map<String, Value>, ack: Ack) -> Result<Response, Problem> {
+    let limit = match ack {
+        Ack::Sent => return Ok(problem::answer(StatusCode::ACCEPTED, &fields.into())),
+        Ack::All(limit) => limit,
+    };
+    match receipt.delivered_within(limit).await {
+        Ok(done) => {
+            let (delivered, members, ms) = (done.delivered, done.members, done.elapsed.as_micros() as f64 / 1000.0);
+            let departed = &done.departed;
+            debug!(
+                event = "delivered",
+                delivered, members, ms, "delivered to {delivered} of {members} in {ms:.1} ms{departed}"
+            );
+            fields.insert("delivered".into(), delivered.into());
+            fields.insert("members".into(), members.into());
+            fields.insert("plain".into(), done.plain.into());
+            fields.insert("elapsed_ms".into(), ms.into());
+            fields.insert("failed".into(), names(&done.departed.failed));
+            fields.insert("left".into(), names(&done.departed.left));
+            Ok(problem::answer(StatusCode::OK, &fields.into()))
+        }
+        Err(Undelivered::Stopped) => Err(Problem::stopped()),
+        Err(error @ Undelivered::Missing { .. }) => {
+            let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, &error);
+            let Undelivered::Missing { missing, waited, departed } = error else { return Err(problem) };
+            let problem = problem.with("missing", names(&missing)).with("waited_ms", waited.as_millis() as u64);
+            let problem = problem.with("failed", names(&departed.failed)).with("left", names(&departed.left));
+            Err(fields.into_iter().fold(problem, |problem, (name, value)| problem.with(&name, value)))
+        }
+    }
+}
+
+fn names(members: &[NodeName]) -> Value {
+    members.iter().map(NodeName::to_string).collect()
+}
+
+fn refusal(error: PublishError) -> Problem {
+    match error {
+        PublishError::WouldBlock => Problem::new(StatusCode::TOO_MANY_REQUESTS, error).header(header::RETRY_AFTER, "1"),
+        PublishError::TooLarge { max, .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with("limit", max),
+        PublishError::Value(_) => Problem::bad_request(error),
+        PublishError::NameTaken => Problem::new(StatusCode::CONFLICT, error),
+        PublishError::Stopped => Problem::stopped(),
+    }
+}
+
+fn too_long() -> Problem {
+    let detail = format!("a message takes at most {MAX_BODY} bytes here, and 1 MiB as it travels; shorten its value");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
+}

@@ -1,0 +1,196 @@
+//! Who believes what of whom: each member's view, asked of itself.
+//!
+//! A member may answer with anything, and there may be members that do not exist. So one client at a time is
+//! answered, and what that holds is the budget of all: some views that are small, asked for at the same time, and one
+//! that is as large as views may be. Each is told in pieces and forgotten. A view that turns out not to be small is
+//! asked for a second time, alone.
+//!
+//! Asking costs a connection to each member, so that they are asked once a second at most. What was answered is given out
+//! for so long, and those who ask meanwhile wait for the same answers; unless they are large, which nobody keeps.
+//!
+//! # What can go wrong
+//!
+//! - *Members that answer slowly, or not at all*, have [`PATIENCE`]; all together [`ASKING`]. Who was not asked is told
+//!   by number.
+//! - *A client that reads slowly* is cut off after [`TURN`], so that the next one has its turn.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use super::{
+    App,
+    look::{quoted, state},
+    pieces::{Pieces, pieces},
+    problem::Problem,
+    query,
+};
+use broadcast::{AskError, Belief, Handle, Member, ViewError};
+
+/// For how long answers are given out, and nobody is asked again.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a member may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For how long members are asked.
+const ASKING: Duration = Duration::from_secs(20);
+/// How long a client may take to read it all, from when it has its turn; and how long another waits for that.
+const TURN: Duration = Duration::from_secs(30);
+/// Members asked at most; how many were not is told.
+pub(crate) const MOST: usize = 256;
+/// Members asked at the same time.
+pub(crate) const AT_ONCE: usize = 16;
+/// The largest view that is asked for along with others, in records and in bytes.
+pub(crate) const SMALL: (usize, usize) = (1024, 256 << 10);
+/// The longest text that is kept for a second, in bytes; and how many of those there may be, where clients are still
+/// reading the former ones.
+const KEPT: usize = 1 << 20;
+const KEPT_AT_ONCE: usize = 16;
+
+/// What was answered last, by whoever has had its turn.
+#[derive(Debug)]
+pub(super) struct Views {
+    last: Arc<Mutex<Last>>,
+    room: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    asked_at: Option<Instant>,
+    kept: Option<Arc<Kept>>,
+}
+
+/// A text that is given out.
+#[derive(Debug)]
+struct Kept {
+    at: Instant,
+    pieces: Vec<Bytes>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Views {
+    pub(super) fn new() -> Self {
+        Self { last: Arc::default(), room: Arc::new(Semaphore::new(KEPT_AT_ONCE)) }
+    }
+}
+
+/// `GET /v1/views`
+pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
+    query::none(&uri)?;
+    let mut last = timeout(TURN, Arc::clone(&app.views.last).lock_owned()).await.map_err(|_| {
+        let detail = "others ask for the views of all members, and read them slowly; try again in a moment";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
+    })?;
+    if let Some(kept) = last.kept.as_ref().filter(|kept| kept.at.elapsed() < FRESH) {
+        let (kept, count) = (Arc::clone(kept), kept.pieces.len());
+        return Ok(answer(stream::iter(0..count).map(move |i| Ok(kept.pieces[i].clone()))));
+    }
+    if let Some(at) = last.asked_at {
+        sleep_until(at + FRESH).await;
+    }
+    *last = Last { asked_at: Some(Instant::now()), kept: None };
+    let own = app.node.view().await;
+    if own.is_empty() {
+        return Err(Problem::stopped());
+    }
+    let room = Arc::clone(&app.views.room).try_acquire_owned().ok();
+    let (pieces, body) = pieces(Instant::now() + TURN, room.as_ref().map(|_| KEPT));
+    tokio::spawn(tell(app, last, own, pieces, room));
+    Ok(answer(body))
+}
+
+fn answer(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(text)).into_response()
+}
+
+/// Asks all, and tells what they answer, piece by piece.
+async fn tell(
+    app: Arc<App>,
+    mut last: OwnedMutexGuard<Last>,
+    own: Vec<Belief>,
+    mut pieces: Pieces,
+    room: Option<OwnedSemaphorePermit>,
+) {
+    if tell_all(&mut pieces, &app.node, own).await.is_none() {
+        if pieces.is_late() {
+            app.counts.cut_off("it reads the views of all members too slowly");
+        }
+    } else if let (Some(pieces), Some(room)) = (pieces.into_kept(), room) {
+        last.kept = Some(Arc::new(Kept { at: Instant::now(), pieces, _room: room }));
+    }
+}
+
+async fn tell_all(pieces: &mut Pieces, node: &Handle, own: Vec<Belief>) -> Option<()> {
+    let until = Instant::now() + ASKING;
+    pieces.text = format!("{{\"node\":{},\"views\":[", quoted(node.name()));
+    tell_view(pieces, node.name(), &own).await?;
+    drop(own);
+    let others = node.members().await;
+    let others = others.into_iter().filter(|member| member.name != *node.name());
+    let count = others.clone().count();
+    let others: Vec<_> = others.take(MOST).collect();
+    let mut asked = 0;
+    let mut views = stream::iter(others).map(|member| Asking::begin(node, member)).buffered(AT_ONCE);
+    while let Ok(Some((member, mut view))) = timeout_at(until, views.next()).await {
+        if let Err(ViewError::Ask(AskError::TooLarge { .. })) = view {
+            view = node.view_of(member.addr, PATIENCE).await;
+        }
+        pieces.text.push(',');
+        let name = member.name.to_string();
+        match view {
+            Ok(beliefs) => tell_view(pieces, &name, &beliefs).await?,
+            Err(error) => {
+                let (name, error) = (quoted(&name), quoted(&error.to_string()));
+                pieces.text += &format!("{{\"of\":{name},\"error\":{error}}}");
+                pieces.flush().await?;
+            }
+        }
+        asked += 1;
+    }
+    pieces.text += &format!("],\"not_asked\":{}}}", count - asked);
+    pieces.finish().await
+}
+
+async fn tell_view(pieces: &mut Pieces, of: &str, beliefs: &[Belief]) -> Option<()> {
+    pieces.text += &format!("{{\"of\":{},\"members\":[", quoted(of));
+    for (i, belief) in beliefs.iter().enumerate() {
+        let (name, state) = (quoted(&belief.name.to_string()), state(belief.state));
+        let comma = if i > 0 { "," } else { "" };
+        let incarnation = belief.incarnation;
+        pieces.text += &format!("{comma}{{\"name\":{name},\"state\":\"{state}\",\"incarnation\":{incarnation}}}");
+        pieces.flush().await?;
+    }
+    pieces.text += "]}";
+    pieces.flush().await
+}
+
+type View = Result<Vec<Belief>, ViewError>;
+
+/// A member that is being asked, however long its answer then waits to be told. Given up when it is dropped.
+struct Asking(JoinHandle<View>);
+
+impl Asking {
+    async fn begin(node: &Handle, member: Member) -> (Member, View) {
+        let (node, addr) = (node.clone(), member.addr);
+        let mut asking = Self(tokio::spawn(async move { node.view_within(addr, PATIENCE, SMALL).await }));
+        let view = (&mut asking.0).await.unwrap_or(Err(ViewError::Stopped));
+        (member, view)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,149 @@
+//! Who is let in.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+
+use super::ConfigError;
+
+/// The most networks that can be allowed.
+const MAX_NETWORKS: usize = 256;
+
+/// What a node says of itself or is said of it, before it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Claim<'a> {
+    /// The node's name.
+    pub name: &'a [u8],
+    /// Where it says that it listens.
+    pub addr: SocketAddr,
+    /// What it tells about itself.
+    pub meta: &'a [u8],
+    /// Protocol min, max and current, delegate min, max and current, as memberlist has them.
+    pub versions: [u8; 6],
+    /// Whether it is said to be there: alive or suspect.
+    pub live: bool,
+}
+
+impl<'a> Claim<'a> {
+    pub(crate) fn new(name: &'a [u8], addr: SocketAddr, meta: &'a [u8], versions: [u8; 6], live: bool) -> Self {
+        Self { name, addr, meta, versions, live }
+    }
+}
+
+/// What [`Config::admit`](super::Config::admit) is asked about.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Candidate<'a> {
+    /// A node that would become a member, come back, or change what it tells of itself (memberlist's
+    /// `AliveDelegate`).
+    Member(Claim<'a>),
+    /// The whole view of a node that joins, or of one that is joined through (memberlist's
+    /// `MergeDelegate`). Refused, nothing of it is believed.
+    View(&'a [Claim<'a>]),
+}
+
+type Filter = dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync;
+
+/// The networks members may be in, and the application's own say.
+#[derive(Clone, Default)]
+pub(crate) struct Admission {
+    pub(super) networks: Vec<IpNet>,
+    pub(super) filter: Option<Arc<Filter>>,
+}
+
+impl Admission {
+    /// Whether a member may be at that address. Without any networks, everywhere.
+    pub(crate) fn allows(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.networks.is_empty() || self.networks.iter().any(|network| network.contains(&ip))
+    }
+
+    /// What the application says of a candidate.
+    pub(crate) fn ask(&self, candidate: Candidate<'_>) -> Result<(), String> {
+        self.filter.as_ref().map_or(Ok(()), |filter| filter(candidate))
+    }
+
+    /// Whether the application has a say at all.
+    pub(crate) fn has_filter(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        check_networks(&self.networks)
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { networks, filter } = self;
+        f.debug_struct("Admission").field("networks", networks).field("filter", &filter.is_some()).finish()
+    }
+}
+
+/// Whether members may be limited to these networks.
+///
+/// # Errors
+///
+/// When there are more than 256.
+pub fn check_networks(networks: &[IpNet]) -> Result<(), ConfigError> {
+    if networks.len() > MAX_NETWORKS {
+        let value = format!("{} networks", networks.len());
+        return Err(ConfigError::Network { value, problem: "allow at most 256; join neighbouring ones into one" });
+    }
+    Ok(())
+}
+
+/// Reads one network: `10.0.0.0/8`, `fd00::/8`, or a single address.
+///
+/// # Errors
+///
+/// When it is neither.
+pub fn network(text: &str) -> Result<IpNet, ConfigError> {
+    let text = text.trim();
+    let alone = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| alone()).map_err(|_| ConfigError::Network {
+        value: text.into(),
+        problem: "write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowing(networks: &[&str]) -> Admission {
+        let networks = networks.iter().map(|text| network(text).expect("a network")).collect();
+        Admission { networks, filter: None }
+    }
+
+    #[test]
+    fn a_list_allows_its_networks_and_no_list_everything() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let some = allowing(&["10.0.0.0/8", "fd00::/8", "192.0.2.7"]);
+        for (address, allowed) in [
+            ("10.255.0.1", true),
+            ("11.0.0.1", false),
+            ("fd12::1", true),
+            ("fe80::1", false),
+            ("::ffff:10.0.0.1", true),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+        ] {
+            assert_eq!(some.allows(ip(address)), allowed, "{address}");
+            assert!(allowing(&[]).allows(ip(address)), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_named_with_its_remedy() {
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "fd00::/129", "10.0.0.0/"] {
+            let error = network(text).expect_err(text).to_string();
+            assert!(error.contains(&format!("{text:?}")) && error.contains("like 10.0.0.0/8"), "{error}");
+        }
+    }
+}

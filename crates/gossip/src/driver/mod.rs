@@ -1,0 +1,415 @@
+//! The node on real sockets, and the application's hold on it.
+//!
+//! [`start`] binds a UDP socket and a TCP listener on one port, finds out the address to advertise,
+//! and hands a [`Node`] to one task, the event loop, which owns it and the sockets until the end:
+//! no lock, no shared state. Everything else talks to that task through bounded channels: the
+//! [`Handle`] by commands, each TCP connection (a task of its own) and each DNS lookup by reports.
+//!
+//! A node runs, leaves, and has stopped. It leaves when [`Handle::leave`] is called or the last
+//! [`Handle`] is dropped, and stops once the others were told, 1.8 s later at most; then its ports
+//! are free again, every [`Subscription`] ends, and every verb of the [`Handle`] says so.
+//!
+//! What can go wrong afterwards, on a socket or in a lookup, ends a connection or an attempt, never
+//! the loop. A subscriber that is too slow misses what it was too slow for, and is told how much.
+
+mod advertise;
+mod change_faults;
+mod event_loop;
+mod exchange;
+mod faults;
+pub(crate) mod health;
+mod keys;
+mod lookup;
+mod outbox;
+mod receipt;
+mod segments;
+mod sockets;
+mod streams;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod view;
+pub mod zones;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use rand::{TryRng, rngs::SysRng};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::{
+    change_faults::FaultsError,
+    exchange::AskError,
+    receipt::{Delivery, Departed, Receipt, Undelivered},
+    subscription::{Lagged, Subscription},
+    view::ViewError,
+};
+use self::{
+    event_loop::{Application, Command, EventLoop},
+    faults::Faulty,
+    outbox::Outbox,
+    sockets::Sockets,
+    subscription::{Bounds, Feed, Subscribers},
+    zones::{Zones, without_zone},
+};
+use crate::{
+    Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
+    config::check_meta,
+    dissemination::{Draft, Progress},
+    node::{Advertised, Node, NodeConfig, Readiness},
+    wire::{Address, Nonce, limits},
+};
+
+/// Commands that wait for the event loop, at most.
+const COMMANDS: usize = 256;
+/// What is kept for a subscriber that is behind, of messages and of events. It lasts some 100 ms in the
+/// fastest flood, so that the system may well let a subscriber wait.
+const KEPT_MESSAGES: Bounds = Bounds { count: 16_384, bytes: 16 << 20 };
+const KEPT_EVENTS: Bounds = Bounds { count: 1024, bytes: usize::MAX };
+/// … and of acknowledgements: the next ones make up for what is missed.
+const KEPT_ACKS: Bounds = Bounds { count: 1024, bytes: 4 << 20 };
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {addr}: {source}; stop what uses it, or set another BROADCAST_BIND (--bind), port 0 for any free one"
+    )]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Encryption needs numbers that are used once, and the system gives none.
+    #[error("the system has no source of randomness, which encryption cannot do without")]
+    Randomness,
+    /// The advertise address cannot be used.
+    #[error("{0}")]
+    Advertise(String),
+}
+
+/// Why a node does not tell something else about itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateError {
+    /// It cannot be told.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// In a serf cluster a node tells tags, elsewhere metadata.
+    #[error(
+        "in a serf cluster a node tells tags (update_tags), in another metadata (update_meta); this one is the other"
+    )]
+    Kind,
+    /// The node has left.
+    #[error("this node has left its cluster, and tells nothing any more; start another")]
+    Stopped,
+}
+
+/// A running node. Cheap to clone; when the last clone is dropped, the node leaves and stops.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+/// What the clones of a handle share.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    /// Whether it is in a serf cluster.
+    serf: bool,
+    addr: watch::Receiver<SocketAddr>,
+    commands: mpsc::Sender<Command>,
+    outbox: Arc<Outbox>,
+    progress: watch::Receiver<Progress>,
+    messages: Subscribers<Message>,
+    everything: Subscribers<Message>,
+    events: Subscribers<Event>,
+    acks: Subscribers<Acks>,
+    /// Hears the events from the very start, until the first subscriber takes it.
+    first: Mutex<Option<Subscription<Event>>>,
+}
+
+/// Starts a node. Must be called within a tokio runtime.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub async fn start(config: Config) -> Result<Handle, StartError> {
+    config.validate()?;
+    let sockets = Sockets::bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
+    let allows = |ip| config.admission.allows(ip);
+    let addr = advertise::address(config.advertise.as_ref(), sockets.addr, &config.join, allows)
+        .await
+        .map_err(StartError::Advertise)?;
+    let mut zones = Zones::default();
+    [sockets.addr, addr].into_iter().for_each(|configured| zones.learn(configured));
+    let addr = without_zone(addr);
+    tracing::debug!(listening = %sockets.addr, advertised = %addr, "sockets are open");
+
+    let nonce = nonce();
+    if nonce.is_none() && config.envelope.encrypts() {
+        return Err(StartError::Randomness);
+    }
+    let faults = config.faults.map(|faults| {
+        // Without a system source of randomness, the same faults every time will do.
+        Faulty::new(&config.name, faults, SysRng.try_next_u64().unwrap_or_default())
+    });
+    let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
+    if !config.admission.allows(addr.ip()) {
+        return Err(StartError::Advertise(format!(
+            "cannot advertise {addr}: it is in none of the networks of BROADCAST_ALLOW (--allow), so that no other \
+             node with these would let this one in; add its network, or set BROADCAST_ADVERTISE (--advertise)"
+        )));
+    }
+    let serf = config.serf.is_some();
+    let mut node = Node::new(
+        Instant::now(),
+        NodeConfig {
+            name: config.name.as_str().into(),
+            address: Address::from(addr),
+            meta: config.serf.as_ref().map_or(config.meta, Serf::meta).into(),
+            serf: config.serf,
+            seeds: config.join,
+            limits: config.limits,
+            bounds: config.bounds,
+            admission: config.admission,
+            replay: config.replay,
+            report_probes: config.report_probes,
+            epoch,
+            // Without a system source of randomness, two nodes still differ by their start.
+            rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
+            tuning: config.tuning.clone(),
+            envelope: config.envelope,
+            nonce: nonce.unwrap_or_default(),
+        },
+    );
+
+    match config.advertise {
+        Some(host) if !host.is_address() => {
+            let host = Seed { port: addr.port(), ..host };
+            node.follow(Instant::now(), Advertised { host, ipv6: sockets.addr.is_ipv6() });
+        }
+        Some(_) => {}
+        None if sockets.addr.ip().is_unspecified() => node.guess_address(Instant::now()),
+        None => {}
+    }
+
+    let (commands, received) = mpsc::channel(COMMANDS);
+    let outbox = Arc::new(Outbox::new(node.epoch()));
+    let (reached_at, known_addr) = watch::channel(addr);
+    let (progress, known) = watch::channel(Progress::default());
+    let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
+    let events = Feed::new(KEPT_EVENTS, |_| 0);
+    let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
+    let shared = Shared {
+        name: config.name,
+        serf,
+        addr: known_addr,
+        commands,
+        outbox: Arc::clone(&outbox),
+        progress: known,
+        messages: messages.subscribers(),
+        everything: everything.subscribers(),
+        events: events.subscribers(),
+        acks: acks.subscribers(),
+        first: Mutex::new(Some(events.subscribers().subscribe())),
+    };
+    let application = Application { outbox, reached_at, progress, messages, everything, events, acks };
+    let event_loop = EventLoop::new(
+        node,
+        sockets,
+        zones,
+        faults,
+        (config.tuning.tcp_timeout, config.bounds.max_streams),
+        application,
+    );
+    tokio::spawn(event_loop.run(received));
+    Ok(Handle(Arc::new(shared)))
+}
+
+/// A nonce that nobody else begins with.
+fn nonce() -> Option<Nonce> {
+    let mut nonce = Nonce::default();
+    SysRng.try_fill_bytes(&mut nonce).ok().map(|()| nonce)
+}
+
+impl Handle {
+    /// This node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The address others reach this node at. One that was configured as a name is looked up again three
+    /// times in each [`push_pull_interval`](crate::Tuning::push_pull_interval), every 10 s in a LAN, and this node
+    /// moves with it: to the others it leaves, and joins at the new address. So it does when an address that was
+    /// not configured turns out to be another.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        *self.0.addr.borrow()
+    }
+
+    /// The same, for who wants to know when it changes.
+    #[must_use]
+    pub fn watch_addr(&self) -> watch::Receiver<SocketAddr> {
+        self.0.addr.clone()
+    }
+
+    /// Tells the others something else about this node, at most 512 bytes, which they hear of as
+    /// [`Event::Updated`]. Ends when it is on its way.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpdateError`].
+    pub async fn update_meta(&self, meta: impl Into<Vec<u8>>) -> Result<(), UpdateError> {
+        if self.0.serf {
+            return Err(UpdateError::Kind);
+        }
+        let meta = meta.into();
+        check_meta(&meta)?;
+        let told = self.ask(|reply| Command::UpdateMeta { meta: meta.into(), reply }).await;
+        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
+    }
+
+    /// In a serf cluster, gives this node other tags. Ends when they are on their way.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpdateError`].
+    pub async fn update_tags(&self, tags: Tags) -> Result<(), UpdateError> {
+        if !self.0.serf {
+            return Err(UpdateError::Kind);
+        }
+        let serf = Serf { tags };
+        serf.validate()?;
+        let told = self.ask(|reply| Command::UpdateTags { serf, reply }).await;
+        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
+    }
+
+    /// Sends `value`, as JSON, under `key` to every other node. Ends when the message is numbered and will
+    /// be sent; it waits as long as members that are too slow hold the publisher back. What becomes of the
+    /// message, the [`Receipt`] knows.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`].
+    pub async fn publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Receipt, PublishError> {
+        let (published, draft) = (Instant::now(), self.draft(key, value)?);
+        let id = self.0.outbox.push(draft).await?;
+        Ok(Receipt::new(id, published, self.0.progress.clone(), self.0.commands.clone()))
+    }
+
+    /// As [`publish`](Self::publish), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; [`PublishError::WouldBlock`] when it would have to wait.
+    pub fn try_publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Receipt, PublishError> {
+        let (published, draft) = (Instant::now(), self.draft(key, value)?);
+        let id = self.0.outbox.try_push(draft).map_err(|(error, _)| error)?;
+        Ok(Receipt::new(id, published, self.0.progress.clone(), self.0.commands.clone()))
+    }
+
+    fn draft<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Draft, PublishError> {
+        let value = serde_json::to_string(value).map_err(|error| PublishError::Value(error.to_string()))?;
+        Draft::checked(key, &value, &self.0.name)
+    }
+
+    /// The messages other nodes publish, from now on. For a subscriber that is behind the last 16,384 are
+    /// kept, up to 16 MiB.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription<Message> {
+        self.0.messages.subscribe()
+    }
+
+    /// As [`subscribe`](Self::subscribe), with the messages that this node itself publishes, as soon as they
+    /// are on their way; their [`hops`](Message::hops) are 0. All messages of the cluster, in an order of this
+    /// node's own.
+    #[must_use]
+    pub fn subscribe_all(&self) -> Subscription<Message> {
+        self.0.everything.subscribe()
+    }
+
+    /// What happens in the cluster: every [`Event`] but the messages. The first call hears of
+    /// everything since the start, so that [`Event::Ready`] cannot be missed; later ones hear what
+    /// happens from then on. The last 1024 events are kept for a subscriber that is behind.
+    #[must_use]
+    pub fn events(&self) -> Subscription<Event> {
+        // Nothing can panic under this lock; were it poisoned, the receiver would still be whole.
+        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| self.0.events.subscribe())
+    }
+
+    /// The same from now on, for who leaves those since the start to others.
+    #[must_use]
+    pub fn events_from_now(&self) -> Subscription<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// Who acknowledges what, of this node's messages and of those of all others of this crate, whom it asks
+    /// while there is such a subscription. It begins with how far each member is, which is told again every 5 s;
+    /// in between, up to 20 times a second for each origin, those that have gone on.
+    #[must_use]
+    pub fn acks(&self) -> Subscription<Acks> {
+        self.0.acks.subscribe()
+    }
+
+    /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
+    pub async fn metrics(&self) -> Metrics {
+        self.ask(|reply| Command::Metrics { reply }).await.unwrap_or_default()
+    }
+
+    /// How this node sees its cluster, at one time. Of nobody once it has stopped.
+    pub async fn overview(&self) -> Overview {
+        self.ask(|reply| Command::Overview { reply }).await.unwrap_or_default()
+    }
+
+    /// Whether this node is of use; nothing once it has stopped.
+    pub async fn readiness(&self) -> Option<Readiness> {
+        self.ask(|reply| Command::Readiness { reply }).await
+    }
+
+    /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it
+    /// with [`Event::Probed`].
+    ///
+    /// # Errors
+    ///
+    /// It is too long.
+    pub async fn set_ack_payload(&self, payload: &[u8]) -> Result<(), ConfigError> {
+        if payload.len() > limits::ACK_PAYLOAD {
+            return Err(ConfigError::AckPayloadTooLong { size: payload.len() });
+        }
+        // A node that has stopped answers nobody.
+        let _ = self.0.commands.send(Command::AckPayload(Bytes::copy_from_slice(payload))).await;
+        Ok(())
+    }
+
+    /// Every member that is not dead, this node first. Nobody once the node has stopped.
+    pub async fn members(&self) -> Vec<Member> {
+        self.ask(|reply| Command::Members { reply }).await.unwrap_or_default()
+    }
+
+    /// Leaves the cluster: the others are told, what is queued is sent, and the node stops. Returns
+    /// when it has, within 2 s.
+    pub async fn leave(&self) {
+        if self.0.commands.send(Command::Leave).await.is_ok() {
+            self.0.commands.closed().await;
+        }
+    }
+
+    /// `None` when the node has stopped.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,71 @@
+//! Send data from any node of a cluster to all the others, with no broker in between.
+//!
+//! Nodes find each other and watch each other by gossip (SWIM with Lifeguard's extensions) over the
+//! wire protocol of [hashicorp/memberlist](https://github.com/hashicorp/memberlist), so Rust and Go
+//! nodes share a cluster. What one node publishes, every other live node gets, once and in order, and the
+//! publisher's [`Receipt`] knows when.
+//!
+//! # The rooms, from the ground up
+//!
+//! | module | holds | knows of |
+//! |---|---|---|
+//! | [`wire`] | bytes ⇄ messages of the memberlist protocol; pure, a crate of its own | nothing |
+//! | `metrics` | numbers that are counted, by everything below `driver` | nothing |
+//! | [`rate`] | how often something may happen, wherever that is limited | nothing |
+//! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
+//! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
+//! | `serf` | what a member of a serf cluster says besides: intents, user events, queries | `membership`, `wire` |
+//! | `node` | all of them behind a few verbs, without clock, socket or task (sans-IO) | the four above |
+//! | `sim` | a virtual clock and network that drive the very same `Node`s by the thousand | `node` |
+//! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
+//!
+//! Arrows run downwards only. Above them are two crates that know the [`Handle`] and nothing beneath it:
+//! `broadcast-gateway` is the API for programs in any language, and the page; `broadcast-node` is the program.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `net`, by default | `driver` |
+//! | `sim` | `sim` |
+
+#![deny(missing_docs, unreachable_pub)]
+
+pub mod config;
+mod dissemination;
+#[cfg(feature = "net")]
+mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod membership;
+mod metrics;
+mod node;
+pub mod rate;
+mod serf;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod timers;
+
+/// Bytes and messages of the memberlist protocol.
+pub use broadcast_wire as wire;
+pub use config::{
+    Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Serf, Tags, Tuning,
+};
+pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
+#[cfg(feature = "net")]
+pub use driver::{
+    AskError, Delivery, Departed, FaultsError, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,
+    UpdateError, ViewError,
+    health::{Health, HealthError, probe},
+    start, zones,
+};
+pub use membership::{Belief, Member, MemberState, MembershipCounts, NodeName};
+pub use metrics::Histogram;
+pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Reach, Readiness, Rejected, Seen, Sent, Traffic};
+pub use wire::envelope::Envelope;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

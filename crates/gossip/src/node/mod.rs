@@ -1,0 +1,605 @@
+//! One node: membership and dissemination behind a few verbs, without clock, socket or task.
+//!
+//! # Contract
+//!
+//! Whoever drives a [`Node`] hands it what happens (`handle_*`, [`publish`](Node::publish),
+//! [`leave`](Node::leave)), always with the time, and then drains what came of it:
+//! [`poll_transmit`](Node::poll_transmit), [`poll_action`](Node::poll_action) and
+//! [`poll_event`](Node::poll_event) until each gives `None`, and [`poll_timeout`](Node::poll_timeout)
+//! for when to call [`handle_timeout`](Node::handle_timeout) next. One mutation, then drain.
+//!
+//! # What can go wrong
+//!
+//! - *A flood of unusable input*: what was wrong is told for the first few of each second, and counted
+//!   for the rest.
+//! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
+
+mod event;
+mod identity;
+mod inspect;
+mod join;
+mod metrics;
+mod overview;
+mod packets;
+mod paths;
+mod rejections;
+mod seal;
+mod send_queue;
+mod sent;
+mod serf;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+pub use self::event::Event;
+pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
+
+pub use self::overview::{Overview, Readiness, Seen};
+pub use self::paths::Reach;
+pub use self::sent::Sent;
+pub(crate) use self::{
+    identity::{Advertised, GuessedBy},
+    inspect::Size,
+    seal::KeyChange,
+};
+use self::{
+    join::Seeds, metrics::Cause, paths::Paths, rejections::Rejections, seal::Sealer, send_queue::SendQueues,
+    serf::Place, streams::Stream,
+};
+use crate::{
+    config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
+    dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Route},
+    membership::{self, Belief, Member, Membership, NodeName, Output, Record},
+    timers::Timers,
+    wire::{self, Address, Nonce, Versions, envelope::Envelope, limits::StreamLimits, packet},
+};
+
+/// What a node announces that it speaks.
+pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
+/// The pings in one packet that are answered. memberlist sends one; each is answered by a packet of its own,
+/// and whoever forges an address is not to have more sent there than it takes to ask for it.
+const MAX_PINGS: usize = 3;
+/// How many parts a compound can have.
+const MAX_PARTS: usize = u8::MAX as usize;
+
+/// A datagram to send.
+#[derive(Clone, Debug)]
+pub(crate) struct Transmit {
+    pub(crate) to: SocketAddr,
+    pub(crate) payload: Bytes,
+}
+
+/// A stream between this node and another, as long as it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamId(pub(crate) u64);
+
+/// Something to be done outside.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// Open a stream. What is written to it meanwhile is sent once it stands.
+    Connect { id: StreamId, to: SocketAddr },
+    /// Send bytes on a stream.
+    Write { id: StreamId, data: Bytes },
+    /// Send what was written, then end the stream. Nothing more is wanted from it.
+    Close { id: StreamId },
+    /// Resolve a name, of a seed or of this node's own address, and report with [`Node::handle_lookup`].
+    Lookup { seed: Seed },
+    /// Guess this node's address by the route to a seed that has answered, and report with [`Node::set_guess`].
+    GuessAddress { peer: SocketAddr },
+    /// See whether this node's address is still one of the host's. If not, guess it by the route to one of these,
+    /// and report with [`Node::set_guess`].
+    CheckAddress { peers: Vec<SocketAddr> },
+}
+
+/// What happened on a stream.
+#[derive(Clone, Debug)]
+pub(crate) enum StreamInput<'a> {
+    /// Bytes arrived.
+    Data(&'a [u8]),
+    /// The other side will send no more.
+    Closed,
+    /// The stream could not be opened, or broke.
+    Failed(String),
+}
+
+/// What a node needs to know, once the outside is settled.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: NodeName,
+    pub(crate) address: Address,
+    pub(crate) meta: Bytes,
+    pub(crate) serf: Option<Serf>,
+    pub(crate) seeds: Vec<Seed>,
+    pub(crate) tuning: Tuning,
+    pub(crate) limits: Limits,
+    pub(crate) bounds: Bounds,
+    pub(crate) admission: Admission,
+    /// Begin with what the others still retain.
+    pub(crate) replay: bool,
+    /// Tell the application of every ping that is answered.
+    pub(crate) report_probes: bool,
+    /// When this node starts, in microseconds since 1970.
+    pub(crate) epoch: u64,
+    /// Seeds the node's random choices.
+    pub(crate) rng_seed: u64,
+    pub(crate) envelope: Envelope,
+    /// Where the nonces begin: at a place no other life of a node of this cluster begins at.
+    pub(crate) nonce: Nonce,
+}
+
+impl NodeConfig {
+    /// What nothing is set of.
+    pub(crate) fn new(name: NodeName, address: Address) -> Self {
+        Self {
+            name,
+            address,
+            meta: Bytes::new(),
+            serf: None,
+            seeds: Vec::new(),
+            tuning: Profile::default().tuning(),
+            limits: Limits::default(),
+            bounds: Bounds::default(),
+            admission: Admission::default(),
+            replay: false,
+            report_probes: false,
+            epoch: 1,
+            rng_seed: 1,
+            envelope: Envelope::default(),
+            nonce: Nonce::default(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Gossip,
+    Seed(usize),
+    Stream(StreamId),
+    Leave,
+    Paths,
+    /// The name of this node's own address is to be resolved again, or the address looked after that was guessed.
+    Advertise,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// As configured, but for the size of packets, which is without the envelope's part.
+    tuning: Tuning,
+    sealer: Sealer,
+    bounds: Bounds,
+    rng: Xoshiro256PlusPlus,
+    membership: Membership,
+    dissemination: Dissemination,
+    /// In a serf cluster.
+    place: Option<Place>,
+    seeds: Seeds,
+    advertised: Option<Advertised>,
+    /// Nothing where the address was configured.
+    guessed_by: Option<GuessedBy>,
+    /// Whether this node has been part of a cluster, or has none to join.
+    ready: bool,
+    /// Whether this node has told that it is about to leave, which the others are to hear first.
+    announced_leave: bool,
+    streams: BTreeMap<StreamId, Stream>,
+    /// Those of which more has arrived than was parsed at once, whose turn is next first.
+    busy: VecDeque<StreamId>,
+    next_stream: u64,
+    send_queues: SendQueues,
+    paths: Paths,
+    rejections: Rejections,
+    /// What this room counts itself; [`Node::metrics`] adds the rest.
+    metrics: Metrics,
+    gossip_rounds: u64,
+    /// When each message was published that not all members are known to have, as far as that was looked at.
+    in_flight: VecDeque<Instant>,
+    /// Whose turn it is to fill a packet first: the membership's, or the messages'.
+    membership_first: bool,
+    /// When something happened last.
+    now: Instant,
+    /// Somebody waits for room in the log.
+    held_back: bool,
+    timers: Timers<Timer>,
+    transmits: VecDeque<Transmit>,
+    actions: VecDeque<Action>,
+    events: VecDeque<Event>,
+    acks: VecDeque<Acks>,
+    /// The messages of the packet at hand, kept for its allocation.
+    scratch: Vec<wire::Message>,
+}
+
+impl Node {
+    pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
+        let NodeConfig {
+            name,
+            address,
+            meta,
+            serf,
+            seeds,
+            mut tuning,
+            limits,
+            bounds,
+            admission,
+            replay,
+            report_probes,
+            epoch,
+            rng_seed,
+            envelope,
+            nonce,
+        } = config;
+        tuning.udp_buffer_size -= envelope.packet_overhead();
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
+        let mut timers = Timers::new();
+        timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
+        let place = serf.map(|serf| Place::new(name.clone(), serf, &tuning, replay));
+        let setup = membership::Setup {
+            me: name.clone(),
+            address,
+            meta,
+            versions: if place.is_some() { Place::VERSIONS } else { VERSIONS },
+            tuning: tuning.clone(),
+            max_members: bounds.max_members,
+            admission,
+            rng_seed: rng.random(),
+        };
+        let membership = Membership::new(now, setup);
+        let dissemination = Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random());
+        let mut node = Self {
+            membership,
+            dissemination: if place.is_some() { dissemination.among_ours() } else { dissemination },
+            place,
+            seeds: Seeds::new(seeds),
+            advertised: None,
+            guessed_by: None,
+            tuning,
+            sealer: Sealer::new(envelope, nonce),
+            bounds,
+            rng,
+            ready: false,
+            announced_leave: false,
+            streams: BTreeMap::new(),
+            busy: VecDeque::new(),
+            next_stream: 0,
+            send_queues: SendQueues::default(),
+            paths: Paths::default(),
+            rejections: Rejections::default(),
+            metrics: Metrics::default(),
+            gossip_rounds: 0,
+            in_flight: VecDeque::new(),
+            membership_first: true,
+            now,
+            held_back: false,
+            timers,
+            transmits: VecDeque::new(),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            acks: VecDeque::new(),
+            scratch: Vec::new(),
+        };
+        if report_probes {
+            node.membership.report_probes();
+        }
+        node.start_joining(now);
+        node
+    }
+
+    /// Handles a datagram that came from `from`.
+    pub(crate) fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
+        self.now = now;
+        self.metrics.traffic.udp_received += data.len() as u64;
+        self.metrics.traffic.packets_received += 1;
+        let mut messages = std::mem::take(&mut self.scratch);
+        match self.sealer.envelope.open_packet(data) {
+            Ok(data) => {
+                if let Err(error) = packet::decode(&data, &mut messages) {
+                    self.metrics.packet_error(&error);
+                    self.reject(now, from, Cause::Packet, &error);
+                }
+            }
+            Err(error) => {
+                let reason = format_args!("packet of {} bytes is not read: {error}", data.len());
+                self.reject(now, from, Cause::Packet, &reason);
+            }
+        }
+        let mut route = Route::default();
+        let mut changed = false;
+        let mut pings = 0;
+        for message in messages.drain(..) {
+            match message {
+                wire::Message::Ping(_) | wire::Message::IndirectPing(_) if pings == MAX_PINGS => {
+                    self.metrics.over_limit.pings += 1;
+                }
+                wire::Message::User(payload) => {
+                    // Who introduces itself, and goes on, is to be heard as the member it has become.
+                    if std::mem::take(&mut changed) {
+                        self.settle(now);
+                    }
+                    if paths::is_one(&payload) {
+                        // As those of pings, the answers are bounded.
+                        pings += 1;
+                        if pings <= MAX_PINGS {
+                            self.hear_of_path(now, from, &payload, false);
+                        }
+                        continue;
+                    }
+                    self.hear(now, from, &payload, &mut route);
+                }
+                message => {
+                    changed = true;
+                    pings += usize::from(matches!(message, wire::Message::Ping(_) | wire::Message::IndirectPing(_)));
+                    if let Err(refusal) = self.membership.handle(now, from, message) {
+                        self.reject(now, from, Cause::Member, &refusal);
+                    }
+                }
+            }
+        }
+        self.scratch = messages;
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.membership.handle_timeout(now);
+        self.dissemination.handle_timeout(now, &self.membership);
+        self.settle(now);
+        self.work_on_streams(now);
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Gossip => self.gossip(now),
+                Timer::Seed(index) => self.check_seed(now, index),
+                Timer::Stream(id) => self.time_out_stream(now, id),
+                Timer::Leave => self.say_good_bye(now),
+                Timer::Paths => self.step_paths(now),
+                Timer::Advertise => self.resolve_own(now),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Sends `value`, which is JSON, under `key` to every other node. See
+    /// [`publish_draft`](Self::publish_draft).
+    pub(crate) fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
+        let draft = self.draft(key, value)?;
+        self.publish_draft(now, draft)
+    }
+
+    /// A message of this node.
+    ///
+    /// # Errors
+    ///
+    /// It is too large, or `value` is not JSON.
+    pub(crate) fn draft(&self, key: &str, value: &str) -> Result<Draft, PublishError> {
+        Draft::checked(key, value, &self.me().name.to_string())
+    }
+
+    /// Sends a message to every other node; it is on its way when the node has been drained.
+    ///
+    /// A node that has left is no member to the others any more, and publishes nothing; nor does one that
+    /// learned that its name is another's, since what it says would be taken for the other's.
+    ///
+    /// # Errors
+    ///
+    /// See there; or the log has no room, which [`Event::Room`] will tell.
+    pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<MessageId, PublishError> {
+        self.now = now;
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let (draft, event) = self.plan_event(now, draft);
+        let published = self.dissemination.publish(now, draft, &self.membership);
+        if published.is_ok() {
+            self.in_flight.push_back(now);
+            self.land(self.dissemination.stable());
+            self.emit_event(now, event);
+        }
+        self.held_back |= published == Err(PublishError::WouldBlock);
+        published
+    }
+
+    /// Whether the log has room for one more message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.dissemination.has_room()
+    }
+
+    /// How far the cluster is with what this node publishes.
+    pub(crate) fn progress(&mut self) -> Progress {
+        let progress = self.dissemination.progress(&self.membership);
+        self.land(progress.stable);
+        progress
+    }
+
+    /// What this node has just published, as an application sees it.
+    pub(crate) fn just_published(&self) -> Option<dissemination::Message> {
+        self.dissemination.just_published()
+    }
+
+    /// How many members have a message of this node, and which do not, of those that are waited for.
+    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        self.dissemination.reached(seq)
+    }
+
+    /// Who has failed, and who has left, while a message was on its way to it.
+    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        self.dissemination.gone_without(seq)
+    }
+
+    /// The identity of the next message of this node.
+    pub(crate) fn next_id(&self) -> MessageId {
+        self.dissemination.next_id()
+    }
+
+    /// This node's life, as its messages have it.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.next_id().epoch
+    }
+
+    /// Why nothing can be published, apart from a lack of room.
+    pub(crate) fn refusal(&self) -> Option<PublishError> {
+        if self.membership.has_left() || self.timers.get(&Timer::Leave).is_some() {
+            Some(PublishError::Stopped)
+        } else {
+            self.seeds.name_taken().then_some(PublishError::NameTaken)
+        }
+    }
+
+    /// Takes what another node's application said, or its dissemination.
+    fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
+        if self.hear_serf(now, from, payload) {
+            return;
+        }
+        if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
+            self.reject(now, from, Cause::Message, &unusable);
+        }
+    }
+
+    /// Every member that is alive or suspect, this node first.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.membership.members()
+    }
+
+    /// What this node believes of everybody it remembers, itself included, by name.
+    pub(crate) fn view(&self) -> Vec<Belief> {
+        self.membership.beliefs()
+    }
+
+    /// How this node closes what it sends at present, and what it takes at most as an answer, which is not among the
+    /// streams that others have open to it.
+    pub(crate) fn way_of_asking(&self) -> (Envelope, StreamLimits) {
+        let Bounds { max_members, max_stream_bytes, stream, .. } = self.bounds;
+        (self.sealer.envelope.clone(), stream.at_most(max_members, max_stream_bytes / 2))
+    }
+
+    /// Another node was asked for its view, on a connection that is not the node's own.
+    pub(crate) fn count_asked(&mut self, sent: u64, received: u64) {
+        let Metrics { traffic, sent: by_kind, .. } = &mut self.metrics;
+        traffic.tcp_connect += 1;
+        traffic.tcp_sent += sent;
+        traffic.tcp_received += received;
+        by_kind.views += sent;
+    }
+
+    /// What this node's acknowledgements carry from now on.
+    pub(crate) fn set_ack_payload(&mut self, payload: Bytes) {
+        self.membership.set_ack_payload(payload);
+    }
+
+    /// The next datagram to send. The first call after something has happened puts together what came of
+    /// all that has happened, so that much fits in few datagrams.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+        if self.transmits.is_empty() {
+            self.flush();
+        }
+        let transmit = self.transmits.pop_front()?;
+        self.metrics.traffic.udp_sent += transmit.payload.len() as u64;
+        self.metrics.traffic.packets_sent += 1;
+        Some(transmit)
+    }
+
+    /// The next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next thing to tell the application.
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Tells from now on who has acknowledged what of whose messages, beginning with all that is known; or does
+    /// so no longer.
+    pub(crate) fn watch(&mut self, now: Instant, wanted: bool) {
+        self.dissemination.watch_acks(now, wanted, &self.membership);
+        self.settle(now);
+    }
+
+    /// The next thing to tell the application of acknowledgements.
+    pub(crate) fn poll_acks(&mut self) -> Option<Acks> {
+        self.acks.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        // What has arrived and is not parsed yet does not wait for anything.
+        let busy = self.busy.front().map(|_| self.now);
+        let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next(), busy];
+        rooms.into_iter().flatten().min()
+    }
+
+    fn me(&self) -> &Record {
+        self.membership.me()
+    }
+
+    /// Sends what came of all that has happened.
+    fn flush(&mut self) {
+        if !self.seeds.name_taken() {
+            self.dissemination.flush(self.now, &self.membership);
+        }
+        self.carry_out();
+    }
+
+    /// Carries out what the dissemination wants done.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.dissemination.poll_output() {
+            match output {
+                dissemination::Output::Packets { to, route, messages } => self.broadcast(&to, route, messages),
+                dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, message),
+                dissemination::Output::Deliver(message) => self.deliver(message),
+                dissemination::Output::Missed { origin, epoch, seqs } => {
+                    self.events.push_back(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end });
+                }
+                dissemination::Output::Acks(acks) => self.acks.push_back(acks),
+                dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
+                dissemination::Output::Elsewhere { name, announced, from } => {
+                    self.events.push_back(Event::HeardElsewhere { name, announced, from });
+                }
+                dissemination::Output::Silent(addr) => self.suspect_path(self.now, addr),
+            }
+        }
+        self.carry_out_serf();
+        if self.held_back && self.dissemination.has_room() {
+            self.held_back = false;
+            self.events.push_back(Event::Room);
+        }
+    }
+
+    /// Carries out what the membership wants done.
+    fn settle(&mut self, now: Instant) {
+        self.now = now;
+        self.leave_if_ready(now);
+        while let Some(output) = self.membership.poll_output() {
+            match output {
+                Output::Packet { to, messages: mut parts, piggyback } => {
+                    if piggyback {
+                        let used: usize = parts.iter().map(|part| part.len() + packet::PART_OVERHEAD).sum();
+                        let budget = self.packet_size(to.addr).saturating_sub(packet::COMPOUND_OVERHEAD + used);
+                        self.fill(to, budget, &mut parts);
+                    }
+                    self.transmit(to, &parts);
+                }
+                Output::PushPull { to } => self.push_pull(now, to, None),
+                Output::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
+                Output::Event(event) => self.tell(now, event),
+            }
+        }
+        self.carry_out();
+        if !self.ready && self.membership.live() > 1 && !self.seeds.name_taken() {
+            self.set_ready();
+        }
+    }
+
+    fn set_ready(&mut self) {
+        self.ready = true;
+        self.events.push_back(Event::Ready);
+    }
+}

@@ -1,0 +1,75 @@
+//! How a node sees its cluster, as a whole: for people who look.
+
+use super::{Node, Reach};
+use crate::{
+    dissemination::{Position, is_ours},
+    membership::{Member, MemberState, Record},
+};
+
+/// How a node sees its cluster, at one time.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Overview {
+    /// Whether it has joined: a seed has answered, or there are none to ask.
+    pub joined: bool,
+    /// Whether it has begun to leave.
+    pub leaving: bool,
+    /// Everybody it remembers, itself first, the dead and those who left included.
+    pub members: Vec<Seen>,
+    /// How far it is with what each origin says, itself first.
+    pub positions: Vec<Position>,
+}
+
+/// What a node knows of a member.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Seen {
+    /// As [`Handle::members`](crate::Handle::members) has it.
+    pub member: Member,
+    /// Whether it is a node of this crate, which acknowledges messages.
+    pub acknowledges: bool,
+    /// How many of this node's messages it has not acknowledged yet. `None` for the node itself, plain memberlist
+    /// nodes, who is gone, and everybody before the first message.
+    pub lag: Option<u64>,
+    /// Whether it was [cut loose](crate::Event::CutLoose): publishers do not wait for it any more, until it has
+    /// caught up.
+    pub loose: bool,
+    /// How it is reached with messages.
+    pub reach: Reach,
+}
+
+/// Whether a node is of use: what a health check asks, and so no more than takes no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether it has joined: a seed has answered, or there are none to ask.
+    pub joined: bool,
+    /// Whether it has begun to leave.
+    pub leaving: bool,
+    /// How many members are alive or suspect, this node included.
+    pub live: usize,
+}
+
+impl Node {
+    pub(crate) fn readiness(&self) -> Readiness {
+        let leaving = self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
+            || self.membership.me().state() == MemberState::Left;
+        Readiness { joined: self.ready, leaving, live: self.membership.live() }
+    }
+
+    pub(crate) fn overview(&self) -> Overview {
+        let lags = self.dissemination.lags();
+        let seen = |record: &Record| Seen {
+            member: self.member(record),
+            acknowledges: is_ours(record.versions),
+            lag: lags.get(&record.name).copied(),
+            loose: self.dissemination.is_loose(&record.name),
+            reach: self.reach(record.addr()),
+        };
+        let me = self.membership.me();
+        let others = self.membership.records().filter(|record| record.name != me.name);
+        let mut members: Vec<_> = [me].into_iter().chain(others).map(seen).collect();
+        members[1..].sort_by(|a, b| a.member.name.cmp(&b.member.name));
+        let Readiness { joined, leaving, .. } = self.readiness();
+        Overview { joined, leaving, members, positions: self.dissemination.positions() }
+    }
+}
