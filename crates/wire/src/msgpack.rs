@@ -2,7 +2,7 @@
 //!
 //! Emitted is the old dialect, before `str8` and `bin` existed. Accepted is any dialect: structs as
 //! maps or arrays, unknown fields of any type, integers of any width. [`Decoder`] reads a value that
-//! is there as a whole; [`Scanner`] finds where a value ends while its bytes are still arriving.
+//! is there as a whole; `Scanner` finds where a value ends while its bytes are still arriving.
 //! Neither trusts a declared length. Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
 
 use std::{borrow::Cow, ops::Range};

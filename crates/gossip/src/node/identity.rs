@@ -29,16 +29,16 @@ const MAX_PEERS: usize = 8;
 
 /// The name of the address that others reach this node at.
 #[derive(Clone, Debug)]
-pub(crate) struct Advertised {
+pub struct Advertised {
     /// Its port is that of the address, whatever the name resolves to.
-    pub(crate) host: Seed,
+    pub host: Seed,
     /// Whether the address may be IPv6.
-    pub(crate) ipv6: bool,
+    pub ipv6: bool,
 }
 
 /// What a guessed address was last guessed by. Later ones are better guesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum GuessedBy {
+pub enum GuessedBy {
     /// What this host tells.
     Interfaces,
     /// Where a node that joined through this one reached it.
@@ -49,12 +49,12 @@ pub(crate) enum GuessedBy {
 
 impl Node {
     /// Where others reach this node.
-    pub(crate) fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> SocketAddr {
         self.me().addr()
     }
 
     /// Tells something else about this node from now on; gives whether it still tells anything.
-    pub(crate) fn update_meta(&mut self, now: Instant, meta: &Bytes) -> bool {
+    pub fn update_meta(&mut self, now: Instant, meta: &Bytes) -> bool {
         let here = !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none();
         if here && self.membership.update_meta(meta) {
             self.gossip_soon(now);
@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// Goes on being reached at the address that a name stands for.
-    pub(crate) fn follow(&mut self, now: Instant, advertised: Advertised) {
+    pub fn follow(&mut self, now: Instant, advertised: Advertised) {
         self.advertised = Some(advertised);
         self.resolve_own_later(now);
     }
@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// This node's address is a guess, to be guessed again.
-    pub(crate) fn guess_address(&mut self, now: Instant) {
+    pub fn guess_address(&mut self, now: Instant) {
         self.guessed_by = Some(GuessedBy::Interfaces);
         self.resolve_own_later(now);
     }
@@ -119,7 +119,7 @@ impl Node {
     }
 
     /// Takes another guess at this node's address.
-    pub(crate) fn set_guess(&mut self, now: Instant, ip: IpAddr, by: GuessedBy) {
+    pub fn set_guess(&mut self, now: Instant, ip: IpAddr, by: GuessedBy) {
         let new = SocketAddr::new(ip, self.addr().port());
         let Some(before) = self.guessed_by else { return };
         if self.membership.has_left() || !self.membership.allows(new) {
@@ -155,7 +155,7 @@ impl Node {
     ///
     /// One that has asked to join may have been let in already, and hears with the answer by whom; one that
     /// has said something waits until the others have it. Neither for long.
-    pub(crate) fn leave(&mut self, now: Instant) {
+    pub fn leave(&mut self, now: Instant) {
         self.seeds.stop();
         if !self.membership.has_left() && self.timers.get(&Timer::Leave).is_none() {
             self.timers.set(Timer::Leave, now + LEAVE_WAIT);

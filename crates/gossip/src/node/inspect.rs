@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::{Node, serf::Place};
 use crate::{
-    dissemination::Counters,
     membership::{MemberState, NodeName, Record},
     wire::{Address, Versions},
 };
@@ -46,15 +45,6 @@ impl Node {
     /// How many copies of messages have arrived, the first of each included.
     pub(crate) fn copies(&self) -> u64 {
         self.counters().copies
-    }
-
-    /// What came of what is said, and what was dropped of it, since the start.
-    pub(crate) fn counters(&self) -> Counters {
-        let mut counters = self.dissemination.counters();
-        if let Some(place) = &self.place {
-            place.count(&mut counters);
-        }
-        counters
     }
 
     /// Everything that could grow.

@@ -153,7 +153,7 @@ impl Node {
     }
 
     /// Takes the addresses that a name resolved to, or why it did not.
-    pub(crate) fn handle_lookup(&mut self, now: Instant, seed: &Seed, result: Result<Vec<SocketAddr>, String>) {
+    pub fn handle_lookup(&mut self, now: Instant, seed: &Seed, result: Result<Vec<SocketAddr>, String>) {
         for index in 0..self.seeds.list.len() {
             let state = &self.seeds.list[index];
             if state.seed == *seed && matches!(state.phase, Phase::LookingUp) {

@@ -170,8 +170,18 @@ impl Metrics {
 }
 
 impl Node {
+    /// What came of what is said, and what was dropped of it, since the start.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut counters = self.dissemination.counters();
+        if let Some(place) = &self.place {
+            place.count(&mut counters);
+        }
+        counters
+    }
+
     /// What was counted until now.
-    pub(crate) fn metrics(&self) -> Metrics {
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
         let overflow = self.membership.overflow();
         let mut metrics =
             Metrics { membership: self.membership.counts(), messages: self.counters(), ..self.metrics.clone() };

@@ -16,6 +16,7 @@
 
 mod event;
 mod identity;
+#[cfg(any(test, feature = "sim"))]
 mod inspect;
 mod join;
 mod metrics;
@@ -44,12 +45,13 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 pub use self::event::Event;
 pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use self::inspect::Size;
 pub use self::overview::{Overview, Readiness, Seen};
 pub use self::paths::Reach;
 pub use self::sent::Sent;
-pub(crate) use self::{
+pub use self::{
     identity::{Advertised, GuessedBy},
-    inspect::Size,
     seal::KeyChange,
 };
 use self::{
@@ -74,36 +76,60 @@ const MAX_PARTS: usize = u8::MAX as usize;
 
 /// A datagram to send.
 #[derive(Clone, Debug)]
-pub(crate) struct Transmit {
-    pub(crate) to: SocketAddr,
-    pub(crate) payload: Bytes,
+pub struct Transmit {
+    /// To where.
+    pub to: SocketAddr,
+    /// What.
+    pub payload: Bytes,
 }
 
 /// A stream between this node and another, as long as it lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct StreamId(pub(crate) u64);
+pub struct StreamId(pub(crate) u64);
 
 /// Something to be done outside.
 #[derive(Clone, Debug)]
-pub(crate) enum Action {
+pub enum Action {
     /// Open a stream. What is written to it meanwhile is sent once it stands.
-    Connect { id: StreamId, to: SocketAddr },
+    Connect {
+        /// The stream.
+        id: StreamId,
+        /// To where.
+        to: SocketAddr,
+    },
     /// Send bytes on a stream.
-    Write { id: StreamId, data: Bytes },
+    Write {
+        /// The stream.
+        id: StreamId,
+        /// What.
+        data: Bytes,
+    },
     /// Send what was written, then end the stream. Nothing more is wanted from it.
-    Close { id: StreamId },
+    Close {
+        /// The stream.
+        id: StreamId,
+    },
     /// Resolve a name, of a seed or of this node's own address, and report with [`Node::handle_lookup`].
-    Lookup { seed: Seed },
+    Lookup {
+        /// The name and the port.
+        seed: Seed,
+    },
     /// Guess this node's address by the route to a seed that has answered, and report with [`Node::set_guess`].
-    GuessAddress { peer: SocketAddr },
+    GuessAddress {
+        /// The seed's address.
+        peer: SocketAddr,
+    },
     /// See whether this node's address is still one of the host's. If not, guess it by the route to one of these,
     /// and report with [`Node::set_guess`].
-    CheckAddress { peers: Vec<SocketAddr> },
+    CheckAddress {
+        /// Addresses of members.
+        peers: Vec<SocketAddr>,
+    },
 }
 
 /// What happened on a stream.
 #[derive(Clone, Debug)]
-pub(crate) enum StreamInput<'a> {
+pub enum StreamInput<'a> {
     /// Bytes arrived.
     Data(&'a [u8]),
     /// The other side will send no more.
@@ -114,32 +140,42 @@ pub(crate) enum StreamInput<'a> {
 
 /// What a node needs to know, once the outside is settled.
 #[derive(Clone, Debug)]
-pub(crate) struct NodeConfig {
-    pub(crate) name: NodeName,
-    pub(crate) address: Address,
-    pub(crate) meta: Bytes,
-    pub(crate) serf: Option<Serf>,
-    pub(crate) seeds: Vec<Seed>,
-    pub(crate) tuning: Tuning,
-    pub(crate) limits: Limits,
-    pub(crate) bounds: Bounds,
+pub struct NodeConfig {
+    /// What no other node of the cluster is called.
+    pub name: NodeName,
+    /// Where others reach it.
+    pub address: Address,
+    /// What it tells the others about itself, at most 512 bytes.
+    pub meta: Bytes,
+    /// What it is in a serf cluster; nothing outside of one.
+    pub serf: Option<Serf>,
+    /// Whom it joins the cluster through.
+    pub seeds: Vec<Seed>,
+    /// The pace of the gossip.
+    pub tuning: Tuning,
+    /// What is kept for members that lack it.
+    pub limits: Limits,
+    /// What others can make it hold.
+    pub bounds: Bounds,
+    /// Whom it lets in.
     pub(crate) admission: Admission,
     /// Begin with what the others still retain.
-    pub(crate) replay: bool,
+    pub replay: bool,
     /// Tell the application of every ping that is answered.
-    pub(crate) report_probes: bool,
+    pub report_probes: bool,
     /// When this node starts, in microseconds since 1970.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
     /// Seeds the node's random choices.
-    pub(crate) rng_seed: u64,
-    pub(crate) envelope: Envelope,
+    pub rng_seed: u64,
+    /// Label and keys.
+    pub envelope: Envelope,
     /// Where the nonces begin: at a place no other life of a node of this cluster begins at.
-    pub(crate) nonce: Nonce,
+    pub nonce: Nonce,
 }
 
 impl NodeConfig {
     /// What nothing is set of.
-    pub(crate) fn new(name: NodeName, address: Address) -> Self {
+    pub fn new(name: NodeName, address: Address) -> Self {
         Self {
             name,
             address,
@@ -173,7 +209,7 @@ enum Timer {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Node {
+pub struct Node {
     /// As configured, but for the size of packets, which is without the envelope's part.
     tuning: Tuning,
     sealer: Sealer,
@@ -219,7 +255,9 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(now: Instant, config: NodeConfig) -> Self {
+    /// A node that begins at `now`, and looks for its seeds at once.
+    #[must_use]
+    pub fn new(now: Instant, config: NodeConfig) -> Self {
         let NodeConfig {
             name,
             address,
@@ -294,7 +332,7 @@ impl Node {
     }
 
     /// Handles a datagram that came from `from`.
-    pub(crate) fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
         self.now = now;
         self.metrics.traffic.udp_received += data.len() as u64;
         self.metrics.traffic.packets_received += 1;
@@ -348,7 +386,7 @@ impl Node {
     }
 
     /// Does what is due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.membership.handle_timeout(now);
         self.dissemination.handle_timeout(now, &self.membership);
@@ -369,7 +407,7 @@ impl Node {
 
     /// Sends `value`, which is JSON, under `key` to every other node. See
     /// [`publish_draft`](Self::publish_draft).
-    pub(crate) fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
+    pub fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
         let draft = self.draft(key, value)?;
         self.publish_draft(now, draft)
     }
@@ -408,7 +446,7 @@ impl Node {
     }
 
     /// Whether the log has room for one more message.
-    pub(crate) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.dissemination.has_room()
     }
 
@@ -435,12 +473,12 @@ impl Node {
     }
 
     /// The identity of the next message of this node.
-    pub(crate) fn next_id(&self) -> MessageId {
+    pub fn next_id(&self) -> MessageId {
         self.dissemination.next_id()
     }
 
     /// This node's life, as its messages have it.
-    pub(crate) fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> u64 {
         self.next_id().epoch
     }
 
@@ -464,12 +502,12 @@ impl Node {
     }
 
     /// Every member that is alive or suspect, this node first.
-    pub(crate) fn members(&self) -> Vec<Member> {
+    pub fn members(&self) -> Vec<Member> {
         self.membership.members()
     }
 
     /// What this node believes of everybody it remembers, itself included, by name.
-    pub(crate) fn view(&self) -> Vec<Belief> {
+    pub fn view(&self) -> Vec<Belief> {
         self.membership.beliefs()
     }
 
@@ -490,13 +528,13 @@ impl Node {
     }
 
     /// What this node's acknowledgements carry from now on.
-    pub(crate) fn set_ack_payload(&mut self, payload: Bytes) {
+    pub fn set_ack_payload(&mut self, payload: Bytes) {
         self.membership.set_ack_payload(payload);
     }
 
     /// The next datagram to send. The first call after something has happened puts together what came of
     /// all that has happened, so that much fits in few datagrams.
-    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
         if self.transmits.is_empty() {
             self.flush();
         }
@@ -507,29 +545,29 @@ impl Node {
     }
 
     /// The next thing to do.
-    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// The next thing to tell the application.
-    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
     /// Tells from now on who has acknowledged what of whose messages, beginning with all that is known; or does
     /// so no longer.
-    pub(crate) fn watch(&mut self, now: Instant, wanted: bool) {
+    pub fn watch(&mut self, now: Instant, wanted: bool) {
         self.dissemination.watch_acks(now, wanted, &self.membership);
         self.settle(now);
     }
 
     /// The next thing to tell the application of acknowledgements.
-    pub(crate) fn poll_acks(&mut self) -> Option<Acks> {
+    pub fn poll_acks(&mut self) -> Option<Acks> {
         self.acks.pop_front()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         // What has arrived and is not parsed yet does not wait for anything.
         let busy = self.busy.front().map(|_| self.now);
         let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next(), busy];

@@ -50,13 +50,17 @@ pub struct Readiness {
 }
 
 impl Node {
-    pub(crate) fn readiness(&self) -> Readiness {
+    /// Whether this node is of use.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
         let leaving = self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
             || self.membership.me().state() == MemberState::Left;
         Readiness { joined: self.ready, leaving, live: self.membership.live() }
     }
 
-    pub(crate) fn overview(&self) -> Overview {
+    /// How this node sees its cluster.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
         let lags = self.dissemination.lags();
         let seen = |record: &Record| Seen {
             member: self.member(record),

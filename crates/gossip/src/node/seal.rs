@@ -10,7 +10,7 @@ use crate::wire::{
 
 /// A change to a node's keys.
 #[derive(Clone, Debug)]
-pub(crate) enum KeyChange {
+pub enum KeyChange {
     /// From now on what is encrypted with this key can be read.
     Install(SecretKey),
     /// From now on this key, which is installed, encrypts.
@@ -62,7 +62,7 @@ impl Node {
     /// # Errors
     ///
     /// See [`KeyError`]; nothing is changed then.
-    pub(crate) fn change_keys(&mut self, change: KeyChange) -> Result<(), KeyError> {
+    pub fn change_keys(&mut self, change: KeyChange) -> Result<(), KeyError> {
         let ring = &mut self.sealer.envelope.keyring;
         match change {
             KeyChange::Install(key) => ring.install(key),
@@ -81,7 +81,7 @@ impl Node {
     }
 
     /// The keys, the one that encrypts first.
-    pub(crate) fn keys(&self) -> Vec<SecretKey> {
+    pub fn keys(&self) -> Vec<SecretKey> {
         self.sealer.envelope.keyring.keys().cloned().collect()
     }
 }

@@ -81,7 +81,7 @@ struct Health {
 
 impl Node {
     /// A stream was opened from outside; `None` refuses it.
-    pub(crate) fn handle_accept(&mut self, now: Instant, from: SocketAddr) -> Option<StreamId> {
+    pub fn handle_accept(&mut self, now: Instant, from: SocketAddr) -> Option<StreamId> {
         let served = self.streams.values().filter(|stream| stream.role == Role::Serving).count();
         let max = self.bounds.max_streams;
         if served >= max {
@@ -98,7 +98,7 @@ impl Node {
     }
 
     /// A stream that was accepted was opened to this address.
-    pub(crate) fn set_reached_at(&mut self, id: StreamId, ip: IpAddr) {
+    pub fn set_reached_at(&mut self, id: StreamId, ip: IpAddr) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.reached_at = Some(ip);
         }
@@ -191,7 +191,7 @@ impl Node {
     }
 
     /// Takes what happened on a stream.
-    pub(crate) fn handle_stream(&mut self, now: Instant, id: StreamId, input: StreamInput<'_>) {
+    pub fn handle_stream(&mut self, now: Instant, id: StreamId, input: StreamInput<'_>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         match input {
             StreamInput::Data(data) => {

@@ -29,7 +29,7 @@ pub struct Job<'a> {
     pub seed: u64,
 }
 
-/// See the [module](self).
+/// Many runs, on all processors.
 #[derive(Debug)]
 pub struct Batch<'a> {
     jobs: Vec<Job<'a>>,

@@ -1,4 +1,4 @@
-//! Nodes on a virtual clock and network: the very same [`Node`](crate::node::Node) that the driver runs,
+//! Nodes on a virtual clock and network: the very same [`Node`](crate::node::Node)s that the driver runs,
 //! many at a time, with no sockets and no waiting. The same seed gives the same run.
 //!
 //! | module | holds |

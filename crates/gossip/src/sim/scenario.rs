@@ -42,7 +42,7 @@ pub enum ScenarioError {
     },
 }
 
-/// See the [module](self).
+/// What a run is of, and what goes wrong in it; `docs/simulator.md` has each key.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
