@@ -8,7 +8,7 @@ use std::{
 use crate::support::{
     Process,
     compose::Project,
-    docker::{docker, wait_until},
+    docker::{self, docker, wait_until},
     require, talk,
 };
 
@@ -23,14 +23,8 @@ pub fn cases() -> Vec<require::Case> {
     )
 }
 
-/// What the containers log, by the names that their nodes have given themselves.
 fn follow(containers: &BTreeSet<String>) -> BTreeMap<String, Process> {
-    let name = |container: &String| {
-        let process = Process::spawn(Command::new("docker").args(["logs", "--follow", container]));
-        let name = process.log.wait("a first line", |lines| lines.first()?["node"].as_str().map(str::to_owned));
-        (name, process)
-    };
-    containers.iter().map(name).collect()
+    docker::follow(|| Command::new("docker"), containers)
 }
 
 fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<talk::Node<'_>> {

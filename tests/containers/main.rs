@@ -1,4 +1,4 @@
-//! Nodes in containers, the repository's own compose file, and what breaks them. A package of its own, so that
+//! Nodes in containers, the repository's own compose file and stack, and what breaks them. A package of its own, so that
 //! nothing else waits for what it takes to speak to a Docker engine.
 
 #[path = "../support/mod.rs"]
@@ -7,6 +7,7 @@ mod support;
 mod chaos;
 mod compose;
 mod nodes;
+mod swarm;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
-    let cases = [chaos::cases(), nodes::cases(), compose::cases()];
+    let cases = [swarm::cases(), chaos::cases(), nodes::cases(), compose::cases()];
     let code = require::run_cases(&args, cases.into_iter().flatten().collect());
     docker::remove_image();
     code

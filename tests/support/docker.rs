@@ -1,13 +1,14 @@
 //! The image under test, and the docker command line.
 
 use std::{
+    collections::BTreeMap,
     process::{Command, Output, id},
     sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{LIMIT, repository};
+use super::{LIMIT, Process, repository};
 
 /// The variable that names an image to test; else one is made, of a binary of this checkout.
 const GIVEN: &str = "BROADCAST_TESTS_IMAGE";
@@ -36,6 +37,20 @@ pub fn remove_image() {
 #[track_caller]
 pub fn docker(args: &[&str]) -> String {
     success(Command::new("docker").args(args))
+}
+
+/// What containers log, by the names that their nodes have given themselves. `docker` gives the command line of the
+/// engine that runs them.
+pub fn follow<'a>(
+    docker: impl Fn() -> Command,
+    containers: impl IntoIterator<Item = &'a String>,
+) -> BTreeMap<String, Process> {
+    let name = |container: &String| {
+        let process = Process::spawn(docker().args(["logs", "--follow", container]));
+        let name = process.log.wait("a first line", |lines| lines.first()?["node"].as_str().map(str::to_owned));
+        (name, process)
+    };
+    containers.into_iter().map(name).collect()
 }
 
 /// Runs a command, which must succeed, and gives what it prints.

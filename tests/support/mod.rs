@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod netns;
 pub mod require;
 pub mod serf;
+pub mod swarm;
 pub mod talk;
 
 use std::{

@@ -203,6 +203,13 @@ impl Host {
         self.namespace.sh(script)
     }
 
+    /// A program that runs on it, for who gives it its arguments and starts it.
+    pub fn run(&self, program: &str) -> Command {
+        let mut command = self.namespace.enter();
+        command.arg(program);
+        command
+    }
+
     /// Adds a rule of iptables: `-A INPUT …`, or takes it away: `-D INPUT …`.
     #[track_caller]
     pub fn iptables(&self, rule: &str) {
