@@ -11,6 +11,7 @@ mod churn;
 mod compat;
 mod disk;
 mod example;
+mod manifests;
 mod matrix;
 mod memberlist;
 mod networks;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         serf::cases(),
         observe::cases(),
         example::cases(),
+        manifests::cases(),
         disk::cases(),
     ];
     require::run_cases(&args, cases.into_iter().flatten().collect())
