@@ -18,11 +18,12 @@ pub fn cases() -> Vec<require::Case> {
     let missing =
         (!["prometheus", "promtool"].iter().all(|tool| require::answers(Command::new(tool).arg("--version"))))
             .then(|| "prometheus and promtool are not installed (Debian: apt-get install prometheus)".to_owned());
-    let tests: [require::Test; 4] = [
+    let tests: [require::Test; 5] = [
         ("the_configuration_is_sound", the_configuration_is_sound),
         ("the_metrics_are_as_prometheus_wants_them", the_metrics_are_as_prometheus_wants_them),
         ("every_query_finds_what_it_is_for", every_query_finds_what_it_is_for),
         ("the_page_of_metrics_has_them_all", the_page_of_metrics_has_them_all),
+        ("the_page_of_operations_has_each_alert", the_page_of_operations_has_each_alert),
     ];
     let mut cases = require::cases(missing.as_ref(), &tests);
     let compose: [require::Test; 1] = [("the_profile_is_valid", the_profile_is_valid)];
@@ -104,6 +105,15 @@ fn the_page_of_metrics_has_them_all() {
         .map(|[name, kind, help]| format!("| `{name}` | {kind} | {help} |"))
         .collect();
     assert_eq!(rows.join("\n"), expected.join("\n"), "docs/metrics.md is to have what a node tells");
+}
+
+fn the_page_of_operations_has_each_alert() {
+    let read = |path| fs::read_to_string(repository(path)).expect("it is there");
+    let (rules, page) = (read("docker/prometheus/rules.yml"), read("docs/operations.md"));
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let rows: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| `Broadcast")?.split('`').next()).collect();
+    let rows: Vec<_> = rows.iter().map(|name| format!("Broadcast{name}")).collect();
+    assert_eq!(rows, alerts, "docs/operations.md is to say what to do about each alert, in their order");
 }
 
 /// A Prometheus of its own, with the shipped rules, that looks at these nodes. Ended when dropped.
