@@ -19,6 +19,7 @@ pub fn cases() -> Vec<require::Case> {
         &[
             ("three_nodes_talk_and_ten_more_and_all_leave", three_nodes_talk_and_ten_more_and_all_leave),
             ("settings_come_from_the_environment", settings_come_from_the_environment),
+            ("whoever_is_started_is_of_the_sources_that_are_here", whoever_is_started_is_of_the_sources_that_are_here),
         ],
     )
 }
@@ -87,6 +88,23 @@ fn three_nodes_talk_and_ten_more_and_all_leave() {
     assert_eq!(project.containers(), BTreeSet::new());
     let filter = format!("label=com.docker.compose.project={}", project.name);
     assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &filter]), "");
+}
+
+/// There is an image of that name; an older one, for all that compose knows.
+fn whoever_is_started_is_of_the_sources_that_are_here() {
+    let project = Project::new("sources", &[]);
+    for some in [&[][..], &["node3"], &["--scale", "sender=2", "sender"]] {
+        let up = |more: &[&str]| {
+            let args = [&["--dry-run", "up", "--detach"], more, some].concat();
+            let output = project.command(&args).output().expect("docker runs");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+        };
+        let told = up(&[]);
+        assert!(told.contains("build service"), "{some:?}: {told}");
+        let told = up(&["--no-build"]);
+        assert!(!told.contains("build service"), "{some:?}: {told}");
+    }
 }
 
 fn settings_come_from_the_environment() {
