@@ -14,9 +14,8 @@ use std::{net::SocketAddr, sync::Arc};
 
 pub use ipnet::IpNet;
 
-pub(crate) use self::admission::Admission;
 pub use self::{
-    admission::{Candidate, Claim, check_networks, network},
+    admission::{Admission, Candidate, Claim, Filter, check_networks, network},
     bounds::Bounds,
     faults::Faults,
     retention::Limits,

@@ -47,13 +47,16 @@ pub enum Candidate<'a> {
     View(&'a [Claim<'a>]),
 }
 
-type Filter = dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync;
+/// What an application says of candidates.
+pub type Filter = dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync;
 
 /// The networks members may be in, and the application's own say.
 #[derive(Clone, Default)]
-pub(crate) struct Admission {
-    pub(super) networks: Vec<IpNet>,
-    pub(super) filter: Option<Arc<Filter>>,
+pub struct Admission {
+    /// Where members may be; everywhere, if there are none. At most 256.
+    pub networks: Vec<IpNet>,
+    /// Says whether a candidate is let in, or why not.
+    pub filter: Option<Arc<Filter>>,
 }
 
 impl Admission {

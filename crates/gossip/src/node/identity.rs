@@ -151,7 +151,7 @@ impl Node {
         }
     }
 
-    /// Tells the others that this node leaves; [`Event::LeaveComplete`] says when they have been told.
+    /// Tells the others that this node leaves; [`Event::LeaveComplete`](crate::Event::LeaveComplete) says when they have been told.
     ///
     /// One that has asked to join may have been let in already, and hears with the answer by whom; one that
     /// has said something waits until the others have it. Neither for long.

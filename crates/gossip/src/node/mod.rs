@@ -158,7 +158,7 @@ pub struct NodeConfig {
     /// What others can make it hold.
     pub bounds: Bounds,
     /// Whom it lets in.
-    pub(crate) admission: Admission,
+    pub admission: Admission,
     /// Begin with what the others still retain.
     pub replay: bool,
     /// Tell the application of every ping that is answered.
@@ -174,7 +174,9 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// What nothing is set of.
+    /// A node of which nothing else is set. Who runs more than one gives each its own `rng_seed` and, with keys, `nonce`; who
+    /// starts one again gives it a larger `epoch`.
+    #[must_use]
     pub fn new(name: NodeName, address: Address) -> Self {
         Self {
             name,
@@ -405,8 +407,12 @@ impl Node {
         self.settle(now);
     }
 
-    /// Sends `value`, which is JSON, under `key` to every other node. See
-    /// [`publish_draft`](Self::publish_draft).
+    /// Sends `value`, which is JSON, under `key` to every other node; it is on its way when the node has been drained.
+    ///
+    /// # Errors
+    ///
+    /// It is too large, or `value` is not JSON; this node keeps as much as it may for members that lack it; or it has left,
+    /// or has learned that its name is another's.
     pub fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
         let draft = self.draft(key, value)?;
         self.publish_draft(now, draft)

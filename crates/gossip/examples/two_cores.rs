@@ -1,0 +1,91 @@
+//! Two nodes without sockets, tasks or a clock: in memory, driven by hand.
+//!
+//! `cargo run -p broadcast-gossip --example two_cores`
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use broadcast::{
+    Event, Seed,
+    node::{Action, Node, NodeConfig, StreamId, StreamInput},
+};
+
+/// Both nodes, the clock, and where each end of a stream leads: to which node, and what it calls the stream.
+struct World {
+    now: Instant,
+    addrs: [SocketAddr; 2],
+    nodes: [Node; 2],
+    ends: HashMap<(usize, StreamId), (usize, StreamId)>,
+}
+
+impl World {
+    /// Carries everything that a node wants sent to the other one, until neither wants anything. Tells what happens.
+    fn settle(&mut self) {
+        for who in [0, 1, 0, 1, 0, 1, 0, 1] {
+            while let Some(datagram) = self.nodes[who].poll_transmit() {
+                self.nodes[1 - who].handle_datagram(self.now, self.addrs[who], &datagram.payload);
+            }
+            while let Some(action) = self.nodes[who].poll_action() {
+                self.perform(who, action);
+            }
+            while let Some(event) = self.nodes[who].poll_event() {
+                match event {
+                    Event::Joined(member) => println!("{} joined node{}", member.name, who + 1),
+                    Event::Message(said) => println!("node{} heard {} = {}", who + 1, said.key(), said.value()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, who: usize, action: Action) {
+        match action {
+            Action::Connect { id, .. } => {
+                let other = self.nodes[1 - who].handle_accept(self.now, self.addrs[who]).expect("it has room");
+                self.ends.insert((who, id), (1 - who, other));
+                self.ends.insert((1 - who, other), (who, id));
+            }
+            Action::Write { id, data } => self.arrive(who, id, StreamInput::Data(&data)),
+            Action::Close { id } => self.arrive(who, id, StreamInput::Closed),
+            Action::Lookup { seed } => {
+                let addr = SocketAddr::new(seed.host.parse().expect("no names here"), seed.port);
+                self.nodes[who].handle_lookup(self.now, &seed, Ok(vec![addr]));
+            }
+            // No addresses that change.
+            Action::GuessAddress { .. } | Action::CheckAddress { .. } => {}
+        }
+    }
+
+    fn arrive(&mut self, who: usize, id: StreamId, input: StreamInput<'_>) {
+        let (other, stream) = self.ends[&(who, id)];
+        self.nodes[other].handle_stream(self.now, stream, input);
+    }
+}
+
+fn main() {
+    let now = Instant::now();
+    let addrs: [SocketAddr; 2] = ["10.0.0.1:7946", "10.0.0.2:7946"].map(|addr| addr.parse().expect("an address"));
+    let config = |who: usize| NodeConfig::new(format!("node{}", who + 1).as_str().into(), addrs[who].into());
+    let seed = Seed { host: "10.0.0.1".into(), port: 7946 };
+    let joins = NodeConfig { seeds: vec![seed], rng_seed: 2, ..config(1) };
+    let mut world =
+        World { now, addrs, nodes: [Node::new(now, config(0)), Node::new(now, joins)], ends: HashMap::new() };
+
+    let end = now + Duration::from_secs(5);
+    let mut published = false;
+    while world.now < end {
+        world.settle();
+        if !published && world.nodes[1].members().len() == 2 {
+            world.nodes[1].publish(world.now, "greeting", "\"hello\"").expect("there is room");
+            published = true;
+            continue;
+        }
+        // Nobody waits: the clock goes on to when something is due.
+        let due = world.nodes.iter().filter_map(Node::poll_timeout).min();
+        world.now = due.unwrap_or(end).max(world.now);
+        world.nodes.iter_mut().for_each(|node| node.handle_timeout(world.now));
+    }
+}
