@@ -65,7 +65,6 @@ use broadcast::{
         broadcast tail",
     arg_required_else_help = true,
     subcommand_required = true,
-    disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub(crate) struct Cli {

@@ -58,10 +58,11 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
         (error.kind(), context(ContextKind::InvalidArg), context(ContextKind::InvalidValue))
     {
         let setting = setting(&arg);
-        let problem = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
+        let valid = context(ContextKind::ValidValue).filter(|valid| !valid.is_empty());
+        let problem = match (std::error::Error::source(error), valid) {
             (Some(problem), _) => problem.to_string(),
             (None, Some(valid)) => format!("it must be one of: {valid}"),
-            (None, None) => "it needs a value".into(),
+            (None, None) => format!("it needs a value, {arg}; see {}", help_of(args)),
         };
         return if value.is_empty() {
             format!("{setting}: {problem}")
@@ -75,7 +76,23 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    format!("{}; see {help}", first.strip_prefix("error: ").unwrap_or(first))
+    format!("{}{}; see {help}", first.strip_prefix("error: ").unwrap_or(first), did_you_mean(error))
+}
+
+/// What it may have been meant to be, as it follows other words; or nothing.
+fn did_you_mean(error: &clap::Error) -> String {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
+    let names: Vec<_> = kinds
+        .into_iter()
+        .filter_map(|kind| error.get(kind))
+        .flat_map(|value| match value {
+            ContextValue::String(name) => vec![name.clone()],
+            // The nearest is the last.
+            ContextValue::Strings(names) => names.iter().rev().cloned().collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    if names.is_empty() { String::new() } else { format!(" (did you mean {}?)", names.join(" or ")) }
 }
 
 /// What tells how the command is used that was given.
@@ -154,7 +171,18 @@ mod tests {
                 "--ack <WHO> must be given as well; see broadcast publish --help",
             ),
             (&["tail", "--last", "x"], "--last = \"x\": not a number of messages; write one like 10"),
-            (&["nod"], "unrecognized subcommand 'nod'; see broadcast --help"),
+            (&["nod"], "unrecognized subcommand 'nod' (did you mean node?); see broadcast --help"),
+            (&["help", "nod"], "unrecognized subcommand 'nod'; see broadcast --help"),
+            (&["xyz"], "unrecognized subcommand 'xyz'; see broadcast --help"),
+            (
+                &["node", "--nmae", "x"],
+                "unexpected argument '--nmae' found (did you mean --name?); see broadcast node --help",
+            ),
+            (
+                &["node", "--name"],
+                "BROADCAST_NAME (--name): it needs a value, --name <NAME>; see broadcast node --help",
+            ),
+            (&["demo", "--for"], "--for: it needs a value, --for <DURATION>; see broadcast demo --help"),
         ] {
             assert_eq!(refused(args), line);
         }

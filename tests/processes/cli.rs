@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Process, program};
+use crate::support::{Process, program, repository};
 use serde_json::Value;
 
 /// Runs the program with nothing of its own in its environment but `env`.
@@ -154,7 +154,10 @@ fn health_needs_to_know_the_port() {
 
 #[test]
 fn an_unknown_command_or_flag_is_named() {
-    assert_eq!(refusal(run(&["nod"], &[]), 2), "unrecognized subcommand 'nod'; see broadcast --help");
+    assert_eq!(
+        refusal(run(&["nod"], &[]), 2),
+        "unrecognized subcommand 'nod' (did you mean node?); see broadcast --help"
+    );
     assert_eq!(
         refusal(run(&["node", "--port"], &[]), 2),
         "unexpected argument '--port' found; see broadcast node --help"
@@ -169,6 +172,9 @@ fn alone_it_shows_its_help() {
     for word in ["node", "demo", "health", "broadcast demo", "--version"] {
         assert!(help.contains(word), "{help}");
     }
+    // As it is asked for in many other programs.
+    assert_eq!(stdout(run(&["help", "node"], &[])), stdout(run(&["node", "--help"], &[])));
+    assert!(stdout(run(&["help"], &[])).contains("broadcast demo"));
     assert_eq!(stdout(run(&["--version"], &[])), format!("broadcast {}\n", env!("CARGO_PKG_VERSION")));
 }
 
