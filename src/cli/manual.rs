@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
-use super::{Cli, Failure, output};
+use super::{Cli, Failure, output, visible};
 
 /// Print a script that completes this program's commands and flags in a shell
 #[derive(Debug, Args)]
@@ -49,5 +49,9 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
         clap_mangen::generate_to(Cli::command(), dir)
     };
     write().map_err(|error| Failure::other(format!("cannot write manual pages into {dir:?}: {error}")))?;
+    let dir = visible::escaped(&dir.display().to_string());
+    // The program's own, and one for each command.
+    let pages = 1 + Cli::command().get_subcommands().count();
+    output::print_line(&format!("wrote {pages} manual pages into {dir}, broadcast.1 and the commands' own"))?;
     Ok(ExitCode::SUCCESS)
 }
