@@ -28,8 +28,8 @@ const MAX_ANSWER: usize = 64 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct ClientArgs {
-    /// Which node is asked, by where it serves its HTTP API
-    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "URL", default_value_t = NodeUrl::default())]
+    /// Which node is asked, by where it serves its HTTP API: HOST, HOST:PORT or a URL
+    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE", default_value_t = NodeUrl::default())]
     node: NodeUrl,
 
     #[command(flatten)]
@@ -46,7 +46,8 @@ impl ClientArgs {
     }
 }
 
-/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`.
+/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or the same without `http://`; the port is then a
+/// node's own, and not HTTP's, unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NodeUrl {
     /// As the header `Host` has it, which knows no zones (RFC 6874).
@@ -67,9 +68,12 @@ impl FromStr for NodeUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "not the URL of a node; write it like http://127.0.0.1:8946";
+        const FORM: &str = "not where a node serves its API; write it like localhost:8946 or http://127.0.0.1:8946";
         const ZONE: &str = "a link-local address is written with its interface, like http://[fe80::1%25eth0]:8946";
-        let uri: Uri = text.trim().parse().map_err(|_| FORM)?;
+        let text = text.trim();
+        let (url, default_port) =
+            if text.contains("://") { (text.into(), 80) } else { (format!("http://{text}"), DEFAULT_PORT) };
+        let uri: Uri = url.parse().map_err(|_| FORM)?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
@@ -84,7 +88,7 @@ impl FromStr for NodeUrl {
             return Err("the token is not part of the URL; set BROADCAST_HTTP_TOKEN to it");
         }
         let port: u16 = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
-            "" => 80,
+            "" => default_port,
             port => port.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(FORM)?,
         };
         if authority.host().is_empty() || uri.query().is_some() {
@@ -301,13 +305,21 @@ mod tests {
             ("http://[fe80::1%25eth0]:8946", "http://[fe80::1%25eth0]:8946"),
             ("http://[fe80::1%25eth0]/a", "http://[fe80::1%25eth0]:80/a"),
             ("HTTP://proxy.example.org/node1/", "http://proxy.example.org:80/node1"),
+            ("localhost:8947", "http://localhost:8947"),
+            (" node1 ", "http://node1:8946"),
+            ("127.0.0.1", "http://127.0.0.1:8946"),
+            ("[::1]:1", "http://[::1]:1"),
+            ("[fe80::1%25eth0]", "http://[fe80::1%25eth0]:8946"),
+            ("proxy.example.org:80/node1/", "http://proxy.example.org:80/node1"),
         ] {
             assert_eq!(text.parse::<NodeUrl>().expect(text).to_string(), shown);
         }
         for text in [
             "",
-            "127.0.0.1:8946",
-            "node1",
+            " ",
+            "a b",
+            "localhost:",
+            "localhost:http",
             "ftp://node1",
             "http://",
             "http://:1",
@@ -316,11 +328,14 @@ mod tests {
             "http://a?b",
         ] {
             assert!(
-                text.parse::<NodeUrl>().expect_err(text).ends_with("write it like http://127.0.0.1:8946"),
+                text.parse::<NodeUrl>()
+                    .expect_err(text)
+                    .ends_with("write it like localhost:8946 or http://127.0.0.1:8946"),
                 "{text}"
             );
         }
         assert!("https://node1".parse::<NodeUrl>().expect_err("no TLS").contains("tunnel"));
+        assert!(":secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
         assert!("http://:secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
     }
 }

@@ -34,10 +34,11 @@ use broadcast::probe;
     broadcast health\n  \
     broadcast health --live\n  \
     broadcast health --bind 127.0.0.1:8000 --timeout 500ms\n  \
-    broadcast health --node http://10.0.0.1:8946 --json")]
+    broadcast health --node 10.0.0.1 --json")]
 pub(super) struct HealthArgs {
-    /// Ask over HTTP, where the node serves its API [default: ask by memberlist's ping at --bind]
-    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "URL")]
+    /// Ask over HTTP, where the node serves its API: HOST, HOST:PORT or a URL [default: ask by memberlist's ping at
+    /// --bind]
+    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE")]
     node: Option<NodeUrl>,
 
     #[command(flatten)]

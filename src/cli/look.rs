@@ -21,7 +21,7 @@ use super::{
 ///
 /// Exit code 0: listed. 1: the node cannot be asked. 2: wrong usage.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  broadcast members\n  broadcast members --node http://10.0.0.1:8946 --json")]
+#[command(after_help = "Examples:\n  broadcast members\n  broadcast members --node 10.0.0.1:8946 --json")]
 pub(super) struct MembersArgs {
     #[command(flatten)]
     client: ClientArgs,
@@ -34,7 +34,7 @@ pub(super) struct MembersArgs {
 ///
 /// Exit code 0: shown. 1: the node cannot be asked. 2: wrong usage.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  broadcast status\n  broadcast status --node http://10.0.0.1:8946 --json")]
+#[command(after_help = "Examples:\n  broadcast status\n  broadcast status --node 10.0.0.1:8946 --json")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     client: ClientArgs,

@@ -15,7 +15,7 @@ use super::{Failure, client::ClientArgs, output, visible};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast faults\n  \
-    broadcast faults loss=0.3,delay=5ms..50ms --node http://10.0.0.1:8946\n  \
+    broadcast faults loss=0.3,delay=5ms..50ms --node 10.0.0.1:8946\n  \
     broadcast faults none")]
 pub(super) struct FaultsArgs {
     /// What is to befall them from now on, as in BROADCAST_FAULTS, or none [default: only show it]

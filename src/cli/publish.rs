@@ -44,7 +44,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// and so is '"42"'. Without VALUE each line of standard input is a value; without KEY, too, each line is a
 /// message, {"key": …, "value": …}. Lines are sent as they come.
 ///
-/// What is printed is the message's id; with --ack all, to how many nodes it was delivered, and how soon.
+/// What is printed is the message's id; with --ack all, to how many nodes it was delivered, and how soon. With --json
+/// it is what the API answers, of lines to each part of them that was sent at once: `published` in these answers adds up
+/// to all that was published, also if the last one is a problem. Its `line` is that of standard input.
 ///
 /// Every live node is one that has not kept up, too, and that publishers do not wait for otherwise. One that fails or
 /// leaves meanwhile is named.
@@ -57,7 +59,7 @@ const PAUSE: Duration = Duration::from_secs(1);
     broadcast publish limits '{\"cpu\": 4}' --ack all --timeout 2s\n  \
     broadcast publish config - < config.json\n  \
     tail -f app.log | broadcast publish app.log --text\n  \
-    printf '{\"key\":\"a\",\"value\":1}\\n' | broadcast publish --node http://10.0.0.1:8946")]
+    printf '{\"key\":\"a\",\"value\":1}\\n' | broadcast publish --node 10.0.0.1:8946")]
 pub(super) struct PublishArgs {
     /// What the message is about [default: each line of standard input says it]
     #[arg(value_name = "KEY")]

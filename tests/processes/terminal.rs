@@ -496,10 +496,13 @@ fn a_node_that_cannot_be_asked_is_named_with_what_to_do() {
         assert!(line.ends_with("see that the node runs, and that BROADCAST_NODE (--node) is right"), "{line}");
     }
     assert!(refusal(run(&["health", "--node", &at]), 1).starts_with("unhealthy: nothing answers at "));
-    let line = refusal(run(&["members", "--node", "node1"]), 2);
+    let line = refusal(run(&["members", "--node", &free.to_string()]), 1);
+    assert!(line.starts_with(&format!("nothing answers at {at}: ")), "{line}");
+    let line = refusal(run(&["members", "--node", "a node"]), 2);
     assert_eq!(
         line,
-        r#"BROADCAST_NODE (--node) = "node1": not the URL of a node; write it like http://127.0.0.1:8946"#
+        "BROADCAST_NODE (--node) = \"a node\": not where a node serves its API; write it like localhost:8946 or \
+         http://127.0.0.1:8946"
     );
     assert!(refusal(run(&["tail", "--node", "https://node1"]), 2).contains("https is not spoken here"));
 
