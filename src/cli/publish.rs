@@ -218,10 +218,19 @@ impl Publisher {
                         // Each line is an object of its own.
                         let detail = answer.text("detail").replace(" at line 1 column ", " at column ");
                         let line = first_line + answer.number("line").saturating_sub(1) as usize;
+                        let place = json!({ "line": line, "detail": detail });
+                        self.print_json(&with(&answer, place).to_string())?;
                         return Err(at_line(line, visible::escaped(&detail)));
                     }
+                    // Nothing but blank lines.
                     Err(Trouble::Problem(answer)) if answer.json["published"].is_u64() => break,
-                    Err(trouble) => return Err(at_line(first_line, trouble)),
+                    Err(trouble) => {
+                        if let Trouble::Problem(answer) = &trouble {
+                            let place = json!({ "published": 0, "line": first_line });
+                            self.print_json(&with(answer, place).to_string())?;
+                        }
+                        return Err(at_line(first_line, trouble));
+                    }
                 }
             }
             first_line += length_in_lines(&body);
@@ -243,6 +252,15 @@ impl Publisher {
     fn print_json(&self, text: &str) -> Result<(), Failure> {
         if self.json { print_line(&visible::escaped_json(text)) } else { Ok(()) }
     }
+}
+
+/// A problem as the API told it, with these fields: it knows only its own part of standard input.
+fn with(answer: &Answer, fields: serde_json::Value) -> serde_json::Value {
+    let mut problem = answer.json.clone();
+    if let (Some(problem), serde_json::Value::Object(fields)) = (problem.as_object_mut(), fields) {
+        problem.extend(fields);
+    }
+    problem
 }
 
 /// One message for each line.

@@ -259,6 +259,19 @@ fn lines_are_sent_as_they_come() {
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout), "published 1 message\n");
     tail.wait("bad", 1);
+    // With --json it is told what was published, and what the API answered.
+    let long = format!("{}{{\"key\":\"bad\"}}\n", "{\"key\":\"good\",\"value\":1}\n".repeat(5000));
+    let output = with_input(command(&first, &["publish", "--json"]), long.as_bytes());
+    assert_eq!(code(output.status), Some(1));
+    let answers: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(object).collect();
+    let published = answers.iter().map(|answer| answer["published"].as_u64().expect("a count")).sum::<u64>();
+    let problem = answers.last().expect("an answer");
+    assert_eq!((published, &problem["status"], &problem["line"]), (5000, &json!(400), &json!(5001)), "{problem}");
+    let detail = problem["detail"].as_str().expect("text");
+    assert!(detail.starts_with("not a message: missing field `value` at column "), "{detail}");
+    assert!(answers.len() > 1, "it takes several calls, which each number their own lines");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: line 5001 of standard input: not a message"));
+
     let line = refusal(with_input(command(&first, &["publish", "k"]), b"\xff\n"), 1);
     assert_eq!(line, "line 1 of standard input: it is not text (UTF-8)");
     assert_eq!(stdout(with_input(command(&first, &["publish"]), b"")), "published 0 messages\n");
