@@ -49,8 +49,8 @@ pub(super) struct HttpArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
-    /// File with the token that callers of the HTTP API have to give; or set BROADCAST_HTTP_TOKEN to the token
-    /// [default: none is needed]
+    /// File with the token that callers of the HTTP API have to give, of 8 to 1024 characters; or set
+    /// BROADCAST_HTTP_TOKEN to the token [default: none is needed]
     #[arg(long, env = "BROADCAST_HTTP_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     http_token_file: Option<PathBuf>,
 }

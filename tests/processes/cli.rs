@@ -147,6 +147,18 @@ fn a_flag_goes_before_its_variable_and_an_empty_variable_is_unset() {
 }
 
 #[test]
+fn the_documents_say_how_long_a_token_is() {
+    let line = refusal(run(&["node"], &[("BROADCAST_HTTP_TOKEN", "1234567")]), 2);
+    let allowed =
+        line.split("characters; ").nth(1).and_then(|rest| rest.split(" are allowed").next()).expect("a range");
+    for document in ["README.md", "docs/http.md"] {
+        let text = std::fs::read_to_string(repository(document)).expect("it is there");
+        assert!(text.contains(allowed), "{document}: {allowed}");
+    }
+    assert!(stdout(run(&["node", "--help"], &[])).contains(allowed));
+}
+
+#[test]
 fn health_needs_to_know_the_port() {
     let line = refusal(run(&["health"], &[("BROADCAST_BIND", "0.0.0.0:0")]), 2);
     assert!(line.starts_with("BROADCAST_BIND (--bind) has port 0"), "{line}");
