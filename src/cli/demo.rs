@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::{DemoArgs, Failure, log, node::Signals};
+use super::{DemoArgs, Failure, log, node::Signals, unknown};
 use crate::roles;
 use broadcast::{Config, Handle, Profile, Seed, start};
 
@@ -54,15 +54,15 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         all_met.send_replace(true);
         pending().await
     };
-    tokio::select! {
-        () = meeting => {}
-        () = &mut finished => {}
-        _ = signals.recv() => {}
+    let why = tokio::select! {
+        () = meeting => "the demo is over",
+        () = &mut finished => "the time is over",
+        signal = signals.next() => signal.told(),
         // `broadcast demo | head` has seen enough.
-        () = log.closed.notified() => {}
-    }
+        () = log.closed.notified() => "nobody reads the log any more",
+    };
     let leaving = async {
-        leave(nodes, playing).await;
+        leave(nodes, playing, why).await;
         if let Some(served) = served {
             served.end().await;
         }
@@ -101,13 +101,17 @@ async fn meet(nodes: &[Handle]) {
 }
 
 /// The senders leave first, so that node1 can tell of it.
-async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<()>) {
+async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<()>, why: &'static str) {
+    let leave = move |node: Handle| async move {
+        roles::leaving(node.name(), why);
+        node.leave().await;
+    };
     let mut nodes = nodes.into_iter();
     let receiver = nodes.next();
-    let mut leaving: JoinSet<()> = nodes.map(|node| async move { node.leave().await }).collect();
+    let mut leaving: JoinSet<()> = nodes.map(leave).collect();
     while leaving.join_next().await.is_some() {}
     if let Some(receiver) = receiver {
-        receiver.leave().await;
+        leave(receiver).await;
     }
     while playing.join_next().await.is_some() {}
 }

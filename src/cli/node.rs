@@ -41,11 +41,12 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     };
     let mut role = pin!(roles::run(node.clone(), every, first_turn));
     let served = api.serve(&node)?;
-    tokio::select! {
-        () = hangups.obey(&node) => {}
+    let why = tokio::select! {
+        () = hangups.obey(&node) => "its terminal was closed",
         () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
-        _ = signals.recv() => {}
-    }
+        signal = signals.next() => signal.told(),
+    };
+    roles::leaving(node.name(), why);
     let leaving = async {
         tokio::join!(node.leave(), role);
         served.end().await;
@@ -165,18 +166,39 @@ pub(super) struct Signals {
     terminate: Signal,
 }
 
-impl Signals {
+/// One of them, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopSignal {
+    Interrupt = 2,
+    Terminate = 15,
+}
+
+impl StopSignal {
+    /// As the log says why a node leaves.
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Self::Interrupt => "told to stop (SIGINT)",
+            Self::Terminate => "told to stop (SIGTERM)",
+        }
+    }
+}
+
     pub(super) fn new() -> io::Result<Self> {
+impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// The next one, as the exit code of what is ended by it.
     pub(super) async fn recv(&mut self) -> ExitCode {
-        let signal = tokio::select! {
-            _ = self.interrupt.recv() => 2,
-            _ = self.terminate.recv() => 15,
-        };
-        ExitCode::from(128 + signal)
+        ExitCode::from(128 + self.next().await as u8)
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) -> StopSignal {
+        tokio::select! {
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
+        }
     }
 
     /// Waits for the good-byes to be said. One more signal, and they are not waited for.

@@ -16,6 +16,10 @@ pub(super) fn moved(node: &str, from: SocketAddr, addr: SocketAddr) {
     info!(node, event = "moved", %addr, %from, "reached at {addr} from now on, and no longer at {from}");
 }
 
+pub(crate) fn leaving(node: &str, why: &str) {
+    info!(node, event = "leaving", why, "{why}: leaving the cluster");
+}
+
 pub(super) fn nodes(node: &str, nodes: usize) {
     info!(node, event = "nodes", nodes, "broadcast nodes = {nodes}");
 }

@@ -159,6 +159,19 @@ fn the_documents_say_how_long_a_token_is() {
 }
 
 #[test]
+fn a_node_says_why_it_leaves() {
+    for (signal, words) in
+        [("TERM", "told to stop (SIGTERM): leaving the cluster"), ("INT", "told to stop (SIGINT): leaving the cluster")]
+    {
+        let mut node = Process::node(&["--name", "node1"]);
+        node.addr();
+        node.signal(signal);
+        node.log.wait_message(0, words);
+        assert_eq!(node.wait().code(), Some(0));
+    }
+}
+
+#[test]
 fn health_needs_to_know_the_port() {
     let line = refusal(run(&["health"], &[("BROADCAST_BIND", "0.0.0.0:0")]), 2);
     assert!(line.starts_with("BROADCAST_BIND (--bind) has port 0"), "{line}");
