@@ -1,7 +1,8 @@
 //! The log: one line an event on stdout, as text or as JSON.
 //!
-//! Text is the time, the level, the node's name and then exactly the words; what comes from the
-//! network cannot start a line of its own or move the cursor, because control characters are escaped.
+//! Text is the time, the level, the node's name and then exactly the words; where several nodes log, the name stands
+//! in front. What comes from the network cannot start a line of its own or move the cursor, because control
+//! characters are escaped.
 //! JSON has the same words in `message`, every field as a field, and in `spans` those that the line is in, with
 //! their fields.
 
@@ -187,6 +188,7 @@ impl Lines {
     fn text(&self, time: &str, level: Level, fields: &Fields, spans: &[Span]) -> String {
         let node = self.node(fields);
         let mut line = String::new();
+        let is_in_front = matches!(self.nodes, Nodes::Several(_));
         if let Nodes::Several(nodes) = &self.nodes {
             let width = nodes.iter().map(|name| name.chars().count()).max().unwrap_or_default();
             let place = nodes.iter().position(|name| name == node).unwrap_or_default();
@@ -197,8 +199,10 @@ impl Lines {
         line.push(' ');
         self.paint(&mut line, level_colour(level), &format!("{level:>5}"));
         line.push(' ');
-        escape(&mut line, node);
-        line.push(' ');
+        if !is_in_front {
+            escape(&mut line, node);
+            line.push(' ');
+        }
         escape(&mut line, &fields.message);
         // The words of an event that has a name say all; what the gossip logs of itself does not.
         if fields.event.is_none() {
@@ -408,8 +412,8 @@ mod tests {
         };
         let plain = log(Lines { format: Format::Text, nodes: nodes(), colour: false }, say);
         let lines: Vec<_> = plain.lines().collect();
-        assert!(lines[0].starts_with("node1   | 2") && lines[0].ends_with("Z  INFO node1 broadcast nodes = 2"));
-        assert!(lines[1].starts_with("node10  | 2") && lines[1].ends_with("Z  INFO node10 broadcast nodes = 2"));
+        assert!(lines[0].starts_with("node1   | 2") && lines[0].ends_with("Z  INFO broadcast nodes = 2"));
+        assert!(lines[1].starts_with("node10  | 2") && lines[1].ends_with("Z  INFO broadcast nodes = 2"));
 
         let coloured = log(Lines { format: Format::Text, nodes: nodes(), colour: true }, say);
         let prefix = |line: &str| line.split('n').next().map(String::from);

@@ -172,6 +172,20 @@ fn a_node_says_why_it_leaves() {
 }
 
 #[test]
+fn in_the_demo_each_line_names_its_node_once() {
+    let log = stdout(run(&["demo", "--interval", "300ms", "--for", "1s", "--http", "off"], &[]));
+    for words in [
+        "node1  | T  INFO node2 joined",
+        "node2  | T  INFO send broadcast msg: key=I am node2 value=0",
+        "node1  | T  INFO received broadcast msg: key=I am node2 value=0",
+        "node3  | T  INFO the time is over: leaving the cluster",
+    ] {
+        let (front, rest) = words.split_once('T').expect("a time");
+        assert!(log.lines().any(|line| line.starts_with(front) && line.ends_with(rest)), "{words} in {log}");
+    }
+}
+
+#[test]
 fn health_needs_to_know_the_port() {
     let line = refusal(run(&["health"], &[("BROADCAST_BIND", "0.0.0.0:0")]), 2);
     assert!(line.starts_with("BROADCAST_BIND (--bind) has port 0"), "{line}");
