@@ -26,6 +26,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     }
     let nodes = log::Nodes::Several(names.clone());
     let log = log::start(filter, args.log.format, nodes).map_err(Failure::start)?;
+    unknown::log("demo", &names[0]);
     let mut served = None;
     let mut api = Some(args.http.bind(&names[0], log.control)?);
 

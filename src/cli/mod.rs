@@ -21,6 +21,7 @@ mod publish;
 mod sim;
 mod size;
 mod tail;
+mod unknown;
 mod usage;
 mod visible;
 
@@ -87,6 +88,24 @@ enum Command {
     Sim(SimArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
+}
+
+impl Command {
+    /// As it is typed, of those that read settings from the environment.
+    fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Node(_) => Some("node"),
+            Self::Demo(_) => Some("demo"),
+            Self::Publish(_) => Some("publish"),
+            Self::Tail(_) => Some("tail"),
+            Self::Members(_) => Some("members"),
+            Self::Status(_) => Some("status"),
+            Self::Health(_) => Some("health"),
+            Self::Log(_) => Some("log"),
+            Self::Faults(_) => Some("faults"),
+            Self::Keygen(_) | Self::Sim(_) | Self::Completions(_) | Self::Man(_) => None,
+        }
+    }
 }
 
 /// Run one node until it is told to stop

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Failure, NodeArgs, Replay, Role, envelope, http::Api, log, name};
+use super::{Failure, NodeArgs, Replay, Role, envelope, http::Api, log, name, unknown};
 use crate::roles;
 use broadcast::{Config, Handle, Serf, Tuning, start};
 
@@ -76,6 +76,7 @@ async fn bring_up(args: NodeArgs) -> Result<(Handle, Api), Failure> {
     };
     let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
     let log = log::start(filter, args.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    unknown::log("node", &name);
     for file in args.envelope.secret_keys_file.iter().chain(args.http.token_file()) {
         warn_if_open(file);
     }
@@ -183,8 +184,8 @@ impl StopSignal {
     }
 }
 
-    pub(super) fn new() -> io::Result<Self> {
 impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 

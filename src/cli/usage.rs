@@ -7,7 +7,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{Cli, Failure};
+use super::{Cli, Failure, unknown};
 
 /// Reads the command line and the environment.
 ///
@@ -17,7 +17,9 @@ use super::{Cli, Failure};
 ///
 /// What was given cannot be.
 pub(crate) fn parse() -> Result<Cli, Failure> {
-    from(env::args_os().collect(), |variable| env::var_os(variable).is_some_and(|value| value.is_empty()))
+    let cli = from(env::args_os().collect(), |variable| env::var_os(variable).is_some_and(|value| value.is_empty()))?;
+    unknown::warn(cli.command.name());
+    Ok(cli)
 }
 
 fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Failure> {

@@ -147,6 +147,31 @@ fn a_flag_goes_before_its_variable_and_an_empty_variable_is_unset() {
 }
 
 #[test]
+fn a_misspelt_variable_is_named_with_the_nearest() {
+    let node = Process::node_with(
+        &["--name", "node1", "--http", "127.0.0.1:0"],
+        &[("BROADCAST_NMAE", "a-secret"), ("BROADCAST_PORT", "a-secret")],
+    );
+    let warn = |words: &str| {
+        let line = node.log.wait_message(0, words);
+        let line = &node.log.lines()[line];
+        assert_eq!(
+            (&line["level"], &line["event"], &line["node"]),
+            (&"WARN".into(), &"unknown_setting".into(), &"node1".into())
+        );
+        assert!(!line.to_string().contains("a-secret"), "{line}");
+    };
+    warn("BROADCAST_NMAE is no setting, and is ignored: did you mean BROADCAST_NAME?");
+    warn("BROADCAST_PORT is no setting, and is ignored; see broadcast node --help");
+
+    let at = node.http().to_string();
+    let output = run(&["members", "--node", &at], &[("BROADCAST_NMAE", "x"), ("BROADCAST_NDOE", "x")]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let warning = "warning: BROADCAST_NDOE is no setting, and is ignored: did you mean BROADCAST_NODE?\n";
+    assert_eq!(String::from_utf8_lossy(&output.stderr), warning);
+}
+
+#[test]
 fn the_documents_say_how_long_a_token_is() {
     let line = refusal(run(&["node"], &[("BROADCAST_HTTP_TOKEN", "1234567")]), 2);
     let allowed =
