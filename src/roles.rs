@@ -2,8 +2,9 @@
 //! something every interval as well.
 //!
 //! What is said is the value of a Lamport clock (Lamport, *Time, Clocks, and the Ordering of Events
-//! in a Distributed System*, 1978): whoever hears a value goes on from a larger one. Both roles are
-//! the one loop of [`run`]; a receiver is a sender whose first turn never comes.
+//! in a Distributed System*, 1978): whoever hears a value goes on from a larger one. Only what senders say of
+//! themselves counts for it, and not what is published through a node besides. Both roles are the one loop of [`run`];
+//! a receiver is a sender whose first turn never comes.
 
 mod limit;
 mod report;
@@ -124,7 +125,7 @@ impl<'a> Role<'a> {
     fn new(node: &'a Handle) -> Self {
         Self {
             node,
-            key: format!("I am {}", node.name()),
+            key: key_of(node.name()),
             clock: Clock::default(),
             live: BTreeSet::from([node.name().into()]),
             rejected: Limiter::new(REJECTED),
@@ -147,7 +148,10 @@ impl<'a> Role<'a> {
     }
 
     fn hear(&mut self, message: &Message) {
-        if let Ok(value) = message.value_as() {
+        // Anybody may publish a number under another key; the clock is the senders'.
+        if is_of_sender(message.key(), message.id().map(|_| message.origin()))
+            && let Ok(value) = message.value_as()
+        {
             self.clock.witness(value);
         }
         report::received(self.node.name(), message);
@@ -233,6 +237,17 @@ fn kind(reason: &str) -> &str {
     words.char_indices().nth(80).map_or(words, |(end, _)| &words[..end])
 }
 
+/// Under which a sender says its clock's value.
+fn key_of(sender: impl std::fmt::Display) -> String {
+    format!("I am {sender}")
+}
+
+/// Whether a sender says its clock's value under this key. Plain memberlist nodes pass on what others said, without a
+/// word of who that was: with them the key is believed.
+fn is_of_sender(key: &str, origin: Option<&NodeName>) -> bool {
+    origin.map_or_else(|| key.starts_with(&key_of("")), |origin| key == key_of(origin))
+}
+
 /// A Lamport clock.
 #[derive(Debug, Default)]
 struct Clock(u64);
@@ -276,6 +291,16 @@ mod tests {
         assert_eq!(clock.now(), u64::MAX);
         clock.witness(u64::MAX);
         assert_eq!(clock.now(), u64::MAX);
+    }
+
+    #[test]
+    fn only_what_a_sender_says_of_itself_is_a_clocks_value() {
+        let node2 = NodeName::from("node2");
+        assert!(is_of_sender("I am node2", Some(&node2)) && is_of_sender("I am node2", None));
+        for key in ["greeting", "", "I am node3", "I am node2 ", "I am"] {
+            assert!(!is_of_sender(key, Some(&node2)), "{key:?}");
+        }
+        assert!(!is_of_sender("greeting", None));
     }
 
     #[test]

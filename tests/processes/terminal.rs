@@ -224,6 +224,26 @@ fn a_member_that_fails_meanwhile_is_named_by_receipts() {
 }
 
 #[test]
+fn a_number_that_is_published_is_no_senders_clock() {
+    let first = node("node1", &[], &[]);
+    let args = ["--role", "sender", "--interval", "50ms", "--join", &first.addr().to_string()];
+    let sender = node("node2", &args, &[]);
+    sender.log.wait_line(0, &json!({"event": "joined", "member": "node1"}));
+    for value in ["42", "18446744073709551615"] {
+        stdout(ask(&first, &["publish", "greeting", value, "--ack", "all"]));
+        stdout(ask(&first, &["publish", "I am node3", value, "--ack", "all"]));
+    }
+    let key = json!({"event": "received", "key": "I am node3", "value": u64::MAX});
+    let from = sender.log.wait_line(0, &key);
+    sender.log.wait("three more", |lines| {
+        (lines[from..].iter().filter(|line| line["event"] == "send").count() >= 3).then_some(())
+    });
+    let lines = sender.log.lines();
+    let values = lines.iter().filter(|line| line["event"] == "send").map(|line| line["value"].as_u64());
+    assert!(values.eq((0..).map(Some).take(lines.iter().filter(|line| line["event"] == "send").count())), "{lines:?}");
+}
+
+#[test]
 fn lines_are_sent_as_they_come() {
     let (first, second) = pair();
     let tail = Running::tail(&second, &["--last", "1000"]);
