@@ -9,21 +9,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let alice = start(config("alice")).await?;
     let bob = start(config("bob").join([alice.addr().to_string().parse::<Seed>()?])).await?;
 
-    // What is published reaches the members of that moment: wait until the two know each other.
-    let mut events = alice.events();
-    while alice.members().await.len() < 2 {
-        events.recv().await.ok_or("alice has stopped")??;
-    }
+    // What is published reaches the members of that moment: wait until bob has joined.
+    bob.joined().await?;
     for member in alice.members().await {
         println!("{} is {:?} at {}", member.name, member.state, member.addr);
     }
 
     // Keys are text; values are whatever serde can write as JSON.
-    let mut heard = bob.subscribe();
-    let receipt = alice.publish("greeting", &["hello", "world"]).await?;
-    let message = heard.recv().await.ok_or("bob has stopped")??;
+    let mut heard = alice.subscribe();
+    let receipt = bob.publish("greeting", &["hello", "world"]).await?;
+    let message = heard.recv().await.ok_or("alice has stopped")??;
     let words: Vec<&str> = message.value_as()?;
-    println!("bob hears {} = {words:?} from {}", message.key(), message.origin());
+    println!("alice hears {} = {words:?} from {}", message.key(), message.origin());
 
     // The receipt knows when every live member has it.
     let done = receipt.delivered().await?;

@@ -173,6 +173,7 @@ impl Publisher {
         } else {
             print_line(&visible::escaped(answer.text("id")))?;
         }
+        warn_if_alone(&answer);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -193,6 +194,7 @@ impl Publisher {
                     Ok(answer) => {
                         tally.add(&answer);
                         self.print_json(&answer.text)?;
+                        warn_if_alone(&answer);
                         break;
                     }
                     // Some lines were taken, and the one it names was not.
@@ -286,6 +288,14 @@ fn length_in_lines(text: &[u8]) -> usize {
 
 fn at_line(line: usize, problem: impl std::fmt::Display) -> Failure {
     Failure::other(format!("line {line} of standard input: {problem}"))
+}
+
+fn warn_if_alone(answer: &Answer) {
+    if answer.json["joined"] == false {
+        warn(
+            "the node has not joined its cluster yet, so that nobody else gets this; broadcast health says when it has",
+        );
+    }
 }
 
 fn warn(text: &str) {

@@ -244,6 +244,32 @@ fn a_number_that_is_published_is_no_senders_clock() {
 }
 
 #[test]
+fn who_publishes_before_the_node_has_joined_is_told() {
+    // Nothing listens on a port that was just given back.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback has ports");
+    let lost = node("node1", &["--join", &free.to_string()], &[]);
+    let warning = "warning: the node has not joined its cluster yet, so that nobody else gets this; broadcast health \
+        says when it has\n";
+    for (args, input, words) in [
+        (&["publish", "k", "1", "--ack", "all"][..], &b""[..], "delivered to 0 of 0 nodes in "),
+        (&["publish", "k", "1"], b"", "node1."),
+        (&["publish", "k"], b"1\n2\n", "published 2 messages"),
+        (&["publish", "k", "1", "--json"], b"", "{"),
+    ] {
+        let output = with_input(command(&lost, args), input);
+        assert_eq!(code(output.status), Some(0));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), warning);
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(said.starts_with(words), "{said}");
+        assert!(!args.contains(&"--json") || object(&said)["joined"] == false, "{said}");
+    }
+    let _second = node("node2", &["--join", &lost.addr().to_string()], &[]);
+    lost.log.wait_line(0, &json!({"event": "joined", "member": "node2"}));
+    let answer = object(&stdout(ask(&lost, &["publish", "k", "1", "--ack", "all", "--json"])));
+    assert_eq!(answer["joined"], Value::Null, "{answer}");
+}
+
+#[test]
 fn lines_are_sent_as_they_come() {
     let (first, second) = pair();
     let tail = Running::tail(&second, &["--last", "1000"]);

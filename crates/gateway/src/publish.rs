@@ -234,6 +234,9 @@ fn id_fields(node: &Handle, id: MessageId) -> Map<String, Value> {
 
 /// Waits as asked, and tells what came of it.
 async fn answer(receipt: Receipt, mut fields: Map<String, Value>, ack: Ack) -> Result<Response, Problem> {
+    if !receipt.joined() {
+        fields.insert("joined".into(), false.into());
+    }
     let limit = match ack {
         Ack::Sent => return Ok(problem::answer(StatusCode::ACCEPTED, &fields.into())),
         Ack::All(limit) => limit,

@@ -57,8 +57,8 @@ pub use config::{
 pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 #[cfg(feature = "net")]
 pub use driver::{
-    AskError, Delivery, Departed, FaultsError, Handle, Lagged, Receipt, StartError, Subscription, Undelivered,
-    UpdateError, ViewError,
+    AskError, Delivery, Departed, FaultsError, Handle, JoinError, Lagged, Receipt, StartError, Subscription,
+    Undelivered, UpdateError, ViewError,
     health::{Health, HealthError, probe},
     start, zones,
 };

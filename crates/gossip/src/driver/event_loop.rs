@@ -75,6 +75,7 @@ pub(super) struct Application {
     pub(super) outbox: Arc<Outbox>,
     pub(super) reached_at: watch::Sender<SocketAddr>,
     pub(super) progress: watch::Sender<Progress>,
+    pub(super) has_joined: watch::Sender<bool>,
     pub(super) messages: Feed<Message>,
     pub(super) everything: Feed<Message>,
     pub(super) events: Feed<Event>,
@@ -101,6 +102,7 @@ pub(super) struct EventLoop {
     drafts: VecDeque<Draft>,
     reached_at: watch::Sender<SocketAddr>,
     progress: watch::Sender<Progress>,
+    has_joined: watch::Sender<bool>,
     messages: Feed<Message>,
     /// This node's own messages as well.
     everything: Feed<Message>,
@@ -125,7 +127,7 @@ impl EventLoop {
         (tcp_timeout, max_streams): (Duration, usize),
         application: Application,
     ) -> Self {
-        let Application { outbox, reached_at, progress, messages, everything, events, acks } = application;
+        let Application { outbox, reached_at, progress, has_joined, messages, everything, events, acks } = application;
         let Sockets { datagrams, acceptor, addr } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout, max_streams);
         let (lookups, found) = mpsc::channel(LOOKUPS);
@@ -144,6 +146,7 @@ impl EventLoop {
             drafts: VecDeque::new(),
             reached_at,
             progress,
+            has_joined,
             messages,
             everything,
             events,
@@ -391,6 +394,8 @@ impl EventLoop {
         self.reached_at.send_if_modified(|known| std::mem::replace(known, addr) != addr);
         let progress = self.node.progress();
         self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+        let joined = self.node.has_joined();
+        self.has_joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
         self.tell();
     }
 

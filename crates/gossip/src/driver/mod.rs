@@ -18,6 +18,7 @@ mod event_loop;
 mod exchange;
 mod faults;
 pub(crate) mod health;
+mod joined;
 mod keys;
 mod lookup;
 mod outbox;
@@ -46,6 +47,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::{
     change_faults::FaultsError,
     exchange::AskError,
+    joined::JoinError,
     receipt::{Delivery, Departed, Receipt, Undelivered},
     subscription::{Lagged, Subscription},
     view::ViewError,
@@ -129,6 +131,7 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     outbox: Arc<Outbox>,
     progress: watch::Receiver<Progress>,
+    joined: watch::Receiver<bool>,
     messages: Subscribers<Message>,
     everything: Subscribers<Message>,
     events: Subscribers<Event>,
@@ -138,6 +141,9 @@ struct Shared {
 }
 
 /// Starts a node. Must be called within a tokio runtime.
+///
+/// It returns when the node listens, and has not joined its cluster yet, unless it has no seeds to join through:
+/// wait for [`Handle::joined`] before you publish what others are to hear.
 ///
 /// # Errors
 ///
@@ -207,6 +213,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let outbox = Arc::new(Outbox::new(node.epoch()));
     let (reached_at, known_addr) = watch::channel(addr);
     let (progress, known) = watch::channel(Progress::default());
+    let (has_joined, joined) = watch::channel(node.has_joined());
     let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
     let events = Feed::new(KEPT_EVENTS, |_| 0);
     let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
@@ -217,13 +224,14 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         commands,
         outbox: Arc::clone(&outbox),
         progress: known,
+        joined,
         messages: messages.subscribers(),
         everything: everything.subscribers(),
         events: events.subscribers(),
         acks: acks.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application = Application { outbox, reached_at, progress, messages, everything, events, acks };
+    let application = Application { outbox, reached_at, progress, has_joined, messages, everything, events, acks };
     let event_loop = EventLoop::new(
         node,
         sockets,
@@ -297,15 +305,16 @@ impl Handle {
 
     /// Sends `value`, as JSON, under `key` to every other node. Ends when the message is numbered and will
     /// be sent; it waits as long as members that are too slow hold the publisher back. What becomes of the
-    /// message, the [`Receipt`] knows.
+    /// message, the [`Receipt`] knows. A node that has not [`joined`](Self::joined) its cluster yet publishes, too, to
+    /// nobody, and the receipt says so ([`Receipt::joined`]).
     ///
     /// # Errors
     ///
     /// See [`PublishError`].
     pub async fn publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Receipt, PublishError> {
-        let (published, draft) = (Instant::now(), self.draft(key, value)?);
+        let (published, joined, draft) = (Instant::now(), self.has_joined(), self.draft(key, value)?);
         let id = self.0.outbox.push(draft).await?;
-        Ok(Receipt::new(id, published, self.0.progress.clone(), self.0.commands.clone()))
+        Ok(Receipt::new(id, (published, joined), self.0.progress.clone(), self.0.commands.clone()))
     }
 
     /// As [`publish`](Self::publish), without waiting.
@@ -314,9 +323,9 @@ impl Handle {
     ///
     /// See [`PublishError`]; [`PublishError::WouldBlock`] when it would have to wait.
     pub fn try_publish<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Receipt, PublishError> {
-        let (published, draft) = (Instant::now(), self.draft(key, value)?);
+        let (published, joined, draft) = (Instant::now(), self.has_joined(), self.draft(key, value)?);
         let id = self.0.outbox.try_push(draft).map_err(|(error, _)| error)?;
-        Ok(Receipt::new(id, published, self.0.progress.clone(), self.0.commands.clone()))
+        Ok(Receipt::new(id, (published, joined), self.0.progress.clone(), self.0.commands.clone()))
     }
 
     fn draft<V: Serialize + ?Sized>(&self, key: &str, value: &V) -> Result<Draft, PublishError> {

@@ -28,6 +28,7 @@ pub(super) struct Reached {
 pub struct Receipt {
     id: MessageId,
     published: Instant,
+    joined: bool,
     plain: usize,
     progress: watch::Receiver<Progress>,
     commands: mpsc::Sender<Command>,
@@ -44,6 +45,8 @@ pub struct Delivery {
     pub plain: usize,
     /// From its publication until this was noticed.
     pub elapsed: Duration,
+    /// Whether the node had [joined](Receipt::joined) its cluster when it published it.
+    pub joined: bool,
     /// Who was to get it as well, and has gone without.
     pub departed: Departed,
 }
@@ -105,18 +108,27 @@ fn names(missing: &[NodeName]) -> String {
 impl Receipt {
     pub(super) fn new(
         id: MessageId,
-        published: Instant,
+        (published, joined): (Instant, bool),
         progress: watch::Receiver<Progress>,
         commands: mpsc::Sender<Command>,
     ) -> Self {
         let plain = progress.borrow().plain;
-        Self { id, published, plain, progress, commands }
+        Self { id, published, joined, plain, progress, commands }
     }
 
     /// The message's identity.
     #[must_use]
     pub fn id(&self) -> MessageId {
         self.id
+    }
+
+    /// Whether this node had joined its cluster when it published the message, which
+    /// [`Handle::joined`](crate::Handle::joined) waits for. If not, it knew no other member: the message is delivered
+    /// to 0 of 0, and members that it meets later do not get it, unless they ask for what is retained
+    /// ([`Config::replay`](crate::Config::replay)).
+    #[must_use]
+    pub fn joined(&self) -> bool {
+        self.joined
     }
 
     /// Waits until every live member has the message: also one that has not kept up for longer than
@@ -160,7 +172,7 @@ impl Receipt {
 
     fn delivery(&self, reached: Reached, elapsed: Duration) -> Delivery {
         let Reached { members, departed, .. } = reached;
-        Delivery { delivered: members, members, plain: self.plain, elapsed, departed }
+        Delivery { delivered: members, members, plain: self.plain, elapsed, joined: self.joined, departed }
     }
 
     async fn reached(&self) -> Result<Reached, Undelivered> {

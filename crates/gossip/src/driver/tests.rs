@@ -88,6 +88,41 @@ async fn what_one_node_publishes_the_other_hears_until_it_leaves() {
 }
 
 #[tokio::test]
+async fn a_node_can_wait_until_it_has_joined_and_says_what_it_published_before() {
+    let a = node("a", &[]).await;
+    assert_eq!(soon("who has no seeds has joined", a.joined()).await, Ok(()));
+    let early = a.publish("k", &0).await.expect("it runs");
+    assert!(early.joined(), "alone, as it is meant to be");
+    assert!(soon("nobody", early.delivered()).await.expect("it runs").joined);
+
+    // Nothing listens on a port that was just given back.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has ports").local_addr().expect("bound");
+    let b = node("b", &[free, a.addr()]).await;
+    soon("one of the seeds answers", b.joined()).await.expect("it runs");
+    let mut to_a = a.subscribe();
+    let done = soon("a has it", b.publish("k", &1).await.expect("it runs").delivered()).await.expect("it runs");
+    assert_eq!((done.delivered, done.members, done.joined), (1, 1, true));
+    assert_eq!(next(&mut to_a).await.value(), "1");
+    assert_eq!(b.joined().await, Ok(()), "at once");
+
+    let lost = node("lost", &[free]).await;
+    let early = lost.publish("k", &2).await.expect("it runs");
+    assert!(!early.joined() && !lost.try_publish("k", &3).expect("it runs").joined());
+    let done = soon("nobody", early.delivered()).await.expect("it runs");
+    assert_eq!((done.delivered, done.members, done.joined), (0, 0, false));
+    let again = lost.clone();
+    let (waiting, ()) = soon("it stops", async { tokio::join!(again.joined(), lost.leave()) }).await;
+    assert_eq!(waiting, Err(JoinError::Stopped));
+
+    // Who is joined by another has joined.
+    let lost = node("lost", &[free]).await;
+    let _other = node("other", &[lost.addr()]).await;
+    soon("another joins it", lost.joined()).await.expect("it runs");
+    b.leave().await;
+    assert_eq!(b.joined().await, Err(JoinError::Stopped), "joined or not");
+}
+
+#[tokio::test]
 async fn what_a_node_tells_of_itself_can_change_while_it_runs() {
     let (_a, mut a_events, b, _) = pair().await;
     b.update_meta("role=web").await.expect("it runs");

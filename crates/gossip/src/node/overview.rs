@@ -50,6 +50,12 @@ pub struct Readiness {
 }
 
 impl Node {
+    /// Whether a seed has answered, or there are none to ask.
+    #[must_use]
+    pub fn has_joined(&self) -> bool {
+        self.ready
+    }
+
     /// Whether this node is of use.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
