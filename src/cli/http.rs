@@ -4,7 +4,7 @@ use std::{
     env,
     fs::File,
     io::{self, Read as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -173,8 +173,8 @@ impl Api {
         let Some(server) = self.0 else { return Ok(Served(None)) };
         let addr = server.addr();
         let served = server.spawn(node.clone()).map_err(Failure::start)?;
-        let url = url(addr);
-        info!(node = node.name(), event = "http", %addr, "HTTP API and page at {url}");
+        let place = place(addr, node.addr().ip());
+        info!(node = node.name(), event = "http", %addr, "HTTP API and page at {place}");
         Ok(Served(Some(served)))
     }
 }
@@ -192,9 +192,17 @@ impl Served {
     }
 }
 
-/// Where somebody on this host finds what is served at `addr`.
-fn url(addr: SocketAddr) -> String {
-    if addr.ip().is_unspecified() { format!("http://localhost:{}/", addr.port()) } else { format!("http://{addr}/") }
+/// Where what is served at `addr` is found. At all addresses: where the other nodes reach this one, if that is an
+/// address of this host, which may be a container; its `localhost` is not that of who reads the log.
+fn place(addr: SocketAddr, node: IpAddr) -> String {
+    let port = addr.port();
+    if !addr.ip().is_unspecified() {
+        format!("http://{addr}/")
+    } else if UdpSocket::bind((node, 0)).is_ok() {
+        format!("http://{}/", SocketAddr::new(node, port))
+    } else {
+        format!("port {port} of this host")
+    }
 }
 
 /// As many of so many connections as the system has open files for. It is asked for all it allows.
@@ -206,4 +214,22 @@ fn room_for(wanted: usize) -> usize {
     let allowed = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     let room = if allowed > 2 * SPARE_FILES { allowed - SPARE_FILES } else { allowed / 2 };
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_said_to_be_where_it_can_be_reached() {
+        for (addr, node, said) in [
+            ("127.0.0.1:8946", "192.0.2.1", "http://127.0.0.1:8946/"),
+            ("0.0.0.0:8946", "127.0.0.1", "http://127.0.0.1:8946/"),
+            ("[::]:8947", "127.0.0.1", "http://127.0.0.1:8947/"),
+            // No address of this host: another one's, as a NAT has it.
+            ("0.0.0.0:8946", "192.0.2.1", "port 8946 of this host"),
+        ] {
+            assert_eq!(place(addr.parse().expect("an address"), node.parse().expect("an address")), said);
+        }
+    }
 }
