@@ -59,8 +59,8 @@ use broadcast::{
     after_help = "See three nodes talk, in this terminal:\n  \
         broadcast demo\n\n\
         Run two nodes yourself, each in a terminal of its own:\n  \
-        broadcast node --name node1 --bind 127.0.0.1:7946\n  \
-        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:7946 --role sender\n\n\
+        broadcast node --name node1 --bind 127.0.0.1:17946\n  \
+        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:17946 --role sender\n\n\
         Speak through node1, and listen:\n  \
         broadcast publish greeting hello --ack all\n  \
         broadcast tail",
@@ -329,8 +329,8 @@ type SimSeeds = RangeInclusive<u64>;
 
 #[derive(Debug, Args)]
 struct BindArgs {
-    /// UDP and TCP address the node listens on, IP or IP:PORT; port 0 lets the system choose. A link-local IPv6
-    /// address has its interface in it, like [fe80::1%eth0]:7946
+    /// UDP and TCP address the node listens on, IP or IP:PORT; port 0 lets the system choose, and 7946 is also Docker
+    /// Swarm's. A link-local IPv6 address has its interface in it, like [fe80::1%eth0]:7946
     #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
     bind: SocketAddr,
 }

@@ -236,6 +236,7 @@ fn alone_it_shows_its_help() {
     for word in ["node", "demo", "health", "broadcast demo", "--version"] {
         assert!(help.contains(word), "{help}");
     }
+    assert!(help.contains("--bind 127.0.0.1:17946") && !help.contains(":7946"), "beside Docker Swarm, too: {help}");
     // As it is asked for in many other programs.
     assert_eq!(stdout(run(&["help", "node"], &[])), stdout(run(&["node", "--help"], &[])));
     assert!(stdout(run(&["help"], &[])).contains("broadcast demo"));

@@ -62,7 +62,7 @@ use self::{
 };
 use crate::{
     Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
-    config::check_meta,
+    config::{DEFAULT_PORT, check_meta},
     dissemination::{Draft, Progress},
     node::{Advertised, Node, NodeConfig, Readiness},
     wire::{Address, Nonce, limits},
@@ -85,7 +85,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The address cannot be listened on.
     #[error(
-        "cannot listen on {addr}: {source}; stop what uses it, or set another BROADCAST_BIND (--bind), port 0 for any free one"
+        "cannot listen on {addr}: {source}; stop what uses it{}, or set another BROADCAST_BIND (--bind), port 0 for any free one",
+        who_else(addr.port(), source)
     )]
     Bind {
         /// The address.
@@ -99,6 +100,12 @@ pub enum StartError {
     /// The advertise address cannot be used.
     #[error("{0}")]
     Advertise(String),
+}
+
+/// Who may well be there already, as it follows other words.
+fn who_else(port: u16, error: &io::Error) -> &'static str {
+    let taken = error.kind() == io::ErrorKind::AddrInUse;
+    if taken && port == DEFAULT_PORT { " (port 7946 is also Docker Swarm's)" } else { "" }
 }
 
 /// Why a node does not tell something else about itself.

@@ -376,6 +376,20 @@ async fn an_address_in_use_is_an_error_that_names_it() {
     assert!(error.contains(&addr.to_string()) && error.contains("BROADCAST_BIND"), "{error}");
 }
 
+#[test]
+fn at_the_port_of_docker_swarm_that_is_named() {
+    let error = |addr: &str, kind: std::io::ErrorKind| {
+        StartError::Bind { addr: addr.parse().unwrap(), source: kind.into() }.to_string()
+    };
+    use std::io::ErrorKind::{AddrInUse, PermissionDenied};
+    assert!(
+        error("0.0.0.0:7946", AddrInUse).contains("; stop what uses it (port 7946 is also Docker Swarm's), or set ")
+    );
+    for other in [error("0.0.0.0:7947", AddrInUse), error("0.0.0.0:7946", PermissionDenied)] {
+        assert!(other.contains("; stop what uses it, or set "), "{other}");
+    }
+}
+
 #[tokio::test]
 async fn a_setting_that_cannot_be_is_an_error_before_anything_starts() {
     assert!(matches!(start(config("", &[])).await, Err(StartError::Config(ConfigError::Name { .. }))));
