@@ -7,7 +7,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 STORE = pathlib.Path(os.environ["STORE"])  # stands for the database that all instances share
-NODE = os.environ["NODE"]  # the broadcast node beside this instance
+NODE = os.environ.get("NODE", "http://127.0.0.1:8946")  # the broadcast node beside this instance
 cache, lock, drops, following = {}, threading.Lock(), 0, False
 
 
