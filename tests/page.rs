@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
         ("the_keyboard_is_enough", the_keyboard_is_enough),
         ("it_fits_a_phone", it_fits_a_phone),
+        ("nothing_stops_it_for_good", nothing_stops_it_for_good),
+        ("a_rate_below_one_is_shown_as_such", a_rate_below_one_is_shown_as_such),
         ("it_works_behind_a_token", it_works_behind_a_token),
         ("it_shows_a_hundred_members", it_shows_a_hundred_members),
         ("it_keeps_up_with_thirteen_nodes", it_keeps_up_with_thirteen_nodes),
@@ -312,6 +314,68 @@ fn it_fits_a_phone() {
         browser.eval("document.querySelector('#matrix').scrollIntoView()");
         browser.wait("document.querySelectorAll('td').length", 9);
         browser.wait("document.documentElement.scrollWidth", 390);
+    }
+    on_a_phone_keys_are_whole_and_hints_fit(&browser);
+    check_quiet(&browser);
+}
+
+fn on_a_phone_keys_are_whole_and_hints_fit(browser: &Browser) {
+    browser.resize(390, 844);
+    let key = "cache:drop/a-rather-long-key/of-some-service/in-production/42";
+    publish(browser, key, "a value");
+    browser.wait_text("#rows .key", key);
+    let whole = "(() => {
+        const [key, list] = ['#rows .key', '#rows'].map(of => document.querySelector(of).getBoundingClientRect());
+        const { scrollWidth, clientWidth } = document.querySelector('#rows .key');
+        return scrollWidth <= clientWidth && key.left >= list.left && key.right <= list.right;
+    })()";
+    browser.wait(whole, true);
+    let hints = "[...document.querySelectorAll('.keys, .touch')].filter(hint => hint.checkVisibility()).map(hint => hint.className)";
+    browser.wait(hints, json!(["keys", "keys"]));
+    browser.touch();
+    browser.wait(hints, json!(["touch", "touch"]));
+}
+
+fn nothing_stops_it_for_good() {
+    let [first, _second, _third] = three(&[]);
+    let browser = open(&first);
+    browser.wait("broadcastPage.stats().members", 3);
+    // For a moment it has no size, as in a window that is folded up, while something moves.
+    browser.eval("document.querySelector('#ring').style.display = 'none'");
+    browser.wait("circle.radius", 0);
+    publish(&browser, "unseen", "1");
+    browser.wait_text("#rows .key", "unseen");
+    browser.wait("broadcastPage.stats().arrived", 2);
+    browser.eval("document.querySelector('#ring').style.display = ''");
+    browser.wait("circle.radius > 100", true);
+    publish(&browser, "seen", "1");
+    browser.wait("broadcastPage.stats().arrived", 4);
+    browser.wait("broadcastPage.stats().failed", 0);
+    check_quiet(&browser);
+
+    // Nor does anything else that is thrown, but it is told.
+    browser.eval("window.drawBefore = drawMember");
+    browser.eval("drawMember = () => { throw new Error('on purpose') }");
+    publish(&browser, "thrown", "1");
+    browser.wait_text("#rows .key", "thrown");
+    browser.wait("broadcastPage.stats().arrived", 6);
+    browser.eval("drawMember = drawBefore");
+    publish(&browser, "after", "1");
+    browser.wait("broadcastPage.stats().arrived", 8);
+    let complaints = browser.complaints();
+    assert!(complaints.len() == 1 && complaints[0].to_string().contains("on purpose"), "{complaints:?}");
+}
+
+fn a_rate_below_one_is_shown_as_such() {
+    let first = node("node1", None, &[]);
+    let _second = node("node2", Some(&first), &["--role", "sender", "--interval", "2s"]);
+    let browser = open(&first);
+    browser.wait_for("document.querySelector('#rate').textContent", |rate| {
+        let rate = rate.as_str().and_then(|text| text.strip_suffix(" msg/s")?.parse::<f64>().ok());
+        rate.is_some_and(|rate| rate > 0.0 && rate < 1.0)
+    });
+    for (rate, text) in [("0", "0 msg/s"), ("2 / 3", "0.67 msg/s"), ("4.23", "4.2 msg/s"), ("50", "50 msg/s")] {
+        browser.wait(&format!("perSecond({rate})"), text);
     }
     check_quiet(&browser);
 }
