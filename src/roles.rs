@@ -11,12 +11,12 @@ mod report;
 
 use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 
+use broadcast::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{Instrument as _, debug_span};
 
 use self::limit::Limiter;
 pub(crate) use self::report::leaving;
-use broadcast::{Event, Handle, Lagged, Message, NodeName, PublishError, Subscription};
 
 /// One kind of complaint is logged at most this often, and one seed that does not answer.
 const REJECTED: Duration = Duration::from_secs(10);

@@ -1,12 +1,12 @@
 //! Who may join, what this node tells of itself, and how much others can make it hold.
 
-use clap::Args;
-
-use super::{problem, size::Size};
 use broadcast::{
     Bounds, Config, ConfigError,
     config::{IpNet, check_meta, check_networks, network},
 };
+use clap::Args;
+
+use super::{problem, size::Size};
 
 #[derive(Debug, Args)]
 pub(super) struct AccessArgs {

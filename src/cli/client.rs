@@ -2,6 +2,8 @@
 
 use std::{fmt, io, net::SocketAddrV6, str::FromStr, time::Duration};
 
+use broadcast::{Seed, config::check_seeds, zones};
+use broadcast_gateway::{DEFAULT_PORT, Token};
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -16,8 +18,6 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{Failure, http::TokenArgs, visible};
-use broadcast::{Seed, config::check_seeds, zones};
-use broadcast_gateway::{DEFAULT_PORT, Token};
 
 /// How long a connection may take to stand.
 const CONNECT_TIME: Duration = Duration::from_secs(5);

@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
+use broadcast::{Config, Handle, Profile, Seed, start};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{DemoArgs, Failure, log, node::Signals, unknown};
 use crate::roles;
-use broadcast::{Config, Handle, Profile, Seed, start};
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;

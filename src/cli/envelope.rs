@@ -12,15 +12,15 @@ use std::{
     process::ExitCode,
 };
 
+use broadcast::{
+    ConfigError, Envelope, config,
+    wire::{Keyring, SecretKey},
+};
 use clap::Args;
 use rand::{TryRng as _, rngs::SysRng};
 use zeroize::Zeroizing;
 
 use super::{Failure, KeygenArgs, output};
-use broadcast::{
-    ConfigError, Envelope, config,
-    wire::{Keyring, SecretKey},
-};
 
 /// The variable that has the keys themselves.
 const KEYS: &str = "BROADCAST_SECRET_KEYS";

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use broadcast::probe;
 use clap::Args;
 use serde_json::json;
 use tokio::time::timeout;
@@ -18,7 +19,6 @@ use super::{
     output::print_line,
     visible,
 };
-use broadcast::probe;
 
 /// Ask a node whether it is well: exit 0 once it has joined its cluster, 1 otherwise
 ///

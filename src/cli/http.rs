@@ -10,13 +10,13 @@ use std::{
     thread,
 };
 
+use broadcast::Handle;
+use broadcast_gateway::{Config, DEFAULT_PORT, LogFilter, MAX_CONNECTIONS, Origin, Server, Token};
 use clap::Args;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use super::{Failure, log};
-use broadcast::Handle;
-use broadcast_gateway::{Config, DEFAULT_PORT, LogFilter, MAX_CONNECTIONS, Origin, Server, Token};
 
 /// The variable that has the token itself. It comes from there or from a file and never from a flag, which
 /// every user of the host could read.

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use broadcast_gateway::LogFilter;
 use serde::{Serializer as _, ser::SerializeMap as _};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
@@ -36,7 +37,6 @@ use self::{
     writer::BackgroundWriter,
 };
 use super::visible::{escape, escaped_json};
-use broadcast_gateway::LogFilter;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

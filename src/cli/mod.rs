@@ -34,6 +34,11 @@ use std::{
     time::Duration,
 };
 
+use broadcast::{
+    ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
+    config::{self, DEFAULT_PORT},
+    zones,
+};
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
@@ -41,11 +46,6 @@ use clap::{
 
 pub(crate) use self::usage::parse;
 use self::{access::AccessArgs, envelope::EnvelopeArgs, http::HttpArgs, size::Size};
-use broadcast::{
-    ConfigError, Faults, Limits, Profile, Seed, StartError, Tags,
-    config::{self, DEFAULT_PORT},
-    zones,
-};
 
 /// What the program was told to do.
 #[derive(Debug, Parser)]

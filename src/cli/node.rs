@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use broadcast::{Config, Handle, Serf, Tuning, start};
 use rand::{TryRng as _, rngs::SysRng};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -19,7 +20,6 @@ use tracing::{error, info, warn};
 
 use super::{Failure, NodeArgs, Replay, Role, envelope, http::Api, log, name, unknown};
 use crate::roles;
-use broadcast::{Config, Handle, Serf, Tuning, start};
 
 /// How long good-byes may take, so that the process ends within 2 seconds.
 const GOOD_BYE: Duration = Duration::from_millis(1800);

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use broadcast_gateway::{MAX_ACK_TIME, MAX_BODY};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hyper::{Method, StatusCode, header};
@@ -25,7 +26,6 @@ use super::{
     output::print_line,
     visible,
 };
-use broadcast_gateway::{MAX_ACK_TIME, MAX_BODY};
 
 /// How long acknowledgements are waited for, unless told otherwise.
 const ACK_TIME: Duration = Duration::from_secs(5);

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
+use broadcast::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Random, Scenario, Violation, lifeguard, table};
 use serde_json::json;
 use tokio::{task, time::sleep};
 
 use super::{Failure, SimArgs, node::Signals};
-use broadcast::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Random, Scenario, Violation, lifeguard, table};
 
 /// How often the progress is shown.
 const TICK: Duration = Duration::from_millis(200);

@@ -4,9 +4,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tracing::{debug, error, info, warn};
-
 use broadcast::{Delivery, Member, Message, MessageId, NodeName, PublishError, Reach, Seed, Undelivered};
+use tracing::{debug, error, info, warn};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");

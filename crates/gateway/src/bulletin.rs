@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use broadcast::Acks;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -20,7 +21,6 @@ use tokio::{
 };
 
 use super::{App, follow::event, journal::Form, look, pieces::PIECE};
-use broadcast::Acks;
 
 /// How often members are looked at for changes; in a large cluster more rarely, so that it takes no more than a tenth of
 /// the time.

@@ -16,10 +16,9 @@ use std::{
     time::SystemTime,
 };
 
+use broadcast::{Message, NodeName};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
-
-use broadcast::{Message, NodeName};
 
 /// What is kept at most, in entries and in bytes.
 pub(crate) const MAX_ENTRIES: usize = 65_536;

@@ -60,6 +60,7 @@ use axum::{
     middleware,
     routing::{MethodRouter, get},
 };
+use broadcast::{Event, Handle, Lagged, rate::RateLimit};
 use rand::{TryRng as _, rngs::SysRng};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
@@ -74,7 +75,6 @@ use self::{
     problem::Problem,
     views::Views,
 };
-use broadcast::{Event, Handle, Lagged, rate::RateLimit};
 
 /// The port the API listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8946;

@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use broadcast::{MemberState, Metrics, Overview, Position, Reach, Readiness, Seen};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -24,7 +25,6 @@ use super::{
     problem::{self, Problem},
     query,
 };
-use broadcast::{MemberState, Metrics, Overview, Position, Reach, Readiness, Seen};
 
 /// The longest text of members that is made at once, about, in bytes.
 const SHORT: usize = 64 << 10;

@@ -14,6 +14,7 @@ use axum::{
     http::{Uri, header},
     response::{IntoResponse, Response},
 };
+use broadcast::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
 use nix::sys::resource::{UsageWho, getrusage};
 use prometheus_client::{
     collector::Collector,
@@ -23,7 +24,6 @@ use prometheus_client::{
 };
 
 use super::{App, Counts, look::Now, problem::Problem, query};
-use broadcast::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
 
 /// So many members, and origins, have a line of their own: those that are behind most.
 const MOST: usize = 100;

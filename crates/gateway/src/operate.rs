@@ -8,6 +8,7 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
+use broadcast::{Faults, FaultsError};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -16,7 +17,6 @@ use super::{
     problem::{self, Problem},
     query,
 };
-use broadcast::{Faults, FaultsError};
 
 /// A body is at most this long, in bytes.
 const MAX_BODY: usize = 16 << 10;

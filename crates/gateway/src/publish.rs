@@ -8,6 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::Response,
 };
+use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered};
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
@@ -23,7 +24,6 @@ use super::{
     problem::{self, Problem},
     query,
 };
-use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered};
 
 /// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
 /// spelling of it.

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use broadcast::{Profile, Seed, start};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use tokio::{
 };
 
 use super::*;
-use broadcast::{Profile, Seed, start};
 
 const SOON: Duration = Duration::from_secs(20);
 

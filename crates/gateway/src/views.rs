@@ -22,6 +22,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use broadcast::{AskError, Belief, Handle, Member, ViewError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
@@ -37,7 +38,6 @@ use super::{
     problem::Problem,
     query,
 };
-use broadcast::{AskError, Belief, Handle, Member, ViewError};
 
 /// For how long answers are given out, and nobody is asked again.
 const FRESH: Duration = Duration::from_secs(1);
