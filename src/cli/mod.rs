@@ -7,6 +7,7 @@ mod access;
 mod client;
 mod demo;
 mod envelope;
+mod follow;
 mod health;
 mod http;
 mod log;

@@ -1,6 +1,16 @@
 //! Standard output: what a command prints besides a log.
 
-use std::io::{self, Write as _};
+use std::{
+    future::pending,
+    io::{self, Write as _},
+    os::fd::AsFd as _,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use tokio::task;
 
 use super::Failure;
 
@@ -26,6 +36,32 @@ pub(super) fn write(text: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text)?;
     stdout.flush()
+}
+
+/// The same where others go on meanwhile: whoever reads may be slow.
+pub(super) async fn print_slowly(text: String) -> io::Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    task::spawn_blocking(move || write(text.as_bytes())).await.map_err(io::Error::other)?
+}
+
+/// Ends when the reader of stdout has gone, if it is a pipe's.
+pub(super) async fn nobody_reads() {
+    let gone = task::spawn_blocking(|| {
+        let stdout = io::stdout();
+        loop {
+            // No event is asked for: only an end is told.
+            let mut end = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            match poll(&mut end, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                polled => return polled.is_ok(),
+            }
+        }
+    });
+    if !gone.await.unwrap_or_default() {
+        pending().await
+    }
 }
 
 pub(super) fn unwritable(error: &io::Error) -> Failure {

@@ -1,46 +1,21 @@
 //! `broadcast tail`: what is said in the cluster, as one node hears it.
 //!
-//! The node's server-sent events name a place with each message; who loses the node asks it to go on from
-//! the last one, and is told if something is gone.
+//! Whoever is cut off from the node hears what it missed, or is told if that is gone: see [`follow`](super::follow).
 
-use std::{
-    fmt::Write as _,
-    future::pending,
-    io::{self, Write as _},
-    os::fd::AsFd as _,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fmt::Write as _, io, process::ExitCode};
 
 use clap::Args;
-use http_body_util::BodyExt as _;
-use hyper::{StatusCode, header};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
-use tokio::{
-    task,
-    time::{sleep, timeout},
-};
+use serde_json::value::RawValue;
 
 use super::{
     Failure,
-    client::{Call, Client, ClientArgs, Trouble},
+    client::ClientArgs,
+    follow::{Follower, warn},
     log::{self, DIM, RESET},
     node::Signals,
     output, visible,
 };
-
-/// A node says something every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
-/// What one event takes at most, in bytes: the largest message, each byte of it escaped.
-const MAX_EVENT: usize = 8 << 20;
-/// When to connect again, at first and at last.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Print what is said in the cluster, as it comes, until Ctrl-C
 ///
@@ -77,16 +52,11 @@ pub(super) struct TailArgs {
 
 pub(super) async fn run(args: TailArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
-    let mut tail = Tail {
-        client: args.client.client()?,
-        path: path(&args),
-        cursor: None,
-        state: State::New,
-        look: Look { json: args.client.json, colour: log::colour(), width: 0 },
-    };
+    let follower = Follower::new(args.client.client()?, path(&args));
+    let look = Look { json: args.client.json, colour: log::colour(), width: 0 };
     tokio::select! {
-        ended = tail.follow() => ended,
-        () = nobody_reads() => Ok(ExitCode::SUCCESS),
+        ended = follow(follower, look) => ended,
+        () = output::nobody_reads() => Ok(ExitCode::SUCCESS),
         code = signals.recv() => Ok(code),
     }
 }
@@ -123,154 +93,28 @@ fn encoded(text: &str) -> String {
     encoded
 }
 
-/// Ends when the reader of stdout has gone, if it is a pipe's.
-async fn nobody_reads() {
-    let gone = task::spawn_blocking(|| {
-        let stdout = io::stdout();
-        loop {
-            // No event is asked for: only an end is told.
-            let mut end = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-            match poll(&mut end, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                polled => return polled.is_ok(),
+/// Prints what the node tells, until nobody reads it.
+async fn follow(mut follower: Follower, mut look: Look) -> Result<ExitCode, Failure> {
+    loop {
+        let mut text = String::new();
+        for event in follower.next().await? {
+            if event.name == "message" {
+                look.message(&mut text, &event.data);
+                continue;
+            }
+            if look.json && !event.data.is_empty() {
+                text.extend([&event.data, "\n"]);
+            }
+            if let Some(notice) = event.notice() {
+                warn(&notice);
             }
         }
-    });
-    if !gone.await.unwrap_or_default() {
-        pending().await
-    }
-}
-
-struct Tail {
-    client: Client,
-    path: String,
-    /// The last place that the node named.
-    cursor: Option<String>,
-    state: State,
-    look: Look,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// It has not answered yet.
-    New,
-    Connected,
-    /// It was there, and is waited for.
-    Lost,
-}
-
-impl Tail {
-    async fn follow(&mut self) -> Result<ExitCode, Failure> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let trouble = match self.connection(&mut pause).await {
-                Ok(ended) => return ended.map(|()| ExitCode::SUCCESS),
-                Err(trouble) => trouble,
-            };
-            // What it says of the request it will say again.
-            let passing = match &trouble {
-                Trouble::Silent(_) => true,
-                Trouble::Problem(answer) => {
-                    answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS
-                }
-            };
-            if self.state == State::New || !passing {
-                return Err(trouble.into());
-            }
-            if self.state == State::Connected {
-                self.state = State::Lost;
-                warn(&format!("{trouble}; connecting again"));
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+        match output::print_slowly(text).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            Err(error) => return Err(output::unwritable(&error)),
         }
     }
-
-    /// Follows over one connection, until there is trouble with it, or nobody reads what is printed, or it cannot be.
-    async fn connection(&mut self, pause: &mut Duration) -> Result<Result<(), Failure>, Trouble> {
-        let mut headers = vec![(header::ACCEPT, "text/event-stream")];
-        let cursor = self.cursor.clone();
-        if let Some(cursor) = &cursor {
-            headers.push((header::HeaderName::from_static("last-event-id"), cursor));
-        }
-        let response = self.client.open(Call { path: &self.path, headers: &headers, ..Call::default() }).await?;
-        if self.state == State::Lost {
-            warn(&format!("{} answers again", self.client.node));
-        }
-        (self.state, *pause) = (State::Connected, FIRST_PAUSE);
-        let mut body = response.into_body();
-        let mut events = Events::default();
-        loop {
-            let gone = |why: &str| Trouble::Silent(format!("{} {why}", self.client.node));
-            let frame = match timeout(SILENCE, body.frame()).await {
-                Err(_) => return Err(gone("says nothing any more")),
-                Ok(None) => return Err(gone("has closed the connection")),
-                Ok(Some(Err(error))) => return Err(self.client.broken(&error)),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            let mut text = String::new();
-            for event in events.take(frame.data_ref().map(|data| &**data).unwrap_or_default()) {
-                if event.name == "message" {
-                    self.look.message(&mut text, &event.data);
-                } else {
-                    self.notice(&mut text, &event);
-                    if event.name == "left" {
-                        // That it closes the connection next, is no news.
-                        self.state = State::Lost;
-                    }
-                }
-                self.cursor = event.id.or(self.cursor.take());
-            }
-            match print(text).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ok(())),
-                Err(error) => return Ok(Err(output::unwritable(&error))),
-            }
-            if events.rest.len() > MAX_EVENT {
-                return Ok(Err(Failure::other(format!(
-                    "{} sends an event of more than {MAX_EVENT} bytes, which no message has; is it a node?",
-                    self.client.node
-                ))));
-            }
-        }
-    }
-
-    /// What is said about messages, and is none.
-    fn notice(&self, text: &mut String, event: &Event) {
-        if event.data.is_empty() {
-            return;
-        }
-        if self.look.json {
-            text.extend([&event.data, "\n"]);
-        }
-        let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
-        let word = |field: &str| visible::escaped(data[field].as_str().unwrap_or_default());
-        warn(&match &*event.name {
-            "gone" => match data["missed"].as_u64() {
-                Some(missed) => format!("{missed} messages are missing here: {}", word("reason")),
-                None => format!("messages may be missing here: {}", word("reason")),
-            },
-            "missed" => {
-                let (origin, from, to) = (word("origin"), &data["from"], &data["to"]);
-                format!("the node has missed messages of {origin}, from number {from} to before {to}")
-            }
-            "left" => format!("{}; connecting again", word("reason")),
-            _ => word("reason"),
-        });
-    }
-}
-
-fn warn(text: &str) {
-    // It is for people, of whom none may be there.
-    let _ = writeln!(io::stderr(), "warning: {text}");
-}
-
-/// Writes to stdout, which may take long.
-async fn print(text: String) -> io::Result<()> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    task::spawn_blocking(move || output::write(text.as_bytes())).await.map_err(io::Error::other)?
 }
 
 /// How messages look.
@@ -308,75 +152,9 @@ impl Look {
     }
 }
 
-/// A server-sent event.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Event {
-    name: String,
-    id: Option<String>,
-    data: String,
-}
-
-/// Reads a stream of server-sent events (WHATWG HTML, 9.2.6), each of one line of data.
-#[derive(Debug, Default)]
-struct Events {
-    /// The beginning of what is not complete.
-    rest: Vec<u8>,
-}
-
-impl Events {
-    /// Those that are complete with these bytes.
-    fn take(&mut self, bytes: &[u8]) -> Vec<Event> {
-        let searched = self.rest.len().saturating_sub(1);
-        self.rest.extend_from_slice(bytes);
-        let Some(end) = self.rest[searched..].windows(2).rposition(|two| two == b"\n\n") else { return Vec::new() };
-        let rest = self.rest.split_off(searched + end + 2);
-        let whole = std::mem::replace(&mut self.rest, rest);
-        String::from_utf8_lossy(&whole).split("\n\n").filter(|text| !text.is_empty()).map(event).collect()
-    }
-}
-
-fn event(text: &str) -> Event {
-    let mut event = Event { name: "message".into(), ..Event::default() };
-    for line in text.lines() {
-        let (field, value) = line.split_once(": ").unwrap_or((line, ""));
-        match field {
-            "id" => event.id = Some(value.into()),
-            "event" => event.name = value.into(),
-            "data" => event.data = value.into(),
-            // When to connect again, which is known here, and what keeps the connection alive.
-            _ => {}
-        }
-    }
-    if event.data.is_empty() {
-        event.name = "nothing".into();
-    }
-    event
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn events_are_read_however_they_are_cut() {
-        let stream = "retry: 1000\nid: 7.0\n\n: keep-alive\n\nid: 7.1\ndata: {\"a\":\"ä: b\"}\n\nid: 7.2\nevent: gone\ndata: {}\n\nid: 7";
-        let event = |name: &str, id: Option<&str>, data: &str| Event {
-            name: name.into(),
-            id: id.map(Into::into),
-            data: data.into(),
-        };
-        let expected = [
-            event("nothing", Some("7.0"), ""),
-            event("nothing", None, ""),
-            event("message", Some("7.1"), "{\"a\":\"ä: b\"}"),
-            event("gone", Some("7.2"), "{}"),
-        ];
-        for size in 1..=stream.len() {
-            let mut events = Events::default();
-            let read: Vec<_> = stream.as_bytes().chunks(size).flat_map(|bytes| events.take(bytes)).collect();
-            assert_eq!(read, expected, "in pieces of {size}");
-        }
-    }
 
     #[test]
     fn a_message_is_one_line_that_cannot_move_the_cursor() {
