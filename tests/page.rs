@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         ("it_does_not_guess_who_has_acknowledged", it_does_not_guess_who_has_acknowledged),
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
+        ("the_timeline_shows_who_has_what", the_timeline_shows_who_has_what),
         ("the_keyboard_is_enough", the_keyboard_is_enough),
         ("it_fits_a_phone", it_fits_a_phone),
         ("nothing_stops_it_for_good", nothing_stops_it_for_good),
@@ -256,6 +257,58 @@ fn a_killed_node_is_seen_to_fail() {
     publish(&browser, "still", "here");
     second.log.wait_line(0, &json!({ "event": "received", "key": "still" }));
     browser.wait(REACH, "1/1");
+    check_quiet(&browser);
+}
+
+/// The timeline's rows: of each cell, its column and its text.
+const TIMELINE: &str = "[...document.querySelectorAll('#timeline [role=row]')].map(row => \
+    [...row.children].map(cell => `${cell.ariaColIndex} ${cell.textContent}`).sort())";
+
+fn the_timeline_shows_who_has_what() {
+    let [first, second, mut third] = three(&[]);
+    let browser = open(&first);
+    browser.wait("broadcastPage.stats().members", 3);
+    browser.eval("document.querySelector('#timeline-tab').focus()");
+    browser.keys(ENTER);
+    let head = json!(["1 node1 says", "2 node2 says", "3 node3 says"]);
+    browser.wait(TIMELINE, json!([head]));
+    publish(&browser, "cache:drop", "7");
+    let own = [
+        json!(["1 send key=cache:drop value=7"]),
+        json!(["2 acknowledged key=cache:drop value=7", "3 acknowledged key=cache:drop value=7"]),
+    ];
+    browser.wait(TIMELINE, json!([head, own[0], own[1]]));
+    let body = br#"{"key":"I am node2","value":0}"#;
+    assert_eq!(ask(second.http(), "POST", "/v1/messages?ack=all", &[], body).status, 200);
+    let of_node2 = [
+        json!(["2 send key=I am node2 value=0"]),
+        json!(["1 received key=I am node2 value=0", "3 acknowledged key=I am node2 value=0"]),
+    ];
+    browser.wait(TIMELINE, json!([head, own[0], own[1], of_node2[0], of_node2[1]]));
+    // What the filter leaves out is not shown either, and the list has them still.
+    browser.eval("document.querySelector('#filter').focus()");
+    browser.keys("cache");
+    browser.wait(TIMELINE, json!([head, own[0], own[1]]));
+    browser.eval("document.querySelector('#filter').select()");
+    browser.keys("i am");
+    browser.wait(TIMELINE, json!([head, of_node2[0], of_node2[1]]));
+    browser.resize(390, 844);
+    browser.wait("document.documentElement.scrollWidth", 390);
+    // It scrolls within itself.
+    browser.wait_for("document.querySelector('#timeline').scrollWidth", |width| {
+        width.as_u64().is_some_and(|width| width > 390)
+    });
+    // Who is gone keeps no column, if it has sent nothing that is shown.
+    third.kill();
+    browser.wait(
+        "[...document.querySelectorAll('#timeline [role=columnheader]')].map(cell => cell.textContent)",
+        json!(["node1 says", "node2 says"]),
+    );
+    browser.eval("document.querySelector('#timeline-tab').focus()");
+    browser.keys(RIGHT);
+    browser.wait("document.activeElement.id", "list-tab");
+    browser.wait("document.querySelector('#timeline').hidden", true);
+    browser.wait_text("#rows .key", "I am node2");
     check_quiet(&browser);
 }
 

@@ -7,6 +7,9 @@ use rand::{TryRng, rngs::SysRng};
 use super::problem::Problem;
 
 const PAGE: &str = include_str!("page.html");
+/// A part of the page's script, and what stands in the page in its place.
+const TIMELINE: &str = include_str!("timeline.js");
+const TIMELINE_SCRIPT: &str = "TIMELINE_SCRIPT";
 const OPENAPI: &str = include_str!("openapi.json");
 /// Stands in the page for what differs at each answer.
 const NONCE: &str = "NONCE";
@@ -28,7 +31,7 @@ pub(super) async fn page() -> Result<Response, Problem> {
         ("referrer-policy", "no-referrer"),
         ("cache-control", "no-store"),
     ];
-    Ok((headers, PAGE.replacen(NONCE, &nonce, 1)).into_response())
+    Ok((headers, PAGE.replacen(TIMELINE_SCRIPT, TIMELINE, 1).replace(NONCE, &nonce)).into_response())
 }
 
 /// `GET /openapi.json`
