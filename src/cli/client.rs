@@ -42,7 +42,7 @@ pub(super) struct ClientArgs {
 
 impl ClientArgs {
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        Ok(Client { node: self.node.clone(), token: self.token.token()? })
+        Client::with_token(self.node.clone(), &self.token)
     }
 }
 
@@ -159,6 +159,10 @@ impl Client {
     /// Without a token, for what needs none.
     pub(super) fn new(node: NodeUrl) -> Self {
         Self { node, token: None }
+    }
+
+    pub(super) fn with_token(node: NodeUrl, token: &TokenArgs) -> Result<Self, Failure> {
+        Ok(Self { node, token: token.token()? })
     }
 
     /// What the node answers when all is well.

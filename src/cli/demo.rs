@@ -14,18 +14,25 @@ use std::{
 use broadcast::{Config, Handle, Profile, Seed, start};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::{DemoArgs, Failure, log, node::Signals, unknown};
+use super::{DemoArgs, Failure, log, node::Signals, output, timeline::Live, unknown};
 use crate::roles;
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
     let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
     let names: Vec<String> = (0..=args.senders).map(|i| format!("node{}", u16::from(i) + 1)).collect();
-    if args.log.format == log::Format::Text && io::stdout().is_terminal() {
+    if (args.timeline || args.log.format == log::Format::Text) && io::stdout().is_terminal() {
         introduce(names.len());
     }
     let nodes = log::Nodes::Several(names.clone());
-    let log = log::start(filter, args.log.format, nodes).map_err(Failure::start)?;
+    let (mut live, log) = if args.timeline {
+        let (live, sink) = Live::new(&names);
+        let filter = log::filter("info").map_err(Failure::other)?;
+        (Some(live), log::start_into(sink, filter, log::Format::Json, nodes))
+    } else {
+        (None, log::start(filter, args.log.format, nodes))
+    };
+    let log = log.map_err(Failure::start)?;
     unknown::log("demo", &names[0]);
     let mut served = None;
     let mut api = Some(args.http.bind(&names[0], log.control)?);
@@ -55,12 +62,14 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         all_met.send_replace(true);
         pending().await
     };
-    let why = tokio::select! {
-        () = meeting => "the demo is over",
-        () = &mut finished => "the time is over",
-        signal = signals.next() => signal.told(),
+    let (why, mut outcome) = tokio::select! {
+        () = meeting => ("the demo is over", Ok(true)),
+        () = &mut finished => ("the time is over", Ok(true)),
+        signal = signals.next() => (signal.told(), Ok(true)),
         // `broadcast demo | head` has seen enough.
-        () = log.closed.notified() => "nobody reads the log any more",
+        () = log.closed.notified() => ("nobody reads the log any more", Ok(false)),
+        () = output::nobody_reads(), if args.timeline => ("nobody reads the timeline any more", Ok(false)),
+        drawn = draw(&mut live) => ("the timeline cannot be drawn", drawn),
     };
     let leaving = async {
         leave(nodes, playing, why).await;
@@ -68,7 +77,28 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
             served.end().await;
         }
     };
-    Ok(signals.good_bye(leaving).await)
+    let goes_on = matches!(outcome, Ok(true));
+    let leaving = async {
+        let mut leaving = std::pin::pin!(leaving);
+        tokio::select! {
+            () = &mut leaving => {}
+            _ = draw(&mut live), if goes_on => leaving.await,
+        }
+    };
+    let code = signals.good_bye(leaving).await;
+    if let Some(live) = live.as_mut().filter(|_| goes_on) {
+        log::finish();
+        outcome = live.finish().await.map(|()| true);
+    }
+    outcome.map(|_| code)
+}
+
+/// Draws until it cannot go on, if anything is drawn.
+async fn draw(live: &mut Option<Live>) -> Result<bool, Failure> {
+    match live {
+        Some(live) => live.draw().await,
+        None => pending().await,
+    }
 }
 
 fn config(name: String, earlier: &[Handle]) -> Config {

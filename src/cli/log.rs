@@ -107,9 +107,18 @@ impl LogFilter for Control {
 ///
 /// Another log was started in this process.
 pub(super) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Log> {
-    let closed = Arc::new(Notify::new());
     // Not through the standard library's buffer, which would keep a part of what a full disk does not take.
-    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    start_into(File::from(io::stdout().as_fd().try_clone_to_owned()?), filter, format, nodes)
+}
+
+/// The same, to whatever is given each line at once.
+pub(super) fn start_into(
+    out: impl io::Write + Send + 'static,
+    filter: EnvFilter,
+    format: Format,
+    nodes: Nodes,
+) -> io::Result<Log> {
+    let closed = Arc::new(Notify::new());
     let writer = BackgroundWriter::start(out, Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
         .fmt_fields(SpanFields)
@@ -146,7 +155,7 @@ pub(super) fn colour() -> bool {
 pub(super) const DIM: &str = "\x1b[2m";
 pub(super) const RESET: &str = "\x1b[0m";
 /// Compose's own, in its order.
-const PREFIXES: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
+pub(super) const PREFIXES: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
 
 impl<S> FormatEvent<S, SpanFields> for Lines
 where

@@ -22,6 +22,7 @@ mod publish;
 mod sim;
 mod size;
 mod tail;
+mod timeline;
 mod unknown;
 mod usage;
 mod visible;
@@ -64,7 +65,10 @@ use self::{access::AccessArgs, envelope::EnvelopeArgs, http::HttpArgs, size::Siz
         broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:17946 --role sender\n\n\
         Speak through node1, and listen:\n  \
         broadcast publish greeting hello --ack all\n  \
-        broadcast tail",
+        broadcast tail\n\n\
+        Draw who received what, of the demo or of any cluster's logs:\n  \
+        broadcast demo --timeline\n  \
+        docker compose logs | broadcast timeline",
     arg_required_else_help = true,
     subcommand_required = true,
     max_term_width = 100
@@ -80,6 +84,7 @@ enum Command {
     Demo(DemoArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
+    Timeline(timeline::TimelineArgs),
     Members(look::MembersArgs),
     Status(look::StatusArgs),
     Health(health::HealthArgs),
@@ -99,6 +104,7 @@ impl Command {
             Self::Demo(_) => Some("demo"),
             Self::Publish(_) => Some("publish"),
             Self::Tail(_) => Some("tail"),
+            Self::Timeline(_) => Some("timeline"),
             Self::Members(_) => Some("members"),
             Self::Status(_) => Some("status"),
             Self::Health(_) => Some("health"),
@@ -218,9 +224,19 @@ impl From<LimitArgs> for Limits {
 /// node1 receives; node2, node3 and so on send in turns, and everybody logs what they hear. The nodes
 /// are real ones, with sockets of their own on ports that the system chooses. node1 serves the page that
 /// shows it: http://127.0.0.1:8946/
+///
+/// With --timeline it is drawn: a column a node, and what was received below what was sent. Warnings go to standard
+/// error then, and --log and --log-format have no effect.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  broadcast demo\n  broadcast demo --senders 5 --interval 500ms --for 15s")]
+#[command(after_help = "Examples:\n  \
+    broadcast demo\n  \
+    broadcast demo --timeline\n  \
+    broadcast demo --senders 5 --interval 500ms --for 15s")]
 struct DemoArgs {
+    /// Draw who sent and received what, instead of the log
+    #[arg(long)]
+    timeline: bool,
+
     /// How many nodes send, 1 to 100
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=100))]
     senders: u8,
@@ -511,6 +527,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Tail(args) => tail::run(args).await,
+            Command::Timeline(args) => timeline::run(args).await,
             Command::Members(args) => look::members(args).await,
             Command::Status(args) => look::status(args).await,
             Command::Health(args) => health::run(args).await,

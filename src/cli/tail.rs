@@ -61,7 +61,7 @@ pub(super) async fn run(args: TailArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-fn last(text: &str) -> Result<u32, &'static str> {
+pub(super) fn last(text: &str) -> Result<u32, &'static str> {
     text.trim().parse().map_err(|_| "not a number of messages; write one like 10")
 }
 

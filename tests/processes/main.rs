@@ -15,3 +15,4 @@ mod keys;
 mod made_up;
 mod sim;
 mod terminal;
+mod timeline;

@@ -591,7 +591,8 @@ fn a_node_that_cannot_be_asked_is_named_with_what_to_do() {
 #[test]
 fn shells_and_readers_know_every_command() {
     let run = |args: &[&str]| stdout(program(args).output().expect("the program runs"));
-    let commands = ["node", "demo", "publish", "tail", "members", "status", "health", "log", "faults", "man"];
+    let commands =
+        ["node", "demo", "publish", "tail", "timeline", "members", "status", "health", "log", "faults", "man"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&["completions", shell]);
         for word in commands.iter().chain(&["keygen", "sim", "completions"]) {
