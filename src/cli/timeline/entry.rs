@@ -82,7 +82,8 @@ pub(super) fn name(text: &str) -> String {
 /// The beginning of a text that is too long, with a sign that it is one.
 fn beginning(mut text: String, most: usize) -> String {
     if text.len() > most {
-        text.truncate(text.floor_char_boundary(most));
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
         text.push('…');
     }
     text.shrink_to_fit();

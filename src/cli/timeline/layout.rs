@@ -216,8 +216,11 @@ impl Form {
             return whole;
         }
         // An acknowledgement has a longer word than a reception.
-        if self != Self::Terse && cell.what == What::Acknowledged {
-            return Self::Terse.text(cell, message, room);
+        if cell.what == What::Acknowledged {
+            let mut shorter = FORMS.into_iter().map(|form| form.whole(cell, message));
+            if let Some(text) = shorter.find(|text| text_width(text) <= room) {
+                return text;
+            }
         }
         let around = 2 * usize::from(cell.by_others && cell.what == What::Sent);
         let text = self.with(self.verb(cell.what), message, room.saturating_sub(around));
@@ -353,6 +356,18 @@ mod tests {
             let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
             assert_eq!(cells(lines[2]), ["", send, ""]);
             assert_eq!(cells(lines[3]), [received, "", received]);
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_has_as_many_words_as_have_room() {
+        let timeline = timeline(&["node1", "node2"]);
+        for (width, text) in
+            [(103, "acknowledged broadcast msg: key=key value=17"), (80, "acknowledged key=key value=17")]
+        {
+            let layout = Layout::new(timeline.nodes(), Some(width), 0);
+            let line = layout.row(timeline.nodes(), &row("key", "17", 1, What::Acknowledged, &[0]), false);
+            assert_eq!(line.split(" |").next().map(str::trim_end), Some(text));
         }
     }
 
