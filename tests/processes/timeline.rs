@@ -26,6 +26,9 @@ struct Line {
     json: String,
 }
 
+/// How a line was written down.
+type Form = fn(&Line) -> String;
+
 /// The lines of the description's scenario, as nodes of ours log it.
 fn scenario() -> Vec<Line> {
     let mut lines = Vec::new();
@@ -89,7 +92,7 @@ fn the_picture_is_the_descriptions() {
     // As docker compose logs may tell it: all of one container before the next.
     let mut by_node: Vec<_> = lines.iter().collect();
     by_node.sort_by_key(|line| line.node);
-    let forms: [(&str, fn(&Line) -> String); 6] = [
+    let forms: [(&str, Form); 6] = [
         ("text", |line| line.text.clone()),
         ("JSON", |line| line.json.clone()),
         ("compose", |line| format!("{}-1  | {}", line.node, line.text)),
