@@ -270,7 +270,7 @@ fn the_timeline_shows_who_has_what() {
     browser.wait("broadcastPage.stats().members", 3);
     browser.eval("document.querySelector('#timeline-tab').focus()");
     browser.keys(ENTER);
-    let head = json!(["1 node1 says", "2 node2 says", "3 node3 says"]);
+    let head = json!(["1 node1 says", "2 node2 (others say)", "3 node3 (others say)"]);
     browser.wait(TIMELINE, json!([head]));
     publish(&browser, "cache:drop", "7");
     let own = [
@@ -302,7 +302,7 @@ fn the_timeline_shows_who_has_what() {
     third.kill();
     browser.wait(
         "[...document.querySelectorAll('#timeline [role=columnheader]')].map(cell => cell.textContent)",
-        json!(["node1 says", "node2 says"]),
+        json!(["node1 says", "node2 (others say)"]),
     );
     browser.eval("document.querySelector('#timeline-tab').focus()");
     browser.keys(RIGHT);

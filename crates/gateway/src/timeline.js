@@ -104,7 +104,7 @@ const timeline = (() => {
       table.setAttribute("aria-labelledby", "timeline-tab");
       table.setAttribute("aria-colcount", columns.length);
       table.style.setProperty("--columns", columns.length);
-      const head = row(...columns.map(name => cell(name, `${name} says`, "columnheader")));
+      const head = row(...columns.map(name => cell(name, name === self ? `${name} says` : `${name} (others say)`, "columnheader")));
       head.classList.add("head");
       table.append(head);
       for (const item of items) Object.assign(item, { rows: null, done: false });

@@ -174,7 +174,7 @@ fn clients(args: &TimelineArgs) -> Result<Vec<Client>, Failure> {
 
 /// Follows all of them, until one cannot be followed.
 async fn follow(clients: Vec<Client>, last: u32, inputs: mpsc::Sender<Input>) -> Failure {
-    let asked = Arc::new(Asked::default());
+    let asked = Arc::new(Asked::new(clients.len()));
     let mut following = JoinSet::new();
     for client in clients {
         following.spawn(nodes::follow(client, last, Arc::clone(&asked), inputs.clone()));

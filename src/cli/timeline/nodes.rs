@@ -10,11 +10,15 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{Barrier, mpsc},
+    time::timeout,
+};
 
 use super::{
     draw::Input,
@@ -27,6 +31,8 @@ use crate::cli::{
     follow::{Event, Follower, warn},
 };
 
+/// How long the others' names are waited for.
+const FIRST: Duration = Duration::from_secs(3);
 /// Messages whose acknowledgements are told.
 const MAX_RECENT: usize = 1000;
 /// Messages that wait until the node has said its name.
@@ -35,10 +41,19 @@ const MAX_EARLY: usize = 1000;
 const MAX_POSITIONS: usize = 100_000;
 
 /// The names of those who are asked.
-#[derive(Debug, Default)]
-pub(super) struct Asked(Mutex<HashSet<String>>);
+#[derive(Debug)]
+pub(super) struct Asked(Mutex<HashSet<String>>, Barrier);
 
 impl Asked {
+    pub(super) fn new(count: usize) -> Self {
+        Self(Mutex::default(), Barrier::new(count))
+    }
+
+    /// Waits until all have said their names, so that none is taken for one that is not asked; but not for ever.
+    async fn all(&self) {
+        let _ = timeout(FIRST, self.1.wait()).await;
+    }
+
     /// Adds one that has said its name, unless it is asked already.
     fn add(&self, node: &str) -> bool {
         // Whoever panicked has left a whole set behind.
@@ -50,7 +65,7 @@ impl Asked {
 pub(super) async fn follow(client: Client, last: u32, asked: Arc<Asked>, inputs: mpsc::Sender<Input>) -> Failure {
     let shown = client.node.to_string();
     let mut follower = Follower::new(client, format!("/v1/events?messages={last}"));
-    let mut node = Told::default();
+    let (mut node, mut named) = (Told::default(), false);
     loop {
         let events = match follower.next().await {
             Ok(events) => events,
@@ -69,8 +84,12 @@ pub(super) async fn follow(client: Client, last: u32, asked: Arc<Asked>, inputs:
                 ));
             }
             for input in told {
+                let is_name = matches!(input, Input::Node { voice: Voice::Own, .. });
                 if inputs.send(input).await.is_err() {
                     return Failure::other("the picture is not drawn any longer");
+                }
+                if is_name && !std::mem::replace(&mut named, true) {
+                    asked.all().await;
                 }
             }
         }
