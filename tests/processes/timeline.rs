@@ -177,7 +177,7 @@ fn endless_input_is_drawn_as_it_comes_and_takes_little_memory() {
     let mut input = child.stdin.take().expect("it is piped");
     let drawn = Log::follow(child.stdout.take().expect("it is piped"));
     let mut timeline = Process { child, log: drawn };
-    let count = 60_000;
+    let count = 30_000;
     for i in 0..count {
         let time = format!("2026-11-25T{:02}:{:02}:{:02}.000Z", i / 3600, i / 60 % 60, i % 60);
         let mut lines = String::new();
