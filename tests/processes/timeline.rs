@@ -358,6 +358,6 @@ fn a_node_that_cannot_be_followed_is_named() {
     assert!(line.starts_with("node1 is asked twice, at http://"), "{line}");
     let line = refusal(run(&["--node", &url, "--node", "http://127.0.0.1:1"]), 1);
     assert!(line.starts_with("nothing answers at http://127.0.0.1:1: "), "{line}");
-    let line = refusal(run(&["--node", "node1"]), 2);
-    assert!(line.ends_with("not the URL of a node; write it like http://127.0.0.1:8946"), "{line}");
+    let line = refusal(run(&["--node", "ftp://node1"]), 2);
+    assert!(line.contains("not where a node serves its API; write it like "), "{line}");
 }

@@ -117,6 +117,16 @@ struct Peer {
     cookie: Option<u64>,
 }
 
+impl Peer {
+    /// It says which of its lives it is in.
+    fn begin_life(&mut self, life: u64) {
+        if self.life != 0 && self.life != life {
+            self.joined_at = self.rejoined_at;
+        }
+        self.life = life;
+    }
+}
+
 /// When a life of a peer began, in microseconds after this node did; negative before.
 pub(super) type Began = i64;
 
@@ -443,8 +453,8 @@ impl Outbound {
     /// A peer asks where to begin, in a life that began then.
     pub(super) fn ask(&mut self, name: &[u8], life: u64, began: Began) -> Result<(), AckError> {
         let start = self.offer(name, life, began).ok_or(AckError::Stranger)?;
-        self.begin_life(name, life);
         let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
+        peer.begin_life(life);
         peer.began = began;
         let acked = start.at.max(peer.acked);
         self.set_position(name, acked);
@@ -480,20 +490,15 @@ impl Outbound {
             known if known == life => next.max(peer.acked),
             _ => next.max(self.start_of_new_life(peer)),
         };
+        let peer = self.peers.get_mut(name).ok_or(AckError::Stranger)?;
+        peer.begin_life(life);
+        peer.acknowledged = true;
+        if !peer.proven {
+            self.prove_peer(name);
+        }
         self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
-        self.begin_life(name, life);
-        self.peers.get_mut(name).into_iter().for_each(|peer| peer.acknowledged = true);
-        self.prove_peer(name);
         self.set_position(name, acked);
         Ok(())
-    }
-
-    fn begin_life(&mut self, name: &[u8], life: u64) {
-        let Some(peer) = self.peers.get_mut(name) else { return };
-        if peer.life != 0 && peer.life != life {
-            peer.joined_at = peer.rejoined_at;
-        }
-        peer.life = life;
     }
 
     /// A peer is known to have all below that number, or to lack what was thought to be there.
