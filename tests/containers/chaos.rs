@@ -9,7 +9,7 @@ use std::{
 use crate::support::{
     self,
     compose::Project,
-    docker::{docker, success, wait_until},
+    docker::{success, wait_until},
     require,
 };
 
@@ -18,7 +18,10 @@ pub fn cases() -> Vec<require::Case> {
     let mut cases = require::cases(None, &[("the_check_finds_what_is_wrong", the_check_finds_what_is_wrong)]);
     cases.extend(require::cases(
         require::compose().as_ref(),
-        &[("what_is_broken_heals_and_random_things_lose_nothing", what_is_broken_heals_and_random_things_lose_nothing)],
+        &[
+            ("what_is_broken_is_named_and_heals", what_is_broken_is_named_and_heals),
+            ("random_things_lose_nothing", random_things_lose_nothing),
+        ],
     ));
     cases
 }
@@ -107,36 +110,41 @@ fn the_check_finds_what_is_wrong() {
     }
 }
 
-fn what_is_broken_heals_and_random_things_lose_nothing() {
-    let project = Project::new("chaos", &[("BROADCAST_INTERVAL", "500ms"), ("BROADCAST_PROFILE", "local")]);
-    let run = |args: &[&str]| outcome(&mut chaos(&[&["--project-name", &project.name], args].concat()));
-    let good = |args: &[&str]| success(&mut chaos(&[&["--project-name", &project.name], args].concat()));
-    project.compose(&["up", "--detach", "--no-build", "--scale", "sender=2"]);
-    let all_see_five = || {
-        wait_until("all nodes to see five", || {
-            let sees = |container: &String| {
-                docker(&["logs", container]).lines().rfind(|line| line.contains(" nodes = ")).map(str::to_owned)
-            };
-            let seen: Vec<_> = project.containers().iter().map(sees).collect();
-            let five = |line: &Option<String>| line.as_ref().is_some_and(|line| line.ends_with(" nodes = 5"));
-            if seen.len() == 5 && seen.iter().all(five) { Ok(()) } else { Err(format!("{seen:?}")) }
-        });
-    };
-    let well = "all 5 nodes are well";
-    // Who was away for a moment sees all again a moment later.
-    let all_well = || {
-        wait_until("all nodes to be well", || match good(&["status"]) {
-            status if status == well => Ok(()),
+/// Five nodes of the compose file.
+struct Cluster(Project);
+
+impl Cluster {
+    fn start(name: &str) -> Self {
+        let cluster = Self(Project::new(name, &[("BROADCAST_INTERVAL", "500ms"), ("BROADCAST_PROFILE", "local")]));
+        cluster.0.compose(&["up", "--detach", "--no-build", "--scale", "sender=2"]);
+        cluster.all_well();
+        cluster
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String) {
+        outcome(&mut chaos(&[&["--project-name", &self.0.name], args].concat()))
+    }
+
+    fn good(&self, args: &[&str]) -> String {
+        success(&mut chaos(&[&["--project-name", &self.0.name], args].concat()))
+    }
+
+    /// Who was away for a moment sees all again a moment later.
+    fn all_well(&self) {
+        wait_until("all nodes to be well", || match self.good(&["status"]) {
+            status if status == "all 5 nodes are well" => Ok(()),
             status => Err(status),
         });
-    };
-    all_see_five();
-    all_well();
+    }
+}
 
-    let (code, said) = run(&["partition", "node4"]);
+fn what_is_broken_is_named_and_heals() {
+    let cluster = Cluster::start("chaos");
+
+    let (code, said) = cluster.run(&["partition", "node4"]);
     assert!(code == Some(1) && said.contains("there are node1 node2 node3 sender-1 sender-2"), "{said}");
     // A duration without its unit is no node.
-    let (code, said) = run(&["partition", "node2", "20"]);
+    let (code, said) = cluster.run(&["partition", "node2", "20"]);
     assert!(code == Some(2) && said.contains("20 is neither a node nor a duration"), "{code:?} {said}");
     for wrong in [
         &["loss", "node1", "130%"][..],
@@ -157,60 +165,60 @@ fn what_is_broken_heals_and_random_things_lose_nothing() {
         &["partition", "node2", "node2", "3s"],
         &["--file", "/nope", "status"],
     ] {
-        let (code, said) = run(wrong);
+        let (code, said) = cluster.run(wrong);
         assert!(code == Some(2) && said.contains("see scripts/chaos --help"), "{wrong:?}: {code:?} {said}");
     }
 
     for args in [&["partition", "node2"][..], &["pause", "sender-1"], &["loss", "node1", "30%"], &["kill", "node3"]] {
-        let said = good(args);
+        let said = cluster.good(args);
         assert!(!said.contains("page"), "only node1's is published: {said}");
     }
-    assert_eq!(good(&["status"]), "node1: loss=0.3\nnode2: off the network\nnode3: killed\nsender-1: paused");
-    let (code, said) = run(&["random", "20s"]);
+    assert_eq!(cluster.good(&["status"]), "node1: loss=0.3\nnode2: off the network\nnode3: killed\nsender-1: paused");
+    let (code, said) = cluster.run(&["random", "20s"]);
     assert!(code == Some(1) && said.contains("something is broken already"), "{code:?} {said}");
     // Even where nobody reads what heals.
-    let mut deaf = chaos(&["--project-name", &project.name, "heal"]);
+    let mut deaf = chaos(&["--project-name", &cluster.0.name, "heal"]);
     assert_eq!(read_only(&mut deaf, 0), Some(0));
-    all_well();
-    all_see_five();
+    cluster.all_well();
 
     // Who takes the page away says so.
-    let said = good(&["partition", "node1"]);
+    let said = cluster.good(&["partition", "node1"]);
     assert!(said.contains("node1's page http://127.0.0.1:"), "{said}");
-    good(&["heal"]);
-    all_well();
+    cluster.good(&["heal"]);
+    cluster.all_well();
 
     // Nor does it matter how a node ended, nor what else it suffered from.
-    good(&["partition", "node3"]);
-    project.compose(&["stop", "node2", "node3"]);
-    assert_eq!(good(&["status"]), "node2: exited\nnode3: exited, off the network");
-    good(&["heal"]);
-    all_well();
-    all_see_five();
+    cluster.good(&["partition", "node3"]);
+    cluster.0.compose(&["stop", "node2", "node3"]);
+    assert_eq!(cluster.good(&["status"]), "node2: exited\nnode3: exited, off the network");
+    cluster.good(&["heal"]);
+    cluster.all_well();
 
     // Who is interrupted undoes what it did.
-    let mut command = chaos(&["--project-name", &project.name, "delay", "sender-2", "5ms..50ms", "10m"]);
+    let mut command = chaos(&["--project-name", &cluster.0.name, "delay", "sender-2", "5ms..50ms", "10m"]);
     let mut lasting = command.stdout(Stdio::null()).spawn().expect("bash is there");
-    wait_until("a delay", || match good(&["status"]) {
+    wait_until("a delay", || match cluster.good(&["status"]) {
         status if status == "sender-2: delay=5ms..50ms" => Ok(()),
         status => Err(status),
     });
     success(Command::new("kill").arg(lasting.id().to_string()));
     assert_eq!(lasting.wait().expect("it was started").code(), Some(143));
-    all_well();
-    good(&["restart", "node1"]);
-    all_see_five();
+    cluster.all_well();
+    cluster.good(&["restart", "node1"]);
+    cluster.all_well();
+}
 
-    // So does who is not read any more.
+fn random_things_lose_nothing() {
+    let cluster = Cluster::start("random");
+    // Who is not read any more undoes what it did.
     let folder = tempfile::tempdir().expect("a folder");
-    let mut unread = chaos(&["--project-name", &project.name, "random", "10m", "--seed", "5"]);
+    let mut unread = chaos(&["--project-name", &cluster.0.name, "random", "10m", "--seed", "5"]);
     assert_eq!(read_only(unread.env("TMPDIR", folder.path()), 3), Some(141));
-    all_well();
+    cluster.all_well();
     assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0);
-    all_see_five();
 
-    let said = good(&["random", "--seed", "1", "20s"]);
+    let said = cluster.good(&["random", "--seed", "1", "20s"]);
     let verdict = said.lines().find(|line| line.contains(" nodes survived")).expect("a verdict");
     assert!(verdict.ends_with("; each survivor has each of them once"), "{said}");
-    all_well();
+    cluster.all_well();
 }
