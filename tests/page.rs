@@ -1,6 +1,6 @@
 //! The live page in a real browser, at real nodes.
 //!
-//! `BROADCAST_SCREENSHOT=docs/page.png cargo test --test page` also makes the picture in the README.
+//! `BROADCAST_SCREENSHOT=docs/page.png cargo test --test page` also makes the picture in the README and in docs/demo.md.
 
 mod support;
 

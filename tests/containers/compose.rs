@@ -1,4 +1,4 @@
-//! The repository's own compose file: up, scaled, stopped and down, as the README has it.
+//! The repository's own compose file: up, scaled, stopped and down, as docs/demo.md has it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Each configuration of an agent, joined and joining: the serf rows of the matrix in the README.
+//! Each configuration of an agent, joined and joining: the table in docs/serf.md.
 //!
 //! A cell goes through the life of a cluster of two: they agree, speak, change their tags, are suspected
 //! wrongly, leave and fail. The nodes of ours are the library's.

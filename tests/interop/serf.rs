@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
             ("a_node_without_serf_is_not_let_in", a_node_without_serf_is_not_let_in),
         ],
     );
-    cases.extend(require::cases(None, &[("the_readme_has_the_cells", the_readme_has_the_cells)]));
+    cases.extend(require::cases(None, &[("the_page_has_the_cells", the_page_has_the_cells)]));
     for (name, setup) in cells::setups() {
         for (we_join, joins) in [(true, "we-join"), (false, "they-join")] {
             let test = Box::new(move || cells::live(setup, we_join));
@@ -40,10 +40,10 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Each configuration is in the README's table, and no other.
-fn the_readme_has_the_cells() {
-    let readme = include_str!("../../README.md");
-    let (_, table) = readme.split_once("\n| | serf 0.10.1 |\n|---|---|\n").expect("the README has the table");
+/// Each configuration is in the table of docs/serf.md, and no other.
+fn the_page_has_the_cells() {
+    let page = include_str!("../../docs/serf.md");
+    let (_, table) = page.split_once("\n| | serf 0.10.1 |\n|---|---|\n").expect("the page has the table");
     let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
     let cells: Vec<_> =
         cells::setups().into_iter().map(|(name, _)| format!("| {name} | we join, they join |")).collect();

@@ -176,7 +176,7 @@ fn the_documents_say_how_long_a_token_is() {
     let line = refusal(run(&["node"], &[("BROADCAST_HTTP_TOKEN", "1234567")]), 2);
     let allowed =
         line.split("characters; ").nth(1).and_then(|rest| rest.split(" are allowed").next()).expect("a range");
-    for document in ["README.md", "docs/http.md"] {
+    for document in ["docs/settings.md", "docs/http.md"] {
         let text = std::fs::read_to_string(repository(document)).expect("it is there");
         assert!(text.contains(allowed), "{document}: {allowed}");
     }

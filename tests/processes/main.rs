@@ -1,5 +1,5 @@
-//! The real program: its commands, clusters of its processes on loopback, its HTTP API, and those who mean
-//! them harm.
+//! The real program: its commands, clusters of its processes on loopback, its HTTP API, those who mean it harm, and
+//! the documents about it.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -7,6 +7,7 @@ mod support;
 mod bad_input;
 mod cli;
 mod cluster;
+mod documents;
 mod follow;
 mod health;
 mod hostile;
