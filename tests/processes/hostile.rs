@@ -370,7 +370,7 @@ fn views_of_one_record_a_million_times_cost_no_memory_and_fail_nobody() {
 fn what_each_attacker_costs_has_its_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("SECURITY.md")).expect("it is there");
-    let section = text.split("## What each can cost a node").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let section = text.split("## What an attacker can cost a node").nth(1).and_then(|rest| rest.split("\n## ").next());
     let lines = section.expect("it is a section").lines();
     let mut tests = 0;
     for line in lines.filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
