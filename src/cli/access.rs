@@ -14,11 +14,11 @@ pub(super) struct AccessArgs {
     #[arg(long, env = "BROADCAST_META", hide_env_values = true, value_name = "TEXT", value_parser = meta)]
     meta: Option<String>,
 
-    /// Networks that members may be in, like 10.0.0.0/8,fd00::/8; others are not let in [default: all]
+    /// Networks that members may be in, like 10.0.0.0/8,fd00::/8 [default: all]
     #[arg(long, env = "BROADCAST_ALLOW", hide_env_values = true, value_name = "NETWORKS", value_parser = networks)]
     allow: Option<Networks>,
 
-    /// How many members are remembered, the dead included; no more are let in
+    /// How many members the node remembers, including dead ones; it lets in no more
     #[arg(long, env = "BROADCAST_MAX_MEMBERS", hide_env_values = true, value_name = "COUNT", default_value_t = Bounds::default().max_members, value_parser = max_members)]
     max_members: usize,
 
@@ -26,7 +26,7 @@ pub(super) struct AccessArgs {
     #[arg(long, env = "BROADCAST_MAX_STREAMS", hide_env_values = true, value_name = "COUNT", default_value_t = Bounds::default().max_streams, value_parser = max_streams)]
     max_streams: usize,
 
-    /// What all connections together may hold of messages that are not complete
+    /// How many bytes of incomplete messages all connections together may hold
     #[arg(long, env = "BROADCAST_MAX_STREAM_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Bounds::default().max_stream_bytes), value_parser = max_stream_bytes)]
     max_stream_bytes: Size,
 }

@@ -28,14 +28,14 @@ const MAX_ANSWER: usize = 64 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct ClientArgs {
-    /// Which node is asked, by where it serves its HTTP API: HOST, HOST:PORT or a URL
+    /// The node to ask: where it serves its HTTP API, as HOST, HOST:PORT or a URL
     #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE", default_value_t = NodeUrl::default())]
     node: NodeUrl,
 
     #[command(flatten)]
     token: TokenArgs,
 
-    /// Print what the API answers, as JSON
+    /// Print the API's answer, as JSON
     #[arg(long)]
     pub(super) json: bool,
 }

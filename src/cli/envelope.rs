@@ -31,24 +31,24 @@ const FILE_LIMIT: u64 = 64 << 10;
 /// See [`Envelope`].
 #[derive(Debug, Args)]
 pub(super) struct EnvelopeArgs {
-    /// Whose cluster this is, at most 255 bytes: only nodes of the same label hear each other [default: none]
+    /// Name of the cluster, at most 255 bytes; nodes ignore nodes that have another label [default: none]
     #[arg(long, env = "BROADCAST_LABEL", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = label)]
     label: String,
 
-    /// File with the cluster's keys in base64, one a line, of which the first encrypts; read again on SIGHUP.
-    /// Or set BROADCAST_SECRET_KEYS to the keys, with commas between them [default: no encryption]
+    /// File with the cluster's keys in base64, one on each line; the first one encrypts. SIGHUP makes the node read
+    /// the file again. Or set BROADCAST_SECRET_KEYS to the keys, separated by commas [default: no encryption]
     #[arg(long, env = "BROADCAST_SECRET_KEYS_FILE", hide_env_values = true, value_name = "FILE")]
     pub(super) secret_keys_file: Option<PathBuf>,
 
-    /// Whether what is not encrypted is refused, when there are keys
+    /// Whether a node that has keys refuses traffic that is not encrypted
     #[arg(long, env = "BROADCAST_VERIFY_INCOMING", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     verify_incoming: bool,
 
-    /// Whether what this node sends is encrypted, when there are keys
+    /// Whether a node that has keys encrypts what it sends
     #[arg(long, env = "BROADCAST_VERIFY_OUTGOING", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     verify_outgoing: bool,
 
-    /// Whether something in front of this node takes the labels off what comes
+    /// Whether a proxy in front of this node removes the labels
     #[arg(long, env = "BROADCAST_SKIP_INBOUND_LABEL_CHECK", hide_env_values = true, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
     skip_inbound_label_check: bool,
 }

@@ -20,15 +20,15 @@ use super::{
     visible,
 };
 
-/// Ask a node whether it is well: exit 0 once it has joined its cluster, 1 otherwise
+/// Check the health of a node: exit with 0 if it has joined its cluster, otherwise with 1
 ///
-/// For the health check of a container, whose settings it reads: the node asked is the one that
-/// listens on this host. With --node it is asked over HTTP instead, and is well once it is ready, which is when
-/// the members it sees have settled, too.
+/// Use this as the health check of a container. It reads the same settings as the node, and asks the node that
+/// listens on this host. With --node it asks over HTTP instead; then the node must be ready, which means that the
+/// list of members is stable, too.
 ///
-/// With --live it is well as long as it serves, joined or not. That is the check for Docker Swarm and for a
-/// liveness probe of Kubernetes: they give a container a name in DNS, or leave it running, only while its check
-/// passes, and no node can join another whose name is not there yet.
+/// With --live it exits with 0 as long as the node serves, whether it has joined or not. Use this for Docker Swarm
+/// and for a liveness probe of Kubernetes. Swarm adds a container to DNS, and Kubernetes lets it run, only while
+/// the check passes, and no node can join through a name that is not in DNS yet.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast health\n  \
@@ -36,7 +36,7 @@ use super::{
     broadcast health --bind 127.0.0.1:8000 --timeout 500ms\n  \
     broadcast health --node 10.0.0.1 --json")]
 pub(super) struct HealthArgs {
-    /// Ask over HTTP, where the node serves its API: HOST, HOST:PORT or a URL [default: ask by memberlist's ping at
+    /// Ask over HTTP, where the node serves its API: HOST, HOST:PORT or a URL [default: send memberlist's ping to
     /// --bind]
     #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE")]
     node: Option<NodeUrl>,
@@ -47,15 +47,15 @@ pub(super) struct HealthArgs {
     #[command(flatten)]
     envelope: EnvelopeArgs,
 
-    /// Exit 0 as long as the node serves, joined or not
+    /// Exit with 0 as long as the node serves, whether it has joined or not
     #[arg(long)]
     live: bool,
 
-    /// How long the node may take to answer
+    /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     timeout: Duration,
 
-    /// Print what the node answers, as JSON
+    /// Print the node's answer, as JSON
     #[arg(long)]
     json: bool,
 }

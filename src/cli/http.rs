@@ -29,27 +29,26 @@ const SPARE_FILES: u64 = 512;
 
 #[derive(Debug, Args)]
 pub(super) struct HttpArgs {
-    /// Where the HTTP API and the page are served, IP or IP:PORT, or off [default: 127.0.0.1:8946, unless that is
-    /// taken]
+    /// Address of the HTTP API and the page, IP or IP:PORT, or off [default: 127.0.0.1:8946, unless that is taken]
     #[arg(long, env = "BROADCAST_HTTP", hide_env_values = true, value_name = "ADDRESS", value_parser = listen)]
     http: Option<Listen>,
 
     #[command(flatten)]
     pub(super) token: TokenArgs,
 
-    /// Web pages of these origins may call, like https://example.org, with commas between them [default: only the
-    /// node's own page]
+    /// Other web origins whose pages may call the API, like https://example.org, separated by commas [default: only
+    /// the node's own page]
     #[arg(long, env = "BROADCAST_HTTP_ORIGINS", hide_env_values = true, value_name = "ORIGINS", value_parser = origins)]
     http_origins: Option<Origins>,
 
-    /// How many connections may be open to the HTTP API at once
+    /// How many connections the HTTP API may have open at once
     #[arg(long, env = "BROADCAST_HTTP_MAX_CONNECTIONS", hide_env_values = true, value_name = "COUNT", default_value_t = MAX_CONNECTIONS, value_parser = max_connections)]
     http_max_connections: usize,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
-    /// File with the token that callers of the HTTP API have to give, of 8 to 1024 characters; or set
+    /// File with the token that callers of the HTTP API must send, 8 to 1024 characters; or set
     /// BROADCAST_HTTP_TOKEN to the token [default: none is needed]
     #[arg(long, env = "BROADCAST_HTTP_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     http_token_file: Option<PathBuf>,

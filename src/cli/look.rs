@@ -13,13 +13,13 @@ use super::{
 
 /// List the members of the cluster, as one node sees them
 ///
-/// RTT is how long they take to answer that node, and LAG how many of its messages they have not acknowledged
-/// yet, with "loose" for one that publishers do not wait for any more, because it has not kept up; members of KIND
-/// memberlist cannot acknowledge. REACH is how messages get to them: udp as usual, udp<=N where larger datagrams do
-/// not arrive, tcp where none do. The dead, and those who have left, are listed as long as they
-/// are remembered.
+/// RTT is how long a member takes to answer the node. LAG is how many of the node's messages the member has not
+/// acknowledged; "loose" means that it has not kept up, and that publishers no longer wait for it. Members of KIND
+/// memberlist cannot acknowledge. REACH is how messages get to the member: udp as usual, udp<=N if larger datagrams
+/// do not arrive, tcp if no datagrams do. Members that are dead or have left stay in the list as long as the node
+/// remembers them.
 ///
-/// Exit code 0: listed. 1: the node cannot be asked. 2: wrong usage.
+/// Exit codes: 0, the members were listed; 1, the node did not answer or refused; 2, wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  broadcast members\n  broadcast members --node 10.0.0.1:8946 --json")]
 pub(super) struct MembersArgs {
@@ -27,12 +27,12 @@ pub(super) struct MembersArgs {
     client: ClientArgs,
 }
 
-/// Show how a node and its cluster are, as it sees them
+/// Show the state of a node and its cluster, as the node sees it
 ///
-/// For each node whose messages it knows: how many of them it has delivered of how many it knows of, how many all
-/// members have, and how many it still retains for those who lack them.
+/// For each node that has published messages, it shows how many of them this node knows of, how many it has
+/// delivered, how many all members have, and how many it still keeps for members that lack them.
 ///
-/// Exit code 0: shown. 1: the node cannot be asked. 2: wrong usage.
+/// Exit codes: 0, the state was shown; 1, the node did not answer or refused; 2, wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  broadcast status\n  broadcast status --node 10.0.0.1:8946 --json")]
 pub(super) struct StatusArgs {

@@ -14,7 +14,7 @@ use super::{Cli, Failure, output, visible};
     broadcast completions zsh > ~/.zfunc/_broadcast\n  \
     broadcast completions fish > ~/.config/fish/completions/broadcast.fish")]
 pub(super) struct CompletionsArgs {
-    /// For which shell
+    /// Your shell
     #[arg(value_enum)]
     shell: Shell,
 }

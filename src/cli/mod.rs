@@ -56,14 +56,14 @@ use self::{access::AccessArgs, envelope::EnvelopeArgs, http::HttpArgs, size::Siz
     version,
     about = "Send data from any node of a cluster to all the others, with no broker",
     long_about = "Send data from any node of a cluster to all the others, with no broker.\n\n\
-        Nodes find each other by gossip, in the protocol of hashicorp/memberlist, and what one node \
-        sends, every other node hears.",
+        Nodes find each other by gossip, in the protocol of hashicorp/memberlist. What one node sends, \
+        every other node receives.",
     after_help = "See three nodes talk, in this terminal:\n  \
         broadcast demo\n\n\
         Run two nodes yourself, each in a terminal of its own:\n  \
         broadcast node --name node1 --bind 127.0.0.1:17946\n  \
         broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:17946 --role sender\n\n\
-        Speak through node1, and listen:\n  \
+        Publish through node1, and follow all messages:\n  \
         broadcast publish greeting hello --ack all\n  \
         broadcast tail\n\n\
         Draw who received what, of the demo or of any cluster's logs:\n  \
@@ -117,14 +117,14 @@ impl Command {
 
 /// Run one node until it is told to stop
 ///
-/// A receiver logs every message it hears; a sender sends one every interval as well. SIGINT (Ctrl-C)
-/// or SIGTERM makes the node say good-bye to the others and exit with 0; a second one ends it at once.
+/// A receiver logs every message that it receives. A sender also sends one every interval. SIGINT (Ctrl-C) or
+/// SIGTERM makes the node leave the cluster and exit with 0; a second one ends it at once.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast node --name node1\n  \
     broadcast node --name node2 --role sender --join node1,node3:7946\n  \
     BROADCAST_ROLE=sender BROADCAST_JOIN=10.0.0.1 broadcast node\n\n\
-    A flag goes before its variable.")]
+    If a flag and its variable are both set, the flag wins.")]
 struct NodeArgs {
     /// Name of this node, unique in the cluster [default: the host name; in a container its readable
     /// name, like sender-3]
@@ -142,35 +142,35 @@ struct NodeArgs {
     #[arg(long, env = "BROADCAST_ADVERTISE", hide_env_values = true, value_name = "ADDRESS", value_parser = advertise)]
     advertise: Option<Seed>,
 
-    /// Nodes to join the cluster through, each HOST or HOST:PORT, with commas between them, in any order; tried
-    /// until one answers [default: none]
+    /// Nodes to join the cluster through, each HOST or HOST:PORT, separated by commas, in any order; the node tries
+    /// them until one answers [default: none]
     #[arg(long, env = "BROADCAST_JOIN", hide_env_values = true, value_name = "SEEDS", value_parser = seeds)]
     join: Option<Seeds>,
 
     #[command(flatten)]
     interval: IntervalArgs,
 
-    /// Kind of network, which sets the pace of the gossip
+    /// Kind of network; it determines the pace of the gossip
     #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_parser = profile(), default_value = "lan")]
     profile: Profile,
 
-    /// Be a member of a cluster of serf agents; all its nodes are, or none
+    /// Be a member of a cluster of serf agents; set it on all nodes of a cluster, or on none
     #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     serf: bool,
 
-    /// What serf agents list beside the node's name, like role=web,zone=a; needs --serf [default: nothing]
+    /// Tags that serf agents list next to the node's name, like role=web,zone=a; needs --serf [default: nothing]
     #[arg(long, env = "BROADCAST_TAGS", hide_env_values = true, value_name = "TAGS", value_parser = tags)]
     tags: Option<Tags>,
 
     #[command(flatten)]
     envelope: EnvelopeArgs,
 
-    /// How large the UDP packets are that this node sends, in bytes, 1024 to 65507: what the path to every member
-    /// takes; where it takes less, the node finds that out
+    /// Size of the largest UDP packets that this node sends, in bytes, 1024 to 65507; if the path to a member only
+    /// carries smaller ones, the node finds out
     #[arg(long, env = "BROADCAST_UDP_BUFFER_SIZE", hide_env_values = true, value_name = "BYTES", default_value_t = broadcast::Profile::default().tuning().udp_buffer_size, value_parser = udp_buffer_size)]
     udp_buffer_size: usize,
 
-    /// Whether streams are compressed; either way both kinds are read
+    /// Whether this node compresses the streams that it sends; it always reads both kinds
     #[arg(long, env = "BROADCAST_COMPRESSION", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     compression: bool,
 
@@ -183,12 +183,13 @@ struct NodeArgs {
     #[command(flatten)]
     http: HttpArgs,
 
-    /// What a node that joins gets of what was sent before
+    /// Which earlier messages a node gets when it joins
     #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]
     replay: Replay,
 
-    /// For tests: what befalls the datagrams this node sends, like loss=0.3,duplicate=0.05,delay=5ms..50ms, with
-    /// seed=N to repeat it; `ready` for nothing yet, which `broadcast faults` may change [default: none]
+    /// For tests: faults in the datagrams that this node sends, like loss=0.3,duplicate=0.05,delay=5ms..50ms;
+    /// seed=N repeats the same choices. `ready` starts without faults, and lets `broadcast faults` change them
+    /// [default: none]
     #[arg(long, env = "BROADCAST_FAULTS", hide_env_values = true, value_name = "FAULTS", value_parser = faults)]
     faults: Option<Faults>,
 
@@ -199,15 +200,15 @@ struct NodeArgs {
 /// See [`Limits`], whose defaults these are.
 #[derive(Debug, Args)]
 struct LimitArgs {
-    /// How many messages are kept for members that lack them: of this node, and of all others together
+    /// How many messages the node keeps for members that lack them: this many of its own, and this many of all others
     #[arg(long, env = "BROADCAST_RETAIN_MESSAGES", hide_env_values = true, value_name = "COUNT", default_value_t = Limits::default().retain_messages, value_parser = retain_messages)]
     retain_messages: usize,
 
-    /// How many bytes of messages are kept, half of them of this node: 64MiB, 64MB or a number of bytes
+    /// How many bytes of messages the node keeps, half of them for its own: 64MiB, 64MB or a number of bytes
     #[arg(long, env = "BROADCAST_RETAIN_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Limits::default().retain_bytes), value_parser = retain_bytes)]
     retain_bytes: Size,
 
-    /// For how long a member that acknowledges nothing is waited for
+    /// How long publishers wait for a member that acknowledges nothing
     #[arg(long, env = "BROADCAST_LAG_LIMIT", hide_env_values = true, value_name = "DURATION", default_value_t = Limits::default().lag_limit.into(), value_parser = lag_limit)]
     lag_limit: humantime::Duration,
 }
@@ -221,12 +222,12 @@ impl From<LimitArgs> for Limits {
 
 /// Run the whole demo in this terminal: a receiver and some senders, on loopback
 ///
-/// node1 receives; node2, node3 and so on send in turns, and everybody logs what they hear. The nodes
-/// are real ones, with sockets of their own on ports that the system chooses. node1 serves the page that
-/// shows it: http://127.0.0.1:8946/
+/// node1 receives; node2, node3 and so on send in turns; and all of them log what they receive. These are real
+/// nodes, each with its own sockets, on ports that the system chooses. node1 serves a page that shows the cluster:
+/// http://127.0.0.1:8946/
 ///
-/// With --timeline it is drawn: a column a node, and what was received below what was sent. Warnings go to standard
-/// error then, and --log and --log-format have no effect.
+/// With --timeline the demo draws who sent and received what, with a column for each node. Warnings then go to
+/// standard error, and --log and --log-format have no effect.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast demo\n  \
@@ -244,7 +245,7 @@ struct DemoArgs {
     #[command(flatten)]
     interval: IntervalArgs,
 
-    /// Stop after that long [default: run until Ctrl-C]
+    /// Stop after this time [default: run until Ctrl-C]
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     duration: Option<Duration>,
 
@@ -257,12 +258,12 @@ struct DemoArgs {
 
 /// Make a secret key for a cluster, and print it
 ///
-/// Give it to every node, in BROADCAST_SECRET_KEYS or in a file that BROADCAST_SECRET_KEYS_FILE names: what
-/// they say to each other is encrypted then, and who has not got the key is not heard.
+/// Give the key to every node, in BROADCAST_SECRET_KEYS or in a file that BROADCAST_SECRET_KEYS_FILE names. The
+/// nodes then encrypt everything that they send each other, and ignore everyone who does not have the key.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  export BROADCAST_SECRET_KEYS=$(broadcast keygen)\n  broadcast node --name node1")]
 struct KeygenArgs {
-    /// How long the key is
+    /// Length of the key
     #[arg(long, value_enum, default_value = "256")]
     bits: Bits,
 }
@@ -290,15 +291,16 @@ impl Bits {
 
 /// Simulate clusters with faults, and check that every message arrives
 ///
-/// The very nodes that `broadcast node` runs, on a virtual clock and network: a minute of a thousand nodes
-/// takes seconds, and the same seed gives the same run. Each scenario is a TOML file that says how many
-/// nodes there are, what the network does to packets, who publishes how much, what fails, and what must
-/// come of it. Every step of every run is checked: no message delivered twice, altered or invented, or
-/// skipped in silence; no receipt that counts who has nothing; no queue beyond its bound; no node that takes
-/// itself for dead. docs/simulator.md says what a scenario can hold.
+/// The simulator runs the same nodes as `broadcast node`, on a virtual clock and network. A minute of a thousand
+/// nodes takes seconds, and the same seed always produces the same run.
 ///
-/// Exit code 0: all went well. 1: something was violated or fell short; the command that repeats it is
-/// printed. 2: a scenario cannot be. 130: Ctrl-C; what was done until then is reported.
+/// Each scenario is a TOML file. It says how many nodes there are, what the network does to packets, who publishes
+/// how much, what fails, and which results the run must reach. The simulator checks every step of every run: no
+/// message is delivered twice, altered, invented or skipped silently; no receipt counts a node that does not have
+/// the message; no queue exceeds its limit; no node believes itself dead. docs/simulator.md describes scenarios.
+///
+/// Exit codes: 0, all checks passed; 1, a check failed or a result was not reached (the command that repeats the
+/// run is printed); 2, a scenario is not valid; 130, Ctrl-C (what ran until then is reported).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast sim\n  \
@@ -307,16 +309,16 @@ impl Bits {
     broadcast sim --random 3000\n  \
     broadcast sim --lifeguard")]
 struct SimArgs {
-    /// Scenarios to run [default: one that is built in, with loss, pauses, a partition and restarts]
+    /// Scenarios to run [default: a built-in one with loss, pauses, a partition and restarts]
     #[arg(value_name = "SCENARIO.toml")]
     files: Vec<PathBuf>,
 
-    /// Compare plain SWIM with Lifeguard where some members are slow: who is taken for dead, and how soon
+    /// Compare plain SWIM with Lifeguard when some members are slow: who is declared dead, and how soon
     #[arg(long, conflicts_with_all = ["files", "until_step"])]
     lifeguard: bool,
 
-    /// Run so many random scenarios, made from the numbers from --seed on [default: 1]: absences of up to 400 s,
-    /// moves, wrong clocks, blocked UDP and more. Of a single one, the scenario is printed, too
+    /// Run this many random scenarios, made from the numbers from --seed on [default: 1]: absences of up to 400 s,
+    /// moves, wrong clocks, blocked UDP and more. If you run only one, its scenario is printed, too
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), conflicts_with_all = ["files", "lifeguard", "seeds", "size"])]
     random: Option<u32>,
 
@@ -332,11 +334,11 @@ struct SimArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=broadcast::sim::MAX_SIZE as i64))]
     size: Option<u32>,
 
-    /// Stop each run after that many steps, and print the last of them
+    /// Stop each run after this many steps, and print the last of them
     #[arg(long, value_name = "STEP")]
     until_step: Option<u64>,
 
-    /// Report as JSON, with all figures of every run
+    /// Print the report as JSON, with all figures of every run
     #[arg(long)]
     json: bool,
 }
@@ -346,8 +348,8 @@ type SimSeeds = RangeInclusive<u64>;
 
 #[derive(Debug, Args)]
 struct BindArgs {
-    /// UDP and TCP address the node listens on, IP or IP:PORT; port 0 lets the system choose, and 7946 is also Docker
-    /// Swarm's. A link-local IPv6 address has its interface in it, like [fe80::1%eth0]:7946
+    /// UDP and TCP address to listen on, IP or IP:PORT. With port 0 the system chooses a port. Docker Swarm also
+    /// uses port 7946. A link-local IPv6 address includes its interface, like [fe80::1%eth0]:7946
     #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
     bind: SocketAddr,
 }
@@ -361,11 +363,11 @@ struct IntervalArgs {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// What is logged, in tracing's syntax: debug, or warn,broadcast=debug
+    /// What to log, in tracing's syntax: debug, or warn,broadcast=debug
     #[arg(long = "log", env = "BROADCAST_LOG", hide_env_values = true, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     filter: String,
 
-    /// How it is logged
+    /// Format of the log
     #[arg(
         long = "log-format",
         env = "BROADCAST_LOG_FORMAT",
@@ -380,18 +382,18 @@ struct LogArgs {
 /// What a node does with messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Role {
-    /// Log what is heard
+    /// Log what it receives
     Receiver,
-    /// Send every interval, and log what is heard
+    /// Send every interval, and log what it receives
     Sender,
 }
 
 /// What a node that joins gets of what was sent before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Replay {
-    /// Nothing: it begins with what is sent from then on
+    /// Nothing: it begins with what is sent after that
     None,
-    /// What the others still retain
+    /// What the others still keep
     Retained,
 }
 

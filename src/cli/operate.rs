@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 
 use super::{Failure, client::ClientArgs, output, visible};
 
-/// Show what befalls the datagrams a node sends, or change that, for tests
+/// Show or change the faults in what a node sends, for tests
 ///
-/// The node has to have been started with BROADCAST_FAULTS set; BROADCAST_FAULTS=ready begins without faults.
+/// The node must have been started with BROADCAST_FAULTS; BROADCAST_FAULTS=ready starts it without faults.
 ///
-/// Exit code 0: shown, or changed. 1: it cannot be. 2: wrong usage.
+/// Exit codes: 0, the faults were shown or changed; 1, they could not be; 2, wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast faults\n  \
     broadcast faults loss=0.3,delay=5ms..50ms --node 10.0.0.1:8946\n  \
     broadcast faults none")]
 pub(super) struct FaultsArgs {
-    /// What is to befall them from now on, as in BROADCAST_FAULTS, or none [default: only show it]
+    /// New faults, as in BROADCAST_FAULTS, or none [default: only show the faults]
     #[arg(value_name = "FAULTS", value_parser = faults)]
     faults: Option<String>,
 
@@ -26,13 +26,13 @@ pub(super) struct FaultsArgs {
     client: ClientArgs,
 }
 
-/// Show what a node logs, or change that, while it runs
+/// Show or change what a node logs, while it runs
 ///
-/// Exit code 0: shown, or changed. 1: it cannot be. 2: wrong usage.
+/// Exit codes: 0, the filter was shown or changed; 1, it could not be; 2, wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  broadcast log\n  broadcast log broadcast=debug\n  broadcast log info")]
 pub(super) struct LogArgs {
-    /// What is logged from now on, in tracing's syntax: debug, or warn,broadcast=debug [default: only show it]
+    /// New log filter, in tracing's syntax: debug, or warn,broadcast=debug [default: only show the filter]
     #[arg(value_name = "FILTER", value_parser = super::log_filter)]
     filter: Option<String>,
 

@@ -40,19 +40,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Send a message to all nodes, through one of them
 ///
-/// VALUE is JSON if it can be read as JSON, and otherwise a text: 42 is a number, '[1,2]' a list, hello a text,
-/// and so is '"42"'. Without VALUE each line of standard input is a value; without KEY, too, each line is a
-/// message, {"key": …, "value": …}. Lines are sent as they come.
+/// VALUE is read as JSON if possible, and otherwise as text: 42 is a number, '[1,2]' a list, hello a text, and so
+/// is '"42"'. Without VALUE, each line of standard input is a value. Without KEY as well, each line is a whole
+/// message, {"key": …, "value": …}. Lines are sent as they arrive.
 ///
-/// What is printed is the message's id; with --ack all, to how many nodes it was delivered, and how soon. With --json
-/// it is what the API answers, of lines to each part of them that was sent at once: `published` in these answers adds up
-/// to all that was published, also if the last one is a problem. Its `line` is that of standard input.
+/// The command prints the message's id. With --ack all it prints to how many nodes the message was delivered, and
+/// how fast. With --json it prints the API's answers. Lines of standard input are sent in several parts, each with
+/// its own answer: the numbers `published` in them add up to all messages that were published, even if the last
+/// answer is a problem. The `line` in a problem is a line of standard input.
 ///
-/// Every live node is one that has not kept up, too, and that publishers do not wait for otherwise. One that fails or
-/// leaves meanwhile is named.
+/// --ack all also waits for live nodes that have not kept up, for which publishers otherwise do not wait. It names
+/// nodes that fail or leave in the meantime.
 ///
-/// Exit code 0: published, and with --ack all delivered to every live node. 1: it was not, or not in time; standard
-/// error says why, and who has not got it. 2: wrong usage. 130: Ctrl-C.
+/// Exit codes: 0, published, and with --ack all delivered to every live node; 1, not published or not delivered in
+/// time (standard error says why, and which nodes do not have the message); 2, wrong usage; 130, Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast publish greeting hello\n  \
@@ -61,23 +62,23 @@ const PAUSE: Duration = Duration::from_secs(1);
     tail -f app.log | broadcast publish app.log --text\n  \
     printf '{\"key\":\"a\",\"value\":1}\\n' | broadcast publish --node 10.0.0.1:8946")]
 pub(super) struct PublishArgs {
-    /// What the message is about [default: each line of standard input says it]
+    /// Key of the message [default: taken from each line of standard input]
     #[arg(value_name = "KEY")]
     key: Option<String>,
 
-    /// What it says; - is all of standard input [default: a message for each line of standard input]
+    /// Value of the message; - reads all of standard input [default: one message for each line of standard input]
     #[arg(value_name = "VALUE", allow_negative_numbers = true)]
     value: Option<String>,
 
-    /// The value is a text, also where it could be read as JSON
+    /// Treat the value as text, even if it is valid JSON
     #[arg(long, requires = "key")]
     text: bool,
 
-    /// Wait until these have acknowledged the message
+    /// Wait until these nodes have acknowledged the message
     #[arg(long, value_enum, value_name = "WHO")]
     ack: Option<Ack>,
 
-    /// How long to wait for them, up to 60s [default: 5s]
+    /// How long to wait for acknowledgements, up to 60s [default: 5s]
     #[arg(long, value_name = "DURATION", requires = "ack", value_parser = ack_time)]
     timeout: Option<Duration>,
 

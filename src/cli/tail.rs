@@ -17,32 +17,33 @@ use super::{
     output, visible,
 };
 
-/// Print what is said in the cluster, as it comes, until Ctrl-C
+/// Print the messages of the cluster as they arrive, until Ctrl-C
 ///
-/// Each line is the time at which the node had the message, who said it, the key and the value. When the node
-/// goes away, it is waited for, and what it heard meanwhile is printed; what was missed standard error says.
+/// Each line has the time at which the message reached the node, the node that published it, the key and the value.
+/// If the node goes away, the command waits until it is back, and prints what has arrived in the meantime. If
+/// messages were missed, standard error says so.
 ///
-/// Exit code 0: whoever read the output has gone. 1: the node cannot be asked. 2: wrong usage. 130: Ctrl-C, as with
-/// docker logs -f.
+/// Exit codes: 0, the program that read the output has ended; 1, the node did not answer or refused; 2, wrong
+/// usage; 130, Ctrl-C, as with docker logs -f.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast tail\n  \
     broadcast tail --key 'I am ' --from node2 --last 10\n  \
     broadcast tail --json | jq .value")]
 pub(super) struct TailArgs {
-    /// Only messages whose key begins so
+    /// Only messages whose key begins with this
     #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     key: String,
 
-    /// Only messages of this node
+    /// Only messages from this node
     #[arg(long, value_name = "NODE")]
     from: Option<String>,
 
-    /// Begin with the last messages that the node has kept, so many of them
+    /// Begin with the last N messages that the node keeps
     #[arg(long, value_name = "N", conflicts_with = "after", value_parser = last)]
     last: Option<u32>,
 
-    /// Begin after the message with this cursor, which --json shows
+    /// Begin after the message with this cursor, as --json prints it
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
 

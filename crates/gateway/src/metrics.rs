@@ -57,20 +57,16 @@ impl Collector for Snapshot {
             &self.now.metrics;
         let version = env!("CARGO_PKG_VERSION");
         let info = [([self.app.node.name(), version], 1_u64)];
-        sheet.gauge("build_info", "Which node this is, and of which version", &["node", "version"], info)?;
+        sheet.gauge("build_info", "This node's name and version", &["node", "version"], info)?;
         write_traffic(sheet, traffic)?;
         write_sent(sheet, sent)?;
         write_membership(sheet, membership)?;
         write_messages(sheet, messages)?;
         write_refusals(sheet, rejected, over_limit)?;
         write_gauges(sheet, gauges)?;
-        sheet.histogram(
-            "gossip_round_seconds",
-            "How long it took to put together and send a round of gossip",
-            gossip,
-        )?;
-        sheet.histogram("push_pull_seconds", "How long exchanges of views took that this node began", push_pull)?;
-        let help = "How long it took until all live members had a message of this node";
+        sheet.histogram("gossip_round_seconds", "Time to build and send a round of gossip", gossip)?;
+        sheet.histogram("push_pull_seconds", "Duration of exchanges of views that this node started", push_pull)?;
+        let help = "Time until all live members had a message of this node";
         sheet.histogram("delivery_seconds", help, delivery)?;
         write_overview(sheet, &self.now.overview)?;
         write_http(sheet, &self.app.counts)?;
@@ -155,11 +151,11 @@ fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {
         (["sent", "tcp"], tcp_sent),
         (["received", "tcp"], tcp_received),
     ];
-    sheet.counter("bytes", "Bytes that went over the network", &["direction", "transport"], samples)?;
+    sheet.counter("bytes", "Bytes sent and received over the network", &["direction", "transport"], samples)?;
     let samples = [(["sent"], packets_sent), (["received"], packets_received)];
     sheet.counter("packets", "Datagrams", &["direction"], samples)?;
     let samples = [(["self"], tcp_connect), (["other"], tcp_accept)];
-    sheet.counter("streams_opened", "Streams, by who opened them", &["by"], samples)
+    sheet.counter("streams_opened", "Streams, by the side that opened them", &["by"], samples)
 }
 
 fn write_sent(sheet: &mut Sheet, sent: &Sent) -> fmt::Result {
@@ -173,7 +169,7 @@ fn write_sent(sheet: &mut Sheet, sent: &Sent) -> fmt::Result {
         (["serf"], serf),
         (["view"], views),
     ];
-    sheet.counter("sent_bytes", "Bytes that were sent, by what they say", &["kind"], samples)
+    sheet.counter("sent_bytes", "Bytes sent, by the kind of content", &["kind"], samples)
 }
 
 fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result {
@@ -196,22 +192,22 @@ fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result
         ref probe,
     } = counts;
     let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead)];
-    sheet.counter("member_news", "News about members that were believed", &["what"], samples)?;
+    sheet.counter("member_news", "News about members that this node accepted", &["what"], samples)?;
     for (name, help, count) in [
-        ("suspicions_expired", "Members taken for dead because a suspicion's time was over", suspicions_expired),
-        ("degraded_timeouts", "Suspicions that ended less confirmed than wanted", degraded_timeouts),
-        ("false_alarms", "Suspicions that their suspects refuted", false_alarms),
-        ("refutations", "What others said of this node and it took back", refutations),
-        ("name_conflicts", "Conflicts of names", name_conflicts),
-        ("probes_degraded", "Probes that had more time because this node is slow", probes_degraded),
+        ("suspicions_expired", "Members declared dead because a suspicion timed out", suspicions_expired),
+        ("degraded_timeouts", "Suspicions that timed out with fewer confirmations than expected", degraded_timeouts),
+        ("false_alarms", "Suspicions that the suspected member refuted", false_alarms),
+        ("refutations", "Claims about this node that it refuted", refutations),
+        ("name_conflicts", "Conflicts between members with the same name", name_conflicts),
+        ("probes_degraded", "Probes that were given more time because this node is slow", probes_degraded),
     ] {
         sheet.counter(name, help, &[], [([], count)])?;
     }
     let samples = [(["ping"], pings), (["indirect_ping"], indirect_pings), (["ack"], acks), (["nack"], nacks)];
-    sheet.counter("probe_messages", "Messages of probes that arrived", &["what"], samples)?;
+    sheet.counter("probe_messages", "Probe messages that arrived", &["what"], samples)?;
     let samples = [(["answered"], probes_ok), (["failed"], probes_failed)];
-    sheet.counter("probes", "Probes that ended", &["result"], samples)?;
-    sheet.histogram("probe_seconds", "How long probes took, answered or not", probe)
+    sheet.counter("probes", "Probes that have ended", &["result"], samples)?;
+    sheet.histogram("probe_seconds", "Duration of probes, with or without an answer", probe)
 }
 
 fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
@@ -231,19 +227,19 @@ fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
     } = counters;
     for (name, help, count) in [
         ("messages_published", "Messages that this node published", published),
-        ("messages_delivered", "Messages of others that were delivered here", delivered),
-        ("messages_wanted", "Messages that were asked for because they were missing, each time", wanted),
-        ("messages_given", "Messages given to others who asked for them", given),
-        ("messages_copies", "Messages that arrived, whether they were here already or not", copies),
-        ("messages_duplicates", "Messages that arrived and were here already", duplicates),
-        ("messages_missed", "Messages that could not be had any more", missed),
-        ("members_heard_elsewhere", "Members that were heard from another address than they announce", elsewhere),
-        ("messages_without_serf_event", "Messages that agents of a serf cluster do not get", no_events),
+        ("messages_delivered", "Messages of other nodes that were delivered here", delivered),
+        ("messages_wanted", "Missing messages that this node asked for, counted each time", wanted),
+        ("messages_given", "Messages sent to nodes that asked for them", given),
+        ("messages_copies", "Messages that arrived, including duplicates", copies),
+        ("messages_duplicates", "Messages that arrived although they were here already", duplicates),
+        ("messages_missed", "Messages that no member had any more", missed),
+        ("members_heard_elsewhere", "Members whose packets came from another address than they advertise", elsewhere),
+        ("messages_without_serf_event", "Messages that the agents of a serf cluster do not get", no_events),
     ] {
         sheet.counter(name, help, &[], [([], count)])?;
     }
     let samples = [(["stranger"], strangers), (["former_life"], former_lives), (["unusable"], unusable)];
-    sheet.counter("messages_dropped", "Messages, and what is said of them, that were not used", &["why"], samples)
+    sheet.counter("messages_dropped", "Messages, and reports about messages, that were dropped", &["why"], samples)
 }
 
 fn write_refusals(sheet: &mut Sheet, rejected: &Rejected, over_limit: &OverLimit) -> fmt::Result {
@@ -255,7 +251,7 @@ fn write_refusals(sheet: &mut Sheet, rejected: &Rejected, over_limit: &OverLimit
         (["message"], messages),
         (["stream"], streams),
     ];
-    sheet.counter("rejected", "What arrived and could not be used", &["what"], samples)?;
+    sheet.counter("rejected", "Input that was rejected", &["what"], samples)?;
     let &OverLimit { members, streams, stream_bytes, stream_sizes, stream_times, packets, pings, relays, queued } =
         over_limit;
     let samples = [
@@ -269,7 +265,7 @@ fn write_refusals(sheet: &mut Sheet, rejected: &Rejected, over_limit: &OverLimit
         (["relays"], relays),
         (["queued"], queued),
     ];
-    sheet.counter("over_limit", "What was dropped because it exceeded a bound", &["bound"], samples)
+    sheet.counter("over_limit", "Input that was dropped because it exceeded a limit", &["bound"], samples)
 }
 
 fn write_gauges(sheet: &mut Sheet, gauges: &Gauges) -> fmt::Result {
@@ -289,20 +285,25 @@ fn write_gauges(sheet: &mut Sheet, gauges: &Gauges) -> fmt::Result {
         view_received,
     } = gauges;
     let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead), (["left"], left)];
-    sheet.gauge("members", "Members as this node sees them, itself included", &["state"], samples)?;
+    sheet.gauge("members", "Members as this node sees them, including itself", &["state"], samples)?;
     let samples = [(["tcp"], over_tcp), (["small_datagrams"], small_datagrams)];
-    sheet.gauge("members_reached", "Members that are reached otherwise than usual, by how", &["by"], samples)?;
+    sheet.gauge(
+        "members_reached",
+        "Members that are not reached in the usual way, by how they are reached",
+        &["by"],
+        samples,
+    )?;
     let samples = [(["members"], queued), (["plain_messages"], queued_messages)];
-    sheet.gauge("queued", "What waits to be told", &["what"], samples)?;
+    sheet.gauge("queued", "News and messages that wait to be sent", &["what"], samples)?;
     for (name, help, value) in [
-        ("health_score", "How slow this node takes itself to be; 0 is well", health_score as usize),
+        ("health_score", "How slow this node believes itself to be; 0 is healthy", health_score as usize),
         ("streams", "Streams that are open", streams),
-        ("streams_buffered_bytes", "Bytes on streams that are part of nothing complete yet", stream_bytes),
+        ("streams_buffered_bytes", "Bytes of incomplete messages on streams", stream_bytes),
     ] {
         sheet.gauge(name, help, &[], [([], value)])?;
     }
     let samples = [(["sent"], view_sent), (["received"], view_received)];
-    sheet.gauge("view_bytes", "The size of the view last sent, and last received", &["direction"], samples)
+    sheet.gauge("view_bytes", "Size of the view that was last sent, and last received", &["direction"], samples)
 }
 
 fn write_overview(sheet: &mut Sheet, overview: &Overview) -> fmt::Result {
@@ -310,16 +311,16 @@ fn write_overview(sheet: &mut Sheet, overview: &Overview) -> fmt::Result {
     sheet.gauge("joined", "Whether this node has joined its cluster", &[], [([], u64::from(*joined))])?;
     sheet.gauge("leaving", "Whether this node has begun to leave", &[], [([], u64::from(*leaving))])?;
     let retained: usize = positions.iter().map(|position| position.retained).sum();
-    sheet.gauge("retained_messages", "Messages that are kept for others", &[], [([], retained)])?;
+    sheet.gauge("retained_messages", "Messages that are kept for other members", &[], [([], retained)])?;
     let lags = members.iter().filter_map(|seen| Some((seen.member.name.to_string(), seen.lag?)));
-    let help = "Messages of this node that a member has not acknowledged, for the 100 that are most behind";
+    let help = "Messages of this node that a member has not acknowledged, for the 100 members that lag most";
     write_behind(sheet, "member_lag_messages", help, "member", lags.collect())?;
     let mut missing = BTreeMap::<_, u64>::new();
     for position in positions {
         // An origin may have had several lives, and speaks for others in one of its own.
         *missing.entry(position.origin.to_string()).or_default() += position.end.saturating_sub(position.next);
     }
-    let help = "Messages of an origin that are known to be missing here, for the 100 with the most";
+    let help = "Messages of an origin that are known to be missing here, for the 100 origins with the most";
     write_behind(sheet, "missing_messages", help, "origin", missing.into_iter().collect())
 }
 
@@ -332,10 +333,10 @@ fn write_http(sheet: &mut Sheet, counts: &Counts) -> fmt::Result {
     let Counts { connections, followers, refused, cut_off, .. } = counts;
     let (connections, followers) = (connections.load(Ordering::Relaxed), followers.load(Ordering::Relaxed));
     sheet.gauge("http_connections", "HTTP connections that are open", &[], [([], connections)])?;
-    sheet.gauge("http_followers", "HTTP clients that follow", &[], [([], followers)])?;
+    sheet.gauge("http_followers", "HTTP clients that follow messages or events", &[], [([], followers)])?;
     let (refused, cut_off) = (refused.load(Ordering::Relaxed), cut_off.load(Ordering::Relaxed));
-    sheet.counter("http_refused", "HTTP connections beyond the limit", &[], [([], refused)])?;
-    sheet.counter("http_cut_off", "HTTP clients that did not keep up", &[], [([], cut_off)])
+    sheet.counter("http_refused", "HTTP connections that were refused because of the limit", &[], [([], refused)])?;
+    sheet.counter("http_cut_off", "HTTP clients that were cut off because they did not keep up", &[], [([], cut_off)])
 }
 
 /// What the system says of this process; where it does not say it, there is nothing.
@@ -345,7 +346,7 @@ fn write_process(sheet: &mut Sheet) -> fmt::Result {
             .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
             .iter()
             .sum();
-        sheet.counter("process_cpu_seconds", "Time on processors", &[], [([], seconds)])?;
+        sheet.counter("process_cpu_seconds", "Processor time that was used", &[], [([], seconds)])?;
     }
     if let Ok(bytes) = resident() {
         sheet.gauge("process_resident_memory_bytes", "Memory in use", &[], [([], bytes)])?;
@@ -354,7 +355,7 @@ fn write_process(sheet: &mut Sheet) -> fmt::Result {
         sheet.gauge("process_open_fds", "Open files and sockets", &[], [([], files.count())])?;
     }
     if let Ok(time) = started() {
-        sheet.gauge("process_start_time_seconds", "When it started, in seconds since 1970", &[], [([], time)])?;
+        sheet.gauge("process_start_time_seconds", "Start time, in seconds since 1970", &[], [([], time)])?;
     }
     Ok(())
 }

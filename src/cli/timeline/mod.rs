@@ -72,23 +72,25 @@ const LAST: Duration = Duration::from_millis(200);
 /// Where a node is, if not told otherwise.
 const NODE: &str = "BROADCAST_NODE";
 
-/// Draw who sent what and who received it: a column a node, in causal order
+/// Draw who sent and received which message, in causal order, with a column for each node
 ///
-/// It reads the logs of nodes from FILES or from standard input, as text or as JSON, with or without what docker compose
-/// puts before each line; or it follows running nodes, with --node, until Ctrl-C. What a node says stands in its column:
-/// a message has one row for its sending, and below it one for its receptions. A sending stands above its receptions,
-/// and what a node did first stands above what it did later; what that leaves open is ordered by the sender's Lamport
-/// clock, then by the time. Who receives a message more than a second later than others gets a row of its own.
+/// It reads the nodes' logs from FILES or standard input, as text or JSON, with or without the names that docker
+/// compose puts before each line. With --node it follows running nodes, until Ctrl-C.
 ///
-/// Each running node that is to speak for itself needs a --node. Of other members it is drawn what those who are asked
-/// know: "acknowledged", for a message that the member has confirmed, and what it has sent, in parentheses. A reception
-/// that nobody reported is never drawn.
+/// A message has one row where it was sent, and below that one row where it was received. A message is always sent
+/// above where it is received, and what a node did first is always above what it did later. Where this leaves the
+/// order open, the sender's Lamport clock decides, and then the time. If a node receives a message more than a
+/// second later than others, it gets a row of its own.
 ///
-/// The picture is as wide as the terminal. Otherwise the variable COLUMNS says how wide, or it is as wide as it takes.
-/// NO_COLOR turns colours off.
+/// Give --node once for each running node that you want to ask. About the other members, the picture shows only
+/// what these nodes know: "acknowledged" if the member has confirmed a message, and in parentheses what it has
+/// sent. It never shows a reception that nobody reported.
 ///
-/// Exit code 0: all was drawn. 1: a log or a node cannot be read, or there was nothing to draw. 2: wrong usage.
-/// 130: Ctrl-C.
+/// The picture is as wide as the terminal. Without a terminal, the variable COLUMNS sets the width; without that,
+/// it is as wide as necessary. NO_COLOR turns off colours.
+///
+/// Exit codes: 0, everything was drawn; 1, a log or a node could not be read, or there was nothing to draw; 2,
+/// wrong usage; 130, Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     docker compose logs --no-log-prefix | broadcast timeline\n  \
@@ -99,15 +101,15 @@ const NODE: &str = "BROADCAST_NODE";
     Without anything to read, it follows the node at BROADCAST_NODE, or at http://127.0.0.1:8946.\n\
     See it live, without a cluster: broadcast demo --timeline")]
 pub(super) struct TimelineArgs {
-    /// Logs to draw; - is standard input. Of a log that is in several files, give the oldest first
+    /// Logs to draw; - is standard input. If a log is in several files, give the oldest first
     #[arg(value_name = "FILES", conflicts_with = "node")]
     files: Vec<PathBuf>,
 
-    /// A running node to follow, by where it serves its HTTP API; give it once for each node
+    /// A running node to follow: where it serves its HTTP API; repeat this for each node
     #[arg(long, value_name = "URL")]
     node: Vec<NodeUrl>,
 
-    /// Begin with the last messages that each node has kept, so many of them
+    /// Begin with the last N messages that each node keeps
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = tail::last)]
     last: u32,
 
