@@ -78,7 +78,7 @@ impl FromStr for NodeUrl {
             Some("http") => {}
             Some("https") => {
                 return Err(
-                    "https is not spoken here; give the http:// address of the node, of a proxy on this host, or of a tunnel, like ssh -L 8946:127.0.0.1:8946 HOST",
+                    "https is not supported; give the http:// address of the node, of a proxy on this host, or of a tunnel, like ssh -L 8946:127.0.0.1:8946 HOST",
                 );
             }
             _ => return Err(FORM),
@@ -225,7 +225,7 @@ impl Client {
         let (sender, connection) = connected.map_err(|error| {
             let node = &self.node;
             Trouble::Silent(format!(
-                "nothing answers at {node}: {error}; see that the node runs, and that BROADCAST_NODE (--node) is right"
+                "nothing answers at {node}: {error}; check that the node runs, and that BROADCAST_NODE (--node) is right"
             ))
         })?;
         // What becomes of it the answer tells.
@@ -245,7 +245,7 @@ impl Client {
 
     fn stranger(&self, status: StatusCode) -> Trouble {
         Trouble::Silent(format!(
-            "what answers at {} ({status}) is not a node of broadcast's; see that BROADCAST_NODE (--node) is right",
+            "what answers at {} ({status}) is not a broadcast node; check that BROADCAST_NODE (--node) is right",
             self.node
         ))
     }

@@ -138,7 +138,7 @@ mod tests {
         for (text, problem) in [
             ("", "there is no key in it; make one with broadcast keygen"),
             ("hunter2!", "key 1 cannot be used: a key is not base64"),
-            (&format!("{A},aHVudGVyMg=="), "key 2 cannot be used: a key of 7 bytes is of no use"),
+            (&format!("{A},aHVudGVyMg=="), "key 2 cannot be used: a key of 7 bytes is not valid"),
         ] {
             let error = parse(text).expect_err("no keys");
             assert!(error.starts_with(problem), "{error}");

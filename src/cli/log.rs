@@ -92,7 +92,7 @@ impl LogFilter for Control {
     fn set(&self, text: &str) -> Result<(), String> {
         let filter = filter(text)?;
         self.handle.reload(filter).map_err(|error| error.to_string())?;
-        tracing::info!(event = "log", filter = text, "this is logged from now on: {text}");
+        tracing::info!(event = "log", filter = text, "the log filter is now {text}");
         Ok(())
     }
 }

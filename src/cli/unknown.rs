@@ -53,8 +53,8 @@ impl Unknown {
     fn told(&self, command: &str) -> String {
         let name = escaped(&self.name);
         match &self.nearest {
-            Some(nearest) => format!("{name} is no setting, and is ignored: did you mean {nearest}?"),
-            None => format!("{name} is no setting, and is ignored; see broadcast {command} --help"),
+            Some(nearest) => format!("{name} is not a setting and is ignored: did you mean {nearest}?"),
+            None => format!("{name} is not a setting and is ignored; see broadcast {command} --help"),
         }
     }
 }

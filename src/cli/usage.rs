@@ -150,7 +150,7 @@ mod tests {
             ),
             (
                 &["node", "--allow", "10.0.0.0/8,10.0.0.0/40"],
-                r#"BROADCAST_ALLOW (--allow) = "10.0.0.0/8,10.0.0.0/40": "10.0.0.0/40" is no network: write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8"#,
+                r#"BROADCAST_ALLOW (--allow) = "10.0.0.0/8,10.0.0.0/40": "10.0.0.0/40" is not a network: write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8"#,
             ),
             (
                 &["node", "--join", "fd00::1%eth0"],

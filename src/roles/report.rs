@@ -92,7 +92,7 @@ pub(super) fn seed_unreachable(node: &str, seed: &Seed, reason: &str) {
         event = "seed_unreachable",
         addr = %seed,
         reason,
-        "cannot join through {seed} yet: {reason}; still trying, see that it runs and that BROADCAST_JOIN (--join) is right"
+        "cannot join through {seed} yet: {reason}; still trying; check that it runs, and that BROADCAST_JOIN (--join) is right"
     );
 }
 
@@ -114,7 +114,7 @@ pub(super) fn missed(node: &str, (origin, epoch): (&NodeName, u64), from: u64, t
         epoch,
         first = from,
         count,
-        "missed {count} messages of {origin}, from number {from} on: nobody retains them any more"
+        "missed {count} messages of {origin}, from number {from} on: no member keeps them any more"
     );
 }
 
@@ -125,8 +125,8 @@ pub(super) fn heard_elsewhere(node: &str, member: &NodeName, announced: SocketAd
         %member,
         %announced,
         %from,
-        "{member} announces {announced}, and is heard from {from}: it is answered at the former; advertise an address that \
-         its packets leave from if others do not hear it"
+        "{member} advertises {announced}, but its packets come from {from}: answers go to the advertised address; if others \
+         do not hear it, advertise the address that its packets come from"
     );
 }
 
@@ -135,7 +135,7 @@ pub(super) fn cut_loose(node: &str, member: &NodeName) {
         node,
         event = "cut_loose",
         %member,
-        "{member} has not kept up and is not waited for any longer; it will be told what it misses"
+        "{member} has not kept up, so publishers no longer wait for it; it will be told what it missed"
     );
 }
 
@@ -181,6 +181,6 @@ pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
         node,
         event = "lagged",
         missed,
-        "missed {missed} {what}: this node cannot log as fast as they come; see what reads its output"
+        "missed {missed} {what}: this node cannot log as fast as they come; check what reads its output"
     );
 }

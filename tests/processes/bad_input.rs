@@ -161,7 +161,7 @@ fn a_seed_that_never_resolves_is_told_once_and_keeps_nobody_from_joining() {
     });
     let words = line["message"].as_str().expect("text");
     assert!(words.starts_with("cannot join through no-such-host.invalid:7946 yet: "), "{words}");
-    assert!(words.ends_with("still trying, see that it runs and that BROADCAST_JOIN (--join) is right"), "{words}");
+    assert!(words.ends_with("still trying; check that it runs, and that BROADCAST_JOIN (--join) is right"), "{words}");
     for _ in 0..20 {
         cluster.flow();
     }

@@ -84,7 +84,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
         (
             "BROADCAST_ALLOW (--allow)",
             "10.0.0.0/33",
-            r#""10.0.0.0/33" is no network: write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8"#,
+            r#""10.0.0.0/33" is not a network: write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8"#,
         ),
         ("BROADCAST_ALLOW (--allow)", ",", "it names no network; leave it out to allow all"),
         ("BROADCAST_MAX_MEMBERS (--max-members)", "0", "it must be between 2 and 1048576"),
@@ -161,13 +161,13 @@ fn a_misspelt_variable_is_named_with_the_nearest() {
         );
         assert!(!line.to_string().contains("a-secret"), "{line}");
     };
-    warn("BROADCAST_NMAE is no setting, and is ignored: did you mean BROADCAST_NAME?");
-    warn("BROADCAST_PORT is no setting, and is ignored; see broadcast node --help");
+    warn("BROADCAST_NMAE is not a setting and is ignored: did you mean BROADCAST_NAME?");
+    warn("BROADCAST_PORT is not a setting and is ignored; see broadcast node --help");
 
     let at = node.http().to_string();
     let output = run(&["members", "--node", &at], &[("BROADCAST_NMAE", "x"), ("BROADCAST_NDOE", "x")]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let warning = "warning: BROADCAST_NDOE is no setting, and is ignored: did you mean BROADCAST_NODE?\n";
+    let warning = "warning: BROADCAST_NDOE is not a setting and is ignored: did you mean BROADCAST_NODE?\n";
     assert_eq!(String::from_utf8_lossy(&output.stderr), warning);
 }
 

@@ -29,7 +29,10 @@ fn nodes_start_in_any_order_and_find_each_other() {
             .wait("the missing seed", |lines| lines.iter().find(|line| line["event"] == "seed_unreachable").cloned());
         let words = line["message"].as_str().expect("text");
         assert!(words.starts_with(&format!("cannot join through {seed} yet: ")), "{words}");
-        assert!(words.ends_with("still trying, see that it runs and that BROADCAST_JOIN (--join) is right"), "{words}");
+        assert!(
+            words.ends_with("still trying; check that it runs, and that BROADCAST_JOIN (--join) is right"),
+            "{words}"
+        );
     }
     let node1 = Node::start("node1", &[], &["--bind", &seed]);
     let cluster = Cluster { nodes: vec![node1, node2, node3] };

@@ -196,7 +196,7 @@ fn keys_that_cannot_be_are_refused_without_showing_them() {
     );
     assert_eq!(
         refusal(&[], &[("BROADCAST_SECRET_KEYS", &format!("{key},aHVudGVyMg=="))]),
-        "BROADCAST_SECRET_KEYS: key 2 cannot be used: a key of 7 bytes is of no use: a key is 16, 24 or 32 bytes long, in base64; make one with broadcast keygen"
+        "BROADCAST_SECRET_KEYS: key 2 cannot be used: a key of 7 bytes is not valid: a key is 16, 24 or 32 bytes long, in base64; make one with broadcast keygen"
     );
     let both = refusal(&["--secret-keys-file", "keys"], &[("BROADCAST_SECRET_KEYS", &key)]);
     assert_eq!(

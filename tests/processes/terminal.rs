@@ -473,7 +473,7 @@ fn who_answers_like_no_node_is_none() {
         &["faults"],
     ] {
         let words = refusal(program(args).env("BROADCAST_NODE", &at).output().expect("the program runs"), 1);
-        assert!(words.contains("(200 OK) is not a node of broadcast's"), "{args:?}: {words}");
+        assert!(words.contains("(200 OK) is not a broadcast node"), "{args:?}: {words}");
     }
 }
 
@@ -552,7 +552,7 @@ fn a_node_that_cannot_be_asked_is_named_with_what_to_do() {
     for args in [&["publish", "k", "1"][..], &["tail"], &["members"], &["status"], &["log"], &["faults"]] {
         let line = refusal(run(&[args, &["--node", &at]].concat()), 1);
         assert!(line.starts_with(&format!("nothing answers at {at}: ")), "{line}");
-        assert!(line.ends_with("see that the node runs, and that BROADCAST_NODE (--node) is right"), "{line}");
+        assert!(line.ends_with("check that the node runs, and that BROADCAST_NODE (--node) is right"), "{line}");
     }
     assert!(refusal(run(&["health", "--node", &at]), 1).starts_with("unhealthy: nothing answers at "));
     let line = refusal(run(&["members", "--node", &free.to_string()]), 1);
@@ -563,7 +563,7 @@ fn a_node_that_cannot_be_asked_is_named_with_what_to_do() {
         "BROADCAST_NODE (--node) = \"a node\": not where a node serves its API; write it like localhost:8946 or \
          http://127.0.0.1:8946"
     );
-    assert!(refusal(run(&["tail", "--node", "https://node1"]), 2).contains("https is not spoken here"));
+    assert!(refusal(run(&["tail", "--node", "https://node1"]), 2).contains("https is not supported"));
 
     // What listens may be something else: a node's gossip, say, or another server.
     let server = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
@@ -574,7 +574,10 @@ fn a_node_that_cannot_be_asked_is_named_with_what_to_do() {
         stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nnot here\n").expect("it listens");
     });
     let line = refusal(run(&["members", "--node", &format!("http://{at}")]), 1);
-    assert!(line.starts_with(&format!("what answers at http://{at} (404 Not Found) is not a node")), "{line}");
+    assert!(
+        line.starts_with(&format!("what answers at http://{at} (404 Not Found) is not a broadcast node")),
+        "{line}"
+    );
     other.join().expect("it was called");
 
     for args in [

@@ -297,7 +297,7 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     } else if events > 0.0 {
         Ok(Form::Events)
     } else {
-        let detail = format!("{accept:?} cannot be had; Accept is text/event-stream or application/x-ndjson");
+        let detail = format!("{accept:?} is not available; Accept must be text/event-stream or application/x-ndjson");
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail))
     }
 }

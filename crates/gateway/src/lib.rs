@@ -405,7 +405,7 @@ fn router(app: &Arc<App>) -> Router {
         Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
     })
     .method_not_allowed_fallback(async || {
-        let detail = "this cannot be done here; the header Allow tells what can";
+        let detail = "this method is not allowed here; the header Allow lists those that are";
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     })
     .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))

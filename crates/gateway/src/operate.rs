@@ -70,7 +70,7 @@ pub(super) async fn set_faults(State(app): State<Arc<App>>, uri: Uri, body: Body
 }
 
 fn filter(app: &App) -> Result<&dyn LogFilter, Problem> {
-    let none = || Problem::new(StatusCode::NOT_FOUND, "what this program logs cannot be changed from here");
+    let none = || Problem::new(StatusCode::NOT_FOUND, "the log of this program cannot be changed here");
     app.config.log.as_deref().ok_or_else(none)
 }
 

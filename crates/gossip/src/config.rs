@@ -314,7 +314,7 @@ pub enum ConfigError {
         count: usize,
     },
     /// The name cannot be one.
-    #[error("{name:?} is no name for a node: {problem}")]
+    #[error("{name:?} is not a valid node name: {problem}")]
     Name {
         /// What was given.
         name: String,
@@ -340,7 +340,7 @@ pub enum ConfigError {
         size: usize,
     },
     /// Not `NAME=VALUE,NAME=VALUE`.
-    #[error("{value:?} are no tags: {problem}")]
+    #[error("{value:?} are not valid tags: {problem}")]
     Tags {
         /// What was given.
         value: String,
@@ -354,7 +354,7 @@ pub enum ConfigError {
         size: usize,
     },
     /// A setting of the gossip is out of its range.
-    #[error("{setting} = {value} cannot be: it must be {allowed}")]
+    #[error("{setting} = {value} is not valid: it must be {allowed}")]
     Tuning {
         /// The field of [`Tuning`] or [`Limits`].
         setting: &'static str,
@@ -364,7 +364,7 @@ pub enum ConfigError {
         allowed: &'static str,
     },
     /// Not a network.
-    #[error("{value:?} is no network: {problem}")]
+    #[error("{value:?} is not a network: {problem}")]
     Network {
         /// What was given.
         value: String,
@@ -372,7 +372,7 @@ pub enum ConfigError {
         problem: &'static str,
     },
     /// Not faults that can be done.
-    #[error("{value:?} are no faults: {problem}")]
+    #[error("{value:?} are not valid faults: {problem}")]
     Faults {
         /// What was given.
         value: String,
@@ -402,10 +402,10 @@ mod tests {
 
         assert_eq!(
             refused(Config::new("")),
-            r#""" is no name for a node: it is empty; give one that no other node of the cluster has"#
+            r#""" is not a valid node name: it is empty; give one that no other node of the cluster has"#
         );
         assert!(refused(Config::new("n".repeat(256))).ends_with("it is longer than 255 bytes; shorten it"));
-        assert!(refused(Config::new("a\nb")).starts_with(r#""a\nb" is no name"#));
+        assert!(refused(Config::new("a\nb")).starts_with(r#""a\nb" is not a valid node name"#));
         assert_eq!(refused(config().meta([0; 513])), "the metadata is 513 bytes long: shorten it to 512 bytes");
         assert!(refused(config().advertise(at("0.0.0.0", 0))).contains("names no node"));
         assert_eq!(config().advertise(at("node1", 0)).validate(), Ok(()));
@@ -424,7 +424,7 @@ mod tests {
         };
         assert_eq!(
             refused(with(|limits| limits.retain_messages = 15)),
-            "retain_messages = 15 cannot be: it must be between 16 and 16777216"
+            "retain_messages = 15 is not valid: it must be between 16 and 16777216"
         );
         assert!(refused(with(|limits| limits.retain_bytes = 1 << 20)).starts_with("retain_bytes = 1048576 cannot be"));
         assert!(refused(with(|limits| limits.lag_limit = Duration::ZERO)).starts_with("lag_limit = 0ns cannot be"));
@@ -441,7 +441,7 @@ mod tests {
         };
         assert_eq!(
             refused(with(|t| t.probe_timeout = t.probe_interval)),
-            "probe_timeout = 1s cannot be: it must be less than probe_interval"
+            "probe_timeout = 1s is not valid: it must be less than probe_interval"
         );
         type Change = fn(&mut Tuning);
         let changes: [(&str, Change); 7] = [

@@ -47,7 +47,7 @@ pub struct SecretKey(Zeroizing<Vec<u8>>);
 pub enum KeyError {
     /// A key has the wrong length.
     #[error(
-        "a key of {len} bytes is of no use: a key is 16, 24 or 32 bytes long, in base64; make one with broadcast keygen"
+        "a key of {len} bytes is not valid: a key is 16, 24 or 32 bytes long, in base64; make one with broadcast keygen"
     )]
     Length {
         /// Its length.

@@ -167,7 +167,10 @@ mod tests {
             ("los=0.3", "the faults there are: loss, duplicate, delay"),
         ] {
             let error = text.parse::<Faults>().expect_err(text).to_string();
-            assert!(error.starts_with(&format!("{text:?} are no faults: ")) && error.contains(remedy), "{error}");
+            assert!(
+                error.starts_with(&format!("{text:?} are not valid faults: ")) && error.contains(remedy),
+                "{error}"
+            );
         }
     }
 }

@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn what_are_no_tags_is_refused() {
         let refused = |text: &str| parse_tags(text).expect_err("these are no tags").to_string();
-        assert_eq!(refused("role"), r#""role" are no tags: write NAME=VALUE, with commas between them"#);
+        assert_eq!(refused("role"), r#""role" are not valid tags: write NAME=VALUE, with commas between them"#);
         assert!(refused("=web").contains("has no name"));
         assert!(refused("a=1,a=2").contains("twice"));
         assert!(parse_tags(&format!("a={}", "x".repeat(505))).is_ok());

@@ -59,11 +59,11 @@ pub(super) enum Taken {
 /// Why a message or what is said of a stream is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StreamError {
-    #[error("it is of a former life of its origin, which began at {0}")]
+    #[error("it is from an earlier epoch of its origin, which began at {0}")]
     FormerLife(u64),
-    #[error("its origin's life is said to begin at {0}, in the future")]
+    #[error("its origin's epoch begins at {0}, in the future")]
     FutureLife(u64),
-    #[error("its number {0} is beyond all that is expected")]
+    #[error("its number {0} is too far ahead")]
     FarAhead(u64),
     #[error("{MAX_ORIGINS} origins are remembered already")]
     Full,

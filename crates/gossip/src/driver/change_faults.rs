@@ -10,10 +10,10 @@ pub enum FaultsError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// It was started without any.
-    #[error("this node takes no faults: start it with BROADCAST_FAULTS=ready (--faults), for tests only")]
+    #[error("this node was started without faults: start it with BROADCAST_FAULTS=ready (--faults), for tests only")]
     Off,
     /// The node has left.
-    #[error("this node has left its cluster, and sends nothing any more; start another")]
+    #[error("this node has left its cluster and no longer sends anything; start another")]
     Stopped,
 }
 

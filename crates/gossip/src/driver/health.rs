@@ -29,7 +29,7 @@ pub enum HealthError {
     #[error(transparent)]
     Ask(#[from] AskError),
     /// A memberlist node that does not tell its health.
-    #[error("the node at {addr} answers, but does not tell how it is: it is not one of broadcast's")]
+    #[error("the node at {addr} answers, but does not report its health: it is not a broadcast node")]
     Silent {
         /// The address asked.
         addr: SocketAddr,

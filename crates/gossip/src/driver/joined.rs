@@ -7,7 +7,7 @@ use super::Handle;
 #[non_exhaustive]
 pub enum JoinError {
     /// It has stopped.
-    #[error("this node has stopped, and joins no cluster any more; start another")]
+    #[error("this node has stopped and can no longer join a cluster; start another")]
     Stopped,
 }
 

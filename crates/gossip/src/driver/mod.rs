@@ -116,11 +116,11 @@ pub enum UpdateError {
     Config(#[from] ConfigError),
     /// In a serf cluster a node tells tags, elsewhere metadata.
     #[error(
-        "in a serf cluster a node tells tags (update_tags), in another metadata (update_meta); this one is the other"
+        "in a serf cluster nodes have tags (update_tags), in other clusters metadata (update_meta); this cluster is of the other kind"
     )]
     Kind,
     /// The node has left.
-    #[error("this node has left its cluster, and tells nothing any more; start another")]
+    #[error("this node has left its cluster and can no longer tell others; start another")]
     Stopped,
 }
 

@@ -95,7 +95,7 @@ pub enum Undelivered {
         departed: Departed,
     },
     /// The node has stopped.
-    #[error("the node has stopped; who has the message is not known any more")]
+    #[error("the node has stopped, so it can no longer say who has the message")]
     Stopped,
 }
 

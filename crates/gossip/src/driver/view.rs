@@ -22,7 +22,7 @@ pub enum ViewError {
     #[error(transparent)]
     Ask(#[from] AskError),
     /// It answers that it will not tell.
-    #[error("the node at {addr} refuses to tell its view: {reason}; change its settings, or ask another")]
+    #[error("the node at {addr} refuses to send its view: {reason}; change its settings, or ask another")]
     Refused {
         /// The address asked.
         addr: SocketAddr,
@@ -30,7 +30,7 @@ pub enum ViewError {
         reason: String,
     },
     /// The node that was to ask has stopped.
-    #[error("this node has stopped, and asks nobody any more; start another")]
+    #[error("this node has stopped and can no longer ask others; start another")]
     Stopped,
 }
 

@@ -27,9 +27,9 @@ pub(crate) enum Refusal {
     Deaf { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
     #[error("node \"{name}\" was not let in: {max} members are known already; is BROADCAST_MAX_MEMBERS too small?")]
     Full { name: NodeName, max: usize },
-    #[error("node \"{name}\" is said to be in incarnation {incarnation}, far above {known}, in which it is known")]
+    #[error("node \"{name}\" is said to have incarnation {incarnation}, far above {known}, the one that is known")]
     Leap { name: NodeName, incarnation: u32, known: u32 },
-    #[error("who is no member asks for a ping to {0}, where no member is either; it is not sent")]
+    #[error("a node that is not a member asked for a ping to {0}, which is not a member either; the ping is not sent")]
     Errand(SocketAddr),
     #[error("a node without a name announces itself at {0}; give it one")]
     NoName(SocketAddr),

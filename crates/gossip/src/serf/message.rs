@@ -513,10 +513,10 @@ mod tests {
     fn what_cannot_be_is_refused_with_a_reason() {
         let reason =
             |bytes: &[u8]| Message::decode(&Bytes::copy_from_slice(bytes)).expect_err("no message").to_string();
-        assert_eq!(reason(&[]), "an empty message is none of serf's");
+        assert_eq!(reason(&[]), "an empty message is not a serf message");
         assert_eq!(reason(&[7]), "serf has no message of type 7 for this node");
-        assert!(reason(&[3, 0x81, 0xa4]).starts_with("a user event of serf's cannot be read: "));
-        assert!(reason(&user_event(LATEST + 1, b"k", b"")).contains("is beyond all that is counted"));
+        assert!(reason(&[3, 0x81, 0xa4]).starts_with("a serf user event cannot be read: "));
+        assert!(reason(&user_event(LATEST + 1, b"k", b"")).contains("beyond the maximum"));
         assert!(reason(&[9, 0x80]).contains("0 bytes"));
         let mut many = vec![kind::PUSH_PULL, 0x81];
         put_str(&mut many, b"StatusLTimes");

@@ -94,30 +94,30 @@ const ERRANDS_PER_SECOND: u32 = 256;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
     #[error("{}", match .0 {
-        None => "an empty message is none of serf's".to_owned(),
+        None => "an empty message is not a serf message".to_owned(),
         Some(kind) => format!("serf has no message of type {kind} for this node"),
     })]
     Kind(Option<u8>),
-    #[error("a {kind} of serf's cannot be read: {source}")]
+    #[error("a serf {kind} cannot be read: {source}")]
     Malformed { kind: &'static str, source: Malformed },
-    #[error("a message of serf's has the time {0}, which is beyond all that is counted")]
+    #[error("a serf message has the time {0}, which is beyond the maximum")]
     Time(u64),
-    #[error("a message of serf's has the time {time}, far ahead of {clock}, which is the latest known")]
+    #[error("a serf message has the time {time}, far ahead of {clock}, the latest that is known")]
     Leap { time: u64, clock: u64 },
-    #[error("a message of serf's is to be relayed to an address of {0} bytes; IPv4 has 4 and IPv6 16")]
+    #[error("a serf message is to be relayed to an address of {0} bytes; IPv4 has 4 and IPv6 16")]
     Address(usize),
     #[error("{}", match .0 {
         None => "the other node is in no serf cluster, this one is; set BROADCAST_SERF (--serf) for all or none".to_owned(),
-        Some(kind) => format!("a state of serf's begins with type 2, this one with {kind}"),
+        Some(kind) => format!("a serf state begins with type 2, this one with {kind}"),
     })]
     State(Option<u8>),
-    #[error("a state of serf's has more entries than {MAX_ENTRIES} members and their events need")]
+    #[error("a serf state has more entries than {MAX_ENTRIES} members and their events need")]
     TooMany,
-    #[error("a user event of serf's was dropped: there are too many of one time")]
+    #[error("a serf user event was dropped: there are too many with the same time")]
     NoRoom,
-    #[error("the name of a user event of serf's, {0} bytes long, is not text")]
+    #[error("the name of a serf user event, {0} bytes long, is not text")]
     Name(usize),
-    #[error("something of serf's was to be sent to {0}, who is no member")]
+    #[error("a serf message to {0} was dropped, because no member is there")]
     Stranger(std::net::SocketAddr),
     #[error("more than {ERRANDS_PER_SECOND} answers and relays were asked for within a second")]
     Errands,
