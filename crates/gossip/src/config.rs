@@ -426,8 +426,10 @@ mod tests {
             refused(with(|limits| limits.retain_messages = 15)),
             "retain_messages = 15 is not valid: it must be between 16 and 16777216"
         );
-        assert!(refused(with(|limits| limits.retain_bytes = 1 << 20)).starts_with("retain_bytes = 1048576 cannot be"));
-        assert!(refused(with(|limits| limits.lag_limit = Duration::ZERO)).starts_with("lag_limit = 0ns cannot be"));
+        assert!(
+            refused(with(|limits| limits.retain_bytes = 1 << 20)).starts_with("retain_bytes = 1048576 is not valid")
+        );
+        assert!(refused(with(|limits| limits.lag_limit = Duration::ZERO)).starts_with("lag_limit = 0ns is not valid"));
         let faults = Faults { loss: 2.0, ..Faults::default() };
         assert!(refused(Config::new("node1").faults(faults)).starts_with(r#""loss=2,"#));
     }
