@@ -33,11 +33,11 @@ const BLOCK: usize = 16;
 /// it.
 ///
 /// ```
-/// use broadcast::wire::SecretKey;
+/// use broadcast_wire::SecretKey;
 ///
 /// let key: SecretKey = "MDEyMzQ1Njc4OWFiY2RlZg==".parse()?;
 /// assert_eq!(format!("{key:?}"), "SecretKey(128 bits)");
-/// # Ok::<(), broadcast::wire::KeyError>(())
+/// # Ok::<(), broadcast_wire::KeyError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretKey(Zeroizing<Vec<u8>>);
