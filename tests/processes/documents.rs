@@ -75,6 +75,18 @@ fn the_page_of_settings_has_them_all() {
 }
 
 #[test]
+fn compose_passes_settings_on() {
+    let compose = read(&repository("compose.yaml"));
+    // What differs between the nodes, or names a file of the host.
+    let own = ["NAME", "ROLE", "BIND", "ADVERTISE", "JOIN", "SECRET_KEYS_FILE", "HTTP_TOKEN_FILE"];
+    for variable in settings(&help(&["node", "--help"])).keys() {
+        let name = variable.trim_start_matches("BROADCAST_");
+        let passed = compose.contains(&format!("\n  {variable}:"));
+        assert_eq!(passed, !own.contains(&name), "{variable}: docs/demo.md says which settings are passed on");
+    }
+}
+
+#[test]
 fn the_page_of_commands_has_them_all() {
     let page = read(&repository("docs/commands.md"));
     let help = help(&["--help"]);

@@ -7,6 +7,7 @@ mod support;
 mod bad_input;
 mod cli;
 mod cluster;
+mod crates;
 mod documents;
 mod follow;
 mod health;

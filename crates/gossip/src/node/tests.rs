@@ -609,5 +609,5 @@ fn strangers_are_answered_sparingly() {
         assert_eq!(sim.node(addrs[0]).metrics().traffic.packets_sent - before, sent, "{target}");
     }
     let told = told(&mut sim, addrs[0]);
-    assert!(told.iter().any(|line| line.contains("asks for a ping to 10.8.8.8:53")), "{told:?}");
+    assert!(told.iter().any(|line| line.contains("asked for a ping to 10.8.8.8:53")), "{told:?}");
 }
