@@ -18,6 +18,8 @@ use tracing::{Instrument as _, debug_span};
 use self::limit::Limiter;
 pub(crate) use self::report::leaving;
 
+/// What the key under which a sender says its clock's value begins with, before its name.
+const I_AM: &str = "I am ";
 /// One kind of complaint is logged at most this often, and one seed that does not answer.
 const REJECTED: Duration = Duration::from_secs(10);
 const UNREACHABLE: Duration = Duration::from_secs(60);
@@ -125,7 +127,7 @@ impl<'a> Role<'a> {
     fn new(node: &'a Handle) -> Self {
         Self {
             node,
-            key: key_of(node.name()),
+            key: format!("{I_AM}{}", node.name()),
             clock: Clock::default(),
             live: BTreeSet::from([node.name().into()]),
             rejected: Limiter::new(REJECTED),
@@ -237,15 +239,10 @@ fn kind(reason: &str) -> &str {
     words.char_indices().nth(80).map_or(words, |(end, _)| &words[..end])
 }
 
-/// Under which a sender says its clock's value.
-fn key_of(sender: impl std::fmt::Display) -> String {
-    format!("I am {sender}")
-}
-
 /// Whether a sender says its clock's value under this key. Plain memberlist nodes pass on what others said, without a
 /// word of who that was: with them the key is believed.
 fn is_of_sender(key: &str, origin: Option<&NodeName>) -> bool {
-    origin.map_or_else(|| key.starts_with(&key_of("")), |origin| key == key_of(origin))
+    key.strip_prefix(I_AM).is_some_and(|sender| origin.is_none_or(|origin| *origin == *sender))
 }
 
 /// A Lamport clock.

@@ -398,15 +398,14 @@ enum Replay {
 }
 
 fn profile() -> impl TypedValueParser<Value = Profile> {
-    let profiles = [
-        ("local", "One machine", Profile::Local),
-        ("lan", "One data centre", Profile::Lan),
-        ("wan", "The internet", Profile::Wan),
-    ];
-    PossibleValuesParser::new(profiles.map(|(name, help, _)| PossibleValue::new(name).help(help))).map(move |given| {
-        let is_it = |(name, ..): &&(&str, &str, Profile)| *name == given;
-        profiles.iter().find(is_it).expect("clap lets only these pass").2
-    })
+    let names = Profile::NAMED.map(|(name, profile)| {
+        PossibleValue::new(name).help(match profile {
+            Profile::Local => "One machine",
+            Profile::Lan => "One data centre",
+            Profile::Wan => "The internet",
+        })
+    });
+    PossibleValuesParser::new(names).map(|name| Profile::named(&name).expect("clap lets only these pass"))
 }
 
 /// A list of seeds, which clap is to take for one value.

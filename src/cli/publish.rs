@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast_gateway::{MAX_ACK_TIME, MAX_BODY};
+use broadcast_gateway::{ACK_TIME, MAX_ACK_TIME, MAX_BODY};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hyper::{Method, StatusCode, header};
@@ -27,8 +27,6 @@ use super::{
     visible,
 };
 
-/// How long acknowledgements are waited for, unless told otherwise.
-const ACK_TIME: Duration = Duration::from_secs(5);
 /// What one call takes of standard input at most, in bytes, but for a line that is longer.
 const BATCH: usize = 64 << 10;
 /// What the keys of a batch take at most, in bytes.

@@ -125,9 +125,7 @@ fn a_stack_of_thirteen_talks_and_is_updated_while_it_talks() {
     let senders: Vec<_> = names.iter().map(String::as_str).collect();
     let with_receivers = |of: &BTreeMap<String, Process>, name: &str| {
         assert_eq!(of.keys().cloned().collect::<BTreeSet<_>>(), names.iter().cloned().collect(), "{name}");
-        let all: Vec<_> =
-            cluster(&receivers).into_iter().chain(cluster(of)).map(|(name, log)| (name.to_owned(), log)).collect();
-        let all: Vec<_> = all.iter().map(|(name, log)| (name.as_str(), *log)).collect();
+        let all = [cluster(&receivers), cluster(of)].concat();
         let since = talk::everyone_sees(13, &all);
         talk::everyone_hears(&senders, 3, &since, &all);
     };

@@ -8,29 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Process, program, repository};
+use crate::support::{Process, program, refusal, repository, stdout};
 use serde_json::Value;
 
 /// Runs the program with nothing of its own in its environment but `env`.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     program(args).envs(env.iter().copied()).output().expect("the program runs")
-}
-
-/// What the program prints to one of its outputs when it ends with `code`, and nothing to the other.
-fn stdout(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    String::from_utf8(output.stdout).expect("the program prints text")
-}
-
-/// The one line in which the program refuses.
-fn refusal(output: Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing was started");
-    let text = String::from_utf8(output.stderr).expect("the program prints text");
-    let line = text.strip_suffix('\n').expect("a whole line");
-    assert!(!line.contains('\n'), "one line: {text}");
-    line.strip_prefix("error: ").expect("an error").into()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::support::{Log, Process, program};
+use crate::support::{Log, Process, program, refusal, stdout};
 use serde_json::{Value, json};
 
 /// A node that serves its API, in a cluster of its own unless it joins one.
@@ -39,28 +39,9 @@ fn ask(node: &Process, args: &[&str]) -> Output {
     command(node, args).output().expect("the program runs")
 }
 
-/// What it prints when all is well.
-#[track_caller]
-fn stdout(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    String::from_utf8(output.stdout).expect("text")
-}
-
 #[track_caller]
 fn object(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// The one line in which it refuses.
-#[track_caller]
-fn refusal(output: Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    let text = String::from_utf8(output.stderr).expect("text");
-    let line = text.strip_suffix('\n').expect("a whole line");
-    assert!(!line.contains('\n'), "one line: {text}");
-    line.strip_prefix("error: ").expect("an error").into()
 }
 
 /// A command that is fed and followed while it runs.

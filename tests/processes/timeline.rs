@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::support::{Log, Process, http::ask, program, talk};
+use crate::support::{Log, Process, http::ask, program, refusal, stdout, talk};
 use serde_json::{Value, json};
 
 /// The picture as the description of the project has it.
@@ -68,20 +68,6 @@ fn draw(input: &str, env: &[(&str, &str)], args: &[&str]) -> Output {
     // It may refuse before it has read all.
     let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
     child.wait_with_output().expect("it ends")
-}
-
-#[track_caller]
-fn stdout(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-#[track_caller]
-fn refusal(output: Output, code: i32) -> String {
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    let text = String::from_utf8(output.stderr).expect("text");
-    text.strip_prefix("error: ").expect("an error").trim_end().into()
 }
 
 #[test]

@@ -22,7 +22,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -53,6 +53,25 @@ pub fn program(args: &[&str]) -> Command {
     }
     command.args(args);
     command
+}
+
+/// What it prints when all is well.
+#[track_caller]
+pub fn stdout(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The one line in which it refuses, having printed nothing.
+#[track_caller]
+pub fn refusal(output: Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    let text = String::from_utf8(output.stderr).expect("text");
+    let line = text.strip_suffix('\n').expect("a whole line");
+    assert!(!line.contains('\n'), "one line: {text}");
+    line.strip_prefix("error: ").expect("an error").into()
 }
 
 /// What a node has logged so far, one JSON object a line, and a way to wait for more.

@@ -66,7 +66,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
 
 pub use self::guard::{Origin, Token};
-pub use self::publish::{MAX_ACK_TIME, MAX_BODY};
+pub use self::publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY};
 use self::{
     body::Bodies,
     bulletin::Bulletin,

@@ -28,9 +28,9 @@ use super::{
 /// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
 /// spelling of it.
 pub const MAX_BODY: usize = (1 << 20) + (64 << 10);
-/// How long acknowledgements are waited for, unless told otherwise, and at most; and a batch for room.
-const ACK_TIME: Duration = Duration::from_secs(5);
-/// How long a publisher can wait for acknowledgements, at most.
+/// How long acknowledgements are waited for, unless told otherwise; and a batch for room.
+pub const ACK_TIME: Duration = Duration::from_secs(5);
+/// How long acknowledgements are waited for, at most.
 pub const MAX_ACK_TIME: Duration = Duration::from_secs(60);
 
 /// Messages of a batch, until others on this thread have their turn: those who follow them, above all.

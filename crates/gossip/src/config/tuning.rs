@@ -17,6 +17,15 @@ pub enum Profile {
 }
 
 impl Profile {
+    /// All of them, by the names that settings and scenarios have for them.
+    pub const NAMED: [(&str, Self); 3] = [("local", Self::Local), ("lan", Self::Lan), ("wan", Self::Wan)];
+
+    /// The one of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, profile)| profile)
+    }
+
     /// Memberlist's values (`DefaultLocalConfig`, `DefaultLANConfig`, `DefaultWANConfig`).
     #[must_use]
     pub fn tuning(self) -> Tuning {

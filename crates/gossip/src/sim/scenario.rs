@@ -309,12 +309,8 @@ fn seeds<'de, D: Deserializer<'de>>(from: D) -> Result<RangeInclusive<u64>, D::E
 }
 
 fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Profile, D::Error> {
-    match &*String::deserialize(from)? {
-        "local" => Ok(Profile::Local),
-        "lan" => Ok(Profile::Lan),
-        "wan" => Ok(Profile::Wan),
-        _ => Err(D::Error::custom("no profile; write \"local\", \"lan\" or \"wan\"")),
-    }
+    Profile::named(&String::deserialize(from)?)
+        .ok_or_else(|| D::Error::custom("no profile; write \"local\", \"lan\" or \"wan\""))
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
