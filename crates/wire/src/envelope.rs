@@ -378,6 +378,3 @@ impl Opener {
         Ok(true)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -21,14 +21,10 @@ pub mod msgpack;
 pub mod packet;
 pub mod stream;
 
+// What the tests in here share with those of the public functions, in `tests/`.
 #[cfg(test)]
-mod golden;
-#[cfg(test)]
-mod hostile;
-#[cfg(test)]
-mod lenient;
-#[cfg(test)]
-mod round_trip;
+#[path = "../tests/wire/bytes.rs"]
+mod test_bytes;
 
 pub use body::{BodyError, RecordError};
 pub use body::{ip, kind};

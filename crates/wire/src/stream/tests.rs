@@ -1,11 +1,11 @@
-//! Tests: streams that dribble, lie, or never end.
+//! Streams that dribble, lie, or never end.
 
 use super::{
     super::{
-        Malformed, NodeState, RecordError,
+        Address, Malformed, NodeState, RecordError,
         compress::{DecompressError, compress},
-        golden::{address, hex},
         msgpack::HEADS_READ,
+        test_bytes::hex,
     },
     *,
 };
@@ -13,7 +13,7 @@ use super::{
 fn record(index: usize) -> PushPullState {
     PushPullState {
         name: format!("node-{index}").into(),
-        address: address("10.0.0.1", 7946),
+        address: Address { ip: "10.0.0.1".parse().expect("an address"), port: 7946 },
         meta: Bytes::from_static(&[b'm'; 20]),
         incarnation: index as u32,
         state: NodeState::Alive,

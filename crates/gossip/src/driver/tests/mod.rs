@@ -1,8 +1,6 @@
 //! Whole nodes on loopback.
 
-#[path = "tests/faults.rs"]
 mod faults;
-#[path = "tests/view.rs"]
 mod view;
 
 use std::{

@@ -1,33 +1,16 @@
-//! Tests: bytes that the Go library emitted (memberlist v0.6.0, go-msgpack v2.1.5), against ours.
+//! Bytes that the Go library emitted (memberlist v0.6.0, go-msgpack v2.1.5), against ours.
 
-use std::net::IpAddr;
-
+use broadcast_wire::{
+    Ack, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect, compress,
+    limits, packet,
+    stream::{self, StreamMessage, StreamReader},
+};
 use bytes::Bytes;
 
-use super::{
-    stream::{StreamMessage, StreamReader},
-    *,
-};
-
-/// Bytes from hexadecimal digits; spaces are left out.
-pub(super) fn hex(text: &str) -> Bytes {
-    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
-}
-
-pub(super) fn address(ip: &str, port: u16) -> Address {
-    Address { ip: ip.parse::<IpAddr>().unwrap(), port }
-}
+use super::{address, bytes::hex, decoded};
 
 fn source(ip: &str, port: u16, node: &'static str) -> Option<Source> {
     Some(Source { address: address(ip, port), node: node.into() })
-}
-
-/// What a packet holds, which must be all right.
-pub(super) fn decoded(datagram: &Bytes) -> Vec<Message> {
-    let mut out = Vec::new();
-    packet::decode(datagram, &mut out).unwrap();
-    out
 }
 
 /// A packet that Go reads and sends the same.

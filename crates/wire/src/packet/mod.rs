@@ -321,3 +321,6 @@ pub fn encode(parts: &[Bytes], compress: bool, checksum: bool) -> Bytes {
     }
     Bytes::from(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use super::link::{Delay, Link};
 use crate::config::{Profile, Tuning};
 
 /// The scenario that is run when no file is given.
-pub const DEFAULT: &str = include_str!("../../../../scenarios/default.toml");
+pub const DEFAULT: &str = include_str!("../../../../../scenarios/default.toml");
 /// How many nodes a simulation can have.
 pub const MAX_SIZE: usize = 20_000;
 

@@ -1,12 +1,14 @@
-//! Tests: what Go's decoder accepts and refuses, accepted and refused here.
+//! What Go's decoder accepts and refuses, accepted and refused here.
 
+use broadcast_wire::{
+    Ack, Alive, BodyError, Dead, IndirectPing, Malformed, Message, Nack, NodeState, Ping, PushPull, PushPullState,
+    RecordError, Source, Suspect, limits,
+    packet::{self, PacketError},
+    stream,
+};
 use bytes::Bytes;
 
-use super::{
-    golden::{address, decoded, hex},
-    packet::PacketError,
-    *,
-};
+use super::{address, bytes::hex, decoded};
 
 /// The body error of a packet that must be refused.
 #[track_caller]

@@ -1,12 +1,16 @@
-use super::*;
-use crate::{KeyError, Message, Ping, SecretKey, packet, stream};
+//! Labels and encryption, as Go's and against whoever has not the key.
+
+use broadcast_wire::{
+    KeyError, Keyring, Message, Nonce, Ping, SecretKey,
+    envelope::{Direction, Envelope, EnvelopeError, Opener},
+    limits, packet,
+    stream::{self, StreamError, StreamMessage},
+};
+use bytes::Bytes;
+
+use super::bytes::hex;
 
 const GOLDEN: Nonce = *b"abcdefghijkl";
-
-fn hex(text: &str) -> Bytes {
-    let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex digits");
-    (0..text.len()).step_by(2).map(digits).collect::<Vec<_>>().into()
-}
 
 fn key(bytes: &[u8]) -> SecretKey {
     SecretKey::new(bytes).expect("a key's length")
@@ -204,7 +208,8 @@ fn streams_are_sealed_as_go_seals_them() {
 #[test]
 fn a_stream_that_announces_too_much_is_not_waited_for() {
     let envelope = envelope("", &[golden_key()]);
-    let announced = |len: u32| Opener::new(Direction::Request).push(&envelope, &frame(len));
+    let announced =
+        |len: u32| Opener::new(Direction::Request).push(&envelope, &[&[10][..], &len.to_be_bytes()].concat());
     assert_eq!(announced(limits::SEALED as u32), Ok(None));
     let (what, max) = ("bytes of encrypted message", limits::SEALED);
     for len in [limits::SEALED as u32 + 1, u32::MAX] {

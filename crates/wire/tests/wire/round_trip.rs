@@ -1,15 +1,15 @@
-//! Tests: every message survives, and no input panics.
+//! Every message survives, and no input panics.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use broadcast_wire::{
+    Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect,
+    Versions, limits,
+    packet::{decode, encode, encode_message},
+    stream::{self, StreamError, StreamMessage, StreamReader},
+};
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*, sample::Index};
-
-use super::{
-    packet::{decode, encode, encode_message},
-    stream::{StreamError, StreamMessage, StreamReader},
-    *,
-};
 
 fn bytes(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), len).prop_map(Bytes::from)
