@@ -2,15 +2,19 @@
 
 #![deny(missing_docs, unreachable_pub)]
 
-mod cli;
+mod commands;
+mod failure;
+mod log;
 mod roles;
+mod settings;
+mod visible;
 
 use std::{
     io::{self, Write as _},
     process::ExitCode,
 };
 
-use self::cli::Failure;
+use self::failure::Failure;
 
 fn main() -> ExitCode {
     match run() {
@@ -24,7 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failure> {
-    let cli = cli::parse()?;
+    let cli = commands::parse()?;
     // One thread: a node waits far more than it works, and a thread costs memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::start)?;
     let result = runtime.block_on(cli.run());

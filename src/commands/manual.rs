@@ -1,0 +1,58 @@
+//! `broadcast completions` and `broadcast man`: what shells and readers know of the commands.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::{Cli, output};
+use crate::{failure::Failure, visible};
+
+/// Print a script that completes this program's commands and flags in a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    source <(broadcast completions bash)\n  \
+    broadcast completions zsh > ~/.zfunc/_broadcast\n  \
+    broadcast completions fish > ~/.config/fish/completions/broadcast.fish")]
+pub(super) struct CompletionsArgs {
+    /// Your shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Print the manual page of this program, or write one for each command
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    broadcast man | man -l -\n  \
+    broadcast man --dir /usr/local/share/man/man1")]
+pub(super) struct ManArgs {
+    /// Write broadcast.1, broadcast-node.1 and so on into this folder
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "broadcast", &mut script);
+    output::print(script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
+    let Some(dir) = &args.dir else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Failure::other)?;
+        output::print(page)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let write = || {
+        fs::create_dir_all(dir)?;
+        clap_mangen::generate_to(Cli::command(), dir)
+    };
+    write().map_err(|error| Failure::other(format!("cannot write manual pages into {dir:?}: {error}")))?;
+    let dir = visible::escaped(&dir.display().to_string());
+    // The program's own, and one for each command.
+    let pages = 1 + Cli::command().get_subcommands().count();
+    output::print_line(&format!("wrote {pages} manual pages into {dir}, broadcast.1 and the commands' own"))?;
+    Ok(ExitCode::SUCCESS)
+}

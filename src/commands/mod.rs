@@ -1,0 +1,123 @@
+//! The commands of the `broadcast` program.
+//!
+//! Every setting is a flag and an environment variable ([`settings`](crate::settings)); the flag wins, and an empty
+//! variable counts as unset. What cannot be is refused in one line before anything starts.
+
+mod client;
+mod demo;
+mod follow;
+mod health;
+mod keygen;
+mod look;
+mod manual;
+mod node;
+mod operate;
+mod output;
+mod publish;
+mod serve;
+mod sim;
+mod tail;
+mod timeline;
+mod unknown;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub(crate) use self::usage::parse;
+use crate::{failure::Failure, log};
+
+/// What the program was told to do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "broadcast",
+    version,
+    about = "Send data from any node of a cluster to all the others, with no broker",
+    long_about = "Send data from any node of a cluster to all the others, with no broker.\n\n\
+        Nodes find each other by gossip, in the protocol of hashicorp/memberlist. What one node sends, \
+        every other node receives.",
+    after_help = "See three nodes talk, in this terminal:\n  \
+        broadcast demo\n\n\
+        Run two nodes yourself, each in a terminal of its own:\n  \
+        broadcast node --name node1 --bind 127.0.0.1:17946\n  \
+        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:17946 --role sender\n\n\
+        Publish through node1, and follow all messages:\n  \
+        broadcast publish greeting hello --ack all\n  \
+        broadcast tail\n\n\
+        Draw who received what, of the demo or of any cluster's logs:\n  \
+        broadcast demo --timeline\n  \
+        docker compose logs | broadcast timeline",
+    arg_required_else_help = true,
+    subcommand_required = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Node(Box<node::NodeArgs>),
+    Demo(demo::DemoArgs),
+    Publish(publish::PublishArgs),
+    Tail(tail::TailArgs),
+    Timeline(timeline::TimelineArgs),
+    Members(look::MembersArgs),
+    Status(look::StatusArgs),
+    Health(health::HealthArgs),
+    Log(operate::LogArgs),
+    Faults(operate::FaultsArgs),
+    Keygen(keygen::KeygenArgs),
+    Sim(sim::SimArgs),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
+}
+
+impl Command {
+    /// As it is typed, of those that read settings from the environment.
+    fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Node(_) => Some("node"),
+            Self::Demo(_) => Some("demo"),
+            Self::Publish(_) => Some("publish"),
+            Self::Tail(_) => Some("tail"),
+            Self::Timeline(_) => Some("timeline"),
+            Self::Members(_) => Some("members"),
+            Self::Status(_) => Some("status"),
+            Self::Health(_) => Some("health"),
+            Self::Log(_) => Some("log"),
+            Self::Faults(_) => Some("faults"),
+            Self::Keygen(_) | Self::Sim(_) | Self::Completions(_) | Self::Man(_) => None,
+        }
+    }
+}
+
+impl Cli {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be done.
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let result = match self.command {
+            Command::Node(args) => node::run(*args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Publish(args) => publish::run(args).await,
+            Command::Tail(args) => tail::run(args).await,
+            Command::Timeline(args) => timeline::run(args).await,
+            Command::Members(args) => look::members(args).await,
+            Command::Status(args) => look::status(args).await,
+            Command::Health(args) => health::run(args).await,
+            Command::Log(args) => operate::set_log(args).await,
+            Command::Faults(args) => operate::set_faults(args).await,
+            Command::Keygen(args) => keygen::run(&args),
+            Command::Sim(args) => sim::run(args).await,
+            Command::Completions(args) => manual::completions(&args),
+            Command::Man(args) => manual::man(&args),
+        };
+        log::finish();
+        result
+    }
+}

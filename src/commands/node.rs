@@ -1,0 +1,223 @@
+//! `broadcast node`: one node, until it is told to stop.
+
+use std::{
+    future::{Future, pending},
+    io::{self, IsTerminal as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use broadcast::{Handle, start};
+use clap::Args;
+use rand::{TryRng as _, rngs::SysRng};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{sleep, timeout},
+};
+use tracing::{error, info, warn};
+
+use super::{serve::Api, unknown};
+use crate::{
+    failure::Failure,
+    log, roles,
+    settings::{
+        envelope, name,
+        node::{NodeSettings, Role},
+    },
+};
+
+/// Run one node until it is told to stop
+///
+/// A receiver logs every message that it receives. A sender also sends one every interval. SIGINT (Ctrl-C) or
+/// SIGTERM makes the node leave the cluster and exit with 0; a second one ends it at once.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    broadcast node --name node1\n  \
+    broadcast node --name node2 --role sender --join node1,node3:7946\n  \
+    BROADCAST_ROLE=sender BROADCAST_JOIN=10.0.0.1 broadcast node\n\n\
+    If a flag and its variable are both set, the flag wins.")]
+pub(super) struct NodeArgs {
+    #[command(flatten)]
+    settings: NodeSettings,
+}
+
+/// How long good-byes may take, so that the process ends within 2 seconds.
+const GOOD_BYE: Duration = Duration::from_millis(1800);
+
+pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::new().map_err(Failure::other)?;
+    let settings = args.settings;
+    let mut hangups = Hangups::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
+    let (role, every) = (settings.role, settings.interval.interval);
+    let (node, api) = tokio::select! {
+        node = bring_up(settings) => node?,
+        _ = signals.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let first_turn = async {
+        match role {
+            Role::Receiver => pending().await,
+            // Senders that are started together shall not all send at once.
+            Role::Sender => sleep(part_of(every)).await,
+        }
+    };
+    let mut role = pin!(roles::run(node.clone(), every, first_turn));
+    let served = api.serve(&node)?;
+    let why = tokio::select! {
+        () = hangups.obey(&node) => "its terminal was closed",
+        () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
+        signal = signals.next() => signal.told(),
+    };
+    roles::leaving(node.name(), why);
+    let leaving = async {
+        tokio::join!(node.leave(), role);
+        served.end().await;
+    };
+    Ok(signals.good_bye(leaving).await)
+}
+
+/// A secret that everybody on this host can read is none. That of Docker is, as it makes it, but for the container.
+fn warn_if_open(file: &Path) {
+    let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o004 != 0 && !file.starts_with("/run/secrets") {
+        warn!(event = "secret", file = %file.display(), "everybody on this host can read {file:?}: chmod 600 {file:?}");
+    }
+}
+
+async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api), Failure> {
+    settings.check()?;
+    let name = match &settings.name {
+        Some(name) => name.clone(),
+        None => name::default_name().await.map_err(|error| {
+            Failure::usage(format!("cannot find out this host's name: {error}; set BROADCAST_NAME (--name)"))
+        })?,
+    };
+    let filter = log::filter(&settings.log.filter).map_err(Failure::usage)?;
+    let log = log::start(filter, settings.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    unknown::log("node", &name);
+    for file in settings.envelope.secret_keys_file.iter().chain(settings.http.token_file()) {
+        warn_if_open(file);
+    }
+    let api = Api::bind(&settings.http, &name, log.control)?;
+    Ok((start(settings.config(name)?).await?, api))
+}
+
+/// SIGHUP: the file of keys is read again, if there is one. A closed terminal sends it too: then the node stops,
+/// as nobody can stop it otherwise.
+struct Hangups {
+    keys: Option<PathBuf>,
+    signal: Signal,
+    on_terminal: bool,
+}
+
+impl Hangups {
+    fn new(keys: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Self { keys, signal: signal(SignalKind::hangup())?, on_terminal: on_terminal() })
+    }
+
+    /// Ends when the terminal is closed.
+    async fn obey(&mut self, node: &Handle) {
+        loop {
+            self.signal.recv().await;
+            if self.on_terminal && !on_terminal() {
+                return;
+            }
+            match &self.keys {
+                Some(file) => read_keys_again(file, node).await,
+                None => info!(
+                    event = "hangup",
+                    "SIGHUP reads the file of keys again, and there is none: BROADCAST_SECRET_KEYS_FILE \
+                     (--secret-keys-file) names it"
+                ),
+            }
+        }
+    }
+}
+
+/// Whether the program runs in a terminal that is still there.
+fn on_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+async fn read_keys_again(file: &Path, node: &Handle) {
+    let keys = match envelope::keys_in_file(file) {
+        Ok(keys) => keys,
+        Err(problem) => return error!("the keys stay as they are: {problem}"),
+    };
+    let count = keys.len();
+    match node.set_keys(keys).await {
+        Ok(()) => info!(event = "keys", count, "read the keys again: {count}, of which the first encrypts"),
+        Err(error) => error!("the keys stay as they are: {error}"),
+    }
+}
+
+/// A random part of `whole`.
+fn part_of(whole: Duration) -> Duration {
+    let part = SysRng.try_next_u32().unwrap_or_default();
+    whole.mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+/// What tells the program to stop: SIGINT and SIGTERM.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// One of them, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopSignal {
+    Interrupt = 2,
+    Terminate = 15,
+}
+
+impl StopSignal {
+    /// As the log says why a node leaves.
+    pub(super) fn told(self) -> &'static str {
+        match self {
+            Self::Interrupt => "told to stop (SIGINT)",
+            Self::Terminate => "told to stop (SIGTERM)",
+        }
+    }
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next one, as the exit code of what is ended by it.
+    pub(super) async fn recv(&mut self) -> ExitCode {
+        ExitCode::from(128 + self.next().await as u8)
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) -> StopSignal {
+        tokio::select! {
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
+        }
+    }
+
+    /// Waits for the good-byes to be said. One more signal, and they are not waited for.
+    pub(super) async fn good_bye(mut self, leaving: impl Future) -> ExitCode {
+        tokio::select! {
+            _ = timeout(GOOD_BYE, leaving) => ExitCode::SUCCESS,
+            code = self.recv() => code,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_no_more_than_the_whole() {
+        let whole = Duration::from_secs(3);
+        let parts: std::collections::BTreeSet<_> = (0..100).map(|_| part_of(whole)).collect();
+        assert!(parts.iter().all(|part| *part <= whole));
+        assert!(parts.len() > 1, "it is random");
+    }
+}

@@ -1,0 +1,83 @@
+//! `broadcast faults` and `broadcast log`: changing how a node runs.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{client::Client, output};
+use crate::{
+    failure::Failure,
+    settings::{client::ClientArgs, log, node},
+    visible,
+};
+
+/// Show or change the faults in what a node sends, for tests
+///
+/// The node must have been started with BROADCAST_FAULTS; BROADCAST_FAULTS=ready starts it without faults.
+///
+/// Exit codes: 0, the faults were shown or changed; 1, they could not be; 2, wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    broadcast faults\n  \
+    broadcast faults loss=0.3,delay=5ms..50ms --node 10.0.0.1:8946\n  \
+    broadcast faults none")]
+pub(super) struct FaultsArgs {
+    /// New faults, as in BROADCAST_FAULTS, or none [default: only show the faults]
+    #[arg(value_name = "FAULTS", value_parser = faults)]
+    faults: Option<String>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Show or change what a node logs, while it runs
+///
+/// Exit codes: 0, the filter was shown or changed; 1, it could not be; 2, wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast log\n  broadcast log broadcast=debug\n  broadcast log info")]
+pub(super) struct LogArgs {
+    /// New log filter, in tracing's syntax: debug, or warn,broadcast=debug [default: only show the filter]
+    #[arg(value_name = "FILTER", value_parser = log::log_filter)]
+    filter: Option<String>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+const NO_FAULTS: &str = "none";
+
+fn faults(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text != NO_FAULTS {
+        node::faults(text)?;
+    }
+    Ok(text.into())
+}
+
+pub(super) async fn set_faults(args: FaultsArgs) -> Result<ExitCode, Failure> {
+    let wanted = args.faults.map(|faults| (faults != NO_FAULTS).then_some(faults).into());
+    setting(&args.client, "faults", wanted).await
+}
+
+pub(super) async fn set_log(args: LogArgs) -> Result<ExitCode, Failure> {
+    setting(&args.client, "log", args.filter.map(Value::from)).await
+}
+
+/// Shows a setting, or changes it first.
+async fn setting(args: &ClientArgs, name: &str, wanted: Option<Value>) -> Result<ExitCode, Failure> {
+    let client = Client::of(args)?;
+    let path = format!("/v1/{name}");
+    let field = if name == "log" { "filter" } else { name };
+    let answer = match wanted {
+        None => client.get(&path, field).await?,
+        Some(value) => client.put(&path, &json!({ field: value }), field).await?,
+    };
+    let text = if args.json {
+        visible::escaped_json(&answer.text)
+    } else {
+        visible::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS))
+    };
+    output::print_line(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,123 @@
+//! Serving a node over HTTP, if its settings say so.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
+    thread,
+};
+
+use broadcast::Handle;
+use broadcast_gateway::Server;
+use tracing::{info, warn};
+
+use crate::{failure::Failure, log, settings::http::HttpArgs};
+
+/// Files and sockets that everything but HTTP may need.
+const SPARE_FILES: u64 = 512;
+
+/// What is to serve a node once it runs.
+pub(super) struct Api(Option<Server>);
+
+impl Api {
+    /// Listens, or not. The default address may be taken by another node of this host, which is no reason not
+    /// to start.
+    pub(super) fn bind(args: &HttpArgs, node: &str, log: log::Control) -> Result<Self, Failure> {
+        let Some(mut config) = args.config()? else { return Ok(Self(None)) };
+        config.log = Some(Arc::new(log));
+        let max_connections = room_for(config.max_connections);
+        if max_connections < config.max_connections {
+            config.max_connections = max_connections;
+            warn!(
+                node,
+                event = "http_limit",
+                max_connections,
+                "the system allows {max_connections} HTTP connections only; raise its limit of open files (ulimit -n)"
+            );
+        }
+        let open = config.token.is_none() && !config.addr.ip().is_loopback();
+        match Server::bind(config) {
+            Ok(server) => {
+                if open {
+                    warn!(
+                        node,
+                        event = "http_open",
+                        addr = %server.addr(),
+                        "the HTTP API at {} is open to everyone who reaches it: set BROADCAST_HTTP_TOKEN, or BROADCAST_HTTP=127.0.0.1",
+                        server.addr()
+                    );
+                }
+                Ok(Self(Some(server)))
+            }
+            Err(error) if args.is_by_default() => {
+                warn!(node, event = "http_off", %error, "no HTTP API: {error}");
+                Ok(Self(None))
+            }
+            Err(error) => Err(Failure::other(error)),
+        }
+    }
+
+    /// Serves the node until it has stopped.
+    pub(super) fn serve(self, node: &Handle) -> Result<Served, Failure> {
+        let Some(server) = self.0 else { return Ok(Served(None)) };
+        let addr = server.addr();
+        let served = server.spawn(node.clone()).map_err(Failure::start)?;
+        let place = place(addr, node.addr().ip());
+        info!(node = node.name(), event = "http", %addr, "HTTP API and page at {place}");
+        Ok(Served(Some(served)))
+    }
+}
+
+/// What serves a node.
+#[must_use]
+pub(super) struct Served(Option<thread::JoinHandle<()>>);
+
+impl Served {
+    /// Waits, once the node has stopped, until those who follow have been told.
+    pub(super) async fn end(self) {
+        let Some(served) = self.0 else { return };
+        // Should it have panicked, it has ended as well.
+        let _ = tokio::task::spawn_blocking(|| served.join()).await;
+    }
+}
+
+/// Where what is served at `addr` is found. At all addresses: where the other nodes reach this one, if that is an
+/// address of this host, which may be a container; its `localhost` is not that of who reads the log.
+fn place(addr: SocketAddr, node: IpAddr) -> String {
+    let port = addr.port();
+    if !addr.ip().is_unspecified() {
+        format!("http://{addr}/")
+    } else if UdpSocket::bind((node, 0)).is_ok() {
+        format!("http://{}/", SocketAddr::new(node, port))
+    } else {
+        format!("port {port} of this host")
+    }
+}
+
+/// As many of so many connections as the system has open files for. It is asked for all it allows.
+fn room_for(wanted: usize) -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    // Some kernels say more than they give.
+    let allowed = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let room = if allowed > 2 * SPARE_FILES { allowed - SPARE_FILES } else { allowed / 2 };
+    wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_said_to_be_where_it_can_be_reached() {
+        for (addr, node, said) in [
+            ("127.0.0.1:8946", "192.0.2.1", "http://127.0.0.1:8946/"),
+            ("0.0.0.0:8946", "127.0.0.1", "http://127.0.0.1:8946/"),
+            ("[::]:8947", "127.0.0.1", "http://127.0.0.1:8947/"),
+            // No address of this host: another one's, as a NAT has it.
+            ("0.0.0.0:8946", "192.0.2.1", "port 8946 of this host"),
+        ] {
+            assert_eq!(place(addr.parse().expect("an address"), node.parse().expect("an address")), said);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Variables that look like settings and are none: a misspelt one would be ignored in silence.
+//!
+//! What runs nodes warns of every variable that begins with `BROADCAST_` and is unknown; a command, which may run in
+//! an environment that is not made for it, only of those that are nearly one of its own. Values are never shown, as
+//! one may be a secret.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write as _},
+};
+
+use clap::CommandFactory as _;
+
+use super::Cli;
+use crate::visible::escaped;
+
+const PREFIX: &str = "BROADCAST_";
+/// What has no flag that clap knows of, with the flag that names its file.
+const SECRETS: [(&str, &str); 2] =
+    [("BROADCAST_SECRET_KEYS", "secret_keys_file"), ("BROADCAST_HTTP_TOKEN", "http_token_file")];
+/// What compose.yaml and `cargo test` read.
+const OTHERS: [&str; 3] = ["BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT", "BROADCAST_HTTP_PORT"];
+const TESTS: &str = "BROADCAST_TESTS_";
+/// A longer name is nearly none.
+const LONGEST: usize = 64;
+
+/// A variable that is no setting.
+#[derive(Debug, PartialEq, Eq)]
+struct Unknown {
+    name: String,
+    /// The setting that it nearly is.
+    nearest: Option<String>,
+}
+
+/// Logs what is unknown, in the name of a node: of `broadcast node` and `broadcast demo`.
+pub(super) fn log(command: &str, node: &str) {
+    for unknown in unknown(command, env::vars_os()) {
+        let (name, what) = (&unknown.name, unknown.told(command));
+        tracing::warn!(node, event = "unknown_setting", name, "{what}");
+    }
+}
+
+/// Says on standard error what a command that does not log may have been meant to read.
+pub(super) fn warn(command: Option<&str>) {
+    let Some(command) = command.filter(|command| !["node", "demo"].contains(command)) else { return };
+    for unknown in unknown(command, env::vars_os()).iter().filter(|unknown| unknown.nearest.is_some()) {
+        // Nobody reads it: so be it.
+        let _ = writeln!(io::stderr(), "warning: {}", unknown.told(command));
+    }
+}
+
+impl Unknown {
+    fn told(&self, command: &str) -> String {
+        let name = escaped(&self.name);
+        match &self.nearest {
+            Some(nearest) => format!("{name} is not a setting and is ignored: did you mean {nearest}?"),
+            None => format!("{name} is not a setting and is ignored; see broadcast {command} --help"),
+        }
+    }
+}
+
+fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Unknown> {
+    let cli = Cli::command();
+    let known: Vec<String> = cli.get_subcommands().flat_map(settings).collect();
+    let own: Vec<String> = cli.find_subcommand(command).map(settings).unwrap_or_default();
+    let is_known =
+        |name: &str| known.iter().any(|known| known == name) || OTHERS.contains(&name) || name.starts_with(TESTS);
+    let mut unknown: Vec<_> = variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, value)| name.starts_with(PREFIX) && !is_known(name) && !value.is_empty())
+        .filter(|(name, value)| !is_service_link(name, &value.to_string_lossy()))
+        .map(|(name, _)| Unknown { nearest: nearest(&name, &own), name })
+        .collect();
+    unknown.sort_by(|a, b| a.name.cmp(&b.name));
+    unknown
+}
+
+/// The variables that a command reads.
+fn settings(command: &clap::Command) -> Vec<String> {
+    let flags = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
+    let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
+    let secrets = SECRETS.into_iter().filter(|(_, file)| has(file)).map(|(name, _)| name);
+    flags.chain(secrets).map(String::from).collect()
+}
+
+/// Kubernetes gives each container where the services are, one named `broadcast` by such variables.
+fn is_service_link(name: &str, value: &str) -> bool {
+    name.starts_with("BROADCAST_SERVICE_") || name.starts_with("BROADCAST_PORT_") || value.contains("://")
+}
+
+/// The one of these that differs in no more than a quarter of what comes after the prefix, or in one letter.
+fn nearest(name: &str, settings: &[String]) -> Option<String> {
+    if name.len() > LONGEST {
+        return None;
+    }
+    let word = &name[PREFIX.len()..];
+    let distances = settings.iter().filter_map(|setting| {
+        let other = setting.strip_prefix(PREFIX)?;
+        let distance = distance(word, other);
+        (distance <= (other.len() / 4).max(1)).then_some((distance, setting))
+    });
+    distances.min().map(|(_, setting)| setting.clone())
+}
+
+/// How many letters have to be put in, left out, replaced or swapped with their neighbour (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+                let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                if swapped { best.min(rows[i - 2][j - 2] + 1) } else { best }
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(command: &str, variables: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        unknown(command, variables).into_iter().map(|Unknown { name, nearest }| (name, nearest)).collect()
+    }
+
+    #[test]
+    fn what_is_nearly_a_setting_is_told_with_it() {
+        for (name, nearest) in [
+            ("BROADCAST_NMAE", Some("BROADCAST_NAME")),
+            ("BROADCAST_JION", Some("BROADCAST_JOIN")),
+            ("BROADCAST_NAMES", Some("BROADCAST_NAME")),
+            ("BROADCAST_SECRET_KEY", Some("BROADCAST_SECRET_KEYS")),
+            ("BROADCAST_HTTP_TOKNE", Some("BROADCAST_HTTP_TOKEN")),
+            ("BROADCAST_RETAINED_MESSAGE", Some("BROADCAST_RETAIN_MESSAGES")),
+            ("BROADCAST_SEEDS", None),
+            ("BROADCAST_PORT", None),
+            ("BROADCAST_", None),
+        ] {
+            assert_eq!(told("node", &[(name, "x")]), [(name.into(), nearest.map(String::from))]);
+        }
+        let long = format!("BROADCAST_{}", "X".repeat(1 << 20));
+        assert_eq!(told("node", &[(&long, "x")]), [(long.clone(), None)]);
+        // Of a command only its own.
+        assert_eq!(told("members", &[("BROADCAST_NMAE", "x")]), [("BROADCAST_NMAE".into(), None)]);
+        let node = Some("BROADCAST_NODE".into());
+        assert_eq!(told("members", &[("BROADCAST_NODES", "x")]), [("BROADCAST_NODES".into(), node)]);
+    }
+
+    #[test]
+    fn what_somebody_else_reads_is_not_told() {
+        for (name, value) in [
+            ("BROADCAST_NAME", "x"),
+            ("BROADCAST_NODE", "x"),
+            ("BROADCAST_SECRET_KEYS", "x"),
+            ("BROADCAST_NMAE", ""),
+            ("BROADCASTER", "x"),
+            ("BROADCAST_IMAGE", "x"),
+            ("BROADCAST_TESTS_REQUIRE", "all"),
+            ("BROADCAST_SERVICE_HOST", "10.0.0.1"),
+            ("BROADCAST_PORT", "tcp://10.0.0.1:7946"),
+            ("BROADCAST_PORT_7946_TCP_ADDR", "10.0.0.1"),
+        ] {
+            assert_eq!(told("node", &[(name, value)]), [], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_distance_is_in_letters() {
+        for (a, b, letters) in [("", "", 0), ("", "ab", 2), ("ab", "ba", 1), ("kitten", "sitting", 3), ("é", "e", 1)] {
+            assert_eq!(distance(a, b), letters);
+            assert_eq!(distance(b, a), letters);
+        }
+    }
+}

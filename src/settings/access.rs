@@ -1,0 +1,85 @@
+//! Who may join, what this node tells of itself, and how much others can make it hold.
+
+use broadcast::{
+    Bounds, Config, ConfigError,
+    config::{IpNet, check_meta, check_networks, network},
+};
+use clap::Args;
+
+use super::{size::Size, values::problem};
+
+#[derive(Debug, Args)]
+pub(crate) struct AccessArgs {
+    /// What the node tells the others about itself, at most 512 bytes [default: nothing]
+    #[arg(long, env = "BROADCAST_META", hide_env_values = true, value_name = "TEXT", value_parser = meta)]
+    meta: Option<String>,
+
+    /// Networks that members may be in, like 10.0.0.0/8,fd00::/8 [default: all]
+    #[arg(long, env = "BROADCAST_ALLOW", hide_env_values = true, value_name = "NETWORKS", value_parser = networks)]
+    allow: Option<Networks>,
+
+    /// How many members the node remembers, including dead ones; it lets in no more
+    #[arg(long, env = "BROADCAST_MAX_MEMBERS", hide_env_values = true, value_name = "COUNT", default_value_t = Bounds::default().max_members, value_parser = max_members)]
+    max_members: usize,
+
+    /// How many connections others may have open to this node at once
+    #[arg(long, env = "BROADCAST_MAX_STREAMS", hide_env_values = true, value_name = "COUNT", default_value_t = Bounds::default().max_streams, value_parser = max_streams)]
+    max_streams: usize,
+
+    /// How many bytes of incomplete messages all connections together may hold
+    #[arg(long, env = "BROADCAST_MAX_STREAM_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Bounds::default().max_stream_bytes), value_parser = max_stream_bytes)]
+    max_stream_bytes: Size,
+}
+
+/// A list of networks, which clap is to take for one value.
+type Networks = Vec<IpNet>;
+
+impl AccessArgs {
+    pub(crate) fn apply(self, config: Config) -> Config {
+        let Self { meta, allow, max_members, max_streams, max_stream_bytes: Size(max_stream_bytes) } = self;
+        config.meta(meta.unwrap_or_default()).allow(allow.unwrap_or_default()).bounds(Bounds {
+            max_members,
+            max_streams,
+            max_stream_bytes,
+            ..Bounds::default()
+        })
+    }
+}
+
+fn meta(text: &str) -> Result<String, ConfigError> {
+    check_meta(text.as_bytes()).map(|()| text.into())
+}
+
+fn networks(text: &str) -> Result<Networks, String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let networks =
+        items.map(|item| network(item).map_err(|error| error.to_string())).collect::<Result<Networks, _>>()?;
+    // "Nobody" cannot be meant, and "everybody" shall not come of a list that was left empty by a slip.
+    if networks.is_empty() {
+        return Err("it names no network; leave it out to allow all".into());
+    }
+    check_networks(&networks).map_err(problem).map(|()| networks)
+}
+
+fn max_members(text: &str) -> Result<usize, String> {
+    let max_members = count(text)?;
+    check(Bounds { max_members, ..Bounds::default() }).map(|()| max_members)
+}
+
+fn max_streams(text: &str) -> Result<usize, String> {
+    let max_streams = count(text)?;
+    check(Bounds { max_streams, ..Bounds::default() }).map(|()| max_streams)
+}
+
+fn max_stream_bytes(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    check(Bounds { max_stream_bytes: size.0, ..Bounds::default() }).map(|()| size)
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.trim().parse().map_err(|_| "not a whole number; write one like 1000".into())
+}
+
+fn check(bounds: Bounds) -> Result<(), String> {
+    bounds.validate().map_err(problem)
+}

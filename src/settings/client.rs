@@ -1,0 +1,144 @@
+//! Which node a command asks, and the token that it shows.
+
+use std::{fmt, str::FromStr};
+
+use broadcast::{Seed, config::check_seeds};
+use broadcast_gateway::DEFAULT_PORT;
+use clap::Args;
+use hyper::Uri;
+
+use super::http::TokenArgs;
+
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The node to ask: where it serves its HTTP API, as HOST, HOST:PORT or a URL
+    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE", default_value_t = NodeUrl::default())]
+    pub(crate) node: NodeUrl,
+
+    #[command(flatten)]
+    pub(crate) token: TokenArgs,
+
+    /// Print the API's answer, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or the same without `http://`; the port is then a
+/// node's own, and not HTTP's, unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeUrl {
+    /// As the header `Host` has it, which knows no zones (RFC 6874).
+    pub(crate) authority: String,
+    /// Where to connect to, if that is an address with a zone.
+    pub(crate) zoned: Option<Seed>,
+    /// What comes before each path, where a proxy wants that.
+    pub(crate) prefix: String,
+}
+
+impl Default for NodeUrl {
+    fn default() -> Self {
+        Self { authority: format!("127.0.0.1:{DEFAULT_PORT}"), zoned: None, prefix: String::new() }
+    }
+}
+
+impl FromStr for NodeUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "not where a node serves its API; write it like localhost:8946 or http://127.0.0.1:8946";
+        const ZONE: &str = "a link-local address is written with its interface, like http://[fe80::1%25eth0]:8946";
+        let text = text.trim();
+        let (url, default_port) =
+            if text.contains("://") { (text.into(), 80) } else { (format!("http://{text}"), DEFAULT_PORT) };
+        let uri: Uri = url.parse().map_err(|_| FORM)?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(
+                    "https is not supported; give the http:// address of the node, of a proxy on this host, or of a tunnel, like ssh -L 8946:127.0.0.1:8946 HOST",
+                );
+            }
+            _ => return Err(FORM),
+        }
+        let authority = uri.authority().ok_or(FORM)?;
+        if authority.as_str().contains('@') {
+            return Err("the token is not part of the URL; set BROADCAST_HTTP_TOKEN to it");
+        }
+        let port: u16 = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+            "" => default_port,
+            port => port.strip_prefix(':').and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(FORM)?,
+        };
+        if authority.host().is_empty() || uri.query().is_some() {
+            return Err(FORM);
+        }
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        let host = authority.host();
+        let Some((ip, zone)) = host.split_once('%') else {
+            return Ok(Self { authority: format!("{host}:{port}"), zoned: None, prefix });
+        };
+        // In a URL the % before it is written %25.
+        let zone = zone.strip_prefix("25").unwrap_or(zone).trim_end_matches(']');
+        let ip = ip.trim_start_matches('[');
+        let zoned = Seed { host: format!("{ip}%{zone}"), port };
+        check_seeds(std::slice::from_ref(&zoned)).map_err(|_| ZONE)?;
+        Ok(Self { authority: format!("[{ip}]:{port}"), zoned: Some(zoned), prefix })
+    }
+}
+
+impl fmt::Display for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zoned {
+            Some(zoned) => write!(f, "http://{}{}", zoned.to_string().replacen('%', "%25", 1), self.prefix),
+            None => write!(f, "http://{}{}", self.authority, self.prefix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_by_an_http_url() {
+        for (text, shown) in [
+            ("http://127.0.0.1:8946", "http://127.0.0.1:8946"),
+            ("http://127.0.0.1:8946/", "http://127.0.0.1:8946"),
+            (" http://[::1]:1 ", "http://[::1]:1"),
+            ("http://node1", "http://node1:80"),
+            ("http://[fe80::1%25eth0]:8946", "http://[fe80::1%25eth0]:8946"),
+            ("http://[fe80::1%25eth0]/a", "http://[fe80::1%25eth0]:80/a"),
+            ("HTTP://proxy.example.org/node1/", "http://proxy.example.org:80/node1"),
+            ("localhost:8947", "http://localhost:8947"),
+            (" node1 ", "http://node1:8946"),
+            ("127.0.0.1", "http://127.0.0.1:8946"),
+            ("[::1]:1", "http://[::1]:1"),
+            ("[fe80::1%25eth0]", "http://[fe80::1%25eth0]:8946"),
+            ("proxy.example.org:80/node1/", "http://proxy.example.org:80/node1"),
+        ] {
+            assert_eq!(text.parse::<NodeUrl>().expect(text).to_string(), shown);
+        }
+        for text in [
+            "",
+            " ",
+            "a b",
+            "localhost:",
+            "localhost:http",
+            "ftp://node1",
+            "http://",
+            "http://:1",
+            "http://a:0",
+            "http://a:99999",
+            "http://a?b",
+        ] {
+            assert!(
+                text.parse::<NodeUrl>()
+                    .expect_err(text)
+                    .ends_with("write it like localhost:8946 or http://127.0.0.1:8946"),
+                "{text}"
+            );
+        }
+        assert!("https://node1".parse::<NodeUrl>().expect_err("no TLS").contains("tunnel"));
+        assert!(":secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
+        assert!("http://:secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
+    }
+}

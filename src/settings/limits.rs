@@ -1,0 +1,51 @@
+//! How much a node keeps.
+
+use broadcast::Limits;
+use clap::Args;
+
+use super::{
+    size::Size,
+    values::{duration, problem},
+};
+
+/// See [`Limits`], whose defaults these are.
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// How many messages the node keeps for members that lack them: this many of its own, and this many of all others
+    #[arg(long, env = "BROADCAST_RETAIN_MESSAGES", hide_env_values = true, value_name = "COUNT", default_value_t = Limits::default().retain_messages, value_parser = retain_messages)]
+    retain_messages: usize,
+
+    /// How many bytes of messages the node keeps, half of them for its own: 64MiB, 64MB or a number of bytes
+    #[arg(long, env = "BROADCAST_RETAIN_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Limits::default().retain_bytes), value_parser = retain_bytes)]
+    retain_bytes: Size,
+
+    /// How long publishers wait for a member that acknowledges nothing
+    #[arg(long, env = "BROADCAST_LAG_LIMIT", hide_env_values = true, value_name = "DURATION", default_value_t = Limits::default().lag_limit.into(), value_parser = lag_limit)]
+    lag_limit: humantime::Duration,
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        let LimitArgs { retain_messages, retain_bytes: Size(retain_bytes), lag_limit } = args;
+        Self { retain_messages, retain_bytes, lag_limit: *lag_limit }
+    }
+}
+
+fn retain_messages(text: &str) -> Result<usize, String> {
+    let retain_messages = text.trim().parse().map_err(|_| "not a whole number of messages")?;
+    check(Limits { retain_messages, ..Limits::default() }).map(|()| retain_messages)
+}
+
+fn retain_bytes(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse()?;
+    check(Limits { retain_bytes: size.0, ..Limits::default() }).map(|()| size)
+}
+
+fn lag_limit(text: &str) -> Result<humantime::Duration, String> {
+    let lag_limit = duration(text)?;
+    check(Limits { lag_limit, ..Limits::default() }).map(|()| lag_limit.into())
+}
+
+fn check(limits: Limits) -> Result<(), String> {
+    limits.validate().map_err(problem)
+}

@@ -1,0 +1,216 @@
+//! The settings of one node.
+
+use std::{net::SocketAddr, time::Duration};
+
+use broadcast::{
+    Config, ConfigError, Faults, Profile, Seed, Serf, Tags, Tuning,
+    config::{self, DEFAULT_PORT},
+};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+
+use super::{
+    access::AccessArgs,
+    envelope::EnvelopeArgs,
+    http::HttpArgs,
+    limits::LimitArgs,
+    log::LogArgs,
+    values::{address, boolean, duration, problem},
+};
+use crate::failure::Failure;
+
+/// What `broadcast node` is told.
+#[derive(Debug, Args)]
+pub(crate) struct NodeSettings {
+    /// Name of this node, unique in the cluster [default: the host name; in a container its readable
+    /// name, like sender-3]
+    #[arg(long, env = "BROADCAST_NAME", hide_env_values = true, value_parser = node_name)]
+    pub(crate) name: Option<String>,
+
+    /// What the node does
+    #[arg(long, env = "BROADCAST_ROLE", hide_env_values = true, value_enum, default_value = "receiver")]
+    pub(crate) role: Role,
+
+    #[command(flatten)]
+    pub(crate) bind: BindArgs,
+
+    /// Address others reach this node at, HOST or HOST:PORT, where HOST may be a name [default: found by itself]
+    #[arg(long, env = "BROADCAST_ADVERTISE", hide_env_values = true, value_name = "ADDRESS", value_parser = advertise)]
+    pub(crate) advertise: Option<Seed>,
+
+    /// Nodes to join the cluster through, each HOST or HOST:PORT, separated by commas, in any order; the node tries
+    /// them until one answers [default: none]
+    #[arg(long, env = "BROADCAST_JOIN", hide_env_values = true, value_name = "SEEDS", value_parser = seeds)]
+    pub(crate) join: Option<Seeds>,
+
+    #[command(flatten)]
+    pub(crate) interval: IntervalArgs,
+
+    /// Kind of network; it determines the pace of the gossip
+    #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_parser = profile(), default_value = "lan")]
+    pub(crate) profile: Profile,
+
+    /// Be a member of a cluster of serf agents; set it on all nodes of a cluster, or on none
+    #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) serf: bool,
+
+    /// Tags that serf agents list next to the node's name, like role=web,zone=a; needs --serf [default: nothing]
+    #[arg(long, env = "BROADCAST_TAGS", hide_env_values = true, value_name = "TAGS", value_parser = tags)]
+    pub(crate) tags: Option<Tags>,
+
+    #[command(flatten)]
+    pub(crate) envelope: EnvelopeArgs,
+
+    /// Size of the largest UDP packets that this node sends, in bytes, 1024 to 65507; if the path to a member only
+    /// carries smaller ones, the node finds out
+    #[arg(long, env = "BROADCAST_UDP_BUFFER_SIZE", hide_env_values = true, value_name = "BYTES", default_value_t = broadcast::Profile::default().tuning().udp_buffer_size, value_parser = udp_buffer_size)]
+    pub(crate) udp_buffer_size: usize,
+
+    /// Whether this node compresses the streams that it sends; it always reads both kinds
+    #[arg(long, env = "BROADCAST_COMPRESSION", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) compression: bool,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
+
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
+
+    /// Which earlier messages a node gets when it joins
+    #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]
+    pub(crate) replay: Replay,
+
+    /// For tests: faults in the datagrams that this node sends, like loss=0.3,duplicate=0.05,delay=5ms..50ms;
+    /// seed=N repeats the same choices. `ready` starts without faults, and lets `broadcast faults` change them
+    /// [default: none]
+    #[arg(long, env = "BROADCAST_FAULTS", hide_env_values = true, value_name = "FAULTS", value_parser = faults)]
+    pub(crate) faults: Option<Faults>,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+impl NodeSettings {
+    /// Whether they fit together.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        if self.tags.is_some() && !self.serf {
+            return Err(Failure::usage(
+                "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF=true (--serf) too",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The configuration of a node of that name.
+    pub(crate) fn config(self, name: String) -> Result<Config, Failure> {
+        let mut config = Config::new(name)
+            .bind(self.bind.bind)
+            .join(self.join.unwrap_or_default())
+            .tuning(Tuning {
+                compression: self.compression,
+                udp_buffer_size: self.udp_buffer_size,
+                ..self.profile.tuning()
+            })
+            .envelope(self.envelope.envelope()?)
+            .limits(self.limits.into())
+            .replay(self.replay == Replay::Retained);
+        config = self.access.apply(config);
+        if self.serf {
+            config = config.serf(Serf { tags: self.tags.unwrap_or_default() });
+        }
+        if let Some(faults) = self.faults {
+            config = config.faults(faults);
+        }
+        if let Some(host) = self.advertise {
+            config = config.advertise(host);
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BindArgs {
+    /// UDP and TCP address to listen on, IP or IP:PORT. With port 0 the system chooses a port. Docker Swarm also
+    /// uses port 7946. A link-local IPv6 address includes its interface, like [fe80::1%eth0]:7946
+    #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
+    pub(crate) bind: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IntervalArgs {
+    /// How often a sender sends: 250ms, 3s, 1m
+    #[arg(long, env = "BROADCAST_INTERVAL", hide_env_values = true, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    pub(crate) interval: Duration,
+}
+
+/// What a node does with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Log what it receives
+    Receiver,
+    /// Send every interval, and log what it receives
+    Sender,
+}
+
+/// What a node that joins gets of what was sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Replay {
+    /// Nothing: it begins with what is sent after that
+    None,
+    /// What the others still keep
+    Retained,
+}
+
+fn profile() -> impl TypedValueParser<Value = Profile> {
+    let names = Profile::NAMED.map(|(name, profile)| {
+        PossibleValue::new(name).help(match profile {
+            Profile::Local => "One machine",
+            Profile::Lan => "One data centre",
+            Profile::Wan => "The internet",
+        })
+    });
+    PossibleValuesParser::new(names).map(|name| Profile::named(&name).expect("clap lets only these pass"))
+}
+
+/// A list of seeds, which clap is to take for one value.
+type Seeds = Vec<Seed>;
+
+fn node_name(text: &str) -> Result<String, ConfigError> {
+    config::check_name(text).map(|()| text.into())
+}
+
+fn bind(text: &str) -> Result<SocketAddr, String> {
+    const FORM: &str =
+        "not an address to listen on; write IP:PORT, like 0.0.0.0:7946 or [::]:7946, with a port from 0 to 65535";
+    address(text, DEFAULT_PORT)?.ok_or_else(|| FORM.into())
+}
+
+fn advertise(text: &str) -> Result<Seed, ConfigError> {
+    // Without a port, the one listened on.
+    Seed::parse(text.trim(), 0)
+}
+
+fn seeds(text: &str) -> Result<Seeds, ConfigError> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let seeds = items.map(str::parse).collect::<Result<Seeds, _>>()?;
+    config::check_seeds(&seeds).map(|()| seeds)
+}
+
+fn udp_buffer_size(text: &str) -> Result<usize, String> {
+    let size = text.trim().parse().map_err(|_| "not a whole number of bytes")?;
+    let tuning = broadcast::Tuning { udp_buffer_size: size, ..broadcast::Profile::default().tuning() };
+    broadcast::Config::new("a node").tuning(tuning).validate().map_err(problem).map(|()| size)
+}
+
+fn tags(text: &str) -> Result<Tags, String> {
+    config::parse_tags(text).map_err(problem)
+}
+
+pub(crate) fn faults(text: &str) -> Result<Faults, String> {
+    text.parse().map_err(problem)
+}

@@ -1,0 +1,51 @@
+//! Reading the values of settings.
+
+use std::{
+    net::{SocketAddr, SocketAddrV6},
+    time::Duration,
+};
+
+use broadcast::{ConfigError, Seed, zones};
+
+/// An address to listen on, whose zone may be that of an interface; nothing if it is none.
+pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr>, String> {
+    let text = text.trim();
+    let ip_alone = || text.parse().map(|ip| SocketAddr::new(ip, default_port));
+    if let Ok(addr) = text.parse().or_else(|_| ip_alone()) {
+        return Ok(Some(addr));
+    }
+    let seed = Seed::parse(text, default_port).ok();
+    let Some((ip, zone)) = seed.as_ref().and_then(Seed::zoned) else { return Ok(None) };
+    let port = seed.as_ref().map_or(default_port, |seed| seed.port);
+    Ok(Some(SocketAddrV6::new(ip, port, 0, zones::number(zone)?).into()))
+}
+
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let duration = humantime::parse_duration(text.trim())
+        .map_err(|_| "not a duration; write a number with its unit, like 250ms, 3s or 1m")?;
+    if (Duration::from_millis(1)..=DAY).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("out of range; write a duration from 1ms to 1day")
+    }
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
+    match text.trim() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("write true or false"),
+    }
+}
+
+/// What is wrong with a setting, when setting and value are named beside it.
+pub(super) fn problem(error: ConfigError) -> String {
+    match error {
+        ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
+        ConfigError::Faults { problem, .. }
+        | ConfigError::Network { problem, .. }
+        | ConfigError::Tags { problem, .. } => problem.into(),
+        error => error.to_string(),
+    }
+}
