@@ -86,7 +86,8 @@ fn the_picture_is_the_descriptions() {
         ("compose, coloured", |line| format!("\x1b[36m{}-1  | \x1b[0m{}", line.node, line.text)),
         ("the demo's on a terminal", |line| {
             let (time, rest) = line.text.split_once("  INFO ").expect("both");
-            format!("\x1b[33m{}  | \x1b[0m\x1b[2m{time}\x1b[0m \x1b[32m INFO\x1b[0m {rest}", line.node)
+            let words = rest.strip_prefix(line.node).expect("the node's name").trim_start();
+            format!("\x1b[33m{}  | \x1b[0m\x1b[2m{time}\x1b[0m \x1b[32m INFO\x1b[0m {words}", line.node)
         }),
     ];
     for (name, form) in forms {
@@ -246,6 +247,16 @@ fn the_demo_draws_itself() {
             let received = format!("received broadcast msg: key={sender} value={value}");
             assert_eq!(row.iter().filter(|cell| **cell == received).count(), 2, "{received}:\n{picture}");
         }
+    }
+}
+
+#[test]
+fn what_the_demo_logs_is_drawn() {
+    let mut demo = program(&["demo", "--interval", "300ms", "--for", "2s", "--http", "off", "--log-format", "text"]);
+    let log = stdout(demo.env_remove("BROADCAST_LOG").output().expect("the program runs"));
+    for log in [log.clone(), log.lines().map(|line| format!("demo-1  | {line}\n")).collect()] {
+        let picture = stdout(draw(&log, &[], &[]));
+        assert_eq!(cells(&picture)[..3], cells(DESCRIPTION)[..3], "{log}{picture}");
     }
 }
 

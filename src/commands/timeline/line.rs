@@ -2,7 +2,8 @@
 //!
 //! Docker Compose puts the container's name before each line, and `docker compose logs -t` a time; `kubectl logs --prefix`
 //! puts the pod there, and the journal a date. All of that is skipped: a line of ours begins with its time and its level,
-//! or it is a JSON object. So does a line that a terminal has coloured, once the colours are taken out.
+//! or it is a JSON object. So does a line that a terminal has coloured, once the colours are taken out. Only a line of
+//! `broadcast demo` has its node's name in what comes before: `node1  | `.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -70,7 +71,8 @@ fn json(line: &str) -> Option<Line> {
 }
 
 fn text(line: &str) -> Option<Line> {
-    let (time, said) = behind_the_level(line)?;
+    let (before, time, said) = behind_the_level(line)?;
+    let said = with_name(before, said);
     let find = |words: &str| said.find(words);
     let starts = STARTS.iter().filter_map(|words| find(words)).min();
     let said_first = [(find(SEND), SEND, What::Sent), (find(RECEIVED), RECEIVED, What::Received)]
@@ -87,8 +89,20 @@ fn text(line: &str) -> Option<Line> {
     }
 }
 
-/// The time of a line, and what comes behind its level: the node's name, and the words.
-fn behind_the_level(line: &str) -> Option<(u64, &str)> {
+/// The node's name, and the words: in a line of the demo the name stands before the time.
+fn with_name<'a>(before: &str, said: &'a str) -> Cow<'a, str> {
+    let mut words = [SEND, RECEIVED].into_iter().chain(STARTS);
+    match before.trim_end().strip_suffix('|') {
+        Some(prefixes) if words.any(|words| said.starts_with(words.trim_start())) => {
+            let name = prefixes.rsplit('|').next().unwrap_or_default().trim();
+            format!("{name} {said}").into()
+        }
+        _ => said.into(),
+    }
+}
+
+/// What comes before the time of a line, the time, and what comes behind its level.
+fn behind_the_level(line: &str) -> Option<(&str, u64, &str)> {
     let mut rest = line.trim_start();
     for _ in 0..=PREFIX_WORDS {
         let (word, behind) = rest.split_once(' ')?;
@@ -97,7 +111,7 @@ fn behind_the_level(line: &str) -> Option<(u64, &str)> {
             && let Some((level, said)) = behind.split_once(' ')
             && LEVELS.contains(&level)
         {
-            return Some((time, said));
+            return Some((&line[..line.len() - rest.len()], time, said));
         }
         rest = behind;
     }
