@@ -1,7 +1,10 @@
 //! The live page in a real browser, at real nodes.
 //!
-//! `BROADCAST_SCREENSHOT=docs/page.png cargo test --test page` also makes the picture in the README and in docs/demo.md.
+//! `BROADCAST_SCREENSHOT=docs/page.png cargo test --test page -- screenshot` makes the moving picture in the README and
+//! in docs/demo.md.
 
+mod animation;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
@@ -9,14 +12,15 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::ExitCode,
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use broadcast::{Config, Seed};
 use libtest_mimic::Arguments;
 use serde_json::{Value, json};
 use support::{
-    Process,
+    LIMIT, Process,
     browser::{self, Browser, ENTER, RIGHT, TAB},
     embedded::Embedded,
     http::{ask, connect, request},
@@ -222,7 +226,7 @@ fn it_does_not_guess_who_has_acknowledged() {
     browser.wait_text("#rows .key", "of node2");
     browser.wait(REACH, "?/2");
     let title = browser.eval("document.querySelector('#rows .reach').title");
-    assert!(title.as_str().is_some_and(|title| title.starts_with("not known: node2 does not tell")), "{title}");
+    assert!(title.as_str().is_some_and(|title| title.starts_with("unknown: node2 does not tell")), "{title}");
     browser.wait("broadcastPage.stats().dots", 0);
     drop(third);
 }
@@ -476,17 +480,18 @@ fn it_shows_a_hundred_members() {
     check_quiet(&browser);
 }
 
-/// A receiver, and twelve senders that send fifty messages a second together.
-fn thirteen() -> Vec<Process> {
+/// A receiver, and twelve senders that each send a message at this interval.
+fn thirteen(interval: &str) -> Vec<Process> {
     let first = node("node1", None, &[]);
     let names = ["node2", "node3"].map(String::from).into_iter().chain((1..=10).map(|n| format!("sender-{n}")));
-    let sender = |name: String| node(&name, Some(&first), &["--role", "sender", "--interval", "240ms"]);
+    let sender = |name: String| node(&name, Some(&first), &["--role", "sender", "--interval", interval]);
     let senders: Vec<_> = names.map(sender).collect();
     [first].into_iter().chain(senders).collect()
 }
 
 fn it_keeps_up_with_thirteen_nodes() {
-    let nodes = thirteen();
+    // Fifty messages a second.
+    let nodes = thirteen("240ms");
     let browser = open(&nodes[0]);
     browser.wait("broadcastPage.stats().members", 13);
     let messages = || browser.eval("broadcastPage.stats().messages").as_u64().expect("a count");
@@ -503,17 +508,50 @@ fn it_keeps_up_with_thirteen_nodes() {
     check_quiet(&browser);
 }
 
+/// Screenshots, one after the other.
+struct Film<'a> {
+    browser: &'a Browser,
+    began: Instant,
+    shots: Vec<(Duration, Vec<u8>)>,
+}
+
+impl Film<'_> {
+    /// From one screenshot to the next, at least.
+    const STEP: Duration = Duration::from_millis(160);
+
+    /// Goes on until an expression in the page is true, and for some time after that.
+    fn until(&mut self, expression: &str, and_then: Duration) {
+        let deadline = Instant::now() + LIMIT;
+        let mut end = None;
+        while end.is_none_or(|end| Instant::now() < end) {
+            assert!(Instant::now() < deadline, "in the page, `{expression}` is not true");
+            let taken = Instant::now();
+            self.shots.push((taken - self.began, self.browser.screenshot()));
+            if end.is_none() && self.browser.eval(expression) == true {
+                end = Some(Instant::now() + and_then);
+            }
+            thread::sleep(Self::STEP.saturating_sub(taken.elapsed()));
+        }
+    }
+}
+
+/// Thirteen nodes talk; one of them is killed, and comes back.
 fn screenshot() {
-    let mut nodes = thirteen();
+    let file = std::env::var_os(SCREENSHOT).expect("it is asked for");
+    let mut nodes = thirteen("4s");
+    let last = nodes.pop().expect("thirteen");
     let browser = open(&nodes[0]);
-    browser.resize(1200, 1120);
+    browser.resize(960, 576);
     browser.wait("broadcastPage.stats().members", 13);
-    nodes.last_mut().expect("thirteen").kill();
-    browser.wait("document.querySelectorAll('td.dead').length", 12);
     publish(&browser, "cache:drop", r#"{"user": 42}"#);
     browser.wait_for(OUTCOME, |outcome| outcome.as_str().is_some_and(|text| text.starts_with("delivered to")));
-    browser.wait_for("broadcastPage.stats().dots", |dots| dots.as_u64().is_some_and(|dots| dots > 50));
-    let file = std::env::var_os(SCREENSHOT).expect("it is asked for");
+    browser.wait_for("broadcastPage.stats().rows", |rows| rows.as_u64().is_some_and(|rows| rows > 15));
+    let mut film = Film { browser: &browser, began: Instant::now(), shots: Vec::new() };
+    film.until("true", Duration::from_millis(800));
+    drop(last);
+    film.until("members.get('sender-10').state === 'dead'", Duration::from_millis(500));
+    let _back = node("sender-10", Some(&nodes[0]), &["--role", "sender", "--interval", "4s"]);
+    film.until("members.get('sender-10').state === 'alive'", Duration::from_millis(1000));
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    fs::write(&file, browser.screenshot()).expect("the file can be written");
+    fs::write(&file, animation::animate(&film.shots)).expect("the file can be written");
 }
