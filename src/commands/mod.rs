@@ -41,7 +41,7 @@ use crate::{failure::Failure, log};
         broadcast demo\n\n\
         Run two nodes yourself, each in a terminal of its own:\n  \
         broadcast node --name node1 --bind 127.0.0.1:17946\n  \
-        broadcast node --name node2 --bind 127.0.0.1:0 --join 127.0.0.1:17946 --role sender\n\n\
+        broadcast node --name node2 --bind 127.0.0.1:0 --http off --join 127.0.0.1:17946 --role sender\n\n\
         Publish through node1, and follow all messages:\n  \
         broadcast publish greeting hello --ack all\n  \
         broadcast tail\n\n\

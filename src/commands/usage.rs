@@ -63,7 +63,7 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
         let setting = setting(&arg);
         let valid = context(ContextKind::ValidValue).filter(|valid| !valid.is_empty());
         let problem = match (std::error::Error::source(error), valid) {
-            (Some(problem), _) => problem.to_string(),
+            (Some(problem), _) => in_words(problem.to_string()),
             (None, Some(valid)) => format!("it must be one of: {valid}"),
             (None, None) => format!("it needs a value, {arg}; see {}", help_of(args)),
         };
@@ -80,6 +80,12 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     format!("{}{}; see {help}", first.strip_prefix("error: ").unwrap_or(first), did_you_mean(error))
+}
+
+/// clap's "101 is not in 1..=100", as one says it.
+fn in_words(problem: String) -> String {
+    let range = problem.split_once(" is not in ").and_then(|(_, range)| range.split_once("..="));
+    range.map(|(least, most)| format!("it must be from {least} to {most}")).unwrap_or(problem)
 }
 
 /// What it may have been meant to be, as it follows other words; or nothing.
@@ -161,7 +167,7 @@ mod tests {
                 &["node", "--max-members", "1"],
                 r#"BROADCAST_MAX_MEMBERS (--max-members) = "1": it must be between 2 and 1048576"#,
             ),
-            (&["demo", "--senders", "0"], r#"--senders = "0": 0 is not in 1..=100"#),
+            (&["demo", "--senders", "0"], r#"--senders = "0": it must be from 1 to 100"#),
             (&["node", "--role"], "BROADCAST_ROLE (--role): it must be one of: receiver, sender"),
             (&["node", "--colour"], "unexpected argument '--colour' found; see broadcast node --help"),
             (

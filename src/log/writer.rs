@@ -122,13 +122,13 @@ fn report_lost(missed: u64, failed: Option<io::Error>) {
         None => tracing::error!(
             event = "log_lost",
             missed,
-            "{missed} lines of the log were lost here: its reader is too slow; see what reads this output"
+            "{missed} lines of the log were lost here, because what reads this output is too slow"
         ),
         Some(error) => tracing::error!(
             event = "log_lost",
             missed,
             %error,
-            "{missed} lines of the log were lost here, which could not be written: {error}; see the disk that it is on"
+            "{missed} lines of the log were lost here, because they could not be written: {error}; check the disk"
         ),
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn listening(node: &str, addr: SocketAddr) {
 }
 
 pub(super) fn moved(node: &str, from: SocketAddr, addr: SocketAddr) {
-    info!(node, event = "moved", %addr, %from, "reached at {addr} from now on, and no longer at {from}");
+    info!(node, event = "moved", %addr, %from, "now reachable at {addr}, and no longer at {from}");
 }
 
 pub(crate) fn leaving(node: &str, why: &str) {
@@ -92,12 +92,12 @@ pub(super) fn seed_unreachable(node: &str, seed: &Seed, reason: &str) {
         event = "seed_unreachable",
         addr = %seed,
         reason,
-        "cannot join through {seed} yet: {reason}; still trying; check that it runs, and that BROADCAST_JOIN (--join) is right"
+        "cannot join through {seed} yet: {reason}; still trying; check that it runs and that BROADCAST_JOIN (--join) is right"
     );
 }
 
 pub(super) fn rejected(node: &str, from: SocketAddr, reason: &str) {
-    warn!(node, event = "rejected", addr = %from, reason, "dropped what {from} sent (see what runs there): {reason}");
+    warn!(node, event = "rejected", addr = %from, reason, "dropped what {from} sent (check what runs there): {reason}");
 }
 
 pub(super) fn rejected_more(node: &str, reason: &str, count: u64, period: Duration) {
@@ -114,7 +114,7 @@ pub(super) fn missed(node: &str, (origin, epoch): (&NodeName, u64), from: u64, t
         epoch,
         first = from,
         count,
-        "missed {count} messages of {origin}, from number {from} on: no member keeps them any more"
+        "missed {count} messages from {origin}, starting at number {from}: no member keeps them any more"
     );
 }
 
@@ -125,8 +125,8 @@ pub(super) fn heard_elsewhere(node: &str, member: &NodeName, announced: SocketAd
         %member,
         %announced,
         %from,
-        "{member} advertises {announced}, but its packets come from {from}: answers go to the advertised address; if others \
-         do not hear it, advertise the address that its packets come from"
+        "{member} advertises {announced}, but its packets come from {from}; if answers do not reach it, set its \
+         BROADCAST_ADVERTISE (--advertise) to an address that does"
     );
 }
 
@@ -142,7 +142,7 @@ pub(super) fn cut_loose(node: &str, member: &NodeName) {
 pub(super) fn reached(node: &str, member: &NodeName, addr: SocketAddr, reach: Reach) {
     match reach {
         Reach::Datagrams => {
-            info!(node, event = "reached", %member, %addr, reach = "udp", "{member} is reached over UDP as usual again");
+            info!(node, event = "reached", %member, %addr, reach = "udp", "UDP reaches {member} again");
         }
         Reach::SmallDatagrams(max) => warn!(
             node,
@@ -151,8 +151,8 @@ pub(super) fn reached(node: &str, member: &NodeName, addr: SocketAddr, reach: Re
             %addr,
             reach = "small-udp",
             max,
-            "datagrams of more than {max} bytes do not arrive at {member}: what is larger goes over TCP; where that is \
-             the rule, set BROADCAST_UDP_BUFFER_SIZE (--udp-buffer-size)"
+            "datagrams of more than {max} bytes do not reach {member}, so larger messages go over TCP; if your network \
+             always has this limit, set BROADCAST_UDP_BUFFER_SIZE (--udp-buffer-size)"
         ),
         Reach::Streams => warn!(
             node,
@@ -160,8 +160,8 @@ pub(super) fn reached(node: &str, member: &NodeName, addr: SocketAddr, reach: Re
             %member,
             %addr,
             reach = "tcp",
-            "{member} is reached over TCP only, which is slower: datagrams do not arrive at {addr}; see that firewalls \
-             let UDP pass"
+            "UDP does not reach {member} at {addr}, so messages to it go over TCP, which is slower; check that firewalls \
+             let UDP through"
         ),
     }
 }
@@ -172,7 +172,7 @@ pub(super) fn no_serf_event(node: &str, count: u64, reason: &str) {
         event = "no_serf_event",
         count,
         reason,
-        "serf agents do not get {count} messages of this node: {reason}"
+        "serf agents do not get {count} messages from this node: {reason}"
     );
 }
 
@@ -181,6 +181,6 @@ pub(super) fn lagged(node: &str, what: &'static str, missed: u64) {
         node,
         event = "lagged",
         missed,
-        "missed {missed} {what}: this node cannot log as fast as they come; check what reads its output"
+        "missed {missed} {what}: this node logs them more slowly than they arrive; check what reads its output"
     );
 }

@@ -161,7 +161,7 @@ fn a_seed_that_never_resolves_is_told_once_and_keeps_nobody_from_joining() {
     });
     let words = line["message"].as_str().expect("text");
     assert!(words.starts_with("cannot join through no-such-host.invalid:7946 yet: "), "{words}");
-    assert!(words.ends_with("still trying; check that it runs, and that BROADCAST_JOIN (--join) is right"), "{words}");
+    assert!(words.ends_with("still trying; check that it runs and that BROADCAST_JOIN (--join) is right"), "{words}");
     for _ in 0..20 {
         cluster.flow();
     }
@@ -182,13 +182,13 @@ fn packets_that_are_none_are_dropped_with_a_word_and_cost_little() {
     let bomb = compressed(&vec![0; 32 << 20]);
     assert!(bomb.len() < 65_507);
     for (packet, reason, node) in [
-        (&b""[..], "message of no bytes"),
+        (&b""[..], "empty message"),
         (b"\xc8 nonsense", "unknown type 200; is another program sending to this port?"),
-        (b"\x06\x80", "message of 2 bytes is of type push/pull, which has no place in a packet"),
+        (b"\x06\x80", "message of 2 bytes is of type push/pull, which is not allowed in a packet"),
         (b"\x02\x82\xa7Payload\xc0", "ack of 11 bytes cannot be used: "),
         (&good[..3], "compound of 3 bytes is too short for its header"),
         (&lying, "compound of 2 parts lacks the last 2; it was cut off"),
-        (&damaged, "it was damaged on its way"),
+        (&damaged, "it was damaged on the way"),
         (b"\xf4\x04prod\x08{}", r#"it has the label "prod" where this node has """#),
         (&huge, "a user message of 65000 bytes is not a JSON object"),
         (&bomb, "it grows to more than 262144 bytes, the limit"),

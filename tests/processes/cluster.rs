@@ -30,7 +30,7 @@ fn nodes_start_in_any_order_and_find_each_other() {
         let words = line["message"].as_str().expect("text");
         assert!(words.starts_with(&format!("cannot join through {seed} yet: ")), "{words}");
         assert!(
-            words.ends_with("still trying; check that it runs, and that BROADCAST_JOIN (--join) is right"),
+            words.ends_with("still trying; check that it runs and that BROADCAST_JOIN (--join) is right"),
             "{words}"
         );
     }

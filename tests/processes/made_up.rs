@@ -159,7 +159,7 @@ fn a_view_of_more_members_than_are_remembered_is_refused_and_told() {
         thread::sleep(Duration::from_millis(50));
     };
     let error = views["views"][1]["error"].as_str().expect("an error").to_owned();
-    assert!(error.contains("more than is taken") && error.contains("more than 2000"), "{error}");
+    assert!(error.contains("more than this node accepts") && error.contains("more than 2000"), "{error}");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn what_cannot_be_is_refused_in_one_line() {
     for (scenario, args, word) in [
         ("sizes = [5]\nduration = \"1s\"\nloss = 1\n", &[][..], "quick.toml:3: loss = 1: unknown field `loss`"),
         (QUICK, &["--seeds", "5..1"], "--seeds = \"5..1\": a range of seeds goes upwards"),
-        (QUICK, &["--size", "0"], "--size = \"0\": 0 is not in 1..=20000"),
+        (QUICK, &["--size", "0"], "--size = \"0\": it must be from 1 to 20000"),
         (QUICK, &["--size", "1"], "workload.publishers = 2: there are only 1 nodes"),
         (QUICK, &["missing.toml"], "missing.toml: No such file or directory (os error 2); give the path"),
     ] {

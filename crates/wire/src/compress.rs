@@ -19,7 +19,7 @@ pub enum DecompressError {
     #[error("its LZW data has no end: it was cut off")]
     Truncated,
     /// A code stands for nothing.
-    #[error("its LZW data is damaged: a code stands for nothing")]
+    #[error("its LZW data is damaged: it has an undefined code")]
     Code,
     /// The output exceeds the limit.
     #[error("it grows to more than {max} bytes, the limit")]

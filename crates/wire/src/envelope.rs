@@ -63,7 +63,7 @@ impl Default for Envelope {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     /// The label's header is cut off or empty.
-    #[error("the header of the label, {len} bytes with what follows it, is cut off or names an empty label")]
+    #[error("the label's header, {len} bytes with what follows it, is cut off or names an empty label")]
     Header {
         /// What there is.
         len: usize,
@@ -77,10 +77,12 @@ pub enum EnvelopeError {
         ours: String,
     },
     /// There is a label where something else was to have taken it off.
-    #[error("it has a label, which was to be taken off before it comes here (skip_inbound_label_check)")]
+    #[error("it has a label, which skip_inbound_label_check says is removed before it arrives here")]
     DoubleLabel,
     /// No key of the ring fits.
-    #[error("none of the {keys} keys of this node opens it; it is encrypted with another, not at all, or damaged")]
+    #[error(
+        "none of the {keys} keys of this node decrypts it; it is encrypted with another key, not encrypted, or damaged"
+    )]
     Sealed {
         /// How many keys were tried.
         keys: usize,

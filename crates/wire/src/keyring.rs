@@ -57,7 +57,7 @@ pub enum KeyError {
     #[error("a key is not base64; write its 16, 24 or 32 bytes as broadcast keygen does")]
     Base64,
     /// There is no room for another key.
-    #[error("{MAX_KEYS} keys are installed already, the limit; remove those that are not used any more")]
+    #[error("{MAX_KEYS} keys are installed already, the limit; remove those that are no longer used")]
     Full,
     /// The node was started without a key.
     #[error("encryption cannot be turned on or off while a node runs; start it with a key, or without one")]

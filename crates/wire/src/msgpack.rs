@@ -28,7 +28,7 @@ pub enum Malformed {
     #[error("arrays and maps nest more than {DEPTH} deep")]
     TooDeep,
     /// A byte begins no value.
-    #[error("byte 0x{0:02x} begins no MessagePack value")]
+    #[error("byte 0x{0:02x} does not begin a MessagePack value")]
     Marker(u8),
     /// A value has another type than its field.
     #[error("{field} is {found}, not {wanted}")]

@@ -65,7 +65,7 @@ pub(crate) enum StreamError {
     FutureLife(u64),
     #[error("its number {0} is too far ahead")]
     FarAhead(u64),
-    #[error("{MAX_ORIGINS} origins are remembered already")]
+    #[error("this node already remembers {MAX_ORIGINS} origins, the limit")]
     Full,
 }
 

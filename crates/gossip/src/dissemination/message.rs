@@ -191,7 +191,7 @@ impl Message {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// It is larger than a message may be.
-    #[error("the message is {size} bytes long as it travels; at most {max} are allowed: shorten its key or value")]
+    #[error("the message takes {size} bytes on the wire; at most {max} are allowed: shorten its key or value")]
     TooLarge {
         /// Its length as it would travel, in bytes.
         size: usize,
@@ -206,7 +206,7 @@ pub enum PublishError {
     #[error("the slowest members have not caught up yet; wait, or publish less")]
     WouldBlock,
     /// Another node of this node's name is in the cluster.
-    #[error("another node of this node's name is in the cluster; give one of them another name")]
+    #[error("another node in the cluster has the same name as this one; give one of them another name")]
     NameTaken,
     /// The node has left.
     #[error("the node has stopped; start a new one to publish")]

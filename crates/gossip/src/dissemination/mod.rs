@@ -224,13 +224,15 @@ pub(crate) enum Unusable {
     Json { len: usize, source: serde_json::Error },
     #[error("a user message of {0} bytes is not text")]
     Text(usize),
-    #[error("a message of \"{origin}\" was dropped: {error}")]
+    #[error("a message from \"{origin}\" was dropped: {error}")]
     Stream { origin: NodeName, error: StreamError },
-    #[error("a message of the plain node \"{0}\" was dropped: {1}")]
+    #[error("a message from the plain node \"{0}\" was dropped: {1}")]
     Plain(NodeName, Flooded),
-    #[error("a message of the plain node \"{name}\" was dropped: as JSON it takes {size} bytes, {MAX_MESSAGE} at most")]
+    #[error(
+        "a message from the plain node \"{name}\" was dropped: as JSON it takes {size} bytes; at most {MAX_MESSAGE} are allowed"
+    )]
     TooLarge { name: NodeName, size: usize },
-    #[error("a message of the plain node \"{0}\" was dropped: members that are slow need what came before it")]
+    #[error("a message from the plain node \"{0}\" was dropped: slow members still need earlier messages")]
     NoRoom(NodeName),
     #[error(transparent)]
     Control(#[from] ControlError),

@@ -97,7 +97,7 @@ pub(super) fn at(from: SocketAddr, membership: &Membership) -> Option<&Record> {
 
 /// There is no room to remember one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more messages of plain memberlist nodes came within {WINDOW:?} than are told apart")]
+#[error("more messages from plain memberlist nodes came within {WINDOW:?} than can be told apart")]
 pub(crate) struct Flooded;
 
 /// Who is the voice of a plain node.

@@ -30,7 +30,7 @@ pub enum AskError {
         source: io::Error,
     },
     /// The connection stood, and broke before the answer was complete.
-    #[error("{addr} broke off: {source}; ask again, and see the node's log")]
+    #[error("{addr} broke off the connection: {source}; try again, and check the node's log")]
     Broken {
         /// The address asked.
         addr: SocketAddr,
@@ -38,7 +38,7 @@ pub enum AskError {
         source: io::Error,
     },
     /// The system gives no numbers that are used once.
-    #[error("the system has no source of randomness, which encryption cannot do without")]
+    #[error("the system has no source of randomness, which encryption needs")]
     Randomness,
     /// The answer took too long.
     #[error("{addr} did not answer within {timeout:?}; the node hangs, or something else listens there")]
@@ -50,7 +50,7 @@ pub enum AskError {
     },
     /// The answer is more than is taken.
     #[error(
-        "{addr} answers with more than is taken: {problem}; if it is right to, raise max_members and max_stream_bytes"
+        "{addr} sent more than this node accepts: {problem}; if the cluster is that large, raise max_members and max_stream_bytes"
     )]
     TooLarge {
         /// The address asked.
@@ -59,7 +59,7 @@ pub enum AskError {
         problem: String,
     },
     /// The answer is none of memberlist's.
-    #[error("what listens at {addr} is not a node: {problem}; give the node's own address")]
+    #[error("what listens at {addr} is not a node: {problem}; give the address of a node")]
     NotANode {
         /// The address asked.
         addr: SocketAddr,

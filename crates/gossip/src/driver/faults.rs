@@ -65,7 +65,7 @@ impl Faulty {
     pub(super) fn set(&mut self, mut faults: Faults) {
         let node = &self.node;
         if faults.at_rest() {
-            warn!(node, event = "faults", "faults are off: what this node sends suffers none any more");
+            warn!(node, event = "faults", "faults are off: this node sends normally again");
         } else {
             let seed = *faults.seed.get_or_insert_with(|| self.rng.random());
             self.rng = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -73,8 +73,8 @@ impl Faulty {
                 node,
                 event = "faults",
                 %faults,
-                "faults are on, for tests only: what this node sends suffers {faults}; `broadcast faults none` ends \
-                 that, and to start without them unset BROADCAST_FAULTS (--faults)"
+                "faults are on, for tests only: what this node sends suffers {faults}; to end them, run `broadcast faults \
+                 none`, or start the node without BROADCAST_FAULTS (--faults)"
             );
         }
         self.faults = faults;
@@ -128,7 +128,7 @@ impl Drop for Faulty {
             duplicated,
             crowded_out,
             "of {datagrams} datagrams, {lost} were lost and {duplicated} sent twice on purpose; \
-             there was no room to hold back {crowded_out} more"
+             {crowded_out} more were lost because too many were held back"
         );
     }
 }

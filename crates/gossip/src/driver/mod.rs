@@ -95,7 +95,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// Encryption needs numbers that are used once, and the system gives none.
-    #[error("the system has no source of randomness, which encryption cannot do without")]
+    #[error("the system has no source of randomness, which encryption needs")]
     Randomness,
     /// The advertise address cannot be used.
     #[error("{0}")]

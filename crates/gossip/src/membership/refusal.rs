@@ -27,7 +27,7 @@ pub(crate) enum Refusal {
     Deaf { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
     #[error("node \"{name}\" was not let in: {max} members are known already; is BROADCAST_MAX_MEMBERS too small?")]
     Full { name: NodeName, max: usize },
-    #[error("node \"{name}\" is said to have incarnation {incarnation}, far above {known}, the one that is known")]
+    #[error("node \"{name}\" is said to have incarnation {incarnation}, far above the known {known}")]
     Leap { name: NodeName, incarnation: u32, known: u32 },
     #[error("a node that is not a member asked for a ping to {0}, which is not a member either; the ping is not sent")]
     Errand(SocketAddr),
@@ -42,7 +42,7 @@ pub(crate) enum Refusal {
     #[error("a view of {nodes} nodes was not admitted by this node's application: {reason}")]
     ViewNotAdmitted { nodes: usize, reason: String },
     #[error(
-        "the acknowledgement of node \"{name}\" carries {size} bytes, which are passed over: let it carry {} at most",
+        "the acknowledgement of node \"{name}\" carries {size} bytes, which are ignored: at most {} are allowed",
         limits::ACK_PAYLOAD
     )]
     AckPayload { name: NodeName, size: usize },

@@ -30,7 +30,7 @@ const ENCRYPTED_MIN: usize = 1 + 12 + 16;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
     /// There is nothing in the packet, or in a part of it.
-    #[error("message of no bytes; every message begins with its type")]
+    #[error("empty message; every message begins with its type")]
     Empty,
     /// memberlist has no such type.
     #[error("message of {len} bytes has the unknown type {kind}; is another program sending to this port?")]
@@ -41,7 +41,7 @@ pub enum PacketError {
         len: usize,
     },
     /// The type exists, elsewhere.
-    #[error("message of {len} bytes is of type {name}, which has no place in a packet, or not there")]
+    #[error("message of {len} bytes is of type {name}, which is not allowed in a packet, or not at that place")]
     Misplaced {
         /// The type.
         name: &'static str,
@@ -51,16 +51,14 @@ pub enum PacketError {
     /// The sender seems to have encryption configured.
     #[error(
         "packet of {len} bytes is encrypted or damaged, and this node has no key; \
-         give this node the sender's, or take it off the sender's configuration"
+         give this node the sender's key, or remove the key from the sender"
     )]
     Encrypted {
         /// The packet's length.
         len: usize,
     },
     /// The checksum does not match.
-    #[error(
-        "packet of {len} bytes has the checksum {found:08x} where {stated:08x} is stated; it was damaged on its way"
-    )]
+    #[error("packet of {len} bytes has the checksum {found:08x}, but states {stated:08x}; it was damaged on the way")]
     Checksum {
         /// The packet's length.
         len: usize,

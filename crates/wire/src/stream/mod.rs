@@ -41,14 +41,14 @@ pub enum StreamError {
     #[error("stream begins with the unknown type {0}; is another program connecting to this port?")]
     UnknownType(u8),
     /// The type exists, elsewhere.
-    #[error("stream has a message of type {0}, which has no place there")]
+    #[error("stream has a message of type {0}, which is not allowed there")]
     Misplaced(&'static str),
     /// The stream is not for this node.
     #[error("stream is not read: {0}")]
     Envelope(#[from] EnvelopeError),
     /// The peer has encryption configured.
     #[error(
-        "stream is encrypted, and this node has no key; give it the peer's, or take it off the peer's configuration"
+        "stream is encrypted, and this node has no key; give this node the peer's key, or remove the key from the peer"
     )]
     Encrypted,
     /// A structure cannot be read.
@@ -76,7 +76,7 @@ pub enum StreamError {
         max: usize,
     },
     /// What was compressed or encrypted is not all of a message.
-    #[error("stream's compressed or encrypted message holds {0} bytes, which are not all of a message; it was cut off")]
+    #[error("stream's compressed or encrypted message holds {0} bytes, which are not a whole message; it was cut off")]
     CutOff(usize),
 }
 

@@ -65,7 +65,7 @@ fn clusters_of_other_labels_and_keys_do_not_merge() {
     for reason in [
         r#"it has the label "" where this node has "prod""#,
         r#"it has the label "staging" where this node has "prod""#,
-        "none of the 1 keys of this node opens it",
+        "none of the 1 keys of this node decrypts it",
     ] {
         assert!(told.iter().any(|line| line.starts_with("rejected: ") && line.contains(reason)), "{reason}: {told:?}");
     }
