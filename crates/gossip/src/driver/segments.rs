@@ -1,9 +1,10 @@
 //! Many datagrams in one system call, where the system can: Linux's UDP segmentation offload (GSO, for
-//! sending) and its reverse (GRO, for receiving).
+//! sending), its reverse (GRO, for receiving), and `sendmmsg`.
 //!
 //! A run of datagrams of one length to one place, the last of which may be shorter, goes down to the
 //! network as one piece, and on loopback and many a card comes up as one. Elsewhere, and where a path
-//! refuses it, each datagram goes by itself: [`Datagrams`](super::sockets::Datagrams) sees to that.
+//! refuses it, each datagram goes by itself: [`Datagrams`](super::sockets::Datagrams) sees to that. Datagrams that go
+//! by themselves, each to a place of its own, go down in one call as well, as so many pieces.
 
 use std::{io, net::SocketAddr};
 
@@ -14,6 +15,8 @@ use tokio::net::UdpSocket;
 pub(super) const MAX_RUN: usize = 64;
 /// Bytes in one run at most: what an IP packet takes, headers apart.
 pub(super) const MAX_RUN_BYTES: usize = 65_000;
+/// Datagrams that go by themselves in one call, at most.
+pub(super) const MAX_EACH: usize = 32;
 
 /// What one system call has received: datagrams of `stride` bytes each, the last of which may be shorter.
 #[derive(Clone, Copy, Debug)]
@@ -32,12 +35,12 @@ mod imp {
     };
 
     use nix::sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrLike as _, SockaddrStorage, recvmsg, sendmsg,
-        setsockopt, sockopt::UdpGroSegment,
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike as _, SockaddrStorage, recvmsg,
+        sendmmsg, sendmsg, sendto, setsockopt, sockopt::UdpGroSegment,
     };
     use tokio::io::Interest;
 
-    use super::{Bytes, MAX_RUN, Received, SocketAddr, UdpSocket, io};
+    use super::{Bytes, MAX_EACH, MAX_RUN, Received, SocketAddr, UdpSocket, io};
 
     /// Asks the system to put together what arrives in runs. That it cannot is no error.
     pub(in super::super) fn prepare(socket: &UdpSocket) {
@@ -91,6 +94,31 @@ mod imp {
             Ok(())
         })
     }
+
+    /// Gives how many of these, from the first on, the system has taken: at least one. An error is of the first.
+    pub(in super::super) fn send_each<'a>(
+        socket: &UdpSocket,
+        datagrams: impl Iterator<Item = (SocketAddr, &'a Bytes)>,
+    ) -> io::Result<usize> {
+        let mut parts = [[IoSlice::new(&[])]; MAX_EACH];
+        let mut to = [None; MAX_EACH];
+        let mut count = 0;
+        for ((part, to), (addr, payload)) in parts.iter_mut().zip(&mut to).zip(datagrams) {
+            *part = [IoSlice::new(payload)];
+            *to = Some(SockaddrStorage::from(addr));
+            count += 1;
+        }
+        if let ([Some(to), ..], [[payload], ..], 1) = (&to, &parts, count) {
+            let send = || sendto(socket.as_raw_fd(), payload, to, MsgFlags::empty());
+            return socket.try_io(Interest::WRITABLE, || Ok(send().map(|_| 1)?));
+        }
+        socket.try_io(Interest::WRITABLE, || {
+            // Not kept from call to call: nix does not let it cross threads.
+            let mut headers = MultiHeaders::preallocate(count, None);
+            let fd = socket.as_raw_fd();
+            Ok(sendmmsg(fd, &mut headers, &parts[..count], &to[..count], [], MsgFlags::empty())?.count())
+        })
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -112,6 +140,21 @@ mod imp {
     ) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    pub(in super::super) fn send_each<'a>(
+        socket: &UdpSocket,
+        datagrams: impl Iterator<Item = (SocketAddr, &'a Bytes)>,
+    ) -> io::Result<usize> {
+        let mut sent = 0;
+        for (to, payload) in datagrams {
+            match socket.try_send_to(payload, to) {
+                Ok(_) => sent += 1,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
+    }
 }
 
-pub(super) use imp::{prepare, receive, send_run};
+pub(super) use imp::{prepare, receive, send_each, send_run};
