@@ -84,7 +84,7 @@ pub(super) async fn whole(app: &App, mut body: Body, max: usize) -> Result<Optio
 }
 
 pub(super) fn too_slow(limit: Duration) -> Problem {
-    let detail = format!("the body did not come within {limit:?}; send it at once");
+    let detail = format!("the body did not arrive within {limit:?}; send it in one go");
     Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
 }
 

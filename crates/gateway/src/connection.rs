@@ -69,7 +69,7 @@ pub(super) async fn serve(
     };
     if let Err(error) = ended {
         if std::error::Error::source(&error).is_some_and(is_stall) {
-            app.counts.cut_off(format_args!("{peer} has taken nothing for {stall:?}"));
+            app.counts.cut_off(format_args!("{peer} has read nothing for {stall:?}"));
         } else {
             debug!(%peer, %error, "an HTTP connection broke");
         }

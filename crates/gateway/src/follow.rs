@@ -121,11 +121,10 @@ impl Following {
         }
         beginning += &here(form, &journal.cursor(place));
         if !known {
-            let reason =
-                "this node does not know the place to go on from: it has started anew since, or is another one";
+            let reason = "this node does not know this place: it has restarted since, or it is another node";
             beginning += &gone(form, &journal.cursor(place), None, reason);
         } else if missed > 0 {
-            let reason = "what came after the place to go on from is not kept any more";
+            let reason = "this node no longer keeps what came after this place";
             beginning += &gone(form, &journal.cursor(place), Some(missed), reason);
         }
         let (news, told_at) = (journal.news(), Instant::now());
@@ -148,7 +147,8 @@ impl Following {
                 Told::Text(text) => Some(Ok(text)),
                 Told::Gone(missed) => {
                     self.follower.0.counts.cut_off("it does not keep up with the messages it follows");
-                    let reason = "you do not keep up, and are cut off; come back with this event's id to go on";
+                    let reason =
+                        "you do not keep up, so you are cut off; to continue, connect again with this event's id";
                     self.ended = true;
                     Some(Ok(gone(self.form, &journal.cursor(self.place), Some(missed), reason).into()))
                 }
@@ -276,7 +276,8 @@ impl Watching {
 
 fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|()| {
-        let detail = format!("{name} {text:?} is no place to go on from; give the id of an event, or a line's cursor");
+        let detail =
+            format!("{name} {text:?} is not a place to continue from; give the id of an event, or a line's cursor");
         Problem::bad_request(detail)
     })
 }

@@ -82,7 +82,8 @@ impl FromStr for Token {
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(
-                "the token has blanks or letters that no header can carry; make one with `broadcast keygen`".into()
+                "the token has blanks or characters that a header cannot carry; make one with `broadcast keygen`"
+                    .into(),
             );
         }
         Ok(Self(Zeroizing::new(text.into())))
@@ -106,7 +107,9 @@ impl FromStr for Origin {
         let text = text.trim().to_ascii_lowercase();
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or_default();
         if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*".contains(&byte)) {
-            return Err(format!("{text:?} is no origin; write it as https://example.org or http://localhost:3000"));
+            return Err(format!(
+                "{text:?} is not an origin; write it like https://example.org or http://localhost:3000"
+            ));
         }
         Ok(Self(text))
     }
@@ -161,11 +164,11 @@ fn unclear(request: &Request) -> Option<&'static str> {
     let count = |name| headers.get_all(name).iter().count();
     // Of two, something on the way may have looked at the other one.
     if count(header::HOST) > 1 || count(header::ORIGIN) > 1 {
-        return Some("a request has one header Host and one Origin at most, and this one has more");
+        return Some("a request may have only one Host header and one Origin header, and this one has more");
     }
     match headers.get(header::HOST) {
-        None if request.version() >= Version::HTTP_11 => Some("a request in HTTP/1.1 has a header Host"),
-        Some(host) if host.to_str().is_err() => Some("the header Host has letters that no name has"),
+        None if request.version() >= Version::HTTP_11 => Some("an HTTP/1.1 request needs a Host header"),
+        Some(host) if host.to_str().is_err() => Some("the Host header has characters that a name cannot have"),
         _ => None,
     }
 }
@@ -224,7 +227,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
 
 fn unauthorized(headers: &HeaderMap) -> Response {
     let detail = if headers.contains_key(header::AUTHORIZATION) {
-        "the token is not this node's (BROADCAST_HTTP_TOKEN)"
+        "this is not the node's token (BROADCAST_HTTP_TOKEN)"
     } else {
         "a token is needed, as `Authorization: Bearer TOKEN` or as the password of basic authentication"
     };

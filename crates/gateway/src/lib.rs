@@ -337,7 +337,7 @@ impl App {
                         self.journal.add(&mut batch, SystemTime::now());
                     }
                     Some(Err(Lagged { missed })) => {
-                        let reason = "this node cannot put down messages as fast as they come";
+                        let reason = "this node cannot store messages as fast as they arrive";
                         self.journal.tell("gone", &format!("\"missed\":{missed},\"reason\":\"{reason}\""));
                     }
                     None => break,
@@ -350,7 +350,7 @@ impl App {
                     }
                     // Something that was missed may be among it.
                     Some(Err(Lagged { .. })) => {
-                        let reason = "this node cannot put down what happens as fast as it comes";
+                        let reason = "this node cannot store events as fast as they happen";
                         self.journal.tell("gone", &format!("\"missed\":null,\"reason\":\"{reason}\""));
                     }
                     Some(Ok(_)) => {}
@@ -402,7 +402,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 13] {
 fn router(app: &Arc<App>) -> Router {
     let all = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     all.fallback(async || {
-        Problem::new(StatusCode::NOT_FOUND, "there is nothing here; GET /openapi.json tells what there is")
+        Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; GET /openapi.json lists what there is")
     })
     .method_not_allowed_fallback(async || {
         let detail = "this method is not allowed here; the header Allow lists those that are";

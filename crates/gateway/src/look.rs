@@ -111,7 +111,7 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
     // Whoever waits holds nothing.
     drop((now, text));
     let turn = timeout(TURN, Arc::clone(&app.long_answers.0).acquire_owned()).await.map_err(|_| {
-        let detail = "others ask for all members, and read them slowly; try again in a moment";
+        let detail = "other clients are reading the list of members slowly; try again in a moment";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
     })?;
     let (mut pieces, body) = pieces(Instant::now() + TURN, None);

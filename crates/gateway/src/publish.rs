@@ -75,7 +75,7 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
         Some("application/x-ndjson") => batch(&app, request.into_body(), ack).await,
         Some(other) => {
             let detail = format!(
-                "a body of {other:?} is not read; send application/json, or application/x-ndjson for a message a line"
+                "a body of type {other:?} is not supported; send application/json, or application/x-ndjson with one message per line"
             );
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
         }
@@ -88,14 +88,14 @@ impl Asked {
             let limit = humantime::parse_duration(text).ok();
             limit.filter(|limit| (Duration::from_millis(1)..=MAX_ACK_TIME).contains(limit)).ok_or_else(|| {
                 Problem::bad_request(format_args!(
-                    "timeout {text:?} is no duration from 1ms to 60s; write it as 500ms or 2s"
+                    "timeout {text:?} is not a duration from 1ms to 60s; write it like 500ms or 2s"
                 ))
             })
         })?;
         match self.ack.as_deref() {
             Some("all") => Ok(Ack::All(limit)),
             None | Some("none") if self.timeout.is_none() => Ok(Ack::Sent),
-            None | Some("none") => Err(Problem::bad_request("a timeout goes with ack=all")),
+            None | Some("none") => Err(Problem::bad_request("timeout needs ack=all")),
             Some(other) => Err(Problem::bad_request(format_args!("ack {other:?} is neither all nor none"))),
         }
     }
@@ -149,7 +149,7 @@ async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem>
             Err(batch.unfinished(problem))
         }
         (Ok(()), None) => {
-            Err(Problem::bad_request("the body has no message; send one JSON object a line").with("published", 0))
+            Err(Problem::bad_request("the body has no message; send one JSON object per line").with("published", 0))
         }
         (Ok(()), Some((first, last))) => {
             let fields = batch.fields(first, last.id());
@@ -283,6 +283,7 @@ fn refusal(error: PublishError) -> Problem {
 }
 
 fn too_long() -> Problem {
-    let detail = format!("a message takes at most {MAX_BODY} bytes here, and 1 MiB as it travels; shorten its value");
+    let detail =
+        format!("a message may have at most {MAX_BODY} bytes here, and 1 MiB between nodes; shorten its value");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
 }

@@ -12,7 +12,9 @@ pub(super) fn read<T: DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Pro
     let Query(asked) = Query::try_from_uri(uri).map_err(|rejection| {
         // What it says itself is about types of the program.
         let cause = rejection.source().map_or_else(|| rejection.to_string(), ToString::to_string);
-        Problem::bad_request(format_args!("the query: {cause}; what may be asked is {known}, each once"))
+        Problem::bad_request(format_args!(
+            "the query is not valid: {cause}; the parameters are {known}, each at most once"
+        ))
     })?;
     Ok(asked)
 }
@@ -21,8 +23,9 @@ pub(super) fn read<T: DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Pro
 pub(super) fn none(uri: &Uri) -> Result<(), Problem> {
     match uri.query().unwrap_or_default() {
         "" => Ok(()),
-        query => {
-            Err(Problem::bad_request(format_args!("{:?} takes no query, and was asked with {query:?}", uri.path())))
-        }
+        query => Err(Problem::bad_request(format_args!(
+            "{:?} takes no parameters, but was asked with {query:?}",
+            uri.path()
+        ))),
     }
 }

@@ -225,7 +225,7 @@ async fn whoever_trickles_is_cut_off() {
     assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 408 "), "{heard}");
     for path in ["POST /v1/messages", "PUT /v1/faults"] {
         let heard = trickle(at, &format!("{path} HTTP/1.1\r\nhost: a\r\ncontent-length: 9999\r\n\r\n{{")).await;
-        assert!(heard.starts_with("HTTP/1.1 408 ") && heard.contains("did not come within 300ms"), "{path}: {heard}");
+        assert!(heard.starts_with("HTTP/1.1 408 ") && heard.contains("did not arrive within 300ms"), "{path}: {heard}");
     }
     node.leave().await;
 }

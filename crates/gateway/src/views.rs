@@ -89,7 +89,7 @@ impl Views {
 pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
     let mut last = timeout(TURN, Arc::clone(&app.views.last).lock_owned()).await.map_err(|_| {
-        let detail = "others ask for the views of all members, and read them slowly; try again in a moment";
+        let detail = "other clients are reading the views of all members slowly; try again in a moment";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
     })?;
     if let Some(kept) = last.kept.as_ref().filter(|kept| kept.at.elapsed() < FRESH) {

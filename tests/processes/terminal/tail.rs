@@ -23,7 +23,7 @@ fn a_tail_outlives_its_node_and_says_so() {
     stdout(ask(&first, &["publish", "after", "1", "--ack", "all", "--timeout", "60s"]));
     tail.wait("after", 1);
     tail.wait_warning("answers again");
-    tail.wait_warning("messages may be missing here: this node does not know the place");
+    tail.wait_warning("messages may be missing here: this node does not know this place");
     let lost = tail.errors.lines().iter().filter(|line| line.to_string().contains("connecting again")).count();
     assert_eq!(lost, 1, "it says so once");
 
