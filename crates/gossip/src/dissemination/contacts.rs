@@ -32,11 +32,14 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    Dissemination, Lane, Output,
-    control::{By, Control, Question},
-    inbound::MAX_ORIGINS,
+    Dissemination, Lane,
+    control::{By, Control, Question, Start},
+    error::Unusable,
+    limits::MAX_ORIGINS,
     outbound::Began,
+    output::Output,
     repair::Teller,
+    revision::is_named,
     same_lane,
 };
 use crate::{
@@ -45,18 +48,11 @@ use crate::{
     wire::Versions,
 };
 
-/// The largest delegate versions of nodes that say by name what they say: this revision, and later ones.
-const NAMED: std::ops::RangeInclusive<u8> = 0xB3..=0xBF;
 /// For how long a question is asked, and answers to it count.
 const QUESTION: Duration = Duration::from_secs(10);
 
-/// Whether a node with these versions says, and is told, who says what.
-pub(super) fn is_named(versions: Versions) -> bool {
-    NAMED.contains(&versions[4])
-}
-
 /// How long a first meeting takes: until then, where an origin says that this node begins is believed at once.
-pub(super) const FIRST_MEETING: Duration = Duration::from_secs(1);
+const FIRST_MEETING: Duration = Duration::from_secs(1);
 
 /// How much is given to a member in a second of what it is not known to lack, in bytes; and at once.
 const REPEATED_IN_A_SECOND: f64 = (1 << 20) as f64;
@@ -113,6 +109,17 @@ impl Contacts {
     /// Whether a member was met longer ago than that, in whichever life.
     pub(super) fn has_met_for(&self, now: Instant, name: &[u8], time: Duration) -> bool {
         self.met.get(name).is_some_and(|met| now.saturating_duration_since(*met) > time)
+    }
+
+    /// Where this node begins in a life of an origin that says it. Who met the origin before this life of it was there all
+    /// along, but held for gone by those that the origin joined through: it begins with the first message, to be told of
+    /// what nobody has any more. Only an answer, with the `age` of the origin, tells it from one that came later.
+    pub(super) fn begins(&self, now: Instant, origin: &[u8], start: Start, age: Option<u64>) -> Option<Start> {
+        match age {
+            Some(age) if self.met_before(origin, age) => Some(Start { at: 0, ..start }),
+            None if self.has_met_for(now, origin, FIRST_MEETING) => None,
+            _ => Some(start),
+        }
     }
 
     /// A member is gone.
@@ -239,7 +246,7 @@ impl Dissemination {
         (epoch, life, next): (u64, u64, Option<u64>),
         cookie: Option<u64>,
         question: Option<Question>,
-    ) -> Result<(), super::Unusable> {
+    ) -> Result<(), Unusable> {
         let name = &record.name;
         let lane = if same_lane(self.outbound[Lane::Own as usize].epoch, epoch) { Lane::Own } else { Lane::Voice };
         let outbound = &self.outbound[lane as usize];

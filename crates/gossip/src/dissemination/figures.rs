@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Counters, Dissemination, Lane, MAX_MESSAGE, Message, Position, Progress, QUEUE_CAPACITY, outbound::Outbound,
-    payload,
+    Dissemination, Lane, QUEUE_CAPACITY,
+    counters::{Counters, Position, Progress},
+    draft::MAX_MESSAGE,
+    outbound::Outbound,
 };
 use crate::{
     config::Limits,
@@ -22,13 +24,6 @@ impl Dissemination {
     /// Every live member has all below this number of what this node publishes.
     pub(crate) fn stable(&self) -> u64 {
         self.outbound[Lane::Own as usize].stable()
-    }
-
-    /// What this node has just published, as an application sees it.
-    pub(crate) fn just_published(&self) -> Option<Message> {
-        let payload = self.outbound[Lane::Own as usize].last()?.slice(1..);
-        let parsed = payload::parse(std::str::from_utf8(&payload).ok()?).ok()?;
-        Some(Message::new(self.me.clone(), parsed.identity.as_ref()?, &parsed, &payload, 0))
     }
 
     /// Whether publishers do not wait for a live member any more.

@@ -5,7 +5,8 @@ use bytes::Bytes;
 
 use super::{
     control::{self, Have, Start},
-    payload,
+    draft::{self, Draft},
+    payload::{self, Identity},
 };
 
 /// What follows the first byte of a control message: what was read can be written and read again.
@@ -15,10 +16,21 @@ pub fn control(data: &[u8]) {
     }
 }
 
-/// A message: both ways of reading agree.
+/// A message: both ways of reading agree, and it can be given another number.
 pub fn payload(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        payload::check_reading(text);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let slow = payload::parse_any(text).ok();
+    if let Some(fast) = payload::parse_ours(text) {
+        assert_eq!(Some(&fast), slow.as_ref());
+    }
+    if let Some(parsed) = slow {
+        let (key, value) = (parsed.key, &text[parsed.value]);
+        let message = draft::renumber(&Draft::new(&key, value, "origin").finish(1, 2), "other", 3, 4);
+        let again = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
+        let again_parsed = payload::parse(again).expect("a draft is JSON");
+        assert_eq!((&again_parsed.key, &again[again_parsed.value]), (&key, value));
+        let identity = Identity { origin: "other".into(), plain: None, raw: false, epoch: 3, seq: 4, event: None };
+        assert_eq!(again_parsed.identity, Some(identity));
     }
 }
 

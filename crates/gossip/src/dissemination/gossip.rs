@@ -9,11 +9,11 @@ use std::{net::SocketAddr, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    Dissemination, LANES, Unusable,
-    contacts::is_named,
+    Dissemination, LANES,
     control::{self, Control, MAGIC},
-    is_ours,
+    error::Unusable,
     repair::Teller,
+    revision::{is_named, is_ours},
     stream_have,
 };
 use crate::{

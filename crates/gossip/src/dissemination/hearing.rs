@@ -9,15 +9,20 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    ACKS_PER_SECOND, Dissemination, Output, Timer, Unusable,
+    Dissemination, Timer,
     control::{Control, MAGIC, Route},
-    inbound::{StreamError, Taken},
-    is_ours,
+    dedup::PayloadKey,
+    error::Unusable,
+    id::MessageId,
+    limits::ACKS_PER_SECOND,
     message::Message,
-    payload::{self, Parsed},
-    plain::{self, Said},
+    output::Output,
+    payload,
+    plain::{self, PlainPayload},
     repair::Teller,
+    revision::is_ours,
     ring::FANOUT,
+    stream::{StreamError, Taken},
 };
 use crate::{
     membership::{Membership, NodeName, Record},
@@ -129,90 +134,98 @@ impl Dissemination {
         route: Route,
         membership: &Membership,
     ) -> Result<(), Unusable> {
-        let (text, parsed) = match read(payload) {
+        let (text, parsed) = match payload::read(payload) {
             Ok(read) => read,
             Err(_) if plain::at(from, membership).is_some_and(|record| !is_ours(record.versions)) => {
-                return self.hear_plain(now, from, payload, &Said::raw(payload), membership);
+                return self.hear_plain(now, from, payload, &PlainPayload::raw(payload), membership);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let Some(identity) = &parsed.identity else {
-            return self.hear_plain(now, from, payload, &Said::parsed(text, parsed), membership);
+            return self.hear_plain(now, from, payload, &PlainPayload::parsed(text, parsed), membership);
         };
         self.counters.copies += 1;
         let origin = identity.origin.as_bytes();
         if self.me.as_bytes() == origin {
             return Ok(());
         }
-        let known = self.inbound.get(origin, identity.epoch).is_some();
-        if !known && !is_credible(origin, from, route, membership) {
-            // If it is one, its origin repeats it once they know each other.
-            self.counters.strangers += 1;
+        let id = MessageId { epoch: identity.epoch, seq: identity.seq };
+        let known = self.inbound.get(origin, id.epoch).is_some();
+        if !known && !self.open_heard(now, from, (origin, id), route, membership)? {
             return Ok(());
         }
-        let hops = route.hops.saturating_add(1);
-        let id = (identity.epoch, identity.seq);
-        // Whom the origin itself sends its first message, is a member to it and begins there; unless it is
-        // no first message, but said again in a life that was renewed.
-        let first = || route.hops == 0 && !self.inbound.has_other_life(origin, id.0);
-        let begins = id.1 == 0 && (self.live > FANOUT + 1 || first());
-        let build = |origin: NodeName| Message::new(origin, identity, &parsed, payload, hops);
-        let taken = match self.inbound.receive(now, origin, id, begins, self.latest(now), build) {
-            Ok(taken) => taken,
+        let begins = self.begins_with(origin, id, route);
+        let (hops, pace) = (route.hops.saturating_add(1), self.pace());
+        let Some((stream, store)) = self.inbound.stream(origin, id.epoch) else { return Ok(()) };
+        let build = |origin: NodeName| Message::new(origin, id, &parsed, payload, hops);
+        let taken = stream.receive(id.seq, begins, store, build);
+        let taken = taken.map_err(|error| Unusable::Stream { origin: stream.origin.clone(), error })?;
+        let news = taken == Taken::New;
+        let (acks, lacks) = stream.note_arrival(from, news, pace.rounds);
+        let name = (acks || lacks).then(|| stream.origin.clone());
+        if !known {
+            self.sweep_later(now);
+            if self.inbound.is_doubtful(origin, id.epoch) {
+                self.doubt(now, origin, id.epoch, false, membership);
+            }
+        }
+        self.counters.duplicates += u64::from(taken == Taken::Known);
+        if let Some(until) = route.until.filter(|_| news) {
+            let message = packet::encode_message(&wire::Message::User(payload.clone()));
+            self.relays.entry((until, hops)).or_default().push(message);
+        }
+        if let Some(name) = name {
+            if lacks {
+                // What is out of order may just be late.
+                self.ask_by(now + pace.patience / 5, &name, id.epoch);
+            }
+            if acks {
+                self.ack_later(now, name, id.epoch);
+            }
+        }
+        self.deliver(now);
+        Ok(())
+    }
+
+    /// A message comes of a life that is not known: remembers it, if it may be one.
+    fn open_heard(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        (origin, id): (&[u8], MessageId),
+        route: Route,
+        membership: &Membership,
+    ) -> Result<bool, Unusable> {
+        if !is_credible(origin, from, route, membership) {
+            // If it is one, its origin repeats it once they know each other.
+            self.counters.strangers += 1;
+            return Ok(false);
+        }
+        let begins = self.begins_with(origin, id, route).then_some(id.seq);
+        match self.inbound.open(now, origin, id.epoch, begins, self.latest(now)) {
+            Ok(()) => Ok(true),
             Err(StreamError::FormerLife(epoch)) => {
                 self.counters.former_lives += 1;
                 self.doubt(now, origin, epoch, true, membership);
-                return Ok(());
+                Ok(false)
             }
             Err(StreamError::FutureLife(epoch))
                 if membership.get(origin).is_some_and(|record| self.question(now, record, epoch, membership)) =>
             {
                 // It comes again, once the origin has said that it is its own.
                 self.counters.unusable += 1;
-                return Ok(());
+                Ok(false)
             }
-            Err(error) => return Err(Unusable::Stream { origin: NodeName::from(origin), error }),
-        };
-        if !known {
-            self.sweep_later(now);
-            if self.inbound.is_doubtful(origin, identity.epoch) {
-                self.doubt(now, origin, identity.epoch, false, membership);
-            }
+            Err(error) => Err(Unusable::Stream { origin: NodeName::from(origin), error }),
         }
-        self.counters.duplicates += u64::from(taken == Taken::Known);
-        if let (Taken::New, Some(until)) = (taken, route.until) {
-            let message = packet::encode_message(&wire::Message::User(payload.clone()));
-            self.relays.entry((until, hops)).or_default().push(message);
-        }
-        self.after_news(now, origin, identity.epoch, from, taken == Taken::New);
-        self.deliver(now);
-        Ok(())
     }
 
-    /// Something of a stream came: sees to it that it is acknowledged, that others hear of it, and that
-    /// what is missing is asked for.
-    pub(super) fn after_news(&mut self, now: Instant, origin: &[u8], epoch: u64, from: SocketAddr, news: bool) {
-        let rounds = self.telling_rounds();
-        let stream = self.inbound.get_mut(origin, epoch).expect("it was opened when the message came");
-        if news {
-            stream.rounds = rounds;
-        }
-        let acks = !std::mem::replace(&mut stream.ack_due, true);
-        let lacks = stream.lacks();
-        if lacks {
-            stream.hint.get_or_insert(from);
-        }
-        if !acks && !lacks {
-            return;
-        }
-        let name = stream.origin.clone();
-        if lacks {
-            // What is out of order may just be late.
-            self.ask_by(now + self.patience() / 5, &name, epoch);
-        }
-        if acks {
-            self.ack_later(now, name, epoch);
-        }
+    /// Whether this node begins with a message, unless its origin says otherwise. Whom the origin itself sends its first
+    /// message, is a member to it and begins there; unless it is no first message, but said again in a life that was
+    /// renewed.
+    fn begins_with(&self, origin: &[u8], id: MessageId, route: Route) -> bool {
+        let first = || route.hops == 0 && !self.inbound.has_other_life(origin, id.epoch);
+        id.seq == 0 && (self.live > FANOUT + 1 || first())
     }
 
     pub(super) fn ack_later(&mut self, now: Instant, origin: NodeName, epoch: u64) {
@@ -225,15 +238,16 @@ impl Dissemination {
 
     /// Hands out what is delivered. What comes in the streams of two voices is told apart here.
     pub(super) fn deliver(&mut self, now: Instant) {
-        for (origin, epoch, seqs) in std::mem::take(&mut self.inbound.lost) {
+        self.inbound.make_room();
+        for (origin, epoch, seqs) in self.inbound.take_lost() {
             self.counters.missed = self.counters.missed.saturating_add(seqs.end - seqs.start);
             self.outputs.push_back(Output::Missed { origin, epoch, seqs });
         }
-        while let Some(message) = self.inbound.delivered.pop_front() {
-            if let Some((source, said)) = message.plain() {
-                let words = plain::words(source, &said);
+        while let Some(message) = self.inbound.poll_delivered() {
+            if let Some(source) = message.plain_source() {
+                let key = PayloadKey::new(source, message.key(), message.value(), message.is_raw());
                 // A flood is let through rather than lost.
-                if self.heard.is_new(now, &words, message.stands_at().0) == Ok(false) {
+                if self.dedup.is_new(now, &key, message.publisher()) == Ok(false) {
                     continue;
                 }
             }
@@ -241,14 +255,6 @@ impl Dissemination {
             self.outputs.push_back(Output::Deliver(message));
         }
     }
-}
-
-/// Reads a message in this crate's form; gives its text, too.
-pub(super) fn read(payload: &Bytes) -> Result<(&str, Parsed<'_>), Unusable> {
-    let len = payload.len();
-    let text = std::str::from_utf8(payload).map_err(|_| Unusable::Text(len))?;
-    let parsed = payload::parse(text).map_err(|source| Unusable::Json { len, source })?;
-    Ok((text, parsed))
 }
 
 /// Whether a first message of an origin's life may be one: its origin is a member, or it was passed on by

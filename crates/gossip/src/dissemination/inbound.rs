@@ -25,50 +25,21 @@
 //! the origin before the later one began; to others it is a former life, of which they want nothing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     ops::Range,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
-    Message,
-    control::Start,
+    limits::MAX_ORIGINS,
+    message::Message,
     same_lane,
-    stream::{Begun, Kept, Stream},
+    stream::{Begun, Store, Stream, StreamError},
 };
 use crate::{config::Limits, membership::NodeName};
 
-/// Origins that are remembered at most.
-pub(super) const MAX_ORIGINS: usize = 16_384;
 /// Lives of one origin that are remembered at most, in both lanes.
 const MAX_LIVES: usize = 8;
-/// How far ahead of its turn a message is kept, in numbers.
-pub(super) const MAX_AHEAD: u64 = 1 << 16;
-
-/// What came of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// It is here for the first time.
-    New,
-    /// It was here before.
-    Known,
-    /// It is new, but there is no room to keep it until its turn comes; it is asked for again.
-    NoRoom,
-}
-
-/// Why a message or what is said of a stream is not believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum StreamError {
-    #[error("it is from an earlier epoch of its origin, which began at {0}")]
-    FormerLife(u64),
-    #[error("its origin's epoch begins at {0}, in the future")]
-    FutureLife(u64),
-    #[error("its number {0} is too far ahead")]
-    FarAhead(u64),
-    #[error("this node already remembers {MAX_ORIGINS} origins, the limit")]
-    Full,
-}
-
 fn find<'a>(streams: &'a mut BTreeMap<NodeName, Vec<Stream>>, origin: &[u8], epoch: u64) -> Option<&'a mut Stream> {
     streams.get_mut(origin)?.iter_mut().find(|stream| stream.epoch == epoch)
 }
@@ -78,17 +49,12 @@ fn find<'a>(streams: &'a mut BTreeMap<NodeName, Vec<Stream>>, origin: &[u8], epo
 pub(super) struct Inbound {
     limits: Limits,
     streams: BTreeMap<NodeName, Vec<Stream>>,
-    kept: Kept,
-    /// What is delivered, in order.
-    pub(super) delivered: VecDeque<Message>,
-    /// What will not be delivered: of whose which life, and which numbers.
-    pub(super) lost: Vec<(NodeName, u64, Range<u64>)>,
+    store: Store,
 }
 
 impl Inbound {
-    pub(super) fn new(limits: Limits) -> Self {
-        let (streams, kept) = (BTreeMap::new(), Kept::default());
-        Self { limits, streams, kept, delivered: VecDeque::new(), lost: Vec::new() }
+    pub(super) fn new(limits: Limits, replay: bool) -> Self {
+        Self { limits, streams: BTreeMap::new(), store: Store::new(limits.retain_bytes / 4, replay) }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
@@ -126,31 +92,34 @@ impl Inbound {
         lives.filter(|life| same_lane(life.epoch, epoch)).any(|life| life.epoch != epoch)
     }
 
-    pub(super) fn get_mut(&mut self, origin: &[u8], epoch: u64) -> Option<&mut Stream> {
-        find(&mut self.streams, origin, epoch)
+    /// A stream, and what it shares with all others.
+    pub(super) fn stream(&mut self, origin: &[u8], epoch: u64) -> Option<(&mut Stream, &mut Store)> {
+        Some((find(&mut self.streams, origin, epoch)?, &mut self.store))
+    }
+
+    /// Whether it begins with what others retain.
+    pub(super) fn replays(&self) -> bool {
+        self.store.replay
+    }
+
+    /// What cannot be had: of whose which life, and which numbers.
+    pub(super) fn take_lost(&mut self) -> Vec<(NodeName, u64, Range<u64>)> {
+        std::mem::take(&mut self.store.lost)
+    }
+
+    /// The next message to deliver.
+    pub(super) fn poll_delivered(&mut self) -> Option<Message> {
+        self.store.delivered.pop_front()
     }
 
     /// Bytes that are retained, bytes that wait for their turn, and messages that are retained.
     pub(super) fn size(&self) -> (usize, usize, usize) {
-        (self.kept.retained.0, self.kept.ahead, self.kept.retained.1)
+        (self.store.retained.0, self.store.ahead, self.store.retained.1)
     }
 
-    /// The stream of one life of an origin, which begins at `next` if it is new here, or with all there is if a
-    /// former one is known.
+    /// Remembers one life of an origin, unless it is known, which begins at `next`, or with all there is if a former one
+    /// is known.
     pub(super) fn open(
-        &mut self,
-        now: Instant,
-        origin: &[u8],
-        epoch: u64,
-        next: Option<u64>,
-        latest: u64,
-    ) -> Result<&mut Stream, StreamError> {
-        self.begin_life(now, origin, epoch, next, latest)?;
-        Ok(self.get_mut(origin, epoch).expect("it was there, or was just added"))
-    }
-
-    /// Remembers a life of an origin, unless it is known.
-    fn begin_life(
         &mut self,
         now: Instant,
         origin: &[u8],
@@ -278,14 +247,14 @@ impl Inbound {
 
     /// The origin was met before this life of it began, though nothing of a former one may have come.
     pub(super) fn note_met_before(&mut self, origin: &[u8], epoch: u64) {
-        if let Some(stream) = self.get_mut(origin, epoch) {
+        if let Some((stream, _)) = self.stream(origin, epoch) {
             stream.follows = true;
         }
     }
 
     fn remove(&mut self, origin: &NodeName) {
         for stream in self.streams.remove(origin.as_bytes()).into_iter().flatten() {
-            self.uncount(&stream);
+            stream.forget(&mut self.store);
         }
     }
 
@@ -297,148 +266,34 @@ impl Inbound {
         if lives.is_empty() {
             self.streams.remove(origin);
         }
-        self.uncount(&stream);
-        self.lost.extend(stream.lacking().map(|seqs| (stream.origin.clone(), epoch, seqs)));
+        self.store.lost.extend(stream.lacking().map(|seqs| (stream.origin.clone(), epoch, seqs)));
+        stream.forget(&mut self.store);
     }
 
-    fn uncount(&mut self, stream: &Stream) {
-        self.kept.retained.0 -= stream.bytes;
-        self.kept.retained.1 -= stream.retained.len();
-        self.kept.ahead -= stream.ahead.values().map(Message::len).sum::<usize>();
-    }
-
-    /// Takes a message. `begins` says that this node begins with it, unless it is known to begin
-    /// elsewhere. `build` makes it, with its origin's name, if it is new.
-    pub(super) fn receive(
-        &mut self,
-        now: Instant,
-        origin: &[u8],
-        (epoch, seq): (u64, u64),
-        begins: bool,
-        latest: u64,
-        build: impl FnOnce(NodeName) -> Message,
-    ) -> Result<Taken, StreamError> {
-        self.begin_life(now, origin, epoch, begins.then_some(seq), latest)?;
-        let stream = find(&mut self.streams, origin, epoch).expect("it was there, or was just added");
-        if begins && stream.next.is_none() {
-            (stream.next, stream.begun) = (Some(seq), Begun::Told);
-        }
-        let expected = stream.next.or_else(|| stream.first_ahead()).unwrap_or(seq);
-        if seq == u64::MAX || seq > expected.saturating_add(MAX_AHEAD) {
-            return Err(StreamError::FarAhead(seq));
-        }
-        if stream.next.is_some_and(|next| seq < next) || stream.ahead.contains_key(&seq) {
-            return Ok(Taken::Known);
-        }
-        stream.head = stream.head.max(seq + 1);
-        let message = build(stream.origin.clone());
-        if stream.next == Some(seq) {
-            stream.ask_afresh();
-            stream.deliver(message, &mut self.kept, &mut self.delivered);
-            self.make_room();
-        } else if self.kept.ahead + message.len() > self.limits.retain_bytes / 4 {
-            return Ok(Taken::NoRoom);
-        } else {
-            self.kept.ahead += message.len();
-            stream.ahead.insert(seq, message);
-        }
-        Ok(Taken::New)
-    }
-
-    /// Goes on from `next`, since what comes before is not for this node, or cannot be had.
-    pub(super) fn skip_to(&mut self, origin: &[u8], epoch: u64, next: u64) {
-        let Some(stream) = find(&mut self.streams, origin, epoch) else { return };
-        let later = stream.ahead.split_off(&next);
-        let dropped = std::mem::replace(&mut stream.ahead, later);
-        stream.next = Some(next);
-        stream.head = stream.head.max(next);
-        stream.ask_afresh();
-        // What is kept would no longer reach up to `next`.
-        let (bytes, messages) = (std::mem::take(&mut stream.bytes), stream.retained.len());
-        stream.retained.clear();
-        let due = stream.ahead.remove(&next);
-        self.kept.retained.0 -= bytes;
-        self.kept.retained.1 -= messages;
-        self.kept.ahead -= dropped.values().chain(&due).map(Message::len).sum::<usize>();
-        if let Some(message) = due {
-            // What was taken out of `ahead` is counted out already.
-            stream.deliver(message, &mut self.kept, &mut self.delivered);
-            self.make_room();
-        }
-    }
-
-    /// Where this node begins in a stream, as its origin says, which still has what is from `base` on, up to `head`.
-    /// What comes before it is not owed, also where this node had guessed that it would begin earlier; where it
-    /// began later, it has missed something. Who has begun goes on from where it is, unless that was made up: a
-    /// number far beyond all that the origin has said.
-    pub(super) fn start(&mut self, origin: &[u8], epoch: u64, start: Start, (base, head): (u64, u64), replay: bool) {
-        let Some(stream) = self.get_mut(origin, epoch) else { return };
-        let begun = std::mem::replace(&mut stream.begun, Begun::Told);
-        let at = if replay { base.min(start.at) } else { start.at };
-        match (begun, stream.next) {
-            (Begun::Told, Some(_)) => {}
-            (Begun::Guessed(guess), Some(next)) if next > guess && guess < head.saturating_add(MAX_AHEAD) => {
-                let lost = (start.at < guess).then(|| (stream.origin.clone(), epoch, start.at..guess));
-                self.lost.extend(lost);
+    /// Frees what was delivered of streams that have been over for so long. How far they came stays known, so that
+    /// nothing of them is delivered again. Gives whether others are over that keep something.
+    pub(super) fn sweep(&mut self, now: Instant, age: Duration) -> bool {
+        let mut left = false;
+        for stream in self.streams.values_mut().flatten() {
+            let Some(over) = stream.over else { continue };
+            if now.saturating_duration_since(over.since) >= age {
+                stream.evict(stream.retained.len(), &mut self.store);
             }
-            _ => self.skip_to(origin, epoch, at),
+            left |= stream.retains();
         }
-    }
-
-    /// Begins a stream whose origin does not say where.
-    pub(super) fn guess(&mut self, origin: &[u8], epoch: u64, next: u64) {
-        let Some(stream) = self.get_mut(origin, epoch) else { return };
-        stream.begun = Begun::Guessed(next);
-        self.skip_to(origin, epoch, next);
-    }
-
-    /// Forgets what is here ahead of its turn from `end` on: its origin knows of no such numbers.
-    pub(super) fn forget_ahead(&mut self, origin: &[u8], epoch: u64, end: u64) {
-        let Some(stream) = find(&mut self.streams, origin, epoch) else { return };
-        let made_up = stream.ahead.split_off(&end);
-        self.kept.ahead -= made_up.values().map(Message::len).sum::<usize>();
-    }
-
-    /// Nobody needs anything below `floor` any more.
-    pub(super) fn free(&mut self, origin: &[u8], epoch: u64, floor: u64) -> bool {
-        let Some(stream) = self.get_mut(origin, epoch) else { return false };
-        // Nobody can do without what this node has not had itself.
-        let floor = floor.min(stream.next.unwrap_or_default());
-        if floor <= stream.floor {
-            return false;
-        }
-        stream.floor = floor;
-        let n = floor.saturating_sub(stream.base()).min(stream.retained.len() as u64) as usize;
-        self.evict(origin, epoch, n);
-        true
-    }
-
-    /// Frees all that was delivered of a stream.
-    pub(super) fn release(&mut self, origin: &[u8], epoch: u64) {
-        let n = self.get(origin, epoch).map_or(0, |stream| stream.retained.len());
-        self.evict(origin, epoch, n);
-    }
-
-    fn evict(&mut self, origin: &[u8], epoch: u64, n: usize) {
-        let Some(stream) = self.get_mut(origin, epoch) else { return };
-        let bytes: usize = stream.retained.drain(..n).map(|message| message.len()).sum();
-        stream.bytes -= bytes;
-        if stream.retained.is_empty() {
-            stream.retained.shrink_to(16);
-        }
-        self.kept.retained.0 -= bytes;
-        self.kept.retained.1 -= n;
+        left
     }
 
     /// Evicts the oldest of the origin that has most, until what is kept is within its bounds. Origins
     /// keep what is needed themselves, so this costs nothing but a detour, as long as they live.
-    fn make_room(&mut self) {
-        while self.kept.retained.0 > self.limits.retain_bytes / 2 || self.kept.retained.1 > self.limits.retain_messages
+    pub(super) fn make_room(&mut self) {
+        while self.store.retained.0 > self.limits.retain_bytes / 2
+            || self.store.retained.1 > self.limits.retain_messages
         {
-            let fullest = self.iter().max_by_key(|(_, stream)| (stream.bytes, stream.retained.len()));
-            let Some((origin, stream)) = fullest.filter(|(_, stream)| !stream.retained.is_empty()) else { return };
-            let (origin, epoch, n) = (origin.clone(), stream.epoch, stream.retained.len().div_ceil(8));
-            self.evict(origin.as_bytes(), epoch, n);
+            let streams = self.streams.values_mut().flatten();
+            let fullest = streams.max_by_key(|stream| (stream.bytes, stream.retained.len()));
+            let Some(fullest) = fullest.filter(|stream| stream.retains()) else { return };
+            fullest.evict(fullest.retained.len().div_ceil(8), &mut self.store);
         }
     }
 }

@@ -1,34 +1,16 @@
 //! A message, as the application sees it.
 
-use std::{borrow::Cow, fmt::Display, ops::Range, str, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{
-    payload::{self, Draft, Identity, Parsed},
-    plain::Said,
+    draft::{Draft, Published},
+    id::MessageId,
+    payload::{self, Content, Parsed},
 };
 use crate::membership::NodeName;
-
-/// What makes a message of an origin different from every other: the origin's life, and a count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MessageId {
-    /// Which life of the origin: later starts have larger ones. Twice its start, in microseconds since
-    /// 1970.
-    pub epoch: u64,
-    /// The number of the message in it, from 0.
-    pub seq: u64,
-}
-
-impl MessageId {
-    /// How a message of `origin` is named in logs and over HTTP.
-    #[must_use]
-    pub fn of(self, origin: impl Display) -> String {
-        let Self { epoch, seq } = self;
-        format!("{origin}.{epoch}.{seq}")
-    }
-}
 
 /// Something published by a node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,94 +18,59 @@ pub struct Message(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// Who says it, maybe on behalf of a plain node.
     origin: NodeName,
-    /// Of the node that says it, which passes it on when `plain` is set.
+    /// Of the origin.
     id: MessageId,
-    plain: Option<NodeName>,
-    /// Of what time it is an event to serf's agents.
-    event: Option<u64>,
-    /// Whether the plain node said the bytes that the value stands for.
-    raw: bool,
     /// The JSON as it travels.
     payload: Bytes,
-    key: Key,
-    value: Range<usize>,
+    content: Content,
     hops: u8,
 }
 
-/// The key: where it stands in the JSON, or by itself if it has to be unescaped.
-#[derive(Debug)]
-enum Key {
-    At(Range<usize>),
-    Text(Box<str>),
+impl From<Published> for Message {
+    fn from(published: Published) -> Self {
+        let Published { origin, id, message, content } = published;
+        Self(Arc::new(Inner { origin, id, payload: message.slice(1..), content, hops: 0 }))
+    }
 }
 
 impl Message {
     /// `payload` is the UTF-8 text that `parsed` was made from.
-    pub(super) fn new(
-        origin: NodeName,
-        identity: &Identity<'_>,
-        parsed: &Parsed<'_>,
-        payload: &Bytes,
-        hops: u8,
-    ) -> Self {
-        let key = match parsed.key_range(payload) {
-            Some(at) => Key::At(at),
-            None => Key::Text((*parsed.key).into()),
-        };
-        Self(Arc::new(Inner {
-            origin,
-            id: MessageId { epoch: identity.epoch, seq: identity.seq },
-            plain: identity.plain.as_deref().map(NodeName::from),
-            event: identity.event,
-            raw: identity.raw && identity.plain.is_some(),
-            payload: payload.clone(),
-            key,
-            value: parsed.value.clone(),
-            hops,
-        }))
+    pub(super) fn new(origin: NodeName, id: MessageId, parsed: &Parsed<'_>, payload: &Bytes, hops: u8) -> Self {
+        Self(Arc::new(Inner { origin, id, content: parsed.content(payload), payload: payload.clone(), hops }))
     }
 
-    /// What others than memberlist nodes said: `source` stands for them. `value` is JSON. Also for tests of what takes
-    /// messages.
-    ///
-    /// # Panics
-    ///
-    /// `value` is not JSON.
+    /// What others than memberlist nodes said: `source` stands for them. `value` is JSON, which is not checked. Also for
+    /// tests of what takes messages.
     #[must_use]
     pub fn of_others(source: &str, key: &str, value: &str) -> Self {
-        let payload = Draft::new(key, value, source).on_behalf_of(source, false).finish(0, 0).slice(1..);
-        let text = std::str::from_utf8(&payload).expect("a draft is made of text");
-        let parsed = payload::parse(text).expect("a draft is JSON");
-        let identity = parsed.identity.as_ref().expect("a finished draft has an identity");
-        Self::new(source.into(), identity, &parsed, &payload, 0)
+        let draft = Draft::new(key, value, source).on_behalf_of(source, false);
+        draft.publish(source.into(), MessageId { epoch: 0, seq: 0 }).into()
     }
 
     /// The node that published it.
     #[must_use]
     pub fn origin(&self) -> &NodeName {
-        self.0.plain.as_ref().unwrap_or(&self.0.origin)
+        self.plain_source().unwrap_or(&self.0.origin)
     }
 
     /// Its identity; `None` for a message of a plain memberlist node, which gives none.
     #[must_use]
     pub fn id(&self) -> Option<MessageId> {
-        self.0.plain.is_none().then_some(self.0.id)
+        self.plain_source().is_none().then_some(self.0.id)
     }
 
     /// Its key.
     #[must_use]
     pub fn key(&self) -> &str {
-        match &self.0.key {
-            Key::At(range) => self.text(range),
-            Key::Text(text) => text,
-        }
+        self.0.content.key(&self.0.payload)
     }
 
     /// Its value, as JSON.
     #[must_use]
     pub fn value(&self) -> &str {
-        self.text(&self.0.value)
+        self.0.content.value(&self.0.payload)
     }
 
     /// The same without line ends. They can only be blanks between its parts: in a string they are escaped.
@@ -147,17 +94,13 @@ impl Message {
     /// numbers.
     #[must_use]
     pub fn raw(&self) -> Option<Vec<u8>> {
-        self.0.raw.then(|| payload::raw_bytes(self.value()))?
+        self.is_raw().then(|| payload::raw_bytes(self.value()))?
     }
 
     /// Over how many hops it came: 1 straight from its origin.
     #[must_use]
     pub fn hops(&self) -> u8 {
         self.0.hops
-    }
-
-    fn text(&self, range: &Range<usize>) -> &str {
-        str::from_utf8(&self.0.payload[range.clone()]).expect("the payload was read as text, and this between quotes")
     }
 
     /// The JSON as it travels.
@@ -170,47 +113,25 @@ impl Message {
         self.0.payload.len()
     }
 
-    /// Which message of which node it is, by itself or on behalf of a plain one.
-    pub(super) fn stands_at(&self) -> (&NodeName, MessageId) {
-        (&self.0.origin, self.0.id)
+    /// The node that published it, by itself or on behalf of a plain one.
+    pub(super) fn publisher(&self) -> &NodeName {
+        &self.0.origin
     }
 
     /// Of what time it is an event to serf's agents, if it is one.
     pub(crate) fn event(&self) -> Option<u64> {
-        self.0.event
+        self.0.content.event
     }
 
-    /// The plain node that said it, and what.
-    pub(super) fn plain(&self) -> Option<(&NodeName, Said<'_>)> {
-        let said = Said { key: self.key().into(), value: self.value().into(), raw: self.0.raw };
-        self.0.plain.as_ref().map(|plain| (plain, said))
+    /// The plain node that said it.
+    pub(super) fn plain_source(&self) -> Option<&NodeName> {
+        self.0.content.plain.as_ref()
     }
-}
 
-/// Why something was not published.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// It is larger than a message may be.
-    #[error("the message takes {size} bytes on the wire; at most {max} are allowed: shorten its key or value")]
-    TooLarge {
-        /// Its length as it would travel, in bytes.
-        size: usize,
-        /// What is allowed, in bytes.
-        max: usize,
-    },
-    /// The value cannot be written as JSON, or as none that everybody could read: a number beyond a double's range, a
-    /// text with half a surrogate pair, more than 63 arrays or objects in one another.
-    #[error("the value cannot be published as JSON: {0}")]
-    Value(String),
-    /// The log is full of messages that members still need.
-    #[error("the slowest members have not caught up yet; wait, or publish less")]
-    WouldBlock,
-    /// Another node of this node's name is in the cluster.
-    #[error("another node in the cluster has the same name as this one; give one of them another name")]
-    NameTaken,
-    /// The node has left.
-    #[error("the node has stopped; start a new one to publish")]
-    Stopped,
+    /// Whether the plain node said the bytes that the value stands for.
+    pub(super) fn is_raw(&self) -> bool {
+        self.0.content.raw
+    }
 }
 
 #[cfg(test)]

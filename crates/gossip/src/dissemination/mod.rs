@@ -54,18 +54,27 @@
 
 mod contacts;
 mod control;
+mod counters;
+mod dedup;
+mod draft;
+mod error;
 mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod gossip;
+mod hash;
 mod hearing;
+mod id;
 mod inbound;
+mod limits;
 mod message;
 mod outbound;
+mod output;
 mod payload;
 mod plain;
 mod reminders;
 mod repair;
+mod revision;
 mod ring;
 mod spread;
 mod stream;
@@ -76,7 +85,6 @@ mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
-    ops::Range,
     time::Instant,
 };
 
@@ -85,159 +93,45 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use self::{
-    contacts::{Contacts, is_named},
-    control::{ControlError, Have},
-    inbound::{Inbound, StreamError},
-    outbound::{AckError, FAILED_GRACE, LEFT_GRACE, Outbound},
-    plain::{Flooded, Heard},
+    contacts::Contacts,
+    control::Have,
+    dedup::DedupWindow,
+    inbound::Inbound,
+    limits::{FAILED_GRACE, LEFT_GRACE},
+    outbound::Outbound,
+    revision::is_named,
     ring::Ring,
     watch::Watching,
 };
 pub(crate) use self::{
     control::{MAGIC, PATH_KINDS, Route, Talk},
-    payload::Draft,
+    counters::Progress,
+    draft::{Draft, Published},
+    output::Output,
+    revision::{DELEGATE_MAX, is_ours},
 };
 pub use self::{
-    message::{Message, MessageId, PublishError},
-    watch::Acks,
+    counters::{Counters, Position},
+    draft::PublishError,
+    id::MessageId,
+    message::Message,
+    output::Acks,
 };
 use crate::{
     config::{Limits, Tuning},
-    membership::{MemberState, Membership, NodeName, Record, Target, TransmitLimitedQueue, digits},
+    membership::{MemberState, Membership, NodeName, Record, TransmitLimitedQueue, digits},
     timers::Timers,
-    wire::Versions,
 };
 
-/// What a node that understands our messages announces as the largest delegate version it understands.
-pub(crate) const DELEGATE_MAX: u8 = 0xB3;
-/// The largest delegate versions that only our nodes announce: this, and later revisions.
-const OUR_DELEGATE_MAX: std::ops::RangeInclusive<u8> = 0xB0..=0xBF;
-/// The largest message, as JSON with its identity, in bytes.
-pub(crate) const MAX_MESSAGE: usize = 1 << 20;
 /// How many messages wait to be repeated to plain nodes at most.
 const QUEUE_CAPACITY: usize = 4096;
-/// How many of the members that have not answered yet get what is new straight from its origin, and are waited for
-/// until they lag.
-const NEWCOMERS: usize = 64;
-/// In a cluster too large for all to acknowledge at once, an origin gets so many acknowledgements a second.
-const ACKS_PER_SECOND: f64 = 2000.0;
 /// How far a node's clock may be ahead of this one's, in microseconds: a day.
 const CLOCK_TOLERANCE: u64 = 24 * 60 * 60 * 1_000_000;
-
-/// Whether a node with these versions understands our messages.
-pub(crate) fn is_ours(versions: Versions) -> bool {
-    OUR_DELEGATE_MAX.contains(&versions[4])
-}
 
 /// Whether two lives are of the same stream of a node: its own, or the one in which it passes on what
 /// plain nodes say.
 fn same_lane(one: u64, other: u64) -> bool {
     (one ^ other) & 1 == 0
-}
-
-/// What the dissemination wants done.
-#[derive(Debug)]
-pub(crate) enum Output {
-    /// Send these messages, in as few packets as possible, to each of these nodes; `route` goes in front
-    /// of each packet.
-    Packets { to: Vec<Target>, route: Option<Bytes>, messages: Vec<Bytes> },
-    /// Send this message over a stream.
-    Stream { to: SocketAddr, message: Bytes },
-    /// Tell the application what another node published.
-    Deliver(Message),
-    /// Tell the application that messages of an origin cannot be had any more.
-    Missed { origin: NodeName, epoch: u64, seqs: Range<u64> },
-    /// Tell the application that a member is not waited for any longer.
-    CutLoose(NodeName),
-    /// A member of ours has been reminded again and again, and acknowledges nothing: maybe packets do not
-    /// reach it, or its own do not arrive here.
-    Silent(SocketAddr),
-    /// Tell the application who has acknowledged what.
-    Acks(Acks),
-    /// Tell the application that a member is heard from another address than it announces.
-    Elsewhere { name: NodeName, announced: SocketAddr, from: SocketAddr },
-}
-
-/// How far the cluster is with what this node publishes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Every live member, those apart that were cut loose, has everything below this number.
-    pub(crate) stable: u64,
-    /// Those included.
-    pub(crate) everywhere: u64,
-    /// How many plain memberlist members there are, who cannot acknowledge.
-    pub(crate) plain: usize,
-}
-
-/// How far a node is with what an origin says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The origin.
-    pub origin: NodeName,
-    /// Which life of it; odd for what it passes on for plain memberlist nodes.
-    pub epoch: u64,
-    /// All below this number was delivered here; of a node's own messages, was published.
-    pub next: u64,
-    /// The number after the last message there is, as far as this node has heard.
-    pub end: u64,
-    /// Every member has all below this number, as the origin says.
-    pub floor: u64,
-    /// How many messages are kept for others.
-    pub retained: usize,
-}
-
-/// What came of messages to a node since its start, and what was dropped of it, in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Messages that this node published.
-    pub published: u64,
-    /// Messages of others that were delivered to the application.
-    pub delivered: u64,
-    /// Messages that were asked for, because they were missing, counted each time.
-    pub wanted: u64,
-    /// Messages that were given to others who asked for them.
-    pub given: u64,
-    /// Messages that arrived, whether they were here already or not.
-    pub copies: u64,
-    /// Messages that were here already.
-    pub duplicates: u64,
-    /// Messages that could not be had any more, as told by [`Event::Missed`](crate::Event::Missed).
-    pub missed: u64,
-    /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
-    pub strangers: u64,
-    /// Messages, acknowledgements and what is said of messages, of a life that is over.
-    pub former_lives: u64,
-    /// Members that were heard from another address than they announce, as told by
-    /// [`Event::HeardElsewhere`](crate::Event::HeardElsewhere).
-    pub elsewhere: u64,
-    /// Everything else that could not be used.
-    pub unusable: u64,
-    /// Messages of this node that agents of a serf cluster do not get, as told by
-    /// [`Event::NoSerfEvent`](crate::Event::NoSerfEvent).
-    pub no_events: u64,
-}
-
-/// Why a user message, or a control message, cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
-    #[error("a user message of {len} bytes is not a JSON object with a text \"key\" and a \"value\": {source}")]
-    Json { len: usize, source: serde_json::Error },
-    #[error("a user message of {0} bytes is not text")]
-    Text(usize),
-    #[error("a message from \"{origin}\" was dropped: {error}")]
-    Stream { origin: NodeName, error: StreamError },
-    #[error("a message from the plain node \"{0}\" was dropped: {1}")]
-    Plain(NodeName, Flooded),
-    #[error(
-        "a message from the plain node \"{name}\" was dropped: as JSON it takes {size} bytes; at most {MAX_MESSAGE} are allowed"
-    )]
-    TooLarge { name: NodeName, size: usize },
-    #[error("a message from the plain node \"{0}\" was dropped: slow members still need earlier messages")]
-    NoRoom(NodeName),
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    #[error(transparent)]
-    Ack(#[from] AckError),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -269,7 +163,6 @@ pub(crate) struct Dissemination {
     started: Instant,
     tuning: Tuning,
     limits: Limits,
-    replay: bool,
     rng: Xoshiro256PlusPlus,
     outbound: [Outbound; 2],
     /// Whether a lane follows its peers: from its first message on.
@@ -282,7 +175,7 @@ pub(crate) struct Dissemination {
     contacts: Contacts,
     /// How many members are live and have answered this node, itself included.
     live: usize,
-    heard: Heard,
+    dedup: DedupWindow,
     /// Whether plain nodes are told, too.
     tells_plain: bool,
     ring: Option<Ring>,
@@ -320,16 +213,15 @@ impl Dissemination {
             started: now,
             tuning: tuning.clone(),
             limits,
-            replay,
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed),
             outbound: [Outbound::new(now, epoch, limits), Outbound::new(now, epoch | 1, limits)],
             active: [false; 2],
             rounds: [0; 2],
             told_floor: [0; 2],
-            inbound: Inbound::new(limits),
+            inbound: Inbound::new(limits, replay),
             contacts: Contacts::default(),
             live: 1,
-            heard: Heard::default(),
+            dedup: DedupWindow::default(),
             tells_plain: true,
             ring: None,
             acks: BTreeSet::new(),
@@ -381,15 +273,15 @@ impl Dissemination {
         now: Instant,
         draft: Draft,
         membership: &Membership,
-    ) -> Result<MessageId, PublishError> {
+    ) -> Result<Published, PublishError> {
         if !self.has_room() {
             return Err(PublishError::WouldBlock);
         }
         self.counters.published += 1;
-        Ok(self.append(now, Lane::Own, draft, membership).0)
+        Ok(self.append(now, Lane::Own, draft, membership))
     }
 
-    fn append(&mut self, now: Instant, lane: Lane, draft: Draft, membership: &Membership) -> (MessageId, Bytes) {
+    fn append(&mut self, now: Instant, lane: Lane, draft: Draft, membership: &Membership) -> Published {
         let outbound = &mut self.outbound[lane as usize];
         if !std::mem::replace(&mut self.active[lane as usize], true) {
             for record in membership.others().filter(|record| is_ours(record.versions)) {
@@ -404,9 +296,9 @@ impl Dissemination {
             }
         }
         let id = MessageId { epoch: outbound.epoch, seq: outbound.next() };
-        let message = draft.finish(id.epoch, id.seq);
-        outbound.push(message.clone());
-        (id, message)
+        let published = draft.publish(self.me.clone(), id);
+        outbound.push(published.message.clone());
+        published
     }
 
     /// These members are there, whom nobody announced.
@@ -516,19 +408,4 @@ impl Dissemination {
 fn stream_have<'a>(origin: &'a [u8], stream: &stream::Stream) -> Have<'a> {
     let (base, next) = (stream.base(), stream.next.unwrap_or_default());
     Have { origin, epoch: stream.epoch, base, next, floor: stream.floor, start: None }
-}
-
-/// One of our nodes, which all understand a checksum.
-fn ours(addr: SocketAddr) -> Target {
-    Target { addr, checksum: true, versions: [1, 5, 2, 0, DELEGATE_MAX, 0] }
-}
-
-/// A hash that is the same on every node: 64-bit FNV-1a (Fowler, Noll, Vo; RFC 9923), finished by
-/// MurmurHash3's last step so that names that differ in their last letter are far apart.
-fn hash(bytes: &[u8]) -> u64 {
-    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, fnv);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ (hash >> 33)
 }

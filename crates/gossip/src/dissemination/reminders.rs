@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    ACKS_PER_SECOND, Dissemination, Lane, Output, Timer,
+    Dissemination, Lane, Timer,
     control::{Control, Question, Start},
-    repair::SWEEP,
+    limits::{ACKS_PER_SECOND, SWEEP},
+    output::Output,
     ring::FANOUT,
 };
 use crate::membership::NodeName;

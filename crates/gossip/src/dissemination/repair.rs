@@ -13,15 +13,15 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    Dissemination, LANES, Lane, Timer, Unusable,
-    contacts::{FIRST_MEETING, is_named},
-    control::{self, Control, Have, Question, Route, Start},
-    hash,
-    inbound::{self, StreamError},
-    is_ours,
-    outbound::{AckError, Began, FAILED_GRACE},
+    Dissemination, LANES, Lane, Timer,
+    control::{Control, Have, Question, Route, Start},
+    error::Unusable,
+    hash::hash,
+    limits::{FAILED_GRACE, SWEEP},
+    outbound::{AckError, Began},
+    revision::{is_named, is_ours},
     same_lane,
-    stream::{MAX_WANTED, Over, Stream},
+    stream::{MAX_WANTED, Pace, Peers, Request, Source, Step, StreamError},
     stream_have,
 };
 use crate::{
@@ -31,8 +31,6 @@ use crate::{
 
 /// The first answer to a request is waited for this part of the time a probe may take.
 const PATIENCE: u32 = 20;
-/// Each further one twice as long, up to this.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 /// What is given at once to who asks for messages, in bytes.
 const GIVEN_AT_ONCE: usize = 64 << 10;
 /// How long a large message may take to get to somebody before it is sent again.
@@ -40,23 +38,8 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// While something large comes from a member, and some of it came no longer ago than this, nobody else is
 /// asked: what is missing may be on its way.
 const BRINGER_PATIENCE: Duration = Duration::from_secs(2);
-/// How many others are asked for what the origin has no more.
-const OTHERS_ASKED: usize = 4;
-/// … in a cluster that has so many; they are asked by turns, so that each of up to so many is.
-const MOST_ASKED: usize = 8;
-/// How often an origin is asked where to begin, before this node begins with the very first message, if
-/// others retain that.
-const STARTS_ASKED: u32 = 6;
-/// … and before it takes what others retain: often enough for an answer to come where every other datagram
-/// is lost. That guess may leave out, in silence, what the origin owes this node.
-const STARTS_ASKED_IN_VAIN: u32 = 20;
-/// How long an origin that is gone may take to turn up and say where this node begins; and how long others
-/// are asked for what one that has left can give no more.
-const DEPARTED_GRACE: Duration = Duration::from_secs(10);
 /// For how much longer what was said in a life that is over is kept than it is asked for.
 const RETENTION_MARGIN: Duration = Duration::from_secs(5);
-/// How often streams that are over are looked through.
-pub(super) const SWEEP: Duration = Duration::from_secs(1);
 /// How much later than a former life one begins at most that a clock set back would have begin earlier, in
 /// microseconds.
 const RENEWAL_SPREAD: u64 = 1 << 20;
@@ -114,6 +97,10 @@ impl Dissemination {
         self.tuning.probe_timeout / PATIENCE
     }
 
+    pub(super) fn pace(&self) -> Pace {
+        Pace { patience: self.patience(), rounds: self.telling_rounds() }
+    }
+
     pub(super) fn take_have(&mut self, now: Instant, teller: Option<Teller>, have: &Have<'_>, membership: &Membership) {
         let (origin, epoch) = (have.origin, have.epoch);
         if self.me.as_bytes() == origin {
@@ -138,23 +125,25 @@ impl Dissemination {
         if self.inbound.get(origin, epoch).is_none() && !self.open_told(now, from, have, by_origin, membership) {
             return;
         }
-        let begins = self.begins(now, have, answers, record.is_some_and(|record| is_named(record.versions)));
-        self.learn(have, begins, from, named, by_origin);
-        let Some(stream) = self.inbound.get(origin, epoch) else { return };
-        let (lacks, unknown) = (stream.lacks(), stream.asks_for_start());
-        // Who has nothing to give, as it may say when it is asked, is no reason to ask sooner.
-        let gives = stream.next.is_none_or(|here| here < have.next && (by_origin || have.base <= here));
-        let name = NodeName::from(origin);
-        if lacks {
-            let patience = match have.start {
-                _ if !gives => self.backed_off(&name, epoch),
-                Some(_) => Duration::ZERO,
-                None => self.patience() / 5,
-            };
-            self.ask_by(now + patience, &name, epoch);
-        }
-        if named && (have.start.is_some() || unknown) {
-            self.ack_later(now, name, epoch);
+        let pace = self.pace();
+        let Some((stream, store)) = self.inbound.stream(origin, epoch) else { return };
+        let can_answer = record.is_some_and(|record| is_named(record.versions));
+        let begins = match have.start {
+            Some(start) if start.at > 0 && stream.asks_for_start() && can_answer => {
+                self.contacts.begins(now, origin, start, answers)
+            }
+            start => start,
+        };
+        let begins = begins.filter(|start| by_origin && (start.life == 0 || start.life == self.life));
+        let learned = stream.learn(have, begins, Source { addr: from, named, by_origin }, pace, store);
+        if learned.ask_in.is_some() || learned.acknowledge {
+            let name = stream.origin.clone();
+            if let Some(pause) = learned.ask_in {
+                self.ask_by(now + pause, &name, epoch);
+            }
+            if learned.acknowledge {
+                self.ack_later(now, name, epoch);
+            }
         }
         self.deliver(now);
     }
@@ -175,7 +164,7 @@ impl Dissemination {
         // A live origin says itself where this node begins; one that seems gone may be about to come back.
         // One that this node has never met is about to be met, and will say it then.
         let Some(record) =
-            membership.get(origin).map(|record| record.state()).or(self.replay.then_some(MemberState::Dead))
+            membership.get(origin).map(|record| record.state()).or(self.inbound.replays().then_some(MemberState::Dead))
         else {
             self.counters.strangers += 1;
             return false;
@@ -183,16 +172,15 @@ impl Dissemination {
         let latest = self.latest(now);
         let former = self.inbound.latest_life(origin, epoch).is_some_and(|latest| latest.epoch > epoch);
         let begins = former.then_some(floor.min(next));
-        let opened = self.inbound.open(now, origin, epoch, begins, latest).map(|stream| {
-            if !record.is_live() {
-                stream.end_life(now, record == MemberState::Left);
-            }
-        });
-        match opened {
-            Ok(()) => {
-                if record.is_live() && self.inbound.is_doubtful(origin, epoch) {
+        match self.inbound.open(now, origin, epoch, begins, latest) {
+            Ok(()) if record.is_live() => {
+                if self.inbound.is_doubtful(origin, epoch) {
                     self.doubt(now, origin, epoch, false, membership);
                 }
+            }
+            Ok(()) => {
+                let stream = self.inbound.stream(origin, epoch);
+                stream.into_iter().for_each(|(stream, _)| stream.end_life(now, record == MemberState::Left));
             }
             Err(StreamError::FormerLife(_) | StreamError::FutureLife(_)) if self.open_between(now, have, by_origin) => {
             }
@@ -225,61 +213,6 @@ impl Dissemination {
         is_kept
             && self.contacts.has_met_for(now, have.origin, FAILED_GRACE + 2 * RETENTION_MARGIN)
             && self.inbound.open_between(now, have.origin, have.epoch) == Ok(true)
-    }
-
-    /// Where this node begins, as an origin says it. Who met the origin before this life of it was there all along, but
-    /// held for gone by those that the origin joined through: it begins with the first message, to be told of what nobody
-    /// has any more. Only an `answer`, with the age of the origin, tells it from one that came later.
-    fn begins(&self, now: Instant, have: &Have<'_>, answer: Option<u64>, can_answer: bool) -> Option<Start> {
-        let start = have.start?;
-        let begun = self.inbound.get(have.origin, have.epoch).is_some_and(|stream| !stream.asks_for_start());
-        if start.at == 0 || begun || !can_answer {
-            return Some(start);
-        }
-        match answer {
-            Some(age) if self.contacts.met_before(have.origin, age) => Some(Start { at: 0, ..start }),
-            None if self.contacts.has_met_for(now, have.origin, FIRST_MEETING) => None,
-            _ => Some(start),
-        }
-    }
-
-    /// Takes in what somebody has of a stream: its origin, by name at least, or another.
-    fn learn(
-        &mut self,
-        have: &Have<'_>,
-        begins: Option<Start>,
-        from: Option<SocketAddr>,
-        named: bool,
-        by_origin: bool,
-    ) {
-        let Have { origin, epoch, base, floor, start, .. } = *have;
-        let rounds = self.telling_rounds();
-        let Some(stream) = self.inbound.get_mut(origin, epoch) else { return };
-        // Nobody has so much to say; a number like that is made up.
-        let next = have.next.min(stream.next.unwrap_or(have.next).saturating_add(inbound::MAX_AHEAD));
-        stream.learn_head(base, next, by_origin, from);
-        if stream.next.is_none() && !by_origin && next > 0 {
-            stream.fallback = Some(stream.fallback.map_or(base, |known| known.min(base)).min(next));
-        }
-        if by_origin {
-            stream.gone_below = stream.gone_below.max(base.min(next));
-        }
-        if let Some(cookie) = start.and_then(|start| start.cookie).filter(|_| named)
-            && (by_origin || stream.cookie.is_none())
-        {
-            stream.cookie = Some(cookie);
-        }
-        if by_origin && stream.attempts >= OTHERS_ASKED as u32 {
-            self.inbound.forget_ahead(origin, epoch, next);
-        }
-        if let Some(start) = begins.filter(|start| by_origin && (start.life == 0 || start.life == self.life)) {
-            self.inbound.start(origin, epoch, start, (base, have.next), self.replay);
-        }
-        if self.inbound.free(origin, epoch, floor.min(next))
-            && let Some(stream) = self.inbound.get_mut(origin, epoch)
-        {
-            stream.rounds = rounds;
-        }
     }
 
     /// Somebody speaks of another life of this node: a former one, which is later than this one by a clock that
@@ -474,128 +407,84 @@ impl Dissemination {
     /// Asks somebody for what is missing of a stream, or gives it up. An origin may not know this node yet,
     /// where news of members gets lost; what is asked of it comes with an introduction.
     pub(super) fn ask(&mut self, now: Instant, origin: &NodeName, epoch: u64, membership: &Membership) {
-        let patience = self.patience();
-        let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
-        if !stream.lacks() {
-            return;
-        }
-        let record = membership.get(origin.as_bytes());
-        let live = record.filter(|record| record.is_live() && stream.over.is_none()).map(Record::addr);
-        let Some(next) = stream.next else {
-            let asked = if stream.guessed_start() == 0 { STARTS_ASKED } else { STARTS_ASKED_IN_VAIN };
-            match record.filter(|_| live.is_some() && stream.attempts < asked) {
-                Some(record) => {
-                    stream.count_attempt(now, |attempts| backed_off(patience, attempts));
-                    let again = now + self.backed_off(origin, epoch);
-                    let ack = self.acknowledgement(now, record, epoch);
-                    self.send(record.addr(), membership.introduction().into_iter().chain(ack).collect());
-                    self.timers.set(Timer::Ask(origin.clone(), epoch), again);
-                }
-                None if stream.over.is_some_and(|over| over.since + DEPARTED_GRACE > now) => {
-                    self.timers.set(Timer::Ask(origin.clone(), epoch), now + LONGEST_PATIENCE);
-                }
-                // Nobody says where this node begins. What was said by one that has left is not for it, unless
-                // the two have met, it came here, or is wanted all the same.
-                None => {
-                    let failed = stream.over.is_some_and(|over| !over.left);
-                    let came = stream.follows || stream.first_ahead().is_some();
-                    let met = self.contacts.has_met(origin);
-                    let wanted = live.is_some() || failed || self.replay || came || met;
-                    let begin = if wanted { stream.guessed_start() } else { stream.end() };
-                    self.inbound.guess(origin.as_bytes(), epoch, begin);
-                    self.deliver(now);
-                    self.ask_by(now, origin, epoch);
-                }
+        let pace = self.pace();
+        let Some((stream, store)) = self.inbound.stream(origin.as_bytes(), epoch) else { return };
+        let record = membership.get(origin.as_bytes()).filter(|record| record.is_live());
+        let met_origin = stream.next.is_none() && self.contacts.has_met(origin);
+        let peers = Peers { has_origin: record.is_some(), met_origin, live: self.live };
+        let again = match (stream.next_step(now, peers, pace.patience, store), record) {
+            (Step::Rest, _) => return,
+            (Step::AskStart(patience), Some(record)) => {
+                let ack = self.acknowledgement(now, record, epoch);
+                self.send(record.addr(), membership.introduction().into_iter().chain(ack).collect());
+                patience
             }
-            return;
+            (Step::AskStart(pause) | Step::Wait(pause), _) => pause,
+            (Step::Begun, _) => {
+                self.deliver(now);
+                return self.ask_by(now, origin, epoch);
+            }
+            (Step::GaveUp, _) => {
+                self.deliver(now);
+                self.ack_later(now, origin.clone(), epoch);
+                return self.ask_by(now, origin, epoch);
+            }
+            (Step::Ask(request), record) => self.request(now, (origin, epoch), record, request, membership),
         };
-        let asked_enough = stream.attempts >= self.live.clamp(OTHERS_ASKED, MOST_ASKED) as u32;
-        let gone = live.is_some() && stream.gone_below > next && asked_enough;
-        let over =
-            asked_enough && stream.over.is_some_and(|over| now.saturating_duration_since(over.since) >= grace(over));
-        if gone || over {
-            let ahead = stream.first_ahead();
-            let end = if gone { Some(stream.gone_below) } else { ahead.or_else(|| stream.give_up_head()) };
-            let Some(end) = end.map(|end| ahead.map_or(end, |first| first.min(end))) else { return };
-            self.inbound.lost.push((origin.clone(), epoch, next..end));
-            self.inbound.skip_to(origin.as_bytes(), epoch, end);
-            self.deliver(now);
-            self.ack_later(now, origin.clone(), epoch);
-            return self.ask_by(now, origin, epoch);
-        }
-        // Maybe the origin has begun another life, and has nothing to say in it.
-        if asked_enough && let Some(record) = record.filter(|_| live.is_some()) {
+        self.timers.set(Timer::Ask(origin.clone(), epoch), now + again);
+    }
+
+    /// Asks who is most likely to have it; gives how long the answer is waited for. `record` is the origin's, if that is
+    /// live.
+    fn request(
+        &mut self,
+        now: Instant,
+        (origin, epoch): (&NodeName, u64),
+        record: Option<&Record>,
+        request: Request,
+        membership: &Membership,
+    ) -> Duration {
+        let Request { ranges, attempt, hint, has_origin, origin_may_have, asked_enough, patience } = request;
+        let record = record.filter(|_| has_origin);
+        if let Some(record) = record.filter(|_| asked_enough) {
             self.question(now, record, epoch, membership);
         }
-        let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { return };
-        let ranges = stream.missing(control::MAX_RANGES);
         self.counters.wanted += ranges.iter().map(|(_, count)| count).sum::<u64>();
-        let attempt = stream.attempts;
-        if stream.count_attempt(now, |attempts| backed_off(patience, attempts)) && attempt > 0 {
-            stream.hint = None;
-        }
-        let hint = stream.hint;
-        let origin_has = record.filter(|_| live.is_some() && stream.gone_below <= next);
         // Who brings something large, or who told of it first, then the origin, then by turns anybody and the
         // origin.
         let bringer = self.bringer.filter(|(_, at)| now.saturating_duration_since(*at) < BRINGER_PATIENCE);
         let hint = bringer.map(|(addr, _)| addr).or(hint);
-        let anybody = || {
-            let wanted = |record: &&Record| {
-                record.is_live() && record.is_proven() && is_ours(record.versions) && record.name != *origin
-            };
-            let others = membership.others().filter(wanted).count();
-            let one = (hash(self.me.as_bytes()) as usize).wrapping_add(attempt as usize).checked_rem(others)?;
-            membership.others().filter(wanted).nth(one)
-        };
         let known = hint.and_then(|hint| membership.find_addr(hint)).filter(|hint| hint.is_live());
-        let to = match (known, origin_has) {
+        let to = match (known, record.filter(|_| origin_may_have)) {
             (Some(hint), _) => Some(hint),
             (None, Some(origin)) if attempt < 2 || attempt.is_multiple_of(2) => Some(origin),
-            (None, origin_has) => anybody().or(origin_has),
+            (None, record) => self.anybody_but(origin, attempt, membership).or(record),
         };
         if let Some(to) = to {
             let want = self.words(to.versions, &Control::Want { origin: origin.as_bytes(), epoch, ranges });
-            let introduction = membership.introduction().filter(|_| live == Some(to.addr()));
+            let introduction = membership.introduction().filter(|_| record.map(Record::addr) == Some(to.addr()));
             self.send(to.addr(), introduction.into_iter().chain([want]).collect());
         }
-        let again = now + self.backed_off(origin, epoch);
-        self.timers.set(Timer::Ask(origin.clone(), epoch), again);
+        patience
     }
 
-    pub(super) fn backed_off(&self, origin: &NodeName, epoch: u64) -> Duration {
-        let attempts = self.inbound.get(origin.as_bytes(), epoch).map_or(0, |stream| stream.attempts);
-        backed_off(self.patience(), attempts)
-    }
-
-    /// Frees what is kept of streams that are over. How far they came stays known, so that nothing of them
-    /// is delivered again.
-    pub(super) fn sweep(&mut self, now: Instant) {
-        let over = |(origin, stream): (&NodeName, &Stream)| {
-            let over = stream.over?;
-            // Who lacks something may have noticed it later than this node, and asks for as long.
-            let since = now.saturating_duration_since(over.since);
-            (since >= FAILED_GRACE + RETENTION_MARGIN).then(|| (origin.clone(), stream.epoch))
+    /// Another of ours, each of them at its turn.
+    fn anybody_but<'a>(&self, origin: &NodeName, turn: u32, membership: &'a Membership) -> Option<&'a Record> {
+        let wanted = |record: &&Record| {
+            record.is_live() && record.is_proven() && is_ours(record.versions) && record.name != *origin
         };
-        let over: Vec<_> = self.inbound.iter().filter_map(over).collect();
-        for (origin, epoch) in over {
-            self.inbound.release(origin.as_bytes(), epoch);
-        }
-        if self.inbound.iter().any(|(_, stream)| stream.over.is_some() && stream.retains()) {
+        let others = membership.others().filter(wanted).count();
+        let one = (hash(self.me.as_bytes()) as usize).wrapping_add(turn as usize).checked_rem(others)?;
+        membership.others().filter(wanted).nth(one)
+    }
+
+    /// Frees what is kept of streams that are over.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        // Who lacks something may have noticed it later than this node, and asks for as long.
+        if self.inbound.sweep(now, FAILED_GRACE + RETENTION_MARGIN) {
             self.sweep_later(now);
         }
     }
-}
-
-/// How long an answer is waited for after so many attempts.
-fn backed_off(patience: Duration, attempts: u32) -> Duration {
-    (patience * (1 << attempts.saturating_sub(1).min(8))).min(LONGEST_PATIENCE)
-}
-
-/// For how long what is missing of a stream that is over is asked for. Who failed may come back, or has, in a
-/// new life; others have the last words of the former one, whether they remember the member or not.
-fn grace(over: Over) -> Duration {
-    if over.left { DEPARTED_GRACE } else { FAILED_GRACE }
 }
 
 /// Whether a member of ours takes the clock's word for which life is the latest.

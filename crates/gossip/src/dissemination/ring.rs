@@ -20,7 +20,11 @@
 
 use std::net::SocketAddr;
 
-use super::{NEWCOMERS, hash};
+use super::{
+    hash::hash,
+    limits::NEWCOMERS,
+    revision::{is_named, is_ours},
+};
 use crate::membership::{Membership, Target};
 
 /// To how many a node sends a message at most.
@@ -64,13 +68,13 @@ impl Ring {
             if newcomers > NEWCOMERS {
                 break;
             }
-            if !super::is_ours(record.versions) {
+            if !is_ours(record.versions) {
                 ring.plain.push(record.into());
             } else if !record.is_proven() {
-                ring.named &= super::is_named(record.versions);
+                ring.named &= is_named(record.versions);
                 ring.newcomers.push(record.addr());
             } else {
-                ring.named &= super::is_named(record.versions);
+                ring.named &= is_named(record.versions);
                 ring.places.push((place(record.name.as_bytes()), record.addr()));
             }
         }

@@ -5,9 +5,10 @@ use std::{net::SocketAddr, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    Dissemination, LANES, Lane, Output, Timer,
+    Dissemination, LANES, Lane, Timer,
     control::{Control, Route},
-    ours,
+    output::Output,
+    revision::ours,
     ring::{self, Branch, Ring},
 };
 use crate::{
@@ -133,7 +134,7 @@ impl Dissemination {
 
     pub(super) fn send_acks(&mut self, now: Instant, membership: &Membership) {
         for (origin, epoch) in std::mem::take(&mut self.acks) {
-            let Some(stream) = self.inbound.get_mut(origin.as_bytes(), epoch) else { continue };
+            let Some((stream, _)) = self.inbound.stream(origin.as_bytes(), epoch) else { continue };
             stream.ack_due = false;
             let Some(record) = membership.get(origin.as_bytes()).filter(|record| record.is_live()) else { continue };
             let Some(ack) = self.acknowledgement(now, record, epoch) else { continue };

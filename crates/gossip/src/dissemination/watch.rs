@@ -16,16 +16,13 @@ use std::{
 };
 
 use super::{
-    Dissemination, Lane, Output, Timer,
+    Dissemination, Lane, Timer,
     control::{self, Control},
+    output::{Acks, Output},
+    revision::is_watchable,
 };
-use crate::{
-    membership::{Membership, NodeName, Record},
-    wire::Versions,
-};
+use crate::membership::{Membership, NodeName, Record};
 
-/// The largest delegate versions of nodes that can be watched: this revision, and later ones.
-const WATCHABLE: std::ops::RangeInclusive<u8> = 0xB2..=0xBF;
 /// For how long who asked is told.
 const WATCH: Duration = Duration::from_secs(10);
 /// How often is asked again.
@@ -34,18 +31,6 @@ const RENEWAL: Duration = Duration::from_secs(5);
 const PACE: Duration = Duration::from_millis(50);
 /// How many members are told at once.
 const MAX_WATCHERS: usize = 32;
-
-/// Who has acknowledged what of an origin's messages, as the origin says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acks {
-    /// The origin.
-    pub origin: NodeName,
-    /// Which life of it.
-    pub epoch: u64,
-    /// The members whose positions have changed: all of the origin's messages below that number, which are
-    /// meant for it, are at that member. Now and then all members are told, changed or not.
-    pub members: Vec<(NodeName, u64)>,
-}
 
 /// Somebody who is told.
 #[derive(Debug)]
@@ -91,7 +76,7 @@ impl Dissemination {
 
     /// Asks a member, if acknowledgements are wanted. One that has just joined may not know this node yet.
     pub(super) fn ask_to_tell(&mut self, record: &Record, membership: &Membership) {
-        if self.watching.wanted && record.is_live() && record.is_proven() && can_be_watched(record.versions) {
+        if self.watching.wanted && record.is_live() && record.is_proven() && is_watchable(record.versions) {
             let watch = self.words(record.versions, &Control::Watch);
             self.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
         }
@@ -185,8 +170,4 @@ impl Dissemination {
             self.outputs.push_back(Output::Acks(Acks { origin: origin.clone(), epoch, members }));
         }
     }
-}
-
-fn can_be_watched(versions: Versions) -> bool {
-    WATCHABLE.contains(&versions[4])
 }

@@ -222,7 +222,11 @@ impl EventLoop {
                 break;
             };
             match self.node.publish_draft(now, draft) {
-                Ok(_) => own.iter_mut().for_each(|own| own.extend(self.node.just_published())),
+                Ok(published) => {
+                    if let Some(own) = &mut own {
+                        own.push_back(published.into());
+                    }
+                }
                 Err(refusal) => debug!(%refusal, "what was published is not sent"),
             }
         }

@@ -60,7 +60,7 @@ use self::{
 };
 use crate::{
     config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
-    dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Route},
+    dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Published, Route},
     membership::{self, Belief, Member, Membership, NodeName, Output, Record},
     timers::Timers,
     wire::{self, Address, Nonce, Versions, envelope::Envelope, limits::StreamLimits, packet},
@@ -415,7 +415,7 @@ impl Node {
     /// or has learned that its name is another's.
     pub fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
         let draft = self.draft(key, value)?;
-        self.publish_draft(now, draft)
+        self.publish_draft(now, draft).map(|published| published.id())
     }
 
     /// A message of this node.
@@ -435,7 +435,7 @@ impl Node {
     /// # Errors
     ///
     /// See there; or the log has no room, which [`Event::Room`] will tell.
-    pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<MessageId, PublishError> {
+    pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<Published, PublishError> {
         self.now = now;
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -447,7 +447,7 @@ impl Node {
             self.land(self.dissemination.stable());
             self.emit_event(now, event);
         }
-        self.held_back |= published == Err(PublishError::WouldBlock);
+        self.held_back |= matches!(published, Err(PublishError::WouldBlock));
         published
     }
 
@@ -461,11 +461,6 @@ impl Node {
         let progress = self.dissemination.progress(&self.membership);
         self.land(progress.stable);
         progress
-    }
-
-    /// What this node has just published, as an application sees it.
-    pub(crate) fn just_published(&self) -> Option<dissemination::Message> {
-        self.dissemination.just_published()
     }
 
     /// How many members have a message of this node, and which do not, of those that are waited for.

@@ -99,8 +99,7 @@ impl Node {
         let Some(place) = self.place.as_ref().filter(|_| self.dissemination.has_plain(&self.membership)) else {
             return (draft, None);
         };
-        let (name, value) = draft.content();
-        let payload = serf::from_json(&value);
+        let (name, payload) = (draft.key().to_owned(), serf::from_json(draft.value()));
         let size = name.len() + payload.len();
         if size > serf::MAX_EVENT {
             let max = serf::MAX_EVENT;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A message is freed when every live member has it, and every one that failed less than
-//! [`FAILED_GRACE`] ago, since that may only have been cut off. Publishing is held back while the log
+//! [`FAILED_GRACE`](super::limits::FAILED_GRACE) ago, since that may only have been cut off. Publishing is held back while the log
 //! is full of messages that live members still need.
 //!
 //! # A peer
@@ -20,7 +20,7 @@
 //! | `Current` | the window, publishers, receipts, the log | `Lagging` when it acknowledges nothing for [`LAGGING_AFTER`] |
 //! | `Lagging` | publishers, receipts, the log | `Current` when it has caught up; `Loose` after the lag limit |
 //! | `Loose` | receipts; the log, as long as there is room | `Current` when it has caught up |
-//! | `Away` (failed, or left) | the log, as long as there is room | `Lagging` when it is back; forgotten after [`FAILED_GRACE`], or [`LEFT_GRACE`] |
+//! | `Away` (failed, or left) | the log, as long as there is room | `Lagging` when it is back; forgotten after [`FAILED_GRACE`](super::limits::FAILED_GRACE), or [`LEFT_GRACE`](super::limits::LEFT_GRACE) |
 //!
 //! A peer is its name: wherever it is reached, and whatever it was thought to be meanwhile, it goes on where
 //! it was. One that was forgotten begins with what is sent from now on as far as this node knows; but what it
@@ -45,16 +45,11 @@ use std::{
 use bytes::Bytes;
 
 use self::{forgotten::Forgotten, positions::Gone};
-use super::{NEWCOMERS, control::Start, payload};
+use super::{control::Start, draft, limits::NEWCOMERS};
 use crate::{config::Limits, membership::NodeName};
 
 /// A peer that acknowledges nothing for so long no longer slows down the others.
 const LAGGING_AFTER: Duration = Duration::from_millis(250);
-/// For how long messages are kept for a member that failed.
-pub(super) const FAILED_GRACE: Duration = Duration::from_secs(120);
-/// The same for a member that is said to have left: that may be a stale or a made-up word, which it refutes when it
-/// hears of it, at the latest from an exchange of views.
-pub(super) const LEFT_GRACE: Duration = Duration::from_secs(40);
 /// The window, in bytes: at first, and its bounds.
 const FIRST_WINDOW: u64 = 128 << 10;
 const MIN_WINDOW: u64 = 32 << 10;
@@ -302,7 +297,7 @@ impl Outbound {
         self.sent = self.stable().max(self.base);
         let mut end = self.freed;
         for (seq, entry) in (self.base..).zip(&mut self.entries) {
-            entry.message = payload::renumber(&entry.message, &me.to_string(), epoch, seq);
+            entry.message = draft::renumber(&entry.message, &me.to_string(), epoch, seq);
             end += entry.message.len() as u64;
             entry.end = end;
         }
@@ -337,11 +332,6 @@ impl Outbound {
     pub(super) fn get(&self, seq: u64) -> Option<&Bytes> {
         let i = usize::try_from(seq.checked_sub(self.base)?).ok()?;
         (seq < self.sent).then(|| self.entries.get(i).map(|entry| &entry.message))?
-    }
-
-    /// The message that was added last, whether it has been sent or not.
-    pub(super) fn last(&self) -> Option<&Bytes> {
-        self.entries.back().map(|entry| &entry.message)
     }
 
     /// Takes the messages that may be sent now.

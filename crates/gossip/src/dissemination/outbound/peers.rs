@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{super::NEWCOMERS, Began, Outbound, Peer, Standing};
+use super::{super::limits::NEWCOMERS, Began, Outbound, Peer, Standing};
 use crate::membership::NodeName;
 
 impl Outbound {

@@ -1,7 +1,7 @@
 //! Messages that fit in no packet.
 
 use super::*;
-use crate::dissemination::{MAX_MESSAGE, PublishError};
+use crate::dissemination::{PublishError, draft::MAX_MESSAGE};
 
 /// JSON of a text of this length.
 fn text(len: usize) -> String {

@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{control::Start, inbound::Inbound};
+use super::{
+    control::Start,
+    stream::{Store, Stream},
+};
 use crate::{
     config::{Limits, Profile},
     node::Event,
@@ -187,15 +190,14 @@ fn what_was_said_while_both_were_cut_off_is_not_skipped() {
 
 #[test]
 fn an_origin_corrects_a_guess() {
-    let mut inbound = Inbound::new(Limits::default());
-    let mut next = |guess, at| {
-        inbound.open(Instant::now(), b"node1", guess * 2, None, u64::MAX).expect("room");
-        inbound.guess(b"node1", guess * 2, guess);
-        inbound.start(b"node1", guess * 2, Start { at, life: 0, cookie: None }, (0, 9), false);
-        let begun = inbound.get(b"node1", guess * 2).and_then(|stream| stream.next);
+    let next = |guess, at| {
+        let (mut stream, mut store) = (Stream::new("node1".into(), guess * 2, None), Store::new(0, false));
+        stream.guess(guess, &mut store);
+        stream.start(Start { at, life: 0, cookie: None }, (0, 9), &mut store);
+        let begun = stream.next;
         // Where it has begun it stays.
-        inbound.start(b"node1", guess * 2, Start { at: at + 5, life: 0, cookie: None }, (0, 9), false);
-        assert_eq!(inbound.get(b"node1", guess * 2).and_then(|stream| stream.next), begun);
+        stream.start(Start { at: at + 5, life: 0, cookie: None }, (0, 9), &mut store);
+        assert_eq!(stream.next, begun);
         begun
     };
     assert_eq!(next(1, 3), Some(3), "what came before was never kept for this node");

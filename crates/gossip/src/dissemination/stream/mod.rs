@@ -1,5 +1,12 @@
 //! One life of an origin, as a stream of numbered messages: where it began for this node, how far it is, and what
 //! it lacks.
+//!
+//! It is changed by a few transitions: a message is [received](Stream::receive), something of it is
+//! [learned](Stream::learn), or it is time for the [next step](Stream::next_step) to what is missing. Each says what is to
+//! be done, and leaves that to who owns the streams and knows the members.
+
+mod learn;
+mod step;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -8,11 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Message;
+pub(super) use self::{
+    learn::Source,
+    step::{MAX_WANTED, Peers, Request, Step},
+};
+use super::{limits::MAX_ORIGINS, message::Message};
 use crate::membership::NodeName;
 
-/// Messages asked for at once at most.
-pub(super) const MAX_WANTED: u64 = 256;
+/// How far ahead of its turn a message is kept, in numbers.
+const MAX_AHEAD: u64 = 1 << 16;
 
 /// How a stream began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +36,45 @@ pub(super) enum Begun {
     Told,
 }
 
+/// What came of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is here for the first time.
+    New,
+    /// It was here before.
+    Known,
+    /// It is new, but there is no room to keep it until its turn comes; it is asked for again.
+    NoRoom,
+}
+
+/// Why a message or what is said of a stream is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error("it is from an earlier epoch of its origin, which began at {0}")]
+    FormerLife(u64),
+    #[error("its origin's epoch begins at {0}, in the future")]
+    FutureLife(u64),
+    #[error("its number {0} is too far ahead")]
+    FarAhead(u64),
+    #[error("this node already remembers {MAX_ORIGINS} origins, the limit")]
+    Full,
+}
+
 /// A life has ended, or its origin seems to be gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Over {
     pub(super) since: Instant,
     /// Whether the origin said good-bye.
     pub(super) left: bool,
+}
+
+/// How fast a node goes about it, in a cluster of this size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// How long an answer is waited for.
+    pub(super) patience: Duration,
+    /// For how many rounds of gossip news is told.
+    pub(super) rounds: u32,
 }
 
 /// One life of an origin.
@@ -51,7 +95,7 @@ pub(super) struct Stream {
     pub(super) bytes: usize,
     pub(super) ahead: BTreeMap<u64, Message>,
     /// Where to begin should the origin not say it: what others retain.
-    pub(super) fallback: Option<u64>,
+    fallback: Option<u64>,
     /// The number after the last one there is, as far as was heard.
     pub(super) head: u64,
     /// Who said so last.
@@ -61,7 +105,7 @@ pub(super) struct Stream {
     /// Below this nobody needs anything any more.
     pub(super) floor: u64,
     /// The origin itself has nothing below this any more.
-    pub(super) gone_below: u64,
+    gone_below: u64,
     /// Who was the last to say that there is more.
     pub(super) hint: Option<SocketAddr>,
     /// How often it was asked for what is next, or for where to begin, each time waiting longer for an answer. What
@@ -79,13 +123,27 @@ pub(super) struct Stream {
     pub(super) cookie: Option<u64>,
 }
 
-/// What all streams together keep.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
+/// What all streams share: how much they keep, and what came of them.
+#[derive(Debug)]
+pub(super) struct Store {
+    /// Bytes that may wait for their turn.
+    pub(super) max_ahead: usize,
+    /// Begin with what others retain.
+    pub(super) replay: bool,
     /// Bytes and messages kept after their delivery.
     pub(super) retained: (usize, usize),
     /// Bytes that wait for their turn.
     pub(super) ahead: usize,
+    /// What is delivered, in order.
+    pub(super) delivered: VecDeque<Message>,
+    /// What will not be delivered: of whose which life, and which numbers.
+    pub(super) lost: Vec<(NodeName, u64, Range<u64>)>,
+}
+
+impl Store {
+    pub(super) fn new(max_ahead: usize, replay: bool) -> Self {
+        Self { max_ahead, replay, retained: (0, 0), ahead: 0, delivered: VecDeque::new(), lost: Vec::new() }
+    }
 }
 
 impl Stream {
@@ -178,36 +236,6 @@ impl Stream {
         (self.attempts, self.counts_from) = (0, None);
     }
 
-    /// Counts an attempt, unless the answer to the last one is still waited for. `pause` is how long an answer is
-    /// waited for after so many attempts.
-    pub(super) fn count_attempt(&mut self, now: Instant, pause: impl Fn(u32) -> Duration) -> bool {
-        let counts = self.counts_from.is_none_or(|from| from <= now);
-        if counts {
-            self.attempts += 1;
-            self.counts_from = Some(now + pause(self.attempts));
-        }
-        counts
-    }
-
-    /// The messages to ask for: first numbers and counts.
-    pub(super) fn missing(&self, max_ranges: usize) -> Vec<(u64, u64)> {
-        let Some(mut at) = self.next else { return Vec::new() };
-        let (mut ranges, mut left) = (Vec::new(), MAX_WANTED);
-        let ends = self.ahead.keys().map(|seq| (*seq, seq + 1)).chain([(self.end(), self.end())]);
-        for (end, after) in ends {
-            if end > at {
-                let count = (end - at).min(left);
-                ranges.push((at, count));
-                left -= count;
-                if left == 0 || ranges.len() == max_ranges {
-                    break;
-                }
-            }
-            at = after;
-        }
-        ranges
-    }
-
     /// A message that is kept, or waits for its turn.
     pub(super) fn get(&self, seq: u64) -> Option<&Message> {
         match seq.checked_sub(self.base()) {
@@ -216,57 +244,113 @@ impl Stream {
         }
     }
 
-    /// Somebody says that there are messages up to `head`, and can give those from `base` on. The origin itself
-    /// is believed also when that is less than was heard from others.
-    pub(super) fn learn_head(&mut self, base: u64, head: u64, by_origin: bool, hint: Option<SocketAddr>) {
-        if by_origin {
-            self.head = head;
-        }
-        if head > self.end() {
-            (self.head, self.told_by, self.doubted) = (head, hint, false);
-            self.hint = hint;
-            if self.next.is_some_and(|next| base <= next) {
-                self.ask_afresh();
-            }
-        } else if self.hint.is_none()
-            && (head == self.end() || self.next.is_some_and(|next| base <= next && next < head))
-        {
-            self.hint = hint;
-            self.doubted = false;
-        } else if head < self.head && hint.is_some() && hint == self.told_by && self.attempts > 0 {
-            self.doubted = true;
-        }
-    }
-
     /// Who is back there may have been restarted: that it has less now does not mean that it never had more.
     pub(super) fn forget_teller(&mut self, addr: SocketAddr) {
         self.told_by = self.told_by.filter(|told_by| *told_by != addr);
     }
 
+    /// Takes in a message, which `build` makes, with its origin's name, if it is new. `begins` says that this node begins
+    /// with it, unless it is known to begin elsewhere.
+    pub(super) fn receive(
+        &mut self,
+        seq: u64,
+        begins: bool,
+        store: &mut Store,
+        build: impl FnOnce(NodeName) -> Message,
+    ) -> Result<Taken, StreamError> {
+        if begins && self.next.is_none() {
+            (self.next, self.begun) = (Some(seq), Begun::Told);
+        }
+        let expected = self.next.or_else(|| self.first_ahead()).unwrap_or(seq);
+        if seq == u64::MAX || seq > expected.saturating_add(MAX_AHEAD) {
+            return Err(StreamError::FarAhead(seq));
+        }
+        if self.next.is_some_and(|next| seq < next) || self.ahead.contains_key(&seq) {
+            return Ok(Taken::Known);
+        }
+        self.head = self.head.max(seq + 1);
+        let message = build(self.origin.clone());
+        if self.next == Some(seq) {
+            self.ask_afresh();
+            self.deliver(message, store);
+        } else if store.ahead + message.len() > store.max_ahead {
+            return Ok(Taken::NoRoom);
+        } else {
+            store.ahead += message.len();
+            self.ahead.insert(seq, message);
+        }
+        Ok(Taken::New)
+    }
+
+    /// Something came, from there: if it is `news`, others are to hear of it. Gives whether an acknowledgement is due that
+    /// was not before, and whether something is missing.
+    pub(super) fn note_arrival(&mut self, from: SocketAddr, news: bool, rounds: u32) -> (bool, bool) {
+        if news {
+            self.rounds = rounds;
+        }
+        let lacks = self.lacks();
+        if lacks {
+            self.hint.get_or_insert(from);
+        }
+        (!std::mem::replace(&mut self.ack_due, true), lacks)
+    }
+
     /// Delivers a message whose turn it is, and those that waited for it.
-    pub(super) fn deliver(&mut self, message: Message, kept: &mut Kept, delivered: &mut VecDeque<Message>) {
+    fn deliver(&mut self, message: Message, store: &mut Store) {
         let mut due = Some(message);
         let mut next = self.next.unwrap_or_default();
         while let Some(message) = due {
             if next >= self.floor {
                 self.bytes += message.len();
-                kept.retained.0 += message.len();
-                kept.retained.1 += 1;
+                store.retained.0 += message.len();
+                store.retained.1 += 1;
                 self.retained.push_back(message.clone());
             }
-            delivered.push_back(message);
+            store.delivered.push_back(message);
             next += 1;
             due = if self.ahead.is_empty() { None } else { self.ahead.remove(&next) };
-            kept.ahead -= due.as_ref().map_or(0, Message::len);
+            store.ahead -= due.as_ref().map_or(0, Message::len);
         }
         self.next = Some(next);
     }
 
-    /// Nobody could give what is missing, and nothing is here ahead of it: up to where it is given up, if
-    /// there is reason to believe that there was something.
-    pub(super) fn give_up_head(&mut self) -> Option<u64> {
-        let next = self.next.unwrap_or_default();
-        let head = std::mem::replace(&mut self.head, next);
-        (head > next && !self.doubted).then_some(head)
+    /// Goes on from `next`, since what comes before is not for this node, or cannot be had.
+    fn skip_to(&mut self, next: u64, store: &mut Store) {
+        let later = self.ahead.split_off(&next);
+        let dropped = std::mem::replace(&mut self.ahead, later);
+        store.ahead -= dropped.values().map(Message::len).sum::<usize>();
+        // What is kept would no longer reach up to `next`.
+        self.evict(self.retained.len(), store);
+        self.next = Some(next);
+        self.head = self.head.max(next);
+        self.ask_afresh();
+        if let Some(message) = self.ahead.remove(&next) {
+            store.ahead -= message.len();
+            self.deliver(message, store);
+        }
+    }
+
+    /// Begins, though the origin does not say where.
+    pub(super) fn guess(&mut self, next: u64, store: &mut Store) {
+        self.begun = Begun::Guessed(next);
+        self.skip_to(next, store);
+    }
+
+    /// Frees the oldest that were delivered.
+    pub(super) fn evict(&mut self, n: usize, store: &mut Store) {
+        let bytes: usize = self.retained.drain(..n).map(|message| message.len()).sum();
+        self.bytes -= bytes;
+        if self.retained.is_empty() {
+            self.retained.shrink_to(16);
+        }
+        store.retained.0 -= bytes;
+        store.retained.1 -= n;
+    }
+
+    /// It is forgotten, with all that is kept of it.
+    pub(super) fn forget(self, store: &mut Store) {
+        store.retained.0 -= self.bytes;
+        store.retained.1 -= self.retained.len();
+        store.ahead -= self.ahead.values().map(Message::len).sum::<usize>();
     }
 }
