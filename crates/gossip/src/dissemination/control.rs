@@ -107,8 +107,8 @@ pub(super) struct Question {
     pub(super) age: u64,
 }
 
-/// Who says what follows, wherever its packets leave from. Only nodes of [`NAMED`](super::NAMED) revisions
-/// are told.
+/// Who says what follows, wherever its packets leave from. Only nodes of [revisions](super::revision) that know of it are
+/// told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct By<'a> {
     pub(super) sender: &'a [u8],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Dissemination, Lane, QUEUE_CAPACITY,
+    Dissemination,
     counters::{Counters, Position, Progress},
     draft::MAX_MESSAGE,
     outbound::Outbound,
@@ -16,40 +16,40 @@ use crate::{
 impl Dissemination {
     /// How far the cluster is with what this node publishes.
     pub(crate) fn progress(&mut self, membership: &Membership) -> Progress {
-        let plain = self.ring(membership).plain.len();
-        let own = &self.outbound[Lane::Own as usize];
+        let plain = self.tree.ring(membership).plain.len();
+        let own = &self.publisher.own().outbound;
         Progress { stable: own.stable(), everywhere: own.everywhere(), plain }
     }
 
     /// Every live member has all below this number of what this node publishes.
     pub(crate) fn stable(&self) -> u64 {
-        self.outbound[Lane::Own as usize].stable()
+        self.publisher.own().outbound.stable()
     }
 
     /// Whether publishers do not wait for a live member any more.
     pub(crate) fn is_loose(&self, name: &NodeName) -> bool {
-        self.outbound[Lane::Own as usize].is_loose(name)
+        self.publisher.own().outbound.is_loose(name)
     }
 
     /// By how many messages of this node each member is behind, of those that acknowledge.
     pub(crate) fn lags(&self) -> BTreeMap<&NodeName, u64> {
-        self.outbound[Lane::Own as usize].lags()
+        self.publisher.own().outbound.lags()
     }
 
     /// How far this node is with what each origin says, its own messages first.
     pub(crate) fn positions(&self) -> Vec<Position> {
-        let own = &self.outbound[Lane::Own as usize];
+        let own = &self.publisher.own().outbound;
         let mine = Position {
-            origin: self.me.clone(),
+            origin: self.cx.me.name.clone(),
             epoch: own.epoch,
             next: own.next(),
             end: own.next(),
             floor: own.floor().min(own.sent()),
             retained: own.len(),
         };
-        let others = self.inbound.iter().filter(|(_, stream)| stream.over.is_none());
-        let others = others.map(|(origin, stream)| Position {
-            origin: origin.clone(),
+        let others = self.receiver.inbound.iter().filter(|stream| stream.over.is_none());
+        let others = others.map(|stream| Position {
+            origin: stream.origin.clone(),
             epoch: stream.epoch,
             next: stream.next.unwrap_or_default(),
             end: stream.end(),
@@ -61,29 +61,31 @@ impl Dissemination {
 
     /// How many live members have a message of this node, and which do not.
     pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        self.outbound[Lane::Own as usize].reached(seq)
+        self.publisher.own().outbound.reached(seq)
     }
 
     /// Who has failed, and who has left, while a message was on its way to it.
     pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
-        self.outbound[Lane::Own as usize].gone_without(seq)
+        self.publisher.own().outbound.gone_without(seq)
     }
 
     /// Whether every live member has everything this node says.
     pub(crate) fn is_settled(&self) -> bool {
-        self.outbound.iter().all(|outbound| outbound.stable() == outbound.next())
+        self.publisher.lanes.iter().all(|own| own.outbound.stable() == own.outbound.next())
     }
 
     /// What came, and what was dropped of it, since the start.
     pub(crate) fn counters(&self) -> Counters {
-        self.counters
+        self.cx.counters
     }
 
     /// How much is kept: what, how much of it, and its bound.
     pub(crate) fn sizes(&self) -> [(&'static str, usize, usize); 5] {
         let Limits { retain_messages, retain_bytes, .. } = self.limits;
-        let own = |size: fn(&Outbound) -> usize| self.outbound.iter().map(size).max().unwrap_or_default();
-        let (bytes, ahead, messages) = self.inbound.size();
+        let own = |size: fn(&Outbound) -> usize| {
+            self.publisher.lanes.iter().map(|own| size(&own.outbound)).max().unwrap_or_default()
+        };
+        let (bytes, ahead, messages) = self.receiver.inbound.size();
         [
             ("messages in a log of this node", own(Outbound::len), retain_messages),
             // The last one that fits may be a large one.
@@ -96,6 +98,6 @@ impl Dissemination {
 
     /// How much is waiting to be repeated to plain nodes, in messages, and how much may.
     pub(crate) fn queued(&self) -> (usize, usize) {
-        (self.queue.len(), QUEUE_CAPACITY)
+        self.plain.queued()
     }
 }

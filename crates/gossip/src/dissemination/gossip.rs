@@ -9,44 +9,38 @@ use std::{net::SocketAddr, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    Dissemination, LANES,
+    Dissemination,
     control::{self, Control, MAGIC},
     error::Unusable,
-    repair::Teller,
+    questions::Teller,
     revision::{is_named, is_ours},
-    stream_have,
+    stream::Stream,
 };
 use crate::{
-    membership::{Membership, Target, digits},
+    membership::{Membership, Target},
     wire::packet,
 };
 
 impl Dissemination {
-    /// For how many rounds of gossip news is told: enough for everybody to hear it from somebody.
-    pub(super) fn telling_rounds(&self) -> u32 {
-        digits(self.live)
-    }
-
     /// Whether there is something to tell in the next round of gossip.
     pub(crate) fn has_gossip(&self) -> bool {
-        !self.queue.is_empty()
-            || self.rounds.iter().any(|rounds| *rounds > 0)
-            || self.inbound.iter().any(|(_, stream)| stream.rounds > 0)
+        !self.plain.queue.is_empty()
+            || self.publisher.lanes.iter().any(|own| own.rounds > 0)
+            || self.receiver.inbound.iter().any(|stream| stream.rounds > 0)
     }
 
     /// Takes what is to be told in one packet of gossip with `budget` bytes left; gives the bytes used.
     pub(crate) fn fill(&mut self, target: Target, budget: usize, out: &mut Vec<Bytes>) -> usize {
         if !is_ours(target.versions) {
-            let plain = self.ring.as_ref().map_or(0, |ring| ring.plain.len());
-            return self.queue.take(plain + 1, packet::PART_OVERHEAD, budget, out);
+            let plain = self.tree.last_ring().map_or(0, |ring| ring.plain.len());
+            return self.plain.queue.take(plain + 1, packet::PART_OVERHEAD, budget, out);
         }
         let mut haves = Vec::new();
-        let by = if is_named(target.versions) { self.by(None).max_len() } else { 0 };
+        let by = if is_named(target.versions) { self.cx.me.by(None).max_len() } else { 0 };
         let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3 + by);
-        let own =
-            LANES.into_iter().filter(|lane| self.rounds[*lane as usize] > 0).map(|lane| self.own_have(lane, None));
-        let others = self.inbound.iter().filter(|(_, stream)| stream.rounds > 0 && stream.next.is_some());
-        for have in own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream))) {
+        let own = self.publisher.lanes.iter().filter(|own| own.rounds > 0).map(|own| own.have(&self.cx.me, None));
+        let others = self.receiver.inbound.iter().filter(|stream| stream.rounds > 0 && stream.next.is_some());
+        for have in own.chain(others.map(Stream::have)) {
             let Some(rest) = left.checked_sub(have.max_len()).filter(|_| haves.len() < control::MAX_HAVES) else {
                 break;
             };
@@ -56,7 +50,7 @@ impl Dissemination {
         if haves.is_empty() {
             return 0;
         }
-        let message = self.words(target.versions, &Control::Have(haves));
+        let message = self.cx.me.encode_for(target.versions, &Control::Have(haves));
         let used = message.len() + packet::PART_OVERHEAD;
         out.push(message);
         used
@@ -64,26 +58,24 @@ impl Dissemination {
 
     /// To be called after each round of gossip.
     pub(crate) fn after_gossip(&mut self) {
-        let own = self.rounds.iter_mut();
-        for rounds in own.chain(self.inbound.iter_mut().map(|(_, stream)| &mut stream.rounds)) {
+        let own = self.publisher.lanes.iter_mut().map(|own| &mut own.rounds);
+        for rounds in own.chain(self.receiver.inbound.iter_mut().map(|stream| &mut stream.rounds)) {
             *rounds = rounds.saturating_sub(1);
         }
     }
 
     /// What this node has, to exchange with another of ours.
     pub(crate) fn state(&self) -> Bytes {
-        let own = LANES.into_iter().filter(|lane| self.active[*lane as usize]).map(|lane| self.own_have(lane, None));
-        let others = self.inbound.iter().filter(|(_, stream)| stream.next.is_some());
-        let haves = own.chain(others.map(|(origin, stream)| stream_have(origin.as_bytes(), stream)));
+        let own = self.publisher.lanes.iter().filter(|own| own.is_active()).map(|own| own.have(&self.cx.me, None));
+        let others = self.receiver.inbound.iter().filter(|stream| stream.next.is_some());
+        let haves = own.chain(others.map(Stream::have));
         let message = Control::Have(haves.take(control::MAX_HAVES).collect()).encode();
         message.slice(1..)
     }
 
     /// What this node has of one origin.
     pub(crate) fn state_of(&self, origin: &[u8]) -> Bytes {
-        let lives = self.inbound.iter().filter(|(name, _)| *name.as_bytes() == *origin);
-        let haves = lives.map(|(origin, stream)| stream_have(origin.as_bytes(), stream));
-        Control::Have(haves.collect()).encode().slice(1..)
+        Control::Have(self.receiver.inbound.lives(origin).map(Stream::have).collect()).encode().slice(1..)
     }
 
     /// Whether another node's state is one of ours.

@@ -31,15 +31,21 @@ use std::{
 };
 
 use super::{
+    lane::Lane,
     limits::MAX_ORIGINS,
     message::Message,
-    same_lane,
     stream::{Begun, Store, Stream, StreamError},
 };
 use crate::{config::Limits, membership::NodeName};
 
 /// Lives of one origin that are remembered at most, in both lanes.
 const MAX_LIVES: usize = 8;
+
+/// Whether two lives are of the same stream of a node.
+fn same_lane(one: u64, other: u64) -> bool {
+    Lane::of(one) == Lane::of(other)
+}
+
 fn find<'a>(streams: &'a mut BTreeMap<NodeName, Vec<Stream>>, origin: &[u8], epoch: u64) -> Option<&'a mut Stream> {
     streams.get_mut(origin)?.iter_mut().find(|stream| stream.epoch == epoch)
 }
@@ -57,17 +63,31 @@ impl Inbound {
         Self { limits, streams: BTreeMap::new(), store: Store::new(limits.retain_bytes / 4, replay) }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&NodeName, &Stream)> {
-        self.streams.iter().flat_map(|(origin, lives)| lives.iter().map(move |life| (origin, life)))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.streams.values().flatten()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&NodeName, &mut Stream)> {
-        self.streams.iter_mut().flat_map(|(origin, lives)| lives.iter_mut().map(move |life| (origin, life)))
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
+        self.streams.values_mut().flatten()
     }
 
     /// The streams of an origin, in the order of its lives.
+    pub(super) fn lives(&self, origin: &[u8]) -> impl Iterator<Item = &Stream> {
+        self.streams.get(origin).into_iter().flatten()
+    }
+
+    /// The same.
     pub(super) fn lives_mut(&mut self, origin: &[u8]) -> impl Iterator<Item = &mut Stream> {
         self.streams.get_mut(origin).into_iter().flatten()
+    }
+
+    /// The latest lives of an origin that is there go on.
+    pub(super) fn revive(&mut self, origin: &[u8]) {
+        let Some(lives) = self.streams.get_mut(origin) else { return };
+        for lane in Lane::ALL {
+            let latest = lives.iter_mut().rfind(|life| Lane::of(life.epoch) == lane);
+            latest.into_iter().for_each(|life| life.over = None);
+        }
     }
 
     pub(super) fn get(&self, origin: &[u8], epoch: u64) -> Option<&Stream> {

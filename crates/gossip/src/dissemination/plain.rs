@@ -28,17 +28,23 @@ use std::{borrow::Cow, net::SocketAddr, time::Instant};
 use bytes::Bytes;
 
 use super::{
-    Dissemination, Lane, Timer,
+    context::{Context, Timer},
     control::Control,
-    dedup::PayloadKey,
+    dedup::{DedupWindow, PayloadKey},
     draft::{Draft, MAX_MESSAGE},
     error::Unusable,
     hash::hash,
+    lane::Lane,
+    message::Message,
     output::Output,
     payload::{self, Parsed},
+    publisher::Publisher,
     revision::{is_ours, ours},
 };
-use crate::membership::{Membership, NodeName, Record};
+use crate::membership::{Membership, NodeName, Record, TransmitLimitedQueue};
+
+/// How many messages wait to be repeated to plain nodes at most.
+const QUEUE_CAPACITY: usize = 4096;
 
 /// What a plain node said.
 #[derive(Debug)]
@@ -59,7 +65,7 @@ impl<'a> PlainPayload<'a> {
         Self { key: parsed.key, value: text[parsed.value].into(), raw: false }
     }
 
-    fn read(payload: &'a Bytes) -> Self {
+    pub(super) fn read(payload: &'a [u8]) -> Self {
         payload::read(payload).map_or_else(|_| Self::raw(payload), |(text, parsed)| Self::parsed(text, parsed))
     }
 
@@ -103,77 +109,118 @@ pub(super) fn voice_of(source: &NodeName, membership: &Membership) -> Voice {
     }
 }
 
-impl Dissemination {
-    pub(super) fn hear_plain(
+/// What plain nodes say, and what they are told. See the [module](self).
+#[derive(Debug)]
+pub(super) struct PlainNodes {
+    window: DedupWindow,
+    /// Messages of this node to repeat to them.
+    pub(super) queue: TransmitLimitedQueue,
+    /// Whether they are told at all.
+    pub(super) told: bool,
+}
+
+impl PlainNodes {
+    pub(super) fn new(retransmit_mult: u32) -> Self {
+        let queue = TransmitLimitedQueue::new(retransmit_mult, QUEUE_CAPACITY);
+        Self { window: DedupWindow::default(), queue, told: true }
+    }
+
+    /// How much is waiting to be repeated to them, in messages, and how much may.
+    pub(super) fn queued(&self) -> (usize, usize) {
+        (self.queue.len(), QUEUE_CAPACITY)
+    }
+
+    /// Whether a message is to be delivered: not one of a plain node that came in the stream of another voice already.
+    pub(super) fn is_new(&mut self, now: Instant, message: &Message) -> bool {
+        let Some(source) = message.plain_source() else { return true };
+        let key = PayloadKey::new(source, message.key(), message.value(), message.is_raw());
+        // A flood is let through rather than lost.
+        self.window.is_new(now, &key, message.publisher()) != Ok(false)
+    }
+
+    /// Takes what came from a plain node itself.
+    pub(super) fn hear(
         &mut self,
+        cx: &mut Context,
+        publisher: &mut Publisher,
         now: Instant,
         from: SocketAddr,
-        payload: &Bytes,
-        said: &PlainPayload<'_>,
+        (payload, said): (&Bytes, &PlainPayload<'_>),
         membership: &Membership,
     ) -> Result<(), Unusable> {
         let source =
             at(from, membership).map_or_else(|| from.to_string().as_str().into(), |record| record.name.clone());
         let key = said.dedup_key(&source);
-        if self.dedup.knows(now, &key) {
+        if self.window.knows(now, &key) {
             return Ok(());
         }
         match voice_of(&source, membership) {
-            Voice::Me => self.adopt(now, &source, payload, membership),
+            Voice::Me => self.adopt(cx, publisher, now, &source, said, membership),
             Voice::At(addr) => {
-                self.dedup.wait(now, key, payload.clone()).map_err(|error| Unusable::Plain(source.clone(), error))?;
-                self.hand_over(addr, &source, payload, membership);
-                self.timers.set(Timer::Plain, self.dedup.next_due().unwrap_or(now));
+                self.window.wait(now, key, payload.clone()).map_err(|error| Unusable::Plain(source.clone(), error))?;
+                hand_over(cx, addr, &source, payload, membership);
+                cx.timers.set(Timer::Plain, self.window.next_due().unwrap_or(now));
                 Ok(())
             }
         }
     }
 
-    fn hand_over(&mut self, voice: SocketAddr, source: &NodeName, message: &Bytes, membership: &Membership) {
-        let versions = membership.find_addr(voice).map(|record| record.versions).unwrap_or_default();
-        let message = self.words(versions, &Control::Plain { source: source.as_bytes(), message });
-        self.spread(vec![ours(voice)], None, vec![message]);
-    }
-
     /// Publishes what a plain node said, as its voice.
     pub(super) fn adopt(
         &mut self,
+        cx: &mut Context,
+        publisher: &mut Publisher,
         now: Instant,
         source: &NodeName,
-        payload: &Bytes,
+        said: &PlainPayload<'_>,
         membership: &Membership,
     ) -> Result<(), Unusable> {
-        let said = PlainPayload::read(payload);
         let key = said.dedup_key(source);
-        if !self.dedup.stop_waiting(&key) && self.dedup.knows(now, &key) {
+        if !self.window.stop_waiting(&key) && self.window.knows(now, &key) {
             return Ok(());
         }
-        if !self.outbound[Lane::Voice as usize].has_room() {
+        if !publisher.lanes[Lane::Voice].outbound.has_room() {
             return Err(Unusable::NoRoom(source.clone()));
         }
-        let me = self.me.clone();
+        let me = &cx.me.name;
         let draft = Draft::new(&said.key, &said.value, &me.to_string()).on_behalf_of(&source.to_string(), said.raw);
         let size = draft.max_len();
         if said.raw && size > MAX_MESSAGE {
             return Err(Unusable::TooLarge { name: source.clone(), size });
         }
-        self.dedup.is_new(now, &key, &me).map_err(|error| Unusable::Plain(source.clone(), error))?;
-        let published = self.append(now, Lane::Voice, draft, membership);
-        self.counters.delivered += 1;
-        self.outputs.push_back(Output::Deliver(published.into()));
+        self.window.is_new(now, &key, me).map_err(|error| Unusable::Plain(source.clone(), error))?;
+        let published = publisher.append(cx, now, Lane::Voice, draft, membership);
+        cx.counters.delivered += 1;
+        cx.outputs.push_back(Output::Deliver(published.into()));
         Ok(())
     }
 
-    pub(super) fn remind_voices(&mut self, now: Instant, membership: &Membership) {
-        for (key, message, enough) in self.dedup.due(now) {
+    /// Reminds the voices that have not published what was handed to them.
+    pub(super) fn remind_voices(
+        &mut self,
+        cx: &mut Context,
+        publisher: &mut Publisher,
+        now: Instant,
+        membership: &Membership,
+    ) {
+        for (key, message, enough) in self.window.due(now) {
             match voice_of(&key.source, membership) {
-                Voice::At(addr) if !enough => self.hand_over(addr, &key.source, &message, membership),
+                Voice::At(addr) if !enough => hand_over(cx, addr, &key.source, &message, membership),
                 // It cannot be used by anybody if it cannot be used here; and there is nobody to tell.
-                _ => drop(self.adopt(now, &key.source, &message, membership)),
+                _ => {
+                    let said = PlainPayload::read(&message);
+                    drop(self.adopt(cx, publisher, now, &key.source, &said, membership));
+                }
             }
         }
-        if let Some(at) = self.dedup.next_due() {
-            self.timers.set(Timer::Plain, at);
+        if let Some(at) = self.window.next_due() {
+            cx.timers.set(Timer::Plain, at);
         }
     }
+}
+
+fn hand_over(cx: &mut Context, voice: SocketAddr, source: &NodeName, message: &Bytes, membership: &Membership) {
+    let versions = membership.find_addr(voice).map(|record| record.versions).unwrap_or_default();
+    let message = cx.me.encode_for(versions, &Control::Plain { source: source.as_bytes(), message });
+    cx.spread(vec![ours(voice)], None, vec![message]);
 }

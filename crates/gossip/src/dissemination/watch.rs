@@ -16,8 +16,9 @@ use std::{
 };
 
 use super::{
-    Dissemination, Lane, Timer,
+    context::{Context, Timer},
     control::{self, Control},
+    outbound::Outbound,
     output::{Acks, Output},
     revision::is_watchable,
 };
@@ -45,109 +46,116 @@ struct Watcher {
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Watching {
+pub(super) struct Watchers {
     /// Whether this node's application wants to know who has acknowledged what.
     wanted: bool,
     /// Who is told; without a name, this node's application.
     watchers: BTreeMap<Option<NodeName>, Watcher>,
 }
 
-impl Dissemination {
-    /// Tells the application from now on who has acknowledged what of whose messages, beginning with all that
-    /// is known; or does so no longer.
-    pub(crate) fn watch_acks(&mut self, now: Instant, wanted: bool, membership: &Membership) {
-        self.watching.wanted = wanted;
+impl Watchers {
+    /// The application wants to know, or not any longer.
+    pub(super) fn want(&mut self, cx: &mut Context, now: Instant, wanted: bool, membership: &Membership) {
+        self.wanted = wanted;
         if wanted {
-            self.renew_watch(now, membership);
+            self.renew(cx, now, membership);
         } else {
-            self.timers.cancel(&Timer::Watch);
-            self.watching.watchers.remove(&None);
+            cx.timers.cancel(&Timer::Watch);
+            self.watchers.remove(&None);
         }
     }
 
     /// Asks everybody who can be watched.
-    pub(super) fn renew_watch(&mut self, now: Instant, membership: &Membership) {
-        self.add_watcher(now, None);
+    pub(super) fn renew(&mut self, cx: &mut Context, now: Instant, membership: &Membership) {
+        self.add(cx, now, None);
         for record in membership.others() {
-            self.ask_to_tell(record, membership);
+            self.ask(cx, record, membership);
         }
-        self.timers.set(Timer::Watch, now + RENEWAL);
+        cx.timers.set(Timer::Watch, now + RENEWAL);
     }
 
     /// Asks a member, if acknowledgements are wanted. One that has just joined may not know this node yet.
-    pub(super) fn ask_to_tell(&mut self, record: &Record, membership: &Membership) {
-        if self.watching.wanted && record.is_live() && record.is_proven() && is_watchable(record.versions) {
-            let watch = self.words(record.versions, &Control::Watch);
-            self.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
+    pub(super) fn ask(&self, cx: &mut Context, record: &Record, membership: &Membership) {
+        if self.wanted && record.is_live() && record.is_proven() && is_watchable(record.versions) {
+            let watch = cx.me.encode_for(record.versions, &Control::Watch);
+            cx.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
         }
     }
 
     /// A member, or this node's application, is told from now on.
-    pub(super) fn add_watcher(&mut self, now: Instant, name: Option<NodeName>) {
-        let watchers = &mut self.watching.watchers;
-        watchers.retain(|_, watcher| watcher.until > now);
-        let members = watchers.keys().flatten().count();
-        if name.is_some() && members >= MAX_WATCHERS && !watchers.contains_key(&name) {
-            self.counters.unusable += 1;
+    pub(super) fn add(&mut self, cx: &mut Context, now: Instant, name: Option<NodeName>) {
+        self.watchers.retain(|_, watcher| watcher.until > now);
+        let members = self.watchers.keys().flatten().count();
+        if name.is_some() && members >= MAX_WATCHERS && !self.watchers.contains_key(&name) {
+            cx.counters.unusable += 1;
             return;
         }
         let last = NodeName::from("");
-        watchers.insert(name, Watcher { until: now + WATCH, told: BTreeMap::new(), last });
-        self.tell_later(now);
+        self.watchers.insert(name, Watcher { until: now + WATCH, told: BTreeMap::new(), last });
+        self.tell_later(cx, now);
     }
 
     /// Positions of members may have changed.
-    pub(super) fn tell_later(&mut self, now: Instant) {
-        if !self.watching.watchers.is_empty() && self.timers.get(&Timer::Tell).is_none() {
-            self.timers.set(Timer::Tell, now + PACE);
+    pub(super) fn tell_later(&self, cx: &mut Context, now: Instant) {
+        if !self.watchers.is_empty() && cx.timers.get(&Timer::Tell).is_none() {
+            cx.timers.set(Timer::Tell, now + PACE);
         }
     }
 
     /// A life was renewed: what was told was of the former one.
-    pub(super) fn tell_anew(&mut self, now: Instant) {
-        self.watching.watchers.values_mut().for_each(|watcher| watcher.told.clear());
-        self.tell_later(now);
+    pub(super) fn tell_anew(&mut self, cx: &mut Context, now: Instant) {
+        self.watchers.values_mut().for_each(|watcher| watcher.told.clear());
+        self.tell_later(cx, now);
     }
 
-    /// Tells everybody who watches what has changed.
-    pub(super) fn tell_acks(&mut self, now: Instant, membership: &Membership) {
-        let mut watchers = std::mem::take(&mut self.watching.watchers);
-        watchers.retain(|_, watcher| watcher.until > now);
+    /// Tells everybody who watches what has changed of what is acknowledged of this node's messages.
+    pub(super) fn tell(&mut self, cx: &mut Context, now: Instant, outbound: &Outbound, membership: &Membership) {
+        self.watchers.retain(|_, watcher| watcher.until > now);
         let mut more = false;
-        for (name, watcher) in &mut watchers {
+        for (name, watcher) in &mut self.watchers {
             let budget = match name {
-                Some(_) => self.max_in_packet() - self.by(None).max_len(),
+                Some(_) => cx.max_in_packet() - cx.me.by(None).max_len(),
                 None => usize::MAX,
             };
-            let (members, left) = self.changes(watcher, budget);
+            let (members, left) = watcher.changes(outbound, budget);
             more |= left;
             if members.is_empty() {
                 continue;
             }
-            let epoch = self.outbound[Lane::Own as usize].epoch;
+            let epoch = outbound.epoch;
             let Some(name) = name else {
-                self.outputs.push_back(Output::Acks(Acks { origin: self.me.clone(), epoch, members }));
+                cx.outputs.push_back(Output::Acks(Acks { origin: cx.me.name.clone(), epoch, members }));
                 continue;
             };
             if let Some(record) = membership.get(name.as_bytes()).filter(|record| record.is_live()) {
                 let members = members.iter().map(|(name, next)| (name.as_bytes(), *next)).collect();
-                let acked = self.words(record.versions, &Control::Acked { epoch, members });
-                self.send(record.addr(), vec![acked]);
+                let acked = cx.me.encode_for(record.versions, &Control::Acked { epoch, members });
+                cx.send(record.addr(), vec![acked]);
             }
         }
-        self.watching.watchers = watchers;
         if more {
-            self.tell_later(now);
+            self.tell_later(cx, now);
         }
     }
 
-    /// What a watcher is to be told next, in so many bytes, and whether there is more.
-    fn changes(&self, watcher: &mut Watcher, budget: usize) -> (Vec<(NodeName, u64)>, bool) {
+    /// An origin tells who has acknowledged what.
+    pub(super) fn hear(&self, cx: &mut Context, origin: &NodeName, epoch: u64, members: &[(&[u8], u64)]) {
+        // What comes after the application has lost interest is late, and no matter.
+        if self.wanted && !members.is_empty() {
+            let members = members.iter().map(|(name, next)| (NodeName::from(*name), *next)).collect();
+            cx.outputs.push_back(Output::Acks(Acks { origin: origin.clone(), epoch, members }));
+        }
+    }
+}
+
+impl Watcher {
+    /// What it is to be told next, in so many bytes, and whether there is more.
+    fn changes(&mut self, outbound: &Outbound, budget: usize) -> (Vec<(NodeName, u64)>, bool) {
         let mut left = budget.saturating_sub(control::ACKED_OVERHEAD);
         let mut changes = Vec::new();
-        let last = watcher.last.clone();
-        for (name, acked) in self.outbound[Lane::Own as usize].positions_after(last.as_bytes()) {
-            if watcher.told.get(name) == Some(&acked) {
+        let last = self.last.clone();
+        for (name, acked) in outbound.positions_after(last.as_bytes()) {
+            if self.told.get(name) == Some(&acked) {
                 continue;
             }
             let len = control::position_len(name.as_bytes());
@@ -155,19 +163,10 @@ impl Dissemination {
                 return (changes, true);
             }
             left -= len;
-            watcher.told.insert(name.clone(), acked);
-            watcher.last = name.clone();
+            self.told.insert(name.clone(), acked);
+            self.last = name.clone();
             changes.push((name.clone(), acked));
         }
         (changes, false)
-    }
-
-    /// An origin tells who has acknowledged what.
-    pub(super) fn take_acked(&mut self, origin: &NodeName, epoch: u64, members: &[(&[u8], u64)]) {
-        // What comes after the application has lost interest is late, and no matter.
-        if self.watching.wanted && !members.is_empty() {
-            let members = members.iter().map(|(name, next)| (NodeName::from(*name), *next)).collect();
-            self.outputs.push_back(Output::Acks(Acks { origin: origin.clone(), epoch, members }));
-        }
     }
 }

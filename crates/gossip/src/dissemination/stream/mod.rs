@@ -19,7 +19,7 @@ pub(super) use self::{
     learn::Source,
     step::{MAX_WANTED, Peers, Request, Step},
 };
-use super::{limits::MAX_ORIGINS, message::Message};
+use super::{control::Have, limits::MAX_ORIGINS, message::Message};
 use crate::membership::NodeName;
 
 /// How far ahead of its turn a message is kept, in numbers.
@@ -177,6 +177,12 @@ impl Stream {
     /// The first number that can be given to others.
     pub(super) fn base(&self) -> u64 {
         self.next.unwrap_or_default() - self.retained.len() as u64
+    }
+
+    /// What there is of it here.
+    pub(super) fn have(&self) -> Have<'_> {
+        let (base, next) = (self.base(), self.next.unwrap_or_default());
+        Have { origin: self.origin.as_bytes(), epoch: self.epoch, base, next, floor: self.floor, start: None }
     }
 
     /// Whether it keeps something that was delivered.
