@@ -25,105 +25,40 @@
 //! A peer is its name: wherever it is reached, and whatever it was thought to be meanwhile, it goes on where
 //! it was. One that was forgotten begins with what is sent from now on as far as this node knows; but what it
 //! has delivered itself is what it continues from, and its first acknowledgement says so.
-//!
-//! # Pace
-//!
-//! Bytes on the way to the slowest current peer are bounded by a window that grows as acknowledgements
-//! come and is halved when something is asked for again, as TCP's is (RFC 5681, sections 3.1 and 3.2;
-//! one halving a window, as in RFC 6582).
 
+mod departures;
 mod forgotten;
+mod log;
+mod peer;
 mod peers;
-mod positions;
+mod receipts;
+mod window;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use self::{forgotten::Forgotten, positions::Gone};
-use super::{control::Start, draft, limits::NEWCOMERS};
+pub(super) use self::peer::Began;
+use self::{
+    departures::Departures,
+    forgotten::ForgottenPeers,
+    log::Log,
+    peer::{Peer, Positions, Standing},
+    window::Window,
+};
+use super::{control::Start, limits::NEWCOMERS};
 use crate::{config::Limits, membership::NodeName};
 
 /// A peer that acknowledges nothing for so long no longer slows down the others.
 const LAGGING_AFTER: Duration = Duration::from_millis(250);
-/// The window, in bytes: at first, and its bounds.
-const FIRST_WINDOW: u64 = 128 << 10;
-const MIN_WINDOW: u64 = 32 << 10;
-const MAX_WINDOW: u64 = 4 << 20;
-/// What the window grows by in the course of one window, once it has been halved.
-const GROWTH: u64 = 16 << 10;
 /// A peer that has been reminded so often without acknowledging more is silent.
 const SILENT_AFTER: u32 = 3;
 /// A peer that does not answer is reminded ever more rarely, down to once in `2^MAX_BACKOFF` periods.
 const MAX_BACKOFF: u32 = 5;
-
-#[derive(Debug)]
-struct Entry {
-    message: Bytes,
-    /// How many bytes the log has ever held up to the end of this message.
-    end: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Unproven,
-    Current,
-    Lagging,
-    Loose,
-    Away { since: Instant, until: Instant },
-}
-
-impl Standing {
-    fn is_live(self) -> bool {
-        !matches!(self, Self::Unproven | Self::Away { .. })
-    }
-}
-
-#[derive(Debug)]
-struct Peer {
-    /// Where it is reached.
-    addr: SocketAddr,
-    standing: Standing,
-    /// Whether it has answered, or acknowledged anything, where it is.
-    proven: bool,
-    /// It has everything below.
-    acked: u64,
-    /// What comes before is not for it.
-    joined_at: u64,
-    /// Where it begins, should it turn out to be a new life.
-    rejoined_at: u64,
-    /// Which life of it acknowledges; 0 until it has.
-    life: u64,
-    /// When that life began, as far as it was said.
-    began: Began,
-    /// Whether it has ever acknowledged anything, and goes on from there whatever this node knows of it.
-    acknowledged: bool,
-    /// Since when it is behind without acknowledging more.
-    behind_since: Option<Instant>,
-    /// What it had acknowledged when it was last looked at.
-    seen: u64,
-    backoff: u32,
-    periods_left: u32,
-    /// What its acknowledgements are to carry, if it is one that is told so.
-    cookie: Option<u64>,
-}
-
-impl Peer {
-    /// It says which of its lives it is in.
-    fn begin_life(&mut self, life: u64) {
-        if self.life != 0 && self.life != life {
-            self.joined_at = self.rejoined_at;
-        }
-        self.life = life;
-    }
-}
-
-/// When a life of a peer began, in microseconds after this node did; negative before.
-pub(super) type Began = i64;
 
 /// Why an acknowledgement does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,49 +79,20 @@ pub(super) struct Outbound {
     /// Something was said before the life was renewed.
     goes_on: bool,
     limits: Limits,
-    base: u64,
-    entries: VecDeque<Entry>,
-    /// How many bytes came before `base`.
-    freed: u64,
+    log: Log,
     sent: u64,
     peers: BTreeMap<NodeName, Peer>,
     /// How many of them are not proven.
     unproven: usize,
     /// Who is reached where.
     names: BTreeMap<SocketAddr, NodeName>,
-    /// What the peers that are live and not loose have acknowledged, and how many of them that much.
-    held: BTreeMap<u64, usize>,
-    /// The same of the current ones.
-    current: BTreeMap<u64, usize>,
-    /// The same of those that are loose.
-    loose: BTreeMap<u64, usize>,
-    /// The same of those that are not proven, nor waited for.
-    newcomers: BTreeMap<u64, usize>,
-    /// The same of those that are away.
-    kept: BTreeMap<u64, usize>,
-    /// The latest last.
-    gone: VecDeque<Gone>,
-    /// The latest last.
-    forgotten: VecDeque<Forgotten>,
-    window: u64,
-    threshold: u64,
-    /// No further halving before this number is acknowledged.
-    recovered_at: u64,
+    /// What they have acknowledged.
+    positions: Positions,
+    departures: Departures,
+    forgotten: ForgottenPeers,
+    window: Window,
     /// The number up to which peers that have not acknowledged are due a reminder.
     reminder_mark: u64,
-}
-
-fn add(positions: &mut BTreeMap<u64, usize>, at: u64) {
-    *positions.entry(at).or_default() += 1;
-}
-
-fn remove(positions: &mut BTreeMap<u64, usize>, at: u64) {
-    if let Some(count) = positions.get_mut(&at) {
-        *count -= 1;
-        if *count == 0 {
-            positions.remove(&at);
-        }
-    }
 }
 
 impl Outbound {
@@ -197,35 +103,27 @@ impl Outbound {
             former: None,
             goes_on: false,
             limits,
-            base: 0,
-            entries: VecDeque::new(),
-            freed: 0,
+            log: Log::default(),
             sent: 0,
             peers: BTreeMap::new(),
             unproven: 0,
             names: BTreeMap::new(),
-            held: BTreeMap::new(),
-            current: BTreeMap::new(),
-            loose: BTreeMap::new(),
-            newcomers: BTreeMap::new(),
-            kept: BTreeMap::new(),
-            gone: VecDeque::new(),
-            forgotten: VecDeque::new(),
-            window: FIRST_WINDOW,
-            threshold: u64::MAX,
-            recovered_at: 0,
+            positions: Positions::default(),
+            departures: Departures::default(),
+            forgotten: ForgottenPeers::default(),
+            window: Window::default(),
             reminder_mark: 0,
         }
     }
 
     /// The number of the next message.
     pub(super) fn next(&self) -> u64 {
-        self.base + self.entries.len() as u64
+        self.log.next()
     }
 
     /// The first number that is kept.
     pub(super) fn base(&self) -> u64 {
-        self.base
+        self.log.base()
     }
 
     /// The number after the last message that was sent.
@@ -235,48 +133,36 @@ impl Outbound {
 
     /// Every live member, the loose ones apart, has everything below.
     pub(super) fn stable(&self) -> u64 {
-        self.held.first_key_value().map_or(self.sent, |(at, _)| *at).min(self.sent)
+        self.positions.held.first().map_or(self.sent, |at| at.min(self.sent))
     }
 
     /// Every live member, the loose ones included, has everything below.
     pub(super) fn everywhere(&self) -> u64 {
-        self.loose.first_key_value().map_or(u64::MAX, |(at, _)| *at).min(self.stable())
+        self.positions.loose.first().unwrap_or(u64::MAX).min(self.stable())
     }
 
     /// Nobody needs what is below any more.
     pub(super) fn floor(&self) -> u64 {
-        let first = |positions: &BTreeMap<u64, usize>| positions.first_key_value().map_or(u64::MAX, |(at, _)| *at);
-        first(&self.kept).min(first(&self.newcomers)).min(self.everywhere())
+        let Positions { kept, newcomers, .. } = &self.positions;
+        kept.first().into_iter().chain(newcomers.first()).fold(self.everywhere(), u64::min)
     }
 
     /// Whether the log takes one more message.
     pub(super) fn has_room(&self) -> bool {
         self.next() - self.stable() < self.limits.retain_messages as u64
-            && self.bytes_from(self.stable()) < self.limits.retain_bytes as u64 / 2
+            && self.log.bytes_from(self.stable()) < self.limits.retain_bytes as u64 / 2
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes_from(self.base) as usize
+        self.log.bytes()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.log.len()
     }
 
     pub(super) fn has_unsent(&self) -> bool {
         self.sent < self.next()
-    }
-
-    /// How many bytes the log had ever held before this message.
-    fn offset(&self, seq: u64) -> u64 {
-        match seq.checked_sub(self.base + 1) {
-            Some(i) => self.entries.get(i as usize).or(self.entries.back()).map_or(self.freed, |entry| entry.end),
-            None => self.freed,
-        }
-    }
-
-    fn bytes_from(&self, seq: u64) -> u64 {
-        self.offset(self.next()) - self.offset(seq)
     }
 
     /// Whether an acknowledgement in this life says that something has come: what is asked in a former one
@@ -294,97 +180,53 @@ impl Outbound {
     pub(super) fn renew(&mut self, epoch: u64, me: &NodeName) {
         self.former = Some(std::mem::replace(&mut self.epoch, epoch));
         self.goes_on |= self.sent > 0;
-        self.sent = self.stable().max(self.base);
-        let mut end = self.freed;
-        for (seq, entry) in (self.base..).zip(&mut self.entries) {
-            entry.message = draft::renumber(&entry.message, &me.to_string(), epoch, seq);
-            end += entry.message.len() as u64;
-            entry.end = end;
-        }
+        self.sent = self.stable().max(self.base());
+        self.log.renumber(&me.to_string(), epoch);
     }
 
     /// Adds a message, as it travels.
     pub(super) fn push(&mut self, message: Bytes) {
-        let end = self.offset(self.next()) + message.len() as u64;
-        self.entries.push_back(Entry { message, end });
+        self.log.push(message);
         self.free();
     }
 
     /// Frees what nobody needs, and what there is no room for any more.
     fn free(&mut self) {
         let (floor, stable) = (self.floor(), self.stable());
-        while self.base < floor || (self.base < stable && self.is_over()) {
-            let Some(entry) = self.entries.pop_front() else { break };
-            self.freed = entry.end;
-            self.base += 1;
-        }
-        if self.entries.is_empty() {
-            // A burst's memory is not kept.
-            self.entries.shrink_to(64);
-        }
+        let Limits { retain_messages, retain_bytes, .. } = self.limits;
+        let is_over = |log: &Log| log.len() > retain_messages || log.bytes() > retain_bytes / 2;
+        self.log.free_while(|log| log.base() < floor || (log.base() < stable && is_over(log)));
     }
 
-    fn is_over(&self) -> bool {
-        self.entries.len() > self.limits.retain_messages || self.bytes() > self.limits.retain_bytes / 2
-    }
-
-    /// A message that is kept.
+    /// A message that is kept, and was sent.
     pub(super) fn get(&self, seq: u64) -> Option<&Bytes> {
-        let i = usize::try_from(seq.checked_sub(self.base)?).ok()?;
-        (seq < self.sent).then(|| self.entries.get(i).map(|entry| &entry.message))?
+        (seq < self.sent).then(|| self.log.get(seq))?
     }
 
     /// Takes the messages that may be sent now.
     pub(super) fn take_unsent(&mut self) -> Vec<Bytes> {
         // Where nobody is current, the one that is least behind sets the pace.
-        let slowest = self.current.first_key_value().or(self.held.last_key_value());
-        let slowest = slowest.map_or(self.sent, |(at, _)| (*at).min(self.sent));
-        let budget = (self.offset(slowest) + self.window).saturating_sub(self.offset(self.sent));
-        let begin = self.offset(self.sent);
-        let unsent = self.entries.iter().skip((self.sent - self.base) as usize);
+        let slowest = self.positions.current.first().or(self.positions.held.last());
+        let slowest = slowest.map_or(self.sent, |at| at.min(self.sent));
+        let budget = (self.log.offset(slowest) + self.window.bytes()).saturating_sub(self.log.offset(self.sent));
         // A message that is larger than the window goes alone.
-        let first = usize::from(self.sent == slowest);
-        let fits = unsent.clone().take_while(|entry| entry.end - begin <= budget).count().max(first);
-        let messages: Vec<Bytes> = unsent.take(fits).map(|entry| entry.message.clone()).collect();
+        let messages = self.log.batch(self.sent, budget, usize::from(self.sent == slowest));
         self.sent += messages.len() as u64;
         // Where there is nobody to acknowledge, what is sent is done with.
         self.free();
         messages
     }
 
-    fn positions_of(&mut self, standing: Standing) -> &mut BTreeMap<u64, usize> {
-        match standing {
-            Standing::Current | Standing::Lagging => &mut self.held,
-            Standing::Loose => &mut self.loose,
-            Standing::Unproven => &mut self.newcomers,
-            Standing::Away { .. } => &mut self.kept,
-        }
-    }
-
-    fn uncount(&mut self, standing: Standing, acked: u64) {
-        remove(self.positions_of(standing), acked);
-        if standing == Standing::Current {
-            remove(&mut self.current, acked);
-        }
-    }
-
-    fn count(&mut self, standing: Standing, acked: u64) {
-        add(self.positions_of(standing), acked);
-        if standing == Standing::Current {
-            add(&mut self.current, acked);
-        }
-    }
-
     fn set_standing(&mut self, name: &[u8], standing: Standing) {
         let Some(peer) = self.peers.get_mut(name) else { return };
         let (old, acked) = (std::mem::replace(&mut peer.standing, standing), peer.acked);
-        self.uncount(old, acked);
-        self.count(standing, acked);
+        self.positions.remove(old, acked);
+        self.positions.add(standing, acked);
     }
 
     /// A peer that has what the slowest current one has, or all that was sent, is current again.
     fn catch_up(&mut self, name: &[u8]) {
-        let slowest = self.current.first_key_value().map_or(u64::MAX, |(at, _)| *at);
+        let slowest = self.positions.current.first().unwrap_or(u64::MAX);
         let Some(peer) = self.peers.get(name) else { return };
         if peer.acked >= slowest.min(self.sent) && matches!(peer.standing, Standing::Lagging | Standing::Loose) {
             self.set_standing(name, Standing::Current);
@@ -400,8 +242,8 @@ impl Outbound {
     pub(super) fn start_of(&self, name: &[u8]) -> Option<(SocketAddr, Option<Start>)> {
         let peer = self.peers.get(name)?;
         // Where one begins that was forgotten, takes to know in which life it is.
-        let known = peer.life != 0 || !self.is_forgotten(name);
-        let at = self.forgotten_start(name, peer.began).unwrap_or(peer.acked);
+        let known = peer.life != 0 || !self.forgotten.contains(name);
+        let at = self.forgotten.start_of(name, peer.began).unwrap_or(peer.acked);
         Some((peer.addr, known.then_some(Start { at, life: peer.life, cookie: peer.cookie })))
     }
 
@@ -420,15 +262,15 @@ impl Outbound {
     /// on; of what is not kept any more it is told that it has missed it.
     pub(super) fn offer(&mut self, name: &[u8], life: u64, began: Began) -> Option<Start> {
         let peer = self.peers.get(name)?;
-        let at = match (peer.life, self.forgotten_start(name, began)) {
+        let at = match (peer.life, self.forgotten.start_of(name, began)) {
             (_, Some(at)) => at,
             // It was there before this node: only cut off, and no newcomer. It gets what is left.
-            (0, None) if began < 0 => peer.acked.min(self.base),
+            (0, None) if began < 0 => peer.acked.min(self.base()),
             (known, None) if known == 0 || known == life => peer.acked,
             _ => self.start_of_new_life(peer),
         };
         let start = Start { at, life, cookie: peer.cookie };
-        let kept = at.max(self.base.min(peer.acked));
+        let kept = at.max(self.base().min(peer.acked));
         if kept < peer.acked {
             self.set_position(name, kept);
         }
@@ -476,7 +318,7 @@ impl Outbound {
         let peer = self.peers.get(name).ok_or(AckError::Stranger)?;
         let acked = match peer.life {
             // What it has delivered is what it continues from, whatever this node knew of it.
-            0 => next.max(self.base),
+            0 => next.max(self.base()),
             known if known == life => next.max(peer.acked),
             _ => next.max(self.start_of_new_life(peer)),
         };
@@ -486,7 +328,7 @@ impl Outbound {
         if !peer.proven {
             self.prove_peer(name);
         }
-        self.forgotten.retain(|forgotten| *forgotten.name.as_bytes() != *name);
+        self.forgotten.remove(name);
         self.set_position(name, acked);
         Ok(())
     }
@@ -507,9 +349,9 @@ impl Outbound {
         if acked == sent || acked < before {
             peer.seen = acked;
         }
-        let slowest = self.current.first_key_value().map(|(at, _)| *at);
-        self.uncount(standing, before);
-        self.count(standing, acked);
+        let slowest = self.positions.current.first();
+        self.positions.remove(standing, before);
+        self.positions.add(standing, acked);
         if acked < before {
             // It catches up, and need not hold back those who have.
             if standing == Standing::Current && slowest.is_some_and(|slowest| acked < slowest) {
@@ -517,42 +359,34 @@ impl Outbound {
             }
             return;
         }
-        let now_slowest = self.current.first_key_value().map(|(at, _)| *at);
+        let now_slowest = self.positions.current.first();
         if let (Some(before), Some(after)) = (slowest, now_slowest) {
-            self.widen(self.offset(after).saturating_sub(self.offset(before)), after);
+            self.window.widen(self.log.offset(after).saturating_sub(self.log.offset(before)), after);
         }
         self.catch_up(name);
         self.free();
     }
 
-    fn widen(&mut self, acked_bytes: u64, acked: u64) {
-        if acked < self.recovered_at {
-            return;
-        }
-        let growth = if self.window < self.threshold { acked_bytes } else { GROWTH * acked_bytes / self.window };
-        self.window = (self.window + growth).min(MAX_WINDOW);
-    }
-
     /// Something up to this number that was sent has not arrived. It says nothing of the network if
     /// all current peers have that.
     pub(super) fn lost(&mut self, end: Option<u64>) {
-        let slowest = self.current.first_key_value().map_or(u64::MAX, |(at, _)| *at);
-        if end.is_some_and(|end| end > slowest) && slowest >= self.recovered_at {
-            self.window = (self.window / 2).max(MIN_WINDOW);
-            self.threshold = self.window;
-            self.recovered_at = self.sent;
+        let slowest = self.positions.current.first().unwrap_or(u64::MAX);
+        if end.is_some_and(|end| end > slowest) {
+            self.window.halve(slowest, self.sent);
         }
     }
 
     /// Whether somebody is to be reminded who does not acknowledge: newcomers only where there are few.
     pub(super) fn waits_for_acks(&self) -> bool {
-        let newcomers = self.newcomers.first_key_value().filter(|_| self.unproven <= NEWCOMERS);
-        self.stable() < self.sent || !self.loose.is_empty() || newcomers.is_some_and(|(at, _)| *at < self.sent)
+        let newcomers = self.positions.newcomers.first().filter(|_| self.unproven <= NEWCOMERS);
+        self.stable() < self.sent
+            || self.positions.loose.first().is_some()
+            || newcomers.is_some_and(|at| at < self.sent)
     }
 
     /// Whether messages are kept for somebody who may come back.
     pub(super) fn keeps(&self) -> bool {
-        !self.kept.is_empty()
+        self.positions.kept.first().is_some()
     }
 
     /// The first period begins: who has not acknowledged what has been sent by now is reminded at its end.

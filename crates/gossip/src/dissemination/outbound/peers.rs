@@ -5,8 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{super::limits::NEWCOMERS, Began, Outbound, Peer, Standing};
-use crate::membership::NodeName;
+use super::{
+    Outbound,
+    peer::{Began, Peer, Standing},
+};
+use crate::{dissemination::limits::NEWCOMERS, membership::NodeName};
 
 impl Outbound {
     /// A member is there: at first, again, or at another address. A new one begins with what is sent from now
@@ -66,7 +69,7 @@ impl Outbound {
                 cookie,
             };
             self.peers.insert(name.clone(), peer);
-            self.count(standing, next);
+            self.positions.add(standing, next);
         }
         // Who has answered there is not displaced by who is only said to be there.
         let proven = |name: &NodeName| self.peers.get(name).is_some_and(|peer| peer.proven);
@@ -99,11 +102,20 @@ impl Outbound {
         }
     }
 
-    pub(super) fn remove_peer(&mut self, name: &NodeName) {
+    /// A peer was away for too long. Where it was, is remembered for one that has never said it itself.
+    pub(super) fn forget_peer(&mut self, name: &NodeName, away: Instant) {
+        if let Some(peer) = self.peers.get(name).filter(|peer| !peer.acknowledged) {
+            let gone_at = self.began(away, 0);
+            self.forgotten.add(name, peer.acked, gone_at);
+        }
+        self.remove_peer(name);
+    }
+
+    fn remove_peer(&mut self, name: &NodeName) {
         if let Some(peer) = self.peers.remove(name) {
             self.unproven -= usize::from(!peer.proven);
             self.forget_addr(peer.addr, name);
-            self.uncount(peer.standing, peer.acked);
+            self.positions.remove(peer.standing, peer.acked);
             self.free();
         }
     }

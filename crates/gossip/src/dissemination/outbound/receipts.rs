@@ -1,25 +1,12 @@
 //! Who has acknowledged what, as receipts, watchers and measures are told; and who has gone without.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    ops::{Bound, Range},
+use std::{collections::BTreeMap, net::SocketAddr, ops::Bound};
+
+use super::{
+    Outbound,
+    peer::{Peer, Standing},
 };
-
-use super::{Outbound, Peer, Standing};
 use crate::membership::NodeName;
-
-/// How many of those who went away are remembered for receipts.
-const MAX_GONE: usize = 256;
-
-/// A peer that went away before it had all that was on its way to it.
-#[derive(Debug)]
-pub(super) struct Gone {
-    name: NodeName,
-    left: bool,
-    /// What it was to get and had not got when it went.
-    lacked: Range<u64>,
-}
 
 impl Outbound {
     /// Where the peers are that are sent what is new.
@@ -55,24 +42,13 @@ impl Outbound {
     pub(in crate::dissemination) fn note_gone(&mut self, name: &NodeName, left: bool) {
         let next = self.next();
         let Some(peer) = self.peers.get(name).filter(|peer| peer.standing.is_live()) else { return };
-        let lacked = peer.acked.max(peer.joined_at)..next;
-        if !lacked.is_empty() {
-            self.gone.push_back(Gone { name: name.clone(), left, lacked });
-        }
-        if self.gone.len() > MAX_GONE {
-            self.gone.pop_front();
-        }
+        self.departures.add(name, left, peer.acked.max(peer.joined_at)..next);
     }
 
     /// Who has failed, and who has left, without having got a message that was on its way, and is not back.
     pub(in crate::dissemination) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
-        let is_back = |name| self.peers.get(name).is_some_and(|peer| peer.standing.is_live() && peer.joined_at <= seq);
-        let without = self.gone.iter().filter(|gone| gone.lacked.contains(&seq) && !is_back(&gone.name));
-        // As it was last.
-        let without: BTreeMap<_, _> = without.map(|gone| (&gone.name, gone.left)).collect();
-        let (left, failed): (Vec<_>, Vec<_>) = without.into_iter().partition(|(_, left)| *left);
-        let names = |gone: Vec<(&NodeName, bool)>| gone.into_iter().map(|(name, _)| name.clone()).collect();
-        (names(failed), names(left))
+        let is_back = |peer: &Peer| peer.standing.is_live() && peer.joined_at <= seq;
+        self.departures.without(seq, |name| self.peers.get(name).is_some_and(is_back))
     }
 
     /// How many live members have a message, and which do not. Those that came after it are neither.
