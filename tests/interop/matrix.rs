@@ -15,7 +15,8 @@ use broadcast::{
     Config, Envelope, MemberState, Profile, Tuning,
     wire::{
         Keyring, NodeState, PushPull, PushPullState, SecretKey,
-        envelope::{Direction, Opener},
+        envelope::Direction,
+        opener::Opener,
         stream::{self, StreamMessage},
     },
 };

@@ -4,9 +4,9 @@
 //! makes a decoder panic or allocate more than the limits in [`limits`] allow.
 //!
 //! From the outside in: [`envelope`] has the label and the encryption, [`packet`] and [`stream`] frame
-//! messages for UDP and TCP, [`compress`] is
-//! the LZW in both, `body` knows each message's fields, `msgpack` the encoding of those. Bytes in a
-//! decoded message are slices of what was decoded, and keep all of it in memory: copy what is kept
+//! messages for UDP and TCP, [`opener`] reads a stream in its envelope, [`compress`] is the LZW in
+//! packets and streams, `body` knows each message's fields, [`msgpack`] the encoding of those. Bytes in
+//! a decoded message are slices of what was decoded, and keep all of it in memory: copy what is kept
 //! for long.
 
 #![deny(missing_docs, unreachable_pub)]
@@ -18,6 +18,7 @@ mod keyring;
 pub mod limits;
 pub mod message;
 pub mod msgpack;
+pub mod opener;
 pub mod packet;
 pub mod stream;
 

@@ -10,8 +10,9 @@ use tokio::{
 
 use super::sockets;
 use crate::wire::{
-    envelope::{Direction, Envelope, Opener},
+    envelope::{Direction, Envelope},
     limits::StreamLimits,
+    opener::Opener,
     stream::{StreamMessage, encode},
 };
 

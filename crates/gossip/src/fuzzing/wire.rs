@@ -4,8 +4,10 @@ use bytes::Bytes;
 
 use crate::wire::{
     Keyring, Message, SecretKey, compress,
-    envelope::{Direction, Envelope, Opener},
-    limits, packet,
+    envelope::{Direction, Envelope},
+    limits,
+    opener::Opener,
+    packet,
     stream::{self, StreamError, StreamMessage, StreamReader},
 };
 

@@ -27,7 +27,8 @@ use crate::{
     membership::Record,
     wire::{
         self, Ack, Ping, PushPull,
-        envelope::{Direction, Opener},
+        envelope::Direction,
+        opener::Opener,
         stream::{self, StreamError, StreamMessage},
     },
 };

@@ -2,8 +2,10 @@
 
 use broadcast_wire::{
     KeyError, Keyring, Message, Nonce, Ping, SecretKey,
-    envelope::{Direction, Envelope, EnvelopeError, Opener},
-    limits, packet,
+    envelope::{Direction, Envelope, EnvelopeError},
+    limits,
+    opener::Opener,
+    packet,
     stream::{self, StreamError, StreamMessage},
 };
 use bytes::Bytes;
