@@ -4,13 +4,16 @@
 //! proven ones, or draws some of them, never sees the others, however many there are
 //! ([`newcomers`](super::newcomers)).
 //!
-//! A cluster of n nodes holds n² of these records, so they are kept small: the index by name holds
-//! places, not names, and metadata, which few members have, costs a pointer where there is none.
+//! They are found by name, and the proven ones by address too, which each message asks for. For one that is not
+//! proven all of those are looked at: so whoever makes up thousands of members at one address fills no index with them.
+//!
+//! A cluster of n nodes holds n² of these records, so they are kept small: the indices hold places, not names and
+//! addresses, and metadata, which few members have, costs a pointer where there is none.
 
 use std::{
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -49,20 +52,20 @@ impl Standing {
 pub(crate) struct Record {
     pub(crate) name: NodeName,
     /// As its owner announced it: Go peers compare it byte by byte.
-    pub(crate) address: Address,
+    address: Address,
     meta: Option<Box<Bytes>>,
     pub(crate) versions: Versions,
     pub(crate) incarnation: u32,
     standing: Standing,
     pub(crate) rtt: Rtt,
-    /// Since when it is in that state.
-    since: Instant,
+    /// Since when it is in that state, in nanoseconds since the table's beginning.
+    since: u64,
 }
 
 impl Record {
-    fn new(name: NodeName, address: Address, versions: Versions, now: Instant) -> Self {
+    fn new(name: NodeName, address: Address, versions: Versions, since: u64) -> Self {
         let (standing, rtt) = (Standing::new(MemberState::Alive, false), Rtt::default());
-        Self { name, address, meta: None, versions, incarnation: 0, standing, rtt, since: now }
+        Self { name, address, meta: None, versions, incarnation: 0, standing, rtt, since }
     }
 
     pub(crate) fn state(&self) -> MemberState {
@@ -74,8 +77,9 @@ impl Record {
         self.standing.is_proven()
     }
 
-    pub(crate) fn since(&self) -> Instant {
-        self.since
+    /// As its owner announced it.
+    pub(crate) fn address(&self) -> Address {
+        self.address
     }
 
     /// What the member tells about itself.
@@ -112,73 +116,84 @@ impl Record {
 /// Every member this node remembers, itself included.
 #[derive(Debug)]
 pub(crate) struct Members {
+    begin: Instant,
     /// First those that are proven.
     records: Vec<Record>,
-    by_name: ByName,
+    by_name: Index,
+    /// Those that are proven.
+    by_addr: Index,
     live: usize,
     proven: usize,
     proven_live: usize,
 }
 
-/// The places of the records, found by their names. The order it has is never looked at: it differs
-/// from run to run.
+/// The places of records, found by something of theirs. The order it has is never looked at: it differs from run to
+/// run.
 #[derive(Debug)]
-struct ByName {
+struct Index {
     places: HashTable<u32>,
     hasher: RandomState,
+    hash: fn(&RandomState, &Record) -> u64,
 }
 
-impl ByName {
-    fn find(&self, records: &[Record], name: &[u8]) -> Option<usize> {
-        let hash = self.hasher.hash_one(name);
-        self.places.find(hash, |place| *records[*place as usize].name.as_bytes() == *name).map(|place| *place as usize)
+impl Index {
+    fn new(hash: fn(&RandomState, &Record) -> u64) -> Self {
+        Self { places: HashTable::new(), hasher: RandomState::new(), hash }
+    }
+
+    fn hash(&self, record: &Record) -> u64 {
+        (self.hash)(&self.hasher, record)
     }
 
     /// Enters the record at a place, which is not in yet.
     fn enter(&mut self, records: &[Record], place: usize) {
-        let Self { places, hasher } = self;
-        let hash = |place: &u32| hasher.hash_one(records[*place as usize].name.as_bytes());
+        let Self { places, hasher, hash } = self;
+        let hash = |place: &u32| hash(hasher, &records[*place as usize]);
         let place = u32::try_from(place).expect("there are at most max_members, which a u32 counts");
         places.insert_unique(hash(&place), place, hash);
     }
 
-    /// Forgets the record at a place.
-    fn leave(&mut self, records: &[Record], place: usize) {
-        let hash = self.hasher.hash_one(records[place].name.as_bytes());
-        if let Ok(entry) = self.places.find_entry(hash, |entered| *entered as usize == place) {
-            entry.remove();
-        }
+    /// Forgets the place of this record; gives whether it was in.
+    fn leave(&mut self, record: &Record, place: usize) -> bool {
+        let hash = self.hash(record);
+        self.places.find_entry(hash, |entered| *entered as usize == place).map(|entry| entry.remove()).is_ok()
     }
 
-    fn rebuild(&mut self, records: &[Record]) {
-        self.places.clear();
-        let Self { places, hasher } = self;
-        places.reserve(records.len(), |place| hasher.hash_one(records[*place as usize].name.as_bytes()));
-        for place in 0..records.len() {
+    /// Enters the first so many records, and no others.
+    fn rebuild(&mut self, records: &[Record], count: usize) {
+        self.places = HashTable::with_capacity(count);
+        for place in 0..count {
             self.enter(records, place);
         }
     }
 
     /// Two records have changed places.
     fn swap(&mut self, records: &[Record], a: usize, b: usize) {
-        if a == b {
-            return;
-        }
-        for (place, was) in [(a, b), (b, a)] {
-            let hash = self.hasher.hash_one(records[place].name.as_bytes());
-            if let Ok(entry) = self.places.find_entry(hash, |entered| *entered as usize == was) {
-                entry.remove();
-            }
-        }
-        self.enter(records, a);
-        self.enter(records, b);
+        let entered = [(a, b), (b, a)].map(|(place, was)| self.leave(&records[place], was).then_some(place));
+        entered.into_iter().flatten().for_each(|place| self.enter(records, place));
     }
 }
 
 impl Members {
-    pub(crate) fn new() -> Self {
-        let by_name = ByName { places: HashTable::new(), hasher: RandomState::new() };
-        Self { records: Vec::new(), by_name, live: 0, proven: 0, proven_live: 0 }
+    /// Nobody, for now.
+    pub(crate) fn new(now: Instant) -> Self {
+        let by_name = Index::new(|hasher, record| hasher.hash_one(record.name.as_bytes()));
+        let by_addr = Index::new(|hasher, record| hasher.hash_one(record.addr()));
+        Self { begin: now, records: Vec::new(), by_name, by_addr, live: 0, proven: 0, proven_live: 0 }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.begin).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// For how long a member has been in its state.
+    pub(crate) fn in_state(&self, record: &Record, now: Instant) -> Duration {
+        Duration::from_nanos(self.nanos(now).saturating_sub(record.since))
+    }
+
+    fn place(&self, name: &[u8]) -> Option<usize> {
+        let is = |place: &u32| *self.records[*place as usize].name.as_bytes() == *name;
+        self.by_name.places.find(self.by_name.hasher.hash_one(name), is).map(|place| *place as usize)
     }
 
     /// How many are remembered, the dead included.
@@ -207,11 +222,34 @@ impl Members {
     }
 
     pub(crate) fn get(&self, name: &[u8]) -> Option<&Record> {
-        self.by_name.find(&self.records, name).map(|place| &self.records[place])
+        self.place(name).map(|place| &self.records[place])
     }
 
     pub(crate) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Record> {
-        self.by_name.find(&self.records, name).map(|place| &mut self.records[place])
+        self.place(name).map(|place| &mut self.records[place])
+    }
+
+    /// Who of those that are `wanted` is at this address: of several, one that is live, then one that is proven.
+    pub(crate) fn at_addr(&self, addr: SocketAddr, wanted: impl Fn(&Record) -> bool) -> Option<&Record> {
+        let is_there = |place: &usize| self.records[*place].addr() == addr && wanted(&self.records[*place]);
+        let rank = |place: &usize| (self.records[*place].is_live(), self.records[*place].is_proven(), *place);
+        let proven = self.by_addr.places.iter_hash(self.by_addr.hasher.hash_one(addr)).map(|place| *place as usize);
+        let best = proven.filter(is_there).max_by_key(rank);
+        if let Some(place) = best.filter(|place| self.records[*place].is_live()) {
+            return Some(&self.records[place]);
+        }
+        let others = (self.proven..self.records.len()).filter(is_there);
+        others.chain(best).max_by_key(rank).map(|place| &self.records[place])
+    }
+
+    /// A member is at another address from now on.
+    pub(crate) fn set_address(&mut self, name: &[u8], address: Address) {
+        let Some(place) = self.place(name).filter(|place| self.records[*place].address != address) else { return };
+        let entered = self.by_addr.leave(&self.records[place], place);
+        self.records[place].address = address;
+        if entered {
+            self.by_addr.enter(&self.records, place);
+        }
     }
 
     /// The record at a place in the order of probing.
@@ -229,7 +267,8 @@ impl Members {
         rng: &mut Xoshiro256PlusPlus,
     ) -> &mut Record {
         let last = self.records.len();
-        self.records.push(Record::new(name, address, versions, now));
+        let since = self.nanos(now);
+        self.records.push(Record::new(name, address, versions, since));
         self.live += 1;
         self.by_name.enter(&self.records, last);
         let place = rng.random_range(self.proven..=last);
@@ -246,22 +285,22 @@ impl Members {
         rng: &mut Xoshiro256PlusPlus,
     ) {
         self.records.reserve_exact(members.len());
-        let standing = Standing::new(MemberState::Alive, true);
+        let (standing, since) = (Standing::new(MemberState::Alive, true), self.nanos(now));
         let records = members.map(|(name, address, versions)| Record {
             incarnation: 1,
             standing,
-            ..Record::new(name, address, versions, now)
+            ..Record::new(name, address, versions, since)
         });
         self.records.extend(records);
         self.records.sort_by_key(|record| !record.is_proven());
         self.recount();
         self.records[..self.proven].shuffle(rng);
-        self.by_name.rebuild(&self.records);
+        self.rebuild();
     }
 
     /// A member is proven from now on, and has a random place among those. Gives whether that is news.
     pub(crate) fn prove(&mut self, name: &[u8], rng: &mut Xoshiro256PlusPlus) -> bool {
-        let Some(place) = self.by_name.find(&self.records, name).filter(|place| *place >= self.proven) else {
+        let Some(place) = self.place(name).filter(|place| *place >= self.proven) else {
             return false;
         };
         let record = &mut self.records[place];
@@ -270,16 +309,17 @@ impl Members {
         self.swap(place, self.proven);
         let among = rng.random_range(0..=self.proven);
         self.swap(among, self.proven);
+        self.by_addr.enter(&self.records, among);
         self.proven += 1;
         true
     }
 
     /// Forgets a member that is not proven.
     pub(crate) fn remove_newcomer(&mut self, name: &[u8]) -> Option<Record> {
-        let place = self.by_name.find(&self.records, name).filter(|place| *place >= self.proven)?;
+        let place = self.place(name).filter(|place| *place >= self.proven)?;
         let last = self.records.len() - 1;
         self.swap(place, last);
-        self.by_name.leave(&self.records, last);
+        self.by_name.leave(&self.records[last], last);
         let record = self.records.pop()?;
         self.live -= usize::from(record.is_live());
         Some(record)
@@ -287,7 +327,8 @@ impl Members {
 
     /// A member has yet to answer where it is now.
     pub(crate) fn unprove(&mut self, name: &[u8]) {
-        let Some(place) = self.by_name.find(&self.records, name).filter(|place| *place < self.proven) else { return };
+        let Some(place) = self.place(name).filter(|place| *place < self.proven) else { return };
+        self.by_addr.leave(&self.records[place], place);
         let record = &mut self.records[place];
         record.standing = Standing::new(record.state(), false);
         self.proven_live -= usize::from(record.is_live());
@@ -296,13 +337,22 @@ impl Members {
     }
 
     fn swap(&mut self, a: usize, b: usize) {
-        self.records.swap(a, b);
-        self.by_name.swap(&self.records, a, b);
+        if a != b {
+            self.records.swap(a, b);
+            self.by_name.swap(&self.records, a, b);
+            self.by_addr.swap(&self.records, a, b);
+        }
+    }
+
+    fn rebuild(&mut self) {
+        self.by_name.rebuild(&self.records, self.records.len());
+        self.by_addr.rebuild(&self.records, self.proven);
     }
 
     /// Moves a member to a state, keeping count.
     pub(crate) fn set_state(&mut self, name: &[u8], state: MemberState, now: Instant) {
-        let Some(place) = self.by_name.find(&self.records, name) else { return };
+        let Some(place) = self.place(name) else { return };
+        let since = self.nanos(now);
         let record = &mut self.records[place];
         if record.state() == state {
             return;
@@ -314,13 +364,19 @@ impl Members {
             _ => {}
         }
         record.standing = Standing::new(state, record.is_proven());
-        record.since = now;
+        record.since = since;
     }
 
-    /// Forgets those that `keep` refuses, and puts the proven ones in a new random order.
-    pub(crate) fn retain_and_shuffle(&mut self, keep: impl Fn(&Record) -> bool, rng: &mut Xoshiro256PlusPlus) {
-        let before = self.records.len();
-        self.records.retain(keep);
+    /// Forgets those that `keep` refuses, which is also told for how long they have been in their state, and puts the
+    /// proven ones in a new random order.
+    pub(crate) fn retain_and_shuffle(
+        &mut self,
+        now: Instant,
+        keep: impl Fn(&Record, Duration) -> bool,
+        rng: &mut Xoshiro256PlusPlus,
+    ) {
+        let (before, now) = (self.records.len(), self.nanos(now));
+        self.records.retain(|record| keep(record, Duration::from_nanos(now.saturating_sub(record.since))));
         if self.records.len() == before {
             // Costs nothing for those that are not proven.
             for place in (1..self.proven).rev() {
@@ -330,7 +386,7 @@ impl Members {
         }
         self.recount();
         self.records[..self.proven].shuffle(rng);
-        self.by_name.rebuild(&self.records);
+        self.rebuild();
     }
 
     /// Counts anew. The proven ones stand first.
@@ -395,15 +451,27 @@ mod tests {
         SocketAddr::from((Ipv4Addr::LOCALHOST, i)).into()
     }
 
+    /// Checks that whoever is at an address is found there: of several, one that is live, then one that is proven.
+    fn check_addresses(members: &Members) {
+        for record in members.iter() {
+            let there = members.iter().filter(|other| other.addr() == record.addr());
+            let best = there.max_by_key(|other| (other.is_live(), other.is_proven())).expect("there is one");
+            let found = members.at_addr(record.addr(), |_| true).expect("it is found");
+            assert!(std::ptr::eq(found, best), "{found:?} is not {best:?}");
+            let other = members.at_addr(record.addr(), |other| other.name != best.name);
+            assert!(other.is_none_or(|other| other.addr() == best.addr() && other.name != best.name), "{other:?}");
+        }
+    }
+
     #[test]
     fn a_record_costs_little() {
-        assert!(size_of::<Record>() <= 72, "{} bytes", size_of::<Record>());
+        assert!(size_of::<Record>() <= 64, "{} bytes", size_of::<Record>());
     }
 
     #[test]
     fn every_member_is_found_whatever_changes_places() {
         let (now, mut rng) = (Instant::now(), Xoshiro256PlusPlus::seed_from_u64(1));
-        let mut members = Members::new();
+        let mut members = Members::new(now);
         let name = |i: u16| NodeName::from(&*format!("node{i}"));
         let found = |members: &Members, range: std::ops::Range<u16>| {
             assert_eq!(members.len(), range.len());
@@ -411,6 +479,7 @@ mod tests {
                 let record = members.get(name(i).as_bytes()).unwrap_or_else(|| panic!("node{i} is not found"));
                 assert_eq!((&record.name, record.address), (&name(i), address(i)));
             }
+            check_addresses(members);
         };
         for i in 0..300 {
             members.insert(name(i), address(i), Versions::default(), now, &mut rng);
@@ -418,16 +487,23 @@ mod tests {
         found(&members, 0..300);
         members.extend((300..700).map(|i| (name(i), address(i), Versions::default())), now, &mut rng);
         found(&members, 0..700);
-        members.retain_and_shuffle(|record| record.address.port >= 100, &mut rng);
+        members.retain_and_shuffle(now, |record, _| record.address.port >= 100, &mut rng);
         found(&members, 100..700);
         assert!(members.get(b"node99").is_none());
+        assert!(members.at_addr(address(99).socket_addr(), |_| true).is_none());
+        // One that is proven, and one that is not, at the addresses of others.
+        for (i, at) in [(150, 200), (650, 651)] {
+            members.set_address(name(i).as_bytes(), address(at));
+            assert!(members.at_addr(address(i).socket_addr(), |_| true).is_none());
+            check_addresses(&members);
+        }
         assert_eq!(members.live(), 600);
     }
 
     #[test]
     fn the_proven_stand_first_and_are_drawn_whoever_else_there_is() {
         let (now, mut rng) = (Instant::now(), Xoshiro256PlusPlus::seed_from_u64(1));
-        let mut members = Members::new();
+        let mut members = Members::new(now);
         let name = |i: u16| NodeName::from(&*format!("node{i}"));
         for i in 0..1000 {
             members.insert(name(i), address(i), Versions::default(), now, &mut rng);
@@ -441,7 +517,7 @@ mod tests {
         assert_eq!((members.proven(), members.proven_live(), members.live()), (4, 3, 999));
         for i in 1000..1100 {
             members.insert(name(i), address(1), Versions::default(), now, &mut rng);
-            members.retain_and_shuffle(|_| true, &mut rng);
+            members.retain_and_shuffle(now, |_, _| true, &mut rng);
             let drawn = members.random(3, &mut rng, Record::is_live);
             assert!(drawn.len() == 3 && drawn.iter().all(|record| record.is_proven()), "{drawn:?}");
             for place in 0..members.len() {
@@ -455,6 +531,7 @@ mod tests {
             assert!(members.get(name(i).as_bytes()).is_none());
         }
         assert!(members.remove_newcomer(b"node0").is_none(), "it is proven");
+        check_addresses(&members);
         for place in 0..members.len() {
             let record = members.at(place).expect("a place that there is");
             assert!(std::ptr::eq(members.get(record.name.as_bytes()).expect("it is found"), record));
@@ -462,7 +539,9 @@ mod tests {
         assert_eq!((members.len(), members.live()), (1100 - 366, 1100 - 367));
         members.unprove(b"node0");
         members.unprove(b"node3");
-        members.retain_and_shuffle(|record| record.address.port % 2 == 0, &mut rng);
+        check_addresses(&members);
+        members.retain_and_shuffle(now, |record, _| record.address.port % 2 == 0, &mut rng);
         assert_eq!((members.proven(), members.proven_live()), (1, 1));
+        check_addresses(&members);
     }
 }

@@ -234,7 +234,7 @@ impl Membership {
     pub(crate) fn new(now: Instant, setup: Setup) -> Self {
         let Setup { me, address, meta, versions, tuning, max_members, admission, rng_seed } = setup;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
-        let mut members = Members::new();
+        let mut members = Members::new(now);
         let record = members.insert(me.clone(), address, versions, now, &mut rng);
         record.incarnation = 1;
         record.set_meta(&meta);
@@ -376,10 +376,9 @@ impl Membership {
         self.members.get(name)
     }
 
-    /// Whose address this is: of several who are said to be there, one that has answered. Looks at every member.
+    /// Whose address this is: of several who are said to be there, one that has answered.
     pub(crate) fn find_addr(&self, addr: SocketAddr) -> Option<&Record> {
-        let there = self.others().filter(|record| record.addr() == addr);
-        there.max_by_key(|record| (record.is_live(), record.is_proven()))
+        self.members.at_addr(addr, |record| record.name != self.me)
     }
 
     /// Every other node that is remembered, the proven ones first.
@@ -389,12 +388,12 @@ impl Membership {
 
     /// Whom to gossip to in one round: live members that are proven, and the dead of late, so that they can refute.
     pub(crate) fn gossip_targets(&mut self, now: Instant) -> Vec<Target> {
-        let (me, dead_for) = (&self.me, self.tuning.gossip_to_the_dead);
+        let (members, me, dead_for) = (&self.members, &self.me, self.tuning.gossip_to_the_dead);
         let allowed = |record: &Record| {
             record.name != *me
                 && match record.state() {
                     MemberState::Alive | MemberState::Suspect => true,
-                    MemberState::Dead => now.saturating_duration_since(record.since()) < dead_for,
+                    MemberState::Dead => members.in_state(record, now) < dead_for,
                     MemberState::Left => false,
                 }
         };
@@ -417,7 +416,7 @@ impl Membership {
     pub(crate) fn local_state(&self, join: bool) -> PushPull {
         let nodes = self.members.iter().map(|record| PushPullState {
             name: Bytes::copy_from_slice(record.name.as_bytes()),
-            address: record.address,
+            address: record.address(),
             meta: record.meta(),
             incarnation: record.incarnation,
             state: match record.state() {
@@ -512,7 +511,7 @@ fn encode_alive(record: &Record) -> Bytes {
     packet::encode_message(&Message::Alive(Alive {
         incarnation: record.incarnation,
         node: Bytes::copy_from_slice(record.name.as_bytes()),
-        address: record.address,
+        address: record.address(),
         meta: record.meta(),
         versions: Some(record.versions),
     }))

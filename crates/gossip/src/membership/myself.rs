@@ -71,7 +71,7 @@ impl Membership {
 
     /// This node is reached at another address from now on.
     pub(crate) fn move_to(&mut self, now: Instant, address: Address) {
-        let old = self.me().address;
+        let old = self.me().address();
         if self.has_left() || old == address {
             return;
         }
@@ -79,9 +79,7 @@ impl Membership {
         if !self.begin_life_after(0) {
             return;
         }
-        if let Some(record) = self.members.get_mut(self.me.as_bytes()) {
-            record.address = address;
-        }
+        self.members.set_address(self.me.as_bytes(), address);
         self.former.retain(|former| *former != address && *former != old);
         self.former.push_back(old);
         if self.former.len() > MAX_FORMER {

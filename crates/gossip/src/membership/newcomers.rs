@@ -199,8 +199,8 @@ impl Membership {
         let looked_at = LOOKED_AT.min(all - proven);
         let found = (0..looked_at).find_map(|_| {
             let record = self.members.at(self.rng.random_range(proven..all))?;
-            let gives_way = now.saturating_duration_since(record.since()) >= patience
-                && !self.newcomers.waiting.contains_key(&record.name);
+            let gives_way =
+                self.members.in_state(record, now) >= patience && !self.newcomers.waiting.contains_key(&record.name);
             gives_way.then(|| record.name.clone())
         });
         let Some(name) = found else { return false };

@@ -110,10 +110,10 @@ impl Membership {
     /// All proven members have been probed: forget those long gone, and take a new random order.
     fn begin_round(&mut self, now: Instant) {
         let remember = self.tuning.gossip_to_the_dead;
-        let keep = |record: &Record| record.is_live() || now.saturating_duration_since(record.since()) <= remember;
         // A node that leaves goes on knowing itself.
-        let me = self.me.clone();
-        self.members.retain_and_shuffle(|record| record.name == me || keep(record), &mut self.rng);
+        let me = &self.me;
+        let keep = |record: &Record, gone_for| record.name == *me || record.is_live() || gone_for <= remember;
+        self.members.retain_and_shuffle(now, keep, &mut self.rng);
     }
 
     fn start_probe(&mut self, now: Instant, round: Round, name: &NodeName) {
@@ -159,7 +159,7 @@ impl Membership {
             probe.nacks_expected += u32::from(nack);
             let ping = IndirectPing {
                 seq: probe.seq,
-                target: target.address,
+                target: target.address(),
                 node: Bytes::copy_from_slice(target.name.as_bytes()),
                 nack,
                 source: Some(source.clone()),
@@ -307,7 +307,7 @@ impl Membership {
     }
 
     pub(super) fn source(&self) -> Source {
-        Source { address: self.me().address, node: Bytes::copy_from_slice(self.me.as_bytes()) }
+        Source { address: self.me().address(), node: Bytes::copy_from_slice(self.me.as_bytes()) }
     }
 
     pub(super) fn next_seq(&mut self) -> u32 {

@@ -93,7 +93,7 @@ impl Membership {
 
     /// Whether a name may go to who comes with it from a new address.
     fn is_up_for_reclaim(&self, now: Instant, record: &Record) -> bool {
-        let since = now.saturating_duration_since(record.since());
+        let since = self.members.in_state(record, now);
         record.name != self.me
             && match record.state() {
                 MemberState::Alive => false,
@@ -145,14 +145,14 @@ impl Membership {
         let changed = record.meta() != alive.meta || moved;
         self.counting.counts.false_alarms += u64::from(was == MemberState::Suspect && !moved);
         record.incarnation = alive.incarnation;
-        if record.address != alive.address {
+        if record.address() != alive.address {
             record.rtt = Rtt::default();
         }
-        record.address = alive.address;
         record.set_meta(&alive.meta);
         if let Some(versions) = alive.versions {
             record.versions = versions;
         }
+        self.members.set_address(name.as_bytes(), alive.address);
         self.members.set_state(name.as_bytes(), MemberState::Alive, now);
         let member = self.members.get(name.as_bytes()).map(Record::to_member).expect("looked up above");
         if !was.is_live() {

@@ -25,7 +25,7 @@ use std::{
 use rand::RngExt;
 
 use super::{Action, Event, Node, Timer};
-use crate::config::Seed;
+use crate::{config::Seed, membership::Record};
 
 /// The delay after the first failed attempt; it doubles with each.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -144,7 +144,7 @@ impl Node {
     }
 
     fn is_live(&self, addr: SocketAddr) -> bool {
-        self.membership.others().any(|record| record.is_live() && record.addr() == addr)
+        self.membership.find_addr(addr).is_some_and(Record::is_live)
     }
 
     fn wait_for_seed(&mut self, now: Instant, index: usize, delay: Duration) {

@@ -506,7 +506,7 @@ fn describe(record: Option<&Record>, serf: &Serf) -> Bytes {
     let [protocol_min, protocol_max, protocol, delegate_min, delegate_max, delegate] = record.versions;
     msgpack::put_map(&mut out, 11);
     msgpack::put_str(&mut out, b"Addr");
-    match record.address.ip {
+    match record.address().ip {
         std::net::IpAddr::V4(ip) => msgpack::put_str(&mut out, &ip.octets()),
         std::net::IpAddr::V6(ip) => msgpack::put_str(&mut out, &ip.octets()),
     }
@@ -516,7 +516,7 @@ fn describe(record: Option<&Record>, serf: &Serf) -> Bytes {
     msgpack::put_str(&mut out, b"Name");
     msgpack::put_str(&mut out, record.name.as_bytes());
     msgpack::put_str(&mut out, b"Port");
-    msgpack::put_uint(&mut out, record.address.port.into());
+    msgpack::put_uint(&mut out, record.address().port.into());
     number(&mut out, "ProtocolCur", protocol);
     number(&mut out, "ProtocolMax", protocol_max);
     number(&mut out, "ProtocolMin", protocol_min);
