@@ -8,7 +8,6 @@ use std::{
 
 use broadcast::probe;
 use clap::Args;
-use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
@@ -74,7 +73,7 @@ async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
     let health = probe(addr, &envelope, args.timeout).await.map_err(unhealthy)?;
     let well = health.joined || args.live;
     if args.json {
-        print_line(&json!({ "joined": health.joined, "members": health.members }).to_string())?;
+        print_line(&serde_json::to_string(&health).expect("bools and a number always serialise"))?;
         return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let members = members(health.members as u64);

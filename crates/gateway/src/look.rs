@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use broadcast::{MemberState, Metrics, Overview, Position, Reach, Readiness, Seen};
+use broadcast::{Health, MemberState, Metrics, Overview, Position, Reach, Seen};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Mutex, Semaphore},
@@ -75,7 +75,7 @@ impl App {
 /// `GET /healthz` and `GET /livez`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
     // Not the overview, which those who look at the cluster share, and wait for.
-    let members = app.node.readiness().await.map_or(0, |readiness| readiness.live);
+    let members = app.node.health().await.map_or(0, |health| health.members);
     let (status, word) =
         if members > 0 { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
     problem::answer(status, &json!({ "status": word, "members": members }))
@@ -83,15 +83,15 @@ pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /readyz`
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let readiness = app.node.readiness().await;
-    let word = match readiness {
+    let health = app.node.health().await;
+    let word = match health {
         None => "stopped",
-        Some(Readiness { leaving: true, .. }) => "leaving",
-        Some(Readiness { joined: false, .. }) => "joining",
+        Some(Health { leaving: true, .. }) => "leaving",
+        Some(Health { joined: false, .. }) => "joining",
         Some(_) if app.settled.get().is_none() => "settling",
         Some(_) => "ready",
     };
-    let members = readiness.map_or(0, |readiness| readiness.live);
+    let members = health.map_or(0, |health| health.members);
     let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     problem::answer(status, &json!({ "status": word, "members": members }))
 }

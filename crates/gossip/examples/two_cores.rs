@@ -9,7 +9,7 @@ use std::{
 };
 
 use broadcast::{
-    Event, Seed,
+    Config, Event, Seed,
     node::{Action, Node, NodeConfig, StreamId, StreamInput},
 };
 
@@ -31,11 +31,12 @@ impl World {
             while let Some(action) = self.nodes[who].poll_action() {
                 self.perform(who, action);
             }
+            while let Some(Ok(said)) = self.nodes[who].poll_message() {
+                println!("node{} heard {} = {}", who + 1, said.key(), said.value());
+            }
             while let Some(event) = self.nodes[who].poll_event() {
-                match event {
-                    Event::Joined(member) => println!("{} joined node{}", member.name, who + 1),
-                    Event::Message(said) => println!("node{} heard {} = {}", who + 1, said.key(), said.value()),
-                    _ => {}
+                if let Event::Joined(member) = event {
+                    println!("{} joined node{}", member.name, who + 1);
                 }
             }
         }
@@ -68,11 +69,11 @@ impl World {
 fn main() {
     let now = Instant::now();
     let addrs: [SocketAddr; 2] = ["10.0.0.1:7946", "10.0.0.2:7946"].map(|addr| addr.parse().expect("an address"));
-    let config = |who: usize| NodeConfig::new(format!("node{}", who + 1).as_str().into(), addrs[who].into());
+    let first = NodeConfig::new(Config::new("node1"), addrs[0]);
     let seed = Seed { host: "10.0.0.1".into(), port: 7946 };
-    let joins = NodeConfig { seeds: vec![seed], rng_seed: 2, ..config(1) };
-    let mut world =
-        World { now, addrs, nodes: [Node::new(now, config(0)), Node::new(now, joins)], ends: HashMap::new() };
+    let second = NodeConfig { rng_seed: 2, ..NodeConfig::new(Config::new("node2").join([seed]), addrs[1]) };
+    let nodes = [first, second].map(|config| Node::new(now, config));
+    let mut world = World { now, addrs, nodes, ends: HashMap::new() };
 
     let end = now + Duration::from_secs(5);
     let mut published = false;

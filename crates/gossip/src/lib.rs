@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | [`wire`] | bytes ⇄ messages of the memberlist protocol; pure, a crate of its own | nothing |
 //! | `metrics` | numbers that are counted, by everything below `driver` | nothing |
+//! | `member`, `event` | what the application sees of members, and what it is told | `wire` |
 //! | [`rate`] | how often something may happen, wherever that is limited | nothing |
 //! | `membership` | who is in the cluster: probe, suspicion, refutation, push/pull, the queue | `wire` |
 //! | `dissemination` | what is said: identity, spread, repair, order, acknowledgement, retention | `membership`, `wire` |
@@ -37,9 +38,11 @@ pub mod config;
 mod dissemination;
 #[cfg(feature = "net")]
 mod driver;
+mod event;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod member;
 mod membership;
 mod metrics;
 pub mod node;
@@ -59,12 +62,14 @@ pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishErr
 pub use driver::{
     AskError, Delivery, Departed, FaultsError, Handle, JoinError, Lagged, Receipt, StartError, Subscription,
     Undelivered, UpdateError, ViewError,
-    health::{Health, HealthError, probe},
+    health::{HealthError, probe},
     start, zones,
 };
-pub use membership::{Belief, Member, MemberState, MembershipCounts, NodeName};
+pub use event::{Event, Reach};
+pub use member::{Belief, Member, MemberState, NodeName};
+pub use membership::MembershipCounts;
 pub use metrics::Histogram;
-pub use node::{Event, Gauges, Metrics, OverLimit, Overview, Reach, Readiness, Rejected, Seen, Sent, Traffic};
+pub use node::{Gauges, Health, Metrics, OverLimit, Overview, Rejected, Seen, Sent, Traffic};
 pub use wire::envelope::Envelope;
 
 /// The code in the README compiles.

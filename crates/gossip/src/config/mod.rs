@@ -221,6 +221,11 @@ impl Config {
         self
     }
 
+    /// What a node with this tells the others about itself: its metadata, or its tags in a serf cluster.
+    pub(crate) fn told_meta(&self) -> Vec<u8> {
+        self.serf.as_ref().map_or_else(|| self.meta.clone(), Serf::meta)
+    }
+
     /// Whether a node can run with this. [`start`](crate::start) asks it first.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Changing what a running node's datagrams suffer.
 
-use super::{Handle, event_loop::Command};
+use super::{Handle, faults::Faulty};
 use crate::{ConfigError, Faults};
 
 /// Why a node's faults stay as they are.
@@ -28,16 +28,13 @@ impl Handle {
     pub async fn set_faults(&self, faults: Option<Faults>) -> Result<(), FaultsError> {
         let faults = faults.unwrap_or_default();
         faults.validate()?;
-        match self.ask(|reply| Command::SetFaults { faults, reply }).await {
-            Some(true) => Ok(()),
-            Some(false) => Err(FaultsError::Off),
-            None => Err(FaultsError::Stopped),
-        }
+        let set = self.ask(|event_loop| event_loop.faults.as_mut().map(|faulty| faulty.set(faults))).await;
+        set.ok_or(FaultsError::Stopped)?.ok_or(FaultsError::Off)
     }
 
     /// What the datagrams this node sends suffer, with the seed that repeats it. `None` for nothing, and once
     /// the node has stopped.
     pub async fn faults(&self) -> Option<Faults> {
-        self.ask(|reply| Command::Faults { reply }).await.flatten()
+        self.ask(|event_loop| event_loop.faults.as_ref().and_then(Faulty::faults).cloned()).await.flatten()
     }
 }

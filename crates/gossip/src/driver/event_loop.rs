@@ -5,7 +5,7 @@
 //! what comes of it. It waits for nothing else: a datagram the socket does not take goes to a bounded
 //! backlog, a write to a stream's bounded queue, an event to bounded queues that lose their oldest.
 //!
-//! It runs until the node has left: on [`Command::Leave`] or when the last handle is gone, the node
+//! It runs until the node has left: on [`EventLoop::leave`] or when the last handle is gone, the node
 //! tells the others and says [`Event::LeaveComplete`]. [`LEAVE_LIMIT`] later it ends regardless.
 
 use std::{
@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     pin, select,
@@ -26,23 +25,22 @@ use tracing::debug;
 
 use super::{
     advertise,
-    exchange::Passed,
     faults::Faulty,
     lookup,
     outbox::Outbox,
-    receipt::{Departed, Reached},
     sockets::{Acceptor, Datagrams, Sockets},
-    streams::{Report, Streams, What},
+    streams::{Report, StreamEvent, Streams},
     subscription::Feed,
     zones::{Zones, without_zone},
 };
 use crate::{
-    Acks, Belief, Envelope, Event, Faults, Member, Message, Metrics, Overview, PublishError, Seed, Serf,
+    Acks, Event, Message, PublishError, Seed,
     dissemination::{Draft, Progress},
-    node::{Action, GuessedBy, KeyChange, Node, Readiness, StreamInput},
-    wire::{KeyError, SecretKey, limits::StreamLimits},
+    node::{Action, GuessedBy, Node, StreamInput},
 };
 
+/// Commands that wait for the event loop, at most.
+const COMMANDS: usize = 256;
 /// Datagrams read before anything else gets its turn.
 const BATCH: usize = 512;
 /// Results of lookups that wait, at most; further lookups wait for room.
@@ -50,24 +48,43 @@ const LOOKUPS: usize = 16;
 /// How long leaving may take.
 const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 
-/// What a handle asks for. A reply that never comes means that the node has stopped.
-pub(super) enum Command {
-    Reached { seq: u64, reply: oneshot::Sender<Reached> },
-    Members { reply: oneshot::Sender<Vec<Member>> },
-    View { reply: oneshot::Sender<Vec<Belief>> },
-    WayOfAsking { reply: oneshot::Sender<(Envelope, StreamLimits, Zones)> },
-    Asked(Passed),
-    UpdateTags { serf: Serf, reply: oneshot::Sender<bool> },
-    UpdateMeta { meta: Bytes, reply: oneshot::Sender<bool> },
-    ChangeKeys { change: KeyChange, reply: oneshot::Sender<Result<(), KeyError>> },
-    Keys { reply: oneshot::Sender<Vec<SecretKey>> },
-    SetFaults { faults: Faults, reply: oneshot::Sender<bool> },
-    Faults { reply: oneshot::Sender<Option<Faults>> },
-    Metrics { reply: oneshot::Sender<Metrics> },
-    Overview { reply: oneshot::Sender<Overview> },
-    Readiness { reply: oneshot::Sender<Readiness> },
-    AckPayload(Bytes),
-    Leave,
+/// What a handle has the event loop do at its next turn.
+pub(super) type Command = Box<dyn FnOnce(&mut EventLoop) + Send>;
+
+/// The way of handles and receipts to the event loop.
+#[derive(Clone, Debug)]
+pub(super) struct Commands(mpsc::Sender<Command>);
+
+impl Commands {
+    /// And where the event loop receives them.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, received) = mpsc::channel(COMMANDS);
+        (Self(commands), received)
+    }
+
+    /// Has the event loop do this, and gives what came of it; `None` when the node has stopped.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut EventLoop) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let command = move |event_loop: &mut EventLoop| {
+            // Whoever asked may have stopped waiting for the answer.
+            let _ = reply.send(what(event_loop));
+        };
+        self.0.send(Box::new(command)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Whether the node has stopped.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Resolves when the node has stopped.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
 }
 
 /// What the event loop shares with the handles: where it takes from, and where it tells.
@@ -77,6 +94,7 @@ pub(super) struct Application {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) has_joined: watch::Sender<bool>,
     pub(super) messages: Feed<Message>,
+    /// This node's own messages as well.
     pub(super) everything: Feed<Message>,
     pub(super) events: Feed<Event>,
     pub(super) acks: Feed<Acks>,
@@ -86,28 +104,20 @@ type Found = (Seed, Result<Vec<SocketAddr>, String>);
 
 /// See the [module](self).
 pub(super) struct EventLoop {
-    node: Node,
+    pub(super) node: Node,
     datagrams: Datagrams,
-    zones: Zones,
+    pub(super) zones: Zones,
     /// Whether the sockets take IPv6.
     ipv6: bool,
-    faults: Option<Faulty>,
+    pub(super) faults: Option<Faulty>,
     acceptor: Acceptor,
     streams: Streams,
     reports: mpsc::Receiver<Report>,
     lookups: mpsc::Sender<Found>,
     found: mpsc::Receiver<Found>,
-    outbox: Arc<Outbox>,
+    application: Application,
     /// Taken from the outbox; they wait for room in the log.
     drafts: VecDeque<Draft>,
-    reached_at: watch::Sender<SocketAddr>,
-    progress: watch::Sender<Progress>,
-    has_joined: watch::Sender<bool>,
-    messages: Feed<Message>,
-    /// This node's own messages as well.
-    everything: Feed<Message>,
-    events: Feed<Event>,
-    acks: Feed<Acks>,
     /// What the subscribers are told next; empty in between, kept for its allocation.
     news: (VecDeque<Message>, VecDeque<Event>),
     /// When the round of gossip began that is being sent.
@@ -127,7 +137,6 @@ impl EventLoop {
         (tcp_timeout, max_streams): (Duration, usize),
         application: Application,
     ) -> Self {
-        let Application { outbox, reached_at, progress, has_joined, messages, everything, events, acks } = application;
         let Sockets { datagrams, acceptor, addr } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout, max_streams);
         let (lookups, found) = mpsc::channel(LOOKUPS);
@@ -142,15 +151,8 @@ impl EventLoop {
             reports,
             lookups,
             found,
-            outbox,
+            application,
             drafts: VecDeque::new(),
-            reached_at,
-            progress,
-            has_joined,
-            messages,
-            everything,
-            events,
-            acks,
             news: Default::default(),
             gossip_since: None,
             stop_at: None,
@@ -160,7 +162,7 @@ impl EventLoop {
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.turn(&mut commands).await;
-        self.outbox.set_next(self.node.next_id(), Some(PublishError::Stopped));
+        self.application.outbox.set_next(self.node.next_id(), Some(PublishError::Stopped));
         // Frees the ports and ends the subscriptions …
         drop(self);
         // … before `Handle::leave`, which waits for this.
@@ -185,12 +187,12 @@ impl EventLoop {
                     self.receive();
                 }
                 (stream, from) = self.acceptor.accept() => self.accept(stream, from),
-                () = self.outbox.filled() => {}
-                () = self.acks.changed() => self.node.watch(Instant::now(), self.acks.is_heard()),
+                () = self.application.outbox.filled() => {}
+                () = self.application.acks.changed() => self.node.watch(Instant::now(), self.application.acks.is_heard()),
                 Some(report) = self.reports.recv() => self.handle_report(report),
                 Some((seed, result)) = self.found.recv() => self.handle_lookup(&seed, result),
                 command = commands.recv(), if handles_left => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => command(self),
                     None => {
                         handles_left = false;
                         self.leave();
@@ -209,16 +211,16 @@ impl EventLoop {
     /// Publishes what the application has, as far as the log has room.
     fn publish(&mut self) {
         let now = Instant::now();
-        let mut own = self.everything.is_heard().then(VecDeque::new);
+        let mut own = self.application.everything.is_heard().then(VecDeque::new);
         loop {
             if self.drafts.is_empty() {
-                self.outbox.take(&mut self.drafts);
+                self.application.outbox.take(&mut self.drafts);
             }
             if !self.node.has_room() {
                 break;
             }
             let Some(draft) = self.drafts.pop_front() else {
-                self.outbox.set_next(self.node.next_id(), self.node.refusal());
+                self.application.outbox.set_next(self.node.next_id(), self.node.refusal());
                 break;
             };
             match self.node.publish_draft(now, draft) {
@@ -231,7 +233,7 @@ impl EventLoop {
             }
         }
         if let Some(own) = own {
-            self.everything.send(&own);
+            self.application.everything.send(&own);
         }
     }
 
@@ -241,59 +243,8 @@ impl EventLoop {
         told || self.stop_at.is_some_and(|at| at <= Instant::now())
     }
 
-    fn obey(&mut self, command: Command) {
-        // Whoever asked may have stopped waiting for the answer.
-        match command {
-            Command::Reached { seq, reply } => {
-                let (members, missing) = self.node.reached(seq);
-                let (failed, left) = self.node.gone_without(seq);
-                let _ = reply.send(Reached { members, missing, departed: Departed { failed, left } });
-            }
-            Command::UpdateTags { serf, reply } => {
-                let _ = reply.send(self.node.update_tags(Instant::now(), serf));
-            }
-            Command::UpdateMeta { meta, reply } => {
-                let _ = reply.send(self.node.update_meta(Instant::now(), &meta));
-            }
-            Command::Metrics { reply } => {
-                let _ = reply.send(self.node.metrics());
-            }
-            Command::Overview { reply } => {
-                let _ = reply.send(self.node.overview());
-            }
-            Command::Readiness { reply } => {
-                let _ = reply.send(self.node.readiness());
-            }
-            Command::ChangeKeys { change, reply } => {
-                let _ = reply.send(self.node.change_keys(change));
-            }
-            Command::Keys { reply } => {
-                let _ = reply.send(self.node.keys());
-            }
-            Command::SetFaults { faults, reply } => {
-                let faulty = self.faults.as_mut().map(|faulty| faulty.set(faults));
-                let _ = reply.send(faulty.is_some());
-            }
-            Command::Faults { reply } => {
-                let _ = reply.send(self.faults.as_ref().and_then(Faulty::faults).cloned());
-            }
-            Command::AckPayload(payload) => self.node.set_ack_payload(payload),
-            Command::Members { reply } => {
-                let _ = reply.send(self.node.members());
-            }
-            Command::View { reply } => {
-                let _ = reply.send(self.node.view());
-            }
-            Command::WayOfAsking { reply } => {
-                let (envelope, limits) = self.node.way_of_asking();
-                let _ = reply.send((envelope, limits, self.zones.clone()));
-            }
-            Command::Asked(Passed { sent, received }) => self.node.count_asked(sent, received),
-            Command::Leave => self.leave(),
-        }
-    }
-
-    fn leave(&mut self) {
+    /// Begins to leave, if it has not yet.
+    pub(super) fn leave(&mut self) {
         if self.stop_at.is_none() {
             // What has been published is to be said before the good-bye.
             self.publish();
@@ -347,9 +298,9 @@ impl EventLoop {
         }
         let now = Instant::now();
         match what {
-            What::Data(data) => self.node.handle_stream(now, id, StreamInput::Data(&data)),
-            What::Closed => self.node.handle_stream(now, id, StreamInput::Closed),
-            What::Failed(reason) => {
+            StreamEvent::Data(data) => self.node.handle_stream(now, id, StreamInput::Data(&data)),
+            StreamEvent::Closed => self.node.handle_stream(now, id, StreamInput::Closed),
+            StreamEvent::Failed(reason) => {
                 self.streams.close(id);
                 self.node.handle_stream(now, id, StreamInput::Failed(reason));
             }
@@ -395,33 +346,35 @@ impl EventLoop {
             self.node.gossip_took(since.elapsed());
         }
         let addr = self.node.addr();
-        self.reached_at.send_if_modified(|known| std::mem::replace(known, addr) != addr);
+        self.application.reached_at.send_if_modified(|known| std::mem::replace(known, addr) != addr);
         let progress = self.node.progress();
-        self.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
+        self.application.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         let joined = self.node.has_joined();
-        self.has_joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
+        self.application.has_joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
         self.tell();
     }
 
     /// Tells the subscribers what has happened; gives whether that was a message.
     fn tell(&mut self) -> bool {
         let (messages, events) = &mut self.news;
-        while let Some(event) = self.node.poll_event() {
-            self.left |= matches!(event, Event::LeaveComplete);
-            if let Event::Message(message) = event {
-                messages.push_back(message);
-            } else {
-                events.push_back(event);
+        while let Some(message) = self.node.poll_message() {
+            match message {
+                Ok(message) => messages.push_back(message),
+                Err(missed) => events.push_back(missed),
             }
         }
+        while let Some(event) = self.node.poll_event() {
+            self.left |= matches!(event, Event::LeaveComplete);
+            events.push_back(event);
+        }
         let told = !messages.is_empty();
-        self.messages.send(messages);
-        self.everything.send(messages);
-        self.events.send(events);
+        self.application.messages.send(messages);
+        self.application.everything.send(messages);
+        self.application.events.send(events);
         messages.clear();
         events.clear();
         let acks: VecDeque<_> = std::iter::from_fn(|| self.node.poll_acks()).collect();
-        self.acks.send(&acks);
+        self.application.acks.send(&acks);
         told
     }
 

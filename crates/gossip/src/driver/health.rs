@@ -5,22 +5,14 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde::Deserialize;
-
 use super::exchange::{self, AskError, Passed};
-use crate::wire::{Ping, envelope::Envelope, limits::StreamLimits, stream::StreamMessage};
+use crate::{
+    Health,
+    wire::{Ping, envelope::Envelope, limits::StreamLimits, stream::StreamMessage},
+};
 
 /// An ack is read no further than this.
 const ANSWER: usize = 64 << 10;
-
-/// How a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Health {
-    /// Whether it is in the cluster: a seed has answered it, or it has none to ask.
-    pub joined: bool,
-    /// How many members it sees, itself included.
-    pub members: usize,
-}
 
 /// Why a node's health is not known.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_tells_how_it_is() {
         let health = probe_what_answers(ack(1, r#"{"joined":true,"members":3}"#), false).await;
-        assert_eq!(health.expect("a node"), Health { joined: true, members: 3 });
+        assert_eq!(health.expect("a node"), Health { joined: true, leaving: false, members: 3 });
     }
 
     #[tokio::test]

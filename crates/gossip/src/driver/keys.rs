@@ -5,7 +5,7 @@
 //! [`use_key`](Handle::use_key) it everywhere; when that is done, [`remove_key`](Handle::remove_key) the
 //! old one.
 
-use super::{Handle, event_loop::Command};
+use super::Handle;
 use crate::{
     node::KeyChange,
     wire::{KeyError, SecretKey},
@@ -51,10 +51,10 @@ impl Handle {
 
     /// The keys, the one that encrypts first. None without encryption, or once the node has stopped.
     pub async fn keys(&self) -> Vec<SecretKey> {
-        self.ask(|reply| Command::Keys { reply }).await.unwrap_or_default()
+        self.ask(|event_loop| event_loop.node.keys()).await.unwrap_or_default()
     }
 
     async fn change_keys(&self, change: KeyChange) -> Result<(), KeyError> {
-        self.ask(|reply| Command::ChangeKeys { change, reply }).await.unwrap_or(Err(KeyError::Stopped))
+        self.ask(|event_loop| event_loop.node.change_keys(change)).await.unwrap_or(Err(KeyError::Stopped))
     }
 }

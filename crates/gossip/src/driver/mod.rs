@@ -42,7 +42,7 @@ use std::{
 use bytes::Bytes;
 use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 pub use self::{
     change_faults::FaultsError,
@@ -53,7 +53,7 @@ pub use self::{
     view::ViewError,
 };
 use self::{
-    event_loop::{Application, Command, EventLoop},
+    event_loop::{Application, Commands, EventLoop},
     faults::Faulty,
     outbox::Outbox,
     sockets::Sockets,
@@ -64,12 +64,10 @@ use crate::{
     Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
     config::{DEFAULT_PORT, check_meta},
     dissemination::{Draft, Progress},
-    node::{Advertised, Node, NodeConfig, Readiness},
+    node::{Advertised, Health, Node, NodeConfig},
     wire::{Address, Nonce, limits},
 };
 
-/// Commands that wait for the event loop, at most.
-const COMMANDS: usize = 256;
 /// What is kept for a subscriber that is behind, of messages and of events. It lasts some 100 ms in the
 /// fastest flood, so that the system may well let a subscriber wait.
 const KEPT_MESSAGES: Bounds = Bounds { count: 16_384, bytes: 16 << 20 };
@@ -135,7 +133,7 @@ struct Shared {
     /// Whether it is in a serf cluster.
     serf: bool,
     addr: watch::Receiver<SocketAddr>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     outbox: Arc<Outbox>,
     progress: watch::Receiver<Progress>,
     joined: watch::Receiver<bool>,
@@ -171,7 +169,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     if nonce.is_none() && config.envelope.encrypts() {
         return Err(StartError::Randomness);
     }
-    let faults = config.faults.map(|faults| {
+    let faults = config.faults.clone().map(|faults| {
         // Without a system source of randomness, the same faults every time will do.
         Faulty::new(&config.name, faults, SysRng.try_next_u64().unwrap_or_default())
     });
@@ -183,30 +181,19 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
              node with these would let this one in; add its network, or set BROADCAST_ADVERTISE (--advertise)"
         )));
     }
-    let serf = config.serf.is_some();
-    let mut node = Node::new(
-        Instant::now(),
-        NodeConfig {
-            name: config.name.as_str().into(),
-            address: Address::from(addr),
-            meta: config.serf.as_ref().map_or(config.meta, Serf::meta).into(),
-            serf: config.serf,
-            seeds: config.join,
-            limits: config.limits,
-            bounds: config.bounds,
-            admission: config.admission,
-            replay: config.replay,
-            report_probes: config.report_probes,
-            epoch,
-            // Without a system source of randomness, two nodes still differ by their start.
-            rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
-            tuning: config.tuning.clone(),
-            envelope: config.envelope,
-            nonce: nonce.unwrap_or_default(),
-        },
-    );
+    let (name, serf) = (config.name.clone(), config.serf.is_some());
+    let (advertise, streams) = (config.advertise.clone(), (config.tuning.tcp_timeout, config.bounds.max_streams));
+    let node = NodeConfig {
+        config,
+        address: Address::from(addr),
+        epoch,
+        // Without a system source of randomness, two nodes still differ by their start.
+        rng_seed: SysRng.try_next_u64().unwrap_or(epoch),
+        nonce: nonce.unwrap_or_default(),
+    };
+    let mut node = Node::new(Instant::now(), node);
 
-    match config.advertise {
+    match advertise {
         Some(host) if !host.is_address() => {
             let host = Seed { port: addr.port(), ..host };
             node.follow(Instant::now(), Advertised { host, ipv6: sockets.addr.is_ipv6() });
@@ -216,7 +203,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         None => {}
     }
 
-    let (commands, received) = mpsc::channel(COMMANDS);
+    let (commands, received) = Commands::new();
     let outbox = Arc::new(Outbox::new(node.epoch()));
     let (reached_at, known_addr) = watch::channel(addr);
     let (progress, known) = watch::channel(Progress::default());
@@ -225,7 +212,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let events = Feed::new(KEPT_EVENTS, |_| 0);
     let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
     let shared = Shared {
-        name: config.name,
+        name,
         serf,
         addr: known_addr,
         commands,
@@ -239,14 +226,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
     let application = Application { outbox, reached_at, progress, has_joined, messages, everything, events, acks };
-    let event_loop = EventLoop::new(
-        node,
-        sockets,
-        zones,
-        faults,
-        (config.tuning.tcp_timeout, config.bounds.max_streams),
-        application,
-    );
+    let event_loop = EventLoop::new(node, sockets, zones, faults, streams, application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
 }
@@ -291,8 +271,8 @@ impl Handle {
         }
         let meta = meta.into();
         check_meta(&meta)?;
-        let told = self.ask(|reply| Command::UpdateMeta { meta: meta.into(), reply }).await;
-        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
+        let told = self.ask(move |event_loop| event_loop.node.update_meta(Instant::now(), &Bytes::from(meta))).await;
+        if told == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }
     }
 
     /// In a serf cluster, gives this node other tags. Ends when they are on their way.
@@ -306,8 +286,8 @@ impl Handle {
         }
         let serf = Serf { tags };
         serf.validate()?;
-        let told = self.ask(|reply| Command::UpdateTags { serf, reply }).await;
-        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
+        let told = self.ask(|event_loop| event_loop.node.update_tags(Instant::now(), serf)).await;
+        if told == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }
     }
 
     /// Sends `value`, as JSON, under `key` to every other node. Ends when the message is numbered and will
@@ -381,17 +361,17 @@ impl Handle {
 
     /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
     pub async fn metrics(&self) -> Metrics {
-        self.ask(|reply| Command::Metrics { reply }).await.unwrap_or_default()
+        self.ask(|event_loop| event_loop.node.metrics()).await.unwrap_or_default()
     }
 
     /// How this node sees its cluster, at one time. Of nobody once it has stopped.
     pub async fn overview(&self) -> Overview {
-        self.ask(|reply| Command::Overview { reply }).await.unwrap_or_default()
+        self.ask(|event_loop| event_loop.node.overview()).await.unwrap_or_default()
     }
 
-    /// Whether this node is of use; nothing once it has stopped.
-    pub async fn readiness(&self) -> Option<Readiness> {
-        self.ask(|reply| Command::Readiness { reply }).await
+    /// How this node is; nothing once it has stopped.
+    pub async fn health(&self) -> Option<Health> {
+        self.ask(|event_loop| event_loop.node.health()).await
     }
 
     /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it
@@ -404,28 +384,26 @@ impl Handle {
         if payload.len() > limits::ACK_PAYLOAD {
             return Err(ConfigError::AckPayloadTooLong { size: payload.len() });
         }
+        let payload = Bytes::copy_from_slice(payload);
         // A node that has stopped answers nobody.
-        let _ = self.0.commands.send(Command::AckPayload(Bytes::copy_from_slice(payload))).await;
+        self.ask(|event_loop| event_loop.node.set_ack_payload(payload)).await;
         Ok(())
     }
 
     /// Every member that is not dead, this node first. Nobody once the node has stopped.
     pub async fn members(&self) -> Vec<Member> {
-        self.ask(|reply| Command::Members { reply }).await.unwrap_or_default()
+        self.ask(|event_loop| event_loop.node.members()).await.unwrap_or_default()
     }
 
     /// Leaves the cluster: the others are told, what is queued is sent, and the node stops. Returns
     /// when it has, within 2 s.
     pub async fn leave(&self) {
-        if self.0.commands.send(Command::Leave).await.is_ok() {
-            self.0.commands.closed().await;
-        }
+        self.ask(EventLoop::leave).await;
+        self.0.commands.closed().await;
     }
 
-    /// `None` when the node has stopped.
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.0.commands.send(command(reply)).await.ok()?;
-        answer.await.ok()
+    /// Has the event loop do this; `None` when the node has stopped.
+    async fn ask<T: Send + 'static>(&self, what: impl FnOnce(&mut EventLoop) -> T + Send + 'static) -> Option<T> {
+        self.0.commands.ask(what).await
     }
 }

@@ -5,22 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 
-use super::event_loop::Command;
+use super::event_loop::Commands;
 use crate::{MessageId, NodeName, dissemination::Progress};
 
 /// Who has a message.
-#[derive(Debug, Default)]
-pub(super) struct Reached {
+#[derive(Debug)]
+struct Reached {
     /// Live members who have acknowledged it.
-    pub(super) members: usize,
+    members: usize,
     /// Live members who have not.
-    pub(super) missing: Vec<NodeName>,
-    pub(super) departed: Departed,
+    missing: Vec<NodeName>,
+    departed: Departed,
 }
 
 /// A message that was published: it is numbered and will be sent.
@@ -31,7 +28,7 @@ pub struct Receipt {
     joined: bool,
     plain: usize,
     progress: watch::Receiver<Progress>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
 }
 
 /// A message has been delivered to every live member.
@@ -110,7 +107,7 @@ impl Receipt {
         id: MessageId,
         (published, joined): (Instant, bool),
         progress: watch::Receiver<Progress>,
-        commands: mpsc::Sender<Command>,
+        commands: Commands,
     ) -> Self {
         let plain = progress.borrow().plain;
         Self { id, published, joined, plain, progress, commands }
@@ -176,9 +173,12 @@ impl Receipt {
     }
 
     async fn reached(&self) -> Result<Reached, Undelivered> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Reached { seq: self.id.seq, reply };
-        self.commands.send(command).await.map_err(|_| Undelivered::Stopped)?;
-        answer.await.map_err(|_| Undelivered::Stopped)
+        let seq = self.id.seq;
+        let reached = self.commands.ask(move |event_loop| {
+            let (members, missing) = event_loop.node.reached(seq);
+            let (failed, left) = event_loop.node.gone_without(seq);
+            Reached { members, missing, departed: Departed { failed, left } }
+        });
+        reached.await.ok_or(Undelivered::Stopped)
     }
 }

@@ -52,12 +52,12 @@ const LINGER_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) id: StreamId,
-    pub(super) what: What,
+    pub(super) what: StreamEvent,
 }
 
 /// See [`StreamInput`](crate::node::StreamInput), whose owned form this is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum StreamEvent {
     Data(Bytes),
     Closed,
     Failed(String),
@@ -190,7 +190,7 @@ impl Task {
                         return;
                     }
                     if let Err(error) = write.await {
-                        return report(&reports, id, What::Failed(error.to_string())).await;
+                        return report(&reports, id, StreamEvent::Failed(error.to_string())).await;
                     }
                     Ok(())
                 }
@@ -201,7 +201,7 @@ impl Task {
                     debug!(stream = id.0, %error, "gave up sending");
                     // On a stream that has been closed nobody waits for more.
                     if !unwanted.is_terminated() && unwanted.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
-                        report(&reports, id, What::Failed(error.to_string())).await;
+                        report(&reports, id, StreamEvent::Failed(error.to_string())).await;
                     }
                     return;
                 }
@@ -218,7 +218,7 @@ impl Task {
     }
 
     async fn fail(&self, reason: String) {
-        report(&self.reports, self.id, What::Failed(reason)).await;
+        report(&self.reports, self.id, StreamEvent::Failed(reason)).await;
     }
 }
 
@@ -244,11 +244,11 @@ async fn read(reader: &mut (impl AsyncRead + Unpin), id: StreamId, reports: &mps
     loop {
         buffer.reserve(CHUNK);
         let what = match read_chunk(reader, &mut buffer).await {
-            Ok(0) => What::Closed,
-            Ok(_) => What::Data(buffer.split().freeze()),
-            Err(error) => What::Failed(error.to_string()),
+            Ok(0) => StreamEvent::Closed,
+            Ok(_) => StreamEvent::Data(buffer.split().freeze()),
+            Err(error) => StreamEvent::Failed(error.to_string()),
         };
-        let (ended, whole) = (!matches!(what, What::Data(_)), matches!(what, What::Closed));
+        let (ended, whole) = (!matches!(what, StreamEvent::Data(_)), matches!(what, StreamEvent::Closed));
         report(reports, id, what).await;
         if ended {
             return whole;
@@ -260,7 +260,7 @@ async fn read_chunk(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut
     reader.take(CHUNK as u64).read_buf(buffer).await
 }
 
-async fn report(reports: &mpsc::Sender<Report>, id: StreamId, what: What) {
+async fn report(reports: &mpsc::Sender<Report>, id: StreamId, what: StreamEvent) {
     // Only fails when the event loop has ended, and its streams end with it.
     let _ = reports.send(Report { id, what }).await;
 }
@@ -294,7 +294,7 @@ mod tests {
     async fn what_was_written_arrives_before_the_end_though_input_is_left_unread() {
         let (mut streams, mut reports, mut peer) = pair().await;
         peer.write_all(b"hello").await.unwrap();
-        assert_eq!(soon(reports.recv()).await.unwrap().what, What::Data(Bytes::from_static(b"hello")));
+        assert_eq!(soon(reports.recv()).await.unwrap().what, StreamEvent::Data(Bytes::from_static(b"hello")));
 
         let state = Bytes::from(vec![7; 3 << 20]);
         streams.write(ID, state.clone()).unwrap();
@@ -325,12 +325,12 @@ mod tests {
         let mut received = 0;
         loop {
             match soon(reports.recv()).await.unwrap().what {
-                What::Data(data) => {
+                StreamEvent::Data(data) => {
                     assert!(data.len() <= CHUNK);
                     received += data.len();
                 }
-                What::Closed => break,
-                What::Failed(reason) => panic!("{reason}"),
+                StreamEvent::Closed => break,
+                StreamEvent::Failed(reason) => panic!("{reason}"),
             }
         }
         assert_eq!(received, much.len());
@@ -345,7 +345,7 @@ mod tests {
         streams.connect(ID, closed);
         let report = soon(reports.recv()).await.unwrap();
         assert_eq!(report.id, ID);
-        let What::Failed(reason) = report.what else { panic!("{report:?}") };
+        let StreamEvent::Failed(reason) = report.what else { panic!("{report:?}") };
         assert!(reason.contains(&closed.to_string()), "{reason}");
     }
 
@@ -418,7 +418,7 @@ mod tests {
 
         // One that stops is given up, and told.
         streams.write(ID, Bytes::from(vec![7; 64 << 20])).unwrap();
-        let What::Failed(reason) = soon(reports.recv()).await.unwrap().what else { panic!("it failed") };
+        let StreamEvent::Failed(reason) = soon(reports.recv()).await.unwrap().what else { panic!("it failed") };
         assert!(reason.contains("does not read") || reason.contains("timed out"), "{reason}");
     }
 
@@ -443,7 +443,7 @@ mod tests {
         let (stream, _) = soon(listener.accept()).await.unwrap();
         streams.accepted(ID, stream, permits.pop().expect("there are some"));
         drop(peer);
-        assert_eq!(soon(reports.recv()).await.unwrap().what, What::Closed);
+        assert_eq!(soon(reports.recv()).await.unwrap().what, StreamEvent::Closed);
         assert!(streams.admit().is_none(), "the stream still stands on this side");
         streams.close(ID);
         soon(async {

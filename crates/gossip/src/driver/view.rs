@@ -7,7 +7,6 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Handle,
-    event_loop::Command,
     exchange::{self, AskError, Passed},
 };
 use crate::{
@@ -38,7 +37,7 @@ impl Handle {
     /// What this node believes of everybody it remembers, itself included, by name: also of those that have
     /// failed or left. Nothing once it has stopped.
     pub async fn view(&self) -> Vec<Belief> {
-        self.ask(|reply| Command::View { reply }).await.unwrap_or_default()
+        self.ask(|event_loop| event_loop.node.view()).await.unwrap_or_default()
     }
 
     /// What the member at `addr`, one of ours or any other memberlist node, believes of everybody it remembers,
@@ -61,14 +60,14 @@ impl Handle {
         timeout: Duration,
         (records, bytes): (usize, usize),
     ) -> Result<Vec<Belief>, ViewError> {
-        let way = self.ask(|reply| Command::WayOfAsking { reply }).await;
-        let (envelope, limits, zones) = way.ok_or(ViewError::Stopped)?;
+        let way = self.ask(|event_loop| (event_loop.node.way_of_asking(), event_loop.zones.clone())).await;
+        let ((envelope, limits), zones) = way.ok_or(ViewError::Stopped)?;
         let limits = limits.at_most(records, bytes);
         let addr = zones.with_zone(addr);
         let request = StreamMessage::PushPull(PushPull::default());
         let mut passed = Passed::default();
         let answer = exchange::ask(addr, &envelope, limits, timeout, &request, &mut passed).await;
-        let _ = self.0.commands.send(Command::Asked(passed)).await;
+        self.ask(move |event_loop| event_loop.node.count_asked(passed.sent, passed.received)).await;
         match answer? {
             StreamMessage::PushPull(view) => Ok(Belief::all_of(&view.nodes)),
             StreamMessage::Error(reason) => {

@@ -40,12 +40,11 @@
 //!   never be taken back; what is far above the incarnation known is not believed.
 //! - *A member that speaks another protocol version* would make every exchange of views fail; it is not
 //!   let in. Nor is one from a network that is not allowed, one that the application refuses, or one for
-//!   which there is no room ([`Setup`]).
+//!   which there is no room ([`Bounds::max_members`](crate::Bounds)).
 
 mod awareness;
 mod conflict;
 mod counts;
-mod member;
 mod members;
 mod myself;
 mod newcomers;
@@ -62,13 +61,14 @@ mod versions;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub use self::counts::MembershipCounts;
 use self::{
     awareness::Awareness,
     conflict::Conflicts,
@@ -79,17 +79,15 @@ use self::{
     probe::{Probe, Relay, Round},
     suspicion::Suspicion,
 };
-pub use self::{
-    counts::MembershipCounts,
-    member::{Belief, Member, MemberState, NodeName},
-};
 pub(crate) use self::{
     members::Record,
     queue::{TransmitLimitedQueue, digits},
     refusal::Refusal,
 };
+pub(crate) use crate::member::{Belief, Member, MemberState, NodeName};
 use crate::{
-    config::{Admission, Tuning},
+    config::{Admission, Config, Tuning},
+    event::Event,
     timers::Timers,
     wire::{Address, Alive, Dead, Message, NodeState, Ping, PushPull, PushPullState, Suspect, Versions, packet},
 };
@@ -98,30 +96,6 @@ use crate::{
 const PROTOCOLS: std::ops::RangeInclusive<u8> = 1..=5;
 /// From this protocol version on a peer understands a checksum.
 const CHECKSUM_PROTOCOL: u8 = 5;
-
-/// Something that happened in the cluster.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Joined(Member),
-    Left(Member),
-    Failed(Member),
-    Updated(Member),
-    /// A member has answered for the first time, or at a new address.
-    Proven(NodeName),
-    NameConflict {
-        name: NodeName,
-        holder: SocketAddr,
-        claimant: SocketAddr,
-    },
-    /// A member answered a ping.
-    Probed {
-        name: NodeName,
-        rtt: Duration,
-        payload: Bytes,
-    },
-    /// This node has told that it leaves.
-    LeaveComplete,
-}
 
 /// What the membership wants done.
 #[derive(Debug)]
@@ -132,6 +106,8 @@ pub(crate) enum Output {
     PushPull { to: SocketAddr },
     /// Ping a member over a stream; later the answer would be none any more.
     StreamPing { to: SocketAddr, ping: Ping, until: Instant },
+    /// A member has answered for the first time, or at a new address.
+    Proven(NodeName),
     /// Tell the application.
     Event(Event),
 }
@@ -182,20 +158,6 @@ enum Presence {
     Gone,
 }
 
-/// What a membership begins with.
-#[derive(Debug)]
-pub(crate) struct Setup {
-    pub(crate) me: NodeName,
-    pub(crate) address: Address,
-    pub(crate) meta: Bytes,
-    pub(crate) versions: Versions,
-    pub(crate) tuning: Tuning,
-    /// How many members are remembered at most.
-    pub(crate) max_members: usize,
-    pub(crate) admission: Admission,
-    pub(crate) rng_seed: u64,
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -231,13 +193,14 @@ pub(crate) struct Membership {
 
 impl Membership {
     /// A node alone in its cluster.
-    pub(crate) fn new(now: Instant, setup: Setup) -> Self {
-        let Setup { me, address, meta, versions, tuning, max_members, admission, rng_seed } = setup;
+    pub(crate) fn new(now: Instant, config: &Config, address: Address, versions: Versions, rng_seed: u64) -> Self {
+        let (me, tuning) = (NodeName::from(&*config.name), config.tuning.clone());
+        let max_members = config.bounds.max_members;
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut members = Members::new(now);
         let record = members.insert(me.clone(), address, versions, now, &mut rng);
         record.incarnation = 1;
-        record.set_meta(&meta);
+        record.set_meta(&config.told_meta());
         members.prove(me.as_bytes(), &mut rng);
         let mut timers = Timers::new();
         for (timer, interval) in [(Timer::Probe, tuning.probe_interval), (Timer::PushPull, tuning.push_pull_interval)] {
@@ -250,12 +213,12 @@ impl Membership {
             me,
             awareness: Awareness::new(tuning.awareness_max_multiplier),
             ack_payload: Bytes::new(),
-            report_probes: false,
+            report_probes: config.report_probes,
             queue: TransmitLimitedQueue::new(tuning.retransmit_mult, max_members),
             hearsay: TransmitLimitedQueue::new(tuning.retransmit_mult, max_members),
             tuning,
             max_members,
-            admission,
+            admission: config.admission.clone(),
             rng,
             members,
             incarnation: 1,
@@ -285,11 +248,6 @@ impl Membership {
         // They know this node just as well.
         self.hearsay = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
         self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
-    }
-
-    /// From now on the application is told of every ping that is answered.
-    pub(crate) fn report_probes(&mut self) {
-        self.report_probes = true;
     }
 
     /// What this node's acknowledgements carry from now on.

@@ -223,7 +223,7 @@ impl Membership {
         if let Some(message) = self.hearsay.remove(name) {
             self.enqueue(name.clone(), message);
         }
-        self.emit(Event::Proven(name.clone()));
+        self.outputs.push_back(Output::Proven(name.clone()));
     }
 
     /// A node that was connected to at that address has answered with its view: it is the member that is known to be

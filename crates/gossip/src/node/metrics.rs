@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Node, Sent};
+use super::{Node, Sent, rejections::Cause};
 use crate::{
     dissemination::Counters,
     membership::{MemberState, MembershipCounts},
@@ -131,16 +131,6 @@ pub struct Gauges {
     pub view_sent: usize,
     /// The size of the view that last arrived, in bytes: `memberlist.size.remote`.
     pub view_received: usize,
-}
-
-/// What was wrong, to count it by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    Packet,
-    Member,
-    View,
-    Message,
-    Stream,
 }
 
 impl Metrics {

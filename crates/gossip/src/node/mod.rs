@@ -4,8 +4,8 @@
 //!
 //! Whoever drives a [`Node`] hands it what happens (`handle_*`, [`publish`](Node::publish),
 //! [`leave`](Node::leave)), always with the time, and then drains what came of it:
-//! [`poll_transmit`](Node::poll_transmit), [`poll_action`](Node::poll_action) and
-//! [`poll_event`](Node::poll_event) until each gives `None`, and [`poll_timeout`](Node::poll_timeout)
+//! [`poll_transmit`](Node::poll_transmit), [`poll_action`](Node::poll_action),
+//! [`poll_message`](Node::poll_message) and [`poll_event`](Node::poll_event) until each gives `None`, and [`poll_timeout`](Node::poll_timeout)
 //! for when to call [`handle_timeout`](Node::handle_timeout) next. One mutation, then drain.
 //!
 //! # What can go wrong
@@ -14,7 +14,7 @@
 //!   for the rest.
 //! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
 
-mod event;
+mod config;
 mod identity;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
@@ -28,6 +28,7 @@ mod seal;
 mod send_queue;
 mod sent;
 mod serf;
+mod settle;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -42,28 +43,32 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-pub use self::event::Event;
-pub use self::metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic};
-
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use self::inspect::Size;
-pub use self::overview::{Overview, Readiness, Seen};
-pub use self::paths::Reach;
-pub use self::sent::Sent;
 pub use self::{
+    config::NodeConfig,
     identity::{Advertised, GuessedBy},
+    metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic},
+    overview::{Health, Overview, Seen},
     seal::KeyChange,
+    sent::Sent,
 };
 use self::{
-    join::Seeds, metrics::Cause, paths::Paths, rejections::Rejections, seal::Sealer, send_queue::SendQueues,
-    serf::Place, streams::Stream,
+    join::Seeds,
+    paths::Paths,
+    rejections::{Cause, Rejections},
+    seal::Sealer,
+    send_queue::SendQueues,
+    serf::Place,
+    streams::Stream,
 };
+pub use crate::event::{Event, Reach};
 use crate::{
-    config::{Admission, Bounds, Limits, Profile, Seed, Serf, Tuning},
-    dissemination::{self, Acks, Dissemination, Draft, MessageId, Progress, PublishError, Published, Route},
-    membership::{self, Belief, Member, Membership, NodeName, Output, Record},
+    config::{Bounds, Config, Seed, Tuning},
+    dissemination::{self, Acks, Dissemination, Draft, Message, MessageId, Progress, PublishError, Published, Route},
+    membership::{Belief, Member, Membership, NodeName, Record},
     timers::Timers,
-    wire::{self, Address, Nonce, Versions, envelope::Envelope, limits::StreamLimits, packet},
+    wire::{self, Versions, envelope::Envelope, limits::StreamLimits, packet},
 };
 
 /// What a node announces that it speaks.
@@ -138,66 +143,6 @@ pub enum StreamInput<'a> {
     Failed(String),
 }
 
-/// What a node needs to know, once the outside is settled.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// What no other node of the cluster is called.
-    pub name: NodeName,
-    /// Where others reach it.
-    pub address: Address,
-    /// What it tells the others about itself, at most 512 bytes.
-    pub meta: Bytes,
-    /// What it is in a serf cluster; nothing outside of one.
-    pub serf: Option<Serf>,
-    /// Whom it joins the cluster through.
-    pub seeds: Vec<Seed>,
-    /// The pace of the gossip.
-    pub tuning: Tuning,
-    /// What is kept for members that lack it.
-    pub limits: Limits,
-    /// What others can make it hold.
-    pub bounds: Bounds,
-    /// Whom it lets in.
-    pub admission: Admission,
-    /// Begin with what the others still retain.
-    pub replay: bool,
-    /// Tell the application of every ping that is answered.
-    pub report_probes: bool,
-    /// When this node starts, in microseconds since 1970.
-    pub epoch: u64,
-    /// Seeds the node's random choices.
-    pub rng_seed: u64,
-    /// Label and keys.
-    pub envelope: Envelope,
-    /// Where the nonces begin: at a place no other life of a node of this cluster begins at.
-    pub nonce: Nonce,
-}
-
-impl NodeConfig {
-    /// A node of which nothing else is set. Who runs more than one gives each its own `rng_seed` and, with keys, `nonce`; who
-    /// starts one again gives it a larger `epoch`.
-    #[must_use]
-    pub fn new(name: NodeName, address: Address) -> Self {
-        Self {
-            name,
-            address,
-            meta: Bytes::new(),
-            serf: None,
-            seeds: Vec::new(),
-            tuning: Profile::default().tuning(),
-            limits: Limits::default(),
-            bounds: Bounds::default(),
-            admission: Admission::default(),
-            replay: false,
-            report_probes: false,
-            epoch: 1,
-            rng_seed: 1,
-            envelope: Envelope::default(),
-            nonce: Nonce::default(),
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Gossip,
@@ -250,6 +195,8 @@ pub struct Node {
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
+    /// What others have published, and what stands for messages that cannot be had.
+    messages: VecDeque<Result<Message, Event>>,
     events: VecDeque<Event>,
     acks: VecDeque<Acks>,
     /// The messages of the packet at hand, kept for its allocation.
@@ -260,45 +207,22 @@ impl Node {
     /// A node that begins at `now`, and looks for its seeds at once.
     #[must_use]
     pub fn new(now: Instant, config: NodeConfig) -> Self {
-        let NodeConfig {
-            name,
-            address,
-            meta,
-            serf,
-            seeds,
-            mut tuning,
-            limits,
-            bounds,
-            admission,
-            replay,
-            report_probes,
-            epoch,
-            rng_seed,
-            envelope,
-            nonce,
-        } = config;
-        tuning.udp_buffer_size -= envelope.packet_overhead();
+        let NodeConfig { mut config, address, epoch, rng_seed, nonce } = config;
+        config.tuning.udp_buffer_size -= config.envelope.packet_overhead();
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
-        timers.set(Timer::Gossip, now + tuning.gossip_interval.mul_f64(rng.random()));
-        let place = serf.map(|serf| Place::new(name.clone(), serf, &tuning, replay));
-        let setup = membership::Setup {
-            me: name.clone(),
-            address,
-            meta,
-            versions: if place.is_some() { Place::VERSIONS } else { VERSIONS },
-            tuning: tuning.clone(),
-            max_members: bounds.max_members,
-            admission,
-            rng_seed: rng.random(),
-        };
-        let membership = Membership::new(now, setup);
+        timers.set(Timer::Gossip, now + config.tuning.gossip_interval.mul_f64(rng.random()));
+        let name = NodeName::from(&*config.name);
+        let place = config.serf.clone().map(|serf| Place::new(name.clone(), serf, &config.tuning, config.replay));
+        let versions = if place.is_some() { Place::VERSIONS } else { VERSIONS };
+        let membership = Membership::new(now, &config, address, versions, rng.random());
+        let Config { join, tuning, limits, bounds, replay, envelope, .. } = config;
         let dissemination = Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random());
         let mut node = Self {
             membership,
             dissemination: if place.is_some() { dissemination.among_ours() } else { dissemination },
             place,
-            seeds: Seeds::new(seeds),
+            seeds: Seeds::new(join),
             advertised: None,
             guessed_by: None,
             tuning,
@@ -322,13 +246,11 @@ impl Node {
             timers,
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
+            messages: VecDeque::new(),
             events: VecDeque::new(),
             acks: VecDeque::new(),
             scratch: Vec::new(),
         };
-        if report_probes {
-            node.membership.report_probes();
-        }
         node.start_joining(now);
         node
     }
@@ -550,7 +472,13 @@ impl Node {
         self.actions.pop_front()
     }
 
-    /// The next thing to tell the application.
+    /// The next message of another node, in the order in which its application gets them. `Err` with
+    /// [`Event::Missed`] stands in the place of messages that cannot be had any more.
+    pub fn poll_message(&mut self) -> Option<Result<Message, Event>> {
+        self.messages.pop_front()
+    }
+
+    /// The next thing to tell the application, besides messages.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -577,68 +505,5 @@ impl Node {
 
     fn me(&self) -> &Record {
         self.membership.me()
-    }
-
-    /// Sends what came of all that has happened.
-    fn flush(&mut self) {
-        if !self.seeds.name_taken() {
-            self.dissemination.flush(self.now, &self.membership);
-        }
-        self.carry_out();
-    }
-
-    /// Carries out what the dissemination wants done.
-    fn carry_out(&mut self) {
-        while let Some(output) = self.dissemination.poll_output() {
-            match output {
-                dissemination::Output::Packets { to, route, messages } => self.broadcast(&to, route, messages),
-                dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, message),
-                dissemination::Output::Deliver(message) => self.deliver(message),
-                dissemination::Output::Missed { origin, epoch, seqs } => {
-                    self.events.push_back(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end });
-                }
-                dissemination::Output::Acks(acks) => self.acks.push_back(acks),
-                dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
-                dissemination::Output::Elsewhere { name, announced, from } => {
-                    self.events.push_back(Event::HeardElsewhere { name, announced, from });
-                }
-                dissemination::Output::Silent(addr) => self.suspect_path(self.now, addr),
-            }
-        }
-        self.carry_out_serf();
-        if self.held_back && self.dissemination.has_room() {
-            self.held_back = false;
-            self.events.push_back(Event::Room);
-        }
-    }
-
-    /// Carries out what the membership wants done.
-    fn settle(&mut self, now: Instant) {
-        self.now = now;
-        self.leave_if_ready(now);
-        while let Some(output) = self.membership.poll_output() {
-            match output {
-                Output::Packet { to, messages: mut parts, piggyback } => {
-                    if piggyback {
-                        let used: usize = parts.iter().map(|part| part.len() + packet::PART_OVERHEAD).sum();
-                        let budget = self.packet_size(to.addr).saturating_sub(packet::COMPOUND_OVERHEAD + used);
-                        self.fill(to, budget, &mut parts);
-                    }
-                    self.transmit(to, &parts);
-                }
-                Output::PushPull { to } => self.push_pull(now, to, None),
-                Output::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
-                Output::Event(event) => self.tell(now, event),
-            }
-        }
-        self.carry_out();
-        if !self.ready && self.membership.live() > 1 && !self.seeds.name_taken() {
-            self.set_ready();
-        }
-    }
-
-    fn set_ready(&mut self) {
-        self.ready = true;
-        self.events.push_back(Event::Ready);
     }
 }

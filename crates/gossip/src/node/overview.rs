@@ -1,5 +1,9 @@
 //! How a node sees its cluster, as a whole: for people who look.
 
+use std::ops::Not;
+
+use serde::{Deserialize, Serialize};
+
 use super::{Node, Reach};
 use crate::{
     dissemination::{Position, is_ours},
@@ -38,15 +42,17 @@ pub struct Seen {
     pub reach: Reach,
 }
 
-/// Whether a node is of use: what a health check asks, and so no more than takes no time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Readiness {
+/// How a node is: what a health check asks, and so no more than takes no time. It travels as JSON in the answer to a
+/// ping over a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
     /// Whether it has joined: a seed has answered, or there are none to ask.
     pub joined: bool,
     /// Whether it has begun to leave.
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub leaving: bool,
     /// How many members are alive or suspect, this node included.
-    pub live: usize,
+    pub members: usize,
 }
 
 impl Node {
@@ -56,12 +62,12 @@ impl Node {
         self.ready
     }
 
-    /// Whether this node is of use.
+    /// How this node is.
     #[must_use]
-    pub fn readiness(&self) -> Readiness {
+    pub fn health(&self) -> Health {
         let leaving = self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
             || self.membership.me().state() == MemberState::Left;
-        Readiness { joined: self.ready, leaving, live: self.membership.live() }
+        Health { joined: self.ready, leaving, members: self.membership.live() }
     }
 
     /// How this node sees its cluster.
@@ -79,7 +85,7 @@ impl Node {
         let others = self.membership.records().filter(|record| record.name != me.name);
         let mut members: Vec<_> = [me].into_iter().chain(others).map(seen).collect();
         members[1..].sort_by(|a, b| a.member.name.cmp(&b.member.name));
-        let Readiness { joined, leaving, .. } = self.readiness();
+        let Health { joined, leaving, .. } = self.health();
         Overview { joined, leaving, members, positions: self.dissemination.positions() }
     }
 }

@@ -6,11 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Event, Node, metrics::Cause};
+use super::{Event, Node};
 use crate::rate::RateLimit;
 
 /// Of how many unusable inputs a second the application is told.
 pub(super) const REJECTIONS_PER_SECOND: u32 = 10;
+
+/// What was wrong, to count it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Packet,
+    Member,
+    View,
+    Message,
+    Stream,
+}
 
 /// How often the application was told of unusable input.
 #[derive(Debug, Default)]

@@ -140,7 +140,7 @@ impl Node {
         {
             return;
         }
-        self.events.push_back(Event::Message(message));
+        self.messages.push_back(Ok(message));
     }
 
     /// A node's state as it travels in an exchange of views: with what our nodes tell each other, if that is
@@ -204,7 +204,7 @@ impl Node {
             match output {
                 serf::Output::Deliver { name, payload } => {
                     let message = Message::of_others(serf::SOURCE, &name, &serf::to_json(&payload));
-                    self.events.push_back(Event::Message(message));
+                    self.messages.push_back(Ok(message));
                 }
                 serf::Output::Left(name) => {
                     if let Some(record) = self.membership.get(name.as_bytes()) {
@@ -238,17 +238,14 @@ impl Node {
 mod tests {
     use super::*;
     use crate::{
-        Tags,
+        Config, Tags,
         node::{NodeConfig, identity::LEAVE_WAIT},
         wire::packet,
     };
 
     fn node(now: Instant) -> Node {
-        let config = NodeConfig {
-            serf: Some(config::Serf { tags: Tags::new() }),
-            ..NodeConfig::new("n1".into(), SocketAddr::from(([10, 0, 0, 1], 7946)).into())
-        };
-        Node::new(now, config)
+        let config = Config::new("n1").serf(config::Serf { tags: Tags::new() });
+        Node::new(now, NodeConfig::new(config, SocketAddr::from(([10, 0, 0, 1], 7946))))
     }
 
     fn meet_agent(node: &mut Node, now: Instant) {

@@ -73,13 +73,6 @@ impl Role {
     }
 }
 
-/// What this node tells of itself when it is pinged over a stream.
-#[derive(serde::Serialize)]
-struct Health {
-    joined: bool,
-    members: usize,
-}
-
 impl Node {
     /// A stream was opened from outside; `None` refuses it.
     pub fn handle_accept(&mut self, now: Instant, from: SocketAddr) -> Option<StreamId> {
@@ -372,8 +365,8 @@ impl Node {
             (Role::Serving, StreamMessage::Ping(ping)) => {
                 let name = self.me().name.clone();
                 if ping.node.is_empty() || *ping.node == *name.as_bytes() {
-                    let health = Health { joined: self.ready, members: self.membership.live() };
-                    let payload = serde_json::to_vec(&health).expect("a bool and a number always serialise").into();
+                    let health = serde_json::to_vec(&self.health());
+                    let payload = health.expect("bools and a number always serialise").into();
                     self.write(id, &StreamMessage::Ack(Ack { seq: ping.seq, payload }));
                     self.close(id);
                 } else {

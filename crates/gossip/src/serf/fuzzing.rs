@@ -9,25 +9,17 @@ use bytes::Bytes;
 
 use super::{Serf, Tags};
 use crate::{
-    config::{Admission, Profile},
-    membership::{Membership, Setup},
+    config::{Bounds, Config, Profile},
+    membership::Membership,
 };
 
 /// A sequence of messages and states, each behind its length: whatever they say, what is kept has its bound.
 pub fn serf(data: &[u8]) {
     let mut now = Instant::now();
     let tuning = Profile::Lan.tuning();
-    let setup = Setup {
-        me: "me".into(),
-        address: SocketAddr::from(([10, 0, 0, 1], 7946)).into(),
-        meta: Bytes::new(),
-        versions: [1, 5, 2, 2, 0xb1, 4],
-        tuning: tuning.clone(),
-        max_members: 16,
-        admission: Admission::default(),
-        rng_seed: 1,
-    };
-    let membership = Membership::new(now, setup);
+    let config = Config::new("me").bounds(Bounds { max_members: 16, ..Bounds::default() }).tuning(tuning.clone());
+    let address = SocketAddr::from(([10, 0, 0, 1], 7946)).into();
+    let membership = Membership::new(now, &config, address, [1, 5, 2, 2, 0xb1, 4], 1);
     let mut serf = Serf::new("me".into(), Tags::new(), true, tuning.retransmit_mult, tuning.udp_buffer_size);
     let data = Bytes::copy_from_slice(data);
     let mut rest = &data[..];

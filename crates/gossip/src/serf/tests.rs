@@ -2,9 +2,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::{
-    Profile,
-    config::Admission,
-    membership::Setup,
+    Config, Profile,
     wire::{self, Address, Alive, Versions},
 };
 
@@ -21,17 +19,8 @@ fn addr(i: u8) -> SocketAddr {
 /// Node 1, which knows these agents.
 fn cluster(now: Instant, agents: &[u8]) -> (Serf, Membership) {
     let tuning = Profile::Lan.tuning();
-    let setup = Setup {
-        me: name(1),
-        address: addr(1).into(),
-        meta: Bytes::new(),
-        versions: [1, 5, 2, 2, 0xb1, 4],
-        tuning: tuning.clone(),
-        max_members: 1000,
-        admission: Admission::default(),
-        rng_seed: 7,
-    };
-    let mut membership = Membership::new(now, setup);
+    let config = Config::new("n1").tuning(tuning.clone());
+    let mut membership = Membership::new(now, &config, addr(1).into(), [1, 5, 2, 2, 0xb1, 4], 7);
     let mut serf = Serf::new(name(1), Tags::new(), false, tuning.retransmit_mult, tuning.udp_buffer_size);
     for &i in agents {
         let alive = Alive {

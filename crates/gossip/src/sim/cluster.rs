@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use super::{
     link::Link,
-    network::{Advertises, Boot, Cut, HostId, Network},
+    network::{Advertises, Boot, Cut, HostId, Network, Notification},
 };
 use crate::{
     Envelope,
     config::{Limits, Profile, Seed, Tuning},
     dissemination::{MessageId, PublishError},
     membership::Member,
-    node::{Event, Node, StreamInput},
+    node::{Node, StreamInput},
     wire::{Alive, Message, packet},
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct Sim {
     pub(crate) datagrams: u64,
     network: Network,
     hosts: BTreeMap<SocketAddr, HostId>,
-    events: Vec<(HostId, Event)>,
+    told: Vec<(HostId, Notification)>,
     cuts: u64,
 }
 
@@ -54,7 +54,7 @@ impl Sim {
             datagrams: 0,
             network,
             hosts: BTreeMap::new(),
-            events: Vec::new(),
+            told: Vec::new(),
             cuts: 0,
         }
     }
@@ -131,10 +131,7 @@ impl Sim {
     }
 
     pub(crate) fn publish(&mut self, addr: SocketAddr, key: &str, value: &str) {
-        self.with(addr, |node, now| match super::adapter::publish(node, now, key, value) {
-            super::adapter::Published::As(_) => {}
-            other => panic!("a message of the usual size was not published: {other:?}"),
-        });
+        self.try_publish(addr, key, value).expect("a message of the usual size is published");
     }
 
     /// The same, where it may be refused.
@@ -197,14 +194,14 @@ impl Sim {
         }
     }
 
-    /// Takes what a node told its application since the last time.
-    pub(crate) fn events(&mut self, addr: SocketAddr) -> Vec<Event> {
+    /// Takes what a node told its application since the last time, messages and events.
+    pub(crate) fn events(&mut self, addr: SocketAddr) -> Vec<Notification> {
         self.settle();
         let id = self.id(addr);
-        let all = std::mem::take(&mut self.events);
+        let all = std::mem::take(&mut self.told);
         let (its, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(host, _)| *host == id);
-        self.events = others;
-        its.into_iter().map(|(_, event)| event).collect()
+        self.told = others;
+        its.into_iter().map(|(_, told)| told).collect()
     }
 
     /// The names a node believes live, sorted, its own included.
@@ -271,7 +268,7 @@ impl Sim {
     fn settle(&mut self) {
         self.now = self.network.now();
         self.datagrams = self.network.datagrams;
-        self.network.take_told(&mut self.events);
+        self.network.take_told(&mut self.told);
     }
 
     fn with<T>(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant) -> T) -> T {

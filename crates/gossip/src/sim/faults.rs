@@ -6,8 +6,7 @@ use rand::{RngExt, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
-    network::{Advertises, Cut, HostId},
-    paths::{Ways, Wrong},
+    network::{Advertises, Cut, HostId, Ways, Wrong},
     scenario::{Fault, Kind, Scenario},
 };
 

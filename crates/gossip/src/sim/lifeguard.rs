@@ -28,14 +28,13 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use serde_json::{Value, json};
 
 use super::{
-    adapter::{self, Told},
     batch::in_parallel,
     link::Link,
     network::{Advertises, Boot, HostId, Network},
     run::Control,
 };
 use crate::{
-    Envelope,
+    Envelope, Event,
     config::{Limits, Profile, Tuning},
     membership::NodeName,
 };
@@ -198,8 +197,8 @@ impl Trial<'_> {
         while !self.control.stop.load(Ordering::Relaxed) && self.net.step(end).is_some() {
             self.net.take_told(&mut told);
             for (host, event) in told.drain(..) {
-                if let Told::Failed(name) = adapter::told(event) {
-                    self.notice(host, &name);
+                if let Err(Event::Failed(member)) = event {
+                    self.notice(host, &member.name);
                 }
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `network`, `addresses`, `agenda`, `link`, `paths`, `streams` | the virtual network |
+//! | `network`, `agenda`, `link` | the virtual network |
 //! | `scenario`, `faults` | what a run is of, and what goes wrong in it |
 //! | `random` | scenarios that are made from a number |
 //! | `run` | one run of a scenario |
@@ -11,10 +11,7 @@
 //! | `figures`, `histogram` | what came of it |
 //! | `batch` | many runs at once |
 //! | `lifeguard` | slow members, and what the others make of them |
-//! | `adapter` | the few places where messages meet the node's face |
 
-mod adapter;
-mod addresses;
 mod agenda;
 mod batch;
 mod checker;
@@ -27,18 +24,14 @@ mod histogram;
 pub mod lifeguard;
 mod link;
 mod network;
-mod paths;
 mod random;
 mod ranges;
 mod run;
 mod scenario;
-mod streams;
 #[cfg(test)]
 mod tests;
 mod trace;
 
-#[cfg(test)]
-pub(crate) use self::cluster::Sim;
 pub use self::{
     batch::{Batch, Job},
     figures::{End, Figures, Outcome, Violation, table},
@@ -46,6 +39,8 @@ pub use self::{
     run::Control,
     scenario::{DEFAULT, MAX_SIZE, Scenario, ScenarioError, parse_seeds},
 };
+#[cfg(test)]
+pub(crate) use self::{cluster::Sim, network::Notification};
 
 use self::checker::Promises;
 

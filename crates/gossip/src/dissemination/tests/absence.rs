@@ -11,14 +11,14 @@ use crate::{
 /// as missed, once, in order. Gives how many were missed.
 fn check_unbroken(sim: &mut Sim, addr: SocketAddr, origin: &str, end: u64) -> u64 {
     let (mut next, mut missed) = (0, 0);
-    for event in sim.events(addr) {
-        match event {
-            Event::Message(message) if *message.origin() == *origin => {
+    for told in sim.events(addr) {
+        match told {
+            Ok(message) if *message.origin() == *origin => {
                 let number: u64 = message.value().parse().expect("a number");
                 assert_eq!(number, next, "{addr} skipped some of {origin} in silence, or heard them twice");
                 next += 1;
             }
-            Event::Missed { origin: of, from, to, .. } if of == *origin => {
+            Err(Event::Missed { origin: of, from, to, .. }) if of == *origin => {
                 assert_eq!(from, next, "{addr} skipped some of {origin} in silence");
                 (next, missed) = (to, missed + to - from);
             }

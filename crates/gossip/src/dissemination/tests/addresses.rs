@@ -8,8 +8,8 @@ use crate::dissemination::control::Control;
 
 /// Who was told to be heard from elsewhere: the name, what it announces, and where it is heard from.
 fn elsewhere(sim: &mut Sim, addr: SocketAddr) -> Vec<(String, SocketAddr, SocketAddr)> {
-    let told = |event| match event {
-        Event::HeardElsewhere { name, announced, from } => Some((name.to_string(), announced, from)),
+    let told = |told| match told {
+        Err(Event::HeardElsewhere { name, announced, from }) => Some((name.to_string(), announced, from)),
         _ => None,
     };
     sim.events(addr).into_iter().filter_map(told).collect()

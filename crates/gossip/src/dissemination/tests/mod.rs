@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::{Limits, Profile},
     node::Event,
-    sim::Sim,
+    sim::{Notification, Sim},
 };
 
 const TURN: Duration = Duration::from_millis(200);
@@ -39,11 +39,11 @@ fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
 
 /// What a node told its application of messages, in words.
 fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
-    let words = |event| match event {
-        Event::Message(message) => Some(format!("{}: {}", message.origin(), message.value())),
-        Event::Missed { origin, from, to, .. } => Some(format!("missed {from} to {to} of {origin}")),
-        Event::CutLoose(name) => Some(format!("{name} cut loose")),
-        Event::Room => Some("room".to_owned()),
+    let words = |told: Notification| match told {
+        Ok(message) => Some(format!("{}: {}", message.origin(), message.value())),
+        Err(Event::Missed { origin, from, to, .. }) => Some(format!("missed {from} to {to} of {origin}")),
+        Err(Event::CutLoose(name)) => Some(format!("{name} cut loose")),
+        Err(Event::Room) => Some("room".to_owned()),
         _ => None,
     };
     sim.events(addr).into_iter().filter_map(words).collect()
@@ -115,14 +115,14 @@ impl Talk {
     fn check(&mut self, from: u64) {
         for (i, addr) in self.addrs.iter().enumerate() {
             let mut heard: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-            for event in self.sim.events(*addr) {
-                match event {
-                    Event::Message(message) => {
+            for told in self.sim.events(*addr) {
+                match told {
+                    Ok(message) => {
                         let value = message.value().parse().expect("a number");
                         heard.entry(message.origin().to_string()).or_default().push(value);
                     }
                     // With three in ten packets lost, those of streams too, one may fail, and comes back.
-                    Event::Missed { .. } | Event::CutLoose(_) => panic!("{addr}: {event:?}"),
+                    Err(event @ (Event::Missed { .. } | Event::CutLoose(_))) => panic!("{addr}: {event:?}"),
                     _ => {}
                 }
             }
@@ -177,13 +177,7 @@ fn what_was_said_while_both_were_cut_off_is_not_skipped() {
     talk.sim.run(Duration::from_secs(10));
     for addr in [one, three, four] {
         let events = talk.sim.events(addr);
-        let heard: Vec<_> = events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Message(message) => Some(message.value().to_owned()),
-                _ => None,
-            })
-            .collect();
+        let heard: Vec<_> = events.iter().flatten().map(|message| message.value().to_owned()).collect();
         assert_eq!(heard, ["0", "1"], "{addr}");
     }
 }

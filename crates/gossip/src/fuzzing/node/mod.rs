@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use self::said::{Packet, View};
 use crate::{
-    config::{Limits, Profile, Seed},
+    config::{Config, Limits, Profile, Seed},
     membership::MemberState,
     node::{Action, Event, Node, NodeConfig, StreamId, StreamInput},
     wire::{
@@ -134,14 +134,12 @@ impl World {
         let now = Instant::now();
         let tuning = Profile::Lan.tuning();
         let packet_max = tuning.udp_buffer_size + CHECKSUM;
-        let config = NodeConfig {
-            seeds: (1..=seeds).map(|place| Seed { host: addr(place).ip().to_string(), port: 7946 }).collect(),
-            tuning,
-            limits: Limits { retain_messages: 16, retain_bytes: 8 << 20, ..Limits::default() },
-            replay: true,
-            epoch: EPOCH,
-            ..NodeConfig::new(ME.into(), addr(0).into())
-        };
+        let config = Config::new(ME)
+            .join((1..=seeds).map(|place| Seed { host: addr(place).ip().to_string(), port: 7946 }))
+            .tuning(tuning)
+            .limits(Limits { retain_messages: 16, retain_bytes: 8 << 20, ..Limits::default() })
+            .replay(true);
+        let config = NodeConfig { epoch: EPOCH, ..NodeConfig::new(config, addr(0)) };
         let mut world = Self {
             node: Node::new(now, config),
             now,
@@ -275,6 +273,7 @@ impl World {
                 Action::GuessAddress { .. } | Action::CheckAddress { .. } => {}
             }
         }
+        while self.node.poll_message().is_some() {}
         while let Some(event) = self.node.poll_event() {
             self.leaving |= matches!(event, Event::LeaveComplete);
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::config::{Candidate, Config, Profile};
+use crate::config::{Candidate, Config};
 
 const SECOND: Duration = Duration::from_secs(1);
 const VERSIONS: Versions = [1, 5, 2, 0, 0, 0];
@@ -30,17 +30,7 @@ impl Bench {
 
     fn with(config: &Config) -> Self {
         let now = Instant::now();
-        let setup = Setup {
-            me: "me".into(),
-            address: addr(1).into(),
-            meta: Bytes::new(),
-            versions: VERSIONS,
-            tuning: Profile::Lan.tuning(),
-            max_members: config.bounds.max_members,
-            admission: config.admission.clone(),
-            rng_seed: 1,
-        };
-        let mut bench = Self { now, membership: Membership::new(now, setup) };
+        let mut bench = Self { now, membership: Membership::new(now, config, addr(1).into(), VERSIONS, 1) };
         bench.queued();
         bench
     }

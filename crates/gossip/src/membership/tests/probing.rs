@@ -28,17 +28,7 @@ impl Lone {
     /// It knows `n1`, `n2`, … with these versions, each at the address of its number.
     fn with(tuning: Tuning, others: &[Versions]) -> Self {
         let now = Instant::now();
-        let setup = Setup {
-            me: "me".into(),
-            address: addr(0).into(),
-            meta: Bytes::new(),
-            versions: NEW,
-            tuning,
-            max_members: 1000,
-            admission: Admission::default(),
-            rng_seed: 1,
-        };
-        let membership = Membership::new(now, setup);
+        let membership = Membership::new(now, &Config::new("me").tuning(tuning), addr(0).into(), NEW, 1);
         let mut this = Self { now, membership };
         for (host, versions) in (1..).zip(others) {
             let (node, address) = (Bytes::from(name(host)), addr(host).into());
@@ -292,7 +282,7 @@ fn how_long_an_answer_took_is_known_and_told_to_who_wants_it() {
     for wanted in [false, true] {
         let mut lone = Lone::lan(1);
         if wanted {
-            lone.membership.report_probes();
+            lone.membership.report_probes = true;
         }
         assert_eq!(lone.rtt(1), None);
         let (target, seq) = lone.probe();

@@ -60,7 +60,7 @@ use rand::Rng;
 
 use self::message::{PathMessage, is_bundle};
 pub(super) use self::message::{is_one, talk_of};
-use super::{Event, Node, Timer};
+use super::{Cause, Event, Node, Reach, Timer};
 use crate::{
     dissemination::Route,
     membership::{Record, Target},
@@ -89,18 +89,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const DOUBT_PAUSE: Duration = Duration::from_secs(8);
 /// Parts of a bundle at most.
 const MAX_PARTS: usize = 1 << 14;
-
-/// How a member is reached with messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
-    /// By datagrams, and large messages over TCP: as usual.
-    #[default]
-    Datagrams,
-    /// By datagrams of up to so many bytes. Larger ones do not arrive, so that what does not fit goes over TCP.
-    SmallDatagrams(usize),
-    /// Over TCP only: datagrams do not arrive, or the member's own do not arrive here.
-    Streams,
-}
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -445,7 +433,7 @@ impl Node {
         let (from, mut route, mut messages) = (sender.unwrap_or(peer), Route::default(), Vec::new());
         for part in parts {
             if let Err(error) = packet::decode(&payload.slice_ref(part), &mut messages) {
-                self.reject(now, from, super::Cause::Message, &error);
+                self.reject(now, from, Cause::Message, &error);
             }
             for message in messages.drain(..) {
                 self.hear_bundled(now, from, message, &mut route);
@@ -463,7 +451,7 @@ impl Node {
             message => {
                 // Who introduces itself, and goes on, is to be heard as the member it has become.
                 if let Err(refusal) = self.membership.handle(now, from, message) {
-                    self.reject(now, from, super::Cause::Member, &refusal);
+                    self.reject(now, from, Cause::Member, &refusal);
                 }
                 self.settle(now);
             }
@@ -504,7 +492,7 @@ impl Node {
 
     fn reject_path_message(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) {
         let reason = format_args!("a message of {} bytes about the path to here cannot be read", payload.len());
-        self.reject(now, from, super::Cause::Message, &reason);
+        self.reject(now, from, Cause::Message, &reason);
     }
 
     /// One message of many.

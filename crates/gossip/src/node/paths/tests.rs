@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::*;
-use crate::{config::Profile, sim::Sim};
+use crate::{
+    config::Profile,
+    sim::{Notification, Sim},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const FULL: usize = 1400;
@@ -20,10 +23,10 @@ fn cluster(seed: u64, n: u16) -> (Sim, Vec<SocketAddr>) {
 
 /// What a node told of messages and of how members are reached.
 fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
-    let words = |event| match event {
-        Event::Message(message) => Some(message.value().chars().take(20).collect()),
-        Event::Reached { name, reach, .. } => Some(format!("{name}: {reach:?}")),
-        Event::Missed { .. } | Event::Failed(_) | Event::CutLoose(_) => Some(format!("{event:?}")),
+    let words = |told: Notification| match told {
+        Ok(message) => Some(message.value().chars().take(20).collect()),
+        Err(Event::Reached { name, reach, .. }) => Some(format!("{name}: {reach:?}")),
+        Err(event @ (Event::Missed { .. } | Event::Failed(_) | Event::CutLoose(_))) => Some(format!("{event:?}")),
         _ => None,
     };
     sim.events(addr).into_iter().filter_map(words).collect()

@@ -20,8 +20,8 @@ fn view(records: usize) -> Vec<u8> {
 }
 
 fn node(now: Instant, max_members: usize) -> Node {
-    let config = NodeConfig::new("me".into(), SocketAddr::from(([10, 0, 0, 1], 7946)).into());
-    Node::new(now, NodeConfig { bounds: Bounds { max_members, ..Bounds::default() }, ..config })
+    let config = Config::new("me").bounds(Bounds { max_members, ..Bounds::default() });
+    Node::new(now, NodeConfig::new(config, SocketAddr::from(([10, 0, 0, 1], 7946))))
 }
 
 fn rejected(node: &mut Node) -> Vec<String> {

@@ -17,20 +17,20 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
     KEPT,
-    adapter::{self, Published, Told},
     checker::{Check, Checker, Delivery, Promises},
     faults::{Plan, SEEDS},
     figures::{End, Figures, Outcome, Violation},
     histogram::Histogram,
-    network::{Boot, HostId, Network, Step, Traffic},
+    network::{Boot, HostId, Network, Notification, Step, Traffic},
     scenario::{Scenario, Start},
     trace::Trace,
 };
 use crate::{
     Envelope,
     config::{Limits, Seed, Tuning},
+    dissemination::PublishError,
+    event::Event,
     membership::NodeName,
-    node::Event,
     node::Node,
     wire::{Address, Versions},
 };
@@ -149,7 +149,7 @@ struct Run<'a> {
     /// Faults that last, and when one of them last changed.
     active: i64,
     changed: Duration,
-    told: Vec<(HostId, Event)>,
+    told: Vec<(HostId, Notification)>,
     detect: Histogram,
     false_alarms: u64,
     /// Copies that nodes received which have ended.
@@ -347,8 +347,8 @@ impl<'a> Run<'a> {
         }
         let mut told = std::mem::take(&mut self.told);
         self.net.take_told(&mut told);
-        for (host, event) in told.drain(..) {
-            self.hear(host, event)?;
+        for (host, told) in told.drain(..) {
+            self.hear(host, told)?;
         }
         self.told = told;
         let Some((host, node)) = host.and_then(|host| Some((host, self.net.node(host)?))) else { return Ok(()) };
@@ -367,38 +367,39 @@ impl<'a> Run<'a> {
         checked.map_err(|what: String| format!("{}: {what}", self.net.name(host)))
     }
 
-    fn hear(&mut self, host: HostId, event: Event) -> Check {
+    fn hear(&mut self, host: HostId, told: Notification) -> Check {
         let now = self.net.elapsed();
         let at = |what| format!("at {}: {what}", self.net.name(host));
-        match adapter::told(event) {
-            Told::Message(message, hops) => {
+        match told {
+            Ok(message) => {
                 let Some(&origin) = self.by_name.get(message.origin()) else {
                     return Err(at(format!("a message of the unknown {} was delivered", message.origin())));
                 };
-                let delivery = Delivery { origin, id: message.id(), key: message.key(), value: message.value(), hops };
+                let (id, key, value, hops) = (message.id(), message.key(), message.value(), message.hops());
+                let delivery = Delivery { origin, id, key, value, hops };
                 self.checker.delivered(nanos(now), host, &delivery).map_err(at)?;
             }
-            Told::Missed { origin, epoch, from, to } => {
+            Err(Event::Missed { origin, epoch, from, to }) => {
                 let Some(&origin) = self.by_name.get(&origin) else {
                     return Err(at(format!("messages of the unknown {origin} were reported as missed")));
                 };
-                self.checker.missed(nanos(now), host, origin, epoch, (from, to)).map_err(at)?;
+                self.checker.missed(nanos(now), host, origin, epoch, (from, to - 1)).map_err(at)?;
             }
-            Told::Room => {
+            Err(Event::Room) => {
                 for publisher in 0..self.publishers.len() {
                     if self.publishers[publisher].host == host {
                         self.publish(publisher)?;
                     }
                 }
             }
-            Told::Joined => self.hosts[host].view += 1,
-            Told::Left => self.hosts[host].view -= 1,
-            Told::Failed(name) => {
+            Err(Event::Joined(_)) => self.hosts[host].view += 1,
+            Err(Event::Left(_)) => self.hosts[host].view -= 1,
+            Err(Event::Failed(member)) => {
                 self.hosts[host].view -= 1;
-                self.notice(now, &name);
+                self.notice(now, &member.name);
             }
-            Told::LeaveComplete => self.net.call(Duration::from_millis(100), Call::Stop(host).pack()),
-            Told::Other => {}
+            Err(Event::LeaveComplete) => self.net.call(Duration::from_millis(100), Call::Stop(host).pack()),
+            Err(_) => {}
         }
         Ok(())
     }
@@ -466,10 +467,10 @@ impl<'a> Run<'a> {
             (format!("k{}", count % 3), format!("{start}{}\"", "x".repeat(padding)))
         });
         let now = nanos(self.net.elapsed());
-        let published = self.net.with(host, |node, now| adapter::publish(node, now, &key, &value));
+        let published = self.net.with(host, |node, now| node.publish(now, &key, &value));
         let this = &mut self.publishers[publisher];
         match published {
-            Some(Published::As(id)) => {
+            Some(Ok(id)) => {
                 if this.held.take().is_none() {
                     this.count += 1;
                 }
@@ -482,16 +483,16 @@ impl<'a> Run<'a> {
                 self.checker.knew(host, |other| known.contains(&other));
                 Ok(())
             }
-            Some(Published::Held) => {
+            Some(Err(PublishError::WouldBlock)) => {
                 if this.held.is_none() {
                     this.count += 1;
                     this.held = Some((key, value));
                 }
                 Ok(())
             }
-            Some(Published::Not) => Ok(()),
-            Some(Published::Refused(why)) => Err(format!("{}: it cannot publish: {why}", name(host))),
-            None => Ok(()),
+            // It leaves, or its former life holds its name. It is told so, and its application has to live with it.
+            None | Some(Err(PublishError::Stopped | PublishError::NameTaken)) => Ok(()),
+            Some(Err(why)) => Err(format!("{}: it cannot publish: {why}", name(host))),
         }
     }
 

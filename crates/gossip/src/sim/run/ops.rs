@@ -2,14 +2,17 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use bytes::Bytes;
+
 use super::{Run, nanos};
 use crate::{
+    member::NodeName,
     node::Node,
     sim::{
-        adapter,
         faults::Op,
         network::{HostId, Network},
     },
+    wire::{Dead, Message, packet},
 };
 
 /// How long without faults one that starts anew has been with the others when it is owed everything.
@@ -119,7 +122,7 @@ impl Run<'_> {
         let Some(node) = self.net.node(victim) else { return };
         let name = self.net.name(victim);
         let by = if failed { self.net.name((victim + 1) % self.hosts.len()) } else { name };
-        let payload = adapter::forged_end(node, name, by);
+        let payload = forged_end(node, name, by);
         let from = self.new_address();
         for host in (0..self.hosts.len()).filter(|host| *host != victim) {
             self.net.inject(from, host, payload.clone());
@@ -148,4 +151,11 @@ impl Run<'_> {
             self.checker.oblige(nanos(now), host);
         }
     }
+}
+
+/// That a node is gone: has left, as it would say so itself, or has failed, as another would.
+fn forged_end(node: &Node, name: &NodeName, from: &NodeName) -> Bytes {
+    let (_, incarnation) = node.standing();
+    let [node, from] = [name, from].map(|name| Bytes::copy_from_slice(name.as_bytes()));
+    packet::encode_message(&Message::Dead(Dead { incarnation, node, from }))
 }

@@ -7,7 +7,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{agenda::Time, network::HostId};
+use super::host::HostId;
+use crate::sim::agenda::Time;
 
 /// What IPv4 and UDP add to a datagram.
 const HEADERS: usize = 28;

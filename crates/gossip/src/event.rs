@@ -1,17 +1,12 @@
 //! What a node tells its application.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     config::Seed,
-    dissemination::Message,
-    membership::{self, Member, MemberState, NodeName},
-    node::{Node, Reach},
+    member::{Member, NodeName},
 };
 
 /// Something the application wants to know.
@@ -26,8 +21,6 @@ pub enum Event {
     Failed(Member),
     /// A member changed its metadata or its address.
     Updated(Member),
-    /// Another node published something.
-    Message(Message),
     /// Messages cannot be had any more: nobody retains them. What their origin said after them follows.
     Missed {
         /// Who published them.
@@ -113,43 +106,14 @@ pub enum Event {
     LeaveComplete,
 }
 
-impl Node {
-    /// A member has answered this node for the first time.
-    fn note_proven(&mut self, now: Instant, name: &NodeName) {
-        if let Some(record) = self.membership.get(name.as_bytes()).filter(|record| record.is_live()) {
-            self.dissemination.member_proven(now, record, &self.membership);
-        }
-    }
-
-    pub(super) fn tell(&mut self, now: Instant, event: membership::Event) {
-        let event = match event {
-            membership::Event::Proven(name) => return self.note_proven(now, &name),
-            membership::Event::Joined(member) => Event::Joined(member),
-            membership::Event::Left(member) => Event::Left(member),
-            membership::Event::Failed(member) => self.failed_or_left(member),
-            membership::Event::Updated(member) => Event::Updated(member),
-            membership::Event::NameConflict { name, holder, claimant } => {
-                Event::NameConflict { name, holder, claimant }
-            }
-            membership::Event::Probed { name, rtt, payload } => Event::Probed { name, rtt, payload },
-            membership::Event::LeaveComplete => Event::LeaveComplete,
-        };
-        match &event {
-            Event::Joined(member) | Event::Updated(member) => {
-                if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
-                    self.dissemination.member_up(now, record, &self.membership);
-                }
-                self.meet_serf(&member.name);
-                self.gossip_soon(now);
-            }
-            Event::Left(member) | Event::Failed(member) => {
-                let left = member.state == MemberState::Left;
-                self.forget_path(member.addr);
-                self.dissemination.member_down(now, &member.name, left, self.membership.proven_live());
-                self.look_for_seeds(now);
-            }
-            _ => {}
-        }
-        self.events.push_back(event);
-    }
+/// How a member is reached with messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// By datagrams, and large messages over TCP: as usual.
+    #[default]
+    Datagrams,
+    /// By datagrams of up to so many bytes. Larger ones do not arrive, so that what does not fit goes over TCP.
+    SmallDatagrams(usize),
+    /// Over TCP only: datagrams do not arrive, or the member's own do not arrive here.
+    Streams,
 }

@@ -2,7 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::network::{Due, HostId, Network, PORT};
+use super::{
+    Network,
+    host::{Due, HostId},
+};
+
+/// The port of every node.
+const PORT: u16 = 7946;
 
 impl Network {
     /// The address `10.a.b.c` of a number.

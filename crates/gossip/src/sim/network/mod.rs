@@ -7,8 +7,14 @@
 //! A host outlives its node: it is up or down, paused or cut off, and each node that is started on it is
 //! one *life*.
 
+mod addresses;
+mod boot;
+mod host;
+mod paths;
+mod streams;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     mem,
     net::SocketAddr,
     time::{Duration, Instant},
@@ -18,60 +24,33 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+pub(crate) use self::{
+    boot::{Advertises, Boot},
+    host::{HostId, Traffic},
+    paths::{Ways, Wrong},
+};
+use self::{
+    host::{ConnectionId, Due, Host, Unsent},
+    paths::Paths,
+    streams::Connection,
+};
 use super::{
-    adapter,
     agenda::{Agenda, Time},
     digest::Digest,
     link::Link,
-    paths::{Paths, Ways, Wrong},
-    streams::{Line, LineId, Way},
     trace::Trace,
 };
 use crate::{
-    Envelope,
-    config::{Limits, Seed, Tuning},
-    membership::NodeName,
-    node::{Action, Event, Node, StreamId, Transmit},
-    wire::{Address, Versions},
+    Event, Message,
+    member::NodeName,
+    node::{Action, GuessedBy, Node, Transmit},
 };
 
-/// A host, by its number.
-pub(crate) type HostId = usize;
+/// What a node tells its application: a message, or what else has happened.
+pub(crate) type Notification = Result<Message, Event>;
 
 /// How long a node takes for each of what has piled up while it was paused.
 const HANDLING: Time = 20_000;
-/// The port of every node.
-pub(super) const PORT: u16 = 7946;
-
-/// Something that is to happen.
-#[derive(Debug)]
-pub(super) enum Due {
-    Datagram {
-        from: SocketAddr,
-        to: SocketAddr,
-        payload: Bytes,
-    },
-    Timer {
-        host: HostId,
-    },
-    Flow {
-        line: LineId,
-        way: Way,
-    },
-    Lookup {
-        host: HostId,
-        life: u32,
-        seed: Seed,
-    },
-    /// A node is told where it is.
-    Address {
-        host: HostId,
-        life: u32,
-    },
-    /// Not the network's: whoever runs it has asked to be called.
-    Call(u64),
-}
-
 /// What has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -79,59 +58,6 @@ pub(crate) enum Step {
     Host(HostId),
     /// A call that was asked for.
     Call(u64),
-}
-
-/// What a host has sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traffic {
-    pub(crate) packets: u64,
-    pub(crate) packet_bytes: u64,
-    pub(crate) stream_bytes: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Host {
-    pub(super) name: NodeName,
-    pub(super) addr: SocketAddr,
-    /// Where what it sends comes from, if not from there.
-    pub(super) source: Option<SocketAddr>,
-    /// Its address has changed since its node was started.
-    pub(super) has_moved: bool,
-    pub(super) node: Option<Box<Node>>,
-    /// How many nodes have been started here.
-    pub(super) life: u32,
-    /// When the agenda calls its deadline up.
-    armed: Option<Time>,
-    pub(super) paused: bool,
-    /// Its messages are blocked, and wait; its deadlines do not.
-    muted: bool,
-    pub(super) held: VecDeque<Due>,
-    held_bytes: usize,
-    /// What it wants sent and done meanwhile.
-    unsent: VecDeque<Unsent>,
-    unsent_bytes: usize,
-    pub(super) streams: BTreeMap<StreamId, (LineId, Way)>,
-    /// Sent in all its lives.
-    pub(super) traffic: Traffic,
-}
-
-impl Host {
-    /// Whether what arrives waits.
-    pub(super) fn holds(&self) -> bool {
-        self.paused || self.muted
-    }
-
-    /// Where what it sends comes from.
-    pub(super) fn sends_from(&self) -> SocketAddr {
-        self.source.unwrap_or(self.addr)
-    }
-}
-
-/// What a host whose messages are blocked cannot do yet.
-#[derive(Debug)]
-enum Unsent {
-    Datagram(Transmit),
-    Action(Action),
 }
 
 /// A division of the network.
@@ -143,54 +69,26 @@ pub(crate) struct Cut {
     pub(crate) one_way: bool,
 }
 
-/// What a node takes for its address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Advertises {
-    /// The one its host has when it starts.
-    #[default]
-    Fixed,
-    /// The one its host has.
-    Guessed,
-    /// The one that its name leads to.
-    Named,
-}
-
-/// What a node is started with.
-#[derive(Clone, Debug)]
-pub(crate) struct Boot<'a> {
-    pub(crate) seeds: &'a [Seed],
-    pub(crate) tuning: &'a Tuning,
-    pub(crate) limits: Limits,
-    pub(crate) envelope: Envelope,
-    /// Whether it begins with what the others still retain.
-    pub(crate) replay: bool,
-    /// What the host's wall clock says, in microseconds since 1970.
-    pub(crate) epoch: u64,
-    pub(crate) advertises: Advertises,
-    /// Whom it knows from the start.
-    pub(crate) acquainted: &'a [(NodeName, Address, Versions)],
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Network {
     start: Instant,
-    pub(super) now: Time,
-    pub(super) rng: Xoshiro256PlusPlus,
+    now: Time,
+    rng: Xoshiro256PlusPlus,
     pub(crate) link: Link,
-    pub(super) hosts: Vec<Host>,
+    hosts: Vec<Host>,
     /// The host at each address, by the lower three bytes of it.
-    pub(super) by_ip: Vec<Option<HostId>>,
-    pub(super) by_name: BTreeMap<String, Vec<SocketAddr>>,
+    by_ip: Vec<Option<HostId>>,
+    by_name: BTreeMap<String, Vec<SocketAddr>>,
     cuts: BTreeMap<u64, Cut>,
-    pub(super) paths: Paths,
+    paths: Paths,
     agenda: Agenda<Due>,
-    pub(super) lines: BTreeMap<LineId, Line>,
-    pub(super) next_line: LineId,
-    told: Vec<(HostId, Event)>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    next_connection: ConnectionId,
+    told: Vec<(HostId, Notification)>,
     /// Steps done.
     pub(crate) steps: u64,
-    pub(super) digest: Digest,
+    digest: Digest,
     pub(crate) trace: Trace,
     pub(crate) datagrams: u64,
     /// Datagrams from one address to another that have more bytes than this are dropped.
@@ -211,8 +109,8 @@ impl Network {
             cuts: BTreeMap::new(),
             paths: Paths::default(),
             agenda: Agenda::new(),
-            lines: BTreeMap::new(),
-            next_line: 0,
+            connections: BTreeMap::new(),
+            next_connection: 0,
             told: Vec::new(),
             steps: 0,
             digest: Digest::new(),
@@ -239,23 +137,7 @@ impl Network {
     /// A host without a node.
     pub(crate) fn add_host(&mut self, name: &str, addr: SocketAddr) -> HostId {
         let host = self.hosts.len();
-        self.hosts.push(Host {
-            name: name.into(),
-            addr,
-            source: None,
-            has_moved: false,
-            node: None,
-            life: 0,
-            armed: None,
-            paused: false,
-            muted: false,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            unsent: VecDeque::new(),
-            unsent_bytes: 0,
-            streams: BTreeMap::new(),
-            traffic: Traffic::default(),
-        });
+        self.hosts.push(Host::new(name.into(), addr));
         self.move_host(host, addr);
         host
     }
@@ -274,15 +156,7 @@ impl Network {
         place.life += 1;
         place.has_moved = false;
         place.armed = None;
-        let mut node = Node::new(now, adapter::config(place.name.clone(), place.addr, boot, rng_seed));
-        if !boot.acquainted.is_empty() {
-            node.acquaint(now, boot.acquainted);
-        }
-        match boot.advertises {
-            Advertises::Fixed => {}
-            Advertises::Guessed => node.guess_address(now),
-            Advertises::Named => adapter::follow(&mut node, now, place.name.to_string()),
-        }
+        let node = boot.start(now, &place.name, place.addr, rng_seed);
         place.node = Some(Box::new(node));
         self.drain(host);
     }
@@ -363,7 +237,7 @@ impl Network {
         self.cuts.values().any(|cut| cut.sides.get(host).is_some_and(Option::is_some)) || self.paths.involve(host)
     }
 
-    pub(super) fn passes(&self, from: HostId, to: HostId) -> bool {
+    fn passes(&self, from: HostId, to: HostId) -> bool {
         self.cuts.values().all(|cut| {
             let side = |host: HostId| cut.sides.get(host).copied().flatten();
             match (side(from), side(to)) {
@@ -414,7 +288,7 @@ impl Network {
     }
 
     /// Takes what nodes have told their applications.
-    pub(crate) fn take_told(&mut self, told: &mut Vec<(HostId, Event)>) {
+    pub(crate) fn take_told(&mut self, told: &mut Vec<(HostId, Notification)>) {
         told.append(&mut self.told);
     }
 
@@ -472,7 +346,7 @@ impl Network {
                 self.with(host, |node, now| node.handle_datagram(now, from, &payload));
                 Some(Step::Host(host))
             }
-            Due::Flow { line, way } => self.flow(line, way),
+            Due::Flow { connection, side } => self.flow(connection, side),
             Due::Lookup { host, life, seed } => {
                 let place = &mut self.hosts[host];
                 if place.life != life {
@@ -501,7 +375,7 @@ impl Network {
                 }
                 let addr = place.addr;
                 self.record("address", host, &[]);
-                self.with(host, |node, now| adapter::readdress(node, now, addr));
+                self.with(host, |node, now| node.set_guess(now, addr.ip(), GuessedBy::Interfaces));
                 Some(Step::Host(host))
             }
             Due::Call(call) => {
@@ -512,7 +386,7 @@ impl Network {
         }
     }
 
-    pub(super) fn record(&mut self, what: &'static str, host: HostId, payload: &[u8]) {
+    fn record(&mut self, what: &'static str, host: HostId, payload: &[u8]) {
         self.digest.add(&[self.now, host as u64]);
         self.digest.add_bytes(what.as_bytes());
         self.digest.add_bytes(payload);
@@ -550,8 +424,11 @@ impl Network {
                 self.act(host, action);
             }
         }
+        while let Some(message) = node.poll_message() {
+            self.told.push((host, message));
+        }
         while let Some(event) = node.poll_event() {
-            self.told.push((host, event));
+            self.told.push((host, Err(event)));
         }
         self.hosts[host].node = Some(node);
         self.arm(host);
@@ -606,12 +483,12 @@ impl Network {
         }
     }
 
-    pub(super) fn after(&mut self, delay: Duration, due: Due) {
+    fn after(&mut self, delay: Duration, due: Due) {
         let delay = u64::try_from(delay.as_nanos()).expect("delays are short");
         self.at(self.now + delay, due);
     }
 
-    pub(super) fn at(&mut self, at: Time, due: Due) {
+    fn at(&mut self, at: Time, due: Due) {
         self.agenda.push(at, due);
     }
 }
