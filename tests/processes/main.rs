@@ -5,6 +5,7 @@
 mod support;
 
 mod bad_input;
+mod circles;
 mod cli;
 mod cluster;
 mod crates;
