@@ -51,8 +51,12 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     };
     write().map_err(|error| Failure::other(format!("cannot write manual pages into {dir:?}: {error}")))?;
     let dir = visible::escaped(&dir.display().to_string());
-    // The program's own, and one for each command.
-    let pages = 1 + Cli::command().get_subcommands().count();
+    let pages = pages(&Cli::command());
     output::print_line(&format!("wrote {pages} manual pages into {dir}, broadcast.1 and the commands' own"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A command's own, and those of its commands.
+fn pages(command: &clap::Command) -> usize {
+    1 + command.get_subcommands().map(pages).sum::<usize>()
 }

@@ -3,6 +3,7 @@
 //! Every setting is a flag and an environment variable ([`settings`](crate::settings)); the flag wins, and an empty
 //! variable counts as unset. What cannot be is refused in one line before anything starts.
 
+mod chaos;
 mod client;
 mod demo;
 mod follow;
@@ -71,6 +72,7 @@ enum Command {
     Faults(operate::FaultsArgs),
     Keygen(keygen::KeygenArgs),
     Sim(sim::SimArgs),
+    Chaos(chaos::ChaosArgs),
     Completions(manual::CompletionsArgs),
     Man(manual::ManArgs),
 }
@@ -89,7 +91,7 @@ impl Command {
             Self::Health(_) => Some("health"),
             Self::Log(_) => Some("log"),
             Self::Faults(_) => Some("faults"),
-            Self::Keygen(_) | Self::Sim(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Keygen(_) | Self::Sim(_) | Self::Chaos(_) | Self::Completions(_) | Self::Man(_) => None,
         }
     }
 }
@@ -114,6 +116,7 @@ impl Cli {
             Command::Faults(args) => operate::set_faults(args).await,
             Command::Keygen(args) => keygen::run(&args),
             Command::Sim(args) => sim::run(args).await,
+            Command::Chaos(args) => chaos::run(args).await,
             Command::Completions(args) => manual::completions(&args),
             Command::Man(args) => manual::man(&args),
         };

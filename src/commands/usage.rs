@@ -191,6 +191,27 @@ mod tests {
                 &["node", "--name"],
                 "BROADCAST_NAME (--name): it needs a value, --name <NAME>; see broadcast node --help",
             ),
+            (
+                &["chaos", "loss", "node1", "130%"],
+                r#"PERCENT = "130%": not a share; write one from 0% to 100%, like 30%"#,
+            ),
+            (
+                &["chaos", "random", "20"],
+                r#"DURATION = "20": not a duration; write minutes and seconds with their unit, like 20s, 2m or 1m30s"#,
+            ),
+            (&["chaos", "random"], "<DURATION> must be given as well; see broadcast chaos --help"),
+            (&["chaos", "random", "20s", "2m"], "unexpected argument '2m' found; see broadcast chaos --help"),
+            (&["chaos", "random", "20s", "--seed"], "--seed: it needs a value, --seed <N>; see broadcast chaos --help"),
+            (&["chaos", "brake", "node1"], "unrecognized subcommand 'brake'; see broadcast chaos --help"),
+            (&["chaos", "kill"], "<NAME|DURATION>... must be given as well; see broadcast chaos --help"),
+            (
+                &["chaos", "kill", "*"],
+                r#"NAME|DURATION = "*": not the name of a node; `docker compose ps` lists the containers"#,
+            ),
+            (
+                &["chaos", "--file", "/nope", "status"],
+                r#"--file = "/nope": cannot read this compose file: No such file or directory (os error 2)"#,
+            ),
             (&["demo", "--for"], "--for: it needs a value, --for <DURATION>; see broadcast demo --help"),
         ] {
             assert_eq!(refused(args), line);

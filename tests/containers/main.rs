@@ -22,6 +22,6 @@ fn main() -> ExitCode {
     // The longest come first.
     let cases = [swarm::cases(), chaos::cases(), nodes::cases(), compose::cases()];
     let code = require::run_cases(&args, cases.into_iter().flatten().collect());
-    docker::remove_image();
+    docker::clean_up();
     code
 }

@@ -3,8 +3,11 @@
 
 use std::{
     collections::BTreeMap,
+    env,
+    fs::{self, Permissions},
     net::TcpListener,
-    process::Output,
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -353,4 +356,43 @@ fn in_the_demo_everybody_hears_every_sender() {
         }
     }
     assert!(lines.iter().any(|line| line["message"] == "node2 left") && !log.contains(" failed"));
+}
+
+#[test]
+fn the_logs_that_were_kept_are_checked_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sent = |value: u64| format!("2026-11-24T21:26:42.093Z  INFO b send broadcast msg: key=I am b value={value}\n");
+    let heard = |value: u64| sent(value).replace("INFO b send", "INFO a received");
+    let write = |name: &str, log: String| fs::write(folder.path().join(name), log).expect("written");
+    for name in ["b.sent", "b.log"] {
+        write(name, (0..3).map(sent).collect());
+    }
+    write("a.sent", String::new());
+    let check = || run(&["chaos", "check", folder.path().to_str().expect("text")], &[]);
+    write("a.log", (0..3).map(heard).collect());
+    let told = "2 of 2 nodes survived; 2 messages sent by 1 senders; ";
+    assert_eq!(stdout(check()), format!("{told}each survivor has each of them once\n"));
+    write("a.log", heard(1));
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    let bad = format!("{told}not each survivor has each of them once:\n  a lacks of b: 2\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), bad);
+    fs::remove_file(folder.path().join("a.sent")).expect("it was there");
+    assert!(refusal(check(), 1).contains("cannot read the logs in "));
+}
+
+#[test]
+fn the_script_for_chaos_is_the_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cargo = folder.path().join("cargo");
+    fs::write(&cargo, "#!/bin/sh\necho \"$COMPOSE_FILE\"; printf '%s\\n' \"$@\"\n").expect("written");
+    fs::set_permissions(&cargo, Permissions::from_mode(0o755)).expect("it is there");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = [folder.path().to_owned()].into_iter().chain(env::split_paths(&path));
+    let mut script = Command::new(repository("scripts/chaos"));
+    script.args(["random", "2m"]).env_remove("COMPOSE_FILE").current_dir(&folder);
+    let said = stdout(script.env("PATH", env::join_paths(path).expect("paths")).output().expect("bash is there"));
+    let [compose, manifest] = ["compose.yaml", "Cargo.toml"].map(|file| repository(file).display().to_string());
+    let expected = [&compose, "run", "--quiet", "--locked", "--manifest-path", &manifest, "--bin", "broadcast", "--"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), [&expected[..], &["chaos", "random", "2m"]].concat());
 }

@@ -26,7 +26,7 @@ fn the_library_brings_in_little() {
 
 #[test]
 fn crates_know_those_below_them_only() {
-    let all = ["broadcast-wire", "broadcast-gossip", "broadcast-gateway", "broadcast-node"];
+    let all = ["broadcast-wire", "broadcast-gossip", "broadcast-gateway", "broadcast-ledger", "broadcast-node"];
     for (at, name) in all.iter().enumerate() {
         let packages = packages(name, &[]);
         let ours: Vec<_> =

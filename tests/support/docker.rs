@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Output, id},
     sync::LazyLock,
     thread,
@@ -27,8 +29,21 @@ fn made() -> String {
     format!("broadcast:test-{}", id())
 }
 
-/// Removes the image, if it was made here.
-pub fn remove_image() {
+/// The program that is in the image. It is static, and so runs on this host too.
+pub static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let container = docker(&["create", &IMAGE]);
+    docker(&["cp", &format!("{container}:/broadcast"), &taken().display().to_string()]);
+    docker(&["rm", &container]);
+    taken()
+});
+
+fn taken() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("broadcast-{}", id()))
+}
+
+/// Removes what was taken out of the image, and the image, if it was made here.
+pub fn clean_up() {
+    let _ = fs::remove_file(taken());
     // There may be none, where all tests were skipped.
     let _ = Command::new("docker").args(["image", "rm", &made()]).output();
 }

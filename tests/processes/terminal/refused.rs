@@ -118,7 +118,7 @@ fn shells_and_readers_know_every_command() {
         ["node", "demo", "publish", "tail", "timeline", "members", "status", "health", "log", "faults", "man"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&["completions", shell]);
-        for word in commands.iter().chain(&["keygen", "sim", "completions"]) {
+        for word in commands.iter().chain(&["keygen", "sim", "chaos", "completions"]) {
             assert!(script.contains(word), "{word} for {shell}");
         }
         assert!(script.contains("ack"), "flags for {shell}");

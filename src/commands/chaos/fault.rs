@@ -1,0 +1,204 @@
+//! What is done to nodes, and undone.
+
+use std::{fmt, net::IpAddr};
+
+use super::{
+    console::Console,
+    docker,
+    project::{self, Node, Project, State},
+};
+use crate::failure::Failure;
+
+/// What a node can suffer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Fault {
+    /// It is off the network.
+    Partition,
+    /// It is frozen.
+    Pause,
+    /// It was ended without a word.
+    Kill,
+    /// It is stopped and started again, at once.
+    Restart,
+    /// Of the datagrams it sends, so many in a hundred are lost.
+    Loss(f64),
+    /// They are held back for so long.
+    Delay(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Partition => "partition",
+            Self::Pause => "pause",
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Loss(_) => "loss",
+            Self::Delay(_) => "delay",
+        })
+    }
+}
+
+impl Fault {
+    /// Does it to these nodes.
+    pub(super) async fn begin(
+        &self,
+        project: &Project,
+        nodes: &[Node],
+        lasting: Option<&str>,
+        console: &Console,
+    ) -> Result<(), Failure> {
+        // Asked before: a port is published only while its container is on the network.
+        let pages = match self {
+            Self::Partition | Self::Pause | Self::Kill => project::pages(nodes).await?,
+            Self::Restart | Self::Loss(_) | Self::Delay(_) => Vec::new(),
+        };
+        let words: String = match self {
+            Self::Partition => {
+                disconnect(project, nodes).await?;
+                "off the network".into()
+            }
+            Self::Pause => {
+                project::apply("pause", nodes).await?;
+                "frozen".into()
+            }
+            Self::Kill => {
+                project::apply("kill", nodes).await?;
+                "killed".into()
+            }
+            Self::Restart => {
+                restart(nodes).await?;
+                "restarted".into()
+            }
+            Self::Loss(percent) => {
+                set_faults(&format!("loss={}", (percent * 1e4).round() / 1e6), nodes).await?;
+                format!("{percent} % of what is sent is lost")
+            }
+            Self::Delay(span) => {
+                set_faults(&format!("delay={span}"), nodes).await?;
+                format!("what is sent is held back for {span}")
+            }
+        };
+        let lasting = lasting.map(|span| format!(", for {span}")).unwrap_or_default();
+        let pages = pages.iter().map(|(name, page)| format!("; {name}'s page {page} does not answer until it is back"));
+        console.say(&format!("{}: {words}{lasting}{}", names(nodes), pages.collect::<String>()));
+        Ok(())
+    }
+
+    /// Undoes it, for those of these nodes that suffer from it.
+    pub(super) async fn finish(&self, project: &Project, of: &[String], console: &Console) -> Result<(), Failure> {
+        let mut nodes = project.look().await?;
+        nodes.retain(|node| of.contains(&node.name) && self.is_suffered(node));
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let words = match self {
+            Self::Partition => {
+                connect(project, &nodes, console).await?;
+                "on the network again"
+            }
+            Self::Pause => {
+                project::apply("unpause", &nodes).await?;
+                "goes on"
+            }
+            Self::Kill => {
+                project::apply("start", &nodes).await?;
+                "started again"
+            }
+            Self::Loss(_) | Self::Delay(_) => {
+                set_faults("none", &nodes).await?;
+                "no faults any more"
+            }
+            Self::Restart => return Ok(()),
+        };
+        console.say(&format!("{}: {words}", names(&nodes)));
+        Ok(())
+    }
+
+    fn is_suffered(&self, node: &Node) -> bool {
+        match self {
+            Self::Partition => !node.attached,
+            Self::Pause => node.state == State::Paused,
+            Self::Kill => node.state.has_ended(),
+            Self::Loss(_) | Self::Delay(_) => node.state == State::Running,
+            Self::Restart => false,
+        }
+    }
+}
+
+/// Undoes everything, whoever did it.
+pub(super) async fn heal(project: &Project, console: &Console) -> Result<(), Failure> {
+    let nodes = project.look().await?;
+    for fault in [Fault::Pause, Fault::Partition, Fault::Kill] {
+        let suffer = nodes.iter().filter(|node| fault.is_suffered(node));
+        let names: Vec<_> = suffer.map(|node| node.name.clone()).collect();
+        if !names.is_empty() {
+            fault.finish(project, &names, console).await?;
+        }
+    }
+    // Who was frozen can be asked only now.
+    let suffer = project::faults(&project.look().await?).await?;
+    let names: Vec<_> = suffer.into_iter().map(|(name, _)| name).collect();
+    if names.is_empty() { Ok(()) } else { Fault::Loss(0.0).finish(project, &names, console).await }
+}
+
+fn names(nodes: &[Node]) -> String {
+    nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+async fn disconnect(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
+    let network = project.network().await?;
+    for node in nodes {
+        docker::need(&["network", "disconnect", &network, &node.container]).await?;
+    }
+    Ok(())
+}
+
+/// Docker gives the lowest address that is free, so nodes that come back in the order of their addresses get their own
+/// ones again. One that gets another is not what the others know: it begins a new life.
+async fn connect(project: &Project, nodes: &[Node], console: &Console) -> Result<(), Failure> {
+    let network = project.network().await?;
+    let mut back = Vec::new();
+    for node in nodes {
+        back.push((node.told_address().await?, node));
+    }
+    back.sort_by_key(|(address, _)| address.as_ref().and_then(|address| address.parse::<IpAddr>().ok()));
+    for (address, node) in back {
+        let [service, name] = node.aliases();
+        let aliases = ["--alias", service, "--alias", name];
+        let connect = [&["network", "connect"][..], &aliases, &[&network, &node.container]].concat();
+        docker::need(&connect).await?;
+        let Some(address) = address else { continue };
+        let given = node.given_address().await?;
+        if !given.is_empty() && given != address {
+            let name = &node.name;
+            console.say(&format!(
+                "{name} gets another address from Docker, {given} and not {address}: restarted, to learn it"
+            ));
+            project::apply("restart", std::slice::from_ref(node)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// All at once: each may take its time to say good-bye.
+async fn restart(nodes: &[Node]) -> Result<(), Failure> {
+    let printed = project::each(nodes, |node| vec!["restart".into(), node.container.clone()]).await?;
+    for (node, printed) in nodes.iter().zip(printed) {
+        if !printed.good {
+            return Err(Failure::other(format!("{} was not restarted: {}", node.name, printed.stderr.trim())));
+        }
+    }
+    Ok(())
+}
+
+async fn set_faults(faults: &str, nodes: &[Node]) -> Result<(), Failure> {
+    let printed = project::each(nodes, |node| node.exec(&["faults", faults])).await?;
+    for (node, printed) in nodes.iter().zip(printed) {
+        if !printed.good {
+            let why = printed.stderr.trim().trim_start_matches("error: ");
+            return Err(Failure::other(format!("{} did not take the faults {faults}: {why}", node.name)));
+        }
+    }
+    Ok(())
+}
