@@ -101,12 +101,12 @@ fn what_is_broken_is_named_and_heals() {
     cluster.good(&["loss", "node2", "10%"]);
     cluster.good(&["pause", "node2"]);
     cluster.good(&["partition", "node3"]);
-    cluster.0.compose(&["stop", "node3", "sender-1"]);
-    cluster.wait_for("node2: paused\nnode3: exited, off the network\nsender-1: exited\nsender-2: delay=5ms..50ms");
+    cluster.0.compose(&["stop", "node1", "node3"]);
+    cluster.wait_for("node1: exited\nnode2: paused\nnode3: exited, off the network\nsender-2: delay=5ms..50ms");
     // Who is interrupted undoes what it did.
     success(Command::new("kill").arg(lasting.id().to_string()));
     assert_eq!(lasting.wait().expect("it was started").code(), Some(143));
-    cluster.wait_for("node2: paused\nnode3: exited, off the network\nsender-1: exited");
+    cluster.wait_for("node1: exited\nnode2: paused\nnode3: exited, off the network");
     cluster.good(&["heal"]);
     cluster.good(&["restart", "node1"]);
     cluster.all_well();

@@ -14,13 +14,13 @@ use std::process::ExitCode;
 use support::{docker, require};
 
 /// Nearly all of the time the tests wait for nodes to notice each other.
-const THREADS: usize = 5;
+const THREADS: usize = 6;
 
 fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
-    let cases = [swarm::cases(), chaos::cases(), nodes::cases(), compose::cases()];
+    let cases = [swarm::cases(), chaos::cases(), compose::cases(), nodes::cases()];
     let code = require::run_cases(&args, cases.into_iter().flatten().collect());
     docker::clean_up();
     code

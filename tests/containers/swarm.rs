@@ -139,8 +139,11 @@ fn a_stack_of_thirteen_talks_and_is_updated_while_it_talks() {
         manager.docker().args(["service", "update", "--no-resolve-image", "--quiet", "--detach=false"]).args([
             // It is a change, and makes the new ones healthy sooner.
             "--health-interval=1s",
+            // Half of them at once, one half after the other.
+            "--update-parallelism=5",
+            "--update-delay=0s",
             // For how long the swarm watches the last ones; the test does that itself.
-            "--update-monitor=5s",
+            "--update-monitor=2s",
             &format!("{STACK}_sender"),
         ]),
         &mut |value| {

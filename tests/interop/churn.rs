@@ -24,9 +24,9 @@ const NEW: [u8; 32] = [2; 32];
 /// How many nodes there are of either kind.
 const HALF: usize = 10;
 /// How long nodes come and go, unless `BROADCAST_TESTS_CHURN` says another number of seconds.
-const CHURN: Duration = Duration::from_secs(40);
+const CHURN: Duration = Duration::from_secs(27);
 /// How often one does.
-const TURN: Duration = Duration::from_millis(1500);
+const TURN: Duration = Duration::from_secs(1);
 /// How long nobody speaks after everybody has.
 const ROUND: Duration = Duration::from_millis(100);
 
@@ -273,9 +273,9 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| if let Node::Ours(node) = node { Some(node) } else { None })
     }
 
-    /// For as long as each pings a few others. Without a pause, the pings would wait for the processors.
+    /// For as long as each pings some others. Without a pause, the pings would wait for the processors.
     fn speak_for_a_while(&mut self, about: &str) {
-        let until = Instant::now() + 3 * Profile::Lan.tuning().probe_interval;
+        let until = Instant::now() + 2 * Profile::Lan.tuning().probe_interval;
         let mut round = 0;
         while round == 0 || Instant::now() < until {
             self.speak(&format!("{about} {round}"));

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use support::require;
 
 /// Nearly all of the time the tests wait for timers of the protocols.
-const THREADS: usize = 12;
+const THREADS: usize = 18;
 
 fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();

@@ -29,11 +29,12 @@ use support::{
 
 fn main() -> ExitCode {
     let mut tests: Vec<require::Test> = vec![
+        // The longest come first.
+        ("long_values_are_not_kept", long_values_are_not_kept),
+        ("windows_do_not_hold_up_each_other", windows_do_not_hold_up_each_other),
         ("what_is_published_in_the_form_arrives_at_all", what_is_published_in_the_form_arrives_at_all),
         ("what_is_typed_is_what_is_published", what_is_typed_is_what_is_published),
-        ("windows_do_not_hold_up_each_other", windows_do_not_hold_up_each_other),
         ("long_names_leave_room", long_names_leave_room),
-        ("long_values_are_not_kept", long_values_are_not_kept),
         ("it_does_not_guess_who_has_acknowledged", it_does_not_guess_who_has_acknowledged),
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
@@ -44,15 +45,22 @@ fn main() -> ExitCode {
         ("a_rate_below_one_is_shown_as_such", a_rate_below_one_is_shown_as_such),
         ("it_works_behind_a_token", it_works_behind_a_token),
         ("it_shows_a_hundred_members", it_shows_a_hundred_members),
-        ("it_keeps_up_with_thirteen_nodes", it_keeps_up_with_thirteen_nodes),
     ];
     if std::env::var_os(SCREENSHOT).is_some() {
         tests.push(("screenshot", screenshot));
     }
-    // One after the other: a browser takes all of a small machine, and one test counts frames.
-    let args = Arguments { test_threads: Some(1), ..Arguments::from_args() };
-    require::run_cases(&args, require::cases(browser::missing().as_ref(), &tests))
+    let run = |threads, tests: &[require::Test]| {
+        let args = Arguments { test_threads: Some(threads), ..Arguments::from_args() };
+        require::run_cases(&args, require::cases(browser::missing().as_ref(), tests))
+    };
+    let code = run(THREADS, &tests);
+    // It counts frames, and so has the machine to itself.
+    let alone = run(1, &[("it_keeps_up_with_thirteen_nodes", it_keeps_up_with_thirteen_nodes)]);
+    if code == ExitCode::SUCCESS { alone } else { code }
 }
+
+/// A browser takes much of a small machine while it starts, and then it waits.
+const THREADS: usize = 3;
 
 /// The variable that says where to write the picture.
 const SCREENSHOT: &str = "BROADCAST_SCREENSHOT";

@@ -64,12 +64,15 @@ impl Swarm {
         let swarm = Self { engines, _folder: folder, _net: net };
         let manager = &swarm.engines[0];
         let addr = |n: usize| netns::addr(n as u8 + 1).to_string();
-        for (n, engine) in swarm.engines.iter().enumerate() {
+        let load = |engine: &Engine| {
             wait_until("an engine to answer", || {
                 let output = engine.docker().arg("info").output().expect("docker runs");
                 output.status.success().then_some(()).ok_or_else(|| engine.log())
             });
             success(engine.docker().args(["load", "--quiet"]).stdin(File::open(&image).expect("it was saved")));
+        };
+        thread::scope(|scope| swarm.engines.iter().for_each(|engine| _ = scope.spawn(move || load(engine))));
+        for (n, engine) in swarm.engines.iter().enumerate() {
             if n == 0 {
                 engine.run(&["swarm", "init", "--advertise-addr", &addr(n)]);
             } else {
@@ -149,10 +152,23 @@ impl Engine {
     }
 }
 
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        // All at once, as each takes its time.
+        self.engines.iter().for_each(Engine::end);
+    }
+}
+
+impl Engine {
+    /// Has it stop its containers, and unmount what it has mounted.
+    fn end(&self) {
+        let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
-        // It stops its containers, and unmounts what it has mounted.
-        let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        self.end();
         let deadline = Instant::now() + STOP;
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
