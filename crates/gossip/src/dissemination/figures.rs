@@ -36,6 +36,11 @@ impl Dissemination {
         self.publisher.own().outbound.lags()
     }
 
+    /// The same as before when neither a lag nor who is loose has changed.
+    pub(crate) fn peer_changes(&self) -> u64 {
+        self.publisher.own().outbound.changes()
+    }
+
     /// How far this node is with what each origin says, its own messages first.
     pub(crate) fn positions(&self) -> Vec<Position> {
         let own = &self.publisher.own().outbound;

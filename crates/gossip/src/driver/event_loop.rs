@@ -93,6 +93,7 @@ pub(super) struct Application {
     pub(super) reached_at: watch::Sender<SocketAddr>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) has_joined: watch::Sender<bool>,
+    pub(super) changed_members: watch::Sender<u64>,
     pub(super) messages: Feed<Message>,
     /// This node's own messages as well.
     pub(super) everything: Feed<Message>,
@@ -118,6 +119,8 @@ pub(super) struct EventLoop {
     application: Application,
     /// Taken from the outbox; they wait for room in the log.
     drafts: VecDeque<Draft>,
+    /// Events that were told: what they tell of members may not be a change of their records.
+    told: u64,
     /// What the subscribers are told next; empty in between, kept for its allocation.
     news: (VecDeque<Message>, VecDeque<Event>),
     /// When the round of gossip began that is being sent.
@@ -153,6 +156,7 @@ impl EventLoop {
             found,
             application,
             drafts: VecDeque::new(),
+            told: 0,
             news: Default::default(),
             gossip_since: None,
             stop_at: None,
@@ -352,6 +356,8 @@ impl EventLoop {
         let joined = self.node.has_joined();
         self.application.has_joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
         self.tell();
+        let changes = self.node.member_changes().wrapping_add(self.told);
+        self.application.changed_members.send_if_modified(|known| std::mem::replace(known, changes) != changes);
     }
 
     /// Tells the subscribers what has happened; gives whether that was a message.
@@ -367,6 +373,7 @@ impl EventLoop {
             self.left |= matches!(event, Event::LeaveComplete);
             events.push_back(event);
         }
+        self.told += events.len() as u64;
         let told = !messages.is_empty();
         self.application.messages.send(messages);
         self.application.everything.send(messages);

@@ -137,6 +137,7 @@ struct Shared {
     outbox: Arc<Outbox>,
     progress: watch::Receiver<Progress>,
     joined: watch::Receiver<bool>,
+    member_changes: watch::Receiver<u64>,
     messages: Subscribers<Message>,
     everything: Subscribers<Message>,
     events: Subscribers<Event>,
@@ -208,6 +209,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let (reached_at, known_addr) = watch::channel(addr);
     let (progress, known) = watch::channel(Progress::default());
     let (has_joined, joined) = watch::channel(node.has_joined());
+    let (changed_members, member_changes) = watch::channel(0);
     let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
     let events = Feed::new(KEPT_EVENTS, |_| 0);
     let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
@@ -219,13 +221,14 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         outbox: Arc::clone(&outbox),
         progress: known,
         joined,
+        member_changes,
         messages: messages.subscribers(),
         everything: everything.subscribers(),
         events: events.subscribers(),
         acks: acks.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application = Application { outbox, reached_at, progress, has_joined, messages, everything, events, acks };
+    let application = Application { outbox, reached_at, progress, has_joined, changed_members, messages, everything, events, acks };
     let event_loop = EventLoop::new(node, sockets, zones, faults, streams, application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))
@@ -367,6 +370,13 @@ impl Handle {
     /// How this node sees its cluster, at one time. Of nobody once it has stopped.
     pub async fn overview(&self) -> Overview {
         self.ask(|event_loop| event_loop.node.overview()).await.unwrap_or_default()
+    }
+
+    /// Changes when the members of the [`overview`](Self::overview) may have: who is there, what is known of them,
+    /// how far they are behind, and how they are reached. The number itself says nothing. Ends when the node stops.
+    #[must_use]
+    pub fn watch_members(&self) -> watch::Receiver<u64> {
+        self.0.member_changes.clone()
     }
 
     /// How this node is; nothing once it has stopped.

@@ -125,6 +125,8 @@ pub(crate) struct Members {
     live: usize,
     proven: usize,
     proven_live: usize,
+    /// How often a record may have changed.
+    changes: u64,
 }
 
 /// The places of records, found by something of theirs. The order it has is never looked at: it differs from run to
@@ -179,7 +181,12 @@ impl Members {
     pub(crate) fn new(now: Instant) -> Self {
         let by_name = Index::new(|hasher, record| hasher.hash_one(record.name.as_bytes()));
         let by_addr = Index::new(|hasher, record| hasher.hash_one(record.addr()));
-        Self { begin: now, records: Vec::new(), by_name, by_addr, live: 0, proven: 0, proven_live: 0 }
+        Self { begin: now, records: Vec::new(), by_name, by_addr, live: 0, proven: 0, proven_live: 0, changes: 0 }
+    }
+
+    /// How often a record came, went, or may have changed: the same as before when none has.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     fn nanos(&self, at: Instant) -> u64 {
@@ -226,7 +233,9 @@ impl Members {
     }
 
     pub(crate) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Record> {
-        self.place(name).map(|place| &mut self.records[place])
+        let place = self.place(name)?;
+        self.changes += 1;
+        Some(&mut self.records[place])
     }
 
     /// Who of those that are `wanted` is at this address: of several, one that is live, then one that is proven.
@@ -245,6 +254,7 @@ impl Members {
     /// A member is at another address from now on.
     pub(crate) fn set_address(&mut self, name: &[u8], address: Address) {
         let Some(place) = self.place(name).filter(|place| self.records[*place].address != address) else { return };
+        self.changes += 1;
         let entered = self.by_addr.leave(&self.records[place], place);
         self.records[place].address = address;
         if entered {
@@ -270,6 +280,7 @@ impl Members {
         let since = self.nanos(now);
         self.records.push(Record::new(name, address, versions, since));
         self.live += 1;
+        self.changes += 1;
         self.by_name.enter(&self.records, last);
         let place = rng.random_range(self.proven..=last);
         self.swap(place, last);
@@ -292,6 +303,7 @@ impl Members {
             ..Record::new(name, address, versions, since)
         });
         self.records.extend(records);
+        self.changes += 1;
         self.records.sort_by_key(|record| !record.is_proven());
         self.recount();
         self.records[..self.proven].shuffle(rng);
@@ -321,6 +333,7 @@ impl Members {
         self.swap(place, last);
         self.by_name.leave(&self.records[last], last);
         let record = self.records.pop()?;
+        self.changes += 1;
         self.live -= usize::from(record.is_live());
         Some(record)
     }
@@ -357,6 +370,7 @@ impl Members {
         if record.state() == state {
             return;
         }
+        self.changes += 1;
         let proven = usize::from(record.is_proven());
         match (record.is_live(), state.is_live()) {
             (true, false) => (self.live, self.proven_live) = (self.live - 1, self.proven_live - proven),
@@ -384,6 +398,7 @@ impl Members {
             }
             return;
         }
+        self.changes += 1;
         self.recount();
         self.records[..self.proven].shuffle(rng);
         self.rebuild();

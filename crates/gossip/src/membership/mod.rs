@@ -297,6 +297,11 @@ impl Membership {
         self.counting.overflow
     }
 
+    /// How often a record came, went, or may have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.members.changes()
+    }
+
     /// Every record, this node's own included.
     pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
         self.members.iter()

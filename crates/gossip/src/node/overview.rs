@@ -70,6 +70,13 @@ impl Node {
         Health { joined: self.ready, leaving, members: self.membership.live() }
     }
 
+    /// A number that is the same as before when nothing has changed in the [`Overview::members`] but how they are
+    /// reached, of which there is an event.
+    #[must_use]
+    pub fn member_changes(&self) -> u64 {
+        self.membership.changes().wrapping_add(self.dissemination.peer_changes())
+    }
+
     /// How this node sees its cluster.
     #[must_use]
     pub fn overview(&self) -> Overview {

@@ -101,6 +101,8 @@ pub(super) struct Positions {
     pub(super) newcomers: Counts,
     /// Of those that are away.
     pub(super) kept: Counts,
+    /// How often one of these changed.
+    pub(super) changes: u64,
 }
 
 impl Positions {
@@ -114,6 +116,7 @@ impl Positions {
     }
 
     pub(super) fn add(&mut self, standing: Standing, acked: u64) {
+        self.changes += 1;
         self.of(standing).add(acked);
         if standing == Standing::Current {
             self.current.add(acked);
@@ -121,6 +124,7 @@ impl Positions {
     }
 
     pub(super) fn remove(&mut self, standing: Standing, acked: u64) {
+        self.changes += 1;
         self.of(standing).remove(acked);
         if standing == Standing::Current {
             self.current.remove(acked);

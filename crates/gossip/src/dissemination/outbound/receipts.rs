@@ -33,6 +33,11 @@ impl Outbound {
         meant.map(|(name, peer)| (name, self.next().saturating_sub(peer.acked))).collect()
     }
 
+    /// The same as before when neither a lag nor who is loose has changed.
+    pub(in crate::dissemination) fn changes(&self) -> u64 {
+        self.positions.changes.wrapping_add(self.next())
+    }
+
     /// Whether a live peer has been cut loose.
     pub(in crate::dissemination) fn is_loose(&self, name: &NodeName) -> bool {
         self.peers.get(name).is_some_and(|peer| peer.standing == Standing::Loose)

@@ -100,3 +100,32 @@ async fn what_is_no_view_is_an_error_that_says_what_to_do() {
     let error = a.view_of(addr, Duration::from_millis(50)).await.unwrap_err();
     assert!(matches!(error, ViewError::Ask(AskError::Timeout { .. })), "{error}");
 }
+
+#[tokio::test]
+async fn whoever_watches_the_members_is_woken_when_they_change() {
+    let a = node("a", &[]).await;
+    a.overview().await;
+    let mut changes = a.watch_members();
+    changes.mark_unchanged();
+    for _ in 0..10 {
+        a.overview().await;
+    }
+    assert!(!changes.has_changed().expect("it runs"), "who only looks changes nothing");
+    let mut until = async |what: &str, holds: fn(&crate::Seen) -> bool| {
+        let watching = async {
+            while !a.overview().await.members.get(1).is_some_and(holds) {
+                changes.changed().await.expect("it runs");
+            }
+        };
+        timeout(SOON, watching).await.unwrap_or_else(|_| panic!("nothing wakes it when {what}"));
+    };
+    let b = node("b", &[a.addr()]).await;
+    until("b comes", |seen| seen.member.state == MemberState::Alive).await;
+    until("b has answered", |seen| seen.member.rtt.is_some() && seen.acknowledges).await;
+    a.publish("k", &1).await.expect("there is room");
+    until("b has the message", |seen| seen.lag == Some(0)).await;
+    b.leave().await;
+    until("b leaves", |seen| seen.member.state == MemberState::Left).await;
+    a.leave().await;
+    timeout(SOON, async { while changes.changed().await.is_ok() {} }).await.expect("it ends");
+}
