@@ -5,6 +5,7 @@
 mod commands;
 mod failure;
 mod log;
+mod nearest;
 mod roles;
 mod settings;
 mod visible;

@@ -18,7 +18,8 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 use super::{node::Signals, output, serve::Api, timeline::Live, unknown};
 use crate::{
     failure::Failure,
-    log, roles,
+    log,
+    roles::{self, Context, Ended, receiver, sender},
     settings::{http::HttpArgs, log::LogArgs, node::IntervalArgs, values::duration},
 };
 
@@ -82,10 +83,15 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let (all_met, met) = watch::channel(false);
     let mut nodes: Vec<Handle> = Vec::new();
     let mut playing = JoinSet::new();
+    let (running, shutdown) = roles::shutdown();
     for name in names {
         let node = start(config(name, &nodes)).await?;
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
-        playing.spawn(roles::run(node.clone(), every, first_turn(met.clone(), turn)));
+        let context = Context { node: node.clone(), shutdown: shutdown.clone() };
+        match turn {
+            Some(turn) => playing.spawn(sender::run(context, every, first_turn(met.clone(), turn))),
+            None => playing.spawn(receiver::run(context)),
+        };
         if let Some(api) = api.take() {
             served = Some(api.serve(&node)?);
         }
@@ -112,6 +118,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         () = output::nobody_reads(), if args.timeline => ("nobody reads the timeline any more", Ok(false)),
         drawn = draw(&mut live) => ("the timeline cannot be drawn", drawn),
     };
+    drop(running);
     let leaving = async {
         leave(nodes, playing, why).await;
         if let Some(served) = served {
@@ -152,12 +159,9 @@ fn part(every: Duration, sender: usize, senders: u8) -> Duration {
     every.mul_f64(sender as f64 / f64::from(senders))
 }
 
-async fn first_turn(mut met: watch::Receiver<bool>, turn: Option<Duration>) {
+async fn first_turn(mut met: watch::Receiver<bool>, turn: Duration) {
     let all_met = met.wait_for(|met| *met).await.is_ok();
-    match turn {
-        Some(turn) if all_met => sleep(turn).await,
-        _ => pending().await,
-    }
+    if all_met { sleep(turn).await } else { pending().await }
 }
 
 /// Waits until every node knows all the others.
@@ -173,7 +177,7 @@ async fn meet(nodes: &[Handle]) {
 }
 
 /// The senders leave first, so that node1 can tell of it.
-async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<()>, why: &'static str) {
+async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<Ended>, why: &'static str) {
     let leave = move |node: Handle| async move {
         roles::leaving(node.name(), why);
         node.leave().await;

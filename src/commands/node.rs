@@ -1,7 +1,7 @@
 //! `broadcast node`: one node, until it is told to stop.
 
 use std::{
-    future::{Future, pending},
+    future::Future,
     io::{self, IsTerminal as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -12,21 +12,18 @@ use std::{
 
 use broadcast::{Handle, start};
 use clap::Args;
-use rand::{TryRng as _, rngs::SysRng};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tracing::{error, info, warn};
 
 use super::{serve::Api, unknown};
 use crate::{
     failure::Failure,
-    log, roles,
-    settings::{
-        envelope, name,
-        node::{NodeSettings, Role},
-    },
+    log,
+    roles::{self, Context},
+    settings::{envelope, name, node::NodeSettings},
 };
 
 /// Run one node until it is told to stop
@@ -51,31 +48,35 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
     let settings = args.settings;
     let mut hangups = Hangups::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
-    let (role, every) = (settings.role, settings.interval.interval);
+    let (roles, every) = (settings.role.clone(), settings.interval.interval);
     let (node, api) = tokio::select! {
         node = bring_up(settings) => node?,
         _ = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
-    let first_turn = async {
-        match role {
-            Role::Receiver => pending().await,
-            // Senders that are started together shall not all send at once.
-            Role::Sender => sleep(part_of(every)).await,
-        }
-    };
-    let mut role = pin!(roles::run(node.clone(), every, first_turn));
+    let (running, shutdown) = roles::shutdown();
+    let context = Context { node: node.clone(), shutdown };
+    let mut playing = pin!(roles::run(&roles, &context, every));
     let served = api.serve(&node)?;
-    let why = tokio::select! {
-        () = hangups.obey(&node) => "its terminal was closed",
-        () = &mut role => return Err(Failure::other("the node stopped by itself; see its log")),
-        signal = signals.next() => signal.told(),
+    let (why, failure) = tokio::select! {
+        () = hangups.obey(&node) => ("its terminal was closed", None),
+        ended = &mut playing => match ended {
+            Ok(()) => return Err(Failure::other("the node stopped by itself; see its log")),
+            Err(error) => ("a role cannot go on", Some(Failure::other(error))),
+        },
+        signal = signals.next() => (signal.told(), None),
     };
     roles::leaving(node.name(), why);
+    drop(running);
     let leaving = async {
-        tokio::join!(node.leave(), role);
+        node.leave().await;
+        if failure.is_none() {
+            // What it hears meanwhile is still logged.
+            let _ = playing.await;
+        }
         served.end().await;
     };
-    Ok(signals.good_bye(leaving).await)
+    let code = signals.good_bye(leaving).await;
+    failure.map_or(Ok(code), Err)
 }
 
 /// A secret that everybody on this host can read is none. That of Docker is, as it makes it, but for the container.
@@ -153,12 +154,6 @@ async fn read_keys_again(file: &Path, node: &Handle) {
     }
 }
 
-/// A random part of `whole`.
-fn part_of(whole: Duration) -> Duration {
-    let part = SysRng.try_next_u32().unwrap_or_default();
-    whole.mul_f64(f64::from(part) / f64::from(u32::MAX))
-}
-
 /// What tells the program to stop: SIGINT and SIGTERM.
 pub(super) struct Signals {
     interrupt: Signal,
@@ -206,18 +201,5 @@ impl Signals {
             _ = timeout(GOOD_BYE, leaving) => ExitCode::SUCCESS,
             code = self.recv() => code,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_part_is_no_more_than_the_whole() {
-        let whole = Duration::from_secs(3);
-        let parts: std::collections::BTreeSet<_> = (0..100).map(|_| part_of(whole)).collect();
-        assert!(parts.iter().all(|part| *part <= whole));
-        assert!(parts.len() > 1, "it is random");
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use clap::CommandFactory as _;
 
 use super::Cli;
-use crate::visible::escaped;
+use crate::{nearest, visible::escaped};
 
 const PREFIX: &str = "BROADCAST_";
 /// What has no flag that clap knows of, with the flag that names its file.
@@ -94,32 +94,8 @@ fn nearest(name: &str, settings: &[String]) -> Option<String> {
     if name.len() > LONGEST {
         return None;
     }
-    let word = &name[PREFIX.len()..];
-    let distances = settings.iter().filter_map(|setting| {
-        let other = setting.strip_prefix(PREFIX)?;
-        let distance = distance(word, other);
-        (distance <= (other.len() / 4).max(1)).then_some((distance, setting))
-    });
-    distances.min().map(|(_, setting)| setting.clone())
-}
-
-/// How many letters have to be put in, left out, replaced or swapped with their neighbour (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-                if swapped { best.min(rows[i - 2][j - 2] + 1) } else { best }
-            };
-        }
-    }
-    rows[a.len()][b.len()]
+    let words = settings.iter().filter_map(|setting| setting.strip_prefix(PREFIX));
+    nearest::nearest(&name[PREFIX.len()..], words).map(|word| format!("{PREFIX}{word}"))
 }
 
 #[cfg(test)]
@@ -169,14 +145,6 @@ mod tests {
             ("BROADCAST_PORT_7946_TCP_ADDR", "10.0.0.1"),
         ] {
             assert_eq!(told("node", &[(name, value)]), [], "{name}");
-        }
-    }
-
-    #[test]
-    fn a_distance_is_in_letters() {
-        for (a, b, letters) in [("", "", 0), ("", "ab", 2), ("ab", "ba", 1), ("kitten", "sitting", 3), ("é", "e", 1)] {
-            assert_eq!(distance(a, b), letters);
-            assert_eq!(distance(b, a), letters);
         }
     }
 }

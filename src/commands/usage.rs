@@ -156,6 +156,10 @@ mod tests {
                 r#"BROADCAST_ROLE (--role) = "listener": it must be one of: receiver, sender"#,
             ),
             (
+                &["node", "--role", "receiver, sendr"],
+                r#"BROADCAST_ROLE (--role) = "receiver, sendr": "sendr" is not a role; it must be one of: receiver, sender; did you mean sender?"#,
+            ),
+            (
                 &["node", "--allow", "10.0.0.0/8,10.0.0.0/40"],
                 r#"BROADCAST_ALLOW (--allow) = "10.0.0.0/8,10.0.0.0/40": "10.0.0.0/40" is not a network: write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8"#,
             ),

@@ -19,7 +19,10 @@ use super::{
     log::LogArgs,
     values::{address, boolean, duration, problem},
 };
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    roles::{self, Roles},
+};
 
 /// What `broadcast node` is told.
 #[derive(Debug, Args)]
@@ -29,9 +32,9 @@ pub(crate) struct NodeSettings {
     #[arg(long, env = "BROADCAST_NAME", hide_env_values = true, value_parser = node_name)]
     pub(crate) name: Option<String>,
 
-    /// What the node does
-    #[arg(long, env = "BROADCAST_ROLE", hide_env_values = true, value_enum, default_value = "receiver")]
-    pub(crate) role: Role,
+    /// What the node does: one role, or several, separated by commas
+    #[arg(long, env = "BROADCAST_ROLE", hide_env_values = true, value_name = "ROLES", default_value = "receiver", value_parser = roles::parser())]
+    pub(crate) role: Roles,
 
     #[command(flatten)]
     pub(crate) bind: BindArgs,
@@ -146,15 +149,6 @@ pub(crate) struct IntervalArgs {
     /// How often a sender sends: 250ms, 3s, 1m
     #[arg(long, env = "BROADCAST_INTERVAL", hide_env_values = true, value_name = "DURATION", default_value = "3s", value_parser = duration)]
     pub(crate) interval: Duration,
-}
-
-/// What a node does with messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    /// Log what it receives
-    Receiver,
-    /// Send every interval, and log what it receives
-    Sender,
 }
 
 /// What a node that joins gets of what was sent before.

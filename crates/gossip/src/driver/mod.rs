@@ -228,7 +228,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
         acks: acks.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application = Application { outbox, reached_at, progress, has_joined, changed_members, messages, everything, events, acks };
+    let application =
+        Application { outbox, reached_at, progress, has_joined, changed_members, messages, everything, events, acks };
     let event_loop = EventLoop::new(node, sockets, zones, faults, streams, application);
     tokio::spawn(event_loop.run(received));
     Ok(Handle(Arc::new(shared)))

@@ -1,0 +1,159 @@
+//! Which roles a node plays: a list, separated by commas.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+
+use crate::nearest::nearest;
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Logs what it receives.
+    Receiver,
+    /// Sends every interval, and logs what it receives.
+    Sender,
+}
+
+impl Role {
+    const ALL: [Self; 2] = [Self::Receiver, Self::Sender];
+
+    /// As settings, logs and other nodes have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Receiver => "receiver",
+            Self::Sender => "sender",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::Receiver => "Log what it receives",
+            Self::Sender => "Send every interval, and log what it receives",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The roles of one node, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Roles(BTreeSet<Role>);
+
+impl Default for Roles {
+    fn default() -> Self {
+        Role::Receiver.into()
+    }
+}
+
+impl From<Role> for Roles {
+    fn from(role: Role) -> Self {
+        Self(BTreeSet::from([role]))
+    }
+}
+
+impl Roles {
+    /// Each once, in the same order whatever the order they were given in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Role> {
+        self.0.iter().copied()
+    }
+}
+
+impl FromStr for Roles {
+    type Err = String;
+
+    /// An empty list is the default. Neither order nor repetition means anything.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let mut roles = items.map(|item| role(item, text)).collect::<Result<BTreeSet<_>, _>>()?;
+        if roles.is_empty() {
+            return Ok(Self::default());
+        }
+        // A sender does all that a receiver does.
+        if roles.contains(&Role::Sender) {
+            roles.remove(&Role::Receiver);
+        }
+        Ok(Self(roles))
+    }
+}
+
+/// The role of this name, in a list.
+fn role(name: &str, list: &str) -> Result<Role, String> {
+    Role::ALL.into_iter().find(|role| role.name() == name).ok_or_else(|| {
+        let names = Role::ALL.map(Role::name);
+        // The list is named beside it.
+        let which = if name == list.trim() { String::new() } else { format!("{name:?} is not a role; ") };
+        let nearest = nearest(name, names).map(|nearest| format!("; did you mean {nearest}?"));
+        format!("{which}it must be one of: {}{}", names.join(", "), nearest.unwrap_or_default())
+    })
+}
+
+/// How the command line reads them: as one value, whose words help and completions know.
+pub(crate) fn parser() -> impl TypedValueParser<Value = Roles> {
+    RolesParser
+}
+
+#[derive(Clone)]
+struct RolesParser;
+
+impl TypedValueParser for RolesParser {
+    type Value = Roles;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<Roles, clap::Error> {
+        StringValueParser::new().try_map(|text| text.parse::<Roles>()).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Role::ALL.into_iter().map(|role| PossibleValue::new(role.name()).help(role.help()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> String {
+        text.parse::<Roles>()
+            .map_or_else(|problem| problem, |roles| roles.iter().map(Role::name).collect::<Vec<_>>().join(","))
+    }
+
+    #[test]
+    fn a_list_is_read_whatever_its_order_and_how_often_it_names_a_role() {
+        for (text, roles) in [
+            ("receiver", "receiver"),
+            ("sender", "sender"),
+            ("receiver,sender", "sender"),
+            (" sender , receiver,sender", "sender"),
+            ("receiver,receiver,", "receiver"),
+            ("", "receiver"),
+            (" ,", "receiver"),
+        ] {
+            assert_eq!(read(text), roles, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_role_is_named_with_what_it_may_have_been_meant_to_be() {
+        for (text, problem) in [
+            ("listener", "it must be one of: receiver, sender"),
+            ("sendr", "it must be one of: receiver, sender; did you mean sender?"),
+            (
+                "sender,reciever",
+                "\"reciever\" is not a role; it must be one of: receiver, sender; did you mean receiver?",
+            ),
+            ("sender receiver", "it must be one of: receiver, sender"),
+            ("Sender", "it must be one of: receiver, sender; did you mean sender?"),
+        ] {
+            assert_eq!(read(text), problem, "{text:?}");
+        }
+    }
+}
