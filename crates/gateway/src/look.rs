@@ -197,10 +197,19 @@ fn member(seen: &Seen, is_self: bool) -> Value {
             _ => None,
         },
     });
+    let info = seen.info.as_ref();
+    object["id"] = info.map(|info| info.id.to_string()).into();
+    object["roles"] = info.map(|info| info.roles.clone()).into();
+    object["endpoints"] = info.map(|_| endpoints(seen)).into();
     if meta.is_err() {
         object["meta_base64"] = BASE64_STANDARD.encode(&member.meta).into();
     }
     object
+}
+
+/// Where clients reach what a member serves, by service.
+fn endpoints(seen: &Seen) -> Value {
+    seen.endpoints().map(|(service, addr)| (service.to_owned(), Value::from(addr.to_string()))).collect()
 }
 
 /// The word for what is believed of a member.
@@ -218,7 +227,8 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
     query::none(&uri)?;
     let now = app.look().await;
     let Overview { joined, leaving, members, positions, .. } = &now.overview;
-    let me = &members.first().ok_or_else(Problem::stopped)?.member;
+    let myself = members.first().ok_or_else(Problem::stopped)?;
+    let (me, info) = (&myself.member, myself.info.as_ref());
     let gauges = now.metrics.gauges;
     let origin = |position: &Position| {
         let Position { origin, epoch, next, end, floor, retained } = position;
@@ -229,6 +239,8 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
         "node": app.node.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "addr": me.addr.to_string(),
+        "id": info.map(|info| info.id.to_string()),
+        "roles": info.map(|info| &info.roles),
         "joined": joined,
         "settled": app.settled.get().is_some(),
         "leaving": leaving,

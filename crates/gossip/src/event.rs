@@ -1,11 +1,11 @@
 //! What a node tells its application.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
-    config::Seed,
+    config::{NodeId, NodeInfo, Seed},
     member::{Member, NodeName},
 };
 
@@ -73,6 +73,20 @@ pub enum Event {
         holder: SocketAddr,
         /// Who claims it too.
         claimant: SocketAddr,
+    },
+    /// A member that is a node of this crate has told about itself, for the first time or something new.
+    Introduced {
+        /// The member.
+        name: NodeName,
+        /// What it tells.
+        info: Arc<NodeInfo>,
+    },
+    /// Two live nodes have the same identity, as where the data of one was copied for the other.
+    IdConflict {
+        /// The identity.
+        id: NodeId,
+        /// Their names. The first may be this node.
+        names: [NodeName; 2],
     },
     /// A member answered a ping at once. Told only if [`Config::report_probes`](crate::Config::report_probes)
     /// asks for it: each second another member's, at the usual pace.

@@ -55,7 +55,8 @@ mod timers;
 /// Bytes and messages of the memberlist protocol.
 pub use broadcast_wire as wire;
 pub use config::{
-    Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, Profile, Seed, Serf, Tags, Tuning,
+    Bounds, Candidate, Claim, Config, ConfigError, Faults, IpNet, Limits, NodeId, NodeInfo, Profile, Seed, Serf, Tags,
+    Tuning,
 };
 pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 #[cfg(feature = "net")]

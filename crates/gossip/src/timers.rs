@@ -40,6 +40,12 @@ impl<K: Ord + Clone> Timers<K> {
         }
     }
 
+    /// How many there are.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn len(&self) -> usize {
+        self.due.len()
+    }
+
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)

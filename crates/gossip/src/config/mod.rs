@@ -5,6 +5,7 @@
 mod admission;
 mod bounds;
 mod faults;
+pub(crate) mod info;
 mod retention;
 mod seed;
 mod serf;
@@ -18,6 +19,7 @@ pub use self::{
     admission::{Admission, Candidate, Claim, Filter, check_networks, network},
     bounds::Bounds,
     faults::Faults,
+    info::{NodeId, NodeInfo},
     retention::Limits,
     seed::Seed,
     serf::{Serf, Tags, parse_tags},
@@ -46,6 +48,7 @@ pub struct Config {
     pub(crate) join: Vec<Seed>,
     pub(crate) tuning: Tuning,
     pub(crate) meta: Vec<u8>,
+    pub(crate) info: Option<NodeInfo>,
     pub(crate) serf: Option<Serf>,
     pub(crate) limits: Limits,
     pub(crate) bounds: Bounds,
@@ -66,6 +69,7 @@ impl Config {
             join: Vec::new(),
             tuning: Profile::default().tuning(),
             meta: Vec::new(),
+            info: None,
             serf: None,
             limits: Limits::default(),
             bounds: Bounds::default(),
@@ -123,6 +127,14 @@ impl Config {
     #[must_use]
     pub fn meta(mut self, meta: impl Into<Vec<u8>>) -> Self {
         self.meta = meta.into();
+        self
+    }
+
+    /// What the node tells the other nodes of this crate about itself, apart from its metadata: its identity, its roles
+    /// and where its clients reach it. Unless this is called, an identity that is new at each start.
+    #[must_use]
+    pub fn info(mut self, info: NodeInfo) -> Self {
+        self.info = Some(info);
         self
     }
 
@@ -234,6 +246,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_name(&self.name)?;
         check_meta(&self.meta)?;
+        self.info.iter().try_for_each(NodeInfo::validate)?;
         self.serf.iter().try_for_each(Serf::validate)?;
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
@@ -331,6 +344,18 @@ pub enum ConfigError {
     MetaTooLong {
         /// Its length.
         size: usize,
+    },
+    /// Not the identity of a node.
+    #[error("{value:?} is not the id of a node, which has 16 digits in base 16, like 00c0ffee00c0ffee")]
+    NodeId {
+        /// What was given, or the first 64 letters of it.
+        value: String,
+    },
+    /// What a node tells of itself is too much, or cannot be told.
+    #[error("what the node tells of itself: {problem}")]
+    Info {
+        /// What is wrong with it, and what would be right.
+        problem: String,
     },
     /// The label does not fit in its header.
     #[error("the label is {size} bytes long: shorten it to {} bytes", limits::LABEL)]

@@ -21,7 +21,7 @@ pub(super) const ACKED_OVERHEAD: usize = 3 + 10;
 /// Ranges of a [`Control::Want`] at most.
 pub(super) const MAX_RANGES: usize = 32;
 
-/// Kinds from here on are about the paths to members: [`node::paths`](crate::node).
+/// Kinds from here on are about the paths to members, and from 16 later on about nodes: [`node`](crate::node).
 pub(crate) const PATH_KINDS: u8 = 0x40;
 const RELAY: u8 = 1;
 const HAVE: u8 = 2;

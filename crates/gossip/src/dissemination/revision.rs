@@ -8,7 +8,7 @@ use std::{net::SocketAddr, ops::RangeInclusive};
 use crate::{membership::Target, wire::Versions};
 
 /// What a node that understands our messages announces as the largest delegate version it understands.
-pub(crate) const DELEGATE_MAX: u8 = 0xB3;
+pub(crate) const DELEGATE_MAX: u8 = 0xB4;
 /// The largest delegate versions that only our nodes announce: this, and later revisions.
 const OURS: RangeInclusive<u8> = 0xB0..=0xBF;
 /// Those of nodes that can be watched: this revision, and later ones.

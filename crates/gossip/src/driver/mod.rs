@@ -18,6 +18,7 @@ mod event_loop;
 mod exchange;
 mod faults;
 pub(crate) mod health;
+mod info;
 mod joined;
 mod keys;
 mod lookup;
@@ -61,7 +62,8 @@ use self::{
     zones::{Zones, without_zone},
 };
 use crate::{
-    Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeName, Overview, PublishError, Seed, Serf, Tags,
+    Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeId, NodeInfo, NodeName, Overview, PublishError,
+    Seed, Serf, Tags,
     config::{DEFAULT_PORT, check_meta},
     dissemination::{Draft, Progress},
     node::{Advertised, Health, Node, NodeConfig},
@@ -130,6 +132,7 @@ pub struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: String,
+    id: NodeId,
     /// Whether it is in a serf cluster.
     serf: bool,
     addr: watch::Receiver<SocketAddr>,
@@ -154,7 +157,7 @@ struct Shared {
 /// # Errors
 ///
 /// See [`StartError`].
-pub async fn start(config: Config) -> Result<Handle, StartError> {
+pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     config.validate()?;
     let sockets = Sockets::bind(config.bind).map_err(|source| StartError::Bind { addr: config.bind, source })?;
     let allows = |ip| config.admission.allows(ip);
@@ -182,6 +185,8 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
              node with these would let this one in; add its network, or set BROADCAST_ADVERTISE (--advertise)"
         )));
     }
+    let info = config.info.get_or_insert_with(|| NodeInfo::new(NodeId::random().unwrap_or_else(|| epoch.into())));
+    let id = info.id;
     let (name, serf) = (config.name.clone(), config.serf.is_some());
     let (advertise, streams) = (config.advertise.clone(), (config.tuning.tcp_timeout, config.bounds.max_streams));
     let node = NodeConfig {
@@ -215,6 +220,7 @@ pub async fn start(config: Config) -> Result<Handle, StartError> {
     let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
     let shared = Shared {
         name,
+        id,
         serf,
         addr: known_addr,
         commands,
@@ -246,6 +252,12 @@ impl Handle {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// This node's identity: that of its [`Config::info`], or a new one.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.0.id
     }
 
     /// The address others reach this node at. One that was configured as a name is looked up again three

@@ -56,8 +56,15 @@ impl Node {
             ("messages to repeat to plain nodes", queued, capacity),
             ("bytes of unfinished streams", self.buffered(), self.bounds.max_stream_bytes),
         ];
+        let members = self.membership.max_members();
+        let (known, asked, answered) = self.infos.held();
+        let infos = [
+            ("infos of members", known, members),
+            ("members asked for their info", asked, members),
+            ("members whose question was just answered", answered, members),
+        ];
         let serf = self.place.iter().flat_map(Place::sizes);
-        let sizes = sizes.into_iter().chain(self.dissemination.sizes()).chain(serf);
+        let sizes = sizes.into_iter().chain(infos).chain(self.dissemination.sizes()).chain(serf);
         sizes.map(|(what, held, bound)| Size { what, held, bound })
     }
 }

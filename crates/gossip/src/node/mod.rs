@@ -16,6 +16,7 @@
 
 mod config;
 mod identity;
+mod info;
 #[cfg(any(test, feature = "sim"))]
 mod inspect;
 mod join;
@@ -54,6 +55,7 @@ pub use self::{
     sent::Sent,
 };
 use self::{
+    info::Infos,
     join::Seeds,
     paths::Paths,
     rejections::{Cause, Rejections},
@@ -180,6 +182,7 @@ pub struct Node {
     next_stream: u64,
     send_queues: SendQueues,
     paths: Paths,
+    infos: Infos,
     rejections: Rejections,
     /// What this room counts itself; [`Node::metrics`] adds the rest.
     metrics: Metrics,
@@ -209,6 +212,7 @@ impl Node {
     pub fn new(now: Instant, config: NodeConfig) -> Self {
         let NodeConfig { mut config, address, epoch, rng_seed, nonce } = config;
         config.tuning.udp_buffer_size -= config.envelope.packet_overhead();
+        let info = config.info.take();
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(rng_seed);
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + config.tuning.gossip_interval.mul_f64(rng.random()));
@@ -236,6 +240,7 @@ impl Node {
             next_stream: 0,
             send_queues: SendQueues::default(),
             paths: Paths::default(),
+            infos: Infos::default(),
             rejections: Rejections::default(),
             metrics: Metrics::default(),
             gossip_rounds: 0,
@@ -251,6 +256,9 @@ impl Node {
             acks: VecDeque::new(),
             scratch: Vec::new(),
         };
+        if let Some(info) = info {
+            node.update_info(now, info);
+        }
         node.start_joining(now);
         node
     }
@@ -314,6 +322,7 @@ impl Node {
         self.now = now;
         self.membership.handle_timeout(now);
         self.dissemination.handle_timeout(now, &self.membership);
+        self.ask_for_infos(now);
         self.settle(now);
         self.work_on_streams(now);
         while let Some(timer) = self.timers.pop(now) {
@@ -416,6 +425,9 @@ impl Node {
 
     /// Takes what another node's application said, or its dissemination.
     fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
+        if info::is_one(payload) {
+            return self.hear_of_info(now, from, payload);
+        }
         if self.hear_serf(now, from, payload) {
             return;
         }
@@ -499,7 +511,8 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Instant> {
         // What has arrived and is not parsed yet does not wait for anything.
         let busy = self.busy.front().map(|_| self.now);
-        let rooms = [self.membership.poll_timeout(), self.dissemination.poll_timeout(), self.timers.next(), busy];
+        let (membership, dissemination) = (self.membership.poll_timeout(), self.dissemination.poll_timeout());
+        let rooms = [membership, dissemination, self.infos.poll_timeout(), self.timers.next(), busy];
         rooms.into_iter().flatten().min()
     }
 

@@ -1,11 +1,12 @@
 //! How a node sees its cluster, as a whole: for people who look.
 
-use std::ops::Not;
+use std::{net::SocketAddr, ops::Not};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Node, Reach};
 use crate::{
+    config::{NodeInfo, info::resolve},
     dissemination::{Position, is_ours},
     membership::{Member, MemberState, Record},
 };
@@ -40,6 +41,16 @@ pub struct Seen {
     pub loose: bool,
     /// How it is reached with messages.
     pub reach: Reach,
+    /// What it tells about itself, as far as it has; only a live node of this crate does.
+    pub info: Option<NodeInfo>,
+}
+
+impl Seen {
+    /// Where clients reach what the member serves, by the names of these services.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        let endpoints = self.info.iter().flat_map(|info| &info.endpoints);
+        endpoints.map(|(service, addr)| (service.as_str(), resolve(*addr, self.member.addr)))
+    }
 }
 
 /// How a node is: what a health check asks, and so no more than takes no time. It travels as JSON in the answer to a
@@ -87,6 +98,7 @@ impl Node {
             lag: lags.get(&record.name).copied(),
             loose: self.dissemination.is_loose(&record.name),
             reach: self.reach(record.addr()),
+            info: self.info_of(&record.name),
         };
         let me = self.membership.me();
         let others = self.membership.records().filter(|record| record.name != me.name);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::paths;
+use super::{info, paths};
 use crate::{
     dissemination::Talk,
     serf::Serf,
@@ -15,7 +15,7 @@ use crate::{
 pub struct Sent {
     /// Whether members are there: pings and their answers.
     pub probes: u64,
-    /// What became of members: alive, suspect, dead.
+    /// What became of members: alive, suspect, dead; and what our nodes tell each other about themselves.
     pub members: u64,
     /// What applications publish, each time it is sent.
     pub messages: u64,
@@ -59,6 +59,9 @@ impl Sent {
             Some(bundled) if !paths::is_one(bundled) => bundled,
             _ => return &mut self.probes,
         };
+        if info::is_one(payload) {
+            return &mut self.members;
+        }
         match Talk::of(payload) {
             Talk::Message => &mut self.messages,
             Talk::Receipt => &mut self.receipts,

@@ -81,6 +81,7 @@ impl Node {
         if let Some(record) = self.membership.get(name.as_bytes()).filter(|record| record.is_live()) {
             self.dissemination.member_proven(now, record, &self.membership);
         }
+        self.meet_for_info(now, name);
     }
 
     /// Tells the application what the membership has found out, after whoever else is to know.
@@ -95,11 +96,13 @@ impl Node {
                     self.dissemination.member_up(now, record, &self.membership);
                 }
                 self.meet_serf(&member.name);
+                self.meet_for_info(now, &member.name);
                 self.gossip_soon(now);
             }
             Event::Left(member) | Event::Failed(member) => {
                 let left = member.state == MemberState::Left;
                 self.forget_path(member.addr);
+                self.forget_info(&member.name);
                 self.dissemination.member_down(now, &member.name, left, self.membership.proven_live());
                 self.look_for_seeds(now);
             }

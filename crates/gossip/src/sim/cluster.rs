@@ -271,7 +271,8 @@ impl Sim {
         self.network.take_told(&mut self.told);
     }
 
-    fn with<T>(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
+    /// Has a node do something.
+    pub(crate) fn with<T>(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
         self.network.link.loss = self.loss;
         let id = self.id(addr);
         let result = self.network.with(id, act).expect("a running node");
@@ -279,7 +280,8 @@ impl Sim {
         result
     }
 
-    fn look(&self, addr: SocketAddr) -> &Node {
+    /// A node, to look at.
+    pub(crate) fn look(&self, addr: SocketAddr) -> &Node {
         self.network.node(self.id(addr)).expect("a running node")
     }
 

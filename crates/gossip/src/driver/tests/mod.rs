@@ -1,6 +1,7 @@
 //! Whole nodes on loopback.
 
 mod faults;
+mod info;
 mod view;
 
 use std::{

@@ -1,6 +1,7 @@
 //! The core under a virtual clock.
 
 mod identity;
+mod info;
 mod leaving;
 mod metrics;
 mod newcomers;
@@ -47,6 +48,8 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
         Event::HeardElsewhere { name, announced, from } => format!("{name} is at {announced}, heard from {from}"),
         Event::Reached { name, reach, .. } => format!("{name} reached by {reach:?}"),
         Event::Room => "room".to_owned(),
+        Event::Introduced { name, info } => format!("{name} is {}", info.id),
+        Event::IdConflict { id, names: [one, other] } => format!("{one} and {other} are {id}"),
         Event::Probed { name, .. } => format!("{name} probed"),
         Event::Ready => "ready".to_owned(),
         Event::SeedUnreachable { seed, .. } => format!("{seed} unreachable"),

@@ -26,7 +26,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    Envelope,
+    Envelope, NodeInfo,
     config::{Limits, Seed, Tuning},
     dissemination::PublishError,
     event::Event,
@@ -43,7 +43,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(2);
 /// How often obligations are looked at.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// Up to this size, all that a node knows of the others is checked at every step.
+/// Up to this size, all that a node knows of the others is checked at every step, and they tell each other who they are.
 const VIEWS_CHECKED: usize = 64;
 /// A failure noticed this long after its cause is no false alarm: suspicions take their time, and word
 /// of them goes round.
@@ -514,6 +514,10 @@ impl<'a> Run<'a> {
         };
         self.checker.begin(host);
         self.net.boot(host, &boot);
+        if self.hosts.len() <= VIEWS_CHECKED && acquainted.is_empty() {
+            // Another one in each life.
+            self.net.with(host, |node, now| node.update_info(now, NodeInfo::new((epoch << 8 | host as u64).into())));
+        }
         let status = &mut self.hosts[host];
         status.view = acquainted.len().max(1);
         (status.leaves, status.returns, status.is_new, status.crashed) = (false, false, true, None);

@@ -50,6 +50,9 @@ impl Run<'_> {
                 return Some(format!("{} sees {view} members, but {running} run", self.net.name(host)));
             }
         }
+        if let Some(pending) = self.not_introduced() {
+            return Some(pending);
+        }
         self.publishers.iter().find_map(|publisher| {
             let (host, name) = (publisher.host, self.net.name(publisher.host));
             let node = self.runs(host)?;
@@ -61,6 +64,16 @@ impl Run<'_> {
             }
             (with < served)
                 .then(|| format!("the receipt of {name} says that {with} nodes have message {last}, but {served} have"))
+        })
+    }
+
+    /// Who does not know yet who another one is, of those that tell the others.
+    fn not_introduced(&self) -> Option<String> {
+        let running = || (0..self.hosts.len()).filter_map(|host| Some((self.net.name(host), self.runs(host)?)));
+        let telling = || running().filter(|(_, node)| node.info().is_some());
+        telling().find_map(|(name, node)| {
+            let (other, _) = telling().find(|(other, it)| node.info_of(other).as_ref() != it.info())?;
+            Some(format!("{name} does not know who {other} is"))
         })
     }
 

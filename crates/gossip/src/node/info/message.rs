@@ -1,0 +1,264 @@
+//! Questions about nodes and their answers, in bytes.
+//!
+//! A user message that begins as control messages do, with a kind of its own: numbers are in network order. An info is
+//! a list of fields, each a kind, a length and so many bytes; fields of unknown kinds are skipped.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::{Buf, Bytes};
+
+use super::Tag;
+use crate::{
+    config::{
+        NodeId, NodeInfo,
+        info::{MAX_ENDPOINTS, MAX_LEN, MAX_ROLES, is_word},
+    },
+    dissemination::{MAGIC, PATH_KINDS},
+    wire::kind,
+};
+
+/// There is room for more of those that are about paths.
+const ASK: u8 = PATH_KINDS + 0x10;
+const ANSWER: u8 = ASK + 1;
+
+const NOTHING: u8 = 0;
+const AS_KNOWN: u8 = 1;
+const INFO: u8 = 2;
+
+const ID: u8 = 1;
+const ROLE: u8 = 2;
+const ENDPOINT_V4: u8 = 3;
+const ENDPOINT_V6: u8 = 4;
+
+/// See [`info`](super).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum InfoMessage<'a> {
+    /// Who are you? `mine` is the tag of the asker's info, `yours` that of the one it has of who is asked.
+    Ask { number: u64, mine: Tag, yours: Tag, from: &'a [u8] },
+    /// I am this one.
+    Answer { number: u64, from: &'a [u8], told: Told<'a> },
+}
+
+/// What a node tells of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told<'a> {
+    Nothing,
+    AsKnown,
+    Info { tag: Tag, told: &'a [u8] },
+}
+
+/// Whether a user message is one of these.
+pub(in super::super) fn is_one(payload: &[u8]) -> bool {
+    matches!(payload, [MAGIC, ASK..=ANSWER, ..])
+}
+
+impl<'a> InfoMessage<'a> {
+    /// Reads a user message that [is one](is_one).
+    pub(super) fn decode(payload: &'a [u8]) -> Option<Self> {
+        let mut rest = payload.get(2..)?;
+        let number = rest.try_get_u64().ok()?;
+        Some(match payload[1] {
+            ASK => Self::Ask {
+                number,
+                mine: rest.try_get_u64().ok()?,
+                yours: rest.try_get_u64().ok()?,
+                from: short(&mut rest)?,
+            },
+            ANSWER => {
+                let from = short(&mut rest)?;
+                let told = match rest.try_get_u8().ok()? {
+                    NOTHING => Told::Nothing,
+                    AS_KNOWN => Told::AsKnown,
+                    INFO => Told::Info { tag: rest.try_get_u64().ok()?, told: rest },
+                    _ => return None,
+                };
+                Self::Answer { number, from, told }
+            }
+            _ => return None,
+        })
+    }
+
+    /// The message, ready for a packet.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = vec![kind::USER, MAGIC];
+        match self {
+            Self::Ask { number, mine, yours, from } => {
+                out.push(ASK);
+                for number in [number, mine, yours] {
+                    out.extend_from_slice(&number.to_be_bytes());
+                }
+                put_short(&mut out, from);
+            }
+            Self::Answer { number, from, told } => {
+                out.push(ANSWER);
+                out.extend_from_slice(&number.to_be_bytes());
+                put_short(&mut out, from);
+                match told {
+                    Told::Nothing => out.push(NOTHING),
+                    Told::AsKnown => out.push(AS_KNOWN),
+                    Told::Info { tag, told } => {
+                        out.push(INFO);
+                        out.extend_from_slice(&tag.to_be_bytes());
+                        out.extend_from_slice(told);
+                    }
+                }
+            }
+        }
+        out.into()
+    }
+}
+
+/// An info as it is told. The same one is always told in the same bytes.
+pub(super) fn encode_info(info: &NodeInfo) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut put = |field: u8, value: &[u8]| {
+        out.push(field);
+        put_short(&mut out, value);
+    };
+    put(ID, &info.id.get().to_be_bytes());
+    for role in &info.roles {
+        put(ROLE, role.as_bytes());
+    }
+    for (service, addr) in &info.endpoints {
+        let port = addr.port().to_be_bytes();
+        let value = match addr.ip() {
+            IpAddr::V4(ip) => [&port[..], &ip.octets(), service.as_bytes()].concat(),
+            IpAddr::V6(ip) => [&port[..], &ip.octets(), service.as_bytes()].concat(),
+        };
+        put(if addr.is_ipv4() { ENDPOINT_V4 } else { ENDPOINT_V6 }, &value);
+    }
+    out
+}
+
+/// Reads one.
+///
+/// # Errors
+///
+/// Says what is wrong with it.
+pub(super) fn decode_info(mut rest: &[u8]) -> Result<NodeInfo, &'static str> {
+    const CUT: &str = "it is cut off";
+    if rest.len() > MAX_LEN {
+        return Err("it is too long");
+    }
+    let (mut id, mut roles, mut endpoints) = (None, Vec::new(), Vec::new());
+    while let Ok(field) = rest.try_get_u8() {
+        let mut value = short(&mut rest).ok_or(CUT)?;
+        match field {
+            ID => id = Some(NodeId::from(value.try_get_u64().map_err(|_| CUT)?)),
+            ROLE => roles.push(word(value)?),
+            ENDPOINT_V4 | ENDPOINT_V6 => {
+                let port = value.try_get_u16().map_err(|_| CUT)?;
+                let ip: IpAddr = if field == ENDPOINT_V4 {
+                    value.try_get_u32().map_err(|_| CUT)?.to_be_bytes().into()
+                } else {
+                    value.try_get_u128().map_err(|_| CUT)?.to_be_bytes().into()
+                };
+                endpoints.push((word(value)?, SocketAddr::new(ip, port)));
+            }
+            _ => {}
+        }
+        if roles.len() > MAX_ROLES || endpoints.len() > MAX_ENDPOINTS {
+            return Err("it has too many roles or endpoints");
+        }
+    }
+    let id = id.ok_or("it has no id")?;
+    Ok(NodeInfo { roles, endpoints, ..NodeInfo::new(id) })
+}
+
+fn word(bytes: &[u8]) -> Result<String, &'static str> {
+    let word = std::str::from_utf8(bytes).ok().filter(|word| is_word(word));
+    word.map(str::to_owned).ok_or("the name of a role or an endpoint is none")
+}
+
+fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(u8::try_from(bytes.len()).expect("names have 255 bytes at most, and fields fewer"));
+    out.extend_from_slice(bytes);
+}
+
+fn short<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::from(rest.try_get_u8().ok()?);
+    let (bytes, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(bytes)
+}
+
+#[cfg(test)]
+pub(in super::super) fn test_answer(number: u64, from: &str, info: &NodeInfo) -> Bytes {
+    let told = Told::Info { tag: 1, told: &encode_info(info) };
+    InfoMessage::Answer { number, from: from.as_bytes(), told }.encode().slice(1..)
+}
+
+#[cfg(test)]
+pub(in super::super) fn test_ask(number: u64, (mine, yours): (Tag, Tag), from: &str) -> Bytes {
+    InfoMessage::Ask { number, mine, yours, from: from.as_bytes() }.encode().slice(1..)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn info() -> impl Strategy<Value = NodeInfo> {
+        let word = "[a-zA-Z0-9_-]{1,12}";
+        let endpoint =
+            (word, any::<SocketAddr>()).prop_map(|(name, addr)| (name, SocketAddr::new(addr.ip(), addr.port())));
+        let endpoints = prop::collection::vec(endpoint, 0..=6);
+        (any::<u64>(), prop::collection::vec(word, 0..=8), endpoints).prop_map(|(id, roles, endpoints)| {
+            let info = roles.into_iter().fold(NodeInfo::new(id.into()), NodeInfo::role);
+            endpoints.into_iter().fold(info, |info, (name, addr)| info.endpoint(name, addr))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_is_read(info in info()) {
+            let told = encode_info(&info);
+            prop_assert_eq!(told.len() <= MAX_LEN, info.validate().is_ok());
+            prop_assert!(told.len() > MAX_LEN || decode_info(&told) == Ok(info));
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            number: u64, mine: u64, yours: u64, tag: u64, from in prop::collection::vec(any::<u8>(), 0..=255),
+            told in prop::collection::vec(any::<u8>(), 0..=600),
+        ) {
+            let answer = |told| InfoMessage::Answer { number, from: &from, told };
+            for message in [
+                InfoMessage::Ask { number, mine, yours, from: &from },
+                answer(Told::Nothing),
+                answer(Told::AsKnown),
+                answer(Told::Info { tag, told: &told }),
+            ] {
+                let encoded = message.encode();
+                prop_assert!(is_one(&encoded[1..]));
+                prop_assert_eq!(InfoMessage::decode(&encoded[1..]), Some(message));
+            }
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(kind in ASK..=ANSWER, data: Vec<u8>) {
+            let _ = InfoMessage::decode(&[&[MAGIC, kind][..], &data].concat());
+            let _ = decode_info(&data);
+        }
+
+        #[test]
+        fn what_is_cut_off_is_refused(info in info(), part in 0.0..1.0) {
+            let told = encode_info(&info);
+            let cut = &told[..(told.len() as f64 * part) as usize];
+            // At the end of a field it may be a smaller one, if it has an id.
+            prop_assert!(decode_info(cut).map_or(true, |less| less.id == info.id && less != info));
+        }
+    }
+
+    #[test]
+    fn fields_of_later_releases_are_skipped() {
+        let told = [&[99, 3, 1, 2, 3][..], &encode_info(&NodeInfo::new(NodeId::from(7)).role("x")), &[98, 0]].concat();
+        assert_eq!(decode_info(&told), Ok(NodeInfo::new(NodeId::from(7)).role("x")));
+        assert_eq!(decode_info(&[99, 0]), Err("it has no id"));
+        assert_eq!(decode_info(&[ROLE, 2, b'a']), Err("it is cut off"));
+        assert_eq!(decode_info(&[ROLE, 1, b' ']), Err("the name of a role or an endpoint is none"));
+        let many: Vec<u8> = (0..=MAX_ROLES).flat_map(|_| [ROLE, 1, b'a']).collect();
+        assert_eq!(decode_info(&many), Err("it has too many roles or endpoints"));
+    }
+}
