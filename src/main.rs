@@ -3,6 +3,7 @@
 #![deny(missing_docs, unreachable_pub)]
 
 mod commands;
+mod data;
 mod failure;
 mod log;
 mod nearest;

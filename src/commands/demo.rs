@@ -15,11 +15,17 @@ use broadcast::{Config, Handle, Profile, Seed, start};
 use clap::Args;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::{node::Signals, output, serve::Api, timeline::Live, unknown};
+use super::{
+    node::{Signals, info},
+    output,
+    serve::Api,
+    timeline::Live,
+    unknown,
+};
 use crate::{
     failure::Failure,
     log,
-    roles::{self, Context, Ended, receiver, sender},
+    roles::{self, Context, Ended, Role, receiver, sender},
     settings::{http::HttpArgs, log::LogArgs, node::IntervalArgs, values::duration},
 };
 
@@ -85,9 +91,10 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut playing = JoinSet::new();
     let (running, shutdown) = roles::shutdown();
     for name in names {
-        let node = start(config(name, &nodes)).await?;
+        let role = if nodes.is_empty() { Role::Receiver } else { Role::Sender };
+        let node = start(config(name, &nodes).info(info(None, &role.into(), api.as_ref())?)).await?;
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
-        let context = Context { node: node.clone(), shutdown: shutdown.clone() };
+        let context = Context { node: node.clone(), data: None, shutdown: shutdown.clone() };
         match turn {
             Some(turn) => playing.spawn(sender::run(context, every, first_turn(met.clone(), turn))),
             None => playing.spawn(receiver::run(context)),

@@ -15,7 +15,7 @@ use crate::{failure::Failure, settings::client::ClientArgs, visible};
 ///
 /// RTT is how long a member takes to answer the node. LAG is how many of the node's messages the member has not
 /// acknowledged; "loose" means that it has not kept up, and that publishers no longer wait for it. Members of KIND
-/// memberlist cannot acknowledge. REACH is how messages get to the member: udp as usual, udp<=N if larger datagrams
+/// memberlist cannot acknowledge. ROLES and ID are what the member has told about itself, as nodes of this release do. REACH is how messages get to the member: udp as usual, udp<=N if larger datagrams
 /// do not arrive, tcp if no datagrams do. Members that are dead or have left stay in the list as long as the node
 /// remembers them.
 ///
@@ -56,7 +56,8 @@ async fn show(args: &ClientArgs, path: &str, words: fn(&Answer) -> String) -> Re
 }
 
 fn members_table(answer: &Answer) -> String {
-    let mut rows = vec![["NAME", "STATE", "KIND", "ADDRESS", "RTT", "REACH", "LAG", "META"].map(String::from)];
+    let mut rows =
+        vec![["NAME", "STATE", "KIND", "ADDRESS", "RTT", "REACH", "LAG", "ROLES", "ID", "META"].map(String::from)];
     for member in list(&answer.json["members"]) {
         let rtt = match member["rtt_ms"].as_f64() {
             _ if member["self"] == true => "itself".into(),
@@ -71,7 +72,8 @@ fn members_table(answer: &Answer) -> String {
             Some(max) => format!("udp<={max}"),
             None => word(&member["reach"]),
         };
-        rows.push([name, state, kind, addr, rtt, reach, word(&member["lag"]) + loose, visible::escaped(meta)]);
+        let (lag, roles, id) = (word(&member["lag"]) + loose, words(&member["roles"]), word(&member["id"]));
+        rows.push([name, state, kind, addr, rtt, reach, lag, roles, id, visible::escaped(meta)]);
     }
     table(&rows)
 }
@@ -88,10 +90,12 @@ fn status_text(answer: &Answer) -> String {
         score => format!("slow to hear from others, {score} of 8 (health score)"),
     };
     let mut text = format!(
-        "{} at {}, broadcast {}\njoined   {}\nsettled  {}\nhealth   {health}\nmembers  {}\nwaiting  {}\n",
+        "{} at {}, broadcast {}\nid       {}\nroles    {}\njoined   {}\nsettled  {}\nhealth   {health}\nmembers  {}\nwaiting  {}\n",
         word(&status["node"]),
         word(&status["addr"]),
         word(&status["version"]),
+        word(&status["id"]),
+        words(&status["roles"]),
         yes("joined"),
         yes("settled"),
         counts("members"),
@@ -122,6 +126,12 @@ fn word(value: &Value) -> String {
     }
 }
 
+/// A list with commas.
+fn words(value: &Value) -> String {
+    let words: Vec<_> = list(value).map(word).collect();
+    if words.is_empty() { "-".into() } else { words.join(",") }
+}
+
 /// In columns, of which the last ends where it ends.
 fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -149,7 +159,8 @@ mod tests {
     fn members_stand_in_columns() {
         let table = members_table(&answer(json!({"node": "node1", "members": [
             {"name": "node1", "self": true, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:7946",
-             "meta": "a\nb", "rtt_ms": null, "lag": null, "reach": "udp", "max_datagram": null},
+             "meta": "a\nb", "rtt_ms": null, "lag": null, "reach": "udp", "max_datagram": null,
+             "id": "00c0ffee00c0ffee", "roles": ["cache", "sender"]},
             {"name": "go", "self": false, "state": "suspect", "kind": "memberlist", "addr": "127.0.0.1:40925",
              "meta": null, "rtt_ms": 0.314, "lag": 17, "reach": "udp", "max_datagram": null},
             {"name": "slow", "self": false, "state": "alive", "kind": "broadcast", "addr": "127.0.0.1:1",
@@ -159,11 +170,11 @@ mod tests {
         ]})));
         assert_eq!(
             table,
-            "NAME   STATE    KIND        ADDRESS          RTT     REACH      LAG        META\n\
-             node1  alive    broadcast   127.0.0.1:7946   itself  -          -          a\\nb\n\
-             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  udp        17         -\n\
-             slow   alive    broadcast   127.0.0.1:1      -       tcp        3 (loose)  -\n\
-             node3  alive    broadcast   127.0.0.1:40926  0.3 ms  udp<=1232  0          -\n"
+            "NAME   STATE    KIND        ADDRESS          RTT     REACH      LAG        ROLES         ID                META\n\
+             node1  alive    broadcast   127.0.0.1:7946   itself  -          -          cache,sender  00c0ffee00c0ffee  a\\nb\n\
+             go     suspect  memberlist  127.0.0.1:40925  0.3 ms  udp        17         -             -                 -\n\
+             slow   alive    broadcast   127.0.0.1:1      -       tcp        3 (loose)  -             -                 -\n\
+             node3  alive    broadcast   127.0.0.1:40926  0.3 ms  udp<=1232  0          -             -                 -\n"
         );
     }
 }

@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
-use broadcast::{Handle, start};
+use broadcast::{Handle, NodeId, NodeInfo, start};
 use clap::Args;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -20,9 +21,10 @@ use tracing::{error, info, warn};
 
 use super::{serve::Api, unknown};
 use crate::{
+    data::DataDir,
     failure::Failure,
     log,
-    roles::{self, Context},
+    roles::{self, Context, Roles},
     settings::{envelope, name, node::NodeSettings},
 };
 
@@ -49,12 +51,12 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let settings = args.settings;
     let mut hangups = Hangups::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (roles, every) = (settings.role.clone(), settings.interval.interval);
-    let (node, api) = tokio::select! {
+    let (node, api, data) = tokio::select! {
         node = bring_up(settings) => node?,
         _ = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
     let (running, shutdown) = roles::shutdown();
-    let context = Context { node: node.clone(), shutdown };
+    let context = Context { node: node.clone(), data, shutdown };
     let mut playing = pin!(roles::run(&roles, &context, every));
     let served = api.serve(&node)?;
     let (why, failure) = tokio::select! {
@@ -87,7 +89,7 @@ fn warn_if_open(file: &Path) {
     }
 }
 
-async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api), Failure> {
+async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, Option<Arc<DataDir>>), Failure> {
     settings.check()?;
     let name = match &settings.name {
         Some(name) => name.clone(),
@@ -101,8 +103,20 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api), Failure> {
     for file in settings.envelope.secret_keys_file.iter().chain(settings.http.token_file()) {
         warn_if_open(file);
     }
+    let data =
+        settings.data.as_deref().map(|path| DataDir::open(path).map(Arc::new)).transpose().map_err(Failure::other)?;
     let api = Api::bind(&settings.http, &name, log.control)?;
-    Ok((start(settings.config(name)?).await?, api))
+    let info = info(data.as_deref(), &settings.role, Some(&api))?;
+    Ok((start(settings.config(name)?.info(info)).await?, api, data))
+}
+
+/// What the node tells the others about itself.
+pub(super) fn info(data: Option<&DataDir>, roles: &Roles, api: Option<&Api>) -> Result<NodeInfo, Failure> {
+    let id = data.map(DataDir::id).or_else(NodeId::random);
+    let id =
+        id.ok_or_else(|| Failure::other("the system has no source of randomness, from which a node has its id"))?;
+    let info = roles.iter().fold(NodeInfo::new(id), |info, role| info.role(role.name()));
+    Ok(api.and_then(Api::addr).into_iter().fold(info, |info, addr| info.endpoint("http", addr)))
 }
 
 /// SIGHUP: the file of keys is read again, if there is one. A closed terminal sends it too: then the node stops,

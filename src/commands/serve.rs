@@ -56,6 +56,11 @@ impl Api {
         }
     }
 
+    /// Where it is served, if it is.
+    pub(super) fn addr(&self) -> Option<SocketAddr> {
+        self.0.as_ref().map(Server::addr)
+    }
+
     /// Serves the node until it has stopped.
     pub(super) fn serve(self, node: &Handle) -> Result<Served, Failure> {
         let Some(server) = self.0 else { return Ok(Served(None)) };

@@ -244,6 +244,7 @@ mod tests {
             [
                 "name",
                 "role",
+                "data",
                 "bind",
                 "advertise",
                 "interval",

@@ -20,7 +20,7 @@ mod selection;
 pub(crate) mod sender;
 mod shutdown;
 
-use std::{error::Error, fmt, future::Future, panic::resume_unwind, time::Duration};
+use std::{error::Error, fmt, future::Future, panic::resume_unwind, sync::Arc, time::Duration};
 
 use broadcast::Handle;
 use tokio::{task::JoinSet, time::sleep};
@@ -30,6 +30,7 @@ pub(crate) use self::{
     selection::{Role, Roles, parser},
     shutdown::{Shutdown, shutdown},
 };
+use crate::data::DataDir;
 
 /// How a role ends: with an error, if it cannot go on.
 pub(crate) type Ended = Result<(), Box<dyn Error + Send + Sync>>;
@@ -39,6 +40,8 @@ pub(crate) type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 pub(crate) struct Context {
     /// The node that plays it.
     pub(crate) node: Handle,
+    /// What the node keeps from one start to the next, if it keeps anything.
+    pub(crate) data: Option<Arc<DataDir>>,
     /// Begins when the node is about to leave.
     pub(crate) shutdown: Shutdown,
 }
@@ -58,6 +61,9 @@ impl fmt::Display for RoleError {
 
 /// Plays these roles until the node has stopped, or the first of them fails. A sender sends every `every`.
 pub(crate) fn run(roles: &Roles, context: &Context, every: Duration) -> impl Future<Output = Result<(), RoleError>> {
+    if let Some(data) = &context.data {
+        report::data(context.node.name(), data.path(), data.id());
+    }
     let mut playing = Playing::default();
     for role in roles.iter() {
         match role {

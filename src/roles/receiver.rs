@@ -147,6 +147,12 @@ impl Receiver {
                     report::name_conflict(node, &name, holder, claimant);
                 }
             }
+            Event::IdConflict { id, names } => {
+                let first = self.conflicts.admit(&id.to_string(), Instant::now());
+                if first {
+                    report::id_conflict(node, id, &names);
+                }
+            }
             Event::SeedUnreachable { seed, reason } => {
                 let first = self.unreachable.admit(&seed.to_string(), Instant::now());
                 if first {

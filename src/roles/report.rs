@@ -2,13 +2,18 @@
 //!
 //! The text log prints the words; the JSON log has the fields, `event` naming which line it is.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
-use broadcast::{Delivery, Member, Message, MessageId, NodeName, PublishError, Reach, Seed, Undelivered};
+use broadcast::{Delivery, Member, Message, MessageId, NodeId, NodeName, PublishError, Reach, Seed, Undelivered};
 use tracing::{debug, error, info, warn};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
     info!(node, event = "listening", %addr, "listening on {addr}");
+}
+
+pub(super) fn data(node: &str, dir: &Path, id: NodeId) {
+    let dir = dir.display();
+    info!(node, event = "data", %dir, %id, "this node is {id}, by its data in {dir}");
 }
 
 pub(super) fn moved(node: &str, from: SocketAddr, addr: SocketAddr) {
@@ -83,6 +88,18 @@ pub(super) fn name_conflict(node: &str, name: &NodeName, holder: SocketAddr, cla
         addr = %holder,
         claimant = %claimant,
         "two nodes are named {name}, at {holder} and at {claimant}: give one of them another BROADCAST_NAME (--name)"
+    );
+}
+
+pub(super) fn id_conflict(node: &str, id: NodeId, [one, other]: &[NodeName; 2]) {
+    warn!(
+        node,
+        event = "id_conflict",
+        %id,
+        member = %one,
+        other = %other,
+        "{one} and {other} have the same id, {id}, as if the data directory of one was copied for the other: stop one of \
+         them, and remove the file \"id\" from its BROADCAST_DATA (--data)"
     );
 }
 

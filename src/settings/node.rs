@@ -1,6 +1,6 @@
 //! The settings of one node.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use broadcast::{
     Config, ConfigError, Faults, Profile, Seed, Serf, Tags, Tuning,
@@ -35,6 +35,11 @@ pub(crate) struct NodeSettings {
     /// What the node does: one role, or several, separated by commas
     #[arg(long, env = "BROADCAST_ROLE", hide_env_values = true, value_name = "ROLES", default_value = "receiver", value_parser = roles::parser())]
     pub(crate) role: Roles,
+
+    /// Directory in which the node keeps its identity from one start to the next: made if it is not there, and for
+    /// this node alone [default: none; a new identity at each start]
+    #[arg(long, env = "BROADCAST_DATA", hide_env_values = true, value_name = "DIRECTORY")]
+    pub(crate) data: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) bind: BindArgs,

@@ -151,5 +151,10 @@ fn every_message_crosses_once_while_nodes_are_replaced_one_by_one() {
     cluster.flow();
 
     (0..NODES).for_each(|i| cluster.end(i, i));
+    // Nobody was told what it does not understand.
+    for life in &cluster.lives {
+        let rejected = life.lines.iter().find(|line| line["event"] == "rejected");
+        assert_eq!(rejected, None, "{}", life.node);
+    }
     println!("{} messages heard by {} lives", ledger::check(&cluster.lives), cluster.lives.len());
 }

@@ -32,7 +32,13 @@ const SCRIPT: &str = r#"
 const MESSAGES: usize = 6000;
 
 pub fn cases() -> Vec<Case> {
-    require::cases(missing().as_ref(), &[("disk/a_full_disk_tears_no_line_and_what_is_lost_is_told", full_disk)])
+    require::cases(
+        missing().as_ref(),
+        &[
+            ("disk/a_full_disk_tears_no_line_and_what_is_lost_is_told", full_disk),
+            ("disk/no_identity_is_made_on_a_disk_that_is_full_or_read_only", no_room_for_an_identity),
+        ],
+    )
 }
 
 fn missing() -> Option<String> {
@@ -103,4 +109,41 @@ fn full_disk() {
     assert!(missed > MESSAGES / 2, "{}", told.1);
     // Others than messages were lost as well, if something else happened meanwhile.
     assert!((MESSAGES + 1..MESSAGES + 50).contains(&(heard + missed)), "{heard} are there, and {}", told.1);
+}
+
+/// Fills a file system but for its folders, or makes it read-only, and runs a program that is to keep its data there.
+const FULL: &str = r#"
+    mount -t tmpfs -o size=64k none "$0"
+    mkdir "$0/data"
+    head -c 1M /dev/zero >"$0/others" 2>/dev/null || true
+    exec "$@"
+"#;
+const READ_ONLY: &str = r#"
+    mount -t tmpfs -o ro,size=64k none "$0"
+    exec "$@"
+"#;
+
+fn no_room_for_an_identity() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let data = folder.path().join("data");
+    for (script, refused, remedy) in [
+        (FULL, format!("cannot write {}/id: No space left on device", data.display()), "make room there"),
+        (
+            READ_ONLY,
+            format!("cannot make the directory {}: Read-only file system", data.display()),
+            "mount it for writing",
+        ),
+    ] {
+        let mut command = unshare();
+        command.args(["sh", "-ec", script]).arg(folder.path()).arg(env!("CARGO_BIN_EXE_broadcast"));
+        command.args(["node", "--name", "node1", "--bind", "127.0.0.1:0", "--http", "off", "--data"]).arg(&data);
+        let output =
+            command.env_clear().env("PATH", std::env::var_os("PATH").expect("it is set")).output().expect("it runs");
+        let line = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        assert!(
+            line.starts_with(&format!("error: BROADCAST_DATA (--data): {refused}")) && line.contains(remedy),
+            "{line}"
+        );
+    }
 }

@@ -14,6 +14,7 @@ mod follow;
 mod health;
 mod hostile;
 mod http;
+mod identity;
 mod keys;
 mod made_up;
 mod sim;

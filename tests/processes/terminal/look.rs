@@ -25,11 +25,14 @@ fn members_status_and_health_are_those_that_the_node_sees() {
     stdout(ask(&first, &["publish", "k", "1", "--ack", "all"]));
     let table = stdout(ask(&first, &["members"]));
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["NAME", "STATE", "KIND", "ADDRESS", "RTT", "REACH", "LAG", "META"]);
-    assert_eq!(rows[1], ["node1", "alive", "broadcast", &first.addr().to_string(), "itself", "-", "-", "-"]);
+    assert_eq!(rows[0], ["NAME", "STATE", "KIND", "ADDRESS", "RTT", "REACH", "LAG", "ROLES", "ID", "META"]);
+    let own = object(&stdout(ask(&first, &["status", "--json"])));
+    let (addr, id) = (first.addr().to_string(), own["id"].as_str().expect("it knows its own"));
+    assert_eq!(rows[1], ["node1", "alive", "broadcast", &addr, "itself", "-", "-", "receiver", id, "-"]);
     let row = &rows[2];
     assert_eq!(row[..4], ["node2", "alive", "broadcast", &second.addr().to_string()]);
-    assert_eq!(row[row.len() - 2..], ["0", "zone=a"], "{table}");
+    // Who it is may not have been told yet.
+    assert_eq!((row[row.len() - 4], row[row.len() - 1]), ("0", "zone=a"), "{table}");
     let json = object(&stdout(ask(&first, &["members", "--json"])));
     assert_eq!((&json["node"], &json["members"][1]["meta"]), (&json!("node1"), &json!("zone=a")));
 

@@ -1,0 +1,297 @@
+//! The data directory: what a node keeps from one start to the next.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `lock` | nothing; it is locked as long as a process uses the directory |
+//! | `id` | the node's identity |
+//!
+//! # On disk
+//!
+//! `id` is text of three lines, written whole: to a temporary file, which is synced and then takes its place, and the
+//! directory is synced as well. So it is there as it was written, or not at all.
+//!
+//! ```text
+//! broadcast node id, format 1
+//! 00c0ffee00c0ffee
+//! crc32 8f1ab7d3
+//! ```
+//!
+//! # What can go wrong
+//!
+//! - *A second process uses the directory*: refused, by a lock of the system, which ends with the process.
+//! - *The directory is copied*, to start another node with it: two nodes then have one identity. Neither can know, but
+//!   all nodes that hear of both say so, with the names of both.
+//! - *The file is damaged, or of a later release*: refused. A node never takes another identity by itself, as others may
+//!   have entrusted something to the former one.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use broadcast::NodeId;
+
+const LOCK: &str = "lock";
+const ID: &str = "id";
+const NEW_ID: &str = "id.new";
+/// Before the number of the format.
+const HEAD: &str = "broadcast node id, format ";
+const FORMAT: &str = "1";
+/// Longer than any file of this format.
+const MOST: u64 = 1024;
+
+/// A data directory that no other process uses as long as this is there.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    id: NodeId,
+    /// Locked until it is closed.
+    _lock: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug)]
+pub(crate) enum DataError {
+    /// The system refuses something.
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// Another process uses it.
+    InUse(PathBuf),
+    /// Everybody on this host may change what is in it.
+    OpenToAll { path: PathBuf, mode: u32 },
+    /// The file has no identity that can be read.
+    Id { path: PathBuf, problem: String },
+    /// The system gives no identity.
+    Randomness,
+}
+
+impl DataDir {
+    /// Uses this directory, which is made if it is not there, as is the identity in it.
+    ///
+    /// # Errors
+    ///
+    /// See [`DataError`].
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused("make the directory", path))?;
+        let mode = path.metadata().map_err(refused("look at", path))?.permissions().mode() & 0o7777;
+        if mode & 0o002 != 0 {
+            return Err(DataError::OpenToAll { path: path.to_owned(), mode });
+        }
+        let file = path.join(LOCK);
+        let mut options = OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&file);
+        let lock = lock.map_err(refused("open", &file))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(refused("lock", &file)(source)),
+        }
+        let file = path.join(ID);
+        let id = match read(&file) {
+            Ok(text) => parse(&text).map_err(|problem| DataError::Id { path: file, problem })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = NodeId::random().ok_or(DataError::Randomness)?;
+                write(path, id).map_err(refused("write", &file))?;
+                id
+            }
+            Err(source) => return Err(refused("read", &file)(source)),
+        };
+        Ok(Self { path: path.to_owned(), id, _lock: lock })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The node's identity.
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
+    }
+}
+
+/// What the system says when it refuses to do something.
+fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError + use<> {
+    let path = path.to_owned();
+    move |source| DataError::Io { doing, path, source }
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(file)?.take(MOST).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Makes the file, whole or not at all.
+fn write(dir: &Path, id: NodeId) -> io::Result<()> {
+    let new = dir.join(NEW_ID);
+    // What a former attempt may have left is overwritten.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text(id).as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, dir.join(ID))?;
+    File::open(dir)?.sync_all()
+}
+
+fn text(id: NodeId) -> String {
+    let told = format!("{HEAD}{FORMAT}\n{id}\n");
+    format!("{told}crc32 {:08x}\n", crc32fast::hash(told.as_bytes()))
+}
+
+/// Reads what [`text`] has written.
+fn parse(data: &[u8]) -> Result<NodeId, String> {
+    if data.is_empty() {
+        return Err("it is empty".into());
+    }
+    let written = std::str::from_utf8(data).ok().and_then(|written| written.strip_prefix(HEAD)?.split_once('\n'));
+    let Some((format, rest)) = written else {
+        return Err(format!("it does not begin with \"{HEAD}{FORMAT}\""));
+    };
+    if format != FORMAT {
+        return Err(format!("it has the format {format:?}, and this release reads format {FORMAT}"));
+    }
+    let id = rest.get(..16).and_then(|id| id.parse().ok());
+    match id {
+        Some(id) if text(id).as_bytes() == data => Ok(id),
+        Some(id) if text(id).as_bytes().starts_with(data) => Err(format!("it ends after {} bytes", data.len())),
+        _ => Err("its checksum and its id do not belong together".into()),
+    }
+}
+
+impl fmt::Display for DataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BROADCAST_DATA (--data): ")?;
+        match self {
+            Self::Io { doing, path, source } => {
+                write!(f, "cannot {doing} {}: {source}; {}", path.display(), remedy(source.kind()))
+            }
+            Self::InUse(path) => {
+                write!(f, "another process uses {0}; stop it, or give each node a directory of its own", path.display())
+            }
+            Self::OpenToAll { path, mode } => {
+                let path = path.display();
+                write!(f, "everybody on this host may write to {path} (mode {mode:04o}); chmod 700 {path}")
+            }
+            Self::Id { path, problem } => write!(
+                f,
+                "{0} is damaged or of another release: {problem}; restore it, or start the release that wrote it; or \
+                 remove it, and the node is a new one to the others, with a new id",
+                path.display()
+            ),
+            Self::Randomness => f.write_str("the system has no source of randomness, from which a node has its id"),
+        }
+    }
+}
+
+/// What helps where the system refuses something.
+fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => "let the user that runs the node own it, or name another directory",
+        io::ErrorKind::ReadOnlyFilesystem => "mount it for writing, or name another directory",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there, or name another directory",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "remove the file that is there, or name a directory"
+        }
+        io::ErrorKind::IsADirectory => "remove what is there, or name another directory",
+        _ => "see that the disk is well, or name another directory",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn problem(dir: &TempDir) -> String {
+        DataDir::open(dir.path()).expect_err("it cannot be used").to_string()
+    }
+
+    #[test]
+    fn an_identity_is_made_once_and_kept() {
+        let dir = TempDir::new().expect("a folder");
+        let path = dir.path().join("a/b");
+        let first = DataDir::open(&path).expect("it is made").id();
+        assert_eq!(DataDir::open(&path).expect("it is there").id(), first);
+        for (file, mode) in [("", 0o700), (ID, 0o600), (LOCK, 0o600)] {
+            let found = path.join(file).metadata().expect("it is there").permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{file:?}");
+        }
+        let other = DataDir::open(&dir.path().join("c")).expect("it is made").id();
+        assert_ne!(other, first);
+        let mut names: Vec<_> =
+            fs::read_dir(&path).expect("a folder").map(|entry| entry.expect("a file").file_name()).collect();
+        names.sort();
+        assert_eq!(names, [ID, LOCK], "nothing else is left");
+    }
+
+    #[test]
+    fn what_a_crash_left_of_writing_is_no_matter() {
+        let dir = TempDir::new().expect("a folder");
+        fs::write(dir.path().join(NEW_ID), "broadcast no").expect("it is written");
+        let id = DataDir::open(dir.path()).expect("it is made").id();
+        assert_eq!(DataDir::open(dir.path()).expect("it is there").id(), id);
+    }
+
+    #[test]
+    fn one_process_uses_it_at_a_time() {
+        let dir = TempDir::new().expect("a folder");
+        let used = DataDir::open(dir.path()).expect("it is made");
+        assert!(problem(&dir).contains("another process uses"), "{}", problem(&dir));
+        drop(used);
+        DataDir::open(dir.path()).expect("it is free");
+    }
+
+    #[test]
+    fn no_byte_of_the_file_may_change_or_be_missing() {
+        let dir = TempDir::new().expect("a folder");
+        DataDir::open(dir.path()).expect("it is made");
+        let file = dir.path().join(ID);
+        let written = fs::read(&file).expect("it is there");
+        for at in 0..written.len() {
+            let mut damaged = written.clone();
+            damaged[at] ^= 1;
+            fs::write(&file, damaged).expect("it is written");
+            let told = problem(&dir);
+            assert!(told.contains(&*file.to_string_lossy()) && told.contains("remove it"), "{at}: {told}");
+            fs::write(&file, &written[..at]).expect("it is written");
+            problem(&dir);
+        }
+        fs::write(&file, [&written[..], b"\n"].concat()).expect("it is written");
+        problem(&dir);
+        fs::write(&file, &written).expect("it is written");
+        DataDir::open(dir.path()).expect("as it was");
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_found() {
+        let dir = TempDir::new().expect("a folder");
+        let file = dir.path().join(ID);
+        let written = text(NodeId::from(7));
+        for (data, found) in [
+            (String::new(), "it is empty"),
+            ("\0".repeat(60), "it does not begin with \"broadcast node id, format 1\""),
+            (written.replace("format 1", "format 2"), "it has the format \"2\", and this release reads format 1"),
+            (written[..50].into(), "it ends after 50 bytes"),
+            (written.replace("07", "08"), "its checksum and its id do not belong together"),
+        ] {
+            fs::write(&file, data).expect("it is written");
+            assert!(problem(&dir).contains(found), "{}", problem(&dir));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_none_or_open_to_all_is_refused() {
+        let dir = TempDir::new().expect("a folder");
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("it is written");
+        for path in [file.clone(), file.join("x")] {
+            let problem = DataDir::open(&path).expect_err("a file").to_string();
+            assert!(problem.contains("remove the file that is there"), "{problem}");
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("it is ours");
+        assert!(problem(&dir).contains("(mode 1777); chmod 700"), "{}", problem(&dir));
+    }
+}
