@@ -183,9 +183,14 @@ impl Infos {
         self.due.cancel(name);
     }
 
+    /// Forgets who was answered too long ago for that to matter.
+    fn forget_answers(&mut self, now: Instant) {
+        while self.answered.pop(now).is_some() {}
+    }
+
     /// Whether a member may be answered now; it is, then, and not again within `pause`.
     fn may_answer(&mut self, now: Instant, name: &NodeName, pause: Duration) -> bool {
-        while self.answered.pop(now).is_some() {}
+        self.forget_answers(now);
         let second = Duration::from_secs(1);
         let may = self.answered.get(name).is_none() && self.answers.take(now, second / ANSWERS_PER_SECOND, second / 4);
         if may {
@@ -255,6 +260,7 @@ impl Node {
 
     /// Asks those whose turn it is.
     pub(super) fn ask_for_infos(&mut self, now: Instant) {
+        self.infos.forget_answers(now);
         while let Some(name) = self.infos.due.pop(now) {
             let record = self.membership.get(name.as_bytes()).filter(|record| is_asked(record));
             let Some(record) = record.filter(|_| !self.membership.has_left()) else {
