@@ -7,6 +7,7 @@ mod hostile;
 mod large;
 mod lives;
 mod plain;
+mod repair;
 mod retention;
 mod watch;
 
