@@ -5,11 +5,11 @@
 //!
 //! 1. Whoever hears it hands it to the plain node's *voice*: the one of ours that a hash of both names
 //!    makes it (rendezvous hashing; Thaler, Ravishankar 1998).
-//! 2. The voice takes equal messages of one source within [`WINDOW`] of the first for retransmissions of
+//! 2. The voice takes equal messages of one source within [`WINDOW`](super::dedup::WINDOW) of the first for retransmissions of
 //!    one. It publishes that one in a stream of its own, with the source's name, and all that holds for
 //!    messages of ours holds for it.
 //! 3. Whoever handed it over repeats that until the message comes back in the voice's stream, and after
-//!    [`TRIES`] publishes it itself.
+//!    [`TRIES`](super::dedup::TRIES) publishes it itself.
 //!
 //! What is no JSON with a key and a value travels as such a message all the same ([`PlainPayload::raw`]), so that
 //! the applications of plain nodes may speak as they like. Strangers may not: theirs is refused.
@@ -18,10 +18,10 @@
 //!
 //! Memberlist sends a message `mult · ceil(log10(n + 1))` times, `gossip_nodes` of them in each round:
 //! over 0.4 s at 3 nodes and 1.2 s at 1,000 in its LAN preset. So two sends of the same words by the same
-//! node are two messages when [`WINDOW`] or more lies between them, and one when less does.
+//! node are two messages when [`WINDOW`](super::dedup::WINDOW) or more lies between them, and one when less does.
 //!
 //! While views differ there may be two voices for one source. Equal messages that come in different
-//! voices' streams within [`WINDOW`] are one, too; in one voice's stream they have been told apart.
+//! voices' streams within [`WINDOW`](super::dedup::WINDOW) are one, too; in one voice's stream they have been told apart.
 
 use std::{borrow::Cow, net::SocketAddr, time::Instant};
 

@@ -2,7 +2,7 @@
 //!
 //! Packets may leave from another address than a member announces: a second address of its host, one that a
 //! gateway puts on it, a temporary one of IPv6. So nodes of later [revisions](super::revision) say by name what they say to
-//! each other, and are answered at the address that the name stands for ([`By`]). Two numbers take the place of
+//! each other, and are answered at the address that the name stands for ([`By`](super::control::By)). Two numbers take the place of
 //! the address that a packet comes from:
 //!
 //! - A *cookie*: an origin draws one for each peer, and sends it there along with where that peer begins. The

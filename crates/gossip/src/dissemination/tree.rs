@@ -1,4 +1,4 @@
-//! Sending along the tree of an origin: to those on this node's arc of the [ring](super::ring) who are next.
+//! Sending along the tree of an origin: to those on this node's arc of the [ring](super::ring::Ring) who are next.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
