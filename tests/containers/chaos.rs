@@ -3,6 +3,8 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use crate::support::{
@@ -21,6 +23,9 @@ pub fn cases() -> Vec<require::Case> {
         ],
     )
 }
+
+/// How often it is looked how nodes are: each look runs two programs in every container, which takes the processors.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Five nodes of the compose file.
 struct Cluster(Project);
@@ -65,7 +70,10 @@ impl Cluster {
     fn wait_for(&self, wanted: &str) {
         wait_until(wanted, || match self.good(&["status"]) {
             status if status == wanted => Ok(()),
-            status => Err(status),
+            status => {
+                thread::sleep(LOOK);
+                Err(status)
+            }
         });
     }
 }

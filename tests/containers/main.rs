@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use support::{docker, require};
 
 /// Nearly all of the time the tests wait for nodes to notice each other.
-const THREADS: usize = 6;
+const THREADS: usize = 5;
 
 fn main() -> ExitCode {
     let mut args = libtest_mimic::Arguments::from_args();
