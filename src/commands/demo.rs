@@ -16,6 +16,7 @@ use clap::Args;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
+    control,
     node::{Signals, info},
     output,
     serve::Api,
@@ -83,7 +84,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let log = log.map_err(Failure::start)?;
     unknown::log("demo", &names[0]);
     let mut served = None;
-    let mut api = Some(Api::bind(&args.http, &names[0], log.control)?);
+    let mut api = Some((Api::bind(&args.http, &names[0])?, log.control));
 
     let every = args.interval.interval;
     let (all_met, met) = watch::channel(false);
@@ -92,15 +93,16 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let (running, shutdown) = roles::shutdown();
     for name in names {
         let role = if nodes.is_empty() { Role::Receiver } else { Role::Sender };
-        let node = start(config(name, &nodes).info(info(None, &role.into(), api.as_ref())?)).await?;
+        let node =
+            start(config(name, &nodes).info(info(None, &role.into(), api.as_ref().map(|(api, _)| api))?)).await?;
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
         let context = Context { node: node.clone(), data: None, shutdown: shutdown.clone() };
         match turn {
             Some(turn) => playing.spawn(sender::run(context, every, first_turn(met.clone(), turn))),
             None => playing.spawn(receiver::run(context)),
         };
-        if let Some(api) = api.take() {
-            served = Some(api.serve(&node)?);
+        if let Some((api, log)) = api.take() {
+            served = Some(api.serve(&node, control::routes(&node, log))?);
         }
         nodes.push(node);
     }

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod client;
+mod control;
 mod demo;
 mod follow;
 mod health;

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{serve::Api, unknown};
+use super::{control, serve::Api, unknown};
 use crate::{
     data::DataDir,
     failure::Failure,
@@ -51,14 +51,14 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let settings = args.settings;
     let mut hangups = Hangups::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (roles, every) = (settings.role.clone(), settings.interval.interval);
-    let (node, api, data) = tokio::select! {
+    let (node, api, log, data) = tokio::select! {
         node = bring_up(settings) => node?,
         _ = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
     let (running, shutdown) = roles::shutdown();
     let context = Context { node: node.clone(), data, shutdown };
     let mut playing = pin!(roles::run(&roles, &context, every));
-    let served = api.serve(&node)?;
+    let served = api.serve(&node, control::routes(&node, log))?;
     let (why, failure) = tokio::select! {
         () = hangups.obey(&node) => ("its terminal was closed", None),
         ended = &mut playing => match ended {
@@ -89,7 +89,7 @@ fn warn_if_open(file: &Path) {
     }
 }
 
-async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, Option<Arc<DataDir>>), Failure> {
+async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, Option<Arc<DataDir>>), Failure> {
     settings.check()?;
     let name = match &settings.name {
         Some(name) => name.clone(),
@@ -105,9 +105,9 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, Option<Arc<Dat
     }
     let data =
         settings.data.as_deref().map(|path| DataDir::open(path).map(Arc::new)).transpose().map_err(Failure::other)?;
-    let api = Api::bind(&settings.http, &name, log.control)?;
+    let api = Api::bind(&settings.http, &name)?;
     let info = info(data.as_deref(), &settings.role, Some(&api))?;
-    Ok((start(settings.config(name)?.info(info)).await?, api, data))
+    Ok((start(settings.config(name)?.info(info)).await?, api, log.control, data))
 }
 
 /// What the node tells the others about itself.

@@ -2,15 +2,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::Arc,
     thread,
 };
 
 use broadcast::Handle;
-use broadcast_gateway::Server;
+use broadcast_gateway::{Routes, Server};
 use tracing::{info, warn};
 
-use crate::{failure::Failure, log, settings::http::HttpArgs};
+use crate::{failure::Failure, settings::http::HttpArgs};
 
 /// Files and sockets that everything but HTTP may need.
 const SPARE_FILES: u64 = 512;
@@ -21,9 +20,8 @@ pub(super) struct Api(Option<Server>);
 impl Api {
     /// Listens, or not. The default address may be taken by another node of this host, which is no reason not
     /// to start.
-    pub(super) fn bind(args: &HttpArgs, node: &str, log: log::Control) -> Result<Self, Failure> {
+    pub(super) fn bind(args: &HttpArgs, node: &str) -> Result<Self, Failure> {
         let Some(mut config) = args.config()? else { return Ok(Self(None)) };
-        config.log = Some(Arc::new(log));
         let max_connections = room_for(config.max_connections);
         if max_connections < config.max_connections {
             config.max_connections = max_connections;
@@ -61,11 +59,11 @@ impl Api {
         self.0.as_ref().map(Server::addr)
     }
 
-    /// Serves the node until it has stopped.
-    pub(super) fn serve(self, node: &Handle) -> Result<Served, Failure> {
+    /// Serves the node until it has stopped, and what else is to be served with it.
+    pub(super) fn serve(self, node: &Handle, routes: Routes) -> Result<Served, Failure> {
         let Some(server) = self.0 else { return Ok(Served(None)) };
         let addr = server.addr();
-        let served = server.spawn(node.clone()).map_err(Failure::start)?;
+        let served = server.mount(routes).spawn(node.clone()).map_err(Failure::start)?;
         let place = place(addr, node.addr().ip());
         info!(node = node.name(), event = "http", %addr, "HTTP API and page at {place}");
         Ok(Served(Some(served)))

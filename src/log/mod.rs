@@ -18,7 +18,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use broadcast_gateway::LogFilter;
 use serde::{Serializer as _, ser::SerializeMap as _};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
@@ -84,12 +83,14 @@ pub(crate) struct Control {
     handle: reload::Handle<EnvFilter, Registry>,
 }
 
-impl LogFilter for Control {
-    fn get(&self) -> String {
+impl Control {
+    /// The filter, in tracing's syntax.
+    pub(super) fn get(&self) -> String {
         self.handle.with_current(EnvFilter::to_string).unwrap_or_default()
     }
 
-    fn set(&self, text: &str) -> Result<(), String> {
+    /// Sets another one; or says why it is none, and what one looks like.
+    pub(super) fn set(&self, text: &str) -> Result<(), String> {
         let filter = filter(text)?;
         self.handle.reload(filter).map_err(|error| error.to_string())?;
         tracing::info!(event = "log", filter = text, "the log filter is now {text}");

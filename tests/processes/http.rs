@@ -158,6 +158,30 @@ fn what_is_asked_is_known_or_refused() {
 }
 
 #[test]
+fn faults_change_where_the_node_was_started_to_take_them() {
+    let (_plain, at) = node(&[], &[]);
+    let put = |at, body: &str| ask(at, "PUT", "/v1/faults", &[JSON], body.as_bytes());
+    assert_problem(&put(at, r#"{"faults":"loss=0.3"}"#), 409, "BROADCAST_FAULTS=ready");
+    let (_faulty, at) = node(&[], &[("BROADCAST_FAULTS", "ready")]);
+    let none = json!({ "faults": null });
+    assert_eq!(ask(at, "GET", "/v1/faults", &[], b"").json(), none);
+    let faults = put(at, r#"{"faults":"loss=0.3,seed=7"}"#);
+    assert_eq!((faults.status, &faults.json()["faults"]), (200, &json!("loss=0.3,duplicate=0,delay=0s..0s,seed=7")));
+    for (body, words) in [
+        (r#"{"faults":"loss=2"}"#, "a share is a number from 0 to 1"),
+        (r#"{"faults":7}"#, "send {"),
+        (r#"{"fault":"loss=1"}"#, "unknown field `fault`"),
+        ("{}", "missing field `faults`"),
+        ("", "EOF"),
+    ] {
+        assert_problem(&put(at, body), 400, words);
+    }
+    assert_eq!(put(at, r#"{"faults":null}"#).json(), none);
+    let filter = ask(at, "PUT", "/v1/log", &[JSON], br#"{"filter":"warn"}"#);
+    assert_eq!((filter.status, ask(at, "GET", "/v1/log", &[], b"").json()), (200, json!({ "filter": "warn" })));
+}
+
+#[test]
 fn who_has_no_token_sees_only_whether_the_node_is_well() {
     let (_node, at) = node(&[], &[("BROADCAST_HTTP_TOKEN", TOKEN)]);
     let paths = ["/", "/openapi.json", "/v1/messages", "/v1/members", "/v1/events", "/v1/faults", "/none", "/healthz/"];

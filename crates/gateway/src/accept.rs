@@ -34,7 +34,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{App, connection, guard};
+use super::{app::App, connection, guard};
 
 /// How long the last answers may take once the node has stopped.
 const GOOD_BYE: Duration = Duration::from_secs(1);

@@ -3,40 +3,54 @@
 use std::{
     fmt,
     marker::PhantomData,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use axum::{
     body::{Body, HttpBody as _},
+    extract::Request,
     http::{StatusCode, header},
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use tokio::time::timeout;
 
-use super::{App, problem::Problem};
+use super::problem::Problem;
 
+/// A body that [`read`] takes is at most this long, in bytes.
+const MAX_SMALL: usize = 16 << 10;
 /// What all bodies that are being read may hold together, in bytes.
 pub(crate) const MAX_HELD: usize = 64 << 20;
 
-/// How much all bodies hold that are being read.
-#[derive(Debug, Default)]
-pub(super) struct Bodies(AtomicUsize);
+/// What bodies may hold together, and how long one may take. Its clones share that.
+#[derive(Clone, Debug)]
+pub(super) struct BodyLimits {
+    /// How much all hold that are being read.
+    held: Arc<AtomicUsize>,
+    pub(super) time: Duration,
+}
 
 /// What one of them holds; given back when it is dropped.
 pub(super) struct Held<'a> {
-    all: &'a Bodies,
+    all: &'a AtomicUsize,
     bytes: usize,
 }
 
-impl Bodies {
+impl BodyLimits {
+    pub(super) fn new(time: Duration) -> Self {
+        Self { held: Arc::default(), time }
+    }
+
     pub(super) fn hold(&self) -> Held<'_> {
-        Held { all: self, bytes: 0 }
+        Held { all: &self.held, bytes: 0 }
     }
 }
 
@@ -44,12 +58,12 @@ impl Held<'_> {
     /// It holds so much now, unless there is no room for that.
     pub(super) fn set(&mut self, bytes: usize) -> Result<(), Problem> {
         let more = bytes.saturating_sub(self.bytes);
-        if self.all.0.fetch_add(more, Ordering::Relaxed) + more > MAX_HELD && more > 0 {
-            self.all.0.fetch_sub(more, Ordering::Relaxed);
+        if self.all.fetch_add(more, Ordering::Relaxed) + more > MAX_HELD && more > 0 {
+            self.all.fetch_sub(more, Ordering::Relaxed);
             let detail = "too many bodies are being read at the same time; try again in a moment";
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1"));
         }
-        self.all.0.fetch_sub(self.bytes.saturating_sub(bytes), Ordering::Relaxed);
+        self.all.fetch_sub(self.bytes.saturating_sub(bytes), Ordering::Relaxed);
         self.bytes = bytes;
         Ok(())
     }
@@ -57,19 +71,19 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
 /// Reads a body in time, or else the problem that it does not come; nothing for one of more than `max` bytes.
-pub(super) async fn whole(app: &App, mut body: Body, max: usize) -> Result<Option<Bytes>, Problem> {
+pub(super) async fn whole(limits: &BodyLimits, mut body: Body, max: usize) -> Result<Option<Bytes>, Problem> {
     // As far as it is announced.
     if body.size_hint().lower() > max as u64 {
         return Ok(None);
     }
-    let limit = app.config.times.body;
+    let limit = limits.time;
     let reading = async {
-        let (mut held, mut whole) = (app.bodies.hold(), BytesMut::new());
+        let (mut held, mut whole) = (limits.hold(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let data = frame.map_err(|error| broken(&error))?.into_data().unwrap_or_default();
             if whole.len() + data.len() > max {
@@ -81,6 +95,45 @@ pub(super) async fn whole(app: &App, mut body: Body, max: usize) -> Result<Optio
         Ok(Some(whole.freeze()))
     };
     timeout(limit, reading).await.map_err(|_| too_slow(limit))?
+}
+
+/// Reads a small body of JSON, an object of at most 16 KiB, in the time and the memory that bodies of all requests
+/// share. `example` shows what one looks like, and is named in the problem if it is none.
+///
+/// # Errors
+///
+/// The answer to give: 400 for what is not such an object, 408, 413 or 503 for one that comes too slowly, is too long, or
+/// for which there is no room; 500 if the request did not come through a [`Server`](crate::Server).
+pub async fn read<T: DeserializeOwned>(request: Request, example: &str) -> Result<T, Problem> {
+    let (head, body) = request.into_parts();
+    let limits = head.extensions.get::<BodyLimits>().ok_or_else(|| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "bodies are only read by routes that are mounted on a server")
+    })?;
+    let sent = whole(limits, body, MAX_SMALL).await?.ok_or_else(|| {
+        let detail = format!("the body is too long; send {example}, {MAX_SMALL} bytes at most");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(Limit { limit: MAX_SMALL })
+    })?;
+    object(&sent)
+        .map_err(|error| Problem::bad_request(format_args!("{error}; send {example}")).with(Location::from(&error)))
+}
+
+/// How much there may be, where that was more.
+#[derive(Serialize)]
+pub(super) struct Limit {
+    pub(super) limit: usize,
+}
+
+/// Where a body is wrong.
+#[derive(Serialize)]
+pub(super) struct Location {
+    line: usize,
+    column: usize,
+}
+
+impl From<&serde_json::Error> for Location {
+    fn from(error: &serde_json::Error) -> Self {
+        Self { line: error.line(), column: error.column() }
+    }
 }
 
 pub(super) fn too_slow(limit: Duration) -> Problem {

@@ -1,31 +1,25 @@
 //! What those who follow what happens are told of members and acknowledgements: put into words once for all of them.
 //!
-//! Each event is kept for a while, for all. Whoever follows has a place among them, not a queue of its own, and is given
+//! Each event is kept for a while, for all. Whoever follows has a position among them, not a queue of its own, and is given
 //! copies of pieces: what is not kept any more is not held by anybody. One that does not keep up goes on with what is
 //! kept, in which there are always the members as they are now; acknowledgements are told again every few seconds. One that
 //! is overtaken within an event is cut off. While nobody follows, nothing is looked at.
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
-use broadcast::Acks;
+use broadcast::{Acks, NodeName};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
-use tokio::{
-    sync::{Notify, watch},
-    time::sleep,
+use serde::{Serialize, Serializer};
+use tokio::sync::{Notify, watch};
+
+use super::{
+    events::{Form, Read, event, event_of_text},
+    pieces::PIECE,
 };
 
-use super::{App, follow::event, journal::Form, look, pieces::PIECE};
-
-/// How often members are looked at for changes; in a large cluster more rarely, so that it takes no more than a tenth of
-/// the time.
-const LOOK: Duration = Duration::from_millis(250);
-const SHARE: u32 = 10;
 /// The longest text of members that is told, about, in bytes; how many are left out is told.
 pub(crate) const MAX_MEMBERS: usize = 4 << 20;
 /// What is kept, in events and in bytes.
@@ -52,27 +46,14 @@ struct State {
     ended: bool,
 }
 
-/// Somebody who follows, and how far it has been told.
+/// A follower, and how far it has read.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Reader {
     news: watch::Receiver<()>,
     /// The number of entries before.
     at: u64,
     /// Bytes of that entry that have been told.
     within: usize,
-}
-
-/// What comes next.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// An event, or a piece of it.
-    Text(Bytes),
-    /// Nothing yet.
-    Nothing,
-    /// The event that was told in part is not kept any more.
-    Torn,
-    /// The node has left.
-    End,
 }
 
 impl Bulletin {
@@ -81,30 +62,32 @@ impl Bulletin {
     }
 
     /// Somebody follows from now on, beginning with all members.
-    pub(super) fn follow(&self) -> Place {
+    pub(super) fn follow(&self) -> Reader {
         let news = self.news.subscribe();
         self.came.notify_one();
         let state = self.lock();
-        Place { news, at: state.members.unwrap_or(state.end()), within: 0 }
+        Reader { news, at: state.members.unwrap_or(state.end()), within: 0 }
     }
 
-    /// What comes next at a place, which moves on.
-    pub(super) fn read(&self, place: &mut Place) -> Told {
+    /// What comes next at a reader, which moves on.
+    pub(super) fn read(&self, reader: &mut Reader) -> Read {
         let state = self.lock();
-        if place.at < state.first {
-            if std::mem::take(&mut place.within) > 0 {
-                return Told::Torn;
+        if reader.at < state.first {
+            if std::mem::take(&mut reader.within) > 0 {
+                return Read::Torn;
             }
-            place.at = state.first;
+            let missed = state.first - reader.at;
+            reader.at = state.first;
+            return Read::Lagged(missed);
         }
-        let Some(text) = state.entries.get((place.at - state.first) as usize) else {
-            return if state.ended { Told::End } else { Told::Nothing };
+        let Some(text) = state.entries.get((reader.at - state.first) as usize) else {
+            return if state.ended { Read::Closed } else { Read::Empty };
         };
-        let rest = &text[place.within..];
+        let rest = &text[reader.within..];
         let piece = &rest[..rest.len().min(PIECE)];
-        (place.at, place.within) =
-            if piece.len() == rest.len() { (place.at + 1, 0) } else { (place.at, place.within + PIECE) };
-        Told::Text(Bytes::copy_from_slice(piece))
+        (reader.at, reader.within) =
+            if piece.len() == rest.len() { (reader.at + 1, 0) } else { (reader.at, reader.within + PIECE) };
+        Read::Text(Bytes::copy_from_slice(piece))
     }
 
     /// There will be no more.
@@ -113,8 +96,8 @@ impl Bulletin {
     }
 
     /// Tells the members, as JSON, unless they are as before.
-    fn tell_members(&self, members: &str) {
-        let members = event(Form::Events, "members", members);
+    pub(super) fn tell_members(&self, members: &str) {
+        let members = event_of_text(Form::Events, "members", members);
         if self.lock().members().is_none_or(|before| *before != members) {
             self.change(|state| {
                 state.members = Some(state.end());
@@ -123,20 +106,25 @@ impl Bulletin {
         }
     }
 
-    fn tell_acks(&self, acks: &Acks) {
-        let text = event(Form::Events, "acks", &acks_text(acks));
+    pub(super) fn tell_acks(&self, acks: &Acks) {
+        let text = event(Form::Events, "acks", &AcksEvent::new(acks));
         self.change(|state| state.add(text.into()));
     }
 
     /// Nobody follows any more.
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.change(|state| *state = State { first: state.end(), ended: state.ended, ..State::default() });
     }
 
-    async fn somebody_follows(&self) {
+    pub(super) async fn somebody_follows(&self) {
         while self.news.receiver_count() == 0 {
             self.came.notified().await;
         }
+    }
+
+    /// Resolves when nobody follows any more.
+    pub(super) async fn nobody_follows(&self) {
+        self.news.closed().await;
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -177,7 +165,7 @@ impl State {
     }
 }
 
-impl Place {
+impl Reader {
     /// Waits for more than there was when that was last [marked](Self::mark_seen).
     pub(super) async fn changed(&mut self) {
         // The bulletin is there as long as its server.
@@ -195,45 +183,23 @@ impl Place {
     }
 }
 
-impl App {
-    /// Puts down how members are and what they acknowledge, while somebody follows that.
-    pub(super) async fn keep_bulletin(&self) -> Infallible {
-        loop {
-            self.bulletin.somebody_follows().await;
-            let mut acks = self.node.acks();
-            let mut pause = Duration::ZERO;
-            let looking = async {
-                loop {
-                    sleep(pause).await;
-                    let began = Instant::now();
-                    if let Some(members) = look::members_text(self, MAX_MEMBERS).await {
-                        self.bulletin.tell_members(&members);
-                    }
-                    pause = LOOK.max(SHARE * began.elapsed());
-                }
-            };
-            let hearing = async {
-                // What is missed, the next ones make up for.
-                while let Some(told) = acks.recv().await {
-                    told.iter().for_each(|acks| self.bulletin.tell_acks(acks));
-                }
-                // The end is told by who puts down the messages, once they have ended.
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = looking => {}
-                () = hearing => {}
-                () = self.bulletin.news.closed() => {}
-            }
-            self.bulletin.forget();
-        }
+/// How far members are with an origin, as followers are told it.
+#[derive(Serialize)]
+struct AcksEvent<'a> {
+    origin: String,
+    epoch: u64,
+    #[serde(serialize_with = "by_name")]
+    members: &'a [(NodeName, u64)],
+}
+
+impl<'a> AcksEvent<'a> {
+    fn new(Acks { origin, epoch, members }: &'a Acks) -> Self {
+        Self { origin: origin.to_string(), epoch: *epoch, members }
     }
 }
 
-fn acks_text(acks: &Acks) -> String {
-    let Acks { origin, epoch, members } = acks;
-    let members: Map<String, Value> = members.iter().map(|(name, next)| (name.to_string(), (*next).into())).collect();
-    json!({ "origin": origin.to_string(), "epoch": epoch, "members": members }).to_string()
+fn by_name<S: Serializer>(members: &&[(NodeName, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(members.iter().map(|(name, next)| (name.to_string(), next)))
 }
 
 #[cfg(test)]
@@ -244,13 +210,13 @@ mod tests {
         Acks { origin: "a".into(), epoch: 7, members: vec![("b".into(), next)] }
     }
 
-    fn acks_told(next: u64) -> Told {
+    fn acks_told(next: u64) -> Read {
         let data = format!(r#"{{"origin":"a","epoch":7,"members":{{"b":{next}}}}}"#);
-        Told::Text(format!("event: acks\ndata: {data}\n\n").into())
+        Read::Text(format!("event: acks\ndata: {data}\n\n").into())
     }
 
-    fn members_told(text: &str) -> Told {
-        Told::Text(format!("event: members\ndata: {text}\n\n").into())
+    fn members_told(text: &str) -> Read {
+        Read::Text(format!("event: members\ndata: {text}\n\n").into())
     }
 
     #[test]
@@ -258,30 +224,31 @@ mod tests {
         let bulletin = Bulletin::new();
         bulletin.tell_acks(&acks(1));
         let mut early = bulletin.follow();
-        assert_eq!(bulletin.read(&mut early), Told::Nothing);
+        assert_eq!(bulletin.read(&mut early), Read::Empty);
         bulletin.tell_members("one");
         bulletin.tell_members("two");
         bulletin.tell_members("two");
         let mut late = bulletin.follow();
         bulletin.tell_acks(&acks(2));
         assert_eq!(bulletin.read(&mut early), members_told("one"));
-        for place in [&mut early, &mut late] {
-            assert_eq!(bulletin.read(place), members_told("two"));
-            assert_eq!([bulletin.read(place), bulletin.read(place)], [acks_told(2), Told::Nothing]);
+        for reader in [&mut early, &mut late] {
+            assert_eq!(bulletin.read(reader), members_told("two"));
+            assert_eq!([bulletin.read(reader), bulletin.read(reader)], [acks_told(2), Read::Empty]);
         }
         bulletin.end();
-        assert_eq!(bulletin.read(&mut early), Told::End);
+        assert_eq!(bulletin.read(&mut early), Read::Closed);
     }
 
     #[test]
     fn who_does_not_keep_up_goes_on_with_what_is_kept_and_the_members_are_kept() {
         let bulletin = Bulletin::new();
-        let mut place = bulletin.follow();
+        let mut reader = bulletin.follow();
         bulletin.tell_members("all");
         (0..MAX_ENTRIES as u64 + 5).for_each(|next| bulletin.tell_acks(&acks(next)));
         assert_eq!(bulletin.lock().entries.len(), MAX_ENTRIES);
+        assert!(matches!(bulletin.read(&mut reader), Read::Lagged(_)));
         let mut told: Vec<_> =
-            std::iter::from_fn(|| Some(bulletin.read(&mut place)).filter(|told| *told != Told::Nothing)).collect();
+            std::iter::from_fn(|| Some(bulletin.read(&mut reader)).filter(|told| *told != Read::Empty)).collect();
         assert_eq!(told.len(), MAX_ENTRIES);
         assert_eq!(told.pop(), Some(acks_told(MAX_ENTRIES as u64 + 4)));
         assert_eq!(told.iter().filter(|told| **told == members_told("all")).count(), 1);
@@ -290,29 +257,29 @@ mod tests {
         bulletin.forget();
         assert_eq!(bulletin.lock().bytes, 0);
         bulletin.tell_acks(&acks(6));
-        assert_eq!(bulletin.read(&mut place), acks_told(6));
+        assert_eq!(bulletin.read(&mut reader), acks_told(6));
     }
 
     #[test]
     fn what_is_long_is_told_in_pieces_and_bounded() {
         let bulletin = Bulletin::new();
         let long = "x".repeat(MAX_MEMBERS);
-        let mut place = bulletin.follow();
+        let mut reader = bulletin.follow();
         bulletin.tell_members(&long);
         let mut text = Vec::new();
-        while let Told::Text(piece) = bulletin.read(&mut place) {
+        while let Read::Text(piece) = bulletin.read(&mut reader) {
             assert!(piece.len() <= PIECE);
             text.extend_from_slice(&piece);
-            assert_eq!(place.is_within(), !text.ends_with(b"\n\n"));
+            assert_eq!(reader.is_within(), !text.ends_with(b"\n\n"));
         }
         assert_eq!(text, format!("event: members\ndata: {long}\n\n").into_bytes());
         bulletin.tell_members(&long[1..]);
-        assert!(matches!(bulletin.read(&mut place), Told::Text(_)) && place.is_within());
+        assert!(matches!(bulletin.read(&mut reader), Read::Text(_)) && reader.is_within());
         for i in 2..20 {
             bulletin.tell_members(&long[i..]);
             let state = bulletin.lock();
             assert!(state.bytes <= MAX_BYTES && state.bytes == state.entries.iter().map(Bytes::len).sum::<usize>());
         }
-        assert_eq!(bulletin.read(&mut place), Told::Torn);
+        assert_eq!(bulletin.read(&mut reader), Read::Torn);
     }
 }

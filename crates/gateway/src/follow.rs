@@ -21,30 +21,31 @@ use tokio::{
 };
 
 use super::{
-    App, bulletin,
-    journal::{Cursor, Filter, Form, Place, Told},
-    problem::Problem,
+    app::App,
+    bulletin::Reader,
+    events::{Cursor, Form, Notice, Read, event},
+    journal::{Filter, Position},
+    problem::{Problem, text},
     query,
 };
 
 /// How long nothing is said at most: longer, and something on the way might take the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// What is told last.
-const LEFT: &str = r#"{"event":"left","reason":"this node has left its cluster"}"#;
 
+/// What `GET /v1/messages` may ask.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Wanted {
+struct MessagesQuery {
     key: String,
     from: Option<String>,
     last: Option<usize>,
     after: Option<String>,
 }
 
-/// What the members' stream tells besides.
+/// What `GET /v1/events` may ask.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Besides {
+struct EventsQuery {
     /// The messages as well, beginning with the last so many.
     messages: Option<usize>,
 }
@@ -67,7 +68,7 @@ impl Drop for Follower {
 
 /// `GET /v1/messages`
 pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let Wanted { key, from, last, after } = query::read(&uri, "key, from, last and after")?;
+    let MessagesQuery { key, from, last, after } = query::read(&uri, "key, from, last and after")?;
     let form = form(&headers)?;
     let filter = Filter { key, from: from.as_deref().map(Into::into) };
     let follower = Arc::new(Follower::new(app));
@@ -95,7 +96,7 @@ fn last_heard(headers: &HeaderMap, after: Option<&str>) -> Result<Option<Cursor>
 struct Following {
     /// What is told before anything else.
     beginning: Option<String>,
-    place: Place,
+    position: Position,
     filter: Filter,
     form: Form,
     news: watch::Receiver<u64>,
@@ -108,27 +109,27 @@ impl Following {
     /// Begins at a place that somebody comes back with, or else with the last so many messages.
     fn new(follower: Arc<Follower>, form: Form, filter: Filter, last: Option<usize>, heard: Option<Cursor>) -> Self {
         let journal = &follower.0.journal;
-        let (mut place, known) = match (heard, last) {
+        let (mut position, known) = match (heard, last) {
             (Some(cursor), _) => journal.place(cursor),
             (None, Some(count)) => (journal.last(count, &filter), true),
             (None, None) => (journal.now(), true),
         };
-        let missed = journal.skip(&mut place);
+        let missed = journal.skip(&mut position);
         let mut beginning = String::new();
         // Names the place, so that who is cut off before the first message does not miss it.
         if form == Form::Events {
             beginning += "retry: 1000\n";
         }
-        beginning += &here(form, &journal.cursor(place));
+        beginning += &here(form, journal.cursor(position));
         if !known {
             let reason = "this node does not know this place: it has restarted since, or it is another node";
-            beginning += &gone(form, &journal.cursor(place), None, reason);
+            beginning += &gone(form, journal.cursor(position), None, reason);
         } else if missed > 0 {
             let reason = "this node no longer keeps what came after this place";
-            beginning += &gone(form, &journal.cursor(place), Some(missed), reason);
+            beginning += &gone(form, journal.cursor(position), Some(missed), reason);
         }
         let (news, told_at) = (journal.news(), Instant::now());
-        Self { beginning: Some(beginning), place, filter, form, news, follower, told_at, ended: false }
+        Self { beginning: Some(beginning), position, filter, form, news, follower, told_at, ended: false }
     }
 
     /// What is told next; nothing when that was all. Nothing gets lost where this is not waited for to the end.
@@ -143,27 +144,27 @@ impl Following {
         loop {
             // Before looking, so that nothing that comes after it is slept through.
             self.news.mark_unchanged();
-            let told = match journal.read(&mut self.place, &self.filter, self.form) {
-                Told::Text(text) => Some(Ok(text)),
-                Told::Gone(missed) => {
+            let told = match journal.read(&mut self.position, &self.filter, self.form) {
+                Read::Text(text) => Some(Ok(text)),
+                Read::Lagged(missed) => {
                     self.follower.0.counts.cut_off("it does not keep up with the messages it follows");
                     let reason =
                         "you do not keep up, so you are cut off; to continue, connect again with this event's id";
                     self.ended = true;
-                    Some(Ok(gone(self.form, &journal.cursor(self.place), Some(missed), reason).into()))
+                    Some(Ok(gone(self.form, journal.cursor(self.position), Some(missed), reason).into()))
                 }
                 // Breaks the connection, so that half of an event is not taken for one.
-                Told::Torn => {
+                Read::Torn => {
                     let why = "it was overtaken while it read a long message";
                     self.follower.0.counts.cut_off(why);
                     self.ended = true;
                     Some(Err(io::Error::other(why)))
                 }
-                Told::End => {
+                Read::Closed => {
                     self.ended = true;
-                    Some(Ok(event(self.form, "left", LEFT).into()))
+                    Some(Ok(left(self.form).into()))
                 }
-                Told::Nothing => None,
+                Read::Empty => None,
             };
             if told.is_some() {
                 self.told_at = Instant::now();
@@ -175,7 +176,7 @@ impl Following {
                 () = sleep_until(self.told_at + KEEP_ALIVE) => {
                     self.told_at = Instant::now();
                     let comment = if self.form == Form::Events { ": keep-alive\n" } else { "" };
-                    let here = here(self.form, &journal.cursor(self.place));
+                    let here = here(self.form, journal.cursor(self.position));
                     return Some(Ok(format!("{comment}{here}").into()));
                 }
             }
@@ -186,9 +187,9 @@ impl Following {
     /// the messages.
     fn with(self, watching: Watching) -> impl Stream<Item = io::Result<Bytes>> {
         stream::unfold((self, watching), async |(mut following, mut watching)| {
-            let told = if following.beginning.is_some() || following.place.is_within() {
+            let told = if following.beginning.is_some() || following.position.is_within() {
                 following.next().await?
-            } else if watching.place.is_within() {
+            } else if watching.reader.is_within() {
                 watching.next().await?
             } else {
                 tokio::select! {
@@ -205,14 +206,14 @@ impl Following {
 /// Somebody who follows what happens.
 struct Watching {
     follower: Arc<Follower>,
-    place: bulletin::Place,
+    reader: Reader,
     told_at: Instant,
     ended: bool,
 }
 
 /// `GET /v1/events`
 pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let Besides { messages } = query::read(&uri, "messages")?;
+    let EventsQuery { messages } = query::read(&uri, "messages")?;
     let form = Form::Events;
     let follower = Arc::new(Follower::new(app));
     let watching = Watching::new(Arc::clone(&follower));
@@ -220,7 +221,7 @@ pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: Heade
         let heard = last_heard(&headers, None)?;
         Body::from_stream(Following::new(follower, form, Filter::default(), messages, heard).with(watching))
     } else {
-        let left = stream::once(std::future::ready(Ok(event(form, "left", LEFT).into())));
+        let left = stream::once(std::future::ready(Ok(left(form).into())));
         Body::from_stream(watching.told().chain(left))
     };
     Ok(streaming(form, body))
@@ -228,10 +229,10 @@ pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: Heade
 
 impl Watching {
     fn new(follower: Arc<Follower>) -> Self {
-        let place = follower.0.bulletin.follow();
+        let reader = follower.0.bulletin.follow();
         // Makes the node ask all the others again how far each is, which whoever comes anew is to know.
         drop(follower.0.node.acks());
-        Self { follower, place, told_at: Instant::now(), ended: false }
+        Self { follower, reader, told_at: Instant::now(), ended: false }
     }
 
     /// All that is told until the node has stopped.
@@ -246,25 +247,27 @@ impl Watching {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
             // Before looking, so that nothing that comes after it is slept through.
-            self.place.mark_seen();
-            match self.follower.0.bulletin.read(&mut self.place) {
+            self.reader.mark_seen();
+            match self.follower.0.bulletin.read(&mut self.reader) {
                 _ if self.ended => return None,
-                bulletin::Told::Text(text) => {
+                Read::Text(text) => {
                     self.told_at = Instant::now();
                     return Some(Ok(text));
                 }
                 // Breaks the connection, so that half of an event is not taken for one.
-                bulletin::Told::Torn => {
+                Read::Torn => {
                     let why = "it was overtaken while it read a long event";
                     self.follower.0.counts.cut_off(why);
                     self.ended = true;
                     return Some(Err(io::Error::other(why)));
                 }
-                bulletin::Told::End => return None,
-                bulletin::Told::Nothing => {}
+                Read::Closed => return None,
+                // The bulletin makes up for what this misses.
+                Read::Lagged(_) => continue,
+                Read::Empty => {}
             }
             tokio::select! {
-                () = self.place.changed() => {}
+                () = self.reader.changed() => {}
                 () = sleep_until(self.told_at + KEEP_ALIVE) => {
                     self.told_at = Instant::now();
                     return Some(Ok(Bytes::from_static(b": keep-alive\n\n")));
@@ -313,28 +316,27 @@ fn weight_of(kind: &str, wanted: &[&str]) -> Option<f32> {
     })
 }
 
-pub(super) fn event(form: Form, name: &str, data: &str) -> String {
-    match form {
-        Form::Events => format!("event: {name}\ndata: {data}\n\n"),
-        Form::Lines => format!("{data}\n"),
-    }
+/// What is told last.
+fn left(form: Form) -> String {
+    let left = Notice::Left { reason: "this node has left its cluster" };
+    event(form, left.name(), &left)
 }
 
 /// Names the place at which it goes on.
-fn gone(form: Form, cursor: &Cursor, missed: Option<u64>, reason: &str) -> String {
-    let missed = missed.map_or("null".into(), |missed| missed.to_string());
-    let data = format!("{{\"event\":\"gone\",\"missed\":{missed},\"reason\":\"{reason}\",\"cursor\":\"{cursor}\"}}");
+fn gone(form: Form, cursor: Cursor, missed: Option<u64>, reason: &str) -> String {
+    let gone = Notice::Gone { missed, reason };
+    let told = event(form, gone.name(), &gone.at(cursor));
     match form {
-        Form::Events => format!("id: {cursor}\n") + &event(form, "gone", &data),
-        Form::Lines => event(form, "gone", &data),
+        Form::Events => format!("id: {cursor}\n{told}"),
+        Form::Lines => told,
     }
 }
 
 /// Names the place without saying anything: at the beginning, and when nothing else is said.
-fn here(form: Form, cursor: &Cursor) -> String {
+fn here(form: Form, cursor: Cursor) -> String {
     match form {
         Form::Events => format!("id: {cursor}\n\n"),
-        Form::Lines => format!("{{\"event\":\"here\",\"cursor\":\"{cursor}\"}}\n"),
+        Form::Lines => text(&Notice::Here.at(cursor)) + "\n",
     }
 }
 

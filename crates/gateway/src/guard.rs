@@ -21,7 +21,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{App, problem::Problem};
+use super::{app::App, problem::Problem};
 
 /// The shortest token there may be, in bytes.
 const MIN_TOKEN: usize = 8;

@@ -1,65 +1,35 @@
 //! What was said, as those who follow it are told: kept once for all of them, bounded, and numbered.
 //!
-//! Each message is put into the form it is told in when it comes, once. Whoever follows has a place in the
+//! Each message is put into the form it is told in when it comes, once. Whoever follows has a position in the
 //! journal, not a queue of its own: a thousand followers cost a thousand numbers. One that does not read costs
-//! its place, which is overtaken in the end, and the piece that it was given last, a copy: what is not kept any
+//! its position, which is overtaken in the end, and the piece that it was given last, a copy: what is not kept any
 //! more is not held by anybody.
 //!
-//! A [`Cursor`] names a place: the journal's life, and how many entries came before. Whoever comes back with
-//! one goes on from there; what is not kept any more is told.
+//! A [`Cursor`] names a place. Whoever comes back with one goes on from there; what is not kept any more is told.
 
 use std::{
     collections::VecDeque,
-    fmt::{self, Write as _},
-    str::FromStr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use broadcast::{Message, NodeName};
 use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
+
+use super::{
+    events::{Cursor, Form, Notice, Read},
+    pieces::PIECE,
+    problem,
+};
 
 /// What is kept at most, in entries and in bytes.
 pub(crate) const MAX_ENTRIES: usize = 65_536;
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 /// What an entry takes beside its text.
 const OVERHEAD: usize = 128;
-/// What is told in one piece at most. What somebody has been given and does not take is no more than that,
-/// whatever it is a part of.
-const PIECE: usize = 32 << 10;
-
-/// A place in a journal, as text `life.position`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
-    life: u64,
-    position: u64,
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}.{}", self.life, self.position)
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (life, position) = text.split_once('.').ok_or(())?;
-        let life = u64::from_str_radix(life, 16).map_err(|_| ())?;
-        Ok(Self { life, position: position.parse().map_err(|_| ())? })
-    }
-}
-
-/// How it is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// Server-sent events.
-    Events,
-    /// One JSON object a line.
-    Lines,
-}
 
 /// What somebody wants to hear.
 #[derive(Clone, Debug, Default)]
@@ -98,31 +68,16 @@ impl Entry {
     }
 }
 
-/// What there is from a place on.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// Nothing yet.
-    Nothing,
-    /// This, and it goes on at the place.
-    Text(Bytes),
-    /// So many entries are not kept any more.
-    Gone(u64),
-    /// The entry that was told in part is not kept any more.
-    Torn,
-    /// The node has left, and there will be no more.
-    End,
-}
-
-/// How far somebody has been told.
+/// How far a follower has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// The number of entries before.
     at: u64,
     /// Bytes of that entry that have been told.
     within: usize,
 }
 
-impl Place {
+impl Position {
     fn before(at: u64) -> Self {
         Self { at, within: 0 }
     }
@@ -165,21 +120,17 @@ impl Journal {
         for message in messages.drain(..) {
             let cursor = Cursor { life: self.life, position: state.end() + 1 };
             let said = (message.origin().clone(), message.key().into());
-            state.add(cursor, None, Some(said), |text| write_message(text, cursor, &message, &received));
+            state.add(cursor, None, Some(said), &Heard::text(&message, &received, cursor));
         }
         self.announce(state);
     }
 
-    /// Adds something that everybody is to know: `name` says what it is, and `data` is a JSON object's inside.
-    pub(super) fn tell(&self, name: &str, data: &str) {
+    /// Adds something that everybody is to know.
+    pub(super) fn tell(&self, notice: Notice<'_>) {
         let mut state = self.lock();
         let cursor = Cursor { life: self.life, position: state.end() + 1 };
-        state.add(cursor, Some(name), None, |text| {
-            text.push_str("{\"event\":\"");
-            text.push_str(name);
-            text.push_str("\",");
-            let _ = write!(text, "{data},\"cursor\":\"{cursor}\"}}");
-        });
+        let name = notice.name();
+        state.add(cursor, Some(name), None, &problem::text(&notice.at(cursor)));
         self.announce(state);
     }
 
@@ -201,34 +152,34 @@ impl Journal {
         self.end.subscribe()
     }
 
-    pub(super) fn cursor(&self, place: Place) -> Cursor {
+    pub(super) fn cursor(&self, place: Position) -> Cursor {
         Cursor { life: self.life, position: place.at }
     }
 
     /// The place after the last entry.
-    pub(super) fn now(&self) -> Place {
-        Place::before(self.lock().end())
+    pub(super) fn now(&self) -> Position {
+        Position::before(self.lock().end())
     }
 
     /// The place of the last `count` entries that pass.
-    pub(super) fn last(&self, count: usize, filter: &Filter) -> Place {
+    pub(super) fn last(&self, count: usize, filter: &Filter) -> Position {
         let state = self.lock();
         let passing = state.entries.iter().enumerate().rev().filter(|(_, entry)| entry.passes(filter));
-        Place::before(passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64))
+        Position::before(passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64))
     }
 
     /// The place that a cursor names; the first there is, and `false`, for one of another life.
-    pub(super) fn place(&self, cursor: Cursor) -> (Place, bool) {
+    pub(super) fn place(&self, cursor: Cursor) -> (Position, bool) {
         let state = self.lock();
         if cursor.life == self.life && cursor.position <= state.end() {
-            (Place::before(cursor.position), true)
+            (Position::before(cursor.position), true)
         } else {
-            (Place::before(state.first), false)
+            (Position::before(state.first), false)
         }
     }
 
     /// Moves a place on to what is kept; how many entries that leaves out.
-    pub(super) fn skip(&self, place: &mut Place) -> u64 {
+    pub(super) fn skip(&self, place: &mut Position) -> u64 {
         let first = self.lock().first;
         let missed = first.saturating_sub(place.at);
         place.at += missed;
@@ -236,15 +187,15 @@ impl Journal {
     }
 
     /// What there is at a place that passes; the place moves on.
-    pub(super) fn read(&self, place: &mut Place, filter: &Filter, form: Form) -> Told {
+    pub(super) fn read(&self, place: &mut Position, filter: &Filter, form: Form) -> Read {
         let state = self.lock();
         if place.at < state.first {
             if std::mem::take(&mut place.within) > 0 {
-                return Told::Torn;
+                return Read::Torn;
             }
             let missed = state.first - place.at;
             place.at = state.first;
-            return Told::Gone(missed);
+            return Read::Lagged(missed);
         }
         let mut told = BytesMut::new();
         for entry in state.entries.range((place.at - state.first) as usize..) {
@@ -253,19 +204,19 @@ impl Journal {
                 let rest = &text[place.within..];
                 if rest.len() > PIECE && told.is_empty() {
                     place.within += PIECE;
-                    return Told::Text(Bytes::copy_from_slice(&rest[..PIECE]));
+                    return Read::Text(Bytes::copy_from_slice(&rest[..PIECE]));
                 }
                 if told.len() + rest.len() > PIECE {
                     break;
                 }
                 told.extend_from_slice(rest);
             }
-            *place = Place { at: place.at + 1, within: 0 };
+            *place = Position { at: place.at + 1, within: 0 };
         }
         match told.is_empty() {
-            false => Told::Text(told.freeze()),
-            true if state.ended => Told::End,
-            true => Told::Nothing,
+            false => Read::Text(told.freeze()),
+            true if state.ended => Read::Closed,
+            true => Read::Empty,
         }
     }
 
@@ -280,20 +231,14 @@ impl State {
         self.first + self.entries.len() as u64
     }
 
-    fn add(
-        &mut self,
-        cursor: Cursor,
-        name: Option<&str>,
-        said: Option<(NodeName, Box<str>)>,
-        write: impl FnOnce(&mut String),
-    ) {
+    fn add(&mut self, cursor: Cursor, name: Option<&str>, said: Option<(NodeName, Box<str>)>, data: &str) {
         let mut text = format!("id: {cursor}\n");
         if let Some(name) = name {
             text.extend(["event: ", name, "\n"]);
         }
         text.push_str("data: ");
         let start = text.len();
-        write(&mut text);
+        text.push_str(data);
         text.push_str("\n\n");
         let line = (start as u32, text.len() as u32 - 1);
         let entry = Entry { text: text.into(), line, said };
@@ -307,31 +252,36 @@ impl State {
     }
 }
 
-fn write_message(text: &mut String, cursor: Cursor, message: &Message, received: &str) {
-    let origin = message.origin().to_string();
-    text.push_str("{\"id\":");
-    match message.id() {
-        Some(id) => {
-            push_text(text, &id.of(&origin));
-            text.push_str(",\"origin\":");
-            push_text(text, &origin);
-            let _ = write!(text, ",\"epoch\":{},\"seq\":{}", id.epoch, id.seq);
-        }
-        None => {
-            text.push_str("null,\"origin\":");
-            push_text(text, &origin);
-            text.push_str(",\"epoch\":null,\"seq\":null");
-        }
-    }
-    text.push_str(",\"key\":");
-    push_text(text, message.key());
-    text.push_str(",\"value\":");
-    text.push_str(&message.value_on_one_line());
-    let _ = write!(text, ",\"hops\":{},\"received\":\"{received}\",\"cursor\":\"{cursor}\"}}", message.hops());
+/// A message, as followers are told it.
+#[derive(Serialize)]
+struct Heard<'a> {
+    id: Option<String>,
+    origin: &'a str,
+    epoch: Option<u64>,
+    seq: Option<u64>,
+    key: &'a str,
+    value: &'a RawValue,
+    hops: u8,
+    received: &'a str,
+    cursor: Cursor,
 }
 
-fn push_text(text: &mut String, value: &str) {
-    text.push_str(&serde_json::to_string(value).expect("text always serialises"));
+impl Heard<'_> {
+    fn text(message: &Message, received: &str, cursor: Cursor) -> String {
+        let (origin, value) = (message.origin().to_string(), message.value_on_one_line());
+        let id = message.id();
+        problem::text(&Heard {
+            id: id.map(|id| id.of(&origin)),
+            origin: &origin,
+            epoch: id.map(|id| id.epoch),
+            seq: id.map(|id| id.seq),
+            key: message.key(),
+            value: serde_json::from_str(&value).expect("a message's value is JSON"),
+            hops: message.hops(),
+            received,
+            cursor,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -348,14 +298,14 @@ mod tests {
         journal
     }
 
-    fn keys(told: Told) -> Vec<String> {
-        let Told::Text(text) = told else { panic!("{told:?}") };
+    fn keys(told: Read) -> Vec<String> {
+        let Read::Text(text) = told else { panic!("{told:?}") };
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()["key"].to_string()).collect()
     }
 
-    fn at(position: u64) -> Place {
-        Place::before(position)
+    fn at(position: u64) -> Position {
+        Position::before(position)
     }
 
     #[test]
@@ -367,15 +317,15 @@ mod tests {
             r#""received":"1970-01-01T00:00:00.000000Z","cursor":"ab.1"}"#
         );
         let told = |form| journal.read(&mut at(0), &Filter::default(), form);
-        assert_eq!(told(Form::Events), Told::Text(format!("id: ab.1\ndata: {object}\n\n").into()));
-        assert_eq!(told(Form::Lines), Told::Text(format!("{object}\n").into()));
-        journal.tell("missed", "\"origin\":\"node2\"");
+        assert_eq!(told(Form::Events), Read::Text(format!("id: ab.1\ndata: {object}\n\n").into()));
+        assert_eq!(told(Form::Lines), Read::Text(format!("{object}\n").into()));
+        journal.tell(Notice::Missed { origin: "node2", epoch: 1, from: 2, to: 3 });
         let told = journal.read(&mut at(1), &Filter { key: "b".into(), from: None }, Form::Events);
         let event = concat!(
             "id: ab.2\nevent: missed\n",
-            "data: {\"event\":\"missed\",\"origin\":\"node2\",\"cursor\":\"ab.2\"}\n\n"
+            "data: {\"event\":\"missed\",\"origin\":\"node2\",\"epoch\":1,\"from\":2,\"to\":3,\"cursor\":\"ab.2\"}\n\n"
         );
-        assert_eq!(told, Told::Text(event.into()), "everybody is told");
+        assert_eq!(told, Read::Text(event.into()), "everybody is told");
     }
 
     #[test]
@@ -384,7 +334,7 @@ mod tests {
         let all = Filter::default();
         let mut place = at(1);
         assert_eq!(keys(journal.read(&mut place, &all, Form::Lines)), [r#""b""#, r#""ab""#, r#""c""#]);
-        assert_eq!((place, journal.read(&mut place, &all, Form::Lines)), (at(4), Told::Nothing));
+        assert_eq!((place, journal.read(&mut place, &all, Form::Lines)), (at(4), Read::Empty));
         let cursor: Cursor = "7.3".parse().unwrap();
         assert_eq!(journal.place(cursor), (at(3), true));
         assert_eq!(journal.place("8.3".parse().unwrap()), (at(0), false), "of another life");
@@ -395,10 +345,10 @@ mod tests {
         let a = Filter { key: "a".into(), from: None };
         assert_eq!(keys(journal.read(&mut at(0), &a, Form::Lines)), [r#""a""#, r#""ab""#]);
         let of_x = Filter { from: Some("x".into()), ..a.clone() };
-        assert_eq!(journal.read(&mut at(0), &of_x, Form::Lines), Told::Nothing);
+        assert_eq!(journal.read(&mut at(0), &of_x, Form::Lines), Read::Empty);
         assert_eq!([1, 2, 9, 0].map(|count| journal.last(count, &a)), [2, 0, 0, 4].map(at));
         journal.end();
-        assert_eq!(journal.read(&mut place, &all, Form::Lines), Told::End);
+        assert_eq!(journal.read(&mut place, &all, Form::Lines), Read::Closed);
     }
 
     #[test]
@@ -409,14 +359,14 @@ mod tests {
         assert!(journal.lock().bytes <= MAX_BYTES && journal.lock().entries.len() <= MAX_ENTRIES);
         let first = journal.lock().first;
         let mut place = at(0);
-        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Gone(first));
-        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Text(_)));
+        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Lagged(first));
+        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Text(_)));
 
         let large = format!("\"{}\"", "x".repeat(MAX_BYTES / 3));
         journal.add(&mut (0..4).map(|_| said("k", &large)).collect(), SystemTime::UNIX_EPOCH);
         assert!(journal.lock().bytes <= MAX_BYTES);
         let (mut place, mut told) = (at(journal.now().at - 2), Vec::new());
-        while let Told::Text(text) = journal.read(&mut place, &Filter::default(), Form::Lines) {
+        while let Read::Text(text) = journal.read(&mut place, &Filter::default(), Form::Lines) {
             assert!(text.len() <= PIECE);
             told.extend_from_slice(&text);
         }
@@ -425,8 +375,8 @@ mod tests {
         assert!(values.eq([large.clone(), large.clone()]));
 
         let mut place = at(journal.now().at - 2);
-        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Text(_)));
+        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Text(_)));
         journal.add(&mut (0..3).map(|_| said("k", &large)).collect(), SystemTime::UNIX_EPOCH);
-        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Told::Torn);
+        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Torn);
     }
 }

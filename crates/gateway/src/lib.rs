@@ -6,6 +6,8 @@
 //! ends. Each connection is a task of its own (`accept`, `connection`); each message is put into words once, for all
 //! who follow (`journal`), and so is what happens (`bulletin`).
 //!
+//! Whoever has more to serve mounts its [`Routes`]: they are guarded, limited, logged and described as the gateway's own.
+//!
 //! # What can go wrong
 //!
 //! - *Too many connections*: more than [`Config::max_connections`] are answered 503 and closed, but for health checks.
@@ -23,20 +25,23 @@
 #![deny(missing_docs, unreachable_pub)]
 
 mod accept;
+mod app;
 mod body;
 mod bulletin;
 mod connection;
+mod events;
 mod follow;
 mod guard;
 mod journal;
+mod keep;
 mod look;
 mod metrics;
-mod operate;
 mod page;
 mod pieces;
 mod problem;
 mod publish;
 mod query;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -44,36 +49,32 @@ mod views;
 
 use std::{
     convert::Infallible,
-    fmt, io,
+    io,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     http::StatusCode,
     middleware,
     routing::{MethodRouter, get},
 };
-use broadcast::{Event, Handle, Lagged, rate::RateLimit};
+use broadcast::Handle;
 use rand::{TryRng as _, rngs::SysRng};
 use socket2::{Domain, Socket, Type};
-use tokio::{net::TcpListener, runtime, sync::oneshot, time::sleep};
+use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-pub use self::guard::{Origin, Token};
-pub use self::publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY};
-use self::{
-    body::Bodies,
-    bulletin::Bulletin,
-    journal::Journal,
-    look::{Last, LongAnswers},
-    problem::Problem,
-    views::Views,
+use self::app::App;
+pub use self::{
+    body::read,
+    guard::{Origin, Token},
+    problem::{Problem, answer},
+    publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY},
+    query::none as no_query,
+    routes::Routes,
 };
 
 /// The port the API listens on unless told otherwise.
@@ -83,13 +84,6 @@ pub const MAX_CONNECTIONS: usize = 4096;
 
 /// Connections that wait to be accepted: with fewer, some of many that come at once have to try again after a second.
 const BACKLOG: i32 = 1024;
-/// How often the log says at most that clients were cut off.
-const LOGGED_EVERY: Duration = Duration::from_secs(10);
-/// A node's members have settled when nobody has come or gone for so long.
-const SETTLED: Duration = Duration::from_millis(500);
-/// How often that is looked at until then.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// How the API is served.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -101,8 +95,6 @@ pub struct Config {
     pub origins: Vec<Origin>,
     /// How many connections may be open at once, at least 1.
     pub max_connections: usize,
-    /// What is logged, if that can be changed.
-    pub log: Option<Arc<dyn LogFilter>>,
     /// How long clients may take.
     pub times: Times,
 }
@@ -129,28 +121,8 @@ impl Config {
     /// Without a token, for nobody's pages but the node's own.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
-        Self {
-            addr,
-            token: None,
-            origins: Vec::new(),
-            max_connections: MAX_CONNECTIONS,
-            log: None,
-            times: Times::default(),
-        }
+        Self { addr, token: None, origins: Vec::new(), max_connections: MAX_CONNECTIONS, times: Times::default() }
     }
-}
-
-/// What is logged, which can be changed while the program runs.
-pub trait LogFilter: fmt::Debug + Send + Sync {
-    /// The filter, in tracing's syntax.
-    fn get(&self) -> String;
-
-    /// Sets another one.
-    ///
-    /// # Errors
-    ///
-    /// It is none; says why, and what one looks like.
-    fn set(&self, filter: &str) -> Result<(), String>;
 }
 
 /// The API cannot be served there.
@@ -171,49 +143,7 @@ pub struct Server {
     listener: std::net::TcpListener,
     addr: SocketAddr,
     config: Config,
-}
-
-/// What all requests share.
-#[derive(Debug)]
-struct App {
-    node: Handle,
-    config: Config,
-    journal: Journal,
-    bulletin: Bulletin,
-    /// When the members had settled.
-    settled: OnceLock<()>,
-    counts: Counts,
-    bodies: Bodies,
-    last: Last,
-    views: Views,
-    long_answers: LongAnswers,
-}
-
-/// What is counted here.
-#[derive(Debug, Default)]
-struct Counts {
-    connections: AtomicUsize,
-    followers: AtomicUsize,
-    /// Connections beyond the limit.
-    refused: AtomicU64,
-    /// Followers that did not keep up, and connections that took nothing.
-    cut_off: AtomicU64,
-    /// How many of those the log has, and how often it may get more.
-    logged: Mutex<(u64, RateLimit)>,
-}
-
-impl Counts {
-    /// One client more was cut off. The log says so, unless it has just done so: then the next time it has this one, too.
-    fn cut_off(&self, why: impl fmt::Display) {
-        let all = self.cut_off.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, limit) = &mut *logged;
-        if limit.take(Instant::now(), LOGGED_EVERY, Duration::ZERO) {
-            let count = all.saturating_sub(*before);
-            *before = all;
-            tracing::warn!(count, "HTTP clients cut off: {count}, the last one because {why}");
-        }
-    }
+    mounted: Vec<Routes>,
 }
 
 impl Server {
@@ -235,7 +165,7 @@ impl Server {
             Ok((listener, addr))
         };
         match listen() {
-            Ok((listener, addr)) => Ok(Self { listener, addr, config }),
+            Ok((listener, addr)) => Ok(Self { listener, addr, config, mounted: Vec::new() }),
             Err(source) => Err(BindError { addr: config.addr, source }),
         }
     }
@@ -244,6 +174,17 @@ impl Server {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Serves these as well, to the same callers, within the same limits.
+    ///
+    /// # Panics
+    ///
+    /// Not here, but once it runs: two of all routes have the same path.
+    #[must_use]
+    pub fn mount(mut self, routes: Routes) -> Self {
+        self.mounted.push(routes);
+        self
     }
 
     /// Serves `node` until it has stopped. Must run within a tokio runtime. [`Server::spawn`] serves many clients better:
@@ -258,30 +199,19 @@ impl Server {
 
     /// The same; all clients but health checks are served by `others`.
     async fn run_beside(self, node: Handle, others: runtime::Handle) -> io::Result<()> {
-        let Self { listener, config, .. } = self;
+        let Self { listener, config, mounted, .. } = self;
         let listener = TcpListener::from_std(listener)?;
         // Without a system source of randomness, the time differs as well.
         let life = SysRng.try_next_u64().unwrap_or_else(|_| {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
         });
-        let app = Arc::new(App {
-            journal: Journal::new(life),
-            bulletin: Bulletin::new(),
-            settled: OnceLock::new(),
-            counts: Counts::default(),
-            bodies: Bodies::default(),
-            last: Last::default(),
-            views: Views::new(),
-            long_answers: LongAnswers::new(),
-            config,
-            node,
-        });
+        let app = Arc::new(App::new(node, config, routes::describe(OPENAPI, &mounted), life));
         let kept = others.spawn(Arc::clone(&app).keep());
         let keeping = async {
             // Should it have panicked, it has ended as well.
             let _ = tokio::join!(kept, app.settle());
         };
-        accept::serve(listener, Arc::clone(&app), router(&app), others, keeping).await;
+        accept::serve(listener, Arc::clone(&app), router(&app, mounted), others, keeping).await;
         Ok(())
     }
 
@@ -313,75 +243,11 @@ impl Server {
     }
 }
 
-impl App {
-    /// Puts down what is said, and what happens, until the node stops.
-    async fn keep(self: Arc<Self>) {
-        tokio::select! {
-            () = self.keep_journal() => {}
-            never = self.keep_bulletin() => match never {},
-        }
-        self.bulletin.end();
-    }
+/// What the API says of itself.
+const OPENAPI: &str = include_str!("openapi.json");
 
-    /// Puts down what is said until the node stops.
-    async fn keep_journal(&self) {
-        let mut messages = self.node.subscribe_all();
-        let mut events = self.node.events_from_now();
-        let mut batch = Vec::new();
-        loop {
-            tokio::select! {
-                message = messages.recv() => match message {
-                    Some(Ok(message)) => {
-                        batch.push(message);
-                        batch.extend(messages.at_hand());
-                        self.journal.add(&mut batch, SystemTime::now());
-                    }
-                    Some(Err(Lagged { missed })) => {
-                        let reason = "this node cannot store messages as fast as they arrive";
-                        self.journal.tell("gone", &format!("\"missed\":{missed},\"reason\":\"{reason}\""));
-                    }
-                    None => break,
-                },
-                event = events.recv() => match event {
-                    Some(Ok(Event::Missed { origin, epoch, from, to })) => {
-                        let origin = serde_json::to_string(&origin.to_string()).expect("text always serialises");
-                        let data = format!("\"origin\":{origin},\"epoch\":{epoch},\"from\":{from},\"to\":{to}");
-                        self.journal.tell("missed", &data);
-                    }
-                    // Something that was missed may be among it.
-                    Some(Err(Lagged { .. })) => {
-                        let reason = "this node cannot store events as fast as they happen";
-                        self.journal.tell("gone", &format!("\"missed\":null,\"reason\":\"{reason}\""));
-                    }
-                    Some(Ok(_)) => {}
-                    None => break,
-                },
-            }
-        }
-        self.journal.end();
-    }
-
-    /// Waits until the node has joined and its members have settled.
-    async fn settle(&self) {
-        let (mut members, mut since) = (Vec::new(), tokio::time::Instant::now());
-        loop {
-            let now = self.node.members().await.into_iter().map(|member| member.name).collect::<Vec<_>>();
-            if now.is_empty() {
-                return;
-            }
-            if now != members {
-                (members, since) = (now, tokio::time::Instant::now());
-            } else if since.elapsed() >= SETTLED && self.node.overview().await.joined {
-                let _ = self.settled.set(());
-                return;
-            }
-            sleep(LOOK).await;
-        }
-    }
-}
-
-/// All there is, as `openapi.json` describes it.
-fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 13] {
+/// All there is but what is mounted, as `openapi.json` describes it.
+fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 11] {
     [
         ("/", get(page::page)),
         ("/openapi.json", get(page::openapi)),
@@ -394,13 +260,15 @@ fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 13] {
         ("/v1/cluster", get(look::cluster)),
         ("/v1/views", get(views::views)),
         ("/v1/events", get(follow::events)),
-        ("/v1/log", get(operate::log).put(operate::set_log)),
-        ("/v1/faults", get(operate::faults).put(operate::set_faults)),
     ]
 }
 
-fn router(app: &Arc<App>) -> Router {
-    let all = routes().into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+fn router(app: &Arc<App>, mounted: Vec<Routes>) -> Router {
+    let own = routes().into_iter().map(|(path, methods)| (path, methods.with_state(Arc::clone(app))));
+    let limits = Extension(app.bodies.clone());
+    let others = mounted.into_iter().flat_map(|routes| routes.methods);
+    let others = others.map(|(path, methods)| (path, methods.layer(limits.clone())));
+    let all = own.chain(others).fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     all.fallback(async || {
         Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; GET /openapi.json lists what there is")
     })
@@ -410,5 +278,4 @@ fn router(app: &Arc<App>) -> Router {
     })
     .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
     .layer(middleware::from_fn_with_state(Arc::clone(app), trace::request))
-    .with_state(Arc::clone(app))
 }

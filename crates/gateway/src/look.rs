@@ -3,7 +3,7 @@
 //! The node is asked once at a time, however many ask here: those who come while it is asked share the next
 //! answer.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -13,16 +13,16 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use broadcast::{Health, MemberState, Metrics, Overview, Position, Reach, Seen};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::{
     sync::{Mutex, Semaphore},
     time::{Instant, timeout},
 };
 
 use super::{
-    App,
-    pieces::{Pieces, pieces},
-    problem::{self, Problem},
+    app::App,
+    pieces::{Pieces, around, pieces, push},
+    problem::{Problem, answer},
     query,
 };
 
@@ -72,13 +72,20 @@ impl App {
     }
 }
 
+/// Whether the node is well.
+#[derive(Serialize)]
+struct HealthBody {
+    status: &'static str,
+    members: usize,
+}
+
 /// `GET /healthz` and `GET /livez`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
     // Not the overview, which those who look at the cluster share, and wait for.
     let members = app.node.health().await.map_or(0, |health| health.members);
     let (status, word) =
         if members > 0 { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
-    problem::answer(status, &json!({ "status": word, "members": members }))
+    answer(status, &HealthBody { status: word, members })
 }
 
 /// `GET /readyz`
@@ -93,7 +100,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     };
     let members = health.map_or(0, |health| health.members);
     let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    problem::answer(status, &json!({ "status": word, "members": members }))
+    answer(status, &HealthBody { status: word, members })
 }
 
 /// `GET /v1/members`
@@ -106,7 +113,7 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
     }
     let (text, left_out) = members_within(app.node.name(), &now, SHORT);
     if left_out == 0 {
-        return Ok((content_type, text + "}").into_response());
+        return Ok((content_type, text).into_response());
     }
     // Whoever waits holds nothing.
     drop((now, text));
@@ -126,90 +133,107 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
 
 async fn tell_members(pieces: &mut Pieces, app: &App) -> Option<()> {
     let now = app.look().await;
-    pieces.text = members_start(app.node.name());
-    for (i, seen) in now.overview.members.iter().enumerate() {
-        push_member(&mut pieces.text, i, seen);
+    let (before, after) = around(&Members::of(app.node.name()));
+    pieces.text = before;
+    for (place, seen) in now.overview.members.iter().enumerate() {
+        push(&mut pieces.text, &MemberOf::new(seen, place == 0));
         pieces.flush().await?;
     }
-    pieces.text += "]}";
+    pieces.text += &after;
     pieces.finish().await
 }
 
 /// The members as JSON, as many as a text of about so many bytes has; nothing when the node has stopped.
 pub(super) async fn members_text(app: &App, most: usize) -> Option<String> {
     let now = app.look().await;
-    let (text, left_out) = members_within(app.node.name(), &now, most);
-    let left_out = if left_out > 0 { format!(",\"not_told\":{left_out}}}") } else { "}".into() };
-    (!now.overview.members.is_empty()).then(|| text + &left_out)
+    (!now.overview.members.is_empty()).then(|| members_within(app.node.name(), &now, most).0)
 }
 
-/// An object that is not closed, with as many members as go into about so many bytes; and how many are left out.
+/// As many members as go into about so many bytes, and how many are left out.
 fn members_within(node: &str, now: &Now, most: usize) -> (String, usize) {
-    let (mut text, members) = (members_start(node), &now.overview.members);
+    let members = &now.overview.members;
+    let (mut text, _) = around(&Members::of(node));
     let mut told = 0;
     for seen in members {
         if text.len() >= most {
             break;
         }
-        push_member(&mut text, told, seen);
+        push(&mut text, &MemberOf::new(seen, told == 0));
         told += 1;
     }
-    (text + "]", members.len() - told)
+    let left_out = members.len() - told;
+    let (_, after) = around(&Members { not_told: (left_out > 0).then_some(left_out), ..Members::of(node) });
+    (text + &after, left_out)
 }
 
-fn members_start(node: &str) -> String {
-    format!("{{\"node\":{},\"members\":[", quoted(node))
+/// All members, which are written one after the other.
+#[derive(Serialize)]
+struct Members<'a> {
+    node: &'a str,
+    members: [(); 0],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_told: Option<usize>,
 }
 
-/// The first is the node itself.
-fn push_member(text: &mut String, place: usize, seen: &Seen) {
-    if place > 0 {
-        text.push(',');
+impl<'a> Members<'a> {
+    fn of(node: &'a str) -> Self {
+        Self { node, members: [], not_told: None }
     }
-    let _ = write!(text, "{}", member(seen, place == 0));
 }
 
-pub(super) fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("text always serialises")
+/// A member, as this node sees it.
+#[derive(Serialize)]
+struct MemberOf<'a> {
+    name: String,
+    #[serde(rename = "self")]
+    is_self: bool,
+    state: &'static str,
+    kind: &'static str,
+    addr: SocketAddr,
+    incarnation: u32,
+    meta: Option<&'a str>,
+    rtt_ms: Option<f64>,
+    lag: Option<u64>,
+    loose: bool,
+    reach: &'static str,
+    max_datagram: Option<usize>,
+    id: Option<String>,
+    roles: Option<&'a [String]>,
+    endpoints: Option<BTreeMap<&'a str, SocketAddr>>,
+    /// Set for metadata that is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_base64: Option<String>,
 }
 
-fn member(seen: &Seen, is_self: bool) -> Value {
-    let Seen { member, acknowledges, lag, loose, reach, .. } = seen;
-    let meta = std::str::from_utf8(&member.meta);
-    let mut object = json!({
-        "name": member.name.to_string(),
-        "self": is_self,
-        "state": state(member.state),
-        "kind": if *acknowledges { "broadcast" } else { "memberlist" },
-        "addr": member.addr.to_string(),
-        "incarnation": member.incarnation,
-        "meta": meta.ok().filter(|meta| !meta.is_empty()),
-        "rtt_ms": member.rtt.map(|rtt| rtt.as_micros() as f64 / 1000.0),
-        "lag": lag,
-        "loose": loose,
-        "reach": match reach {
-            Reach::Datagrams => "udp",
-            Reach::SmallDatagrams(_) => "small-udp",
-            Reach::Streams => "tcp",
-        },
-        "max_datagram": match reach {
-            Reach::SmallDatagrams(max) => Some(max),
-            _ => None,
-        },
-    });
-    let info = seen.info.as_ref();
-    object["id"] = info.map(|info| info.id.to_string()).into();
-    object["roles"] = info.map(|info| info.roles.clone()).into();
-    object["endpoints"] = info.map(|_| endpoints(seen)).into();
-    if meta.is_err() {
-        object["meta_base64"] = BASE64_STANDARD.encode(&member.meta).into();
+impl<'a> MemberOf<'a> {
+    /// The first of the members is the node itself.
+    fn new(seen: &'a Seen, is_self: bool) -> Self {
+        let Seen { member, acknowledges, lag, loose, reach, .. } = seen;
+        let meta = std::str::from_utf8(&member.meta);
+        let (reach, max_datagram) = match reach {
+            Reach::Datagrams => ("udp", None),
+            Reach::SmallDatagrams(max) => ("small-udp", Some(*max)),
+            Reach::Streams => ("tcp", None),
+        };
+        Self {
+            name: member.name.to_string(),
+            is_self,
+            state: state(member.state),
+            kind: if *acknowledges { "broadcast" } else { "memberlist" },
+            addr: member.addr,
+            incarnation: member.incarnation,
+            meta: meta.ok().filter(|meta| !meta.is_empty()),
+            rtt_ms: member.rtt.map(|rtt| rtt.as_micros() as f64 / 1000.0),
+            lag: *lag,
+            loose: *loose,
+            reach,
+            max_datagram,
+            id: seen.info.as_ref().map(|info| info.id.to_string()),
+            roles: seen.info.as_ref().map(|info| &info.roles[..]),
+            endpoints: seen.info.as_ref().map(|_| seen.endpoints().collect()),
+            meta_base64: meta.is_err().then(|| BASE64_STANDARD.encode(&member.meta)),
+        }
     }
-    object
-}
-
-/// Where clients reach what a member serves, by service.
-fn endpoints(seen: &Seen) -> Value {
-    seen.endpoints().map(|(service, addr)| (service.to_owned(), Value::from(addr.to_string()))).collect()
 }
 
 /// The word for what is believed of a member.
@@ -222,6 +246,63 @@ pub(super) fn state(state: MemberState) -> &'static str {
     }
 }
 
+/// How this node is, and its cluster.
+#[derive(Serialize)]
+struct Cluster<'a> {
+    node: &'a str,
+    version: &'static str,
+    addr: SocketAddr,
+    id: Option<String>,
+    roles: Option<&'a [String]>,
+    joined: bool,
+    settled: bool,
+    leaving: bool,
+    incarnation: u32,
+    health_score: u32,
+    loose: Vec<String>,
+    members: Counted,
+    queues: Queues,
+    origins: Vec<Origin>,
+}
+
+/// How many members there are.
+#[derive(Serialize)]
+struct Counted {
+    alive: usize,
+    suspect: usize,
+    dead: usize,
+    left: usize,
+}
+
+/// What waits in this node, and what it keeps.
+#[derive(Serialize)]
+struct Queues {
+    gossip: usize,
+    plain_messages: usize,
+    streams: usize,
+    stream_bytes: usize,
+    retained: usize,
+}
+
+/// How far this node is with the messages of an origin.
+#[derive(Serialize)]
+struct Origin {
+    origin: String,
+    epoch: u64,
+    next: u64,
+    end: u64,
+    floor: u64,
+    retained: usize,
+}
+
+impl From<&Position> for Origin {
+    fn from(position: &Position) -> Self {
+        let Position { origin, epoch, next, end, floor, retained } = position;
+        let (epoch, next, end, floor, retained) = (*epoch, *next, *end, *floor, *retained);
+        Self { origin: origin.to_string(), epoch, next, end, floor, retained }
+    }
+}
+
 /// `GET /v1/cluster`
 pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     query::none(&uri)?;
@@ -230,34 +311,27 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
     let myself = members.first().ok_or_else(Problem::stopped)?;
     let (me, info) = (&myself.member, myself.info.as_ref());
     let gauges = now.metrics.gauges;
-    let origin = |position: &Position| {
-        let Position { origin, epoch, next, end, floor, retained } = position;
-        let origin = origin.to_string();
-        json!({ "origin": origin, "epoch": epoch, "next": next, "end": end, "floor": floor, "retained": retained })
+    let cluster = Cluster {
+        node: app.node.name(),
+        version: env!("CARGO_PKG_VERSION"),
+        addr: me.addr,
+        id: info.map(|info| info.id.to_string()),
+        roles: info.map(|info| &info.roles[..]),
+        joined: *joined,
+        settled: app.settled.get().is_some(),
+        leaving: *leaving,
+        incarnation: me.incarnation,
+        health_score: gauges.health_score,
+        loose: members.iter().filter(|seen| seen.loose).map(|seen| seen.member.name.to_string()).collect(),
+        members: Counted { alive: gauges.alive, suspect: gauges.suspect, dead: gauges.dead, left: gauges.left },
+        queues: Queues {
+            gossip: gauges.queued,
+            plain_messages: gauges.queued_messages,
+            streams: gauges.streams,
+            stream_bytes: gauges.stream_bytes,
+            retained: positions.iter().map(|position| position.retained).sum(),
+        },
+        origins: positions.iter().map(Origin::from).collect(),
     };
-    let value = json!({
-        "node": app.node.name(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "addr": me.addr.to_string(),
-        "id": info.map(|info| info.id.to_string()),
-        "roles": info.map(|info| &info.roles),
-        "joined": joined,
-        "settled": app.settled.get().is_some(),
-        "leaving": leaving,
-        "incarnation": me.incarnation,
-        "health_score": gauges.health_score,
-        "loose": members.iter().filter(|seen| seen.loose).map(|seen| seen.member.name.to_string()).collect::<Vec<_>>(),
-        "members": {
-            "alive": gauges.alive, "suspect": gauges.suspect, "dead": gauges.dead, "left": gauges.left,
-        },
-        "queues": {
-            "gossip": gauges.queued,
-            "plain_messages": gauges.queued_messages,
-            "streams": gauges.streams,
-            "stream_bytes": gauges.stream_bytes,
-            "retained": positions.iter().map(|position| position.retained).sum::<usize>(),
-        },
-        "origins": positions.iter().map(origin).collect::<Vec<_>>(),
-    });
-    Ok(problem::answer(StatusCode::OK, &value))
+    Ok(answer(StatusCode::OK, &cluster))
 }

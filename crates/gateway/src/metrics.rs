@@ -23,7 +23,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{App, Counts, look::Now, problem::Problem, query};
+use super::{
+    app::{App, Counts},
+    look::Now,
+    problem::Problem,
+    query,
+};
 
 /// So many members, and origins, have a line of their own: those that are behind most.
 const MOST: usize = 100;

@@ -1,16 +1,20 @@
 //! What the node says of itself: the page for people, and the API's description for programs.
 
-use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rand::{TryRng, rngs::SysRng};
 
-use super::problem::Problem;
+use super::{app::App, problem::Problem};
 
 const PAGE: &str = include_str!("page.html");
 /// A part of the page's script, and what stands in the page in its place.
 const TIMELINE: &str = include_str!("timeline.js");
 const TIMELINE_SCRIPT: &str = "TIMELINE_SCRIPT";
-const OPENAPI: &str = include_str!("openapi.json");
 /// Stands in the page for what differs at each answer.
 const NONCE: &str = "NONCE";
 
@@ -35,6 +39,6 @@ pub(super) async fn page() -> Result<Response, Problem> {
 }
 
 /// `GET /openapi.json`
-pub(super) async fn openapi() -> Response {
-    ([("content-type", "application/json")], OPENAPI).into_response()
+pub(super) async fn openapi(State(app): State<Arc<App>>) -> Response {
+    ([("content-type", "application/json")], app.openapi.clone()).into_response()
 }

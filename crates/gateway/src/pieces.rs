@@ -4,13 +4,31 @@ use std::io;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use serde::Serialize;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
 
+use super::problem;
+
 /// What is told in one piece, about.
 pub(super) const PIECE: usize = 32 << 10;
+
+/// What comes before the elements of a list, and after them: `envelope` is an object whose last list is empty.
+pub(super) fn around(envelope: &impl Serialize) -> (String, String) {
+    let text = problem::text(envelope);
+    let (before, after) = text.rsplit_once("[]").expect("the envelope has an empty list");
+    (format!("{before}["), format!("]{after}"))
+}
+
+/// Adds an element to a list that is being written.
+pub(super) fn push(text: &mut String, element: &impl Serialize) {
+    if !text.ends_with('[') {
+        text.push(',');
+    }
+    text.push_str(&problem::text(element));
+}
 
 /// An answer that is being told. Its functions give nothing when nobody is there any more to be told.
 pub(super) struct Pieces {

@@ -1,4 +1,4 @@
-//! What an answer says that is an error: a problem, by RFC 9457.
+//! Answers of JSON; those that are errors are problem details (RFC 9457).
 
 use std::fmt::Display;
 
@@ -7,58 +7,97 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-/// An error, as it is told.
+/// An error, as it is told: `application/problem+json`.
+///
+/// ```
+/// use axum::{http::StatusCode, response::IntoResponse as _};
+/// use broadcast_gateway::Problem;
+///
+/// #[derive(serde::Serialize)]
+/// struct Limit {
+///     limit: usize,
+/// }
+///
+/// let problem = Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too long; send 16 bytes at most").with(Limit { limit: 16 });
+/// assert_eq!(problem.into_response().status(), 413);
+/// ```
 #[derive(Debug)]
-pub(super) struct Problem {
+pub struct Problem {
     status: StatusCode,
     detail: String,
     more: Box<Map<String, Value>>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// A problem's body.
+#[derive(Serialize)]
+struct Details<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    #[serde(flatten)]
+    more: &'a Map<String, Value>,
+}
+
 impl Problem {
-    pub(super) fn new(status: StatusCode, detail: impl Display) -> Self {
+    /// `detail` says what was wrong, with which value, and what to do.
+    #[must_use]
+    pub fn new(status: StatusCode, detail: impl Display) -> Self {
         Self { status, detail: detail.to_string(), more: Box::default(), headers: Vec::new() }
     }
 
-    /// What was asked cannot be.
-    pub(super) fn bad_request(detail: impl Display) -> Self {
+    /// What was asked cannot be: 400.
+    #[must_use]
+    pub fn bad_request(detail: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// The node has left, and the program is about to end.
-    pub(super) fn stopped() -> Self {
+    /// The node has left, and the program is about to end: 503.
+    #[must_use]
+    pub fn stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "this node has left its cluster; ask another one")
     }
 
-    /// Adds a field of its own.
-    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(name.into(), value.into());
+    /// Adds fields of its own; one that is there already gets the new value.
+    ///
+    /// # Panics
+    ///
+    /// `fields` is not a struct or a map of what JSON can hold.
+    #[must_use]
+    pub fn with(mut self, fields: impl Serialize) -> Self {
+        match serde_json::to_value(fields) {
+            Ok(Value::Object(fields)) => self.more.extend(fields),
+            other => panic!("the fields of a problem are a struct, and not {other:?}"),
+        }
         self
     }
 
-    pub(super) fn header(mut self, name: HeaderName, value: &'static str) -> Self {
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.push((name, HeaderValue::from_static(value)));
         self
+    }
+
+    /// Its body.
+    pub(super) fn body(&self) -> String {
+        let Self { status, detail, more, .. } = self;
+        let title = status.canonical_reason().unwrap_or("Error");
+        text(&Details { kind: "about:blank", title, status: status.as_u16(), detail, more })
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, detail, more, headers } = self;
-        let mut problem = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": detail,
-        });
-        problem.as_object_mut().expect("it is one").extend(*more);
-        let mut response = Response::new(Body::from(problem.to_string()));
-        *response.status_mut() = status;
+        let mut response = Response::new(Body::from(self.body()));
+        *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        for (name, value) in headers {
+        for (name, value) in self.headers {
             response.headers_mut().append(name, value);
         }
         response
@@ -66,7 +105,17 @@ impl IntoResponse for Problem {
 }
 
 /// An answer of JSON.
-pub(super) fn answer(status: StatusCode, value: &Value) -> Response {
+///
+/// # Panics
+///
+/// `body` is nothing that JSON can hold, such as a map whose keys are no text.
+#[must_use]
+pub fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
-    (status, content_type, value.to_string()).into_response()
+    (status, content_type, text(body)).into_response()
+}
+
+/// As JSON, on one line.
+pub(super) fn text(body: &impl Serialize) -> String {
+    serde_json::to_string(body).expect("the bodies of answers are structs, lists, text and numbers")
 }

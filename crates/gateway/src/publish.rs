@@ -11,8 +11,8 @@ use axum::{
 use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered};
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
-use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::{
     task::yield_now,
     time::{Instant, timeout, timeout_at},
@@ -20,7 +20,8 @@ use tokio::{
 use tracing::{Instrument as _, Span, debug, debug_span};
 
 use super::{
-    App, body,
+    app::App,
+    body::{self, Limit, Location},
     problem::{self, Problem},
     query,
 };
@@ -36,9 +37,10 @@ pub const MAX_ACK_TIME: Duration = Duration::from_secs(60);
 /// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
 const TURN: u64 = 256;
 
+/// What `POST /v1/messages` may ask.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Asked {
+struct PublishQuery {
     ack: Option<String>,
     timeout: Option<String>,
 }
@@ -63,7 +65,7 @@ struct Message<'a> {
 
 /// `POST /v1/messages`
 pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    let ack = query::read::<Asked>(request.uri(), "ack and timeout")?.ack()?;
+    let ack = query::read::<PublishQuery>(request.uri(), "ack and timeout")?.ack()?;
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let content_type =
         content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
@@ -82,7 +84,7 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
     }
 }
 
-impl Asked {
+impl PublishQuery {
     fn ack(&self) -> Result<Ack, Problem> {
         let limit = self.timeout.as_deref().map_or(Ok(ACK_TIME), |text| {
             let limit = humantime::parse_duration(text).ok();
@@ -103,16 +105,17 @@ impl Asked {
 
 async fn one(app: &App, sent: Body, ack: Ack) -> Result<Response, Problem> {
     let node = &app.node;
-    let body = body::whole(app, sent, MAX_BODY).await?.ok_or_else(too_long)?;
+    let body = body::whole(&app.bodies, sent, MAX_BODY).await?.ok_or_else(too_long)?;
     let Message { key, value } = parse(&body)?;
     let receipt = node.try_publish(&key, value).map_err(refusal)?;
-    let id = id_fields(node, receipt.id());
+    let MessageId { epoch, seq } = receipt.id();
+    let ids = Ids::One { id: receipt.id().of(node.name()), origin: node.name(), epoch, seq };
     let span = published(node, receipt.id(), &key);
-    answer(receipt, id, ack).instrument(span).await
+    answer(receipt, ids, ack).instrument(span).await
 }
 
 async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem> {
-    let (node, limit) = (&app.node, app.config.times.body);
+    let (node, limit) = (&app.node, app.bodies.time);
     let mut batch = Batch { node, lines: 0, published: 0, ends: None };
     let (mut buffer, mut held) = (BytesMut::new(), app.bodies.hold());
     // What is known to hold no line's end.
@@ -148,12 +151,11 @@ async fn batch(app: &App, mut sent: Body, ack: Ack) -> Result<Response, Problem>
             batch.ends = ends;
             Err(batch.unfinished(problem))
         }
-        (Ok(()), None) => {
-            Err(Problem::bad_request("the body has no message; send one JSON object per line").with("published", 0))
-        }
+        (Ok(()), None) => Err(Problem::bad_request("the body has no message; send one JSON object per line")
+            .with(NoneOf { published: 0 })),
         (Ok(()), Some((first, last))) => {
-            let fields = batch.fields(first, last.id());
-            answer(last, fields, ack).await
+            let [first, last_id] = [first, last.id()].map(|id| id.of(node.name()));
+            answer(last, Ids::Batch { published: batch.published, first, last: last_id }, ack).await
         }
     }
 }
@@ -196,22 +198,16 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn fields(&self, first: MessageId, last: MessageId) -> Map<String, Value> {
-        let ids = [("first", first), ("last", last)];
-        let ids = ids.map(|(name, id)| (name.into(), id.of(self.node.name()).into()));
-        [("published".into(), self.published.into())].into_iter().chain(ids).collect()
-    }
-
     /// What came before the problem is published, and is told.
     fn unfinished(&self, problem: Problem) -> Problem {
-        problem.with("published", self.published).with("line", self.lines + 1)
+        problem.with(Unfinished { published: self.published, line: self.lines + 1 })
     }
 }
 
 fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
     body::object(text).map_err(|error| {
         let detail = format!("not a message: {error}; send {{\"key\": \"…\", \"value\": …}}");
-        Problem::bad_request(detail).with("line", error.line()).with("column", error.column())
+        Problem::bad_request(detail).with(Location::from(&error))
     })
 }
 
@@ -222,60 +218,107 @@ fn published(node: &Handle, id: MessageId, key: &str) -> Span {
     span
 }
 
-fn id_fields(node: &Handle, id: MessageId) -> Map<String, Value> {
-    let fields = [
-        ("id", id.of(node.name()).into()),
-        ("origin", node.name().into()),
-        ("epoch", id.epoch.into()),
-        ("seq", id.seq.into()),
-    ];
-    fields.into_iter().map(|(name, value): (&str, Value)| (name.into(), value)).collect()
+/// What is published.
+#[derive(Serialize)]
+struct Published<'a> {
+    #[serde(flatten)]
+    ids: Ids<'a>,
+    /// Told only when it is false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joined: Option<bool>,
+    #[serde(flatten)]
+    delivered: Option<Delivered>,
+}
+
+/// How it is named.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Ids<'a> {
+    One { id: String, origin: &'a str, epoch: u64, seq: u64 },
+    Batch { published: u64, first: String, last: String },
+}
+
+/// Who has it.
+#[derive(Serialize)]
+struct Delivered {
+    delivered: usize,
+    members: usize,
+    plain: usize,
+    elapsed_ms: f64,
+    failed: Vec<String>,
+    left: Vec<String>,
+}
+
+/// Who does not have it in time.
+#[derive(Serialize)]
+struct Missing {
+    missing: Vec<String>,
+    waited_ms: u64,
+    failed: Vec<String>,
+    left: Vec<String>,
+}
+
+/// A batch that has no message.
+#[derive(Serialize)]
+struct NoneOf {
+    published: u64,
+}
+
+/// A batch that ends with a problem.
+#[derive(Serialize)]
+struct Unfinished {
+    published: u64,
+    line: u64,
 }
 
 /// Waits as asked, and tells what came of it.
-async fn answer(receipt: Receipt, mut fields: Map<String, Value>, ack: Ack) -> Result<Response, Problem> {
-    if !receipt.joined() {
-        fields.insert("joined".into(), false.into());
-    }
+async fn answer(receipt: Receipt, ids: Ids<'_>, ack: Ack) -> Result<Response, Problem> {
+    let mut published = Published { ids, joined: (!receipt.joined()).then_some(false), delivered: None };
     let limit = match ack {
-        Ack::Sent => return Ok(problem::answer(StatusCode::ACCEPTED, &fields.into())),
+        Ack::Sent => return Ok(problem::answer(StatusCode::ACCEPTED, &published)),
         Ack::All(limit) => limit,
     };
     match receipt.delivered_within(limit).await {
         Ok(done) => {
-            let (delivered, members, ms) = (done.delivered, done.members, done.elapsed.as_micros() as f64 / 1000.0);
+            let (delivered, members, elapsed_ms) =
+                (done.delivered, done.members, done.elapsed.as_micros() as f64 / 1000.0);
             let departed = &done.departed;
             debug!(
                 event = "delivered",
-                delivered, members, ms, "delivered to {delivered} of {members} in {ms:.1} ms{departed}"
+                delivered,
+                members,
+                ms = elapsed_ms,
+                "delivered to {delivered} of {members} in {elapsed_ms:.1} ms{departed}"
             );
-            fields.insert("delivered".into(), delivered.into());
-            fields.insert("members".into(), members.into());
-            fields.insert("plain".into(), done.plain.into());
-            fields.insert("elapsed_ms".into(), ms.into());
-            fields.insert("failed".into(), names(&done.departed.failed));
-            fields.insert("left".into(), names(&done.departed.left));
-            Ok(problem::answer(StatusCode::OK, &fields.into()))
+            let (failed, left) = (names(&departed.failed), names(&departed.left));
+            published.delivered = Some(Delivered { delivered, members, plain: done.plain, elapsed_ms, failed, left });
+            Ok(problem::answer(StatusCode::OK, &published))
         }
         Err(Undelivered::Stopped) => Err(Problem::stopped()),
         Err(error @ Undelivered::Missing { .. }) => {
             let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, &error);
             let Undelivered::Missing { missing, waited, departed } = error else { return Err(problem) };
-            let problem = problem.with("missing", names(&missing)).with("waited_ms", waited.as_millis() as u64);
-            let problem = problem.with("failed", names(&departed.failed)).with("left", names(&departed.left));
-            Err(fields.into_iter().fold(problem, |problem, (name, value)| problem.with(&name, value)))
+            let missing = Missing {
+                missing: names(&missing),
+                waited_ms: waited.as_millis() as u64,
+                failed: names(&departed.failed),
+                left: names(&departed.left),
+            };
+            Err(problem.with(missing).with(published))
         }
     }
 }
 
-fn names(members: &[NodeName]) -> Value {
+fn names(members: &[NodeName]) -> Vec<String> {
     members.iter().map(NodeName::to_string).collect()
 }
 
 fn refusal(error: PublishError) -> Problem {
     match error {
         PublishError::WouldBlock => Problem::new(StatusCode::TOO_MANY_REQUESTS, error).header(header::RETRY_AFTER, "1"),
-        PublishError::TooLarge { max, .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with("limit", max),
+        PublishError::TooLarge { max, .. } => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with(Limit { limit: max })
+        }
         PublishError::Value(_) => Problem::bad_request(error),
         PublishError::NameTaken => Problem::new(StatusCode::CONFLICT, error),
         PublishError::Stopped => Problem::stopped(),
@@ -285,5 +328,5 @@ fn refusal(error: PublishError) -> Problem {
 fn too_long() -> Problem {
     let detail =
         format!("a message may have at most {MAX_BODY} bytes here, and 1 MiB between nodes; shorten its value");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with("limit", MAX_BODY)
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(Limit { limit: MAX_BODY })
 }

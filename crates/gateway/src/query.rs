@@ -20,7 +20,11 @@ pub(super) fn read<T: DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Pro
 }
 
 /// What takes no query is asked without one.
-pub(super) fn none(uri: &Uri) -> Result<(), Problem> {
+///
+/// # Errors
+///
+/// The answer to give, 400, if there is one.
+pub fn none(uri: &Uri) -> Result<(), Problem> {
     match uri.query().unwrap_or_default() {
         "" => Ok(()),
         query => Err(Problem::bad_request(format_args!(

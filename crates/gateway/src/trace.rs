@@ -9,7 +9,7 @@ use axum::{
 };
 use tracing::{Instrument as _, debug, debug_span};
 
-use super::App;
+use super::app::App;
 
 /// Puts a request into a span of its own, and logs what came of it.
 pub(super) async fn request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {

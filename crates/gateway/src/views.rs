@@ -25,6 +25,7 @@ use axum::{
 use broadcast::{AskError, Belief, Handle, Member, ViewError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
+use serde::Serialize;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
@@ -32,9 +33,9 @@ use tokio::{
 };
 
 use super::{
-    App,
-    look::{quoted, state},
-    pieces::{Pieces, pieces},
+    app::App,
+    look::state,
+    pieces::{Pieces, around, pieces, push},
     problem::Problem,
     query,
 };
@@ -133,7 +134,7 @@ async fn tell(
 
 async fn tell_all(pieces: &mut Pieces, node: &Handle, own: Vec<Belief>) -> Option<()> {
     let until = Instant::now() + ASKING;
-    pieces.text = format!("{{\"node\":{},\"views\":[", quoted(node.name()));
+    pieces.text = around(&AllViews { node: node.name(), views: [], not_asked: 0 }).0;
     tell_view(pieces, node.name(), &own).await?;
     drop(own);
     let others = node.members().await;
@@ -146,33 +147,63 @@ async fn tell_all(pieces: &mut Pieces, node: &Handle, own: Vec<Belief>) -> Optio
         if let Err(ViewError::Ask(AskError::TooLarge { .. })) = view {
             view = node.view_of(member.addr, PATIENCE).await;
         }
-        pieces.text.push(',');
         let name = member.name.to_string();
         match view {
-            Ok(beliefs) => tell_view(pieces, &name, &beliefs).await?,
+            Ok(beliefs) => {
+                pieces.text.push(',');
+                tell_view(pieces, &name, &beliefs).await?;
+            }
             Err(error) => {
-                let (name, error) = (quoted(&name), quoted(&error.to_string()));
-                pieces.text += &format!("{{\"of\":{name},\"error\":{error}}}");
+                push(&mut pieces.text, &NoView { of: &name, error: error.to_string() });
                 pieces.flush().await?;
             }
         }
         asked += 1;
     }
-    pieces.text += &format!("],\"not_asked\":{}}}", count - asked);
+    pieces.text += &around(&AllViews { node: node.name(), views: [], not_asked: count - asked }).1;
     pieces.finish().await
 }
 
 async fn tell_view(pieces: &mut Pieces, of: &str, beliefs: &[Belief]) -> Option<()> {
-    pieces.text += &format!("{{\"of\":{},\"members\":[", quoted(of));
-    for (i, belief) in beliefs.iter().enumerate() {
-        let (name, state) = (quoted(&belief.name.to_string()), state(belief.state));
-        let comma = if i > 0 { "," } else { "" };
-        let incarnation = belief.incarnation;
-        pieces.text += &format!("{comma}{{\"name\":{name},\"state\":\"{state}\",\"incarnation\":{incarnation}}}");
+    let (before, after) = around(&ViewOf { of, members: [] });
+    pieces.text += &before;
+    for belief in beliefs {
+        let (name, state) = (belief.name.to_string(), state(belief.state));
+        push(&mut pieces.text, &BeliefOf { name, state, incarnation: belief.incarnation });
         pieces.flush().await?;
     }
-    pieces.text += "]}";
+    pieces.text += &after;
     pieces.flush().await
+}
+
+/// What all members believe of each other, each view written after the other.
+#[derive(Serialize)]
+struct AllViews<'a> {
+    node: &'a str,
+    views: [(); 0],
+    not_asked: usize,
+}
+
+/// What a member believes, of each member after the other.
+#[derive(Serialize)]
+struct ViewOf<'a> {
+    of: &'a str,
+    members: [(); 0],
+}
+
+/// Why there is no view of a member.
+#[derive(Serialize)]
+struct NoView<'a> {
+    of: &'a str,
+    error: String,
+}
+
+/// What is believed of a member.
+#[derive(Serialize)]
+struct BeliefOf {
+    name: String,
+    state: &'static str,
+    incarnation: u32,
 }
 
 type View = Result<Vec<Belief>, ViewError>;

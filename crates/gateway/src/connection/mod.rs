@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, http::StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -26,7 +26,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::App;
+use super::{app::App, problem::Problem};
 
 /// What is read ahead of a request, in bytes: more than its head may be.
 const BUFFER: usize = 32 << 10;
@@ -35,12 +35,6 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after it was answered for good. Most read the answer only when they have sent
 /// all, and a connection that is closed before that takes it back.
 const LINGER: Duration = Duration::from_secs(5);
-
-/// Ends with the connection.
-const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-    retry-after: 1\r\nconnection: close\r\n\r\n\
-    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-    \"detail\":\"too many connections are open; close some, or try again in a moment\"}";
 
 /// Serves one, to its end; or one request of it.
 pub(super) async fn serve(
@@ -83,7 +77,15 @@ fn is_stall(error: &(dyn std::error::Error + 'static)) -> bool {
 /// Says why it is not served.
 pub(super) async fn refuse(stream: TcpStream) -> io::Result<()> {
     let mut stream = Patient::new(stream, REFUSAL_TIME);
-    stream.write_all(REFUSAL.as_bytes()).await?;
+    let detail = "too many connections are open; close some, or try again in a moment";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+    // The body ends with the connection.
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         connection: close\r\n\r\n{}",
+        problem.body()
+    );
+    stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }
 

@@ -1,0 +1,89 @@
+//! What all requests share.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use broadcast::{Handle, rate::RateLimit};
+use bytes::Bytes;
+
+use super::{
+    Config,
+    body::BodyLimits,
+    bulletin::Bulletin,
+    journal::Journal,
+    look::{Last, LongAnswers},
+    views::Views,
+};
+
+/// How often the log says at most that clients were cut off.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) node: Handle,
+    pub(super) config: Config,
+    /// The API's description.
+    pub(super) openapi: Bytes,
+    pub(super) journal: Journal,
+    pub(super) bulletin: Bulletin,
+    /// Set once the members have settled.
+    pub(super) settled: OnceLock<()>,
+    pub(super) counts: Counts,
+    pub(super) bodies: BodyLimits,
+    pub(super) last: Last,
+    pub(super) views: Views,
+    pub(super) long_answers: LongAnswers,
+}
+
+impl App {
+    /// `life` differs from that of all other journals.
+    pub(super) fn new(node: Handle, config: Config, openapi: Bytes, life: u64) -> Self {
+        Self {
+            journal: Journal::new(life),
+            bulletin: Bulletin::new(),
+            settled: OnceLock::new(),
+            counts: Counts::default(),
+            bodies: BodyLimits::new(config.times.body),
+            last: Last::default(),
+            views: Views::new(),
+            long_answers: LongAnswers::new(),
+            openapi,
+            config,
+            node,
+        }
+    }
+}
+
+/// What is counted here.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) connections: AtomicUsize,
+    pub(super) followers: AtomicUsize,
+    /// Connections beyond the limit.
+    pub(super) refused: AtomicU64,
+    /// Followers that did not keep up, and connections that took nothing.
+    pub(super) cut_off: AtomicU64,
+    /// How many of those the log has, and how often it may get more.
+    logged: Mutex<(u64, RateLimit)>,
+}
+
+impl Counts {
+    /// One client more was cut off. The log says so, unless it has just done so: then the next time it has this one, too.
+    pub(super) fn cut_off(&self, why: impl fmt::Display) {
+        let all = self.cut_off.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, limit) = &mut *logged;
+        if limit.take(Instant::now(), LOGGED_EVERY, Duration::ZERO) {
+            let count = all.saturating_sub(*before);
+            *before = all;
+            tracing::warn!(count, "HTTP clients cut off: {count}, the last one because {why}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Changing how a node runs, over HTTP: what it logs, and its faults on purpose. Mounted on the gateway.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::{StatusCode, Uri},
+    response::Response,
+    routing::get,
+};
+use broadcast::{Faults, FaultsError, Handle};
+use broadcast_gateway::{Problem, Routes, answer, no_query, read};
+use serde::{Deserialize, Serialize};
+
+use crate::log::Control;
+
+/// What an operator may change on `node`, whose log is controlled by `log`.
+pub(super) fn routes(node: &Handle, log: Control) -> Routes {
+    let log_routes = get(get_log).put(set_log).with_state(Arc::new(log));
+    let faults_routes = get(get_faults).put(set_faults).with_state(node.clone());
+    Routes::new(include_str!("openapi.json"), [("/v1/log", log_routes), ("/v1/faults", faults_routes)])
+}
+
+/// What is logged.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Log {
+    filter: String,
+}
+
+/// `GET /v1/log`
+async fn get_log(State(log): State<Arc<Control>>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    Ok(answer(StatusCode::OK, &Log { filter: log.get() }))
+}
+
+/// `PUT /v1/log`
+async fn set_log(State(log): State<Arc<Control>>, request: Request) -> Result<Response, Problem> {
+    no_query(request.uri())?;
+    let wanted: Log = read(request, "{\"filter\": \"broadcast=debug\"}").await?;
+    let Log { filter } = &wanted;
+    log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter {filter:?}: {error}")))?;
+    Ok(answer(StatusCode::OK, &wanted))
+}
+
+/// The faults, or none.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct OnPurpose {
+    // With this it must be there, be it null.
+    #[serde(deserialize_with = "Option::deserialize")]
+    faults: Option<String>,
+}
+
+/// `GET /v1/faults`
+async fn get_faults(State(node): State<Handle>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    Ok(current(&node).await)
+}
+
+async fn current(node: &Handle) -> Response {
+    let faults = node.faults().await.map(|faults| faults.to_string());
+    answer(StatusCode::OK, &OnPurpose { faults })
+}
+
+/// `PUT /v1/faults`
+async fn set_faults(State(node): State<Handle>, request: Request) -> Result<Response, Problem> {
+    no_query(request.uri())?;
+    let OnPurpose { faults } = read(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
+    let faults = faults.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
+    match node.set_faults(faults).await {
+        Ok(()) => Ok(current(&node).await),
+        Err(error @ FaultsError::Config(_)) => Err(Problem::bad_request(error)),
+        Err(error @ FaultsError::Off) => Err(Problem::new(StatusCode::CONFLICT, error)),
+        Err(FaultsError::Stopped) => Err(Problem::stopped()),
+    }
+}
