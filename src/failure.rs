@@ -2,8 +2,6 @@
 
 use std::{fmt, io, process::ExitCode};
 
-use broadcast::StartError;
-
 /// Why the program ends without having done what it was told.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -32,15 +30,6 @@ impl Failure {
     #[must_use]
     pub(crate) fn code(&self) -> ExitCode {
         self.code.into()
-    }
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        match error {
-            StartError::Bind { .. } => Self::other(error),
-            _ => Self::usage(error),
-        }
     }
 }
 

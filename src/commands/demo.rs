@@ -12,7 +12,7 @@ use std::{
 };
 
 use broadcast::{Config, Handle, Profile, Seed, start};
-use clap::Args;
+use clap::{Args, value_parser};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{
@@ -27,8 +27,16 @@ use crate::{
     failure::Failure,
     log,
     roles::{self, Context, Ended, Role, receiver, sender},
-    settings::{http::HttpArgs, log::LogArgs, node::IntervalArgs, values::duration},
+    settings::{
+        http::HttpArgs,
+        log::{Format, LogArgs, filter},
+        node::IntervalArgs,
+        values::duration,
+    },
 };
+
+/// How many nodes can send at most.
+const MAX_SENDERS: i64 = 100;
 
 /// Run the whole demo in this terminal: a receiver and some senders, on loopback
 ///
@@ -48,8 +56,13 @@ pub(super) struct DemoArgs {
     #[arg(long)]
     timeline: bool,
 
-    /// How many nodes send, 1 to 100
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2,
+        value_parser = value_parser!(u8).range(1..=MAX_SENDERS),
+        help = format!("How many nodes send, 1 to {MAX_SENDERS}")
+    )]
     senders: u8,
 
     #[command(flatten)]
@@ -68,18 +81,19 @@ pub(super) struct DemoArgs {
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
-    let filter = log::filter(&args.log.filter).map_err(Failure::usage)?;
+    // All that the timeline draws is logged as `info`.
+    let logged = if args.timeline { "info" } else { &args.log.log };
+    let filter = filter(logged).map_err(Failure::usage)?;
     let names: Vec<String> = (0..=args.senders).map(|i| format!("node{}", u16::from(i) + 1)).collect();
-    if (args.timeline || args.log.format == log::Format::Text) && io::stdout().is_terminal() {
+    if (args.timeline || args.log.log_format == Format::Text) && io::stdout().is_terminal() {
         introduce(names.len());
     }
     let nodes = log::Nodes::Several(names.clone());
     let (mut live, log) = if args.timeline {
         let (live, sink) = Live::new(&names);
-        let filter = log::filter("info").map_err(Failure::other)?;
-        (Some(live), log::start_into(sink, filter, log::Format::Json, nodes))
+        (Some(live), log::start_into(sink, filter, Format::Json, nodes))
     } else {
-        (None, log::start(filter, args.log.format, nodes))
+        (None, log::start(filter, args.log.log_format, nodes))
     };
     let log = log.map_err(Failure::start)?;
     unknown::log("demo", &names[0]);

@@ -16,7 +16,12 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    settings::{client::NodeUrl, envelope::EnvelopeArgs, node::BindArgs, values::duration},
+    settings::{
+        client::{NODE, NodeUrl},
+        envelope::EnvelopeArgs,
+        node::BindArgs,
+        values::duration,
+    },
     visible,
 };
 
@@ -38,7 +43,7 @@ use crate::{
 pub(super) struct HealthArgs {
     /// Ask over HTTP, where the node serves its API: HOST, HOST:PORT or a URL [default: send memberlist's ping to
     /// --bind]
-    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE")]
+    #[arg(long, env = NODE, value_name = "NODE")]
     node: Option<NodeUrl>,
 
     #[command(flatten)]

@@ -2,10 +2,10 @@
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::Shell;
 
-use super::{Cli, output};
+use super::{definition, output};
 use crate::{failure::Failure, visible};
 
 /// Print a script that completes this program's commands and flags in a shell
@@ -33,7 +33,7 @@ pub(super) struct ManArgs {
 
 pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "broadcast", &mut script);
+    clap_complete::generate(args.shell, &mut definition(), "broadcast", &mut script);
     output::print(script)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -41,17 +41,17 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
 pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     let Some(dir) = &args.dir else {
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Failure::other)?;
+        clap_mangen::Man::new(definition()).render(&mut page).map_err(Failure::other)?;
         output::print(page)?;
         return Ok(ExitCode::SUCCESS);
     };
     let write = || {
         fs::create_dir_all(dir)?;
-        clap_mangen::generate_to(Cli::command(), dir)
+        clap_mangen::generate_to(definition(), dir)
     };
     write().map_err(|error| Failure::other(format!("cannot write manual pages into {dir:?}: {error}")))?;
     let dir = visible::escaped(&dir.display().to_string());
-    let pages = pages(&Cli::command());
+    let pages = pages(&definition());
     output::print_line(&format!("wrote {pages} manual pages into {dir}, broadcast.1 and the commands' own"))?;
     Ok(ExitCode::SUCCESS)
 }

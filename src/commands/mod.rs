@@ -25,7 +25,7 @@ mod usage;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub(crate) use self::usage::parse;
 use crate::{failure::Failure, log};
@@ -57,6 +57,11 @@ use crate::{failure::Failure, log};
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// All commands, as clap knows them. Help shows no value of a variable, which may be nobody else's business.
+fn definition() -> clap::Command {
+    Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
 }
 
 #[derive(Debug, Subcommand)]

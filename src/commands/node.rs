@@ -25,7 +25,7 @@ use crate::{
     failure::Failure,
     log,
     roles::{self, Context, Roles},
-    settings::{envelope, name, node::NodeSettings},
+    settings::{envelope, log::filter, name, node::NodeSettings},
 };
 
 /// Run one node until it is told to stop
@@ -97,8 +97,8 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, 
             Failure::usage(format!("cannot find out this host's name: {error}; set BROADCAST_NAME (--name)"))
         })?,
     };
-    let filter = log::filter(&settings.log.filter).map_err(Failure::usage)?;
-    let log = log::start(filter, settings.log.format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    let filter = filter(&settings.log.log).map_err(Failure::usage)?;
+    let log = log::start(filter, settings.log.log_format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
     unknown::log("node", &name);
     for file in settings.envelope.secret_keys_file.iter().chain(settings.http.token_file()) {
         warn_if_open(file);
@@ -106,8 +106,13 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, 
     let data =
         settings.data.as_deref().map(|path| DataDir::open(path).map(Arc::new)).transpose().map_err(Failure::other)?;
     let api = Api::bind(&settings.http, &name)?;
-    let info = info(data.as_deref(), &settings.role, Some(&api))?;
-    Ok((start(settings.config(name)?.info(info)).await?, api, log.control, data))
+    let about = info(data.as_deref(), &settings.role, Some(&api))?;
+    let has_faults = settings.faults.as_ref().is_some_and(|faults| !faults.at_rest());
+    let node = start(settings.config(name)?.info(about)).await?;
+    if has_faults {
+        info!(node = node.name(), event = "faults_end", "`broadcast faults none` ends the faults");
+    }
+    Ok((node, api, log.control, data))
 }
 
 /// What the node tells the others about itself.

@@ -38,7 +38,7 @@ pub(super) struct FaultsArgs {
 #[command(after_help = "Examples:\n  broadcast log\n  broadcast log broadcast=debug\n  broadcast log info")]
 pub(super) struct LogArgs {
     /// New log filter, in tracing's syntax: debug, or warn,broadcast=debug [default: only show the filter]
-    #[arg(value_name = "FILTER", value_parser = log::log_filter)]
+    #[arg(value_name = "FILTER", value_parser = log::checked)]
     filter: Option<String>,
 
     #[command(flatten)]

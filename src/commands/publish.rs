@@ -14,6 +14,7 @@ use std::{
 use broadcast_gateway::{ACK_TIME, MAX_ACK_TIME, MAX_BODY};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use humantime::format_duration;
 use hyper::{Method, StatusCode, header};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    settings::{client::ClientArgs, values::duration},
+    settings::{client::ClientArgs, values::duration_in},
     visible,
 };
 
@@ -79,8 +80,17 @@ pub(super) struct PublishArgs {
     #[arg(long, value_enum, value_name = "WHO")]
     ack: Option<Ack>,
 
-    /// How long to wait for acknowledgements, up to 60s [default: 5s]
-    #[arg(long, value_name = "DURATION", requires = "ack", value_parser = ack_time)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "ack",
+        value_parser = ack_time,
+        help = format!(
+            "How long to wait for acknowledgements, up to {} [default: {}]",
+            format_duration(MAX_ACK_TIME),
+            format_duration(ACK_TIME)
+        )
+    )]
     timeout: Option<Duration>,
 
     #[command(flatten)]
@@ -94,9 +104,8 @@ enum Ack {
     All,
 }
 
-fn ack_time(text: &str) -> Result<Duration, &'static str> {
-    let duration = duration(text)?;
-    if duration <= MAX_ACK_TIME { Ok(duration) } else { Err("out of range; write a duration from 1ms to 60s") }
+fn ack_time(text: &str) -> Result<Duration, String> {
+    duration_in(text, &(Duration::from_millis(1)..=MAX_ACK_TIME))
 }
 
 pub(super) async fn run(args: PublishArgs) -> Result<ExitCode, Failure> {

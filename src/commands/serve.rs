@@ -9,7 +9,10 @@ use broadcast::Handle;
 use broadcast_gateway::{Routes, Server};
 use tracing::{info, warn};
 
-use crate::{failure::Failure, settings::http::HttpArgs};
+use crate::{
+    failure::Failure,
+    settings::{explain, http::HttpArgs},
+};
 
 /// Files and sockets that everything but HTTP may need.
 const SPARE_FILES: u64 = 512;
@@ -22,6 +25,7 @@ impl Api {
     /// to start.
     pub(super) fn bind(args: &HttpArgs, node: &str) -> Result<Self, Failure> {
         let Some(mut config) = args.config()? else { return Ok(Self(None)) };
+        config.explain = explain;
         let max_connections = room_for(config.max_connections);
         if max_connections < config.max_connections {
             config.max_connections = max_connections;
@@ -50,7 +54,7 @@ impl Api {
                 warn!(node, event = "http_off", %error, "no HTTP API: {error}");
                 Ok(Self(None))
             }
-            Err(error) => Err(Failure::other(error)),
+            Err(error) => Err(error.into()),
         }
     }
 

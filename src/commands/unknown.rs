@@ -10,15 +10,10 @@ use std::{
     io::{self, Write as _},
 };
 
-use clap::CommandFactory as _;
-
-use super::Cli;
-use crate::{nearest, visible::escaped};
+use super::definition;
+use crate::{nearest, settings::secret, visible::escaped};
 
 const PREFIX: &str = "BROADCAST_";
-/// What has no flag that clap knows of, with the flag that names its file.
-const SECRETS: [(&str, &str); 2] =
-    [("BROADCAST_SECRET_KEYS", "secret_keys_file"), ("BROADCAST_HTTP_TOKEN", "http_token_file")];
 /// What compose.yaml and `cargo test` read.
 const OTHERS: [&str; 3] = ["BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT", "BROADCAST_HTTP_PORT"];
 const TESTS: &str = "BROADCAST_TESTS_";
@@ -61,7 +56,7 @@ impl Unknown {
 }
 
 fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Unknown> {
-    let cli = Cli::command();
+    let cli = definition();
     let known: Vec<String> = cli.get_subcommands().flat_map(settings).collect();
     let own: Vec<String> = cli.find_subcommand(command).map(settings).unwrap_or_default();
     let is_known =
@@ -79,8 +74,8 @@ fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>)
 /// The variables that a command reads.
 fn settings(command: &clap::Command) -> Vec<String> {
     let flags = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
-    let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
-    let secrets = SECRETS.into_iter().filter(|(_, file)| has(file)).map(|(name, _)| name);
+    let has = |name: &str| command.get_arguments().any(|arg| arg.get_id() == name);
+    let secrets = secret::ALL.iter().filter(|secret| has(&secret.file())).map(|secret| secret.variable);
     flags.chain(secrets).map(String::from).collect()
 }
 

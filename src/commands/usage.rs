@@ -3,12 +3,12 @@
 use std::{env, ffi::OsString, iter};
 
 use clap::{
-    CommandFactory as _, FromArgMatches as _,
+    Arg, FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{Cli, unknown};
-use crate::failure::Failure;
+use super::{Cli, definition, unknown};
+use crate::{failure::Failure, settings::named};
 
 /// Reads the command line and the environment.
 ///
@@ -24,14 +24,14 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
 }
 
 fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Failure> {
-    let error = match without_empty_variables(Cli::command(), &is_empty).try_get_matches_from(&args) {
+    let error = match without_empty_variables(definition(), &is_empty).try_get_matches_from(&args) {
         Ok(matches) => return Cli::from_arg_matches(&matches).map_err(|error| Failure::usage(one_line(&error, &args))),
         Err(error) => error,
     };
     match error.kind() {
         // Help shows all variables, whichever of them are empty.
         ErrorKind::DisplayHelp => {
-            Cli::command().try_get_matches_from(&args).map_or_else(|error| error.exit(), |_| error.exit())
+            definition().try_get_matches_from(&args).map_or_else(|error| error.exit(), |_| error.exit())
         }
         ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => Err(Failure::usage(one_line(&error, &args))),
@@ -106,7 +106,7 @@ fn did_you_mean(error: &clap::Error) -> String {
 
 /// What tells how the command is used that was given.
 fn help_of(args: &[OsString]) -> String {
-    let command = Cli::command();
+    let command = definition();
     let known = args.get(1).and_then(|name| command.find_subcommand(name));
     known.map_or("broadcast --help".into(), |known| format!("broadcast {} --help", known.get_name()))
 }
@@ -118,12 +118,10 @@ fn setting(arg: &str) -> String {
         return arg.trim_matches(['[', ']', '<', '>', '.']).into();
     }
     let flag = arg.split([' ', '[']).next().unwrap_or(arg);
-    let command = Cli::command();
-    let args = iter::once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
-    let variable = args
-        .filter(|arg| arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long)))
-        .find_map(|arg| arg.get_env()?.to_str());
-    variable.map_or_else(|| flag.into(), |variable| format!("{variable} ({flag})"))
+    let command = definition();
+    let mut args = iter::once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+    let with_variable = |arg: &&Arg| arg.get_env().is_some() && flag.strip_prefix("--") == arg.get_long();
+    args.find(with_variable).map_or_else(|| flag.into(), named)
 }
 
 #[cfg(test)]
@@ -137,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_command_is_well_formed() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -235,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_taken_out() {
-        let command = without_empty_variables(Cli::command(), &|variable| variable == "BROADCAST_JOIN");
+        let command = without_empty_variables(definition(), &|variable| variable == "BROADCAST_JOIN");
         let node = command.find_subcommand("node").expect("the command");
         let with_variable: Vec<_> =
             node.get_arguments().filter(|arg| arg.get_env().is_some()).map(|arg| arg.get_id().as_str()).collect();
@@ -272,8 +270,8 @@ mod tests {
                 "http_max_connections",
                 "replay",
                 "faults",
-                "filter",
-                "format"
+                "log",
+                "log_format"
             ]
         );
     }

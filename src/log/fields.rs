@@ -14,6 +14,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+use crate::settings::explain;
+
 /// A field's value.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -49,6 +51,18 @@ impl Fields {
             "event" => self.event = Some(value.to_string()),
             "message" => self.message = value.to_string(),
             name => self.others.push((name, value)),
+        }
+    }
+}
+
+impl Fields {
+    /// Puts the program's names of settings where a library has its own.
+    pub(super) fn explain(&mut self) {
+        self.message = explain(&self.message);
+        for (_, value) in &mut self.others {
+            if let Value::Text(text) = value {
+                *text = explain(text);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Text is the time, the level, the node's name and then exactly the words; where several nodes log, the name stands
 //! in front. What comes from the network cannot start a line of its own or move the cursor, because control
 //! characters are escaped.
+//! Warnings and errors may come from the libraries: settings that they name get the names that the program has for them.
 //! JSON has the same words in `message`, every field as a field, and in `spans` those that the line is in, with
 //! their fields.
 
@@ -35,16 +36,10 @@ use self::{
     fields::{Fields, Span, SpanFields, Value},
     writer::BackgroundWriter,
 };
-use crate::visible::{escape, escaped_json};
-
-/// How a line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// For people.
-    Text,
-    /// For programs: one object a line.
-    Json,
-}
+use crate::{
+    settings::log::{Format, filter},
+    visible::{escape, escaped_json},
+};
 
 /// Whose lines they are.
 #[derive(Clone, Debug)]
@@ -53,21 +48,6 @@ pub(crate) enum Nodes {
     One(String),
     /// Those of several, told apart by a prefix as compose does.
     Several(Vec<String>),
-}
-
-/// How long a filter may be, in bytes.
-const MAX_FILTER: usize = 1024;
-
-/// Reads a filter in tracing's syntax, without regular expressions, of which some take minutes and gigabytes.
-pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
-    if text.len() > MAX_FILTER {
-        return Err(format!("it has {} bytes; at most {MAX_FILTER} are allowed", text.len()));
-    }
-    // With blanks before a part tracing-subscriber 0.3 cuts it in the wrong places, and panics within a letter.
-    let parts: Vec<_> = text.split(',').map(str::trim).collect();
-    EnvFilter::builder().with_regex(false).parse(parts.join(",")).map_err(|error| {
-        format!("{error}; write a level (error, warn, info, debug, trace), or parts like broadcast=debug with commas")
-    })
 }
 
 /// A log that has started.
@@ -177,6 +157,9 @@ where
         // It cannot be written for a clock that stands before 1970.
         let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH)).to_string();
         let level = *event.metadata().level();
+        if level <= Level::WARN {
+            fields.explain();
+        }
         let line = match self.format {
             Format::Text => self.text(&time, level, &fields, &spans),
             Format::Json => self.json(&time, level, &fields, &spans).map_err(|_| fmt::Error)?,
@@ -291,7 +274,7 @@ fn level_colour(level: Level) -> &'static str {
 mod tests {
     use std::{collections::BTreeSet, io::Write, sync::Mutex};
 
-    use tracing::{debug, debug_span, info};
+    use tracing::{debug, debug_span, info, warn};
 
     use super::*;
 
@@ -318,23 +301,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_filter_costs_little_whatever_it_says() {
-        // As a regular expression it would take gigabytes.
-        let costly = format!("[{{key={}}}]=debug", "(x|y)*x".to_owned() + &"(x|y)".repeat(60));
-        assert!(filter(&costly).is_ok());
-        assert!(filter(&"a".repeat(MAX_FILTER + 1)).unwrap_err().contains("at most 1024"));
-    }
-
-    #[test]
-    fn a_filter_may_have_blanks_and_any_letters() {
-        assert_eq!(filter(" info , broadcast=debug ").unwrap().to_string(), "broadcast=debug,info");
-        for text in [" ä=debug", "info,\u{a0}日本", "\u{2003}é[ü{ö}]=trace"] {
-            // Whether it is one is tracing's to say.
-            let _ = filter(text);
-        }
-    }
-
     fn one(format: Format, colour: bool) -> Lines {
         Lines { format, nodes: Nodes::One("node1".into()), colour }
     }
@@ -357,6 +323,18 @@ mod tests {
         assert_eq!(behind_the_time(&lines), "  INFO node1 received broadcast msg: key=I am node2 value=0\n");
         let lines = log(one(Format::Text, false), || debug!(size = 3, ok = true, "gossip"));
         assert_eq!(behind_the_time(&lines), " DEBUG node1 gossip size=3 ok=true\n");
+    }
+
+    #[test]
+    fn a_warning_names_settings_as_the_program_does() {
+        let lines = log(one(Format::Text, false), || warn!("is `max_members` too small?"));
+        let told = "is BROADCAST_MAX_MEMBERS (--max-members) too small?";
+        assert_eq!(behind_the_time(&lines), format!("  WARN node1 {told}\n"));
+        let line = log(one(Format::Json, false), || warn!(reason = "is `max_members` too small?", "dropped"));
+        assert!(line.contains(&format!("\"reason\":\"{told}\"")), "{line}");
+        // What others sent is theirs.
+        let lines = log(one(Format::Text, false), || received("`max_members`", "0"));
+        assert!(lines.contains("key=`max_members` "), "{lines}");
     }
 
     #[test]

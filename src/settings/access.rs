@@ -2,32 +2,41 @@
 
 use broadcast::{
     Bounds, Config, ConfigError,
-    config::{IpNet, check_meta, check_networks, network},
+    config::{IpNet, Size, check_meta, check_networks, network},
+    wire::limits,
 };
 use clap::Args;
 
-use super::{size::Size, values::problem};
+use super::values::problem;
 
 #[derive(Debug, Args)]
 pub(crate) struct AccessArgs {
-    /// What the node tells the others about itself, at most 512 bytes [default: nothing]
-    #[arg(long, env = "BROADCAST_META", hide_env_values = true, value_name = "TEXT", value_parser = meta)]
+    #[arg(
+        long,
+        env = "BROADCAST_META",
+        value_name = "TEXT",
+        value_parser = meta,
+        help = format!(
+            "What the node tells the others about itself, at most {} bytes [default: nothing]",
+            limits::META
+        )
+    )]
     meta: Option<String>,
 
     /// Networks that members may be in, like 10.0.0.0/8,fd00::/8 [default: all]
-    #[arg(long, env = "BROADCAST_ALLOW", hide_env_values = true, value_name = "NETWORKS", value_parser = networks)]
+    #[arg(long, env = "BROADCAST_ALLOW", value_name = "NETWORKS", value_parser = networks)]
     allow: Option<Networks>,
 
     /// How many members the node remembers, including dead ones; it lets in no more
-    #[arg(long, env = "BROADCAST_MAX_MEMBERS", hide_env_values = true, value_name = "COUNT", default_value_t = Bounds::default().max_members, value_parser = max_members)]
+    #[arg(long, env = "BROADCAST_MAX_MEMBERS", value_name = "COUNT", default_value_t = Bounds::default().max_members, value_parser = max_members)]
     max_members: usize,
 
     /// How many connections others may have open to this node at once
-    #[arg(long, env = "BROADCAST_MAX_STREAMS", hide_env_values = true, value_name = "COUNT", default_value_t = Bounds::default().max_streams, value_parser = max_streams)]
+    #[arg(long, env = "BROADCAST_MAX_STREAMS", value_name = "COUNT", default_value_t = Bounds::default().max_streams, value_parser = max_streams)]
     max_streams: usize,
 
     /// How many bytes of incomplete messages all connections together may hold
-    #[arg(long, env = "BROADCAST_MAX_STREAM_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Bounds::default().max_stream_bytes), value_parser = max_stream_bytes)]
+    #[arg(long, env = "BROADCAST_MAX_STREAM_BYTES", value_name = "SIZE", default_value_t = Size(Bounds::default().max_stream_bytes), value_parser = max_stream_bytes)]
     max_stream_bytes: Size,
 }
 

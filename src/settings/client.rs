@@ -9,10 +9,13 @@ use hyper::Uri;
 
 use super::http::TokenArgs;
 
+/// The variable that says where a node is. [`ClientArgs`] has the default; some commands do without one.
+pub(crate) const NODE: &str = "BROADCAST_NODE";
+
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
     /// The node to ask: where it serves its HTTP API, as HOST, HOST:PORT or a URL
-    #[arg(long, env = "BROADCAST_NODE", hide_env_values = true, value_name = "NODE", default_value_t = NodeUrl::default())]
+    #[arg(long, env = NODE, value_name = "NODE", default_value_t = NodeUrl::default())]
     pub(crate) node: NodeUrl,
 
     #[command(flatten)]

@@ -1,53 +1,53 @@
 //! The cluster's label and keys, as the program is given them.
-//!
-//! Keys come from a variable or a file and never from a flag, which every user of the host could read. No
-//! message shows any of a key.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
+use super::secret::KEYS;
+use crate::failure::Failure;
 use broadcast::{
     ConfigError, Envelope, config,
-    wire::{Keyring, SecretKey},
+    wire::{Keyring, SecretKey, limits},
 };
 use clap::Args;
-use zeroize::Zeroizing;
-
-use crate::failure::Failure;
-
-/// The variable that has the keys themselves.
-const KEYS: &str = "BROADCAST_SECRET_KEYS";
-const KEYS_FILE: &str = "BROADCAST_SECRET_KEYS_FILE (--secret-keys-file)";
-/// What a file of keys has at most, in bytes.
-const FILE_LIMIT: u64 = 64 << 10;
 
 /// See [`Envelope`].
 #[derive(Debug, Args)]
 pub(crate) struct EnvelopeArgs {
-    /// Name of the cluster, at most 255 bytes; nodes ignore nodes that have another label [default: none]
-    #[arg(long, env = "BROADCAST_LABEL", hide_env_values = true, default_value = "", hide_default_value = true, value_parser = label)]
+    #[arg(
+        long,
+        env = "BROADCAST_LABEL",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = label,
+        help = format!(
+            "Name of the cluster, at most {} bytes; nodes ignore nodes that have another label [default: none]",
+            limits::LABEL
+        )
+    )]
     label: String,
 
-    /// File with the cluster's keys in base64, one on each line; the first one encrypts. SIGHUP makes the node read
-    /// the file again. Or set BROADCAST_SECRET_KEYS to the keys, separated by commas [default: no encryption]
-    #[arg(long, env = "BROADCAST_SECRET_KEYS_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "BROADCAST_SECRET_KEYS_FILE",
+        value_name = "FILE",
+        help = format!(
+            "File with the cluster's keys in base64, one on each line; the first one encrypts. SIGHUP makes the node \
+             read the file again. Or set {} to the keys, separated by commas [default: no encryption]",
+            KEYS.variable
+        )
+    )]
     pub(crate) secret_keys_file: Option<PathBuf>,
 
     /// Whether a node that has keys refuses traffic that is not encrypted
-    #[arg(long, env = "BROADCAST_VERIFY_INCOMING", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, env = "BROADCAST_VERIFY_INCOMING", value_name = "BOOL", default_value_t = Envelope::default().verify_incoming, action = clap::ArgAction::Set)]
     verify_incoming: bool,
 
     /// Whether a node that has keys encrypts what it sends
-    #[arg(long, env = "BROADCAST_VERIFY_OUTGOING", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, env = "BROADCAST_VERIFY_OUTGOING", value_name = "BOOL", default_value_t = Envelope::default().verify_outgoing, action = clap::ArgAction::Set)]
     verify_outgoing: bool,
 
     /// Whether a proxy in front of this node removes the labels
-    #[arg(long, env = "BROADCAST_SKIP_INBOUND_LABEL_CHECK", hide_env_values = true, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    #[arg(long, env = "BROADCAST_SKIP_INBOUND_LABEL_CHECK", value_name = "BOOL", default_value_t = Envelope::default().skip_inbound_label_check, action = clap::ArgAction::Set)]
     skip_inbound_label_check: bool,
 }
 
@@ -55,16 +55,8 @@ impl EnvelopeArgs {
     /// The envelope, with the keys that the environment or the file has.
     pub(crate) fn envelope(self) -> Result<Envelope, Failure> {
         let Self { label, secret_keys_file, verify_incoming, verify_outgoing, skip_inbound_label_check } = self;
-        let variable = env::var_os(KEYS).filter(|value| !value.is_empty());
-        let keys = match (variable, &secret_keys_file) {
-            (None, None) => Vec::new(),
-            (Some(text), None) => keys_in_variable(text)?,
-            (None, Some(file)) => keys_in_file(file).map_err(Failure::usage)?,
-            (Some(_), Some(_)) => {
-                return Err(Failure::usage(format!("{KEYS} and {KEYS_FILE} are both set: keep one of them")));
-            }
-        };
-        let keyring = Keyring::new(keys).map_err(|error| Failure::usage(format!("{KEYS}: {error}")))?;
+        let keys = KEYS.read(secret_keys_file.as_deref(), parse)?.unwrap_or_default();
+        let keyring = Keyring::new(keys).map_err(|error| Failure::usage(format!("{}: {error}", KEYS.variable)))?;
         Ok(Envelope { label, keyring, verify_incoming, verify_outgoing, skip_inbound_label_check })
     }
 }
@@ -73,24 +65,9 @@ fn label(text: &str) -> Result<String, ConfigError> {
     config::check_label(text).map(|()| text.into())
 }
 
-fn keys_in_variable(text: OsString) -> Result<Vec<SecretKey>, Failure> {
-    let text = text.into_string().map(Zeroizing::new);
-    let text = text.map_err(|_| Failure::usage(format!("{KEYS} is not text; write the keys in base64")))?;
-    parse(&text).map_err(|problem| Failure::usage(format!("{KEYS}: {problem}")))
-}
-
 /// The keys in a file.
 pub(crate) fn keys_in_file(path: &Path) -> Result<Vec<SecretKey>, String> {
-    let refuse = |problem: String| format!("{KEYS_FILE} = {path:?}: {problem}");
-    let mut text = Zeroizing::new(String::new());
-    let read = File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_string(&mut text));
-    match read {
-        Err(error) => Err(refuse(format!("it cannot be read: {error}"))),
-        Ok(len) if len as u64 > FILE_LIMIT => {
-            Err(refuse(format!("it is larger than {FILE_LIMIT} bytes; is it a file of keys?")))
-        }
-        Ok(_) => parse(&text).map_err(refuse),
-    }
+    KEYS.in_file(path, parse)
 }
 
 /// Keys in base64, with commas, spaces or ends of lines between them; what is behind a # is a comment.
@@ -99,7 +76,8 @@ fn parse(text: &str) -> Result<Vec<SecretKey>, String> {
     let words =
         lines.flat_map(|line| line.split(|c: char| c == ',' || c.is_whitespace())).filter(|word| !word.is_empty());
     let keys = words.enumerate().map(|(index, word)| {
-        word.parse::<SecretKey>().map_err(|error| format!("key {} cannot be used: {error}", index + 1))
+        let refuse = |error| format!("key {} cannot be used: {error}; make one with broadcast keygen", index + 1);
+        word.parse::<SecretKey>().map_err(refuse)
     });
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
     if keys.is_empty() { Err("there is no key in it; make one with broadcast keygen".into()) } else { Ok(keys) }
@@ -131,18 +109,5 @@ mod tests {
             assert!(error.starts_with(problem), "{error}");
             assert!(!error.contains("hunter2") && !error.contains("aHVudGVyMg"), "{error}");
         }
-        let error = keys_in_variable(text_of(b"\xff")).expect_err("no text").to_string();
-        assert_eq!(error, "BROADCAST_SECRET_KEYS is not text; write the keys in base64");
-        let error = keys_in_file(Path::new("/there/is/none")).expect_err("no file");
-        assert!(
-            error.starts_with(
-                r#"BROADCAST_SECRET_KEYS_FILE (--secret-keys-file) = "/there/is/none": it cannot be read"#
-            ),
-            "{error}"
-        );
-    }
-
-    fn text_of(bytes: &[u8]) -> OsString {
-        std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec())
     }
 }

@@ -1,26 +1,23 @@
 //! How much a node keeps.
 
-use broadcast::Limits;
+use broadcast::{Limits, config::Size};
 use clap::Args;
 
-use super::{
-    size::Size,
-    values::{duration, problem},
-};
+use super::values::{duration, problem};
 
 /// See [`Limits`], whose defaults these are.
 #[derive(Debug, Args)]
 pub(crate) struct LimitArgs {
     /// How many messages the node keeps for members that lack them: this many of its own, and this many of all others
-    #[arg(long, env = "BROADCAST_RETAIN_MESSAGES", hide_env_values = true, value_name = "COUNT", default_value_t = Limits::default().retain_messages, value_parser = retain_messages)]
+    #[arg(long, env = "BROADCAST_RETAIN_MESSAGES", value_name = "COUNT", default_value_t = Limits::default().retain_messages, value_parser = retain_messages)]
     retain_messages: usize,
 
     /// How many bytes of messages the node keeps, half of them for its own: 64MiB, 64MB or a number of bytes
-    #[arg(long, env = "BROADCAST_RETAIN_BYTES", hide_env_values = true, value_name = "SIZE", default_value_t = Size(Limits::default().retain_bytes), value_parser = retain_bytes)]
+    #[arg(long, env = "BROADCAST_RETAIN_BYTES", value_name = "SIZE", default_value_t = Size(Limits::default().retain_bytes), value_parser = retain_bytes)]
     retain_bytes: Size,
 
     /// How long publishers wait for a member that acknowledges nothing
-    #[arg(long, env = "BROADCAST_LAG_LIMIT", hide_env_values = true, value_name = "DURATION", default_value_t = Limits::default().lag_limit.into(), value_parser = lag_limit)]
+    #[arg(long, env = "BROADCAST_LAG_LIMIT", value_name = "DURATION", default_value_t = Limits::default().lag_limit.into(), value_parser = lag_limit)]
     lag_limit: humantime::Duration,
 }
 

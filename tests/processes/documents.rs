@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{program, repository};
+use crate::support::{program, repository, stdout};
 
 /// The most lines that the README may have: a newcomer reads it to the end.
 const README_LINES: usize = 150;
@@ -49,51 +49,9 @@ fn the_readme_links_to_every_page() {
 }
 
 #[test]
-fn the_page_of_settings_has_them_all() {
-    let page = read(&repository("docs/settings.md"));
-    let rows: BTreeMap<_, _> = page
-        .lines()
-        .filter_map(|line| {
-            let cells: Vec<_> = line.strip_prefix("| `BROADCAST_")?.split(" | ").collect();
-            Some((format!("BROADCAST_{}", cells[0].trim_end_matches('`')), (cells[1].to_owned(), cells[2].to_owned())))
-        })
-        .collect();
-    let settings = settings(&help(&["node", "--help"]));
-    assert!(settings.len() > 20, "{settings:?}");
-    for (variable, (flag, default)) in &settings {
-        let (flag_cell, default_cell) = rows.get(variable).unwrap_or_else(|| panic!("{variable} has no row"));
-        assert_eq!(flag_cell, &format!("`{flag}`"), "{variable}");
-        if let Some(default) = default {
-            assert_eq!(default_cell, &format!("`{default}`"), "{variable}");
-        }
-    }
-    // Secrets have no flags; the last is a setting of other commands.
-    let others = ["BROADCAST_HTTP_TOKEN", "BROADCAST_NODE", "BROADCAST_SECRET_KEYS"];
-    for variable in rows.keys().filter(|variable| !settings.contains_key(*variable)) {
-        assert!(others.contains(&variable.as_str()), "{variable} is not a setting");
-    }
-}
-
-#[test]
-fn compose_passes_settings_on() {
-    let compose = read(&repository("compose.yaml"));
-    // What differs between the nodes, or names a file of the host.
-    let own = ["NAME", "ROLE", "BIND", "ADVERTISE", "JOIN", "SECRET_KEYS_FILE", "HTTP_TOKEN_FILE"];
-    for variable in settings(&help(&["node", "--help"])).keys() {
-        let name = variable.trim_start_matches("BROADCAST_");
-        let passed = compose.contains(&format!("\n  {variable}:"));
-        assert_eq!(passed, !own.contains(&name), "{variable}: docs/demo.md says which settings are passed on");
-    }
-}
-
-#[test]
 fn the_page_of_commands_has_them_all() {
     let page = read(&repository("docs/commands.md"));
-    let help = help(&["--help"]);
-    let commands = help.split_once("\nCommands:\n").expect("a list of commands").1;
-    let commands = commands.lines().take_while(|line| !line.is_empty());
-    let names: Vec<_> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
-    for name in names.iter().filter(|name| !["", "help"].contains(*name)) {
+    for name in commands() {
         assert!(page.contains(&format!("\n| `broadcast {name}")), "broadcast {name} has no row in docs/commands.md");
     }
 }
@@ -115,13 +73,13 @@ fn pages() -> Vec<PathBuf> {
     pages.iter().map(|page| normal(page)).collect()
 }
 
-fn markdown_in(folder: &str) -> Vec<PathBuf> {
+pub(crate) fn markdown_in(folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(repository(folder)).expect("the folder is there");
     let paths = entries.map(|entry| entry.expect("it can be read").path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
-fn read(page: &Path) -> String {
+pub(crate) fn read(page: &Path) -> String {
     fs::read_to_string(page).unwrap_or_else(|error| panic!("{}: {error}", page.display()))
 }
 
@@ -180,30 +138,15 @@ fn anchors(page: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn help(args: &[&str]) -> String {
-    let output = program(args).output().expect("the program runs");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).expect("the program prints text")
+/// The program's commands.
+pub(crate) fn commands() -> Vec<String> {
+    let help = help(&["--help"]);
+    let commands = help.split_once("\nCommands:\n").expect("a list of commands").1;
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    let names = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !["", "help"].contains(name)).map(String::from).collect()
 }
 
-/// The settings in a command's help: of each variable the flag, and the default if it is a plain value.
-fn settings(help: &str) -> BTreeMap<String, (String, Option<String>)> {
-    let mut settings = BTreeMap::new();
-    let (mut flag, mut last) = (String::new(), None);
-    for line in help.lines().map(str::trim) {
-        if line.starts_with("--") {
-            flag = line.split([' ', '[', '=']).next().expect("a flag").into();
-        } else if let Some(variable) = line.strip_prefix("[env: ") {
-            let variable = variable.trim_end_matches([']', '=']).to_owned();
-            settings.insert(variable.clone(), (flag.clone(), None));
-            last = Some(variable);
-        } else if let (Some(default), Some(variable)) = (line.strip_prefix("[default: "), &last)
-            && settings[variable].0 == flag
-        {
-            settings
-                .entry(variable.clone())
-                .and_modify(|(_, known)| *known = Some(default.trim_end_matches(']').into()));
-        }
-    }
-    settings
+pub(crate) fn help(args: &[&str]) -> String {
+    stdout(program(args).output().expect("the program runs"))
 }

@@ -316,7 +316,7 @@ fn a_cluster_that_knows_its_size_lets_in_no_more_and_is_rid_of_them_soon() {
     // What names more than that is not read at all, …
     let _answer = connect(cluster.nodes[1].addr(), &fakes(10_000));
     let told = rejected("stream announces 10000 records");
-    assert!(told.contains("more than 12, the limit; is BROADCAST_MAX_MEMBERS too small?"), "{told}");
+    assert!(told.contains("more than 12, the limit; is BROADCAST_MAX_MEMBERS (--max-members) too small?"), "{told}");
     // … and what names fewer, as far as there is room.
     let _answer = connect(cluster.nodes[1].addr(), &fakes(12));
     rejected("12 members are known already");

@@ -192,7 +192,7 @@ fn keys_that_cannot_be_are_refused_without_showing_them() {
     };
     assert_eq!(
         refusal(&[], &[("BROADCAST_SECRET_KEYS", "hunter2")]),
-        "BROADCAST_SECRET_KEYS: key 1 cannot be used: a key is not base64; write its 16, 24 or 32 bytes as broadcast keygen does"
+        "BROADCAST_SECRET_KEYS: key 1 cannot be used: a key is not base64: write its 16, 24 or 32 bytes so; make one with broadcast keygen"
     );
     assert_eq!(
         refusal(&[], &[("BROADCAST_SECRET_KEYS", &format!("{key},aHVudGVyMg=="))]),

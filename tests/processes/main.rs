@@ -17,6 +17,7 @@ mod http;
 mod identity;
 mod keys;
 mod made_up;
+mod settings;
 mod sim;
 mod terminal;
 mod timeline;

@@ -9,7 +9,7 @@
 //! but its name has a dot in it, which `localhost`, addresses and the names of containers have not. So, where
 //! no token tells callers apart, a node is called by such a name, or by one of an origin that is allowed.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -23,10 +23,6 @@ use zeroize::Zeroizing;
 
 use super::{app::App, problem::Problem};
 
-/// The shortest token there may be, in bytes.
-const MIN_TOKEN: usize = 8;
-/// The longest.
-const MAX_TOKEN: usize = 1024;
 /// What needs no token.
 pub(super) const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
@@ -35,6 +31,9 @@ pub(super) const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 pub struct Token(Zeroizing<String>);
 
 impl Token {
+    /// How many characters it may have.
+    pub const LENGTH: RangeInclusive<usize> = 8..=1024;
+
     /// Whether it is this one, in a time that does not depend on where they differ.
     fn is(&self, other: &str) -> bool {
         self.0.as_bytes().ct_eq(other.as_bytes()).into()
@@ -74,17 +73,16 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        if !(MIN_TOKEN..=MAX_TOKEN).contains(&text.len()) {
+        if !Self::LENGTH.contains(&text.len()) {
             return Err(format!(
-                "the token has {} characters; {MIN_TOKEN} to {MAX_TOKEN} are allowed: make one with `broadcast keygen`",
-                text.len()
+                "the token has {} characters; {} to {} are allowed",
+                text.len(),
+                Self::LENGTH.start(),
+                Self::LENGTH.end()
             ));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(
-                "the token has blanks or characters that a header cannot carry; make one with `broadcast keygen`"
-                    .into(),
-            );
+            return Err("the token has blanks or characters that a header cannot carry".into());
         }
         Ok(Self(Zeroizing::new(text.into())))
     }
@@ -185,17 +183,14 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
         Asker::Misled(host) => {
             let detail = format!(
                 "this node does not answer to the name {host:?}, which a web page may have made up: call it by an address, \
-                 by localhost or by a name without dots, name http://{host} in BROADCAST_HTTP_ORIGINS (--http-origins), or set \
-                 a token (BROADCAST_HTTP_TOKEN)"
+                 by localhost or by a name without dots, name http://{host} in `origins`, or set a `token`"
             );
-            return refused(Problem::new(StatusCode::FORBIDDEN, detail));
+            return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
         Asker::Allowed(origin) => Some(origin),
         Asker::Foreign(origin) => {
-            let detail = format!(
-                "web pages from {origin:?} may not call this node; BROADCAST_HTTP_ORIGINS (--http-origins) names those that may"
-            );
-            return refused(Problem::new(StatusCode::FORBIDDEN, detail));
+            let detail = format!("web pages from {origin:?} may not call this node; `origins` names those that may");
+            return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
     };
     let preflight =
@@ -204,7 +199,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
         StatusCode::NO_CONTENT.into_response()
     } else {
         match app.config.token.as_ref().filter(|_| !open) {
-            Some(token) if !token.is_in(request.headers()) => unauthorized(request.headers()),
+            Some(token) if !token.is_in(request.headers()) => unauthorized(request.headers(), &app),
             _ => next.run(request).await,
         }
     };
@@ -225,13 +220,13 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     response
 }
 
-fn unauthorized(headers: &HeaderMap) -> Response {
+fn unauthorized(headers: &HeaderMap, app: &App) -> Response {
     let detail = if headers.contains_key(header::AUTHORIZATION) {
-        "this is not the node's token (BROADCAST_HTTP_TOKEN)"
+        "this is not the node's `token`"
     } else {
         "a token is needed, as `Authorization: Bearer TOKEN` or as the password of basic authentication"
     };
-    let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, (app.config.explain)(detail));
     let problem = problem.header(header::WWW_AUTHENTICATE, "Bearer realm=\"broadcast\"");
     refused(problem.header(header::WWW_AUTHENTICATE, "Basic realm=\"broadcast\", charset=\"UTF-8\""))
 }
@@ -263,9 +258,12 @@ mod tests {
             assert!(!token.is(other), "{other}");
         }
         assert_eq!(format!("{token:?}"), "Token(…)");
-        for bad in ["short", "has blanks in it", "umlaut-ä-umlaut"] {
-            let error = bad.parse::<Token>().unwrap_err();
-            assert!(error.contains("broadcast keygen") && !error.contains(bad), "{error}");
+        for (bad, problem) in [
+            ("short", "the token has 5 characters; 8 to 1024 are allowed"),
+            ("has blanks in it", "the token has blanks or characters that a header cannot carry"),
+            ("umlaut-ä-umlaut", "the token has blanks or characters that a header cannot carry"),
+        ] {
+            assert_eq!(bad.parse::<Token>().unwrap_err(), problem);
         }
     }
 

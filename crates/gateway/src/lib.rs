@@ -97,6 +97,9 @@ pub struct Config {
     pub max_connections: usize,
     /// How long clients may take.
     pub times: Times,
+    /// Puts the program's own names into what a caller is told of a setting, which is the name of a field here or in
+    /// [`broadcast::Config`], between backquotes. Leaves the text as it is, unless told otherwise.
+    pub explain: fn(&str) -> String,
 }
 
 /// How long clients may take.
@@ -121,15 +124,20 @@ impl Config {
     /// Without a token, for nobody's pages but the node's own.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, token: None, origins: Vec::new(), max_connections: MAX_CONNECTIONS, times: Times::default() }
+        Self {
+            addr,
+            token: None,
+            origins: Vec::new(),
+            max_connections: MAX_CONNECTIONS,
+            times: Times::default(),
+            explain: str::to_owned,
+        }
     }
 }
 
 /// The API cannot be served there.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot serve HTTP on {addr}: {source}; stop what uses it, or set another BROADCAST_HTTP (--http), port 0 for any free one"
-)]
+#[error("cannot serve HTTP on {addr}: {source}; stop what uses it, or set another `addr`, port 0 for any free one")]
 pub struct BindError {
     /// The address.
     pub addr: SocketAddr,

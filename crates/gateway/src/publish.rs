@@ -90,7 +90,8 @@ impl PublishQuery {
             let limit = humantime::parse_duration(text).ok();
             limit.filter(|limit| (Duration::from_millis(1)..=MAX_ACK_TIME).contains(limit)).ok_or_else(|| {
                 Problem::bad_request(format_args!(
-                    "timeout {text:?} is not a duration from 1ms to 60s; write it like 500ms or 2s"
+                    "timeout {text:?} is not a duration from 1ms to {}s; write it like 500ms or 2s",
+                    MAX_ACK_TIME.as_secs()
                 ))
             })
         })?;

@@ -123,7 +123,7 @@ async fn tell(
     mut pieces: Pieces,
     room: Option<OwnedSemaphorePermit>,
 ) {
-    if tell_all(&mut pieces, &app.node, own).await.is_none() {
+    if tell_all(&mut pieces, &app, own).await.is_none() {
         if pieces.is_late() {
             app.counts.cut_off("it reads the views of all members too slowly");
         }
@@ -132,7 +132,8 @@ async fn tell(
     }
 }
 
-async fn tell_all(pieces: &mut Pieces, node: &Handle, own: Vec<Belief>) -> Option<()> {
+async fn tell_all(pieces: &mut Pieces, app: &App, own: Vec<Belief>) -> Option<()> {
+    let node = &app.node;
     let until = Instant::now() + ASKING;
     pieces.text = around(&AllViews { node: node.name(), views: [], not_asked: 0 }).0;
     tell_view(pieces, node.name(), &own).await?;
@@ -154,7 +155,8 @@ async fn tell_all(pieces: &mut Pieces, node: &Handle, own: Vec<Belief>) -> Optio
                 tell_view(pieces, &name, &beliefs).await?;
             }
             Err(error) => {
-                push(&mut pieces.text, &NoView { of: &name, error: error.to_string() });
+                let error = (app.config.explain)(&error.to_string());
+                push(&mut pieces.text, &NoView { of: &name, error });
                 pieces.flush().await?;
             }
         }

@@ -61,7 +61,7 @@ pub use config::{
 pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 #[cfg(feature = "net")]
 pub use driver::{
-    AskError, Delivery, Departed, FaultsError, Handle, JoinError, Lagged, Receipt, StartError, Subscription,
+    AskError, Delivery, Departed, FaultsError, Handle, JoinError, KeysError, Lagged, Receipt, StartError, Subscription,
     Undelivered, UpdateError, ViewError,
     health::{HealthError, probe},
     start, zones,

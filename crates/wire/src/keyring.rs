@@ -46,15 +46,13 @@ pub struct SecretKey(Zeroizing<Vec<u8>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A key has the wrong length.
-    #[error(
-        "a key of {len} bytes is not valid: a key is 16, 24 or 32 bytes long, in base64; make one with broadcast keygen"
-    )]
+    #[error("a key of {len} bytes is not valid: a key is 16, 24 or 32 bytes long, in base64")]
     Length {
         /// Its length.
         len: usize,
     },
     /// A key is not written as base64.
-    #[error("a key is not base64; write its 16, 24 or 32 bytes as broadcast keygen does")]
+    #[error("a key is not base64: write its 16, 24 or 32 bytes so")]
     Base64,
     /// There is no room for another key.
     #[error("{MAX_KEYS} keys are installed already, the limit; remove those that are no longer used")]
@@ -62,9 +60,6 @@ pub enum KeyError {
     /// The node was started without a key.
     #[error("encryption cannot be turned on or off while a node runs; start it with a key, or without one")]
     Off,
-    /// There is no node any more.
-    #[error("the node has stopped")]
-    Stopped,
     /// A key that is to be used has not been installed.
     #[error("the key is not installed; install it at every node first, then use it")]
     Unknown,

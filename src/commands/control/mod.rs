@@ -12,7 +12,7 @@ use broadcast::{Faults, FaultsError, Handle};
 use broadcast_gateway::{Problem, Routes, answer, no_query, read};
 use serde::{Deserialize, Serialize};
 
-use crate::log::Control;
+use crate::{log::Control, settings::explain};
 
 /// What an operator may change on `node`, whose log is controlled by `log`.
 pub(super) fn routes(node: &Handle, log: Control) -> Routes {
@@ -71,7 +71,7 @@ async fn set_faults(State(node): State<Handle>, request: Request) -> Result<Resp
     match node.set_faults(faults).await {
         Ok(()) => Ok(current(&node).await),
         Err(error @ FaultsError::Config(_)) => Err(Problem::bad_request(error)),
-        Err(error @ FaultsError::Off) => Err(Problem::new(StatusCode::CONFLICT, error)),
+        Err(error @ FaultsError::Off) => Err(Problem::new(StatusCode::CONFLICT, explain(&error.to_string()))),
         Err(FaultsError::Stopped) => Err(Problem::stopped()),
     }
 }

@@ -60,15 +60,16 @@ use self::{
 use super::{client::Client, node::Signals, output, tail};
 use crate::{
     failure::Failure,
-    settings::{client::NodeUrl, http::TokenArgs},
+    settings::{
+        client::{NODE, NodeUrl},
+        http::TokenArgs,
+    },
 };
 
 /// How many inputs wait to be drawn at most.
 const WAITING: usize = 4096;
 /// How long the end of the program waits for whoever reads the picture.
 const LAST: Duration = Duration::from_millis(200);
-/// Where a node is, if not told otherwise.
-const NODE: &str = "BROADCAST_NODE";
 
 /// Draw who sent and received which message, in causal order, with a column for each node
 ///

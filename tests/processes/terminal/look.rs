@@ -95,7 +95,7 @@ fn no_log_has_the_secrets() {
     assert_eq!(refusal(ask(&first, &["tail"]), 1), wanted);
     let mut wrong = command(&first, &["members"]);
     let line = refusal(wrong.env("BROADCAST_HTTP_TOKEN", "another-horse").output().expect("the program runs"), 1);
-    assert!(line.starts_with("this is not the node's token (BROADCAST_HTTP_TOKEN); set "), "{line}");
+    assert!(line.starts_with("this is not the node's BROADCAST_HTTP_TOKEN; set "), "{line}");
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(&file, token).expect("a temporary file can be written");
     let path = file.path().to_str().expect("text");

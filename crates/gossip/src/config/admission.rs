@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::ConfigError;
 
 /// The most networks that can be allowed.
-const MAX_NETWORKS: usize = 256;
+pub const MAX_NETWORKS: usize = 256;
 
 /// What a node says of itself or is said of it, before it is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub type Filter = dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync;
 /// The networks members may be in, and the application's own say.
 #[derive(Clone, Default)]
 pub struct Admission {
-    /// Where members may be; everywhere, if there are none. At most 256.
+    /// Where members may be; everywhere, if there are none. At most [`MAX_NETWORKS`].
     pub networks: Vec<IpNet>,
     /// Says whether a candidate is let in, or why not.
     pub filter: Option<Arc<Filter>>,
@@ -92,11 +92,10 @@ impl fmt::Debug for Admission {
 ///
 /// # Errors
 ///
-/// When there are more than 256.
+/// When there are more than [`MAX_NETWORKS`].
 pub fn check_networks(networks: &[IpNet]) -> Result<(), ConfigError> {
     if networks.len() > MAX_NETWORKS {
-        let value = format!("{} networks", networks.len());
-        return Err(ConfigError::Network { value, problem: "allow at most 256; join neighbouring ones into one" });
+        return Err(ConfigError::TooManyNetworks { count: networks.len() });
     }
     Ok(())
 }

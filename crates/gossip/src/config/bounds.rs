@@ -1,6 +1,8 @@
 //! What others can make a node hold, and do, at most.
 
-use super::ConfigError;
+use std::ops::RangeInclusive;
+
+use super::{ConfigError, range};
 use crate::wire::limits;
 
 /// What others can make a node hold at most, whatever they send. What exceeds a bound is dropped, told as
@@ -36,7 +38,17 @@ impl Default for Bounds {
     }
 }
 
+/// The largest message has to fit in a stream.
+const MESSAGE: usize = 2 << 20;
+
 impl Bounds {
+    /// What [`max_members`](Self::max_members) may be.
+    pub const MAX_MEMBERS: RangeInclusive<usize> = 2..=1 << 20;
+    /// What [`max_streams`](Self::max_streams) may be.
+    pub const MAX_STREAMS: RangeInclusive<usize> = 1..=65_536;
+    /// What [`max_stream_bytes`](Self::max_stream_bytes) may be.
+    pub const MAX_STREAM_BYTES: RangeInclusive<usize> = MESSAGE..=1 << 40;
+
     /// What a stream may carry: a view names no more members than are remembered.
     pub(crate) fn stream(&self) -> limits::StreamLimits {
         let push_pull_nodes = self.stream.push_pull_nodes.min(self.max_members);
@@ -49,25 +61,21 @@ impl Bounds {
     ///
     /// Which cannot be, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let check = |setting, value: usize, range: std::ops::RangeInclusive<usize>, allowed| {
-            let error = || ConfigError::Tuning { setting, value: value.to_string(), allowed };
-            range.contains(&value).then_some(()).ok_or_else(error)
-        };
-        check("max_members", self.max_members, 2..=1 << 20, "between 2 and 1048576")?;
-        check("max_streams", self.max_streams, 1..=65_536, "between 1 and 65536")?;
-        // The largest message has to fit.
-        let range = 2 << 20..=1 << 40;
-        check("max_stream_bytes", self.max_stream_bytes, range, "between 2 MiB and 1 TiB, in bytes")?;
+        range::check("max_members", self.max_members, &Self::MAX_MEMBERS)?;
+        range::check("max_streams", self.max_streams, &Self::MAX_STREAMS)?;
+        range::check_size("max_stream_bytes", self.max_stream_bytes, &Self::MAX_STREAM_BYTES)?;
         let most = limits::StreamLimits::default();
-        let message = 2 << 20..=most.user_message;
-        check("stream.user_message", self.stream.user_message, message, "between 2 MiB and 20 MiB, in bytes")?;
-        let nodes = 2..=most.push_pull_nodes;
-        check("stream.push_pull_nodes", self.stream.push_pull_nodes, nodes, "between 2 and 1048576")?;
-        let state = 64 << 10..=most.user_state;
-        check("stream.user_state", self.stream.user_state, state, "between 64 KiB and 20 MiB, in bytes")?;
-        let whole = 2 << 20..=most.whole;
-        check("stream.whole", self.stream.whole, whole.clone(), "between 2 MiB and 40 MiB, in bytes")?;
-        check("stream.decompressed", self.stream.decompressed, whole, "between 2 MiB and 40 MiB, in bytes")
+        let stream = &self.stream;
+        range::check("stream.push_pull_nodes", stream.push_pull_nodes, &(2..=most.push_pull_nodes))?;
+        for (setting, bytes, least, most) in [
+            ("stream.user_message", stream.user_message, MESSAGE, most.user_message),
+            ("stream.user_state", stream.user_state, 64 << 10, most.user_state),
+            ("stream.whole", stream.whole, MESSAGE, most.whole),
+            ("stream.decompressed", stream.decompressed, MESSAGE, most.decompressed),
+        ] {
+            range::check_size(setting, bytes, &(least..=most))?;
+        }
+        Ok(())
     }
 }
 
@@ -91,7 +99,7 @@ mod tests {
             let mut bounds = Bounds::default();
             change(&mut bounds);
             let error = bounds.validate().expect_err(setting).to_string();
-            assert!(error.starts_with(setting), "{error}");
+            assert!(error.starts_with(&format!("`{setting}` = ")), "{error}");
         }
     }
 }

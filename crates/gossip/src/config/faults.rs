@@ -5,7 +5,7 @@ use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 use super::ConfigError;
 
 /// No datagram is held back for longer.
-const MAX_DELAY: Duration = Duration::from_secs(60);
+pub const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// Faults of the network, done on purpose to the datagrams a node *sends*: where every node has the same
 /// faults, each datagram suffers them once. Connections (TCP) are left alone.
@@ -30,7 +30,8 @@ pub struct Faults {
     pub loss: f64,
     /// The share of those not lost that are sent twice, from 0 to 1.
     pub duplicate: f64,
-    /// For how long each copy is held back, evenly spread; a range reorders them. 60 s at most.
+    /// For how long each copy is held back, evenly spread; a range reorders them. At most
+    /// [`MAX_DELAY`].
     pub delay: RangeInclusive<Duration>,
     /// Makes the choices repeatable. Left to chance when not set.
     pub seed: Option<u64>,
@@ -59,6 +60,7 @@ impl Faults {
         } else if self.delay.is_empty() {
             Some("a delay begins with the shorter one, like delay=5ms..50ms")
         } else if *self.delay.end() > MAX_DELAY {
+            const { assert!(MAX_DELAY.as_secs() == 60) };
             Some("a delay is at most 60s")
         } else {
             None

@@ -6,23 +6,30 @@ mod admission;
 mod bounds;
 mod faults;
 pub(crate) mod info;
+mod range;
 mod retention;
 mod seed;
 mod serf;
+mod size;
 mod tuning;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 pub use ipnet::IpNet;
 
 pub use self::{
-    admission::{Admission, Candidate, Claim, Filter, check_networks, network},
+    admission::{Admission, Candidate, Claim, Filter, MAX_NETWORKS, check_networks, network},
     bounds::Bounds,
-    faults::Faults,
+    faults::{Faults, MAX_DELAY},
     info::{NodeId, NodeInfo},
     retention::Limits,
     seed::Seed,
     serf::{Serf, Tags, parse_tags},
+    size::Size,
     tuning::{Profile, Tuning},
 };
 use crate::wire::{envelope::Envelope, limits};
@@ -32,6 +39,9 @@ pub const DEFAULT_PORT: u16 = 7946;
 
 /// The most seeds a node tries.
 pub const MAX_SEEDS: usize = 256;
+
+/// The longest that anything may take.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a node needs to know to start.
 ///
@@ -60,11 +70,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where a node [listens](Self::bind) unless told otherwise: at all addresses of the host.
+    pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT);
+
     /// A node of that name, listening on all interfaces, alone until others join it.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            bind: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
+            bind: Self::DEFAULT_BIND,
             advertise: None,
             join: Vec::new(),
             tuning: Profile::default().tuning(),
@@ -123,7 +136,7 @@ impl Config {
         self
     }
 
-    /// What the node tells the others about itself, at most 512 bytes.
+    /// What the node tells the others about itself, at most [`limits::META`] bytes.
     #[must_use]
     pub fn meta(mut self, meta: impl Into<Vec<u8>>) -> Self {
         self.meta = meta.into();
@@ -263,7 +276,7 @@ impl Config {
 ///
 /// # Errors
 ///
-/// When it is longer than 512 bytes.
+/// When it is longer than [`limits::META`] bytes.
 pub fn check_meta(meta: &[u8]) -> Result<(), ConfigError> {
     if meta.len() > limits::META {
         return Err(ConfigError::MetaTooLong { size: meta.len() });
@@ -287,7 +300,7 @@ pub fn check_seeds(seeds: &[Seed]) -> Result<(), ConfigError> {
 ///
 /// # Errors
 ///
-/// When it is longer than 253 bytes.
+/// When it is longer than [`limits::LABEL`] bytes.
 pub fn check_label(label: &str) -> Result<(), ConfigError> {
     if label.len() > limits::LABEL {
         return Err(ConfigError::LabelTooLong { size: label.len() });
@@ -299,7 +312,7 @@ pub fn check_label(label: &str) -> Result<(), ConfigError> {
 ///
 /// # Errors
 ///
-/// When it is empty, longer than 255 bytes, or has control characters.
+/// When it is empty, longer than [`limits::NAME`] bytes, or has control characters.
 pub fn check_name(name: &str) -> Result<(), ConfigError> {
     let problem = if name.is_empty() {
         "it is empty; give one that no other node of the cluster has"
@@ -315,6 +328,10 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
 }
 
 /// A setting that cannot be.
+///
+/// Texts of errors and events name a setting as this crate does: the method of [`Config`], or the field of [`Tuning`],
+/// [`Limits`] or [`Bounds`], between backquotes, as in ``is `max_members` too small?``. A program that has other names
+/// for them can put those there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Not `host` or `host:port`.
@@ -383,15 +400,21 @@ pub enum ConfigError {
         /// How many were given.
         size: usize,
     },
-    /// A setting of the gossip is out of its range.
-    #[error("{setting} = {value} is not valid: it must be {allowed}")]
-    Tuning {
-        /// The field of [`Tuning`] or [`Limits`].
+    /// A number, a size or a duration is out of its range.
+    #[error("`{setting}` = {value} is not valid: it must be {allowed}")]
+    Range {
+        /// The field of [`Tuning`], [`Limits`] or [`Bounds`].
         setting: &'static str,
         /// Its value.
         value: String,
         /// What it may be.
-        allowed: &'static str,
+        allowed: String,
+    },
+    /// More networks than can be allowed.
+    #[error("{count} networks are too many: allow at most {MAX_NETWORKS}, and join neighbouring ones into one")]
+    TooManyNetworks {
+        /// How many were given.
+        count: usize,
     },
     /// Not a network.
     #[error("{value:?} is not a network: {problem}")]
@@ -413,8 +436,6 @@ pub enum ConfigError {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn refused(config: Config) -> String {
@@ -454,12 +475,16 @@ mod tests {
         };
         assert_eq!(
             refused(with(|limits| limits.retain_messages = 15)),
-            "retain_messages = 15 is not valid: it must be between 16 and 16777216"
+            "`retain_messages` = 15 is not valid: it must be between 16 and 16777216"
         );
-        assert!(
-            refused(with(|limits| limits.retain_bytes = 1 << 20)).starts_with("retain_bytes = 1048576 is not valid")
+        assert_eq!(
+            refused(with(|limits| limits.retain_bytes = 1 << 20)),
+            "`retain_bytes` = 1MiB is not valid: it must be between 8MiB and 1TiB"
         );
-        assert!(refused(with(|limits| limits.lag_limit = Duration::ZERO)).starts_with("lag_limit = 0ns is not valid"));
+        assert_eq!(
+            refused(with(|limits| limits.lag_limit = Duration::ZERO)),
+            "`lag_limit` = 0s is not valid: it must be between 100ms and 1day"
+        );
         let faults = Faults { loss: 2.0, ..Faults::default() };
         assert!(refused(Config::new("node1").faults(faults)).starts_with(r#""loss=2,"#));
     }
@@ -473,7 +498,7 @@ mod tests {
         };
         assert_eq!(
             refused(with(|t| t.probe_timeout = t.probe_interval)),
-            "probe_timeout = 1s is not valid: it must be less than probe_interval"
+            "`probe_timeout` = 1s is not valid: it must be less than `probe_interval`"
         );
         type Change = fn(&mut Tuning);
         let changes: [(&str, Change); 7] = [
@@ -486,7 +511,7 @@ mod tests {
             ("udp_buffer_size", |t| t.udp_buffer_size = 65_508),
         ];
         for (setting, change) in changes {
-            assert!(refused(with(change)).starts_with(setting), "{setting}");
+            assert!(refused(with(change)).starts_with(&format!("`{setting}` = ")), "{setting}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How much is kept.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use super::ConfigError;
+use super::{ConfigError, DAY, range};
 
 /// How much a node keeps of what is published, and for how long a slow member is waited for.
 ///
@@ -25,23 +25,22 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// What [`retain_messages`](Self::retain_messages) may be.
+    pub const RETAIN_MESSAGES: RangeInclusive<usize> = 16..=1 << 24;
+    /// What [`retain_bytes`](Self::retain_bytes) may be: the largest message has to fit in half of a half, beside what
+    /// is delivered already.
+    pub const RETAIN_BYTES: RangeInclusive<usize> = 8 << 20..=1 << 40;
+    /// What [`lag_limit`](Self::lag_limit) may be.
+    pub const LAG_LIMIT: RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
+
     /// Whether a node can have them.
     ///
     /// # Errors
     ///
     /// Which cannot be, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let refuse = |setting, value: String, allowed| Err(ConfigError::Tuning { setting, value, allowed });
-        if !(16..=1 << 24).contains(&self.retain_messages) {
-            return refuse("retain_messages", self.retain_messages.to_string(), "between 16 and 16777216");
-        }
-        // The largest message has to fit in half of a half, beside what is delivered already.
-        if !(8 << 20..=1 << 40).contains(&self.retain_bytes) {
-            return refuse("retain_bytes", self.retain_bytes.to_string(), "between 8 MiB and 1 TiB, in bytes");
-        }
-        if !(Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60)).contains(&self.lag_limit) {
-            return refuse("lag_limit", format!("{:?}", self.lag_limit), "between 100 milliseconds and 1 day");
-        }
-        Ok(())
+        range::check("retain_messages", self.retain_messages, &Self::RETAIN_MESSAGES)?;
+        range::check_size("retain_bytes", self.retain_bytes, &Self::RETAIN_BYTES)?;
+        range::check_duration("lag_limit", self.lag_limit, &Self::LAG_LIMIT)
     }
 }

@@ -22,8 +22,8 @@ pub type Tags = BTreeMap<String, String>;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Serf {
-    /// What agents list beside the node's name. All names and values together may take 512 bytes, with two to
-    /// six more for each tag.
+    /// What agents list beside the node's name. All names and values together may take
+    /// [`limits::META`](crate::wire::limits::META) bytes, with two to six more for each tag.
     pub tags: Tags,
 }
 

@@ -1,8 +1,8 @@
 //! The pace of the gossip.
 
-use std::{fmt, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
-use super::ConfigError;
+use super::{ConfigError, DAY, range};
 
 /// A kind of network, and memberlist's settings for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,13 +17,23 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// All of them, by the names that settings and scenarios have for them.
-    pub const NAMED: [(&str, Self); 3] = [("local", Self::Local), ("lan", Self::Lan), ("wan", Self::Wan)];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Local, Self::Lan, Self::Wan];
 
     /// The one of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::NAMED.into_iter().find(|(known, _)| *known == name).map(|(_, profile)| profile)
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
+    /// Its name in settings and scenarios.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Lan => "lan",
+            Self::Wan => "wan",
+        }
     }
 
     /// Memberlist's values (`DefaultLocalConfig`, `DefaultLANConfig`, `DefaultWANConfig`).
@@ -122,12 +132,18 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    pub(super) fn validate(&self, overhead: usize) -> Result<(), ConfigError> {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// What each duration may be.
+    pub const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+    /// What each number but [`udp_buffer_size`](Self::udp_buffer_size) may be; [`indirect_checks`](Self::indirect_checks)
+    /// may be 0 as well.
+    pub const NUMBERS: RangeInclusive<u32> = 1..=1000;
+    /// What [`udp_buffer_size`](Self::udp_buffer_size) may be. A message about a node with the longest name and metadata
+    /// has to fit in a packet: what label and encryption add to each comes on top of the least. No UDP packet over IPv4
+    /// is larger than the most.
+    pub const UDP_BUFFER_SIZE: RangeInclusive<usize> = 1024..=65_507;
 
-        let check = |setting, value: &dyn fmt::Debug, ok, allowed| {
-            if ok { Ok(()) } else { Err(ConfigError::Tuning { setting, value: format!("{value:?}"), allowed }) }
-        };
+    /// `overhead` is what label and encryption add to a packet, in bytes.
+    pub(super) fn validate(&self, overhead: usize) -> Result<(), ConfigError> {
         for (setting, value) in [
             ("tcp_timeout", self.tcp_timeout),
             ("push_pull_interval", self.push_pull_interval),
@@ -137,28 +153,26 @@ impl Tuning {
             ("gossip_to_the_dead", self.gossip_to_the_dead),
             ("dead_node_reclaim", self.dead_node_reclaim),
         ] {
-            let ok = (Duration::from_millis(1)..=DAY).contains(&value);
-            check(setting, &value, ok, "between 1 millisecond and 1 day")?;
+            range::check_duration(setting, value, &Self::DURATIONS)?;
         }
-        for (setting, value) in [
-            ("retransmit_mult", self.retransmit_mult),
-            ("suspicion_mult", self.suspicion_mult),
-            ("suspicion_max_timeout_mult", self.suspicion_max_timeout_mult),
-            ("awareness_max_multiplier", self.awareness_max_multiplier),
+        let (least, most) = Self::NUMBERS.into_inner();
+        for (setting, value, least) in [
+            ("retransmit_mult", self.retransmit_mult, least),
+            ("suspicion_mult", self.suspicion_mult, least),
+            ("suspicion_max_timeout_mult", self.suspicion_max_timeout_mult, least),
+            ("awareness_max_multiplier", self.awareness_max_multiplier, least),
+            ("gossip_nodes", u32::try_from(self.gossip_nodes).unwrap_or(u32::MAX), least),
+            ("indirect_checks", u32::try_from(self.indirect_checks).unwrap_or(u32::MAX), 0),
         ] {
-            check(setting, &value, (1..=1000).contains(&value), "between 1 and 1000")?;
+            range::check(setting, value, &(least..=most))?;
         }
-        let timeout = self.probe_timeout;
-        check("probe_timeout", &timeout, timeout < self.probe_interval, "less than probe_interval")?;
-        let nodes = self.gossip_nodes;
-        check("gossip_nodes", &nodes, (1..=1000).contains(&nodes), "between 1 and 1000")?;
-        let checks = self.indirect_checks;
-        check("indirect_checks", &checks, checks <= 1000, "between 0 and 1000")?;
-        // A message about a node with the longest name and metadata has to fit in a packet, beside label and
-        // encryption; no UDP packet over IPv4 is larger than 65507 bytes.
-        let size = self.udp_buffer_size;
-        let allowed = "between 1024 bytes, with what label and encryption add to them, and 65507";
-        check("udp_buffer_size", &size, (1024 + overhead..=65507).contains(&size), allowed)
+        if self.probe_timeout >= self.probe_interval {
+            let value = humantime::format_duration(self.probe_timeout).to_string();
+            let allowed = "less than `probe_interval`".into();
+            return Err(ConfigError::Range { setting: "probe_timeout", value, allowed });
+        }
+        let (least, most) = Self::UDP_BUFFER_SIZE.into_inner();
+        range::check("udp_buffer_size", self.udp_buffer_size, &(least + overhead..=most))
     }
 }
 

@@ -49,8 +49,7 @@ pub(super) async fn address(
             }
             Err(error) => {
                 return Err(format!(
-                    "cannot list the interfaces to find an address to advertise: {error}; \
-                     set BROADCAST_ADVERTISE (--advertise)"
+                    "cannot list the interfaces to find an address to advertise: {error}; set `advertise`"
                 ));
             }
         },
@@ -85,8 +84,7 @@ pub(super) fn anew(current: IpAddr, peers: &[SocketAddr], ipv6: bool) -> Option<
 async fn configured_address(seed: &Seed, listening: SocketAddr) -> Result<SocketAddr, String> {
     let refuse = |why: String| {
         format!(
-            "cannot advertise {:?}: {why}; set BROADCAST_ADVERTISE (--advertise) to an address of this node \
-             that others reach, or leave it out",
+            "cannot advertise {:?}: {why}; set `advertise` to an address of this node that others reach, or leave it out",
             seed.host
         )
     };
@@ -224,7 +222,7 @@ mod tests {
         assert_eq!(advertised(seed("192.0.2.1", 0)).await, Ok("192.0.2.1:4000".parse().unwrap()));
         assert_eq!(advertised(seed("192.0.2.1", 9)).await, Ok("192.0.2.1:9".parse().unwrap()));
         let error = advertised(seed("no such host", 0)).await.unwrap_err();
-        assert!(error.contains("no such host") && error.contains("BROADCAST_ADVERTISE"), "{error}");
+        assert!(error.contains("no such host") && error.contains("`advertise`"), "{error}");
         let error = advertised(seed("0.0.0.0", 0)).await.unwrap_err();
         assert!(error.contains("0.0.0.0"), "{error}");
         let error = advertised(seed("2001:db8::1", 0)).await.unwrap_err();

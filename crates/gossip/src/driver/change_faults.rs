@@ -10,7 +10,9 @@ pub enum FaultsError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// It was started without any.
-    #[error("this node was started without faults: start it with BROADCAST_FAULTS=ready (--faults), for tests only")]
+    #[error(
+        "this node was started without `faults`; start it with some, or with \"ready\" for none so far, for tests only"
+    )]
     Off,
     /// The node has left.
     #[error("this node has left its cluster and no longer sends anything; start another")]

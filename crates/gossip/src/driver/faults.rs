@@ -73,8 +73,8 @@ impl Faulty {
                 node,
                 event = "faults",
                 %faults,
-                "faults are on, for tests only: what this node sends suffers {faults}; to end them, run `broadcast faults \
-                 none`, or start the node without BROADCAST_FAULTS (--faults)"
+                "faults are on, for tests only: what this node sends suffers {faults}; to start without them, unset \
+                 `faults`"
             );
         }
         self.faults = faults;

@@ -11,13 +11,24 @@ use crate::{
     wire::{KeyError, SecretKey},
 };
 
+/// Why a node's keys stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeysError {
+    /// They cannot be changed like that.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The node has left.
+    #[error("this node has left its cluster and no longer encrypts anything; start another")]
+    Stopped,
+}
+
 impl Handle {
     /// From now on this node reads what is encrypted with `key`. A key that is installed already stays.
     ///
     /// # Errors
     ///
-    /// [`KeyError::Full`], [`KeyError::Off`] or [`KeyError::Stopped`].
-    pub async fn install_key(&self, key: SecretKey) -> Result<(), KeyError> {
+    /// [`KeyError::Full`], [`KeyError::Off`] or [`KeysError::Stopped`].
+    pub async fn install_key(&self, key: SecretKey) -> Result<(), KeysError> {
         self.change_keys(KeyChange::Install(key)).await
     }
 
@@ -25,8 +36,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Unknown`], [`KeyError::Off`] or [`KeyError::Stopped`].
-    pub async fn use_key(&self, key: SecretKey) -> Result<(), KeyError> {
+    /// [`KeyError::Unknown`], [`KeyError::Off`] or [`KeysError::Stopped`].
+    pub async fn use_key(&self, key: SecretKey) -> Result<(), KeysError> {
         self.change_keys(KeyChange::Use(key)).await
     }
 
@@ -34,8 +45,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`KeyError::InUse`], [`KeyError::Off`] or [`KeyError::Stopped`].
-    pub async fn remove_key(&self, key: SecretKey) -> Result<(), KeyError> {
+    /// [`KeyError::InUse`], [`KeyError::Off`] or [`KeysError::Stopped`].
+    pub async fn remove_key(&self, key: SecretKey) -> Result<(), KeysError> {
         self.change_keys(KeyChange::Remove(key)).await
     }
 
@@ -43,9 +54,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Full`] or [`KeyError::Stopped`]; [`KeyError::Off`] when this would turn encryption on or
+    /// [`KeyError::Full`] or [`KeysError::Stopped`]; [`KeyError::Off`] when this would turn encryption on or
     /// off.
-    pub async fn set_keys(&self, keys: Vec<SecretKey>) -> Result<(), KeyError> {
+    pub async fn set_keys(&self, keys: Vec<SecretKey>) -> Result<(), KeysError> {
         self.change_keys(KeyChange::Replace(keys)).await
     }
 
@@ -54,7 +65,8 @@ impl Handle {
         self.ask(|event_loop| event_loop.node.keys()).await.unwrap_or_default()
     }
 
-    async fn change_keys(&self, change: KeyChange) -> Result<(), KeyError> {
-        self.ask(|event_loop| event_loop.node.change_keys(change)).await.unwrap_or(Err(KeyError::Stopped))
+    async fn change_keys(&self, change: KeyChange) -> Result<(), KeysError> {
+        let changed = self.ask(|event_loop| event_loop.node.change_keys(change)).await;
+        Ok(changed.ok_or(KeysError::Stopped)??)
     }
 }

@@ -49,6 +49,7 @@ pub use self::{
     change_faults::FaultsError,
     exchange::AskError,
     joined::JoinError,
+    keys::KeysError,
     receipt::{Delivery, Departed, Receipt, Undelivered},
     subscription::{Lagged, Subscription},
     view::ViewError,
@@ -85,7 +86,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The address cannot be listened on.
     #[error(
-        "cannot listen on {addr}: {source}; stop what uses it{}, or set another BROADCAST_BIND (--bind), port 0 for any free one",
+        "cannot listen on {addr}: {source}; stop what uses it{}, or set another `bind`, port 0 for any free one",
         who_else(addr.port(), source)
     )]
     Bind {
@@ -103,9 +104,9 @@ pub enum StartError {
 }
 
 /// Who may well be there already, as it follows other words.
-fn who_else(port: u16, error: &io::Error) -> &'static str {
-    let taken = error.kind() == io::ErrorKind::AddrInUse;
-    if taken && port == DEFAULT_PORT { " (port 7946 is also Docker Swarm's)" } else { "" }
+fn who_else(port: u16, error: &io::Error) -> String {
+    let swarms = error.kind() == io::ErrorKind::AddrInUse && port == DEFAULT_PORT;
+    if swarms { format!(" (port {DEFAULT_PORT} is also Docker Swarm's)") } else { String::new() }
 }
 
 /// Why a node does not tell something else about itself.
@@ -181,8 +182,8 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
     if !config.admission.allows(addr.ip()) {
         return Err(StartError::Advertise(format!(
-            "cannot advertise {addr}: it is in none of the networks of BROADCAST_ALLOW (--allow), so that no other \
-             node with these would let this one in; add its network, or set BROADCAST_ADVERTISE (--advertise)"
+            "cannot advertise {addr}: it is in none of the networks of `allow`, so that no other node with these would \
+             let this one in; add its network, or set `advertise`"
         )));
     }
     let info = config.info.get_or_insert_with(|| NodeInfo::new(NodeId::random().unwrap_or_else(|| epoch.into())));
@@ -275,7 +276,7 @@ impl Handle {
         self.0.addr.clone()
     }
 
-    /// Tells the others something else about this node, at most 512 bytes, which they hear of as
+    /// Tells the others something else about this node, at most [`limits::META`] bytes, which they hear of as
     /// [`Event::Updated`]. Ends when it is on its way.
     ///
     /// # Errors

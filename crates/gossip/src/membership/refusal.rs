@@ -25,7 +25,7 @@ pub(crate) enum Refusal {
          run versions that overlap"
     )]
     Deaf { name: NodeName, kind: &'static str, version: u8, min: u8, max: u8 },
-    #[error("node \"{name}\" was not let in: {max} members are known already; is BROADCAST_MAX_MEMBERS too small?")]
+    #[error("node \"{name}\" was not let in: {max} members are known already; is `max_members` too small?")]
     Full { name: NodeName, max: usize },
     #[error("node \"{name}\" is said to have incarnation {incarnation}, far above the known {known}")]
     Leap { name: NodeName, incarnation: u32, known: u32 },
@@ -35,7 +35,7 @@ pub(crate) enum Refusal {
     NoName(SocketAddr),
     #[error("node \"{0}\" announces no usable address ({1})")]
     NoAddress(NodeName, SocketAddr),
-    #[error("node \"{name}\" was not let in: {addr} is in none of the networks of BROADCAST_ALLOW (--allow)")]
+    #[error("node \"{name}\" was not let in: {addr} is in none of the networks of `allow`")]
     Outside { name: NodeName, addr: SocketAddr },
     #[error("node \"{name}\" was not admitted by this node's application: {reason}")]
     NotAdmitted { name: NodeName, reason: String },

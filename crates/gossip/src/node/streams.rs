@@ -249,7 +249,7 @@ impl Node {
             Err(error) => {
                 self.metrics.stream_error(&error);
                 let too_small = matches!(error, StreamError::Announced { max, .. } if max == self.bounds.max_members);
-                let hint = if too_small { "; is BROADCAST_MAX_MEMBERS too small?" } else { "" };
+                let hint = if too_small { "; is `max_members` too small?" } else { "" };
                 self.break_off(now, id, format!("{error}{hint}"), true);
             }
         }
@@ -314,7 +314,7 @@ impl Node {
         }
         match (role, message) {
             (Role::Serving, StreamMessage::PushPull(_)) if !self.membership.allows(peer) => {
-                let reason = format!("{peer} is in none of the networks of BROADCAST_ALLOW (--allow)");
+                let reason = format!("{peer} is in none of the networks of `allow`");
                 self.break_off(now, id, reason, true);
             }
             (Role::Serving, StreamMessage::PushPull(remote)) => {

@@ -107,7 +107,7 @@ pub(crate) enum Unusable {
     #[error("a serf message is to be relayed to an address of {0} bytes; IPv4 has 4 and IPv6 16")]
     Address(usize),
     #[error("{}", match .0 {
-        None => "the other node is in no serf cluster, this one is; set BROADCAST_SERF (--serf) for all or none".to_owned(),
+        None => "the other node is in no serf cluster, this one is; set `serf` for all or none".to_owned(),
         Some(kind) => format!("a serf state begins with type 2, this one with {kind}"),
     })]
     State(Option<u8>),

@@ -42,9 +42,7 @@ fn a_view_of_more_members_than_are_remembered_is_refused_however_often_it_names_
     node.handle_stream(now, id, StreamInput::Data(&view(1001)));
     assert_eq!(
         rejected(&mut node),
-        [
-            "stream announces 1001 records in a push/pull, more than 1000, the limit; is BROADCAST_MAX_MEMBERS too small?"
-        ]
+        ["stream announces 1001 records in a push/pull, more than 1000, the limit; is `max_members` too small?"]
     );
     assert_eq!((node.metrics().over_limit.stream_sizes, node.buffered(), node.records().len()), (1, 0, 1));
     let id = node.handle_accept(now, from).expect("room for a stream");

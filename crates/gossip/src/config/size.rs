@@ -7,9 +7,16 @@ const BINARY: [(&str, usize); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 
 const DECIMAL: [(&str, usize); 5] =
     [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000), ("B", 1)];
 
-/// See the [module](self).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Size(pub(super) usize);
+/// A number of bytes, which is read and printed with a unit: `64MiB`, `64MB`; without one, in bytes.
+///
+/// ```
+/// use broadcast::config::Size;
+///
+/// assert_eq!("64MiB".parse(), Ok(Size(64 << 20)));
+/// assert_eq!(Size(64 << 20).to_string(), "64MiB");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub usize);
 
 impl FromStr for Size {
     type Err = &'static str;

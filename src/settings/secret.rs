@@ -1,0 +1,89 @@
+//! Settings that are secret: they come from a variable or a file, and never from a flag, which every user of the host
+//! could read. No message shows any of them.
+
+use std::{env, ffi::OsString, fs::File, io::Read as _, path::Path};
+
+use zeroize::Zeroizing;
+
+use super::values::name_of;
+use crate::failure::Failure;
+
+/// What a file has at most, in bytes.
+const FILE_LIMIT: u64 = 64 << 10;
+
+/// One of them. The setting that names its file is called `<name>_file`.
+#[derive(Debug)]
+pub(crate) struct Secret {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// The variable that has the secret itself.
+    pub(crate) variable: &'static str,
+}
+
+/// The cluster's keys.
+pub(super) const KEYS: Secret = Secret { name: "secret_keys", variable: "BROADCAST_SECRET_KEYS" };
+/// What callers of the HTTP API must send.
+pub(crate) const TOKEN: Secret = Secret { name: "http_token", variable: "BROADCAST_HTTP_TOKEN" };
+/// All of them.
+pub(crate) const ALL: [Secret; 2] = [KEYS, TOKEN];
+
+impl Secret {
+    /// The setting that names the file.
+    pub(crate) fn file(&self) -> String {
+        format!("{}_file", self.name)
+    }
+
+    /// What the variable or the file has, if one of them is set.
+    pub(super) fn read<T>(
+        &self,
+        file: Option<&Path>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Failure> {
+        let variable = env::var_os(self.variable).filter(|value| !value.is_empty());
+        let read = match (variable, file) {
+            (None, None) => return Ok(None),
+            (Some(text), None) => self.in_variable(text, parse),
+            (None, Some(file)) => self.in_file(file, parse),
+            (Some(_), Some(_)) => {
+                Err(format!("{} and {} are both set: keep one of them", self.variable, name_of(&self.file())))
+            }
+        };
+        read.map(Some).map_err(Failure::usage)
+    }
+
+    fn in_variable<T>(&self, text: OsString, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+        let text = text.into_string().map(Zeroizing::new).map_err(|_| format!("{} is not text", self.variable))?;
+        parse(&text).map_err(|problem| format!("{}: {problem}", self.variable))
+    }
+
+    /// What a file has.
+    pub(super) fn in_file<T>(&self, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+        let refuse = |problem: String| format!("{} = {path:?}: {problem}", name_of(&self.file()));
+        let mut text = Zeroizing::new(String::new());
+        let read = File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_string(&mut text));
+        match read {
+            Err(error) => Err(refuse(format!("it cannot be read: {error}"))),
+            Ok(len) if len as u64 > FILE_LIMIT => {
+                Err(refuse(format!("it is larger than {FILE_LIMIT} bytes; is it the right file?")))
+            }
+            Ok(_) => parse(&text).map_err(refuse),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_not_shown() {
+        let not_text = std::os::unix::ffi::OsStringExt::from_vec(b"\xff".to_vec());
+        let read = |text: &str| Ok(text.to_owned());
+        assert_eq!(KEYS.in_variable(not_text, read), Err("BROADCAST_SECRET_KEYS is not text".into()));
+        let error = TOKEN.in_file(Path::new("/there/is/none"), read).expect_err("no file");
+        let told = r#"BROADCAST_HTTP_TOKEN_FILE (--http-token-file) = "/there/is/none": it cannot be read"#;
+        assert!(error.starts_with(told), "{error}");
+        let error = KEYS.in_file(Path::new("/dev/zero"), read).expect_err("no end");
+        assert!(error.ends_with("it is larger than 65536 bytes; is it the right file?"), "{error}");
+    }
+}
