@@ -84,7 +84,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
         (
             "BROADCAST_HTTP_ORIGINS (--http-origins)",
             "example.org",
-            r#""example.org" is no origin; write it as https://example.org or http://localhost:3000"#,
+            r#""example.org" is not an origin; write it like https://example.org or http://localhost:3000"#,
         ),
         (
             "BROADCAST_HTTP_MAX_CONNECTIONS (--http-max-connections)",

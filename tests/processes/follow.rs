@@ -302,5 +302,5 @@ fn what_is_not_kept_is_told() {
     let gone = Follower::new(again.http(), FORMS[0], "", &first).expect();
     assert_eq!((&gone["event"], &gone["missed"]), (&json!("gone"), &Value::Null), "{gone}");
     let reason = gone["reason"].as_str().expect("a reason");
-    assert!(reason.contains("started anew"), "{reason}");
+    assert!(reason.contains("has restarted since"), "{reason}");
 }

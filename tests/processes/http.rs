@@ -118,7 +118,7 @@ fn what_is_asked_is_known_or_refused() {
         ("ack=most", r#"ack "most" is neither all nor none"#),
         ("ack=all&ack=all", "duplicate field `ack`"),
         ("acks=all", "unknown field `acks`"),
-        ("ack=all&timeout=2", r#"timeout "2" is no duration from 1ms to 60s"#),
+        ("ack=all&timeout=2", r#"timeout "2" is not a duration from 1ms to 60s"#),
         ("ack=all&timeout=0s", "from 1ms to 60s"),
         ("ack=all&timeout=61s", "from 1ms to 60s"),
         ("ack=all&timeout=99999999999999999999y", "from 1ms to 60s"),
@@ -161,7 +161,7 @@ fn what_is_asked_is_known_or_refused() {
 fn faults_change_where_the_node_was_started_to_take_them() {
     let (_plain, at) = node(&[], &[]);
     let put = |at, body: &str| ask(at, "PUT", "/v1/faults", &[JSON], body.as_bytes());
-    assert_problem(&put(at, r#"{"faults":"loss=0.3"}"#), 409, "BROADCAST_FAULTS=ready");
+    assert_problem(&put(at, r#"{"faults":"loss=0.3"}"#), 409, "BROADCAST_FAULTS (--faults)");
     let (_faulty, at) = node(&[], &[("BROADCAST_FAULTS", "ready")]);
     let none = json!({ "faults": null });
     assert_eq!(ask(at, "GET", "/v1/faults", &[], b"").json(), none);
@@ -197,7 +197,7 @@ fn who_has_no_token_sees_only_whether_the_node_is_well() {
             &["authorization: Basic YW55OmEtdG9rZW4tZm9yLXRoaXMtdGVzVA=="],
         ] {
             let answer = ask(at, "GET", path, headers, b"");
-            assert_problem(&answer, 401, "token");
+            assert_problem(&answer, 401, if headers.is_empty() { "a token is needed" } else { "BROADCAST_HTTP_TOKEN" });
             let schemes = answer.head.iter().filter(|line| line.to_ascii_lowercase().starts_with("www-authenticate:"));
             assert_eq!(schemes.count(), 2, "{path}");
         }

@@ -191,7 +191,7 @@ fn environment(file: &str) -> (BTreeSet<String>, BTreeSet<String>) {
 fn compose_and_the_stack_pass_settings_on() {
     let of_a_node: BTreeSet<_> = settings("node").into_keys().collect();
     // What differs between the nodes, and what names a file of the host or stands for one that it has as a secret.
-    let differs = ["ADVERTISE", "BIND", "NAME", "ROLE"];
+    let differs = ["ADVERTISE", "BIND", "DATA", "NAME", "ROLE"];
     let compose = ["HTTP", "HTTP_TOKEN_FILE", "JOIN", "SECRET_KEYS_FILE"];
     let stack = ["HTTP", "HTTP_TOKEN", "HTTP_TOKEN_FILE", "JOIN", "LABEL", "SECRET_KEYS", "SECRET_KEYS_FILE"];
     for (file, own) in [("compose.yaml", &compose[..]), ("docker/stack.yaml", &stack)] {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -17,8 +17,8 @@ use super::{
     body::BodyLimits,
     bulletin::Bulletin,
     journal::Journal,
-    look::{Last, LongAnswers},
-    views::Views,
+    recent_views::Views,
+    snapshot::{LongAnswers, Snapshot, Snapshots},
 };
 
 /// How often the log says at most that clients were cut off.
@@ -37,7 +37,7 @@ pub(super) struct App {
     pub(super) settled: OnceLock<()>,
     pub(super) counts: Counts,
     pub(super) bodies: BodyLimits,
-    pub(super) last: Last,
+    pub(super) snapshots: Snapshots,
     pub(super) views: Views,
     pub(super) long_answers: LongAnswers,
 }
@@ -51,13 +51,18 @@ impl App {
             settled: OnceLock::new(),
             counts: Counts::default(),
             bodies: BodyLimits::new(config.times.body),
-            last: Last::default(),
+            snapshots: Snapshots::default(),
             views: Views::new(),
             long_answers: LongAnswers::new(),
             openapi,
             config,
             node,
         }
+    }
+
+    /// How the node is now.
+    pub(super) async fn look(&self) -> Arc<Snapshot> {
+        self.snapshots.take(&self.node).await
     }
 }
 

@@ -41,7 +41,9 @@ mod pieces;
 mod problem;
 mod publish;
 mod query;
+mod recent_views;
 mod routes;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod trace;

@@ -1,7 +1,6 @@
 //! How this node sees its cluster, and whether it is well.
 //!
-//! The node is asked once at a time, however many ask here: those who come while it is asked share the next
-//! answer.
+//! The node is asked as `snapshot` has it.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,65 +11,22 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use broadcast::{Health, MemberState, Metrics, Overview, Position, Reach, Seen};
+use broadcast::{Health, MemberState, Overview, Position, Reach, Seen};
 use serde::Serialize;
-use tokio::{
-    sync::{Mutex, Semaphore},
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{
     app::App,
     pieces::{Pieces, around, pieces, push},
     problem::{Problem, answer},
     query,
+    snapshot::Snapshot,
 };
 
 /// The longest text of members that is made at once, about, in bytes.
 const SHORT: usize = 64 << 10;
-/// Clients that are told more than that at the same time: each may hold all that the node knows of its members.
-pub(crate) const LONG_ANSWERS: usize = 4;
 /// How long such a client may take to read it all, and another one wait.
 const TURN: Duration = Duration::from_secs(30);
-
-/// The right to be told a long answer.
-#[derive(Debug)]
-pub(super) struct LongAnswers(Arc<Semaphore>);
-
-impl LongAnswers {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(LONG_ANSWERS)))
-    }
-}
-
-/// What the node has answered last, and when it was asked.
-#[derive(Debug, Default)]
-pub(super) struct Last(Mutex<Option<(Instant, Arc<Now>)>>);
-
-/// How a node is, and its cluster.
-#[derive(Debug)]
-pub(super) struct Now {
-    pub(super) overview: Overview,
-    pub(super) metrics: Metrics,
-}
-
-impl App {
-    /// How the node is now.
-    pub(super) async fn look(&self) -> Arc<Now> {
-        let come = Instant::now();
-        let mut last = self.last.0.lock().await;
-        match &*last {
-            Some((asked, now)) if *asked > come => Arc::clone(now),
-            _ => {
-                let asked = Instant::now();
-                let (overview, metrics) = (self.node.overview().await, self.node.metrics().await);
-                let now = Arc::new(Now { overview, metrics });
-                *last = Some((asked, Arc::clone(&now)));
-                now
-            }
-        }
-    }
-}
 
 /// Whether the node is well.
 #[derive(Serialize)]
@@ -150,7 +106,7 @@ pub(super) async fn members_text(app: &App, most: usize) -> Option<String> {
 }
 
 /// As many members as go into about so many bytes, and how many are left out.
-fn members_within(node: &str, now: &Now, most: usize) -> (String, usize) {
+fn members_within(node: &str, now: &Snapshot, most: usize) -> (String, usize) {
     let members = &now.overview.members;
     let (mut text, _) = around(&Members::of(node));
     let mut told = 0;

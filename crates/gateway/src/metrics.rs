@@ -25,9 +25,9 @@ use prometheus_client::{
 
 use super::{
     app::{App, Counts},
-    look::Now,
     problem::Problem,
     query,
+    snapshot::Snapshot,
 };
 
 /// So many members, and origins, have a line of their own: those that are behind most.
@@ -43,19 +43,19 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
         return Err(Problem::stopped());
     }
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot { app, now }));
+    registry.register_collector(Box::new(AppMetrics { app, now }));
     let mut text = String::new();
     prometheus_text::encode(&mut text, &registry).expect("a text takes everything");
     Ok(([(header::CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], text).into_response())
 }
 
 #[derive(Debug)]
-struct Snapshot {
+struct AppMetrics {
     app: Arc<App>,
-    now: Arc<Now>,
+    now: Arc<Snapshot>,
 }
 
-impl Collector for Snapshot {
+impl Collector for AppMetrics {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let sheet = &mut Sheet(encoder);
         let Metrics { traffic, sent, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use tokio::{
-    sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedMutexGuard, OwnedSemaphorePermit},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
@@ -38,6 +38,7 @@ use super::{
     pieces::{Pieces, around, pieces, push},
     problem::Problem,
     query,
+    recent_views::{Kept, Recent},
 };
 
 /// For how long answers are given out, and nobody is asked again.
@@ -54,37 +55,8 @@ pub(crate) const MOST: usize = 256;
 pub(crate) const AT_ONCE: usize = 16;
 /// The largest view that is asked for along with others, in records and in bytes.
 pub(crate) const SMALL: (usize, usize) = (1024, 256 << 10);
-/// The longest text that is kept for a second, in bytes; and how many of those there may be, where clients are still
-/// reading the former ones.
+/// The longest text that is kept for a second, in bytes.
 const KEPT: usize = 1 << 20;
-const KEPT_AT_ONCE: usize = 16;
-
-/// What was answered last, by whoever has had its turn.
-#[derive(Debug)]
-pub(super) struct Views {
-    last: Arc<Mutex<Last>>,
-    room: Arc<Semaphore>,
-}
-
-#[derive(Debug, Default)]
-struct Last {
-    asked_at: Option<Instant>,
-    kept: Option<Arc<Kept>>,
-}
-
-/// A text that is given out.
-#[derive(Debug)]
-struct Kept {
-    at: Instant,
-    pieces: Vec<Bytes>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Views {
-    pub(super) fn new() -> Self {
-        Self { last: Arc::default(), room: Arc::new(Semaphore::new(KEPT_AT_ONCE)) }
-    }
-}
 
 /// `GET /v1/views`
 pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
@@ -100,7 +72,7 @@ pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Respo
     if let Some(at) = last.asked_at {
         sleep_until(at + FRESH).await;
     }
-    *last = Last { asked_at: Some(Instant::now()), kept: None };
+    *last = Recent { asked_at: Some(Instant::now()), kept: None };
     let own = app.node.view().await;
     if own.is_empty() {
         return Err(Problem::stopped());
@@ -118,7 +90,7 @@ fn answer(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Respo
 /// Asks all, and tells what they answer, piece by piece.
 async fn tell(
     app: Arc<App>,
-    mut last: OwnedMutexGuard<Last>,
+    mut last: OwnedMutexGuard<Recent>,
     own: Vec<Belief>,
     mut pieces: Pieces,
     room: Option<OwnedSemaphorePermit>,
