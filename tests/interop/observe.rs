@@ -129,8 +129,7 @@ impl Prometheus {
         fs::copy(repository("docker/prometheus/rules.yml"), folder.path().join("rules.yml"))
             .expect("the rules are there");
         let shipped = fs::read_to_string(repository("docker/prometheus/prometheus.yml")).expect("it is there");
-        let (head, _) =
-            shipped.split_once("    # Where the nodes have").expect("what follows says where the nodes are");
+        let (head, _) = shipped.split_once("    # If the nodes have").expect("what follows says where the nodes are");
         let targets: Vec<_> = nodes.iter().map(|node| node.http().to_string()).collect();
         let config = head.replace("5s", "1s") + &format!("    static_configs: [{{ targets: {targets:?} }}]\n");
         let file = folder.path().join("prometheus.yml");

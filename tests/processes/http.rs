@@ -122,7 +122,7 @@ fn what_is_asked_is_known_or_refused() {
         ("ack=all&timeout=0s", "from 1ms to 60s"),
         ("ack=all&timeout=61s", "from 1ms to 60s"),
         ("ack=all&timeout=99999999999999999999y", "from 1ms to 60s"),
-        ("timeout=2s", "goes with ack=all"),
+        ("timeout=2s", "needs ack=all"),
     ] {
         assert_problem(&ask(at, "POST", &format!("/v1/messages?{query}"), &[], body), 400, words);
     }
@@ -131,8 +131,8 @@ fn what_is_asked_is_known_or_refused() {
         ("last=-1", "last"),
         ("last=many", "last"),
         ("key=a&key=b", "duplicate field `key`"),
-        ("after=here", r#"after "here" is no place to go on from"#),
-        ("after=", "is no place to go on from"),
+        ("after=here", r#"after "here" is not a place to continue from"#),
+        ("after=", "is not a place to continue from"),
     ] {
         assert_problem(&ask(at, "GET", &format!("/v1/messages?{query}"), &[], b""), 400, words);
     }
@@ -144,7 +144,7 @@ fn what_is_asked_is_known_or_refused() {
     }
     for path in ["/v1/messages", "/v1/events?messages=1"] {
         let malformed = ask(at, "GET", path, &["last-event-id: here"], b"");
-        assert_problem(&malformed, 400, r#"Last-Event-ID "here" is no place to go on from"#);
+        assert_problem(&malformed, 400, r#"Last-Event-ID "here" is not a place to continue from"#);
     }
     assert_problem(&ask(at, "GET", "/v1/messages", &["accept: text/html"], b""), 406, "text/event-stream");
     assert_problem(&ask(at, "GET", "/v1/members", &["host: example.org"], b""), 400, "one header Host");

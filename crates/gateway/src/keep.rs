@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use broadcast::{Event, Lagged};
+use broadcast::{Event, Handle, Lagged, Message, Subscription};
 use tokio::time::{Instant, sleep};
 
 use super::{app::App, bulletin::MAX_MEMBERS, events::Notice, look};
@@ -20,20 +20,30 @@ const SETTLED: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(250);
 const SHARE: u32 = 10;
 
+/// What a node tells, from when this was made.
+pub(super) struct News {
+    messages: Subscription<Message>,
+    events: Subscription<Event>,
+}
+
+impl News {
+    pub(super) fn of(node: &Handle) -> Self {
+        Self { messages: node.subscribe_all(), events: node.events_from_now() }
+    }
+}
+
 impl App {
     /// Writes down what is said, and what happens, until the node stops.
-    pub(super) async fn keep(self: Arc<Self>) {
+    pub(super) async fn keep(self: Arc<Self>, news: News) {
         tokio::select! {
-            () = self.keep_journal() => {}
+            () = self.keep_journal(news) => {}
             never = self.keep_bulletin() => match never {},
         }
         self.bulletin.end();
     }
 
     /// Writes down what is said until the node stops.
-    async fn keep_journal(&self) {
-        let mut messages = self.node.subscribe_all();
-        let mut events = self.node.events_from_now();
+    async fn keep_journal(&self, News { mut messages, mut events }: News) {
         let mut batch = Vec::new();
         loop {
             tokio::select! {

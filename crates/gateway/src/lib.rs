@@ -69,7 +69,7 @@ use rand::{TryRng as _, rngs::SysRng};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-use self::app::App;
+use self::{app::App, keep::News};
 pub use self::{
     body::read,
     guard::{Origin, Token},
@@ -204,11 +204,12 @@ impl Server {
     ///
     /// The runtime does not take the socket.
     pub async fn run(self, node: Handle) -> io::Result<()> {
-        self.run_beside(node, runtime::Handle::current()).await
+        let news = News::of(&node);
+        self.run_beside(node, news, runtime::Handle::current()).await
     }
 
     /// The same; all clients but health checks are served by `others`.
-    async fn run_beside(self, node: Handle, others: runtime::Handle) -> io::Result<()> {
+    async fn run_beside(self, node: Handle, news: News, others: runtime::Handle) -> io::Result<()> {
         let Self { listener, config, mounted, .. } = self;
         let listener = TcpListener::from_std(listener)?;
         // Without a system source of randomness, the time differs as well.
@@ -216,7 +217,7 @@ impl Server {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
         });
         let app = Arc::new(App::new(node, config, routes::describe(OPENAPI, &mounted), life));
-        let kept = others.spawn(Arc::clone(&app).keep());
+        let kept = others.spawn(Arc::clone(&app).keep(news));
         let keeping = async {
             // Should it have panicked, it has ended as well.
             let _ = tokio::join!(kept, app.settle());
@@ -235,6 +236,8 @@ impl Server {
         let (first, others) = (runtime()?, runtime()?);
         let (serving, served) = oneshot::channel::<Infallible>();
         let handle = others.handle().clone();
+        // However late the threads begin, nothing is missed.
+        let news = News::of(&node);
         let others = thread::Builder::new().name("http-clients".into()).spawn(move || {
             // It is an error that ends it: nothing is ever sent.
             let _ = others.block_on(served);
@@ -242,7 +245,7 @@ impl Server {
             others.shutdown_background();
         })?;
         thread::Builder::new().name("http".into()).spawn(move || {
-            if let Err(error) = first.block_on(self.run_beside(node, handle)) {
+            if let Err(error) = first.block_on(self.run_beside(node, news, handle)) {
                 tracing::error!(%error, "HTTP is not served");
             }
             first.shutdown_background();
