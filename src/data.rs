@@ -33,6 +33,9 @@ use std::{
 };
 
 use broadcast::NodeId;
+use nix::fcntl::OFlag;
+
+use crate::failure::Failure;
 
 const LOCK: &str = "lock";
 const ID: &str = "id";
@@ -81,8 +84,8 @@ impl DataDir {
         }
         let file = path.join(LOCK);
         let mut options = OpenOptions::new();
-        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&file);
-        let lock = lock.map_err(refused("open", &file))?;
+        let options = options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = open_here(options, &file).map_err(refused("open", &file))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
@@ -93,7 +96,7 @@ impl DataDir {
             Ok(text) => parse(&text).map_err(|problem| DataError::Id { path: file, problem })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = NodeId::random().ok_or(DataError::Randomness)?;
-                write(path, id).map_err(refused("write", &file))?;
+                write(path, id).map_err(refused("write", &path.join(NEW_ID)))?;
                 id
             }
             Err(source) => return Err(refused("read", &file)(source)),
@@ -120,15 +123,26 @@ fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataEr
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(file)?.take(MOST).read_to_end(&mut text)?;
+    open_here(OpenOptions::new().read(true), file)?.take(MOST).read_to_end(&mut text)?;
     Ok(text)
+}
+
+/// Opens a file of the directory itself: no link to another place, and nothing that one would wait for.
+fn open_here(options: &mut OpenOptions, file: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let opened = options.custom_flags(flags.bits()).open(file)?;
+    if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("it is not a file")) }
 }
 
 /// Makes the file, whole or not at all.
 fn write(dir: &Path, id: NodeId) -> io::Result<()> {
     let new = dir.join(NEW_ID);
-    // What a former attempt may have left is overwritten.
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    // What a former attempt may have left.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(text(id).as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, dir.join(ID))?;
@@ -157,6 +171,15 @@ fn parse(data: &[u8]) -> Result<NodeId, String> {
         Some(id) if text(id).as_bytes() == data => Ok(id),
         Some(id) if text(id).as_bytes().starts_with(data) => Err(format!("it ends after {} bytes", data.len())),
         _ => Err("its checksum and its id do not belong together".into()),
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::OpenToAll { .. } | DataError::Id { .. } => Self::usage(error),
+            DataError::Io { .. } | DataError::InUse(_) | DataError::Randomness => Self::other(error),
+        }
     }
 }
 
@@ -195,12 +218,14 @@ fn remedy(kind: io::ErrorKind) -> &'static str {
             "remove the file that is there, or name a directory"
         }
         io::ErrorKind::IsADirectory => "remove what is there, or name another directory",
-        _ => "see that the disk is well, or name another directory",
+        io::ErrorKind::NotFound => "name a directory whose parent is there",
+        _ => "see that it is a plain file on a disk that is well, or name another directory",
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
     use tempfile::TempDir;
 
     use super::*;
@@ -233,6 +258,25 @@ mod tests {
         fs::write(dir.path().join(NEW_ID), "broadcast no").expect("it is written");
         let id = DataDir::open(dir.path()).expect("it is made").id();
         assert_eq!(DataDir::open(dir.path()).expect("it is there").id(), id);
+    }
+
+    #[test]
+    fn links_and_pipes_are_refused_and_nothing_elsewhere_is_written() {
+        for name in [ID, LOCK, NEW_ID] {
+            let (dir, other) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+            let precious = other.path().join("precious");
+            fs::write(&precious, "precious").expect("it is written");
+            std::os::unix::fs::symlink(&precious, dir.path().join(name)).expect("it is linked");
+            let opened = DataDir::open(dir.path());
+            assert_eq!(opened.is_ok(), name == NEW_ID, "{name}");
+            assert_eq!(fs::read_to_string(&precious).expect("it is there"), "precious", "{name}");
+            assert!(!dir.path().join(ID).is_symlink() || name == ID, "{name}");
+        }
+        for name in [ID, LOCK] {
+            let dir = TempDir::new().expect("a folder");
+            mkfifo(&dir.path().join(name), Mode::from_bits_truncate(0o600)).expect("a pipe");
+            problem(&dir);
+        }
     }
 
     #[test]

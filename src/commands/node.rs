@@ -15,6 +15,7 @@ use broadcast::{Handle, NodeId, NodeInfo, start};
 use clap::Args;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::timeout,
 };
 use tracing::{error, info, warn};
@@ -103,8 +104,11 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, 
     for file in settings.envelope.secret_keys_file.iter().chain(settings.http.token_file()) {
         warn_if_open(file);
     }
-    let data =
-        settings.data.as_deref().map(|path| DataDir::open(path).map(Arc::new)).transpose().map_err(Failure::other)?;
+    let data = match settings.data.clone() {
+        // A disk may take its time, and a signal ends the program all the same.
+        Some(path) => Some(Arc::new(spawn_blocking(move || DataDir::open(&path)).await.map_err(Failure::other)??)),
+        None => None,
+    };
     let api = Api::bind(&settings.http, &name)?;
     let about = info(data.as_deref(), &settings.role, Some(&api))?;
     let has_faults = settings.faults.as_ref().is_some_and(|faults| !faults.at_rest());

@@ -56,13 +56,20 @@ impl Fields {
 }
 
 impl Fields {
-    /// Puts the program's names of settings where a library has its own.
+    /// Puts the program's names of settings where a library has its own: into what is told, and why. Names and values that
+    /// others chose stay as they are, and so does what is told where they look like such a name.
     pub(super) fn explain(&mut self) {
-        self.message = explain(&self.message);
-        for (_, value) in &mut self.others {
+        let mut foreign = false;
+        for (name, value) in &mut self.others {
             if let Value::Text(text) = value {
-                *text = explain(text);
+                match *name {
+                    "reason" | "error" => *text = explain(text),
+                    _ => foreign |= text.contains('`'),
+                }
             }
+        }
+        if !foreign {
+            self.message = explain(&self.message);
         }
     }
 }

@@ -127,7 +127,7 @@ fn what_is_asked_is_known_or_refused() {
         assert_problem(&ask(at, "POST", &format!("/v1/messages?{query}"), &[], body), 400, words);
     }
     for (query, words) in [
-        ("keys=a", "the query: keys: unknown field `keys`"),
+        ("keys=a", "the query is not valid: keys: unknown field `keys`"),
         ("last=-1", "last"),
         ("last=many", "last"),
         ("key=a&key=b", "duplicate field `key`"),

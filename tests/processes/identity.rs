@@ -122,7 +122,7 @@ fn an_identity_that_cannot_be_read_is_refused_and_stays_as_it_is() {
     let (dir, file) = (folder.path().to_str().expect("text"), folder.path().join("id"));
     fs::write(&file, "broadcast node id, for").expect("it is written");
     let output = program(&["node", "--name", "one", "--http", "off"]).env("BROADCAST_DATA", dir).output();
-    let refused = refusal(output.expect("it runs"), 1);
+    let refused = refusal(output.expect("it runs"), 2);
     let begin =
         format!("BROADCAST_DATA (--data): {} is damaged or of another release: it does not begin with", file.display());
     assert!(refused.starts_with(&begin) && refused.contains("remove it, and the node is a new one"), "{refused}");

@@ -46,13 +46,14 @@
 //! - *A forged `Answer`* has to know the number, which is drawn at random for each member.
 //! - *A member that lies about itself* can claim any role, and the identity of another. Nothing here decides by it.
 //! - *Two nodes with one identity*, as where a data directory was copied: whoever hears of both tells its application,
-//!   with the names of both.
+//!   with the names of both, once the one that it knew before has answered again. A node that was killed and is back under
+//!   another name is no such case.
 //! - *Something later releases tell* is skipped, field by field.
 
 mod message;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     ops::RangeInclusive,
     sync::Arc,
@@ -90,6 +91,10 @@ type Tag = u64;
 pub(super) struct Infos {
     own: Option<Own>,
     known: BTreeMap<NodeName, Known>,
+    /// Who has told each identity.
+    by_id: BTreeMap<NodeId, BTreeSet<NodeName>>,
+    /// Who is asked once more whether it is there, and who has told the same identity.
+    twins: BTreeMap<NodeName, NodeName>,
     asked: BTreeMap<NodeName, Question>,
     /// When those that are asked are asked again.
     due: Timers<NodeName>,
@@ -128,6 +133,8 @@ impl Default for Infos {
         Self {
             own: None,
             known: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            twins: BTreeMap::new(),
             asked: BTreeMap::new(),
             due: Timers::new(),
             answered: Timers::new(),
@@ -174,8 +181,20 @@ impl Infos {
     }
 
     fn forget(&mut self, name: &NodeName) {
-        self.known.remove(name);
+        self.unlearn(name);
+        self.twins.retain(|one, other| one != name && other != name);
         self.stop_asking(name);
+    }
+
+    fn unlearn(&mut self, name: &NodeName) -> Option<Known> {
+        let known = self.known.remove(name)?;
+        if let Some(names) = self.by_id.get_mut(&known.id) {
+            names.remove(name);
+            if names.is_empty() {
+                self.by_id.remove(&known.id);
+            }
+        }
+        Some(known)
     }
 
     fn stop_asking(&mut self, name: &NodeName) {
@@ -201,13 +220,22 @@ impl Infos {
 
     /// Takes what a member has told; gives whether that is news.
     fn learn(&mut self, name: &NodeName, id: NodeId, (tag, told): (Tag, &[u8])) -> bool {
-        let known = Known { id, tag, told: told.into() };
-        self.known.insert(name.clone(), known).is_none_or(|before| *before.told != *told)
+        let before = self.unlearn(name);
+        self.by_id.entry(id).or_default().insert(name.clone());
+        self.known.insert(name.clone(), Known { id, tag, told: told.into() });
+        before.is_none_or(|before| *before.told != *told)
     }
 
     /// Who else has this identity.
     fn twin(&self, name: &NodeName, id: NodeId) -> Option<&NodeName> {
-        self.known.iter().find(|(other, known)| *other != name && known.id == id).map(|(other, _)| other)
+        self.by_id.get(&id)?.iter().find(|other| *other != name)
+    }
+
+    /// A member has just answered: the identity that it has in common with another one, if it was asked because of that.
+    fn twin_that_is_there(&mut self, name: &NodeName) -> Option<(NodeId, NodeName)> {
+        let other = self.twins.remove(name)?;
+        let id = self.known.get(name)?.id;
+        (self.known.get(&other)?.id == id).then_some((id, other))
     }
 }
 
@@ -296,6 +324,9 @@ impl Node {
                 let Some(expected) = question.map(|question| question.expected) else { return };
                 self.infos.stop_asking(&name);
                 self.learn_info(now, from, &name, told);
+                if let Some((id, other)) = self.infos.twin_that_is_there(&name) {
+                    self.events.push_back(Event::IdConflict { id, names: [name.clone(), other] });
+                }
                 if expected != 0 && expected != self.infos.tag_of(&name) {
                     let (at, number) = (now + self.tuning.probe_timeout, self.rng.next_u64());
                     self.infos.ask_at(at, &name, number);
@@ -311,8 +342,7 @@ impl Node {
     /// Who is not known yet as a member asks again.
     fn answer_info(&mut self, now: Instant, name: &[u8], number: u64, (theirs, mine): (Tag, Tag)) {
         let me = &self.membership.me().name;
-        let Some(record) = self.membership.get(name).filter(|record| is_live_of_ours(record) && record.name != *me)
-        else {
+        let Some(record) = self.membership.get(name).filter(|record| is_asked(record) && record.name != *me) else {
             return;
         };
         let (name, to) = (record.name.clone(), Target::from(record));
@@ -341,7 +371,7 @@ impl Node {
         let (tag, told) = match told {
             Told::AsKnown => return,
             Told::Nothing => {
-                self.infos.known.remove(name);
+                self.infos.unlearn(name);
                 return;
             }
             Told::Info { tag, told } => (tag, told),
@@ -357,22 +387,21 @@ impl Node {
         if !self.infos.learn(name, info.id, (tag, told)) {
             return;
         }
-        let is_own = self.info().is_some_and(|own| own.id == info.id);
-        let twin = if is_own { Some(&self.me().name) } else { self.infos.twin(name, info.id) };
-        if let Some(twin) = twin.cloned() {
-            self.events.push_back(Event::IdConflict { id: info.id, names: [twin, name.clone()] });
+        if self.info().is_some_and(|own| own.id == info.id) {
+            let names = [self.me().name.clone(), name.clone()];
+            self.events.push_back(Event::IdConflict { id: info.id, names });
+        } else if let Some(twin) = self.infos.twin(name, info.id).cloned() {
+            // It may be this one's former life, under another name, and not be found to have failed yet.
+            self.infos.twins.insert(twin.clone(), name.clone());
+            self.meet_for_info(now, &twin);
         }
         self.events.push_back(Event::Introduced { name: name.clone(), info: Arc::new(info) });
     }
 }
 
-/// Whether a member is one to ask: what it announces alone would have anybody asked.
+/// Whether a member is one to ask and to answer: one that is only announced could be anybody.
 fn is_asked(record: &Record) -> bool {
-    is_live_of_ours(record) && record.is_proven()
-}
-
-fn is_live_of_ours(record: &Record) -> bool {
-    record.is_live() && understands(record.versions)
+    record.is_live() && understands(record.versions) && record.is_proven()
 }
 
 #[cfg(test)]

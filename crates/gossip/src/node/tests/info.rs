@@ -99,6 +99,8 @@ fn two_nodes_with_one_identity_are_told_with_both_names() {
     addrs.iter().for_each(|addr| drop(sim.events(*addr)));
     set(&mut sim, addrs[3], info(2));
     sim.run_until(BOUND, all_know);
+    // Node 2 is asked whether it is still there.
+    sim.run(SECOND);
     for (addr, names) in addrs.iter().zip(["node2 and node4", "node2 and node4", "node2 and node4"]) {
         let conflicts: Vec<_> = told(&mut sim, *addr).into_iter().filter(|line| line.contains(" are ")).collect();
         assert_eq!(conflicts, [format!("{names} are {:016x}", 2)], "{addr}");
@@ -177,13 +179,22 @@ proptest! {
 
 const MEMBER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)), 7946);
 
+/// A node alone in the test.
+fn alone(now: Instant) -> Node {
+    Node::new(now, NodeConfig::new(Config::new("me").info(info(1)), SocketAddr::from(([10, 0, 0, 1], 7946))))
+}
+
+/// It hears of a member of these versions, which has not answered it.
+fn announce(node: &mut Node, now: Instant, name: &'static str, addr: SocketAddr, versions: Versions) {
+    let (incarnation, address, meta) = (1, addr.into(), Bytes::new());
+    let alive = Alive { incarnation, node: name.into(), address, meta, versions: Some(versions) };
+    node.handle_datagram(now, addr, &packet(&Wire::Alive(alive)));
+}
+
 /// A node alone in the test, and a member of these versions, "other", that has answered it.
 fn acquainted(now: Instant, versions: Versions) -> Node {
-    let config = NodeConfig::new(Config::new("me").info(info(1)), SocketAddr::from(([10, 0, 0, 1], 7946)));
-    let mut node = Node::new(now, config);
-    let (incarnation, address, meta) = (1, MEMBER.into(), Bytes::new());
-    let alive = Alive { incarnation, node: "other".into(), address, meta, versions: Some(versions) };
-    node.handle_datagram(now, MEMBER, &packet(&Wire::Alive(alive)));
+    let mut node = alone(now);
+    announce(&mut node, now, "other", MEMBER, versions);
     node.membership.prove_at(MEMBER);
     node.settle(now);
     node
@@ -245,6 +256,49 @@ fn an_answer_counts_only_with_the_number_that_was_asked_with() {
     node.handle_datagram(now, MEMBER, &user(answer(number, &info(9))));
     assert_eq!(node.info_of(&"other".into()), Some(info(2)), "once");
     assert_eq!(node.metrics().rejected, Default::default());
+}
+
+#[test]
+fn who_is_only_announced_is_not_answered() {
+    let now = Instant::now();
+    let mut node = alone(now);
+    announce(&mut node, now, "other", MEMBER, VERSIONS);
+    node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_ask(7, (1, 0), "other"))));
+    assert_eq!(sent(&mut node, now + 3 * SECOND), Vec::<Bytes>::new());
+    assert_eq!(node.infos.held(), (0, 0, 0));
+}
+
+/// Takes the one question that the node asks now, and has it answered by that member.
+fn answered(node: &mut Node, now: Instant, name: &'static str, told: &NodeInfo) {
+    let asked = sent(node, now);
+    let number = u64::from_be_bytes(asked[0][2..10].try_into().expect("8 bytes"));
+    node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_answer(number, name, told))));
+}
+
+/// Who has the identity of another one, as the node tells.
+fn conflicts(node: &mut Node) -> Vec<[NodeName; 2]> {
+    let events = std::iter::from_fn(|| node.poll_event());
+    let names = events.filter_map(|event| if let Event::IdConflict { names, .. } = event { Some(names) } else { None });
+    names.collect()
+}
+
+#[test]
+fn an_identity_is_taken_for_copied_only_when_both_answer() {
+    let now = Instant::now();
+    for both_answer in [false, true] {
+        let mut node = acquainted(now, VERSIONS);
+        answered(&mut node, now, "other", &info(2));
+        let elsewhere = SocketAddr::from(([10, 0, 0, 3], 7946));
+        announce(&mut node, now, "new", elsewhere, VERSIONS);
+        node.membership.prove_at(elsewhere);
+        node.settle(now);
+        answered(&mut node, now, "new", &info(2));
+        assert!(conflicts(&mut node).is_empty(), "the other one may have been killed");
+        if both_answer {
+            answered(&mut node, now, "other", &info(2));
+            assert_eq!(conflicts(&mut node), [["other", "new"].map(NodeName::from)]);
+        }
+    }
 }
 
 #[test]
