@@ -11,6 +11,7 @@ mod churn;
 mod compat;
 mod disk;
 mod example;
+mod http2;
 mod manifests;
 mod matrix;
 mod memberlist;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         networks::cases(),
         addresses::cases(),
         openapi::cases(),
+        http2::cases(),
         serf::cases(),
         observe::cases(),
         example::cases(),

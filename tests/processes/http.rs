@@ -286,7 +286,7 @@ fn what_is_no_http_costs_its_connection_only() {
     for harm in [
         &b"GET /\r\n\r\n"[..],
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         b"GET  /  HTTP/1.1\r\n\r\n",
         &long,

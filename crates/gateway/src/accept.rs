@@ -1,20 +1,20 @@
 //! Accepting connections: health first, whatever the load.
 //!
-//! Two threads serve. This one accepts, and looks at the first letters of each connection, without taking them. Who
-//! asks for the node's health is answered here, and then the connection is closed; every other connection is handed
-//! to the other thread, with its thousands who follow or ask for something large. So a health check waits for the work
-//! of nobody but the node.
+//! Two threads serve. This one accepts, and looks at the first letters of each connection, without taking them; of one in
+//! HTTP/2, whose heads are compressed, it reads the first request. Who asks for the node's health is answered here, and
+//! then the connection is closed; every other connection is handed to the other thread, with its thousands who follow or
+//! ask for something large. So a health check waits for the work of nobody but the node.
 //!
-//! Nor does it wait for a place: when there are no more than [`Config::max_connections`](super::Config), so many
+//! Nor does it wait for a permit: when there are no more than [`Config::max_connections`](super::Config), so many
 //! ([`SPARE`]) more are let in for a moment, to say what they want, and all but health checks are refused.
 //!
 //! # What can go wrong
 //!
 //! - *A head that comes in pieces*, or a health check on a connection that has asked for something else before, is
 //!   served like all others: well, but not first.
-//! - *Connections that say nothing* have the time for a head ([`Times`](super::Times)); those in a spare place
-//!   [`SPARE_TIME`]. Whoever opens as many as there are spare places in each such time, with all other places taken,
-//!   keeps health checks out.
+//! - *Connections that say nothing* have the time for a head ([`Times`](super::Times)); those without a permit
+//!   [`SPARE_TIME`]. Whoever opens as many as [`SPARE`] in each such time, with all permits taken, keeps health checks
+//!   out.
 
 use std::{
     future::Future,
@@ -34,7 +34,11 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{app::App, connection, guard};
+use super::{
+    app::App,
+    connection::{PREFACE, Service, Session, refuse},
+    guard,
+};
 
 /// How long the last answers may take once the node has stopped.
 const GOOD_BYE: Duration = Duration::from_secs(1);
@@ -44,32 +48,32 @@ pub(crate) const SPARE: usize = 256;
 const SPARE_TIME: Duration = Duration::from_secs(2);
 /// How long to rest when the system has no more connections to give.
 const REST: Duration = Duration::from_millis(50);
-/// The longest beginning of a request that shows what is wanted: a method, a path, and what ends it.
-const BEGINNING: usize = "HEAD /healthz ".len();
+/// The longest beginning of a connection that shows what is wanted: a method, a path, and what ends it. As long is what
+/// shows HTTP/2: its method, path and version, which nobody else uses.
+const LOOKED_AT: usize = "HEAD /healthz ".len();
 
-/// What all connections are served with.
+/// Serves connections, each where it belongs.
 #[derive(Clone)]
-struct Service {
-    app: Arc<App>,
-    router: Router,
-    stopping: watch::Receiver<()>,
+struct Acceptor {
+    service: Service,
+    /// Where all but health checks are served.
     others: runtime::Handle,
 }
 
-/// A connection that counts, as long as it lasts.
-struct Place {
+/// The right of a connection to be there, which counts it as long as it lasts.
+struct Permit {
     app: Arc<App>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl Permit {
     fn new(app: &Arc<App>, permit: OwnedSemaphorePermit) -> Self {
         app.counts.connections.fetch_add(1, Ordering::Relaxed);
         Self { app: Arc::clone(app), _permit: permit }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.app.counts.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -77,9 +81,14 @@ impl Drop for Place {
 
 /// What a connection begins with.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+enum Beginning {
+    /// A health check in HTTP/1.1.
     Health,
-    Other,
+    /// Something else in it.
+    Http1,
+    Http2,
+    /// Too little to tell HTTP/2 from what it is not.
+    Unclear,
     /// It ended.
     Nothing,
 }
@@ -93,9 +102,11 @@ pub(super) async fn serve(
     others: runtime::Handle,
     keeping: impl Future,
 ) {
-    let [places, spare] = [app.config.max_connections, SPARE].map(|count| Arc::new(Semaphore::new(count)));
+    let [permits, spare, refusals] =
+        [app.config.max_connections, SPARE, SPARE].map(|count| Arc::new(Semaphore::new(count)));
     let (stop, stopping) = watch::channel(());
-    let service = Service { app, router, stopping, others };
+    let service = Service { app, router, stopping, permits, refusals };
+    let acceptor = Acceptor { service, others };
     let mut keeping = pin!(keeping);
     loop {
         let accepted = tokio::select! {
@@ -112,11 +123,11 @@ pub(super) async fn serve(
         };
         // Answers are small and wanted at once.
         let _ = stream.set_nodelay(true);
-        let app = &service.app;
-        if let Ok(permit) = Arc::clone(&places).try_acquire_owned() {
-            tokio::spawn(service.clone().admit(stream, peer, Place::new(app, permit)));
+        let Service { app, permits, .. } = &acceptor.service;
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            tokio::spawn(acceptor.clone().admit(stream, peer, Permit::new(app, permit)));
         } else if let Ok(permit) = Arc::clone(&spare).try_acquire_owned() {
-            let beyond = service.clone().beyond(stream, peer);
+            let beyond = acceptor.clone().beyond(stream, peer);
             tokio::spawn(async move {
                 let _ = timeout(SPARE_TIME, beyond).await;
                 drop(permit);
@@ -125,60 +136,89 @@ pub(super) async fn serve(
             app.counts.refused.fetch_add(1, Ordering::Relaxed);
         }
     }
-    drop((listener, service));
+    drop((listener, acceptor));
     let _ = stop.send(());
     // Ends when the last connection has.
     let _ = timeout(GOOD_BYE, stop.closed()).await;
 }
 
-impl Service {
-    /// Serves a connection that has a place.
-    async fn admit(self, stream: TcpStream, peer: SocketAddr, place: Place) {
-        let head = self.app.config.times.head;
-        match timeout(head, wanted(&stream)).await {
-            Ok(Ok(Wanted::Health)) => self.answer_one(stream, peer).await,
-            Ok(Ok(Wanted::Other)) => {
+impl Acceptor {
+    /// Serves a connection that has a permit.
+    async fn admit(self, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+        let Self { service, others } = self;
+        let head = service.app.config.times.head;
+        let Ok(beginning) = timeout(head, beginning(&stream)).await else {
+            return debug!(%peer, "an HTTP connection said nothing for {head:?}");
+        };
+        match beginning {
+            Ok(Beginning::Health) => service.serve_http1(stream, peer, false).await,
+            Ok(Beginning::Http2) => match timeout(head, Session::begin(stream, peer, service)).await {
+                Ok(Some(session)) if session.asks_for_health() => session.serve(false).await,
+                Ok(Some(session)) => {
+                    let session = session.moved();
+                    others.spawn(async move {
+                        let _permit = permit;
+                        session.serve(true).await;
+                    });
+                }
+                Ok(None) => {}
+                Err(_) => debug!(%peer, "an HTTP/2 connection asked nothing for {head:?}"),
+            },
+            Ok(other @ (Beginning::Http1 | Beginning::Unclear)) => {
                 // The other thread has an own way to wait for it.
                 let Ok(stream) = stream.into_std() else { return };
-                let others = self.others.clone();
                 others.spawn(async move {
-                    let _place = place;
+                    let _permit = permit;
                     let Ok(stream) = TcpStream::from_std(stream) else { return };
-                    connection::serve(stream, peer, &self.app, self.router, self.stopping, true).await;
+                    if other == Beginning::Http1 {
+                        service.serve_http1(stream, peer, true).await;
+                    } else {
+                        service.serve_unclear(stream, peer).await;
+                    }
                 });
             }
-            Ok(Ok(Wanted::Nothing)) => {}
-            Ok(Err(error)) => debug!(%peer, %error, "an HTTP connection broke"),
-            Err(_) => debug!(%peer, "an HTTP connection said nothing for {head:?}"),
+            Ok(Beginning::Nothing) => {}
+            Err(error) => debug!(%peer, %error, "an HTTP connection broke"),
         }
     }
 
     /// Serves a connection that has none.
     async fn beyond(self, stream: TcpStream, peer: SocketAddr) {
+        let Self { service, .. } = self;
         // Who says nothing is refused as well, while there is time for that.
-        if let Ok(Ok(Wanted::Health)) = timeout(SPARE_TIME / 2, wanted(&stream)).await {
-            self.answer_one(stream, peer).await;
-        } else {
-            self.app.counts.refused.fetch_add(1, Ordering::Relaxed);
-            // Whoever does not read it has not missed much.
-            let _ = connection::refuse(stream).await;
+        match timeout(SPARE_TIME / 2, beginning(&stream)).await {
+            Ok(Ok(Beginning::Health)) => service.serve_http1(stream, peer, false).await,
+            Ok(Ok(Beginning::Http2)) => match Session::begin(stream, peer, service).await {
+                Some(session) if session.asks_for_health() => session.serve(false).await,
+                Some(session) => session.refuse().await,
+                None => {}
+            },
+            _ => {
+                service.app.counts.refused.fetch_add(1, Ordering::Relaxed);
+                // Whoever does not read it has not missed much.
+                let _ = refuse(stream).await;
+            }
         }
-    }
-
-    async fn answer_one(self, stream: TcpStream, peer: SocketAddr) {
-        connection::serve(stream, peer, &self.app, self.router, self.stopping, false).await;
     }
 }
 
 /// Looks at what comes first, and leaves it there.
-async fn wanted(stream: &TcpStream) -> io::Result<Wanted> {
-    let mut beginning = [0; BEGINNING];
-    let length = stream.peek(&mut beginning).await?;
-    Ok(match length {
-        0 => Wanted::Nothing,
-        _ if asks_for_health(&beginning[..length]) => Wanted::Health,
-        _ => Wanted::Other,
-    })
+async fn beginning(stream: &TcpStream) -> io::Result<Beginning> {
+    let mut seen = [0; LOOKED_AT];
+    let length = stream.peek(&mut seen).await?;
+    Ok(Beginning::of(&seen[..length]))
+}
+
+impl Beginning {
+    fn of(seen: &[u8]) -> Self {
+        match seen {
+            [] => Self::Nothing,
+            _ if asks_for_health(seen) => Self::Health,
+            _ if seen.len() == LOOKED_AT && PREFACE.starts_with(seen) => Self::Http2,
+            _ if PREFACE.starts_with(seen) => Self::Unclear,
+            _ => Self::Http1,
+        }
+    }
 }
 
 fn asks_for_health(beginning: &[u8]) -> bool {
@@ -194,12 +234,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn http2_is_known_by_its_preface() {
+        assert_eq!(Beginning::of(&PREFACE[..LOOKED_AT]), Beginning::Http2);
+        (1..LOOKED_AT).for_each(|length| assert_eq!(Beginning::of(&PREFACE[..length]), Beginning::Unclear));
+        for request in [&b"POST /v1/messages"[..LOOKED_AT], b"PRI / HTTP/1.1", b"PRI * HTTP/1.1"] {
+            assert_eq!(Beginning::of(request), Beginning::Http1);
+        }
+        assert_eq!(Beginning::of(b""), Beginning::Nothing);
+    }
+
+    #[test]
     fn health_checks_are_known_by_how_they_begin() {
         for path in guard::OPEN {
             for request in
                 [format!("GET {path} HTTP/1.1\r\n"), format!("HEAD {path} HTTP"), format!("GET {path}?a=b H")]
             {
-                let seen = &request.as_bytes()[..request.len().min(BEGINNING)];
+                let seen = &request.as_bytes()[..request.len().min(LOOKED_AT)];
                 assert!(asks_for_health(seen), "{request}");
             }
         }

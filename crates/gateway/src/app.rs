@@ -71,7 +71,7 @@ impl App {
 pub(super) struct Counts {
     pub(super) connections: AtomicUsize,
     pub(super) followers: AtomicUsize,
-    /// Connections beyond the limit.
+    /// Connections, and requests of HTTP/2, beyond the limit.
     pub(super) refused: AtomicU64,
     /// Followers that did not keep up, and connections that took nothing.
     pub(super) cut_off: AtomicU64,

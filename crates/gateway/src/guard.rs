@@ -13,7 +13,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -124,9 +124,17 @@ enum Asker {
     Misled(String),
 }
 
-fn asker(method: &Method, headers: &HeaderMap, app: &App) -> Asker {
+/// The name that a request calls this node by: the header Host, or in HTTP/2 `:authority`.
+fn host(request: &Request) -> &str {
+    let authority = request.uri().authority().filter(|_| request.version() == Version::HTTP_2);
+    let header = || request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    authority.map(Authority::as_str).or_else(header).unwrap_or_default()
+}
+
+fn asker(request: &Request, app: &App) -> Asker {
+    let (method, headers) = (request.method(), request.headers());
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let host = text("host").unwrap_or_default().to_ascii_lowercase();
+    let host = host(request).to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
     if app.config.token.is_none() && !is_local(&host) && !app.config.origins.iter().any(named) {
         return Asker::Misled(host);
@@ -156,7 +164,8 @@ fn is_local(host: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !name.contains('.')
 }
 
-/// Why it cannot be told by which name a request calls this node, or for which page (RFC 9112, section 3.2).
+/// Why it cannot be told by which name a request calls this node, or for which page (RFC 9112, section 3.2; RFC 9113,
+/// section 8.3.1).
 fn unclear(request: &Request) -> Option<&'static str> {
     let headers = request.headers();
     let count = |name| headers.get_all(name).iter().count();
@@ -164,7 +173,18 @@ fn unclear(request: &Request) -> Option<&'static str> {
     if count(header::HOST) > 1 || count(header::ORIGIN) > 1 {
         return Some("a request may have only one Host header and one Origin header, and this one has more");
     }
+    let authority = request.uri().authority().filter(|_| request.version() == Version::HTTP_2);
     match headers.get(header::HOST) {
+        None if authority.is_some_and(|authority| authority.as_str().contains('@')) => {
+            Some("the :authority of an HTTP/2 request must not name a user")
+        }
+        None if authority.is_some() => None,
+        Some(host)
+            if authority
+                .is_some_and(|authority| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())) =>
+        {
+            Some("the Host header names another node than :authority does")
+        }
         None if request.version() >= Version::HTTP_11 => Some("an HTTP/1.1 request needs a Host header"),
         Some(host) if host.to_str().is_err() => Some("the Host header has characters that a name cannot have"),
         _ => None,
@@ -177,7 +197,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
         return refused(Problem::bad_request(detail));
     }
     let open = OPEN.contains(&request.uri().path());
-    let allowed = match asker(request.method(), request.headers(), &app) {
+    let allowed = match asker(&request, &app) {
         Asker::Own => None,
         Asker::Misled(_) if open => None,
         Asker::Misled(host) => {

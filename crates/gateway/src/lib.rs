@@ -3,8 +3,8 @@
 //! # States
 //!
 //! A [`Server`] is bound, then runs until its node has stopped: then those who follow are told so, and it
-//! ends. Each connection is a task of its own (`accept`, `connection`); each message is put into words once, for all
-//! who follow (`journal`), and so is what happens (`bulletin`).
+//! ends. Each connection is a task of its own (`accept`, `connection`), in HTTP/1.1 or HTTP/2; each message is put into
+//! words once, for all who follow (`journal`), and so is what happens (`bulletin`).
 //!
 //! Whoever has more to serve mounts its [`Routes`]: they are guarded, limited, logged and described as the gateway's own.
 //!

@@ -1,34 +1,34 @@
 //! Connections: how long they last, and how they end.
 //!
-//! Each is served by a task of its own. It has a time limit to send a request's head, also after an earlier
-//! one, and is cut off when it takes nothing of its answer for a while ([`Times`](super::Times)).
+//! Each is served by a task of its own, in HTTP/1.1 (`http1`) or in HTTP/2 (`http2`). It has a time limit to send a
+//! request's head, also after an earlier one, and is cut off when it takes nothing of its answer for a while
+//! ([`Times`](super::Times)).
 
-use std::{
-    future::Future as _,
-    io,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+mod http1;
+mod http2;
+mod patient;
 
-use axum::{Router, http::StatusCode};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::{StatusCode, header},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::AsyncWriteExt as _,
     net::TcpStream,
-    sync::watch,
-    time::{Sleep, sleep},
+    sync::{Semaphore, watch},
+    time::timeout,
 };
 use tracing::debug;
 
+#[cfg(test)]
+pub(super) use self::http2::{MAX_HEAD, STREAMS, WINDOW};
+pub(super) use self::http2::{PREFACE, Session};
+use self::patient::Patient;
 use super::{app::App, problem::Problem};
 
-/// What is read ahead of a request, in bytes: more than its head may be.
+/// What is read ahead of a request in HTTP/1.1, and written ahead of a client, in bytes.
 const BUFFER: usize = 32 << 10;
 /// How long a refused client may take to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
@@ -36,133 +36,68 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// all, and a connection that is closed before that takes it back.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Serves one, to its end; or one request of it.
-pub(super) async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    app: &App,
-    router: Router,
-    mut stopping: watch::Receiver<()>,
-    keep_alive: bool,
-) {
-    let super::Times { head, stall, .. } = app.config.times;
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(keep_alive)
-        .header_read_timeout(head)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(Patient::new(stream, stall)), TowerToHyperService::new(router));
-    let mut served = pin!(served);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        // The server has gone, or says so.
-        _ = stopping.changed() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+/// What all connections are served with.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) app: Arc<App>,
+    pub(super) router: Router,
+    /// Changes when the server stops.
+    pub(super) stopping: watch::Receiver<()>,
+    /// One for each connection, and for each request more that one has open.
+    pub(super) permits: Arc<Semaphore>,
+    /// One for each request of HTTP/2 that is being told that there is no permit for it.
+    pub(super) refusals: Arc<Semaphore>,
+}
+
+impl Service {
+    /// Serves one in HTTP/1.1, to its end; or one request of it.
+    pub(super) async fn serve_http1(self, stream: TcpStream, peer: SocketAddr, keep_alive: bool) {
+        let stream = Patient::new(stream, self.app.config.times.stall);
+        http1::serve(stream, peer, self, keep_alive).await;
+    }
+
+    /// Serves one of which it is not known what it speaks, because it says it byte by byte.
+    pub(super) async fn serve_unclear(self, stream: TcpStream, peer: SocketAddr) {
+        let super::Times { head, stall, .. } = self.app.config.times;
+        let mut stream = Patient::new(stream, stall);
+        match timeout(head, stream.begins_with(PREFACE)).await {
+            Ok(Ok(true)) => match timeout(head, Session::over(stream, peer, self)).await {
+                Ok(Some(session)) => session.serve(true).await,
+                Ok(None) => {}
+                Err(_) => debug!(%peer, "an HTTP/2 connection asked nothing for {head:?}"),
+            },
+            Ok(Ok(false)) => http1::serve(stream, peer, self, true).await,
+            Ok(Err(error)) => debug!(%peer, %error, "an HTTP connection broke"),
+            Err(_) => debug!(%peer, "an HTTP connection said nothing whole for {head:?}"),
         }
-    };
-    if let Err(error) = ended {
-        if std::error::Error::source(&error).is_some_and(is_stall) {
-            app.counts.cut_off(format_args!("{peer} has read nothing for {stall:?}"));
+    }
+
+    /// A connection has ended with an error.
+    fn report(&self, peer: SocketAddr, cause: Option<&io::Error>, error: &dyn fmt::Display) {
+        if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
+            let stall = self.app.config.times.stall;
+            self.app.counts.cut_off(format_args!("{peer} has read nothing for {stall:?}"));
         } else {
             debug!(%peer, %error, "an HTTP connection broke");
         }
     }
 }
 
-fn is_stall(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+/// Why there is no answer.
+fn refusal() -> Problem {
+    let detail = "too many connections are open; close some, or try again in a moment";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
 }
 
-/// Says why it is not served.
+/// Says why it is not served, in HTTP/1.1, to whoever has not asked yet.
 pub(super) async fn refuse(stream: TcpStream) -> io::Result<()> {
     let mut stream = Patient::new(stream, REFUSAL_TIME);
-    let detail = "too many connections are open; close some, or try again in a moment";
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
     // The body ends with the connection.
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
          connection: close\r\n\r\n{}",
-        problem.body()
+        refusal().body()
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
-}
-
-/// A stream whose writes fail when nothing of them was taken for a while, and that lets the other side finish.
-struct Patient {
-    stream: TcpStream,
-    patience: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    lingering: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patient {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, lingering: None }
-    }
-
-    fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, data);
-        self.judge(context, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, data);
-        self.judge(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    /// Nothing more is sent; what the other side still sends is read, and dropped.
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, lingering, .. } = &mut *self;
-        if lingering.is_none() {
-            ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
-        }
-        if lingering.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(context).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        let mut ignored = [0; 16 << 10];
-        loop {
-            let mut buffer = ReadBuf::new(&mut ignored);
-            let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! The API on a node, over real connections.
 
+mod http2;
 mod mounted;
 
 use std::{net::SocketAddr, time::Duration};
