@@ -37,7 +37,8 @@
 //! # Bounds
 //!
 //! An info has [`MAX_LEN`](crate::config::info::MAX_LEN) bytes at most, and is kept for live members only. To a question there is at most one answer,
-//! to each member one in so long a time as a ping may take, and [`ANSWERS_PER_SECOND`] to all.
+//! to each member one in so long a time as a ping may take, [`ANSWERS_PER_SECOND`] to all, and
+//! [`UNPROVEN_ANSWERS_PER_SECOND`] to those that have not answered a ping yet.
 //!
 //! # What can go wrong
 //!
@@ -80,8 +81,10 @@ const INFO: RangeInclusive<u8> = 0xB4..=0xBF;
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// In a large cluster, not all are asked at the same time.
 const ASKS_PER_SECOND: f64 = 2000.0;
-/// How many answers are given in a second at most.
+/// How many answers are given in a second at most; and to members that have not answered a ping yet, as these may be made
+/// up, and their addresses somebody else's.
 const ANSWERS_PER_SECOND: u32 = 2000;
+const UNPROVEN_ANSWERS_PER_SECOND: u32 = 20;
 
 /// Stands for an info in comparisons; 0 where there is none.
 type Tag = u64;
@@ -101,6 +104,7 @@ pub(super) struct Infos {
     /// Until when each is not answered again.
     answered: Timers<NodeName>,
     answers: RateLimit,
+    unproven_answers: RateLimit,
 }
 
 #[derive(Debug)]
@@ -139,6 +143,7 @@ impl Default for Infos {
             due: Timers::new(),
             answered: Timers::new(),
             answers: RateLimit::default(),
+            unproven_answers: RateLimit::default(),
         }
     }
 }
@@ -208,10 +213,12 @@ impl Infos {
     }
 
     /// Whether a member may be answered now; it is, then, and not again within `pause`.
-    fn may_answer(&mut self, now: Instant, name: &NodeName, pause: Duration) -> bool {
+    fn may_answer(&mut self, now: Instant, name: &NodeName, is_proven: bool, pause: Duration) -> bool {
         self.forget_answers(now);
         let second = Duration::from_secs(1);
-        let may = self.answered.get(name).is_none() && self.answers.take(now, second / ANSWERS_PER_SECOND, second / 4);
+        let may = self.answered.get(name).is_none()
+            && (is_proven || self.unproven_answers.take(now, second / UNPROVEN_ANSWERS_PER_SECOND, second))
+            && self.answers.take(now, second / ANSWERS_PER_SECOND, second / 4);
         if may {
             self.answered.set(name.clone(), now + pause);
         }
@@ -342,13 +349,14 @@ impl Node {
     /// Who is not known yet as a member asks again.
     fn answer_info(&mut self, now: Instant, name: &[u8], number: u64, (theirs, mine): (Tag, Tag)) {
         let me = &self.membership.me().name;
-        let Some(record) = self.membership.get(name).filter(|record| is_asked(record) && record.name != *me) else {
+        let Some(record) = self.membership.get(name).filter(|record| is_live_of_ours(record) && record.name != *me)
+        else {
             return;
         };
-        let (name, to) = (record.name.clone(), Target::from(record));
+        let (name, is_proven, to) = (record.name.clone(), record.is_proven(), Target::from(record));
         if self.membership.has_left()
             || self.seeds.name_taken()
-            || !self.infos.may_answer(now, &name, self.tuning.probe_timeout)
+            || !self.infos.may_answer(now, &name, is_proven, self.tuning.probe_timeout)
         {
             return;
         }
@@ -399,9 +407,13 @@ impl Node {
     }
 }
 
-/// Whether a member is one to ask and to answer: one that is only announced could be anybody.
+/// Whether a member is one to ask: what it announces alone would have anybody asked.
 fn is_asked(record: &Record) -> bool {
-    record.is_live() && understands(record.versions) && record.is_proven()
+    is_live_of_ours(record) && record.is_proven()
+}
+
+fn is_live_of_ours(record: &Record) -> bool {
+    record.is_live() && understands(record.versions)
 }
 
 #[cfg(test)]
