@@ -127,7 +127,7 @@ fn no_room_for_an_identity() {
     let folder = TempDir::new().expect("a temporary folder");
     let data = folder.path().join("data");
     for (script, refused, remedy) in [
-        (FULL, format!("cannot write {}/id: No space left on device", data.display()), "make room there"),
+        (FULL, format!("cannot write {}/id.new: No space left on device", data.display()), "make room there"),
         (
             READ_ONLY,
             format!("cannot make the directory {}: Read-only file system", data.display()),
