@@ -124,7 +124,7 @@ pub(crate) use self::{
     counters::Progress,
     draft::{Draft, Published},
     output::Output,
-    revision::{DELEGATE_MAX, is_ours},
+    revision::{DELEGATE_MAX, is_ours, probes_paths, tells_info},
 };
 pub use self::{
     counters::{Counters, Position},

@@ -7,8 +7,8 @@
 //!
 //! # On the wire
 //!
-//! These are control messages, and go only to nodes whose largest delegate version is [`INFO`] or later; nodes of
-//! earlier releases and plain memberlist nodes never see one.
+//! These are control messages, and go only to nodes that [understand them](tells_info); nodes of earlier releases and
+//! plain memberlist nodes never see one.
 //!
 //! | message | says |
 //! |---|---|
@@ -36,8 +36,8 @@
 //!
 //! # Bounds
 //!
-//! An info has [`MAX_LEN`](crate::config::info::MAX_LEN) bytes at most, and is kept for live members only. To a question there is at most one answer,
-//! to each member one in so long a time as a ping may take, [`ANSWERS_PER_SECOND`] to all, and
+//! An info has [`MAX_LEN`](crate::config::info::MAX_LEN) bytes at most, and is kept for live members only. To a question
+//! there is at most one answer, to each member one in so long a time as a ping may take, [`ANSWERS_PER_SECOND`] to all, and
 //! [`UNPROVEN_ANSWERS_PER_SECOND`] to those that have not answered a ping yet.
 //!
 //! # What can go wrong
@@ -56,7 +56,6 @@ mod message;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -69,14 +68,12 @@ use self::message::{InfoMessage, Told};
 use super::{Cause, Event, Node};
 use crate::{
     config::{NodeId, NodeInfo},
+    dissemination::tells_info,
     membership::{NodeName, Record, Target},
     rate::RateLimit,
     timers::Timers,
-    wire::Versions,
 };
 
-/// The largest delegate versions of nodes that are asked, and answer.
-const INFO: RangeInclusive<u8> = 0xB4..=0xBF;
 /// How long an answer is waited for at most before the question is repeated.
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// In a large cluster, not all are asked at the same time.
@@ -246,10 +243,6 @@ impl Infos {
     }
 }
 
-fn understands(versions: Versions) -> bool {
-    INFO.contains(&versions[4])
-}
-
 impl Node {
     /// What this node tells the other nodes of this crate about itself, if it tells anything.
     pub fn info(&self) -> Option<&NodeInfo> {
@@ -413,7 +406,7 @@ fn is_asked(record: &Record) -> bool {
 }
 
 fn is_live_of_ours(record: &Record) -> bool {
-    record.is_live() && understands(record.versions)
+    record.is_live() && tells_info(record.versions)
 }
 
 #[cfg(test)]

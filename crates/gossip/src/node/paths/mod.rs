@@ -7,7 +7,7 @@
 //!
 //! # On the wire
 //!
-//! These are control messages, and go only to nodes whose largest delegate version is [`PATHS`] or later.
+//! These are control messages, and go only to nodes that [understand them](probes_paths).
 //!
 //! | message | says |
 //! |---|---|
@@ -62,13 +62,11 @@ use self::message::{PathMessage, is_bundle};
 pub(super) use self::message::{is_one, talk_of};
 use super::{Cause, Event, Node, Reach, Timer};
 use crate::{
-    dissemination::Route,
+    dissemination::{Route, probes_paths},
     membership::{Record, Target},
-    wire::{Message, Versions, packet},
+    wire::{Message, packet},
 };
 
-/// The largest delegate versions of nodes that understand probes of paths, and bundles.
-const PATHS: std::ops::RangeInclusive<u8> = 0xB3..=0xBF;
 /// Sizes of packets that are tried, in bytes: what the usual links and tunnels leave of a packet for UDP, over
 /// IPv4 or IPv6. RFC 1191 has such a table. The last one arrives wherever IPv4 does.
 const PLATEAUS: [usize; 12] = [32_000, 16_000, 8_900, 4_300, 2_000, 1_452, 1_392, 1_352, 1_232, 1_132, 1_006, LEAST];
@@ -280,10 +278,6 @@ impl Paths {
     }
 }
 
-fn understands(versions: Versions) -> bool {
-    PATHS.contains(&versions[4])
-}
-
 impl Node {
     /// How a member is reached, as far as that is certain.
     pub(super) fn reach(&self, to: SocketAddr) -> Reach {
@@ -349,7 +343,7 @@ impl Node {
     /// Begins a search, unless there is one or has been of late.
     fn search_path(&mut self, now: Instant, to: SocketAddr, why: Suspicion) {
         let known = self.membership.find_addr(to);
-        if !known.is_some_and(|record| record.is_live() && understands(record.versions)) {
+        if !known.is_some_and(|record| record.is_live() && probes_paths(record.versions)) {
             return;
         }
         let (full, nonce) = (self.tuning.udp_buffer_size, self.rng.next_u64());
@@ -486,7 +480,7 @@ impl Node {
     }
 
     fn member_of_paths(&self, name: &[u8]) -> Option<&Record> {
-        let record = self.membership.get(name).filter(|record| record.is_live() && understands(record.versions))?;
+        let record = self.membership.get(name).filter(|record| record.is_live() && probes_paths(record.versions))?;
         (record.name != self.me().name).then_some(record)
     }
 
