@@ -36,7 +36,7 @@ mod imp {
 
     use nix::sys::socket::{
         ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike as _, SockaddrStorage, recvmsg,
-        sendmmsg, sendmsg, sendto, setsockopt, sockopt::UdpGroSegment,
+        sendmmsg, sendmsg, setsockopt, sockopt::UdpGroSegment,
     };
     use tokio::io::Interest;
 
@@ -107,10 +107,6 @@ mod imp {
             *part = [IoSlice::new(payload)];
             *to = Some(SockaddrStorage::from(addr));
             count += 1;
-        }
-        if let ([Some(to), ..], [[payload], ..], 1) = (&to, &parts, count) {
-            let send = || sendto(socket.as_raw_fd(), payload, to, MsgFlags::empty());
-            return socket.try_io(Interest::WRITABLE, || Ok(send().map(|_| 1)?));
         }
         socket.try_io(Interest::WRITABLE, || {
             // Not kept from call to call: nix does not let it cross threads.
