@@ -10,7 +10,6 @@ use std::{
 };
 
 use broadcast::{Handle, rate::RateLimit};
-use bytes::Bytes;
 
 use super::{
     Config,
@@ -18,6 +17,7 @@ use super::{
     bulletin::Bulletin,
     journal::Journal,
     recent_views::Views,
+    routes::OpenApi,
     snapshot::{LongAnswers, Snapshot, Snapshots},
 };
 
@@ -30,7 +30,7 @@ pub(super) struct App {
     pub(super) node: Handle,
     pub(super) config: Config,
     /// The API's description.
-    pub(super) openapi: Bytes,
+    pub(super) openapi: OpenApi,
     pub(super) journal: Journal,
     pub(super) bulletin: Bulletin,
     /// Set once the members have settled.
@@ -44,7 +44,7 @@ pub(super) struct App {
 
 impl App {
     /// `life` differs from that of all other journals.
-    pub(super) fn new(node: Handle, config: Config, openapi: Bytes, life: u64) -> Self {
+    pub(super) fn new(node: Handle, config: Config, openapi: OpenApi, life: u64) -> Self {
         Self {
             journal: Journal::new(life),
             bulletin: Bulletin::new(),

@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use rand::{TryRng, rngs::SysRng};
 
 use super::{app::App, problem::Problem};
@@ -40,5 +41,5 @@ pub(super) async fn page() -> Result<Response, Problem> {
 
 /// `GET /openapi.json`
 pub(super) async fn openapi(State(app): State<Arc<App>>) -> Response {
-    ([("content-type", "application/json")], app.openapi.clone()).into_response()
+    ([("content-type", "application/json")], Bytes::clone(&app.openapi)).into_response()
 }

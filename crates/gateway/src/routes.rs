@@ -1,6 +1,6 @@
 //! Routes, and the API's description of them (OpenAPI): the gateway's own, and those that somebody mounts.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use axum::routing::MethodRouter;
 use bytes::Bytes;
@@ -11,16 +11,26 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug)]
 pub struct Routes {
     pub(super) methods: Vec<(&'static str, MethodRouter)>,
-    description: Description,
+    description: &'static str,
 }
 
+/// The whole API's description, put together when it is first asked for: hardly anybody asks, and who starts a node is not
+/// to pay for it.
+pub(super) type OpenApi = LazyLock<Bytes, Box<dyn FnOnce() -> Bytes + Send>>;
+
 /// What an OpenAPI document says of some paths.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
     paths: Map<String, Value>,
     #[serde(default)]
     components: Map<String, Value>,
+}
+
+impl Description {
+    fn read(text: &str) -> Self {
+        serde_json::from_str(text).expect("a part of an OpenAPI document")
+    }
 }
 
 impl Routes {
@@ -31,10 +41,10 @@ impl Routes {
     ///
     /// It is no such description, or is not of these very paths: that is found by whoever starts the program once.
     #[must_use]
-    pub fn new(description: &str, methods: impl IntoIterator<Item = (&'static str, MethodRouter)>) -> Self {
-        let description: Description = serde_json::from_str(description).expect("a part of an OpenAPI document");
+    pub fn new(description: &'static str, methods: impl IntoIterator<Item = (&'static str, MethodRouter)>) -> Self {
+        let Description { paths, .. } = Description::read(description);
         let methods: Vec<_> = methods.into_iter().collect();
-        let described: BTreeSet<_> = description.paths.keys().map(String::as_str).collect();
+        let described: BTreeSet<_> = paths.keys().map(String::as_str).collect();
         let routed: BTreeSet<_> = methods.iter().map(|(path, _)| *path).collect();
         assert_eq!(described, routed, "what is described is what there is");
         Self { methods, description }
@@ -42,22 +52,30 @@ impl Routes {
 }
 
 /// The description `own`, an OpenAPI document, with that of all that is mounted.
-pub(super) fn describe(own: &str, mounted: &[Routes]) -> Bytes {
+pub(super) fn describe(own: &'static str, mounted: &[Routes]) -> OpenApi {
+    let parts: Vec<_> = mounted.iter().map(|routes| routes.description).collect();
+    LazyLock::new(Box::new(move || merge(own, &parts)))
+}
+
+fn merge(own: &str, parts: &[&str]) -> Bytes {
     let mut document: Map<String, Value> = serde_json::from_str(own).expect("the gateway's own description is JSON");
-    for Routes { description, .. } in mounted {
-        add(&mut document, "paths", &description.paths);
-        for (kind, parts) in &description.components {
+    for part in parts {
+        let Description { paths, components } = Description::read(part);
+        add(&mut document, "paths", paths);
+        for (kind, parts) in components {
             let components = document.get_mut("components").and_then(Value::as_object_mut);
             let components = components.expect("the gateway's own description has components");
-            add(components, kind, parts.as_object().unwrap_or(&Map::new()));
+            if let Value::Object(parts) = parts {
+                add(components, &kind, parts);
+            }
         }
     }
     serde_json::to_vec_pretty(&document).expect("what was read as JSON can be written").into()
 }
 
-fn add(to: &mut Map<String, Value>, name: &str, parts: &Map<String, Value>) {
+fn add(to: &mut Map<String, Value>, name: &str, parts: Map<String, Value>) {
     let there = to.entry(name).or_insert_with(|| Map::new().into());
     if let Value::Object(there) = there {
-        there.extend(parts.clone());
+        there.extend(parts);
     }
 }

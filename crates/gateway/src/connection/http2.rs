@@ -2,8 +2,8 @@
 //!
 //! What one client can hold is what it could hold with HTTP/1.1. A connection has a permit, which its first request
 //! uses; each further one that is open at the same time needs a permit of its own, as a connection would, or is answered
-//! 503 (where many are being told so, it is reset instead). What a request has read ahead is bounded by its window, and what its answer has written ahead by what the client
-//! has room for: no more is given to the connection than that.
+//! 503 (where many are being told so, it is reset instead). What a request has read ahead is bounded by its window, and
+//! what its answer has written ahead by what the client has room for: no more is given to the connection than that.
 //!
 //! # What can go wrong
 //!

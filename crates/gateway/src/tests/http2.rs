@@ -33,6 +33,16 @@ async fn connect(addr: SocketAddr) -> http2::SendRequest<Full<bytes::Bytes>> {
     sender
 }
 
+async fn until_closed(sender: &mut http2::SendRequest<Full<bytes::Bytes>>) {
+    timeout(SOON, async {
+        while sender.ready().await.is_ok() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await
+    .expect("it is closed");
+}
+
 fn request(addr: SocketAddr, method: &str, path: &str, body: &str) -> hyper::Request<Full<bytes::Bytes>> {
     let request = hyper::Request::builder().method(method).uri(format!("http://{addr}{path}"));
     request.body(Full::new(bytes::Bytes::copy_from_slice(body.as_bytes()))).unwrap()
@@ -186,13 +196,7 @@ async fn each_open_request_but_the_first_takes_the_place_of_a_connection() {
     let mut checking = connect(at).await;
     let health = checking.send_request(request(at, "GET", "/readyz", "")).await.unwrap();
     assert_eq!(answered(health).await.0, 200);
-    timeout(SOON, async {
-        while checking.ready().await.is_ok() {
-            tokio::task::yield_now().await
-        }
-    })
-    .await
-    .expect("it is closed");
+    until_closed(&mut checking).await;
     drop(open);
     until(at, "/v1/members", |status, _| status == 200).await;
     node.leave().await;
@@ -250,13 +254,7 @@ async fn who_has_no_token_loses_the_connection() {
     let mut sender = connect(at).await;
     let refused = sender.send_request(request(at, "GET", "/v1/members", "")).await.unwrap();
     assert_eq!(answered(refused).await.0, 401);
-    timeout(SOON, async {
-        while sender.ready().await.is_ok() {
-            tokio::task::yield_now().await
-        }
-    })
-    .await
-    .expect("it is closed");
+    until_closed(&mut sender).await;
     node.leave().await;
 }
 
