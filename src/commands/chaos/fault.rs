@@ -9,6 +9,9 @@ use super::{
 };
 use crate::failure::Failure;
 
+/// How often Docker is asked to pause containers that it cannot freeze at once.
+const PAUSE_ATTEMPTS: u32 = 5;
+
 /// What a node can suffer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Fault {
@@ -59,7 +62,7 @@ impl Fault {
                 "off the network".into()
             }
             Self::Pause => {
-                project::apply("pause", nodes).await?;
+                pause(project, nodes).await?;
                 "frozen".into()
             }
             Self::Kill => {
@@ -144,6 +147,23 @@ pub(super) async fn heal(project: &Project, console: &Console) -> Result<(), Fai
 
 fn names(nodes: &[Node]) -> String {
     nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// On a busy host the kernel may not get to freeze a container in time: Docker then thaws it again, and says so.
+async fn pause(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
+    let mut nodes = nodes.to_vec();
+    for _ in 1..PAUSE_ATTEMPTS {
+        match project::apply("pause", &nodes).await {
+            Err(failure) if failure.to_string().contains("unable to freeze") => {}
+            done => return done,
+        }
+        let now = project.look().await?;
+        nodes.retain(|node| now.iter().any(|it| it.container == node.container && it.state == State::Running));
+        if nodes.is_empty() {
+            return Ok(());
+        }
+    }
+    project::apply("pause", &nodes).await
 }
 
 async fn disconnect(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
