@@ -28,6 +28,10 @@ mod measure;
 #[path = "support/table.rs"]
 mod table;
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long the nodes may take to find each other, and the last receipts to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 

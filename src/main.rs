@@ -18,6 +18,11 @@ use std::{
 
 use self::failure::Failure;
 
+/// Messages are often freed by another thread than the one that received them: with glibc's allocator a flood reaches two
+/// thirds of what it does with this one. Programs that embed the library choose their own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,

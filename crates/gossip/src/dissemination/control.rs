@@ -221,14 +221,14 @@ impl<'a> Control<'a> {
 
     /// The message, ready for a packet.
     pub(super) fn encode(&self) -> Bytes {
-        let mut out = vec![kind::USER, MAGIC];
+        let mut out = begin();
         self.put(&mut out);
         out.into()
     }
 
     /// The same, said by somebody.
     pub(super) fn encode_by(&self, by: By<'_>) -> Bytes {
-        let mut out = vec![kind::USER, MAGIC];
+        let mut out = begin();
         by.put(&mut out);
         self.put(&mut out);
         out.into()
@@ -329,6 +329,13 @@ impl Have<'_> {
     pub(super) fn max_len(&self) -> usize {
         2 + self.origin.len() + 7 * 10 + 1
     }
+}
+
+/// A control message, with room for an acknowledgement, which most of them are.
+fn begin() -> Vec<u8> {
+    let mut out = Vec::with_capacity(96);
+    out.extend_from_slice(&[kind::USER, MAGIC]);
+    out
 }
 
 /// How many bytes a member takes at most in a [`Control::Acked`].

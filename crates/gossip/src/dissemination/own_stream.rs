@@ -139,12 +139,13 @@ impl OwnStream {
         Some((to, if named { have.encode_by(me.by(echo)) } else { have.encode() }))
     }
 
-    /// What goes in front of new messages, if nobody needs messages any more that somebody needed when it went last.
-    pub(super) fn floor_message(&mut self, me: &Me, named: bool) -> Option<Bytes> {
+    /// What goes in front of new messages, if nobody needs messages any more that somebody needed when it went last. It
+    /// tells of what comes before `next`.
+    pub(super) fn floor_message(&mut self, me: &Me, named: bool, next: u64) -> Option<Bytes> {
         let floor = self.outbound.floor();
         let risen = floor > std::mem::replace(&mut self.told_floor, floor);
         risen.then(|| {
-            let have = Control::Have(vec![self.have(me, None)]);
+            let have = Control::Have(vec![Have { next, ..self.have(me, None) }]);
             if named { have.encode_by(me.by(None)) } else { have.encode() }
         })
     }

@@ -178,9 +178,16 @@ fn check_json(value: &str) -> Result<(), serde_json::Error> {
 
 /// Splits off a number without leading zeros.
 fn number_at_end(text: &str) -> Option<(&str, u64)> {
-    let digits = text.bytes().rev().take_while(u8::is_ascii_digit).count();
-    let (rest, number) = text.split_at(text.len() - digits);
-    (digits == 1 || !number.starts_with('0')).then(|| Some((rest, number.parse().ok()?)))?
+    let (mut number, mut unit, mut at) = (0u64, Some(1u64), text.len());
+    for byte in text.bytes().rev().take_while(u8::is_ascii_digit) {
+        let digit = u64::from(byte - b'0');
+        // Beyond the largest unit there is nothing but zeros, which may not lead.
+        number = number.checked_add(digit.checked_mul(unit?)?)?;
+        unit = unit.and_then(|unit| unit.checked_mul(10));
+        at -= 1;
+    }
+    let (rest, digits) = text.split_at(at);
+    (digits.len() == 1 || digits.starts_with(|first| first > '0')).then_some((rest, number))
 }
 
 pub(super) fn parse_any(text: &str) -> Result<Parsed<'_>, serde_json::Error> {

@@ -42,7 +42,9 @@ impl Dissemination {
         }
         let named = tree.ring(membership).named;
         let mut for_ours = messages.clone();
-        if let Some(have) = publisher.lanes[lane].floor_message(&cx.me, named) {
+        // A single message says itself that it is there. Told before, its receivers would prepare to ask for it.
+        let next = if messages.len() == 1 { first } else { first + messages.len() as u64 };
+        if let Some(have) = publisher.lanes[lane].floor_message(&cx.me, named, next) {
             for_ours.insert(0, have);
         }
         tree.send_all(cx, &for_ours, membership, |cx, to| publisher.greet(cx, to));

@@ -1,12 +1,12 @@
 //! Many datagrams in one system call, where the system can: Linux's UDP segmentation offload (GSO, for
-//! sending), its reverse (GRO, for receiving), and `sendmmsg`.
+//! sending), its reverse (GRO, for receiving), `sendmmsg` and `recvmmsg`.
 //!
 //! A run of datagrams of one length to one place, the last of which may be shorter, goes down to the
 //! network as one piece, and on loopback and many a card comes up as one. Elsewhere, and where a path
 //! refuses it, each datagram goes by itself: [`Datagrams`](super::sockets::Datagrams) sees to that. Datagrams that go
 //! by themselves, each to a place of its own, go down in one call as well, as so many pieces.
 
-use std::{io, net::SocketAddr};
+use std::{collections::VecDeque, io, net::SocketAddr};
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
@@ -18,12 +18,24 @@ pub(super) const MAX_RUN_BYTES: usize = 65_000;
 /// Datagrams that go by themselves in one call, at most.
 pub(super) const MAX_EACH: usize = 32;
 
-/// What one system call has received: datagrams of `stride` bytes each, the last of which may be shorter.
+/// Runs of datagrams that are received in one call, at most.
+const SLOTS: usize = if cfg!(target_os = "linux") { 8 } else { 1 };
+/// No run of datagrams is longer, in bytes.
+const SLOT: usize = 65_536;
+
+/// A run of datagrams of `stride` bytes each, the last of which may be shorter, which all came from one place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Received {
     pub(super) from: SocketAddr,
-    pub(super) len: usize,
+    /// Where it begins and ends in the buffer that it was received into.
+    pub(super) start: usize,
+    pub(super) end: usize,
     pub(super) stride: usize,
+}
+
+/// What [`receive`] needs. Its pages take memory only once something was received into them.
+pub(super) fn buffer() -> Box<[u8]> {
+    vec![0; SLOTS * SLOT].into()
 }
 
 #[cfg(target_os = "linux")]
@@ -35,12 +47,12 @@ mod imp {
     };
 
     use nix::sys::socket::{
-        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike as _, SockaddrStorage, recvmsg,
+        ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike as _, SockaddrStorage, recvmmsg,
         sendmmsg, sendmsg, setsockopt, sockopt::UdpGroSegment,
     };
     use tokio::io::Interest;
 
-    use super::{Bytes, MAX_EACH, MAX_RUN, Received, SocketAddr, UdpSocket, io};
+    use super::{Bytes, MAX_EACH, MAX_RUN, Received, SLOT, SLOTS, SocketAddr, UdpSocket, VecDeque, io};
 
     /// Asks the system to put together what arrives in runs. That it cannot is no error.
     pub(in super::super) fn prepare(socket: &UdpSocket) {
@@ -49,19 +61,32 @@ mod imp {
         }
     }
 
-    pub(in super::super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    /// Adds what has arrived to `received`, where it lies in `buffer`. `WouldBlock` says that nothing else is there, though
+    /// something may have been received: a socket that has just been emptied is not asked again before more arrives.
+    pub(in super::super) fn receive(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        received: &mut VecDeque<Received>,
+    ) -> io::Result<()> {
         socket.try_io(Interest::READABLE, || {
-            let mut control = nix::cmsg_space!(i32);
-            let mut parts = [IoSliceMut::new(buffer)];
-            let fd = socket.as_raw_fd();
-            let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
-            let stride = message.cmsgs()?.find_map(|control| match control {
-                ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok(),
-                _ => None,
-            });
-            let from = message.address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
-            let stride = stride.filter(|stride| *stride > 0).unwrap_or(message.bytes);
-            Ok(Received { from, len: message.bytes, stride })
+            let mut slots = buffer.chunks_exact_mut(SLOT);
+            let mut parts: [_; SLOTS] = std::array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
+            // Not kept from call to call: the system shortens in it what room there is for the next.
+            let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(SLOTS, Some(nix::cmsg_space!(i32)));
+            let messages = recvmmsg(socket.as_raw_fd(), &mut headers, &mut parts, MsgFlags::empty(), None)?;
+            let mut filled = 0;
+            for message in messages {
+                let stride = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok(),
+                    _ => None,
+                });
+                let start = filled * SLOT;
+                filled += 1;
+                let from = message.address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
+                let stride = stride.filter(|stride| *stride > 0).unwrap_or(message.bytes);
+                received.push_back(Received { from, start, end: start + message.bytes, stride });
+            }
+            if filled < SLOTS { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         })
     }
 
@@ -119,13 +144,18 @@ mod imp {
 
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use super::{Bytes, Received, SocketAddr, UdpSocket, io};
+    use super::{Bytes, Received, SocketAddr, UdpSocket, VecDeque, io};
 
     pub(in super::super) fn prepare(_: &UdpSocket) {}
 
-    pub(in super::super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    pub(in super::super) fn receive(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        received: &mut VecDeque<Received>,
+    ) -> io::Result<()> {
         let (len, from) = socket.try_recv_from(buffer)?;
-        Ok(Received { from, len, stride: len })
+        received.push_back(Received { from, start: 0, end: len, stride: len });
+        Ok(())
     }
 
     pub(in super::super) fn send_run(

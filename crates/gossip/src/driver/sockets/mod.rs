@@ -96,9 +96,8 @@ impl Sockets {
             datagrams: Datagrams {
                 socket,
                 ipv6: addr.is_ipv6(),
-                buffer: vec![0; MAX_DATAGRAM].into(),
-                received: None,
-                handed_out: 0,
+                buffer: segments::buffer(),
+                received: VecDeque::new(),
                 backlog: VecDeque::new(),
                 alone: 0,
                 one_by_one: BTreeMap::new(),
@@ -170,9 +169,8 @@ pub(super) struct Datagrams {
     socket: UdpSocket,
     ipv6: bool,
     buffer: Box<[u8]>,
-    /// What is in the buffer and not handed out yet, and where.
-    received: Option<Received>,
-    handed_out: usize,
+    /// What is in the buffer and not handed out yet.
+    received: VecDeque<Received>,
     /// What waits for the socket to become writable, or for more that goes with it.
     backlog: VecDeque<Transmit>,
     /// So many datagrams from the first on go by themselves: a run of them was refused.
@@ -185,6 +183,9 @@ pub(super) struct Datagrams {
 impl Datagrams {
     /// Waits until [`Datagrams::flush`] or [`Datagrams::receive`] is worth a try.
     pub(super) async fn ready(&mut self) {
+        if !self.received.is_empty() {
+            return;
+        }
         let readable = async {
             self.pause.over().await;
             self.socket.readable().await
@@ -202,25 +203,20 @@ impl Datagrams {
     /// A datagram that has arrived, as long as it is; `Ok(None)` when none is left. An error may be
     /// of a datagram sent earlier, and says nothing of the next.
     pub(super) fn receive(&mut self) -> io::Result<Option<(SocketAddr, Bytes)>> {
-        let received = match self.received {
-            Some(received) => received,
-            None => match segments::receive(&self.socket, &mut self.buffer) {
-                Ok(received) => {
-                    self.pause.end();
-                    self.handed_out = 0;
-                    *self.received.insert(received)
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            },
-        };
-        let end = received.len.min(self.handed_out + received.stride);
-        let datagram = Bytes::copy_from_slice(&self.buffer[self.handed_out..end]);
-        self.handed_out = end;
-        if end == received.len {
-            self.received = None;
+        if self.received.is_empty() {
+            match segments::receive(&self.socket, &mut self.buffer, &mut self.received) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ if !self.received.is_empty() => self.pause.end(),
+                _ => return Ok(None),
+            }
         }
-        Ok(Some((canonical(received.from), datagram)))
+        let Some(run) = self.received.front_mut() else { return Ok(None) };
+        let (from, start, end) = (run.from, run.start, run.end.min(run.start + run.stride));
+        run.start = end;
+        if end == run.end {
+            self.received.pop_front();
+        }
+        Ok(Some((canonical(from), Bytes::copy_from_slice(&self.buffer[start..end]))))
     }
 
     /// Nothing but errors came: waits a little before the next try.
