@@ -104,7 +104,7 @@ mod tests;
 mod tree;
 mod watch;
 
-use std::{collections::VecDeque, net::SocketAddr, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -135,7 +135,7 @@ pub use self::{
 };
 use crate::{
     config::{Limits, Tuning},
-    membership::{Membership, NodeName, Record},
+    membership::{Cohort, Membership, NodeName, Record},
     timers::Timers,
 };
 
@@ -222,10 +222,10 @@ impl Dissemination {
         Ok(self.publisher.append(&mut self.cx, now, Lane::Own, draft, membership))
     }
 
-    /// These members are there, whom nobody announced.
-    pub(crate) fn acquaint(&mut self, now: Instant, membership: &Membership) {
+    /// These members are there from the beginning, whom nobody announced.
+    pub(crate) fn acquaint(&mut self, now: Instant, cohort: Arc<Cohort>, membership: &Membership) {
         self.count_members(membership.proven_live());
-        membership.others().for_each(|record| self.receiver.acquaintances.meet(now, record));
+        self.receiver.acquaintances.acquaint(now, cohort);
     }
 
     fn count_members(&mut self, live: usize) {

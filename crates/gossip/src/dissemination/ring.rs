@@ -18,14 +18,14 @@
 //! - *Members that there are not*: those that have never answered are not on the ring.
 //! - *A packet is lost, or a member that stands for others has failed*: those behind it repair themselves.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     hash::hash,
     limits::NEWCOMERS,
     revision::{is_named, is_ours},
 };
-use crate::membership::{Membership, Target};
+use crate::membership::{Membership, Record, Target};
 
 /// To how many a node sends a message at most.
 pub(crate) const FANOUT: usize = 32;
@@ -41,8 +41,9 @@ pub(super) struct Branch {
 /// The live members. Derived from the membership, and made anew when that changes.
 #[derive(Debug)]
 pub(super) struct Ring {
-    /// Those that understand this crate's messages, sorted.
-    places: Vec<(u64, SocketAddr)>,
+    /// Those that understand this crate's messages, sorted. This node is among them, as it is in the rings of all others:
+    /// its arcs begin behind its place, and come to it nowhere.
+    places: Arc<[(u64, SocketAddr)]>,
     /// Whether all of those are told by name who says what.
     pub(super) named: bool,
     /// Of those that have not answered this node yet, up to [`NEWCOMERS`]: an origin tells them itself, and nobody
@@ -58,27 +59,29 @@ pub(super) fn place(name: &[u8]) -> u64 {
 }
 
 impl Ring {
-    /// All live members but this node that have answered it, and some that have not.
+    /// All live members that have answered this node, and some that have not.
     pub(super) fn new(membership: &Membership) -> Self {
-        let mut ring = Self { places: Vec::new(), named: true, newcomers: Vec::new(), plain: Vec::new() };
-        let mut newcomers = 0;
+        let mut ring = Self { places: Arc::default(), named: true, newcomers: Vec::new(), plain: Vec::new() };
+        let (mut places, mut newcomers) = (Vec::with_capacity(membership.proven_live()), 0);
         // First come those that have answered.
-        for record in membership.others().filter(|record| record.is_live()) {
+        let is_me = |record: &Record| std::ptr::eq(record, membership.me());
+        for record in membership.records().filter(|record| record.is_live()) {
             newcomers += usize::from(!record.is_proven());
             if newcomers > NEWCOMERS {
                 break;
             }
             if !is_ours(record.versions) {
-                ring.plain.push(record.into());
+                ring.plain.extend((!is_me(record)).then(|| Target::from(record)));
             } else if !record.is_proven() {
                 ring.named &= is_named(record.versions);
                 ring.newcomers.push(record.addr());
             } else {
                 ring.named &= is_named(record.versions);
-                ring.places.push((place(record.name.as_bytes()), record.addr()));
+                places.push((place(record.name.as_bytes()), record.addr()));
             }
         }
-        ring.places.sort_unstable();
+        places.sort_unstable();
+        ring.places = membership.share_ring(places);
         ring
     }
 
@@ -87,19 +90,21 @@ impl Ring {
     pub(super) fn branches(&self, from: u64, until: u64) -> Vec<Branch> {
         let begin = self.places.partition_point(|(place, _)| *place <= from);
         let end = self.places.partition_point(|(place, _)| *place < until);
-        let arc: Vec<(u64, SocketAddr)> = if from < until {
-            self.places.get(begin..end).unwrap_or_default().to_vec()
+        let (one, other) = if from < until {
+            (self.places.get(begin..end).unwrap_or_default(), &[][..])
         } else {
-            self.places[begin..].iter().chain(&self.places[..end]).copied().collect()
+            (&self.places[begin..], &self.places[..end])
         };
-        let parts = arc.len().min(FANOUT);
-        let bound = |part: usize| part * arc.len() / parts;
+        let len = one.len() + other.len();
+        let at = |place: usize| one.get(place).or_else(|| other.get(place - one.len()));
+        let parts = len.min(FANOUT);
+        let bound = |part: usize| part * len / parts;
         let branch = |part: usize| {
             let (first, next) = (bound(part), bound(part + 1));
-            let until = (next - first > 1).then(|| arc.get(next).map_or(until, |(place, _)| *place));
-            Branch { to: arc[first].1, until }
+            let until = (next - first > 1).then(|| at(next).map_or(until, |(place, _)| *place));
+            at(first).map(|(_, to)| Branch { to: *to, until })
         };
-        (0..parts).map(branch).collect()
+        (0..parts).filter_map(branch).collect()
     }
 }
 
@@ -110,7 +115,7 @@ mod tests {
     use super::*;
 
     fn ring(places: Vec<(u64, SocketAddr)>) -> Ring {
-        Ring { places, named: true, newcomers: Vec::new(), plain: Vec::new() }
+        Ring { places: places.into(), named: true, newcomers: Vec::new(), plain: Vec::new() }
     }
 
     fn addr(i: usize) -> SocketAddr {

@@ -7,109 +7,73 @@
 //! They are found by name, and the proven ones by address too, which each message asks for. For one that is not
 //! proven all of those are looked at: so whoever makes up thousands of members at one address fills no index with them.
 //!
-//! A cluster of n nodes holds n² of these records, so they are kept small: the indices hold places, not names and
-//! addresses, and metadata, which few members have, costs a pointer where there is none.
+//! A cluster of n nodes holds n² of these records, so they are kept small: the order and the indices hold numbers of
+//! records, which never move, and metadata, which few members have, costs a pointer where there is none. Where one
+//! process runs the whole cluster, records are shared as long as they are equal ([`Cohort`]).
 
 use std::{
-    hash::{BuildHasher, RandomState},
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use hashbrown::HashTable;
 use rand::{RngExt, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::{Member, MemberState, NodeName, rtt::Rtt};
+use super::{
+    MemberState, NodeName,
+    cohort::{Acquainted, Cohort},
+    index::Index,
+    record::{Record, Standing},
+};
 use crate::wire::{Address, Versions};
 
-/// What is believed of a member, and whether it is proven, in one byte: a record has no more to spare.
-#[derive(Clone, Copy, Debug)]
-struct Standing(u8);
+/// Which record: one of the node's own by its number, or with the highest bit one of the cohort's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Id(u32);
 
-impl Standing {
-    const PROVEN: u8 = 1 << 2;
+impl Id {
+    const COHORT: u32 = 1 << 31;
 
-    const fn new(state: MemberState, proven: bool) -> Self {
-        Self(state as u8 | if proven { Self::PROVEN } else { 0 })
+    fn of_cohort(number: u32) -> Self {
+        Self(number | Self::COHORT)
     }
 
-    fn state(self) -> MemberState {
-        const STATES: [MemberState; 4] =
-            [MemberState::Alive, MemberState::Suspect, MemberState::Dead, MemberState::Left];
-        const { assert!(STATES[3] as u8 == 3 && STATES[2] as u8 == 2 && STATES[1] as u8 == 1) };
-        STATES[usize::from(self.0 & 3)]
-    }
-
-    fn is_proven(self) -> bool {
-        self.0 & Self::PROVEN != 0
+    /// Its number among the cohort's, if it is one of those.
+    fn in_cohort(self) -> Option<u32> {
+        (self.0 & Self::COHORT != 0).then_some(self.0 & !Self::COHORT)
     }
 }
 
-/// What is known of one node.
-#[derive(Clone, Debug)]
-pub(crate) struct Record {
-    pub(crate) name: NodeName,
-    /// As its owner announced it: Go peers compare it byte by byte.
-    address: Address,
-    meta: Option<Box<Bytes>>,
-    pub(crate) versions: Versions,
-    pub(crate) incarnation: u32,
-    standing: Standing,
-    pub(crate) rtt: Rtt,
-    /// Since when it is in that state, in nanoseconds since the table's beginning.
-    since: u64,
+/// Records that keep their numbers, those of the forgotten being given to others.
+#[derive(Debug, Default)]
+struct Records {
+    slots: Vec<Option<Record>>,
+    free: Vec<u32>,
 }
 
-impl Record {
-    fn new(name: NodeName, address: Address, versions: Versions, since: u64) -> Self {
-        let (standing, rtt) = (Standing::new(MemberState::Alive, false), Rtt::default());
-        Self { name, address, meta: None, versions, incarnation: 0, standing, rtt, since }
+impl Records {
+    fn get(&self, number: u32) -> &Record {
+        self.slots[number as usize].as_ref().expect("what has a number is there until it is removed")
     }
 
-    pub(crate) fn state(&self) -> MemberState {
-        self.standing.state()
+    fn get_mut(&mut self, number: u32) -> &mut Record {
+        self.slots[number as usize].as_mut().expect("what has a number is there until it is removed")
     }
 
-    /// Whether it has answered this node since it is at this address.
-    pub(crate) fn is_proven(&self) -> bool {
-        self.standing.is_proven()
-    }
-
-    /// As its owner announced it.
-    pub(crate) fn address(&self) -> Address {
-        self.address
-    }
-
-    /// What the member tells about itself.
-    pub(crate) fn meta(&self) -> Bytes {
-        self.meta.as_deref().cloned().unwrap_or_default()
-    }
-
-    /// Keeps a copy of its own, lest the record keep a whole packet in memory.
-    pub(crate) fn set_meta(&mut self, meta: &[u8]) {
-        self.meta = (!meta.is_empty()).then(|| Box::new(Bytes::copy_from_slice(meta)));
-    }
-
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.address.socket_addr()
-    }
-
-    /// Whether it may still be there.
-    pub(crate) fn is_live(&self) -> bool {
-        self.state().is_live()
-    }
-
-    pub(crate) fn to_member(&self) -> Member {
-        Member {
-            name: self.name.clone(),
-            addr: self.addr(),
-            meta: self.meta(),
-            state: self.state(),
-            incarnation: self.incarnation,
-            rtt: self.rtt.get(),
+    fn add(&mut self, record: Record) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.slots[number as usize] = Some(record);
+            return number;
         }
+        self.slots.push(Some(record));
+        let last = u32::try_from(self.slots.len() - 1).ok().filter(|last| *last < Id::COHORT);
+        last.expect("there are at most max_members, which 31 bits count")
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Record> {
+        self.free.push(number);
+        self.slots[number as usize].take()
     }
 }
 
@@ -117,11 +81,14 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Members {
     begin: Instant,
+    records: Records,
     /// First those that are proven.
-    records: Vec<Record>,
+    order: Vec<Id>,
     by_name: Index,
     /// Those that are proven.
     by_addr: Index,
+    /// Those that it knew from its beginning, if there are such.
+    acquainted: Option<Box<Acquainted>>,
     live: usize,
     proven: usize,
     proven_live: usize,
@@ -129,59 +96,21 @@ pub(crate) struct Members {
     changes: u64,
 }
 
-/// The places of records, found by something of theirs. The order it has is never looked at: it differs from run to
-/// run.
-#[derive(Debug)]
-struct Index {
-    places: HashTable<u32>,
-    hasher: RandomState,
-    hash: fn(&RandomState, &Record) -> u64,
-}
-
-impl Index {
-    fn new(hash: fn(&RandomState, &Record) -> u64) -> Self {
-        Self { places: HashTable::new(), hasher: RandomState::new(), hash }
-    }
-
-    fn hash(&self, record: &Record) -> u64 {
-        (self.hash)(&self.hasher, record)
-    }
-
-    /// Enters the record at a place, which is not in yet.
-    fn enter(&mut self, records: &[Record], place: usize) {
-        let Self { places, hasher, hash } = self;
-        let hash = |place: &u32| hash(hasher, &records[*place as usize]);
-        let place = u32::try_from(place).expect("there are at most max_members, which a u32 counts");
-        places.insert_unique(hash(&place), place, hash);
-    }
-
-    /// Forgets the place of this record; gives whether it was in.
-    fn leave(&mut self, record: &Record, place: usize) -> bool {
-        let hash = self.hash(record);
-        self.places.find_entry(hash, |entered| *entered as usize == place).map(|entry| entry.remove()).is_ok()
-    }
-
-    /// Enters the first so many records, and no others.
-    fn rebuild(&mut self, records: &[Record], count: usize) {
-        self.places = HashTable::with_capacity(count);
-        for place in 0..count {
-            self.enter(records, place);
-        }
-    }
-
-    /// Two records have changed places.
-    fn swap(&mut self, records: &[Record], a: usize, b: usize) {
-        let entered = [(a, b), (b, a)].map(|(place, was)| self.leave(&records[place], was).then_some(place));
-        entered.into_iter().flatten().for_each(|place| self.enter(records, place));
-    }
-}
-
 impl Members {
     /// Nobody, for now.
     pub(crate) fn new(now: Instant) -> Self {
-        let by_name = Index::new(|hasher, record| hasher.hash_one(record.name.as_bytes()));
-        let by_addr = Index::new(|hasher, record| hasher.hash_one(record.addr()));
-        Self { begin: now, records: Vec::new(), by_name, by_addr, live: 0, proven: 0, proven_live: 0, changes: 0 }
+        Self {
+            begin: now,
+            records: Records::default(),
+            order: Vec::new(),
+            by_name: Index::by_name(),
+            by_addr: Index::by_addr(),
+            acquainted: None,
+            live: 0,
+            proven: 0,
+            proven_live: 0,
+            changes: 0,
+        }
     }
 
     /// How often a record came, went, or may have changed: the same as before when none has.
@@ -198,14 +127,47 @@ impl Members {
         Duration::from_nanos(self.nanos(now).saturating_sub(record.since))
     }
 
-    fn place(&self, name: &[u8]) -> Option<usize> {
-        let is = |place: &u32| *self.records[*place as usize].name.as_bytes() == *name;
-        self.by_name.places.find(self.by_name.hasher.hash_one(name), is).map(|place| *place as usize)
+    fn id(&self, name: &[u8]) -> Option<Id> {
+        let shared = self.acquainted.as_ref().and_then(|acquainted| acquainted.number(name)).map(Id::of_cohort);
+        shared.or_else(|| self.by_name.named(name, |number| self.records.get(number)).map(Id))
+    }
+
+    fn record(&self, id: Id) -> &Record {
+        match (id.in_cohort(), &self.acquainted) {
+            (Some(number), Some(acquainted)) => acquainted.record(number),
+            _ => self.records.get(id.0),
+        }
+    }
+
+    /// The number of a record of this node's own: of one that was the cohort's, a copy is from now on.
+    fn own(&mut self, id: Id) -> u32 {
+        let Some((number, acquainted)) = id.in_cohort().zip(self.acquainted.as_mut()) else { return id.0 };
+        let record = acquainted.record(number).clone();
+        acquainted.part(number);
+        let is_proven = record.is_proven();
+        let own = self.records.add(record);
+        self.by_name.enter(own, |number| self.records.get(number));
+        if is_proven {
+            self.by_addr.enter(own, |number| self.records.get(number));
+        }
+        self.order.iter_mut().filter(|other| **other == id).for_each(|other| *other = Id(own));
+        own
+    }
+
+    /// Where one of these places has it.
+    fn place(&self, id: Id, places: std::ops::Range<usize>) -> Option<usize> {
+        let begin = places.start;
+        self.order[places].iter().position(|other| *other == id).map(|place| begin + place)
+    }
+
+    /// This node's own, which is the first that was inserted and is never forgotten.
+    pub(crate) fn me(&self) -> &Record {
+        self.records.get(0)
     }
 
     /// How many are remembered, the dead included.
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.order.len()
     }
 
     /// How many are alive or suspect.
@@ -224,47 +186,58 @@ impl Members {
     }
 
     /// Every record, the proven ones first.
-    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Record> {
-        self.records.iter()
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Record> + Clone {
+        self.order.iter().map(move |id| self.record(*id))
     }
 
     pub(crate) fn get(&self, name: &[u8]) -> Option<&Record> {
-        self.place(name).map(|place| &self.records[place])
+        self.id(name).map(|id| self.record(id))
     }
 
     pub(crate) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Record> {
-        let place = self.place(name)?;
+        let number = self.id(name).map(|id| self.own(id))?;
         self.changes += 1;
-        Some(&mut self.records[place])
+        Some(self.records.get_mut(number))
     }
 
     /// Who of those that are `wanted` is at this address: of several, one that is live, then one that is proven.
     pub(crate) fn at_addr(&self, addr: SocketAddr, wanted: impl Fn(&Record) -> bool) -> Option<&Record> {
-        let is_there = |place: &usize| self.records[*place].addr() == addr && wanted(&self.records[*place]);
-        let rank = |place: &usize| (self.records[*place].is_live(), self.records[*place].is_proven(), *place);
-        let proven = self.by_addr.places.iter_hash(self.by_addr.hasher.hash_one(addr)).map(|place| *place as usize);
-        let best = proven.filter(is_there).max_by_key(rank);
-        if let Some(place) = best.filter(|place| self.records[*place].is_live()) {
-            return Some(&self.records[place]);
+        let is_there = |id: &Id| {
+            let record = self.record(*id);
+            record.addr() == addr && wanted(record)
+        };
+        let shared = self.acquainted.iter().flat_map(|acquainted| acquainted.maybe_at(addr)).map(Id::of_cohort);
+        let proven = self.by_addr.maybe_at(addr).map(Id).chain(shared).filter(is_there);
+        let best = proven.reduce(|one, other| self.better(one, other));
+        if let Some(id) = best.filter(|id| self.record(*id).is_live()) {
+            return Some(self.record(id));
         }
-        let others = (self.proven..self.records.len()).filter(is_there);
-        others.chain(best).max_by_key(rank).map(|place| &self.records[place])
+        let others = self.order[self.proven..].iter().copied().filter(is_there);
+        others.chain(best).reduce(|one, other| self.better(one, other)).map(|id| self.record(id))
+    }
+
+    /// Who of two is rather taken for the one at their address: of equals, the one that is probed later.
+    fn better(&self, one: Id, other: Id) -> Id {
+        let rank = |id: Id| (self.record(id).is_live(), self.record(id).is_proven());
+        let place = |id: Id| self.place(id, 0..self.order.len());
+        if rank(one).cmp(&rank(other)).then_with(|| place(one).cmp(&place(other))).is_gt() { one } else { other }
     }
 
     /// A member is at another address from now on.
     pub(crate) fn set_address(&mut self, name: &[u8], address: Address) {
-        let Some(place) = self.place(name).filter(|place| self.records[*place].address != address) else { return };
+        let Some(id) = self.id(name).filter(|id| self.record(*id).address != address) else { return };
+        let number = self.own(id);
         self.changes += 1;
-        let entered = self.by_addr.leave(&self.records[place], place);
-        self.records[place].address = address;
+        let entered = self.by_addr.leave(number, self.records.get(number));
+        self.records.get_mut(number).address = address;
         if entered {
-            self.by_addr.enter(&self.records, place);
+            self.by_addr.enter(number, |number| self.records.get(number));
         }
     }
 
     /// The record at a place in the order of probing.
     pub(crate) fn at(&self, place: usize) -> Option<&Record> {
-        self.records.get(place)
+        self.order.get(place).map(|id| self.record(*id))
     }
 
     /// Adds a live member that is not proven, at a random place among those. Its name must be new.
@@ -276,100 +249,101 @@ impl Members {
         now: Instant,
         rng: &mut Xoshiro256PlusPlus,
     ) -> &mut Record {
-        let last = self.records.len();
-        let since = self.nanos(now);
-        self.records.push(Record::new(name, address, versions, since));
+        let last = self.order.len();
+        let record = Record::new(name, address, versions, self.nanos(now));
+        let number = self.records.add(record);
+        self.order.push(Id(number));
         self.live += 1;
         self.changes += 1;
-        self.by_name.enter(&self.records, last);
+        self.by_name.enter(number, |number| self.records.get(number));
         let place = rng.random_range(self.proven..=last);
-        self.swap(place, last);
-        &mut self.records[place]
+        self.order.swap(place, last);
+        self.records.get_mut(number)
     }
 
-    /// Adds live members of the first incarnation, which count as proven, and puts all in a new random order.
-    /// Their names must be new. Costs far less than one after the other.
-    pub(crate) fn extend(
-        &mut self,
-        members: impl ExactSizeIterator<Item = (NodeName, Address, Versions)>,
-        now: Instant,
-        rng: &mut Xoshiro256PlusPlus,
-    ) {
-        self.records.reserve_exact(members.len());
-        let (standing, since) = (Standing::new(MemberState::Alive, true), self.nanos(now));
-        let records = members.map(|(name, address, versions)| Record {
-            incarnation: 1,
-            standing,
-            ..Record::new(name, address, versions, since)
-        });
-        self.records.extend(records);
+    /// Adds the members of a cohort, as of the table's beginning, and puts all that are proven in a new random order. To
+    /// be called once, before any of them has been forgotten. Costs far less than one after the other.
+    pub(crate) fn acquaint(&mut self, cohort: Arc<Cohort>, rng: &mut Xoshiro256PlusPlus) {
+        let mut acquainted = Acquainted::new(cohort);
+        for record in self.iter() {
+            if let Some(number) = acquainted.number(record.name.as_bytes()) {
+                acquainted.part(number);
+            }
+        }
+        let before = self.order.len();
+        self.order.extend(acquainted.numbers().map(Id::of_cohort));
+        let new = self.order.len() - before;
+        // The proven ones first, in the order they had.
+        self.order[self.proven..].rotate_right(new);
+        self.order.shrink_to_fit();
+        self.acquainted = Some(Box::new(acquainted));
         self.changes += 1;
-        self.records.sort_by_key(|record| !record.is_proven());
-        self.recount();
-        self.records[..self.proven].shuffle(rng);
-        self.rebuild();
+        self.live += new;
+        self.proven += new;
+        self.proven_live += new;
+        self.order[..self.proven].shuffle(rng);
+    }
+
+    /// Whom it knew from its beginning, if there are such.
+    pub(crate) fn cohort(&self) -> Option<&Cohort> {
+        self.acquainted.as_ref().map(|acquainted| acquainted.cohort())
     }
 
     /// A member is proven from now on, and has a random place among those. Gives whether that is news.
     pub(crate) fn prove(&mut self, name: &[u8], rng: &mut Xoshiro256PlusPlus) -> bool {
-        let Some(place) = self.place(name).filter(|place| *place >= self.proven) else {
-            return false;
-        };
-        let record = &mut self.records[place];
+        let unproven = self.id(name).filter(|id| !self.record(*id).is_proven());
+        let Some(place) = unproven.and_then(|id| self.place(id, self.proven..self.order.len())) else { return false };
+        let number = self.own(self.order[place]);
+        let record = self.records.get_mut(number);
         record.standing = Standing::new(record.state(), true);
         self.proven_live += usize::from(record.is_live());
-        self.swap(place, self.proven);
+        self.order.swap(place, self.proven);
         let among = rng.random_range(0..=self.proven);
-        self.swap(among, self.proven);
-        self.by_addr.enter(&self.records, among);
+        self.order.swap(among, self.proven);
+        self.by_addr.enter(number, |number| self.records.get(number));
         self.proven += 1;
         true
     }
 
-    /// Forgets a member that is not proven.
-    pub(crate) fn remove_newcomer(&mut self, name: &[u8]) -> Option<Record> {
-        let place = self.place(name).filter(|place| *place >= self.proven)?;
-        let last = self.records.len() - 1;
-        self.swap(place, last);
-        self.by_name.leave(&self.records[last], last);
-        let record = self.records.pop()?;
+    /// Forgets the member at that place, if it is not proven.
+    pub(crate) fn remove_newcomer(&mut self, place: usize) -> Option<Record> {
+        let id = *self.order.get(place).filter(|_| place >= self.proven)?;
+        self.order.swap_remove(place);
+        let record = self.forget(id)?;
         self.changes += 1;
         self.live -= usize::from(record.is_live());
         Some(record)
     }
 
+    /// Gives up the record of a member that has no place any more.
+    fn forget(&mut self, id: Id) -> Option<Record> {
+        let number = self.own(id);
+        let record = self.records.get(number);
+        self.by_name.leave(number, record);
+        if record.is_proven() {
+            self.by_addr.leave(number, record);
+        }
+        self.records.remove(number)
+    }
+
     /// A member has yet to answer where it is now.
     pub(crate) fn unprove(&mut self, name: &[u8]) {
-        let Some(place) = self.place(name).filter(|place| *place < self.proven) else { return };
-        self.by_addr.leave(&self.records[place], place);
-        let record = &mut self.records[place];
+        let Some(id) = self.id(name).filter(|id| self.record(*id).is_proven()) else { return };
+        let number = self.own(id);
+        let Some(place) = self.place(Id(number), 0..self.proven) else { return };
+        self.by_addr.leave(number, self.records.get(number));
+        let record = self.records.get_mut(number);
         record.standing = Standing::new(record.state(), false);
         self.proven_live -= usize::from(record.is_live());
         self.proven -= 1;
-        self.swap(place, self.proven);
-    }
-
-    fn swap(&mut self, a: usize, b: usize) {
-        if a != b {
-            self.records.swap(a, b);
-            self.by_name.swap(&self.records, a, b);
-            self.by_addr.swap(&self.records, a, b);
-        }
-    }
-
-    fn rebuild(&mut self) {
-        self.by_name.rebuild(&self.records, self.records.len());
-        self.by_addr.rebuild(&self.records, self.proven);
+        self.order.swap(place, self.proven);
     }
 
     /// Moves a member to a state, keeping count.
     pub(crate) fn set_state(&mut self, name: &[u8], state: MemberState, now: Instant) {
-        let Some(place) = self.place(name) else { return };
-        let since = self.nanos(now);
-        let record = &mut self.records[place];
-        if record.state() == state {
-            return;
-        }
+        let Some(id) = self.id(name).filter(|id| self.record(*id).state() != state) else { return };
+        let (number, since) = (self.own(id), self.nanos(now));
+        let record = self.records.get_mut(number);
         self.changes += 1;
         let proven = usize::from(record.is_proven());
         match (record.is_live(), state.is_live()) {
@@ -389,26 +363,27 @@ impl Members {
         keep: impl Fn(&Record, Duration) -> bool,
         rng: &mut Xoshiro256PlusPlus,
     ) {
-        let (before, now) = (self.records.len(), self.nanos(now));
-        self.records.retain(|record| keep(record, Duration::from_nanos(now.saturating_sub(record.since))));
-        if self.records.len() == before {
-            // Costs nothing for those that are not proven.
+        let is_kept = |id: &Id| keep(self.record(*id), self.in_state(self.record(*id), now));
+        if self.order.iter().all(is_kept) {
             for place in (1..self.proven).rev() {
-                self.swap(place, rng.random_range(0..=place));
+                self.order.swap(place, rng.random_range(0..=place));
             }
             return;
         }
+        let (kept, gone): (Vec<Id>, Vec<Id>) = self.order.iter().partition(|id| is_kept(*id));
+        self.order = kept;
+        gone.into_iter().for_each(|id| drop(self.forget(id)));
         self.changes += 1;
         self.recount();
-        self.records[..self.proven].shuffle(rng);
-        self.rebuild();
+        self.order[..self.proven].shuffle(rng);
     }
 
     /// Counts anew. The proven ones stand first.
     fn recount(&mut self) {
-        let count = |wanted: fn(&Record) -> bool| self.records.iter().filter(|record| wanted(record)).count();
-        (self.live, self.proven) = (count(Record::is_live), count(Record::is_proven));
-        self.proven_live = count(|record| record.is_live() && record.is_proven());
+        let count = |wanted: fn(&Record) -> bool| self.iter().filter(|record| wanted(record)).count();
+        let (live, proven) = (count(Record::is_live), count(Record::is_proven));
+        let proven_live = count(|record| record.is_live() && record.is_proven());
+        (self.live, self.proven, self.proven_live) = (live, proven, proven_live);
     }
 
     /// Up to `k` different members that `allowed` accepts, at random: proven ones, or any where no proven one is
@@ -419,39 +394,40 @@ impl Members {
         rng: &mut Xoshiro256PlusPlus,
         allowed: impl Fn(&Record) -> bool,
     ) -> Vec<&Record> {
-        let (proven, others) = self.records.split_at(self.proven);
-        let chosen = draw(proven, k, rng, &allowed);
-        if chosen.is_empty() { draw(others, k, rng, &allowed) } else { chosen }
+        let (proven, others) = self.order.split_at(self.proven);
+        let chosen = self.draw(proven, k, rng, &allowed);
+        if chosen.is_empty() { self.draw(others, k, rng, &allowed) } else { chosen }
     }
-}
 
-/// Up to `k` different ones of these records that `allowed` accepts, at random.
-fn draw<'a>(
-    records: &'a [Record],
-    k: usize,
-    rng: &mut Xoshiro256PlusPlus,
-    allowed: impl Fn(&Record) -> bool,
-) -> Vec<&'a Record> {
-    let n = records.len();
-    let mut chosen: Vec<&'a Record> = Vec::with_capacity(k.min(n));
-    // In a small table every member is looked at, so that none is missed by chance; in a large one
-    // a few draws find k as good as surely, and cost no walk through the table.
-    if n <= 3 * k {
-        let mut order: Vec<usize> = (0..n).collect();
-        order.shuffle(rng);
-        chosen.extend(order.iter().map(|&i| &records[i]).filter(|record| allowed(record)).take(k));
-        return chosen;
-    }
-    for _ in 0..3 * n.min(64 * k) {
-        if chosen.len() == k {
-            break;
+    /// Up to `k` different ones of these that `allowed` accepts, at random.
+    fn draw(
+        &self,
+        ids: &[Id],
+        k: usize,
+        rng: &mut Xoshiro256PlusPlus,
+        allowed: impl Fn(&Record) -> bool,
+    ) -> Vec<&Record> {
+        let n = ids.len();
+        let mut chosen: Vec<&Record> = Vec::with_capacity(k.min(n));
+        // In a small table every member is looked at, so that none is missed by chance; in a large one
+        // a few draws find k as good as surely, and cost no walk through the table.
+        if n <= 3 * k {
+            let mut order: Vec<usize> = (0..n).collect();
+            order.shuffle(rng);
+            chosen.extend(order.iter().map(|&i| self.record(ids[i])).filter(|record| allowed(record)).take(k));
+            return chosen;
         }
-        let record = &records[rng.random_range(0..n)];
-        if allowed(record) && !chosen.iter().any(|other| std::ptr::eq(*other, record)) {
-            chosen.push(record);
+        for _ in 0..3 * n.min(64 * k) {
+            if chosen.len() == k {
+                break;
+            }
+            let record = self.record(ids[rng.random_range(0..n)]);
+            if allowed(record) && !chosen.iter().any(|other| std::ptr::eq(*other, record)) {
+                chosen.push(record);
+            }
         }
+        chosen
     }
-    chosen
 }
 
 #[cfg(test)]
@@ -480,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_record_costs_little() {
-        assert!(size_of::<Record>() <= 64, "{} bytes", size_of::<Record>());
+        assert!(size_of::<Option<Record>>() <= 64, "{} bytes", size_of::<Option<Record>>());
     }
 
     #[test]
@@ -500,8 +476,12 @@ mod tests {
             members.insert(name(i), address(i), Versions::default(), now, &mut rng);
         }
         found(&members, 0..300);
-        members.extend((300..700).map(|i| (name(i), address(i), Versions::default())), now, &mut rng);
+        // Some of them are known already.
+        let cohort = Cohort::new((200..700).map(|i| (name(i), address(i), Versions::default())));
+        members.acquaint(Arc::new(cohort), &mut rng);
         found(&members, 0..700);
+        let incarnations = members.iter().map(|record| (record.incarnation, record.is_proven()));
+        assert_eq!(incarnations.filter(|of| *of == (1, true)).count(), 400);
         members.retain_and_shuffle(now, |record, _| record.address.port >= 100, &mut rng);
         found(&members, 100..700);
         assert!(members.get(b"node99").is_none());
@@ -542,10 +522,11 @@ mod tests {
             }
         }
         for i in (4..1100).step_by(3) {
-            assert!(members.remove_newcomer(name(i).as_bytes()).is_some_and(|record| record.name == name(i)));
+            let place = members.iter().position(|record| record.name == name(i)).expect("it has a place");
+            assert!(members.remove_newcomer(place).is_some_and(|record| record.name == name(i)));
             assert!(members.get(name(i).as_bytes()).is_none());
         }
-        assert!(members.remove_newcomer(b"node0").is_none(), "it is proven");
+        assert!(members.remove_newcomer(0).is_none(), "who stands first is proven");
         check_addresses(&members);
         for place in 0..members.len() {
             let record = members.at(place).expect("a place that there is");

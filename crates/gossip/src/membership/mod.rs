@@ -43,13 +43,16 @@
 //!   which there is no room ([`Bounds::max_members`](crate::Bounds)).
 
 mod awareness;
+mod cohort;
 mod conflict;
 mod counts;
+mod index;
 mod members;
 mod myself;
 mod newcomers;
 mod probe;
 mod queue;
+mod record;
 mod refusal;
 mod rtt;
 mod rules;
@@ -61,10 +64,11 @@ mod versions;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
     time::Instant,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -80,8 +84,9 @@ use self::{
     suspicion::Suspicion,
 };
 pub(crate) use self::{
-    members::Record,
+    cohort::Cohort,
     queue::{TransmitLimitedQueue, digits},
+    record::Record,
     refusal::Refusal,
 };
 pub(crate) use crate::member::{Belief, Member, MemberState, NodeName};
@@ -239,15 +244,22 @@ impl Membership {
         this
     }
 
-    /// Makes this node know these live members as if it had been in their cluster for long: nothing is
-    /// told of them, to others or to the application. For simulations, whose large clusters would take
+    /// Makes this node, which has just begun, know these live members as if it had been in their cluster for long:
+    /// nothing is told of them, to others or to the application. For simulations, whose large clusters would take
     /// longer to form than to do what they are for.
-    pub(crate) fn acquaint(&mut self, now: Instant, members: &[(NodeName, Address, Versions)]) {
-        let new: Vec<_> = members.iter().filter(|(name, ..)| self.members.get(name.as_bytes()).is_none()).collect();
-        self.members.extend(new.into_iter().cloned(), now, &mut self.rng);
+    pub(crate) fn acquaint(&mut self, cohort: Arc<Cohort>) {
+        self.members.acquaint(cohort, &mut self.rng);
         // They know this node just as well.
         self.hearsay = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
         self.queue = TransmitLimitedQueue::new(self.tuning.retransmit_mult, self.max_members);
+    }
+
+    /// These places on a ring, which are those of the whole cohort in most nodes that have one: kept once for all of those.
+    pub(crate) fn share_ring(&self, places: Vec<(u64, SocketAddr)>) -> Arc<[(u64, SocketAddr)]> {
+        match self.members.cohort() {
+            Some(cohort) => cohort.share_ring(places),
+            None => places.into(),
+        }
     }
 
     /// What this node's acknowledgements carry from now on.
@@ -331,7 +343,7 @@ impl Membership {
 
     /// This node's own record.
     pub(crate) fn me(&self) -> &Record {
-        self.members.get(self.me.as_bytes()).expect("a node never forgets itself")
+        self.members.me()
     }
 
     /// What is known of a node.
@@ -346,7 +358,8 @@ impl Membership {
 
     /// Every other node that is remembered, the proven ones first.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Record> {
-        self.members.iter().filter(|record| record.name != self.me)
+        let me = self.me();
+        self.members.iter().filter(move |record| !std::ptr::eq(*record, me))
     }
 
     /// Whom to gossip to in one round: live members that are proven, and the dead of late, so that they can refute.
@@ -377,8 +390,12 @@ impl Membership {
 
     /// This node's view, to exchange with another.
     pub(crate) fn local_state(&self, join: bool) -> PushPull {
+        // All names in one piece of memory, instead of a thousand small ones.
+        let mut names = BytesMut::new();
+        self.members.iter().for_each(|record| names.extend_from_slice(record.name.as_bytes()));
+        let mut names = names.freeze();
         let nodes = self.members.iter().map(|record| PushPullState {
-            name: Bytes::copy_from_slice(record.name.as_bytes()),
+            name: names.split_to(record.name.as_bytes().len()),
             address: record.address(),
             meta: record.meta(),
             incarnation: record.incarnation,

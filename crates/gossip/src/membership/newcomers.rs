@@ -198,15 +198,16 @@ impl Membership {
         let (proven, all) = (self.members.proven(), self.members.len());
         let looked_at = LOOKED_AT.min(all - proven);
         let found = (0..looked_at).find_map(|_| {
-            let record = self.members.at(self.rng.random_range(proven..all))?;
+            let place = self.rng.random_range(proven..all);
+            let record = self.members.at(place)?;
             let gives_way =
                 self.members.in_state(record, now) >= patience && !self.newcomers.waiting.contains_key(&record.name);
-            gives_way.then(|| record.name.clone())
+            gives_way.then(|| (place, record.name.clone()))
         });
-        let Some(name) = found else { return false };
+        let Some((place, name)) = found else { return false };
         self.drop_suspicion(&name);
         self.hearsay.remove(&name);
-        let gone = self.members.remove_newcomer(name.as_bytes());
+        let gone = self.members.remove_newcomer(place);
         if let Some(record) = gone.filter(Record::is_live) {
             self.emit(Event::Failed(Member { state: MemberState::Dead, ..record.to_member() }));
         }

@@ -1,13 +1,10 @@
 //! What a simulation sees of a node from within: what an application has no use for, and invariants are
 //! about.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use super::{Node, serf::Place};
-use crate::{
-    membership::{MemberState, NodeName, Record},
-    wire::{Address, Versions},
-};
+use crate::membership::{Cohort, MemberState, Record};
 
 /// How much a node holds of something, and how much it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +15,11 @@ pub(crate) struct Size {
 }
 
 impl Node {
-    /// Makes this node know these live members without a word; see
+    /// Makes this node, which has just begun, know these live members without a word; see
     /// [`Membership::acquaint`](crate::membership::Membership::acquaint).
-    pub(crate) fn acquaint(&mut self, now: Instant, members: &[(NodeName, Address, Versions)]) {
-        self.membership.acquaint(now, members);
-        self.dissemination.acquaint(now, &self.membership);
+    pub(crate) fn acquaint(&mut self, now: Instant, cohort: &Arc<Cohort>) {
+        self.membership.acquaint(Arc::clone(cohort));
+        self.dissemination.acquaint(now, Arc::clone(cohort), &self.membership);
         self.settle(now);
     }
 

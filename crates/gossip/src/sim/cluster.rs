@@ -76,7 +76,7 @@ impl Sim {
                 envelope,
                 epoch,
                 advertises: Advertises::Fixed,
-                acquainted: &[],
+                acquainted: None,
             },
         );
         let old = self.hosts.insert(addr, id);

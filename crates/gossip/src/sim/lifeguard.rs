@@ -21,7 +21,10 @@
 //! two minutes, and the ranges that the numbers of slow members, durations and intervals are taken from, are
 //! as remembered: its tables could not be looked up.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -36,7 +39,7 @@ use super::{
 use crate::{
     Envelope, Event,
     config::{Limits, Profile, Tuning},
-    membership::NodeName,
+    membership::{Cohort, NodeName},
 };
 
 /// As many as in the paper.
@@ -143,8 +146,8 @@ fn run(members: usize, tuning: &Tuning, slowness: Slowness, seed: u64, control: 
     let hosts: Vec<HostId> =
         (0..members).map(|host| net.add_host(&name(host), Network::address(host as u32 + 1))).collect();
     let versions = crate::node::VERSIONS;
-    let acquainted: Vec<_> =
-        hosts.iter().map(|host| (net.name(*host).clone(), net.addr(*host).into(), versions)).collect();
+    let everybody = hosts.iter().map(|host| (net.name(*host).clone(), net.addr(*host).into(), versions));
+    let cohort = Arc::new(Cohort::new(everybody));
     let limits = Limits::default();
     for host in hosts {
         net.boot(
@@ -157,7 +160,7 @@ fn run(members: usize, tuning: &Tuning, slowness: Slowness, seed: u64, control: 
                 replay: false,
                 epoch: 1,
                 advertises: Advertises::Fixed,
-                acquainted: &acquainted,
+                acquainted: Some(&cohort),
             },
         );
     }

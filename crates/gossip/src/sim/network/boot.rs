@@ -1,13 +1,13 @@
 //! How a node is started.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crate::{
     Envelope,
     config::{Config, DEFAULT_PORT, Limits, Seed, Tuning},
     member::NodeName,
+    membership::Cohort,
     node::{Advertised, Node, NodeConfig},
-    wire::{Address, Versions},
 };
 
 /// What a node takes for its address.
@@ -35,7 +35,7 @@ pub(crate) struct Boot<'a> {
     pub(crate) epoch: u64,
     pub(crate) advertises: Advertises,
     /// Whom it knows from the start.
-    pub(crate) acquainted: &'a [(NodeName, Address, Versions)],
+    pub(crate) acquainted: Option<&'a Arc<Cohort>>,
 }
 
 impl Boot<'_> {
@@ -51,8 +51,8 @@ impl Boot<'_> {
         let nonce = (u128::from(rng_seed) << 64).to_be_bytes()[..12].try_into().expect("12 bytes of 16");
         let config = NodeConfig { epoch: self.epoch, rng_seed, nonce, ..NodeConfig::new(config, addr) };
         let mut node = Node::new(now, config);
-        if !self.acquainted.is_empty() {
-            node.acquaint(now, self.acquainted);
+        if let Some(cohort) = self.acquainted {
+            node.acquaint(now, cohort);
         }
         match self.advertises {
             Advertises::Fixed => {}

@@ -8,7 +8,10 @@ mod rest;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,9 +33,8 @@ use crate::{
     config::{Limits, Seed, Tuning},
     dissemination::PublishError,
     event::Event,
-    membership::NodeName,
+    membership::{Cohort, NodeName},
     node::Node,
-    wire::{Address, Versions},
 };
 
 /// How long a cluster may take to form.
@@ -252,22 +254,20 @@ impl<'a> Run<'a> {
     }
 
     fn go(&mut self, control: &Control) -> Result<(), Break> {
-        let acquainted: Vec<(NodeName, Address, Versions)> = match self.scenario.start {
-            Start::Join => Vec::new(),
+        let cohort = match self.scenario.start {
+            Start::Join => None,
             Start::Acquainted => {
                 let versions = crate::node::VERSIONS;
-                (0..self.size)
-                    .map(|host| (self.net.name(host).clone(), Network::address(host as u32 + 1).into(), versions))
-                    .collect()
+                let member = |host| (self.net.name(host).clone(), Network::address(host as u32 + 1).into(), versions);
+                Some(Arc::new(Cohort::new((0..self.size).map(member))))
             }
         };
         for host in 0..self.size {
             if control.stop.load(Ordering::Relaxed) {
                 return Err(Break::Stop);
             }
-            self.boot(host, &acquainted);
+            self.boot(host, cohort.as_ref());
         }
-        drop(acquainted);
         self.settle(None)?;
         let size = self.size;
         while (0..size).any(|host| self.hosts[host].view != size) {
@@ -440,7 +440,7 @@ impl<'a> Run<'a> {
                 if self.net.node(host).is_some_and(Node::has_left) {
                     self.stop(host);
                     if std::mem::take(&mut self.hosts[host].returns) {
-                        self.boot(host, &[]);
+                        self.boot(host, None);
                     }
                 }
             }
@@ -496,7 +496,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn boot(&mut self, host: HostId, acquainted: &[(NodeName, Address, Versions)]) {
+    fn boot(&mut self, host: HostId, acquainted: Option<&Arc<Cohort>>) {
         let seeds: Vec<Seed> = self.seeds.iter().filter(|seed| seed.host != name(host)).cloned().collect();
         let micros = self.net.elapsed().as_micros() as u64;
         let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
@@ -514,12 +514,12 @@ impl<'a> Run<'a> {
         };
         self.checker.begin(host);
         self.net.boot(host, &boot);
-        if self.hosts.len() <= VIEWS_CHECKED && acquainted.is_empty() {
+        if self.hosts.len() <= VIEWS_CHECKED && acquainted.is_none() {
             // Another one in each life.
             self.net.with(host, |node, now| node.update_info(now, NodeInfo::new((epoch << 8 | host as u64).into())));
         }
         let status = &mut self.hosts[host];
-        status.view = acquainted.len().max(1);
+        status.view = acquainted.map_or(1, |cohort| cohort.len());
         (status.leaves, status.returns, status.is_new, status.crashed) = (false, false, true, None);
     }
 

@@ -83,7 +83,7 @@ impl Run<'_> {
                         let addr = self.new_address();
                         self.net.move_host(host, addr);
                     }
-                    self.boot(host, &[]);
+                    self.boot(host, None);
                 }
             }
             Op::Clock { hosts, step } => {
