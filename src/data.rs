@@ -32,10 +32,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use broadcast::NodeId;
+use broadcast::{NodeId, config::shown};
 use nix::fcntl::OFlag;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, visible};
 
 const LOCK: &str = "lock";
 const ID: &str = "id";
@@ -44,7 +44,7 @@ const NEW_ID: &str = "id.new";
 const HEAD: &str = "broadcast node id, format ";
 const FORMAT: &str = "1";
 /// Longer than any file of this format.
-const MOST: u64 = 1024;
+const MOST: usize = 1024;
 
 /// A data directory that no other process uses as long as this is there.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataEr
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    open_here(OpenOptions::new().read(true), file)?.take(MOST).read_to_end(&mut text)?;
+    open_here(OpenOptions::new().read(true), file)?.take(MOST as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -156,22 +156,44 @@ fn text(id: NodeId) -> String {
 
 /// Reads what [`text`] has written.
 fn parse(data: &[u8]) -> Result<NodeId, String> {
-    if data.is_empty() {
-        return Err("it is empty".into());
-    }
-    let written = std::str::from_utf8(data).ok().and_then(|written| written.strip_prefix(HEAD)?.split_once('\n'));
-    let Some((format, rest)) = written else {
-        return Err(format!("it does not begin with \"{HEAD}{FORMAT}\""));
+    let whole = text(NodeId::from(0)).len();
+    let length = match data.len() {
+        0 => return Err("it is empty".into()),
+        len if len > MOST => format!("it has more than {MOST} bytes, instead of {whole}"),
+        len => format!("it has {len} bytes, instead of {whole}"),
     };
-    if format != FORMAT {
-        return Err(format!("it has the format {format:?}, and this release reads format {FORMAT}"));
-    }
-    let id = rest.get(..16).and_then(|id| id.parse().ok());
+    let cut_off = || format!("it is cut off: {length}");
+    let head = format!("{HEAD}{FORMAT}\n");
+    let begin = || shown(&String::from_utf8_lossy(&data[..data.len().min(head.len())]));
+    let Some(rest) = data.strip_prefix(head.as_bytes()) else {
+        if head.as_bytes().starts_with(data) {
+            return Err(cut_off());
+        }
+        let format = data.strip_prefix(HEAD.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
+        return Err(match format.map(String::from_utf8_lossy) {
+            Some(format) if format != FORMAT => {
+                format!("it has the format {}, and this release reads format {FORMAT}", shown(&format))
+            }
+            _ => format!("it begins with {}, and not with {:?}", begin(), head.trim_end()),
+        });
+    };
+    let id = rest.get(..16).and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
     match id {
         Some(id) if text(id).as_bytes() == data => Ok(id),
-        Some(id) if text(id).as_bytes().starts_with(data) => Err(format!("it ends after {} bytes", data.len())),
-        _ => Err("its checksum and its id do not belong together".into()),
+        Some(id) if text(id).as_bytes().starts_with(data) => Err(cut_off()),
+        Some(id) if data.len() == whole => {
+            let told = String::from_utf8_lossy(&data[head.len() + 17..]);
+            Err(format!("it has the id {id} with {}, and not the checksum of that", shown(told.trim_end())))
+        }
+        Some(_) => Err(length),
+        None if rest.len() < 16 => Err(cut_off()),
+        None => Err(format!("its second line is {}, and no id", shown(&first_line(rest)))),
     }
+}
+
+/// Up to the end of the line.
+fn first_line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text.split(|byte| *byte == b'\n').next().unwrap_or_default()).into_owned()
 }
 
 impl From<DataError> for Failure {
@@ -188,24 +210,29 @@ impl fmt::Display for DataError {
         f.write_str("BROADCAST_DATA (--data): ")?;
         match self {
             Self::Io { doing, path, source } => {
-                write!(f, "cannot {doing} {}: {source}; {}", path.display(), remedy(source.kind()))
+                write!(f, "cannot {doing} {}: {source}; {}", told(path), remedy(source.kind()))
             }
             Self::InUse(path) => {
-                write!(f, "another process uses {0}; stop it, or give each node a directory of its own", path.display())
+                write!(f, "another process uses {0}; stop it, or give each node a directory of its own", told(path))
             }
             Self::OpenToAll { path, mode } => {
-                let path = path.display();
+                let path = told(path);
                 write!(f, "everybody on this host may write to {path} (mode {mode:04o}); chmod 700 {path}")
             }
             Self::Id { path, problem } => write!(
                 f,
                 "{0} is damaged or of another release: {problem}; restore it, or start the release that wrote it; or \
                  remove it, and the node is a new one to the others, with a new id",
-                path.display()
+                told(path)
             ),
             Self::Randomness => f.write_str("the system has no source of randomness, from which a node has its id"),
         }
     }
+}
+
+/// A path, so that it can be copied.
+fn told(path: &Path) -> String {
+    visible::escaped(&path.to_string_lossy())
 }
 
 /// What helps where the system refuses something.
@@ -316,13 +343,25 @@ mod tests {
         let written = text(NodeId::from(7));
         for (data, found) in [
             (String::new(), "it is empty"),
-            ("\0".repeat(60), "it does not begin with \"broadcast node id, format 1\""),
+            ("\0".repeat(60), r#"it begins with "\0\0\0"#),
+            ("broadcast node id, for".into(), "it is cut off: it has 22 bytes, instead of 60"),
+            ("x\u{1b}[2J".into(), r#"it begins with "x\u{1b}[2J", and not with "broadcast node id, format 1""#),
+            ("x".repeat(100_000), "and not with"),
             (written.replace("format 1", "format 2"), "it has the format \"2\", and this release reads format 1"),
-            (written[..50].into(), "it ends after 50 bytes"),
-            (written.replace("07", "08"), "its checksum and its id do not belong together"),
+            (
+                written.replace("format 1", &format!("format {}", "9".repeat(900))),
+                "bytes), and this release reads format 1",
+            ),
+            (written[..30].into(), "it is cut off: it has 30 bytes, instead of 60"),
+            (written[..50].into(), "it is cut off: it has 50 bytes, instead of 60"),
+            (written.replace("07", "0g"), r#"its second line is "000000000000000g", and no id"#),
+            (written.replace("07", "08"), r#"it has the id 0000000000000008 with "crc32 "#),
+            (written.clone() + &"\0".repeat(5000), "it has more than 1024 bytes, instead of 60"),
+            (written.clone() + "\n", "it has 61 bytes, instead of 60"),
         ] {
             fs::write(&file, data).expect("it is written");
-            assert!(problem(&dir).contains(found), "{}", problem(&dir));
+            let told = problem(&dir);
+            assert!(told.contains(found) && told.contains("; restore it, or ") && told.len() < 800, "{told}");
         }
     }
 

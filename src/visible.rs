@@ -52,6 +52,11 @@ pub(crate) fn escaped(text: &str) -> String {
     line
 }
 
+/// What somebody has given, as errors repeat it: between quotation marks, and not more than its beginning.
+pub(crate) fn shown(text: &str) -> String {
+    escaped(&broadcast::config::shown(text))
+}
+
 /// JSON with such letters written as JSON does: `\u202e`. They stand in its strings only, where both are the same.
 pub(crate) fn escaped_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
@@ -78,6 +83,13 @@ mod tests {
             assert!(text.starts_with("node\\") && text.is_ascii(), "{text}");
         }
         assert_eq!(escaped("ein Gruß, 日本"), "ein Gruß, 日本");
+    }
+
+    #[test]
+    fn what_was_given_is_repeated_in_part_and_in_plain_sight() {
+        assert_eq!(shown("a\u{1b}[2J\u{3164}b"), r#""a\u{1b}[2J\u{3164}b""#);
+        let long = shown(&"\u{3164}".repeat(100_000));
+        assert!(long.ends_with("\\u{3164}\"… (300000 bytes)") && long.len() < 1000, "{long}");
     }
 
     #[test]

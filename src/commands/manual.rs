@@ -49,7 +49,9 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
         fs::create_dir_all(dir)?;
         clap_mangen::generate_to(definition(), dir)
     };
-    write().map_err(|error| Failure::other(format!("cannot write manual pages into {dir:?}: {error}")))?;
+    write().map_err(|error| {
+        Failure::other(format!("cannot write manual pages into {}: {error}", visible::shown(&dir.to_string_lossy())))
+    })?;
     let dir = visible::escaped(&dir.display().to_string());
     let pages = pages(&definition());
     output::print_line(&format!("wrote {pages} manual pages into {dir}, broadcast.1 and the commands' own"))?;

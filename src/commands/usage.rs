@@ -1,6 +1,12 @@
 //! Reading the command line and the environment, and saying in one line what is wrong with them.
 
-use std::{env, ffi::OsString, iter};
+use std::{
+    any::TypeId,
+    env,
+    ffi::{OsStr, OsString},
+    iter,
+    path::PathBuf,
+};
 
 use clap::{
     Arg, FromArgMatches as _,
@@ -8,7 +14,11 @@ use clap::{
 };
 
 use super::{Cli, definition, unknown};
-use crate::{failure::Failure, settings::named};
+use crate::{
+    failure::Failure,
+    settings::{NOT_TEXT, named},
+    visible::{escaped, shown},
+};
 
 /// Reads the command line and the environment.
 ///
@@ -18,12 +28,13 @@ use crate::{failure::Failure, settings::named};
 ///
 /// What was given cannot be.
 pub(crate) fn parse() -> Result<Cli, Failure> {
-    let cli = from(env::args_os().collect(), |variable| env::var_os(variable).is_some_and(|value| value.is_empty()))?;
+    let cli = from(env::args_os().collect(), |variable| env::var_os(variable))?;
     unknown::warn(cli.command.name());
     Ok(cli)
 }
 
-fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Failure> {
+fn from(args: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Result<Cli, Failure> {
+    let is_empty = |name: &str| variable(name).is_some_and(|value| value.is_empty());
     let error = match without_empty_variables(definition(), &is_empty).try_get_matches_from(&args) {
         Ok(matches) => return Cli::from_arg_matches(&matches).map_err(|error| Failure::usage(one_line(&error, &args))),
         Err(error) => error,
@@ -34,6 +45,7 @@ fn from(args: Vec<OsString>, is_empty: impl Fn(&str) -> bool) -> Result<Cli, Fai
             definition().try_get_matches_from(&args).map_or_else(|error| error.exit(), |_| error.exit())
         }
         ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        ErrorKind::InvalidUtf8 => Err(Failure::usage(not_text(&args, variable))),
         _ => Err(Failure::usage(one_line(&error, &args))),
     }
 }
@@ -63,23 +75,56 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
         let setting = setting(&arg);
         let valid = context(ContextKind::ValidValue).filter(|valid| !valid.is_empty());
         let problem = match (std::error::Error::source(error), valid) {
-            (Some(problem), _) => in_words(problem.to_string()),
+            (Some(problem), _) => in_words(escaped(&problem.to_string())),
             (None, Some(valid)) => format!("it must be one of: {valid}"),
             (None, None) => format!("it needs a value, {arg}; see {}", help_of(args)),
         };
         return if value.is_empty() {
             format!("{setting}: {problem}")
         } else {
-            format!("{setting} = {value:?}: {problem}")
+            format!("{setting} = {}: {problem}", shown(&value))
         };
     }
     let help = help_of(args);
     if let (ErrorKind::MissingRequiredArgument, Some(args)) = (error.kind(), context(ContextKind::InvalidArg)) {
         return format!("{args} must be given as well; see {help}");
     }
-    let text = error.to_string();
+    let mut text = error.to_string();
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
+        if let Some(given) = context(kind) {
+            // clap repeats it as it is.
+            let shown = shown(&given);
+            if shown[1..shown.len() - 1] != *given {
+                text = text.replace(&format!("'{given}'"), &shown);
+            }
+        }
+    }
     let first = text.lines().next().unwrap_or_default();
     format!("{}{}; see {help}", first.strip_prefix("error: ").unwrap_or(first), did_you_mean(error))
+}
+
+/// Which flag or variable is not text, and has to be.
+fn not_text(args: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> String {
+    if let Some(place) = args.iter().skip(1).position(|arg| arg.to_str().is_none()) {
+        let text = args[place + 1].to_string_lossy();
+        let flag = args[place].to_str().filter(|flag| flag.starts_with("--") && !flag.contains('='));
+        return match flag.or_else(|| text.split_once('=').map(|(flag, _)| flag)) {
+            Some(flag) if flag.starts_with("--") => format!("{} {NOT_TEXT}", setting(flag)),
+            _ => format!("the argument {} {NOT_TEXT}", shown(&text)),
+        };
+    }
+    let command = args.get(1).and_then(|name| definition().find_subcommand(name).cloned());
+    let settings = command.iter().flat_map(clap::Command::get_arguments).filter(|arg| arg.get_env().is_some());
+    let broken: Vec<_> = settings
+        .filter(|arg| {
+            // Names of files may be anything.
+            let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+            let value = arg.get_env().and_then(OsStr::to_str).and_then(&variable);
+            !is_path && value.is_some_and(|value| value.to_str().is_none())
+        })
+        .map(named)
+        .collect();
+    if broken.is_empty() { format!("an argument {NOT_TEXT}") } else { format!("{} {NOT_TEXT}", broken.join(", ")) }
 }
 
 /// clap's "101 is not in 1..=100", as one says it.
@@ -104,11 +149,31 @@ fn did_you_mean(error: &clap::Error) -> String {
     if names.is_empty() { String::new() } else { format!(" (did you mean {}?)", names.join(" or ")) }
 }
 
-/// What tells how the command is used that was given.
+/// What tells how the command is used that was given, or that command of it.
 fn help_of(args: &[OsString]) -> String {
-    let command = definition();
-    let known = args.get(1).and_then(|name| command.find_subcommand(name));
-    known.map_or("broadcast --help".into(), |known| format!("broadcast {} --help", known.get_name()))
+    let program = definition();
+    let (mut command, mut words) = (&program, vec!["broadcast"]);
+    let mut args = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    while let Some(arg) = args.next() {
+        if let Some(known) = command.find_subcommand(arg) {
+            command = known;
+            words.push(known.get_name());
+        } else if arg.starts_with('-') {
+            let is_it = |flag: &&Arg| {
+                let long = flag.get_long().map(|long| format!("--{long}"));
+                let short = flag.get_short().map(|short| format!("-{short}"));
+                [long, short].iter().flatten().any(|flag| flag == arg)
+            };
+            let takes_value = |flag: &Arg| flag.get_action().takes_values() && !flag.is_require_equals_set();
+            // The value is none of its commands.
+            if command.get_arguments().find(is_it).is_some_and(takes_value) {
+                args.next();
+            }
+        } else {
+            break;
+        }
+    }
+    format!("{} --help", words.join(" "))
 }
 
 /// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`, or `--serf[=<BOOL>]`,
@@ -126,11 +191,13 @@ fn setting(arg: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
 
     fn refused(args: &[&str]) -> String {
         let args = iter::once("broadcast").chain(args.iter().copied()).map(OsString::from).collect();
-        from(args, |_| false).expect_err("this cannot be").to_string()
+        from(args, |_| None).expect_err("this cannot be").to_string()
     }
 
     #[test]
@@ -201,11 +268,32 @@ mod tests {
                 &["chaos", "random", "20"],
                 r#"DURATION = "20": not a duration; write minutes and seconds with their unit, like 20s, 2m or 1m30s"#,
             ),
-            (&["chaos", "random"], "<DURATION> must be given as well; see broadcast chaos --help"),
-            (&["chaos", "random", "20s", "2m"], "unexpected argument '2m' found; see broadcast chaos --help"),
-            (&["chaos", "random", "20s", "--seed"], "--seed: it needs a value, --seed <N>; see broadcast chaos --help"),
+            (&["chaos", "random"], "<DURATION> must be given as well; see broadcast chaos random --help"),
+            (&["chaos", "random", "20s", "2m"], "unexpected argument '2m' found; see broadcast chaos random --help"),
+            (
+                &["chaos", "random", "20s", "--seed"],
+                "--seed: it needs a value, --seed <N>; see broadcast chaos random --help",
+            ),
+            (
+                &["chaos", "--project-name", "kill", "loss", "node1"],
+                "<PERCENT> must be given as well; see broadcast chaos loss --help",
+            ),
+            (
+                &["chaos", "-p", "heal"],
+                "'broadcast chaos' requires a subcommand but one was not provided; see broadcast chaos --help",
+            ),
+            (
+                &["chaos", "-p", "x", "heal", "--all"],
+                "unexpected argument '--all' found; see broadcast chaos heal --help",
+            ),
+            (&["node", "--da\u{202e}ta"], r#"unexpected argument "--da\u{202e}ta" found; see broadcast node --help"#),
+            (&["node", "--data", " "], "BROADCAST_DATA (--data) = \" \": it is blank; write a path, or leave it out"),
+            (
+                &["members", "--http-token-file", "\t"],
+                "BROADCAST_HTTP_TOKEN_FILE (--http-token-file) = \"\\t\": it is blank; write a path, or leave it out",
+            ),
             (&["chaos", "brake", "node1"], "unrecognized subcommand 'brake'; see broadcast chaos --help"),
-            (&["chaos", "kill"], "<NAME|DURATION>... must be given as well; see broadcast chaos --help"),
+            (&["chaos", "kill"], "<NAME|DURATION>... must be given as well; see broadcast chaos kill --help"),
             (
                 &["chaos", "kill", "*"],
                 r#"NAME|DURATION = "*": not the name of a node; `docker compose ps` lists the containers"#,
@@ -218,6 +306,53 @@ mod tests {
         ] {
             assert_eq!(refused(args), line);
         }
+    }
+
+    #[test]
+    fn what_is_given_is_repeated_in_a_bounded_length_and_nothing_in_it_is_hidden() {
+        let long = &*"\u{1b}[2J\u{3164}é".repeat(12_500);
+        assert_eq!(long.len(), 112_500);
+        let arguments = definition();
+        let node = arguments.find_subcommand("node").expect("the command");
+        let flags: Vec<_> = node.get_arguments().filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect();
+        let mut refusals = 0;
+        for flag in flags.iter().filter(|flag| *flag != "--help") {
+            for value in [long, &"9".repeat(100_000), &"a,".repeat(50_000), &"é".repeat(50_000)] {
+                let args = ["broadcast", "node", &format!("{flag}={value}")].map(OsString::from).into();
+                let Err(refused) = from(args, |_| None) else { continue };
+                let line = refused.to_string();
+                refusals += 1;
+                assert!(line.len() < 4000, "{flag}: {} bytes", line.len());
+                assert!(!line.chars().any(|c| c.is_control() || c == '\u{3164}'), "{line:?}");
+                assert!(line.contains("bytes"), "{line}");
+            }
+        }
+        assert!(refusals > 90, "{refusals}");
+        for args in [&["node", long][..], &[long], &["node", &format!("--{long}")], &["chaos", long], &["log", long]] {
+            let line = refused(args);
+            assert!(line.len() < 3000 && !line.chars().any(char::is_control), "{} {line:?}", line.len());
+        }
+    }
+
+    #[test]
+    fn what_is_not_text_is_named() {
+        let broken = || OsString::from_vec(b"\xff\xfe".to_vec());
+        let refused = |args: &[OsString]| {
+            let args = iter::once("broadcast".into()).chain(args.iter().cloned()).collect();
+            from(args, |_| None).expect_err("this cannot be").to_string()
+        };
+        let remedy = NOT_TEXT;
+        assert_eq!(refused(&["node".into(), "--name".into(), broken()]), format!("BROADCAST_NAME (--name) {remedy}"));
+        let mut joined = OsString::from("--name=");
+        joined.push(broken());
+        assert_eq!(refused(&["node".into(), joined]), format!("BROADCAST_NAME (--name) {remedy}"));
+        let args = |args: &[&str]| args.iter().map(OsString::from).collect::<Vec<_>>();
+        let variable = |variables: &[&str]| {
+            let set = |name: &str| variables.contains(&name).then(broken);
+            not_text(&args(&["broadcast", "node"]), set)
+        };
+        assert_eq!(variable(&["BROADCAST_JOIN"]), format!("BROADCAST_JOIN (--join) {remedy}"));
+        assert_eq!(variable(&["BROADCAST_DATA", "BROADCAST_ROLE"]), format!("BROADCAST_ROLE (--role) {remedy}"));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) fn run(roles: &Roles, context: &Context, every: Duration) -> impl Fut
         report::data(context.node.name(), data.path(), data.id());
     }
     let mut playing = Playing::default();
-    for role in roles.iter() {
+    for role in roles.played() {
         match role {
             Role::Receiver => playing.add(role, receiver::run(context.clone())),
             Role::Sender => playing.add(role, sender::run(context.clone(), every, sleep(sender::part_of(every)))),

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
+use broadcast::config::shown;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use crate::nearest::nearest;
@@ -61,6 +62,12 @@ impl Roles {
     pub(crate) fn iter(&self) -> impl Iterator<Item = Role> {
         self.0.iter().copied()
     }
+
+    /// Those that have to be played for that: a sender does all that a receiver does.
+    pub(super) fn played(&self) -> impl Iterator<Item = Role> {
+        let is_done_besides = |role: &Role| *role == Role::Receiver && self.0.contains(&Role::Sender);
+        self.iter().filter(move |role| !is_done_besides(role))
+    }
 }
 
 impl FromStr for Roles {
@@ -69,13 +76,9 @@ impl FromStr for Roles {
     /// An empty list is the default. Neither order nor repetition means anything.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let mut roles = items.map(|item| role(item, text)).collect::<Result<BTreeSet<_>, _>>()?;
+        let roles = items.map(|item| role(item, text)).collect::<Result<BTreeSet<_>, _>>()?;
         if roles.is_empty() {
             return Ok(Self::default());
-        }
-        // A sender does all that a receiver does.
-        if roles.contains(&Role::Sender) {
-            roles.remove(&Role::Receiver);
         }
         Ok(Self(roles))
     }
@@ -86,7 +89,7 @@ fn role(name: &str, list: &str) -> Result<Role, String> {
     Role::ALL.into_iter().find(|role| role.name() == name).ok_or_else(|| {
         let names = Role::ALL.map(Role::name);
         // The list is named beside it.
-        let which = if name == list.trim() { String::new() } else { format!("{name:?} is not a role; ") };
+        let which = if name == list.trim() { String::new() } else { format!("{} is not a role; ", shown(name)) };
         let nearest = nearest(name, names).map(|nearest| format!("; did you mean {nearest}?"));
         format!("{which}it must be one of: {}{}", names.join(", "), nearest.unwrap_or_default())
     })
@@ -131,13 +134,21 @@ mod tests {
         for (text, roles) in [
             ("receiver", "receiver"),
             ("sender", "sender"),
-            ("receiver,sender", "sender"),
-            (" sender , receiver,sender", "sender"),
+            ("receiver,sender", "receiver,sender"),
+            (" sender , receiver,sender", "receiver,sender"),
             ("receiver,receiver,", "receiver"),
             ("", "receiver"),
             (" ,", "receiver"),
         ] {
             assert_eq!(read(text), roles, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_sender_does_anyway_is_not_done_twice() {
+        for (text, played) in [("receiver", "receiver"), ("sender", "sender"), ("sender,receiver", "sender")] {
+            let roles: Roles = text.parse().expect("roles");
+            assert_eq!(roles.played().map(Role::name).collect::<Vec<_>>(), [played]);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::secret::KEYS;
+use super::{secret::KEYS, values::path};
 use crate::failure::Failure;
 use broadcast::{
     ConfigError, Envelope, config,
@@ -30,6 +30,7 @@ pub(crate) struct EnvelopeArgs {
         long,
         env = "BROADCAST_SECRET_KEYS_FILE",
         value_name = "FILE",
+        value_parser = path(),
         help = format!(
             "File with the cluster's keys in base64, one on each line; the first one encrypts. SIGHUP makes the node \
              read the file again. Or set {} to the keys, separated by commas [default: no encryption]",

@@ -9,7 +9,10 @@ use std::{
 use broadcast_gateway::{Config, DEFAULT_PORT, MAX_CONNECTIONS, Origin, Token};
 use clap::Args;
 
-use super::{secret::TOKEN, values::address};
+use super::{
+    secret::TOKEN,
+    values::{address, path},
+};
 use crate::failure::Failure;
 
 /// Where it is served unless told otherwise.
@@ -49,6 +52,7 @@ pub(crate) struct TokenArgs {
         long,
         env = "BROADCAST_HTTP_TOKEN_FILE",
         value_name = "FILE",
+        value_parser = path(),
         help = format!(
             "File with the token that callers of the HTTP API must send, {} to {} characters; or set {} to the token \
              [default: none is needed]",

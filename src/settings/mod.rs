@@ -20,7 +20,7 @@ pub(crate) mod node;
 pub(crate) mod secret;
 pub(crate) mod values;
 
-pub(crate) use self::explain::{explain, named};
+pub(crate) use self::explain::{NOT_TEXT, explain, named};
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use super::{
     http::HttpArgs,
     limits::LimitArgs,
     log::LogArgs,
-    values::{address, boolean, duration, name_of, problem},
+    values::{address, boolean, duration, name_of, path, problem},
 };
 use crate::{
     failure::Failure,
@@ -38,7 +38,7 @@ pub(crate) struct NodeSettings {
 
     /// Directory in which the node keeps its identity from one start to the next: made if it is not there, and for
     /// this node alone [default: none; a new identity at each start]
-    #[arg(long, env = "BROADCAST_DATA", value_name = "DIRECTORY")]
+    #[arg(long, env = "BROADCAST_DATA", value_name = "DIRECTORY", value_parser = path())]
     pub(crate) data: Option<PathBuf>,
 
     #[command(flatten)]

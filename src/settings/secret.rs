@@ -5,7 +5,7 @@ use std::{env, ffi::OsString, fs::File, io::Read as _, path::Path};
 
 use zeroize::Zeroizing;
 
-use super::values::name_of;
+use super::{NOT_TEXT, values::name_of};
 use crate::failure::Failure;
 
 /// What a file has at most, in bytes.
@@ -52,7 +52,7 @@ impl Secret {
     }
 
     fn in_variable<T>(&self, text: OsString, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
-        let text = text.into_string().map(Zeroizing::new).map_err(|_| format!("{} is not text", self.variable))?;
+        let text = text.into_string().map(Zeroizing::new).map_err(|_| format!("{} {NOT_TEXT}", self.variable))?;
         parse(&text).map_err(|problem| format!("{}: {problem}", self.variable))
     }
 
@@ -79,7 +79,10 @@ mod tests {
     fn what_cannot_be_read_is_named_and_not_shown() {
         let not_text = std::os::unix::ffi::OsStringExt::from_vec(b"\xff".to_vec());
         let read = |text: &str| Ok(text.to_owned());
-        assert_eq!(KEYS.in_variable(not_text, read), Err("BROADCAST_SECRET_KEYS is not text".into()));
+        assert_eq!(
+            KEYS.in_variable(not_text, read),
+            Err("BROADCAST_SECRET_KEYS is not text in UTF-8; write it anew".into())
+        );
         let error = TOKEN.in_file(Path::new("/there/is/none"), read).expect_err("no file");
         let told = r#"BROADCAST_HTTP_TOKEN_FILE (--http-token-file) = "/there/is/none": it cannot be read"#;
         assert!(error.starts_with(told), "{error}");

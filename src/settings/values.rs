@@ -3,10 +3,12 @@
 use std::{
     net::{SocketAddr, SocketAddrV6},
     ops::RangeInclusive,
+    path::PathBuf,
     time::Duration,
 };
 
 use broadcast::{ConfigError, Seed, zones};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 
 /// An address to listen on, whose zone may be that of an interface; nothing if it is none.
 pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr>, String> {
@@ -37,6 +39,17 @@ pub(crate) fn duration_in(text: &str, range: &RangeInclusive<Duration>) -> Resul
         let [least, most] = [range.start(), range.end()].map(|end| humantime::format_duration(*end));
         Err(format!("out of range; write a duration from {least} to {most}"))
     }
+}
+
+/// A file or a directory, whose name may have any letters.
+pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    /// What the system takes, and the end.
+    const LONGEST: usize = 4095;
+    PathBufValueParser::new().try_map(|path| match path.as_os_str().as_encoded_bytes() {
+        name if name.trim_ascii().is_empty() => Err("it is blank; write a path, or leave it out".to_owned()),
+        name if name.len() > LONGEST => Err(format!("it is longer than {LONGEST} bytes; write a shorter path")),
+        _ => Ok(path),
+    })
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {

@@ -4,9 +4,10 @@
 use std::{
     collections::BTreeMap,
     env,
+    ffi::OsStr,
     fs::{self, Permissions},
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     process::{Command, Output},
     time::{Duration, Instant},
 };
@@ -101,7 +102,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
             "the faults there are: loss, duplicate, delay, and seed to repeat them",
         ),
     ] {
-        let line = format!("{variable} = {value:?}: {problem}");
+        let line = format!("{variable} = {}: {problem}", broadcast::config::shown(value));
         let (name, flag) = variable.split_once(" (").expect("both");
         assert_eq!(refusal(run(&["node"], &[(name, value)]), 2), line);
         let flag = flag.trim_end_matches(')');
@@ -118,6 +119,36 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
     assert!(line.starts_with("BROADCAST_NAME (--name) = ") && line.ends_with("longer than 255 bytes; shorten it"));
     let line = refusal(run(&["node", "--name", ""], &[]), 2);
     assert!(line.starts_with("BROADCAST_NAME (--name): ") && line.contains("it is empty"), "{line}");
+}
+
+#[test]
+fn a_variable_that_is_not_text_or_blank_or_endless_is_named() {
+    let not_text = OsStr::from_bytes(b"3s\xff");
+    for (command, variable, flag) in [
+        ("node", "BROADCAST_INTERVAL", "--interval"),
+        ("node", "BROADCAST_ROLE", "--role"),
+        ("node", "BROADCAST_LABEL", "--label"),
+        ("members", "BROADCAST_NODE", "--node"),
+    ] {
+        let output = program(&[command]).env(variable, not_text).output().expect("it runs");
+        assert_eq!(refusal(output, 2), format!("{variable} ({flag}) is not text in UTF-8; write it anew"));
+    }
+    let output = program(&["node"]).env("BROADCAST_SECRET_KEYS", not_text).output().expect("it runs");
+    assert_eq!(refusal(output, 2), "BROADCAST_SECRET_KEYS is not text in UTF-8; write it anew");
+
+    let blank = "BROADCAST_DATA (--data) = \" \": it is blank; write a path, or leave it out";
+    assert_eq!(refusal(run(&["node"], &[("BROADCAST_DATA", " ")]), 2), blank);
+    assert_eq!(refusal(run(&["node", "--data", " "], &[]), 2), blank);
+
+    let long = "x".repeat(100_000);
+    for variable in
+        ["BROADCAST_INTERVAL", "BROADCAST_JOIN", "BROADCAST_NAME", "BROADCAST_DATA", "BROADCAST_HTTP_ORIGINS"]
+    {
+        let line = refusal(run(&["node"], &[(variable, &long)]), 2);
+        assert!(line.contains("xxx\"… (100000 bytes): ") && line.len() < 500, "{line}");
+    }
+    let line = refusal(run(&[&long], &[]), 2);
+    assert!(line.contains("(100000 bytes)") && line.len() < 300, "{line}");
 }
 
 #[test]

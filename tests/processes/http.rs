@@ -115,22 +115,22 @@ fn what_is_asked_is_known_or_refused() {
     let (_node, at) = node(&[], &[]);
     let body = br#"{"key":"a","value":1}"#;
     for (query, words) in [
-        ("ack=most", r#"ack "most" is neither all nor none"#),
-        ("ack=all&ack=all", "duplicate field `ack`"),
-        ("acks=all", "unknown field `acks`"),
-        ("ack=all&timeout=2", r#"timeout "2" is not a duration from 1ms to 60s"#),
+        ("ack=most", r#"ack = "most": write all or none"#),
+        ("ack=all&ack=all", "ack is given more than once"),
+        ("acks=all", r#""acks" is not a parameter here; those there are: ack, timeout"#),
+        ("ack=all&timeout=2", r#"timeout = "2": not a duration from 1ms to 60s"#),
         ("ack=all&timeout=0s", "from 1ms to 60s"),
         ("ack=all&timeout=61s", "from 1ms to 60s"),
         ("ack=all&timeout=99999999999999999999y", "from 1ms to 60s"),
-        ("timeout=2s", "needs ack=all"),
+        ("timeout=2s", "timeout is only for ack=all"),
     ] {
         assert_problem(&ask(at, "POST", &format!("/v1/messages?{query}"), &[], body), 400, words);
     }
     for (query, words) in [
-        ("keys=a", "keys: unknown field `keys`"),
-        ("last=-1", "last"),
-        ("last=many", "last"),
-        ("key=a&key=b", "duplicate field `key`"),
+        ("keys=a", r#""keys" is not a parameter here; those there are: key, from, last, after"#),
+        ("last=-1", r#"last = "-1": not a number of messages; write one like 10"#),
+        ("last=many", r#"last = "many": not a number of messages"#),
+        ("key=a&key=b", "key is given more than once"),
         ("after=here", r#"after "here" is not a place to continue from"#),
         ("after=", "is not a place to continue from"),
     ] {

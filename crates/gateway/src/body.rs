@@ -113,8 +113,22 @@ pub async fn read<T: DeserializeOwned>(request: Request, example: &str) -> Resul
         let detail = format!("the body is too long; send {example}, {MAX_SMALL} bytes at most");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(Limit { limit: MAX_SMALL })
     })?;
-    object(&sent)
-        .map_err(|error| Problem::bad_request(format_args!("{error}; send {example}")).with(Location::from(&error)))
+    object(&sent).map_err(|error| {
+        Problem::bad_request(format_args!("{}; send {example}", wrong(&error))).with(Location::from(&error))
+    })
+}
+
+/// What is wrong with a body of JSON, whose parts it repeats, but not all of a long one.
+pub(super) fn wrong(error: &serde_json::Error) -> String {
+    const LONGEST: usize = 100;
+    let text = error.to_string();
+    // What was expected, and where, comes last.
+    let cut = || {
+        let (begin, _) = text.char_indices().nth(LONGEST)?;
+        let (end, _) = text.char_indices().rev().nth(LONGEST)?;
+        (begin < end).then(|| format!("{}…{}", &text[..begin], &text[end..]))
+    };
+    cut().unwrap_or_else(|| text.clone())
 }
 
 /// How much there may be, where that was more.

@@ -12,9 +12,9 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use broadcast::config::shown;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use serde::Deserialize;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -31,24 +31,6 @@ use super::{
 
 /// How long nothing is said at most: longer, and something on the way might take the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// What `GET /v1/messages` may ask.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct MessagesQuery {
-    key: String,
-    from: Option<String>,
-    last: Option<usize>,
-    after: Option<String>,
-}
-
-/// What `GET /v1/events` may ask.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct EventsQuery {
-    /// The messages as well, beginning with the last so many.
-    messages: Option<usize>,
-}
 
 /// Somebody who follows, counted as long as it lasts.
 struct Follower(Arc<App>);
@@ -68,9 +50,10 @@ impl Drop for Follower {
 
 /// `GET /v1/messages`
 pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let MessagesQuery { key, from, last, after } = query::read(&uri, "key, from, last and after")?;
+    let [key, from, last, after] = query::read(&uri, ["key", "from", "last", "after"])?;
+    let last = query::number("last", last)?;
     let form = form(&headers)?;
-    let filter = Filter { key, from: from.as_deref().map(Into::into) };
+    let filter = Filter { key: key.unwrap_or_default(), from: from.as_deref().map(Into::into) };
     let follower = Arc::new(Follower::new(app));
     let following = Following::new(follower, form, filter, last, last_heard(&headers, after.as_deref())?);
     Ok(streaming(
@@ -83,7 +66,7 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
 }
 
 /// The place to go on from, where one is named.
-fn last_heard(headers: &HeaderMap, after: Option<&str>) -> Result<Option<Cursor>, Problem> {
+pub(super) fn last_heard(headers: &HeaderMap, after: Option<&str>) -> Result<Option<Cursor>, Problem> {
     match (after, headers.get("last-event-id")) {
         // What a browser has heard goes on from what the page began with.
         (_, Some(id)) => cursor("Last-Event-ID", &String::from_utf8_lossy(id.as_bytes())).map(Some),
@@ -213,7 +196,9 @@ struct Watching {
 
 /// `GET /v1/events`
 pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    let EventsQuery { messages } = query::read(&uri, "messages")?;
+    // The messages as well, beginning with the last so many.
+    let [messages] = query::read(&uri, ["messages"])?;
+    let messages = query::number("messages", messages)?;
     let form = Form::Events;
     let follower = Arc::new(Follower::new(app));
     let watching = Watching::new(Arc::clone(&follower));
@@ -279,14 +264,15 @@ impl Watching {
 
 fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|()| {
-        let detail =
-            format!("{name} {text:?} is not a place to continue from; give the id of an event, or a line's cursor");
-        Problem::bad_request(detail)
+        let text = shown(text);
+        Problem::bad_request(format_args!(
+            "{name} {text} is not a place to continue from; give the id of an event, or a line's cursor"
+        ))
     })
 }
 
 /// The form that is wanted most, of two that are wanted alike the lines: nobody asks for those by chance.
-fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let accept: Vec<_> =
         headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or_default()).collect();
     let accept = if accept.is_empty() { "*/*".into() } else { accept.join(", ") };
@@ -301,7 +287,8 @@ fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     } else if events > 0.0 {
         Ok(Form::Events)
     } else {
-        let detail = format!("{accept:?} is not available; Accept must be text/event-stream or application/x-ndjson");
+        let accept = shown(&accept);
+        let detail = format!("{accept} is not available; Accept must be text/event-stream or application/x-ndjson");
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail))
     }
 }

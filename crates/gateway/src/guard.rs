@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use broadcast::config::shown;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -106,7 +107,8 @@ impl FromStr for Origin {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or_default();
         if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*".contains(&byte)) {
             return Err(format!(
-                "{text:?} is not an origin; write it like https://example.org or http://localhost:3000"
+                "{} is not an origin; write it like https://example.org or http://localhost:3000",
+                shown(&text)
             ));
         }
         Ok(Self(text))
@@ -166,7 +168,7 @@ fn is_local(host: &str) -> bool {
 
 /// Why it cannot be told by which name a request calls this node, or for which page (RFC 9112, section 3.2; RFC 9113,
 /// section 8.3.1).
-fn unclear(request: &Request) -> Option<&'static str> {
+pub(super) fn unclear(request: &Request) -> Option<&'static str> {
     let headers = request.headers();
     let count = |name| headers.get_all(name).iter().count();
     // Of two, something on the way may have looked at the other one.
@@ -202,14 +204,16 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
         Asker::Misled(_) if open => None,
         Asker::Misled(host) => {
             let detail = format!(
-                "this node does not answer to the name {host:?}, which a web page may have made up: call it by an address, \
-                 by localhost or by a name without dots, name http://{host} in `origins`, or set a `token`"
+                "this node does not answer to the name {}, which a web page may have made up: call it by an address, by \
+                 localhost or by a name without dots, name it in `origins` as http://NAME, or set a `token`",
+                shown(&host)
             );
             return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
         Asker::Allowed(origin) => Some(origin),
         Asker::Foreign(origin) => {
-            let detail = format!("web pages from {origin:?} may not call this node; `origins` names those that may");
+            let origin = shown(&origin);
+            let detail = format!("web pages from {origin} may not call this node; `origins` names those that may");
             return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
     };

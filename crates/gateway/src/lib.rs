@@ -31,6 +31,9 @@ mod bulletin;
 mod connection;
 mod events;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod journal;
 mod keep;

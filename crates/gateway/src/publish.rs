@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::Response,
 };
-use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered};
+use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered, config::shown};
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
@@ -37,17 +37,9 @@ pub const MAX_ACK_TIME: Duration = Duration::from_secs(60);
 /// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
 const TURN: u64 = 256;
 
-/// What `POST /v1/messages` may ask.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct PublishQuery {
-    ack: Option<String>,
-    timeout: Option<String>,
-}
-
 /// What is to be known of a message before the answer.
 #[derive(Clone, Copy, Debug)]
-enum Ack {
+pub(super) enum Ack {
     /// That it is on its way.
     Sent,
     /// Who has it, by then.
@@ -56,7 +48,7 @@ enum Ack {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Message<'a> {
+pub(super) struct Message<'a> {
     #[serde(borrow)]
     key: Cow<'a, str>,
     #[serde(borrow)]
@@ -65,7 +57,8 @@ struct Message<'a> {
 
 /// `POST /v1/messages`
 pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    let ack = query::read::<PublishQuery>(request.uri(), "ack and timeout")?.ack()?;
+    let [ack, timeout] = query::read(request.uri(), ["ack", "timeout"])?;
+    let ack = Ack::read(ack.as_deref(), timeout.as_deref())?;
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let content_type =
         content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
@@ -77,29 +70,34 @@ pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Re
         Some("application/x-ndjson") => batch(&app, request.into_body(), ack).await,
         Some(other) => {
             let detail = format!(
-                "a body of type {other:?} is not supported; send application/json, or application/x-ndjson with one message per line"
+                "a body of type {} is not supported; send application/json, or application/x-ndjson with one message per line",
+                shown(other)
             );
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
         }
     }
 }
 
-impl PublishQuery {
-    fn ack(&self) -> Result<Ack, Problem> {
-        let limit = self.timeout.as_deref().map_or(Ok(ACK_TIME), |text| {
+impl Ack {
+    /// What `POST /v1/messages` asks by these.
+    pub(super) fn read(ack: Option<&str>, timeout: Option<&str>) -> Result<Self, Problem> {
+        let limit = timeout.map_or(Ok(ACK_TIME), |text| {
             let limit = humantime::parse_duration(text).ok();
             limit.filter(|limit| (Duration::from_millis(1)..=MAX_ACK_TIME).contains(limit)).ok_or_else(|| {
                 Problem::bad_request(format_args!(
-                    "timeout {text:?} is not a duration from 1ms to {}s; write it like 500ms or 2s",
+                    "timeout = {}: not a duration from 1ms to {}s; write it like 500ms or 2s",
+                    shown(text),
                     MAX_ACK_TIME.as_secs()
                 ))
             })
         })?;
-        match self.ack.as_deref() {
+        match ack {
             Some("all") => Ok(Ack::All(limit)),
-            None | Some("none") if self.timeout.is_none() => Ok(Ack::Sent),
-            None | Some("none") => Err(Problem::bad_request("timeout needs ack=all")),
-            Some(other) => Err(Problem::bad_request(format_args!("ack {other:?} is neither all nor none"))),
+            None | Some("none") if timeout.is_none() => Ok(Ack::Sent),
+            None | Some("none") => {
+                Err(Problem::bad_request("timeout is only for ack=all; leave it out, or ask for that"))
+            }
+            Some(other) => Err(Problem::bad_request(format_args!("ack = {}: write all or none", shown(other)))),
         }
     }
 }
@@ -205,9 +203,9 @@ impl Batch<'_> {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
+pub(super) fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
     body::object(text).map_err(|error| {
-        let detail = format!("not a message: {error}; send {{\"key\": \"…\", \"value\": …}}");
+        let detail = format!("not a message: {}; send {{\"key\": \"…\", \"value\": …}}", body::wrong(&error));
         Problem::bad_request(detail).with(Location::from(&error))
     })
 }

@@ -10,6 +10,9 @@
 #![deny(missing_docs, unreachable_pub)]
 
 mod entry;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod judge;
 mod verdict;
 

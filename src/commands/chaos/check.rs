@@ -12,7 +12,7 @@ use std::{
 
 use broadcast_ledger::{Duty, Entry, Life, Verdict};
 
-use crate::{commands::output, failure::Failure};
+use crate::{commands::output, failure::Failure, visible::shown};
 
 /// Comes after all times.
 const END: &str = "~";
@@ -26,7 +26,9 @@ pub(super) struct Log {
 
 /// The verdict on the logs in a folder.
 pub(super) fn folder(folder: &Path) -> Result<ExitCode, Failure> {
-    let unreadable = |error: io::Error| Failure::other(format!("cannot read the logs in {folder:?}: {error}"));
+    let unreadable = |error: io::Error| {
+        Failure::other(format!("cannot read the logs in {}: {error}", shown(&folder.to_string_lossy())))
+    };
     let mut logs = Vec::new();
     for path in paths(folder, "log").map_err(unreadable)? {
         let read = |extension: &str| fs::read(path.with_extension(extension)).map_err(unreadable);
@@ -36,7 +38,7 @@ pub(super) fn folder(folder: &Path) -> Result<ExitCode, Failure> {
     }
     if logs.is_empty() {
         return Err(Failure::usage(format!(
-            "there is no NAME.log in {folder:?}: check needs it, and NAME.sent, of each node; see broadcast chaos --help"
+            "there is no NAME.log in {folder:?}: check needs it, and NAME.sent, of each node; see broadcast chaos check --help"
         )));
     }
     let verdict = judge(&logs);

@@ -143,9 +143,9 @@ struct Lasting {
     time: Duration,
 }
 
-/// What refers to the help when what was asked for cannot be.
-fn misuse(what: impl std::fmt::Display) -> Failure {
-    Failure::usage(format!("{what}; see broadcast chaos --help"))
+/// What refers to the help of what was asked for, and cannot be.
+fn misuse(fault: &Fault, what: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("{what}; see broadcast chaos {fault} --help"))
 }
 
 const NO_DURATION: &str = "not a duration; write minutes and seconds with their unit, like 20s, 2m or 1m30s";
@@ -171,7 +171,8 @@ fn lasting(text: &str) -> Result<Lasting, String> {
 
 fn node(text: &str) -> Result<String, String> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    if text.starts_with(is_word) && text.chars().all(|c| is_word(c) || c == '.' || c == '-') {
+    // As long as the name of a host, at most.
+    if text.len() <= 255 && text.starts_with(is_word) && text.chars().all(|c| is_word(c) || c == '.' || c == '-') {
         Ok(text.into())
     } else {
         Err("not the name of a node; `docker compose ps` lists the containers".into())
@@ -258,7 +259,7 @@ async fn several(
     let names: Vec<_> = names.collect();
     if names.is_empty() {
         let lasting = lasting.map(|lasting| lasting.text).unwrap_or_default();
-        return Err(misuse(format!("{fault} needs the name of a node before the duration {lasting}")).into());
+        return Err(misuse(&fault, format!("{fault} needs the name of a node before the duration {lasting}")).into());
     }
     once(project, &fault, &names, lasting, console).await
 }
@@ -273,10 +274,10 @@ async fn once(
 ) -> Result<(), Ended> {
     for (at, name) in names.iter().enumerate() {
         if names[..at].contains(name) {
-            return Err(misuse(format!("{name} is named twice")).into());
+            return Err(misuse(fault, format!("{name} is named twice")).into());
         }
     }
-    let nodes = named(&project.look().await?, names)?;
+    let nodes = named(&project.look().await?, names, fault)?;
     nodes.iter().try_for_each(|node| can_have(node, fault))?;
     let paused: Vec<_> = nodes.iter().filter(|node| node.state == State::Paused).cloned().collect();
     if !paused.is_empty() {
@@ -293,12 +294,12 @@ async fn once(
 }
 
 /// The nodes of these names.
-fn named(nodes: &[Node], names: &[String]) -> Result<Vec<Node>, Failure> {
+fn named(nodes: &[Node], names: &[String], fault: &Fault) -> Result<Vec<Node>, Failure> {
     let find = |name: &String| {
         let found = nodes.iter().find(|node| node.name == *name).cloned();
         found.ok_or_else(|| {
             if looks_like_a_duration(name) {
-                return misuse(format!("{name} is {NEITHER}"));
+                return misuse(fault, format!("{name} is {NEITHER}"));
             }
             let there: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
             Failure::other(format!("no node is named {name}: there are {}", there.join(" ")))
@@ -367,7 +368,7 @@ mod tests {
             assert!(matches!(node_or_lasting(name), Ok(Word::Name(is)) if is == name));
         }
         assert!(matches!(node_or_lasting("20s"), Ok(Word::Lasting(_))));
-        for text in ["", "*", "-x", "a b", "a/b"] {
+        for text in ["", "*", "-x", "a b", "a/b", &"a".repeat(256)] {
             assert!(node_or_lasting(text).is_err(), "{text}");
         }
         for text in ["20", "500ms", "1.5h", "20sec"] {

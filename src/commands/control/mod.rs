@@ -8,7 +8,7 @@ use axum::{
     response::Response,
     routing::get,
 };
-use broadcast::{Faults, FaultsError, Handle};
+use broadcast::{Faults, FaultsError, Handle, config::shown};
 use broadcast_gateway::{Problem, Routes, answer, no_query, read};
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ async fn set_log(State(log): State<Arc<Control>>, request: Request) -> Result<Re
     no_query(request.uri())?;
     let wanted: Log = read(request, "{\"filter\": \"broadcast=debug\"}").await?;
     let Log { filter } = &wanted;
-    log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter {filter:?}: {error}")))?;
+    log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter = {}: {error}", shown(filter))))?;
     Ok(answer(StatusCode::OK, &wanted))
 }
 

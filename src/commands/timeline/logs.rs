@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::draw::Input;
-use crate::{commands::follow::warn, failure::Failure};
+use crate::{commands::follow::warn, failure::Failure, visible::shown};
 
 /// The longest line that is read. A message has 1 MiB at most, each byte of which may be escaped.
 const MAX_LINE: usize = 8 << 20;
@@ -27,7 +27,7 @@ pub(super) fn read(
         sources.push(if file == Path::new(STDIN) {
             ("standard input".into(), Box::new(io::stdin()))
         } else {
-            let opened = File::open(file).map_err(|error| unreadable(&format!("{file:?}"), &error))?;
+            let opened = File::open(file).map_err(|error| unreadable(&shown(&file.to_string_lossy()), &error))?;
             (format!("{file:?}"), Box::new(opened))
         });
     }

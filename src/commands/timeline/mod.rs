@@ -30,6 +30,8 @@
 
 mod draw;
 mod entry;
+#[cfg(test)]
+mod fuzzing;
 mod history;
 mod layout;
 mod line;
@@ -41,6 +43,7 @@ mod screen;
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
@@ -61,9 +64,11 @@ use super::{client::Client, node::Signals, output, tail};
 use crate::{
     failure::Failure,
     settings::{
+        NOT_TEXT,
         client::{NODE, NodeUrl},
         http::TokenArgs,
     },
+    visible::shown,
 };
 
 /// How many inputs wait to be drawn at most.
@@ -162,11 +167,12 @@ fn clients(args: &TimelineArgs) -> Result<Vec<Client>, Failure> {
         }
     }
     if nodes.is_empty() {
-        let node = env::var(NODE).ok().filter(|node| !node.is_empty());
-        nodes.push(match node {
-            Some(node) => {
-                node.parse().map_err(|problem| Failure::usage(format!("{NODE} (--node) = {node:?}: {problem}")))?
-            }
+        let node = env::var_os(NODE).filter(|node| !node.is_empty());
+        nodes.push(match node.map(OsString::into_string) {
+            Some(Ok(node)) => node
+                .parse()
+                .map_err(|problem| Failure::usage(format!("{NODE} (--node) = {}: {problem}", shown(&node))))?,
+            Some(Err(_)) => return Err(Failure::usage(format!("{NODE} (--node) {NOT_TEXT}"))),
             None => NodeUrl::default(),
         });
     }

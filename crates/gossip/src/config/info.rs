@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 
 use rand::{TryRng as _, rngs::SysRng};
 
-use super::ConfigError;
+use super::{ConfigError, shown};
 
 /// The most roles a node has, and the most endpoints.
 pub(crate) const MAX_ROLES: usize = 16;
@@ -152,7 +152,10 @@ impl NodeInfo {
         let mut words = self.roles.iter().chain(self.endpoints.iter().map(|(name, _)| name));
         match words.find(|word| !is_word(word)) {
             Some(word) => Err(ConfigError::Info {
-                problem: format!("{word:?} is not a name: write 1 to {MAX_WORD} letters, digits, \"-\" or \"_\""),
+                problem: format!(
+                    "{} is not a name: write 1 to {MAX_WORD} letters, digits, \"-\" or \"_\"",
+                    shown(word)
+                ),
             }),
             None => Ok(()),
         }

@@ -10,6 +10,7 @@ mod range;
 mod retention;
 mod seed;
 mod serf;
+mod shown;
 mod size;
 mod tuning;
 
@@ -29,6 +30,7 @@ pub use self::{
     retention::Limits,
     seed::Seed,
     serf::{Serf, Tags, parse_tags},
+    shown::shown,
     size::Size,
     tuning::{Profile, Tuning},
 };
@@ -324,7 +326,7 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
     } else {
         return Ok(());
     };
-    Err(ConfigError::Name { name: name.chars().take(limits::NAME).collect(), problem })
+    Err(ConfigError::Name { name: name.into(), problem })
 }
 
 /// A setting that cannot be.
@@ -335,7 +337,7 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Not `host` or `host:port`.
-    #[error("{value:?} is not host[:port]: {problem}")]
+    #[error("{} is not host[:port]: {problem}", shown(value))]
     Seed {
         /// What was given.
         value: String,
@@ -349,7 +351,7 @@ pub enum ConfigError {
         count: usize,
     },
     /// The name cannot be one.
-    #[error("{name:?} is not a valid node name: {problem}")]
+    #[error("{} is not a valid node name: {problem}", shown(name))]
     Name {
         /// What was given.
         name: String,
@@ -363,7 +365,7 @@ pub enum ConfigError {
         size: usize,
     },
     /// Not the identity of a node.
-    #[error("{value:?} is not the id of a node, which has 16 digits in base 16, like 00c0ffee00c0ffee")]
+    #[error("{} is not the id of a node, which has 16 digits in base 16, like 00c0ffee00c0ffee", shown(value))]
     NodeId {
         /// What was given, or the first 64 letters of it.
         value: String,
@@ -387,7 +389,7 @@ pub enum ConfigError {
         size: usize,
     },
     /// Not `NAME=VALUE,NAME=VALUE`.
-    #[error("{value:?} are not valid tags: {problem}")]
+    #[error("{} are not valid tags: {problem}", shown(value))]
     Tags {
         /// What was given.
         value: String,
@@ -417,7 +419,7 @@ pub enum ConfigError {
         count: usize,
     },
     /// Not a network.
-    #[error("{value:?} is not a network: {problem}")]
+    #[error("{} is not a network: {problem}", shown(value))]
     Network {
         /// What was given.
         value: String,
@@ -425,7 +427,7 @@ pub enum ConfigError {
         problem: &'static str,
     },
     /// Not faults that can be done.
-    #[error("{value:?} are not valid faults: {problem}")]
+    #[error("{} are not valid faults: {problem}", shown(value))]
     Faults {
         /// What was given.
         value: String,

@@ -1,16 +1,41 @@
 //! What people configure.
 
-use crate::{Config, Faults, Seed, config::DEFAULT_PORT};
+use crate::{
+    Config, Faults, NodeId, Seed,
+    config::{ConfigError, DEFAULT_PORT, Size, network, parse_tags, shown},
+};
 
-/// Seeds, names and faults: what is accepted is written as it is read.
+/// What an error says at most, in bytes, whatever it refuses: of a hundred letters each may have ten bytes as it is shown.
+const ERROR: usize = 1500;
+
+/// Seeds, names, faults, tags, networks, sizes and identities: what is accepted is written as it is read, and what is
+/// refused is refused in few words.
 pub fn text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Ok(seed) = Seed::parse(text, DEFAULT_PORT) {
-        assert_eq!(seed.to_string().parse().as_ref(), Ok(&seed));
+    same(Seed::parse(text, DEFAULT_PORT), |seed| seed.to_string().parse());
+    same(text.parse::<Faults>(), |faults| faults.to_string().parse());
+    same(text.parse::<NodeId>(), |id| id.to_string().parse());
+    same(network(text), |of| network(&of.to_string()));
+    same(parse_tags(text), |tags| {
+        parse_tags(&tags.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(","))
+    });
+    if let Ok(size) = text.parse::<Size>() {
+        assert_eq!(size.to_string().parse(), Ok(size));
     }
-    if let Ok(faults) = text.parse::<Faults>() {
-        assert_eq!(faults.to_string().parse().as_ref(), Ok(&faults));
-    }
+    is_short(&shown(text));
     // Whether it can be does not matter: only that it is answered.
-    let _ = Config::new(text).meta(data).validate();
+    if let Err(error) = Config::new(text).meta(data).validate() {
+        is_short(&error.to_string());
+    }
+}
+
+fn same<T: std::fmt::Debug + PartialEq>(read: Result<T, ConfigError>, again: impl Fn(&T) -> Result<T, ConfigError>) {
+    match read {
+        Ok(read) => assert_eq!(again(&read).as_ref(), Ok(&read)),
+        Err(error) => is_short(&error.to_string()),
+    }
+}
+
+fn is_short(shown: &str) {
+    assert!(shown.len() <= ERROR && !shown.contains(char::is_control), "{shown:?}");
 }

@@ -1,8 +1,9 @@
 //! A node among peers that say anything at any time.
 //!
 //! What must hold whatever they say: nothing panics; everything that could grow stays within its bound;
-//! whatever the node sends can be read, and datagrams keep to their size; its timers never spin; and it
-//! never takes itself for anything but alive before it leaves.
+//! whatever the node sends can be read, and datagrams keep to their size; its timers never spin; it
+//! never takes itself for anything but alive before it leaves; and what it believes of a member's identity, roles and
+//! endpoints was told in that member's name in answer to a question that it was asked.
 
 mod said;
 
@@ -17,9 +18,9 @@ use bytes::Bytes;
 
 use self::said::{Packet, View};
 use crate::{
-    config::{Config, Limits, Profile, Seed},
+    config::{Config, Limits, NodeId, NodeInfo, Profile, Seed},
     membership::MemberState,
-    node::{Action, Event, Node, NodeConfig, StreamId, StreamInput},
+    node::{Action, Event, Node, NodeConfig, StreamId, StreamInput, fuzzing::Talk},
     wire::{
         Message, packet,
         stream::{self, StreamMessage, StreamReader},
@@ -44,6 +45,16 @@ enum Op {
     },
     Wait {
         millis: u16,
+    },
+    /// Somebody is there, and answers pings for so many seconds.
+    Meet {
+        place: u8,
+        seconds: u8,
+    },
+    /// What the node tells of itself is something else from now on.
+    Change {
+        id: u8,
+        role: u8,
     },
     /// Somebody opens a stream.
     Stream {
@@ -126,6 +137,7 @@ struct World {
     lookups: VecDeque<Seed>,
     /// The numbers of its latest pings.
     pings: VecDeque<u32>,
+    talk: Talk,
     leaving: bool,
 }
 
@@ -138,7 +150,8 @@ impl World {
             .join((1..=seeds).map(|place| Seed { host: addr(place).ip().to_string(), port: 7946 }))
             .tuning(tuning)
             .limits(Limits { retain_messages: 16, retain_bytes: 8 << 20, ..Limits::default() })
-            .replay(true);
+            .replay(true)
+            .info(info(0, 0));
         let config = NodeConfig { epoch: EPOCH, ..NodeConfig::new(config, addr(0)) };
         let mut world = Self {
             node: Node::new(now, config),
@@ -147,6 +160,7 @@ impl World {
             opened: VecDeque::new(),
             lookups: VecDeque::new(),
             pings: VecDeque::new(),
+            talk: Talk::default(),
             leaving: false,
         };
         world.drain();
@@ -156,10 +170,15 @@ impl World {
     fn run(&mut self, op: Op) {
         match op {
             Op::Datagram { from, packet } => {
-                let packet = packet.encode(&self.pings);
+                let packet = packet.encode(&self.pings, &self.talk);
                 self.datagram(from, &packet);
             }
             Op::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
+            Op::Meet { place, seconds } => self.meet(place, seconds % 8),
+            Op::Change { id, role } => {
+                self.node.update_info(self.now, info(id, role));
+                self.drain();
+            }
             Op::Stream { from, said, cut } => {
                 let bytes = self.over_stream(&said);
                 self.stream(from, &bytes, cut);
@@ -187,14 +206,29 @@ impl World {
             OverStream::View(view) => StreamMessage::PushPull(view.build()),
             OverStream::Ack(seq) => StreamMessage::Ack(said::ack(*seq, &self.pings)),
             OverStream::Ping(place) => StreamMessage::Ping(said::ping(1, *place, None)),
-            OverStream::User(said) => StreamMessage::User(said.encode().slice(1..)),
+            OverStream::User(said) => StreamMessage::User(said.encode(&self.talk).slice(1..)),
             OverStream::Error => StreamMessage::Error("no".into()),
             OverStream::Bytes(bytes) => return bytes.clone(),
         };
         stream::encode(&message, false)
     }
 
+    fn meet(&mut self, place: u8, seconds: u8) {
+        self.datagram(place, &said::alive(place));
+        for _ in 0..seconds {
+            self.wait(Duration::from_secs(1));
+            for seq in 0..self.pings.len().min(4) as u8 {
+                let ack = packet::encode_message(&Message::Ack(said::ack(seq, &self.pings)));
+                self.datagram(place, &ack);
+            }
+        }
+    }
+
     fn datagram(&mut self, from: u8, data: &Bytes) {
+        let mut messages = Vec::new();
+        // What can be read is heard, whatever comes behind it.
+        let _ = packet::decode(data, &mut messages);
+        self.heard(messages);
         self.node.handle_datagram(self.now, addr(from), data);
         self.drain();
     }
@@ -221,8 +255,20 @@ impl World {
         self.drain();
     }
 
+    /// What is said to the node of nodes.
+    fn heard(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            if let Message::User(payload) = message {
+                self.talk.heard(&payload);
+            }
+        }
+    }
+
     /// Whole and to its end, or in two pieces, of which the second may never come.
     fn feed(&mut self, id: StreamId, bytes: &[u8], cut: Option<u8>) {
+        if let Ok(Some(StreamMessage::User(payload))) = StreamReader::new().push(bytes) {
+            self.heard(unbundled(&payload));
+        }
         let (first, second) = bytes.split_at(cut.map_or(bytes.len(), usize::from).min(bytes.len()));
         self.node.handle_stream(self.now, id, StreamInput::Data(first));
         self.drain();
@@ -249,15 +295,13 @@ impl World {
     }
 
     fn drain(&mut self) {
-        let mut messages = Vec::new();
         while let Some(transmit) = self.node.poll_transmit() {
             let len = transmit.payload.len();
             assert!(len <= self.packet_max, "a datagram of {len} bytes");
+            let mut messages = Vec::new();
             packet::decode(&transmit.payload, &mut messages).expect("what a node sends can be read");
-        }
-        for message in messages {
-            if let Message::Ping(ping) = message {
-                self.pings.push_front(ping.seq);
+            for message in messages {
+                self.sent(Some(transmit.to), message);
             }
         }
         self.pings.truncate(16);
@@ -266,7 +310,11 @@ impl World {
                 Action::Connect { id, .. } => self.opened.push_back(id),
                 Action::Write { data, .. } => {
                     let read = StreamReader::new().push(&data).expect("what a node sends can be read");
-                    assert!(read.is_some(), "a message was written in part");
+                    let message = read.expect("a message is written as a whole");
+                    if let StreamMessage::User(payload) = message {
+                        // It may have waited, and whom it is for may have moved.
+                        unbundled(&payload).into_iter().for_each(|message| self.sent(None, message));
+                    }
                 }
                 Action::Close { .. } => {}
                 Action::Lookup { seed } => self.lookups.push_back(seed),
@@ -275,9 +323,27 @@ impl World {
         }
         while self.node.poll_message().is_some() {}
         while let Some(event) = self.node.poll_event() {
-            self.leaving |= matches!(event, Event::LeaveComplete);
+            match event {
+                Event::LeaveComplete => self.leaving = true,
+                Event::Introduced { name, info } => {
+                    assert!(self.talk.is_told(name.as_bytes(), &info), "nobody has told {info:?} for {name}");
+                }
+                _ => {}
+            }
         }
         self.check();
+    }
+
+    fn sent(&mut self, to: Option<SocketAddr>, message: Message) {
+        match message {
+            Message::Ping(ping) => self.pings.push_front(ping.seq),
+            Message::User(payload) => {
+                let there = self.node.records().filter(|record| to.is_none_or(|to| record.addr() == to));
+                let names = there.map(|record| Bytes::copy_from_slice(record.name.as_bytes()));
+                self.talk.sent(&payload, names);
+            }
+            _ => {}
+        }
     }
 
     fn check(&self) {
@@ -287,4 +353,22 @@ impl World {
         let (state, _) = self.node.standing();
         assert!(state == MemberState::Alive || self.leaving, "it takes itself for {state:?}");
     }
+}
+
+fn info(id: u8, role: u8) -> NodeInfo {
+    NodeInfo::new(NodeId::from(u64::from(id))).role(format!("role{role}"))
+}
+
+/// The messages that are in one, or that one.
+fn unbundled(payload: &Bytes) -> Vec<Message> {
+    let parts = crate::node::parts_of(payload);
+    if parts.is_empty() {
+        return vec![Message::User(payload.clone())];
+    }
+    let mut messages = Vec::new();
+    for part in parts {
+        // What can be read is heard.
+        let _ = packet::decode(&part, &mut messages);
+    }
+    messages
 }

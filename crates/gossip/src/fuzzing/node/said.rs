@@ -8,6 +8,10 @@ use bytes::Bytes;
 use super::{EPOCH, addr, name};
 use crate::{
     dissemination::fuzzing::Control,
+    node::{
+        VERSIONS,
+        fuzzing::{Info, Talk},
+    },
     wire::{
         Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source,
         Suspect, Versions, kind, packet,
@@ -23,8 +27,8 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    pub(super) fn encode(&self, pings: &VecDeque<u32>) -> Bytes {
-        let parts = self.parts.iter().take(packet::COMPOUND_PARTS).map(|part| part.encode(pings));
+    pub(super) fn encode(&self, pings: &VecDeque<u32>, talk: &Talk) -> Bytes {
+        let parts = self.parts.iter().take(packet::COMPOUND_PARTS).map(|part| part.encode(pings, talk));
         packet::encode(&parts.collect::<Vec<_>>(), self.compress, self.checksum)
     }
 }
@@ -42,7 +46,7 @@ enum Part {
 }
 
 impl Part {
-    fn encode(&self, pings: &VecDeque<u32>) -> Bytes {
+    fn encode(&self, pings: &VecDeque<u32>, talk: &Talk) -> Bytes {
         packet::encode_message(&match *self {
             Self::Ping { seq, node, source } => Message::Ping(ping(seq, node, source)),
             Self::IndirectPing { seq, node, target, nack, source } => Message::IndirectPing(IndirectPing {
@@ -67,7 +71,7 @@ impl Part {
                 meta: node.meta(),
                 versions: node.versions(),
             }),
-            Self::Said(ref said) => return said.encode(),
+            Self::Said(ref said) => return said.encode(talk),
         })
     }
 }
@@ -102,7 +106,7 @@ impl Node {
 
     fn versions(&self) -> Option<Versions> {
         match self.versions {
-            Speaks::Ours => Some(crate::node::VERSIONS),
+            Speaks::Ours => Some(VERSIONS),
             Speaks::Go => Some([1, 5, 2, 0, 0, 0]),
             Speaks::Nothing => None,
             Speaks::Any(versions) => Some(versions),
@@ -161,12 +165,13 @@ pub(super) enum Said {
         len: u8,
     },
     Control(Control),
+    Info(Info),
     Bytes(Vec<u8>),
 }
 
 impl Said {
     /// A user message, its type byte included.
-    pub(super) fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self, talk: &Talk) -> Bytes {
         let user = |bytes: &[u8]| [&[kind::USER], bytes].concat().into();
         match *self {
             Self::Plain { value } => user(format!(r#"{{"key":"k","value":{value}}}"#).as_bytes()),
@@ -177,9 +182,21 @@ impl Said {
                 user(format!(r#"{{"key":"k","value":{value},"broadcast":{identity}}}"#).as_bytes())
             }
             Self::Control(ref control) => control.encode(name, EPOCH),
+            Self::Info(ref info) => talk.encode(info, name),
             Self::Bytes(ref bytes) => user(bytes),
         }
     }
+}
+
+/// Somebody of this crate is there, at its place.
+pub(super) fn alive(place: u8) -> Bytes {
+    packet::encode_message(&Message::Alive(Alive {
+        incarnation: 1,
+        node: name(place),
+        address: addr(place).into(),
+        meta: Bytes::new(),
+        versions: Some(VERSIONS),
+    }))
 }
 
 pub(super) fn ping(seq: u8, node: u8, source: Option<u8>) -> Ping {

@@ -42,6 +42,15 @@ pub(in super::super) fn talk_of(payload: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// The parts of a bundle; none of anything else.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn parts_of(payload: &Bytes) -> Vec<Bytes> {
+    match is_bundle(payload).then(|| PathMessage::decode(payload)).flatten() {
+        Some(PathMessage::Bundle { parts, .. }) => parts.into_iter().map(|part| payload.slice_ref(part)).collect(),
+        _ => Vec::new(),
+    }
+}
+
 impl<'a> PathMessage<'a> {
     /// Reads a user message that [is one](is_one).
     pub(super) fn decode(payload: &'a [u8]) -> Option<Self> {

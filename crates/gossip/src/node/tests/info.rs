@@ -323,3 +323,97 @@ fn forged_questions_are_answered_seldom_however_many_there_are() {
     // One is asked, and remembered as answered.
     assert_eq!(node.infos.held(), (0, 1, 1));
 }
+
+/// The datagrams that it sends now.
+fn transmits(node: &mut Node) -> Vec<Bytes> {
+    std::iter::from_fn(|| node.poll_transmit()).map(|transmit| transmit.payload).collect()
+}
+
+#[test]
+fn who_asks_again_is_answered_however_many_forged_questions_there_are() {
+    let now = Instant::now();
+    let mut node = acquainted(now, VERSIONS);
+    sent(&mut node, now);
+    let user = |payload| packet(&Wire::User(payload));
+    for i in 0..1000 {
+        node.handle_datagram(now, MEMBER, &user(info::test_ask(i, (1, 0), "other")));
+    }
+    assert_eq!(transmits(&mut node).len(), 1);
+    // What is as long as an answer is answered, from wherever it comes.
+    let elsewhere = SocketAddr::from(([10, 9, 9, 9], 1));
+    for number in 2000..2100_u64 {
+        node.handle_datagram(now, elsewhere, &user(info::test_long_ask(number, "other", "me")));
+        let answers = transmits(&mut node);
+        assert_eq!(answers.len(), 1, "{number}");
+        assert!(answers[0].windows(8).any(|bytes| bytes == number.to_be_bytes()), "{number}");
+    }
+    // But not to whom nobody has proven to be there.
+    let made_up = SocketAddr::from(([10, 1, 0, 1], 1));
+    announce(&mut node, now, "made-up", made_up, VERSIONS);
+    for number in 0..1000 {
+        node.handle_datagram(now, made_up, &user(info::test_long_ask(number, "made-up", "me")));
+    }
+    assert!(transmits(&mut node).len() < 100);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn forged_questions_make_a_node_send_no_more_than_they_are(
+        datagrams in prop::collection::vec((prop::collection::vec(any::<(bool, bool)>(), 1..40), any::<bool>()), 1..60),
+    ) {
+        const HEADERS: usize = 28;
+        let now = Instant::now();
+        let mut node = acquainted(now, VERSIONS);
+        sent(&mut node, now);
+        let own_tag = node.infos.own_tag();
+        // The first answer, and what is asked back.
+        let (mut received, mut sent) = (2 * 1500, 0);
+        for (asks, compress) in datagrams {
+            let ask = |(long, as_known): (bool, bool)| match (long, as_known) {
+                (true, _) => info::test_long_ask(1, "other", "me"),
+                (false, true) => info::test_ask(2, (0, own_tag), "other"),
+                (false, false) => info::test_ask(3, (0, 0), "other"),
+            };
+            let parts: Vec<_> = asks.into_iter().map(|kind| packet(&Wire::User(ask(kind)))).collect();
+            let datagram = packet::encode(&parts, compress, true);
+            received += datagram.len() + HEADERS;
+            node.handle_datagram(now, MEMBER, &datagram);
+            sent += transmits(&mut node).iter().map(|answer| answer.len() + HEADERS).sum::<usize>();
+            prop_assert!(sent <= received, "{} for {}", sent, received);
+        }
+    }
+}
+
+#[test]
+fn forged_questions_keep_nothing_from_those_in_whose_names_they_are() {
+    let mut sim = sim();
+    let addrs = introduced(&mut sim, 3);
+    let (one, two) = (addrs[0], addrs[1]);
+    let mut number = 0;
+    let mut forge_until_all_know = |sim: &mut Sim| {
+        for _ in 0..1000 {
+            if all_know(sim) {
+                return;
+            }
+            for (to, name) in [(one, "node2"), (two, "node1")] {
+                for _ in 0..5 {
+                    number += 1;
+                    sim.inject(to, to, packet(&Wire::User(info::test_ask(number, (number, 0), name))));
+                }
+            }
+            sim.run(Duration::from_millis(10));
+        }
+        panic!("not within 10 s");
+    };
+    for id in 100..110 {
+        set(&mut sim, if id % 2 == 0 { one } else { two }, info(id));
+        forge_until_all_know(&mut sim);
+    }
+    // Who starts anew knows nothing, and is to know the others.
+    sim.kill(two);
+    let again = sim.start("node2", 2, &["node1"]);
+    set(&mut sim, again, info(200));
+    forge_until_all_know(&mut sim);
+}

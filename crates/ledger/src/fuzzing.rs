@@ -1,0 +1,41 @@
+//! What the fuzzer `ledger` in `fuzz/` runs, and what the ordinary tests replay of what it found.
+
+use crate::Entry;
+
+/// The lines of a log: what is read of one is read again from a line that says the same.
+pub fn ledger(data: &[u8]) {
+    for line in String::from_utf8_lossy(data).lines() {
+        let again = match Entry::read(line) {
+            Some(Entry::Sent { value, epoch: None, ref time })
+                if !(time.is_empty() || time.starts_with('{') || time.contains(char::is_whitespace)) =>
+            {
+                format!("{time} n send broadcast msg: key=I am n value={value}")
+            }
+            // Words of the log in a name are taken for the log's own.
+            Some(Entry::Heard { value, epoch: None, seq: None, ref from })
+                if !from.contains(" broadcast msg: key=") =>
+            {
+                format!("t n received broadcast msg: key=I am {from} value={value}")
+            }
+            _ => continue,
+        };
+        assert_eq!(Entry::read(&again), Entry::read(line), "{again:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    #[test]
+    fn the_corpus_holds() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/ledger");
+        let files: Vec<_> =
+            fs::read_dir(&folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
+        assert!(!files.is_empty(), "{} is empty", folder.display());
+        for file in files {
+            eprintln!("{}", file.display());
+            super::ledger(&fs::read(file).expect("it can be read"));
+        }
+    }
+}
