@@ -89,18 +89,24 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     if let (ErrorKind::MissingRequiredArgument, Some(args)) = (error.kind(), context(ContextKind::InvalidArg)) {
         return format!("{args} must be given as well; see {help}");
     }
-    let mut text = error.to_string();
-    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
-        if let Some(given) = context(kind) {
-            // clap repeats it as it is.
-            let shown = shown(&given);
-            if shown[1..shown.len() - 1] != *given {
-                text = text.replace(&format!("'{given}'"), &shown);
+    let quoted = |given: &str| {
+        let shown = shown(given);
+        if shown[1..shown.len() - 1] == *given { format!("'{given}'") } else { shown }
+    };
+    // clap repeats what is given as it is, but for what a terminal takes for commands.
+    let problem = match (error.kind(), context(ContextKind::InvalidArg), context(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::UnknownArgument, Some(given), _) => format!("unexpected argument {} found", quoted(&given)),
+        (ErrorKind::InvalidSubcommand, _, Some(given)) => format!("unrecognized subcommand {}", quoted(&given)),
+        _ => {
+            let mut text = error.to_string();
+            for given in [ContextKind::InvalidArg, ContextKind::InvalidValue].into_iter().filter_map(context) {
+                text = text.replace(&format!("'{given}'"), &quoted(&given));
             }
+            let first = text.lines().next().unwrap_or_default();
+            first.strip_prefix("error: ").unwrap_or(first).into()
         }
-    }
-    let first = text.lines().next().unwrap_or_default();
-    format!("{}{}; see {help}", first.strip_prefix("error: ").unwrap_or(first), did_you_mean(error))
+    };
+    format!("{problem}{}; see {help}", did_you_mean(error))
 }
 
 /// Which flag or variable is not text, and has to be.
@@ -286,7 +292,10 @@ mod tests {
                 &["chaos", "-p", "x", "heal", "--all"],
                 "unexpected argument '--all' found; see broadcast chaos heal --help",
             ),
-            (&["node", "--da\u{202e}ta"], r#"unexpected argument "--da\u{202e}ta" found; see broadcast node --help"#),
+            (
+                &["node", "--da\u{202e}ta"],
+                r#"unexpected argument "--da\u{202e}ta" found (did you mean --data?); see broadcast node --help"#,
+            ),
             (&["node", "--data", " "], "BROADCAST_DATA (--data) = \" \": it is blank; write a path, or leave it out"),
             (
                 &["members", "--http-token-file", "\t"],

@@ -54,10 +54,8 @@ pub use self::{
     seal::KeyChange,
     sent::Sent,
 };
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::{info::fuzzing, paths::parts_of};
 use self::{
-    info::{Infos, Owed},
+    info::Infos,
     join::Seeds,
     paths::Paths,
     rejections::{Cause, Rejections},
@@ -66,6 +64,8 @@ use self::{
     serf::Place,
     streams::Stream,
 };
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::{info::fuzzing, paths::parts_of};
 pub use crate::event::{Event, Reach};
 use crate::{
     config::{Bounds, Config, Seed, Tuning},
@@ -285,7 +285,7 @@ impl Node {
         }
         let mut route = Route::default();
         let mut changed = false;
-        let (mut pings, mut owed) = (0, Owed::for_datagram(data.len()));
+        let mut pings = 0;
         for message in messages.drain(..) {
             match message {
                 wire::Message::Ping(_) | wire::Message::IndirectPing(_) if pings == MAX_PINGS => {
@@ -304,7 +304,7 @@ impl Node {
                         }
                         continue;
                     }
-                    self.hear(now, from, &payload, (&mut route, &mut owed));
+                    self.hear(now, from, &payload, &mut route);
                 }
                 message => {
                     changed = true;
@@ -425,10 +425,10 @@ impl Node {
         }
     }
 
-    /// Takes what another node's application said, or its dissemination; with how it came here, and what is owed for that.
-    fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, (route, owed): (&mut Route, &mut Owed)) {
+    /// Takes what another node's application said, or its dissemination.
+    fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
         if info::is_one(payload) {
-            return self.hear_of_info(now, from, payload, owed);
+            return self.hear_of_info(now, from, payload);
         }
         if self.hear_serf(now, from, payload) {
             return;

@@ -22,7 +22,6 @@ pub(crate) enum Info {
         mine: u8,
         knows: bool,
         from: u8,
-        is_long: bool,
     },
     Answer {
         to: To,
@@ -93,10 +92,9 @@ impl Talk {
         let said = |which: u8| self.recorded.get(usize::from(which)).cloned().unwrap_or_default();
         let user = |payload: Bytes| [&[kind::USER], &payload[..]].concat().into();
         match info {
-            Info::Ask { number, mine, knows, from, is_long } => {
+            Info::Ask { number, mine, knows, from } => {
                 let (number, mine, yours) = (u64::from(*number), u64::from(*mine), self.own_tag * u64::from(*knows));
-                let len = if *is_long { message::longest_answer(&"me".into()) + super::HEADERS } else { 0 };
-                InfoMessage::Ask { number, mine, yours, from: &name(*from) }.encode_to(len)
+                InfoMessage::Ask { number, mine, yours, from: &name(*from) }.encode()
             }
             Info::Answer { to, from, told } => {
                 let number = match to {

@@ -14,7 +14,6 @@ use crate::{
         info::{MAX_ENDPOINTS, MAX_LEN, MAX_ROLES, is_word},
     },
     dissemination::{MAGIC, PATH_KINDS},
-    membership::NodeName,
     wire::kind,
 };
 
@@ -81,11 +80,6 @@ impl<'a> InfoMessage<'a> {
 
     /// The message, ready for a packet.
     pub(super) fn encode(&self) -> Bytes {
-        self.encode_to(0)
-    }
-
-    /// The same; a question may be longer than what it says, as what follows that is skipped.
-    pub(super) fn encode_to(&self, len: usize) -> Bytes {
         let mut out = vec![kind::USER, MAGIC];
         match self {
             Self::Ask { number, mine, yours, from } => {
@@ -110,15 +104,8 @@ impl<'a> InfoMessage<'a> {
                 }
             }
         }
-        out.resize(out.len().max(len), 0);
         out.into()
     }
-}
-
-/// How long the longest answer is that a node of this name may give, ready for a packet.
-pub(super) fn longest_answer(name: &NodeName) -> usize {
-    let (number, tag) = (size_of::<u64>(), size_of::<Tag>());
-    [kind::USER, MAGIC, ANSWER].len() + number + 1 + name.as_bytes().len() + 1 + tag + MAX_LEN
 }
 
 /// An info as it is told. The same one is always told in the same bytes.
@@ -206,13 +193,6 @@ pub(in super::super) fn test_ask(number: u64, (mine, yours): (Tag, Tag), from: &
     InfoMessage::Ask { number, mine, yours, from: from.as_bytes() }.encode().slice(1..)
 }
 
-/// One as long as the longest answer of a node of that name, and its headers.
-#[cfg(test)]
-pub(in super::super) fn test_long_ask(number: u64, from: &str, to: &str) -> Bytes {
-    let len = longest_answer(&to.into()) + super::HEADERS;
-    InfoMessage::Ask { number, mine: 0, yours: 0, from: from.as_bytes() }.encode_to(len).slice(1..)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -254,21 +234,6 @@ mod tests {
                 prop_assert!(is_one(&encoded[1..]));
                 prop_assert_eq!(InfoMessage::decode(&encoded[1..]), Some(message));
             }
-        }
-
-        #[test]
-        fn a_question_may_be_as_long_as_the_longest_answer(
-            number: u64, mine: u64, yours: u64, from in prop::collection::vec(any::<u8>(), 1..=255), told in 0..=MAX_LEN,
-        ) {
-            let name = NodeName::from(&from[..]);
-            let told = Told::Info { tag: mine, told: &vec![7; told] };
-            let longest = longest_answer(&name);
-            let answer = InfoMessage::Answer { number, from: &from, told }.encode();
-            prop_assert!(answer.len() <= longest);
-            let ask = InfoMessage::Ask { number, mine, yours, from: &from };
-            let encoded = ask.encode_to(longest);
-            prop_assert_eq!(encoded.len(), longest);
-            prop_assert_eq!(InfoMessage::decode(&encoded[1..]), Some(ask));
         }
 
         #[test]

@@ -26,8 +26,7 @@
 //!   that may have been on its way by then. So a node that starts anew, by
 //!   asking all others, tells them that it has changed.
 //! - A node whose info changes asks everybody once more, for the same reason.
-//! - What is not answered is asked again, after a pause that doubles up to [`LONGEST_PAUSE`], while the member is live;
-//!   from then on in a datagram that is as long as the longest answer, which is always answered (below).
+//! - What is not answered is asked again, after a pause that doubles up to [`LONGEST_PAUSE`], while the member is live.
 //!
 //! So once two nodes of ours know each other as members, and packets or streams pass between them, each knows the info
 //! that the other has now: at the latest [`LONGEST_PAUSE`] and a lost packet's pause later, whatever was lost before.
@@ -41,16 +40,10 @@
 //! there is at most one answer, to each member one in so long a time as a ping may take, [`ANSWERS_PER_SECOND`] to all, and
 //! [`UNPROVEN_ANSWERS_PER_SECOND`] to those that have not answered a ping yet.
 //!
-//! To a member that has answered a ping, answers are given beyond that as long as they have, with the headers of their
-//! packets, no more bytes than the datagram in which they were asked for. So whoever forges questions has to send what
-//! they make others send, as with pings; and no number of forged questions keeps the answer from a member that asks a
-//! second time. Who sends questions over a stream has the address that it seems to have, and is answered as well.
-//!
 //! # What can go wrong
 //!
-//! - *A forged `Ask`* has a member answered, at the address that this member announces, and asked back: twice in so long a
-//!   time as a ping may take. Both are within the bounds above, and change nothing. What the member itself asks meanwhile is
-//!   answered, and what it says by that is asked about, at the latest when that time is over.
+//! - *A forged `Ask`* has a member answered, at the address that this member announces, and asked back. Both are within
+//!   the bounds above, and change nothing.
 //! - *A forged `Answer`* has to know the number, which is drawn at random for each member.
 //! - *A member that lies about itself* can claim any role, and the identity of another. Nothing here decides by it.
 //! - *Two nodes with one identity*, as where a data directory was copied: whoever hears of both tells its application,
@@ -92,13 +85,8 @@ const ASKS_PER_SECOND: f64 = 2000.0;
 const ANSWERS_PER_SECOND: u32 = 2000;
 const UNPROVEN_ANSWERS_PER_SECOND: u32 = 20;
 
-/// What the headers of a packet take, of UDP and IPv6.
-const HEADERS: usize = 48;
-
 /// Stands for an info in comparisons; 0 where there is none.
 pub(super) type Tag = u64;
-/// Two tags were said, of which one at most is true.
-const UNSURE: Tag = Tag::MAX;
 
 /// What one node knows of the others, and of whom it waits to know.
 #[derive(Debug)]
@@ -141,13 +129,6 @@ struct Question {
     /// What the member has said meanwhile that the tag of its info is, or 0. Another answer than that may have been on its
     /// way while the info changed.
     expected: Tag,
-}
-
-impl Question {
-    /// The member has said, or somebody in its name, that this is the tag.
-    fn expect(&mut self, tag: Tag) {
-        self.expected = if [0, tag].contains(&self.expected) { tag } else { UNSURE };
-    }
 }
 
 impl Default for Infos {
@@ -230,18 +211,17 @@ impl Infos {
         while self.answered.pop(now).is_some() {}
     }
 
-    /// Whether a member may be answered now with so many bytes, if these are not owed to it anyway; it is, then.
-    fn may_answer(&mut self, now: Instant, to: &Asker, len: usize, owed: &mut Owed) -> bool {
-        let (second, len) = (Duration::from_secs(1), len + HEADERS);
-        let is_first = self.answered.get(&to.name).is_none();
-        let may = is_first
-            && (to.is_proven || self.unproven_answers.take(now, second / UNPROVEN_ANSWERS_PER_SECOND, second))
+    /// Whether a member may be answered now; it is, then, and not again within `pause`.
+    fn may_answer(&mut self, now: Instant, name: &NodeName, is_proven: bool, pause: Duration) -> bool {
+        self.forget_answers(now);
+        let second = Duration::from_secs(1);
+        let may = self.answered.get(name).is_none()
+            && (is_proven || self.unproven_answers.take(now, second / UNPROVEN_ANSWERS_PER_SECOND, second))
             && self.answers.take(now, second / ANSWERS_PER_SECOND, second / 4);
-        let is_owed = to.is_proven && len <= owed.bytes && owed.only.is_none_or(|addr| addr == to.target.addr);
-        if may || is_owed {
-            owed.bytes = owed.bytes.saturating_sub(len);
+        if may {
+            self.answered.set(name.clone(), now + pause);
         }
-        may || is_owed
+        may
     }
 
     /// Takes what a member has told; gives whether that is news.
@@ -263,33 +243,6 @@ impl Infos {
         let id = self.known.get(name)?.id;
         (self.known.get(&other)?.id == id).then_some((id, other))
     }
-}
-
-/// How many bytes may be sent for what came in one piece, as nobody gains by that.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Owed {
-    bytes: usize,
-    /// To the member at this address, and to nobody else.
-    only: Option<SocketAddr>,
-}
-
-impl Owed {
-    /// For a datagram, wherever it seems to come from: as many bytes as it has itself.
-    pub(super) fn for_datagram(bytes: usize) -> Self {
-        Self { bytes, only: None }
-    }
-
-    /// For what a member has sent over a stream, which may have been compressed.
-    pub(super) fn for_stream(bytes: usize, member: SocketAddr) -> Self {
-        Self { bytes, only: Some(member) }
-    }
-}
-
-/// A live member that seems to ask.
-struct Asker {
-    name: NodeName,
-    is_proven: bool,
-    target: Target,
 }
 
 impl Node {
@@ -324,14 +277,9 @@ impl Node {
 
     /// A member has answered, has come back, or has moved: it is asked, if it can be.
     pub(super) fn meet_for_info(&mut self, now: Instant, name: &NodeName) {
-        self.ask_for_info(now, name);
-    }
-
-    /// A member is asked at that time, if it can be.
-    fn ask_for_info(&mut self, at: Instant, name: &NodeName) {
         if self.infos.own.is_some() && self.membership.get(name.as_bytes()).is_some_and(is_asked) {
             let number = self.rng.next_u64();
-            self.infos.ask_at(at, name, number);
+            self.infos.ask_at(now, name, number);
         }
     }
 
@@ -355,9 +303,7 @@ impl Node {
             let pause = pause.saturating_mul(1 << question.tries.min(16)).min(LONGEST_PAUSE);
             question.tries += 1;
             let from = self.membership.me().name.as_bytes();
-            // The first one may not have been answered because of others in this node's name.
-            let len = if question.tries > 1 { message::longest_answer(&name) + HEADERS } else { 0 };
-            let message = InfoMessage::Ask { number: question.number, mine, yours, from }.encode_to(len);
+            let message = InfoMessage::Ask { number: question.number, mine, yours, from }.encode();
             let to = Target::from(record);
             self.infos.due.set(name, now + pause);
             // In a name that is another's it says nothing.
@@ -368,10 +314,10 @@ impl Node {
     }
 
     /// Takes a question or an answer.
-    pub(super) fn hear_of_info(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, owed: &mut Owed) {
+    pub(super) fn hear_of_info(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) {
         match InfoMessage::decode(payload) {
             Some(InfoMessage::Ask { number, mine, yours, from: name }) => {
-                self.answer_info(now, (name, number), (mine, yours), owed);
+                self.answer_info(now, name, number, (mine, yours))
             }
             Some(InfoMessage::Answer { number, from: name, told }) => {
                 let name = NodeName::from(name);
@@ -396,14 +342,17 @@ impl Node {
     }
 
     /// Who is not known yet as a member asks again.
-    fn answer_info(&mut self, now: Instant, (name, number): (&[u8], u64), (theirs, mine): (Tag, Tag), owed: &mut Owed) {
+    fn answer_info(&mut self, now: Instant, name: &[u8], number: u64, (theirs, mine): (Tag, Tag)) {
         let me = &self.membership.me().name;
         let Some(record) = self.membership.get(name).filter(|record| is_live_of_ours(record) && record.name != *me)
         else {
             return;
         };
-        let to = Asker { name: record.name.clone(), is_proven: record.is_proven(), target: record.into() };
-        if self.membership.has_left() || self.seeds.name_taken() {
+        let (name, is_proven, to) = (record.name.clone(), record.is_proven(), Target::from(record));
+        if self.membership.has_left()
+            || self.seeds.name_taken()
+            || !self.infos.may_answer(now, &name, is_proven, self.tuning.probe_timeout)
+        {
             return;
         }
         let told = match &self.infos.own {
@@ -412,21 +361,11 @@ impl Node {
             Some(own) => Told::Info { tag: own.tag, told: &own.told },
         };
         let answer = InfoMessage::Answer { number, from: me.as_bytes(), told }.encode();
-        self.infos.forget_answers(now);
-        let next = self.infos.answered.get(&to.name);
-        if self.infos.may_answer(now, &to, answer.len(), owed) {
-            self.broadcast(&[to.target], None, vec![answer]);
-            if next.is_none() {
-                self.infos.answered.set(to.name.clone(), now + self.tuning.probe_timeout);
-            }
-        } else if next.is_none() {
-            return;
-        }
-        if theirs != self.infos.tag_of(&to.name) {
-            match self.infos.asked.get_mut(&to.name) {
-                Some(question) => question.expect(theirs),
-                // As seldom as it is answered, however often somebody says so in its name.
-                None => self.ask_for_info(next.unwrap_or(now), &to.name),
+        self.broadcast(&[to], None, vec![answer]);
+        if theirs != self.infos.tag_of(&name) {
+            match self.infos.asked.get_mut(&name) {
+                Some(question) => question.expected = theirs,
+                None => self.meet_for_info(now, &name),
             }
         }
     }
@@ -473,4 +412,4 @@ fn is_live_of_ours(record: &Record) -> bool {
 }
 
 #[cfg(test)]
-pub(super) use self::message::{test_answer, test_ask, test_long_ask};
+pub(super) use self::message::{test_answer, test_ask};

@@ -62,7 +62,7 @@ use rand::Rng;
 pub(crate) use self::message::parts_of;
 use self::message::{PathMessage, is_bundle};
 pub(super) use self::message::{is_one, talk_of};
-use super::{Cause, Event, Node, Reach, Timer, info::Owed};
+use super::{Cause, Event, Node, Reach, Timer};
 use crate::{
     dissemination::{Route, probes_paths},
     membership::{Record, Target},
@@ -416,7 +416,7 @@ impl Node {
     /// Takes a user message that came over a stream.
     pub(super) fn hear_over_stream(&mut self, now: Instant, peer: SocketAddr, payload: &Bytes) {
         if !is_bundle(payload) {
-            return self.hear(now, peer, payload, (&mut Route::default(), &mut Owed::default()));
+            return self.hear(now, peer, payload, &mut Route::default());
         }
         let (from, parts) = match PathMessage::decode(payload) {
             Some(PathMessage::Bundle { from, parts }) => (from, parts),
@@ -427,23 +427,21 @@ impl Node {
             self.search_path(now, addr, Suspicion::Told);
         }
         let (from, mut route, mut messages) = (sender.unwrap_or(peer), Route::default(), Vec::new());
-        // Nobody has a member's address over a stream but the member.
-        let mut owed = sender.map_or_else(Owed::default, |member| Owed::for_stream(payload.len(), member));
         for part in parts {
             if let Err(error) = packet::decode(&payload.slice_ref(part), &mut messages) {
                 self.reject(now, from, Cause::Message, &error);
             }
             for message in messages.drain(..) {
-                self.hear_bundled(now, from, message, (&mut route, &mut owed));
+                self.hear_bundled(now, from, message, &mut route);
             }
         }
     }
 
     /// Takes what may stand in a packet.
-    fn hear_bundled(&mut self, now: Instant, from: SocketAddr, message: Message, came: (&mut Route, &mut Owed)) {
+    fn hear_bundled(&mut self, now: Instant, from: SocketAddr, message: Message, route: &mut Route) {
         match message {
             Message::User(payload) if is_one(&payload) => self.hear_of_path(now, from, &payload, true),
-            Message::User(payload) => self.hear(now, from, &payload, came),
+            Message::User(payload) => self.hear(now, from, &payload, route),
             // Those ask for packets, of which none are expected over streams.
             Message::Ping(_) | Message::IndirectPing(_) => self.metrics.over_limit.pings += 1,
             message => {
