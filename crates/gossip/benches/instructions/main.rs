@@ -14,8 +14,11 @@ mod world;
 
 use std::{env, hint::black_box, process::ExitCode};
 
-/// What is measured, and how it is done: gives how many times it was.
-const OPERATIONS: [(&str, fn() -> u64); 12] = [
+/// Does something, and gives how many times.
+type Operation = fn() -> u64;
+
+/// What is measured.
+const OPERATIONS: [(&str, Operation); 12] = [
     ("publish", messages::publish),
     ("publish_batch", messages::publish_batch),
     ("deliver", messages::deliver),
