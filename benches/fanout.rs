@@ -6,7 +6,6 @@
 
 use std::{
     error::Error,
-    fs,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -18,15 +17,10 @@ use broadcast::{
 use clap::Parser;
 use tokio::{sync::oneshot, task::JoinSet, time};
 
-use self::{
-    measure::{Clock, Load, Mode, Report, Run, Tally},
-    table::table,
-};
+use self::measure::{Clock, Load, Mode, Report, Run, Tally};
 
 #[path = "support/measure.rs"]
 mod measure;
-#[path = "support/table.rs"]
-mod table;
 
 /// As the program has it.
 #[global_allocator]
@@ -69,9 +63,6 @@ struct Cli {
     /// Print one JSON object for each run.
     #[arg(long)]
     json: bool,
-    /// Measure nothing: print the reports in this file, in JSON, as one table.
-    #[arg(long, value_name = "FILE")]
-    table: Option<std::path::PathBuf>,
     /// Cargo says it when it runs benchmarks, and not when it runs tests.
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,10 +70,6 @@ struct Cli {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
-    if let Some(file) = &cli.table {
-        print!("{}", table(&fs::read_to_string(file)?)?);
-        return Ok(());
-    }
     if cli.senders == 0 || cli.senders >= cli.nodes {
         return Err("there must be senders, and fewer than nodes".into());
     }
