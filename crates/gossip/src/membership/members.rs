@@ -370,7 +370,7 @@ impl Members {
             }
             return;
         }
-        let (kept, gone): (Vec<Id>, Vec<Id>) = self.order.iter().partition(|id| is_kept(*id));
+        let (kept, gone): (Vec<Id>, Vec<Id>) = self.order.iter().partition(|id| is_kept(id));
         self.order = kept;
         gone.into_iter().for_each(|id| drop(self.forget(id)));
         self.changes += 1;
