@@ -10,7 +10,7 @@ use super::{node::NodeSettings, secret};
 use crate::failure::Failure;
 
 /// What the gateway calls settings that have other names here.
-const GATEWAY: [(&str, &str); 3] = [("addr", "http"), ("origins", "http_origins"), ("token", "http_token")];
+const GATEWAY: [(&str, &str); 2] = [("addr", "http"), ("origins", "http_origins")];
 
 /// Of each setting of a node, by its name, how the program names it.
 static NAMED: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
@@ -83,7 +83,7 @@ mod tests {
                 "add its network to BROADCAST_ALLOW (--allow), or set BROADCAST_ADVERTISE (--advertise)",
             ),
             ("give another `addr`", "give another BROADCAST_HTTP (--http)"),
-            ("set a `token`", "set a BROADCAST_HTTP_TOKEN"),
+            ("set a `token`", "set a BROADCAST_TOKEN"),
             ("write `loss=0.3`, not `", "write `loss=0.3`, not `"),
             ("a ` before `bind`", "a ` before BROADCAST_BIND (--bind)"),
             ("max_members", "max_members"),

@@ -63,6 +63,7 @@ use crate::{
     settings::{
         client::{NODE, NodeUrl},
         http::TokenArgs,
+        tls::ClientTlsArgs,
     },
 };
 
@@ -114,6 +115,9 @@ pub(super) struct TimelineArgs {
 
     #[command(flatten)]
     token: TokenArgs,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
 
 pub(super) async fn run(args: TimelineArgs) -> Result<ExitCode, Failure> {
@@ -170,7 +174,7 @@ fn clients(args: &TimelineArgs) -> Result<Vec<Client>, Failure> {
             None => NodeUrl::default(),
         });
     }
-    nodes.into_iter().map(|node| Client::with_token(node, &args.token)).collect()
+    nodes.into_iter().map(|node| Client::with_token(node, &args.token, &args.tls)).collect()
 }
 
 /// Follows all of them, until one cannot be followed.
