@@ -1,6 +1,6 @@
-//! Asking a node over its HTTP API: HTTP/1.1 on one connection a call.
+//! Asking a node over its HTTP API: HTTP/1.1 on one connection a call, with TLS or without.
 
-use std::{fmt, io, net::SocketAddrV6, time::Duration};
+use std::{fmt, io, net::SocketAddrV6, sync::Arc, time::Duration};
 
 use broadcast::zones;
 use broadcast_gateway::Token;
@@ -13,14 +13,21 @@ use hyper::{
     header::{self, HeaderName},
 };
 use hyper_util::rt::TokioIo;
+use rustls::{CertificateError, ClientConfig, pki_types::ServerName};
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::{
     failure::Failure,
     settings::{
         client::{ClientArgs, NodeUrl},
         http::TokenArgs,
+        tls::ClientTlsArgs,
     },
     visible,
 };
@@ -37,7 +44,14 @@ const MAX_ANSWER: usize = 64 << 20;
 pub(super) struct Client {
     pub(super) node: NodeUrl,
     token: Option<Token>,
+    /// Set if it is asked over TLS.
+    tls: Option<Arc<ClientConfig>>,
 }
+
+/// What a connection runs over.
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// What is asked.
 #[derive(Debug, Default)]
@@ -71,18 +85,21 @@ pub(super) enum Trouble {
 }
 
 impl Client {
-    /// Without a token, for what needs none.
-    pub(super) fn new(node: NodeUrl) -> Self {
-        Self { node, token: None }
+    /// Without a token, to ask for the health of a node. One of this host need not have a certificate for it.
+    pub(super) fn for_health(node: NodeUrl, tls: &ClientTlsArgs) -> Result<Self, Failure> {
+        let config = || if node.is_loopback() { tls.config_for_own_node() } else { tls.config() };
+        let tls = node.is_https.then(config).transpose()?;
+        Ok(Self { node, token: None, tls })
     }
 
     /// Of a command's settings.
     pub(super) fn of(args: &ClientArgs) -> Result<Self, Failure> {
-        Self::with_token(args.node.clone(), &args.token)
+        Self::with_token(args.node.clone(), &args.token, &args.tls)
     }
 
-    pub(super) fn with_token(node: NodeUrl, token: &TokenArgs) -> Result<Self, Failure> {
-        Ok(Self { node, token: token.token()? })
+    pub(super) fn with_token(node: NodeUrl, token: &TokenArgs, tls: &ClientTlsArgs) -> Result<Self, Failure> {
+        let tls = node.is_https.then(|| tls.config()).transpose()?;
+        Ok(Self { node, token: token.token()?, tls })
     }
 
     /// What the node answers when all is well.
@@ -139,18 +156,49 @@ impl Client {
                 None => TcpStream::connect(&*self.node.authority).await?,
             };
             stream.set_nodelay(true)?;
+            let stream: Box<dyn Transport> = match &self.tls {
+                Some(config) => {
+                    let name = ServerName::try_from(self.node.host().to_owned()).map_err(io::Error::other)?;
+                    Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?)
+                }
+                None => Box::new(stream),
+            };
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
         };
         let connected = timeout(CONNECT_TIME, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (sender, connection) = connected.map_err(|error| {
-            let node = &self.node;
-            Trouble::Silent(format!(
-                "nothing answers at {node}: {error}; check that the node runs, and that BROADCAST_NODE (--node) is right"
-            ))
-        })?;
+        let (sender, connection) = connected.map_err(|error| self.unreachable(&error))?;
         // What becomes of it the answer tells.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
+    }
+
+    /// Why there is no connection.
+    fn unreachable(&self, error: &io::Error) -> Trouble {
+        let node = &self.node;
+        let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
+            return Trouble::Silent(format!(
+                "nothing answers at {node}: {error}; check that the node runs, and that BROADCAST_NODE (--node) is right"
+            ));
+        };
+        let remedy = match error {
+            rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+                "it is from no authority that is known here; BROADCAST_CA_FILE (--ca-file) names a file with those that are"
+            }
+            rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => "it is for other names; call the node by one of them",
+            rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+                "it has expired; have it renewed, or set this host's clock"
+            }
+            rustls::Error::InvalidCertificate(_) => "have the node show another one",
+            rustls::Error::InvalidMessage(_) => "is it http:// that is spoken there?",
+            _ => "see the node's log",
+        };
+        let what = match error {
+            rustls::Error::InvalidCertificate(_) => "the certificate cannot be trusted",
+            _ => "there is no TLS connection",
+        };
+        Trouble::Silent(format!("{node}: {what}: {error}; {remedy}"))
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<Answer, Trouble> {
@@ -203,7 +251,7 @@ impl fmt::Display for Trouble {
             },
         }?;
         if matches!(self, Self::Problem(Answer { status: StatusCode::UNAUTHORIZED, .. })) {
-            f.write_str("; set BROADCAST_HTTP_TOKEN, or BROADCAST_HTTP_TOKEN_FILE (--http-token-file)")?;
+            f.write_str("; set BROADCAST_TOKEN, or BROADCAST_TOKEN_FILE (--token-file)")?;
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use crate::{
         client::{NODE, NodeUrl},
         envelope::EnvelopeArgs,
         node::BindArgs,
+        tls::ClientTlsArgs,
         values::duration,
     },
     visible,
@@ -30,6 +31,9 @@ use crate::{
 /// Use this as the health check of a container. It reads the same settings as the node, and asks the node that
 /// listens on this host. With --node it asks over HTTP instead; then the node must be ready, which means that the
 /// list of members is stable, too.
+///
+/// Over https, a node on this host need not have a certificate that this host trusts, unless --ca-file says whom to
+/// trust: the check sends no secret.
 ///
 /// With --live it exits with 0 as long as the node serves, whether it has joined or not. Use this for Docker Swarm
 /// and for a liveness probe of Kubernetes. Swarm adds a container to DNS, and Kubernetes lets it run, only while
@@ -45,6 +49,9 @@ pub(super) struct HealthArgs {
     /// --bind]
     #[arg(long, env = NODE, value_name = "NODE")]
     node: Option<NodeUrl>,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 
     #[command(flatten)]
     bind: BindArgs,
@@ -94,9 +101,9 @@ async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
 
 async fn over_http(
     node: NodeUrl,
-    &HealthArgs { live, timeout: limit, json, .. }: &HealthArgs,
+    &HealthArgs { live, timeout: limit, json, ref tls, .. }: &HealthArgs,
 ) -> Result<ExitCode, Failure> {
-    let client = Client::new(node);
+    let client = Client::for_health(node, tls)?;
     let answer = timeout(limit, client.get(if live { "/livez" } else { "/readyz" }, "status")).await;
     let answer = answer.map_err(|_| unhealthy(format!("{} did not answer within {limit:?}", client.node)))?;
     let (well, answer) = match answer {

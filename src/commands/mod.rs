@@ -16,6 +16,8 @@ mod node;
 mod operate;
 mod output;
 mod publish;
+mod reload;
+mod selfsigned;
 mod serve;
 mod sim;
 mod tail;
@@ -77,6 +79,8 @@ enum Command {
     Log(operate::LogArgs),
     Faults(operate::FaultsArgs),
     Keygen(keygen::KeygenArgs),
+    #[command(name = "tls-selfsigned")]
+    TlsSelfSigned(selfsigned::SelfSignedArgs),
     Sim(sim::SimArgs),
     Chaos(chaos::ChaosArgs),
     Completions(manual::CompletionsArgs),
@@ -97,7 +101,12 @@ impl Command {
             Self::Health(_) => Some("health"),
             Self::Log(_) => Some("log"),
             Self::Faults(_) => Some("faults"),
-            Self::Keygen(_) | Self::Sim(_) | Self::Chaos(_) | Self::Completions(_) | Self::Man(_) => None,
+            Self::Keygen(_)
+            | Self::TlsSelfSigned(_)
+            | Self::Sim(_)
+            | Self::Chaos(_)
+            | Self::Completions(_)
+            | Self::Man(_) => None,
         }
     }
 }
@@ -121,6 +130,7 @@ impl Cli {
             Command::Log(args) => operate::set_log(args).await,
             Command::Faults(args) => operate::set_faults(args).await,
             Command::Keygen(args) => keygen::run(&args),
+            Command::TlsSelfSigned(args) => selfsigned::run(&args),
             Command::Sim(args) => sim::run(args).await,
             Command::Chaos(args) => chaos::run(args).await,
             Command::Completions(args) => manual::completions(&args),

@@ -1,13 +1,7 @@
 //! `broadcast node`: one node, until it is told to stop.
 
 use std::{
-    future::Future,
-    io::{self, IsTerminal as _},
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    pin::pin,
-    process::ExitCode,
-    sync::Arc,
+    future::Future, io, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, process::ExitCode, sync::Arc,
     time::Duration,
 };
 
@@ -18,15 +12,15 @@ use tokio::{
     task::spawn_blocking,
     time::timeout,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::{control, serve::Api, unknown};
+use super::{control, reload::Reload, serve::Api, unknown};
 use crate::{
     data::DataDir,
     failure::Failure,
     log,
     roles::{self, Context, Roles},
-    settings::{envelope, log::filter, name, node::NodeSettings},
+    settings::{log::filter, name, node::NodeSettings},
 };
 
 /// Run one node until it is told to stop
@@ -50,7 +44,7 @@ const GOOD_BYE: Duration = Duration::from_millis(1800);
 pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
     let settings = args.settings;
-    let mut hangups = Hangups::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
+    let mut reload = Reload::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (roles, every) = (settings.role.clone(), settings.interval.interval);
     let (node, api, log, data) = tokio::select! {
         node = bring_up(settings) => node?,
@@ -59,9 +53,10 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let (running, shutdown) = roles::shutdown();
     let context = Context { node: node.clone(), data, shutdown };
     let mut playing = pin!(roles::run(&roles, &context, every));
+    let live = api.live();
     let served = api.serve(&node, control::routes(&node, log))?;
     let (why, failure) = tokio::select! {
-        () = hangups.obey(&node) => ("its terminal was closed", None),
+        () = reload.obey(&node, live) => ("its terminal was closed", None),
         ended = &mut playing => match ended {
             Ok(()) => return Err(Failure::other("the node stopped by itself; see its log")),
             Err(error) => ("a role cannot go on", Some(Failure::other(error))),
@@ -101,9 +96,8 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, 
     let filter = filter(&settings.log.log).map_err(Failure::usage)?;
     let log = log::start(filter, settings.log.log_format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
     unknown::log("node", &name);
-    for file in settings.envelope.secret_keys_file.iter().chain(settings.http.token_file()) {
-        warn_if_open(file);
-    }
+    let secrets = settings.envelope.secret_keys_file.iter().chain(settings.http.token_files());
+    secrets.chain(settings.http.tls.key_file()).for_each(|file| warn_if_open(file));
     let data = match settings.data.clone() {
         // A disk may take its time, and a signal ends the program all the same.
         Some(path) => Some(Arc::new(spawn_blocking(move || DataDir::open(&path)).await.map_err(Failure::other)??)),
@@ -125,56 +119,7 @@ pub(super) fn info(data: Option<&DataDir>, roles: &Roles, api: Option<&Api>) -> 
     let id =
         id.ok_or_else(|| Failure::other("the system has no source of randomness, from which a node has its id"))?;
     let info = roles.iter().fold(NodeInfo::new(id), |info, role| info.role(role.name()));
-    Ok(api.and_then(Api::addr).into_iter().fold(info, |info, addr| info.endpoint("http", addr)))
-}
-
-/// SIGHUP: the file of keys is read again, if there is one. A closed terminal sends it too: then the node stops,
-/// as nobody can stop it otherwise.
-struct Hangups {
-    keys: Option<PathBuf>,
-    signal: Signal,
-    on_terminal: bool,
-}
-
-impl Hangups {
-    fn new(keys: Option<PathBuf>) -> io::Result<Self> {
-        Ok(Self { keys, signal: signal(SignalKind::hangup())?, on_terminal: on_terminal() })
-    }
-
-    /// Ends when the terminal is closed.
-    async fn obey(&mut self, node: &Handle) {
-        loop {
-            self.signal.recv().await;
-            if self.on_terminal && !on_terminal() {
-                return;
-            }
-            match &self.keys {
-                Some(file) => read_keys_again(file, node).await,
-                None => info!(
-                    event = "hangup",
-                    "SIGHUP reads the file of keys again, and there is none: BROADCAST_SECRET_KEYS_FILE \
-                     (--secret-keys-file) names it"
-                ),
-            }
-        }
-    }
-}
-
-/// Whether the program runs in a terminal that is still there.
-fn on_terminal() -> bool {
-    io::stdout().is_terminal()
-}
-
-async fn read_keys_again(file: &Path, node: &Handle) {
-    let keys = match envelope::keys_in_file(file) {
-        Ok(keys) => keys,
-        Err(problem) => return error!("the keys stay as they are: {problem}"),
-    };
-    let count = keys.len();
-    match node.set_keys(keys).await {
-        Ok(()) => info!(event = "keys", count, "read the keys again: {count}, of which the first encrypts"),
-        Err(error) => error!("the keys stay as they are: {error}"),
-    }
+    Ok(api.and_then(Api::endpoint).into_iter().fold(info, |info, (scheme, addr)| info.endpoint(scheme, addr)))
 }
 
 /// What tells the program to stop: SIGINT and SIGTERM.

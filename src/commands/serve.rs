@@ -1,13 +1,15 @@
-//! Serving a node over HTTP, if its settings say so.
+//! Serving a node over HTTP, if its settings say so; and reading again what it is served with.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
     thread,
+    time::{Duration, SystemTime},
 };
 
 use broadcast::Handle;
-use broadcast_gateway::{Routes, Server};
-use tracing::{info, warn};
+use broadcast_gateway::{Access, Routes, Server, Tls};
+use tracing::{error, info, warn};
 
 use crate::{
     failure::Failure,
@@ -17,8 +19,19 @@ use crate::{
 /// Files and sockets that everything but HTTP may need.
 const SPARE_FILES: u64 = 512;
 
+/// How long before its end a certificate should have been renewed.
+const RENEWAL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
 /// What is to serve a node once it runs.
-pub(super) struct Api(Option<Server>);
+pub(super) struct Api(Option<(Server, Live)>);
+
+/// What it is served with, and can be read again while it is.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    args: HttpArgs,
+    access: Access,
+    tls: Option<Tls>,
+}
 
 impl Api {
     /// Listens, or not. The default address may be taken by another node of this host, which is no reason not
@@ -36,7 +49,10 @@ impl Api {
                 "the system allows {max_connections} HTTP connections only; raise its limit of open files (ulimit -n)"
             );
         }
-        let open = config.token.is_none() && !config.addr.ip().is_loopback();
+        let live = Live { args: args.clone(), access: config.access.clone(), tls: config.tls.clone() };
+        let asks = live.tls.as_ref().is_some_and(Tls::asks_for_certificate);
+        let open = live.access.is_open() && !asks && !config.addr.ip().is_loopback();
+        live.warn_of_expiry();
         match Server::bind(config) {
             Ok(server) => {
                 if open {
@@ -44,11 +60,11 @@ impl Api {
                         node,
                         event = "http_open",
                         addr = %server.addr(),
-                        "the HTTP API at {} is open to everyone who reaches it: set BROADCAST_HTTP_TOKEN, or BROADCAST_HTTP=127.0.0.1",
+                        "the HTTP API at {} is open to everyone who reaches it: set BROADCAST_TOKEN, or BROADCAST_HTTP=127.0.0.1",
                         server.addr()
                     );
                 }
-                Ok(Self(Some(server)))
+                Ok(Self(Some((server, live))))
             }
             Err(error) if args.is_by_default() => {
                 warn!(node, event = "http_off", %error, "no HTTP API: {error}");
@@ -58,20 +74,84 @@ impl Api {
         }
     }
 
-    /// Where it is served, if it is.
-    pub(super) fn addr(&self) -> Option<SocketAddr> {
-        self.0.as_ref().map(Server::addr)
+    /// Where it is served and by which scheme, if it is.
+    pub(super) fn endpoint(&self) -> Option<(&'static str, SocketAddr)> {
+        self.0.as_ref().map(|(server, live)| (live.scheme(), server.addr()))
+    }
+
+    /// What it is served with, if it is.
+    pub(super) fn live(&self) -> Option<Live> {
+        self.0.as_ref().map(|(_, live)| live.clone())
     }
 
     /// Serves the node until it has stopped, and what else is to be served with it.
     pub(super) fn serve(self, node: &Handle, routes: Routes) -> Result<Served, Failure> {
-        let Some(server) = self.0 else { return Ok(Served(None)) };
+        let Some((server, live)) = self.0 else { return Ok(Served(None)) };
         let addr = server.addr();
         let served = server.mount(routes).spawn(node.clone()).map_err(Failure::start)?;
-        let place = place(addr, node.addr().ip());
-        info!(node = node.name(), event = "http", %addr, "HTTP API and page at {place}");
+        let place = place(live.scheme(), addr, node.addr().ip());
+        info!(node = node.name(), event = "http", %addr, scheme = live.scheme(), "HTTP API and page at {place}");
         Ok(Served(Some(served)))
     }
+}
+
+impl Live {
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// All files that it comes from.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.args.token_files().chain(self.args.tls.files()).cloned().collect()
+    }
+
+    /// Reads all of them again. What cannot be used is told, and what there was stays.
+    pub(super) fn read_again(&self) {
+        if self.args.token_files().next().is_some() {
+            match self.args.tokens() {
+                Ok(Some(tokens)) => {
+                    let count = tokens.count();
+                    self.access.replace(tokens);
+                    info!(event = "tokens", count, "read the tokens again: {count}");
+                }
+                // A file without a token is an error.
+                Ok(None) => {}
+                Err(problem) => error!(event = "tokens", "the tokens stay as they are: {problem}"),
+            }
+        }
+        if let Some(tls) = &self.tls {
+            match self.args.tls.read_again(tls) {
+                Ok(()) => {
+                    let certificate = tls.certificate();
+                    let (subject, until) = (&certificate.subject, told(certificate.not_after));
+                    info!(
+                        event = "tls",
+                        subject, until, "read the certificate again: it is for {subject:?}, until {until}"
+                    );
+                    self.warn_of_expiry();
+                }
+                Err(problem) => error!(event = "tls", "the certificate stays as it is: {problem}"),
+            }
+        }
+    }
+
+    /// Says that the certificate has to be renewed, if it has.
+    pub(super) fn warn_of_expiry(&self) {
+        let Some(certificate) = self.tls.as_ref().map(Tls::certificate) else { return };
+        if certificate.not_after > SystemTime::now() + RENEWAL {
+            return;
+        }
+        let until = told(certificate.not_after);
+        warn!(
+            event = "tls_expiry",
+            until,
+            "the certificate in BROADCAST_TLS_CERT_FILE (--tls-cert-file) is valid until {until}: renew it, and write it there"
+        );
+    }
+}
+
+fn told(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// What serves a node.
@@ -89,12 +169,12 @@ impl Served {
 
 /// Where what is served at `addr` is found. At all addresses: where the other nodes reach this one, if that is an
 /// address of this host, which may be a container; its `localhost` is not that of who reads the log.
-fn place(addr: SocketAddr, node: IpAddr) -> String {
+fn place(scheme: &str, addr: SocketAddr, node: IpAddr) -> String {
     let port = addr.port();
     if !addr.ip().is_unspecified() {
-        format!("http://{addr}/")
+        format!("{scheme}://{addr}/")
     } else if UdpSocket::bind((node, 0)).is_ok() {
-        format!("http://{}/", SocketAddr::new(node, port))
+        format!("{scheme}://{}/", SocketAddr::new(node, port))
     } else {
         format!("port {port} of this host")
     }
@@ -124,7 +204,7 @@ mod tests {
             // No address of this host: another one's, as a NAT has it.
             ("0.0.0.0:8946", "192.0.2.1", "port 8946 of this host"),
         ] {
-            assert_eq!(place(addr.parse().expect("an address"), node.parse().expect("an address")), said);
+            assert_eq!(place("http", addr.parse().expect("an address"), node.parse().expect("an address")), said);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Which node a command asks, and the token that it shows.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use broadcast::{Seed, config::check_seeds};
 use broadcast_gateway::DEFAULT_PORT;
 use clap::Args;
 use hyper::Uri;
 
-use super::http::TokenArgs;
+use super::{http::TokenArgs, tls::ClientTlsArgs};
 
 /// The variable that says where a node is. [`ClientArgs`] has the default; some commands do without one.
 pub(crate) const NODE: &str = "BROADCAST_NODE";
@@ -21,15 +21,20 @@ pub(crate) struct ClientArgs {
     #[command(flatten)]
     pub(crate) token: TokenArgs,
 
+    #[command(flatten)]
+    pub(crate) tls: ClientTlsArgs,
+
     /// Print the API's answer, as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or the same without `http://`; the port is then a
-/// node's own, and not HTTP's, unless it says otherwise.
+/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or with `https://`, or the same without either; the port is
+/// then a node's own, and not HTTP's, unless it says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeUrl {
+    /// Whether it is asked over TLS.
+    pub(crate) is_https: bool,
     /// As the header `Host` has it, which knows no zones (RFC 6874).
     pub(crate) authority: String,
     /// Where to connect to, if that is an address with a zone.
@@ -40,7 +45,7 @@ pub(crate) struct NodeUrl {
 
 impl Default for NodeUrl {
     fn default() -> Self {
-        Self { authority: format!("127.0.0.1:{DEFAULT_PORT}"), zoned: None, prefix: String::new() }
+        Self { is_https: false, authority: format!("127.0.0.1:{DEFAULT_PORT}"), zoned: None, prefix: String::new() }
     }
 }
 
@@ -51,21 +56,18 @@ impl FromStr for NodeUrl {
         const FORM: &str = "not where a node serves its API; write it like localhost:8946 or http://127.0.0.1:8946";
         const ZONE: &str = "a link-local address is written with its interface, like http://[fe80::1%25eth0]:8946";
         let text = text.trim();
-        let (url, default_port) =
-            if text.contains("://") { (text.into(), 80) } else { (format!("http://{text}"), DEFAULT_PORT) };
+        let has_scheme = text.contains("://");
+        let url = if has_scheme { text.into() } else { format!("http://{text}") };
         let uri: Uri = url.parse().map_err(|_| FORM)?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => {
-                return Err(
-                    "https is not supported; give the http:// address of the node, of a proxy on this host, or of a tunnel, like ssh -L 8946:127.0.0.1:8946 HOST",
-                );
-            }
+        let (is_https, default_port) = match uri.scheme_str() {
+            Some("http") if has_scheme => (false, 80),
+            Some("http") => (false, DEFAULT_PORT),
+            Some("https") => (true, 443),
             _ => return Err(FORM),
-        }
+        };
         let authority = uri.authority().ok_or(FORM)?;
         if authority.as_str().contains('@') {
-            return Err("the token is not part of the URL; set BROADCAST_HTTP_TOKEN to it");
+            return Err("the token is not part of the URL; set BROADCAST_TOKEN to it");
         }
         let port: u16 = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
             "" => default_port,
@@ -77,22 +79,37 @@ impl FromStr for NodeUrl {
         let prefix = uri.path().trim_end_matches('/').to_owned();
         let host = authority.host();
         let Some((ip, zone)) = host.split_once('%') else {
-            return Ok(Self { authority: format!("{host}:{port}"), zoned: None, prefix });
+            return Ok(Self { is_https, authority: format!("{host}:{port}"), zoned: None, prefix });
         };
         // In a URL the % before it is written %25.
         let zone = zone.strip_prefix("25").unwrap_or(zone).trim_end_matches(']');
         let ip = ip.trim_start_matches('[');
         let zoned = Seed { host: format!("{ip}%{zone}"), port };
         check_seeds(std::slice::from_ref(&zoned)).map_err(|_| ZONE)?;
-        Ok(Self { authority: format!("[{ip}]:{port}"), zoned: Some(zoned), prefix })
+        Ok(Self { is_https, authority: format!("[{ip}]:{port}"), zoned: Some(zoned), prefix })
+    }
+}
+
+impl NodeUrl {
+    /// The name or address that its certificate must be for.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Whether it is on this host.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.host();
+        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 }
 
 impl fmt::Display for NodeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_https { "https" } else { "http" };
         match &self.zoned {
-            Some(zoned) => write!(f, "http://{}{}", zoned.to_string().replacen('%', "%25", 1), self.prefix),
-            None => write!(f, "http://{}{}", self.authority, self.prefix),
+            Some(zoned) => write!(f, "{scheme}://{}{}", zoned.to_string().replacen('%', "%25", 1), self.prefix),
+            None => write!(f, "{scheme}://{}{}", self.authority, self.prefix),
         }
     }
 }
@@ -111,6 +128,8 @@ mod tests {
             ("http://[fe80::1%25eth0]:8946", "http://[fe80::1%25eth0]:8946"),
             ("http://[fe80::1%25eth0]/a", "http://[fe80::1%25eth0]:80/a"),
             ("HTTP://proxy.example.org/node1/", "http://proxy.example.org:80/node1"),
+            ("https://node1", "https://node1:443"),
+            ("https://[::1]:8946/a/", "https://[::1]:8946/a"),
             ("localhost:8947", "http://localhost:8947"),
             (" node1 ", "http://node1:8946"),
             ("127.0.0.1", "http://127.0.0.1:8946"),
@@ -127,6 +146,7 @@ mod tests {
             "localhost:",
             "localhost:http",
             "ftp://node1",
+            "https://",
             "http://",
             "http://:1",
             "http://a:0",
@@ -140,8 +160,21 @@ mod tests {
                 "{text}"
             );
         }
-        assert!("https://node1".parse::<NodeUrl>().expect_err("no TLS").contains("tunnel"));
-        assert!(":secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
-        assert!("http://:secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_HTTP_TOKEN"));
+        assert!(":secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_TOKEN"));
+        assert!("http://:secret@node1".parse::<NodeUrl>().expect_err("no token").contains("BROADCAST_TOKEN"));
+    }
+
+    #[test]
+    fn a_certificate_is_for_the_host_alone() {
+        for (text, host, is_loopback) in [
+            ("https://node1:8946", "node1", false),
+            ("https://127.0.0.2", "127.0.0.2", true),
+            ("https://[::1]:1/a", "::1", true),
+            ("https://LocalHost", "LocalHost", true),
+            ("https://[fe80::1%25eth0]:1", "fe80::1", false),
+        ] {
+            let node: NodeUrl = text.parse().expect(text);
+            assert_eq!((node.host(), node.is_loopback()), (host, is_loopback), "{text}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::{node::NodeSettings, secret};
 use crate::failure::Failure;
 
 /// What the gateway calls settings that have other names here.
-const GATEWAY: [(&str, &str); 3] = [("addr", "http"), ("origins", "http_origins"), ("token", "http_token")];
+const GATEWAY: [(&str, &str); 2] = [("addr", "http"), ("origins", "http_origins")];
 
 /// What is said of a setting whose value is no text, behind its name.
 pub(crate) const NOT_TEXT: &str = "is not text in UTF-8; write it anew";
@@ -86,7 +86,7 @@ mod tests {
                 "add its network to BROADCAST_ALLOW (--allow), or set BROADCAST_ADVERTISE (--advertise)",
             ),
             ("give another `addr`", "give another BROADCAST_HTTP (--http)"),
-            ("set a `token`", "set a BROADCAST_HTTP_TOKEN"),
+            ("set a `token`", "set a BROADCAST_TOKEN"),
             ("write `loss=0.3`, not `", "write `loss=0.3`, not `"),
             ("a ` before `bind`", "a ` before BROADCAST_BIND (--bind)"),
             ("max_members", "max_members"),

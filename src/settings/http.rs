@@ -6,11 +6,12 @@ use std::{
     path::PathBuf,
 };
 
-use broadcast_gateway::{Config, DEFAULT_PORT, MAX_CONNECTIONS, Origin, Token};
+use broadcast_gateway::{Access, Config, DEFAULT_PORT, MAX_CONNECTIONS, NamedToken, Origin, Token, Tokens};
 use clap::Args;
 
 use super::{
-    secret::TOKEN,
+    secret::{self, HTTP_TOKEN, TOKEN},
+    tls::ServerTlsArgs,
     values::{address, path},
 };
 use crate::failure::Failure;
@@ -20,7 +21,7 @@ const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEF
 /// How many connections there may be.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct HttpArgs {
     #[arg(
         long,
@@ -36,6 +37,14 @@ pub(crate) struct HttpArgs {
     #[command(flatten)]
     token: TokenArgs,
 
+    /// File with more tokens that callers may send, one a line: `name: scope,scope token`, with the scopes read, publish,
+    /// operate, locks, cache and deploy. The node reads the file again when it changes, and on SIGHUP [default: none]
+    #[arg(long, env = "BROADCAST_TOKENS_FILE", value_name = "FILE")]
+    tokens_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) tls: ServerTlsArgs,
+
     /// Other web origins whose pages may call the API, like https://example.org, separated by commas [default: only
     /// the node's own page]
     #[arg(long, env = "BROADCAST_HTTP_ORIGINS", value_name = "ORIGINS", value_parser = origins)]
@@ -46,19 +55,33 @@ pub(crate) struct HttpArgs {
     http_max_connections: usize,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct TokenArgs {
+    #[arg(
+        long,
+        env = "BROADCAST_TOKEN_FILE",
+        value_name = "FILE",
+        help = format!(
+            "File with the token that callers must send, {} to {} characters; or set {} to the token [default: none is \
+             needed]",
+            Token::LENGTH.start(),
+            Token::LENGTH.end(),
+            TOKEN.variable
+        )
+    )]
+    token_file: Option<PathBuf>,
+
     #[arg(
         long,
         env = "BROADCAST_HTTP_TOKEN_FILE",
         value_name = "FILE",
         value_parser = path(),
         help = format!(
-            "File with the token that callers of the HTTP API must send, {} to {} characters; or set {} to the token \
-             [default: none is needed]",
+            "File with the token for the HTTP API alone, {} to {} characters; or set {} to the token [default: that for \
+             all ports]",
             Token::LENGTH.start(),
             Token::LENGTH.end(),
-            TOKEN.variable
+            HTTP_TOKEN.variable
         )
     )]
     http_token_file: Option<PathBuf>,
@@ -96,17 +119,43 @@ fn max_connections(text: &str) -> Result<usize, String> {
 }
 
 impl TokenArgs {
-    /// The token that the environment or the file has.
+    /// The token for the HTTP API that the environment or a file has.
     pub(crate) fn token(&self) -> Result<Option<Token>, Failure> {
+        Ok(self.named()?.map(|(_, token)| token))
+    }
+
+    /// The same, with the name of its setting.
+    fn named(&self) -> Result<Option<(&'static str, Token)>, Failure> {
         let parse = |text: &str| text.parse().map_err(|problem| format!("{problem}; make one with broadcast keygen"));
-        TOKEN.read(self.http_token_file.as_deref(), parse)
+        // Both are read, so that one that cannot be is told.
+        let token = TOKEN.read(self.token_file.as_deref(), parse)?;
+        let http_token = HTTP_TOKEN.read(self.http_token_file.as_deref(), parse)?;
+        let named = |secret: &secret::Secret, token| (secret.name, token);
+        Ok(http_token.map(|token| named(&HTTP_TOKEN, token)).or(token.map(|token| named(&TOKEN, token))))
     }
 }
 
 impl HttpArgs {
-    /// The file that the token is in.
-    pub(crate) fn token_file(&self) -> Option<&PathBuf> {
-        self.token.http_token_file.as_ref()
+    /// The files with tokens.
+    pub(crate) fn token_files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.token.token_file, &self.token.http_token_file, &self.tokens_file].into_iter().flatten()
+    }
+
+    /// All tokens that callers may send, if they have to send one.
+    pub(crate) fn tokens(&self) -> Result<Option<Tokens>, Failure> {
+        let own = self
+            .token
+            .named()?
+            .map(|(name, token)| NamedToken::new(name.parse().expect("settings have plain names"), token));
+        let parse = |text: &str| {
+            let named = Tokens::parse(text).map_err(|error| error.to_string())?;
+            // They must differ from the one that is set by itself.
+            Tokens::new(own.iter().cloned().chain(named)).map_err(|error| error.to_string())
+        };
+        match &self.tokens_file {
+            Some(file) => secret::in_file("tokens_file", file, parse).map(Some).map_err(Failure::usage),
+            None => own.clone().map(|token| Tokens::new([token])).transpose().map_err(Failure::usage),
+        }
     }
 
     /// Whether nobody has said where it is to be served.
@@ -116,13 +165,14 @@ impl HttpArgs {
 
     /// How the API is to be served, if it is.
     pub(crate) fn config(&self) -> Result<Option<Config>, Failure> {
-        let token = self.token.token()?;
+        let access = self.tokens()?.map_or_else(Access::open, Access::with);
+        let tls = self.tls.tls().map_err(Failure::usage)?;
         let addr = match self.http {
             Some(Listen::Off) => return Ok(None),
             Some(Listen::At(addr)) => addr,
             None => DEFAULT,
         };
         let (origins, max_connections) = (self.http_origins.clone().unwrap_or_default(), self.http_max_connections);
-        Ok(Some(Config { token, origins, max_connections, ..Config::new(addr) }))
+        Ok(Some(Config { access, tls, origins, max_connections, ..Config::new(addr) }))
     }
 }

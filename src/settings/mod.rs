@@ -18,6 +18,7 @@ pub(crate) mod log;
 pub(crate) mod name;
 pub(crate) mod node;
 pub(crate) mod secret;
+pub(crate) mod tls;
 pub(crate) mod values;
 
 pub(crate) use self::explain::{NOT_TEXT, explain, named};

@@ -22,10 +22,12 @@ pub(crate) struct Secret {
 
 /// The cluster's keys.
 pub(super) const KEYS: Secret = Secret { name: "secret_keys", variable: "BROADCAST_SECRET_KEYS" };
-/// What callers of the HTTP API must send.
-pub(crate) const TOKEN: Secret = Secret { name: "http_token", variable: "BROADCAST_HTTP_TOKEN" };
+/// What callers of all ports must send.
+pub(crate) const TOKEN: Secret = Secret { name: "token", variable: "BROADCAST_TOKEN" };
+/// What callers of the HTTP API must send instead.
+pub(crate) const HTTP_TOKEN: Secret = Secret { name: "http_token", variable: "BROADCAST_HTTP_TOKEN" };
 /// All of them.
-pub(crate) const ALL: [Secret; 2] = [KEYS, TOKEN];
+pub(crate) const ALL: [Secret; 3] = [KEYS, TOKEN, HTTP_TOKEN];
 
 impl Secret {
     /// The setting that names the file.
@@ -58,16 +60,21 @@ impl Secret {
 
     /// What a file has.
     pub(super) fn in_file<T>(&self, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
-        let refuse = |problem: String| format!("{} = {path:?}: {problem}", name_of(&self.file()));
-        let mut text = Zeroizing::new(String::new());
-        let read = File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_string(&mut text));
-        match read {
-            Err(error) => Err(refuse(format!("it cannot be read: {error}"))),
-            Ok(len) if len as u64 > FILE_LIMIT => {
-                Err(refuse(format!("it is larger than {FILE_LIMIT} bytes; is it the right file?")))
-            }
-            Ok(_) => parse(&text).map_err(refuse),
+        in_file(&self.file(), path, parse)
+    }
+}
+
+/// What a file with secrets has, which that setting names.
+pub(super) fn in_file<T>(setting: &str, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+    let refuse = |problem: String| format!("{} = {path:?}: {problem}", name_of(setting));
+    let mut text = Zeroizing::new(String::new());
+    let read = File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_string(&mut text));
+    match read {
+        Err(error) => Err(refuse(format!("it cannot be read: {error}"))),
+        Ok(len) if len as u64 > FILE_LIMIT => {
+            Err(refuse(format!("it is larger than {FILE_LIMIT} bytes; is it the right file?")))
         }
+        Ok(_) => parse(&text).map_err(refuse),
     }
 }
 
@@ -83,7 +90,7 @@ mod tests {
             KEYS.in_variable(not_text, read),
             Err("BROADCAST_SECRET_KEYS is not text in UTF-8; write it anew".into())
         );
-        let error = TOKEN.in_file(Path::new("/there/is/none"), read).expect_err("no file");
+        let error = HTTP_TOKEN.in_file(Path::new("/there/is/none"), read).expect_err("no file");
         let told = r#"BROADCAST_HTTP_TOKEN_FILE (--http-token-file) = "/there/is/none": it cannot be read"#;
         assert!(error.starts_with(told), "{error}");
         let error = KEYS.in_file(Path::new("/dev/zero"), read).expect_err("no end");

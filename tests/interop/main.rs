@@ -19,6 +19,7 @@ mod networks;
 mod observe;
 mod openapi;
 mod serf;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         addresses::cases(),
         openapi::cases(),
         http2::cases(),
+        tls::cases(),
         serf::cases(),
         observe::cases(),
         example::cases(),

@@ -24,7 +24,7 @@ use support::{
     browser::{self, Browser, ENTER, RIGHT, TAB},
     embedded::Embedded,
     http::{ask, connect, request},
-    require, talk,
+    program, require, stdout, talk,
 };
 
 fn main() -> ExitCode {
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         ("nothing_stops_it_for_good", nothing_stops_it_for_good),
         ("a_rate_below_one_is_shown_as_such", a_rate_below_one_is_shown_as_such),
         ("it_works_behind_a_token", it_works_behind_a_token),
+        ("it_works_over_tls", it_works_over_tls),
         ("it_shows_a_hundred_members", it_shows_a_hundred_members),
     ];
     if std::env::var_os(SCREENSHOT).is_some() {
@@ -459,6 +460,27 @@ fn it_works_behind_a_token() {
     second.log.wait_line(0, &json!({ "event": "received", "key": "secret" }));
     browser.eval("document.querySelector('#matrix').scrollIntoView()");
     browser.wait_text("#agreement", "All 2 views agree.");
+    check_quiet(&browser);
+}
+
+fn it_works_over_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    stdout(program(&["tls-selfsigned", &path("")]).output().expect("the program runs"));
+    let (cert, key) = (path("server.pem"), path("server-key.pem"));
+    let tls = ["--tls-cert-file", &*cert, "--tls-key-file", &key];
+    let first = Process::node_with(
+        &[&["--name", "node1", "--http", "127.0.0.1:0"], &tls[..]].concat(),
+        &[("BROADCAST_TOKEN", "a-token-for-this-test")],
+    );
+    let second = node("node2", Some(&first), &[]);
+    let browser = Browser::start(1280, 900);
+    browser.open(&format!("https://any:a-token-for-this-test@{}/", page(&first)));
+    browser.wait(MEMBERS, json!(["node1, alive", "node2, alive"]));
+    browser.wait_text("#connection", "live");
+    publish(&browser, "secret", "1");
+    second.log.wait_line(0, &json!({ "event": "received", "key": "secret" }));
+    first.log.wait_line(0, &json!({ "event": "audit", "who": "token", "route": "/v1/messages", "status": 200 }));
     check_quiet(&browser);
 }
 

@@ -197,7 +197,11 @@ fn who_has_no_token_sees_only_whether_the_node_is_well() {
             &["authorization: Basic YW55OmEtdG9rZW4tZm9yLXRoaXMtdGVzVA=="],
         ] {
             let answer = ask(at, "GET", path, headers, b"");
-            assert_problem(&answer, 401, if headers.is_empty() { "a token is needed" } else { "BROADCAST_HTTP_TOKEN" });
+            assert_problem(
+                &answer,
+                401,
+                if headers.is_empty() { "a token is needed" } else { "BROADCAST_TOKENS_FILE" },
+            );
             let schemes = answer.head.iter().filter(|line| line.to_ascii_lowercase().starts_with("www-authenticate:"));
             assert_eq!(schemes.count(), 2, "{path}");
         }

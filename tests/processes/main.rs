@@ -21,3 +21,4 @@ mod settings;
 mod sim;
 mod terminal;
 mod timeline;
+mod tls;

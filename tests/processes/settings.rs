@@ -192,8 +192,10 @@ fn compose_and_the_stack_pass_settings_on() {
     let of_a_node: BTreeSet<_> = settings("node").into_keys().collect();
     // What differs between the nodes, and what names a file of the host or stands for one that it has as a secret.
     let differs = ["ADVERTISE", "BIND", "DATA", "NAME", "ROLE"];
-    let compose = ["HTTP", "HTTP_TOKEN_FILE", "JOIN", "SECRET_KEYS_FILE"];
-    let stack = ["HTTP", "HTTP_TOKEN", "HTTP_TOKEN_FILE", "JOIN", "LABEL", "SECRET_KEYS", "SECRET_KEYS_FILE"];
+    let files = ["TLS_CERT_FILE", "TLS_CLIENT_CA_FILE", "TLS_KEY_FILE", "TOKENS_FILE", "TOKEN_FILE"];
+    let compose = [&files[..], &["HTTP", "HTTP_TOKEN_FILE", "JOIN", "SECRET_KEYS_FILE"]].concat();
+    let stack = ["HTTP", "HTTP_TOKEN", "HTTP_TOKEN_FILE", "JOIN", "LABEL", "SECRET_KEYS", "SECRET_KEYS_FILE", "TOKEN"];
+    let stack = [&files[..], &stack].concat();
     for (file, own) in [("compose.yaml", &compose[..]), ("docker/stack.yaml", &stack)] {
         let (set, passed_on) = environment(file);
         let unknown: Vec<_> = set.difference(&of_a_node).collect();

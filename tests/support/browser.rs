@@ -48,6 +48,8 @@ impl Browser {
         let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"];
         let capabilities = json!({ "alwaysMatch": {
             "browserName": "chrome",
+            // Those of a test are from an authority that nobody knows.
+            "acceptInsecureCerts": true,
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },
         } });

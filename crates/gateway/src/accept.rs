@@ -1,9 +1,9 @@
 //! Accepting connections: health first, whatever the load.
 //!
-//! Two threads serve. This one accepts, and looks at the first letters of each connection, without taking them; of one in
-//! HTTP/2, whose heads are compressed, it reads the first request. Who asks for the node's health is answered here, and
-//! then the connection is closed; every other connection is handed to the other thread, with its thousands who follow or
-//! ask for something large. So a health check waits for the work of nobody but the node.
+//! Two threads serve. This one accepts, shakes hands where TLS is spoken ([`handshakes`]), and looks at the first letters
+//! of each connection; of one in HTTP/2, whose heads are compressed, it reads the first request. Who asks for the node's
+//! health is answered here, and then the connection is closed; every other connection is handed to the other thread, with
+//! its thousands who follow or ask for something large. So a health check waits for the work of nobody but the node.
 //!
 //! Nor does it wait for a permit: when there are no more than [`Config::max_connections`](super::Config), so many
 //! ([`SPARE`]) more are let in for a moment, to say what they want, and all but health checks are refused.
@@ -15,6 +15,8 @@
 //! - *Connections that say nothing* have the time for a head ([`Times`](super::Times)); those without a permit
 //!   [`SPARE_TIME`]. Whoever opens as many as [`SPARE`] in each such time, with all permits taken, keeps health checks
 //!   out.
+//! - *Handshakes* have the time for a head, too. A health check over TLS waits for no more of them than there are
+//!   places.
 
 use std::{
     future::Future,
@@ -35,9 +37,12 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    access::Caller,
     app::App,
-    connection::{PREFACE, Service, Session, refuse},
+    connection::{PREFACE, Patient, Service, Session, refuse, refuse_plain},
     guard,
+    tls::{Certificate, Tls, handshakes},
+    transport::{Socket, Transport},
 };
 
 /// How long the last answers may take once the node has stopped.
@@ -51,6 +56,8 @@ const REST: Duration = Duration::from_millis(50);
 /// The longest beginning of a connection that shows what is wanted: a method, a path, and what ends it. As long is what
 /// shows HTTP/2: its method, path and version, which nobody else uses.
 const LOOKED_AT: usize = "HEAD /healthz ".len();
+/// What TLS begins with: the type of a record that is part of a handshake (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
 
 /// Serves connections, each where it belongs.
 #[derive(Clone)]
@@ -145,14 +152,18 @@ pub(super) async fn serve(
 impl Acceptor {
     /// Serves a connection that has a permit.
     async fn admit(self, stream: TcpStream, peer: SocketAddr, permit: Permit) {
-        let Self { service, others } = self;
-        let head = service.app.config.times.head;
-        let Ok(beginning) = timeout(head, beginning(&stream)).await else {
+        let head = self.service.app.config.times.head;
+        let Ok(arrived) = timeout(head, self.arrive(stream, peer)).await else {
             return debug!(%peer, "an HTTP connection said nothing for {head:?}");
         };
+        let Some((mut stream, caller)) = arrived else { return };
+        let Ok(beginning) = timeout(head, beginning(&mut stream)).await else {
+            return debug!(%peer, "an HTTP connection said nothing for {head:?}");
+        };
+        let Self { service, others } = self;
         match beginning {
-            Ok(Beginning::Health) => service.serve_http1(stream, peer, false).await,
-            Ok(Beginning::Http2) => match timeout(head, Session::begin(stream, peer, service)).await {
+            Ok(Beginning::Health) => service.serve_http1(stream, caller, false).await,
+            Ok(Beginning::Http2) => match timeout(head, Session::begin(stream, caller, service)).await {
                 Ok(Some(session)) if session.asks_for_health() => session.serve(false).await,
                 Ok(Some(session)) => {
                     let session = session.moved();
@@ -166,14 +177,13 @@ impl Acceptor {
             },
             Ok(other @ (Beginning::Http1 | Beginning::Unclear)) => {
                 // The other thread has an own way to wait for it.
-                let Ok(stream) = stream.into_std() else { return };
+                stream.mover().move_on();
                 others.spawn(async move {
                     let _permit = permit;
-                    let Ok(stream) = TcpStream::from_std(stream) else { return };
                     if other == Beginning::Http1 {
-                        service.serve_http1(stream, peer, true).await;
+                        service.serve_http1(stream, caller, true).await;
                     } else {
-                        service.serve_unclear(stream, peer).await;
+                        service.serve_unclear(stream, caller).await;
                     }
                 });
             }
@@ -184,29 +194,77 @@ impl Acceptor {
 
     /// Serves a connection that has none.
     async fn beyond(self, stream: TcpStream, peer: SocketAddr) {
-        let Self { service, .. } = self;
+        let refused = || self.service.app.counts.refused.fetch_add(1, Ordering::Relaxed);
+        let Ok(arrived) = timeout(SPARE_TIME / 2, self.arrive(stream, peer)).await else {
+            refused();
+            return;
+        };
+        let Some((mut stream, caller)) = arrived else { return };
         // Who says nothing is refused as well, while there is time for that.
-        match timeout(SPARE_TIME / 2, beginning(&stream)).await {
-            Ok(Ok(Beginning::Health)) => service.serve_http1(stream, peer, false).await,
-            Ok(Ok(Beginning::Http2)) => match Session::begin(stream, peer, service).await {
+        match timeout(SPARE_TIME / 2, beginning(&mut stream)).await {
+            Ok(Ok(Beginning::Health)) => self.service.serve_http1(stream, caller, false).await,
+            Ok(Ok(Beginning::Http2)) => match Session::begin(stream, caller, self.service).await {
                 Some(session) if session.asks_for_health() => session.serve(false).await,
                 Some(session) => session.refuse().await,
                 None => {}
             },
             _ => {
-                service.app.counts.refused.fetch_add(1, Ordering::Relaxed);
+                refused();
                 // Whoever does not read it has not missed much.
                 let _ = refuse(stream).await;
             }
         }
     }
+
+    /// Makes of a connection what HTTP is spoken over; nothing if that fails. Where TLS is spoken, that takes as long as
+    /// the client makes it take.
+    async fn arrive(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Patient, Arc<Caller>)> {
+        let app = &self.service.app;
+        let stall = app.config.times.stall;
+        let caller = |certificate| Arc::new(Caller { peer, over_tls: app.config.tls.is_some(), certificate });
+        let Some(tls) = &app.config.tls else {
+            return Some((Patient::new(Transport::Plain(Socket::new(stream, stall))), caller(None)));
+        };
+        match shake(tls, &app.handshakes, stream, stall).await {
+            Ok(Some((stream, certificate))) => Some((Patient::new(stream), caller(certificate))),
+            Ok(None) => None,
+            Err(error) => {
+                app.counts.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                debug!(%peer, %error, "a TLS handshake failed");
+                None
+            }
+        }
+    }
+}
+
+/// Shakes hands; gives the subject of the client's certificate, too.
+async fn shake(
+    tls: &Tls,
+    handshakes: &handshakes::Handshakes,
+    stream: TcpStream,
+    stall: Duration,
+) -> io::Result<Option<(Transport, Option<Arc<str>>)>> {
+    // Who says nothing needs no place.
+    let mut first = [0];
+    match stream.peek(&mut first).await? {
+        0 => return Ok(None),
+        _ if first == [HANDSHAKE] => {}
+        _ => return refuse_plain(stream).await.map(|()| None),
+    }
+    let stream = handshakes.shake(tls, Socket::new(stream, stall)).await?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let subject = certificate.map(|certificate| {
+        let subject = Certificate::read(certificate).map(|certificate| certificate.subject);
+        // It is genuine all the same.
+        Arc::from(subject.filter(|subject| !subject.is_empty()).unwrap_or_else(|| "no subject".into()))
+    });
+    Ok(Some((Transport::Tls(stream), subject)))
 }
 
 /// Looks at what comes first, and leaves it there.
-async fn beginning(stream: &TcpStream) -> io::Result<Beginning> {
-    let mut seen = [0; LOOKED_AT];
-    let length = stream.peek(&mut seen).await?;
-    Ok(Beginning::of(&seen[..length]))
+async fn beginning(stream: &mut Patient) -> io::Result<Beginning> {
+    let seen = stream.beginning().await?;
+    Ok(Beginning::of(&seen[..seen.len().min(LOOKED_AT)]))
 }
 
 impl Beginning {

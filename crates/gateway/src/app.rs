@@ -1,6 +1,7 @@
 //! What all requests share.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -13,12 +14,15 @@ use broadcast::{Handle, rate::RateLimit};
 
 use super::{
     Config,
+    access::Needs,
+    audit::Audit,
     body::BodyLimits,
     bulletin::Bulletin,
     journal::Journal,
     recent_views::Views,
     routes::OpenApi,
     snapshot::{LongAnswers, Snapshot, Snapshots},
+    tls::handshakes::Handshakes,
 };
 
 /// How often the log says at most that clients were cut off.
@@ -29,6 +33,10 @@ const LOGGED_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct App {
     pub(super) node: Handle,
     pub(super) config: Config,
+    /// What a caller needs, by the path of the route.
+    pub(super) needs: HashMap<&'static str, Needs>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) handshakes: Handshakes,
     /// The API's description.
     pub(super) openapi: OpenApi,
     pub(super) journal: Journal,
@@ -44,8 +52,17 @@ pub(super) struct App {
 
 impl App {
     /// `life` differs from that of all other journals.
-    pub(super) fn new(node: Handle, config: Config, openapi: OpenApi, life: u64) -> Self {
+    pub(super) fn new(
+        node: Handle,
+        config: Config,
+        needs: HashMap<&'static str, Needs>,
+        openapi: OpenApi,
+        life: u64,
+    ) -> Self {
         Self {
+            audit: Arc::new(Audit::new(node.name())),
+            handshakes: Handshakes::default(),
+            needs,
             journal: Journal::new(life),
             bulletin: Bulletin::new(),
             settled: OnceLock::new(),
@@ -73,6 +90,8 @@ pub(super) struct Counts {
     pub(super) followers: AtomicUsize,
     /// Connections, and requests of HTTP/2, beyond the limit.
     pub(super) refused: AtomicU64,
+    /// Handshakes of TLS that came to nothing.
+    pub(super) handshakes_failed: AtomicU64,
     /// Followers that did not keep up, and connections that took nothing.
     pub(super) cut_off: AtomicU64,
     /// How many of those the log has, and how often it may get more.

@@ -1,99 +1,38 @@
 //! Who may call.
 //!
-//! *A token*, when one is set: as `Authorization: Bearer`, or as the password of HTTP's basic scheme, in which
-//! browsers ask for it and send it along, also where a page cannot set headers (RFC 6750, RFC 7617).
+//! *A certificate*, where clients need one ([`tls`](crate::tls)): it is a second condition, and opens nothing by itself.
+//!
+//! *A token* with the scope that the route needs, when tokens are set ([`access`](crate::access)).
 //!
 //! *Web pages* call with the user's own browser, from within the user's network. A browser says where a page
 //! is from: only this node's own page is let in, and the origins that are allowed. A page that has its own
 //! name point to this node (DNS rebinding) is of the same origin to the browser, which says nothing of it then;
 //! but its name has a dot in it, which `localhost`, addresses and the names of containers have not. So, where
-//! no token tells callers apart, a node is called by such a name, or by one of an origin that is allowed.
+//! no token tells callers apart, a node is called by such a name, or by one of an origin that is allowed. Over TLS it may
+//! be called by any name: the browser has compared it with the certificate. Then only a page from `https` is the node's
+//! own.
+//!
+//! Whatever is refused or let through, the [`audit`](crate::audit) log has it if it may change something.
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{net::IpAddr, str::FromStr, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use broadcast::config::shown;
-use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use serde::Serialize;
 
-use super::{app::App, problem::Problem};
+use super::{
+    access::{Bearer, Caller, Needs, Scope},
+    app::App,
+    problem::Problem,
+};
 
 /// What needs no token.
 pub(super) const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
-
-/// What callers have to know. Never shown.
-#[derive(Clone)]
-pub struct Token(Zeroizing<String>);
-
-impl Token {
-    /// How many characters it may have.
-    pub const LENGTH: RangeInclusive<usize> = 8..=1024;
-
-    /// Whether it is this one, in a time that does not depend on where they differ.
-    fn is(&self, other: &str) -> bool {
-        self.0.as_bytes().ct_eq(other.as_bytes()).into()
-    }
-
-    /// The header that tells it to a node.
-    ///
-    /// # Panics
-    ///
-    /// Never: a token has only letters that headers carry.
-    #[must_use]
-    pub fn bearer(&self) -> HeaderValue {
-        let text = Zeroizing::new(format!("Bearer {}", *self.0));
-        let mut value = HeaderValue::from_str(&text).expect("a token is of letters that headers carry");
-        value.set_sensitive(true);
-        value
-    }
-
-    /// Whether a request has it.
-    fn is_in(&self, headers: &HeaderMap) -> bool {
-        let Some(value) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
-            return false;
-        };
-        let Some((scheme, credentials)) = value.split_once(' ') else { return false };
-        let credentials = credentials.trim();
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return self.is(credentials);
-        }
-        let basic = scheme.eq_ignore_ascii_case("basic").then(|| BASE64_STANDARD.decode(credentials).ok());
-        let basic = basic.flatten().and_then(|bytes| String::from_utf8(bytes).ok()).map(Zeroizing::new);
-        basic.as_deref().and_then(|basic| basic.split_once(':')).is_some_and(|(_, password)| self.is(password))
-    }
-}
-
-impl FromStr for Token {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if !Self::LENGTH.contains(&text.len()) {
-            return Err(format!(
-                "the token has {} characters; {} to {} are allowed",
-                text.len(),
-                Self::LENGTH.start(),
-                Self::LENGTH.end()
-            ));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("the token has blanks or characters that a header cannot carry".into());
-        }
-        Ok(Self(Zeroizing::new(text.into())))
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
-    }
-}
 
 /// Where web pages come from: `https://example.org`, with a port where that is not the scheme's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,12 +72,13 @@ fn host(request: &Request) -> &str {
     authority.map(Authority::as_str).or_else(header).unwrap_or_default()
 }
 
-fn asker(request: &Request, app: &App) -> Asker {
+fn asker(request: &Request, caller: &Caller, app: &App) -> Asker {
     let (method, headers) = (request.method(), request.headers());
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = host(request).to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
-    if app.config.token.is_none() && !is_local(&host) && !app.config.origins.iter().any(named) {
+    let any_name = caller.over_tls || !app.config.access.is_open();
+    if !any_name && !is_local(&host) && !app.config.origins.iter().any(named) {
         return Asker::Misled(host);
     }
     let Some(origin) = headers.get(header::ORIGIN) else {
@@ -153,7 +93,10 @@ fn asker(request: &Request, app: &App) -> Asker {
     if app.config.origins.iter().any(|allowed| allowed.0 == value) {
         return Asker::Allowed(origin.clone());
     }
-    let own = value.split_once("://").is_some_and(|(_, authority)| authority == host);
+    // Without TLS here, something in front of the node may speak it.
+    let own = value
+        .split_once("://")
+        .is_some_and(|(scheme, authority)| authority == host && (scheme == "https" || !caller.over_tls));
     if own { Asker::Own } else { Asker::Foreign(value) }
 }
 
@@ -194,12 +137,44 @@ pub(super) fn unclear(request: &Request) -> Option<&'static str> {
 }
 
 /// Lets a request through, or answers why not.
-pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() else {
+        let detail = "it is not known from where this request comes";
+        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response();
+    };
+    let bearer = app.config.access.bearer(request.headers());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let (route, needs) = (route.as_ref().map(MatchedPath::as_str), needs(route.as_ref(), &app));
+    if request.method().is_safe() {
+        return judge(&app, &caller, &bearer, needs, request, next).await;
+    }
+    let who = (&bearer, caller.certificate.as_ref());
+    let scope = needs.and_then(|needs| needs.of(request.method()));
+    let mut entry = app.audit.begin(who, caller.peer, request.method(), route, scope);
+    request.extensions_mut().insert(entry.published());
+    let response = judge(&app, &caller, &bearer, needs, request, next).await;
+    entry.answered(response.status());
+    response
+}
+
+/// What the route needs. Where there is none, only who may call at all is told so.
+fn needs(route: Option<&MatchedPath>, app: &App) -> Option<Needs> {
+    app.needs.get(route?.as_str()).copied()
+}
+
+async fn judge(
+    app: &App,
+    caller: &Caller,
+    bearer: &Bearer,
+    needs: Option<Needs>,
+    request: Request,
+    next: Next,
+) -> Response {
     if let Some(detail) = unclear(&request) {
         return refused(Problem::bad_request(detail));
     }
-    let open = OPEN.contains(&request.uri().path());
-    let allowed = match asker(&request, &app) {
+    let open = needs == Some(Needs::NOTHING);
+    let allowed = match asker(&request, caller, app) {
         Asker::Own => None,
         Asker::Misled(_) if open => None,
         Asker::Misled(host) => {
@@ -222,9 +197,9 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     let mut response = if allowed.is_some() && preflight {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        match app.config.token.as_ref().filter(|_| !open) {
-            Some(token) if !token.is_in(request.headers()) => unauthorized(request.headers(), &app),
-            _ => next.run(request).await,
+        match authorise(&request, caller, bearer, needs, app) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => refused(problem),
         }
     };
     let headers = response.headers_mut();
@@ -244,15 +219,67 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     response
 }
 
-fn unauthorized(headers: &HeaderMap, app: &App) -> Response {
+/// What a caller lacks.
+#[derive(Serialize)]
+struct Lacks {
+    scope: &'static str,
+}
+
+/// Whether the caller has what the route needs.
+fn authorise(
+    request: &Request,
+    caller: &Caller,
+    bearer: &Bearer,
+    needs: Option<Needs>,
+    app: &App,
+) -> Result<(), Problem> {
+    let explained = |status, detail: &str| Problem::new(status, (app.config.explain)(detail));
+    if needs == Some(Needs::NOTHING) {
+        return Ok(());
+    }
+    // What clients need now, whatever they needed when they connected.
+    if app.config.tls.as_ref().is_some_and(crate::Tls::asks_for_certificate) && caller.certificate.is_none() {
+        let detail = "this node wants to see a client certificate from one of the authorities in `tls_client_ca_file`";
+        return Err(explained(StatusCode::FORBIDDEN, detail));
+    }
+    let Some(scopes) = bearer.scopes() else { return Err(unauthorized(request.headers(), app)) };
+    let Some(scope) = needs.and_then(|needs| needs.of(request.method())) else { return Ok(()) };
+    if scopes.has(scope) {
+        return Ok(());
+    }
+    let detail = match bearer {
+        Bearer::Named(name, _) => {
+            format!("the token {name} does not have the scope {scope}, but {scopes}; `tokens_file` says what each has")
+        }
+        _ => format!("this needs a token with the scope {scope}; name it in `tokens_file`"),
+    };
+    let challenge = insufficient(scope);
+    Err(explained(StatusCode::FORBIDDEN, &detail)
+        .with(Lacks { scope: scope.name() })
+        .header(header::WWW_AUTHENTICATE, challenge))
+}
+
+/// RFC 6750, section 3.
+fn insufficient(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Read => r#"Bearer realm="broadcast", error="insufficient_scope", scope="read""#,
+        Scope::Publish => r#"Bearer realm="broadcast", error="insufficient_scope", scope="publish""#,
+        Scope::Operate => r#"Bearer realm="broadcast", error="insufficient_scope", scope="operate""#,
+        Scope::Locks => r#"Bearer realm="broadcast", error="insufficient_scope", scope="locks""#,
+        Scope::Cache => r#"Bearer realm="broadcast", error="insufficient_scope", scope="cache""#,
+        Scope::Deploy => r#"Bearer realm="broadcast", error="insufficient_scope", scope="deploy""#,
+    }
+}
+
+fn unauthorized(headers: &HeaderMap, app: &App) -> Problem {
     let detail = if headers.contains_key(header::AUTHORIZATION) {
-        "this is not the node's `token`"
+        "this is not a token of this node; it knows `token` and those in `tokens_file`"
     } else {
         "a token is needed, as `Authorization: Bearer TOKEN` or as the password of basic authentication"
     };
     let problem = Problem::new(StatusCode::UNAUTHORIZED, (app.config.explain)(detail));
     let problem = problem.header(header::WWW_AUTHENTICATE, "Bearer realm=\"broadcast\"");
-    refused(problem.header(header::WWW_AUTHENTICATE, "Basic realm=\"broadcast\", charset=\"UTF-8\""))
+    problem.header(header::WWW_AUTHENTICATE, "Basic realm=\"broadcast\", charset=\"UTF-8\"")
 }
 
 /// Who may not call is not to keep a connection that others need.
@@ -271,23 +298,6 @@ mod tests {
         }
         for host in ["example.org", "example.org:8946", "127.0.0.1.example.org", "localhost.example.org:1"] {
             assert!(!is_local(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn tokens_are_compared_whole_and_not_shown() {
-        let token: Token = " 0123456789abcdef\n".parse().unwrap();
-        assert!(token.is("0123456789abcdef"));
-        for other in ["", "0123456789abcde", "0123456789abcdef0", "0123456789abcdeF"] {
-            assert!(!token.is(other), "{other}");
-        }
-        assert_eq!(format!("{token:?}"), "Token(…)");
-        for (bad, problem) in [
-            ("short", "the token has 5 characters; 8 to 1024 are allowed"),
-            ("has blanks in it", "the token has blanks or characters that a header cannot carry"),
-            ("umlaut-ä-umlaut", "the token has blanks or characters that a header cannot carry"),
-        ] {
-            assert_eq!(bad.parse::<Token>().unwrap_err(), problem);
         }
     }
 

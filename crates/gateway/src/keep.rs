@@ -38,6 +38,7 @@ impl App {
         tokio::select! {
             () = self.keep_journal(news) => {}
             never = self.keep_bulletin() => match never {},
+            never = self.audit.keep() => match never {},
         }
         self.bulletin.end();
     }

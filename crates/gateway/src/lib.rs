@@ -17,6 +17,8 @@
 //! - *Bodies without end*: a message has a limit; a batch is read as it comes, and no faster than the cluster
 //!   takes it.
 //! - *Other web pages in the user's browser*: refused by where they come from (`guard`).
+//! - *Those who may not*: refused by the scopes of the token that they show (`access`); with TLS nobody between sees that
+//!   token (`tls`). Changes are told in a log of their own (`audit`).
 //! - *A flood of requests* takes time of the thread that the server runs on: give it one that is not the node's
 //!   ([`Server::spawn`] gives it two), and the gossip goes on beside it.
 //!
@@ -25,7 +27,9 @@
 #![deny(missing_docs, unreachable_pub)]
 
 mod accept;
+mod access;
 mod app;
+mod audit;
 mod body;
 mod bulletin;
 mod connection;
@@ -49,7 +53,9 @@ mod routes;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod trace;
+mod transport;
 mod views;
 
 use std::{
@@ -72,15 +78,17 @@ use rand::{TryRng as _, rngs::SysRng};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
-use self::{app::App, keep::News};
 pub use self::{
+    access::{Access, NamedToken, Needs, Scope, Scopes, Token, TokenName, Tokens, TokensError},
     body::read,
-    guard::{Origin, Token},
+    guard::Origin,
     problem::{Problem, answer},
     publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY},
     query::none as no_query,
     routes::Routes,
+    tls::{Certificate, Pem, Tls, TlsError, provider as tls_provider},
 };
+use self::{app::App, keep::News};
 
 /// The port the API listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 8946;
@@ -94,8 +102,10 @@ const BACKLOG: i32 = 1024;
 pub struct Config {
     /// Where to listen; port 0 lets the system choose.
     pub addr: SocketAddr,
-    /// What callers have to know. The health checks need none.
-    pub token: Option<Token>,
+    /// What callers have to show. The health checks need nothing.
+    pub access: Access,
+    /// With what the port speaks TLS, and nothing else then.
+    pub tls: Option<Tls>,
     /// Origins of web pages that may call, besides the node's own.
     pub origins: Vec<Origin>,
     /// How many connections may be open at once, at least 1.
@@ -110,7 +120,7 @@ pub struct Config {
 /// How long clients may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// For a request's head, and how long a connection may stand without one.
+    /// For a request's head, and how long a connection may stand without one; for the handshake of TLS, too.
     pub head: Duration,
     /// For a body, and for each part of a batch's.
     pub body: Duration,
@@ -126,12 +136,13 @@ impl Default for Times {
 }
 
 impl Config {
-    /// Without a token, for nobody's pages but the node's own.
+    /// Without a token and without TLS, for nobody's pages but the node's own.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
         Self {
             addr,
-            token: None,
+            access: Access::open(),
+            tls: None,
             origins: Vec::new(),
             max_connections: MAX_CONNECTIONS,
             times: Times::default(),
@@ -219,13 +230,16 @@ impl Server {
         let life = SysRng.try_next_u64().unwrap_or_else(|_| {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
         });
-        let app = Arc::new(App::new(node, config, routes::describe(OPENAPI, &mounted), life));
+        let own = routes().into_iter().map(|(path, needs, _)| (path, needs));
+        let needs = own.chain(mounted.iter().flat_map(Routes::needs)).collect();
+        let app = Arc::new(App::new(node, config, needs, routes::describe(OPENAPI, &mounted), life));
         let kept = others.spawn(Arc::clone(&app).keep(news));
         let keeping = async {
             // Should it have panicked, it has ended as well.
             let _ = tokio::join!(kept, app.settle());
         };
         accept::serve(listener, Arc::clone(&app), router(&app, mounted), others, keeping).await;
+        app.audit.tell_more();
         Ok(())
     }
 
@@ -262,28 +276,30 @@ impl Server {
 /// What the API says of itself.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// All there is but what is mounted, as `openapi.json` describes it.
-fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 11] {
+/// All there is but what is mounted, as `openapi.json` describes it, with what a caller needs.
+fn routes() -> [(&'static str, Needs, MethodRouter<Arc<App>>); 11] {
+    const READ: Needs = Needs::scope(Scope::Read);
+    const PUBLISH: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Publish);
     [
-        ("/", get(page::page)),
-        ("/openapi.json", get(page::openapi)),
-        ("/healthz", get(look::healthz)),
-        ("/livez", get(look::healthz)),
-        ("/readyz", get(look::readyz)),
-        ("/metrics", get(metrics::metrics)),
-        ("/v1/messages", get(follow::messages).post(publish::publish)),
-        ("/v1/members", get(look::members)),
-        ("/v1/cluster", get(look::cluster)),
-        ("/v1/views", get(views::views)),
-        ("/v1/events", get(follow::events)),
+        ("/", READ, get(page::page)),
+        ("/openapi.json", READ, get(page::openapi)),
+        ("/healthz", Needs::NOTHING, get(look::healthz)),
+        ("/livez", Needs::NOTHING, get(look::healthz)),
+        ("/readyz", Needs::NOTHING, get(look::readyz)),
+        ("/metrics", READ, get(metrics::metrics)),
+        ("/v1/messages", PUBLISH, get(follow::messages).post(publish::publish)),
+        ("/v1/members", READ, get(look::members)),
+        ("/v1/cluster", READ, get(look::cluster)),
+        ("/v1/views", READ, get(views::views)),
+        ("/v1/events", READ, get(follow::events)),
     ]
 }
 
 fn router(app: &Arc<App>, mounted: Vec<Routes>) -> Router {
-    let own = routes().into_iter().map(|(path, methods)| (path, methods.with_state(Arc::clone(app))));
+    let own = routes().into_iter().map(|(path, _, methods)| (path, methods.with_state(Arc::clone(app))));
     let limits = Extension(app.bodies.clone());
     let others = mounted.into_iter().flat_map(|routes| routes.methods);
-    let others = others.map(|(path, methods)| (path, methods.layer(limits.clone())));
+    let others = others.map(|(path, _, methods)| (path, methods.layer(limits.clone())));
     let all = own.chain(others).fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     all.fallback(async || {
         Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; GET /openapi.json lists what there is")

@@ -335,12 +335,14 @@ fn write_behind(sheet: &mut Sheet, name: &str, help: &str, label: &str, mut behi
 }
 
 fn write_http(sheet: &mut Sheet, counts: &Counts) -> fmt::Result {
-    let Counts { connections, followers, refused, cut_off, .. } = counts;
+    let Counts { connections, followers, refused, handshakes_failed, cut_off, .. } = counts;
     let (connections, followers) = (connections.load(Ordering::Relaxed), followers.load(Ordering::Relaxed));
     sheet.gauge("http_connections", "HTTP connections that are open", &[], [([], connections)])?;
     sheet.gauge("http_followers", "HTTP clients that follow messages or events", &[], [([], followers)])?;
     let (refused, cut_off) = (refused.load(Ordering::Relaxed), cut_off.load(Ordering::Relaxed));
     sheet.counter("http_refused", "HTTP connections that were refused because of the limit", &[], [([], refused)])?;
+    let failed = handshakes_failed.load(Ordering::Relaxed);
+    sheet.counter("http_tls_handshakes_failed", "TLS handshakes that came to nothing", &[], [([], failed)])?;
     sheet.counter("http_cut_off", "HTTP clients that were cut off because they did not keep up", &[], [([], cut_off)])
 }
 

@@ -7,10 +7,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::access::Needs;
+
 /// Routes with their description, to be mounted on a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
 pub struct Routes {
-    pub(super) methods: Vec<(&'static str, MethodRouter)>,
+    pub(super) methods: Vec<(&'static str, Needs, MethodRouter)>,
     description: &'static str,
 }
 
@@ -34,6 +36,8 @@ impl Description {
 }
 
 impl Routes {
+    /// Each route has its path, and the scopes that callers need for it.
+    ///
     /// `description` is the part of an OpenAPI document that is about these routes: JSON with `paths`, and with
     /// `components` of their own. It may refer to the components of the gateway's `openapi.json`.
     ///
@@ -41,13 +45,21 @@ impl Routes {
     ///
     /// It is no such description, or is not of these very paths: that is found by whoever starts the program once.
     #[must_use]
-    pub fn new(description: &'static str, methods: impl IntoIterator<Item = (&'static str, MethodRouter)>) -> Self {
+    pub fn new(
+        description: &'static str,
+        methods: impl IntoIterator<Item = (&'static str, Needs, MethodRouter)>,
+    ) -> Self {
         let Description { paths, .. } = Description::read(description);
         let methods: Vec<_> = methods.into_iter().collect();
         let described: BTreeSet<_> = paths.keys().map(String::as_str).collect();
-        let routed: BTreeSet<_> = methods.iter().map(|(path, _)| *path).collect();
+        let routed: BTreeSet<_> = methods.iter().map(|(path, ..)| *path).collect();
         assert_eq!(described, routed, "what is described is what there is");
         Self { methods, description }
+    }
+
+    /// What callers need, by the path.
+    pub(super) fn needs(&self) -> impl Iterator<Item = (&'static str, Needs)> {
+        self.methods.iter().map(|(path, needs, _)| (*path, *needs))
     }
 }
 

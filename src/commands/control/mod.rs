@@ -9,16 +9,20 @@ use axum::{
     routing::get,
 };
 use broadcast::{Faults, FaultsError, Handle, config::shown};
-use broadcast_gateway::{Problem, Routes, answer, no_query, read};
+use broadcast_gateway::{Needs, Problem, Routes, Scope, answer, no_query, read};
 use serde::{Deserialize, Serialize};
 
 use crate::{log::Control, settings::explain};
 
 /// What an operator may change on `node`, whose log is controlled by `log`.
 pub(super) fn routes(node: &Handle, log: Control) -> Routes {
+    const OPERATE: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
     let log_routes = get(get_log).put(set_log).with_state(Arc::new(log));
     let faults_routes = get(get_faults).put(set_faults).with_state(node.clone());
-    Routes::new(include_str!("openapi.json"), [("/v1/log", log_routes), ("/v1/faults", faults_routes)])
+    Routes::new(
+        include_str!("openapi.json"),
+        [("/v1/log", OPERATE, log_routes), ("/v1/faults", OPERATE, faults_routes)],
+    )
 }
 
 /// What is logged.

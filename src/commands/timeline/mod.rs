@@ -67,6 +67,7 @@ use crate::{
         NOT_TEXT,
         client::{NODE, NodeUrl},
         http::TokenArgs,
+        tls::ClientTlsArgs,
     },
     visible::shown,
 };
@@ -119,6 +120,9 @@ pub(super) struct TimelineArgs {
 
     #[command(flatten)]
     token: TokenArgs,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 }
 
 pub(super) async fn run(args: TimelineArgs) -> Result<ExitCode, Failure> {
@@ -176,7 +180,7 @@ fn clients(args: &TimelineArgs) -> Result<Vec<Client>, Failure> {
             None => NodeUrl::default(),
         });
     }
-    nodes.into_iter().map(|node| Client::with_token(node, &args.token)).collect()
+    nodes.into_iter().map(|node| Client::with_token(node, &args.token, &args.tls)).collect()
 }
 
 /// Follows all of them, until one cannot be followed.

@@ -90,12 +90,12 @@ fn no_log_has_the_secrets() {
     first.log.wait_line(0, &json!({"event": "joined", "member": "node2"}));
 
     let wanted = "a token is needed, as `Authorization: Bearer TOKEN` or as the password of basic authentication; \
-        set BROADCAST_HTTP_TOKEN, or BROADCAST_HTTP_TOKEN_FILE (--http-token-file)";
+        set BROADCAST_TOKEN, or BROADCAST_TOKEN_FILE (--token-file)";
     assert_eq!(refusal(ask(&first, &["members"]), 1), wanted);
     assert_eq!(refusal(ask(&first, &["tail"]), 1), wanted);
     let mut wrong = command(&first, &["members"]);
     let line = refusal(wrong.env("BROADCAST_HTTP_TOKEN", "another-horse").output().expect("the program runs"), 1);
-    assert!(line.starts_with("this is not the node's BROADCAST_HTTP_TOKEN; set "), "{line}");
+    assert!(line.starts_with("this is not a token of this node; "), "{line}");
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(&file, token).expect("a temporary file can be written");
     let path = file.path().to_str().expect("text");

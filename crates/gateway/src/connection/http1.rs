@@ -1,23 +1,22 @@
 //! A connection in HTTP/1.1.
 
-use std::{error::Error as _, net::SocketAddr, pin::pin};
+use std::{error::Error as _, pin::pin, sync::Arc};
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{BUFFER, Service, patient::Patient};
+use super::{Patient, Service};
+use crate::{access::Caller, transport::BUFFER};
 
 /// Serves one, to its end; or one request of it.
-pub(super) async fn serve(stream: Patient, peer: SocketAddr, mut service: Service, keep_alive: bool) {
+pub(super) async fn serve(stream: Patient, caller: Arc<Caller>, mut service: Service, keep_alive: bool) {
+    let (answering, peer) = (service.clone(), caller.peer);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(keep_alive)
         .header_read_timeout(service.app.config.times.head)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.router.clone()));
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| answering.answer(request, &caller)));
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,

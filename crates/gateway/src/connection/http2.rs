@@ -18,7 +18,6 @@
 
 use std::{
     future::{pending, poll_fn},
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
@@ -36,25 +35,22 @@ use h2::{
     server::{Builder, Connection, SendResponse},
 };
 use http_body_util::BodyExt as _;
-use hyper::{
-    body::{Body as HttpBody, Frame, SizeHint},
-    service::Service as _,
-};
-use hyper_util::service::TowerToHyperService;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
-    net::TcpStream,
     sync::{Semaphore, oneshot},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use tracing::debug;
 
-use super::{
-    BUFFER, LINGER, REFUSAL_TIME, Service,
-    patient::{Mover, Patient},
-    refusal,
+use super::{LINGER, Patient, REFUSAL_TIME, Service, refusal};
+use crate::{
+    Times,
+    access::Caller,
+    app::App,
+    guard,
+    transport::{BUFFER, Mover},
 };
-use crate::{Times, app::App, guard};
 
 /// What a connection begins with (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -83,7 +79,7 @@ pub(crate) struct Session {
     connection: Connection<Patient, Bytes>,
     mover: Mover,
     first: Exchange,
-    peer: SocketAddr,
+    caller: Arc<Caller>,
     service: Service,
 }
 
@@ -96,12 +92,7 @@ enum After {
 
 impl Session {
     /// Waits for the first request; nothing if there is none.
-    pub(crate) async fn begin(stream: TcpStream, peer: SocketAddr, service: Service) -> Option<Self> {
-        let stall = service.app.config.times.stall;
-        Self::over(Patient::new(stream, stall), peer, service).await
-    }
-
-    pub(super) async fn over(stream: Patient, peer: SocketAddr, service: Service) -> Option<Self> {
+    pub(crate) async fn begin(mut stream: Patient, caller: Arc<Caller>, service: Service) -> Option<Self> {
         let mover = stream.mover();
         let begun = async {
             let mut connection = Builder::new()
@@ -117,9 +108,9 @@ impl Session {
             Ok::<_, h2::Error>(first.map(|first| (connection, first)))
         };
         match begun.await {
-            Ok(begun) => begun.map(|(connection, first)| Self { connection, mover, first, peer, service }),
+            Ok(begun) => begun.map(|(connection, first)| Self { connection, mover, first, caller, service }),
             Err(error) => {
-                service.report(peer, error.get_io(), &error);
+                service.report(caller.peer, error.get_io(), &error);
                 None
             }
         }
@@ -151,10 +142,11 @@ impl Session {
 
     /// `own` has the permit of the connection itself.
     async fn run(self, once: bool, own: Arc<Semaphore>) {
-        let Self { mut connection, first, peer, mut service, .. } = self;
+        let Self { mut connection, first, caller, mut service, .. } = self;
+        let peer = caller.peer;
         let Times { head, stall, .. } = service.app.config.times;
         let mut exchanges = JoinSet::new();
-        exchanges.spawn(exchange(first, peer, service.clone(), Arc::clone(&own)));
+        exchanges.spawn(exchange(first, Arc::clone(&caller), service.clone(), Arc::clone(&own)));
         let mut closing = once;
         if once {
             connection.graceful_shutdown();
@@ -166,7 +158,7 @@ impl Session {
                 accepted = next(&mut connection, exchanges.len()) => match accepted {
                     Some(Ok((_, mut respond))) if once => respond.send_reset(Reason::REFUSED_STREAM),
                     Some(Ok(next)) => {
-                        exchanges.spawn(exchange(next, peer, service.clone(), Arc::clone(&own)));
+                        exchanges.spawn(exchange(next, Arc::clone(&caller), service.clone(), Arc::clone(&own)));
                     }
                     Some(Err(error)) => return service.report(peer, error.get_io(), &error),
                     None => return,
@@ -221,12 +213,17 @@ async fn pulse(pings: Option<PingPong>, every: Duration, patience: Duration) {
 }
 
 /// Answers a request, or says that there is no room for it.
-async fn exchange((request, mut respond): Exchange, peer: SocketAddr, service: Service, own: Arc<Semaphore>) -> After {
-    let app = &service.app;
+async fn exchange(
+    (request, mut respond): Exchange,
+    caller: Arc<Caller>,
+    service: Service,
+    own: Arc<Semaphore>,
+) -> After {
+    let (app, peer) = (&service.app, caller.peer);
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let (unread, left) = oneshot::channel();
     let request = request.map(|body| Body::new(Received::new(body, length, unread)));
-    let permit = own.try_acquire_owned().or_else(|_| service.permits.try_acquire_owned());
+    let permit = own.try_acquire_owned().or_else(|_| Arc::clone(&service.permits).try_acquire_owned());
     if permit.is_err() {
         drop(request);
         app.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +238,7 @@ async fn exchange((request, mut respond): Exchange, peer: SocketAddr, service: S
         if request.headers().len() > MAX_HEADERS {
             return StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response();
         }
-        TowerToHyperService::new(service.router).call(request).await.unwrap_or_else(|never| match never {})
+        service.answer(request, &caller).await.unwrap_or_else(|never| match never {})
     };
     let response = tokio::select! {
         response = answer => response,
@@ -255,7 +252,7 @@ async fn send(
     response: Response<Body>,
     mut respond: SendResponse<Bytes>,
     left: oneshot::Receiver<RecvStream>,
-    peer: SocketAddr,
+    peer: std::net::SocketAddr,
     app: &App,
 ) -> After {
     let (response, after) = finish(response);

@@ -8,12 +8,15 @@ mod http1;
 mod http2;
 mod patient;
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{StatusCode, header},
+    body::Body,
+    http::{Request, Response, StatusCode, header},
 };
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
@@ -25,11 +28,14 @@ use tracing::debug;
 #[cfg(test)]
 pub(super) use self::http2::{MAX_HEAD, STREAMS, WINDOW};
 pub(super) use self::http2::{PREFACE, Session};
-use self::patient::Patient;
-use super::{app::App, problem::Problem};
+pub(super) use self::patient::Patient;
+use super::{
+    access::Caller,
+    app::App,
+    problem::Problem,
+    transport::{Socket, Transport},
+};
 
-/// What is read ahead of a request in HTTP/1.1, and written ahead of a client, in bytes.
-const BUFFER: usize = 32 << 10;
 /// How long a refused client may take to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after it was answered for good. Most read the answer only when they have sent
@@ -51,25 +57,37 @@ pub(super) struct Service {
 
 impl Service {
     /// Serves one in HTTP/1.1, to its end; or one request of it.
-    pub(super) async fn serve_http1(self, stream: TcpStream, peer: SocketAddr, keep_alive: bool) {
-        let stream = Patient::new(stream, self.app.config.times.stall);
-        http1::serve(stream, peer, self, keep_alive).await;
+    pub(super) async fn serve_http1(self, stream: Patient, caller: Arc<Caller>, keep_alive: bool) {
+        http1::serve(stream, caller, self, keep_alive).await;
     }
 
     /// Serves one of which it is not known what it speaks, because it says it byte by byte.
-    pub(super) async fn serve_unclear(self, stream: TcpStream, peer: SocketAddr) {
-        let super::Times { head, stall, .. } = self.app.config.times;
-        let mut stream = Patient::new(stream, stall);
+    pub(super) async fn serve_unclear(self, mut stream: Patient, caller: Arc<Caller>) {
+        let (peer, head) = (caller.peer, self.app.config.times.head);
         match timeout(head, stream.begins_with(PREFACE)).await {
-            Ok(Ok(true)) => match timeout(head, Session::over(stream, peer, self)).await {
+            Ok(Ok(true)) => match timeout(head, Session::begin(stream, caller, self)).await {
                 Ok(Some(session)) => session.serve(true).await,
                 Ok(None) => {}
                 Err(_) => debug!(%peer, "an HTTP/2 connection asked nothing for {head:?}"),
             },
-            Ok(Ok(false)) => http1::serve(stream, peer, self, true).await,
+            Ok(Ok(false)) => http1::serve(stream, caller, self, true).await,
             Ok(Err(error)) => debug!(%peer, %error, "an HTTP connection broke"),
             Err(_) => debug!(%peer, "an HTTP connection said nothing whole for {head:?}"),
         }
+    }
+
+    /// Answers a request; whoever does knows who asks.
+    fn answer<B>(
+        &self,
+        mut request: Request<B>,
+        caller: &Arc<Caller>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<B>
+    where
+        B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        request.extensions_mut().insert(Arc::clone(caller));
+        TowerToHyperService::new(self.router.clone()).call(request)
     }
 
     /// A connection has ended with an error.
@@ -90,13 +108,24 @@ fn refusal() -> Problem {
 }
 
 /// Says why it is not served, in HTTP/1.1, to whoever has not asked yet.
-pub(super) async fn refuse(stream: TcpStream) -> io::Result<()> {
-    let mut stream = Patient::new(stream, REFUSAL_TIME);
+pub(super) async fn refuse(mut stream: Patient) -> io::Result<()> {
+    stream.set_patience(REFUSAL_TIME);
+    answer_all(stream, &refusal(), "503 Service Unavailable\r\nretry-after: 1").await
+}
+
+/// Says that it speaks plainly where TLS is spoken.
+pub(super) async fn refuse_plain(stream: TcpStream) -> io::Result<()> {
+    let detail = "this port speaks HTTP over TLS only: write https:// instead of http://";
+    let stream = Patient::new(Transport::Plain(Socket::new(stream, REFUSAL_TIME)));
+    answer_all(stream, &Problem::bad_request(detail), "400 Bad Request").await
+}
+
+/// Answers whatever is asked.
+async fn answer_all(mut stream: Patient, problem: &Problem, status: &str) -> io::Result<()> {
     // The body ends with the connection.
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-         connection: close\r\n\r\n{}",
-        refusal().body()
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n{}",
+        problem.body()
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await

@@ -249,7 +249,7 @@ async fn those_for_whom_there_is_no_room_do_not_stay() {
 
 #[tokio::test]
 async fn who_has_no_token_loses_the_connection() {
-    let config = Config { token: Some("0123456789".parse().unwrap()), ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = Config { access: token(), ..Config::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     let mut sender = connect(at).await;
     let refused = sender.send_request(request(at, "GET", "/v1/members", "")).await.unwrap();

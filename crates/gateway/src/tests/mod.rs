@@ -1,7 +1,10 @@
 //! The API on a node, over real connections.
 
+mod audited;
 mod http2;
 mod mounted;
+mod scopes;
+mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -22,6 +25,16 @@ const SOON: Duration = Duration::from_secs(20);
 /// A node on loopback that is served, and where.
 async fn served(name: &str, seeds: &[SocketAddr]) -> (Handle, SocketAddr) {
     served_with(name, seeds, Config::new("127.0.0.1:0".parse().unwrap())).await
+}
+
+/// Callers need this one.
+fn token() -> Access {
+    access("all: read,publish,operate 0123456789")
+}
+
+/// Callers need one of these.
+fn access(tokens: &str) -> Access {
+    Access::with(Tokens::new(Tokens::parse(tokens).unwrap()).unwrap())
 }
 
 async fn served_with(name: &str, seeds: &[SocketAddr], config: Config) -> (Handle, SocketAddr) {
@@ -161,7 +174,9 @@ async fn who_follows_events_sees_members_and_who_has_what_of_whom() {
 fn the_description_has_all_there_is() {
     let described: Value = serde_json::from_str(OPENAPI).unwrap();
     let described: Vec<_> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(described, routes().map(|(path, _)| path));
+    assert_eq!(described, routes().map(|(path, ..)| path));
+    let open = routes().into_iter().filter(|(_, needs, _)| *needs == Needs::NOTHING).map(|(path, ..)| path);
+    assert_eq!(open.collect::<Vec<_>>(), guard::OPEN, "what is answered first is what needs no token");
 }
 
 /// What a client hears that sends this, and then a byte at a time without end.

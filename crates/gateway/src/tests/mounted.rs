@@ -22,7 +22,7 @@ async fn number(request: Request) -> Result<Response, Problem> {
 }
 
 fn routes() -> Routes {
-    Routes::new(DESCRIPTION, [("/v1/number", put(number))])
+    Routes::new(DESCRIPTION, [("/v1/number", Needs::scope(Scope::Operate), put(number))])
 }
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn they_are_guarded_limited_and_described_as_the_others_are() {
     let bind = "127.0.0.1:0".parse().unwrap();
     let node = start(broadcast::Config::new("a").bind(bind).profile(Profile::Local)).await.expect("starts");
     let times = Times { body: Duration::from_millis(300), ..Times::default() };
-    let config = Config { times, token: Some("0123456789".parse().unwrap()), ..Config::new(bind) };
+    let config = Config { times, access: token(), ..Config::new(bind) };
     let server = Server::bind(config).expect("loopback has free ports").mount(routes());
     let at = server.addr();
     tokio::spawn(server.run(node.clone()));
@@ -66,5 +66,5 @@ async fn they_are_guarded_limited_and_described_as_the_others_are() {
 #[test]
 #[should_panic(expected = "what is described is what there is")]
 fn what_is_not_described_is_not_mounted() {
-    let _ = Routes::new(DESCRIPTION, [("/v1/letter", put(number))]);
+    let _ = Routes::new(DESCRIPTION, [("/v1/letter", Needs::scope(Scope::Operate), put(number))]);
 }

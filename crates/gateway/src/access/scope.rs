@@ -1,0 +1,151 @@
+//! Scopes: what a token opens, and what a route needs.
+
+use std::{fmt, str::FromStr};
+
+use axum::http::Method;
+
+/// A part of what a node can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// To see messages, members, figures and settings.
+    Read,
+    /// To publish messages.
+    Publish,
+    /// To change how the node runs: its log, its faults, whether it stays.
+    Operate,
+    /// To take and release locks.
+    Locks,
+    /// To read and write the cache.
+    Cache,
+    /// To change what runs on the cluster. No token has it unless it is given by name.
+    Deploy,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Read, Self::Publish, Self::Operate, Self::Locks, Self::Cache, Self::Deploy];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Publish => "publish",
+            Self::Operate => "operate",
+            Self::Locks => "locks",
+            Self::Cache => "cache",
+            Self::Deploy => "deploy",
+        }
+    }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|scope| scope.name() == text).ok_or_else(|| {
+            let all = Self::ALL.map(Self::name).join(", ");
+            format!("{text:?} is not a scope; the scopes are {all}")
+        })
+    }
+}
+
+/// Some scopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scopes(u8);
+
+impl Scopes {
+    /// None at all.
+    pub const NONE: Self = Self(0);
+    /// Those of a token that has no list of its own: all but [`Scope::Deploy`].
+    pub const DEFAULT: Self =
+        Self(Scope::Read.bit() | Scope::Publish.bit() | Scope::Operate.bit() | Scope::Locks.bit() | Scope::Cache.bit());
+
+    /// These, and that one.
+    #[must_use]
+    pub const fn and(self, scope: Scope) -> Self {
+        Self(self.0 | scope.bit())
+    }
+
+    /// Whether that one is among them.
+    #[must_use]
+    pub const fn has(self, scope: Scope) -> bool {
+        self.0 & scope.bit() != 0
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Scope::ALL.into_iter().filter(|scope| self.has(*scope)).map(Scope::name).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+/// The scopes that a caller needs for a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs(Option<(Scope, Scope)>);
+
+impl Needs {
+    /// Health checks: they need no token, and nobody may change anything by them.
+    pub(crate) const NOTHING: Self = Self(None);
+
+    /// This one, whatever is asked of the route.
+    #[must_use]
+    pub const fn scope(scope: Scope) -> Self {
+        Self(Some((scope, scope)))
+    }
+
+    /// One to look at it (`GET` and other safe methods), and another one to change it.
+    #[must_use]
+    pub const fn to_look_and_to_change(look: Scope, change: Scope) -> Self {
+        Self(Some((look, change)))
+    }
+
+    /// What a request with this method needs, if anything.
+    pub(crate) fn of(self, method: &Method) -> Option<Scope> {
+        self.0.map(|(look, change)| if method.is_safe() { look } else { change })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for scope in Scope::ALL {
+            assert_eq!(scope.name().parse(), Ok(scope));
+            assert!(!Scopes::NONE.has(scope));
+            assert_eq!(Scopes::NONE.and(scope).to_string(), scope.name());
+        }
+        let error = "Read".parse::<Scope>().unwrap_err();
+        assert_eq!(error, r#""Read" is not a scope; the scopes are read, publish, operate, locks, cache, deploy"#);
+    }
+
+    #[test]
+    fn who_may_deploy_is_said_by_name() {
+        assert!(!Scopes::DEFAULT.has(Scope::Deploy));
+        assert_eq!(Scopes::DEFAULT.to_string(), "read,publish,operate,locks,cache");
+        assert_eq!(Scopes::DEFAULT.and(Scope::Deploy).to_string(), "read,publish,operate,locks,cache,deploy");
+    }
+
+    #[test]
+    fn looking_may_need_another_scope_than_changing() {
+        let needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
+        for (method, scope) in [("GET", Scope::Read), ("HEAD", Scope::Read), ("PUT", Scope::Operate)] {
+            assert_eq!(needs.of(&method.parse().unwrap()), Some(scope));
+        }
+        assert_eq!(needs.of(&"BREW".parse().unwrap()), Some(Scope::Operate), "what nobody knows may change something");
+        assert_eq!(Needs::NOTHING.of(&Method::POST), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! A list of tokens, each with a name and scopes; and how a file has one:
+//!
+//! ```text
+//! # who: what it may do, and its token
+//! grafana: read 5pm4MQDKcJcJmNdYBDbVAWzKdrPwnrTM
+//! ci: publish,deploy e1P9ZZSdSHckQPbIDwl6VbxzIkfqMAAqAR2I66Ax5rk=
+//! ```
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use super::{Scope, Scopes, Token};
+
+/// How long a token's name may be, in bytes.
+const MAX_NAME: usize = 64;
+/// How many tokens there may be: each is compared with what a caller shows.
+const MAX_TOKENS: usize = 1000;
+
+/// What a token is called in the log. It has no letters that could mislead who reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenName(pub(super) Arc<str>);
+
+impl FromStr for TokenName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_plain) {
+            return Err(format!(
+                "{:?} is not a name for a token; write up to {MAX_NAME} letters, digits, dots, _ and -",
+                name.chars().take(MAX_NAME).collect::<String>()
+            ));
+        }
+        Ok(Self(name.into()))
+    }
+}
+
+impl fmt::Display for TokenName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A token, what it is called, and what it opens.
+#[derive(Clone, Debug)]
+pub struct NamedToken {
+    /// What it is called.
+    pub name: TokenName,
+    /// What it opens.
+    pub scopes: Scopes,
+    /// It itself.
+    pub token: Token,
+}
+
+impl NamedToken {
+    /// One that opens all but what has to be given by name.
+    #[must_use]
+    pub fn new(name: TokenName, token: Token) -> Self {
+        Self { name, scopes: Scopes::DEFAULT, token }
+    }
+}
+
+/// At least one token; no two have the same name, or are the same.
+#[derive(Clone, Debug)]
+pub struct Tokens(Vec<NamedToken>);
+
+/// Tokens that cannot be used together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokensError {
+    /// There is none.
+    #[error("there is no token in it; write one a line, like `ci: read,publish TOKEN`, or do not set it")]
+    None,
+    /// There are so many.
+    #[error("there are {0} tokens; at most {max} are allowed", max = MAX_TOKENS)]
+    TooMany(usize),
+    /// Two have this name.
+    #[error("two tokens are called {0}; give each a name of its own")]
+    Name(TokenName),
+    /// These two are the same.
+    #[error("{0} and {1} have the same token; give each one of its own")]
+    Same(TokenName, TokenName),
+    /// A line of a file is no token.
+    #[error("line {line}: {problem}")]
+    Line {
+        /// Which one, from 1.
+        line: usize,
+        /// What is wrong with it, and what to do. It does not show the token.
+        problem: String,
+    },
+}
+
+impl Tokens {
+    /// A list of them.
+    ///
+    /// # Errors
+    ///
+    /// See [`TokensError`].
+    pub fn new(tokens: impl IntoIterator<Item = NamedToken>) -> Result<Self, TokensError> {
+        let tokens: Vec<_> = tokens.into_iter().collect();
+        match tokens.len() {
+            0 => return Err(TokensError::None),
+            count if count > MAX_TOKENS => return Err(TokensError::TooMany(count)),
+            _ => {}
+        }
+        for (index, token) in tokens.iter().enumerate() {
+            let earlier = &tokens[..index];
+            if earlier.iter().any(|other| other.name == token.name) {
+                return Err(TokensError::Name(token.name.clone()));
+            }
+            if let Some(other) = earlier.iter().find(|other| other.token.equals(&token.token)) {
+                return Err(TokensError::Same(other.name.clone(), token.name.clone()));
+            }
+        }
+        Ok(Self(tokens))
+    }
+
+    /// Those that a file has, one a line: `name: scope,scope token`. What begins with # is a comment.
+    ///
+    /// # Errors
+    ///
+    /// A line that is none, or see [`TokensError`]. No message shows a token.
+    pub fn parse(text: &str) -> Result<Vec<NamedToken>, TokensError> {
+        let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let tokens = lines.map(|(line, text)| named(text).map_err(|problem| TokensError::Line { line, problem }));
+        let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
+        // Whatever they are used with, they have to fit together.
+        Self::new(tokens).map(|Self(tokens)| tokens)
+    }
+
+    /// The one that is shown.
+    pub(super) fn find(&self, shown: &str) -> Option<&NamedToken> {
+        // All of them, so that the time does not tell which it was.
+        self.0.iter().fold(None, |found, token| if token.token.is(shown) { Some(token) } else { found })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn named(line: &str) -> Result<NamedToken, String> {
+    const FORM: &str = "write it as `name: scope,scope token`, like `ci: read,publish TOKEN`";
+    let (name, rest) = line.split_once(':').ok_or_else(|| format!("there is no name; {FORM}"))?;
+    let mut words = rest.split_whitespace();
+    let (Some(scopes), Some(token)) = (words.next(), words.next()) else {
+        return Err(format!("there are no scopes, or there is no token; {FORM}"));
+    };
+    if words.next().is_some() {
+        return Err(format!("there is more than scopes and a token; {FORM}, with no blanks between the scopes"));
+    }
+    let name = name.trim_end();
+    // What stands there may be a token, in a line that begins with it.
+    let name = name.parse().map_err(|problem: String| {
+        if name.len() > MAX_NAME {
+            format!("the name has {} bytes; at most {MAX_NAME} are allowed", name.len())
+        } else {
+            problem
+        }
+    })?;
+    let scopes = scopes.split(',').try_fold(Scopes::NONE, |scopes, scope| match scope.parse::<Scope>() {
+        Ok(scope) => Ok(scopes.and(scope)),
+        // It may be a token, where the scopes were left out or stand behind it.
+        Err(_) if scope.len() > 16 => Err(format!("there is no list of scopes behind the name; {FORM}")),
+        Err(problem) => Err(problem),
+    })?;
+    let token = token.parse()?;
+    Ok(NamedToken { name, scopes, token })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "aaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbb";
+
+    #[test]
+    fn a_file_has_a_token_a_line() {
+        let text = format!("# who may\n\ngrafana: read {A}\r\n  ci : publish,deploy\t{B}  \n#x: read {A}\n");
+        let tokens = Tokens::new(Tokens::parse(&text).unwrap()).unwrap();
+        assert_eq!(tokens.count(), 2);
+        let told = |shown| tokens.find(shown).map(|token| format!("{} {}", token.name, token.scopes));
+        assert_eq!(told(A).as_deref(), Some("grafana read"));
+        assert_eq!(told(B).as_deref(), Some("ci publish,deploy"));
+        assert_eq!(told("bbbbbbbbbbbbbbb"), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line_and_without_the_token() {
+        const SECRET: &str = "hunter2hunter2hunter2";
+        for (line, problem) in [
+            (SECRET, "there is no name; write it as `name: scope,scope token`, like `ci: read,publish TOKEN`"),
+            ("ci: read", "there are no scopes, or there is no token; write it as"),
+            (&format!("ci: {SECRET}"), "there are no scopes, or there is no token; write it as"),
+            (&format!("ci: {SECRET} read"), "there is no list of scopes behind the name; write it as"),
+            (&format!("ci: read, publish {SECRET}"), "there is more than scopes and a token; write it as"),
+            (&format!("ci: root {SECRET}"), "\"root\" is not a scope; the scopes are read, publish,"),
+            (&format!("ci: read, {SECRET}"), "\"\" is not a scope"),
+            (&format!("c i: read {SECRET}"), "\"c i\" is not a name for a token; write up to 64 letters"),
+            (&format!("ci\u{1b}: read {SECRET}"), "\"ci\\u{1b}\" is not a name"),
+            (&format!("{}: read {SECRET}", "x".repeat(65)), "the name has 65 bytes; at most 64 are allowed"),
+            ("ci: read hunter2", "the token has 7 characters; 8 to 1024 are allowed"),
+        ] {
+            let error = Tokens::parse(&format!("# a comment\n{line}\n")).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("line 2: {problem}")), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for (text, problem) in [
+            (" # nothing\n".to_owned(), "there is no token in it; write one a line"),
+            (format!("a: read {A}\na: read {B}"), "two tokens are called a; give each a name of its own"),
+            (format!("a: read {A}\nb: read {A}"), "a and b have the same token; give each one of its own"),
+            ((0..1001).map(|i| format!("t{i}: read {A}{i}\n")).collect(), "there are 1001 tokens; at most 1000"),
+        ] {
+            let error = Tokens::parse(&text).unwrap_err().to_string();
+            assert!(error.starts_with(problem), "{error}");
+        }
+    }
+}

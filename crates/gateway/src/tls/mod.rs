@@ -1,0 +1,186 @@
+//! TLS for clients: the certificate that a server shows, and the authority that clients' certificates must be from.
+//!
+//! A [`Tls`] is made of PEM texts. What it has can be replaced while the server runs: connections that come after that
+//! get the new certificate, and those that are there go on. A client says in the handshake which version of HTTP it
+//! wants (ALPN): `h2`, or `http/1.1`.
+//!
+//! # Clients' certificates
+//!
+//! With an authority set, a client that shows a certificate must have it from there, or the handshake fails. One that
+//! shows none may ask for the node's health, as orchestrators do, which have none to show; all else is refused by
+//! `guard`.
+//!
+//! # What can go wrong
+//!
+//! - *A handshake that is slow, or never ends* holds one of a fixed number of places ([`handshakes`]).
+//! - *A renewed certificate that is no good*, or does not fit its key: [`Tls::replace`] fails, and what there was stays.
+//!   So does one that has expired.
+//! - *A certificate that expires while the server runs*: whoever looks at [`Tls::certificate`] can tell in time.
+
+mod der;
+pub(crate) mod handshakes;
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+pub use self::der::Certificate;
+
+/// What a server shows, and asks for, as PEM. Never shown.
+#[derive(Clone, Copy)]
+pub struct Pem<'a> {
+    /// Its certificate, and behind it those of the authorities between it and the root.
+    pub cert: &'a [u8],
+    /// The certificate's private key.
+    pub key: &'a [u8],
+    /// The certificates of the authorities that clients' certificates must be from, if they need one.
+    pub client_ca: Option<&'a [u8]>,
+}
+
+/// The versions and ciphers of TLS that servers and clients here speak.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// What cannot be used for TLS. Names the setting at fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsError {
+    /// There is no certificate.
+    #[error("`{0}`: there is no certificate in it; it must be PEM, with -----BEGIN CERTIFICATE-----")]
+    NoCertificate(&'static str),
+    /// There is no key.
+    #[error(
+        "`tls_key_file`: there is no private key in it; it must be PEM, with -----BEGIN PRIVATE KEY-----, and not encrypted"
+    )]
+    NoKey,
+    /// A certificate cannot be read.
+    #[error("`{0}`: a certificate in it cannot be read: {1}; is it the right file, and whole?")]
+    BadCertificate(&'static str, String),
+    /// The key is not that of the certificate.
+    #[error("`tls_key_file` has not the key of the certificate in `tls_cert_file`; set both to files of one pair")]
+    Mismatch,
+    /// The pair cannot be used.
+    #[error("`tls_cert_file` and `tls_key_file` cannot be used: {0}; use a key of ECDSA, Ed25519 or RSA")]
+    Unusable(String),
+    /// The new certificate cannot be used any more.
+    #[error("`tls_cert_file`: its certificate has expired at {}; renew it", when(.0))]
+    Expired(SystemTime),
+}
+
+fn when(time: &SystemTime) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_seconds(*time)
+}
+
+/// What a server shows to those who come now. Its clones share it.
+#[derive(Clone)]
+pub struct Tls(Arc<RwLock<Current>>);
+
+#[derive(Clone)]
+struct Current {
+    config: Arc<ServerConfig>,
+    certificate: Arc<Certificate>,
+    asks_for_certificate: bool,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tls").field(&self.certificate()).finish()
+    }
+}
+
+impl Tls {
+    /// Reads them. A certificate that has expired is taken: whether it has been renewed is another matter than whether
+    /// the node runs.
+    ///
+    /// # Errors
+    ///
+    /// See [`TlsError`].
+    pub fn new(pem: Pem<'_>) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(RwLock::new(Current::new(pem)?))))
+    }
+
+    /// Takes these from now on; or, if they cannot be used, what there was.
+    ///
+    /// # Errors
+    ///
+    /// See [`TlsError`].
+    pub fn replace(&self, pem: Pem<'_>) -> Result<(), TlsError> {
+        let next = Current::new(pem)?;
+        if next.certificate.not_after < SystemTime::now() {
+            return Err(TlsError::Expired(next.certificate.not_after));
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// What is said of the certificate.
+    #[must_use]
+    pub fn certificate(&self) -> Arc<Certificate> {
+        Arc::clone(&self.current().certificate)
+    }
+
+    /// Whether clients need a certificate.
+    #[must_use]
+    pub fn asks_for_certificate(&self) -> bool {
+        self.current().asks_for_certificate
+    }
+
+    fn current(&self) -> Current {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.current().config
+    }
+}
+
+impl Current {
+    fn new(Pem { cert, key, client_ca }: Pem<'_>) -> Result<Self, TlsError> {
+        let chain = certificates("tls_cert_file", cert)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey)?;
+        let certificate = Certificate::read(&chain[0])
+            .ok_or_else(|| TlsError::BadCertificate("tls_cert_file", "it is no X.509 certificate".into()))?;
+        let asks_for_certificate = client_ca.is_some();
+        let verifier = client_ca.map_or_else(|| Ok(WebPkiClientVerifier::no_client_auth()), clients_of)?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Unusable(error.to_string()))?;
+        let mut config =
+            builder.with_client_cert_verifier(verifier).with_single_cert(chain, key).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => TlsError::Mismatch,
+                rustls::Error::InvalidCertificate(error) => {
+                    TlsError::BadCertificate("tls_cert_file", format!("{error:?}"))
+                }
+                error => TlsError::Unusable(error.to_string()),
+            })?;
+        config.alpn_protocols = [&b"h2"[..], b"http/1.1"].map(Vec::from).into();
+        Ok(Self { config: Arc::new(config), certificate: Arc::new(certificate), asks_for_certificate })
+    }
+}
+
+fn clients_of(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    const SETTING: &str = "tls_client_ca_file";
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(SETTING, pem)? {
+        roots.add(certificate).map_err(|error| TlsError::BadCertificate(SETTING, error.to_string()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let verifier = verifier.allow_unauthenticated().build();
+    verifier.map_err(|error| TlsError::BadCertificate(SETTING, error.to_string()))
+}
+
+fn certificates(setting: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(|error| TlsError::BadCertificate(setting, error.to_string()))?;
+    if certificates.is_empty() { Err(TlsError::NoCertificate(setting)) } else { Ok(certificates) }
+}

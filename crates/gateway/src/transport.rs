@@ -1,0 +1,180 @@
+//! What a connection runs over: TCP, or TLS over it. Its writes have a time limit, and it can move to another runtime.
+
+use std::{
+    future::Future as _,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+use tokio_rustls::server::TlsStream;
+
+/// What is read ahead of a request in HTTP/1.1, and written ahead of a client, in bytes; with TLS as much again.
+pub(crate) const BUFFER: usize = 32 << 10;
+
+/// A TCP stream whose writes fail when nothing of them was taken for a while. It waits where it is used next once its
+/// [`Mover`] was told so.
+pub(crate) struct Socket {
+    /// Nothing while it moves, or after that has failed.
+    stream: Option<TcpStream>,
+    moved: Mover,
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// Has a stream wait for its socket where it is used next, in another runtime.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mover(Arc<AtomicBool>);
+
+impl Mover {
+    pub(crate) fn move_on(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
+        Self { stream: Some(stream), moved: Mover::default(), patience, stalled: None }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        if self.moved.0.swap(false, Ordering::Relaxed)
+            && let Some(stream) = self.stream.take()
+        {
+            self.stream = Some(TcpStream::from_std(stream.into_std()?)?);
+        }
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// What is kept above it, as TLS does, is written through here in the end: so this is where patience is.
+    fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.stream()?.poll_write(context, data);
+        self.judge(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.stream()?.poll_write_vectored(context, data);
+        self.judge(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(context)
+    }
+}
+
+/// One of the two.
+pub(crate) enum Transport {
+    Plain(Socket),
+    /// Much larger than the other one.
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Transport {
+    fn socket(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    pub(crate) fn mover(&mut self) -> Mover {
+        self.socket().moved.clone()
+    }
+
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.socket().patience = patience;
+    }
+}
+
+/// The same call on whichever it is.
+macro_rules! either {
+    ($transport:expr, $stream:ident => $call:expr) => {
+        match $transport.get_mut() {
+            Transport::Plain(socket) => {
+                let $stream = Pin::new(socket);
+                $call
+            }
+            Transport::Tls(stream) => {
+                let $stream = Pin::new(&mut **stream);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write(context, data))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => stream.poll_write_vectored(context, data))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_shutdown(context))
+    }
+}
