@@ -12,9 +12,6 @@ use crate::failure::Failure;
 /// What the gateway calls settings that have other names here.
 const GATEWAY: [(&str, &str); 2] = [("addr", "http"), ("origins", "http_origins")];
 
-/// What is said of a setting whose value is no text, behind its name.
-pub(crate) const NOT_TEXT: &str = "is not text in UTF-8; write it anew";
-
 /// Of each setting of a node, by its name, how the program names it.
 static NAMED: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
     let command = NodeSettings::augment_args(Command::new("settings"));

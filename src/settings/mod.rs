@@ -21,7 +21,10 @@ pub(crate) mod secret;
 pub(crate) mod tls;
 pub(crate) mod values;
 
-pub(crate) use self::explain::{NOT_TEXT, explain, named};
+pub(crate) use self::{
+    explain::{explain, named},
+    values::NOT_TEXT,
+};
 
 #[cfg(test)]
 mod tests {

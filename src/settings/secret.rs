@@ -5,7 +5,7 @@ use std::{env, ffi::OsString, fs::File, io::Read as _, path::Path};
 
 use zeroize::Zeroizing;
 
-use super::{NOT_TEXT, values::name_of};
+use super::values::{NOT_TEXT, name_of};
 use crate::failure::Failure;
 
 /// What a file has at most, in bytes.

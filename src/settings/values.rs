@@ -10,6 +10,9 @@ use std::{
 use broadcast::{ConfigError, Seed, zones};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
+/// What is said of a setting whose value is no text, behind its name.
+pub(crate) const NOT_TEXT: &str = "is not text in UTF-8; write it anew";
+
 /// An address to listen on, whose zone may be that of an interface; nothing if it is none.
 pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr>, String> {
     let text = text.trim();

@@ -139,8 +139,12 @@ fn what_is_asked_is_known_or_refused() {
     for path in ["/v1/members", "/v1/cluster", "/v1/views", "/v1/log", "/v1/faults"] {
         assert_problem(&ask(at, "GET", &format!("{path}?pretty"), &[], b""), 400, "takes no parameters");
     }
-    for query in ["last=1", "messages=-1", "messages=1&messages=1"] {
-        assert_problem(&ask(at, "GET", &format!("/v1/events?{query}"), &[], b""), 400, "the parameters are messages");
+    for (query, words) in [
+        ("last=1", r#""last" is not a parameter here; those there are: messages"#),
+        ("messages=-1", r#"messages = "-1": not a number of messages; write one like 10"#),
+        ("messages=1&messages=1", "messages is given more than once"),
+    ] {
+        assert_problem(&ask(at, "GET", &format!("/v1/events?{query}"), &[], b""), 400, words);
     }
     for path in ["/v1/messages", "/v1/events?messages=1"] {
         let malformed = ask(at, "GET", path, &["last-event-id: here"], b"");
