@@ -107,6 +107,14 @@ impl Live {
 
     /// Reads all of them again. What cannot be used is told, and what there was stays.
     pub(super) fn read_again(&self) {
+        // Nothing else comes while a pipe is read.
+        let odd = self.files().into_iter().find(|file| file.metadata().is_ok_and(|found| !found.is_file()));
+        if let Some(file) = odd {
+            return error!(
+                event = "reload",
+                "tokens and certificates stay as they are: {file:?} is not a file any more"
+            );
+        }
         if self.args.token_files().next().is_some() {
             match self.args.tokens() {
                 Ok(Some(tokens)) => {
@@ -142,10 +150,11 @@ impl Live {
             return;
         }
         let until = told(certificate.not_after);
+        let is = if certificate.not_after < SystemTime::now() { "was valid" } else { "is valid" };
         warn!(
             event = "tls_expiry",
             until,
-            "the certificate in BROADCAST_TLS_CERT_FILE (--tls-cert-file) is valid until {until}: renew it, and write it there"
+            "the certificate in BROADCAST_TLS_CERT_FILE (--tls-cert-file) {is} until {until}: renew it, and write it there"
         );
     }
 }

@@ -7,11 +7,11 @@
 //!
 //! # High rates
 //!
-//! What may come thousands of times a second is publishing and its like, and what is refused. The first of each kind is
-//! told at once, and then every [`EVERY`] how many more there were; a kind is the same caller, address, route and
-//! outcome. A batch is one line, with the number of its messages. More than [`KINDS`] kinds at the same time are counted
-//! together. So the log has no more than some lines a second of it, whoever calls. Other changes are rare, and each is
-//! told.
+//! What may come thousands of times a second is publishing and its like, and what is not done, whoever asks for it. The
+//! first of each kind is told at once, and then every [`EVERY`] how many more there were; a kind is the same caller, address,
+//! route and outcome. A batch is one line, with the number of its messages. More than [`KINDS`] kinds at the same time are
+//! counted together: of callers with a token or a certificate, and of those without one, who leave the former their room.
+//! So the log has no more than some lines a second of it, whoever calls. Other changes are rare, and each is told.
 
 use std::{
     collections::HashMap,
@@ -30,13 +30,13 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::access::{Bearer, Scope};
+use crate::access::{Bearer, NOBODY, Scope};
 
 /// What filters know it by: `BROADCAST_LOG=warn,audit=info`.
 pub(crate) const TARGET: &str = "audit";
 /// How often it is told of a kind how many more there were.
 const EVERY: Duration = Duration::from_secs(10);
-/// Of how many kinds.
+/// Of how many kinds, of those who are known and of the others each.
 const KINDS: usize = 32;
 
 /// How many messages a request has published so far.
@@ -68,9 +68,13 @@ enum Outcome {
 }
 
 impl Outcome {
+    fn is_done(self) -> bool {
+        matches!(self, Self::Answered(status) if status.is_success())
+    }
+
     fn name(self) -> &'static str {
         match self {
-            Self::Answered(status) if status.is_success() => "done",
+            _ if self.is_done() => "done",
             Self::Answered(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => "refused",
             Self::Answered(_) => "failed",
             Self::Aborted => "aborted",
@@ -86,6 +90,13 @@ struct Kind {
     method: &'static str,
     route: Arc<str>,
     outcome: Outcome,
+}
+
+impl Kind {
+    /// Whether it is known who calls.
+    fn is_known(&self) -> bool {
+        matches!(self.who, Who::Token(_) | Who::Certificate(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -189,12 +200,12 @@ impl Audit {
             route: Arc::clone(&entry.route),
             outcome: entry.outcome,
         };
-        if entry.is_frequent || kind.outcome.name() == "refused" {
+        if entry.is_frequent || !kind.outcome.is_done() {
             let mut sums = self.sums();
             if let Some(sum) = sums.kinds.get_mut(&kind) {
                 return sum.add(published);
             }
-            if sums.kinds.len() >= KINDS {
+            if sums.kinds.keys().filter(|other| other.is_known() == kind.is_known()).count() >= KINDS {
                 return sums.others.add(published);
             }
             if sums.kinds.is_empty() {
@@ -240,8 +251,8 @@ impl Audit {
         let (by, name) = match who {
             Who::Token(name) => ("token", &**name),
             Who::Certificate(subject) => ("certificate", &**subject),
-            Who::Anonymous => ("nothing", "anonymous"),
-            Who::Stranger => ("unknown token", "unknown"),
+            Who::Anonymous => ("nothing", NOBODY[0]),
+            Who::Stranger => ("unknown token", NOBODY[1]),
         };
         let status = match outcome {
             Outcome::Answered(status) => Some(status.as_u16()),

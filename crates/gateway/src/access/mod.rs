@@ -25,6 +25,7 @@ use std::{
 
 use axum::http::HeaderMap;
 
+pub(crate) use self::tokens::NOBODY;
 pub use self::{
     scope::{Needs, Scope, Scopes},
     token::Token,

@@ -76,13 +76,17 @@ mod imp {
             let messages = recvmmsg(socket.as_raw_fd(), &mut headers, &mut parts, MsgFlags::empty(), None)?;
             let mut filled = 0;
             for message in messages {
-                let stride = message.cmsgs()?.find_map(|control| match control {
+                let start = filled * SLOT;
+                filled += 1;
+                let (Ok(mut controls), Some(from)) = (message.cmsgs(), message.address.as_ref().and_then(to_std))
+                else {
+                    tracing::debug!("lost a datagram: the system does not say all of it");
+                    continue;
+                };
+                let stride = controls.find_map(|control| match control {
                     ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok(),
                     _ => None,
                 });
-                let start = filled * SLOT;
-                filled += 1;
-                let from = message.address.as_ref().and_then(to_std).ok_or(io::ErrorKind::InvalidData)?;
                 let stride = stride.filter(|stride| *stride > 0).unwrap_or(message.bytes);
                 received.push_back(Received { from, start, end: start + message.bytes, stride });
             }

@@ -216,11 +216,11 @@ impl Members {
         others.chain(best).reduce(|one, other| self.better(one, other)).map(|id| self.record(id))
     }
 
-    /// Who of two is rather taken for the one at their address: of equals, the one that is probed later.
+    /// Who of two is rather taken for the one at their address. Which of equals it is does not matter, but that it is always
+    /// the same, and found without a search: many names may be at one address.
     fn better(&self, one: Id, other: Id) -> Id {
-        let rank = |id: Id| (self.record(id).is_live(), self.record(id).is_proven());
-        let place = |id: Id| self.place(id, 0..self.order.len());
-        if rank(one).cmp(&rank(other)).then_with(|| place(one).cmp(&place(other))).is_gt() { one } else { other }
+        let rank = |id: Id| (self.record(id).is_live(), self.record(id).is_proven(), id.0);
+        if rank(one) > rank(other) { one } else { other }
     }
 
     /// A member is at another address from now on.
