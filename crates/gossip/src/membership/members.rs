@@ -445,12 +445,12 @@ mod tests {
     /// Checks that whoever is at an address is found there: of several, one that is live, then one that is proven.
     fn check_addresses(members: &Members) {
         for record in members.iter() {
-            let there = members.iter().filter(|other| other.addr() == record.addr());
-            let best = there.max_by_key(|other| (other.is_live(), other.is_proven())).expect("there is one");
+            let rank = |record: &Record| (record.is_live(), record.is_proven());
+            let best = members.iter().filter(|other| other.addr() == record.addr()).map(rank).max();
             let found = members.at_addr(record.addr(), |_| true).expect("it is found");
-            assert!(std::ptr::eq(found, best), "{found:?} is not {best:?}");
-            let other = members.at_addr(record.addr(), |other| other.name != best.name);
-            assert!(other.is_none_or(|other| other.addr() == best.addr() && other.name != best.name), "{other:?}");
+            assert!(found.addr() == record.addr() && Some(rank(found)) == best, "{found:?} is not {best:?}");
+            let other = members.at_addr(record.addr(), |other| other.name != found.name);
+            assert!(other.is_none_or(|other| other.addr() == found.addr() && other.name != found.name), "{other:?}");
         }
     }
 
