@@ -2,10 +2,24 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
+use clap::Args;
 use futures::{Stream, StreamExt, pin_mut};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::measure::{Clock, Mode, Tally};
+use super::measure::{Clock, Load, Mode, Tally};
+
+/// How another system is measured, and what is printed.
+#[derive(Clone, Debug, Args)]
+pub struct Setup {
+    /// Subscribers.
+    #[arg(long, default_value_t = 12)]
+    pub receivers: usize,
+    #[command(flatten)]
+    pub load: Load,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
 
 pub struct Subscribers {
     clock: Clock,

@@ -53,6 +53,7 @@ impl Reload {
                     if self.on_terminal && !on_terminal() {
                         return;
                     }
+                    watch.note_read().await;
                     self.read_all(node, live.as_ref(), &watch).await;
                 }
                 () = watch.changed() => {
@@ -118,11 +119,16 @@ struct Watch {
 impl Watch {
     async fn new(files: Vec<PathBuf>) -> Self {
         let mut watch = Self { files, read: Vec::new(), seen: Vec::new() };
-        if !watch.files.is_empty() {
-            watch.read = watch.look().await;
-            watch.seen.clone_from(&watch.read);
-        }
+        watch.note_read().await;
         watch
+    }
+
+    /// They are read now, whether they have changed or not.
+    async fn note_read(&mut self) {
+        if !self.files.is_empty() {
+            self.read = self.look().await;
+            self.seen.clone_from(&self.read);
+        }
     }
 
     /// Waits until they have changed, and change no more.
@@ -179,5 +185,8 @@ mod tests {
         fs::write(path("none"), "now").expect("it is written");
         watch.changed().await;
         assert_eq!(watch.read, watch.look().await);
+        fs::write(path("two"), "22").expect("it is written");
+        watch.note_read().await;
+        assert!(timeout(3 * LOOK, watch.changed()).await.is_err(), "it was read already");
     }
 }

@@ -1,11 +1,11 @@
 //! Settings that are secret: they come from a variable or a file, and never from a flag, which every user of the host
 //! could read. No message shows any of them.
 
-use std::{env, ffi::OsString, fs::File, io::Read as _, path::Path};
+use std::{env, ffi::OsString, path::Path};
 
 use zeroize::Zeroizing;
 
-use super::values::{NOT_TEXT, name_of};
+use super::values::{NOT_TEXT, name_of, of_file, read_file};
 use crate::failure::Failure;
 
 /// What a file has at most, in bytes.
@@ -66,16 +66,9 @@ impl Secret {
 
 /// What a file with secrets has, which that setting names.
 pub(super) fn in_file<T>(setting: &str, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
-    let refuse = |problem: String| format!("{} = {path:?}: {problem}", name_of(setting));
-    let mut text = Zeroizing::new(String::new());
-    let read = File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_string(&mut text));
-    match read {
-        Err(error) => Err(refuse(format!("it cannot be read: {error}"))),
-        Ok(len) if len as u64 > FILE_LIMIT => {
-            Err(refuse(format!("it is larger than {FILE_LIMIT} bytes; is it the right file?")))
-        }
-        Ok(_) => parse(&text).map_err(refuse),
-    }
+    let read = Zeroizing::new(read_file(setting, path, FILE_LIMIT)?);
+    let text = std::str::from_utf8(&read).map_err(|_| "it cannot be read: stream did not contain valid UTF-8".into());
+    text.and_then(parse).map_err(|problem| of_file(setting, path, &problem))
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! TLS: what a node shows to its clients, and whom a command trusts.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +15,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-use super::values::name_of;
+use super::values::{name_of, of_file, read_file};
 use crate::failure::Failure;
 
 /// What a file has at most, in bytes: more than two hundred authorities take.
@@ -137,7 +135,7 @@ impl ClientTlsArgs {
         let mut roots = RootCertStore::empty();
         if let Some(file) = &self.ca_file {
             for certificate in certificates("ca_file", file)? {
-                roots.add(certificate).map_err(|error| problem("ca_file", file, format_args!("{error}")))?;
+                roots.add(certificate).map_err(|error| of_file("ca_file", file, &format!("{error}")))?;
             }
             return Ok(roots);
         }
@@ -156,9 +154,8 @@ impl ClientTlsArgs {
             (None, None) => Ok(None),
             (Some(cert), Some(key)) => {
                 let text = Zeroizing::new(read("key_file", key)?);
-                let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
-                    problem("key_file", key, format_args!("there is no private key in it, as PEM and not encrypted"))
-                })?;
+                let key = PrivateKeyDer::from_pem_slice(&text)
+                    .map_err(|_| of_file("key_file", key, "there is no private key in it, as PEM and not encrypted"))?;
                 Ok(Some((certificates("cert_file", cert)?, key)))
             }
             (Some(_), None) => {
@@ -182,28 +179,15 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
     let certificates = CertificateDer::pem_slice_iter(&read).collect::<Result<Vec<_>, _>>();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
-            Err(problem(setting, file, format_args!("there is no certificate in it, as PEM; is it the right file?")))
+            Err(of_file(setting, file, "there is no certificate in it, as PEM; is it the right file?"))
         }
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(problem(setting, file, format_args!("it cannot be read as PEM: {error}"))),
+        Err(error) => Err(of_file(setting, file, &format!("it cannot be read as PEM: {error}"))),
     }
 }
 
 fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let read: io::Result<usize> = File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes));
-    match read {
-        Err(error) => Err(problem(setting, path, format_args!("it cannot be read: {error}"))),
-        Ok(length) if length as u64 > FILE_LIMIT => {
-            let told = format_args!("it is larger than {FILE_LIMIT} bytes; is it the right file?");
-            Err(problem(setting, path, told))
-        }
-        Ok(_) => Ok(bytes),
-    }
-}
-
-fn problem(setting: &str, path: &Path, what: std::fmt::Arguments<'_>) -> String {
-    format!("{} = {path:?}: {what}", name_of(setting))
+    read_file(setting, path, FILE_LIMIT)
 }
 
 /// Takes whoever has the key of the certificate that it shows.

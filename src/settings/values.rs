@@ -1,9 +1,11 @@
 //! Reading the values of settings.
 
 use std::{
+    fs::File,
+    io::Read as _,
     net::{SocketAddr, SocketAddrV6},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -77,4 +79,21 @@ pub(super) fn problem(error: ConfigError) -> String {
 /// How the setting of that name is named, as all of them are: `BROADCAST_MAX_MEMBERS (--max-members)`.
 pub(super) fn name_of(name: &str) -> String {
     format!("BROADCAST_{} (--{})", name.to_uppercase(), name.replace('_', "-"))
+}
+
+/// What the file has that the setting of that name names, up to `limit` bytes.
+pub(super) fn read_file(name: &str, path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)) {
+        Err(error) => Err(of_file(name, path, &format!("it cannot be read: {error}"))),
+        Ok(len) if len as u64 > limit => {
+            Err(of_file(name, path, &format!("it is larger than {limit} bytes; is it the right file?")))
+        }
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// A problem of the file that the setting of that name names.
+pub(super) fn of_file(name: &str, path: &Path, problem: &str) -> String {
+    format!("{} = {path:?}: {problem}", name_of(name))
 }

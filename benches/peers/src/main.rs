@@ -11,7 +11,7 @@ use std::{error::Error, fs, net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use self::{brokers::Broker, measure::Load, report::Reports};
+use self::{brokers::Broker, report::Reports, subscribers::Setup};
 
 #[path = "../../support/measure.rs"]
 mod measure;
@@ -38,28 +38,16 @@ enum Command {
         /// Its process, whose CPU time counts as well.
         #[arg(long)]
         pid: Option<u32>,
-        /// Subscribers.
-        #[arg(long, default_value_t = 12)]
-        receivers: usize,
         #[command(flatten)]
-        load: Load,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        setup: Setup,
     },
     /// The floor: bare UDP sockets in one thread
     Floor {
         /// Acknowledge only when all have received.
         #[arg(long)]
         late: bool,
-        /// Sockets that receive.
-        #[arg(long, default_value_t = 12)]
-        receivers: usize,
         #[command(flatten)]
-        load: Load,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        setup: Setup,
     },
     /// Prints the reports in a file, one JSON object a line, as tables in Markdown
     Tables { file: PathBuf },
@@ -70,10 +58,10 @@ enum Command {
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Outcome<()> {
     match Cli::parse().command {
-        Command::Broker { broker, addr, pid, receivers, load, json } => {
+        Command::Broker { broker, addr, pid, setup: Setup { receivers, load, json } } => {
             brokers::measure(broker, addr, pid, receivers, &load).await?.print(json);
         }
-        Command::Floor { late, receivers, load, json } => {
+        Command::Floor { late, setup: Setup { receivers, load, json } } => {
             floor::measure(late, receivers, &load).await?.print(json);
         }
         Command::Tables { file } => print!("{}", Reports::parse(&fs::read_to_string(file)?)?.tables()),

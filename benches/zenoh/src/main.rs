@@ -20,8 +20,8 @@ use tokio::time;
 use zenoh::{Config, Session, handlers::FifoChannel, qos::CongestionControl};
 
 use self::{
-    measure::{Clock, Load, Mode, Report, Run},
-    subscribers::Subscribers,
+    measure::{Clock, Mode, Report, Run},
+    subscribers::{Setup, Subscribers},
 };
 
 #[path = "../../support/measure.rs"]
@@ -43,19 +43,13 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 #[derive(Parser)]
 #[command(about = "Measures peers of Zenoh")]
 struct Cli {
-    /// Subscribers.
-    #[arg(long, default_value_t = 12)]
-    receivers: usize,
     #[command(flatten)]
-    load: Load,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    setup: Setup,
 }
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Outcome<()> {
-    let Cli { receivers, load, json } = Cli::parse();
+    let Setup { receivers, load, json } = Cli::parse().setup;
     // Zenoh does not tell which port it was given, so it is told a free one.
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     let publishing = session("listen", "connect", port).await?;

@@ -86,7 +86,7 @@ const ANSWERS_PER_SECOND: u32 = 2000;
 const UNPROVEN_ANSWERS_PER_SECOND: u32 = 20;
 
 /// Stands for an info in comparisons; 0 where there is none.
-pub(super) type Tag = u64;
+type Tag = u64;
 
 /// What one node knows of the others, and of whom it waits to know.
 #[derive(Debug)]
@@ -170,7 +170,7 @@ impl Infos {
         (self.known.len(), self.asked.len(), self.answered.len())
     }
 
-    pub(super) fn own_tag(&self) -> Tag {
+    fn own_tag(&self) -> Tag {
         self.own.as_ref().map_or(0, |own| own.tag)
     }
 
