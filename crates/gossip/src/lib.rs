@@ -20,8 +20,9 @@
 //! | `sim` | a virtual clock and network that drive the very same `Node`s by the thousand | `node` |
 //! | `driver` | sockets, timers, DNS; the [`Handle`] for applications | `node` |
 //!
-//! Arrows run downwards only. Above them are two crates that know the [`Handle`] and nothing beneath it:
-//! `broadcast-gateway` is the API for programs in any language, and the page; `broadcast-node` is the program.
+//! Arrows run downwards only. Above them are crates that know the [`Handle`] and nothing beneath it: `broadcast-session`
+//! lets nodes call each other, `broadcast-gateway` is the API for programs in any language, and the page;
+//! `broadcast-node` is the program.
 //!
 //! # Features
 //!
@@ -61,10 +62,10 @@ pub use config::{
 pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 #[cfg(feature = "net")]
 pub use driver::{
-    AskError, Delivery, Departed, FaultsError, Handle, JoinError, KeysError, Lagged, Receipt, StartError, Subscription,
-    Undelivered, UpdateError, ViewError,
+    AskError, Delivery, Departed, FaultsError, ForeignStreams, Handle, JoinError, KeysError, Lagged, Receipt,
+    StartError, Subscription, Undelivered, UpdateError, ViewError,
     health::{HealthError, probe},
-    start, zones,
+    host, start, zones,
 };
 pub use event::{Event, Reach};
 pub use member::{Belief, Member, MemberState, NodeName};

@@ -25,7 +25,8 @@ impl Histogram {
         bounds
     };
 
-    pub(crate) fn record(&mut self, took: Duration) {
+    /// One more of them.
+    pub fn record(&mut self, took: Duration) {
         self.counts[Self::BOUNDS.partition_point(|bound| *bound < took)] += 1;
         self.sum = self.sum.saturating_add(took);
     }

@@ -82,6 +82,12 @@ impl SecretKey {
         }
     }
 
+    /// The key's 16, 24 or 32 bytes, from which keys of other protocols are derived. They are used for nothing else.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The key in base64. To be shown to nobody but whoever asked for it.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {

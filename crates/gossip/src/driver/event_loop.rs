@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::{
     advertise,
+    arrivals::{Arrival, Arrivals},
     faults::Faulty,
     lookup,
     outbox::Outbox,
@@ -94,6 +95,7 @@ pub(super) struct Application {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) has_joined: watch::Sender<bool>,
     pub(super) changed_members: watch::Sender<u64>,
+    pub(super) changed_keys: watch::Sender<u64>,
     pub(super) messages: Feed<Message>,
     /// This node's own messages as well.
     pub(super) everything: Feed<Message>,
@@ -112,11 +114,12 @@ pub(super) struct EventLoop {
     ipv6: bool,
     pub(super) faults: Option<Faulty>,
     acceptor: Acceptor,
-    streams: Streams,
+    pub(super) arrivals: Arrivals,
+    pub(super) streams: Streams,
     reports: mpsc::Receiver<Report>,
     lookups: mpsc::Sender<Found>,
     found: mpsc::Receiver<Found>,
-    application: Application,
+    pub(super) application: Application,
     /// Taken from the outbox; they wait for room in the log.
     drafts: VecDeque<Draft>,
     /// Events that were told: what they tell of members may not be a change of their records.
@@ -150,6 +153,7 @@ impl EventLoop {
             ipv6: addr.is_ipv6(),
             faults,
             acceptor,
+            arrivals: Arrivals::new(tcp_timeout),
             streams,
             reports,
             lookups,
@@ -164,7 +168,12 @@ impl EventLoop {
         }
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Runs. No `async fn`, as that would be compiled with whoever starts a node, instead of once with this crate.
+    pub(super) fn begin(self, commands: mpsc::Receiver<Command>) {
+        tokio::spawn(self.run(commands));
+    }
+
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.turn(&mut commands).await;
         self.application.outbox.set_next(self.node.next_id(), Some(PublishError::Stopped));
         // Frees the ports and ends the subscriptions …
@@ -190,7 +199,8 @@ impl EventLoop {
                     self.datagrams.flush();
                     self.receive();
                 }
-                (stream, from) = self.acceptor.accept() => self.accept(stream, from),
+                (stream, from) = self.acceptor.accept(), if self.arrivals.has_room() => self.accept(stream, from),
+                Some(arrival) = self.arrivals.next() => self.handle_arrival(arrival),
                 () = self.application.outbox.filled() => {}
                 () = self.application.acks.changed() => self.node.watch(Instant::now(), self.application.acks.is_heard()),
                 Some(report) = self.reports.recv() => self.handle_report(report),
@@ -284,6 +294,18 @@ impl EventLoop {
     }
 
     fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
+        if let Some(closed) = self.arrivals.take(stream, from) {
+            self.node.handle_silence(Instant::now(), without_zone(closed), None);
+        }
+    }
+
+    fn handle_arrival(&mut self, arrival: Arrival) {
+        let (stream, from) = match arrival {
+            Arrival::Stream(stream, from) => (stream, from),
+            Arrival::Silent(from, after) => {
+                return self.node.handle_silence(Instant::now(), without_zone(from), Some(after));
+            }
+        };
         let Some(permit) = self.streams.admit() else {
             self.node.refused_stream();
             return debug!(%from, "refused a connection: too many are open");

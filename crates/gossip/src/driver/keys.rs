@@ -5,7 +5,9 @@
 //! [`use_key`](Handle::use_key) it everywhere; when that is done, [`remove_key`](Handle::remove_key) the
 //! old one.
 
-use super::Handle;
+use tokio::sync::watch;
+
+use super::{EventLoop, Handle};
 use crate::{
     node::KeyChange,
     wire::{KeyError, SecretKey},
@@ -65,8 +67,18 @@ impl Handle {
         self.ask(|event_loop| event_loop.node.keys()).await.unwrap_or_default()
     }
 
+    /// Changes when the [`keys`](Self::keys) may have. The number itself says nothing. Ends when the node stops.
+    #[must_use]
+    pub fn watch_keys(&self) -> watch::Receiver<u64> {
+        self.0.key_changes.clone()
+    }
+
     async fn change_keys(&self, change: KeyChange) -> Result<(), KeysError> {
-        let changed = self.ask(|event_loop| event_loop.node.change_keys(change)).await;
-        Ok(changed.ok_or(KeysError::Stopped)??)
+        let change = |event_loop: &mut EventLoop| {
+            let changed = event_loop.node.change_keys(change);
+            event_loop.application.changed_keys.send_modify(|changes| *changes = changes.wrapping_add(1));
+            changed
+        };
+        Ok(self.ask(change).await.ok_or(KeysError::Stopped)??)
     }
 }

@@ -13,10 +13,12 @@
 //! the loop. A subscriber that is too slow misses what it was too slow for, and is told how much.
 
 mod advertise;
+mod arrivals;
 mod change_faults;
 mod event_loop;
 mod exchange;
 mod faults;
+mod foreign;
 pub(crate) mod health;
 mod info;
 mod joined;
@@ -46,8 +48,10 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 pub use self::{
+    arrivals::host,
     change_faults::FaultsError,
     exchange::AskError,
+    foreign::ForeignStreams,
     joined::JoinError,
     keys::KeysError,
     receipt::{Delivery, Departed, Receipt, Undelivered},
@@ -133,6 +137,7 @@ pub struct Handle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: String,
+    label: String,
     id: NodeId,
     /// Whether it is in a serf cluster.
     serf: bool,
@@ -142,6 +147,7 @@ struct Shared {
     progress: watch::Receiver<Progress>,
     joined: watch::Receiver<bool>,
     member_changes: watch::Receiver<u64>,
+    key_changes: watch::Receiver<u64>,
     messages: Subscribers<Message>,
     everything: Subscribers<Message>,
     events: Subscribers<Event>,
@@ -188,7 +194,7 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     }
     let info = config.info.get_or_insert_with(|| NodeInfo::new(NodeId::random().unwrap_or_else(|| epoch.into())));
     let id = info.id;
-    let (name, serf) = (config.name.clone(), config.serf.is_some());
+    let (name, label, serf) = (config.name.clone(), config.envelope.label.clone(), config.serf.is_some());
     let (advertise, streams) = (config.advertise.clone(), (config.tuning.tcp_timeout, config.bounds.max_streams));
     let node = NodeConfig {
         config,
@@ -216,11 +222,13 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     let (progress, known) = watch::channel(Progress::default());
     let (has_joined, joined) = watch::channel(node.has_joined());
     let (changed_members, member_changes) = watch::channel(0);
+    let (changed_keys, key_changes) = watch::channel(0);
     let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
     let events = Feed::new(KEPT_EVENTS, |_| 0);
     let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
     let shared = Shared {
         name,
+        label,
         id,
         serf,
         addr: known_addr,
@@ -229,16 +237,26 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
         progress: known,
         joined,
         member_changes,
+        key_changes,
         messages: messages.subscribers(),
         everything: everything.subscribers(),
         events: events.subscribers(),
         acks: acks.subscribers(),
         first: Mutex::new(Some(events.subscribers().subscribe())),
     };
-    let application =
-        Application { outbox, reached_at, progress, has_joined, changed_members, messages, everything, events, acks };
-    let event_loop = EventLoop::new(node, sockets, zones, faults, streams, application);
-    tokio::spawn(event_loop.run(received));
+    let application = Application {
+        outbox,
+        reached_at,
+        progress,
+        has_joined,
+        changed_members,
+        changed_keys,
+        messages,
+        everything,
+        events,
+        acks,
+    };
+    EventLoop::new(node, sockets, zones, faults, streams, application).begin(received);
     Ok(Handle(Arc::new(shared)))
 }
 
@@ -253,6 +271,12 @@ impl Handle {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// The label of this node's cluster; empty where it has none.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.0.label
     }
 
     /// This node's identity: that of its [`Config::info`], or a new one.
@@ -417,6 +441,12 @@ impl Handle {
     /// Every member that is not dead, this node first. Nobody once the node has stopped.
     pub async fn members(&self) -> Vec<Member> {
         self.ask(|event_loop| event_loop.node.members()).await.unwrap_or_default()
+    }
+
+    /// Whether the node has stopped.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.0.commands.is_closed()
     }
 
     /// Leaves the cluster: the others are told, what is queued is sent, and the node stops. Returns

@@ -2,7 +2,7 @@
 //!
 //! # States
 //!
-//! A stream is *connecting* (unless it was accepted), then *open*: what arrives is reported piece by
+//! A stream is *connecting* (unless it [arrived](super::arrivals)), then *open*: what arrives is reported piece by
 //! piece, what the node writes is sent, both at once, so that two nodes that send a lot to each other
 //! do not wait for one another. [`Streams::close`] ends it: a connection that does not stand yet is
 //! given up; on one that does, what was written is sent, the sending side is shut down, and what the
@@ -93,7 +93,8 @@ impl Streams {
     /// still on their way out.
     pub(super) fn new(limit: Duration, served: usize) -> (Self, mpsc::Receiver<Report>) {
         let (reports, received) = mpsc::channel(REPORTS);
-        (Self { open: HashMap::new(), reports, inbound: Arc::new(Semaphore::new(2 * served)), limit }, received)
+        let inbound = Arc::new(Semaphore::new(2 * served));
+        (Self { open: HashMap::new(), reports, inbound, limit }, received)
     }
 
     /// The right to serve one more accepted connection.

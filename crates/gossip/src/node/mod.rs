@@ -443,6 +443,11 @@ impl Node {
         self.membership.members()
     }
 
+    /// A member that is alive or suspect, or this node.
+    pub fn find(&self, name: &NodeName) -> Option<Member> {
+        self.membership.get(name.as_bytes()).filter(|record| record.is_live()).map(|record| self.member(record))
+    }
+
     /// What this node believes of everybody it remembers, itself included, by name.
     pub fn view(&self) -> Vec<Belief> {
         self.membership.beliefs()

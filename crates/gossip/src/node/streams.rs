@@ -16,7 +16,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -89,6 +89,19 @@ impl Node {
             return None;
         }
         Some(self.open(now, from, Role::Serving))
+    }
+
+    /// A connection from outside was closed before it became a stream, as nothing came: for so long, or until there were
+    /// too many others like it.
+    pub(crate) fn handle_silence(&mut self, now: Instant, from: SocketAddr, after: Option<Duration>) {
+        let reason = if let Some(after) = after {
+            self.metrics.over_limit.stream_times += 1;
+            format!("the stream was still incomplete after {after:?}, with 0 bytes")
+        } else {
+            self.metrics.over_limit.streams += 1;
+            "too many connections say nothing; the oldest was closed".into()
+        };
+        self.reject(now, from, Cause::Stream, &reason);
     }
 
     /// A stream that was accepted was opened to this address.
