@@ -1,0 +1,105 @@
+//! Locks, as both systems have them: a session or lease for each client, and a lock service of the servers.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{Outcome, report::Report, servers::Servers};
+
+/// How long a session lives: longer than all that is measured, so that nobody has to keep it alive.
+pub(crate) const TTL: Duration = Duration::from_secs(600);
+/// How many take one lock from each other, and how often each has it.
+const WAITERS: usize = 10;
+const TURNS: usize = 40;
+
+/// Who takes locks.
+pub(crate) trait Locks: Clone + Send + 'static {
+    /// What locks are held by.
+    type Session: Clone + Send + Sync + 'static;
+    /// A lock that is held.
+    type Held: Send;
+
+    /// Opens a session, for this client.
+    fn session(&self, client: usize) -> impl Future<Output = Outcome<Self::Session>> + Send;
+
+    /// Takes a lock, and waits for it.
+    fn lock(&self, session: &Self::Session, name: &str) -> impl Future<Output = Outcome<Self::Held>> + Send;
+
+    /// Releases it.
+    fn unlock(&self, session: &Self::Session, held: Self::Held) -> impl Future<Output = Outcome<()>> + Send;
+}
+
+/// Measures locks, and adds that to a report.
+pub(crate) async fn measure<L: Locks>(
+    locks: &L,
+    servers: &Servers,
+    (alone, together, clients): (usize, usize, usize),
+    report: &mut Report,
+) -> Outcome<()> {
+    pairs(locks, 1, 50).await?;
+    report.lock_alone_p50 = median(pairs(locks, 1, alone).await?);
+    let (began, cpu) = (Instant::now(), servers.cpu()?);
+    let count = pairs(locks, clients, together).await?.len() as f64;
+    report.locks_a_second = count / began.elapsed().as_secs_f64();
+    report.cpu_a_lock = (servers.cpu()? - cpu).as_secs_f64() / count;
+    report.handover_p50 = median(handovers(locks).await?);
+    Ok(())
+}
+
+/// Has so many clients take and release so many locks in all, each one of its own; gives how long each pair took.
+async fn pairs<L: Locks>(locks: &L, clients: usize, count: usize) -> Outcome<Vec<Duration>> {
+    let tasks = (0..clients).map(|number| {
+        let locks = locks.clone();
+        tokio::spawn(async move {
+            let (session, name) = (locks.session(number).await?, format!("bench/own-{number}"));
+            let mut times = Vec::with_capacity(count / clients);
+            for _ in 0..count / clients {
+                let began = Instant::now();
+                let held = locks.lock(&session, &name).await?;
+                locks.unlock(&session, held).await?;
+                times.push(began.elapsed());
+            }
+            Outcome::Ok(times)
+        })
+    });
+    let mut times = Vec::with_capacity(count);
+    for task in tasks.collect::<Vec<_>>() {
+        times.extend(task.await??);
+    }
+    Ok(times)
+}
+
+/// How long it takes from the call that releases a lock until the next one knows that it has it.
+async fn handovers<L: Locks>(locks: &L) -> Outcome<Vec<Duration>> {
+    let released: Arc<Mutex<(Option<Instant>, Vec<Duration>)>> = Arc::default();
+    let tasks = (0..WAITERS).map(|number| {
+        let (locks, released) = (locks.clone(), Arc::clone(&released));
+        tokio::spawn(async move {
+            let session = locks.session(number).await?;
+            for _ in 0..TURNS {
+                let held = locks.lock(&session, "bench/one").await?;
+                {
+                    let mut released = released.lock().unwrap_or_else(PoisonError::into_inner);
+                    let since = released.0.map(|at| at.elapsed());
+                    released.1.extend(since);
+                    released.0 = Some(Instant::now());
+                }
+                locks.unlock(&session, held).await?;
+            }
+            Outcome::Ok(())
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await??;
+    }
+    let mut released = released.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut released.1))
+}
+
+/// In seconds.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64)
+}

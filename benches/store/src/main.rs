@@ -1,0 +1,137 @@
+//! Measures the replicated store beside etcd: three servers of each on the same disk, with the same load, in turn.
+//!
+//! `scripts/bench-store` runs it.
+
+mod etcd;
+mod load;
+mod locks;
+mod ours;
+mod report;
+mod servers;
+
+use std::{error::Error, fs, io::Write as _, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep},
+};
+
+use self::{
+    load::Load,
+    report::{Report, System},
+};
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+#[derive(Parser)]
+#[command(about = "Measures the replicated store beside etcd", args_override_self = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts servers, measures them, and appends a report of each round to a file, one JSON object a line
+    Run(Run),
+    /// Prints the reports in a file as tables in Markdown
+    Tables { file: PathBuf },
+}
+
+#[derive(Args)]
+struct Run {
+    /// The program whose voters are measured.
+    #[arg(long)]
+    broadcast: PathBuf,
+    /// The program `etcd`.
+    #[arg(long)]
+    etcd: PathBuf,
+    /// An empty folder in which servers keep their data.
+    #[arg(long)]
+    folder: PathBuf,
+    /// Where reports go.
+    #[arg(long)]
+    reports: PathBuf,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Measure only this one.
+    #[arg(long, value_enum)]
+    only: Option<System>,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome<()> {
+    match Cli::parse().command {
+        // Servers end with what has started them, also when that is told to end.
+        Command::Run(run) => select! {
+            done = run.rounds() => done,
+            () = ended() => Err("it was told to end".into()),
+        },
+        Command::Tables { file } => {
+            let reports = fs::read_to_string(file)?;
+            let reports = reports.lines().map(serde_json::from_str).collect::<Result<Vec<Report>, _>>()?;
+            print!("{}", report::tables(&reports));
+            Ok(())
+        }
+    }
+}
+
+impl Run {
+    async fn rounds(&self) -> Outcome<()> {
+        let mut out = fs::OpenOptions::new().create(true).append(true).open(&self.reports)?;
+        for round in 1..=self.rounds {
+            for system in [System::Broadcast, System::Etcd] {
+                if self.only.is_some_and(|only| only != system) {
+                    continue;
+                }
+                eprintln!("round {round} of {}: {system}", self.rounds);
+                let folder = self.folder.join(format!("{system}-{round}"));
+                let report = match system {
+                    System::Broadcast => {
+                        let (servers, client) = ours::start(&self.broadcast, &folder).await?;
+                        self.load.measure(system, servers, client).await
+                    }
+                    System::Etcd => {
+                        let (servers, client) = etcd::start(&self.etcd, &folder, self.load.connections).await?;
+                        self.load.measure(system, servers, client).await
+                    }
+                };
+                fs::remove_dir_all(&folder)?;
+                writeln!(out, "{}", serde_json::to_string(&report?)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Resolves when this process is told to end.
+async fn ended() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// How long anything may take that is waited for.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Tries again until it succeeds.
+async fn until<T>(mut work: impl AsyncFnMut() -> Outcome<T>) -> Outcome<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match work().await {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+            done => return done,
+        }
+    }
+}

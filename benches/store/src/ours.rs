@@ -1,0 +1,78 @@
+//! Three voters of ours; and the client, a node that does not vote, as a program that embeds the library would be.
+
+use std::{net::Ipv4Addr, path::Path, time::Duration};
+
+use broadcast::{NodeId, NodeInfo};
+use broadcast_lock::{
+    Name,
+    client::{Owner, Place, Request},
+};
+use broadcast_session::Sessions;
+use broadcast_store::{Config, Store, keys::Put};
+use bytes::Bytes;
+
+use crate::{
+    Outcome, load,
+    locks::{Locks, TTL},
+    servers::Servers,
+};
+
+const NAMES: [&str; 3] = ["node1", "node2", "node3"];
+
+#[derive(Clone)]
+pub(crate) struct Client(Store, broadcast_lock::Client);
+
+/// Starts voters with data directories in this folder.
+pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Client)> {
+    let info = NodeInfo::new(NodeId::random().ok_or("the system has no random numbers")?);
+    let node = broadcast::Config::new("client").bind((Ipv4Addr::LOCALHOST, 0).into()).info(info);
+    let node = broadcast::start(node).await?;
+    let sessions = Sessions::start(&node, broadcast_session::Config::default()).await?;
+    let store = Store::start(&sessions, Config::default()).await?.patience(Duration::from_secs(30));
+    let args = NAMES.map(|name| {
+        let fixed = ["node", "--bind", "127.0.0.1:0", "--http", "127.0.0.1:0", "--role", "voter"];
+        let join = node.addr().to_string();
+        let more = ["--name", name, "--voters", &NAMES.join(","), "--join", &join, "--data"];
+        let args = fixed.iter().chain(&more).map(|arg| arg.into());
+        args.chain([folder.join(name).into_os_string()]).collect()
+    });
+    let locks = broadcast_lock::Client::new(store.clone(), "client");
+    Ok((Servers::start(program, folder, args.into())?, Client(store, locks)))
+}
+
+impl load::Client for Client {
+    async fn leader(&self) -> Outcome<usize> {
+        let voters = self.0.status().await;
+        let voters = voters.into_iter().map(|(_, status)| status).collect::<Result<Vec<_>, _>>()?;
+        let leader = voters.iter().find(|voter| voter.leads).ok_or("nobody leads")?;
+        let agree = voters.iter().filter(|voter| voter.leader.as_ref() == Some(&leader.name)).count();
+        let equal = voters.iter().filter(|voter| voter.applied == leader.applied).count();
+        if agree < NAMES.len() || equal < NAMES.len() {
+            return Err(format!("{agree} of {} follow {}, and {equal} have all", NAMES.len(), leader.name).into());
+        }
+        NAMES.iter().position(|name| *name == leader.name).ok_or_else(|| "an unknown voter leads".into())
+    }
+
+    // It tries again by itself, whatever time there is for one attempt.
+    async fn put(&self, _: usize, key: Bytes, value: Bytes, _: Duration) -> Outcome<()> {
+        self.0.put(Put { key, value, ..Put::default() }).await?;
+        Ok(())
+    }
+}
+
+impl Locks for Client {
+    type Session = i64;
+    type Held = Place;
+
+    async fn session(&self, _: usize) -> Outcome<i64> {
+        Ok(self.1.open(self.1.config(TTL, "bench")).await?)
+    }
+
+    async fn lock(&self, session: &i64, name: &str) -> Outcome<Place> {
+        Ok(self.1.acquire(Request::new(Owner::Session(*session), [Name::new(name)?]), None).await?)
+    }
+
+    async fn unlock(&self, _: &i64, held: Place) -> Outcome<()> {
+        Ok(held.give_up().await?)
+    }
+}

@@ -1,0 +1,95 @@
+//! Processes of servers: how they are started, killed and started again, and what they take.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::{Child, Command};
+
+use crate::Outcome;
+
+/// Servers of one cluster. They end with this.
+pub(crate) struct Servers(Vec<Server>);
+
+struct Server {
+    program: PathBuf,
+    args: Vec<OsString>,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Server {
+    fn run(program: &Path, args: &[OsString], log: &Path) -> Outcome<Child> {
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command.spawn().map_err(|error| format!("{}: {error}", program.display()).into())
+    }
+}
+
+impl Servers {
+    /// Starts one for each of the arguments. Each gets a file for its log in the folder.
+    pub(crate) fn start(program: &Path, folder: &Path, args: Vec<Vec<OsString>>) -> Outcome<Self> {
+        fs::create_dir_all(folder)?;
+        let start = |(number, args): (usize, Vec<OsString>)| {
+            let log = folder.join(format!("{number}.log"));
+            let child = Server::run(program, &args, &log)?;
+            Ok(Server { program: program.into(), args, log, child })
+        };
+        args.into_iter().enumerate().map(start).collect::<Outcome<Vec<_>>>().map(Self)
+    }
+
+    fn pids(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().filter_map(|server| server.child.id())
+    }
+
+    /// Kills one with SIGKILL.
+    pub(crate) fn kill(&mut self, at: usize) -> Outcome<()> {
+        Ok(self.0[at].child.start_kill()?)
+    }
+
+    /// Starts one again that was killed.
+    pub(crate) async fn restart(&mut self, at: usize) -> Outcome<()> {
+        let server = &mut self.0[at];
+        server.child.wait().await?;
+        server.child = Server::run(&server.program, &server.args, &server.log)?;
+        Ok(())
+    }
+
+    pub(crate) async fn stop(mut self) -> Outcome<()> {
+        for server in &mut self.0 {
+            server.child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// What all of them have taken of processors so far.
+    pub(crate) fn cpu(&self) -> Outcome<Duration> {
+        self.pids().map(cpu).sum()
+    }
+
+    /// What each has in memory, in bytes.
+    pub(crate) fn resident(&self) -> Outcome<Vec<u64>> {
+        self.pids().map(resident).collect()
+    }
+}
+
+/// Time of a process in user and system mode. Linux counts it in hundredths of a second here.
+fn cpu(pid: u32) -> Outcome<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name of the program may have spaces, and is in parentheses.
+    let (_, fields) = stat.rsplit_once(')').ok_or("what /proc tells of a process has no name in it")?;
+    let ticks: Vec<u64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(Duration::from_millis(10 * ticks.iter().sum::<u64>()))
+}
+
+fn resident(pid: u32) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("a process without memory")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}

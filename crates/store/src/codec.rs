@@ -1,0 +1,194 @@
+//! Numbers and byte strings to bytes and back.
+//!
+//! Commands, outcomes and the records of snapshots are written with it. A number is a LEB128 varint, a string has its
+//! length before it. There is one way to write each value, so equal values have equal bytes. Reading checks every
+//! length against what is there before it takes or allocates anything.
+
+use bytes::Bytes;
+
+use crate::limits::MAX_OPS;
+
+/// Bytes that are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// They end too early, or a length in them says more than there is.
+    #[error("the bytes end too early, or a length in them is wrong")]
+    Cut,
+    /// A number is too large, or longer than it need be.
+    #[error("a number is not encoded as numbers are")]
+    Number,
+    /// A kind of thing that is not known.
+    #[error("{tag} is no {what} that is known here")]
+    Tag {
+        /// What was expected.
+        what: &'static str,
+        /// What was found.
+        tag: u8,
+    },
+    /// A text that is not UTF-8.
+    #[error("a name is not UTF-8")]
+    Text,
+    /// They go on after the end.
+    #[error("{bytes} bytes follow after the end")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+    /// Transactions within each other, too deep.
+    #[error("transactions are nested deeper than {MAX_OPS}")]
+    Nested,
+    /// Values that contradict each other.
+    #[error("{what}")]
+    Contradiction {
+        /// Which.
+        what: &'static str,
+    },
+}
+
+/// Appends values to bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
+    pub(crate) fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+
+    /// Small numbers of either sign are short.
+    pub(crate) fn signed(&mut self, number: i64) {
+        self.number(((number << 1) ^ (number >> 63)) as u64);
+    }
+
+    pub(crate) fn flag(&mut self, flag: bool) {
+        self.byte(u8::from(flag));
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Self, &T)) {
+        self.number(items.len() as u64);
+        for item in items {
+            each(self, item);
+        }
+    }
+
+    pub(crate) fn option<T>(&mut self, item: Option<&T>, each: impl FnOnce(&mut Self, &T)) {
+        self.flag(item.is_some());
+        if let Some(item) = item {
+            each(self, item);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Takes values from bytes.
+#[derive(Debug)]
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
+        let (&first, rest) = self.0.split_first().ok_or(Malformed::Cut)?;
+        self.0 = rest;
+        Ok(first)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            if shift == 63 && byte > 1 || shift > 0 && byte == 0 {
+                return Err(Malformed::Number);
+            }
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(number);
+            }
+        }
+        Err(Malformed::Number)
+    }
+
+    pub(crate) fn signed(&mut self) -> Result<i64, Malformed> {
+        let number = self.number()?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+    }
+
+    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            tag => Err(Malformed::Tag { what: "flag", tag }),
+        }
+    }
+
+    pub(crate) fn slice(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = usize::try_from(self.number()?).map_err(|_| Malformed::Cut)?;
+        let (slice, rest) = self.0.split_at_checked(len).ok_or(Malformed::Cut)?;
+        self.0 = rest;
+        Ok(slice)
+    }
+
+    /// A copy, so that a short key does not keep the long entry that it came in.
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+        self.slice().map(Bytes::copy_from_slice)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
+        let bytes = self.slice()?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::Text)
+    }
+
+    pub(crate) fn list<T>(
+        &mut self,
+        mut each: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let len = self.number()?;
+        // Every item takes a byte at least: a list that says it is longer than what is left is cut.
+        if len > self.0.len() as u64 {
+            return Err(Malformed::Cut);
+        }
+        (0..len).map(|_| each(self)).collect()
+    }
+
+    pub(crate) fn option<T>(
+        &mut self,
+        each: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Option<T>, Malformed> {
+        if self.flag()? { each(self).map(Some) } else { Ok(None) }
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    /// That nothing is left.
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed::Trailing { bytes: self.0.len() }) }
+    }
+}

@@ -1,0 +1,223 @@
+//! Reading keys, as they are and as they were.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{KeyValue, Keys, RangeOutcome, version_at};
+use crate::error::Error;
+
+/// A key, or a range of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The key, or the first key of the range.
+    pub key: Bytes,
+    /// Empty: the key alone. One zero byte: all from the key on. Else the first key that is not in the range.
+    pub end: Bytes,
+}
+
+impl KeyRange {
+    /// One key.
+    pub fn one(key: impl Into<Bytes>) -> Self {
+        Self { key: key.into(), end: Bytes::new() }
+    }
+
+    /// All keys from one on.
+    pub fn from(key: impl Into<Bytes>) -> Self {
+        Self { key: key.into(), end: Bytes::from_static(&[0]) }
+    }
+
+    /// All keys.
+    pub fn all() -> Self {
+        Self::from(Bytes::from_static(&[0]))
+    }
+
+    /// All keys that begin so; all keys, if that is empty.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
+        let key = prefix.into();
+        let Some(last) = key.iter().rposition(|byte| *byte < 0xff) else {
+            return if key.is_empty() { Self::all() } else { Self::from(key) };
+        };
+        let mut end = key[..=last].to_vec();
+        end[last] += 1;
+        Self { key, end: end.into() }
+    }
+
+    /// Whether it is one key, rather than a range in which there may be one.
+    pub fn is_one(&self) -> bool {
+        self.end.is_empty()
+    }
+
+    fn is_open(&self) -> bool {
+        *self.end == [0]
+    }
+
+    /// Whether a key is in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        if self.is_one() { self.key == key } else { *self.key <= *key && (self.is_open() || *key < *self.end) }
+    }
+
+    /// What all keys in the range begin with, or less than that.
+    pub(super) fn common_prefix(&self) -> Bytes {
+        if self.is_open() {
+            return Bytes::new();
+        }
+        let same = self.key.iter().zip(&self.end).take_while(|(one, other)| one == other).count();
+        // The range of a prefix: it ends where the last byte would be one more.
+        let is_next = |first: &u8| first.checked_add(1).is_some_and(|next| self.end[same..] == [next]);
+        let longer = self.key.get(same).is_some_and(is_next);
+        self.key.slice(..same + usize::from(longer))
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.key.is_empty() { Err(Error::KeyNotProvided) } else { Ok(()) }
+    }
+}
+
+/// Reads keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// Which.
+    pub keys: KeyRange,
+    /// How many are answered at most; 0 for all. [`RangeOutcome::more`] tells whether there are others.
+    pub limit: u64,
+    /// The revision at which they are read; 0 for the newest.
+    pub revision: u64,
+    /// The order they are answered in.
+    pub order: SortOrder,
+    /// What they are ordered by.
+    pub target: SortTarget,
+    /// Leaves the values out.
+    pub keys_only: bool,
+    /// Answers how many there are, and none of them.
+    pub count_only: bool,
+    /// Leaves out those changed before a revision; 0 for none. This and the next three do not change the count.
+    pub min_mod_revision: u64,
+    /// Leaves out those changed after a revision; 0 for none.
+    pub max_mod_revision: u64,
+    /// Leaves out those created before a revision; 0 for none.
+    pub min_create_revision: u64,
+    /// Leaves out those created after a revision; 0 for none.
+    pub max_create_revision: u64,
+}
+
+/// The order of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SortOrder {
+    /// That of the keys; ascending if something else than the key is the target.
+    #[default]
+    None,
+    /// The least first.
+    Ascend,
+    /// The greatest first.
+    Descend,
+}
+
+/// What an answer is ordered by. What is equal is in the order of the keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SortTarget {
+    /// The key.
+    #[default]
+    Key,
+    /// How many puts it has had since it was created.
+    Version,
+    /// The revision that created it.
+    Create,
+    /// The revision that changed it last.
+    Mod,
+    /// The value.
+    Value,
+}
+
+impl Range {
+    /// One key.
+    pub fn of(key: impl Into<Bytes>) -> Self {
+        Self::in_range(KeyRange::one(key))
+    }
+
+    /// A range of keys.
+    pub fn in_range(keys: KeyRange) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    fn has_bounds(&self) -> bool {
+        [self.min_mod_revision, self.max_mod_revision, self.min_create_revision, self.max_create_revision] != [0; 4]
+    }
+
+    fn is_within_bounds(&self, kv: &KeyValue) -> bool {
+        let within = |revision, min, max| revision >= min && (max == 0 || revision <= max);
+        within(kv.mod_revision, self.min_mod_revision, self.max_mod_revision)
+            && within(kv.create_revision, self.min_create_revision, self.max_create_revision)
+    }
+
+    fn sort(&self, kvs: &mut [Arc<KeyValue>]) {
+        fn by<T: Ord>(kvs: &mut [Arc<KeyValue>], order: SortOrder, of: impl Fn(&KeyValue) -> T) {
+            match order {
+                SortOrder::Descend => kvs.sort_by_key(|kv| Reverse(of(kv))),
+                SortOrder::None | SortOrder::Ascend => kvs.sort_by_key(|kv| of(kv)),
+            }
+        }
+        match self.target {
+            SortTarget::Key if self.order == SortOrder::Descend => kvs.reverse(),
+            SortTarget::Key => {}
+            SortTarget::Version => by(kvs, self.order, |kv| kv.version),
+            SortTarget::Create => by(kvs, self.order, |kv| kv.create_revision),
+            SortTarget::Mod => by(kvs, self.order, |kv| kv.mod_revision),
+            SortTarget::Value => by(kvs, self.order, |kv| kv.value.clone()),
+        }
+    }
+}
+
+impl Keys {
+    /// Reads keys. Who needs the newest confirms first that this member has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeyNotProvided`], [`Error::Compacted`] and [`Error::FutureRevision`].
+    pub fn range(&self, range: &Range) -> Result<RangeOutcome, Error> {
+        range.keys.check()?;
+        let revision = self.check_revision(range.revision)?;
+        Ok(self.range_at(range, revision, self.revision))
+    }
+
+    /// Reads keys at a revision that is there; the answer says that the store is at another.
+    pub(super) fn range_at(&self, range: &Range, revision: u64, current: u64) -> RangeOutcome {
+        let mut outcome = RangeOutcome { revision: current, ..RangeOutcome::default() };
+        // As in etcd: where no order is asked for, what is beyond the limit takes no part in the sorting, either.
+        let limit = usize::try_from(range.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let all = range.order != SortOrder::None || range.has_bounds();
+        let fetched = if all { usize::MAX } else { limit.saturating_add(1) };
+        for kv in self.iter_at(&range.keys, revision) {
+            outcome.count += 1;
+            if !range.count_only && outcome.kvs.len() < fetched && range.is_within_bounds(kv) {
+                outcome.kvs.push(kv.clone());
+            }
+        }
+        range.sort(&mut outcome.kvs);
+        outcome.more = outcome.kvs.len() > limit;
+        outcome.kvs.truncate(limit);
+        if range.keys_only {
+            for kv in &mut outcome.kvs {
+                *kv = Arc::new(KeyValue { value: Bytes::new(), ..KeyValue::clone(kv) });
+            }
+        }
+        outcome
+    }
+
+    /// The keys of a range that were there at a revision, in order.
+    pub(super) fn iter_at<'a>(
+        &'a self,
+        keys: &'a KeyRange,
+        revision: u64,
+    ) -> impl Iterator<Item = &'a Arc<KeyValue>> + 'a {
+        let all = self.index.iter_from(&*keys.key).take_while(|(key, _)| keys.contains(key));
+        all.filter_map(move |(_, versions)| version_at(versions, revision))
+    }
+
+    /// The key's newest version, if it is there.
+    pub(super) fn newest(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
+        version_at(self.index.get(key)?, u64::MAX)
+    }
+}

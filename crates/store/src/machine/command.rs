@@ -1,0 +1,287 @@
+//! What is agreed on, and who knows it.
+//!
+//! A command is encoded as the version it appeared in, its machine's name, who asks for it, and a body that its machine
+//! reads. The frame never changes, so every release can tell a command that it does not know.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{NAME, RequestId, VERSION};
+use crate::{
+    codec::{Reader, Writer},
+    error::{Error, Malformed, Stop},
+    keys::{self, MAX_REQUEST},
+};
+
+/// The most bytes of an encoded command: a request, and the frame around it.
+pub const MAX_COMMAND: usize = MAX_REQUEST + 1024;
+
+/// A command for the state or one of its machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub(super) request: Option<RequestId>,
+    pub(super) action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// One for the state itself.
+    Shared(Shared),
+    Machine {
+        machine: String,
+        version: u16,
+        body: Bytes,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shared {
+    OpenClient,
+    Grant { lease: i64, ttl: i64 },
+    Revoke { lease: i64 },
+    Expire { lease: i64, term: u64 },
+    SetQuota { machine: String, bytes: u64 },
+}
+
+impl Shared {
+    /// The version of the state's own commands that this appeared in.
+    fn version(&self) -> u16 {
+        match self {
+            Self::OpenClient
+            | Self::Grant { .. }
+            | Self::Revoke { .. }
+            | Self::Expire { .. }
+            | Self::SetQuota { .. } => 1,
+        }
+    }
+
+    fn write(&self, to: &mut Writer) {
+        match self {
+            Self::OpenClient => to.byte(0),
+            Self::Grant { lease, ttl } => {
+                to.byte(1);
+                to.signed(*lease);
+                to.signed(*ttl);
+            }
+            Self::Revoke { lease } => {
+                to.byte(2);
+                to.signed(*lease);
+            }
+            Self::Expire { lease, term } => {
+                to.byte(3);
+                to.signed(*lease);
+                to.number(*term);
+            }
+            Self::SetQuota { machine, bytes } => {
+                to.byte(4);
+                to.bytes(machine.as_bytes());
+                to.number(*bytes);
+            }
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match from.byte()? {
+            0 => Self::OpenClient,
+            1 => Self::Grant { lease: from.signed()?, ttl: from.signed()? },
+            2 => Self::Revoke { lease: from.signed()? },
+            3 => Self::Expire { lease: from.signed()?, term: from.number()? },
+            4 => Self::SetQuota { machine: from.text()?, bytes: from.number()? },
+            tag => return Err(Malformed::Tag { what: "command for the store", tag }),
+        })
+    }
+}
+
+impl Command {
+    fn shared(shared: Shared) -> Self {
+        Self { request: None, action: Action::Shared(shared) }
+    }
+
+    /// A command for users' keys.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`keys::Command::check`]: what is wrong in itself is never proposed.
+    pub fn keys(command: &keys::Command) -> Result<Self, Error> {
+        command.check()?;
+        Self::machine(keys::NAME, command.version(), command.encode())
+    }
+
+    /// A command for another machine: its name, which is short, the version that the command appeared in, and the
+    /// command.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RequestTooLarge`].
+    pub fn machine(machine: &str, version: u16, body: impl Into<Bytes>) -> Result<Self, Error> {
+        let body = body.into();
+        if body.len() > MAX_REQUEST {
+            return Err(Error::RequestTooLarge { size: body.len() as u64 });
+        }
+        Ok(Self { request: None, action: Action::Machine { machine: machine.to_owned(), version, body } })
+    }
+
+    /// Opens a client: [`Outcome::Client`](super::Outcome::Client) has its id, for [`Command::of`].
+    pub fn open_client() -> Self {
+        Self::shared(Shared::OpenClient)
+    }
+
+    /// Grants a lease for so many seconds. Who proposes it chooses an id at random; 0 is none.
+    pub fn grant(lease: i64, ttl: i64) -> Self {
+        Self::shared(Shared::Grant { lease, ttl })
+    }
+
+    /// Ends a lease, with all that is attached to it.
+    pub fn revoke(lease: i64) -> Self {
+        Self::shared(Shared::Revoke { lease })
+    }
+
+    /// Ends a lease that the leader of a term has found run out; in another term that is refused.
+    pub fn expire(lease: i64, term: u64) -> Self {
+        Self::shared(Shared::Expire { lease, term })
+    }
+
+    /// Sets how many bytes a machine may take.
+    pub fn set_quota(machine: &str, bytes: u64) -> Self {
+        Self::shared(Shared::SetQuota { machine: machine.to_owned(), bytes })
+    }
+
+    /// The same as a request of a client: applied once, however often it is proposed.
+    #[must_use]
+    pub fn of(mut self, request: RequestId) -> Self {
+        self.request = Some(request);
+        self
+    }
+
+    /// The request that it is, if it is one.
+    pub fn request(&self) -> Option<RequestId> {
+        self.request
+    }
+
+    /// Whether it ends a lease whose time is over, which only the leader knows.
+    pub fn is_expiry(&self) -> bool {
+        matches!(self.action, Action::Shared(Shared::Expire { .. }))
+    }
+
+    /// The machine that has to know it, and the lowest version that does.
+    pub fn needs(&self) -> (&str, u16) {
+        match &self.action {
+            // Only who has the machine can set its quota.
+            Action::Shared(Shared::SetQuota { machine, .. }) => (machine, 1),
+            Action::Shared(shared) => (NAME, shared.version()),
+            Action::Machine { machine, version, .. } => (machine, *version),
+        }
+    }
+
+    /// As bytes, for the log.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        let (machine, version) = match &self.action {
+            Action::Shared(shared) => (NAME, shared.version()),
+            Action::Machine { machine, version, .. } => (machine.as_str(), *version),
+        };
+        writer.number(version.into());
+        writer.bytes(machine.as_bytes());
+        writer.option(self.request.as_ref(), |to, request| {
+            to.number(request.client);
+            to.number(request.serial);
+            to.number(request.answered_below);
+        });
+        let mut bytes = writer.finish();
+        match &self.action {
+            Action::Shared(shared) => {
+                let mut body = Writer::new();
+                shared.write(&mut body);
+                bytes.extend(body.finish());
+            }
+            Action::Machine { body, .. } => bytes.extend_from_slice(body),
+        }
+        bytes
+    }
+
+    /// From bytes of the log.
+    ///
+    /// # Errors
+    ///
+    /// The node has to stop: what is in the log was agreed on.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Stop> {
+        let unnamed = |malformed| Stop::Malformed { machine: String::new(), malformed };
+        if bytes.len() > MAX_COMMAND {
+            return Err(unnamed(Malformed::Contradiction { what: "it is larger than a command may be" }));
+        }
+        let mut from = Reader::new(bytes);
+        let frame = |from: &mut Reader<'_>| {
+            let version = u16::try_from(from.number()?).map_err(|_| Malformed::Number)?;
+            let machine = from.text()?;
+            let request = from.option(|from| {
+                Ok(RequestId { client: from.number()?, serial: from.number()?, answered_below: from.number()? })
+            })?;
+            Ok((version, machine, request))
+        };
+        let (version, machine, request) = frame(&mut from).map_err(unnamed)?;
+        if machine != NAME {
+            let body = Bytes::copy_from_slice(from.rest());
+            return Ok(Self { request, action: Action::Machine { machine, version, body } });
+        }
+        if version > VERSION {
+            return Err(Stop::Unknown { machine, needs: version, knows: VERSION });
+        }
+        let shared = Shared::read(&mut from).and_then(|shared| from.end().map(|()| shared));
+        let shared = shared.map_err(|malformed| Stop::Malformed { machine, malformed })?;
+        Ok(Self { request, action: Action::Shared(shared) })
+    }
+}
+
+/// The versions of commands that a member knows, or that all of some members know: for each machine the highest.
+///
+/// A leader proposes a command only if [`Versions::check`] lets it through for each voter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions(BTreeMap<String, u16>);
+
+impl<'a> FromIterator<(&'a str, u16)> for Versions {
+    fn from_iter<I: IntoIterator<Item = (&'a str, u16)>>(versions: I) -> Self {
+        let mut all = BTreeMap::new();
+        for (machine, version) in versions {
+            let highest = all.entry(machine.to_owned()).or_insert(version);
+            *highest = version.max(*highest);
+        }
+        Self(all)
+    }
+}
+
+impl Versions {
+    /// What both know.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let both = self.iter().map(|(machine, version)| (machine, version.min(other.of(machine))));
+        both.filter(|(_, version)| *version > 0).collect()
+    }
+
+    /// The version of a machine's commands; 0 if there is no such machine.
+    pub fn of(&self, machine: &str) -> u16 {
+        self.0.get(machine).copied().unwrap_or(0)
+    }
+
+    /// The machines and their versions, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.0.iter().map(|(machine, version)| (machine.as_str(), *version))
+    }
+
+    /// Whether a command is known.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Unknown`]. To a leader that asks before it proposes a command, this says to wait for an upgrade.
+    pub fn check(&self, command: &Command) -> Result<(), Stop> {
+        let (machine, _) = command.needs();
+        check(command, self.of(machine))
+    }
+}
+
+/// Whether a command is known to who knows its machine in a version.
+pub(super) fn check(command: &Command, knows: u16) -> Result<(), Stop> {
+    let (machine, needs) = command.needs();
+    if needs > knows { Err(Stop::Unknown { machine: machine.to_owned(), needs, knows }) } else { Ok(()) }
+}

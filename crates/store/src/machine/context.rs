@@ -1,0 +1,81 @@
+//! What a machine may see and do while it applies a command.
+
+use bytes::Bytes;
+
+use super::{At, Leases};
+use crate::{
+    error::Error,
+    keys::{self, Keys},
+};
+
+/// What there is besides the machine itself, while it applies a command. All that it changes is part of the same command.
+#[derive(Debug)]
+pub struct Context<'a> {
+    at: At,
+    leases: &'a mut Leases,
+    keys: &'a mut Keys,
+    events: Vec<Bytes>,
+    ended: Vec<i64>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(at: At, leases: &'a mut Leases, keys: &'a mut Keys) -> Self {
+        Self { at, leases, keys, events: Vec::new(), ended: Vec::new() }
+    }
+
+    /// What was told, and the leases that are to end.
+    pub(super) fn finish(self) -> (Vec<Bytes>, Vec<i64>) {
+        (self.events, self.ended)
+    }
+
+    /// Where in the log the command is.
+    pub fn at(&self) -> At {
+        self.at
+    }
+
+    /// The leases that there are.
+    pub fn leases(&self) -> &Leases {
+        self.leases
+    }
+
+    /// Grants a lease for so many seconds; gives how long it lives.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Command::grant`](super::Command::grant).
+    pub fn grant(&mut self, lease: i64, ttl: i64) -> Result<i64, Error> {
+        self.leases.grant(lease, ttl)
+    }
+
+    /// Has a lease end, as part of the same command, once the machine is done with it: then all machines are told so. Not
+    /// while a machine is told that another lease has ended.
+    pub fn end_lease(&mut self, lease: i64) {
+        self.ended.push(lease);
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> u64 {
+        self.keys.revision()
+    }
+
+    /// Raises the revision by one, without a change of keys: a number that nothing before had in this store, nor, as
+    /// revisions jump when a store is founded anew, in a former one.
+    pub fn next_revision(&mut self) -> u64 {
+        self.keys.skip_revision()
+    }
+
+    /// Carries out a command for users' keys.
+    ///
+    /// # Errors
+    ///
+    /// It was refused, and has changed nothing.
+    pub fn keys(&mut self, command: &keys::Command) -> Result<keys::Outcome, Error> {
+        self.keys.apply(self.leases, command)
+    }
+
+    /// Tells those who follow the machine, at each member, something. It is no part of the state: who was not there does
+    /// not hear it.
+    pub fn tell(&mut self, event: impl Into<Bytes>) {
+        self.events.push(event.into());
+    }
+}

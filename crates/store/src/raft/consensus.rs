@@ -1,0 +1,512 @@
+//! One voter's part in Raft, without openraft's names: what the rest of the crate knows of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use broadcast_session::{Incoming, Sessions};
+use bytes::Bytes;
+use openraft::{
+    Instant as _, Raft, ReadPolicy,
+    async_runtime::WatchReceiver as _,
+    errors::{ClientWriteError, InitializeError, LinearizableReadError, RaftError},
+    type_config::alias::{SnapshotOf, VoteOf, WatchReceiverOf},
+};
+
+use super::{
+    Replicated, Shared, StateMachine,
+    log_store::LogStore,
+    network::{self, Kind, Network},
+    settings,
+    types::{Command, SnapshotMeta, StoreTypes, TypeConfig, Voter},
+};
+use crate::{
+    disk::{Disk, Ids},
+    log::{Log, Position, Room, RoomReader},
+    snapshot::Snapshots,
+};
+
+type C = TypeConfig;
+type Metrics = WatchReceiverOf<C, openraft::RaftMetrics<C>>;
+
+/// The largest snapshot that is taken, in bytes: far more than the quotas of all machines allow.
+pub const MAX_SNAPSHOT: u64 = 4 << 30;
+
+/// Why something was not agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConsensusError {
+    /// This voter does not lead, or is not sure whether it still does. Nothing has been done.
+    #[error("this voter does not lead")]
+    NotLeader {
+        /// Who does, as far as it knows.
+        leader: Option<u64>,
+    },
+    /// It may have been agreed on, or may be yet.
+    #[error("it is not known whether it was agreed on: the leader has changed meanwhile")]
+    Unknown,
+    /// Not enough voters answer.
+    #[error("too few voters answer")]
+    NoQuorum,
+    /// The disk is full. Nothing has been done.
+    #[error("the disk of the leader is full; make room on it")]
+    Full,
+    /// It cannot be.
+    #[error("{0}")]
+    Refused(String),
+    /// This voter has stopped.
+    #[error("this voter has stopped: {0}")]
+    Stopped(String),
+}
+
+/// How a voter sees its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The term.
+    pub term: u64,
+    /// Who leads in it, as far as it knows.
+    pub leader: Option<u64>,
+    /// Whether this voter leads, and has heard a quorum say so.
+    pub leads: bool,
+    /// On a leader: how long ago a quorum said so last.
+    pub acknowledged: Option<Duration>,
+    /// The last entry in its log.
+    pub last: Option<u64>,
+    /// The last one that it knows to be committed.
+    pub committed: Option<u64>,
+    /// The last one that it has applied.
+    pub applied: Option<u64>,
+    /// The last one in its newest snapshot.
+    pub snapshot: Option<u64>,
+    /// The last one that its log has no more.
+    pub purged: Option<u64>,
+    /// Who votes, by id and name.
+    pub voters: BTreeMap<u64, String>,
+    /// Whether that is settled: no change is under way.
+    pub settled: bool,
+    /// Whether former and new voters both have to agree, as a change is half done.
+    pub joint: bool,
+    /// Who is to vote once it is done.
+    pub target: BTreeSet<u64>,
+    /// Who is told, and does not vote.
+    pub learners: BTreeMap<u64, String>,
+    /// On a leader: the last entry that each other has.
+    pub replicated: BTreeMap<u64, Option<u64>>,
+    /// Why this voter has stopped, if it has.
+    pub failure: Option<String>,
+}
+
+/// What of a [`View`] whoever looks often needs: it takes no memory to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The term.
+    pub term: u64,
+    /// Who leads in it, as far as it knows.
+    pub leader: Option<u64>,
+    /// Whether this voter leads, and has heard a quorum say so.
+    pub leads: bool,
+    /// Why this voter has stopped, if it has.
+    pub failure: Option<String>,
+}
+
+/// One voter's part in Raft.
+pub struct Consensus<D: Disk, S: Replicated> {
+    raft: Raft<C, StateMachine<C, S, D>>,
+    ids: Ids,
+    shared: Shared<S>,
+    snapshots: Snapshots<D>,
+    room: RoomReader<D>,
+    /// Whether it has again what it had before it was restarted.
+    recovered: Arc<AtomicBool>,
+    installing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<D: Disk, S: Replicated> Clone for Consensus<D, S> {
+    fn clone(&self) -> Self {
+        Self {
+            raft: self.raft.clone(),
+            ids: self.ids,
+            shared: self.shared.clone(),
+            snapshots: self.snapshots.clone(),
+            room: self.room.clone(),
+            recovered: self.recovered.clone(),
+            installing: self.installing.clone(),
+        }
+    }
+}
+
+impl<D: Disk, S: Replicated> fmt::Debug for Consensus<D, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consensus").field("ids", &self.ids).finish_non_exhaustive()
+    }
+}
+
+impl<D: Disk, S: Replicated> Consensus<D, S> {
+    /// Begins with what is on the disk. `empty` is the state before the first entry.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails, or what is on it cannot be read.
+    pub async fn start(
+        ids: Ids,
+        log: Log<D>,
+        snapshots: Snapshots<D>,
+        empty: S,
+        sessions: Sessions,
+    ) -> Result<Self, ConsensusError> {
+        let settings = settings(ids.cluster).map_err(stopped)?;
+        let network = Network { sessions, cluster: ids.cluster, me: ids.node, _disk: PhantomData };
+        let room = log.watch_room();
+        let machine = StateMachine::new(empty, snapshots.clone());
+        let shared = machine.shared();
+        let raft = Raft::new(ids.node, Arc::new(settings), network, LogStore::new(log), machine).await;
+        let raft = raft.map_err(stopped)?;
+        let recovered = Arc::new(AtomicBool::new(false));
+        let (recovering, flag) = (raft.clone(), recovered.clone());
+        tokio::spawn(async move {
+            // That takes a leader. It ends with an error when this voter stops.
+            if recovering.wait_for_recovery(None).await.is_ok() {
+                flag.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(Self { raft, ids, shared, snapshots, room, recovered, installing: Arc::default() })
+    }
+
+    /// Whether its state is at least as new as it was before this voter was restarted. Until then it is nobody's to read.
+    pub fn has_recovered(&self) -> bool {
+        self.recovered.load(Ordering::Relaxed)
+    }
+
+    /// Whose disk it is.
+    pub fn ids(&self) -> Ids {
+        self.ids
+    }
+
+    /// The state as it is now.
+    pub fn state(&self) -> &Shared<S> {
+        &self.shared
+    }
+
+    /// The last entry of its log.
+    pub fn last(&self) -> Option<Position> {
+        self.room.last()
+    }
+
+    /// How much fits on the disk.
+    pub fn room(&self) -> Room {
+        self.room.get()
+    }
+
+    /// Tries to get room, if the disk was full: somebody may have made some.
+    pub fn make_room(&self) {
+        if !self.room.get().accepts_proposals {
+            self.room.make_room();
+        }
+    }
+
+    /// Whether this voter has ever been part of a cluster.
+    pub async fn is_founded(&self) -> Result<bool, ConsensusError> {
+        self.raft.is_initialized().await.map_err(stopped)
+    }
+
+    /// Founds the cluster, with these voters: once, on one of them, with none of them having been part of any.
+    pub async fn found(&self, voters: BTreeMap<u64, String>) -> Result<(), ConsensusError> {
+        let voters: BTreeMap<_, _> = voters.into_iter().map(|(id, name)| (id, Voter { name })).collect();
+        match self.raft.initialize(voters).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(stopped(error)),
+        }
+    }
+
+    /// Has a command agreed on and applied, and gives the state's answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsensusError`].
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ConsensusError> {
+        let room = self.room.get();
+        if !room.accepts_proposals {
+            return Err(ConsensusError::Full);
+        }
+        match self.raft.client_write(Command(command)).await {
+            Ok(written) => Ok(written.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ConsensusError::NotLeader { leader: forward.leader_id })
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(ConsensusError::Refused(error.to_string()))
+            }
+            Err(RaftError::APIError(_)) => Err(ConsensusError::Unknown),
+            Err(RaftError::Fatal(error)) => Err(stopped(error)),
+        }
+    }
+
+    /// Ends when this voter has led after this was called, and has applied all that was committed before: what is read
+    /// then is no older than the call (read index).
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsensusError`].
+    pub async fn confirm(&self) -> Result<(), ConsensusError> {
+        confirm(&self.raft).await
+    }
+
+    /// How this voter sees its cluster now.
+    pub fn view(&self) -> View {
+        view(&self.raft.metrics())
+    }
+
+    /// The same, in short.
+    pub fn standing(&self) -> Standing {
+        standing(&self.raft.metrics())
+    }
+
+    /// Whether that node votes or is told, as far as this voter knows.
+    pub fn knows(&self, id: u64) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.membership().get_node(&id).is_some()
+    }
+
+    /// Its views from now on: resolves when there is another.
+    pub fn watch(&self) -> Views {
+        Views(self.raft.metrics())
+    }
+
+    /// Makes these the voters, and nobody else. Their number may be even for a while, not none.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsensusError`]. A change that was broken off is to be made once more.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), ConsensusError> {
+        let changed = self.raft.change_membership(voters, false).await;
+        changed.map(|_| ()).map_err(of_change)
+    }
+
+    /// Has a node told everything, and ends when it is nearly equal.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsensusError`].
+    pub async fn add_learner(&self, id: u64, name: String) -> Result<(), ConsensusError> {
+        let added = self.raft.add_learner(id, Voter { name }, true).await;
+        added.map(|_| ()).map_err(of_change)
+    }
+
+    /// Makes a snapshot soon.
+    ///
+    /// # Errors
+    ///
+    /// It has stopped.
+    pub async fn snapshot(&self) -> Result<(), ConsensusError> {
+        self.raft.trigger().snapshot().await.map_err(stopped)
+    }
+
+    /// Has another voter lead from now on.
+    ///
+    /// # Errors
+    ///
+    /// It has stopped.
+    pub async fn hand_over(&self, to: u64) -> Result<(), ConsensusError> {
+        self.raft.trigger().transfer_leader(to).await.map_err(stopped)
+    }
+
+    /// Takes a message of another voter, and answers it.
+    ///
+    /// # Errors
+    ///
+    /// In words: it is of another cluster, for another node, in the name of another than the caller, cannot be read, or this
+    /// voter has stopped.
+    pub async fn answer(&self, caller: u64, message: &[u8]) -> Result<Bytes, String> {
+        let (kind, rest) = self.open(message)?;
+        let kind = Kind::of(kind).ok_or("a message of an unknown kind")?;
+        let unreadable = |error: io::Error| format!("a message that cannot be read: {error}");
+        let failed = |error: &dyn fmt::Display| error.to_string();
+        let full = || "the disk is full".to_owned();
+        let speaks_for = |vote: &VoteOf<C>| {
+            let id = vote.leader_id.voted_for;
+            if id == caller { Ok(()) } else { Err(format!("{caller:016x} speaks for {id:016x}")) }
+        };
+        let answer = match kind {
+            Kind::Append => {
+                let request: openraft::raft::AppendEntriesRequest<C> = network::decode(rest).map_err(unreadable)?;
+                speaks_for(&request.vote)?;
+                // A log that does not take entries fails for good: it is not asked to.
+                if !request.entries.is_empty() && self.room.get().free < Room::bytes(rest.len() as u64) {
+                    return Err(full());
+                }
+                let answer = self.raft.append_entries(request).await.map_err(|error| failed(&error))?;
+                network::encode(Vec::new(), &answer)
+            }
+            Kind::Vote => {
+                let request: openraft::raft::VoteRequest<C> = network::decode(rest).map_err(unreadable)?;
+                speaks_for(&request.vote)?;
+                network::encode(Vec::new(), &self.raft.vote(request).await.map_err(|error| failed(&error))?)
+            }
+            Kind::PreVote => {
+                let request: openraft::raft::VoteRequest<C> = network::decode(rest).map_err(unreadable)?;
+                speaks_for(&request.vote)?;
+                network::encode(Vec::new(), &self.raft.pre_vote(request).await.map_err(|error| failed(&error))?)
+            }
+            Kind::Transfer => {
+                let request: openraft::raft::TransferLeaderRequest<C> = network::decode(rest).map_err(unreadable)?;
+                speaks_for(request.from_leader())?;
+                let answer = self.raft.handle_transfer_leader(request).await.map_err(|error| failed(&error))?;
+                network::encode(Vec::new(), &answer)
+            }
+        };
+        answer.map_err(|error| error.to_string())
+    }
+
+    /// Takes a snapshot of another voter, and answers it.
+    ///
+    /// # Errors
+    ///
+    /// As with [`answer`](Self::answer); or the disk failed.
+    pub async fn install(&self, caller: u64, body: &mut Incoming) -> Result<Bytes, String> {
+        let in_words = |error: &dyn fmt::Display| error.to_string();
+        let first = body.next().await.map_err(|error| in_words(&error))?.ok_or("a snapshot of nothing")?;
+        let (_, rest) = self.open(&first)?;
+        let (vote, meta, size): (VoteOf<C>, SnapshotMeta, u64) =
+            network::decode(rest).map_err(|error| format!("a snapshot that cannot be read: {error}"))?;
+        if vote.leader_id.voted_for != caller {
+            return Err(format!("{caller:016x} speaks for {:016x}", vote.leader_id.voted_for));
+        }
+        if size > MAX_SNAPSHOT {
+            return Err(format!("a snapshot of {size} bytes, and {MAX_SNAPSHOT} are the most"));
+        }
+        let _one = self.installing.try_lock().map_err(|_| "another snapshot is on its way")?;
+        let mut incoming = self.snapshots.receive().map_err(|error| in_words(&error))?;
+        while let Some(piece) = body.next().await.map_err(|error| in_words(&error))? {
+            if incoming.size() + piece.len() as u64 > size {
+                return Err(format!("a snapshot of {size} bytes has more"));
+            }
+            let written = tokio::task::spawn_blocking(move || incoming.write(&piece).map(|()| incoming));
+            incoming = written.await.map_err(|error| in_words(&error))?.map_err(|error| in_words(&error))?;
+        }
+        if incoming.size() != size {
+            return Err(format!("a snapshot of {size} bytes has {}", incoming.size()));
+        }
+        let snapshot = incoming.finish().map_err(|error| in_words(&error))?;
+        // What cannot be read must not get as far as Raft, which would stop.
+        let (snapshots, file) = (self.snapshots.clone(), snapshot.clone());
+        let empty = self.shared.read(|state, _| state.empty());
+        let read =
+            tokio::task::spawn_blocking(move || snapshots.read(&file, |input| empty.read(input).map(drop)).map(drop));
+        read.await.map_err(|error| in_words(&error))?.map_err(|error| in_words(&error))?;
+        let snapshot = SnapshotOf::<C, _> { meta, snapshot };
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| in_words(&error))?;
+        network::encode(Vec::new(), &answer).map_err(|error| error.to_string())
+    }
+
+    /// Stops; what is under way is given up.
+    pub async fn stop(&self) {
+        // Should a part of it have panicked, it has stopped as well.
+        let _ = self.raft.shutdown().await;
+    }
+
+    fn open<'a>(&self, message: &'a [u8]) -> Result<(u8, &'a [u8]), String> {
+        let (kind, cluster, to, rest) = network::parse(message).ok_or("a message that is cut")?;
+        let Ids { cluster: mine, node } = self.ids;
+        if cluster != mine {
+            return Err(format!("this voter is of cluster {mine:016x}, not of {cluster:016x}"));
+        }
+        if to != node {
+            return Err(format!("this voter is {node:016x}, not {to:016x}"));
+        }
+        Ok((kind, rest))
+    }
+}
+
+/// [`Consensus::confirm`], on any runtime.
+#[doc(hidden)]
+pub async fn confirm<T: StoreTypes, S: Replicated, D: Disk>(
+    raft: &Raft<T, StateMachine<T, S, D>>,
+) -> Result<(), ConsensusError> {
+    match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+            Err(ConsensusError::NotLeader { leader: forward.leader_id })
+        }
+        Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ConsensusError::NoQuorum),
+        Err(RaftError::Fatal(error)) => Err(stopped(error)),
+    }
+}
+
+fn stopped(error: impl fmt::Display) -> ConsensusError {
+    ConsensusError::Stopped(error.to_string())
+}
+
+fn of_change(error: RaftError<C, ClientWriteError<C>>) -> ConsensusError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            ConsensusError::NotLeader { leader: forward.leader_id }
+        }
+        RaftError::APIError(error) => ConsensusError::Refused(error.to_string()),
+        RaftError::Fatal(error) => stopped(error),
+    }
+}
+
+/// The views of a voter, one after the other.
+pub struct Views(Metrics);
+
+impl fmt::Debug for Views {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Views")
+    }
+}
+
+impl Views {
+    /// The next one; nothing once the voter has stopped.
+    pub async fn next(&mut self) -> Option<View> {
+        self.0.changed().await.ok()?;
+        Some(view(&self.0))
+    }
+
+    /// The next one, in short.
+    pub async fn next_standing(&mut self) -> Option<Standing> {
+        self.0.changed().await.ok()?;
+        Some(standing(&self.0))
+    }
+}
+
+fn standing(metrics: &Metrics) -> Standing {
+    let metrics = metrics.borrow_watched();
+    Standing {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        leads: metrics.state.is_leader() && metrics.last_quorum_acked.is_some(),
+        failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+    }
+}
+
+fn view(metrics: &Metrics) -> View {
+    // Whoever holds what is borrowed holds up Raft.
+    let metrics = metrics.borrow_watched().clone();
+    let membership = metrics.membership_config.membership();
+    let name = |id: u64| (id, membership.get_node(&id).map(|voter| voter.name.clone()).unwrap_or_default());
+    let index = |id: &Option<super::types::LogId>| id.as_ref().map(|id| id.index);
+    View {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        leads: metrics.state.is_leader() && metrics.last_quorum_acked.is_some(),
+        acknowledged: metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
+        last: metrics.last_log_index,
+        committed: index(&metrics.local_committed),
+        applied: index(&metrics.last_applied),
+        snapshot: index(&metrics.snapshot),
+        purged: index(&metrics.purged),
+        voters: membership.voter_ids().map(name).collect(),
+        settled: membership.get_joint_config().len() < 2
+            && metrics.membership_config == metrics.committed_membership_config,
+        joint: membership.get_joint_config().len() > 1,
+        target: membership.get_joint_config().last().cloned().unwrap_or_default(),
+        learners: membership.learner_ids().map(name).collect(),
+        replicated: metrics.replication.iter().flatten().map(|(id, at)| (*id, index(at))).collect(),
+        failure: metrics.running_state.err().map(|error| error.to_string()),
+    }
+}

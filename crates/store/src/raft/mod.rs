@@ -1,0 +1,39 @@
+//! All that touches openraft: its types for this store, its settings, and our log and snapshots as its storage.
+//!
+//! Nothing else in this crate names openraft, so that its next version is a change of this folder.
+//!
+//! - [`TypeConfig`] says what Raft replicates: a [`Command`] is bytes that only the state knows, so that a voter replicates
+//!   what a later version of the program has proposed. [`Voter`] has a name only: where it is comes by gossip.
+//! - [`settings`] has openraft's settings, each with its reason.
+//! - [`LogStore`] is our log as openraft's.
+//! - [`Consensus`] is one voter's part in Raft, in names of this crate, with its messages as calls of sessions.
+//! - [`StateMachine`] keeps a [`Replicated`] state, applies entries to it, and builds and installs its snapshots.
+//! - `offline` reads and writes what Raft keeps on a disk that no voter uses.
+//!
+//! **One leader a term.** openraft can number leaders by term and node, so that two may lead in one term, one after the
+//! other (`leader_id_adv`), or by term alone, as in Raft's paper (`leader_id_std`). Here it is the term alone: a lease's
+//! expiry names the term it was decided in, and must be refused in any other leader's.
+//!
+//! **Two runtimes.** All is generic over [`StoreTypes`], which `TypeConfig` is, and with the feature `sim` also
+//! `SimTypeConfig`: the very same code runs on openraft's simulated runtime, where blocking work runs at once.
+
+mod codec;
+mod config;
+mod consensus;
+mod log_store;
+mod network;
+mod offline;
+mod state_machine;
+mod types;
+
+pub use config::settings;
+#[doc(hidden)]
+pub use consensus::confirm;
+pub use consensus::{Consensus, ConsensusError, MAX_SNAPSHOT, Standing, View, Views};
+pub use log_store::{LogReader, LogStore};
+pub use network::{MAX_MESSAGE, RAFT, SNAPSHOT};
+pub(crate) use offline::{Written, alone, members, written};
+pub use state_machine::{Applied, Builder, Input, Replicated, Shared, StateMachine, Stop};
+#[cfg(feature = "sim")]
+pub use types::SimTypeConfig;
+pub use types::{Command, Reply, StoreTypes, TypeConfig, Voter};

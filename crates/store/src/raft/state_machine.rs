@@ -1,0 +1,295 @@
+//! The state that is replicated: applying entries to it, and its snapshots.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend};
+
+use super::codec;
+use super::types::{CommittedLeaderId, LogId, Reply, SnapshotMeta, StoreTypes, StoredMembership, Voter};
+use crate::disk::Disk;
+use crate::snapshot::{Meta, SnapshotFile, Snapshots};
+
+/// After how many more entries a snapshot is tried again, after the disk was full.
+const RETRY_AFTER: u64 = 500;
+
+/// A state that all voters have alike, for they apply the same entries in the same order.
+///
+/// What it does may follow only from itself and the entry: not from a clock, a random number, the order of a hash map, or
+/// from who is there.
+pub trait Replicated: Send + Sync + Sized + 'static {
+    /// The state at one moment, to be written while the state itself goes on.
+    type Copy: Send + Sync + 'static;
+
+    /// Applies an entry, and answers who proposed it. An entry that it does not know must stop it, never be skipped: the
+    /// states would differ from here on.
+    fn apply(&mut self, entry: Applied<'_>) -> Result<Bytes, Stop>;
+
+    /// A consistent copy. It should cost little: nothing is applied in the meantime.
+    fn copy(&self) -> Self::Copy;
+
+    /// Writes a copy, in an encoding of its own, which has a version of its own.
+    fn write(copy: Self::Copy, out: &mut dyn Write) -> io::Result<()>;
+
+    /// As this was before the first entry.
+    fn empty(&self) -> Self;
+
+    /// What [`write`](Self::write) has written, read into an empty state. Its bytes are as they were written, but perhaps by
+    /// a later version.
+    fn read(self, input: &mut dyn Read) -> io::Result<Self>;
+
+    /// This state, from a snapshot, takes the place of a former one: whoever waits for changes of that one waits for
+    /// changes of this one now.
+    fn succeed(&mut self, former: &Self) {
+        let _ = former;
+    }
+}
+
+/// An entry that is committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied<'a> {
+    /// Its index: it grows by one with each.
+    pub index: u64,
+    /// The term of the leader that made it.
+    pub term: u64,
+    /// What it is.
+    pub input: Input<'a>,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A new leader's first entry.
+    Blank,
+    /// A command.
+    Command(&'a Bytes),
+    /// Who votes from now on.
+    Voters(&'a BTreeSet<u64>),
+}
+
+/// Why a state cannot apply an entry. The node stops.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot apply an entry: {0}")]
+pub struct Stop(pub String);
+
+/// What is applied, and up to which entry.
+#[derive(Debug)]
+struct Machine<S> {
+    state: S,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+/// Reads the state, beside who applies entries to it.
+#[derive(Debug)]
+pub struct Shared<S> {
+    machine: Arc<RwLock<Machine<S>>>,
+}
+
+impl<S> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self { machine: self.machine.clone() }
+    }
+}
+
+impl<S> Shared<S> {
+    /// Reads the state, and up to which index it is. Nothing is applied in the meantime, so be short.
+    pub fn read<T>(&self, read: impl FnOnce(&S, Option<u64>) -> T) -> T {
+        let machine = self.lock();
+        read(&machine.state, machine.applied.as_ref().map(|applied| applied.index))
+    }
+
+    fn lock(&self) -> RwLockReadGuard<'_, Machine<S>> {
+        self.machine.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_to_write(&self) -> RwLockWriteGuard<'_, Machine<S>> {
+        self.machine.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A [`Replicated`] state as openraft's state machine.
+#[derive(Debug)]
+pub struct StateMachine<C, S, D: Disk> {
+    shared: Shared<S>,
+    snapshots: Snapshots<D>,
+    /// From which index on a snapshot is tried again, after the disk was full.
+    retry_at: Arc<AtomicU64>,
+    _types: PhantomData<C>,
+}
+
+impl<C, S: Replicated, D: Disk> StateMachine<C, S, D> {
+    /// Begins with the state `empty`; openraft installs the newest snapshot, and applies the log after it.
+    pub fn new(empty: S, snapshots: Snapshots<D>) -> Self {
+        let machine = Machine { state: empty, applied: None, membership: StoredMembership::default() };
+        Self {
+            shared: Shared { machine: Arc::new(RwLock::new(machine)) },
+            snapshots,
+            retry_at: Arc::default(),
+            _types: PhantomData,
+        }
+    }
+
+    /// One who reads the state.
+    pub fn shared(&self) -> Shared<S> {
+        self.shared.clone()
+    }
+}
+
+impl<S: Replicated> Machine<S> {
+    fn apply(&mut self, id: LogId, payload: &EntryPayload<super::Command, u64, Voter>) -> Result<Bytes, Stop> {
+        let voters: BTreeSet<u64>;
+        let input = match payload {
+            EntryPayload::Blank => Input::Blank,
+            EntryPayload::Normal(command) => Input::Command(&command.0),
+            EntryPayload::Membership(membership) => {
+                voters = membership.voter_ids().collect();
+                self.membership = StoredMembership::new(Some(id), membership.clone());
+                Input::Voters(&voters)
+            }
+        };
+        let reply = self.state.apply(Applied { index: id.index, term: id.leader_id.term, input })?;
+        self.applied = Some(id);
+        Ok(reply)
+    }
+}
+
+impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine<C, S, D> {
+    type SnapshotData = SnapshotFile<D>;
+    type SnapshotBuilder = Builder<C, S, D>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let machine = self.shared.lock();
+        Ok((machine.applied, machine.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<C>>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            // Readers come in between: a long run of entries must not hold them up.
+            let reply = self.shared.lock_to_write().apply(entry.log_id, &entry.payload);
+            let reply = reply.map_err(|stop| io::Error::other(format!("entry {}: {stop}", entry.log_id)))?;
+            if let Some(responder) = responder {
+                responder.send(Reply(reply));
+            }
+        }
+        Ok(())
+    }
+
+    // openraft asks after each entry, once it wants a snapshot. On a full disk that would keep the disk busy for nothing.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<C, S, D>> {
+        let next = self.shared.read(|_, applied| applied.map_or(0, |applied| applied + 1));
+        if !force && next < self.retry_at.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(RaftStateMachine::<C>::get_snapshot_builder(self).await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<C, S, D> {
+        let machine = self.shared.lock();
+        let meta = SnapshotMeta { last_log_id: machine.applied, last_membership: machine.membership.clone() };
+        let work = Work { copy: machine.state.copy(), meta };
+        Builder {
+            work: Some(work),
+            snapshots: self.snapshots.clone(),
+            retry_at: self.retry_at.clone(),
+            _types: PhantomData,
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, file: SnapshotFile<D>) -> io::Result<()> {
+        let (snapshots, expected) = (self.snapshots.clone(), stored(meta));
+        let empty = self.shared.read(|state, _| state.empty());
+        let state = C::blocking(move || -> io::Result<S> {
+            let (found, state) = snapshots.read(&file, |input| empty.read(input))?;
+            if found != expected {
+                let message =
+                    format!("the snapshot is of {:?}, and was announced as of {:?}", found.last, expected.last);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            // It is durable before anybody sees the state, for the log is purged after it.
+            snapshots.keep(&found, &file)?;
+            Ok(state)
+        });
+        let state = state.await??;
+        let machine = Machine { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let mut current = self.shared.lock_to_write();
+        let former = std::mem::replace(&mut *current, machine);
+        current.state.succeed(&former.state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot<D>>> {
+        current(&self.snapshots)
+    }
+}
+
+fn current<D: Disk>(snapshots: &Snapshots<D>) -> io::Result<Option<RaftSnapshot<D>>> {
+    let Some((meta, snapshot)) = snapshots.current() else { return Ok(None) };
+    let last_membership = codec::read_stored_membership(&meta.membership)?;
+    let meta = SnapshotMeta { last_log_id: meta.last.map(codec::log_id), last_membership };
+    Ok(Some(Snapshot { meta, snapshot }))
+}
+
+fn stored(meta: &SnapshotMeta) -> Meta {
+    Meta {
+        last: meta.last_log_id.as_ref().map(codec::position),
+        membership: codec::write_stored_membership(&meta.last_membership),
+    }
+}
+
+type RaftSnapshot<D> = Snapshot<CommittedLeaderId, u64, Voter, SnapshotFile<D>>;
+
+/// Builds a snapshot of a copy, while entries are applied to the state.
+#[derive(Debug)]
+pub struct Builder<C, S: Replicated, D: Disk> {
+    work: Option<Work<S>>,
+    snapshots: Snapshots<D>,
+    retry_at: Arc<AtomicU64>,
+    _types: PhantomData<C>,
+}
+
+struct Work<S: Replicated> {
+    copy: S::Copy,
+    meta: SnapshotMeta,
+}
+
+impl<S: Replicated> std::fmt::Debug for Work<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+impl<C: StoreTypes, S: Replicated, D: Disk> RaftSnapshotBuilder<C> for Builder<C, S, D> {
+    type SnapshotData = SnapshotFile<D>;
+
+    async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot<D>> {
+        let Some(Work { copy, meta }) = self.work.take() else {
+            return Err(io::Error::other("a builder builds one snapshot"));
+        };
+        let (snapshots, description) = (self.snapshots.clone(), stored(&meta));
+        let written = C::blocking(move || snapshots.write(&description, |out| S::write(copy, out)));
+        match written.await? {
+            Ok(snapshot) => Ok(Snapshot { meta, snapshot }),
+            // An error would stop the node, which can go on without. openraft ignores a snapshot that is not newer than
+            // the one it knows, and does not purge the log.
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "no room for a snapshot: the log grows until there is");
+                let next = meta.last_log_id.map_or(0, |last| last.index + 1);
+                self.retry_at.store(next + RETRY_AFTER, Ordering::Relaxed);
+                let nothing = || Snapshot { meta: SnapshotMeta::default(), snapshot: self.snapshots.nothing() };
+                Ok(current(&self.snapshots)?.unwrap_or_else(nothing))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

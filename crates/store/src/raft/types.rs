@@ -1,0 +1,111 @@
+//! What Raft replicates, and on what it runs.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+
+use bytes::Bytes;
+use openraft::RaftTypeConfig;
+use serde::{Deserialize, Serialize};
+
+/// A command to the state, in its own encoding, which has its own version.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command(pub Bytes);
+
+/// The state's answer to a command, in its own encoding.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply(pub Bytes);
+
+/// What Raft knows of a node besides its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voter {
+    /// Its name in the gossip, by which its address is found.
+    pub name: String,
+}
+
+// Values may be secret, and large: what is logged says how long they are.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Command({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({} bytes)", self.0.len())
+    }
+}
+
+pub(super) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+pub(super) type CommittedLeaderId = <LeaderId as openraft::vote::RaftLeaderId>::Committed;
+pub(super) type Payload = openraft::EntryPayload<Command, u64, Voter>;
+pub(super) type RaftEntry = openraft::Entry<CommittedLeaderId, Payload>;
+pub(super) type RaftVote = openraft::Vote<LeaderId>;
+pub(super) type LogId = openraft::LogId<CommittedLeaderId>;
+pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, Voter>;
+pub(super) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, Voter>;
+
+openraft::declare_raft_types!(
+    /// What Raft replicates, on Tokio.
+    pub TypeConfig:
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = Voter,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+);
+
+#[cfg(feature = "sim")]
+openraft::declare_raft_types!(
+    /// What Raft replicates, on openraft's simulated runtime.
+    pub SimTypeConfig:
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = Voter,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = openraft_rt_sim::SimRuntime,
+);
+
+/// The same types, on any runtime.
+pub trait StoreTypes:
+    RaftTypeConfig<
+        D = Command,
+        R = Reply,
+        NodeId = u64,
+        Node = Voter,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        Vote = openraft::Vote<openraft::impls::leader_id_std::LeaderId<u64, u64>>,
+        Payload = openraft::EntryPayload<Command, u64, Voter>,
+        Entry = openraft::Entry<
+            <openraft::impls::leader_id_std::LeaderId<u64, u64> as openraft::vote::RaftLeaderId>::Committed,
+            openraft::EntryPayload<Command, u64, Voter>,
+        >,
+    >
+{
+    /// Runs what blocks or computes for long where it holds up nobody.
+    fn blocking<T: Send + 'static>(
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = io::Result<T>> + Send;
+}
+
+impl StoreTypes for TypeConfig {
+    async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+    }
+}
+
+// Time does not pass while it computes, and there is one thread.
+#[cfg(feature = "sim")]
+impl StoreTypes for SimTypeConfig {
+    async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        Ok(work())
+    }
+}

@@ -1,0 +1,256 @@
+//! The snapshots of a folder: the current one, and those that are being written or received.
+
+use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::file::{self, HEADER, Header, Name, SnapshotFile};
+use super::pieces::Pieces;
+use super::{Meta, SnapshotError};
+use crate::disk::{Disk, DiskFile};
+use crate::log::Position;
+
+const SUFFIX: &str = ".snapshot";
+const TEMPORARY: &str = ".snapshot.tmp";
+
+/// The snapshots of a folder. Clones are of the same folder.
+#[derive(Debug)]
+pub struct Snapshots<D: Disk> {
+    shared: Arc<Shared<D>>,
+}
+
+impl<D: Disk> Clone for Snapshots<D> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<D: Disk> {
+    disk: D,
+    cluster: u64,
+    store: Arc<()>,
+    temporary: AtomicU64,
+    current: Mutex<Option<(Meta, SnapshotFile<D>)>>,
+    /// One at a time is made durable: two would disagree about which is the newest.
+    keeping: Mutex<()>,
+}
+
+fn file_name(last: Option<Position>) -> String {
+    // The snapshot of a state before any entry is older than all others.
+    let (term, index) = last.map_or((0, 0), |last| (last.term, last.index + 1));
+    format!("{term:020}-{index:020}{SUFFIX}")
+}
+
+impl<D: Disk> Snapshots<D> {
+    /// Opens the snapshots of a folder whose log has lost all entries up to `purged`.
+    pub fn open(disk: D, cluster: u64, purged: Option<Position>) -> Result<Self, SnapshotError> {
+        let folder = disk.name();
+        let mut names = disk.list().map_err(SnapshotError::io(&folder, "list its files"))?;
+        for name in names.iter().filter(|name| name.ends_with(TEMPORARY)) {
+            disk.remove(name).map_err(SnapshotError::io(name, "remove"))?;
+        }
+        names.retain(|name| name.ends_with(SUFFIX));
+        names.sort_unstable();
+        let store = Arc::new(());
+        let (mut current, mut damaged, mut broken) = (None, String::new(), Vec::new());
+        while let Some(name) = names.pop() {
+            match load(&disk, &store, &name, cluster) {
+                Ok(found) => {
+                    current = Some(found);
+                    break;
+                }
+                Err(error @ SnapshotError::Damaged { .. }) => {
+                    tracing::error!(%error, "a snapshot cannot be read; an older one may do");
+                    damaged += &format!(" ({error})");
+                    broken.push(name);
+                }
+                // A failing disk, or a file of others, is nothing to work around.
+                Err(error) => return Err(error),
+            }
+        }
+        let last = current.as_ref().and_then(|(meta, _): &(Meta, _)| meta.last).map(|last| last.index);
+        if let Some(purged) = purged.map(|purged| purged.index).filter(|purged| last.is_none_or(|last| last < *purged))
+        {
+            return Err(SnapshotError::Gap { purged, snapshot: last, damaged });
+        }
+        // A process that ended may have given a snapshot its name without making that durable.
+        disk.sync_folder().map_err(SnapshotError::io(&folder, "sync the folder"))?;
+        // Only now is it certain that the others are not wanted, for a repair by hand.
+        for name in names.iter().chain(&broken) {
+            disk.remove(name).map_err(SnapshotError::io(name, "remove"))?;
+        }
+        let shared = Shared {
+            disk,
+            cluster,
+            store,
+            temporary: AtomicU64::new(0),
+            current: Mutex::new(current),
+            keeping: Mutex::new(()),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The newest snapshot that is durable.
+    pub fn current(&self) -> Option<(Meta, SnapshotFile<D>)> {
+        self.lock().clone()
+    }
+
+    /// Writes a snapshot whose state `state` writes, and makes it durable. Blocks.
+    pub fn write(
+        &self,
+        meta: &Meta,
+        state: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<SnapshotFile<D>, SnapshotError> {
+        let mut incoming = self.receive()?;
+        let name = incoming.name.clone();
+        let description = meta.write();
+        let start = HEADER + description.len() as u64;
+        let file = incoming.file.as_ref().ok_or_else(|| gone(&name))?;
+        file.write_at(&description, HEADER).map_err(SnapshotError::io(&name, "write"))?;
+        let mut pieces = Pieces::new(file, start);
+        state(&mut pieces).map_err(|source| SnapshotError::State { file: name.clone(), source })?;
+        let end = pieces.finish().map_err(SnapshotError::io(&name, "write"))?;
+        let header = Header { cluster: self.shared.cluster, length: end - HEADER, description };
+        file.write_at(&header.write(), 0).map_err(SnapshotError::io(&name, "write its header"))?;
+        incoming.size = end;
+        let file = incoming.finish()?;
+        self.keep(meta, &file)?;
+        Ok(file)
+    }
+
+    /// Begins to receive a snapshot's file from another node.
+    pub fn receive(&self) -> Result<Incoming<D>, SnapshotError> {
+        let number = self.shared.temporary.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{number}{TEMPORARY}");
+        let file = self.shared.disk.create(&name).map_err(SnapshotError::io(&name, "create"))?;
+        Ok(Incoming { snapshots: self.clone(), name, file: Some(file), size: 0 })
+    }
+
+    /// Reads a snapshot's state with `state`, and checks that the file is whole and of this cluster. Blocks.
+    pub fn read<T>(
+        &self,
+        file: &SnapshotFile<D>,
+        state: impl FnOnce(&mut dyn Read) -> io::Result<T>,
+    ) -> Result<(Meta, T), SnapshotError> {
+        let inner = &file.inner;
+        let name = inner.name().name;
+        let file = inner.file.as_ref().ok_or_else(|| gone(&name))?;
+        file::read(file, inner.size, &name, self.shared.cluster, state)
+    }
+
+    /// Makes a snapshot that was read through durable, and the current one if it is the newest; then removes older ones.
+    /// Blocks.
+    pub fn keep(&self, meta: &Meta, file: &SnapshotFile<D>) -> Result<(), SnapshotError> {
+        if !Arc::ptr_eq(&file.inner.store, &self.shared.store) {
+            return self.keep(meta, &self.copy(file)?);
+        }
+        let disk = &self.shared.disk;
+        let _keeping = self.shared.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = file.inner.name();
+        if self.lock().as_ref().is_some_and(|(newest, _)| newest.last > meta.last) || !old.temporary {
+            return Ok(());
+        }
+        let bytes = file.inner.file.as_ref().ok_or_else(|| gone(&old.name))?;
+        bytes.sync().map_err(SnapshotError::io(&old.name, "sync"))?;
+        let name = file_name(meta.last);
+        disk.rename(&old.name, &name).map_err(SnapshotError::io(&old.name, "rename"))?;
+        file.inner.set_name(Name { name: name.clone(), temporary: false });
+        disk.sync_folder().map_err(SnapshotError::io(&name, "sync its folder"))?;
+        let before = self.lock().replace((meta.clone(), file.clone()));
+        if let Some((_, before)) = before
+            && before.inner.name().name != name
+        {
+            // Who sends it has it open. What stays is removed at the next start.
+            if let Err(error) = disk.remove(&before.inner.name().name) {
+                tracing::warn!(%error, "cannot remove an older snapshot");
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&self, file: &SnapshotFile<D>) -> Result<SnapshotFile<D>, SnapshotError> {
+        let mut incoming = self.receive()?;
+        let (mut piece, mut offset) = (vec![0; 64 << 10], 0);
+        loop {
+            let name = file.inner.name().name;
+            let n = file.read_at(&mut piece, offset).map_err(SnapshotError::io(&name, "read"))?;
+            if n == 0 {
+                return incoming.finish();
+            }
+            incoming.write(&piece[..n])?;
+            offset += n as u64;
+        }
+    }
+
+    /// No snapshot, for who must give one: it is of nothing, and empty.
+    pub(crate) fn nothing(&self) -> SnapshotFile<D> {
+        let name = Name { name: "no snapshot".into(), temporary: false };
+        SnapshotFile::new(&self.shared.disk, None, name, 0, &self.shared.store)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Meta, SnapshotFile<D>)>> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gone(name: &str) -> SnapshotError {
+    SnapshotError::Io { file: name.into(), what: "use", source: io::ErrorKind::NotFound.into() }
+}
+
+// Reads the whole file: one that cannot be read must be known before the log is believed.
+fn load<D: Disk>(
+    disk: &D,
+    store: &Arc<()>,
+    name: &str,
+    cluster: u64,
+) -> Result<(Meta, SnapshotFile<D>), SnapshotError> {
+    let file = disk.open(name).map_err(SnapshotError::io(name, "open"))?;
+    let size = file.size().map_err(SnapshotError::io(name, "read its length"))?;
+    let (meta, _) = file::read(&file, size, name, cluster, |state| io::copy(state, &mut io::sink()))?;
+    if file_name(meta.last) != name {
+        return Err(SnapshotError::Damaged { file: name.into(), problem: "has the name of another snapshot".into() });
+    }
+    let name = Name { name: name.into(), temporary: false };
+    Ok((meta, SnapshotFile::new(disk, Some(file), name, size, store)))
+}
+
+/// A snapshot's file that is on its way. It is removed if it is dropped before it is whole.
+#[derive(Debug)]
+pub struct Incoming<D: Disk> {
+    snapshots: Snapshots<D>,
+    name: String,
+    file: Option<D::File>,
+    size: u64,
+}
+
+impl<D: Disk> Incoming<D> {
+    /// Writes the next bytes of the file. Blocks.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let file = self.file.as_ref().ok_or_else(|| gone(&self.name))?;
+        file.write_at(bytes, self.size).map_err(SnapshotError::io(&self.name, "write"))?;
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// How many bytes have come.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The file is whole. It is neither checked nor durable yet.
+    pub fn finish(mut self) -> Result<SnapshotFile<D>, SnapshotError> {
+        let file = self.file.take().ok_or_else(|| gone(&self.name))?;
+        let name = Name { name: self.name.clone(), temporary: true };
+        let shared = &self.snapshots.shared;
+        Ok(SnapshotFile::new(&shared.disk, Some(file), name, self.size, &shared.store))
+    }
+}
+
+impl<D: Disk> Drop for Incoming<D> {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = self.snapshots.shared.disk.remove(&self.name);
+        }
+    }
+}
