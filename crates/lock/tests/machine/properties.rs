@@ -1,0 +1,174 @@
+//! Whatever happens in whatever order, the machine does as the model, hands over at once, and its snapshots are whole.
+
+use broadcast_lock::{
+    Locks, Mode,
+    message::{Change, Command, Outcome, PlaceState},
+};
+use broadcast_store::machine;
+use proptest::prelude::*;
+
+use crate::{
+    model::{Model, Place},
+    support::{State, TERM, config, several, sid},
+};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Acquire { session: i64, locks: Vec<u8>, mode: Mode, waits: bool },
+    Release { which: usize },
+    Force { lock: u8 },
+    End { session: i64, expires: bool },
+    Open { session: i64 },
+    Snapshot,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let session = 1..6i64;
+    let mode = prop_oneof![
+        3 => Just(Mode::Exclusive),
+        2 => Just(Mode::Shared),
+        2 => (1..4u16).prop_map(|permits| Mode::Semaphore { permits }),
+    ];
+    let locks = prop_oneof![
+        4 => (0..3u8).prop_map(|lock| vec![lock]),
+        1 => proptest::sample::subsequence(vec![0u8, 1, 2], 2..=3).prop_shuffle(),
+    ];
+    prop_oneof![
+        8 => (session.clone(), locks, mode, prop::bool::weighted(0.8)).prop_map(|(session, locks, mode, waits)| {
+            let mode = if locks.len() > 1 { Mode::Exclusive } else { mode };
+            Step::Acquire { session, locks, mode, waits }
+        }),
+        6 => any::<usize>().prop_map(|which| Step::Release { which }),
+        1 => (0..3u8).prop_map(|lock| Step::Force { lock }),
+        1 => (session.clone(), any::<bool>()).prop_map(|(session, expires)| Step::End { session, expires }),
+        2 => session.prop_map(|session| Step::Open { session }),
+        1 => Just(Step::Snapshot),
+    ]
+}
+
+fn lock_name(lock: u8) -> String {
+    // One name begins as another.
+    ["a", "a/b", "a/b/c"][usize::from(lock)].into()
+}
+
+/// The state after a snapshot of it was written and read.
+pub(crate) fn reread(state: &State) -> machine::State {
+    let mut snapshot = Vec::new();
+    state.state.write_snapshot(&mut snapshot).expect("memory takes it");
+    machine::State::read_snapshot(vec![Locks::machine()], &mut &snapshot[..], 1 << 30).expect("it is whole")
+}
+
+fn run(steps: Vec<Step>) {
+    let mut state = State::new(&[1, 2, 3, 4, 5]);
+    let mut model = Model::default();
+    let mut sessions: Vec<i64> = vec![1, 2, 3, 4, 5];
+    let mut last = 0;
+    for step in steps {
+        let granted_before = model.granted();
+        state.take_told();
+        match step {
+            Step::Acquire { session, locks, mode, waits } => {
+                let names: Vec<String> = locks.iter().map(|lock| lock_name(*lock)).collect();
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let acquire = broadcast_lock::message::Acquire { mode, waits, ..several(session, &names) };
+                let outcome = state.execute(&Command::Acquire(acquire));
+                let had = model
+                    .0
+                    .iter()
+                    .find(|place| place.session == session && place.locks.iter().any(|lock| locks.contains(lock)));
+                match (&outcome, had) {
+                    (Outcome::Refused(_), _) if !sessions.contains(&session) => {}
+                    (Outcome::Refused(_), Some(_)) => {}
+                    (Outcome::Placed { token, granted }, None) => {
+                        assert!(*token > last, "tokens grow");
+                        last = *token;
+                        model.0.push(Place { token: *token, session, locks, mode });
+                        assert_eq!(*granted, model.granted().contains(token));
+                    }
+                    (Outcome::Taken { .. }, None) => {
+                        assert!(!waits);
+                        let token = u64::MAX;
+                        let mut tried = Model(model.0.clone());
+                        tried.0.push(Place { token, session, locks, mode });
+                        assert!(!tried.granted().contains(&token), "it was free");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            Step::Release { which } if !model.0.is_empty() => {
+                let place = model.0.remove(which % model.0.len());
+                state.release(place.session, place.token);
+            }
+            Step::Release { .. } => {}
+            Step::Force { lock } => {
+                let granted = model.granted();
+                let outcome = state.execute(&Command::Force { name: crate::support::name(&lock_name(lock)) });
+                let held = |place: &Place| place.locks.contains(&lock) && granted.contains(&place.token);
+                let tokens: Vec<u64> = model.0.iter().filter(|place| held(place)).map(|place| place.token).collect();
+                if tokens.is_empty() {
+                    assert!(matches!(outcome, Outcome::Refused(_)));
+                } else {
+                    assert_eq!(outcome, Outcome::Released { tokens });
+                }
+                // Their sessions end.
+                let ended: Vec<i64> = model.0.iter().filter(|place| held(place)).map(|place| place.session).collect();
+                model.0.retain(|place| !ended.contains(&place.session));
+                sessions.retain(|session| !ended.contains(session));
+            }
+            Step::End { session, expires } => {
+                let end = if expires {
+                    machine::Command::expire(sid(session), TERM)
+                } else {
+                    machine::Command::revoke(sid(session))
+                };
+                state.apply(&end);
+                sessions.retain(|each| *each != session);
+                model.0.retain(|place| place.session != session);
+            }
+            Step::Open { session } => {
+                let outcome = state.execute(&Command::Open { session: sid(session), config: config() });
+                assert_eq!(outcome == Outcome::Done, !sessions.contains(&session));
+                if outcome == Outcome::Done {
+                    sessions.push(session);
+                }
+            }
+            Step::Snapshot => {
+                let copy = reread(&state);
+                assert_eq!(copy.hash(), state.state.hash());
+                state.state = copy;
+            }
+        }
+        let granted = model.granted();
+        let told = state.take_told();
+        let news: Vec<u64> = granted.iter().filter(|token| !granted_before.contains(token)).copied().collect();
+        let mut told_granted: Vec<u64> =
+            told.iter().filter(|(_, change)| *change == Change::Granted).map(|(token, _)| *token).collect();
+        told_granted.sort_unstable();
+        assert_eq!(told_granted, news, "what is granted is told, once, with what made it free");
+        let tokens: Vec<u64> = model.0.iter().map(|place| place.token).collect();
+        for (token, now) in tokens.iter().zip(state.places(&tokens)) {
+            assert_eq!(now == PlaceState::Held, granted.contains(token), "{token}: {now:?}, {model:?}");
+        }
+    }
+    let (opened, ..) = state.locks().counts();
+    assert_eq!(opened, sessions.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn it_does_as_the_model(steps in prop::collection::vec(step(), 1..60)) {
+        run(steps);
+    }
+
+    /// Bytes that mean nothing are refused, or are an outcome; they stop nobody.
+    #[test]
+    fn no_bytes_are_too_odd(body in prop::collection::vec(any::<u8>(), 0..80)) {
+        let mut state = State::new(&[1]);
+        let command = machine::Command::machine("locks", 1, body).expect("it is small");
+        if state.state.check(&command).is_ok() {
+            state.apply(&command);
+        }
+    }
+}

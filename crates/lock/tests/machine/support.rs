@@ -1,0 +1,112 @@
+//! A store with locks.
+
+use broadcast_lock::{
+    Locks, Mode, Name, SessionConfig,
+    message::{Acquire, Change, Command, Event, Outcome, PlaceState, Question, SESSION},
+};
+use broadcast_store::machine::{self, At, View};
+use serde::de::DeserializeOwned;
+
+pub(crate) const TERM: u64 = 3;
+
+pub(crate) struct State {
+    pub(crate) state: machine::State,
+}
+
+pub(crate) fn name(name: &str) -> Name {
+    Name::new(name).expect("a name")
+}
+
+/// The id of a session that tests call by a small number.
+pub(crate) const fn sid(session: i64) -> i64 {
+    SESSION | session
+}
+
+pub(crate) fn config() -> SessionConfig {
+    SessionConfig {
+        ttl: 10,
+        lock_delay: 0,
+        release_on_failure: false,
+        node: "node1".into(),
+        label: String::new(),
+        since: 1,
+    }
+}
+
+pub(crate) fn acquire(session: i64, lock: &str, mode: Mode) -> Acquire {
+    Acquire { mode, ..several(session, &[lock]) }
+}
+
+pub(crate) fn several(session: i64, locks: &[&str]) -> Acquire {
+    let names = locks.iter().map(|lock| name(lock)).collect();
+    Acquire {
+        session: sid(session),
+        open: None,
+        names,
+        mode: Mode::Exclusive,
+        waits: true,
+        value: Default::default(),
+        since: 2,
+    }
+}
+
+impl State {
+    pub(crate) fn new(sessions: &[i64]) -> Self {
+        let mut state = Self { state: machine::State::with(vec![Locks::machine()]) };
+        for session in sessions {
+            assert_eq!(state.execute(&Command::Open { session: sid(*session), config: config() }), Outcome::Done);
+        }
+        state
+    }
+
+    pub(crate) fn locks(&self) -> &Locks {
+        self.state.machine().expect("it has locks")
+    }
+
+    pub(crate) fn apply(&mut self, command: &machine::Command) -> machine::Outcome {
+        let at = At { index: self.state.at().index + 1, term: TERM };
+        let outcome = self.state.apply(at, command).expect("it is known");
+        self.locks().assert_invariants();
+        outcome
+    }
+
+    pub(crate) fn execute(&mut self, command: &Command) -> Outcome {
+        let command = machine::Command::machine("locks", 1, command.encode()).expect("it is small");
+        self.state.check(&command).expect("it can be read");
+        match self.apply(&command) {
+            machine::Outcome::Machine(outcome) => postcard::from_bytes(&outcome).expect("an outcome"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The token, and whether it is granted.
+    pub(crate) fn place(&mut self, acquire: Acquire) -> (u64, bool) {
+        match self.execute(&Command::Acquire(acquire)) {
+            Outcome::Placed { token, granted } => (token, granted),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn release(&mut self, session: i64, token: u64) {
+        let released = self.execute(&Command::Release { session: sid(session), token, name: None });
+        assert_eq!(released, Outcome::Released { tokens: vec![token] });
+    }
+
+    pub(crate) fn ask<T: DeserializeOwned>(&self, question: &Question) -> T {
+        let question = postcard::to_allocvec(question).expect("it can be written");
+        let view = View { leases: self.state.leases(), left: &|_| None };
+        let answer = self.state.answer("locks", &view, &question).expect("it has locks").expect("it can be read");
+        postcard::from_bytes(&answer).expect("an answer")
+    }
+
+    pub(crate) fn places(&self, tokens: &[u64]) -> Vec<PlaceState> {
+        self.ask(&Question::Places(tokens.into()))
+    }
+
+    pub(crate) fn take_told(&mut self) -> Vec<(u64, Change)> {
+        let told = self.state.take_told().into_iter();
+        told.map(|(_, event)| Event::decode(&event).expect("an event"))
+            .map(|event| (event.token, event.change))
+            .collect()
+    }
+}

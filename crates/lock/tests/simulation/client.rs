@@ -1,0 +1,345 @@
+//! Clients of locks: each has one session after the other, takes locks with it in every way, and does with them what
+//! holders do, even too late.
+
+use std::time::Duration;
+
+use broadcast_lock::{
+    Mode, Refusal, SessionConfig,
+    machine::{NAME, VERSION},
+    message::{Acquire, Command, Outcome, PlaceState, Question},
+};
+use broadcast_store::{
+    keys::{self, Put},
+    machine::{self, View},
+    raft::{ConsensusError, confirm},
+};
+use openraft::type_config::TypeConfigExt as _;
+
+use crate::{
+    history::{Denied, Stay},
+    journal::{LOCKS, name},
+    keeper::Kept,
+    network::{C, World},
+    register,
+    session::{Missed, Session as Requests},
+    voter::{Clock, now},
+};
+
+/// The lock that protects the register.
+const REGISTER: usize = 3;
+/// The lock whose holder says something of itself.
+const ELECTION: usize = 4;
+/// How long anybody waits at most once the faults are over: sessions that nobody keeps alive end, and those before it in
+/// the queue hold the lock for a moment.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+struct Client {
+    world: World,
+    voters: u64,
+    clock: Clock,
+    requests: Requests,
+}
+
+/// What becomes of a session after a turn.
+#[derive(PartialEq)]
+enum Then {
+    GoesOn,
+    /// Nobody looks after it any more: the client has gone, or has lost it.
+    IsLeft,
+}
+
+/// A place that was taken.
+struct Place<'a> {
+    kept: &'a Kept,
+    token: u64,
+    lock: usize,
+    mode: Mode,
+}
+
+/// Has one session after the other, until the faults are over.
+pub(crate) async fn run(world: World, voters: u64) {
+    let offset = Duration::from_secs(world.below(1_000_000));
+    let clock = Clock { offset, rate: 990_000 + world.below(20_001) as u32 };
+    let requests = Requests::open(world.clone(), voters).await;
+    let mut client = Client { world: world.clone(), voters, clock, requests };
+    while !world.done() {
+        C::sleep(Duration::from_millis(world.below(500))).await;
+        if world.chance(40) {
+            let lock = world.below(LOCKS.len() as u64) as usize;
+            client.execute(Command::Force { name: name(lock) }).await;
+        } else {
+            client.session().await;
+        }
+    }
+}
+
+impl Client {
+    async fn execute(&mut self, command: Command) -> Option<Outcome> {
+        let command = machine::Command::machine(NAME, VERSION, command.encode()).expect("it is small");
+        match self.requests.execute(command).await? {
+            machine::Outcome::Machine(outcome) => Some(postcard::from_bytes(&outcome).expect("an outcome")),
+            other => panic!("{other:?} answers a command for locks"),
+        }
+    }
+
+    /// How a place is.
+    async fn state(&mut self, token: u64) -> Option<PlaceState> {
+        let question = postcard::to_allocvec(&Question::Places(vec![token])).expect("it can be written");
+        let ask = self.requests.ask(|peer| {
+            let question = question.clone();
+            async move {
+                match confirm(&peer.raft).await {
+                    Ok(()) => {}
+                    Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
+                    Err(_) => return Err(Missed::Lost),
+                }
+                let answer = peer.state.read(|replica, _| {
+                    let view = View { leases: replica.state.leases(), left: &|_| None };
+                    replica.state.answer(NAME, &view, &question)
+                });
+                Ok(answer.expect("there are locks").expect("it can be read"))
+            }
+        });
+        let states: Vec<PlaceState> = postcard::from_bytes(&ask.await?).expect("an answer");
+        states.first().copied()
+    }
+
+    async fn session(&mut self) {
+        let world = self.world.clone();
+        let config = SessionConfig {
+            ttl: 2 + world.below(4) as u32,
+            lock_delay: if world.chance(300) { 1 + world.below(2) as u32 } else { 0 },
+            release_on_failure: false,
+            node: "node1".into(),
+            label: String::new(),
+            since: 0,
+        };
+        let kept = Kept::begin(&world, self.clock, &config);
+        // Either by itself, or with its first place.
+        let mut open = world.chance(500).then(|| config.clone());
+        if open.is_none() {
+            match self.execute(Command::Open { session: kept.id, config }).await {
+                Some(Outcome::Done) => kept.keep(self.voters),
+                None => return,
+                other => return world.fail(format!("{other:?} answers the opening of a session")),
+            }
+        }
+        for _ in 0..1 + world.below(3) {
+            if kept.left().is_zero() || world.done() {
+                break;
+            }
+            if self.turn(&kept, open.take()).await == Then::IsLeft {
+                return;
+            }
+        }
+        kept.stop();
+        self.execute_revoke(kept.id).await;
+    }
+
+    async fn execute_revoke(&mut self, session: i64) {
+        match self.requests.execute(machine::Command::revoke(session)).await {
+            None | Some(machine::Outcome::LeaseEnded { .. } | machine::Outcome::Refused(_)) => {}
+            other => self.world.fail(format!("{other:?} answers the end of a session")),
+        }
+    }
+
+    /// Some locks, in some way.
+    fn request(&self, session: i64, open: Option<SessionConfig>) -> (Acquire, usize) {
+        let world = &self.world;
+        let lock = world.below(LOCKS.len() as u64) as usize;
+        let mode = match world.below(6) {
+            _ if lock >= REGISTER => Mode::Exclusive,
+            0..2 => Mode::Exclusive,
+            2..4 => Mode::Shared,
+            _ => Mode::Semaphore { permits: 2 + world.below(2) as u16 },
+        };
+        let mut names = vec![name(lock)];
+        if lock < REGISTER && mode == Mode::Exclusive && world.chance(500) {
+            let others = (0..REGISTER).filter(|other| *other != lock && world.chance(600));
+            names.extend(others.map(name));
+        }
+        let waits = world.chance(800);
+        (Acquire { session, open, names, mode, waits, value: LOCKS[lock].into(), since: 0 }, lock)
+    }
+
+    async fn turn(&mut self, kept: &Kept, open: Option<SessionConfig>) -> Then {
+        let world = self.world.clone();
+        let opens = open.is_some();
+        let (request, lock) = self.request(kept.id, open);
+        let mode = request.mode;
+        let mut outcome = self.execute(Command::Acquire(request.clone())).await;
+        if outcome.is_none() && world.chance(500) {
+            // It may have been done: then the session has that place, and gets no other one.
+            outcome = self.execute(Command::Acquire(Acquire { open: None, ..request })).await;
+        }
+        match outcome {
+            // If it has a place all the same, it ends with the session.
+            None | Some(Outcome::Refused(Refusal::HasPlace { .. })) => Then::IsLeft,
+            Some(Outcome::Placed { token, granted }) => {
+                if opens {
+                    kept.keep(self.voters);
+                }
+                let place = Place { kept, token, lock, mode };
+                let (then, until) = self.placed(&place, granted).await;
+                let deadline = kept.deadline();
+                let until = until.map(|until| until.min(deadline));
+                world.lock().history.stays.insert(token, Stay { deadline, until });
+                then
+            }
+            Some(Outcome::Taken { .. }) if opens => Then::IsLeft,
+            Some(Outcome::Taken { .. }) => Then::GoesOn,
+            Some(Outcome::Refused(Refusal::NoSession { .. })) => {
+                if !opens && !kept.left().is_zero() {
+                    world.lock().history.gone.push(kept.id);
+                }
+                Then::IsLeft
+            }
+            other => {
+                world.fail(format!("{other:?} answers who asks for a lock"));
+                Then::IsLeft
+            }
+        }
+    }
+
+    /// Waits for a place, and holds it; gives until when it took itself for the holder, if it did. The deadline comes
+    /// before that.
+    async fn placed(&mut self, place: &Place<'_>, mut granted: bool) -> (Then, Option<Duration>) {
+        let (world, kept) = (self.world.clone(), place.kept);
+        let began = now();
+        let limit = world.chance(250).then(|| began + Duration::from_millis(world.below(4000)));
+        while !granted {
+            if kept.left().is_zero() || !world.done() && world.chance(10) {
+                return (Then::IsLeft, None);
+            }
+            if limit.is_some_and(|limit| now() > limit) && !world.done() {
+                return (self.release(place).await, None);
+            }
+            let calm_since = world.lock().history.calm_since;
+            if let Some(since) = calm_since.map(|since| since.max(began))
+                && now() > since + PATIENCE
+            {
+                world.fail(format!("token {} of lock {} still waits, since {since:?}", place.token, place.lock));
+                return (Then::IsLeft, None);
+            }
+            if !world.done() && world.chance(10) {
+                kept.pause(kept.long()).await;
+            }
+            C::sleep(Duration::from_millis(20 + world.below(300))).await;
+            match self.state(place.token).await {
+                Some(PlaceState::Held) => granted = true,
+                Some(PlaceState::Gone) => {
+                    self.denied(place, "wait");
+                    return (Then::GoesOn, None);
+                }
+                Some(PlaceState::Waits) | None => {}
+            }
+        }
+        self.hold(place).await;
+        if kept.left().is_zero() {
+            return (Then::IsLeft, Some(Duration::MAX));
+        }
+        let until = now();
+        match world.below(10) {
+            // The client has gone, and its lock goes when the session does.
+            0 => (Then::IsLeft, Some(Duration::MAX)),
+            1 => {
+                kept.stop();
+                self.execute_revoke(kept.id).await;
+                (Then::IsLeft, Some(until))
+            }
+            _ => (self.release(place).await, Some(until)),
+        }
+    }
+
+    /// What holders do: write, keep on writing, and now and then do so when they hold it no more.
+    async fn hold(&mut self, place: &Place<'_>) {
+        let (world, kept, token) = (self.world.clone(), place.kept, place.token);
+        let until = now() + Duration::from_millis(world.below(if world.done() { 200 } else { 1500 }));
+        let reckless = world.chance(200);
+        loop {
+            if kept.left().is_zero() && !reckless || now() > until || world.lock().history.calm_since.is_some() {
+                return;
+            }
+            if world.chance(20) {
+                // It goes on as if nothing were.
+                kept.pause(kept.long()).await;
+            }
+            let command = match world.below(6) {
+                0..3 if place.lock == REGISTER => {
+                    if !self.increment(place).await {
+                        return;
+                    }
+                    continue;
+                }
+                3 => {
+                    let key = format!("fenced/{}", place.lock);
+                    let put = Put { key: key.into(), value: token.to_string().into(), ..Put::default() };
+                    Command::Fenced { name: name(place.lock), token, keys: keys::Command::Put(put).encode() }
+                }
+                4 if place.lock == ELECTION => Command::Proclaim {
+                    name: name(place.lock),
+                    session: kept.id,
+                    token,
+                    value: now().as_millis().to_string().into(),
+                },
+                5 if place.mode == Mode::Exclusive => Command::Fence { name: name(place.lock), token },
+                _ => {
+                    C::sleep(Duration::from_millis(20 + world.below(300))).await;
+                    continue;
+                }
+            };
+            match self.execute(command).await {
+                Some(Outcome::Refused(Refusal::NotHeld { .. })) if place.mode == Mode::Exclusive => {
+                    self.denied(place, "write");
+                }
+                Some(Outcome::Refused(Refusal::Fenced { .. })) => self.denied(place, "remember its token"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds one to the register. Whether it may go on.
+    async fn increment(&mut self, place: &Place<'_>) -> bool {
+        let (world, kept) = (self.world.clone(), place.kept);
+        let Some(value) = register::read(&world, place.token).await else {
+            self.denied(place, "read the register");
+            return false;
+        };
+        if world.chance(50) {
+            // The pause that no deadline helps against: it has looked at its clock before.
+            kept.pause(kept.long()).await;
+        }
+        if world.chance(50) {
+            // It takes long, and nobody waits for the answer. So it must not write once more.
+            let takes = Duration::from_millis(world.below(12_000));
+            drop(C::spawn(register::write(world, place.token, value + 1, takes)));
+            return false;
+        }
+        let takes = Duration::from_millis(1 + world.below(40));
+        let accepted = register::write(world, place.token, value + 1, takes).await;
+        if !accepted {
+            self.denied(place, "write the register");
+        }
+        accepted
+    }
+
+    async fn release(&mut self, place: &Place<'_>) -> Then {
+        let outcome = self
+            .execute(Command::Release { session: place.kept.id, token: place.token, name: Some(name(place.lock)) })
+            .await;
+        match outcome {
+            Some(Outcome::Released { .. }) => Then::GoesOn,
+            Some(Outcome::Refused(Refusal::NotHeld { .. })) => {
+                self.denied(place, "release");
+                Then::GoesOn
+            }
+            // Whatever became of it, the place ends with the session.
+            _ => Then::IsLeft,
+        }
+    }
+
+    /// Its place has gone. Whether it should have is known at the end.
+    fn denied(&self, place: &Place<'_>, what: &'static str) {
+        self.world.lock().history.denied.push(Denied { token: place.token, at: now(), what });
+    }
+}
