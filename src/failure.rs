@@ -26,7 +26,13 @@ impl Failure {
         Self::other(format!("cannot start: {error}"))
     }
 
-    /// The process' exit code: 2 for settings that cannot be, otherwise 1.
+    /// With another exit code, where it is 1.
+    #[must_use]
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        Self { code: if self.code == 1 { code } else { self.code }, ..self }
+    }
+
+    /// The process' exit code: 2 for settings that cannot be, otherwise 1 unless it says otherwise.
     #[must_use]
     pub(crate) fn code(&self) -> ExitCode {
         self.code.into()

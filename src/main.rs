@@ -4,11 +4,13 @@
 
 mod commands;
 mod data;
+mod failed_holders;
 mod failure;
 mod log;
 mod nearest;
 mod roles;
 mod settings;
+mod store;
 mod visible;
 
 use std::{
@@ -24,6 +26,9 @@ use self::failure::Failure;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::enter() {
+        return code;
+    }
     match run() {
         Ok(code) => code,
         Err(failure) => {

@@ -114,6 +114,11 @@ impl Client {
         self.call(Call { method: Method::PUT, path, headers, body, has, ..Call::default() }).await
     }
 
+    /// What the node answers when it was told to do something.
+    pub(super) async fn post(&self, path: &str, has: &str) -> Result<Answer, Trouble> {
+        self.call(Call { method: Method::POST, path, has, ..Call::default() }).await
+    }
+
     /// The whole answer.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Trouble> {
         let (limit, has) = (call.waits + ANSWER_TIME, call.has);

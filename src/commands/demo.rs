@@ -8,33 +8,42 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use broadcast::{Config, Handle, Profile, Seed, start};
 use clap::{Args, value_parser};
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::sleep,
+};
 
 use super::{
-    control,
+    control, lock_api,
     node::{Signals, info},
     output,
     serve::Api,
+    store_api,
     timeline::Live,
     unknown,
 };
 use crate::{
     failure::Failure,
     log,
-    roles::{self, Context, Ended, Role, receiver, sender},
+    roles::{self, Context, Ended, Role, Roles, receiver, sender, voter},
     settings::{
         http::HttpArgs,
-        log::{Format, LogArgs, filter},
+        log::{Format, LogArgs},
         node::IntervalArgs,
         values::duration,
     },
+    store::NodeStore,
 };
 
+/// The first nodes agree on what the store holds, in memory.
+const VOTERS: usize = 3;
 /// How many nodes can send at most.
 const MAX_SENDERS: i64 = 100;
 
@@ -83,7 +92,6 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
     // All that the timeline draws is logged as `info`.
     let logged = if args.timeline { "info" } else { &args.log.log };
-    let filter = filter(logged).map_err(Failure::usage)?;
     let names: Vec<String> = (0..=args.senders).map(|i| format!("node{}", u16::from(i) + 1)).collect();
     if (args.timeline || args.log.log_format == Format::Text) && io::stdout().is_terminal() {
         introduce(names.len());
@@ -91,13 +99,14 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let nodes = log::Nodes::Several(names.clone());
     let (mut live, log) = if args.timeline {
         let (live, sink) = Live::new(&names);
-        (Some(live), log::start_into(sink, filter, Format::Json, nodes))
+        (Some(live), log::start_into(sink, logged, Format::Json, nodes))
     } else {
-        (None, log::start(filter, args.log.log_format, nodes))
+        (None, log::start(logged, args.log.log_format, nodes))
     };
     let log = log.map_err(Failure::start)?;
     unknown::log("demo", &names[0]);
     let mut served = None;
+    let leave_asked = Arc::new(Notify::new());
     let mut api = Some((Api::bind(&args.http, &names[0])?, log.control));
 
     let every = args.interval.interval;
@@ -105,18 +114,28 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let mut nodes: Vec<Handle> = Vec::new();
     let mut playing = JoinSet::new();
     let (running, shutdown) = roles::shutdown();
-    for name in names {
+    let voters = &names[..names.len().min(VOTERS)];
+    for name in &names {
         let role = if nodes.is_empty() { Role::Receiver } else { Role::Sender };
-        let node =
-            start(config(name, &nodes).info(info(None, &role.into(), api.as_ref().map(|(api, _)| api))?)).await?;
+        let votes = voters.contains(name);
+        let roles = if votes { Roles::from(role).with(Role::Voter) } else { role.into() };
+        let about = info(None, &roles, api.as_ref().map(|(api, _)| api))?;
+        let node = start(config(name.clone(), &nodes).info(about)).await?;
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
-        let context = Context { node: node.clone(), data: None, shutdown: shutdown.clone() };
+        let voters = if votes { voters.to_vec() } else { Vec::new() };
+        let store = NodeStore::new(node.clone(), false, voters, None);
+        let context = Context { node: node.clone(), data: None, store: store.clone(), shutdown: shutdown.clone() };
+        if votes {
+            playing.spawn(voter::run(context.clone()));
+        }
         match turn {
             Some(turn) => playing.spawn(sender::run(context, every, first_turn(met.clone(), turn))),
             None => playing.spawn(receiver::run(context)),
         };
         if let Some((api, log)) = api.take() {
-            served = Some(api.serve(&node, control::routes(&node, log))?);
+            let routes =
+                [control::routes(&node, log, &leave_asked), store_api::routes(&store), lock_api::routes(&store)];
+            served = Some(api.serve(&node, routes)?);
         }
         nodes.push(node);
     }
@@ -136,6 +155,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         () = meeting => ("the demo is over", Ok(true)),
         () = &mut finished => ("the time is over", Ok(true)),
         signal = signals.next() => (signal.told(), Ok(true)),
+        () = leave_asked.notified() => (control::TOLD_TO_LEAVE, Ok(true)),
         // `broadcast demo | head` has seen enough.
         () = log.closed.notified() => ("nobody reads the log any more", Ok(false)),
         () = output::nobody_reads(), if args.timeline => ("nobody reads the timeline any more", Ok(false)),

@@ -17,9 +17,9 @@ use super::client::{Call, Client, Trouble};
 use crate::{failure::Failure, visible};
 
 /// A node says something every 15 s.
-const SILENCE: Duration = Duration::from_secs(45);
+pub(super) const SILENCE: Duration = Duration::from_secs(45);
 /// What one event takes at most, in bytes: the largest message, each byte of it escaped.
-const MAX_EVENT: usize = 8 << 20;
+pub(super) const MAX_EVENT: usize = 8 << 20;
 /// When to connect again, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
@@ -180,14 +180,14 @@ impl Event {
 
 /// Reads a stream of server-sent events (WHATWG HTML, 9.2.6), each of one line of data.
 #[derive(Debug, Default)]
-struct Events {
+pub(super) struct Events {
     /// The beginning of what is not complete.
-    rest: Vec<u8>,
+    pub(super) rest: Vec<u8>,
 }
 
 impl Events {
     /// Those that are complete with these bytes.
-    fn take(&mut self, bytes: &[u8]) -> Vec<Event> {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<Event> {
         let searched = self.rest.len().saturating_sub(1);
         self.rest.extend_from_slice(bytes);
         let Some(end) = self.rest[searched..].windows(2).rposition(|two| two == b"\n\n") else { return Vec::new() };

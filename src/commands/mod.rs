@@ -3,6 +3,7 @@
 //! Every setting is a flag and an environment variable ([`settings`](crate::settings)); the flag wins, and an empty
 //! variable counts as unset. What cannot be is refused in one line before anything starts.
 
+mod backup;
 mod chaos;
 mod client;
 mod control;
@@ -10,6 +11,9 @@ mod demo;
 mod follow;
 mod health;
 mod keygen;
+mod kv;
+mod lock;
+mod lock_api;
 mod look;
 mod manual;
 mod node;
@@ -20,16 +24,20 @@ mod reload;
 mod selfsigned;
 mod serve;
 mod sim;
+mod store_api;
+mod supervisor;
 mod tail;
 mod timeline;
+mod unfinished;
 mod unknown;
 mod usage;
+mod voters;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-pub(crate) use self::usage::parse;
+pub(crate) use self::{supervisor::enter, usage::parse};
 use crate::{failure::Failure, log};
 
 /// What the program was told to do.
@@ -73,11 +81,20 @@ enum Command {
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
     Timeline(timeline::TimelineArgs),
+    Kv(kv::KvArgs),
+    Lock(lock::LockArgs),
+    Elect(lock::ElectArgs),
+    Locks(lock::LocksArgs),
+    Sessions(lock::SessionsArgs),
+    Fence(lock::FenceArgs),
+    Voters(voters::VotersArgs),
+    Store(voters::StoreArgs),
     Members(look::MembersArgs),
     Status(look::StatusArgs),
     Health(health::HealthArgs),
     Log(operate::LogArgs),
     Faults(operate::FaultsArgs),
+    Leave(operate::LeaveArgs),
     Keygen(keygen::KeygenArgs),
     #[command(name = "tls-selfsigned")]
     TlsSelfSigned(selfsigned::SelfSignedArgs),
@@ -96,11 +113,20 @@ impl Command {
             Self::Publish(_) => Some("publish"),
             Self::Tail(_) => Some("tail"),
             Self::Timeline(_) => Some("timeline"),
+            Self::Kv(_) => Some("kv"),
+            Self::Lock(_) => Some("lock"),
+            Self::Elect(_) => Some("elect"),
+            Self::Locks(_) => Some("locks"),
+            Self::Sessions(_) => Some("sessions"),
+            Self::Fence(_) => Some("fence"),
+            Self::Voters(_) => Some("voters"),
+            Self::Store(_) => Some("store"),
             Self::Members(_) => Some("members"),
             Self::Status(_) => Some("status"),
             Self::Health(_) => Some("health"),
             Self::Log(_) => Some("log"),
             Self::Faults(_) => Some("faults"),
+            Self::Leave(_) => Some("leave"),
             Self::Keygen(_)
             | Self::TlsSelfSigned(_)
             | Self::Sim(_)
@@ -124,11 +150,20 @@ impl Cli {
             Command::Publish(args) => publish::run(args).await,
             Command::Tail(args) => tail::run(args).await,
             Command::Timeline(args) => timeline::run(args).await,
+            Command::Kv(args) => kv::run(args).await,
+            Command::Lock(args) => lock::run(args).await,
+            Command::Elect(args) => lock::elect(args).await,
+            Command::Locks(args) => lock::locks(args).await,
+            Command::Sessions(args) => lock::sessions(args).await,
+            Command::Fence(args) => lock::fence(args).await,
+            Command::Voters(args) => voters::voters(args).await,
+            Command::Store(args) => voters::store(args).await,
             Command::Members(args) => look::members(args).await,
             Command::Status(args) => look::status(args).await,
             Command::Health(args) => health::run(args).await,
             Command::Log(args) => operate::set_log(args).await,
             Command::Faults(args) => operate::set_faults(args).await,
+            Command::Leave(args) => operate::leave(args).await,
             Command::Keygen(args) => keygen::run(&args),
             Command::TlsSelfSigned(args) => selfsigned::run(&args),
             Command::Sim(args) => sim::run(args).await,

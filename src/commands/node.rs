@@ -9,24 +9,26 @@ use broadcast::{Handle, NodeId, NodeInfo, start};
 use clap::Args;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
     task::spawn_blocking,
     time::timeout,
 };
 use tracing::{info, warn};
 
-use super::{control, reload::Reload, serve::Api, unknown};
+use super::{control, lock_api, reload::Reload, serve::Api, store_api, unknown};
 use crate::{
     data::DataDir,
     failure::Failure,
     log,
     roles::{self, Context, Roles},
-    settings::{log::filter, name, node::NodeSettings},
+    settings::{name, node::NodeSettings},
+    store::NodeStore,
 };
 
 /// Run one node until it is told to stop
 ///
 /// A receiver logs every message that it receives. A sender also sends one every interval. SIGINT (Ctrl-C) or
-/// SIGTERM makes the node leave the cluster and exit with 0; a second one ends it at once.
+/// SIGTERM makes the node leave the cluster and exit with 0; a second one ends it at once. So does `broadcast leave`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast node --name node1\n  \
@@ -46,15 +48,17 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let settings = args.settings;
     let mut reload = Reload::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (roles, every) = (settings.role.clone(), settings.interval.interval);
-    let (node, api, log, data) = tokio::select! {
+    let Node { node, api, log, data, store } = tokio::select! {
         node = bring_up(settings) => node?,
         _ = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
     let (running, shutdown) = roles::shutdown();
-    let context = Context { node: node.clone(), data, shutdown };
+    let context = Context { node: node.clone(), data, store: store.clone(), shutdown };
     let mut playing = pin!(roles::run(&roles, &context, every));
     let live = api.live();
-    let served = api.serve(&node, control::routes(&node, log))?;
+    let leave = Arc::new(Notify::new());
+    let served =
+        api.serve(&node, [control::routes(&node, log, &leave), store_api::routes(&store), lock_api::routes(&store)])?;
     let (why, failure) = tokio::select! {
         () = reload.obey(&node, live) => ("its terminal was closed", None),
         ended = &mut playing => match ended {
@@ -62,10 +66,13 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
             Err(error) => ("a role cannot go on", Some(Failure::other(error))),
         },
         signal = signals.next() => (signal.told(), None),
+        () = leave.notified() => (control::TOLD_TO_LEAVE, None),
     };
     roles::leaving(node.name(), why);
     drop(running);
     let leaving = async {
+        // Somebody else leads before this node is gone, so that nobody waits for an election.
+        store.stop().await;
         node.leave().await;
         if failure.is_none() {
             // What it hears meanwhile is still logged.
@@ -85,16 +92,22 @@ fn warn_if_open(file: &Path) {
     }
 }
 
-async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, Option<Arc<DataDir>>), Failure> {
+/// A node that has begun, and what belongs to it.
+struct Node {
+    node: Handle,
+    api: Api,
+    log: log::Control,
+    data: Option<Arc<DataDir>>,
+    store: NodeStore,
+}
+
+async fn bring_up(settings: NodeSettings) -> Result<Node, Failure> {
     settings.check()?;
-    let name = match &settings.name {
-        Some(name) => name.clone(),
-        None => name::default_name().await.map_err(|error| {
-            Failure::usage(format!("cannot find out this host's name: {error}; set BROADCAST_NAME (--name)"))
-        })?,
-    };
-    let filter = filter(&settings.log.log).map_err(Failure::usage)?;
-    let log = log::start(filter, settings.log.log_format, log::Nodes::One(name.clone())).map_err(Failure::start)?;
+    let name = name_or_default(settings.name.clone()).await?;
+    let voters = settings.voters_with(&name)?;
+    let insecure_sessions = settings.insecure_sessions;
+    let log = log::start(&settings.log.log, settings.log.log_format, log::Nodes::One(name.clone()))
+        .map_err(Failure::start)?;
     unknown::log("node", &name);
     let secrets = settings.envelope.secret_keys_file.iter().chain(settings.http.token_files());
     secrets.chain(settings.http.tls.key_file()).for_each(|file| warn_if_open(file));
@@ -110,7 +123,25 @@ async fn bring_up(settings: NodeSettings) -> Result<(Handle, Api, log::Control, 
     if has_faults {
         info!(node = node.name(), event = "faults_end", "`broadcast faults none` ends the faults");
     }
-    Ok((node, api, log.control, data))
+    if data.is_none() && !voters.is_empty() {
+        warn!(
+            node = node.name(),
+            event = "store_ephemeral",
+            "this voter keeps nothing when it ends: it has no data directory; give it one with BROADCAST_DATA (--data)"
+        );
+    }
+    let store = NodeStore::new(node.clone(), insecure_sessions, voters, data.as_deref().map(DataDir::path));
+    Ok(Node { node, api, log: log.control, data, store })
+}
+
+/// The name of a node here.
+pub(super) async fn name_or_default(name: Option<String>) -> Result<String, Failure> {
+    match name {
+        Some(name) => Ok(name),
+        None => name::default_name().await.map_err(|error| {
+            Failure::usage(format!("cannot find out this host's name: {error}; set BROADCAST_NAME (--name)"))
+        }),
+    }
 }
 
 /// What the node tells the others about itself.

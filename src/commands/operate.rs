@@ -1,4 +1,4 @@
-//! `broadcast faults` and `broadcast log`: changing how a node runs.
+//! `broadcast faults`, `broadcast log` and `broadcast leave`: changing how a node runs.
 
 use std::process::ExitCode;
 
@@ -43,6 +43,30 @@ pub(super) struct LogArgs {
 
     #[command(flatten)]
     client: ClientArgs,
+}
+
+/// Have a node leave its cluster, and end
+///
+/// As a signal does, but from another host: the node says goodbye, and its process exits with 0. What restarts it, like a
+/// container's policy, may do so.
+///
+/// Exit codes: 0, the node leaves; 1, it could not be told; 2, wrong usage.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  broadcast leave\n  broadcast leave --node 10.0.0.1:8946")]
+pub(super) struct LeaveArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(super) async fn leave(args: LeaveArgs) -> Result<ExitCode, Failure> {
+    let answer = Client::of(&args.client)?.post("/v1/leave", "leaving").await?;
+    let text = if args.client.json {
+        visible::escaped_json(&answer.text)
+    } else {
+        format!("{} leaves", visible::escaped(answer.json["leaving"].as_str().unwrap_or_default()))
+    };
+    output::print_line(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 const NO_FAULTS: &str = "none";

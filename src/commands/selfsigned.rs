@@ -3,6 +3,7 @@
 use std::{
     fs::{DirBuilder, OpenOptions},
     io::{self, Write as _},
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,6 +15,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
 };
+use rustls::pki_types::DnsName;
 use zeroize::Zeroizing;
 
 use super::output;
@@ -44,7 +46,7 @@ pub(super) struct SelfSignedArgs {
     directory: PathBuf,
 
     /// Names and addresses that the nodes are called by, separated by commas, besides localhost, 127.0.0.1 and ::1
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = host)]
     host: Vec<String>,
 
     /// Name of the client, which the audit log tells
@@ -61,6 +63,19 @@ pub(super) struct SelfSignedArgs {
     days: u16,
 }
 
+/// A name or an address; nothing, which is between two commas, is none of them.
+fn host(text: &str) -> Result<String, String> {
+    let host = text.trim().trim_matches(['[', ']']);
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    let is_one =
+        host.is_empty() || host.parse::<IpAddr>().is_ok() || (!name.ends_with('.') && DnsName::try_from(name).is_ok());
+    if is_one {
+        return Ok(host.into());
+    }
+    Err("not the name of a host, nor an address; write one like node1.example.org or 10.0.0.7, and commas between them"
+        .into())
+}
+
 /// A file to be written.
 struct File {
     name: &'static str,
@@ -71,9 +86,9 @@ struct File {
 pub(super) fn run(args: &SelfSignedArgs) -> Result<ExitCode, Failure> {
     let hosts = ["localhost", "127.0.0.1", "::1"].into_iter().map(String::from);
     let mut all: Vec<String> = hosts.collect();
-    for host in args.host.iter().map(|host| host.trim().trim_matches(['[', ']'])).filter(|host| !host.is_empty()) {
-        if !all.iter().any(|other| other == host) {
-            all.push(host.into());
+    for host in args.host.iter().filter(|host| !host.is_empty()) {
+        if !all.contains(host) {
+            all.push(host.clone());
         }
     }
     let until = SystemTime::now() + DAY * u32::from(args.days);

@@ -85,10 +85,11 @@ impl Api {
     }
 
     /// Serves the node until it has stopped, and what else is to be served with it.
-    pub(super) fn serve(self, node: &Handle, routes: Routes) -> Result<Served, Failure> {
+    pub(super) fn serve(self, node: &Handle, routes: impl IntoIterator<Item = Routes>) -> Result<Served, Failure> {
         let Some((server, live)) = self.0 else { return Ok(Served(None)) };
         let addr = server.addr();
-        let served = server.mount(routes).spawn(node.clone()).map_err(Failure::start)?;
+        let server = routes.into_iter().fold(server, Server::mount);
+        let served = server.spawn(node.clone()).map_err(Failure::start)?;
         let place = place(live.scheme(), addr, node.addr().ip());
         info!(node = node.name(), event = "http", %addr, scheme = live.scheme(), "HTTP API and page at {place}");
         Ok(Served(Some(served)))

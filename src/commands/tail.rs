@@ -86,7 +86,7 @@ fn path(args: &TailArgs) -> String {
 }
 
 /// As a query can carry it (RFC 3986).
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

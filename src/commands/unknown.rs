@@ -8,15 +8,34 @@ use std::{
     env,
     ffi::OsString,
     io::{self, Write as _},
+    iter,
 };
 
 use super::definition;
 use crate::{nearest, settings::secret, visible::escaped};
 
 const PREFIX: &str = "BROADCAST_";
-/// What compose.yaml and `cargo test` read.
-const OTHERS: [&str; 3] = ["BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT", "BROADCAST_HTTP_PORT"];
+/// What compose.yaml reads, and what a command has in its environment that `broadcast lock` runs.
+const OTHERS: [&str; 6] = [
+    "BROADCAST_IMAGE",
+    "BROADCAST_MEM_LIMIT",
+    "BROADCAST_HTTP_PORT",
+    "BROADCAST_LOCK_NAME",
+    "BROADCAST_LOCK_TOKEN",
+    "BROADCAST_LOCK_KEY",
+];
 const TESTS: &str = "BROADCAST_TESTS_";
+/// What callers have to show, and TLS. Set to nothing, as by a template whose secret is missing, they count as unset.
+const GUARDS: [&str; 8] = [
+    "BROADCAST_TOKEN",
+    "BROADCAST_TOKEN_FILE",
+    "BROADCAST_HTTP_TOKEN",
+    "BROADCAST_HTTP_TOKEN_FILE",
+    "BROADCAST_TOKENS_FILE",
+    "BROADCAST_TLS_CERT_FILE",
+    "BROADCAST_TLS_KEY_FILE",
+    "BROADCAST_TLS_CLIENT_CA_FILE",
+];
 /// A longer name is nearly none.
 const LONGEST: usize = 64;
 
@@ -28,11 +47,19 @@ struct Unknown {
     nearest: Option<String>,
 }
 
-/// Logs what is unknown, in the name of a node: of `broadcast node` and `broadcast demo`.
+/// Logs what is unknown, and what would protect the node and is empty, in the name of a node: of `broadcast node` and `broadcast demo`.
 pub(super) fn log(command: &str, node: &str) {
     for unknown in unknown(command, env::vars_os()) {
         let (name, what) = (&unknown.name, unknown.told(command));
         tracing::warn!(node, event = "unknown_setting", name, "{what}");
+    }
+    for name in GUARDS.into_iter().filter(|name| env::var_os(name).is_some_and(|value| value.is_empty())) {
+        tracing::warn!(
+            node,
+            event = "empty_setting",
+            name,
+            "{name} is set to nothing, and protects nothing: give it a value, or do not set it"
+        );
     }
 }
 
@@ -73,8 +100,10 @@ fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>)
 
 /// The variables that a command reads.
 fn settings(command: &clap::Command) -> Vec<String> {
-    let flags = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
-    let has = |name: &str| command.get_arguments().any(|arg| arg.get_id() == name);
+    // Those of its own commands, too.
+    let all = || iter::once(command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+    let flags = all().filter_map(|arg| arg.get_env()?.to_str());
+    let has = |name: &str| all().any(|arg| arg.get_id() == name);
     let secrets = secret::ALL.iter().filter(|secret| has(&secret.file())).map(|secret| secret.variable);
     flags.chain(secrets).map(String::from).collect()
 }

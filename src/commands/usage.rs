@@ -54,6 +54,7 @@ fn from(args: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Res
 /// `BROADCAST_JOIN=`.
 fn without_empty_variables(mut command: clap::Command, is_empty: &impl Fn(&str) -> bool) -> clap::Command {
     for subcommand in command.get_subcommands_mut() {
+        *subcommand = without_empty_variables(std::mem::take(subcommand), is_empty);
         let unset = std::mem::take(subcommand).mut_args(|arg| match arg.get_env().and_then(|name| name.to_str()) {
             Some(variable) if is_empty(variable) => arg.env(None::<&str>),
             _ => arg,
@@ -102,8 +103,18 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
             for given in [ContextKind::InvalidArg, ContextKind::InvalidValue].into_iter().filter_map(context) {
                 text = text.replace(&format!("'{given}'"), &quoted(&given));
             }
-            let first = text.lines().next().unwrap_or_default();
-            first.strip_prefix("error: ").unwrap_or(first).into()
+            let mut lines = text.lines();
+            let first = lines.next().unwrap_or_default();
+            let first = first.strip_prefix("error: ").unwrap_or(first);
+            // What cannot be given together may be a list.
+            let list = || lines.map_while(|line| line.strip_prefix("  ")).collect::<Vec<_>>().join(", ");
+            match first.strip_suffix(':') {
+                Some(first) if first.starts_with("the subcommand") => {
+                    format!("{first} {}: write options behind the command", list())
+                }
+                Some(first) => format!("{first} {}", list()),
+                None => first.into(),
+            }
         }
     };
     format!("{problem}{}; see {help}", did_you_mean(error))
@@ -119,7 +130,11 @@ fn not_text(args: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> S
             _ => format!("the argument {} {NOT_TEXT}", shown(&text)),
         };
     }
-    let command = args.get(1).and_then(|name| definition().find_subcommand(name).cloned());
+    let mut command = args.get(1).and_then(|name| definition().find_subcommand(name).cloned());
+    for name in args.iter().skip(2) {
+        let Some(inner) = command.as_ref().and_then(|command| command.find_subcommand(name).cloned()) else { break };
+        command = Some(inner);
+    }
     let settings = command.iter().flat_map(clap::Command::get_arguments).filter(|arg| arg.get_env().is_some());
     let broken: Vec<_> = settings
         .filter(|arg| {
@@ -224,11 +239,11 @@ mod tests {
             ),
             (
                 &["node", "--role", "listener"],
-                r#"BROADCAST_ROLE (--role) = "listener": it must be one of: receiver, sender"#,
+                r#"BROADCAST_ROLE (--role) = "listener": it must be one of: receiver, sender, voter"#,
             ),
             (
                 &["node", "--role", "receiver, sendr"],
-                r#"BROADCAST_ROLE (--role) = "receiver, sendr": "sendr" is not a role; it must be one of: receiver, sender; did you mean sender?"#,
+                r#"BROADCAST_ROLE (--role) = "receiver, sendr": "sendr" is not a role; it must be one of: receiver, sender, voter; did you mean sender?"#,
             ),
             (
                 &["node", "--allow", "10.0.0.0/8,10.0.0.0/40"],
@@ -243,7 +258,7 @@ mod tests {
                 r#"BROADCAST_MAX_MEMBERS (--max-members) = "1": it must be between 2 and 1048576"#,
             ),
             (&["demo", "--senders", "0"], r#"--senders = "0": it must be from 1 to 100"#),
-            (&["node", "--role"], "BROADCAST_ROLE (--role): it must be one of: receiver, sender"),
+            (&["node", "--role"], "BROADCAST_ROLE (--role): it must be one of: receiver, sender, voter"),
             (&["node", "--colour"], "unexpected argument '--colour' found; see broadcast node --help"),
             (
                 &["log", "[{"],
@@ -311,6 +326,20 @@ mod tests {
                 &["chaos", "--file", "/nope", "status"],
                 r#"--file = "/nope": cannot read this compose file: No such file or directory (os error 2)"#,
             ),
+            (
+                &["locks", "--node", "node1", "release", "a", "--force"],
+                "the subcommand 'a' cannot be used with --node <NODE>, [NAME]: write options behind the command; see broadcast locks release --help",
+            ),
+            (
+                &["lock", "a", "--try", "--wait", "5s"],
+                "the argument '--try' cannot be used with '--wait <DURATION>'; see broadcast lock --help",
+            ),
+            (
+                &["lock", "/a", "true"],
+                "NAME = \"/a\": a name neither begins nor ends with /; write one like jobs/nightly",
+            ),
+            (&["lock", "a", "--semaphore", "0"], r#"--semaphore = "0": it must be from 1 to 1000"#),
+            (&["fence", "a"], "<TOKEN> must be given as well; see broadcast fence --help"),
             (&["demo", "--for"], "--for: it needs a value, --for <DURATION>; see broadcast demo --help"),
         ] {
             assert_eq!(refused(args), line);
@@ -387,6 +416,8 @@ mod tests {
                 "name",
                 "role",
                 "data",
+                "voters",
+                "insecure_sessions",
                 "bind",
                 "advertise",
                 "interval",

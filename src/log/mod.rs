@@ -15,16 +15,21 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _},
     os::fd::AsFd as _,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
+use broadcast_gateway::AUDIT_TARGET as AUDIT;
 use serde::{Serializer as _, ser::SerializeMap as _};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Dispatch, Event, Level, Subscriber, dispatcher::with_default};
 use tracing_subscriber::{
-    EnvFilter,
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, LevelFilter, filter_fn},
     fmt::{FmtContext, FormatEvent, format::Writer},
     layer::SubscriberExt as _,
     registry::{LookupSpan, Registry},
@@ -57,7 +62,18 @@ pub(crate) struct Log {
     pub(crate) closed: Arc<Notify>,
 }
 
-/// Changes what is logged.
+/// What openraft logs of itself is shown to whoever names it in the filter: it calls an error what happens whenever a voter
+/// stops, and the store says itself what matters.
+const OPENRAFT: &str = "openraft";
+static SHOWS_OPENRAFT: AtomicBool = AtomicBool::new(false);
+
+/// To be called before the filter is set, which has everybody ask again what is shown.
+fn show_openraft(filter: &EnvFilter) {
+    SHOWS_OPENRAFT.store(filter.to_string().contains(OPENRAFT), Ordering::Relaxed);
+}
+
+/// Changes what is logged, but for the audit log: who may change a node must not be able to do so unseen. Whether that is
+/// shown is up to the filter that the log started with.
 #[derive(Debug)]
 pub(crate) struct Control {
     handle: reload::Handle<EnvFilter, Registry>,
@@ -72,22 +88,29 @@ impl Control {
     /// Sets another one; or says why it is none, and what one looks like.
     pub(super) fn set(&self, text: &str) -> Result<(), String> {
         let filter = filter(text)?;
+        show_openraft(&filter);
         self.handle.reload(filter).map_err(|error| error.to_string())?;
         tracing::info!(event = "log", filter = text, "the log filter is now {text}");
         Ok(())
     }
 }
 
+/// Whether a filter shows the audit log.
+fn shows_audit(filter: EnvFilter) -> bool {
+    let asked = Dispatch::new(Registry::default().with(filter));
+    with_default(&asked, || tracing::enabled!(target: AUDIT, Level::INFO))
+}
+
 /// Starts logging to stdout.
 ///
 /// # Errors
 ///
-/// The system gives no thread, or no other hold on stdout.
+/// The filter is none; or the system gives no thread, or no other hold on stdout.
 ///
 /// # Panics
 ///
 /// Another log was started in this process.
-pub(crate) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Result<Log> {
+pub(crate) fn start(filter: &str, format: Format, nodes: Nodes) -> io::Result<Log> {
     // Not through the standard library's buffer, which would keep a part of what a full disk does not take.
     start_into(File::from(io::stdout().as_fd().try_clone_to_owned()?), filter, format, nodes)
 }
@@ -95,19 +118,28 @@ pub(crate) fn start(filter: EnvFilter, format: Format, nodes: Nodes) -> io::Resu
 /// The same, to whatever is given each line at once.
 pub(crate) fn start_into(
     out: impl io::Write + Send + 'static,
-    filter: EnvFilter,
+    text: &str,
     format: Format,
     nodes: Nodes,
 ) -> io::Result<Log> {
+    let filter = || filter(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
+    let shows_audit = shows_audit(filter()?);
+    let filter = filter()?;
+    show_openraft(&filter);
+    let (chosen, handle) = reload::Layer::new(filter);
+    // Without a hint none of the cheap checks that nobody wants a line is made.
+    let chosen = chosen.and(filter_fn(|line| line.target() != AUDIT).with_max_level_hint(LevelFilter::TRACE));
+    let audit = filter_fn(move |line| shows_audit && line.target() == AUDIT).with_max_level_hint(LevelFilter::INFO);
+    let quiet = filter_fn(|line| !line.target().starts_with(OPENRAFT) || SHOWS_OPENRAFT.load(Ordering::Relaxed));
     let closed = Arc::new(Notify::new());
     let writer = BackgroundWriter::start(out, Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
         .fmt_fields(SpanFields)
         .event_format(Lines { format, nodes, colour: colour() })
         .log_internal_errors(false)
-        .with_writer(WRITER.get_or_init(|| writer).clone());
-    let (filter, handle) = reload::Layer::new(filter);
-    tracing_subscriber::registry().with(filter).with(layer).init();
+        .with_writer(WRITER.get_or_init(|| writer).clone())
+        .with_filter(chosen.or(audit).and(quiet.with_max_level_hint(LevelFilter::TRACE)));
+    tracing_subscriber::registry().with(layer).init();
     Ok(Log { control: Control { handle }, closed })
 }
 

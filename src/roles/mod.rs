@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`receiver`] | logs what it hears |
 //! | [`sender`] | says something every interval, and logs what a receiver does |
+//! | [`voter`] | agrees, with the other voters, on what the store holds |
 //!
 //! # Contract of a role
 //!
@@ -19,6 +20,7 @@ mod report;
 mod selection;
 pub(crate) mod sender;
 mod shutdown;
+pub(crate) mod voter;
 
 use std::{error::Error, fmt, future::Future, panic::resume_unwind, sync::Arc, time::Duration};
 
@@ -30,7 +32,7 @@ pub(crate) use self::{
     selection::{Role, Roles, parser},
     shutdown::{Shutdown, shutdown},
 };
-use crate::data::DataDir;
+use crate::{data::DataDir, store::NodeStore};
 
 /// How a role ends: with an error, if it cannot go on.
 pub(crate) type Ended = Result<(), Box<dyn Error + Send + Sync>>;
@@ -42,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) node: Handle,
     /// What the node keeps from one start to the next, if it keeps anything.
     pub(crate) data: Option<Arc<DataDir>>,
+    /// The replicated store, as this node has it.
+    pub(crate) store: NodeStore,
     /// Begins when the node is about to leave.
     pub(crate) shutdown: Shutdown,
 }
@@ -68,6 +72,7 @@ pub(crate) fn run(roles: &Roles, context: &Context, every: Duration) -> impl Fut
     for role in roles.played() {
         match role {
             Role::Receiver => playing.add(role, receiver::run(context.clone())),
+            Role::Voter => playing.add(role, voter::run(context.clone())),
             Role::Sender => playing.add(role, sender::run(context.clone(), every, sleep(sender::part_of(every)))),
         }
     }

@@ -14,16 +14,19 @@ pub(crate) enum Role {
     Receiver,
     /// Sends every interval, and logs what it receives.
     Sender,
+    /// Agrees with the other voters on what the store holds.
+    Voter,
 }
 
 impl Role {
-    const ALL: [Self; 2] = [Self::Receiver, Self::Sender];
+    const ALL: [Self; 3] = [Self::Receiver, Self::Sender, Self::Voter];
 
     /// As settings, logs and other nodes have it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Receiver => "receiver",
             Self::Sender => "sender",
+            Self::Voter => broadcast_store::node::ROLE,
         }
     }
 
@@ -31,6 +34,7 @@ impl Role {
         match self {
             Self::Receiver => "Log what it receives",
             Self::Sender => "Send every interval, and log what it receives",
+            Self::Voter => "Agree, with the other voters, on what the store holds",
         }
     }
 }
@@ -58,6 +62,17 @@ impl From<Role> for Roles {
 }
 
 impl Roles {
+    /// These, and one more.
+    pub(crate) fn with(mut self, role: Role) -> Self {
+        self.0.insert(role);
+        self
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+
     /// Each once, in the same order whatever the order they were given in.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Role> {
         self.0.iter().copied()
@@ -137,6 +152,7 @@ mod tests {
             ("receiver,sender", "receiver,sender"),
             (" sender , receiver,sender", "receiver,sender"),
             ("receiver,receiver,", "receiver"),
+            ("voter,receiver", "receiver,voter"),
             ("", "receiver"),
             (" ,", "receiver"),
         ] {
@@ -155,14 +171,14 @@ mod tests {
     #[test]
     fn what_is_no_role_is_named_with_what_it_may_have_been_meant_to_be() {
         for (text, problem) in [
-            ("listener", "it must be one of: receiver, sender"),
-            ("sendr", "it must be one of: receiver, sender; did you mean sender?"),
+            ("listener", "it must be one of: receiver, sender, voter"),
+            ("sendr", "it must be one of: receiver, sender, voter; did you mean sender?"),
             (
                 "sender,reciever",
-                "\"reciever\" is not a role; it must be one of: receiver, sender; did you mean receiver?",
+                "\"reciever\" is not a role; it must be one of: receiver, sender, voter; did you mean receiver?",
             ),
-            ("sender receiver", "it must be one of: receiver, sender"),
-            ("Sender", "it must be one of: receiver, sender; did you mean sender?"),
+            ("sender receiver", "it must be one of: receiver, sender, voter"),
+            ("Sender", "it must be one of: receiver, sender, voter; did you mean sender?"),
         ] {
             assert_eq!(read(text), problem, "{text:?}");
         }

@@ -56,7 +56,7 @@ impl EnvelopeArgs {
     /// The envelope, with the keys that the environment or the file has.
     pub(crate) fn envelope(self) -> Result<Envelope, Failure> {
         let Self { label, secret_keys_file, verify_incoming, verify_outgoing, skip_inbound_label_check } = self;
-        let keys = KEYS.read(secret_keys_file.as_deref(), parse)?.unwrap_or_default();
+        let keys = KEYS.read(secret_keys_file.as_deref(), parse_keys)?.unwrap_or_default();
         let keyring = Keyring::new(keys).map_err(|error| Failure::usage(format!("{}: {error}", KEYS.variable)))?;
         Ok(Envelope { label, keyring, verify_incoming, verify_outgoing, skip_inbound_label_check })
     }
@@ -68,11 +68,11 @@ fn label(text: &str) -> Result<String, ConfigError> {
 
 /// The keys in a file.
 pub(crate) fn keys_in_file(path: &Path) -> Result<Vec<SecretKey>, String> {
-    KEYS.in_file(path, parse)
+    KEYS.in_file(path, parse_keys)
 }
 
 /// Keys in base64, with commas, spaces or ends of lines between them; what is behind a # is a comment.
-fn parse(text: &str) -> Result<Vec<SecretKey>, String> {
+pub(crate) fn parse_keys(text: &str) -> Result<Vec<SecretKey>, String> {
     let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(keys, _)| keys));
     let words =
         lines.flat_map(|line| line.split(|c: char| c == ',' || c.is_whitespace())).filter(|word| !word.is_empty());
@@ -95,7 +95,7 @@ mod tests {
     fn keys_are_written_in_many_ways() {
         let [a, b] = [A, B].map(|text| text.parse::<SecretKey>().expect("a key"));
         for text in [format!("{A},{B}"), format!(" {A}\n{B}\n"), format!("{A}, {B},"), format!("{A}\r\n{B}\r\n")] {
-            assert_eq!(parse(&text), Ok(vec![a.clone(), b.clone()]), "{text:?}");
+            assert_eq!(parse_keys(&text), Ok(vec![a.clone(), b.clone()]), "{text:?}");
         }
     }
 
@@ -106,7 +106,7 @@ mod tests {
             ("hunter2!", "key 1 cannot be used: a key is not base64"),
             (&format!("{A},aHVudGVyMg=="), "key 2 cannot be used: a key of 7 bytes is not valid"),
         ] {
-            let error = parse(text).expect_err("no keys");
+            let error = parse_keys(text).expect_err("no keys");
             assert!(error.starts_with(problem), "{error}");
             assert!(!error.contains("hunter2") && !error.contains("aHVudGVyMg"), "{error}");
         }

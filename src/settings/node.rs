@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    roles::{self, Roles},
+    roles::{self, Role, Roles},
+    visible::shown,
 };
 
 /// What `broadcast node` is told.
@@ -40,6 +41,16 @@ pub(crate) struct NodeSettings {
     /// this node alone [default: none; a new identity at each start]
     #[arg(long, env = "BROADCAST_DATA", value_name = "DIRECTORY", value_parser = path())]
     pub(crate) data: Option<PathBuf>,
+
+    /// Names of the nodes that found the replicated store together, the same on each of them, separated by commas; with
+    /// the role voter this node must be one of them [default: none]
+    #[arg(long, env = "BROADCAST_VOTERS", value_name = "NAMES", value_parser = voters)]
+    pub(crate) voters: Option<Voters>,
+
+    /// Whether nodes of different hosts call each other even if the cluster has no key; then whoever reaches a node can
+    /// read and change the store
+    #[arg(long, env = "BROADCAST_INSECURE_SESSIONS", value_name = "BOOL", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) insecure_sessions: bool,
 
     #[command(flatten)]
     pub(crate) bind: BindArgs,
@@ -123,7 +134,30 @@ impl NodeSettings {
                 name_of("serf")
             )));
         }
+        if self.role.has(Role::Voter) && self.voters.is_none() {
+            return Err(Failure::usage(format!(
+                "{} has voter, so {} is needed, too: the names of all nodes that found the store together",
+                name_of("role"),
+                name_of("voters")
+            )));
+        }
         Ok(())
+    }
+
+    /// The names of those who found the store, if the node of this name is a voter.
+    pub(crate) fn voters_with(&self, name: &str) -> Result<Vec<String>, Failure> {
+        let voters = self.voters.as_deref().filter(|_| self.role.has(Role::Voter)).unwrap_or_default();
+        if !voters.is_empty() && !voters.iter().any(|voter| voter == name) {
+            return Err(Failure::usage(format!(
+                "{} = {}: this node has the role voter, and its name, {}, is not among them; add it on all voters, or \
+                 correct {}",
+                name_of("voters"),
+                shown(&voters.join(",")),
+                shown(name),
+                name_of("name")
+            )));
+        }
+        Ok(voters.to_vec())
     }
 
     /// The configuration of a node of that name.
@@ -196,10 +230,33 @@ fn profile() -> impl TypedValueParser<Value = Profile> {
     PossibleValuesParser::new(names).map(|name| Profile::named(&name).expect("clap lets only these pass"))
 }
 
+/// A list of names, which clap is to take for one value.
+type Voters = Vec<String>;
+
+/// More of them than this make each agreement slow, and bear the loss of no more than anybody needs.
+const MOST_VOTERS: usize = 9;
+
+fn voters(text: &str) -> Result<Voters, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let mut voters = Voters::new();
+    for name in names {
+        config::check_name(name).map_err(|error| format!("{}: {error}", shown(name)))?;
+        if voters.iter().any(|other| other == name) {
+            return Err(format!("{} is named twice; name each voter once", shown(name)));
+        }
+        voters.push(name.into());
+    }
+    match voters.len() {
+        0 => Err("it names no node; write the names of all voters, like node1,node2,node3".into()),
+        1..=MOST_VOTERS => Ok(voters),
+        many => Err(format!("{many} voters are too many; name at most {MOST_VOTERS}, and best three or five")),
+    }
+}
+
 /// A list of seeds, which clap is to take for one value.
 type Seeds = Vec<Seed>;
 
-fn node_name(text: &str) -> Result<String, ConfigError> {
+pub(crate) fn node_name(text: &str) -> Result<String, ConfigError> {
     config::check_name(text).map(|()| text.into())
 }
 

@@ -9,7 +9,7 @@ use super::values::{NOT_TEXT, name_of, of_file, read_file};
 use crate::failure::Failure;
 
 /// What a file has at most, in bytes.
-const FILE_LIMIT: u64 = 64 << 10;
+pub(crate) const FILE_LIMIT: u64 = 64 << 10;
 
 /// One of them. The setting that names its file is called `<name>_file`.
 #[derive(Debug)]

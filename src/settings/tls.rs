@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use broadcast_gateway::{Pem, Tls, TlsError, tls_provider};
+use broadcast_gateway::{Certificate, Pem, Tls, TlsError, tls_provider};
 use clap::Args;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -156,7 +156,17 @@ impl ClientTlsArgs {
                 let text = Zeroizing::new(read("key_file", key)?);
                 let key = PrivateKeyDer::from_pem_slice(&text)
                     .map_err(|_| of_file("key_file", key, "there is no private key in it, as PEM and not encrypted"))?;
-                Ok(Some((certificates("cert_file", cert)?, key)))
+                let chain = certificates("cert_file", cert)?;
+                match Certificate::read(&chain[0]) {
+                    Some(Certificate { version: version @ ..3, .. }) => {
+                        let problem = format!(
+                            "its certificate is of X.509 version {version}, and TLS wants version 3; have it made anew \
+                             (`openssl x509 -req` needs -extfile for that)"
+                        );
+                        Err(of_file("cert_file", cert, &problem))
+                    }
+                    _ => Ok(Some((chain, key))),
+                }
             }
             (Some(_), None) => {
                 Err(format!("{} is set, and {} is not: set both", name_of("cert_file"), name_of("key_file")))

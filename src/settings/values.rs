@@ -1,16 +1,21 @@
 //! Reading the values of settings.
 
 use std::{
-    fs::File,
-    io::Read as _,
+    fs::OpenOptions,
+    io::{self, Read as _},
     net::{SocketAddr, SocketAddrV6},
     ops::RangeInclusive,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use broadcast::{ConfigError, Seed, zones};
 use clap::builder::{PathBufValueParser, TypedValueParser};
+use nix::{
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 /// What is said of a setting whose value is no text, behind its name.
 pub(crate) const NOT_TEXT: &str = "is not text in UTF-8; write it anew";
@@ -47,7 +52,7 @@ pub(crate) fn duration_in(text: &str, range: &RangeInclusive<Duration>) -> Resul
 }
 
 /// A file or a directory, whose name may have any letters.
-pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     /// What the system takes, and the end.
     const LONGEST: usize = 4095;
     PathBufValueParser::new().try_map(|path| match path.as_os_str().as_encoded_bytes() {
@@ -81,19 +86,93 @@ pub(super) fn name_of(name: &str) -> String {
     format!("BROADCAST_{} (--{})", name.to_uppercase(), name.replace('_', "-"))
 }
 
+/// How long what is read as a file may take, if it is a pipe, as `<(…)` is.
+const PIPE_TIME: Duration = Duration::from_secs(30);
+
+/// What a file has, up to `limit` bytes; or what is wrong with it.
+pub(crate) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    match read_within(path, limit, PIPE_TIME) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!(
+            "it is a pipe, and was not written to its end within {PIPE_TIME:?}; have something write to it and close it, \
+             or name a file"
+        )),
+        Err(error) => Err(format!("it cannot be read: {error}")),
+        Ok(bytes) if bytes.len() as u64 > limit => {
+            Err(format!("it is larger than {limit} bytes; is it the right file?"))
+        }
+        Ok(bytes) => Ok(bytes),
+    }
+}
+
+/// What it has, up to a byte more than `limit`.
+fn read_within(path: &Path, limit: u64, time: Duration) -> io::Result<Vec<u8>> {
+    // A pipe that nobody has opened to write to is open at once that way, and what it has is waited for below.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let (deadline, mut bytes) = (Instant::now() + time, Vec::new());
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], left)? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // What has come is kept where more is to come.
+        let all = limit + 1 - bytes.len() as u64;
+        match (&file).take(all).read_to_end(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read.map(|_| bytes),
+        }
+    }
+}
+
 /// What the file has that the setting of that name names, up to `limit` bytes.
 pub(super) fn read_file(name: &str, path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)) {
-        Err(error) => Err(of_file(name, path, &format!("it cannot be read: {error}"))),
-        Ok(len) if len as u64 > limit => {
-            Err(of_file(name, path, &format!("it is larger than {limit} bytes; is it the right file?")))
-        }
-        Ok(_) => Ok(bytes),
-    }
+    read_up_to(path, limit).map_err(|problem| of_file(name, path, &problem))
 }
 
 /// A problem of the file that the setting of that name names.
 pub(super) fn of_file(name: &str, path: &Path, problem: &str) -> String {
     format!("{} = {path:?}: {problem}", name_of(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _, thread};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_read_to_its_end_and_waited_for_only_so_long() {
+        const SOON: Duration = Duration::from_secs(20);
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        mkfifo(&pipe, Mode::from_bits_truncate(0o600)).expect("a pipe");
+        let timed_out = |read: io::Result<Vec<u8>>| read.expect_err("too late").kind() == io::ErrorKind::TimedOut;
+        assert!(timed_out(read_within(&pipe, 10, Duration::from_millis(50))), "nobody writes");
+        let write = |text: &'static [u8]| {
+            let pipe = pipe.clone();
+            thread::spawn(move || {
+                let mut pipe = OpenOptions::new().write(true).open(pipe).expect("it is read");
+                text.chunks(3).try_for_each(|part| pipe.write_all(part)).map(|()| pipe)
+            })
+        };
+        let writing = write(b"a secret");
+        let reading = thread::spawn({
+            let pipe = pipe.clone();
+            move || read_within(&pipe, 10, SOON)
+        });
+        drop(writing.join().expect("it writes"));
+        assert_eq!(reading.join().expect("it reads").expect("in time"), b"a secret");
+        let writing = write(b"a secret without an end");
+        assert_eq!(read_within(&pipe, 10, SOON).expect("in time"), b"a secret wi", "no more than a byte beyond");
+        drop(writing.join());
+        let writing = write(b"half");
+        assert!(timed_out(read_within(&pipe, 10, Duration::from_secs(1))), "it does not end");
+        drop(writing.join());
+        let file = folder.path().join("file");
+        fs::write(&file, "a file").expect("it is written");
+        assert_eq!(read_within(&file, 10, Duration::ZERO).expect("at once"), b"a file");
+        assert!(read_up_to(folder.path(), 10).expect_err("a folder").starts_with("it cannot be read: "));
+    }
 }

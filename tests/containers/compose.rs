@@ -19,6 +19,7 @@ pub fn cases() -> Vec<require::Case> {
         &[
             ("three_nodes_talk_and_ten_more_and_all_leave", three_nodes_talk_and_ten_more_and_all_leave),
             ("settings_come_from_the_environment", settings_come_from_the_environment),
+            ("the_cluster_has_a_key_of_its_own", the_cluster_has_a_key_of_its_own),
             ("whoever_is_started_is_of_the_sources_that_are_here", whoever_is_started_is_of_the_sources_that_are_here),
         ],
     )
@@ -95,7 +96,8 @@ fn whoever_is_started_is_of_the_sources_that_are_here() {
     let project = Project::new("sources", &[]);
     for some in [&[][..], &["node3"], &["--scale", "sender=2", "sender"]] {
         let up = |more: &[&str]| {
-            let args = [&["--dry-run", "up", "--detach"], more, some].concat();
+            // Unlike `up`, it waits for nothing to end, which in a dry run nothing does.
+            let args = [&["--dry-run", "create"], more, some].concat();
             let output = project.command(&args).output().expect("docker runs");
             assert!(output.status.success(), "{output:?}");
             String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
@@ -138,4 +140,56 @@ fn settings_come_from_the_environment() {
         talk::check(name, &lines);
         assert!(lines.iter().any(|line| line["level"] == "DEBUG"), "{name}");
     }
+}
+
+fn the_cluster_has_a_key_of_its_own() {
+    let project = Project::new("key", &[("BROADCAST_LOG_FORMAT", "json")]);
+    let up = || project.compose(&["up", "--detach", "--no-build", "node1", "node2"]);
+    up();
+    let nodes = follow(&project.containers());
+    talk::everyone_sees(2, &cluster(&nodes));
+    let bind = |project: &Project| {
+        let containers = project.containers();
+        let format = "{{.Config.Hostname}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let args = ["inspect", "--format", format].into_iter().chain(containers.iter().map(String::as_str));
+        let told = docker(&args.collect::<Vec<_>>());
+        let node1 = told.lines().find_map(|line| line.strip_prefix("node1 ")).expect("node1 is there");
+        format!("{node1}:7946")
+    };
+    // Who has no key is not let in, and who has the volume is.
+    let health = |more: &[&str]| {
+        let network = format!("{}_gossip", project.name);
+        let args = [
+            &["run", "--rm", "--network", &network],
+            more,
+            &[docker::IMAGE.as_str(), "health", "--bind", &bind(&project)],
+        ];
+        Command::new("docker").args(args.concat()).output().expect("docker runs")
+    };
+    let without = health(&[]);
+    let told = String::from_utf8_lossy(&without.stderr);
+    assert!(without.status.code() == Some(1) && told.contains("encrypt"), "{told}");
+    let key = format!("{}_key:/run/broadcast:ro", project.name);
+    let with = health(&["--volume", &key, "--env", "BROADCAST_SECRET_KEYS_FILE=/run/broadcast/keys"]);
+    assert!(with.status.success(), "{with:?}");
+    // It is made once, and goes with the volume.
+    project.compose(&["down"]);
+    up();
+    let logs = project.compose(&["logs", "--no-log-prefix", "key"]);
+    // Some versions of compose put a control sequence in front.
+    assert!(logs.ends_with("/var/lib/broadcast/keys stays as it is: it has a key already"), "{logs}");
+    project.compose(&["down", "--volumes"]);
+    up();
+    let logs = project.compose(&["logs", "--no-log-prefix", "key"]);
+    assert!(logs.ends_with("wrote a new key to /var/lib/broadcast/keys"), "{logs}");
+
+    let plain = Project::new("plain", &[("BROADCAST_LOG_FORMAT", "json"), ("BROADCAST_SECRET_KEYS_FILE", "")]);
+    plain.compose(&["up", "--detach", "--no-build", "node1"]);
+    let network = format!("{}_gossip", plain.name);
+    wait_until("a node without a key", || {
+        let args =
+            ["run", "--rm", "--network", &network, docker::IMAGE.as_str(), "health", "--live", "--bind", &bind(&plain)];
+        let output = Command::new("docker").args(args).output().expect("docker runs");
+        if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+    });
 }

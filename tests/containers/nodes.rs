@@ -131,7 +131,8 @@ fn check<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
 fn the_image_holds_a_program_and_no_more() {
     let image = docker(&["image", "inspect", "--format", "{{json .}}", &IMAGE]);
     let image: Value = serde_json::from_str(&image).expect("the engine answers in JSON");
-    assert_eq!(image["RootFS"]["Layers"].as_array().map(Vec::len), Some(1), "the binary: {image}");
+    let layers = image["RootFS"]["Layers"].as_array().map(Vec::len);
+    assert_eq!(layers, Some(2), "the folder for volumes, and the binary: {image}");
     let config = &image["Config"];
     assert_eq!(config["Entrypoint"], json!(["/broadcast"]), "without a shell, which is not there");
     assert_eq!(config["Cmd"], json!(["node"]));

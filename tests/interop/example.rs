@@ -1,4 +1,5 @@
-//! `examples/cache-invalidation`: its services, at real nodes.
+//! The examples: `examples/cache-invalidation`, with its services at real nodes; `examples/one-at-a-time` is in
+//! `one_at_a_time.rs`.
 
 use std::{
     net::SocketAddr,
@@ -8,27 +9,32 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::one_at_a_time;
 use crate::support::{LIMIT, Process, cluster::own_addr, docker::success, http, require, talk};
 
 /// All of them.
 pub fn cases() -> Vec<require::Case> {
     let python = (!require::answers(Command::new("python3").arg("--version")))
         .then(|| "no python3 is installed (Debian: apt-get install python3)".to_owned());
-    let tests: [require::Test; 1] = [(
-        "what_one_writes_all_serve_also_after_a_node_was_gone",
-        what_one_writes_all_serve_also_after_a_node_was_gone,
-    )];
-    let compose: [require::Test; 1] = [("its_compose_file_is_valid", its_compose_file_is_valid)];
+    let tests: [require::Test; 2] = [
+        ("what_one_writes_all_serve_also_after_a_node_was_gone", what_one_writes_all_serve_also_after_a_node_was_gone),
+        ("the_job_is_done_once_a_night_whatever_happens", one_at_a_time::the_job_is_done_once_a_night_whatever_happens),
+    ];
+    let compose: [require::Test; 1] = [("the_compose_files_of_examples_are_valid", compose_files_are_valid)];
     let cases = [require::cases(python.as_ref(), &tests), require::cases(require::compose().as_ref(), &compose)];
     cases.into_iter().flatten().collect()
 }
 
-fn example(file: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cache-invalidation").join(file).display().to_string()
+/// A file of the examples.
+pub fn example(file: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(file).display().to_string()
 }
 
-fn its_compose_file_is_valid() {
-    success(Command::new("docker").args(["compose", "--file", &example("compose.yaml"), "config", "--quiet"]));
+fn compose_files_are_valid() {
+    for name in ["cache-invalidation", "one-at-a-time"] {
+        let file = example(&format!("{name}/compose.yaml"));
+        success(Command::new("docker").args(["compose", "--file", &file, "config", "--quiet"]));
+    }
 }
 
 /// An instance of the service.
@@ -42,7 +48,7 @@ impl Service {
         let addr = own_addr();
         let process = Process::spawn(
             Command::new("python3")
-                .arg(example("service.py"))
+                .arg(example("cache-invalidation/service.py"))
                 .env("STORE", store)
                 .env("NODE", format!("http://{node}"))
                 .env("HOST", addr.ip().to_string())

@@ -11,12 +11,15 @@ mod churn;
 mod compat;
 mod disk;
 mod example;
+mod grpc;
 mod http2;
 mod manifests;
 mod matrix;
 mod memberlist;
+mod nemesis;
 mod networks;
 mod observe;
+mod one_at_a_time;
 mod openapi;
 mod serf;
 mod tls;
@@ -29,16 +32,21 @@ use support::require;
 const THREADS: usize = 18;
 
 fn main() -> ExitCode {
+    if nemesis::was_client() {
+        return ExitCode::SUCCESS;
+    }
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
     let cases = [
+        nemesis::cases(),
         memberlist::cases(),
         compat::cases(),
         networks::cases(),
         addresses::cases(),
         openapi::cases(),
         http2::cases(),
+        grpc::cases(),
         tls::cases(),
         serf::cases(),
         observe::cases(),

@@ -51,15 +51,18 @@ fn the_profile_is_valid() {
     assert!(["prometheus", "grafana"].iter().all(|service| listed.lines().any(|line| line == *service)), "{listed}");
 }
 
-/// node1 to node3, each with an HTTP API; all but node1 speak.
+/// node1 to node3, each with an HTTP API, voters of a store that is founded; all but node1 speak.
 fn three() -> [Process; 3] {
     let node = |name: &str, args: &[&str]| {
-        Process::node(&[&["--name", name, "--http", "127.0.0.1:0", "--interval", "200ms"], args].concat())
+        let voter = ["--name", name, "--http", "127.0.0.1:0", "--interval", "200ms", "--voters", "node1,node2,node3"];
+        Process::node(&[&voter, args].concat())
     };
-    let first = node("node1", &[]);
+    let first = node("node1", &["--role", "receiver,voter"]);
     let seed = first.addr().to_string();
-    let [second, third] = ["node2", "node3"].map(|name| node(name, &["--role", "sender", "--join", &seed]));
+    let [second, third] = ["node2", "node3"].map(|name| node(name, &["--role", "sender,voter", "--join", &seed]));
     talk::everyone_sees(3, &[("node1", &first.log), ("node2", &second.log), ("node3", &third.log)]);
+    // It is answered once somebody leads.
+    assert_eq!(http::ask(first.http(), "PUT", "/v1/kv/color", &[], b"green").status, 200);
     [first, second, third]
 }
 
@@ -202,6 +205,8 @@ fn every_query_finds_what_it_is_for() {
     assert!(all.len() > 20, "{all:?}");
     for (panel, query) in &all {
         prometheus.wait(&format!("{panel}: {query} finds something"), || {
+            // Without changes there is no sync to measure.
+            assert_eq!(http::ask(nodes[1].http(), "PUT", "/v1/kv/color", &[], b"red").status, 200);
             let found = prometheus.query(query).expect("it answers");
             let by_node = query.contains("broadcast_build_info");
             found.iter().any(|value| value != "NaN") && (!by_node || found.len() == nodes.len())
@@ -226,5 +231,17 @@ fn every_query_finds_what_it_is_for() {
     prometheus.wait("both others see two members", || sizes() == ["2", "2"]);
     prometheus.wait("the alert that a member failed is there", || {
         prometheus.query("ALERTS{alertname=\"BroadcastMemberFailed\"}").is_some_and(|found| !found.is_empty())
+    });
+
+    prometheus.wait("the alert that a voter is missing is about to be there", || {
+        let alert = "ALERTS{alertname=\"BroadcastStoreVoterMissing\"}";
+        prometheus.query(alert).is_some_and(|found| found.len() == 1)
+    });
+
+    // Another voter, and most of them are gone: whoever led, the last one hears of no leader.
+    nodes[1].kill();
+    prometheus.wait("the alert that there is no leader is about to be there", || {
+        let alert = "ALERTS{alertname=\"BroadcastStoreNoLeader\"}";
+        prometheus.query(alert).is_some_and(|found| found.len() == 1)
     });
 }

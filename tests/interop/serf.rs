@@ -10,7 +10,7 @@ use crate::support::{
     LIMIT, Process,
     require::{self, Case},
     serf,
-    serf::Agent,
+    serf::{Agent, Answer},
 };
 
 /// All of them.
@@ -264,22 +264,25 @@ fn serf_s_commands_end_cleanly() {
         assert!(started.elapsed() < LIMIT / 2, "{command} took {:?}", started.elapsed());
         answer
     };
+    // Serf sends each answer in one datagram and waits for some seconds only: a busy machine loses one now and then.
+    // What never comes is missing all three times.
+    let ask = |command, args: &[&str], answered: &dyn Fn(&Answer) -> bool| {
+        let missed: Vec<_> = (0..3).map(|_| run(command, args)).take_while(|answer| !answered(answer)).collect();
+        assert!(missed.len() < 3, "{command} {args:?}: {}", missed[2].text);
+    };
     let acks = |text: &str| ["agent", "a", "b"].map(|name| text.matches(&format!("Ack from '{name}'")).count());
 
-    let query = run("query", &["uptime", "payload"]);
-    assert!(query.success && acks(&query.text) == [1, 1, 1], "{}", query.text);
-    assert!(query.text.contains("Total Responses: 0"), "{}", query.text);
-    let query = run("query", &["-tag", "role=w.b", "uptime"]);
-    assert_eq!(acks(&query.text), [0, 1, 0], "{}", query.text);
-    let query = run("query", &["-node", "b", "-relay-factor", "2", "uptime"]);
-    assert_eq!(acks(&query.text), [0, 0, 1], "{}", query.text);
+    ask("query", &["uptime", "payload"], &|query| {
+        query.success && acks(&query.text) == [1, 1, 1] && query.text.contains("Total Responses: 0")
+    });
+    ask("query", &["-tag", "role=w.b", "uptime"], &|query| acks(&query.text) == [0, 1, 0]);
+    ask("query", &["-node", "b", "-relay-factor", "2", "uptime"], &|query| acks(&query.text) == [0, 0, 1]);
     let query = run("query", &["-no-ack", "uptime"]);
     assert!(query.success && acks(&query.text) == [0, 0, 0], "{}", query.text);
 
-    let reachability = run("reachability", &[]);
-    assert!(reachability.success && reachability.text.contains("Successfully contacted all live nodes"));
-    let keys = run("keys", &["-list"]);
-    assert!(keys.text.contains("3/3 nodes reported failure"), "each says that it has none: {}", keys.text);
+    ask("reachability", &[], &|answer| answer.success && answer.text.contains("Successfully contacted all live nodes"));
+    // Each says that it has none.
+    ask("keys", &["-list"], &|keys| keys.text.contains("3/3 nodes reported failure"));
     let rtt = run("rtt", &["a"]);
     assert!(rtt.text.contains("Could not find a coordinate for node \"a\""), "{}", rtt.text);
     let leave = run("force-leave", &["a"]);

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{Process, program, require, stdout};
+use crate::support::{Process, program, refusal, require, stdout};
 
 /// All of them.
 pub fn cases() -> Vec<require::Case> {
@@ -23,6 +23,7 @@ pub fn cases() -> Vec<require::Case> {
         ),
         ("tls/openssl_shakes_hands_oddly", openssl_shakes_hands_oddly),
         ("tls/openssl_reads_what_is_made", openssl_reads_what_is_made),
+        ("tls/a_certificate_of_version_1_is_told_as_such", a_certificate_of_version_1_is_told_as_such),
     ];
     require::cases(missing().as_ref(), tests)
 }
@@ -181,6 +182,31 @@ fn curl_sees_no_failure_while_certificates_are_renewed() {
             assert!(asked.join().expect("none has failed") > 0);
         }
     });
+}
+
+/// As whoever leaves out the extensions gets one from `openssl x509 -req`.
+fn a_certificate_of_version_1_is_told_as_such() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    let (request, key, cert) = (path("request.pem"), path("key.pem"), path("cert.pem"));
+    let openssl = |args: &[&str]| {
+        let output = Command::new("openssl").args(args).output().expect("openssl runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", &key];
+    openssl(&[&["req", "-new", "-subj", "/CN=localhost", "-out", &request], &new_key[..]].concat());
+    openssl(&["x509", "-req", "-in", &request, "-signkey", &key, "-days", "30", "-out", &cert]);
+    let node = program(&["node", "--tls-cert-file", &cert, "--tls-key-file", &key]).output().expect("it runs");
+    let told = refusal(node, 2);
+    assert!(
+        told.contains("BROADCAST_TLS_CERT_FILE (--tls-cert-file): its certificate is of X.509 version 1"),
+        "{told}"
+    );
+    assert!(told.contains("needs -extfile"), "{told}");
+    let shows = ["--node", "https://localhost:1", "--cert-file", &cert, "--key-file", &key];
+    let told = refusal(program(&[&["members"], &shows[..]].concat()).output().expect("it runs"), 2);
+    assert!(told.contains("BROADCAST_CERT_FILE (--cert-file) = "), "{told}");
+    assert!(told.contains("its certificate is of X.509 version 1"), "{told}");
 }
 
 /// What openssl says of a handshake; nothing of it is verified.

@@ -4,6 +4,7 @@
 //! in docs/demo.md.
 
 mod animation;
+mod locks;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         ("it_says_who_has_not_acknowledged", it_says_who_has_not_acknowledged),
         ("a_killed_node_is_seen_to_fail", a_killed_node_is_seen_to_fail),
         ("the_timeline_shows_who_has_what", the_timeline_shows_who_has_what),
+        ("the_tab_of_the_store_shows_its_voters", the_tab_of_the_store_shows_its_voters),
+        ("the_tab_of_locks_shows_who_holds_them", locks::the_tab_of_locks_shows_who_holds_them),
         ("the_keyboard_is_enough", the_keyboard_is_enough),
         ("it_fits_a_phone", it_fits_a_phone),
         ("nothing_stops_it_for_good", nothing_stops_it_for_good),
@@ -281,6 +284,8 @@ fn the_timeline_shows_who_has_what() {
     let [first, second, mut third] = three(&[]);
     let browser = open(&first);
     browser.wait("broadcastPage.stats().members", 3);
+    // Nobody has the role voter.
+    browser.wait("document.querySelector('#store-tab').hidden", true);
     browser.eval("document.querySelector('#timeline-tab').focus()");
     browser.keys(ENTER);
     let head = json!(["1 node1 says", "2 node2 (others say)", "3 node3 (others say)"]);
@@ -322,6 +327,50 @@ fn the_timeline_shows_who_has_what() {
     browser.wait("document.activeElement.id", "list-tab");
     browser.wait("document.querySelector('#timeline').hidden", true);
     browser.wait_text("#rows .key", "I am node2");
+    check_quiet(&browser);
+}
+
+fn the_tab_of_the_store_shows_its_voters() {
+    let mut nodes = three(&["--role", "receiver,voter", "--voters", "node1,node2,node3"]);
+    assert_eq!(ask(nodes[0].http(), "PUT", "/v1/kv/color", &[], b"green").status, 200);
+    let status = ask(nodes[0].http(), "GET", "/v1/store", &[], b"").json();
+    let leader = status["leader"].as_str().expect("somebody leads").to_owned();
+    let leads = ["node1", "node2", "node3"].iter().position(|name| *name == leader).expect("one of them");
+    let browser = open(&nodes[(leads + 1) % 3]);
+    browser.wait("document.querySelector('#store-tab').hidden", false);
+    browser.eval("document.querySelector('#timeline-tab').focus()");
+    browser.keys(RIGHT);
+    browser.wait("document.activeElement.id", "store-tab");
+    browser.wait_text("#leads", &format!("{leader} leads in term {}; revision 2.", status["term"]));
+    browser.wait_text("#stream-title span", "Store");
+    browser.wait("document.querySelector('#search').hidden", true);
+    // The name, the state, the lag and the revision.
+    let rows =
+        "[...document.querySelectorAll('#store tbody tr')].map(row => [0, 1, 2, 4].map(i => row.cells[i].innerText))";
+    let row =
+        |at: usize, state: &str, lag: &str, revision: &str| json!([format!("node{}", at + 1), state, lag, revision]);
+    let all = |leads: usize| [0, 1, 2].map(|at| row(at, if at == leads { "leads" } else { "follows" }, "0", "2"));
+    browser.wait(rows, json!(all(leads)));
+
+    nodes[leads].kill();
+    let elections = "[...document.querySelectorAll('#elections li')].map(line => line.textContent.slice(9))";
+    let seen = browser.wait_for(elections, |seen| seen[0].as_str().is_some_and(|line| line.contains(", after ")));
+    let (next, after) = seen[0].as_str().and_then(|line| line.split_once(" leads in term ")).expect("an election");
+    assert!(next != leader && after.ends_with(&format!(", after {leader}")), "{seen}");
+    browser.wait_text("#store tr:has(.dead) td", &leader);
+    browser.wait("document.querySelector('#store td.dead').textContent", "away");
+    browser.resize(390, 844);
+    browser.wait("document.documentElement.scrollWidth", 390);
+    let whole = "(({ clientHeight, firstChild }) => clientHeight >= firstChild.offsetHeight)\
+        (document.querySelector('#store .voters'))";
+    browser.wait(whole, true);
+
+    browser.eval("document.querySelector('#store-tab').focus()");
+    browser.keys(RIGHT);
+    browser.wait_text("#stream-title span", "Locks");
+    browser.keys(RIGHT);
+    browser.wait_text("#stream-title span", "Messages");
+    browser.wait("document.querySelector('#search').hidden", false);
     check_quiet(&browser);
 }
 

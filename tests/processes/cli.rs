@@ -30,7 +30,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
         ),
         ("BROADCAST_INTERVAL (--interval)", "0s", "out of range; write a duration from 1ms to 1day"),
         ("BROADCAST_INTERVAL (--interval)", "2days", "out of range; write a duration from 1ms to 1day"),
-        ("BROADCAST_ROLE (--role)", "listener", "it must be one of: receiver, sender"),
+        ("BROADCAST_ROLE (--role)", "listener", "it must be one of: receiver, sender, voter"),
         ("BROADCAST_PROFILE (--profile)", "moon", "it must be one of: local, lan, wan"),
         ("BROADCAST_LOG_FORMAT (--log-format)", "xml", "it must be one of: text, json"),
         (

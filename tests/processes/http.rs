@@ -11,7 +11,7 @@ use std::{
 use crate::support::{
     Process,
     http::{Answer, ask, connect, raw, read, read_head, request},
-    talk,
+    program, stdout, talk,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -186,6 +186,27 @@ fn faults_change_where_the_node_was_started_to_take_them() {
 }
 
 #[test]
+fn a_node_that_is_told_to_leave_says_goodbye_and_ends() {
+    let (mut node, at) = node(&[], &[("BROADCAST_HTTP_TOKEN", TOKEN)]);
+    let addr = node.addr().to_string();
+    let other = Process::node(&["--name", "other", "--join", &addr]);
+    other.log.wait_line(0, &json!({"event": "nodes", "nodes": 2}));
+    assert_problem(&ask(at, "POST", "/v1/leave", &[], b""), 401, "Authorization");
+    assert_problem(&ask(at, "GET", "/v1/leave", &[&format!("authorization: Bearer {TOKEN}")], b""), 405, "Allow");
+    let told = program(&["leave", "--node", &at.to_string()]).env("BROADCAST_HTTP_TOKEN", TOKEN).output();
+    let name = node.log.lines()[0]["node"].as_str().expect("each line has it").to_owned();
+    assert_eq!(stdout(told.expect("it runs")), format!("{name} leaves\n"));
+    assert!(node.wait().success());
+    other.log.wait_line(0, &json!({"event": "left", "member": name}));
+    assert_eq!(
+        node.log.count(&json!({"event": "leaving", "why": "told to leave, over HTTP"})),
+        1,
+        "{:#?}",
+        node.log.lines()
+    );
+}
+
+#[test]
 fn who_has_no_token_sees_only_whether_the_node_is_well() {
     let (_node, at) = node(&[], &[("BROADCAST_HTTP_TOKEN", TOKEN)]);
     let paths = ["/", "/openapi.json", "/v1/messages", "/v1/members", "/v1/events", "/v1/faults", "/none", "/healthz/"];
@@ -274,7 +295,7 @@ fn web_pages_of_others_are_refused() {
     let wants = "access-control-request-method: PUT";
     let preflight = ask(at, "OPTIONS", "/v1/faults", &["origin: https://example.org", wants], b"");
     assert_eq!((preflight.status, preflight.text().as_str()), (204, ""));
-    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET, POST, PUT"));
+    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET, POST, PUT, DELETE"));
     let refused = ask(at, "OPTIONS", "/v1/faults", &["origin: https://example.com", wants], b"");
     assert_problem(&refused, 403, "example.com");
     assert_problem(&ask(at, "OPTIONS", "/v1/faults", &[], b""), 405, "Allow");

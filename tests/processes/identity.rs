@@ -140,7 +140,7 @@ fn a_role_that_does_not_exist_is_named_with_what_was_meant() {
     let output = program(&["node"]).env("BROADCAST_ROLE", "receiver,sendr").output().expect("it runs");
     assert_eq!(
         refusal(output, 2),
-        "BROADCAST_ROLE (--role) = \"receiver,sendr\": \"sendr\" is not a role; it must be one of: receiver, sender; did \
+        "BROADCAST_ROLE (--role) = \"receiver,sendr\": \"sendr\" is not a role; it must be one of: receiver, sender, voter; did \
          you mean sender?"
     );
 }

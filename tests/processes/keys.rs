@@ -102,6 +102,34 @@ fn a_cluster_changes_its_keys_while_it_talks() {
 }
 
 #[test]
+fn a_key_is_written_to_a_file_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = |file: &str| {
+        let output = program(&["keygen", "--file", file]).current_dir(folder.path()).output().expect("it runs");
+        assert!(output.stdout.is_empty(), "the key is not shown: {output:?}");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    assert_eq!(run("keys"), (Some(0), "wrote a new key to keys\n".into()));
+    let path = folder.path().join("keys");
+    let written = fs::read_to_string(&path).expect("it is there");
+    assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+    assert_eq!(run("keys"), (Some(0), "keys stays as it is: it has a key already\n".into()));
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), written);
+    let files: Vec<_> = fs::read_dir(folder.path()).expect("it is there").collect();
+    assert_eq!(files.len(), 1, "nothing else is left: {files:?}");
+    let node = Process::node_with(&["--name", "node1", "--secret-keys-file", path.to_str().expect("text")], &[]);
+    node.addr();
+
+    fs::write(folder.path().join("other"), "hunter2!").expect("it can be written");
+    let (code, told) = run("other");
+    let expected =
+        r#"error: "other" is there already, and is no file of keys: key 1 cannot be used: a key is not base64"#;
+    assert!(code == Some(1) && told.starts_with(expected) && !told.contains("hunter"), "{code:?} {told}");
+    let (code, told) = run("no/such/folder/keys");
+    assert!(code == Some(1) && told.starts_with(r#"error: cannot write a key to "no/such/folder/keys": "#), "{told}");
+}
+
+#[test]
 fn keys_from_a_variable_work_too_and_a_cluster_goes_over_to_them_step_by_step() {
     let key = keygen();
     let start = |name: &str, seeds: &[&str], args: &[&str], key: Option<&str>| {

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backups;
 mod bad_input;
 mod circles;
 mod cli;
@@ -16,9 +17,13 @@ mod hostile;
 mod http;
 mod identity;
 mod keys;
+mod lock_api;
+mod locks;
 mod made_up;
 mod settings;
+mod silent;
 mod sim;
+mod store;
 mod terminal;
 mod timeline;
 mod tls;

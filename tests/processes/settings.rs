@@ -16,8 +16,10 @@ use crate::{
 
 /// What compose.yaml and docker/stack.yaml read themselves.
 const OF_COMPOSE: [&str; 3] = ["BROADCAST_HTTP_PORT", "BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT"];
-/// What else begins with `BROADCAST_`: what the tests read, and what Kubernetes sets.
-const OTHERS: [&str; 2] = ["BROADCAST_SCREENSHOT", "BROADCAST_PORT"];
+/// What else begins with `BROADCAST_`: what the tests read, what Kubernetes sets, and what `broadcast lock` gives to its
+/// command.
+const OTHERS: [&str; 5] =
+    ["BROADCAST_SCREENSHOT", "BROADCAST_PORT", "BROADCAST_LOCK_NAME", "BROADCAST_LOCK_TOKEN", "BROADCAST_LOCK_KEY"];
 const TESTS: &str = "BROADCAST_TESTS_";
 
 /// What the help says of a setting.
@@ -191,7 +193,7 @@ fn environment(file: &str) -> (BTreeSet<String>, BTreeSet<String>) {
 fn compose_and_the_stack_pass_settings_on() {
     let of_a_node: BTreeSet<_> = settings("node").into_keys().collect();
     // What differs between the nodes, and what names a file of the host or stands for one that it has as a secret.
-    let differs = ["ADVERTISE", "BIND", "DATA", "NAME", "ROLE"];
+    let differs = ["ADVERTISE", "BIND", "DATA", "NAME", "ROLE", "VOTERS"];
     let files = ["TLS_CERT_FILE", "TLS_CLIENT_CA_FILE", "TLS_KEY_FILE", "TOKENS_FILE", "TOKEN_FILE"];
     let compose = [&files[..], &["HTTP", "HTTP_TOKEN_FILE", "JOIN", "SECRET_KEYS_FILE"]].concat();
     let stack = ["HTTP", "HTTP_TOKEN", "HTTP_TOKEN_FILE", "JOIN", "LABEL", "SECRET_KEYS", "SECRET_KEYS_FILE", "TOKEN"];

@@ -69,8 +69,16 @@ fn what_a_trial_needs_is_made_once() {
     assert!(!Path::new(&made.file("ca.pem")).exists(), "all or nothing");
     let line = refusal(program(&["tls-selfsigned", &made.path("x"), "--days", "398"]).output().expect("it runs"), 2);
     assert_eq!(line, r#"--days = "398": it must be from 1 to 397"#);
-    let line = refusal(program(&["tls-selfsigned", &made.path("x"), "--host", "ümlaut"]).output().expect("it runs"), 2);
-    assert!(line.contains("ümlaut") && line.ends_with("write other names"), "{line}");
+    for (hosts, wrong) in [("ümlaut", "ümlaut"), ("a,a b", "a b"), ("a.", "a."), ("*", "*"), ("::1%eth0", "::1%eth0")]
+    {
+        let made = program(&["tls-selfsigned", &made.path("x"), "--host", hosts]).output().expect("it runs");
+        let told = format!(
+            "--host = {wrong:?}: not the name of a host, nor an address; write one like node1.example.org or 10.0.0.7, and \
+             commas between them"
+        );
+        assert_eq!(refusal(made, 2), told);
+    }
+    assert!(!Path::new(&made.path("x")).exists(), "nothing is made");
 }
 
 #[test]
@@ -232,16 +240,44 @@ fn tokens_are_read_again_and_what_is_wrong_with_them_is_told() {
     stdout(ask("new-new-new", &["members"]));
     let line = refusal(ask("ops-ops-ops", &["members"]), 1);
     assert!(line.starts_with("this is not a token of this node; it knows BROADCAST_TOKEN and those in "), "{line}");
-    // Without audit, if that is what the filter says.
-    stdout(ask("new-new-new", &["log", "info,audit=off"]));
+    // Who changes what is logged is audited, and so is what follows.
+    for filter in ["warn,audit=off", "off", "audit[{who}]=off"] {
+        stdout(ask("new-new-new", &["log", filter]));
+        let what = format!("filter = {filter:?}");
+        node.log.wait_line(0, &json!({"event": "audit", "who": "new", "path": "/v1/log", "what": what}));
+    }
     refusal(ask("new-new-new", &["publish", "k", "1"]), 1);
-    stdout(ask("new-new-new", &["log", "info"]));
-    node.log.wait_line(0, &json!({"event": "audit", "who": "new", "route": "/v1/log"}));
-    assert_eq!(node.log.count(&json!({"event": "audit", "who": "new", "route": "/v1/messages"})), 0);
+    node.log.wait_line(0, &json!({"event": "audit", "who": "new", "route": "/v1/messages"}));
+    assert_eq!(node.log.count(&json!({"event": "log", "filter": "off"})), 0, "all else is as the filter says");
     for line in node.log.lines() {
         let line = line.to_string();
         assert!(!["look-look", "ops-ops", "all-all", "new-new"].iter().any(|token| line.contains(token)), "{line}");
     }
+}
+
+#[test]
+fn what_protects_a_node_and_is_set_to_nothing_is_warned_of() {
+    let guards = ["BROADCAST_TOKEN", "BROADCAST_HTTP_TOKEN", "BROADCAST_TOKENS_FILE", "BROADCAST_TLS_CERT_FILE"];
+    let guards = [&guards[..], &["BROADCAST_TLS_KEY_FILE", "BROADCAST_TLS_CLIENT_CA_FILE"]].concat();
+    let env: Vec<_> = guards.iter().chain(&["BROADCAST_SECRET_KEYS_FILE"]).map(|name| (*name, "")).collect();
+    let node = Process::node_with(&["--name", "node1", "--http", "127.0.0.1:0"], &env);
+    node.http();
+    let lines = node.log.lines();
+    let told = lines.iter().filter(|line| line["event"] == "empty_setting" && line["level"] == "WARN");
+    assert_eq!(told.map(|line| line["name"].as_str().expect("text")).collect::<Vec<_>>(), guards);
+}
+
+#[test]
+fn only_the_filter_of_the_start_turns_the_audit_log_off() {
+    let env = [("BROADCAST_LOG", "info,audit=off")];
+    let node = Process::node_with(&["--name", "node1", "--http", "127.0.0.1:0"], &env);
+    let at = node.http().to_string();
+    for filter in ["trace", "audit=info"] {
+        stdout(program(&["log", filter, "--node", &at]).output().expect("the program runs"));
+    }
+    node.signal("TERM");
+    node.log.wait_end();
+    assert_eq!((node.log.count(&json!({"event": "log"})), node.log.count(&json!({"event": "audit"}))), (1, 0));
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeSet,
-    process::{Command, id},
+    process::{Command, Output, id},
 };
 
 use super::{
-    docker::{IMAGE, docker, success},
+    docker::{IMAGE, docker, printed},
     repository,
 };
+
+/// How often the engine is asked for a port of its choice.
+const ATTEMPTS: usize = 4;
 
 /// A compose project of its own. Taken down when dropped, so that nothing is left behind by a test that fails.
 pub struct Project {
@@ -42,20 +45,27 @@ impl Project {
     /// Runs `docker compose`, which must succeed, and gives what it prints.
     #[track_caller]
     pub fn compose(&self, args: &[&str]) -> String {
-        success(&mut self.command(args))
+        // The engine picks a port to publish among those that any process here may get, and somebody may have got it
+        // before the engine listens there. Asked again, it goes on where it stopped, with another port.
+        let taken = |output: &Output| String::from_utf8_lossy(&output.stderr).contains("address already in use");
+        let ask = || self.command(args).output().expect("docker was found before");
+        let output = (1..ATTEMPTS).map(|_| ask()).find(|output| !taken(output));
+        printed(&self.command(args), &output.unwrap_or_else(ask))
     }
 
-    /// The ids of its containers, stopped ones too.
+    /// The ids of its nodes' containers, stopped ones too.
     pub fn containers(&self) -> BTreeSet<String> {
         let filter = format!("label=com.docker.compose.project={}", self.name);
-        let ids = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
-        ids.lines().map(Into::into).collect()
+        let format = r#"{{.ID}} {{.Label "com.docker.compose.service"}}"#;
+        let listed = docker(&["ps", "--all", "--no-trunc", "--filter", &filter, "--format", format]);
+        let ids = listed.lines().filter_map(|line| line.split_once(' ')).filter(|(_, service)| *service != "key");
+        ids.map(|(id, _)| id.into()).collect()
     }
 }
 
 impl Drop for Project {
     fn drop(&mut self) {
         // There may be nothing any more.
-        let _ = self.command(&["down", "--timeout", "0", "--remove-orphans"]).output();
+        let _ = self.command(&["down", "--timeout", "0", "--remove-orphans", "--volumes"]).output();
     }
 }

@@ -71,9 +71,15 @@ pub fn follow<'a>(
 /// Runs a command, which must succeed, and gives what it prints.
 #[track_caller]
 pub fn success(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().expect("it was found before");
-    let text = String::from_utf8_lossy(&stdout).trim().to_owned();
-    assert!(status.success(), "{command:?} ended with {status}\n{text}\n{}", String::from_utf8_lossy(&stderr));
+    let output = command.output().expect("it was found before");
+    printed(command, &output)
+}
+
+/// What a command printed that must have succeeded.
+#[track_caller]
+pub fn printed(command: &Command, Output { status, stdout, stderr }: &Output) -> String {
+    let text = String::from_utf8_lossy(stdout).trim().to_owned();
+    assert!(status.success(), "{command:?} ended with {status}\n{text}\n{}", String::from_utf8_lossy(stderr));
     text
 }
 

@@ -15,8 +15,8 @@
 //! - *Connections that say nothing* have the time for a head ([`Times`](super::Times)); those without a permit
 //!   [`SPARE_TIME`]. Whoever opens as many as [`SPARE`] in each such time, with all permits taken, keeps health checks
 //!   out.
-//! - *Handshakes* have the time for a head, too. A health check over TLS waits for no more of them than there are
-//!   places.
+//! - *Handshakes* have the time for a head, too. They are computed here, the newest first: whoever begins more of them than
+//!   this thread has time for keeps health checks out.
 
 use std::{
     future::Future,
@@ -244,7 +244,6 @@ async fn shake(
     stream: TcpStream,
     stall: Duration,
 ) -> io::Result<Option<(Transport, Option<Arc<str>>)>> {
-    // Who says nothing needs no place.
     let mut first = [0];
     match stream.peek(&mut first).await? {
         0 => return Ok(None),

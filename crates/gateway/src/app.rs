@@ -20,7 +20,7 @@ use super::{
     bulletin::Bulletin,
     journal::Journal,
     recent_views::Views,
-    routes::OpenApi,
+    routes::{OpenApi, WriteMetrics},
     snapshot::{LongAnswers, Snapshot, Snapshots},
     tls::handshakes::Handshakes,
 };
@@ -39,6 +39,10 @@ pub(super) struct App {
     pub(super) handshakes: Handshakes,
     /// The API's description.
     pub(super) openapi: OpenApi,
+    /// The metrics of what is mounted.
+    pub(super) more_metrics: Vec<WriteMetrics>,
+    /// The scripts of what is mounted.
+    pub(super) scripts: String,
     pub(super) journal: Journal,
     pub(super) bulletin: Bulletin,
     /// Set once the members have settled.
@@ -57,6 +61,8 @@ impl App {
         config: Config,
         needs: HashMap<&'static str, Needs>,
         openapi: OpenApi,
+        more_metrics: Vec<WriteMetrics>,
+        scripts: String,
         life: u64,
     ) -> Self {
         Self {
@@ -72,6 +78,8 @@ impl App {
             views: Views::new(),
             long_answers: LongAnswers::new(),
             openapi,
+            more_metrics,
+            scripts,
             config,
             node,
         }

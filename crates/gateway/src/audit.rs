@@ -1,52 +1,83 @@
 //! The audit log: who changed what from outside, or tried to, from where, and what came of it.
 //!
-//! Each request with a method that is not safe (RFC 9110, section 9.2.1) is told on one line, with the target
-//! [`TARGET`], so that filters can choose it, at level `info`. A line names the token, or else the subject of the
-//! client's certificate; never a token, a query or a body. It names the route as the server has it and not the path that
-//! was asked for, which may be anything.
+//! Each request with a method that is not safe (RFC 9110, section 9.2.1), or that only an operator may make, is told on one
+//! line, with the target [`TARGET`], so that filters can choose it, at level `info`. A line names the token, or else the
+//! subject of the client's certificate, and the path that was asked for, as far as [`MAX_WHAT`] goes; never a token, a query
+//! or a body. Of these, handlers add [what matters](Audited::what).
 //!
 //! # High rates
 //!
-//! What may come thousands of times a second is publishing and its like, and what is not done, whoever asks for it. The
-//! first of each kind is told at once, and then every [`EVERY`] how many more there were; a kind is the same caller, address,
-//! route and outcome. A batch is one line, with the number of its messages. More than [`KINDS`] kinds at the same time are
-//! counted together: of callers with a token or a certificate, and of those without one, who leave the former their room.
-//! So the log has no more than some lines a second of it, whoever calls. Other changes are rare, and each is told.
+//! Each change is told, and so is what broke off, which may have changed something. Publishing and its like change nothing
+//! that stays ([`Audited::count_together`]), and what was refused or failed changed nothing. Of those, the first of each kind is
+//! told at once, and then every [`EVERY`] how many more there were; a kind is the same caller, address, route and outcome. A
+//! batch is one line, with the number of its messages. More than [`KINDS`] kinds at the same time are counted together: of
+//! callers with a token or a certificate, and of those without one, who leave the former their room. So who changes nothing
+//! causes no more than some lines a second.
 
 use std::{
     collections::HashMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, Uri};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
 };
 use tracing::info;
 
-use crate::access::{Bearer, NOBODY, Scope};
+use crate::access::{Bearer, NOBODY};
 
-/// What filters know it by: `BROADCAST_LOG=warn,audit=info`.
-pub(crate) const TARGET: &str = "audit";
+/// What filters know the audit log by: `BROADCAST_LOG=warn,audit=info`. Its lines have the level `info`.
+pub const TARGET: &str = "audit";
 /// How often it is told of a kind how many more there were.
 const EVERY: Duration = Duration::from_secs(10);
 /// Of how many kinds, of those who are known and of the others each.
 const KINDS: usize = 32;
+/// How much of a path is told, and of what a handler adds, in bytes.
+const MAX_WHAT: usize = 512;
 
-/// How many messages a request has published so far.
+/// What a handler knows of its request that the audit log is to tell. Each request that may change something has one in
+/// its extensions.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Published(Arc<AtomicU64>);
+pub struct Audited(Arc<Known>);
 
-impl Published {
-    pub(crate) fn one_more(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+#[derive(Debug, Default)]
+struct Known {
+    published: AtomicU64,
+    is_frequent: AtomicBool,
+    what: OnceLock<String>,
+}
+
+impl Audited {
+    /// What it changes, if the path does not say that. The first 512 bytes are told, and only the first time counts. To be
+    /// called before anything changes: a request that breaks off is told, too.
+    pub fn what(&self, what: impl fmt::Display) {
+        let _ = self.0.what.set(cut(&what.to_string()));
     }
+
+    /// Many requests like it may come, each of which changes nothing that stays. They are counted together, and not
+    /// told one by one.
+    pub fn count_together(&self) {
+        self.0.is_frequent.store(true, Ordering::Relaxed);
+    }
+
+    /// One message more was published.
+    pub(crate) fn one_more(&self) {
+        self.0.published.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// As much of it as is told.
+fn cut(text: &str) -> String {
+    let end = (0..=MAX_WHAT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    if end < text.len() { format!("{}… ({} bytes)", &text[..end], text.len()) } else { text.into() }
 }
 
 /// Who calls.
@@ -68,6 +99,10 @@ enum Outcome {
 }
 
 impl Outcome {
+    fn may_have_changed(self) -> bool {
+        self.is_done() || self == Self::Aborted
+    }
+
     fn is_done(self) -> bool {
         matches!(self, Self::Answered(status) if status.is_success())
     }
@@ -136,16 +171,15 @@ pub(crate) struct Entry {
     from: SocketAddr,
     method: &'static str,
     route: Arc<str>,
-    /// Whether many of its kind may come.
-    is_frequent: bool,
-    published: Published,
+    path: String,
+    audited: Audited,
     outcome: Outcome,
 }
 
 impl Entry {
-    /// What it publishes is to be counted there.
-    pub(crate) fn published(&self) -> Published {
-        self.published.clone()
+    /// For its handler.
+    pub(crate) fn audited(&self) -> Audited {
+        self.audited.clone()
     }
 
     /// It was answered.
@@ -165,14 +199,13 @@ impl Audit {
         Self { node: node.into(), sums: Mutex::default(), begun: Notify::new() }
     }
 
-    /// A request that may change something. `route` is nothing where there is none; `scope` is what it needs.
+    /// A request that may change something. `route` is nothing where there is none.
     pub(crate) fn begin(
         self: &Arc<Self>,
         (bearer, certificate): (&Bearer, Option<&Arc<str>>),
         from: SocketAddr,
-        method: &Method,
+        (method, uri): (&Method, &Uri),
         route: Option<&str>,
-        scope: Option<Scope>,
     ) -> Entry {
         let who = match (bearer, certificate) {
             (Bearer::Named(name, _), _) => Who::Token(Arc::clone(name)),
@@ -180,10 +213,17 @@ impl Audit {
             (_, Some(subject)) => Who::Certificate(Arc::clone(subject)),
             _ => Who::Anonymous,
         };
-        let is_frequent = !matches!(scope, Some(Scope::Operate | Scope::Deploy));
-        let (audit, route) = (Arc::clone(self), route.unwrap_or("none").into());
-        let (published, outcome) = (Published::default(), Outcome::Aborted);
-        Entry { audit, who, from, method: known(method), route, is_frequent, published, outcome }
+        let (audit, route, path) = (Arc::clone(self), route.unwrap_or("none").into(), cut(uri.path()));
+        Entry {
+            audit,
+            who,
+            from,
+            method: known(method),
+            route,
+            path,
+            audited: Audited::default(),
+            outcome: Outcome::Aborted,
+        }
     }
 
     fn sums(&self) -> MutexGuard<'_, Sums> {
@@ -192,7 +232,8 @@ impl Audit {
     }
 
     fn note(&self, entry: &Entry) {
-        let published = entry.published.0.load(Ordering::Relaxed);
+        let known = &entry.audited.0;
+        let published = known.published.load(Ordering::Relaxed);
         let kind = Kind {
             who: entry.who.clone(),
             from: entry.from.ip(),
@@ -200,7 +241,7 @@ impl Audit {
             route: Arc::clone(&entry.route),
             outcome: entry.outcome,
         };
-        if entry.is_frequent || !kind.outcome.is_done() {
+        if known.is_frequent.load(Ordering::Relaxed) || !kind.outcome.may_have_changed() {
             let mut sums = self.sums();
             if let Some(sum) = sums.kinds.get_mut(&kind) {
                 return sum.add(published);
@@ -213,7 +254,7 @@ impl Audit {
             }
             sums.kinds.insert(kind.clone(), Sum::default());
         }
-        self.tell(&kind, Some(entry.from.port()), Sum { count: 1, published });
+        self.tell(&kind, Some(entry), Sum { count: 1, published });
     }
 
     /// Tells how many more there were, now and then, for as long as it is polled.
@@ -245,7 +286,8 @@ impl Audit {
         }
     }
 
-    fn tell(&self, kind: &Kind, port: Option<u16>, Sum { count, published }: Sum) {
+    /// Tells of one request, or of how many more like it there were.
+    fn tell(&self, kind: &Kind, one: Option<&Entry>, Sum { count, published }: Sum) {
         let node = &*self.node;
         let Kind { who, from, method, route, outcome } = kind;
         let (by, name) = match who {
@@ -260,12 +302,15 @@ impl Audit {
         };
         // A subject may have any letters; between quotes it ends where it ends.
         let told = if by == "certificate" { format!("{name:?}") } else { name.into() };
-        let place = port.map_or_else(|| from.to_string(), |port| SocketAddr::new(*from, port).to_string());
+        let place = one.map_or_else(|| from.to_string(), |one| one.from.to_string());
+        let path = one.map(|one| &*one.path);
+        let what = one.and_then(|one| one.audited.0.what.get()).map(|what| &**what);
         let published = (published > 0).then_some(published);
         let messages = published.map(|published| format!(", {published} published")).unwrap_or_default();
         let answer = status.map(|status| format!(" ({status})")).unwrap_or_default();
-        let times = if port.is_some() { String::new() } else { format!(", {count} times more") };
-        let outcome = outcome.name();
+        let times = if one.is_some() { String::new() } else { format!(", {count} times more") };
+        let (asked, outcome) = (path.unwrap_or(route), outcome.name());
+        let changes = what.map(|what| format!(", {what}")).unwrap_or_default();
         info!(
             target: TARGET,
             node,
@@ -275,11 +320,13 @@ impl Audit {
             from = place,
             method,
             route = &**route,
+            path,
+            what,
             status,
             outcome,
             count,
             published,
-            "audit: {told} from {place}: {method} {route} {outcome}{answer}{messages}{times}"
+            "audit: {told} from {place}: {method} {asked} {outcome}{answer}{changes}{messages}{times}"
         );
     }
 }
@@ -287,6 +334,8 @@ impl Audit {
 /// The methods that there are; others may be as long as a head.
 fn known(method: &Method) -> &'static str {
     match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
         Method::POST => "POST",
         Method::PUT => "PUT",
         Method::DELETE => "DELETE",

@@ -105,23 +105,46 @@ pub(super) async fn whole(limits: &BodyLimits, mut body: Body, max: usize) -> Re
 /// The answer to give: 400 for what is not such an object, 408, 413 or 503 for one that comes too slowly, is too long, or
 /// for which there is no room; 500 if the request did not come through a [`Server`](crate::Server).
 pub async fn read<T: DeserializeOwned>(request: Request, example: &str) -> Result<T, Problem> {
-    let (head, body) = request.into_parts();
-    let limits = head.extensions.get::<BodyLimits>().ok_or_else(|| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "bodies are only read by routes that are mounted on a server")
-    })?;
-    let sent = whole(limits, body, MAX_SMALL).await?.ok_or_else(|| {
-        let detail = format!("the body is too long; send {example}, {MAX_SMALL} bytes at most");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(Limit { limit: MAX_SMALL })
-    })?;
+    read_up_to(request, MAX_SMALL, example).await
+}
+
+/// The same, for an object of up to `max` bytes.
+///
+/// # Errors
+///
+/// As [`read`].
+pub async fn read_up_to<T: DeserializeOwned>(request: Request, max: usize, example: &str) -> Result<T, Problem> {
+    let sent = read_bytes(request, max, example).await?;
     object(&sent).map_err(|error| {
         Problem::bad_request(format_args!("{}; send {example}", wrong(&error))).with(Location::from(&error))
     })
 }
 
-/// What is wrong with a body of JSON, whose parts it repeats, but not all of a long one.
+/// Reads a body of any bytes, up to `max` of them. `example` says what is to be sent instead of one that is too long.
+///
+/// # Errors
+///
+/// As [`read`], but for what is in it.
+pub async fn read_bytes(request: Request, max: usize, example: &str) -> Result<Bytes, Problem> {
+    let (head, body) = request.into_parts();
+    let limits = head.extensions.get::<BodyLimits>().ok_or_else(|| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "bodies are only read by routes that are mounted on a server")
+    })?;
+    whole(limits, body, max).await?.ok_or_else(|| {
+        let detail = format!("the body is too long; send {example}, {max} bytes at most");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(Limit { limit: max })
+    })
+}
+
+/// What is wrong with a body of JSON, whose parts it repeats, but not all of a long one, and with what cannot be seen
+/// written as in a Rust string.
 pub(super) fn wrong(error: &serde_json::Error) -> String {
     const LONGEST: usize = 100;
-    let text = error.to_string();
+    let quotes = |letter: char| matches!(letter, '"' | '\'' | '\\');
+    let mut text = String::new();
+    for letter in error.to_string().chars() {
+        if quotes(letter) { text.push(letter) } else { text.extend(letter.escape_debug()) }
+    }
     // What was expected, and where, comes last.
     let cut = || {
         let (begin, _) = text.char_indices().nth(LONGEST)?;

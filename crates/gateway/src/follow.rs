@@ -51,7 +51,7 @@ impl Drop for Follower {
 /// `GET /v1/messages`
 pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     let [key, from, last, after] = query::read(&uri, ["key", "from", "last", "after"])?;
-    let last = query::number("last", last)?;
+    let last = query::messages("last", last)?;
     let form = form(&headers)?;
     let filter = Filter { key: key.unwrap_or_default(), from: from.as_deref().map(Into::into) };
     let follower = Arc::new(Follower::new(app));
@@ -198,7 +198,7 @@ struct Watching {
 pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     // The messages as well, beginning with the last so many.
     let [messages] = query::read(&uri, ["messages"])?;
-    let messages = query::number("messages", messages)?;
+    let messages = query::messages("messages", messages)?;
     let form = Form::Events;
     let follower = Arc::new(Follower::new(app));
     let watching = Watching::new(Arc::clone(&follower));

@@ -40,9 +40,9 @@ pub fn http(data: &[u8]) {
     let _ = guard::unclear(&request);
     refused(query::none(uri));
     refused(query::read(uri, ["ack", "timeout"]).and_then(|[ack, time]| Ack::read(ack.as_deref(), time.as_deref())));
-    refused(query::read(uri, ["messages"]).and_then(|[messages]| query::number("messages", messages)));
+    refused(query::read(uri, ["messages"]).and_then(|[messages]| query::messages("messages", messages)));
     refused(query::read(uri, ["key", "from", "last", "after"]).and_then(|[_, _, last, after]| {
-        query::number("last", last)?;
+        query::messages("last", last)?;
         follow::last_heard(headers, after.as_deref())
     }));
     if let Ok(Some(cursor)) = follow::last_heard(headers, None) {

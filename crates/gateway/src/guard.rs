@@ -26,12 +26,12 @@ use broadcast::config::shown;
 use serde::Serialize;
 
 use super::{
-    access::{Bearer, Caller, Needs, Scope},
+    access::{Bearer, Caller, Needs, Scope, Scopes},
     app::App,
     problem::Problem,
 };
 
-/// What needs no token.
+/// What needs no token, beside gRPC's health check.
 pub(super) const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// Where web pages come from: `https://example.org`, with a port where that is not the scheme's own.
@@ -145,13 +145,15 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     let bearer = app.config.access.bearer(request.headers());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let (route, needs) = (route.as_ref().map(MatchedPath::as_str), needs(route.as_ref(), &app));
-    if request.method().is_safe() {
+    let scope = needs.and_then(|needs| needs.of(request.method()));
+    let is_operators = matches!(scope, Some(Scope::Operate | Scope::Deploy));
+    if (request.method().is_safe() && !is_operators) || needs == Some(Needs::NOTHING) {
         return judge(&app, &caller, &bearer, needs, request, next).await;
     }
     let who = (&bearer, caller.certificate.as_ref());
-    let scope = needs.and_then(|needs| needs.of(request.method()));
-    let mut entry = app.audit.begin(who, caller.peer, request.method(), route, scope);
-    request.extensions_mut().insert(entry.published());
+    let mut entry = app.audit.begin(who, caller.peer, (request.method(), request.uri()), route);
+    request.extensions_mut().insert(entry.audited());
+    request.extensions_mut().insert(bearer.scopes().unwrap_or(Scopes::NONE));
     let response = judge(&app, &caller, &bearer, needs, request, next).await;
     entry.answered(response.status());
     response
@@ -209,11 +211,12 @@ async fn judge(
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         if preflight {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT"));
-            let request_headers = HeaderValue::from_static("authorization, content-type, last-event-id");
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE"));
+            let request_headers =
+                HeaderValue::from_static("authorization, content-type, if-match, if-none-match, last-event-id");
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, request_headers);
         } else {
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag, retry-after"));
         }
     }
     response
@@ -253,10 +256,18 @@ fn authorise(
         }
         _ => format!("this needs a token with the scope {scope}; name it in `tokens_file`"),
     };
-    let challenge = insufficient(scope);
     Err(explained(StatusCode::FORBIDDEN, &detail)
         .with(Lacks { scope: scope.name() })
-        .header(header::WWW_AUTHENTICATE, challenge))
+        .header(header::WWW_AUTHENTICATE, insufficient(scope)))
+}
+
+/// The answer to who asks a route for something that needs this scope, besides what the route needs. What callers have is
+/// in the extensions of requests that may change something, as [`Scopes`].
+#[must_use]
+pub fn lacks(scope: Scope) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, format_args!("this needs a token with the scope {scope}"))
+        .with(Lacks { scope: scope.name() })
+        .header(header::WWW_AUTHENTICATE, insufficient(scope))
 }
 
 /// RFC 6750, section 3.

@@ -6,7 +6,8 @@
 //! ends. Each connection is a task of its own (`accept`, `connection`), in HTTP/1.1 or HTTP/2; each message is put into
 //! words once, for all who follow (`journal`), and so is what happens (`bulletin`).
 //!
-//! Whoever has more to serve mounts its [`Routes`]: they are guarded, limited, logged and described as the gateway's own.
+//! Whoever has more to serve mounts its [`Routes`]: they are guarded, limited, logged and described as the gateway's own,
+//! its metrics are told with those of the node, and its script runs in the page.
 //!
 //! # What can go wrong
 //!
@@ -38,6 +39,7 @@ mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod grpc_health;
 mod guard;
 mod journal;
 mod keep;
@@ -50,6 +52,7 @@ mod publish;
 mod query;
 mod recent_views;
 mod routes;
+mod sheet;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -71,7 +74,7 @@ use axum::{
     Extension, Router,
     http::StatusCode,
     middleware,
-    routing::{MethodRouter, get},
+    routing::{MethodRouter, get, post},
 };
 use broadcast::Handle;
 use rand::{TryRng as _, rngs::SysRng};
@@ -80,12 +83,14 @@ use tokio::{net::TcpListener, runtime, sync::oneshot};
 
 pub use self::{
     access::{Access, NamedToken, Needs, Scope, Scopes, Token, TokenName, Tokens, TokensError},
-    body::read,
-    guard::Origin,
+    audit::{Audited, TARGET as AUDIT_TARGET},
+    body::{read, read_bytes, read_up_to},
+    guard::{Origin, lacks},
     problem::{Problem, answer},
     publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY},
-    query::none as no_query,
+    query::{none as no_query, number, read as read_query},
     routes::Routes,
+    sheet::Sheet,
     tls::{Certificate, Pem, Tls, TlsError, provider as tls_provider},
 };
 use self::{app::App, keep::News};
@@ -231,8 +236,12 @@ impl Server {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
         });
         let own = routes().into_iter().map(|(path, needs, _)| (path, needs));
+        let own = own.chain([(grpc_health::METHODS, Needs::NOTHING)]);
         let needs = own.chain(mounted.iter().flat_map(Routes::needs)).collect();
-        let app = Arc::new(App::new(node, config, needs, routes::describe(OPENAPI, &mounted), life));
+        let more_metrics = mounted.iter().filter_map(|routes| routes.metrics.clone()).collect();
+        let scripts = mounted.iter().filter_map(|routes| routes.script).collect();
+        let openapi = routes::describe(OPENAPI, &mounted);
+        let app = Arc::new(App::new(node, config, needs, openapi, more_metrics, scripts, life));
         let kept = others.spawn(Arc::clone(&app).keep(news));
         let keeping = async {
             // Should it have panicked, it has ended as well.
@@ -276,7 +285,7 @@ impl Server {
 /// What the API says of itself.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// All there is but what is mounted, as `openapi.json` describes it, with what a caller needs.
+/// What `openapi.json` describes, with what a caller needs: all there is but what is mounted, and gRPC.
 fn routes() -> [(&'static str, Needs, MethodRouter<Arc<App>>); 11] {
     const READ: Needs = Needs::scope(Scope::Read);
     const PUBLISH: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Publish);
@@ -296,7 +305,9 @@ fn routes() -> [(&'static str, Needs, MethodRouter<Arc<App>>); 11] {
 }
 
 fn router(app: &Arc<App>, mounted: Vec<Routes>) -> Router {
-    let own = routes().into_iter().map(|(path, _, methods)| (path, methods.with_state(Arc::clone(app))));
+    let grpc_health = (grpc_health::METHODS, Needs::NOTHING, post(grpc_health::call));
+    let own = routes().into_iter().chain([grpc_health]);
+    let own = own.map(|(path, _, methods)| (path, methods.with_state(Arc::clone(app))));
     let limits = Extension(app.bodies.clone());
     let others = mounted.into_iter().flat_map(|routes| routes.methods);
     let others = others.map(|(path, _, methods)| (path, methods.layer(limits.clone())));

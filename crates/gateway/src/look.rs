@@ -30,33 +30,48 @@ const TURN: Duration = Duration::from_secs(30);
 
 /// Whether the node is well.
 #[derive(Serialize)]
-struct HealthBody {
+pub(super) struct HealthBody {
     status: &'static str,
     members: usize,
+    #[serde(skip)]
+    pub(super) is_well: bool,
+}
+
+impl HealthBody {
+    fn answer(&self) -> Response {
+        answer(if self.is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, self)
+    }
 }
 
 /// `GET /healthz` and `GET /livez`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
-    // Not the overview, which those who look at the cluster share, and wait for.
-    let members = app.node.health().await.map_or(0, |health| health.members);
-    let (status, word) =
-        if members > 0 { (StatusCode::OK, "alive") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
-    answer(status, &HealthBody { status: word, members })
+    liveness(&app).await.answer()
 }
 
 /// `GET /readyz`
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
+    readiness(&app).await.answer()
+}
+
+/// Whether the node serves.
+pub(super) async fn liveness(app: &App) -> HealthBody {
+    // Not the overview, which those who look at the cluster share, and wait for.
+    let members = app.node.health().await.map_or(0, |health| health.members);
+    let is_well = members > 0;
+    HealthBody { status: if is_well { "alive" } else { "stopped" }, members, is_well }
+}
+
+/// Whether it has joined, and its members have settled.
+pub(super) async fn readiness(app: &App) -> HealthBody {
     let health = app.node.health().await;
-    let word = match health {
+    let status = match health {
         None => "stopped",
         Some(Health { leaving: true, .. }) => "leaving",
         Some(Health { joined: false, .. }) => "joining",
         Some(_) if app.settled.get().is_none() => "settling",
         Some(_) => "ready",
     };
-    let members = health.map_or(0, |health| health.members);
-    let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    answer(status, &HealthBody { status: word, members })
+    HealthBody { status, members: health.map_or(0, |health| health.members), is_well: status == "ready" }
 }
 
 /// `GET /v1/members`

@@ -14,12 +14,11 @@ use axum::{
     http::{Uri, header},
     response::{IntoResponse, Response},
 };
-use broadcast::{Counters, Gauges, Histogram, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
+use broadcast::{Counters, Gauges, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
 use nix::sys::resource::{UsageWho, getrusage};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, prometheus_text},
-    metrics::MetricType,
+    encoding::{DescriptorEncoder, prometheus_text},
     registry::Registry,
 };
 
@@ -27,6 +26,7 @@ use super::{
     app::{App, Counts},
     problem::Problem,
     query,
+    sheet::Sheet,
     snapshot::Snapshot,
 };
 
@@ -57,7 +57,7 @@ struct AppMetrics {
 
 impl Collector for AppMetrics {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let sheet = &mut Sheet(encoder);
+        let sheet = &mut Sheet::new(encoder);
         let Metrics { traffic, sent, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =
             &self.now.metrics;
         let version = env!("CARGO_PKG_VERSION");
@@ -75,68 +75,9 @@ impl Collector for AppMetrics {
         sheet.histogram("delivery_seconds", help, delivery)?;
         write_overview(sheet, &self.now.overview)?;
         write_http(sheet, &self.app.counts)?;
-        write_process(sheet)
+        write_process(sheet)?;
+        self.app.more_metrics.iter().try_for_each(|more| more.write(sheet))
     }
-}
-
-/// What is written, metric by metric.
-struct Sheet<'a>(DescriptorEncoder<'a>);
-
-impl Sheet<'_> {
-    fn family(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        each: impl FnOnce(MetricEncoder) -> fmt::Result,
-    ) -> fmt::Result {
-        // What every process tells has the same name for all.
-        let name = if name.starts_with("process_") { name.to_owned() } else { format!("broadcast_{name}") };
-        each(self.0.encode_descriptor(&name, help, None, kind)?)
-    }
-
-    fn counter<'a, const N: usize, V: EncodeCounterValue>(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: &[&'a str; N],
-        samples: impl IntoIterator<Item = ([&'a str; N], V)>,
-    ) -> fmt::Result {
-        self.family(name, help, MetricType::Counter, |mut encoder| {
-            samples.into_iter().try_for_each(|(values, value)| {
-                let set = pairs(labels, values);
-                encoder.encode_family(&set)?.encode_counter::<[(&str, &str); N], _, f64>(&value, None)
-            })
-        })
-    }
-
-    fn gauge<'a, const N: usize, V: EncodeGaugeValue>(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: &[&'a str; N],
-        samples: impl IntoIterator<Item = ([&'a str; N], V)>,
-    ) -> fmt::Result {
-        self.family(name, help, MetricType::Gauge, |mut encoder| {
-            samples.into_iter().try_for_each(|(values, value)| {
-                let set = pairs(labels, values);
-                encoder.encode_family(&set)?.encode_gauge(&value)
-            })
-        })
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
-        let bound = |bound: Option<std::time::Duration>| bound.map_or(f64::MAX, |bound| bound.as_secs_f64());
-        let buckets: Vec<_> = histogram.buckets().map(|(upper, count)| (bound(upper), count)).collect();
-        self.family(name, help, MetricType::Histogram, |mut encoder| {
-            let (sum, count) = (histogram.sum().as_secs_f64(), histogram.count());
-            encoder.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
-        })
-    }
-}
-
-fn pairs<'a, const N: usize>(labels: &[&'a str; N], values: [&'a str; N]) -> [(&'a str, &'a str); N] {
-    std::array::from_fn(|i| (labels[i], values[i]))
 }
 
 fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {

@@ -16,11 +16,13 @@ const PAGE: &str = include_str!("page.html");
 /// A part of the page's script, and what stands in the page in its place.
 const TIMELINE: &str = include_str!("timeline.js");
 const TIMELINE_SCRIPT: &str = "TIMELINE_SCRIPT";
+/// Stands in the page for the scripts of what is mounted.
+const MOUNTED_SCRIPTS: &str = "MOUNTED_SCRIPTS";
 /// Stands in the page for what differs at each answer.
 const NONCE: &str = "NONCE";
 
 /// `GET /`
-pub(super) async fn page() -> Result<Response, Problem> {
+pub(super) async fn page(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let mut nonce = [0; 16];
     SysRng.try_fill_bytes(&mut nonce).map_err(|_| {
         Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the system has no source of randomness")
@@ -36,7 +38,8 @@ pub(super) async fn page() -> Result<Response, Problem> {
         ("referrer-policy", "no-referrer"),
         ("cache-control", "no-store"),
     ];
-    Ok((headers, PAGE.replacen(TIMELINE_SCRIPT, TIMELINE, 1).replace(NONCE, &nonce)).into_response())
+    let page = PAGE.replace(NONCE, &nonce).replacen(TIMELINE_SCRIPT, TIMELINE, 1);
+    Ok((headers, page.replacen(MOUNTED_SCRIPTS, &app.scripts, 1)).into_response())
 }
 
 /// `GET /openapi.json`

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Request, State},
     http::{StatusCode, header},
@@ -21,7 +22,7 @@ use tracing::{Instrument as _, Span, debug, debug_span};
 
 use super::{
     app::App,
-    audit::Published as Counted,
+    audit::Audited,
     body::{self, Limit, Location},
     problem::{self, Problem},
     query,
@@ -57,19 +58,23 @@ pub(super) struct Message<'a> {
 }
 
 /// `POST /v1/messages`
-pub(super) async fn publish(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+pub(super) async fn publish(
+    State(app): State<Arc<App>>,
+    Extension(audited): Extension<Audited>,
+    request: Request,
+) -> Result<Response, Problem> {
     let [ack, timeout] = query::read(request.uri(), ["ack", "timeout"])?;
     let ack = Ack::read(ack.as_deref(), timeout.as_deref())?;
-    let counted = request.extensions().get::<Counted>().cloned().unwrap_or_default();
+    audited.count_together();
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let content_type =
         content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match content_type.as_deref() {
         // The last is what curl says unless told otherwise.
         None | Some("application/json" | "application/x-www-form-urlencoded") => {
-            one(&app, request.into_body(), ack, &counted).await
+            one(&app, request.into_body(), ack, &audited).await
         }
-        Some("application/x-ndjson") => batch(&app, request.into_body(), ack, &counted).await,
+        Some("application/x-ndjson") => batch(&app, request.into_body(), ack, &audited).await,
         Some(other) => {
             let detail = format!(
                 "a body of type {} is not supported; send application/json, or application/x-ndjson with one message per line",
@@ -104,21 +109,21 @@ impl Ack {
     }
 }
 
-async fn one(app: &App, sent: Body, ack: Ack, counted: &Counted) -> Result<Response, Problem> {
+async fn one(app: &App, sent: Body, ack: Ack, audited: &Audited) -> Result<Response, Problem> {
     let node = &app.node;
     let body = body::whole(&app.bodies, sent, MAX_BODY).await?.ok_or_else(too_long)?;
     let Message { key, value } = parse(&body)?;
     let receipt = node.try_publish(&key, value).map_err(refusal)?;
-    counted.one_more();
+    audited.one_more();
     let MessageId { epoch, seq } = receipt.id();
     let ids = Ids::One { id: receipt.id().of(node.name()), origin: node.name(), epoch, seq };
     let span = published(node, receipt.id(), &key);
     answer(receipt, ids, ack).instrument(span).await
 }
 
-async fn batch(app: &App, mut sent: Body, ack: Ack, counted: &Counted) -> Result<Response, Problem> {
+async fn batch(app: &App, mut sent: Body, ack: Ack, audited: &Audited) -> Result<Response, Problem> {
     let (node, limit) = (&app.node, app.bodies.time);
-    let mut batch = Batch { node, counted, lines: 0, published: 0, ends: None };
+    let mut batch = Batch { node, audited, lines: 0, published: 0, ends: None };
     let (mut buffer, mut held) = (BytesMut::new(), app.bodies.hold());
     // What is known to hold no line's end.
     let mut searched = 0;
@@ -164,7 +169,7 @@ async fn batch(app: &App, mut sent: Body, ack: Ack, counted: &Counted) -> Result
 
 struct Batch<'a> {
     node: &'a Handle,
-    counted: &'a Counted,
+    audited: &'a Audited,
     /// Lines that are dealt with.
     lines: u64,
     published: u64,
@@ -193,7 +198,7 @@ impl Batch<'_> {
         };
         published(self.node, receipt.id(), &key);
         self.published += 1;
-        self.counted.one_more();
+        self.audited.one_more();
         if self.published.is_multiple_of(TURN) {
             yield_now().await;
         }

@@ -1,14 +1,29 @@
 //! What a request asks beside its path.
 
+use std::str::FromStr;
+
 use axum::{extract::Query, http::Uri};
 use broadcast::config::shown;
+use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 
 /// The values of these parameters, each where it is asked. Nothing else may be, and nothing twice.
-pub(super) fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<String>; N], Problem> {
+///
+/// # Errors
+///
+/// The answer to give, 400, if the query has anything else.
+pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<String>; N], Problem> {
+    let query = uri.query().unwrap_or_default();
+    // What follows would put U+FFFD there.
+    if percent_decode_str(query).decode_utf8().is_err() {
+        let query = shown(query);
+        return Err(Problem::bad_request(format_args!(
+            "the query {query} is not text in UTF-8; percent-encode UTF-8, as %C3%A4 for ä"
+        )));
+    }
     let Query(asked) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| {
-        let query = shown(uri.query().unwrap_or_default());
+        let query = shown(query);
         Problem::bad_request(format_args!("the query {query} cannot be read; write NAME=VALUE, with & between them"))
     })?;
     let mut values = [const { None }; N];
@@ -24,17 +39,22 @@ pub(super) fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Optio
     Ok(values)
 }
 
-/// A number of messages.
-pub(super) fn number(name: &str, value: Option<String>) -> Result<Option<usize>, Problem> {
+/// A number, of which `expected` says what it is, and what to write.
+///
+/// # Errors
+///
+/// The answer to give, 400, if it is none.
+pub fn number<T: FromStr>(name: &str, value: Option<String>, expected: &str) -> Result<Option<T>, Problem> {
     let number = |text: String| {
-        text.parse().map_err(|_| {
-            let (text, most) = (shown(&text), usize::MAX);
-            Problem::bad_request(format_args!(
-                "{name} = {text}: not a number of messages; write one like 10, at most {most}"
-            ))
-        })
+        let not = |_| Problem::bad_request(format_args!("{name} = {}: not {expected}", shown(&text)));
+        text.parse().map_err(not)
     };
     value.map(number).transpose()
+}
+
+/// A number of messages.
+pub(super) fn messages(name: &str, value: Option<String>) -> Result<Option<usize>, Problem> {
+    number(name, value, &format!("a number of messages; write one like 10, at most {}", usize::MAX))
 }
 
 /// What takes no query is asked without one.
@@ -59,17 +79,17 @@ mod tests {
 
     fn refused(query: &str) -> String {
         let uri = format!("/v1/messages?{query}").parse().expect("a URI");
-        let read = read(&uri, ["key", "last"]).and_then(|[_, last]| number("last", last));
+        let read = read(&uri, ["key", "last"]).and_then(|[_, last]| messages("last", last));
         read.expect_err("this cannot be").body()
     }
 
     #[test]
     fn what_is_asked_is_read_by_name() {
-        let uri = "/v1/messages?last=7&key=a%20b+c%26".parse().expect("a URI");
+        let uri = "/v1/messages?last=7&key=a%20b+c%26%C3%a4%".parse().expect("a URI");
         let [key, last, from] = read(&uri, ["key", "last", "from"]).expect("it can be");
-        assert_eq!((key.as_deref(), from), (Some("a b c&"), None));
-        assert_eq!(number("last", last).expect("it is one"), Some(7));
-        assert_eq!(number("last", None).expect("none"), None);
+        assert_eq!((key.as_deref(), from), (Some("a b c&ä%"), None));
+        assert_eq!(messages("last", last).expect("it is one"), Some(7));
+        assert_eq!(messages("last", None).expect("none"), None);
         assert_eq!(read(&"/v1/messages".parse().expect("a URI"), ["key"]).expect("it can be"), [None]);
     }
 
@@ -82,7 +102,9 @@ mod tests {
             ("last=99999999999999999999", r#"last = \"99999999999999999999\": not a number"#),
             ("colour=x", r#"\"colour\" is not a parameter here; those there are: key, last"#),
             ("last=1&last=1", "last is given more than once; give it once"),
-            ("key=%ff%00&Key", r#"\"Key\" is not a parameter here"#),
+            ("key=%00&Key", r#"\"Key\" is not a parameter here"#),
+            ("key=%ff", r#"the query \"key=%ff\" is not text in UTF-8; percent-encode UTF-8, as %C3%A4 for ä"#),
+            ("key=%C3&from=%A4", r#"the query \"key=%C3&from=%A4\" is not text in UTF-8"#),
         ] {
             let body = refused(query);
             assert!(body.contains(&format!(r#""detail":"{problem}"#)), "{query}: {body}");

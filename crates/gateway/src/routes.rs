@@ -1,19 +1,41 @@
 //! Routes, and the API's description of them (OpenAPI): the gateway's own, and those that somebody mounts.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use axum::routing::MethodRouter;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::access::Needs;
+use super::{access::Needs, sheet::Sheet};
 
 /// Routes with their description, to be mounted on a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
 pub struct Routes {
     pub(super) methods: Vec<(&'static str, Needs, MethodRouter)>,
     description: &'static str,
+    pub(super) metrics: Option<WriteMetrics>,
+    pub(super) script: Option<&'static str>,
+}
+
+/// Writes the metrics of what is mounted.
+#[derive(Clone)]
+pub(super) struct WriteMetrics(Arc<dyn Fn(&mut Sheet<'_>) -> fmt::Result + Send + Sync>);
+
+impl fmt::Debug for WriteMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WriteMetrics")
+    }
+}
+
+impl WriteMetrics {
+    pub(super) fn write(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+        (self.0)(sheet)
+    }
 }
 
 /// The whole API's description, put together when it is first asked for: hardly anybody asks, and who starts a node is not
@@ -51,10 +73,26 @@ impl Routes {
     ) -> Self {
         let Description { paths, .. } = Description::read(description);
         let methods: Vec<_> = methods.into_iter().collect();
-        let described: BTreeSet<_> = paths.keys().map(String::as_str).collect();
-        let routed: BTreeSet<_> = methods.iter().map(|(path, ..)| *path).collect();
+        let described: BTreeSet<_> = paths.keys().cloned().collect();
+        // What stands for the rest of a path is a parameter like others in the description.
+        let routed: BTreeSet<_> = methods.iter().map(|(path, ..)| path.replace("{*", "{")).collect();
         assert_eq!(described, routed, "what is described is what there is");
-        Self { methods, description }
+        Self { methods, description, metrics: None, script: None }
+    }
+
+    /// Whoever asks for the node's metrics is told these as well. `write` must not block.
+    #[must_use]
+    pub fn metrics(mut self, write: impl Fn(&mut Sheet<'_>) -> fmt::Result + Send + Sync + 'static) -> Self {
+        self.metrics = Some(WriteMetrics(Arc::new(write)));
+        self
+    }
+
+    /// The page runs this as well, after its own script, whose functions and variables it may use: `newLookingTab` and
+    /// `api` are for that. It is not to have the end tag of a script in it.
+    #[must_use]
+    pub fn script(mut self, script: &'static str) -> Self {
+        self.script = Some(script);
+        self
     }
 
     /// What callers need, by the path.

@@ -30,6 +30,8 @@ pub(crate) struct Socket {
     moved: Mover,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    /// How many bytes more may be read.
+    limit: Option<usize>,
 }
 
 /// Has a stream wait for its socket where it is used next, in another runtime.
@@ -44,7 +46,12 @@ impl Mover {
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream: Some(stream), moved: Mover::default(), patience, stalled: None }
+        Self { stream: Some(stream), moved: Mover::default(), patience, stalled: None, limit: None }
+    }
+
+    /// No more than so many bytes are read from now on, and those that one read more brings: then it fails.
+    pub(crate) fn limit(&mut self, bytes: Option<usize>) {
+        self.limit = bytes;
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -75,7 +82,13 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.stream()?.poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(self.stream()?.poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        if let Some(limit) = &mut self.limit {
+            *limit = limit.checked_sub(read).ok_or_else(|| io::Error::other("the client sends too much"))?;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

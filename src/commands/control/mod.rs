@@ -1,27 +1,37 @@
-//! Changing how a node runs, over HTTP: what it logs, and its faults on purpose. Mounted on the gateway.
+//! Changing how a node runs, over HTTP: what it logs, its faults on purpose, and that it leaves. Mounted on the gateway.
 
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::{Request, State},
     http::{StatusCode, Uri},
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use broadcast::{Faults, FaultsError, Handle, config::shown};
-use broadcast_gateway::{Needs, Problem, Routes, Scope, answer, no_query, read};
+use broadcast_gateway::{Audited, Needs, Problem, Routes, Scope, answer, no_query, read};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::{log::Control, settings::explain};
 
-/// What an operator may change on `node`, whose log is controlled by `log`.
-pub(super) fn routes(node: &Handle, log: Control) -> Routes {
+/// As the log says why a node leaves.
+pub(super) const TOLD_TO_LEAVE: &str = "told to leave, over HTTP";
+
+/// What an operator may change on `node`, whose log is controlled by `log`, and which leaves once `leave` is notified.
+pub(super) fn routes(node: &Handle, log: Control, leave: &Arc<Notify>) -> Routes {
     const OPERATE: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
     let log_routes = get(get_log).put(set_log).with_state(Arc::new(log));
     let faults_routes = get(get_faults).put(set_faults).with_state(node.clone());
+    let leave_route = post(begin_to_leave).with_state((node.clone(), Arc::clone(leave)));
     Routes::new(
         include_str!("openapi.json"),
-        [("/v1/log", OPERATE, log_routes), ("/v1/faults", OPERATE, faults_routes)],
+        [
+            ("/v1/log", OPERATE, log_routes),
+            ("/v1/faults", OPERATE, faults_routes),
+            ("/v1/leave", Needs::scope(Scope::Operate), leave_route),
+        ],
     )
 }
 
@@ -39,10 +49,15 @@ async fn get_log(State(log): State<Arc<Control>>, uri: Uri) -> Result<Response, 
 }
 
 /// `PUT /v1/log`
-async fn set_log(State(log): State<Arc<Control>>, request: Request) -> Result<Response, Problem> {
+async fn set_log(
+    State(log): State<Arc<Control>>,
+    Extension(audited): Extension<Audited>,
+    request: Request,
+) -> Result<Response, Problem> {
     no_query(request.uri())?;
     let wanted: Log = read(request, "{\"filter\": \"broadcast=debug\"}").await?;
     let Log { filter } = &wanted;
+    audited.what(format_args!("filter = {}", shown(filter)));
     log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter = {}: {error}", shown(filter))))?;
     Ok(answer(StatusCode::OK, &wanted))
 }
@@ -68,9 +83,14 @@ async fn current(node: &Handle) -> Response {
 }
 
 /// `PUT /v1/faults`
-async fn set_faults(State(node): State<Handle>, request: Request) -> Result<Response, Problem> {
+async fn set_faults(
+    State(node): State<Handle>,
+    Extension(audited): Extension<Audited>,
+    request: Request,
+) -> Result<Response, Problem> {
     no_query(request.uri())?;
     let OnPurpose { faults } = read(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
+    audited.what(format_args!("faults = {}", faults.as_deref().map_or_else(|| "null".into(), shown)));
     let faults = faults.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
     match node.set_faults(faults).await {
         Ok(()) => Ok(current(&node).await),
@@ -78,4 +98,17 @@ async fn set_faults(State(node): State<Handle>, request: Request) -> Result<Resp
         Err(error @ FaultsError::Off) => Err(Problem::new(StatusCode::CONFLICT, explain(&error.to_string()))),
         Err(FaultsError::Stopped) => Err(Problem::stopped()),
     }
+}
+
+/// Who leaves.
+#[derive(Serialize)]
+struct Leaving<'a> {
+    leaving: &'a str,
+}
+
+/// `POST /v1/leave`
+async fn begin_to_leave(State((node, leave)): State<(Handle, Arc<Notify>)>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    leave.notify_one();
+    Ok(answer(StatusCode::ACCEPTED, &Leaving { leaving: node.name() }))
 }

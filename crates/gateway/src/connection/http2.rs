@@ -17,6 +17,7 @@
 //!   are worth nothing.
 
 use std::{
+    convert::Infallible,
     future::{pending, poll_fn},
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
@@ -48,7 +49,7 @@ use crate::{
     Times,
     access::Caller,
     app::App,
-    guard,
+    grpc_health, guard,
     transport::{BUFFER, Mover},
 };
 
@@ -118,8 +119,12 @@ impl Session {
 
     /// Whether it asks for the node's health.
     pub(crate) fn asks_for_health(&self) -> bool {
-        let request = &self.first.0;
-        matches!(*request.method(), Method::GET | Method::HEAD) && guard::OPEN.contains(&request.uri().path())
+        let (request, path) = (&self.first.0, self.first.0.uri().path());
+        match *request.method() {
+            Method::GET | Method::HEAD => guard::OPEN.contains(&path),
+            Method::POST => path == grpc_health::CHECK,
+            _ => false,
+        }
     }
 
     /// It is served in another runtime from now on.
@@ -229,7 +234,10 @@ async fn exchange(
         app.counts.refused.fetch_add(1, Ordering::Relaxed);
         match service.refusals.try_acquire() {
             // Whoever does not read it has not missed much.
-            Ok(_place) => drop(timeout(REFUSAL_TIME, send(refusal().into_response(), respond, left, peer, app)).await),
+            Ok(_place) => {
+                let sent = discarding(send(refusal().into_response(), respond, peer, app), left);
+                drop(timeout(REFUSAL_TIME, sent).await);
+            }
             Err(_) => respond.send_reset(Reason::REFUSED_STREAM),
         }
         return After::GoOn;
@@ -240,21 +248,95 @@ async fn exchange(
         }
         service.answer(request, &caller).await.unwrap_or_else(|never| match never {})
     };
-    let response = tokio::select! {
-        response = answer => response,
-        _ = poll_fn(|context| respond.poll_reset(context)) => return After::GoOn,
+    let answered = async {
+        let response = tokio::select! {
+            response = answer => response,
+            _ = poll_fn(|context| respond.poll_reset(context)) => return (After::GoOn, Sent::Part),
+        };
+        send(response, respond, peer, app).await
     };
-    send(response, respond, left, peer, app).await
+    discarding(answered, left).await
 }
 
-/// Sends an answer, and then reads what is left of its request.
+/// Whether an answer has gone to its end.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    All,
+    Part,
+}
+
+/// Answers, and beside that drops what comes of the request's body and nobody reads, which would be held for as long as the
+/// answer takes. More than its window is only taken when all was sent, for [`LINGER`]: some clients take it for an error if
+/// their request is reset before they have sent all, although the answer is there (curl 7.88).
+async fn discarding(answer: impl Future<Output = (After, Sent)>, left: oneshot::Receiver<RecvStream>) -> After {
+    let (mut answer, mut rest) = (pin!(answer), Rest::of(left));
+    let (after, sent) = tokio::select! {
+        answered = &mut answer => answered,
+        never = rest.drop_what_comes() => match never {},
+    };
+    if sent == Sent::All {
+        drop(timeout(LINGER, rest.take_all()).await);
+    }
+    after
+}
+
+/// What is left of a body that nobody reads to its end.
+struct Rest {
+    left: Option<oneshot::Receiver<RecvStream>>,
+    stream: Option<RecvStream>,
+    /// How much was dropped, and not made room for.
+    dropped: usize,
+}
+
+impl Rest {
+    fn of(left: oneshot::Receiver<RecvStream>) -> Self {
+        Self { left: Some(left), stream: None, dropped: 0 }
+    }
+
+    /// The next piece; none at the end. Nothing is lost when this is given up.
+    async fn next(&mut self) -> Option<usize> {
+        if let Some(left) = &mut self.left {
+            self.stream = left.await.ok();
+            self.left = None;
+        }
+        let piece = self.stream.as_mut()?.data().await;
+        let length = piece.and_then(Result::ok).map(|data| data.len());
+        if length.is_none() {
+            self.stream = None;
+        }
+        length
+    }
+
+    /// Drops what comes, for as long as it is polled, and makes no room for more.
+    async fn drop_what_comes(&mut self) -> Infallible {
+        while let Some(length) = self.next().await {
+            self.dropped += length;
+        }
+        pending().await
+    }
+
+    /// Takes all of it, and drops that.
+    async fn take_all(&mut self) {
+        let mut taken = self.dropped;
+        loop {
+            if let Some(stream) = &mut self.stream
+                && stream.flow_control().release_capacity(taken).is_err()
+            {
+                return;
+            }
+            let Some(length) = self.next().await else { return };
+            taken = length;
+        }
+    }
+}
+
+/// Sends an answer.
 async fn send(
     response: Response<Body>,
     mut respond: SendResponse<Bytes>,
-    left: oneshot::Receiver<RecvStream>,
     peer: std::net::SocketAddr,
     app: &App,
-) -> After {
+) -> (After, Sent) {
     let (response, after) = finish(response);
     let (head, body) = response.into_parts();
     let response = Response::from_parts(head, ());
@@ -264,24 +346,13 @@ async fn send(
         if body.is_end_stream() { Ok(()) } else { send_body(stream, body, stall).await }
     };
     match sent.await {
-        Ok(()) => drop(timeout(LINGER, take_rest(left)).await),
+        Ok(()) => return (after, Sent::All),
         Err(Unsent::Stalled) => {
             app.counts.cut_off(format_args!("{peer} has read nothing of an answer for {stall:?}"));
         }
         Err(Unsent::Broken(error)) => debug!(%peer, %error, "an answer in HTTP/2 broke off"),
     }
-    after
-}
-
-/// Reads what is left of a body that nobody read to its end, and drops it. Some clients take it for an error if their
-/// request is reset before they have sent all, although the answer is there (curl 7.88).
-async fn take_rest(left: oneshot::Receiver<RecvStream>) {
-    let Ok(mut stream) = left.await else { return };
-    while let Some(Ok(data)) = stream.data().await {
-        if stream.flow_control().release_capacity(data.len()).is_err() {
-            return;
-        }
-    }
+    (after, Sent::Part)
 }
 
 /// What HTTP/2 wants of a head, and what becomes of the connection.

@@ -12,6 +12,8 @@ use tracing::{
     span,
 };
 
+use axum::http::{Method, Uri};
+
 use super::*;
 use crate::audit::TARGET;
 
@@ -181,12 +183,12 @@ async fn more_kinds_than_there_is_room_for_are_counted_together() {
     use crate::access::Bearer;
     let (log, _guard) = Collected::begin();
     let audit = Arc::new(crate::audit::Audit::new("a"));
-    let method = "POST".parse().unwrap();
+    let to = |path| (Method::POST, Uri::from_static(path));
+    let asked = to("/v1/messages");
     for i in 0..100_u8 {
         for _ in 0..2 {
             let from = SocketAddr::from(([10, 0, 0, i], 1));
-            let mut entry =
-                audit.begin((&Bearer::Nobody, None), from, &method, Some("/v1/messages"), Some(Scope::Publish));
+            let mut entry = audit.begin((&Bearer::Nobody, None), from, (&asked.0, &asked.1), Some("/v1/messages"));
             entry.answered(StatusCode::UNAUTHORIZED);
         }
     }
@@ -201,15 +203,51 @@ async fn more_kinds_than_there_is_room_for_are_counted_together() {
     let from = SocketAddr::from(([10, 0, 0, 1], 1));
     let subject = Arc::from("CN=alice\n");
     let who = (&bearer, Some(&subject));
-    audit.begin(who, from, &method, Some("/v1/messages"), Some(Scope::Publish)).answered(StatusCode::ACCEPTED);
-    assert_eq!(log.take(&["who"]), [[json!("ops")]]);
-    (0..2).for_each(|_| audit.tell_more());
-    assert_eq!(log.take(&["from"]).len(), 0);
-    // Those who operate are told each time; what they cannot do, only once.
-    for status in [StatusCode::OK, StatusCode::BAD_REQUEST] {
-        for _ in 0..100 {
-            audit.begin(who, from, &method, Some("/v1/log"), Some(Scope::Operate)).answered(status);
-        }
+    for _ in 0..2 {
+        let mut entry = audit.begin(who, from, (&asked.0, &asked.1), Some("/v1/messages"));
+        entry.audited().count_together();
+        entry.answered(StatusCode::ACCEPTED);
     }
-    assert_eq!(log.take(&["who"]), vec![vec![json!("ops")]; 101]);
+    assert_eq!(log.take(&["who", "path"]), [["ops", "/v1/messages"].map(Value::from)]);
+    audit.tell_more();
+    assert_eq!(log.take(&["who", "count", "path"]), [vec![json!("ops"), json!(1), Value::Null]]);
+    audit.tell_more();
+    assert_eq!(log.take(&["from"]).len(), 0);
+}
+
+#[tokio::test]
+async fn each_change_is_told_with_what_it_changes_and_what_fails_only_once() {
+    use crate::access::Bearer;
+    let (log, _guard) = Collected::begin();
+    let audit = Arc::new(crate::audit::Audit::new("a"));
+    let bearer = Bearer::Named("ops".into(), crate::Scopes::DEFAULT);
+    let begin = |path: String| {
+        let uri: Uri = path.parse().unwrap();
+        audit.begin(
+            (&bearer, None),
+            SocketAddr::from(([10, 0, 0, 1], 1)),
+            (&Method::DELETE, &uri),
+            Some("/v1/kv/{*key}"),
+        )
+    };
+    for (i, answer) in [Some(StatusCode::OK), Some(StatusCode::BAD_REQUEST), None].into_iter().enumerate() {
+        for j in 0..100 {
+            let mut entry = begin(format!("/v1/kv/{i}/{j}?prev=a-secret"));
+            entry.audited().what("all that is there");
+            answer.into_iter().for_each(|status| entry.answered(status));
+        }
+        let paths: Vec<_> = log.take(&["path", "what"]);
+        // Of what broke off nobody knows whether it was done.
+        assert_eq!(paths.len(), if answer == Some(StatusCode::BAD_REQUEST) { 1 } else { 100 }, "{answer:?}");
+        assert_eq!(paths[0], [format!("/v1/kv/{i}/0"), "all that is there".into()].map(Value::from));
+    }
+    // However much it is.
+    let long = "é".repeat(10_000);
+    let entry = begin(format!("/v1/kv/{}", "%20".repeat(10_000)));
+    entry.audited().what(&long);
+    drop(entry);
+    let lines = log.0.lock().unwrap().clone();
+    assert!(lines[0]["path"].as_str().unwrap().ends_with("%20%… (30007 bytes)"), "{lines:?}");
+    assert!(lines[0]["what"].as_str().unwrap().ends_with("é… (20000 bytes)"), "{lines:?}");
+    assert!(lines[0]["message"].as_str().unwrap().len() < 1200);
 }

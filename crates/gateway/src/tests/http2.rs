@@ -26,7 +26,7 @@ fn impatient() -> Config {
     Config { times: Times { head, body, stall }, ..Config::new("127.0.0.1:0".parse().unwrap()) }
 }
 
-async fn connect(addr: SocketAddr) -> http2::SendRequest<Full<bytes::Bytes>> {
+pub(super) async fn connect(addr: SocketAddr) -> http2::SendRequest<Full<bytes::Bytes>> {
     let stream = TokioIo::new(TcpStream::connect(addr).await.expect("it listens"));
     let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
@@ -436,5 +436,59 @@ async fn floods_cost_their_connection_only() {
     let refused = heard.iter().filter(|(kind, _)| *kind == RESET).count();
     assert!(refused >= STREAMS as usize || heard.iter().any(|(kind, _)| *kind == GO_AWAY), "{refused}");
     until(at, "/metrics", |_, metrics| metrics.as_str().unwrap().contains("broadcast_http_followers 0\n")).await;
+    node.leave().await;
+}
+
+/// What this process holds, in bytes.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("proc(5) has it");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of KiB") << 10
+}
+
+/// Has bodies sent that nobody wants, beside answers without end, which go on as long as what is given; gives by how much
+/// this process has grown.
+async fn send_unwanted(at: SocketAddr) -> (usize, impl Sized) {
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        let stream = TcpStream::connect(at).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (mut sender, mut connection) = client::handshake(stream).await.unwrap();
+        let pings = connection.ping_pong().expect("it is the first to ask");
+        tokio::spawn(connection);
+        let mut bodies = Vec::new();
+        for _ in 0..STREAMS {
+            let asked = hyper::Request::get(format!("http://{at}/v1/messages")).body(()).unwrap();
+            sender = timeout(SOON, sender.ready()).await.expect("there is room").unwrap();
+            let (response, body) = sender.send_request(asked, false).unwrap();
+            let response = timeout(SOON, response).await.expect("an answer").unwrap();
+            assert_eq!(response.status(), 200, "it follows, for as long as it likes");
+            bodies.push((response, body));
+        }
+        open.push((pings, bodies));
+    }
+    let (before, data) = (resident(), bytes::Bytes::from(vec![0; WINDOW as usize]));
+    for (pings, bodies) in &mut open {
+        for (_, body) in bodies {
+            body.send_data(data.clone(), false).unwrap();
+            // What is sent before it was read.
+            timeout(SOON, pings.ping(h2::Ping::opaque())).await.expect("an answer").unwrap();
+        }
+    }
+    (resident().saturating_sub(before), open)
+}
+
+#[tokio::test]
+async fn bodies_that_nobody_wants_are_not_held_for_as_long_as_the_answer_takes() {
+    let (node, at) = served("a", &[]).await;
+    let most = 10 * STREAMS as usize * WINDOW as usize / 3;
+    // Other tests of this process take memory, too, but not each time.
+    let (mut grown, mut open) = (Vec::new(), Vec::new());
+    while grown.len() < 3 && grown.last().is_none_or(|held| *held >= most) {
+        let (held, kept) = send_unwanted(at).await;
+        grown.push(held);
+        open.push(kept);
+    }
+    assert!(grown.last().is_some_and(|held| *held < most), "{grown:?} bytes");
     node.leave().await;
 }

@@ -1,6 +1,7 @@
 //! The API on a node, over real connections.
 
 mod audited;
+mod grpc_health;
 mod http2;
 mod mounted;
 mod scopes;

@@ -22,7 +22,10 @@ async fn number(request: Request) -> Result<Response, Problem> {
 }
 
 fn routes() -> Routes {
+    let count = [(["odd"], 3_u64)];
     Routes::new(DESCRIPTION, [("/v1/number", Needs::scope(Scope::Operate), put(number))])
+        .script("const mounted = 'by somebody';")
+        .metrics(move |sheet| sheet.gauge("numbers", "Numbers that there are", &["kind"], count))
 }
 
 #[tokio::test]
@@ -60,6 +63,13 @@ async fn they_are_guarded_limited_and_described_as_the_others_are() {
     assert_eq!(document["paths"]["/v1/cluster"], own["paths"]["/v1/cluster"]);
     assert_eq!(document["components"]["responses"]["Number"], mounted["components"]["responses"]["Number"]);
     assert_eq!(document["components"]["responses"]["Health"], own["components"]["responses"]["Health"]);
+    let (status, page) = ask("GET", "/", "").await;
+    let page = page.as_str().expect("text");
+    assert!(status == 200 && page.contains("\">const mounted = 'by somebody';</script>"), "{page}");
+    let (status, metrics) = ask("GET", "/metrics", "").await;
+    let metrics = metrics.as_str().expect("text");
+    assert!(status == 200 && metrics.contains("# TYPE broadcast_joined gauge\n"), "{metrics}");
+    assert!(metrics.contains("\nbroadcast_numbers{kind=\"odd\"} 3\n"), "{metrics}");
     node.leave().await;
 }
 

@@ -1,9 +1,13 @@
 //! TLS: the same answers, and the same bounds.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Instant, SystemTime},
+};
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
 };
@@ -14,7 +18,7 @@ use rustls::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{audited::Collected, *};
-use crate::{Pem, Tls, TlsError, tls::handshakes::PLACES, tls_provider};
+use crate::{Pem, Tls, TlsError, tls::handshakes::MAX_HANDSHAKE, tls_provider};
 
 /// An authority of its own.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -276,22 +280,36 @@ async fn a_certificate_is_renewed_while_connections_come_and_stay() {
     node.leave().await;
 }
 
+/// Both ends of thousands of connections are here.
+fn allow_many_files() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the limit can be raised to what it may be");
+}
+
+/// What a client begins with, as it is sent.
+fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
 #[tokio::test]
 async fn handshakes_that_do_not_go_on_keep_nobody_out() {
+    allow_many_files();
     let authority = Authority::new();
     let tls = Tls::new(authority.server().pem(None)).unwrap();
     let (node, at) = served_with("a", &[], config(&tls)).await;
-    // A hello is begun and not ended; others say nothing at all.
-    let begun = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+    let asks = client(&authority, None, &[]);
+    let hello = hello(&asks);
+    // Of three, one says nothing at all, one a part of a hello, and one the whole.
     let mut held = Vec::new();
-    for i in 0..3 * PLACES {
+    for i in 0..2000 {
         let mut stream = TcpStream::connect(at).await.unwrap();
-        if i % 3 > 0 {
-            stream.write_all(&begun).await.unwrap();
-        }
+        stream.write_all(&hello[..[0, 11, hello.len()][i % 3]]).await.unwrap();
         held.push(stream);
     }
-    let asks = client(&authority, None, &[]);
     for path in ["/livez", "/v1/members"] {
         let began = Instant::now();
         assert_eq!(ask_tls(at, &asks, "GET", path).await.unwrap().0, 200);
@@ -299,6 +317,90 @@ async fn handshakes_that_do_not_go_on_keep_nobody_out() {
         assert!(began.elapsed() < Duration::from_secs(2), "{path}: {:?}", began.elapsed());
     }
     drop(held);
+    node.leave().await;
+}
+
+#[tokio::test]
+async fn whoever_begins_thousands_of_handshakes_keeps_no_health_check_out() {
+    const HALF_OPEN: usize = 3500;
+    allow_many_files();
+    let authority = Authority::new();
+    let tls = Tls::new(authority.server().pem(None)).unwrap();
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let node = start(broadcast::Config::new("a").bind(bind).profile(Profile::Local)).await.expect("starts");
+    let server = Server::bind(config(&tls)).expect("loopback has free ports");
+    let at = server.addr();
+    let serving = server.spawn(node.clone()).unwrap();
+    let asks = client(&authority, None, &[]);
+    let (hello, begun) = (hello(&asks), Arc::new(AtomicUsize::new(0)));
+    // From where the health check comes, too, but by a thread of their own.
+    let strangers = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (stop, stopped) = oneshot::channel::<Infallible>();
+    for i in 0..HALF_OPEN as u64 {
+        let (hello, begun) = (hello.clone(), Arc::clone(&begun));
+        strangers.spawn(async move {
+            loop {
+                let mut stream = TcpStream::connect(at).await.unwrap();
+                let _ = stream.write_all(&hello).await;
+                begun.fetch_add(1, Ordering::Relaxed);
+                // Each begins anew now and then, or when it is cut off.
+                let _ = timeout(Duration::from_millis(5000 + 4 * i), stream.read_to_end(&mut Vec::new())).await;
+            }
+        });
+    }
+    let strangers = thread::spawn(move || drop(strangers.block_on(stopped)));
+    let until_begun = async |count: usize| {
+        let waiting = async {
+            while begun.load(Ordering::Relaxed) < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(SOON, waiting).await.expect("they are let in");
+    };
+    until_begun(HALF_OPEN).await;
+    // What came all at once takes its time once.
+    assert_eq!(ask_tls(at, &asks, "GET", "/livez").await.unwrap().0, 200);
+    let mut slowest = Duration::ZERO;
+    for i in 1..=20 {
+        let began = Instant::now();
+        assert_eq!(ask_tls(at, &asks, "GET", "/livez").await.unwrap().0, 200);
+        slowest = slowest.max(began.elapsed());
+        // They go on meanwhile.
+        until_begun(HALF_OPEN + 20 * i).await;
+    }
+    println!("{HALF_OPEN} half-open handshakes: health told within {slowest:?}");
+    // As long as the program's own health check waits.
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    drop(stop);
+    node.leave().await;
+    tokio::task::spawn_blocking(|| [strangers, serving].map(|thread| thread.join().unwrap())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handshake_may_be_so_long_and_no_longer() {
+    let authority = Authority::new();
+    let ca = authority.pem();
+    let tls = Tls::new(authority.server().pem(Some(&ca))).unwrap();
+    let (node, at) = served_with("a", &[], config(&tls)).await;
+    // A chain of certificates of clients that is longer than any in use, and one that does not end soon enough.
+    let alone = authority.client(2090);
+    let length = CertificateDer::from_pem_slice(ca.as_bytes()).unwrap().len();
+    for (bytes, is_taken) in [(3 * MAX_HANDSHAKE / 4, true), (MAX_HANDSHAKE + 8192, false)] {
+        let pair = Pair { cert: alone.cert.clone() + &ca.repeat(bytes / length), key: alone.key.clone() };
+        let asked = ask_tls(at, &client(&authority, Some(&pair), &[]), "GET", "/v1/members").await;
+        assert_eq!(asked.is_ok_and(|(status, _)| status == 200), is_taken, "{bytes}");
+    }
+    // A hello that is said to have almost 64 KiB, in records of 16.
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    let began = Instant::now();
+    let hello = [&[1, 0, 0xff, 0][..], &vec![3; 0xff00]].concat();
+    for record in hello.chunks(MAX_HANDSHAKE) {
+        let length = u16::try_from(record.len()).unwrap().to_be_bytes();
+        // It may be cut off before it has sent all.
+        let _ = stream.write_all(&[&[22, 3, 1], &length[..], record].concat()).await;
+    }
+    let _ = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.expect("it is cut off");
+    assert!(began.elapsed() < Times::default().head / 2, "at once");
     node.leave().await;
 }
 

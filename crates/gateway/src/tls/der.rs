@@ -31,6 +31,8 @@ const ATTRIBUTES: [(&[u8], &str); 9] = [
 /// What is said of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
+    /// Of X.509: 3, unless it is one that TLS does not take for anybody's own.
+    pub version: u8,
     /// Whose it is, as in RFC 4514: `CN=alice,O=Example`. It may have any letters, and is cut off if it is long.
     pub subject: String,
     /// When it expires.
@@ -38,12 +40,16 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads one; nothing if it is none.
-    pub(crate) fn read(der: &[u8]) -> Option<Self> {
+    /// Reads one of DER; nothing if it is none.
+    #[must_use]
+    pub fn read(der: &[u8]) -> Option<Self> {
         let (certificate, _) = expect(SEQUENCE, der)?;
         let (mut fields, _) = expect(SEQUENCE, certificate)?;
-        if fields.first() == Some(&VERSION) {
-            fields = element(fields)?.2;
+        let mut version = 1;
+        if let Some((number, rest)) = expect(VERSION, fields) {
+            let (number, _) = expect(INTEGER, number)?;
+            version = number.first()?.checked_add(1)?;
+            fields = rest;
         }
         // Serial number, algorithm, issuer.
         for tag in [INTEGER, SEQUENCE, SEQUENCE] {
@@ -53,7 +59,7 @@ impl Certificate {
         let (_, _, not_after) = element(validity)?;
         let (tag, not_after, _) = element(not_after)?;
         let (subject, _) = expect(SEQUENCE, rest)?;
-        Some(Self { subject: name(subject)?, not_after: time(tag, not_after)? })
+        Some(Self { version, subject: name(subject)?, not_after: time(tag, not_after)? })
     }
 }
 
@@ -186,7 +192,7 @@ mod tests {
         let day = |text: &str| humantime::parse_rfc3339(text).unwrap();
         let named = [(DnType::OrganizationName, "Exa,mple"), (DnType::CommonName, "älice=1")];
         let read = Certificate::read(&certificate(&named, (2031, 2, 3))).unwrap();
-        assert_eq!(read.subject, "CN=älice\\=1,O=Exa\\,mple");
+        assert_eq!((read.version, &*read.subject), (3, "CN=älice\\=1,O=Exa\\,mple"));
         assert_eq!(read.not_after, day("2031-02-03T00:00:00Z"));
         let read = Certificate::read(&certificate(&[], (2075, 12, 31))).unwrap();
         assert_eq!((&*read.subject, read.not_after), ("", day("2075-12-31T00:00:00Z")));

@@ -1,150 +1,133 @@
-//! Handshakes: so many at the same time, and each with a time limit.
+//! Handshakes: their computation in turns, the newest first, and what a client may send in one.
 //!
-//! A handshake costs memory (up to 64 KiB of what the client sends, until it is whole) and time of the thread that
-//! answers health checks. There are [`PLACES`] for them. A connection takes one when its first byte is there. When all
-//! are taken, the next one gets the place of the oldest that has had it for [`GRACE`]; if none has, it waits. So those who
-//! begin and do not go on do not keep out those who do, unless they are more than `PLACES` in each `GRACE`.
+//! A client that begins a handshake and does not go on costs what one costs that connects and says nothing: its
+//! connection. What a whole hello makes this thread compute takes longer than all else here, and health checks wait for
+//! it. So the next turn is that of the hello that came last: of thousands that come at the same time, each health check is
+//! answered as it comes, and the others later.
 
 use std::{
-    collections::VecDeque,
-    convert::Infallible,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::{
-    sync::{Notify, oneshot},
-    time::{Instant, sleep},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use rustls::server::Acceptor;
+use tokio::sync::oneshot;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::Tls;
 use crate::transport::{BUFFER, Socket};
 
-/// How many there may be.
-pub(crate) const PLACES: usize = 256;
-/// How long each may take if all places are taken.
-const GRACE: Duration = Duration::from_millis(500);
+/// The most that a client may send in one, in bytes; TLS keeps no more of an open connection, either. A hello takes up to 2
+/// KiB, and a client's certificate with those of its authorities seldom more than 8.
+pub(crate) const MAX_HANDSHAKE: usize = 16 << 10;
 
 /// See the [module](self).
-#[derive(Debug, Default)]
-pub(crate) struct Handshakes {
-    taken: Mutex<Taken>,
-    freed: Notify,
-}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Handshakes(Arc<Mutex<Turns>>);
 
 #[derive(Debug, Default)]
-struct Taken {
-    /// Names the next place.
+struct Turns {
+    /// Somebody has a turn.
+    is_taken: bool,
+    /// Names the next who waits.
     next: u64,
-    /// The oldest first, so that their numbers ascend.
-    places: VecDeque<Held>,
+    /// Those who wait for one; the newest last, so that their numbers ascend.
+    waiting: Vec<(u64, oneshot::Sender<Turn>)>,
 }
 
+/// Goes to the next when it is dropped.
 #[derive(Debug)]
-struct Held {
-    number: u64,
-    since: Instant,
-    /// Dropped to end it.
-    _end: oneshot::Sender<Infallible>,
-}
+struct Turn(Handshakes);
 
-/// Gives its place back when it is dropped.
-struct Place<'a> {
-    all: &'a Handshakes,
-    number: u64,
-    ended: oneshot::Receiver<Infallible>,
-}
-
-impl Drop for Place<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        let mut taken = self.all.taken();
-        // One that was ended has none.
-        if let Ok(index) = taken.places.binary_search_by_key(&self.number, |held| held.number) {
-            taken.places.remove(index);
-            drop(taken);
-            self.all.freed.notify_one();
+        let mut turns = self.0.turns();
+        let Some((_, next)) = turns.waiting.pop() else {
+            turns.is_taken = false;
+            return;
+        };
+        drop(turns);
+        // Who has just gone away drops it, too.
+        let _ = next.send(Turn(self.0.clone()));
+    }
+}
+
+/// Waits no more when it is dropped.
+struct Waiting<'a>(&'a Handshakes, u64);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.0.turns();
+        // One that has got its turn does not wait.
+        if let Ok(index) = turns.waiting.binary_search_by_key(&self.1, |(number, _)| *number) {
+            turns.waiting.remove(index);
         }
     }
 }
 
 impl Handshakes {
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn turns(&self) -> MutexGuard<'_, Turns> {
         // Nothing in between leaves it half done.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, or how long to wait for one.
-    fn try_enter(&self) -> Result<Place<'_>, Duration> {
-        let now = Instant::now();
-        let mut taken = self.taken();
-        if taken.places.len() >= PLACES
-            && let Some(oldest) = taken.places.front()
-        {
-            let age = now.duration_since(oldest.since);
-            if age < GRACE {
-                return Err(GRACE - age);
+    async fn turn(&self) -> Turn {
+        let (_waiting, given) = {
+            let mut turns = self.turns();
+            if !turns.is_taken {
+                turns.is_taken = true;
+                return Turn(self.clone());
             }
-            taken.places.pop_front();
-        }
-        let (end, ended) = oneshot::channel();
-        let number = taken.next;
-        taken.next += 1;
-        taken.places.push_back(Held { number, since: now, _end: end });
-        Ok(Place { all: self, number, ended })
+            let (turn, given) = oneshot::channel();
+            let number = turns.next;
+            turns.next += 1;
+            turns.waiting.push((number, turn));
+            (Waiting(self, number), given)
+        };
+        given.await.expect("who waits stays on the list until it gets its turn")
     }
 
-    async fn enter(&self) -> Place<'_> {
-        loop {
-            match self.try_enter() {
-                Ok(place) => return place,
-                Err(wait) => tokio::select! {
-                    () = sleep(wait) => {}
-                    () = self.freed.notified() => {}
-                },
-            }
-        }
-    }
-
-    /// Shakes hands with whoever is at the other end, once there is a place. The caller sets the time limit.
-    pub(crate) async fn shake(&self, tls: &Tls, socket: Socket) -> io::Result<Box<TlsStream<Socket>>> {
-        let mut place = self.enter().await;
-        let shaking = TlsAcceptor::from(tls.config()).accept_with(socket, |session| {
-            session.set_buffer_limit(Some(BUFFER));
-        });
-        tokio::select! {
-            shaken = shaking => shaken.map(Box::new),
-            _ = &mut place.ended => Err(io::Error::new(io::ErrorKind::TimedOut, "others wait for a place to shake hands")),
-        }
+    /// Shakes hands with whoever is at the other end. The caller sets the time limit.
+    pub(crate) async fn shake(&self, tls: &Tls, mut socket: Socket) -> io::Result<Box<TlsStream<Socket>>> {
+        socket.limit(Some(MAX_HANDSHAKE));
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let turn = self.turn().await;
+        let shaking = hello.into_stream_with(tls.config(), |session| session.set_buffer_limit(Some(BUFFER)));
+        drop(turn);
+        let mut shaken = shaking.await?;
+        shaken.get_mut().0.limit(None);
+        Ok(Box::new(shaken))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::{task::JoinSet, time::timeout};
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn the_oldest_gives_its_place_to_the_next_after_a_while() {
+    #[tokio::test]
+    async fn the_newest_has_the_next_turn() {
         let all = Handshakes::default();
-        let mut places: Vec<_> = (0..PLACES).map(|_| all.try_enter().ok().unwrap()).collect();
-        assert_eq!(all.try_enter().err(), Some(GRACE), "all are young");
-        let began = Instant::now();
-        let next = all.enter().await;
-        assert!(began.elapsed() >= GRACE);
-        assert!((&mut places[0].ended).await.is_err(), "it is told so");
-        assert!(places[1].ended.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
-        drop(places);
-        drop(next);
-        assert!(all.taken().places.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_gets_a_place_when_one_is_given_back() {
-        let all = Handshakes::default();
-        let mut places: Vec<_> = (0..PLACES).map(|_| all.try_enter().ok().unwrap()).collect();
-        let began = Instant::now();
-        let (_place, ()) = tokio::join!(all.enter(), async { drop(places.pop()) });
-        assert_eq!(began.elapsed(), Duration::ZERO);
+        let first = all.turn().await;
+        let mut waiting = JoinSet::new();
+        for i in 0..3 {
+            let all = all.clone();
+            waiting.spawn(async move { (i, all.turn().await) });
+            tokio::task::yield_now().await;
+        }
+        // One of them goes away, and one just when it gets its turn.
+        assert!(timeout(Duration::ZERO, all.turn()).await.is_err() && all.turns().waiting.len() == 3);
+        let mut given = Box::pin(all.turn());
+        assert!(timeout(Duration::ZERO, &mut given).await.is_err());
+        drop(first);
+        assert_eq!(all.turns().waiting.len(), 3, "it has its turn");
+        drop(given);
+        for expected in [2, 1, 0] {
+            assert_eq!(waiting.join_next().await.unwrap().unwrap().0, expected);
+        }
+        assert!(!all.turns().is_taken);
     }
 }

@@ -12,7 +12,8 @@
 //!
 //! # What can go wrong
 //!
-//! - *A handshake that is slow, or never ends* holds one of a fixed number of places ([`handshakes`]).
+//! - *A handshake that is slow, or never ends* holds its connection, for the time of a head, and no more than others hold
+//!   ([`handshakes`]).
 //! - *A renewed certificate that is no good*, or does not fit its key: [`Tls::replace`] fails, and what there was stays.
 //!   So does one that has expired.
 //! - *A certificate that expires while the server runs*: whoever looks at [`Tls::certificate`] can tell in time.
@@ -66,6 +67,12 @@ pub enum TlsError {
     /// A certificate cannot be read.
     #[error("`{0}`: a certificate in it cannot be read: {1}; is it the right file, and whole?")]
     BadCertificate(&'static str, String),
+    /// A certificate is of a version that TLS does not take.
+    #[error(
+        "`{0}`: its certificate is of X.509 version {1}, and TLS wants version 3; make it anew with the node's names in \
+         it (`openssl x509 -req` needs -extfile with a subjectAltName for that)"
+    )]
+    OldVersion(&'static str, u8),
     /// The key is not that of the certificate.
     #[error("`tls_key_file` has not the key of the certificate in `tls_cert_file`; set both to files of one pair")]
     Mismatch,
@@ -150,6 +157,9 @@ impl Current {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NoKey)?;
         let certificate = Certificate::read(&chain[0])
             .ok_or_else(|| TlsError::BadCertificate("tls_cert_file", "it is no X.509 certificate".into()))?;
+        if certificate.version < 3 {
+            return Err(TlsError::OldVersion("tls_cert_file", certificate.version));
+        }
         let asks_for_certificate = client_ca.is_some();
         let verifier = client_ca.map_or_else(|| Ok(WebPkiClientVerifier::no_client_auth()), clients_of)?;
         let builder = ServerConfig::builder_with_provider(provider())

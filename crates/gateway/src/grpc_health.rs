@@ -1,0 +1,257 @@
+//! gRPC's health check, `grpc.health.v1.Health`, for orchestrators and load balancers that ask so.
+//!
+//! `Check` tells of the service `""` what `/readyz` tells, and of `live` what `/livez` tells. It needs as little, and is
+//! answered as soon. `Watch` and `List` are not there: who has no token is to keep no connection.
+//!
+//! How a call ended is in the trailers. What is refused before that (by [`guard`](super::guard), for want of room, or as
+//! no gRPC) is answered as all is over HTTP: clients have a status for each of those answers, too.
+//!
+//! # What can go wrong
+//!
+//! - *A message that is long, or does not end*: it may have [`MAX_MESSAGE`] bytes, and has the time of a head
+//!   ([`Times`](super::Times)).
+//! - *Clients that compress*: they are told that nobody here can read that, as the protocol has it.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
+    response::{IntoResponse as _, Response},
+};
+use broadcast::config::shown;
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited, StreamBody};
+use hyper::body::Frame;
+use tokio::time::timeout;
+
+use super::{app::App, look, problem::Problem};
+
+/// All methods of the service.
+pub(super) const METHODS: &str = "/grpc.health.v1.Health/{method}";
+/// The one that is served.
+pub(super) const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// The longest message that is read, in bytes.
+const MAX_MESSAGE: usize = 1024;
+/// What comes before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// What is served is well (`HealthCheckResponse.ServingStatus`).
+const SERVING: u8 = 1;
+const NOT_SERVING: u8 = 2;
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
+/// Why a call failed. The numbers are gRPC's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    ResourceExhausted = 8,
+    Unimplemented = 12,
+    Internal = 13,
+}
+
+/// … and in words.
+#[derive(Debug, PartialEq, Eq)]
+struct Failed(Code, String);
+
+/// `POST /grpc.health.v1.Health/Check`, and what else may be called there.
+pub(super) async fn call(State(app): State<Arc<App>>, request: Request) -> Response {
+    if request.version() != Version::HTTP_2 {
+        let detail = "gRPC needs HTTP/2; over HTTP/1.1, GET /readyz and /livez tell the same";
+        return Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail).into_response();
+    }
+    if !is_grpc(request.headers()) {
+        let detail =
+            "this is called by gRPC, with the content-type application/grpc; GET /readyz and /livez tell the same";
+        return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
+    }
+    let (message, trailers) = match check(&app, request).await {
+        // Field 1, a number.
+        Ok(status) => (Some(framed(&[0x08, status])), trailers(0, "")),
+        Err(Failed(code, why)) => (None, trailers(code as u8, &why)),
+    };
+    let frames = message.map(Frame::data).into_iter().chain([Frame::trailers(trailers)]);
+    let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>())));
+    let headers = [(header::CONTENT_TYPE, "application/grpc"), (ACCEPT_ENCODING, "identity")];
+    (headers, body).into_response()
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = value.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"].iter().any(|known| kind.eq_ignore_ascii_case(known))
+}
+
+/// How what is asked for is.
+async fn check(app: &App, request: Request) -> Result<u8, Failed> {
+    let path = request.uri().path();
+    if path != CHECK {
+        let why = format!("only {CHECK} is served; call it again whenever you want to know");
+        return Err(Failed(Code::Unimplemented, why));
+    }
+    let limit = app.config.times.head;
+    let sent = timeout(limit, Limited::new(request.into_body(), PREFIX + MAX_MESSAGE).collect()).await;
+    let sent = sent.map_err(|_| {
+        let why = format!("the request did not arrive within {limit:?}; send it in one go");
+        Failed(Code::DeadlineExceeded, why)
+    })?;
+    let sent = sent.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let why = format!("the request is longer than {MAX_MESSAGE} bytes; name a service that there is");
+            Failed(Code::ResourceExhausted, why)
+        } else {
+            Failed(Code::Internal, format!("the request broke off: {error}"))
+        }
+    })?;
+    let health = match &*service(message(&sent.to_bytes())?)? {
+        "" => look::readiness(app).await,
+        "live" => look::liveness(app).await,
+        other => {
+            let why = format!("there is no service {}; ask for \"\" (ready) or \"live\"", shown(other));
+            return Err(Failed(Code::NotFound, why));
+        }
+    };
+    Ok(if health.is_well { SERVING } else { NOT_SERVING })
+}
+
+/// The one message that was sent.
+fn message(sent: &[u8]) -> Result<&[u8], Failed> {
+    let not_one =
+        || Failed(Code::Internal, "this is not one whole message of gRPC; send one HealthCheckRequest".into());
+    let (&[compressed, a, b, c, d], message) = sent.split_first_chunk::<PREFIX>().ok_or_else(not_one)?;
+    if compressed != 0 {
+        return Err(Failed(Code::Unimplemented, "a compressed message cannot be read here; send it plainly".into()));
+    }
+    let length = u32::from_be_bytes([a, b, c, d]);
+    if message.len() as u64 == u64::from(length) { Ok(message) } else { Err(not_one()) }
+}
+
+/// The service that a `HealthCheckRequest` names.
+fn service(message: &[u8]) -> Result<String, Failed> {
+    let name = first_field(message).and_then(|name| String::from_utf8(name.to_vec()).ok());
+    name.ok_or_else(|| Failed(Code::Internal, "this is no HealthCheckRequest, in which field 1 is a text".into()))
+}
+
+/// Field 1 of a message (protocol buffers), or nothing in it; `None` if it is no message. Other fields are passed over.
+fn first_field(mut message: &[u8]) -> Option<&[u8]> {
+    let mut first: &[u8] = &[];
+    while !message.is_empty() {
+        let key = varint(&mut message)?;
+        let (field, kind) = (key >> 3, key & 7);
+        let length = match kind {
+            0 => varint(&mut message).map(|_| 0)?,
+            1 => 8,
+            2 => usize::try_from(varint(&mut message)?).ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        let (content, rest) = message.split_at_checked(length)?;
+        match field {
+            0 => return None,
+            1 if kind == 2 => first = content,
+            _ => {}
+        }
+        message = rest;
+    }
+    Some(first)
+}
+
+/// Takes a number from the front: seven bits in each byte, the lowest first, of at most ten bytes.
+fn varint(from: &mut &[u8]) -> Option<u64> {
+    let length = from.iter().take(10).position(|byte| byte & 0x80 == 0)? + 1;
+    let (bytes, rest) = from.split_at(length);
+    *from = rest;
+    Some(bytes.iter().rev().fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f)))
+}
+
+fn framed(message: &[u8; 2]) -> Bytes {
+    let [a, b] = *message;
+    Bytes::copy_from_slice(&[0, 0, 0, 0, 2, a, b])
+}
+
+fn trailers(code: u8, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from(u16::from(code)))]);
+    if !message.is_empty() {
+        let message = HeaderValue::from_str(&encoded(message)).expect("it is of visible ASCII and spaces");
+        trailers.insert(MESSAGE, message);
+    }
+    trailers
+}
+
+/// As trailers carry it: with % and two digits for each byte that is no visible ASCII, and for % itself.
+fn encoded(message: &str) -> String {
+    let mut encoded = String::new();
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_is_field_1_whatever_else_there_is() {
+        for (message, name) in [
+            (&b""[..], ""),
+            (b"\x0a\x00", ""),
+            (b"\x0a\x04live", "live"),
+            // The last one counts; others are passed over: a number, eight bytes, four, some, and field 1 as a number.
+            (b"\x0a\x01a\x0a\x04live", "live"),
+            (b"\x10\xff\x01\x19abcdefgh\x25abcd\x2a\x02ab\x08\x07\x0a\x04live", "live"),
+        ] {
+            assert_eq!(service(message).as_deref(), Ok(name), "{message:?}");
+        }
+        for message in [
+            &b"\x0a"[..],
+            b"\x0a\x05live",
+            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\x0a\x02\xff\xfe",
+            b"\x00\x01",
+            b"\x0b\x0c",
+            b"\x19abc",
+            b"\x80",
+            b"live",
+        ] {
+            assert!(matches!(service(message), Err(Failed(Code::Internal, _))), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn one_whole_message_is_sent_and_not_compressed() {
+        assert_eq!(message(b"\0\0\0\0\x02ab"), Ok(&b"ab"[..]));
+        for sent in [&b""[..], b"\0\0\0\0", b"\0\0\0\0\x03ab", b"\0\0\0\0\x01ab", b"\0\xff\xff\xff\xffab"] {
+            assert!(matches!(message(sent), Err(Failed(Code::Internal, _))), "{sent:?}");
+        }
+        assert!(matches!(message(b"\x01\0\0\0\x02ab"), Err(Failed(Code::Unimplemented, _))));
+    }
+
+    #[test]
+    fn words_are_carried_as_visible_ascii() {
+        assert_eq!(encoded("no \"ü\"\n 100%"), "no \"%C3%BC\"%0A 100%25");
+        assert_eq!(trailers(5, "ü")[MESSAGE], "%C3%BC");
+        assert_eq!((trailers(0, "").len(), &trailers(0, "")[STATUS]), (1, &HeaderValue::from_static("0")));
+    }
+
+    #[test]
+    fn what_is_of_grpc_says_so() {
+        let is = |value: &'static str| {
+            is_grpc(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]))
+        };
+        assert!(["application/grpc", "Application/gRPC+proto", "application/grpc ; a=b"].into_iter().all(is));
+        let others = ["", "application/grpc-web", "application/grpc+json", "application/json", "text/application/grpc"];
+        assert!(!others.into_iter().any(is) && !is_grpc(&HeaderMap::new()));
+    }
+}

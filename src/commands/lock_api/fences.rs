@@ -1,0 +1,60 @@
+//! Fences: the highest token seen, for a resource that cannot compare tokens itself.
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+use broadcast_gateway::{Problem, Scope, Scopes, answer, lacks, no_query, read_query};
+use broadcast_lock::message::{Command, Question};
+use serde::Serialize;
+
+use super::{named, problem::problem};
+use crate::{commands::store_api::number, store::NodeStore};
+
+#[derive(Serialize)]
+struct Forgotten {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Fence {
+    token: u64,
+}
+
+/// `PUT /v1/fences/NAME`
+pub(super) async fn put(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
+    let [token] = read_query(&uri, ["token"])?;
+    let name = named(uri.path(), "/v1/fences/")?;
+    let token = number("token", token)?.ok_or_else(|| Problem::bad_request("token is missing: write token=12"))?;
+    store.run_locks(async move |locks| locks.fence(name, token).await).await.map_err(problem)?;
+    Ok(answer(StatusCode::OK, &Fence { token }))
+}
+
+/// `DELETE /v1/fences/NAME`
+pub(super) async fn forget(
+    State(store): State<NodeStore>,
+    Extension(scopes): Extension<Scopes>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let name = named(uri.path(), "/v1/fences/")?;
+    // Whoever was refused gets through then.
+    if !scopes.has(Scope::Operate) {
+        return Err(lacks(Scope::Operate));
+    }
+    let forget = Command::Forget { name: name.clone() };
+    store.run_locks(async move |locks| locks.execute(&forget).await).await.map_err(problem)?;
+    Ok(answer(StatusCode::OK, &Forgotten { name: name.to_string() }))
+}
+
+/// `GET /v1/fences/NAME`
+pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let name = named(uri.path(), "/v1/fences/")?;
+    let question = Question::Fence(name.clone());
+    let highest: Option<u64> = store.run_locks(async move |locks| locks.ask(&question).await).await.map_err(problem)?;
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, format_args!("no token was seen of {name}"));
+    Ok(answer(StatusCode::OK, &Fence { token: highest.ok_or_else(unknown)? }))
+}

@@ -1,0 +1,90 @@
+//! Locks as they are, and releasing them.
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+use broadcast_gateway::{Audited, Problem, Scope, Scopes, answer, lacks, no_query, read_query};
+use broadcast_lock::{
+    LockError, Refusal,
+    message::{Command, List, Lock, Outcome, Question},
+};
+use serde::Serialize;
+
+use super::{
+    json::{LockJson, session},
+    limit, name, named,
+    problem::problem,
+};
+use crate::{
+    commands::store_api::{flag, number},
+    store::NodeStore,
+};
+
+#[derive(Serialize)]
+struct Locks {
+    locks: Vec<LockJson>,
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct Released {
+    released: Vec<u64>,
+}
+
+/// `GET /v1/locks`
+pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
+    let [prefix, after, most] = read_query(&uri, ["prefix", "after", "limit"])?;
+    let after = after.map(|after| name(&after)).transpose()?;
+    let question = Question::Locks { prefix: prefix.unwrap_or_default(), after, limit: limit(most)? };
+    let found = store.run_locks(async move |locks| locks.ask::<List<Lock>>(&question).await).await;
+    let List { entries, more } = found.map_err(problem)?;
+    let locks = entries.iter().map(|lock| LockJson::of(lock, false)).collect();
+    Ok(answer(StatusCode::OK, &Locks { locks, more }))
+}
+
+/// `GET /v1/locks/NAME`
+pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
+    no_query(&uri)?;
+    let name = named(uri.path(), "/v1/locks/")?;
+    let lock = find(&store, name.clone()).await?;
+    let free = || Problem::new(StatusCode::NOT_FOUND, format_args!("nobody holds {name}, or waits for it"));
+    Ok(answer(StatusCode::OK, &LockJson::of(&lock.ok_or_else(free)?, true)))
+}
+
+/// A lock that somebody holds or waits for.
+pub(super) async fn find(store: &NodeStore, name: broadcast_lock::Name) -> Result<Option<Lock>, Problem> {
+    store.run_locks(async move |locks| locks.ask(&Question::Lock(name)).await).await.map_err(problem)
+}
+
+/// `DELETE /v1/locks/NAME`
+pub(super) async fn release(
+    State(store): State<NodeStore>,
+    Extension(scopes): Extension<Scopes>,
+    Extension(audited): Extension<Audited>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let [token, of, force] = read_query(&uri, ["token", "session", "force"])?;
+    let name = named(uri.path(), "/v1/locks/")?;
+    let command = match (number("token", token)?, of, flag("force", force.as_deref())?) {
+        (Some(token), Some(of), false) => Command::Release { session: session(&of)?, token, name: Some(name) },
+        (None, None, true) if scopes.has(Scope::Operate) => {
+            audited.what("whoever holds it");
+            Command::Force { name }
+        }
+        (None, None, true) => return Err(lacks(Scope::Operate)),
+        _ => {
+            let detail = "say whose it is, with token and session; or take it from whoever holds it, with force=true";
+            return Err(Problem::bad_request(detail));
+        }
+    };
+    let done = store.run_locks(async move |locks| locks.execute(&command).await).await;
+    match done {
+        Ok(Outcome::Released { tokens }) => Ok(answer(StatusCode::OK, &Released { released: tokens })),
+        Ok(other) => Err(problem(LockError::Answer(format!("{other:?}")))),
+        Err(LockError::Refused(refusal @ Refusal::NotHeld { .. })) => Err(problem(refusal.into())),
+        Err(error) => Err(problem(error)),
+    }
+}

@@ -1,0 +1,26 @@
+//! What a voter counts of locks, for Prometheus.
+
+use std::fmt;
+
+use broadcast_gateway::Sheet;
+use broadcast_lock::{Locks, machine::Totals};
+use broadcast_store::machine::Machine;
+
+/// Writes all of them.
+pub(super) fn write(sheet: &mut Sheet<'_>, locks: &Locks) -> fmt::Result {
+    let (sessions, held, waiting) = locks.counts();
+    for (name, help, value) in [
+        ("lock_sessions", "Sessions that there are, as this voter knows", sessions),
+        ("lock_held", "Places that hold a lock, as this voter knows", held),
+        ("lock_waiting", "Places that wait for a lock, as this voter knows", waiting),
+    ] {
+        sheet.gauge(name, help, &[], [([], value as u64)])?;
+    }
+    sheet.gauge("lock_bytes", "Bytes that locks take", &[], [([], Machine::bytes(locks))])?;
+    sheet.gauge("lock_quota_bytes", "How many bytes locks may take", &[], [([], locks.quota())])?;
+    let Totals { grants, releases, forced, expired, fenced } = locks.totals();
+    sheet.counter("lock_grants", "Locks that were granted since the store was founded", &[], [([], grants)])?;
+    let ends = [(["released"], releases), (["forced"], forced), (["expired"], expired)];
+    sheet.counter("lock_ends", "Locks that ended since the store was founded, by how they did", &["how"], ends)?;
+    sheet.counter("lock_fenced", "Writes that were refused for their token", &[], [([], fenced)])
+}

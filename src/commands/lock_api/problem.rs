@@ -1,0 +1,50 @@
+//! What is answered when a lock is not granted, or something else is not done.
+
+use axum::http::StatusCode;
+use broadcast_gateway::Problem;
+use broadcast_lock::{LockError, Refusal, message::Holder};
+use serde::Serialize;
+
+use super::json::Place;
+use crate::commands::store_api::problem::problem as store_problem;
+
+#[derive(Serialize)]
+struct Holders {
+    holders: Vec<Place>,
+}
+
+#[derive(Serialize)]
+struct Highest {
+    highest: u64,
+}
+
+/// As HTTP has it.
+pub(super) fn problem(error: LockError) -> Problem {
+    match error {
+        LockError::Refused(refusal) => refused(&refusal),
+        LockError::Taken { holders } => taken(&holders),
+        error @ LockError::Ended { .. } => Problem::new(StatusCode::NOT_FOUND, error),
+        LockError::Store(error) => store_problem(error),
+        error @ LockError::Answer(_) => Problem::new(StatusCode::BAD_GATEWAY, error),
+    }
+}
+
+fn taken(holders: &[Holder]) -> Problem {
+    let error = LockError::Taken { holders: holders.to_vec() };
+    Problem::new(StatusCode::CONFLICT, error).with(Holders { holders: Place::all(holders) })
+}
+
+fn refused(refusal: &Refusal) -> Problem {
+    let status = match refusal {
+        Refusal::Fenced { highest, .. } => {
+            return Problem::new(StatusCode::PRECONDITION_FAILED, refusal).with(Highest { highest: *highest });
+        }
+        Refusal::Invalid(_) | Refusal::NotGiven { .. } => StatusCode::BAD_REQUEST,
+        Refusal::NoSession { .. } | Refusal::Free { .. } => StatusCode::NOT_FOUND,
+        Refusal::SessionExists { .. } | Refusal::HasPlace { .. } | Refusal::NotHeld { .. } => StatusCode::CONFLICT,
+        Refusal::NoSpace { .. } | Refusal::TooManyFences { .. } | Refusal::TooManyPlaces { .. } => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+    };
+    Problem::new(status, refusal)
+}

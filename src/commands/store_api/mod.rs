@@ -1,0 +1,108 @@
+//! The replicated store over HTTP: keys, transactions, watches, leases, and who votes. Mounted on the gateway.
+//!
+//! A key is the rest of a path, and its value is a body: any bytes. Lists, transactions and events are JSON, in which what
+//! is text is text, and other bytes are base64 in a field of its own ([`json`]). Whoever may read messages may read keys,
+//! whoever may publish may change them, and who votes is an operator's business, as are backups, which have
+//! everything.
+
+pub(super) mod json;
+mod keys;
+mod leases;
+mod metrics;
+pub(super) mod problem;
+mod snapshot;
+mod txn;
+mod voters;
+mod watch;
+
+use axum::routing::{get, post, put};
+use broadcast_gateway::{Needs, Problem, Routes, Scope};
+
+use crate::store::NodeStore;
+
+/// What may be done with the store of a node.
+pub(super) fn routes(store: &NodeStore) -> Routes {
+    const WRITE: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Publish);
+    const VOTERS: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
+    let all = get(keys::list).post(txn::txn).with_state(store.clone());
+    let one = get(keys::get).put(keys::put).delete(keys::delete).with_state(store.clone());
+    let lease = put(leases::keep_alive).delete(leases::revoke).with_state(store.clone());
+    let counted = store.clone();
+    let voter = put(voters::add).delete(voters::remove).with_state(store.clone());
+    Routes::new(
+        include_str!("openapi.json"),
+        [
+            ("/v1/kv", WRITE, all),
+            ("/v1/kv/{*key}", WRITE, one),
+            ("/v1/watch", Needs::scope(Scope::Read), get(watch::watch).with_state(store.clone())),
+            ("/v1/leases", WRITE, post(leases::grant).with_state(store.clone())),
+            ("/v1/leases/{lease}", WRITE, lease),
+            ("/v1/store", Needs::scope(Scope::Read), get(voters::status).with_state(store.clone())),
+            ("/v1/store/snapshot", Needs::scope(Scope::Operate), get(snapshot::save).with_state(store.clone())),
+            ("/v1/store/voters/{name}", VOTERS, voter),
+        ],
+    )
+    .script(include_str!("tab.js"))
+    .metrics(move |sheet| counted.figures().map_or(Ok(()), |figures| metrics::write(sheet, &figures)))
+}
+
+/// A number that a query has.
+pub(super) fn number(name: &str, value: Option<String>) -> Result<Option<u64>, Problem> {
+    broadcast_gateway::number(name, value, "a whole number; write one like 10")
+}
+
+/// A yes or no that a query has: no, if it has none.
+pub(super) fn flag(name: &str, value: Option<&str>) -> Result<bool, Problem> {
+    match value {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => {
+            let shown = broadcast::config::shown(other);
+            Err(Problem::bad_request(format_args!("{name} = {shown}: write true or false")))
+        }
+    }
+}
+
+/// The rest of a path behind `before`, with what is written as `%2F` and the like as it is meant.
+pub(super) fn rest_of_path(path: &str, before: &str) -> Result<Vec<u8>, Problem> {
+    let rest = path.strip_prefix(before).unwrap_or_default().as_bytes();
+    let mut bytes = Vec::with_capacity(rest.len());
+    let mut at = 0;
+    while let Some(byte) = rest.get(at) {
+        if *byte != b'%' {
+            bytes.push(*byte);
+            at += 1;
+            continue;
+        }
+        let digit = |place: usize| char::from(*rest.get(place)?).to_digit(16);
+        let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
+            let shown = broadcast::config::shown(path);
+            return Err(Problem::bad_request(format_args!("{shown}: after % come two digits of base 16, as in %2F")));
+        };
+        bytes.push(u8::try_from(high * 16 + low).expect("two digits of base 16 are a byte"));
+        at += 3;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_may_have_any_bytes() {
+        let key = |path: &str| rest_of_path(path, "/v1/kv/").ok();
+        assert_eq!(key("/v1/kv/a/b"), Some(b"a/b".to_vec()));
+        assert_eq!(key("/v1/kv/a%2fb%00%FF+"), Some(b"a/b\0\xff+".to_vec()));
+        for bad in ["/v1/kv/%", "/v1/kv/a%2", "/v1/kv/%zz", "/v1/kv/%+1"] {
+            assert_eq!(key(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_described_is_what_is_served() {
+        // It panics if the description is of other paths.
+        let described: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).expect("JSON");
+        assert_eq!(described["paths"].as_object().expect("paths").len(), 8);
+    }
+}

@@ -1,0 +1,54 @@
+//! What is answered when the store does not do something.
+
+use axum::http::{StatusCode, header};
+use broadcast_gateway::Problem;
+use broadcast_store::{Error, StoreError};
+use serde::Serialize;
+
+/// From which revision on there is history.
+#[derive(Serialize)]
+pub(super) struct Compacted {
+    pub(super) compacted: u64,
+}
+
+/// As HTTP has it.
+pub(in crate::commands) fn problem(error: StoreError) -> Problem {
+    let again = |problem: Problem| problem.header(header::RETRY_AFTER, "1");
+    match error {
+        StoreError::Refused(error) => refused(&error),
+        error @ StoreError::NoVoters => {
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, crate::settings::explain(&error.to_string()));
+            again(problem)
+        }
+        error @ (StoreError::NoLeader { .. }
+        | StoreError::DiskFull
+        | StoreError::Busy { .. }
+        | StoreError::Stopped(_)) => again(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error)),
+        error @ StoreError::NotPossible { .. } => Problem::new(StatusCode::CONFLICT, error),
+        error @ StoreError::OtherStore { .. } => Problem::new(StatusCode::GONE, error),
+        error @ StoreError::Unknown { .. } => Problem::new(StatusCode::GATEWAY_TIMEOUT, error),
+        error @ StoreError::Answer { .. } => Problem::new(StatusCode::BAD_GATEWAY, error),
+    }
+}
+
+fn refused(error: &Error) -> Problem {
+    let status = match error {
+        Error::Compacted { compacted, .. } => {
+            return Problem::new(StatusCode::GONE, error).with(Compacted { compacted: *compacted });
+        }
+        Error::FutureRevision { .. }
+        | Error::LeaseTtlTooLarge { .. }
+        | Error::TooManyOps
+        | Error::DuplicateKey { .. }
+        | Error::KeyNotProvided
+        | Error::ValueProvided
+        | Error::LeaseProvided
+        | Error::ResponseTooLarge => StatusCode::BAD_REQUEST,
+        Error::LeaseNotFound { .. } | Error::LeaseExists { .. } | Error::KeyNotFound { .. } => StatusCode::CONFLICT,
+        Error::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        Error::RequestTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::TooManyWatchers { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::new(status, error)
+}

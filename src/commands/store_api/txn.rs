@@ -1,0 +1,246 @@
+//! Transactions: what is done depends on how keys compare, and all of it is done at one revision, or none.
+
+use axum::{
+    Extension,
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+};
+use broadcast::config::shown;
+use broadcast_gateway::{Audited, Problem, answer, no_query, read_up_to};
+use broadcast_store::keys::{
+    Compare, CompareOp, CompareTarget, Delete, KeyRange, MAX_REQUEST, Op, OpOutcome, Put, Range, Txn,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    json::{Found, Kv, bytes, lease},
+    problem::problem,
+};
+use crate::store::NodeStore;
+
+/// The longest body: the longest request, in base64, with room for what is around it.
+const MAX_BODY: usize = 2 * MAX_REQUEST;
+
+const EXAMPLE: &str = r#"{"compare": [{"key": "a", "version": 0}], "success": [{"put": {"key": "a", "value": "1"}}]}"#;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TxnBody {
+    #[serde(default)]
+    compare: Vec<CompareBody>,
+    #[serde(default)]
+    success: Vec<OpBody>,
+    #[serde(default)]
+    failure: Vec<OpBody>,
+}
+
+/// A comparison: of the keys that are named, by one of the other fields.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CompareBody {
+    key: Option<String>,
+    key_base64: Option<String>,
+    #[serde(default)]
+    prefix: bool,
+    #[serde(default)]
+    op: OpName,
+    version: Option<u64>,
+    create_revision: Option<u64>,
+    mod_revision: Option<u64>,
+    lease: Option<String>,
+    value: Option<String>,
+    value_base64: Option<String>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+enum OpName {
+    #[default]
+    #[serde(rename = "=")]
+    Equal,
+    #[serde(rename = "!=")]
+    NotEqual,
+    #[serde(rename = ">")]
+    Greater,
+    #[serde(rename = "<")]
+    Less,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OpBody {
+    Get(GetBody),
+    Put(PutBody),
+    Delete(DeleteBody),
+    Txn(TxnBody),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetBody {
+    key: Option<String>,
+    key_base64: Option<String>,
+    #[serde(default)]
+    prefix: bool,
+    #[serde(default)]
+    limit: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PutBody {
+    key: Option<String>,
+    key_base64: Option<String>,
+    value: Option<String>,
+    value_base64: Option<String>,
+    lease: Option<String>,
+    #[serde(default)]
+    prev: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeleteBody {
+    key: Option<String>,
+    key_base64: Option<String>,
+    #[serde(default)]
+    prefix: bool,
+    #[serde(default)]
+    prev: bool,
+}
+
+#[derive(Serialize)]
+struct Done {
+    revision: u64,
+    succeeded: bool,
+    responses: Vec<Did>,
+}
+
+/// What an operation did.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Did {
+    Get(Found),
+    Put { prev: Option<Kv> },
+    Delete { deleted: u64, prev: Vec<Kv> },
+    Txn { succeeded: bool, responses: Vec<Did> },
+}
+
+fn key(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> {
+    bytes("key", text, base64)?
+        .ok_or_else(|| Problem::bad_request("an operation has no key; give each key or key_base64"))
+}
+
+fn keys(text: Option<String>, base64: Option<String>, prefix: bool) -> Result<KeyRange, Problem> {
+    let key = key(text, base64)?;
+    Ok(if prefix { KeyRange::prefix(key) } else { KeyRange::one(key) })
+}
+
+impl TxnBody {
+    fn read(self) -> Result<Txn, Problem> {
+        let ops = |ops: Vec<OpBody>| ops.into_iter().map(OpBody::read).collect::<Result<_, _>>();
+        let compare = self.compare.into_iter().map(CompareBody::read).collect::<Result<_, _>>()?;
+        Ok(Txn { compare, success: ops(self.success)?, failure: ops(self.failure)? })
+    }
+}
+
+impl CompareBody {
+    fn read(self) -> Result<Compare, Problem> {
+        let value = bytes("value", self.value, self.value_base64)?;
+        let lease = self.lease.map(|text| if text == "0" { Ok(0) } else { lease(&text) }).transpose()?;
+        let mut targets = [
+            self.version.map(CompareTarget::Version),
+            self.create_revision.map(CompareTarget::Create),
+            self.mod_revision.map(CompareTarget::Mod),
+            lease.map(CompareTarget::Lease),
+            value.map(CompareTarget::Value),
+        ]
+        .into_iter()
+        .flatten();
+        let (Some(target), None) = (targets.next(), targets.next()) else {
+            let detail =
+                "a comparison is of one of version, create_revision, mod_revision, lease and value; give one of them";
+            return Err(Problem::bad_request(detail));
+        };
+        let op = match self.op {
+            OpName::Equal => CompareOp::Equal,
+            OpName::NotEqual => CompareOp::NotEqual,
+            OpName::Greater => CompareOp::Greater,
+            OpName::Less => CompareOp::Less,
+        };
+        Ok(Compare { keys: keys(self.key, self.key_base64, self.prefix)?, op, target })
+    }
+}
+
+impl OpBody {
+    fn read(self) -> Result<Op, Problem> {
+        Ok(match self {
+            Self::Get(GetBody { key, key_base64, prefix, limit }) => {
+                Op::Range(Range { limit, ..Range::in_range(keys(key, key_base64, prefix)?) })
+            }
+            Self::Put(PutBody { key: text, key_base64, value, value_base64, lease: named, prev }) => Op::Put(Put {
+                key: key(text, key_base64)?,
+                value: bytes("value", value, value_base64)?.unwrap_or_default(),
+                lease: named.map(|text| lease(&text)).transpose()?.unwrap_or_default(),
+                prev_kv: prev,
+                ..Put::default()
+            }),
+            Self::Delete(DeleteBody { key, key_base64, prefix, prev }) => {
+                Op::Delete(Delete { keys: keys(key, key_base64, prefix)?, prev_kv: prev })
+            }
+            Self::Txn(txn) => Op::Txn(txn.read()?),
+        })
+    }
+}
+
+fn responses(outcomes: &[OpOutcome]) -> Vec<Did> {
+    let response = |outcome: &OpOutcome| match outcome {
+        OpOutcome::Range(found) => Did::Get(Found::new(found, true)),
+        OpOutcome::Put(put) => Did::Put { prev: put.prev.as_ref().map(Kv::of) },
+        OpOutcome::Delete(delete) => {
+            Did::Delete { deleted: delete.deleted, prev: delete.prev.iter().map(Kv::of).collect() }
+        }
+        OpOutcome::Txn { succeeded, responses: inner, .. } => {
+            Did::Txn { succeeded: *succeeded, responses: responses(inner) }
+        }
+    };
+    outcomes.iter().map(response).collect()
+}
+
+/// What these operations change, in words.
+fn changes(ops: &[Op]) -> Vec<String> {
+    let name = |key: &Bytes| shown(&String::from_utf8_lossy(key));
+    let changes = |op: &Op| match op {
+        Op::Range(_) => Vec::new(),
+        Op::Put(put) => vec![format!("put {}", name(&put.key))],
+        Op::Delete(Delete { keys, .. }) if *keys == KeyRange::one(keys.key.clone()) => {
+            vec![format!("delete {}", name(&keys.key))]
+        }
+        Op::Delete(Delete { keys, .. }) => vec![format!("delete all that begin with {}", name(&keys.key))],
+        Op::Txn(txn) => changes_of(txn),
+    };
+    ops.iter().flat_map(changes).collect()
+}
+
+/// … and what a transaction may, whichever half of it is done.
+fn changes_of(txn: &Txn) -> Vec<String> {
+    [&txn.success, &txn.failure].into_iter().flat_map(|ops| changes(ops)).collect()
+}
+
+/// `POST /v1/kv`
+pub(super) async fn txn(
+    State(store): State<NodeStore>,
+    Extension(audited): Extension<Audited>,
+    request: Request,
+) -> Result<Response, Problem> {
+    no_query(request.uri())?;
+    let txn = read_up_to::<TxnBody>(request, MAX_BODY, EXAMPLE).await?.read()?;
+    match changes_of(&txn) {
+        none if none.is_empty() => audited.count_together(),
+        changes => audited.what(format_args!("may {}", changes.join(", "))),
+    }
+    let done = store.run(async move |store| store.txn(txn).await).await.map_err(problem)?;
+    let (revision, succeeded, outcomes) = done;
+    Ok(answer(StatusCode::OK, &Done { revision, succeeded, responses: responses(&outcomes) }))
+}

@@ -1,0 +1,127 @@
+//! What a child does before it becomes the command: this program once more, since only the child itself can ask for
+//! the signal that it gets when its parent dies (`PR_SET_PDEATHSIG`), and join a control group before it starts anything.
+//!
+//! A program that is setuid or has capabilities loses that signal (prctl(2)).
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt,
+    io::{self, Write as _},
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use nix::{
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    unistd::{Pid, getppid},
+};
+
+use super::{cgroup::Cgroup, signals};
+use crate::visible::shown;
+
+/// The first argument of a process that is to become a command. No command of this program is called like that.
+const ENTRY: &str = "--supervised";
+/// In place of a folder: none.
+pub(super) const NONE: &str = "-";
+/// As env(1) and timeout(1) have them.
+const FAILED: u8 = 125;
+pub(crate) const CANNOT_RUN: u8 = 126;
+pub(crate) const NOT_FOUND: u8 = 127;
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) name: OsString,
+    pub(crate) args: Vec<OsString>,
+    /// What it has in its environment, besides what is there.
+    pub(crate) env: Vec<(&'static str, String)>,
+}
+
+impl Program {
+    /// Of a command line; nothing if that is empty.
+    pub(crate) fn of(command: Vec<OsString>) -> Option<Self> {
+        let mut args = command.into_iter();
+        Some(Self { name: args.next()?, args: args.collect(), env: Vec::new() })
+    }
+
+    /// Whether there is a file by this name where programs are looked for. It need not be one that can be run.
+    pub(crate) fn exists(&self) -> bool {
+        if self.name.as_bytes().contains(&b'/') {
+            return Path::new(&self.name).exists();
+        }
+        let Some(path) = env::var_os("PATH") else { return true };
+        env::split_paths(&path).any(|folder| folder.join(&self.name).exists())
+    }
+
+    /// Becomes it; or says on standard error why not, and gives the exit code for that.
+    pub(crate) fn become_it(&self) -> u8 {
+        let error = Command::new(&self.name).args(&self.args).envs(self.env.iter().cloned()).exec();
+        let (code, problem) = match error.kind() {
+            io::ErrorKind::NotFound => (NOT_FOUND, &"there is no such program" as &dyn fmt::Display),
+            _ => (CANNOT_RUN, &error as &dyn fmt::Display),
+        };
+        say(format_args!("{} cannot be run: {problem}", shown(&self.name.to_string_lossy())));
+        code
+    }
+}
+
+/// The command that starts such a child.
+pub(super) fn command(parent: Pid, group: Option<&Path>, program: &Program) -> Command {
+    // Also when the file was replaced meanwhile, or is not there any more.
+    let mut command = Command::new("/proc/self/exe");
+    let group = group.map_or(OsStr::new(NONE), Path::as_os_str);
+    command.arg0("broadcast").arg(ENTRY).arg(parent.to_string()).arg(group);
+    command.arg(&program.name).args(&program.args).envs(program.env.iter().cloned());
+    command
+}
+
+/// Becomes a command, if that is what this process was started for; otherwise this gives nothing. To be called first of
+/// all.
+pub(super) fn enter() -> Option<ExitCode> {
+    let mut args = env::args_os().skip(1);
+    if args.next()? != ENTRY {
+        return None;
+    }
+    let parent: i32 = args.next()?.to_str()?.parse().ok()?;
+    let group = args.next()?;
+    let program = Program::of(args.collect())?;
+    Some(match prepare(Pid::from_raw(parent), &group) {
+        Ok(()) => program.become_it().into(),
+        Err(problem) => {
+            say(problem);
+            FAILED.into()
+        }
+    })
+}
+
+fn prepare(parent: Pid, group: &OsStr) -> Result<(), String> {
+    set_pdeathsig(Signal::SIGKILL).map_err(|error| format!("the end of its supervisor cannot be heard of: {error}"))?;
+    if getppid() != parent {
+        return Err("its supervisor has ended".into());
+    }
+    if group != NONE {
+        // Where it is not let in, it is ended as a process, and so is what it starts.
+        let _ = Cgroup::join(Path::new(group));
+    }
+    signals::unblock().map_err(|error| format!("its signals cannot be set: {error}"))
+}
+
+fn say(problem: impl fmt::Display) {
+    // Nobody may read it: the exit code says it, too.
+    let _ = writeln!(io::stderr(), "error: {problem}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_looked_for_as_a_shell_does() {
+        let exists = |name: &str| Program::of(vec![name.into()]).expect("a name").exists();
+        assert!(exists("sh") && exists("/bin/sh"));
+        assert!(!exists("no-such-program-as-this") && !exists("/no/such/program"));
+        assert!(Program::of(Vec::new()).is_none());
+    }
+}

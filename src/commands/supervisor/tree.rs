@@ -1,0 +1,96 @@
+//! The processes that a process has started, and those that these have: what has no parent any more becomes the child of
+//! its supervisor (`PR_SET_CHILD_SUBREAPER`), so that none gets out of sight.
+
+use std::{collections::HashMap, fs};
+
+use nix::unistd::Pid;
+
+/// A process as /proc tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    parent: i32,
+}
+
+/// The children of a process.
+pub(super) fn children(of: Pid) -> Vec<Pid> {
+    all()
+        .into_iter()
+        .filter(|process| process.parent == of.as_raw())
+        .map(|process| Pid::from_raw(process.pid))
+        .collect()
+}
+
+/// All that a process has started, directly or not, parents first.
+pub(super) fn descendants(of: Pid) -> Vec<Pid> {
+    below(&all(), of.as_raw()).into_iter().map(Pid::from_raw).collect()
+}
+
+/// All whose environment has this `NAME=VALUE`, as it was when they were started.
+pub(super) fn marked(mark: &str) -> Vec<Pid> {
+    let has_it = |pid: &i32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    pids().filter(has_it).map(Pid::from_raw).collect()
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn all() -> Vec<Process> {
+    // One may end meanwhile.
+    pids().filter_map(|pid| process(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
+}
+
+/// `1 (name) S 0 …`, where the name may have anything in it. One that has ended and is only to be waited for is none.
+fn process(pid: i32, stat: &str) -> Option<Process> {
+    let (_, behind) = stat.rsplit_once(") ")?;
+    let mut fields = behind.split(' ');
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    (!["Z", "X"].contains(&state)).then_some(Process { pid, parent })
+}
+
+fn below(all: &[Process], root: i32) -> Vec<i32> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for process in all {
+        children.entry(process.parent).or_default().push(process.pid);
+    }
+    let mut found = Vec::new();
+    let mut next = vec![root];
+    while let Some(parent) = next.pop() {
+        // Taken out, so that what was read while it changed leads nowhere twice.
+        let of_this = children.remove(&parent).unwrap_or_default();
+        found.extend(&of_this);
+        next.extend(of_this);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_be_called_anything() {
+        let stat = "7 (a) S 1 (b) R 3 7 7 0 -1";
+        assert_eq!(process(7, stat), Some(Process { pid: 7, parent: 3 }));
+        assert_eq!(process(7, "7 (a"), None);
+        assert_eq!(process(7, "7 (a) Z 3 7"), None, "it has ended");
+    }
+
+    #[test]
+    fn descendants_are_found_at_any_depth() {
+        let all: Vec<_> =
+            [(2, 1), (3, 1), (4, 2), (5, 4), (6, 9), (9, 6)].map(|(pid, parent)| Process { pid, parent }).into();
+        let mut found = below(&all, 1);
+        found.sort_unstable();
+        assert_eq!(found, [2, 3, 4, 5]);
+        assert_eq!(below(&all, 4), [5]);
+        assert_eq!(below(&all, 6), [9, 6], "a circle ends");
+        assert!(children(nix::unistd::getppid()).contains(&nix::unistd::getpid()));
+    }
+}

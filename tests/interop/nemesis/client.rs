@@ -1,0 +1,193 @@
+//! What uses the store during the faults: a process in the network of each node, which asks the node's HTTP API, and prints
+//! all that it asked, was answered and was told, a line of JSON each. Its times are those of the machine's one clock.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nix::time::{ClockId, clock_gettime};
+use rand_xoshiro::{
+    Xoshiro256PlusPlus,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+use serde_json::{Value, json};
+
+use crate::support::http::{Answer, read, read_head, request};
+
+/// The key whose change ends a watch.
+pub(super) const LAST: &str = "last";
+/// Where a node answers in its own network.
+const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8946);
+/// A request waits for a leader for 10 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two requests of a thread; more of them would tell nothing else.
+const PACE: Duration = Duration::from_millis(60);
+const KEYS: u64 = 4;
+/// How many threads change keys.
+const THREADS: u64 = 3;
+
+/// The machine's time since its start, asleep or not.
+pub(super) fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).expect("each system has it").into()
+}
+
+/// Runs until its standard input has a line, and then until its watch has seen that the last key was put.
+pub(super) fn run(name: &str) {
+    let rest = AtomicBool::new(false);
+    // Whatever a run does, another one does something else.
+    let seed = now().as_nanos() as u64;
+    thread::scope(|scope| {
+        let rest = &rest;
+        scope.spawn(move || {
+            // Whoever started this may have ended.
+            let _ = std::io::stdin().lines().next();
+            rest.store(true, Ordering::Relaxed);
+        });
+        scope.spawn(|| watch(name));
+        thread::scope(|scope| {
+            scope.spawn(|| hold_leases(name, rest));
+            for thread in 0..THREADS {
+                let random = Xoshiro256PlusPlus::seed_from_u64(seed ^ thread);
+                scope.spawn(move || change_keys(&format!("{name}-{thread}"), random, rest));
+            }
+        });
+        tell(&json!({"resting": name}));
+    });
+}
+
+pub(super) fn tell(line: &Value) {
+    let mut output = std::io::stdout().lock();
+    // Nobody may be there any more.
+    if writeln!(output, "{line}").is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Nothing, if the node was not reached, or does not answer.
+pub(super) fn ask(method: &str, path: &str, body: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect_timeout(&HTTP, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(&request(method, path, &["connection: close"], body)).ok()?;
+    read(&mut BufReader::new(stream))
+}
+
+/// The answer to what was done.
+fn ask_json(method: &str, path: &str, body: &[u8]) -> Option<Value> {
+    let answer = ask(method, path, body).filter(|answer| answer.status == 200)?;
+    serde_json::from_slice(&answer.body).ok()
+}
+
+fn change_keys(name: &str, mut random: Xoshiro256PlusPlus, rest: &AtomicBool) {
+    let mut below = move |most: u64| random.next_u64() % most;
+    let mut known: HashMap<String, u64> = HashMap::new();
+    let mut number = 0;
+    while !rest.load(Ordering::Relaxed) {
+        thread::sleep(PACE);
+        number += 1;
+        let (key, value) = (format!("k{}", below(KEYS)), format!("{name}-{number}"));
+        let one = format!("/v1/kv/{key}");
+        let expected = known.get(&key).copied().unwrap_or_default();
+        let txn = json!({
+            "compare": [{"key": key, "mod_revision": expected}],
+            "success": [{"put": {"key": key, "value": value}}],
+            "failure": [{"get": {"key": key}}],
+        });
+        let (kind, method, path, body) = match below(20) {
+            0..6 => ("put", "PUT", one, value.clone()),
+            6..9 => ("delete", "DELETE", one, String::new()),
+            9..14 => ("swap", "POST", "/v1/kv".to_owned(), txn.to_string()),
+            14..18 => ("read", "GET", "/v1/kv?prefix=k".to_owned(), String::new()),
+            _ => ("read_locally", "GET", "/v1/kv?prefix=k&serializable=true".to_owned(), String::new()),
+        };
+        let began = now();
+        let answer = ask_json(method, &path, body.as_bytes());
+        let ended = now();
+        if let Some(kvs) = answer.as_ref().and_then(|answer| answer["kvs"].as_array()) {
+            known =
+                kvs.iter().filter_map(|kv| Some((kv["key"].as_str()?.into(), kv["mod_revision"].as_u64()?))).collect();
+        }
+        tell(&json!({
+            "op": kind, "key": key, "value": value, "expected": expected, "answer": answer,
+            "began": began.as_nanos() as u64, "ended": ended.as_nanos() as u64,
+        }));
+    }
+}
+
+/// Has a lease, with a key; keeps it alive for a while, and then not any more.
+fn hold_leases(name: &str, rest: &AtomicBool) {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    while !rest.load(Ordering::Relaxed) {
+        thread::sleep(PACE);
+        let mut not_before = now();
+        let Some(granted) = ask_json("POST", "/v1/leases", br#"{"ttl": 2}"#) else { continue };
+        let (Some(lease), Some(ttl)) = (granted["lease"].as_str(), granted["ttl"].as_u64()) else { continue };
+        let ttl = Duration::from_secs(ttl);
+        let key = format!("lease-{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = format!("/v1/kv/{key}?lease={lease}");
+        let Some(put) = ask_json("PUT", &path, key.as_bytes()) else { continue };
+        for _ in 0..4 {
+            thread::sleep(ttl / 4);
+            let began = now();
+            if ask_json("PUT", &format!("/v1/leases/{lease}"), b"").is_none() {
+                break;
+            }
+            not_before = began;
+        }
+        let not_before = (not_before + ttl).as_nanos() as u64;
+        tell(&json!({"lease": key, "since": put["revision"], "not_before": not_before}));
+    }
+}
+
+/// Tells of each revision, going on where it was whenever it is cut off, as a browser does.
+fn watch(name: &str) {
+    let mut place = String::from("1");
+    loop {
+        match follow(name, &mut place) {
+            Some(true) => return,
+            Some(false) => {}
+            // The node is not there, and may be again.
+            None => thread::sleep(PACE * 4),
+        }
+    }
+}
+
+/// Whether the last key was seen; nothing, if the watch was cut off.
+fn follow(name: &str, place: &mut String) -> Option<bool> {
+    let mut stream = TcpStream::connect_timeout(&HTTP, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let after = format!("last-event-id: {place}");
+    stream.write_all(&request("GET", "/v1/watch?prev=true", &[&after], b"")).ok()?;
+    let mut stream = BufReader::new(stream);
+    let (status, _) = read_head(&mut stream)?;
+    if status != 200 {
+        return None;
+    }
+    let mut event = String::new();
+    loop {
+        let mut line = String::new();
+        // The end of the stream, or a line that is cut.
+        stream.read_line(&mut line).ok().filter(|_| line.ends_with('\n'))?;
+        match line.trim_end().split_once(": ") {
+            Some(("id", id)) => *place = id.into(),
+            Some(("event", name)) => event = name.into(),
+            Some(("data", data)) => {
+                let data: Value = serde_json::from_str(data).expect("the data of events is JSON");
+                if !event.is_empty() {
+                    tell(&json!({"ended": event, "why": data}));
+                    return (event == "gone").then_some(true);
+                }
+                let is_last = data["events"].as_array()?.iter().any(|event| event["kv"]["key"] == LAST);
+                tell(&json!({"watcher": name, "told": data, "at": now().as_nanos() as u64}));
+                if is_last {
+                    return Some(true);
+                }
+            }
+            _ => {}
+        }
+    }
+}

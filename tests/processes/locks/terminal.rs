@@ -1,0 +1,99 @@
+//! A command with a lock at a terminal: it reads what is typed, Ctrl-C reaches it once, and Ctrl-Z stops it and its
+//! supervisor, but not the deadline.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::{Fake, ends_in_time, runs};
+use crate::support::{Log, Process, program};
+
+/// A shell command at a terminal of its own: script(1), whose input is what is typed.
+struct Terminal(Process);
+
+impl Terminal {
+    fn start(fake: &Fake, command: &str) -> Self {
+        let broadcast = program(&[]).get_program().to_owned();
+        let mut script = Command::new("script");
+        script.args(["-qfec", command, "/dev/null"]).stdin(Stdio::piped()).env("BROADCAST", broadcast);
+        script.env("BROADCAST_NODE", format!("http://{}", fake.addr)).env("PS1", "").env_remove("ENV");
+        Self(Process::spawn(&mut script))
+    }
+
+    fn types(&mut self, text: &str) {
+        use std::io::Write as _;
+        self.0.child.stdin.as_mut().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+    }
+
+    fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// Waits until this is the end of a line so many times: a prompt may be before it, or `^C`.
+    #[track_caller]
+    fn shows(&self, times: usize, line: &str) {
+        self.log().wait(line, |lines| (count(lines, line) >= times).then_some(()));
+    }
+
+    /// Waits for a line with this word, and gives the number behind it.
+    #[track_caller]
+    fn number(&self, word: &str) -> u32 {
+        self.log()
+            .wait(word, |lines| lines.iter().find_map(|line| shown(line).rsplit_once(word)?.1.trim().parse().ok()))
+    }
+}
+
+fn shown(line: &Value) -> String {
+    line.as_str().map_or_else(|| line.to_string(), |line| line.trim().to_owned())
+}
+
+fn count(lines: &[Value], line: &str) -> usize {
+    lines.iter().filter(|shown_line| shown(shown_line).ends_with(line)).count()
+}
+
+#[test]
+fn a_command_reads_what_is_typed() {
+    let fake = Fake::start();
+    let mut terminal = Terminal::start(&fake, "$BROADCAST lock a -- cat");
+    terminal.types("hello\n");
+    // As it is typed, and as it is printed.
+    terminal.shows(2, "hello");
+    terminal.types("\u{3}");
+    assert_eq!(terminal.0.wait().code(), Some(130));
+    assert!(fake.look().sessions.is_empty());
+}
+
+#[test]
+fn ctrl_c_reaches_a_command_once() {
+    let fake = Fake::start();
+    let script = "trap 'echo interrupted' INT; trap 'echo over; exit 5' TERM; echo supervisor $PPID; \
+        while :; do sleep 1000 & wait $!; done";
+    let mut terminal =
+        Terminal::start(&fake, &format!("$BROADCAST lock a -- sh -c \"{}\"", script.replace('$', "\\$")));
+    let supervisor = terminal.number("supervisor");
+    terminal.types("\u{3}");
+    terminal.shows(1, "interrupted");
+    let kill = Command::new("kill").arg(supervisor.to_string()).status();
+    assert!(kill.expect("kill runs").success());
+    terminal.shows(1, "over");
+    assert_eq!(terminal.0.wait().code(), Some(5), "what is not of the terminal is passed on");
+    assert_eq!(count(&terminal.log().lines(), "interrupted"), 1);
+}
+
+#[test]
+fn ctrl_z_stops_a_command_and_not_its_deadline() {
+    let fake = Fake::start();
+    let mut terminal = Terminal::start(&fake, "sh -i");
+    terminal.types("$BROADCAST lock a --ttl 6s -- sh -c 'echo child $$; exec sleep 1000'\n");
+    let child = terminal.number("child");
+    terminal.types("\u{1a}");
+    terminal.types("echo prompt $((40 + 2))\n");
+    terminal.shows(1, "prompt 42");
+    assert!(runs(child), "it is stopped, and not ended");
+    ends_in_time(&fake, child);
+    terminal.types("fg\n");
+    terminal.types("echo code $?\n");
+    terminal.shows(1, "code 123");
+    terminal.types("exit\n");
+    terminal.0.wait();
+}
