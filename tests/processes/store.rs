@@ -121,6 +121,16 @@ fn metrics(at: SocketAddr) -> Vec<String> {
     names.map(String::from).collect()
 }
 
+/// Waits for a condition.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn a_node_that_does_not_use_the_store_counts_nothing_of_it() {
     let node = Process::node(&["--name", "node1", "--http", "127.0.0.1:0"]);
@@ -141,16 +151,14 @@ fn a_voter_that_hears_of_no_leader_says_so() {
         let value = text.lines().find_map(|line| line.strip_prefix(&format!("broadcast_store_{name} ")));
         value.and_then(|value| value.parse::<u64>().ok()).expect("a number")
     };
-    assert_eq!((told("has_leader"), told("leads"), told("voters"), told("revision")), (1, 0, 3, 2));
+    // It passed the change on, and carries it out itself once it hears that a majority has it.
+    until("it carries the change out", || told("revision") == 2);
+    assert_eq!((told("has_leader"), told("leads"), told("voters")), (1, 0, 3));
     assert!(told("sync_seconds_count") > 0 && told("log_bytes") > 0);
     for at in [leader, (leader + 2) % 3] {
         cluster.voters[at].kill();
     }
-    let deadline = Instant::now() + LIMIT;
-    while told("has_leader") == 1 {
-        assert!(Instant::now() < deadline, "it still has one");
-        thread::sleep(Duration::from_millis(50));
-    }
+    until("it has no leader", || told("has_leader") == 0);
     let status = ask(last, "GET", "/v1/store", &[], b"").json();
     assert_eq!(status["leader"], Value::Null, "{status}");
     let problem = status["problems"][0].as_str().expect("a problem");
@@ -320,13 +328,7 @@ fn what_was_acknowledged_outlives_a_leader_that_is_killed_and_a_restart_of_all()
         let list = ask(at, "GET", &format!("/v1/kv?prefix={prefix}/&count_only=true"), &[], b"");
         if list.status == 200 { list.json()["count"].as_u64().expect("a number") } else { 0 }
     };
-    let wait_more = |than: u64| {
-        let deadline = Instant::now() + LIMIT;
-        while count("a") < than || count("b") < than {
-            assert!(Instant::now() < deadline, "nothing is put any more");
-            thread::sleep(Duration::from_millis(20));
-        }
-    };
+    let wait_more = |than: u64| until("more is put", || count("a") >= than && count("b") >= than);
     wait_more(20);
     cluster.voters[leader].signal("KILL");
     cluster.voters[leader].wait();
@@ -522,12 +524,10 @@ fn a_watch_goes_on_where_it_was_when_its_node_comes_back() {
     let watching = Watching::start(command(at, &["kv", "watch", "--prefix", "w/"]));
     // It watches from the next revision on; which is its first, nobody knows until it prints.
     let other = cluster.other.http();
-    let deadline = Instant::now() + LIMIT;
-    while watching.log.len() == 0 {
-        assert!(Instant::now() < deadline, "it prints nothing");
+    until("it prints", || {
         assert_eq!(put(other, "w/first", b"1").0, 200);
-        thread::sleep(Duration::from_millis(20));
-    }
+        watching.log.len() > 0
+    });
     cluster.voters[0].signal("KILL");
     cluster.voters[0].wait();
     cluster.wait_led(2);
@@ -577,11 +577,9 @@ impl Drop for Watching {
 /// A node with the store alone, with some MiB in it: more than fits in sockets.
 pub(super) fn alone_with_much() -> Process {
     let node = Process::node(&["--name", "node1", "--role", "voter", "--voters", "node1", "--http", "127.0.0.1:0"]);
-    let (deadline, value) = (Instant::now() + LIMIT, vec![b'x'; 1 << 20]);
+    let value = vec![b'x'; 1 << 20];
     for key in 0..24 {
-        while put(node.http(), &format!("key{key}"), &value).0 != 200 {
-            assert!(Instant::now() < deadline, "nothing can be put");
-        }
+        until("it is put", || put(node.http(), &format!("key{key}"), &value).0 == 200);
     }
     node
 }
