@@ -6,6 +6,7 @@ mod commands;
 mod data;
 mod failed_holders;
 mod failure;
+mod lock_times;
 mod log;
 mod nearest;
 mod roles;

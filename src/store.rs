@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use crate::failed_holders;
+use crate::{
+    failed_holders,
+    lock_times::{Counted, LockTimes},
+};
 use broadcast::Handle;
 use broadcast_lock::{LockError, Locks, SessionConfig, client::session_config};
 use broadcast_session::Sessions;
@@ -64,6 +67,7 @@ struct Inner {
     /// Tells a voter to stop.
     stop: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
+    lock_times: Counted,
 }
 
 /// A store that has begun.
@@ -108,7 +112,17 @@ impl NodeStore {
         let (voting, stop, stopped) = (watch::Sender::new(None), watch::Sender::new(false), watch::Sender::new(false));
         let sessions = broadcast_session::Config::default().insecure_sessions(insecure_sessions);
         let data = data.map(folder);
-        Self(Arc::new(Inner { node, sessions, voters, data, first: OnceCell::new(), voting, stop, stopped }))
+        Self(Arc::new(Inner {
+            node,
+            sessions,
+            voters,
+            data,
+            first: OnceCell::new(),
+            voting,
+            stop,
+            stopped,
+            lock_times: Counted::default(),
+        }))
     }
 
     /// Votes until the voter cannot go on; gives why. To be called once.
@@ -201,6 +215,11 @@ impl NodeStore {
         voting.as_ref()?.as_ref().ok()?.store.local(look)
     }
 
+    /// How long locks were waited for and held while this voter led.
+    pub(crate) fn lock_times(&self) -> LockTimes {
+        self.0.lock_times.times()
+    }
+
     /// Watches keys of the store with this id, or of any, if it is 0; each event comes with the id. Whoever takes the events
     /// slowly has the store wait, and not keep them.
     pub(crate) async fn watch(
@@ -280,7 +299,8 @@ impl Inner {
             let running = begun.map(|store| Running::new(store, &self.node));
             self.voting.send_replace(Some(running.clone()));
             let Ok(Running { store, locks, .. }) = running else { return };
-            tokio::spawn(failed_holders::release(self.node.clone(), locks));
+            tokio::spawn(failed_holders::release(self.node.clone(), locks.clone()));
+            tokio::spawn(self.lock_times.clone().follow(locks));
             let mut stop = self.stop.subscribe();
             stop.wait_for(|stop| *stop).await.expect("its sender is here");
             store.stop().await;

@@ -77,11 +77,27 @@ impl<'s> Sheet<'s> {
     ///
     /// Those of what is written to; pass them on.
     pub fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+        self.buckets(name, help, histogram.sum(), histogram.buckets())
+    }
+
+    /// The same, counted in buckets of one's own: the bound of each, `None` for the last one, and how many it has that none
+    /// before it has.
+    ///
+    /// # Errors
+    ///
+    /// Those of what is written to; pass them on.
+    pub fn buckets(
+        &mut self,
+        name: &str,
+        help: &str,
+        sum: Duration,
+        buckets: impl IntoIterator<Item = (Option<Duration>, u64)>,
+    ) -> fmt::Result {
         let bound = |bound: Option<Duration>| bound.map_or(f64::MAX, |bound| bound.as_secs_f64());
-        let buckets: Vec<_> = histogram.buckets().map(|(upper, count)| (bound(upper), count)).collect();
+        let buckets: Vec<_> = buckets.into_iter().map(|(upper, count)| (bound(upper), count)).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
         self.family(name, help, MetricType::Histogram, |mut encoder| {
-            let (sum, count) = (histogram.sum().as_secs_f64(), histogram.count());
-            encoder.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
+            encoder.encode_histogram::<[(&str, &str); 0]>(sum.as_secs_f64(), count, &buckets, None)
         })
     }
 }

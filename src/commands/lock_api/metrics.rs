@@ -6,8 +6,10 @@ use broadcast_gateway::Sheet;
 use broadcast_lock::{Locks, machine::Totals};
 use broadcast_store::machine::Machine;
 
+use crate::lock_times::LockTimes;
+
 /// Writes all of them.
-pub(super) fn write(sheet: &mut Sheet<'_>, locks: &Locks) -> fmt::Result {
+pub(super) fn write(sheet: &mut Sheet<'_>, locks: &Locks, times: &LockTimes) -> fmt::Result {
     let (sessions, held, waiting) = locks.counts();
     for (name, help, value) in [
         ("lock_sessions", "Sessions that there are, as this voter knows", sessions),
@@ -22,5 +24,12 @@ pub(super) fn write(sheet: &mut Sheet<'_>, locks: &Locks) -> fmt::Result {
     sheet.counter("lock_grants", "Locks that were granted since the store was founded", &[], [([], grants)])?;
     let ends = [(["released"], releases), (["forced"], forced), (["expired"], expired)];
     sheet.counter("lock_ends", "Locks that ended since the store was founded, by how they did", &["how"], ends)?;
-    sheet.counter("lock_fenced", "Writes that were refused for their token", &[], [([], fenced)])
+    sheet.counter("lock_fenced", "Writes that were refused for their token", &[], [([], fenced)])?;
+    for (name, help, times) in [
+        ("lock_wait_seconds", "Time from a place in the queue to its grant, while this voter led", times.waits),
+        ("lock_hold_seconds", "Time from the grant of a lock to its end, while this voter led", times.holds),
+    ] {
+        sheet.buckets(name, help, times.sum(), times.buckets())?;
+    }
+    Ok(())
 }

@@ -43,7 +43,10 @@ pub(super) fn routes(store: &NodeStore) -> Routes {
         ],
     )
     .script(include_str!("tab.js"))
-    .metrics(move |sheet| counted.look_at_locks(|locks| metrics::write(sheet, locks)).unwrap_or(Ok(())))
+    .metrics(move |sheet| {
+        let times = counted.lock_times();
+        counted.look_at_locks(|locks| metrics::write(sheet, locks, &times)).unwrap_or(Ok(()))
+    })
 }
 
 /// The name that is the rest of a path.
