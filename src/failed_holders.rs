@@ -51,8 +51,14 @@ pub(crate) async fn release(node: Handle, locks: Client) {
                 None if is_dead => *failed.entry(name.clone()).or_insert_with(Instant::now),
                 None => continue,
             };
-            if since.elapsed() < Duration::from_secs(delay.into()) || ending.len() == AT_ONCE {
+            if since.elapsed() < Duration::from_secs(delay.into()) {
                 continue;
+            }
+            if ending.len() == AT_ONCE {
+                ending.join_next().await;
+                if !locks.store().leads() {
+                    break;
+                }
             }
             let (locks, me) = (locks.clone(), node.name().to_owned());
             ending.spawn(async move {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     store::Cluster,
     support::{
-        LIMIT,
+        LIMIT, Process,
         http::{self, Answer, ask},
         program, stdout,
     },
@@ -276,6 +276,33 @@ fn commands_hold_locks_of_a_real_cluster() {
     assert_eq!((fence(token), fence(token - 1)), (Some(0), Some(124)));
     assert!(run(&["fence", "disk", "--forget", "--node", &here]).status.success());
     assert_eq!(fence(token - 1), Some(0));
+}
+
+#[test]
+fn a_failed_node_has_its_sessions_end_that_ask_for_it_and_no_others() {
+    let cluster = Cluster::start();
+    let join = cluster.other.addr().to_string();
+    let mut failing = Process::node(&["--name", "failing", "--http", "127.0.0.1:0", "--join", &join]);
+    let (here, there) = (failing.http(), cluster.voters[0].http());
+    const DELAY: Duration = Duration::from_secs(4);
+    for (name, delay, release) in [("at-once", 0, true), ("delayed", DELAY.as_secs(), true), ("kept", 0, false)] {
+        let session = json!({"ttl": 3600, "lock_delay": delay, "release_on_failure": release});
+        let held = send(here, "POST", "/v1/locks", &json!({"names": [name], "session": session}));
+        assert_eq!(held.status, 200, "{}", held.text());
+    }
+    // So it is for a node that has not failed.
+    let other = json!({"ttl": 3600, "release_on_failure": true});
+    let held = send(there, "POST", "/v1/locks", &json!({"names": ["other"], "session": other}));
+    assert_eq!(held.status, 200, "{}", held.text());
+    failing.kill();
+    let is_held = |name: &str| get(there, &format!("/v1/locks/{name}"))["holders"][0]["token"].is_u64();
+    wait_for("the lock of a failed node is released", || !is_held("at-once"));
+    let released = Instant::now();
+    assert!(is_held("delayed"), "its lock-delay is not over");
+    wait_for("the delayed one is released", || !is_held("delayed"));
+    // It is looked every half second who has failed.
+    assert!(released.elapsed() > DELAY - Duration::from_secs(1), "{:?}", released.elapsed());
+    assert!(is_held("kept") && is_held("other"));
 }
 
 /// A process that is ended with the test.
