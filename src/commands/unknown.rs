@@ -16,13 +16,14 @@ use crate::{nearest, settings::secret, visible::escaped};
 
 const PREFIX: &str = "BROADCAST_";
 /// What compose.yaml reads, and what a command has in its environment that `broadcast lock` runs.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "BROADCAST_IMAGE",
     "BROADCAST_MEM_LIMIT",
     "BROADCAST_HTTP_PORT",
     "BROADCAST_LOCK_NAME",
     "BROADCAST_LOCK_TOKEN",
     "BROADCAST_LOCK_KEY",
+    "BROADCAST_LOCK_SESSIONS",
 ];
 const TESTS: &str = "BROADCAST_TESTS_";
 /// What callers have to show, and TLS. Set to nothing, as by a template whose secret is missing, they count as unset.

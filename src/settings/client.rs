@@ -1,6 +1,6 @@
 //! Which node a command asks, and the token that it shows.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{ffi::OsString, fmt, net::IpAddr, str::FromStr};
 
 use broadcast::{Seed, config::check_seeds};
 use broadcast_gateway::DEFAULT_PORT;
@@ -27,6 +27,15 @@ pub(crate) struct ClientArgs {
     /// Print the API's answer, as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl ClientArgs {
+    /// What has another command ask the same node in the same way, as variables: also what flags said.
+    pub(crate) fn env(&self) -> Vec<(&'static str, OsString)> {
+        // Some commands do something else where none is named.
+        let node = (self.node != NodeUrl::default()).then(|| (NODE, self.node.to_string().into()));
+        node.into_iter().chain(self.token.env()).chain(self.tls.env()).collect()
+    }
 }
 
 /// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or with `https://`, or the same without either; the port is

@@ -1,6 +1,7 @@
 //! Whether and how a node serves its HTTP API.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -119,6 +120,12 @@ fn max_connections(text: &str) -> Result<usize, String> {
 }
 
 impl TokenArgs {
+    /// What has another command show the same token, as variables.
+    pub(super) fn env(&self) -> impl Iterator<Item = (&'static str, OsString)> {
+        let files = [("BROADCAST_TOKEN_FILE", &self.token_file), ("BROADCAST_HTTP_TOKEN_FILE", &self.http_token_file)];
+        files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into())))
+    }
+
     /// The token for the HTTP API that the environment or a file has.
     pub(crate) fn token(&self) -> Result<Option<Token>, Failure> {
         Ok(self.named()?.map(|(_, token)| token))

@@ -1,6 +1,7 @@
 //! TLS: what a node shows to its clients, and whom a command trusts.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -102,6 +103,16 @@ pub(crate) struct ClientTlsArgs {
 }
 
 impl ClientTlsArgs {
+    /// What has another command do so, as variables.
+    pub(super) fn env(&self) -> impl Iterator<Item = (&'static str, OsString)> {
+        let files = [
+            ("BROADCAST_CA_FILE", &self.ca_file),
+            ("BROADCAST_CERT_FILE", &self.cert_file),
+            ("BROADCAST_KEY_FILE", &self.key_file),
+        ];
+        files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into())))
+    }
+
     /// How a command speaks TLS.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
         let roots = self.roots().map_err(Failure::usage)?;

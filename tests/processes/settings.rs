@@ -18,8 +18,14 @@ use crate::{
 const OF_COMPOSE: [&str; 3] = ["BROADCAST_HTTP_PORT", "BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT"];
 /// What else begins with `BROADCAST_`: what the tests read, what Kubernetes sets, and what `broadcast lock` gives to its
 /// command.
-const OTHERS: [&str; 5] =
-    ["BROADCAST_SCREENSHOT", "BROADCAST_PORT", "BROADCAST_LOCK_NAME", "BROADCAST_LOCK_TOKEN", "BROADCAST_LOCK_KEY"];
+const OTHERS: [&str; 6] = [
+    "BROADCAST_SCREENSHOT",
+    "BROADCAST_PORT",
+    "BROADCAST_LOCK_NAME",
+    "BROADCAST_LOCK_TOKEN",
+    "BROADCAST_LOCK_KEY",
+    "BROADCAST_LOCK_SESSIONS",
+];
 const TESTS: &str = "BROADCAST_TESTS_";
 
 /// What the help says of a setting.

@@ -56,7 +56,7 @@ pub(super) enum Mode {
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     pub(super) names: Vec<String>,
-    mode: Mode,
+    pub(super) mode: Mode,
     pub(super) ttl: Duration,
     /// For ever, if it does not say.
     pub(super) wait: Option<Duration>,

@@ -4,6 +4,7 @@ use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
 use broadcast_lock::message::MAX_LISTED;
 use hyper::{Method, StatusCode};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::{
     sync::watch,
@@ -20,9 +21,11 @@ use super::{
     ask::Ask,
     keeper::Keeper,
     limits,
+    nested::{self, SESSIONS},
+    stop::Stop,
     stream::EventStream,
     told::{self, Told},
-    waiting::{Grant, Waiting},
+    waiting::{Grant, NotGranted, Waiting},
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
@@ -46,11 +49,24 @@ pub(super) async fn run(ask: Ask, program: Option<Program>, args: &ClientArgs) -
         return Err(Failure::other(format!("{name} cannot be run: there is no such program")).with_code(NOT_FOUND));
     }
     let client = Arc::new(Client::of(args).map_err(|failure| failure.with_code(FAILED))?);
-    let signals = PassedSignals::new().map_err(|error| Failure::other(error).with_code(FAILED))?;
+    let program = program.map(|mut program| {
+        program.env.extend(args.env());
+        program
+    });
+    let signals = PassedSignals::new().map_err(failed)?;
     let told = Told::new(&ask.names, args.json, program.is_some());
     let result = wait_and_hold(&client, &ask, program, &signals, &told).await;
     told.finish().await;
     result
+}
+
+fn failed(error: io::Error) -> Failure {
+    Failure::other(error).with_code(FAILED)
+}
+
+/// As a shell shows it.
+fn ended_by(signal: Signal) -> ExitCode {
+    Exit::Signal(u8::try_from(signal as i32).unwrap_or_default()).code().into()
 }
 
 async fn wait_and_hold(
@@ -60,20 +76,24 @@ async fn wait_and_hold(
     signals: &PassedSignals,
     told: &Told,
 ) -> Result<ExitCode, Failure> {
-    let failed = |error: io::Error| Failure::other(error).with_code(FAILED);
-    let mut waiting = Waiting { client, ask, told, keeper: None };
-    let grant = tokio::select! {
-        grant = waiting.grant() => match grant {
-            Ok(grant) => grant,
-            Err(failure) => {
-                waiting.leave().await;
+    tokio::select! {
+        checked = nested::check(client, ask) => {
+            if let Err(failure) = checked {
+                told.refused(&failure, &Value::Null);
                 return Err(failure.with_code(FAILED));
             }
-        },
-        signal = signals.next() => {
-            let signal = signal.map_err(failed)?.signal;
-            waiting.leave().await;
-            return Ok(Exit::Signal(u8::try_from(signal as i32).unwrap_or_default()).code().into());
+        }
+        signal = signals.next() => return Ok(ended_by(signal.map_err(failed)?.signal)),
+    }
+    let stop = Stop::new(signals, ask.wait).map_err(failed)?;
+    let grant = match Waiting::new(client, ask, told, stop).grant().await {
+        Ok(grant) => grant,
+        Err(NotGranted::Signal(signal)) => {
+            return Ok(ended_by(signal));
+        }
+        Err(NotGranted::Failed { failure, holders }) => {
+            told.refused(&failure, &holders);
+            return Err(failure.with_code(FAILED));
         }
     };
     told.granted(&grant.answer);
@@ -121,9 +141,11 @@ impl<'a> Holding<'a> {
     async fn with_command(&mut self, mut program: Program, signals: &PassedSignals) -> io::Result<Outcome> {
         self.has_command = true;
         let name = self.ask.names.first().map(String::as_str).unwrap_or_default();
-        program.env.extend([(NAME, name.to_owned()), (TOKEN, self.token().to_string())]);
-        let key = format!("{name}/{}", self.keeper.session);
-        let supervised = Supervisor::start(&program, (KEY, &key))?.run(signals, self.limits.subscribe());
+        let session = &self.keeper.session;
+        let env = [(NAME, name.to_owned()), (TOKEN, self.token().to_string()), (SESSIONS, nested::with(session))];
+        program.env.extend(env.map(|(name, value)| (name, value.into())));
+        let key = format!("{name}/{session}");
+        let supervised = Supervisor::start(&program, (KEY, &key), signals)?.run(signals, self.limits.subscribe());
         tokio::pin!(supervised);
         tokio::select! {
             biased;
@@ -184,6 +206,8 @@ impl<'a> Holding<'a> {
     /// Ends the session, and so gives the lock to the next.
     async fn release(&mut self, signals: &PassedSignals) -> Result<(), String> {
         self.stream = None;
+        // What came before the end was for the command.
+        while let Ok(Some(_)) = signals.pending() {}
         let path = format!("/v1/sessions/{}", encoded(&self.keeper.session));
         let began = BootTime::now();
         loop {
@@ -211,7 +235,9 @@ impl<'a> Holding<'a> {
         let names = self.told.names();
         let reason = self.lost.take().unwrap_or_else(|| {
             let trouble = self.keeper.kept().trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
-            format!("no node confirmed in time that its session lives{trouble}")
+            let reason = format!("no node confirmed in time that its session lives{trouble}");
+            self.told.lost_at_last(&reason);
+            reason
         });
         let ended = match (self.has_command, something_left) {
             (false, _) => "",

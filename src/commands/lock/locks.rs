@@ -1,6 +1,10 @@
 //! `broadcast locks`: who holds what, and who waits for it.
 
-use std::{collections::HashMap, process::ExitCode, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    process::ExitCode,
+    time::Duration,
+};
 
 use broadcast_lock::message::MAX_LISTED;
 use clap::{Args, Subcommand};
@@ -50,7 +54,7 @@ pub(in super::super) struct LocksArgs {
     prefix: Option<String>,
 
     /// List this many locks at most
-    #[arg(long, value_name = "N", default_value_t = MAX_LISTED, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LISTED)))]
+    #[arg(long, value_name = "N", default_value_t = MAX_LISTED, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     #[command(flatten)]
@@ -92,12 +96,9 @@ pub(in super::super) async fn run(args: LocksArgs) -> Result<ExitCode, Failure> 
 }
 
 async fn all(args: &LocksArgs) -> Result<ExitCode, Failure> {
-    let mut path = format!("/v1/locks?limit={}", args.limit);
-    if let Some(prefix) = &args.prefix {
-        path.extend(["&prefix=", &encoded(prefix)]);
-    }
-    let answer =
-        Client::of(&args.client)?.call(Call { path: &path, waits: WAITS, has: "locks", ..Call::default() }).await?;
+    let prefix = args.prefix.as_ref().map(|prefix| format!("&prefix={}", encoded(prefix))).unwrap_or_default();
+    let pages = Pages { path: "/v1/locks", query: &prefix, list: "locks", id: "name" };
+    let answer = pages.read(&Client::of(&args.client)?, args.limit, |_| true).await?;
     show(&args.client, &answer, locks_table)?;
     if answer.json["more"] == true && !args.client.json {
         warn(&format!("there are more than the {} locks listed; see --limit and --prefix", args.limit));
@@ -115,17 +116,70 @@ async fn one(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
         }
         Err(trouble) => return Err(trouble.into()),
     };
-    let left = if args.json { HashMap::new() } else { left(&client).await };
+    let left = if args.json { HashMap::new() } else { left(&client, &answer.json).await };
     show(args, &answer, |answer| lock_text(answer, &left))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long sessions have left. It is not worth a failure.
-async fn left(client: &Client) -> HashMap<String, String> {
-    let path = format!("/v1/sessions?limit={MAX_LISTED}");
-    let answer = client.call(Call { path: &path, waits: WAITS, has: "sessions", ..Call::default() }).await;
-    let Ok(answer) = answer else { return HashMap::new() };
-    list(&answer.json["sessions"]).map(|session| (word(&session["session"]), seconds(&session["left"]))).collect()
+/// How long the sessions of a lock have left. It is not worth a failure.
+async fn left(client: &Client, lock: &Value) -> HashMap<String, String> {
+    let mut wanted: HashSet<String> =
+        ["holders", "queue"].into_iter().flat_map(|who| list(&lock[who])).map(|who| word(&who["session"])).collect();
+    let mut found = HashMap::new();
+    let more = |page: &[Value]| {
+        for session in page {
+            let id = word(&session["session"]);
+            if wanted.remove(&id) {
+                found.insert(id, seconds(&session["left"]));
+            }
+        }
+        !wanted.is_empty()
+    };
+    // What was found before a page fails is well.
+    let _ = SESSIONS.read(client, u32::MAX, more).await;
+    found
+}
+
+/// A list that the API gives in pages of [`MAX_LISTED`] entries.
+pub(super) struct Pages<'a> {
+    pub(super) path: &'a str,
+    /// More of the query, each part with `&` before it.
+    pub(super) query: &'a str,
+    /// The field with the entries, and that of an entry by which the next page begins behind it.
+    pub(super) list: &'static str,
+    pub(super) id: &'static str,
+}
+
+pub(super) const SESSIONS: Pages<'_> = Pages { path: "/v1/sessions", query: "", list: "sessions", id: "session" };
+
+impl Pages<'_> {
+    /// So many entries, in one answer, as long as more pages are wanted.
+    pub(super) async fn read(
+        &self,
+        client: &Client,
+        limit: u32,
+        mut wants_more: impl FnMut(&[Value]) -> bool,
+    ) -> Result<Answer, Trouble> {
+        let mut entries: Vec<Value> = Vec::new();
+        loop {
+            let left = limit - u32::try_from(entries.len()).unwrap_or(limit).min(limit);
+            let mut path = format!("{}?limit={}{}", self.path, left.min(MAX_LISTED), self.query);
+            if let Some(last) = entries.last() {
+                path.extend(["&after=", &encoded(last[self.id].as_str().unwrap_or_default())]);
+            }
+            let call = Call { path: &path, waits: WAITS, has: self.list, ..Call::default() };
+            let mut answer = client.call(call).await?;
+            let page = answer.json[self.list].as_array_mut().map(std::mem::take).unwrap_or_default();
+            let is_last = answer.json["more"] != true || page.is_empty() || page.len() >= left as usize;
+            let is_enough = !wants_more(&page) || is_last;
+            entries.extend(page);
+            if is_enough {
+                answer.json[self.list] = entries.into();
+                answer.text = answer.json.to_string();
+                return Ok(answer);
+            }
+        }
+    }
 }
 
 async fn release(args: &ReleaseArgs) -> Result<ExitCode, Failure> {

@@ -10,7 +10,9 @@ mod holding;
 mod keeper;
 mod limits;
 mod locks;
+mod nested;
 mod sessions;
+mod stop;
 mod stream;
 mod told;
 mod waiting;
@@ -34,19 +36,19 @@ use crate::{failure::Failure, settings::client::ClientArgs};
 ///
 /// One command at a time holds NAME, whichever node it asks; who asks first gets it first. COMMAND has in its
 /// environment BROADCAST_LOCK_NAME, BROADCAST_LOCK_KEY (NAME/session) and BROADCAST_LOCK_TOKEN, a number that grows
-/// with each grant: give it to what COMMAND changes, and have it refuse lower ones (broadcast fence). Without COMMAND,
-/// this prints the token, and holds the lock until it is interrupted.
+/// with each grant: give it to what COMMAND changes, and have it refuse lower ones (broadcast fence). It also has what
+/// says which node to ask, as here. Without COMMAND, this prints the token, and holds the lock until it is interrupted.
 ///
 /// Signals are passed on to COMMAND. If the lock is lost, COMMAND gets SIGTERM, and SIGKILL before the TTL is over, with
 /// all that it has started; also if this command is killed or stopped. Where a whole container or machine is paused, the
 /// token alone protects. When COMMAND ends, the lock is released at once; what it leaves in the background runs on
 /// without it.
 ///
-/// With --json, each thing that happens is a JSON object on a line: queued, granted, lost, warning. They are on standard
-/// error with COMMAND, and otherwise on standard output.
+/// With --json, each thing that happens is a JSON object on a line: queued, granted, refused, lost, warning. They are on
+/// standard error with COMMAND, and otherwise on standard output.
 ///
 /// Exit codes: that of COMMAND, 128+N if signal N ended it; 123, the lock was lost and COMMAND was ended; 124, not
-/// granted within --wait or --try; 125, no node answered, or it refused; 126, COMMAND cannot be run; 127, there is no such
+/// granted within --wait or --try, for whatever reason; 125, no node answered, or it refused; 126, COMMAND cannot be run; 127, there is no such
 /// COMMAND; 2, wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -65,8 +67,8 @@ pub(super) struct LockArgs {
     #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = ValueHint::CommandWithArguments)]
     command: Vec<OsString>,
 
-    /// Hold this lock as well, all of them or none; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = name)]
+    /// Hold this lock as well, all of them or none; may be repeated, and not with --shared or --semaphore
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = ["shared", "semaphore"])]
     also: Vec<String>,
 
     /// Hold it together with others that ask so, and with nobody that does not

@@ -14,7 +14,7 @@ use super::{
         look::{list, table, word},
         tail::encoded,
     },
-    locks::{WAITS, seconds, show},
+    locks::{SESSIONS, WAITS, seconds, show},
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
@@ -37,7 +37,7 @@ pub(in super::super) struct SessionsArgs {
     command: Option<SessionsCommand>,
 
     /// List this many sessions at most
-    #[arg(long, value_name = "N", default_value_t = MAX_LISTED, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LISTED)))]
+    #[arg(long, value_name = "N", default_value_t = MAX_LISTED, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     #[command(flatten)]
@@ -80,9 +80,7 @@ pub(in super::super) async fn run(args: SessionsArgs) -> Result<ExitCode, Failur
     if let Some(SessionsCommand::End(args)) = args.command {
         return end(&args).await;
     }
-    let path = format!("/v1/sessions?limit={}", args.limit);
-    let call = Call { path: &path, waits: WAITS, has: "sessions", ..Call::default() };
-    let answer = Client::of(&args.client)?.call(call).await?;
+    let answer = SESSIONS.read(&Client::of(&args.client)?, args.limit, |_| true).await?;
     show(&args.client, &answer, sessions_table)?;
     if answer.json["more"] == true && !args.client.json {
         warn(&format!("there are more than the {} sessions listed; see --limit", args.limit));

@@ -12,8 +12,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::visible;
+use crate::{failure::Failure, visible};
 
+/// Lines that wait for who reads them. Whoever does not read at all misses what comes then.
+const LINES: usize = 1024;
 /// How long the last lines may take.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -24,7 +26,7 @@ pub(super) struct Told {
     json: bool,
     /// Whether standard output is the command's.
     has_command: bool,
-    lines: mpsc::Sender<Line>,
+    lines: mpsc::SyncSender<Line>,
     written: oneshot::Receiver<()>,
 }
 
@@ -36,7 +38,7 @@ enum Line {
 
 impl Told {
     pub(super) fn new(names: &[String], json: bool, has_command: bool) -> Self {
-        let (lines, queue) = mpsc::channel();
+        let (lines, queue) = mpsc::sync_channel(LINES);
         let (done, written) = oneshot::channel();
         thread::spawn(move || {
             for line in queue {
@@ -78,12 +80,32 @@ impl Told {
         }
     }
 
+    /// It is not granted; these hold it instead, if that is known.
+    pub(super) fn refused(&self, failure: &Failure, holders: &Value) {
+        // In words, it is told at the end of the program.
+        if self.json {
+            let mut data = json!({"reason": failure.to_string()});
+            if !holders.is_null() {
+                data["holders"] = holders.clone();
+            }
+            self.event("refused", &data);
+        }
+    }
+
     /// It is lost, and the command is not over yet.
     pub(super) fn lost(&self, reason: &str) {
         if self.json {
             self.event("lost", &json!({"reason": reason}));
         } else if self.has_command {
             self.warn(&format!("{} is lost: {reason}; ending the command", self.names));
+        }
+    }
+
+    /// It is lost, and all is over.
+    pub(super) fn lost_at_last(&self, reason: &str) {
+        // In words, it is told at the end of the program.
+        if self.json {
+            self.lost(reason);
         }
     }
 
@@ -113,7 +135,7 @@ impl Told {
 
     fn line(&self, line: Line) {
         // The thread ends with this.
-        let _ = self.lines.send(line);
+        let _ = self.lines.try_send(line);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Waiting for a lock: one request, whose events tell the place in the queue and the grant. If its connection breaks off
 //! before, the place is gone, and it is asked for anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use hyper::{Method, StatusCode, header};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +18,7 @@ use super::{
     ask::Ask,
     keeper::Keeper,
     limits::may_start,
+    stop::Stop,
     stream::EventStream,
     told::Told,
 };
@@ -47,11 +49,25 @@ pub(super) struct Grant {
 /// Who waits.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
-    pub(super) client: &'a Arc<Client>,
-    pub(super) ask: &'a Ask,
-    pub(super) told: &'a Told,
-    /// The session, once it is known.
-    pub(super) keeper: Option<Keeper>,
+    client: &'a Arc<Client>,
+    ask: &'a Ask,
+    told: &'a Told,
+    stop: Stop<'a>,
+    /// The session, once it is known. Until the lock is granted, [`leave`](Self::leave) ends it.
+    session: Option<String>,
+    /// What keeps it alive.
+    keeper: Option<Keeper>,
+    /// Who holds the lock instead, if that was told.
+    holders: Value,
+}
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub(super) enum NotGranted {
+    /// This signal came.
+    Signal(Signal),
+    /// It was refused, or not granted in time. These hold it instead, if that was told.
+    Failed { failure: Failure, holders: Value },
 }
 
 /// Why a request came to nothing.
@@ -61,15 +77,35 @@ enum Refusal {
     Final(Failure),
     /// The next one may be granted, if this one had a place already.
     Passing(String),
+    /// It has to stop; and what it waited for.
+    Stopped(String),
 }
 
-impl Waiting<'_> {
-    /// Waits until it is granted.
-    ///
-    /// # Errors
-    ///
-    /// It is not.
-    pub(super) async fn grant(&mut self) -> Result<Grant, Failure> {
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Final(Failure::other(error))
+    }
+}
+
+impl<'a> Waiting<'a> {
+    pub(super) fn new(client: &'a Arc<Client>, ask: &'a Ask, told: &'a Told, stop: Stop<'a>) -> Self {
+        Self { client, ask, told, stop, session: None, keeper: None, holders: Value::Null }
+    }
+
+    /// Waits until it is granted. Otherwise, nothing is left behind.
+    pub(super) async fn grant(mut self) -> Result<Grant, NotGranted> {
+        let granted = self.wait().await;
+        if granted.is_err() {
+            self.leave().await;
+        }
+        match (granted, self.stop.signal()) {
+            (Ok(grant), _) => Ok(grant),
+            (Err(_), Some(signal)) => Err(NotGranted::Signal(signal)),
+            (Err(failure), None) => Err(NotGranted::Failed { failure, holders: self.holders }),
+        }
+    }
+
+    async fn wait(&mut self) -> Result<Grant, Failure> {
         let began = BootTime::now();
         let (mut pause, mut was_queued) = (FIRST_PAUSE, false);
         loop {
@@ -77,9 +113,10 @@ impl Waiting<'_> {
             let trouble = match self.once(left).await {
                 Ok(grant) => return Ok(grant),
                 Err(Refusal::Final(failure)) => return Err(failure),
+                Err(Refusal::Stopped(trouble)) => return Err(self.late(&trouble)),
                 Err(Refusal::Passing(trouble)) => trouble,
             };
-            if self.keeper.is_some() {
+            if self.session.is_some() {
                 (was_queued, pause) = (true, FIRST_PAUSE);
                 self.told.warn(&format!("{trouble}; the place in the queue is gone, asking again"));
             } else if !was_queued {
@@ -87,17 +124,24 @@ impl Waiting<'_> {
             }
             self.leave().await;
             if left.is_some_and(|left| left.is_zero()) {
-                return Err(Failure::other(trouble).with_code(NOT_IN_TIME));
+                return Err(self.late(&trouble));
             }
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                stopped = self.stop.next() => {
+                    stopped.map_err(Failure::other)?;
+                    return Err(self.late(&trouble));
+                }
+            }
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 
     /// Ends the session, so that nothing waits for it.
-    pub(super) async fn leave(&mut self) {
-        if let Some(keeper) = self.keeper.take() {
-            let path = format!("/v1/sessions/{}", encoded(&keeper.session));
+    async fn leave(&mut self) {
+        self.keeper = None;
+        if let Some(session) = self.session.take() {
+            let path = format!("/v1/sessions/{}", encoded(&session));
             let call = Call { method: Method::DELETE, path: &path, has: "session", ..Call::default() };
             // Otherwise it ends by itself.
             let _ = timeout(GOOD_BYE, self.client.call(call)).await;
@@ -105,22 +149,43 @@ impl Waiting<'_> {
     }
 
     async fn once(&mut self, wait: Option<Duration>) -> Result<Grant, Refusal> {
+        let client = self.client;
+        let node = &client.node;
         let body = self.ask.body(wait).to_string().into();
         let headers = &[(header::ACCEPT, "text/event-stream"), (header::CONTENT_TYPE, "application/json")];
         let call = Call { method: Method::POST, path: "/v1/locks", headers, body, waits: WAITS, ..Call::default() };
         let sent = BootTime::now();
-        let response = self.client.open(call).await.map_err(|trouble| self.refusal(trouble))?;
+        let opening = client.open(call);
+        tokio::pin!(opening);
+        let response = loop {
+            tokio::select! {
+                response = &mut opening => break response.map_err(|trouble| self.refusal(trouble))?,
+                stopped = self.stop.next() => {
+                    stopped?;
+                    self.check_stop(|| format!("{node} did not answer"))?;
+                }
+            }
+        };
         let mut stream = EventStream::new(response);
-        let timer = BootTimer::new().map_err(|error| Refusal::Final(Failure::other(error)))?;
+        let timer = BootTimer::new()?;
         let answer = loop {
             if let Some(keeper) = &self.keeper {
-                timer.set(keeper.deadline()).map_err(|error| Refusal::Final(Failure::other(error)))?;
+                timer.set(keeper.deadline())?;
             }
             let event = tokio::select! {
                 event = stream.next() => event.map_err(|problem| self.passing(&problem))?,
                 _ = timer.fired() => return Err(self.passing(&self.unconfirmed())),
                 () = news(&mut self.keeper) => {
                     self.check_session()?;
+                    continue;
+                }
+                stopped = self.stop.next() => {
+                    stopped?;
+                    let is_queued = self.session.is_some();
+                    self.check_stop(|| match is_queued {
+                        true => format!("{node} does not say what became of the place in the queue"),
+                        false => format!("the voters gave {node} no answer; see broadcast store status whether one leads"),
+                    })?;
                     continue;
                 }
             };
@@ -144,35 +209,55 @@ impl Waiting<'_> {
                 _ => {}
             }
         };
-        let mut keeper = self.keeper.take().ok_or_else(|| self.stranger())?;
         // Only what was confirmed lately is surely held as long as a command needs to start.
-        while !may_start(BootTime::now(), keeper.deadline(), keeper.ttl) {
-            timer.set(keeper.deadline()).map_err(|error| Refusal::Final(Failure::other(error)))?;
+        while let Some(keeper) = self.keeper.as_mut()
+            && !may_start(BootTime::now(), keeper.deadline(), keeper.ttl)
+        {
+            timer.set(keeper.deadline())?;
             tokio::select! {
                 () = keeper.changed() => {}
-                _ = timer.fired() => {
-                    self.keeper = Some(keeper);
-                    return Err(self.passing(&self.unconfirmed()));
+                _ = timer.fired() => return Err(self.passing(&self.unconfirmed())),
+                stopped = self.stop.next() => {
+                    stopped?;
+                    self.check_stop(|| format!("{node} {}", self.unconfirmed()))?;
                 }
             }
-            if keeper.kept().is_gone {
-                self.keeper = Some(keeper);
+            if self.keeper.as_mut().is_some_and(|keeper| keeper.kept().is_gone) {
                 return Err(self.passing("has ended the session"));
             }
         }
+        // From here on nothing is waited for: whoever has the grant ends the session.
+        let keeper = self.keeper.take().ok_or_else(|| self.stranger())?;
+        self.session = None;
         Ok(Grant { answer, keeper, stream })
+    }
+
+    /// Whether it has to stop now: with a signal, once it is known which session to end.
+    fn check_stop(&self, waits_for: impl FnOnce() -> String) -> Result<(), Refusal> {
+        let is_heard = self.stop.signal().is_some() && self.session.is_some();
+        if self.stop.is_over() || is_heard { Err(Refusal::Stopped(waits_for())) } else { Ok(()) }
+    }
+
+    /// It was not granted in the time that was given.
+    fn late(&self, why: &str) -> Failure {
+        let names = self.told.names();
+        let within = match self.ask.wait {
+            Some(wait) if !wait.is_zero() => format!("within {wait:?}"),
+            _ => "at once".into(),
+        };
+        Failure::other(format!("{names} was not granted {within}: {}", visible::escaped(why))).with_code(NOT_IN_TIME)
     }
 
     /// Takes note of the session, which is kept alive from now on.
     fn know(&mut self, data: &Value, sent: BootTime) -> Result<(), Refusal> {
         if self.keeper.is_none() {
             let session = data["session"].as_str().ok_or_else(|| self.stranger())?;
+            self.session = Some(session.to_owned());
             let ttl = data["ttl"].as_f64().and_then(|ttl| Duration::try_from_secs_f64(ttl).ok());
             let ttl = ttl.filter(|ttl| *ttl >= SHORTEST_TTL).ok_or_else(|| self.stranger())?.min(self.ask.ttl);
-            let keeper = Keeper::start(self.client, session.to_owned(), ttl, sent);
-            self.keeper = Some(keeper.map_err(|error| Refusal::Final(Failure::other(error)))?);
+            self.keeper = Some(Keeper::start(self.client, session.to_owned(), ttl, sent)?);
         }
-        Ok(())
+        self.check_stop(String::new)
     }
 
     fn check_session(&mut self) -> Result<(), Refusal> {
@@ -205,14 +290,17 @@ impl Waiting<'_> {
         )))
     }
 
-    fn refusal(&self, trouble: Trouble) -> Refusal {
+    fn refusal(&mut self, trouble: Trouble) -> Refusal {
         match &trouble {
             Trouble::Problem(answer) if answer.status == StatusCode::CONFLICT => {
                 let names = self.told.names();
+                self.holders = answer.json["holders"].clone();
                 let failure = Failure::other(format!("{names} was not granted in time{}", holders(&answer.json)));
                 Refusal::Final(failure.with_code(NOT_IN_TIME))
             }
-            Trouble::Problem(answer) if answer.status == StatusCode::NOT_FOUND && self.keeper.is_some() => self.ended(),
+            Trouble::Problem(answer) if answer.status == StatusCode::NOT_FOUND && self.session.is_some() => {
+                self.ended()
+            }
             Trouble::Problem(answer)
                 if !answer.status.is_server_error() && answer.status != StatusCode::TOO_MANY_REQUESTS =>
             {

@@ -23,7 +23,7 @@ mod tree;
 mod watchdog;
 mod watched;
 
-use std::{fs::File, io, os::unix::process::CommandExt as _, process::ExitCode};
+use std::{fs::File, io, os::unix::process::CommandExt as _, process::ExitCode, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -32,7 +32,7 @@ use nix::{
         signal::{Signal, kill, killpg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, getpid},
+    unistd::{Pid, getpgid, getpid},
 };
 use tokio::{
     signal::unix::{self, SignalKind},
@@ -52,6 +52,8 @@ pub(crate) use self::{
     signals::PassedSignals,
 };
 
+/// How long after one watchdog the next one is started.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// What a command is said to have died of, if that has no name.
 const FIRST_REAL_TIME: u8 = 34;
 
@@ -70,8 +72,12 @@ pub(crate) struct Supervisor {
     has_own_group: bool,
     /// Removed while the watchdog is there, which does so otherwise.
     cgroup: Option<Cgroup>,
-    /// Gone where it cannot be told anything.
+    /// Gone where it cannot be started, has ended, or cannot be told anything; another one is started then.
     watchdog: Option<Watchdog>,
+    /// When one was started last.
+    watched_at: BootTime,
+    /// What all of the command has in its environment.
+    mark: String,
     children: unix::Signal,
     timer: BootTimer,
     /// Children of this process that were there before, as it may have become what it is by `exec`.
@@ -81,7 +87,10 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     /// Starts it, with a variable in its environment that nothing else has, by which what it starts is found. To be called
     /// from the thread that lives as long as the process: the command dies with it.
-    pub(crate) fn start(program: &Program, (name, value): (&str, &str)) -> io::Result<Self> {
+    ///
+    /// It gets what signals came before there was anything to pass them on to: one that is to end it does so before it
+    /// has begun.
+    pub(crate) fn start(program: &Program, (name, value): (&str, &str), signals: &PassedSignals) -> io::Result<Self> {
         let (children, timer) = (unix::signal(SignalKind::child())?, BootTimer::new()?);
         set_child_subreaper(true)?;
         let cgroup = Cgroup::new();
@@ -98,15 +107,34 @@ impl Supervisor {
         })?;
         let pid = i32::try_from(child.id()).expect("the system's process ids are such numbers");
         let command = Pid::from_raw(pid);
-        let reach = Reach {
-            supervisor: getpid(),
-            group: has_own_group.then_some(command),
-            cgroup: cgroup.as_ref().map(Cgroup::path),
-            mark: &format!("{name}={value}"),
-        };
-        // Where there can be none, the command still ends with this process, and by its deadline while this runs.
-        let watchdog = Watchdog::start(&reach).ok();
-        Ok(Self { command, ended: None, has_own_group, watchdog, cgroup, children, timer, others })
+        // What a terminal sent, too: whether the command was there by then is not known. Until it has begun, the same one
+        // twice is one.
+        while let Ok(Some(PassedSignal { signal, .. })) = signals.pending() {
+            // It may have ended.
+            let _ = kill(command, signal);
+        }
+        let mark = format!("{name}={value}");
+        let (ended, watchdog, watched_at) = (None, None, BootTime::at(Duration::ZERO));
+        let mut supervisor =
+            Self { command, ended, has_own_group, watchdog, watched_at, mark, cgroup, children, timer, others };
+        supervisor.watch();
+        Ok(supervisor)
+    }
+
+    /// Has a watchdog, as far as there can be one: without it the command still ends with this process, and by its deadline
+    /// while this runs.
+    fn watch(&mut self) {
+        let now = BootTime::now();
+        if self.watchdog.is_none() && now >= self.watched_at + WATCH_AGAIN {
+            self.watched_at = now;
+            let reach = Reach {
+                supervisor: getpid(),
+                group: self.is_group_known().then_some(self.command),
+                cgroup: self.cgroup.as_ref().map(Cgroup::path),
+                mark: &self.mark,
+            };
+            self.watchdog = Watchdog::start(&reach).ok();
+        }
     }
 
     /// Waits until it has ended, and ends it when its time is over.
@@ -126,6 +154,7 @@ impl Supervisor {
         let mut plan = Plan::default();
         loop {
             self.reap()?;
+            self.watch();
             let (now, until) = (BootTime::now(), *limits.borrow_and_update());
             self.watchdog.take_if(|watchdog| watchdog.tell(plan.kill_at(until)).is_err());
             let is_alive = plan.is_ending(now, until) && self.children().next().is_some();
@@ -135,6 +164,7 @@ impl Supervisor {
                 Step::Ask(next) => {
                     // One that is stopped stays so: it shall not run on without the lock.
                     self.signal(Signal::SIGTERM);
+                    self.signal_outside(Signal::SIGTERM);
                     next
                 }
                 Step::Kill(next) => {
@@ -142,7 +172,9 @@ impl Supervisor {
                     next
                 }
             };
-            self.timer.set(next)?;
+            // It may be time for another watchdog before that.
+            let again = self.watchdog.is_none().then(|| now.max(self.watched_at + WATCH_AGAIN));
+            self.timer.set(again.map_or(next, |again| next.min(again)))?;
             tokio::select! {
                 biased;
                 fired = self.timer.fired() => fired?,
@@ -184,18 +216,29 @@ impl Supervisor {
         }
     }
 
-    /// Sends a signal to the command and what it has started.
+    /// Sends a signal to the command and what it has started, as far as that is in its process group, where it has one.
     fn signal(&self, signal: Signal) {
         // What is gone needs none.
         if self.is_group_known() {
             let _ = killpg(self.command, signal);
         } else {
-            let others: Vec<Pid> = self.others.iter().flat_map(|other| tree::descendants(*other)).collect();
-            let is_ours = |pid: &Pid| !self.is_watchdog(*pid) && !self.others.contains(pid) && !others.contains(pid);
-            for pid in tree::descendants(getpid()).into_iter().filter(is_ours) {
-                let _ = kill(pid, signal);
-            }
+            self.descendants().for_each(|pid| _ = kill(pid, signal));
         }
+    }
+
+    /// Sends a signal to what has left the process group that gets it as a whole.
+    fn signal_outside(&self, signal: Signal) {
+        if self.is_group_known() {
+            let is_outside = |pid: &Pid| getpgid(Some(*pid)).is_ok_and(|group| group != self.command);
+            self.descendants().filter(is_outside).for_each(|pid| _ = kill(pid, signal));
+        }
+    }
+
+    /// What the command is and has started, at any depth.
+    fn descendants(&self) -> impl Iterator<Item = Pid> {
+        let others: Vec<Pid> = self.others.iter().flat_map(|other| tree::descendants(*other)).collect();
+        let is_ours = move |pid: &Pid| !self.is_watchdog(*pid) && !self.others.contains(pid) && !others.contains(pid);
+        tree::descendants(getpid()).into_iter().filter(is_ours)
     }
 
     /// Ends the command and what it has started. Those whose parents have ended become children of this process, so

@@ -36,7 +36,7 @@ pub(crate) struct Program {
     pub(crate) name: OsString,
     pub(crate) args: Vec<OsString>,
     /// What it has in its environment, besides what is there.
-    pub(crate) env: Vec<(&'static str, String)>,
+    pub(crate) env: Vec<(&'static str, OsString)>,
 }
 
 impl Program {

@@ -49,19 +49,26 @@ impl PassedSignals {
         Ok(Self(watched(signals)?))
     }
 
-    /// The next one.
+    /// The next one. Drop-safe.
     pub(crate) async fn next(&self) -> io::Result<PassedSignal> {
         loop {
             let mut ready = self.0.readable().await?;
-            let Some(info) = self.0.get_ref().read_signal()? else {
-                ready.clear_ready();
-                continue;
-            };
-            let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-            if let Some(signal) = signal {
-                return Ok(PassedSignal { signal, by_terminal: info.ssi_code == BY_KERNEL });
+            match self.pending()? {
+                Some(signal) => return Ok(signal),
+                None => ready.clear_ready(),
             }
         }
+    }
+
+    /// The next one that has come already.
+    pub(crate) fn pending(&self) -> io::Result<Option<PassedSignal>> {
+        while let Some(info) = self.0.get_ref().read_signal()? {
+            let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+            if let Some(signal) = signal {
+                return Ok(Some(PassedSignal { signal, by_terminal: info.ssi_code == BY_KERNEL }));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -28,15 +28,27 @@ pub(super) fn descendants(of: Pid) -> Vec<Pid> {
 
 /// All whose environment has this `NAME=VALUE`, as it was when they were started.
 pub(super) fn marked(mark: &str) -> Vec<Pid> {
-    let has_it = |pid: &i32| {
-        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
+    let has_it = |pid: &i32| environ(*pid).split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
     pids().filter(has_it).map(Pid::from_raw).collect()
 }
 
+fn environ(pid: i32) -> Vec<u8> {
+    let read = |folder: &str| fs::read(format!("{folder}/environ")).ok().filter(|environ| !environ.is_empty());
+    // A thread that has ended has none, but others of the process have.
+    let of_threads = || {
+        let threads = format!("/proc/{pid}/task");
+        numbers(&threads).filter(|thread| *thread != pid).find_map(|thread| read(&format!("{threads}/{thread}")))
+    };
+    read(&format!("/proc/{pid}")).or_else(of_threads).unwrap_or_default()
+}
+
 fn pids() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers("/proc")
+}
+
+/// The files of a folder that are called by a number.
+fn numbers(folder: &str) -> impl Iterator<Item = i32> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
@@ -45,13 +57,18 @@ fn all() -> Vec<Process> {
     pids().filter_map(|pid| process(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
 }
 
-/// `1 (name) S 0 …`, where the name may have anything in it. One that has ended and is only to be waited for is none.
+/// `1 (name) S 0 …`, where the name may have anything in it (proc_pid_stat(5)). One that has ended and is only to be waited
+/// for is none; one whose first thread alone has ended is.
 fn process(pid: i32, stat: &str) -> Option<Process> {
     let (_, behind) = stat.rsplit_once(") ")?;
     let mut fields = behind.split(' ');
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (!["Z", "X"].contains(&state)).then_some(Process { pid, parent })
+    // The 20th field of all; the next one here is the fifth.
+    let mut has_threads =
+        || fields.nth(15).and_then(|threads| threads.parse::<u32>().ok()).is_some_and(|count| count > 1);
+    let runs = !["Z", "X"].contains(&state) || (state == "Z" && has_threads());
+    runs.then_some(Process { pid, parent })
 }
 
 fn below(all: &[Process], root: i32) -> Vec<i32> {
@@ -80,6 +97,17 @@ mod tests {
         assert_eq!(process(7, stat), Some(Process { pid: 7, parent: 3 }));
         assert_eq!(process(7, "7 (a"), None);
         assert_eq!(process(7, "7 (a) Z 3 7"), None, "it has ended");
+    }
+
+    #[test]
+    fn a_process_runs_as_long_as_one_of_its_threads() {
+        let stat = |state: &str, threads: u32| {
+            format!("7 (a) {state} 3 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 {threads} 0 1234 0 0 18446744073709551615\n")
+        };
+        assert_eq!(process(7, &stat("Z", 1)), None);
+        assert_eq!(process(7, &stat("Z", 2)), Some(Process { pid: 7, parent: 3 }));
+        assert_eq!(process(7, &stat("X", 2)), None);
+        assert_eq!(process(7, &stat("S", 1)), Some(Process { pid: 7, parent: 3 }));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) others: Fault,
     /// Set while all streams of events are to be cut.
     pub(super) cut_streams: bool,
+    /// Set while they tell nothing, though what they would tell happens.
+    pub(super) mute_streams: bool,
     pub(super) sessions: BTreeMap<String, Session>,
     /// Who holds and awaits each lock, the holder first.
     pub(super) locks: BTreeMap<String, Vec<(u64, String)>>,
@@ -65,6 +67,12 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// One that lives for an hour, and holds nothing.
+    pub(super) fn idle() -> Self {
+        let (ttl, label) = (Duration::from_secs(3600), String::new());
+        Self { ttl, kept: Instant::now(), label, value: Value::Null, names: Vec::new() }
+    }
+
     fn shown(&self, id: &str) -> Value {
         let holds: Vec<_> = self.names.iter().map(|(name, token)| json!({"name": name, "token": token})).collect();
         json!({"session": id, "node": "node1", "label": self.label, "ttl": self.ttl.as_secs(), "lock_delay": 0, "left": 1.5,
@@ -218,8 +226,11 @@ impl Fake {
             };
         }
         if path == "/v1/sessions" {
-            let sessions: Vec<_> = self.look().sessions.iter().map(|(id, session)| session.shown(id)).collect();
-            return answer(&stream, 200, &json!({"sessions": sessions, "more": false}));
+            let (after, most) = (query("after").unwrap_or_default(), query("limit")?.parse().ok()?);
+            let state = self.look();
+            let mut behind = state.sessions.iter().filter(|(id, _)| after.is_empty() || &***id > after);
+            let sessions: Vec<_> = behind.by_ref().take(most).map(|(id, session)| session.shown(id)).collect();
+            return answer(&stream, 200, &json!({"sessions": sessions, "more": behind.next().is_some()}));
         }
         if let Some(name) = path.strip_prefix("/v1/elections/") {
             if method == "PUT" {
@@ -260,11 +271,13 @@ impl Fake {
         match (&**method, path.strip_prefix("/v1/locks")?.strip_prefix('/')) {
             ("POST", None) => self.acquire(&stream, body),
             ("GET", None) => {
-                let prefix = query("prefix").unwrap_or_default().replace("%2F", "/");
+                let [prefix, after] =
+                    ["prefix", "after"].map(|name| query(name).unwrap_or_default().replace("%2F", "/"));
+                let most = query("limit")?.parse().ok()?;
                 let state = self.look();
-                let names = state.locks.keys().filter(|name| name.starts_with(&prefix));
-                let locks: Vec<_> = names.filter_map(|name| state.lock(name)).collect();
-                answer(&stream, 200, &json!({"locks": locks, "more": false}))
+                let mut names = state.locks.keys().filter(|name| name.starts_with(&prefix) && **name > after);
+                let locks: Vec<_> = names.by_ref().take(most).filter_map(|name| state.lock(name)).collect();
+                answer(&stream, 200, &json!({"locks": locks, "more": names.next().is_some()}))
             }
             ("GET", Some(name)) => match self.look().lock(name) {
                 Some(lock) => answer(&stream, 200, &lock),
@@ -328,12 +341,12 @@ impl Fake {
         };
         let (began, mut told, mut is_granted) = (Instant::now(), None, false);
         loop {
-            let (is_there, ahead, cut) = {
+            let (is_there, ahead, cut, mute) = {
                 let state = self.look();
                 let place = |name: &String| state.locks.get(name)?.iter().position(|(waiter, _)| *waiter == token);
                 let places: Option<Vec<_>> = names.iter().map(place).collect();
                 let ahead = places.map(|places| places.into_iter().max().unwrap_or_default());
-                (state.sessions.contains_key(&session), ahead, state.cut_streams)
+                (state.sessions.contains_key(&session), ahead, state.cut_streams, state.mute_streams)
             };
             if cut || is_gone(stream) {
                 if !is_granted {
@@ -342,6 +355,7 @@ impl Fake {
                 return None;
             }
             match ahead {
+                _ if mute => {}
                 _ if is_granted && !is_there => return event("lost", json!({"reason": "its session has ended"})),
                 None if is_granted => return event("lost", json!({"reason": "released by force"})),
                 Some(0) if !is_granted => {

@@ -2,6 +2,8 @@
 
 mod fake;
 mod terminal;
+mod tree;
+mod waiting;
 
 use std::{
     fs,
@@ -68,10 +70,13 @@ const STUBBORN: &str = "trap '' TERM; setsid sh -c 'echo grandchild $$; exec sle
 /// Of locks that are lost: no shorter, since the margin for a busy machine is part of it.
 const TTL: &str = "6s";
 
-/// Whether a process runs: what is only not waited for does not.
+/// Whether a process runs: what is only not waited for does not, unless threads of it are left.
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| {
+        let threads = rest.split(' ').nth(17).and_then(|count| count.parse::<u32>().ok()).unwrap_or_default();
+        !rest.starts_with(['Z', 'X']) || threads > 1
+    })
 }
 
 /// Waits until a process does not run, and gives when.

@@ -1,14 +1,20 @@
 //! A command with a lock at a terminal: it reads what is typed, Ctrl-C reaches it once, and Ctrl-Z stops it and its
 //! supervisor, but not the deadline.
 
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
-use super::{Fake, ends_in_time, runs};
+use super::{Fake, Holder, ends_in_time, runs};
 use crate::support::{Log, Process, program};
 
 /// A shell command at a terminal of its own: script(1), whose input is what is typed.
+///
+/// Ctrl-C reaches the shell as well. One that stays there, as dash does unless it is told `exec`, ends with 130, whatever
+/// code the command ends with.
 struct Terminal(Process);
 
 impl Terminal {
@@ -16,7 +22,8 @@ impl Terminal {
         let broadcast = program(&[]).get_program().to_owned();
         let mut script = Command::new("script");
         script.args(["-qfec", command, "/dev/null"]).stdin(Stdio::piped()).env("BROADCAST", broadcast);
-        script.env("BROADCAST_NODE", format!("http://{}", fake.addr)).env("PS1", "").env_remove("ENV");
+        script.env("BROADCAST_NODE", format!("http://{}", fake.addr)).env("PS1", "").env("SHELL", "/bin/sh");
+        script.env_remove("ENV");
         Self(Process::spawn(&mut script))
     }
 
@@ -54,7 +61,7 @@ fn count(lines: &[Value], line: &str) -> usize {
 #[test]
 fn a_command_reads_what_is_typed() {
     let fake = Fake::start();
-    let mut terminal = Terminal::start(&fake, "$BROADCAST lock a -- cat");
+    let mut terminal = Terminal::start(&fake, "exec $BROADCAST lock a -- cat");
     terminal.types("hello\n");
     // As it is typed, and as it is printed.
     terminal.shows(2, "hello");
@@ -69,7 +76,7 @@ fn ctrl_c_reaches_a_command_once() {
     let script = "trap 'echo interrupted' INT; trap 'echo over; exit 5' TERM; echo supervisor $PPID; \
         while :; do sleep 1000 & wait $!; done";
     let mut terminal =
-        Terminal::start(&fake, &format!("$BROADCAST lock a -- sh -c \"{}\"", script.replace('$', "\\$")));
+        Terminal::start(&fake, &format!("exec $BROADCAST lock a -- sh -c \"{}\"", script.replace('$', "\\$")));
     let supervisor = terminal.number("supervisor");
     terminal.types("\u{3}");
     terminal.shows(1, "interrupted");
@@ -78,6 +85,42 @@ fn ctrl_c_reaches_a_command_once() {
     terminal.shows(1, "over");
     assert_eq!(terminal.0.wait().code(), Some(5), "what is not of the terminal is passed on");
     assert_eq!(count(&terminal.log().lines(), "interrupted"), 1);
+}
+
+#[test]
+fn ctrl_c_at_the_grant_is_not_lost() {
+    let fake = Fake::start();
+    // Whether the signal or the grant is seen first is up to chance.
+    for _ in 0..4 {
+        let mut first = Holder::start(&fake, &["lock", "a"]);
+        first.process.log.wait("its token", |lines| lines.first().map(|_| ()));
+        let mut terminal = Terminal::start(&fake, "trap : INT; $BROADCAST lock a -- echo ran; echo code $?");
+        let label = fake.wait("it to wait", |state| {
+            let (_, session) = state.locks.get("a")?.get(1)?;
+            Some(state.sessions.get(session)?.label.clone())
+        });
+        let pid: u32 = label.split(' ').nth(2).and_then(|pid| pid.parse().ok()).expect("its process is in its label");
+        let signal = |name: &str| {
+            let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+            assert!(sent.expect("kill runs").success());
+        };
+        // All comes while it is stopped: the grant, and Ctrl-C behind it.
+        signal("-STOP");
+        first.process.signal("TERM");
+        first.ends(143);
+        fake.wait("it to be granted", |state| (state.locks["a"].len() == 1).then_some(()));
+        terminal.types("\u{3}");
+        fake.wait("the signal to be there", |_| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+            let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).expect("proc(5) has it");
+            let pending = u64::from_str_radix(pending.trim(), 16).expect("a mask");
+            (pending >> 1 & 1 == 1).then_some(())
+        });
+        signal("-CONT");
+        terminal.shows(1, "code 130");
+        assert_eq!(count(&terminal.log().lines(), "ran"), 0, "{:?}", terminal.log().lines());
+        assert!(fake.look().sessions.is_empty(), "{:?}", fake.look());
+    }
 }
 
 #[test]
