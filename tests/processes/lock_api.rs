@@ -14,7 +14,7 @@ use crate::{
     support::{
         LIMIT, Process,
         http::{self, Answer, ask},
-        program, stdout,
+        program, refusal, stdout,
     },
 };
 
@@ -267,6 +267,12 @@ fn commands_hold_locks_of_a_real_cluster() {
     let put = send(cluster.other.http(), "PUT", &format!("/v1/kv/a?fence=jobs/a:{token}"), &Value::Null);
     assert_eq!(put.status, 412, "it is released with the end of its command");
 
+    // A command that holds it does not wait for itself, and asks the same node.
+    let own = program(&[]).get_program().to_str().expect("text").to_owned();
+    let nested = run(&["lock", "jobs/a", "--node", &here, "--", &own, "lock", "jobs/a", "--", "true"]);
+    let line = refusal(nested, 125);
+    assert!(line.starts_with("jobs/a is held by the command that this is part of"), "{line}");
+
     let elected = program(&["elect", "leader", "--node", &here, "--value", "10.0.0.7:80", "--", "sleep", "60"]);
     let _elected = Ended({ elected }.spawn().expect("it starts"));
     let leader = || run(&["elect", "leader", "--leader", "--node", &there]);
@@ -303,6 +309,58 @@ fn a_failed_node_has_its_sessions_end_that_ask_for_it_and_no_others() {
     // It is looked every half second who has failed.
     assert!(released.elapsed() > DELAY - Duration::from_secs(1), "{:?}", released.elapsed());
     assert!(is_held("kept") && is_held("other"));
+}
+
+#[test]
+fn how_long_locks_are_waited_for_and_held_is_counted_by_whoever_leads() {
+    let cluster = Cluster::start();
+    let here = cluster.other.http();
+    let take = || send(here, "POST", "/v1/locks", &json!({"names": ["a"], "session": {"ttl": 60}})).json();
+    let release = |held: &Value| {
+        let session = held["session"].as_str().expect("a session");
+        assert_eq!(send(here, "DELETE", &format!("/v1/sessions/{session}"), &Value::Null).status, 200);
+    };
+    let count = |what: &str| -> u64 {
+        let of = |voter: &Process| {
+            let text = ask(voter.http(), "GET", "/metrics", &[], b"").text();
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("broadcast_lock_{what} ")));
+            line.expect("it is there").parse::<f64>().expect("a number") as u64
+        };
+        cluster.voters.iter().map(of).sum()
+    };
+    // It begins a moment after it came to lead.
+    wait_for("it is counted", || {
+        release(&take());
+        count("hold_seconds_count") > 0
+    });
+    let before = (count("wait_seconds_count"), count("wait_seconds_sum"), count("hold_seconds_sum"));
+    let held = take();
+    let mut next = Waiting::ask(here, &json!({"names": ["a"], "session": {"ttl": 60}}));
+    next.event("queued", &[]);
+    let until = Instant::now() + Duration::from_secs(2);
+    wait_for("it has waited", || Instant::now() > until);
+    release(&held);
+    next.event("granted", &["queued"]);
+    wait_for("both are counted", || count("wait_seconds_count") >= before.0 + 2);
+    assert!(count("wait_seconds_sum") >= before.1 + 1 && count("hold_seconds_sum") >= before.2 + 1);
+}
+
+#[test]
+fn nobody_waits_longer_than_asked_for_a_node_that_is_paused_or_has_no_leader() {
+    let mut cluster = Cluster::start();
+    let node = format!("http://{}", cluster.other.http());
+    let waits = |why: &str| {
+        let began = Instant::now();
+        let output = program(&["lock", "a", "--node", &node, "--wait", "1s", "--", "true"]).output();
+        assert_eq!(refusal(output.expect("it runs"), 124), format!("a was not granted within 1s: {why}"));
+        // 4 s more at most, and what a machine with much to do takes.
+        assert!(began.elapsed() < Duration::from_secs(1 + 4 + 4), "{:?}", began.elapsed());
+    };
+    cluster.voters[0].kill();
+    cluster.voters[1].kill();
+    waits(&format!("the voters gave {node} no answer; see broadcast store status whether one leads"));
+    cluster.other.signal("STOP");
+    waits(&format!("{node} did not answer"));
 }
 
 /// A process that is ended with the test.
