@@ -342,7 +342,7 @@ fn how_long_locks_are_waited_for_and_held_is_counted_by_whoever_leads() {
     release(&held);
     next.event("granted", &["queued"]);
     wait_for("both are counted", || count("wait_seconds_count") >= before.0 + 2);
-    assert!(count("wait_seconds_sum") >= before.1 + 1 && count("hold_seconds_sum") >= before.2 + 1);
+    assert!(count("wait_seconds_sum") > before.1 && count("hold_seconds_sum") > before.2);
 }
 
 #[test]

@@ -16,6 +16,7 @@
 
 mod cgroup;
 mod clock;
+mod gate;
 mod plan;
 mod shim;
 mod signals;
@@ -41,6 +42,7 @@ use tokio::{
 
 use self::{
     cgroup::Cgroup,
+    gate::Gate,
     plan::{Plan, Step},
     signals::PassedSignal,
     watchdog::{Reach, Watchdog},
@@ -94,7 +96,8 @@ impl Supervisor {
         let (children, timer) = (unix::signal(SignalKind::child())?, BootTimer::new()?);
         set_child_subreaper(true)?;
         let cgroup = Cgroup::new();
-        let mut command = shim::command(getpid(), cgroup.as_ref().map(Cgroup::path), program);
+        let gate = Gate::new()?;
+        let mut command = shim::command(getpid(), gate.number(), cgroup.as_ref().map(Cgroup::path), program);
         command.env(name, value);
         let has_own_group = File::open("/dev/tty").is_err();
         if has_own_group {
@@ -107,12 +110,12 @@ impl Supervisor {
         })?;
         let pid = i32::try_from(child.id()).expect("the system's process ids are such numbers");
         let command = Pid::from_raw(pid);
-        // What a terminal sent, too: whether the command was there by then is not known. Until it has begun, the same one
-        // twice is one.
+        // What a terminal sent, too: whether the command was there by then is not known.
         while let Ok(Some(PassedSignal { signal, .. })) = signals.pending() {
             // It may have ended.
             let _ = kill(command, signal);
         }
+        gate.open();
         let mark = format!("{name}={value}");
         let (ended, watchdog, watched_at) = (None, None, BootTime::at(Duration::ZERO));
         let mut supervisor =

@@ -8,7 +8,10 @@ use std::{
     ffi::{OsStr, OsString},
     fmt,
     io::{self, Write as _},
-    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    os::{
+        fd::RawFd,
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    },
     path::Path,
     process::{Command, ExitCode},
 };
@@ -18,7 +21,7 @@ use nix::{
     unistd::{Pid, getppid},
 };
 
-use super::{cgroup::Cgroup, signals};
+use super::{cgroup::Cgroup, gate, signals};
 use crate::visible::shown;
 
 /// The first argument of a process that is to become a command. No command of this program is called like that.
@@ -68,11 +71,11 @@ impl Program {
 }
 
 /// The command that starts such a child.
-pub(super) fn command(parent: Pid, group: Option<&Path>, program: &Program) -> Command {
+pub(super) fn command(parent: Pid, gate: RawFd, group: Option<&Path>, program: &Program) -> Command {
     // Also when the file was replaced meanwhile, or is not there any more.
     let mut command = Command::new("/proc/self/exe");
     let group = group.map_or(OsStr::new(NONE), Path::as_os_str);
-    command.arg0("broadcast").arg(ENTRY).arg(parent.to_string()).arg(group);
+    command.arg0("broadcast").arg(ENTRY).args([parent.to_string(), gate.to_string()]).arg(group);
     command.arg(&program.name).args(&program.args).envs(program.env.iter().cloned());
     command
 }
@@ -84,10 +87,11 @@ pub(super) fn enter() -> Option<ExitCode> {
     if args.next()? != ENTRY {
         return None;
     }
-    let parent: i32 = args.next()?.to_str()?.parse().ok()?;
+    let mut number = || args.next()?.to_str()?.parse::<i32>().ok();
+    let (parent, gate) = (number()?, number()?);
     let group = args.next()?;
     let program = Program::of(args.collect())?;
-    Some(match prepare(Pid::from_raw(parent), &group) {
+    Some(match prepare(Pid::from_raw(parent), gate, &group) {
         Ok(()) => program.become_it().into(),
         Err(problem) => {
             say(problem);
@@ -96,14 +100,18 @@ pub(super) fn enter() -> Option<ExitCode> {
     })
 }
 
-fn prepare(parent: Pid, group: &OsStr) -> Result<(), String> {
+fn prepare(parent: Pid, gate: RawFd, group: &OsStr) -> Result<(), String> {
     set_pdeathsig(Signal::SIGKILL).map_err(|error| format!("the end of its supervisor cannot be heard of: {error}"))?;
+    const ENDED: &str = "its supervisor has ended";
     if getppid() != parent {
-        return Err("its supervisor has ended".into());
+        return Err(ENDED.into());
     }
     if group != NONE {
         // Where it is not let in, it is ended as a process, and so is what it starts.
         let _ = Cgroup::join(Path::new(group));
+    }
+    if !gate::wait(gate).map_err(|error| format!("its supervisor cannot be waited for: {error}"))? {
+        return Err(ENDED.into());
     }
     signals::unblock().map_err(|error| format!("its signals cannot be set: {error}"))
 }
