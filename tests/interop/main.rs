@@ -13,6 +13,7 @@ mod disk;
 mod example;
 mod grpc;
 mod http2;
+mod lock_faults;
 mod manifests;
 mod matrix;
 mod memberlist;
@@ -32,7 +33,7 @@ use support::require;
 const THREADS: usize = 18;
 
 fn main() -> ExitCode {
-    if nemesis::was_client() {
+    if nemesis::was_client() || lock_faults::was_holder() {
         return ExitCode::SUCCESS;
     }
     let mut args = libtest_mimic::Arguments::from_args();
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     // The longest come first.
     let cases = [
         nemesis::cases(),
+        lock_faults::cases(),
         memberlist::cases(),
         compat::cases(),
         networks::cases(),

@@ -22,7 +22,7 @@ use crate::support::http::{Answer, read, read_head, request};
 /// The key whose change ends a watch.
 pub(super) const LAST: &str = "last";
 /// Where a node answers in its own network.
-const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8946);
+pub(crate) const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8946);
 /// A request waits for a leader for 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two requests of a thread; more of them would tell nothing else.
@@ -32,7 +32,7 @@ const KEYS: u64 = 4;
 const THREADS: u64 = 3;
 
 /// The machine's time since its start, asleep or not.
-pub(super) fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).expect("each system has it").into()
 }
 
@@ -60,7 +60,7 @@ pub(super) fn run(name: &str) {
     });
 }
 
-pub(super) fn tell(line: &Value) {
+pub(crate) fn tell(line: &Value) {
     let mut output = std::io::stdout().lock();
     // Nobody may be there any more.
     if writeln!(output, "{line}").is_err() {

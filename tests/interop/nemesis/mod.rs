@@ -4,7 +4,7 @@
 //!
 //! A minute long; `BROADCAST_TESTS_NEMESIS` says how many seconds instead.
 
-mod client;
+pub(crate) mod client;
 #[allow(dead_code, reason = "the simulation uses the rest")]
 #[path = "../../../crates/store/tests/simulation/history.rs"]
 mod history;
