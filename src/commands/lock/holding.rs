@@ -145,7 +145,8 @@ impl<'a> Holding<'a> {
         let env = [(NAME, name.to_owned()), (TOKEN, self.token().to_string()), (SESSIONS, nested::with(session))];
         program.env.extend(env.map(|(name, value)| (name, value.into())));
         let key = format!("{name}/{session}");
-        let supervised = Supervisor::start(&program, (KEY, &key), signals)?.run(signals, self.limits.subscribe());
+        let supervised = Supervisor::start(&program, (KEY, &key), signals, *self.limits.borrow())?;
+        let supervised = supervised.run(signals, self.limits.subscribe());
         tokio::pin!(supervised);
         tokio::select! {
             biased;

@@ -90,9 +90,14 @@ impl Supervisor {
     /// Starts it, with a variable in its environment that nothing else has, by which what it starts is found. To be called
     /// from the thread that lives as long as the process: the command dies with it.
     ///
-    /// It gets what signals came before there was anything to pass them on to: one that is to end it does so before it
-    /// has begun.
-    pub(crate) fn start(program: &Program, (name, value): (&str, &str), signals: &PassedSignals) -> io::Result<Self> {
+    /// It begins once it is watched over until `limits`, and got what signals came before there was anything to pass them on
+    /// to: one that is to end it does so before it has begun.
+    pub(crate) fn start(
+        program: &Program,
+        (name, value): (&str, &str),
+        signals: &PassedSignals,
+        limits: Limits,
+    ) -> io::Result<Self> {
         let (children, timer) = (unix::signal(SignalKind::child())?, BootTimer::new()?);
         set_child_subreaper(true)?;
         let cgroup = Cgroup::new();
@@ -110,23 +115,23 @@ impl Supervisor {
         })?;
         let pid = i32::try_from(child.id()).expect("the system's process ids are such numbers");
         let command = Pid::from_raw(pid);
+        let mark = format!("{name}={value}");
+        let (ended, watchdog, watched_at) = (None, None, BootTime::at(Duration::ZERO));
+        let mut supervisor =
+            Self { command, ended, has_own_group, watchdog, watched_at, mark, cgroup, children, timer, others };
+        supervisor.watch(limits.kill);
         // What a terminal sent, too: whether the command was there by then is not known.
         while let Ok(Some(PassedSignal { signal, .. })) = signals.pending() {
             // It may have ended.
             let _ = kill(command, signal);
         }
         gate.open();
-        let mark = format!("{name}={value}");
-        let (ended, watchdog, watched_at) = (None, None, BootTime::at(Duration::ZERO));
-        let mut supervisor =
-            Self { command, ended, has_own_group, watchdog, watched_at, mark, cgroup, children, timer, others };
-        supervisor.watch();
         Ok(supervisor)
     }
 
-    /// Has a watchdog, as far as there can be one: without it the command still ends with this process, and by its deadline
-    /// while this runs.
-    fn watch(&mut self) {
+    /// Has a watchdog that knows when all is to be over, as far as there can be one: without it the command still ends with
+    /// this process, and by its deadline while this runs.
+    fn watch(&mut self, kill: BootTime) {
         let now = BootTime::now();
         if self.watchdog.is_none() && now >= self.watched_at + WATCH_AGAIN {
             self.watched_at = now;
@@ -138,6 +143,7 @@ impl Supervisor {
             };
             self.watchdog = Watchdog::start(&reach).ok();
         }
+        self.watchdog.take_if(|watchdog| watchdog.tell(kill).is_err());
     }
 
     /// Waits until it has ended, and ends it when its time is over.
@@ -157,9 +163,8 @@ impl Supervisor {
         let mut plan = Plan::default();
         loop {
             self.reap()?;
-            self.watch();
             let (now, until) = (BootTime::now(), *limits.borrow_and_update());
-            self.watchdog.take_if(|watchdog| watchdog.tell(plan.kill_at(until)).is_err());
+            self.watch(plan.kill_at(until));
             let is_alive = plan.is_ending(now, until) && self.children().next().is_some();
             let next = match plan.step(now, until, self.ended, is_alive) {
                 Step::End(outcome) => return Ok(outcome),
@@ -253,9 +258,10 @@ impl Supervisor {
         if self.is_group_known() {
             let _ = killpg(self.command, Signal::SIGKILL);
         }
-        for pid in self.children() {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
+        // To look at all processes takes time, where there are many or much else is to be done.
+        let is_other = |pid| self.is_watchdog(pid) || self.others.contains(&pid);
+        tree::listed(getpid(), is_other).into_iter().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
+        self.children().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
     }
 
     /// The children of this process that run, but for the watchdog and those that were there before the command.

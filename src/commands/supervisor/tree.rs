@@ -26,6 +26,27 @@ pub(super) fn descendants(of: Pid) -> Vec<Pid> {
     below(&all(), of.as_raw()).into_iter().map(Pid::from_raw).collect()
 }
 
+/// All that a process has started, as far as the kernel lists it (`CONFIG_PROC_CHILDREN`), but for those that are skipped and
+/// what they have started. That takes no longer where there are many other processes; but while some end, others may be
+/// missing.
+pub(super) fn listed(of: Pid, skip: impl Fn(Pid) -> bool) -> Vec<Pid> {
+    let (mut found, mut next) = (Vec::new(), vec![of.as_raw()]);
+    while let Some(parent) = next.pop() {
+        let threads = format!("/proc/{parent}/task");
+        for thread in numbers(&threads) {
+            let children = fs::read_to_string(format!("{threads}/{thread}/children")).unwrap_or_default();
+            for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                let pid = Pid::from_raw(child);
+                if !skip(pid) && !found.contains(&pid) {
+                    found.push(pid);
+                    next.push(child);
+                }
+            }
+        }
+    }
+    found
+}
+
 /// All whose environment has this `NAME=VALUE`, as it was when they were started.
 pub(super) fn marked(mark: &str) -> Vec<Pid> {
     let has_it = |pid: &i32| environ(*pid).split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
@@ -108,6 +129,17 @@ mod tests {
         assert_eq!(process(7, &stat("Z", 2)), Some(Process { pid: 7, parent: 3 }));
         assert_eq!(process(7, &stat("X", 2)), None);
         assert_eq!(process(7, &stat("S", 1)), Some(Process { pid: 7, parent: 3 }));
+    }
+
+    #[test]
+    fn what_is_listed_is_what_was_started() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().expect("it runs");
+        let (me, pid) = (nix::unistd::getpid(), Pid::from_raw(i32::try_from(child.id()).expect("it is such a number")));
+        assert!(listed(me, |_| false).contains(&pid) && listed(nix::unistd::getppid(), |_| false).contains(&pid));
+        assert!(!listed(me, |each| each == pid).contains(&pid));
+        child.kill().expect("it runs");
+        child.wait().expect("it was killed");
+        assert!(!listed(me, |_| false).contains(&pid));
     }
 
     #[test]

@@ -144,17 +144,22 @@ impl Reach<'_> {
         if let Some(cgroup) = self.cgroup {
             Cgroup::kill(cgroup);
         }
-        let mut found = tree::marked(self.mark);
+        let mut found_any = false;
+        let mut end = |found: Vec<Pid>| {
+            for pid in found.into_iter().filter(|pid| *pid != getpid()) {
+                found_any = true;
+                // What is gone needs none.
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        };
         if self.has_supervisor() {
-            found.extend(tree::descendants(self.supervisor));
+            // To look at all processes takes time, where there are many or much else is to be done.
+            end(tree::listed(self.supervisor, |pid| pid == getpid()));
+            end(tree::descendants(self.supervisor));
         }
-        found.retain(|pid| *pid != getpid());
-        for pid in &found {
-            // What is gone needs none.
-            let _ = kill(*pid, Signal::SIGKILL);
-        }
+        end(tree::marked(self.mark));
         // What is about to die still counts: the group can only be removed after that.
-        !found.is_empty() || self.cgroup.is_some_and(|cgroup| !Cgroup::is_empty(cgroup))
+        found_any || self.cgroup.is_some_and(|cgroup| !Cgroup::is_empty(cgroup))
     }
 
     /// Whether it is there, be it that it is stopped.
