@@ -2,7 +2,7 @@
 //! own, and commands that hold locks beside the latter. Whatever fails, what they run is over by their deadline, or a node has
 //! confirmed that it is theirs; measured from outside of them.
 //!
-//! Five commands for each kind of fault; `BROADCAST_TESTS_LOCK_FAULTS` says how many instead, and has the figures printed.
+//! Three commands for each kind of fault; `BROADCAST_TESTS_LOCK_FAULTS` says how many instead, and has the figures printed.
 
 mod holders;
 
@@ -183,7 +183,7 @@ fn what_runs_is_over_by_its_deadline() {
     let wanted = std::env::var(COUNT).ok().map(|text| text.parse::<usize>().expect("a number"));
     let mut cluster = Cluster::start();
     for fault in FAULTS {
-        let (mut all, count) = (Vec::new(), wanted.unwrap_or(5));
+        let (mut all, count) = (Vec::new(), wanted.unwrap_or(3));
         while all.len() < count {
             all.extend(cluster.suffer(fault, AT_ONCE.min(count - all.len())));
         }
