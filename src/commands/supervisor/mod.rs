@@ -139,6 +139,7 @@ impl Supervisor {
                 supervisor: getpid(),
                 group: self.is_group_known().then_some(self.command),
                 cgroup: self.cgroup.as_ref().map(Cgroup::path),
+                others: &self.others,
                 mark: &self.mark,
             };
             self.watchdog = Watchdog::start(&reach).ok();
@@ -244,9 +245,9 @@ impl Supervisor {
 
     /// What the command is and has started, at any depth.
     fn descendants(&self) -> impl Iterator<Item = Pid> {
-        let others: Vec<Pid> = self.others.iter().flat_map(|other| tree::descendants(*other)).collect();
-        let is_ours = move |pid: &Pid| !self.is_watchdog(*pid) && !self.others.contains(pid) && !others.contains(pid);
-        tree::descendants(getpid()).into_iter().filter(is_ours)
+        let watchdog = self.watchdog.as_ref().and_then(|watchdog| watchdog.pid);
+        let but: Vec<Pid> = self.others.iter().copied().chain(watchdog).collect();
+        tree::descendants(getpid(), &but).into_iter()
     }
 
     /// Ends the command and what it has started. Those whose parents have ended become children of this process, so

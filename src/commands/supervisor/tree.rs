@@ -21,9 +21,10 @@ pub(super) fn children(of: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// All that a process has started, directly or not, parents first.
-pub(super) fn descendants(of: Pid) -> Vec<Pid> {
-    below(&all(), of.as_raw()).into_iter().map(Pid::from_raw).collect()
+/// All that a process has started, directly or not, parents first; but for these, and what they have started.
+pub(super) fn descendants(of: Pid, but: &[Pid]) -> Vec<Pid> {
+    let all: Vec<Process> = all().into_iter().filter(|process| !but.contains(&Pid::from_raw(process.pid))).collect();
+    below(&all, of.as_raw()).into_iter().map(Pid::from_raw).collect()
 }
 
 /// All that a process has started, as far as the kernel lists it (`CONFIG_PROC_CHILDREN`), but for those that are skipped and

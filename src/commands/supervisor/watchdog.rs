@@ -46,6 +46,8 @@ pub(super) struct Reach<'a> {
     /// The process group, if it is its own.
     pub(super) group: Option<Pid>,
     pub(super) cgroup: Option<&'a Path>,
+    /// Children of the supervisor that do not belong to it.
+    pub(super) others: &'a [Pid],
     /// `NAME=VALUE` in the environment of all that it starts, and of nothing else.
     pub(super) mark: &'a str,
 }
@@ -64,7 +66,9 @@ impl Watchdog {
         let mut command = Command::new("/proc/self/exe");
         let group = reach.group.map_or_else(|| NONE.to_owned(), |group| group.to_string());
         let cgroup = reach.cgroup.map_or(OsStr::new(NONE), Path::as_os_str);
-        command.arg0("broadcast").arg(ENTRY).args([reach.supervisor.to_string(), group]).arg(cgroup).arg(reach.mark);
+        let others: Vec<String> = reach.others.iter().map(Pid::to_string).collect();
+        command.arg0("broadcast").arg(ENTRY).args([reach.supervisor.to_string(), group]).arg(cgroup);
+        command.arg(others.join(",")).arg(reach.mark);
         // Among what belongs to this command, and not to another that this one is part of.
         command.envs(reach.mark.split_once('='));
         command.process_group(0).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -115,9 +119,11 @@ pub(super) fn enter() -> Option<ExitCode> {
     let supervisor = Pid::from_raw(text(args.next()?)?.parse().ok()?);
     let group = text(args.next()?)?.parse().ok().map(Pid::from_raw);
     let cgroup = args.next()?;
+    let others: Vec<Pid> =
+        text(args.next()?)?.split(',').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect();
     let mark = text(args.next()?)?;
     let cgroup = (cgroup != NONE).then(|| Path::new(&cgroup));
-    Some(match watch(&Reach { supervisor, group, cgroup, mark: &mark }) {
+    Some(match watch(&Reach { supervisor, group, cgroup, others: &others, mark: &mark }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
@@ -154,8 +160,9 @@ impl Reach<'_> {
         };
         if self.has_supervisor() {
             // To look at all processes takes time, where there are many or much else is to be done.
-            end(tree::listed(self.supervisor, |pid| pid == getpid()));
-            end(tree::descendants(self.supervisor));
+            let others: Vec<Pid> = self.others.iter().copied().chain([getpid()]).collect();
+            end(tree::listed(self.supervisor, |pid| others.contains(&pid)));
+            end(tree::descendants(self.supervisor, &others));
         }
         end(tree::marked(self.mark));
         // What is about to die still counts: the group can only be removed after that.

@@ -5,8 +5,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Fake, Fault, Holder, STUBBORN, TTL, ends_in_time};
-use crate::support::require;
+use super::{Fake, Fault, Holder, STUBBORN, TTL, ends_in_time, runs};
+use crate::support::{program, require};
 
 /// A process whose first thread ends, and another one goes on; it heeds no SIGTERM. (93 and 60 are exit(2), which ends a
 /// thread, on ARM and x86.)
@@ -65,4 +65,20 @@ fn a_watchdog_that_was_killed_is_replaced() {
     }
     holder.process.signal("CONT");
     holder.ends(123);
+}
+
+#[test]
+fn what_was_there_before_the_command_is_none_of_its_business() {
+    let fake = Fake::start();
+    let mut command = Command::new("sh");
+    let script = "sleep 1000 >/dev/null 2>&1 & echo before $!; exec \"$0\" lock a --ttl 6s -- sh -c 'echo child $$; exec sleep 1000'";
+    command.args(["-c", script]).arg(program(&[]).get_program());
+    let mut holder = Holder::spawn_at(&fake, command);
+    let (before, child) = (holder.number("before"), holder.number("child"));
+    holder.process.signal("STOP");
+    ends_in_time(&fake, child);
+    holder.process.signal("CONT");
+    holder.ends(123);
+    assert!(runs(before));
+    assert!(Command::new("kill").arg(before.to_string()).status().expect("kill runs").success());
 }
