@@ -1,11 +1,15 @@
 //! Three servers of etcd, and a client that speaks to them as its own clients do: gRPC, with the few messages that a load
 //! takes.
 
-use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::time::timeout;
+use tokio::{process::Command, time::timeout};
 use tonic::{
     Request,
     client::Grpc,
@@ -16,8 +20,8 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     Outcome, load,
-    locks::{Locks, TTL},
-    servers::Servers,
+    locks::Locks,
+    servers::{Servers, free_ports},
 };
 
 const SERVERS: usize = 3;
@@ -92,16 +96,14 @@ struct Header {
 pub(crate) struct Client {
     channels: Arc<Vec<Vec<Channel>>>,
     leader: Arc<std::sync::atomic::AtomicUsize>,
-}
-
-fn free_ports(count: usize) -> Outcome<Vec<u16>> {
-    let held = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<Vec<_>, _>>()?;
-    Ok(held.iter().map(|held| held.local_addr().map(|addr| addr.port())).collect::<Result<_, _>>()?)
+    /// The program `etcdctl`, and whom it asks.
+    program: PathBuf,
+    endpoints: String,
 }
 
 /// Starts servers with data directories in this folder, and opens so many connections to each.
 pub(crate) async fn start(program: &Path, folder: &Path, connections: usize) -> Outcome<(Servers, Client)> {
-    let ports = free_ports(2 * SERVERS)?;
+    let ports = free_ports::<{ 2 * SERVERS }>()?;
     let url = |port: u16| format!("http://127.0.0.1:{port}");
     let (clients, peers) = ports.split_at(SERVERS);
     let name = |at: usize| format!("etcd{at}");
@@ -129,7 +131,14 @@ pub(crate) async fn start(program: &Path, folder: &Path, connections: usize) -> 
         Ok((0..connections).map(|_| endpoint.connect_lazy()).collect())
     };
     let channels = clients.iter().map(connect).collect::<Outcome<_>>()?;
-    Ok((servers, Client { channels: Arc::new(channels), leader: Arc::default() }))
+    let endpoints = clients.iter().map(|port| url(*port)).collect::<Vec<_>>().join(",");
+    let client = Client {
+        channels: Arc::new(channels),
+        leader: Arc::default(),
+        program: program.with_file_name("etcdctl"),
+        endpoints,
+    };
+    Ok((servers, client))
 }
 
 async fn call<A, B>(channel: &Channel, path: &'static str, message: A) -> Outcome<B>
@@ -188,8 +197,8 @@ impl Locks for Client {
     type Session = (usize, i64);
     type Held = Bytes;
 
-    async fn session(&self, client: usize) -> Outcome<(usize, i64)> {
-        let grant = Grant { ttl: TTL.as_secs().try_into()? };
+    async fn session(&self, client: usize, ttl: Duration) -> Outcome<(usize, i64)> {
+        let grant = Grant { ttl: ttl.as_secs().try_into()? };
         let granted: Granted = call(self.to_leader(client), "/etcdserverpb.Lease/LeaseGrant", grant).await?;
         Ok((client, granted.lease))
     }
@@ -203,5 +212,11 @@ impl Locks for Client {
     async fn unlock(&self, (client, _): &(usize, i64), key: Bytes) -> Outcome<()> {
         let _: Unlocked = call(self.to_leader(*client), "/v3lockpb.Lock/Unlock", Unlock { key }).await?;
         Ok(())
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints, "lock", name, "true"]);
+        command
     }
 }

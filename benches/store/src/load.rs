@@ -78,7 +78,12 @@ pub(crate) struct Load {
 
 impl Load {
     /// Measures servers that have just been started, and ends them.
-    pub(crate) async fn measure<C: Client + Locks>(&self, system: System, mut servers: Servers, client: C) -> Outcome<Report> {
+    pub(crate) async fn measure<C: Client + Locks>(
+        &self,
+        system: System,
+        mut servers: Servers,
+        client: C,
+    ) -> Outcome<Report> {
         until(async || client.leader().await).await?;
         let mut report = Report::new(system);
         sleep(SETTLE).await;

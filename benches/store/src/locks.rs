@@ -6,13 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::process::Command;
+
 use crate::{Outcome, report::Report, servers::Servers};
 
 /// How long a session lives: longer than all that is measured, so that nobody has to keep it alive.
-pub(crate) const TTL: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_secs(600);
+/// The same of a holder that is lost: the shortest that etcd has.
+const LOST_TTL: Duration = Duration::from_secs(2);
 /// How many take one lock from each other, and how often each has it.
 const WAITERS: usize = 10;
 const TURNS: usize = 40;
+/// How many holders are lost, and how many commands are run.
+const LOST: usize = 5;
+const COMMANDS: usize = 40;
 
 /// Who takes locks.
 pub(crate) trait Locks: Clone + Send + 'static {
@@ -22,13 +29,16 @@ pub(crate) trait Locks: Clone + Send + 'static {
     type Held: Send;
 
     /// Opens a session, for this client.
-    fn session(&self, client: usize) -> impl Future<Output = Outcome<Self::Session>> + Send;
+    fn session(&self, client: usize, ttl: Duration) -> impl Future<Output = Outcome<Self::Session>> + Send;
 
     /// Takes a lock, and waits for it.
     fn lock(&self, session: &Self::Session, name: &str) -> impl Future<Output = Outcome<Self::Held>> + Send;
 
     /// Releases it.
     fn unlock(&self, session: &Self::Session, held: Self::Held) -> impl Future<Output = Outcome<()>> + Send;
+
+    /// The command line that runs `true` while it holds a lock.
+    fn command(&self, name: &str) -> Command;
 }
 
 /// Measures locks, and adds that to a report.
@@ -45,7 +55,38 @@ pub(crate) async fn measure<L: Locks>(
     report.locks_a_second = count / began.elapsed().as_secs_f64();
     report.cpu_a_lock = (servers.cpu()? - cpu).as_secs_f64() / count;
     report.handover_p50 = median(handovers(locks).await?);
+    report.command_p50 = median(commands(locks).await?);
+    for _ in 0..LOST {
+        report.lost_holders.push(lost_holder(locks).await?);
+    }
     Ok(())
+}
+
+/// How long commands take that hold a lock for nothing.
+async fn commands<L: Locks>(locks: &L) -> Outcome<Vec<Duration>> {
+    let mut times = Vec::new();
+    for _ in 0..COMMANDS {
+        let began = Instant::now();
+        let done = locks.command("bench/command").output().await?;
+        if !done.status.success() {
+            return Err(format!("a command fails: {}", String::from_utf8_lossy(&done.stderr)).into());
+        }
+        times.push(began.elapsed());
+    }
+    Ok(times)
+}
+
+/// How long after the end of a holder's TTL the next one has the lock, in seconds. Nothing is heard of the holder again.
+async fn lost_holder<L: Locks>(locks: &L) -> Outcome<f64> {
+    let next = locks.session(1, TTL).await?;
+    let began = Instant::now();
+    let lost = locks.session(0, LOST_TTL).await?;
+    let held = locks.lock(&lost, "bench/lost").await?;
+    let next_held = locks.lock(&next, "bench/lost").await?;
+    let late = began.elapsed().as_secs_f64() - LOST_TTL.as_secs_f64();
+    drop(held);
+    locks.unlock(&next, next_held).await?;
+    Ok(late)
 }
 
 /// Has so many clients take and release so many locks in all, each one of its own; gives how long each pair took.
@@ -53,7 +94,7 @@ async fn pairs<L: Locks>(locks: &L, clients: usize, count: usize) -> Outcome<Vec
     let tasks = (0..clients).map(|number| {
         let locks = locks.clone();
         tokio::spawn(async move {
-            let (session, name) = (locks.session(number).await?, format!("bench/own-{number}"));
+            let (session, name) = (locks.session(number, TTL).await?, format!("bench/own-{number}"));
             let mut times = Vec::with_capacity(count / clients);
             for _ in 0..count / clients {
                 let began = Instant::now();
@@ -77,7 +118,7 @@ async fn handovers<L: Locks>(locks: &L) -> Outcome<Vec<Duration>> {
     let tasks = (0..WAITERS).map(|number| {
         let (locks, released) = (locks.clone(), Arc::clone(&released));
         tokio::spawn(async move {
-            let session = locks.session(number).await?;
+            let session = locks.session(number, TTL).await?;
             for _ in 0..TURNS {
                 let held = locks.lock(&session, "bench/one").await?;
                 {

@@ -2,6 +2,7 @@
 //!
 //! `scripts/bench-store` runs it.
 
+mod crowd;
 mod etcd;
 mod load;
 mod locks;
@@ -36,6 +37,8 @@ struct Cli {
 enum Command {
     /// Starts servers, measures them, and appends a report of each round to a file, one JSON object a line
     Run(Run),
+    /// Measures our voters with very many sessions, and very many that wait for one lock
+    Crowd(Crowd),
     /// Prints the reports in a file as tables in Markdown
     Tables { file: PathBuf },
 }
@@ -64,12 +67,29 @@ struct Run {
     load: Load,
 }
 
+#[derive(Args)]
+struct Crowd {
+    /// The program whose voters are measured.
+    #[arg(long)]
+    broadcast: PathBuf,
+    /// An empty folder in which voters keep their data.
+    #[arg(long)]
+    folder: PathBuf,
+    /// How many sessions there are.
+    #[arg(long, default_value_t = 10_000)]
+    count: usize,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome<()> {
     match Cli::parse().command {
         // Servers end with what has started them, also when that is told to end.
         Command::Run(run) => select! {
             done = run.rounds() => done,
+            () = ended() => Err("it was told to end".into()),
+        },
+        Command::Crowd(Crowd { broadcast, folder, count }) => select! {
+            done = crowd::measure(&broadcast, &folder, count) => done,
             () = ended() => Err("it was told to end".into()),
         },
         Command::Tables { file } => {

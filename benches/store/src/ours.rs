@@ -1,6 +1,10 @@
 //! Three voters of ours; and the client, a node that does not vote, as a program that embeds the library would be.
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use broadcast::{NodeId, NodeInfo};
 use broadcast_lock::{
@@ -10,17 +14,24 @@ use broadcast_lock::{
 use broadcast_session::Sessions;
 use broadcast_store::{Config, Store, keys::Put};
 use bytes::Bytes;
+use tokio::process::Command;
 
 use crate::{
     Outcome, load,
-    locks::{Locks, TTL},
-    servers::Servers,
+    locks::Locks,
+    servers::{Servers, free_ports},
 };
 
 const NAMES: [&str; 3] = ["node1", "node2", "node3"];
 
 #[derive(Clone)]
-pub(crate) struct Client(Store, broadcast_lock::Client);
+pub(crate) struct Client {
+    store: Store,
+    pub(crate) locks: broadcast_lock::Client,
+    program: PathBuf,
+    /// Where a voter answers commands.
+    http: String,
+}
 
 /// Starts voters with data directories in this folder.
 pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Client)> {
@@ -29,20 +40,24 @@ pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Cl
     let node = broadcast::start(node).await?;
     let sessions = Sessions::start(&node, broadcast_session::Config::default()).await?;
     let store = Store::start(&sessions, Config::default()).await?.patience(Duration::from_secs(30));
+    let [port] = free_ports()?;
+    let http = format!("127.0.0.1:{port}");
     let args = NAMES.map(|name| {
-        let fixed = ["node", "--bind", "127.0.0.1:0", "--http", "127.0.0.1:0", "--role", "voter"];
+        let http = if name == NAMES[0] { &http } else { "127.0.0.1:0" };
+        let fixed = ["node", "--bind", "127.0.0.1:0", "--http", http, "--role", "voter"];
         let join = node.addr().to_string();
         let more = ["--name", name, "--voters", &NAMES.join(","), "--join", &join, "--data"];
         let args = fixed.iter().chain(&more).map(|arg| arg.into());
         args.chain([folder.join(name).into_os_string()]).collect()
     });
     let locks = broadcast_lock::Client::new(store.clone(), "client");
-    Ok((Servers::start(program, folder, args.into())?, Client(store, locks)))
+    let servers = Servers::start(program, folder, args.into())?;
+    Ok((servers, Client { store, locks, program: program.into(), http }))
 }
 
 impl load::Client for Client {
     async fn leader(&self) -> Outcome<usize> {
-        let voters = self.0.status().await;
+        let voters = self.store.status().await;
         let voters = voters.into_iter().map(|(_, status)| status).collect::<Result<Vec<_>, _>>()?;
         let leader = voters.iter().find(|voter| voter.leads).ok_or("nobody leads")?;
         let agree = voters.iter().filter(|voter| voter.leader.as_ref() == Some(&leader.name)).count();
@@ -55,7 +70,7 @@ impl load::Client for Client {
 
     // It tries again by itself, whatever time there is for one attempt.
     async fn put(&self, _: usize, key: Bytes, value: Bytes, _: Duration) -> Outcome<()> {
-        self.0.put(Put { key, value, ..Put::default() }).await?;
+        self.store.put(Put { key, value, ..Put::default() }).await?;
         Ok(())
     }
 }
@@ -64,15 +79,21 @@ impl Locks for Client {
     type Session = i64;
     type Held = Place;
 
-    async fn session(&self, _: usize) -> Outcome<i64> {
-        Ok(self.1.open(self.1.config(TTL, "bench")).await?)
+    async fn session(&self, _: usize, ttl: Duration) -> Outcome<i64> {
+        Ok(self.locks.open(self.locks.config(ttl, "bench")).await?)
     }
 
     async fn lock(&self, session: &i64, name: &str) -> Outcome<Place> {
-        Ok(self.1.acquire(Request::new(Owner::Session(*session), [Name::new(name)?]), None).await?)
+        Ok(self.locks.acquire(Request::new(Owner::Session(*session), [Name::new(name)?]), None).await?)
     }
 
     async fn unlock(&self, _: &i64, held: Place) -> Outcome<()> {
         Ok(held.give_up().await?)
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["lock", name, "--node", &self.http, "--", "true"]);
+        command
     }
 }

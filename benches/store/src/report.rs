@@ -50,6 +50,12 @@ pub(crate) struct Report {
     pub(crate) cpu_a_lock: f64,
     #[serde(default)]
     pub(crate) handover_p50: f64,
+    /// To run `true` with a lock, from the command line.
+    #[serde(default)]
+    pub(crate) command_p50: f64,
+    /// How long after the TTL of lost holders.
+    #[serde(default)]
+    pub(crate) lost_holders: Vec<f64>,
 }
 
 impl Report {
@@ -70,6 +76,8 @@ impl Report {
             locks_a_second: 0.0,
             cpu_a_lock: 0.0,
             handover_p50: 0.0,
+            command_p50: 0.0,
+            lost_holders: Vec::new(),
         }
     }
 }
@@ -91,7 +99,7 @@ fn largest(sizes: &[u64]) -> Vec<f64> {
 const MS: f64 = 1e-3;
 const MIB: f64 = (1 << 20) as f64;
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 16] = [
     Row { name: "put of one client alone, p50, ms", figures: |r| vec![r.alone_p50], unit: MS, goal: Some(0.7) },
     Row { name: "p99, ms", figures: |r| vec![r.alone_p99], unit: MS, goal: None },
     Row { name: "puts a second of all clients", figures: |r| vec![r.puts_a_second], unit: 1.0, goal: Some(-2.0) },
@@ -110,6 +118,18 @@ const ROWS: [Row; 14] = [
     Row { name: "locks a second of all clients", figures: |r| vec![r.locks_a_second], unit: 1.0, goal: Some(-2.0) },
     Row { name: "CPU for one of these, µs", figures: |r| vec![r.cpu_a_lock], unit: 1e-6, goal: Some(0.5) },
     Row { name: "from one holder to the next, p50, ms", figures: |r| vec![r.handover_p50], unit: MS, goal: Some(0.5) },
+    Row {
+        name: "`true` with a lock, from the command line, p50, ms",
+        figures: |r| vec![r.command_p50],
+        unit: MS,
+        goal: Some(0.7),
+    },
+    Row {
+        name: "the next one after a lost holder's TTL, s",
+        figures: |r| r.lost_holders.clone(),
+        unit: 1.0,
+        goal: None,
+    },
     Row { name: "longest gap when the leader is killed, s", figures: |r| r.gaps.clone(), unit: 1.0, goal: Some(1.0) },
 ];
 

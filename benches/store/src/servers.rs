@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -11,6 +12,18 @@ use std::{
 use tokio::process::{Child, Command};
 
 use crate::Outcome;
+
+/// Ports of the loopback that nobody has.
+pub(crate) fn free_ports<const COUNT: usize>() -> Outcome<[u16; COUNT]> {
+    let mut held = Vec::new();
+    let mut ports = [0; COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
 
 /// Servers of one cluster. They end with this.
 pub(crate) struct Servers(Vec<Server>);

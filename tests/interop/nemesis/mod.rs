@@ -12,7 +12,8 @@ mod locks;
 
 use std::{
     collections::BTreeMap,
-    process::Stdio,
+    fs,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -39,6 +40,8 @@ const CLIENT: &str = "BROADCAST_TESTS_NEMESIS_CLIENT";
 const VOTERS: &str = "node1,node2,node3";
 /// The size of a voter's disk.
 const DISK: &str = "400m";
+/// On a voter's disk: while there is such a file, that takes 2 s to sync.
+const SLOW: &str = "slow";
 const KEY: &str = "cg8StVXbQJ0gPvMde8o7yrlKmLfiirVuSpXeQm9WlP8=";
 
 pub fn cases() -> Vec<Case> {
@@ -66,6 +69,7 @@ struct Node {
     process: Process,
     client: Process,
     disk: Option<TempDir>,
+    slow_syncs: String,
 }
 
 /// A voter's disk, as its network's files have it.
@@ -75,32 +79,44 @@ fn mount(host: &Host) -> TempDir {
     disk
 }
 
-fn start(host: &Host, disk: Option<&TempDir>) -> Process {
+/// What makes a voter's disk slow to sync, while there is the file [`SLOW`] on it.
+fn slow_syncs(folder: &TempDir) -> String {
+    let (source, library) = (folder.path().join("slow_sync.c"), folder.path().join("slow_sync.so"));
+    fs::write(&source, include_str!("slow_sync.c")).expect("there is room");
+    let cc = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+    assert!(cc.expect("who links Rust has a C compiler").success(), "{} is compiled", source.display());
+    library.display().to_string()
+}
+
+fn start(host: &Host, disk: Option<&TempDir>, slow_syncs: &str) -> Process {
     let join = seed(4);
     let mut args = vec!["--join", &join, "--interval", "200ms"];
-    let data = disk.map(|disk| disk.path().join("data").display().to_string());
-    if let Some(data) = &data {
+    let path = disk.map(|disk| disk.path().display().to_string());
+    let data = path.as_ref().map(|path| format!("{path}/data"));
+    let mut env = vec![format!("BROADCAST_SECRET_KEYS={KEY}")];
+    if let (Some(path), Some(data)) = (&path, &data) {
         args.extend(["--role", "voter", "--voters", VOTERS, "--data", data]);
+        env.extend([format!("LD_PRELOAD={slow_syncs}"), format!("SLOW_SYNC={path}/{SLOW}")]);
     }
-    let keys = format!("BROADCAST_SECRET_KEYS={KEY}");
-    host.node_with(&["env", &keys], &args)
+    let wrapper: Vec<_> = ["env"].into_iter().chain(env.iter().map(String::as_str)).collect();
+    host.node_with(&wrapper, &args)
 }
 
 impl Node {
     /// With a client of that kind, which has these variables.
-    fn new(host: Host, votes: bool, client: &str, env: &[(&str, &str)]) -> Self {
+    fn new(host: Host, votes: bool, client: &str, env: &[(&str, &str)], slow_syncs: &str) -> Self {
         let disk = votes.then(|| mount(&host));
-        let process = start(&host, disk.as_ref());
+        let process = start(&host, disk.as_ref(), slow_syncs);
         let me = std::env::current_exe().expect("this program has a path");
         let mut command = host.run("env");
         command.arg(format!("{CLIENT}={client}{}", host.name));
         command.args(env.iter().map(|(name, value)| format!("{name}={value}"))).arg(me).stdin(Stdio::piped());
         let client = Process::spawn(&mut command);
-        Self { host, process, client, disk }
+        Self { host, process, client, disk, slow_syncs: slow_syncs.to_owned() }
     }
 
     fn restart(&mut self) {
-        self.process = start(&self.host, self.disk.as_ref());
+        self.process = start(&self.host, self.disk.as_ref(), &self.slow_syncs);
     }
 
     fn path(&self) -> String {
@@ -112,6 +128,7 @@ struct Nemesis {
     nodes: Vec<Node>,
     seed: u64,
     _net: Net,
+    _tools: TempDir,
     random: Xoshiro256PlusPlus,
     /// What is still to come before all begin again.
     kinds: Vec<usize>,
@@ -119,7 +136,7 @@ struct Nemesis {
 }
 
 /// How many kinds of faults there are.
-const KINDS: usize = 12;
+const KINDS: usize = 14;
 
 impl Nemesis {
     fn below(&mut self, most: usize) -> usize {
@@ -242,6 +259,14 @@ impl Nemesis {
                 self.nodes[3].process.signal("CONT");
                 "the other paused"
             }
+            11 => {
+                self.slow_disks();
+                "slow disks"
+            }
+            12 => {
+                self.change_voters(victim);
+                "voter removed and added"
+            }
             _ => {
                 for at in 0..3 {
                     self.nodes[at].process.signal("TERM");
@@ -293,6 +318,27 @@ impl Nemesis {
         rules(self, "-D");
     }
 
+    /// All disks are slow to sync, which must not be taken for a failure of whoever waits for them.
+    fn slow_disks(&mut self) {
+        let deadline = Instant::now() + LIMIT;
+        let sees_all = |node: &Node| node.host.members().iter().filter(|member| member["state"] == "alive").count() == 4;
+        while !self.nodes.iter().all(sees_all) {
+            assert!(Instant::now() < deadline, "not all see each other again after {:?}", self.faults);
+            thread::sleep(Duration::from_millis(100));
+        }
+        let failures = |nodes: &[Node]| -> usize {
+            nodes.iter().map(|node| node.process.log.count(&json!({"event": "failed"}))).sum()
+        };
+        let before = failures(&self.nodes);
+        let change = |nodes: &[Node], command: &str| {
+            nodes[..3].iter().for_each(|node| _ = node.host.sh(&format!("{command} '{}/{SLOW}'", node.path())));
+        };
+        change(&self.nodes, "touch");
+        self.hold();
+        change(&self.nodes, "rm");
+        assert_eq!(failures(&self.nodes), before, "nobody is taken for failed because disks are slow");
+    }
+
     /// A voter loses its disk, and an operator has it vote again.
     fn wipe(&mut self, victim: usize) {
         self.wait_well();
@@ -300,15 +346,32 @@ impl Nemesis {
         let path = self.nodes[victim].path();
         self.nodes[victim].host.sh(&format!("rm -r '{path}/data'"));
         self.nodes[victim].restart();
-        let name = self.nodes[victim].host.name.clone();
+        self.operate("replace", victim);
+    }
+
+    /// A voter loses its vote, and is taken in again with an empty disk.
+    fn change_voters(&mut self, victim: usize) {
+        self.wait_well();
+        self.operate("remove", victim);
+        self.nodes[victim].process.kill();
+        let path = self.nodes[victim].path();
+        self.nodes[victim].host.sh(&format!("rm -r '{path}/data'"));
+        self.nodes[victim].restart();
+        self.operate("add", victim);
+    }
+
+    /// Has an operator change who votes.
+    fn operate(&self, change: &str, victim: usize) {
+        let name = &self.nodes[victim].host.name;
         let deadline = Instant::now() + LIMIT;
         loop {
-            let asked = self.nodes[3].host.ask(&["voters", "replace", &name], b"");
-            if asked.status.success() {
+            let asked = self.nodes[3].host.ask(&["voters", change, name], b"");
+            let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+            // It may be done although the answer was lost.
+            if asked.status.success() || said.contains("does not vote") || said.contains("votes already") {
                 return;
             }
-            let said = String::from_utf8_lossy(&asked.stderr).into_owned();
-            assert!(Instant::now() < deadline, "{name} is not replaced: {said}");
+            assert!(Instant::now() < deadline, "voters {change} {name} fails: {said}");
             thread::sleep(Duration::from_millis(200));
         }
     }
@@ -322,12 +385,13 @@ fn seconds(usually: u64) -> u64 {
 /// Three voters, one that is none, and beside each a client of that kind.
 fn begin(client: &str, env: &[(&str, &str)]) -> Nemesis {
     let seed = client::now().as_nanos() as u64;
-    let net = Net::new();
-    let nodes = [4, 1, 2, 3].map(|n| Node::new(net.host(n), n != 4, client, env));
+    let (net, tools) = (Net::new(), TempDir::new().expect("a folder for temporary files"));
+    let slow_syncs = slow_syncs(&tools);
+    let nodes = [4, 1, 2, 3].map(|n| Node::new(net.host(n), n != 4, client, env, &slow_syncs));
     let [other, voters @ ..] = nodes;
     let nodes: Vec<_> = voters.into_iter().chain([other]).collect();
     let random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    Nemesis { nodes, seed, random, kinds: Vec::new(), faults: BTreeMap::new(), _net: net }
+    Nemesis { nodes, seed, random, kinds: Vec::new(), faults: BTreeMap::new(), _net: net, _tools: tools }
 }
 
 fn what_was_answered_is_true() {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,6 +15,7 @@ use broadcast_store::{
     node::{Change, VoterError},
 };
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use crate::support::{Disks, Node, leader, until};
 
@@ -207,6 +209,70 @@ async fn what_is_left_of_a_store_founds_another() {
     let three = disks.start("node3", &[]).await;
     assert_eq!(three.get("after").await.as_deref(), Some("y"));
     three.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_whose_leader_is_lost_is_taken_for_no_whole_one() {
+    let disks = Disks::new(3);
+    let nodes = disks.start_all().await;
+    let value = "v".repeat(1 << 20);
+    for number in 0..24 {
+        nodes[0].put(&format!("key{number}"), &value).await;
+    }
+    let client = disks.start("client", &nodes.iter().collect::<Vec<_>>()).await;
+    let mut stream = client.store.save().await.expect("somebody leads");
+    let mut taken = stream.next().await.expect("it is there").expect("it has begun").len();
+    let lead = leader(&nodes).await;
+    let mut nodes = nodes;
+    nodes.remove(lead).crash().await;
+    let error = loop {
+        match stream.next().await {
+            Ok(Some(piece)) => taken += piece.len(),
+            Ok(None) => panic!("it ends as if it were whole, after {taken} bytes"),
+            Err(error) => break error,
+        }
+    };
+    assert!(taken < 24 << 20, "more is on its way than the sockets hold");
+    assert!(error.to_string().contains("its backup breaks off"), "{error}");
+    // Whoever leads now gives it.
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("backup");
+    save(&client, &file).await;
+    assert!(Backup::open(&file).expect("it is whole").size() > 24 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_recovered_from_its_snapshot_and_what_came_after() {
+    const WRITERS: u64 = 64;
+    const EACH: u64 = 90;
+    let disks = Disks::new(1);
+    let one = Arc::new(disks.start("node1", &[]).await);
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let one = Arc::clone(&one);
+        writers.spawn(async move {
+            for number in 0..EACH {
+                one.put(&format!("key{writer}"), &number.to_string()).await;
+            }
+        });
+    }
+    writers.join_all().await;
+    let path = disks.path("node1");
+    let has_snapshot = || {
+        let mut files = fs::read_dir(&path).expect("it is there");
+        files.any(|file| file.expect("a file").path().extension().is_some_and(|end| end == "snapshot"))
+    };
+    until("there is a snapshot", async || has_snapshot()).await;
+    let last = one.put("last", "x").await;
+    assert_eq!(last, 1 + WRITERS * EACH + 1);
+    Arc::into_inner(one).expect("nobody else has it").crash().await;
+    let recovered = recover(&path, disks.id("node1").get()).expect("it is left");
+    assert_eq!(recovered.former_revision, last);
+    let one = disks.start("node1", &[]).await;
+    for writer in 0..WRITERS {
+        assert_eq!(one.get(&format!("key{writer}")).await, Some((EACH - 1).to_string()));
+    }
+    assert_eq!(one.get("last").await.as_deref(), Some("x"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
