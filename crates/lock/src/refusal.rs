@@ -87,4 +87,15 @@ pub enum Refusal {
         /// What they take.
         bytes: u64,
     },
+    /// A client of etcd waits for the lock, so places are keys, and for these there is no room.
+    #[error(
+        "keys take {bytes} bytes, of {quota} that they may; clients of etcd wait for this lock, so it takes keys: delete some, \
+         compact, then disarm the alarm"
+    )]
+    KeysFull {
+        /// What they may take.
+        quota: u64,
+        /// What they take.
+        bytes: u64,
+    },
 }

@@ -321,7 +321,8 @@ impl Nemesis {
     /// All disks are slow to sync, which must not be taken for a failure of whoever waits for them.
     fn slow_disks(&mut self) {
         let deadline = Instant::now() + LIMIT;
-        let sees_all = |node: &Node| node.host.members().iter().filter(|member| member["state"] == "alive").count() == 4;
+        let sees_all =
+            |node: &Node| node.host.members().iter().filter(|member| member["state"] == "alive").count() == 4;
         while !self.nodes.iter().all(sees_all) {
             assert!(Instant::now() < deadline, "not all see each other again after {:?}", self.faults);
             thread::sleep(Duration::from_millis(100));

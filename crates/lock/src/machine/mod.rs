@@ -5,11 +5,13 @@
 //! - Each place is of a session, and stands in the queue of each of its locks: among those that hold it, or among those
 //!   that wait, and in the same one of the two in all of them.
 //! - A session has at most one place in a queue.
+//! - A place that is in a queue with one of a client of etcd is a key, too: see [`shown`].
 //! - Nobody waits who could be granted: whenever a place is taken or given up, what can be granted is, in the same command.
 //! - The bytes are the sum of what sessions, places and fences are counted as.
 
 mod answer;
 mod queue;
+mod shown;
 mod snapshot;
 
 use std::{collections::BTreeSet, io, sync::Arc};
@@ -52,6 +54,8 @@ struct Place {
     mode: Mode,
     value: Bytes,
     since: u64,
+    /// Whether it is a key, too, for each of its locks.
+    shown: bool,
 }
 
 impl Place {
@@ -97,6 +101,8 @@ pub struct Locks {
     /// The places of each session, by lock.
     of_session: CowMap<(i64, Name), u64>,
     fences: CowMap<Name, u64>,
+    /// How many places clients of etcd have in the queue of each lock, if any.
+    foreign: CowMap<Name, u64>,
     totals: Totals,
     bytes: u64,
     quota: u64,
@@ -111,6 +117,7 @@ impl Default for Locks {
             waiting: CowMap::default(),
             of_session: CowMap::default(),
             fences: CowMap::default(),
+            foreign: CowMap::default(),
             totals: Totals::default(),
             bytes: 0,
             quota: DEFAULT_QUOTA,
@@ -187,11 +194,10 @@ impl Locks {
                     return Err(Refusal::NotHeld { token });
                 }
                 self.check_space(value.len() as u64)?;
-                let place = Place { value, ..Place::clone(&place) };
-                tell(context, token, &place, Change::Proclaimed);
-                self.bytes += place.bytes();
-                let former = self.places.insert(token, Arc::new(place));
-                self.bytes -= former.map_or(0, |former| former.bytes());
+                if place.shown {
+                    Self::show(context, &Place { value: value.clone(), ..Place::clone(&place) }).map_err(no_space)?;
+                }
+                self.set_value(context, token, &place, value);
                 Ok(Outcome::Done)
             }
             Command::Fence { token, .. } if token > context.revision() => {
@@ -238,8 +244,27 @@ impl Locks {
         }
         // It was checked before it came into the log.
         let command = keys::Command::decode(command).map_err(|_| Refusal::Invalid(String::new()))?;
-        let outcome = context.keys(&command).map_or_else(StoreOutcome::Refused, StoreOutcome::Keys);
+        let outcome = self.users_keys(context, &command).map_or_else(StoreOutcome::Refused, StoreOutcome::Keys);
         Ok(Outcome::Keys(outcome.encode().into()))
+    }
+
+    /// Carries out a command of a user's, which may be about places as well.
+    fn users_keys(&mut self, context: &mut Context<'_>, command: &keys::Command) -> Result<keys::Outcome, Error> {
+        self.before_places(context, &command.leased_puts())?;
+        let before = context.revision();
+        let outcome = context.keys(command)?;
+        if let Some(changed) = context.changed_after(before) {
+            self.places_changed(context, &changed);
+        }
+        Ok(outcome)
+    }
+
+    fn set_value(&mut self, context: &mut Context<'_>, token: u64, place: &Place, value: Bytes) {
+        let place = Place { value, ..Place::clone(place) };
+        tell(context, token, &place, Change::Proclaimed);
+        self.bytes += place.bytes();
+        let former = self.places.insert(token, Arc::new(place));
+        self.bytes -= former.map_or(0, |former| former.bytes());
     }
 
     fn open(&mut self, context: &mut Context<'_>, session: i64, config: SessionConfig) -> Result<(), Refusal> {
@@ -273,12 +298,23 @@ impl Locks {
         if !waits && !names.iter().all(|name| self.would_grant(name, mode)) {
             return Ok(Outcome::Taken { holders: self.holders(&names) });
         }
-        let place = Place { session, names, mode, value, since };
+        let shown = names.iter().any(|name| self.has_foreign(name));
+        let place = Place { session, names, mode, value, since, shown };
         self.check_space(place.bytes() + open.as_ref().map_or(0, session_bytes))?;
+        let is_opened = open.is_some();
         if let Some(config) = open {
             self.open(context, session, config)?;
         }
-        let (token, first) = (context.next_revision(), place.names[0].clone());
+        let token = match shown {
+            false => context.next_revision(),
+            true => Self::show(context, &place).map_err(|error| {
+                if is_opened {
+                    context.end_lease(session);
+                }
+                no_space(error)
+            })?,
+        };
+        let first = place.names[0].clone();
         self.insert(token, place, false);
         self.grant(context, &first);
         let granted = self.holds(&first, token);
@@ -309,7 +345,12 @@ impl Locks {
         for (token, place) in self.places.iter() {
             bytes += place.bytes();
             queued += place.names.len();
-            assert!(self.sessions.get(&place.session).is_some(), "place {token} is of no session");
+            assert!(
+                place.is_foreign() || self.sessions.get(&place.session).is_some(),
+                "place {token} is of no session"
+            );
+            let meets_foreign = place.names.iter().any(|name| self.has_foreign(name));
+            assert!(place.shown || !meets_foreign, "a client of etcd does not see place {token}");
             let held = self.holds(&place.names[0], *token);
             for name in &place.names {
                 assert_eq!(self.holds(name, *token), held, "place {token} is granted in part");
@@ -317,6 +358,8 @@ impl Locks {
                 assert_eq!(self.of_session.get(&(place.session, name.clone())), Some(token));
             }
         }
+        let foreign = self.places.iter().filter(|(_, place)| place.is_foreign()).count() as u64;
+        assert_eq!(foreign, self.foreign.iter().map(|(_, count)| count).sum::<u64>());
         assert_eq!(queued, self.held.len() + self.waiting.len());
         assert_eq!(queued, self.of_session.len());
         assert_eq!(bytes, self.bytes);
@@ -336,6 +379,14 @@ impl Locks {
 /// Tells those who follow what has happened to a place.
 fn tell(context: &mut Context<'_>, token: u64, place: &Place, change: Change) {
     context.tell(encode(&Event { token, session: place.session, names: place.names.clone(), change }));
+}
+
+/// Why the keys of a place cannot be put: there is nothing else to be refused.
+fn no_space(error: Error) -> Refusal {
+    match error {
+        Error::NoSpace { quota, bytes, .. } => Refusal::KeysFull { quota, bytes },
+        _ => Refusal::Invalid(String::new()),
+    }
 }
 
 fn malformed(_: postcard::Error) -> Malformed {
@@ -376,6 +427,14 @@ impl Machine for Locks {
         };
         let tokens: Vec<u64> = self.of_session(lease).map(|(_, token)| token).collect();
         self.remove(context, &tokens, change);
+    }
+
+    fn before_puts(&mut self, context: &mut Context<'_>, puts: &[&keys::Put]) -> Result<(), Error> {
+        self.before_places(context, puts)
+    }
+
+    fn keys_changed(&mut self, context: &mut Context<'_>, changed: &[Arc<keys::KeyValue>]) {
+        self.places_changed(context, changed);
     }
 
     fn founded_anew(&mut self, revision: u64) -> Vec<i64> {

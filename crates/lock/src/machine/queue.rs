@@ -133,6 +133,9 @@ impl Locks {
     pub(super) fn insert(&mut self, token: u64, place: Place, held: bool) {
         self.bytes += place.bytes();
         for name in &place.names {
+            if place.is_foreign() {
+                self.count_foreign(name, true);
+            }
             let queue = if held { &mut self.held } else { &mut self.waiting };
             queue.insert((name.clone(), token), ());
             self.of_session.insert((place.session, name.clone()), token);
@@ -153,6 +156,12 @@ impl Locks {
                 was_held |= self.held.remove(&(name.clone(), *token)).is_some();
                 self.waiting.remove(&(name.clone(), *token));
                 self.of_session.remove(&(place.session, name.clone()));
+                if place.is_foreign() {
+                    self.count_foreign(name, false);
+                }
+            }
+            if place.shown {
+                Self::hide(context, &place);
             }
             if was_held {
                 match change {
@@ -172,12 +181,15 @@ impl Locks {
     /// A place as it is shown.
     pub(super) fn holder(&self, token: u64) -> Option<Holder> {
         let place = self.places.get(&token)?;
-        let config = self.sessions.get(&place.session)?;
+        let (node, label) = match self.sessions.get(&place.session) {
+            Some(config) => (config.node.clone(), config.label.clone()),
+            None => (String::new(), format!("etcd lease {:x}", place.session)),
+        };
         Some(Holder {
             token,
             session: place.session,
-            node: config.node.clone(),
-            label: config.label.clone(),
+            node,
+            label,
             mode: place.mode,
             value: place.value.clone(),
             since: place.since,

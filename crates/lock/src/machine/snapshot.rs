@@ -15,7 +15,7 @@ use crate::{
 #[derive(Serialize, Deserialize)]
 enum Record {
     Session { session: i64, config: SessionConfig },
-    Place { token: u64, session: i64, names: Vec<Name>, mode: Mode, value: Bytes, since: u64, held: bool },
+    Place { token: u64, session: i64, names: Vec<Name>, mode: Mode, value: Bytes, since: u64, held: bool, shown: bool },
     Fence { name: Name, highest: u64 },
     Totals { quota: u64, grants: u64, releases: u64, forced: u64, expired: u64, fenced: u64 },
 }
@@ -29,9 +29,9 @@ impl Locks {
             write(Record::Session { session: *session, config: config.as_ref().clone() })?;
         }
         for (token, place) in self.places.iter() {
-            let Place { session, names, mode, value, since } = place.as_ref().clone();
+            let Place { session, names, mode, value, since, shown } = place.as_ref().clone();
             let held = self.holds(&names[0], *token);
-            write(Record::Place { token: *token, session, names, mode, value, since, held })?;
+            write(Record::Place { token: *token, session, names, mode, value, since, held, shown })?;
         }
         for (name, highest) in self.fences.iter() {
             write(Record::Fence { name: name.clone(), highest: *highest })?;
@@ -60,12 +60,15 @@ impl Locks {
                 self.bytes += session_bytes(&config);
                 self.sessions.insert(session, Arc::new(config));
             }
-            Record::Place { token, session, names, mode, value, since, held } => {
+            Record::Place { token, session, names, mode, value, since, held, shown } => {
                 check(!names.is_empty() && self.places.get(&token).is_none(), "a place is there twice")?;
-                check(self.sessions.get(&session).is_some(), "a place is of no session")?;
-                let twice = names.iter().any(|name| self.of_session.get(&(session, name.clone())).is_some());
+                let place = Place { session, names, mode, value, since, shown };
+                let is_whole = !place.is_foreign() || (shown && place.names.len() == 1 && mode == Mode::Exclusive);
+                check(is_whole, "a place of a client of etcd is none")?;
+                check(place.is_foreign() || self.sessions.get(&session).is_some(), "a place is of no session")?;
+                let twice = place.names.iter().any(|name| self.of_session.get(&(session, name.clone())).is_some());
                 check(!twice, "a session has two places in a queue")?;
-                self.insert(token, Place { session, names, mode, value, since }, held);
+                self.insert(token, place, held);
             }
             Record::Fence { name, highest } => {
                 self.bytes += fence_bytes(&name);

@@ -2,6 +2,7 @@
 
 mod model;
 mod properties;
+mod shown;
 mod support;
 
 use broadcast_lock::{

@@ -4,7 +4,7 @@ use broadcast_lock::{
     Locks, Mode,
     message::{Change, Command, Outcome, PlaceState},
 };
-use broadcast_store::machine;
+use broadcast_store::{keys, machine};
 use proptest::prelude::*;
 
 use crate::{
@@ -14,13 +14,46 @@ use crate::{
 
 #[derive(Clone, Debug)]
 enum Step {
-    Acquire { session: i64, locks: Vec<u8>, mode: Mode, waits: bool },
-    Release { which: usize },
-    Force { lock: u8 },
-    End { session: i64, expires: bool },
-    Open { session: i64 },
+    Acquire {
+        session: i64,
+        locks: Vec<u8>,
+        mode: Mode,
+        waits: bool,
+    },
+    Release {
+        which: usize,
+    },
+    Force {
+        lock: u8,
+    },
+    End {
+        session: i64,
+        expires: bool,
+    },
+    Open {
+        session: i64,
+    },
+    /// A client of etcd takes a place, and gives it up.
+    Enter {
+        lease: i64,
+        lock: u8,
+    },
+    Leave {
+        which: usize,
+    },
+    EndLease {
+        lease: i64,
+        expires: bool,
+    },
+    /// Somebody deletes the key of a place of ours.
+    Delete {
+        which: usize,
+    },
     Snapshot,
 }
+
+/// Leases of clients of etcd.
+const FOREIGN: std::ops::Range<i64> = 0x100..0x104;
 
 fn step() -> impl Strategy<Value = Step> {
     let session = 1..6i64;
@@ -42,6 +75,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3u8).prop_map(|lock| Step::Force { lock }),
         1 => (session.clone(), any::<bool>()).prop_map(|(session, expires)| Step::End { session, expires }),
         2 => session.prop_map(|session| Step::Open { session }),
+        5 => (FOREIGN, 0..3u8).prop_map(|(lease, lock)| Step::Enter { lease, lock }),
+        3 => any::<usize>().prop_map(|which| Step::Leave { which }),
+        1 => (FOREIGN, any::<bool>()).prop_map(|(lease, expires)| Step::EndLease { lease, expires }),
+        1 => any::<usize>().prop_map(|which| Step::Delete { which }),
         1 => Just(Step::Snapshot),
     ]
 }
@@ -58,10 +95,34 @@ pub(crate) fn reread(state: &State) -> machine::State {
     machine::State::read_snapshot(vec![Locks::machine()], &mut &snapshot[..], 1 << 30).expect("it is whole")
 }
 
+/// The place in the model of one that is chosen among those.
+fn nth(model: &Model, which: usize, among: impl Fn(&Place) -> bool) -> Option<usize> {
+    let all: Vec<usize> = model.0.iter().enumerate().filter(|(_, place)| among(place)).map(|(at, _)| at).collect();
+    (!all.is_empty()).then(|| all[which % all.len()])
+}
+
+/// A client of etcd has the lock if nothing with the lock's prefix is older than its key: that has to be so for who is
+/// granted it, and for nobody else.
+fn check_recipe(state: &State, model: &Model) {
+    let granted = model.granted();
+    for place in model.0.iter().filter(|place| FOREIGN.contains(&place.session)) {
+        let prefix = lock_name(place.locks[0]) + "/";
+        let all = state.listed(&prefix);
+        let is_older = |kv: &&keys::KeyValue| kv.create_revision < place.token;
+        let older = all.iter().filter(is_older).count();
+        let is_granted = granted.contains(&place.token);
+        assert!(older > 0 || is_granted, "{} takes {prefix} for granted: {model:?}", place.token);
+        // Keys of locks whose names go on from there keep it from having the lock, but give it to nobody else.
+        let direct = all.iter().filter(is_older).filter(|kv| !kv.key[prefix.len()..].contains(&b'/')).count();
+        assert_eq!(direct == 0, is_granted, "{} and {prefix}: {model:?}, {all:?}", place.token);
+    }
+}
+
 fn run(steps: Vec<Step>) {
     let mut state = State::new(&[1, 2, 3, 4, 5]);
     let mut model = Model::default();
     let mut sessions: Vec<i64> = vec![1, 2, 3, 4, 5];
+    FOREIGN.for_each(|lease| drop(state.apply(&machine::Command::grant(lease, 60))));
     let mut last = 0;
     for step in steps {
         let granted_before = model.granted();
@@ -95,11 +156,45 @@ fn run(steps: Vec<Step>) {
                     other => panic!("{other:?}"),
                 }
             }
-            Step::Release { which } if !model.0.is_empty() => {
-                let place = model.0.remove(which % model.0.len());
-                state.release(place.session, place.token);
+            Step::Release { which } => {
+                if let Some(at) = nth(&model, which, |place| !FOREIGN.contains(&place.session)) {
+                    let place = model.0.remove(at);
+                    state.release(place.session, place.token);
+                }
             }
-            Step::Release { .. } => {}
+            Step::Enter { lease, lock } => {
+                let had = model.0.iter().any(|place| place.session == lease && place.locks == [lock]);
+                let entered = state.enter(lease, &lock_name(lock));
+                assert_eq!(entered.is_none(), had);
+                if let Some((token, granted)) = entered {
+                    assert!(token > last, "tokens grow");
+                    last = token;
+                    model.0.push(Place { token, session: lease, locks: vec![lock], mode: Mode::Exclusive });
+                    assert!(!granted || model.granted().contains(&token), "it takes for granted what it has not");
+                }
+            }
+            Step::Leave { which } => {
+                if let Some(at) = nth(&model, which, |place| FOREIGN.contains(&place.session)) {
+                    let place = model.0.remove(at);
+                    assert!(state.delete(place.session, &lock_name(place.locks[0])), "its place is a key");
+                }
+            }
+            Step::EndLease { lease, expires } => {
+                let end = if expires { machine::Command::expire(lease, TERM) } else { machine::Command::revoke(lease) };
+                state.apply(&end);
+                state.apply(&machine::Command::grant(lease, 60));
+                model.0.retain(|place| place.session != lease);
+            }
+            Step::Delete { which } => {
+                if let Some(at) = nth(&model, which, |place| !FOREIGN.contains(&place.session)) {
+                    let Place { session, locks, .. } = model.0[at].clone();
+                    // Not each place is a key; whoever deletes one takes all away from its session.
+                    if state.delete(sid(session), &lock_name(locks[0])) {
+                        model.0.retain(|place| place.session != session);
+                        sessions.retain(|each| *each != session);
+                    }
+                }
+            }
             Step::Force { lock } => {
                 let granted = model.granted();
                 let outcome = state.execute(&Command::Force { name: crate::support::name(&lock_name(lock)) });
@@ -110,10 +205,13 @@ fn run(steps: Vec<Step>) {
                 } else {
                     assert_eq!(outcome, Outcome::Released { tokens });
                 }
-                // Their sessions end.
+                // Their sessions end, and leases.
                 let ended: Vec<i64> = model.0.iter().filter(|place| held(place)).map(|place| place.session).collect();
                 model.0.retain(|place| !ended.contains(&place.session));
                 sessions.retain(|session| !ended.contains(session));
+                for lease in ended.into_iter().filter(|lease| FOREIGN.contains(lease)) {
+                    state.apply(&machine::Command::grant(lease, 60));
+                }
             }
             Step::End { session, expires } => {
                 let end = if expires {
@@ -149,7 +247,9 @@ fn run(steps: Vec<Step>) {
         for (token, now) in tokens.iter().zip(state.places(&tokens)) {
             assert_eq!(now == PlaceState::Held, granted.contains(token), "{token}: {now:?}, {model:?}");
         }
+        check_recipe(&state, &model);
     }
+    state.state.keys().assert_invariants();
     let (opened, ..) = state.locks().counts();
     assert_eq!(opened, sessions.len());
 }

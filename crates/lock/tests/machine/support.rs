@@ -4,7 +4,10 @@ use broadcast_lock::{
     Locks, Mode, Name, SessionConfig,
     message::{Acquire, Change, Command, Event, Outcome, PlaceState, Question, SESSION},
 };
-use broadcast_store::machine::{self, At, View};
+use broadcast_store::{
+    keys::{self, Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, Op, OpOutcome, Put, Range, Txn},
+    machine::{self, At, View},
+};
 use serde::de::DeserializeOwned;
 
 pub(crate) const TERM: u64 = 3;
@@ -108,5 +111,50 @@ impl State {
         told.map(|(_, event)| Event::decode(&event).expect("an event"))
             .map(|event| (event.token, event.change))
             .collect()
+    }
+
+    /// Carries out a command for users' keys.
+    pub(crate) fn keys(&mut self, command: &keys::Command) -> machine::Outcome {
+        self.apply(&machine::Command::keys(command).expect("it is small"))
+    }
+
+    /// Takes a place as clients of etcd do: gives its token, and whether they take it for granted; nothing if they have one.
+    pub(crate) fn enter(&mut self, lease: i64, lock: &str) -> Option<(u64, bool)> {
+        let key = format!("{lock}/{lease:x}");
+        let oldest = Op::Range(Range {
+            limit: 1,
+            order: keys::SortOrder::Ascend,
+            target: keys::SortTarget::Create,
+            keys: KeyRange::prefix(format!("{lock}/")),
+            ..Range::default()
+        });
+        let is_new =
+            Compare { keys: KeyRange::one(key.clone()), op: CompareOp::Equal, target: CompareTarget::Create(0) };
+        let put = Op::Put(Put { key: key.into(), lease, ..Put::default() });
+        let txn = Txn { compare: vec![is_new], success: vec![put, oldest.clone()], failure: vec![oldest] };
+        match self.keys(&keys::Command::Txn(txn)) {
+            machine::Outcome::Keys(keys::Outcome::Txn { revision, succeeded: true, responses }) => {
+                let [_, OpOutcome::Range(oldest)] = &responses[..] else { panic!("{responses:?}") };
+                Some((revision, oldest.kvs[0].create_revision == revision))
+            }
+            machine::Outcome::Keys(keys::Outcome::Txn { succeeded: false, .. }) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Deletes the key of a place; tells whether it was there.
+    pub(crate) fn delete(&mut self, lease: i64, lock: &str) -> bool {
+        let keys = KeyRange::one(format!("{lock}/{lease:x}"));
+        match self.keys(&keys::Command::Delete(Delete { keys, prev_kv: false })) {
+            machine::Outcome::Keys(keys::Outcome::Delete(outcome)) => outcome.deleted == 1,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All keys that begin so.
+    pub(crate) fn listed(&self, prefix: &str) -> Vec<KeyValue> {
+        let range = Range { keys: KeyRange::prefix(prefix.to_owned()), ..Range::default() };
+        let found = self.state.keys().range(&range).expect("it can be read");
+        found.kvs.iter().map(|kv| KeyValue::clone(kv)).collect()
     }
 }

@@ -113,10 +113,34 @@ pub enum CompareTarget {
 }
 
 impl Command {
+    /// What it may put with a lease, whichever way its transactions go.
+    pub fn leased_puts(&self) -> Vec<&Put> {
+        let mut puts = Vec::new();
+        let mut add = |put| puts.extend(Some(put).filter(|put: &&Put| put.lease != 0));
+        match self {
+            Self::Put(put) => add(put),
+            Self::Txn(txn) => txn.each_put(&mut add),
+            Self::Delete(_) | Self::Compact { .. } | Self::Disarm => {}
+        }
+        puts
+    }
+
     /// The version of the machine that this appeared in, so that a leader does not send it to members of before.
     pub fn version(&self) -> u16 {
         match self {
             Self::Put(_) | Self::Delete(_) | Self::Txn(_) | Self::Compact { .. } | Self::Disarm => 1,
+        }
+    }
+}
+
+impl Txn {
+    fn each_put<'a>(&'a self, take: &mut impl FnMut(&'a Put)) {
+        for op in self.success.iter().chain(&self.failure) {
+            match op {
+                Op::Put(put) => take(put),
+                Op::Txn(txn) => txn.each_put(take),
+                Op::Range(_) | Op::Delete(_) => {}
+            }
         }
     }
 }

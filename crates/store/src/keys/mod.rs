@@ -173,6 +173,11 @@ impl Keys {
         self.alarm
     }
 
+    /// What has changed at the newest revision, if that is not this one: each key as it is now, or what a delete leaves of it.
+    pub(crate) fn changed_after(&self, revision: u64) -> Option<Arc<[Arc<KeyValue>]>> {
+        (self.revision != revision).then(|| self.log.get(&self.revision).cloned()).flatten()
+    }
+
     /// A lease's keys, in order.
     pub fn attached(&self, lease: i64) -> impl Iterator<Item = &Bytes> {
         let all = self.attached.iter_from(&(lease, Bytes::new()));

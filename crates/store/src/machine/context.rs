@@ -1,5 +1,7 @@
 //! What a machine may see and do while it applies a command.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{At, Leases};
@@ -47,8 +49,7 @@ impl<'a> Context<'a> {
         self.leases.grant(lease, ttl)
     }
 
-    /// Has a lease end, as part of the same command, once the machine is done with it: then all machines are told so. Not
-    /// while a machine is told that another lease has ended.
+    /// Has a lease end, as part of the same command, once the machine is done with it: then all machines are told so.
     pub fn end_lease(&mut self, lease: i64) {
         self.ended.push(lease);
     }
@@ -64,13 +65,19 @@ impl<'a> Context<'a> {
         self.keys.skip_revision()
     }
 
-    /// Carries out a command for users' keys.
+    /// Carries out a command for users' keys. Machines are not told of it, this one neither.
     ///
     /// # Errors
     ///
     /// It was refused, and has changed nothing.
     pub fn keys(&mut self, command: &keys::Command) -> Result<keys::Outcome, Error> {
         self.keys.apply(self.leases, command)
+    }
+
+    /// What has changed in users' keys at the newest revision, if that is not this one: each key as it is now, or [what a
+    /// delete leaves](keys::KeyValue::is_tombstone).
+    pub fn changed_after(&self, revision: u64) -> Option<Arc<[Arc<keys::KeyValue>]>> {
+        self.keys.changed_after(revision)
     }
 
     /// Tells those who follow the machine, at each member, something. It is no part of the state: who was not there does

@@ -38,7 +38,14 @@ mod lease_timers;
 mod outcome;
 mod snapshot;
 
-use std::{any::Any, collections::BTreeMap, fmt::Debug, io, time::Duration};
+use std::{
+    any::Any,
+    collections::{BTreeMap, VecDeque},
+    fmt::Debug,
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -128,6 +135,23 @@ pub trait Machine: Any + Debug + Send + Sync {
     /// A lease has ended: whatever depended on it ends, too.
     fn lease_ended(&mut self, context: &mut Context<'_>, lease: i64, why: LeaseEnd);
 
+    /// A command is about to put users' keys with these leases, if it does not turn out otherwise. What the machine does now
+    /// comes before that.
+    ///
+    /// # Errors
+    ///
+    /// The command is refused.
+    fn before_puts(&mut self, context: &mut Context<'_>, puts: &[&keys::Put]) -> Result<(), Error> {
+        let _ = (context, puts);
+        Ok(())
+    }
+
+    /// Users' keys have changed: each as it is now, or [what a delete leaves](keys::KeyValue::is_tombstone). What machines
+    /// themselves do to keys is not told.
+    fn keys_changed(&mut self, context: &mut Context<'_>, changed: &[Arc<keys::KeyValue>]) {
+        let _ = (context, changed);
+    }
+
     /// How long, in seconds, whoever keeps a lease alive may rely on it, if that is shorter than the lease lives.
     fn promised(&self, lease: i64) -> Option<i64> {
         let _ = lease;
@@ -201,6 +225,8 @@ pub struct State {
     others: Vec<Box<dyn Machine>>,
     /// What machines have told since that was last taken, by their names. It is no part of what members agree on.
     told: Vec<(&'static str, Bytes)>,
+    /// Leases that are still to end, as part of the command that is being carried out.
+    ending: VecDeque<i64>,
 }
 
 impl Default for State {
@@ -237,6 +263,7 @@ impl State {
             used: BTreeMap::new(),
             others: machines,
             told: Vec::new(),
+            ending: VecDeque::new(),
         }
     }
 
@@ -356,27 +383,65 @@ impl State {
     }
 
     fn execute(&mut self, action: &Action) -> Result<Outcome, Stop> {
+        let outcome = self.execute_alone(action)?;
+        self.end_leases();
+        Ok(outcome)
+    }
+
+    fn execute_alone(&mut self, action: &Action) -> Result<Outcome, Stop> {
         let malformed = |machine: &str, malformed| Stop::Malformed { machine: machine.to_owned(), malformed };
         match action {
             Action::Shared(shared) => Ok(self.execute_shared(shared).unwrap_or_else(Outcome::Refused)),
             Action::Machine { machine, body, .. } if machine == keys::NAME => {
                 let command = keys::Command::decode(body).map_err(|error| malformed(machine, error))?;
-                Ok(self.keys.apply(&self.leases, &command).map_or_else(Outcome::Refused, Outcome::Keys))
+                Ok(self.execute_keys(&command).map_or_else(Outcome::Refused, Outcome::Keys))
             }
             Action::Machine { machine, body, .. } => {
                 let at = self.others.binary_search_by(|each| each.name().cmp(machine));
                 let at = at.map_err(|_| malformed(machine, Malformed::Contradiction { what: "no such machine" }))?;
-                let mut context = Context::new(self.at, &mut self.leases, &mut self.keys);
-                let outcome = self.others[at].apply(&mut context, body).map_err(|error| malformed(machine, error))?;
-                let name = self.others[at].name();
-                let (events, ended) = context.finish();
-                self.told.extend(events.into_iter().map(|event| (name, event)));
-                for lease in ended {
-                    // Named twice, it is there no more.
-                    let _ = self.end_lease(lease, LeaseEnd::Revoked);
-                }
-                Ok(Outcome::Machine(outcome))
+                let outcome = self.with_machine(at, |machine, context| machine.apply(context, body));
+                Ok(Outcome::Machine(outcome.map_err(|error| malformed(machine, error))?))
             }
+        }
+    }
+
+    /// Has a machine do something, and carries out what it wants besides.
+    fn with_machine<T>(&mut self, at: usize, work: impl FnOnce(&mut dyn Machine, &mut Context<'_>) -> T) -> T {
+        let machine = self.others[at].as_mut();
+        let mut context = Context::new(self.at, &mut self.leases, &mut self.keys);
+        let done = work(machine, &mut context);
+        let (name, (events, ended)) = (machine.name(), context.finish());
+        self.told.extend(events.into_iter().map(|event| (name, event)));
+        self.ending.extend(ended);
+        done
+    }
+
+    /// Ends the leases that machines want to end. One may have others end.
+    fn end_leases(&mut self) {
+        while let Some(lease) = self.ending.pop_front() {
+            // Named twice, it is there no more.
+            let _ = self.end_lease(lease, LeaseEnd::Revoked);
+        }
+    }
+
+    fn execute_keys(&mut self, command: &keys::Command) -> Result<keys::Outcome, Error> {
+        let puts = command.leased_puts();
+        if !puts.is_empty() {
+            for at in 0..self.others.len() {
+                self.with_machine(at, |machine, context| machine.before_puts(context, &puts))?;
+            }
+        }
+        let before = self.keys.revision();
+        let outcome = self.keys.apply(&self.leases, command)?;
+        self.tell_changes(before);
+        Ok(outcome)
+    }
+
+    /// Tells machines what has changed in keys, if they are not at this revision any more.
+    fn tell_changes(&mut self, before: u64) {
+        let Some(changed) = self.keys.changed_after(before) else { return };
+        for at in 0..self.others.len() {
+            self.with_machine(at, |machine, context| machine.keys_changed(context, &changed));
         }
     }
 
@@ -405,12 +470,16 @@ impl State {
 
     fn end_lease(&mut self, lease: i64, why: LeaseEnd) -> Result<Outcome, Error> {
         self.leases.end(lease)?;
+        let before = self.keys.revision();
         self.keys.lease_ended(lease);
-        for machine in &mut self.others {
-            let mut context = Context::new(self.at, &mut self.leases, &mut self.keys);
-            machine.lease_ended(&mut context, lease, why);
-            let (events, _) = context.finish();
-            self.told.extend(events.into_iter().map(|event| (machine.name(), event)));
+        let changed = self.keys.changed_after(before);
+        for at in 0..self.others.len() {
+            self.with_machine(at, |machine, context| {
+                machine.lease_ended(context, lease, why);
+                if let Some(changed) = &changed {
+                    machine.keys_changed(context, changed);
+                }
+            });
         }
         Ok(Outcome::LeaseEnded { revision: self.keys.revision(), lease })
     }
@@ -427,11 +496,8 @@ impl State {
         self.clients = Clients::default();
         self.at = At::default();
         let revision = self.keys.revision();
-        let ended: Vec<i64> = self.others.iter_mut().flat_map(|machine| machine.founded_anew(revision)).collect();
-        for lease in ended {
-            // It may be there no more.
-            let _ = self.end_lease(lease, LeaseEnd::Revoked);
-        }
+        self.ending = self.others.iter_mut().flat_map(|machine| machine.founded_anew(revision)).collect();
+        self.end_leases();
         self.told.clear();
         Ok(())
     }
@@ -448,6 +514,7 @@ impl State {
             used: self.used.clone(),
             others: self.others.iter().map(|machine| machine.copy()).collect(),
             told: Vec::new(),
+            ending: VecDeque::new(),
         }
     }
 

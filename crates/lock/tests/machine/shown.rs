@@ -1,0 +1,268 @@
+//! Locks that clients of etcd want as well: by keys, as they know it.
+
+use broadcast_lock::{
+    Mode, Refusal,
+    message::{Change, Command, Lock, Outcome, PlaceState, Question, SESSION},
+};
+use broadcast_store::{
+    Error,
+    keys::{self, Delete, KeyRange, Op, Put, Txn},
+    machine,
+};
+
+use crate::{
+    properties::reread,
+    support::{State, acquire, config, name, several, sid},
+};
+
+/// Leases of clients of etcd.
+const ONE: i64 = 0x694d_81b2;
+const OTHER: i64 = 0x694d_81b3;
+
+fn state(sessions: &[i64]) -> State {
+    let mut state = State::new(sessions);
+    for lease in [ONE, OTHER] {
+        state.apply(&machine::Command::grant(lease, 60));
+    }
+    state
+}
+
+fn put(key: String, value: &'static str, lease: i64) -> Put {
+    Put { key: key.into(), value: value.into(), lease, ..Put::default() }
+}
+
+fn names(state: &State, prefix: &str) -> Vec<String> {
+    state.listed(prefix).iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
+}
+
+fn lock(state: &State, lock: &str) -> Lock {
+    state.ask::<Option<Lock>>(&Question::Lock(name(lock))).expect("somebody is there")
+}
+
+#[test]
+fn they_wait_for_each_other_in_one_queue() {
+    let mut state = state(&[1, 2]);
+    // Whoever has no clients of etcd has no keys.
+    let held = state.place(acquire(1, "a", Mode::Exclusive));
+    assert_eq!(names(&state, ""), [""; 0]);
+    let (one, granted) = state.enter(ONE, "a").expect("it had none");
+    assert!(held.1 && !granted && one > held.0);
+    assert_eq!(names(&state, "a/"), [format!("a/{:x}", sid(1)), format!("a/{ONE:x}")]);
+    // What came before is older for etcd as well.
+    let created: Vec<u64> = state.listed("a/").iter().map(|kv| kv.create_revision).collect();
+    assert_eq!((created[0] < one, created[1]), (true, one));
+    let second = state.place(acquire(2, "a", Mode::Exclusive));
+    let (other, granted) = state.enter(OTHER, "a").expect("it had none");
+    assert!(!second.1 && !granted && one < second.0 && second.0 < other);
+    let shown = lock(&state, "a");
+    assert_eq!((shown.holders[0].token, shown.waiting), (held.0, 3));
+    assert_eq!(shown.queue.iter().map(|place| place.token).collect::<Vec<_>>(), [one, second.0, other]);
+    assert_eq!(shown.queue[0].label, "etcd lease 694d81b2");
+    state.take_told();
+    state.release(1, held.0);
+    assert_eq!(state.take_told(), [(held.0, Change::Released), (one, Change::Granted)]);
+    assert!(state.delete(ONE, "a"));
+    assert_eq!(state.take_told(), [(one, Change::Released), (second.0, Change::Granted)]);
+    state.apply(&machine::Command::revoke(sid(2)));
+    assert_eq!(state.places(&[second.0, other]), [PlaceState::Gone, PlaceState::Held]);
+    assert_eq!(names(&state, ""), [format!("a/{OTHER:x}")]);
+    state.apply(&machine::Command::revoke(OTHER));
+    assert_eq!((names(&state, ""), state.locks().counts().1), (Vec::new(), 0));
+    // And then nobody pays for them any more.
+    state.apply(&machine::Command::revoke(sid(1)));
+    assert_eq!(state.execute(&Command::Open { session: sid(1), config: config() }), Outcome::Done);
+    assert!(state.place(acquire(1, "a", Mode::Exclusive)).1);
+    assert_eq!(names(&state, ""), [""; 0]);
+}
+
+#[test]
+fn readers_and_several_locks_are_waited_for_as_well() {
+    let mut state = state(&[1, 2, 3]);
+    let readers = [1, 2].map(|session| state.place(acquire(session, "a", Mode::Shared)));
+    let both = state.place(several(3, &["a", "b"]));
+    let (one, granted) = state.enter(ONE, "b").expect("it had none");
+    assert!(!granted);
+    assert_eq!(names(&state, ""), [format!("a/{:x}", sid(3)), format!("b/{:x}", sid(3)), format!("b/{ONE:x}")]);
+    let places = state.places(&[readers[0].0, both.0, one]);
+    assert_eq!(places, [PlaceState::Held, PlaceState::Waits, PlaceState::Waits]);
+    for (session, (token, _)) in [1, 2].into_iter().zip(readers) {
+        state.release(session, token);
+    }
+    assert_eq!(state.places(&[both.0, one]), [PlaceState::Held, PlaceState::Waits]);
+    // The keys of a place go with it, all of them.
+    state.release(3, both.0);
+    assert_eq!((state.places(&[one]), names(&state, "")), (vec![PlaceState::Held], vec![format!("b/{ONE:x}")]));
+    assert_eq!(reread(&state).hash(), state.state.hash());
+}
+
+#[test]
+fn who_deletes_the_key_of_a_place_takes_the_lock_away() {
+    let mut state = state(&[1, 2]);
+    let held = state.place(several(1, &["a", "b"]));
+    let more = state.place(acquire(1, "c", Mode::Exclusive));
+    let next = state.place(acquire(2, "c", Mode::Exclusive));
+    state.enter(ONE, "b").expect("it had none");
+    state.take_told();
+    // All at once, so none of them is granted what another one had.
+    let delete = keys::Command::Delete(Delete { keys: KeyRange::prefix("b/"), prev_kv: false });
+    state.keys(&delete);
+    let told = state.take_told();
+    assert!(told.contains(&(held.0, Change::Forced)) && told.contains(&(more.0, Change::Forced)), "{told:?}");
+    assert_eq!(
+        told.iter().filter(|(_, change)| *change == Change::Granted).collect::<Vec<_>>(),
+        [&(next.0, Change::Granted)]
+    );
+    // Whoever had it hears of it with its next keepalive.
+    assert_eq!(state.state.promised(sid(1)), None);
+    assert_eq!(names(&state, ""), [""; 0]);
+}
+
+#[test]
+fn whoever_is_forced_out_may_be_a_client_of_etcd() {
+    let mut state = state(&[1]);
+    let (one, granted) = state.enter(ONE, "a").expect("it had none");
+    assert!(granted);
+    let waits = state.place(acquire(1, "a", Mode::Exclusive));
+    assert_eq!(state.execute(&Command::Force { name: name("a") }), Outcome::Released { tokens: vec![one] });
+    assert_eq!(state.places(&[waits.0]), [PlaceState::Held]);
+    assert!(!state.state.leases().contains(ONE), "its client finds its lease gone");
+    assert_eq!(names(&state, ""), [format!("a/{:x}", sid(1))]);
+}
+
+#[test]
+fn what_the_elected_say_is_seen_on_both_sides() {
+    let mut state = state(&[1]);
+    let (one, _) = state.enter(ONE, "a").expect("it had none");
+    let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
+    state.keys(&keys::Command::Put(put(format!("a/{ONE:x}"), "etcd's", ONE)));
+    assert_eq!(&lock(&state, "a").holders[0].value[..], b"etcd's");
+    assert!(state.delete(ONE, "a"));
+    assert_eq!(state.places(&[one, ours]), [PlaceState::Gone, PlaceState::Held]);
+    let proclaim =
+        Command::Proclaim { name: name("a"), session: sid(1), token: ours, value: bytes::Bytes::from("ours") };
+    assert_eq!(state.execute(&proclaim), Outcome::Done);
+    let listed = state.listed("a/");
+    assert_eq!((&listed[0].value[..], listed[0].create_revision), (&b"ours"[..], ours));
+}
+
+#[test]
+fn a_token_is_the_revision_of_the_key_and_passes_fences() {
+    let mut state = state(&[1]);
+    let (one, _) = state.enter(ONE, "a").expect("it had none");
+    assert_eq!(state.listed("a/")[0].create_revision, one);
+    let fenced = |token| {
+        let keys = keys::Command::Put(put("k".into(), "v", 0)).encode();
+        Command::Fenced { name: name("a"), token, keys }
+    };
+    assert!(matches!(state.execute(&fenced(one)), Outcome::Keys(_)));
+    // A fenced write may be about places as well.
+    let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
+    let keys = keys::Command::Delete(Delete { keys: KeyRange::prefix("a/"), prev_kv: false }).encode();
+    assert!(matches!(state.execute(&Command::Fenced { name: name("a"), token: one, keys }), Outcome::Keys(_)));
+    assert_eq!(state.places(&[one, ours]), [PlaceState::Gone; 2]);
+    assert_eq!(state.execute(&fenced(one)), Outcome::Refused(Refusal::NotHeld { token: one }));
+}
+
+#[test]
+fn each_place_has_its_own_token_even_in_one_transaction() {
+    let mut state = state(&[1]);
+    let success = [("a", ONE), ("b", ONE), ("a", OTHER)];
+    let success = success.map(|(lock, lease)| Op::Put(put(format!("{lock}/{lease:x}"), "", lease)));
+    state.keys(&keys::Command::Txn(Txn { success: success.into(), ..Txn::default() }));
+    assert_eq!(state.locks().counts(), (1, 2, 1));
+    let tokens = |state: &State, each: &str| {
+        let lock = lock(state, each);
+        lock.holders.iter().chain(&lock.queue).map(|place| place.token).collect::<Vec<_>>()
+    };
+    let mut all = [tokens(&state, "a"), tokens(&state, "b")].concat();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 3);
+    let ours = state.place(acquire(1, "a", Mode::Exclusive));
+    assert!(!ours.1 && ours.0 > all[2]);
+}
+
+#[test]
+fn other_keys_are_no_places() {
+    let mut state = state(&[1]);
+    let place = format!("a/{ONE:x}");
+    // Without a lease, of another one, of a session of ours, or not as it is written.
+    for (key, lease) in [
+        (place.clone(), 0),
+        (place.clone(), OTHER),
+        (format!("a/{:x}", sid(1)), sid(1)),
+        (format!("a/{ONE:X}"), ONE),
+        (format!("/a/{ONE:x}"), ONE),
+        (format!("{ONE:x}"), ONE),
+    ] {
+        state.keys(&keys::Command::Put(put(key, "", lease)));
+    }
+    // It is there already, so no client of etcd would take that for its place.
+    state.keys(&keys::Command::Put(put(place, "", ONE)));
+    assert_eq!(state.locks().counts(), (1, 0, 0));
+    assert!(state.place(acquire(1, "a", Mode::Exclusive)).1);
+}
+
+#[test]
+fn a_key_that_changes_its_lease_is_a_place_until_it_is_deleted() {
+    let mut state = state(&[1]);
+    let (one, _) = state.enter(ONE, "a").expect("it had none");
+    state.keys(&keys::Command::Put(put(format!("a/{ONE:x}"), "", OTHER)));
+    let ours = state.place(acquire(1, "a", Mode::Exclusive));
+    state.apply(&machine::Command::revoke(ONE));
+    assert_eq!(state.places(&[one, ours.0]), [PlaceState::Held, PlaceState::Waits]);
+    state.apply(&machine::Command::revoke(OTHER));
+    assert_eq!(state.places(&[one, ours.0]), [PlaceState::Gone, PlaceState::Held]);
+}
+
+#[test]
+fn ends_that_have_others_end_are_no_recursion() {
+    const MANY: i64 = 8000;
+    let mut state = state(&[]);
+    for session in 1..=MANY {
+        let open =
+            machine::Command::machine("locks", 1, Command::Open { session: sid(session), config: config() }.encode());
+        let open = open.expect("it is small");
+        let at = machine::At { index: state.state.at().index + 1, term: crate::support::TERM };
+        state.state.apply(at, &open).expect("it is known");
+        let acquire = Command::Acquire(acquire(session, "a", Mode::Shared)).encode();
+        let acquire = machine::Command::machine("locks", 1, acquire).expect("it is small");
+        state.state.apply(at, &acquire).expect("it is known");
+    }
+    state.enter(ONE, "a").expect("it had none");
+    // The key of each is attached to the session of the next.
+    let at = machine::At { index: state.state.at().index + 1, term: crate::support::TERM };
+    for session in 1..MANY {
+        let put = keys::Command::Put(put(format!("a/{:x}", sid(session)), "", sid(session + 1)));
+        let put = machine::Command::keys(&put).expect("it is small");
+        state.state.apply(at, &put).expect("it is known");
+    }
+    state.apply(&machine::Command::revoke(sid(MANY)));
+    assert_eq!(state.locks().counts(), (0, 1, 0));
+    assert_eq!(SESSION & ONE, 0);
+}
+
+#[test]
+fn there_is_room_for_so_many() {
+    let mut state = state(&[1]);
+    let used = machine::Machine::bytes(state.locks());
+    state.apply(&machine::Command::set_quota("locks", used + 500));
+    state.enter(ONE, "a").expect("there is room");
+    let more = keys::Command::Put(put(format!("b/{OTHER:x}"), "", OTHER));
+    let refused = state.keys(&more);
+    assert!(
+        matches!(&refused, machine::Outcome::Refused(Error::NoSpace { machine, .. }) if machine == "locks"),
+        "{refused:?}"
+    );
+    assert_eq!(names(&state, "b"), [""; 0]);
+    // Where keys have no room, nobody gets a place that clients of etcd do not see.
+    state.apply(&machine::Command::set_quota("locks", 1 << 20));
+    state.apply(&machine::Command::set_quota("keys", 1));
+    let refused = state.execute(&Command::Acquire(acquire(1, "a", Mode::Exclusive)));
+    assert!(matches!(refused, Outcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
+    let open = broadcast_lock::message::Acquire { open: Some(config()), ..acquire(2, "a", Mode::Exclusive) };
+    let refused = state.execute(&Command::Acquire(open));
+    assert!(matches!(refused, Outcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
+    assert_eq!(state.locks().counts(), (1, 1, 0));
+    assert!(state.place(acquire(1, "c", Mode::Exclusive)).1, "others go on");
+}
