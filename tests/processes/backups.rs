@@ -17,7 +17,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::store::{Cluster, alone_with_much, command, put, put_on};
+use super::store::{Cluster, alone_with_much, command, put, put_much, put_on};
 use crate::support::{
     LIMIT, Process,
     http::{ask, connect, read_head, request},
@@ -294,20 +294,39 @@ fn begin_to_save(at: SocketAddr) -> (u16, BufReader<TcpStream>) {
     (read_head(&mut stream).expect("it answers").0, stream)
 }
 
-#[test]
-fn a_voter_that_stops_cuts_a_backup_off_visibly() {
-    let mut node = alone_with_much();
-    let (status, mut stream) = begin_to_save(node.http());
+/// Reads a part of a backup, then has something happen to who writes it: what comes is cut, or at least does not end as a
+/// body in chunks does (RFC 9112, section 7.1).
+fn cut_off(at: SocketAddr, happens: impl FnOnce()) {
+    let (status, mut stream) = begin_to_save(at);
     assert_eq!(status, 200);
     let mut first = [0; 1 << 16];
     stream.read_exact(&mut first).expect("a part of it");
-    node.signal("TERM");
-    // It is cut, or at least does not end as a body in chunks does (RFC 9112, section 7.1).
+    happens();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     assert!(rest.len() < 24 << 20, "all came, so this shows nothing");
     assert!(!rest.ends_with(b"0\r\n\r\n"), "a part of a backup looks whole");
+}
+
+#[test]
+fn a_voter_that_stops_cuts_a_backup_off_visibly() {
+    let mut node = alone_with_much();
+    cut_off(node.http(), || node.signal("TERM"));
     node.wait();
+}
+
+#[test]
+fn a_leader_that_is_lost_cuts_a_backup_off_visibly_and_the_next_one_gives_a_whole_one() {
+    let mut cluster = Cluster::start();
+    put_much(cluster.other.http());
+    let (leader, at) = (cluster.wait_led(3), cluster.other.http());
+    cut_off(at, || cluster.voters[leader].signal("KILL"));
+    cluster.voters[leader].wait();
+    let file = cluster.folder.path().join("backup");
+    let saved =
+        program(&["store", "snapshot", "save", file.to_str().expect("text"), "--node", &at.to_string()]).output();
+    assert!(stdout(saved.expect("it runs")).starts_with("saved store "));
+    assert!(fs::metadata(file).expect("it is there").len() > 24 << 20);
 }
 
 #[test]

@@ -577,11 +577,16 @@ impl Drop for Watching {
 /// A node with the store alone, with some MiB in it: more than fits in sockets.
 pub(super) fn alone_with_much() -> Process {
     let node = Process::node(&["--name", "node1", "--role", "voter", "--voters", "node1", "--http", "127.0.0.1:0"]);
+    put_much(node.http());
+    node
+}
+
+/// Puts some MiB.
+pub(super) fn put_much(at: SocketAddr) {
     let value = vec![b'x'; 1 << 20];
     for key in 0..24 {
-        until("it is put", || put(node.http(), &format!("key{key}"), &value).0 == 200);
+        until("it is put", || put(at, &format!("key{key}"), &value).0 == 200);
     }
-    node
 }
 
 #[test]

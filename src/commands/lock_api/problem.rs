@@ -42,9 +42,10 @@ fn refused(refusal: &Refusal) -> Problem {
         Refusal::Invalid(_) | Refusal::NotGiven { .. } => StatusCode::BAD_REQUEST,
         Refusal::NoSession { .. } | Refusal::Free { .. } => StatusCode::NOT_FOUND,
         Refusal::SessionExists { .. } | Refusal::HasPlace { .. } | Refusal::NotHeld { .. } => StatusCode::CONFLICT,
-        Refusal::NoSpace { .. } | Refusal::TooManyFences { .. } | Refusal::TooManyPlaces { .. } => {
-            StatusCode::INSUFFICIENT_STORAGE
-        }
+        Refusal::NoSpace { .. }
+        | Refusal::KeysFull { .. }
+        | Refusal::TooManyFences { .. }
+        | Refusal::TooManyPlaces { .. } => StatusCode::INSUFFICIENT_STORAGE,
     };
     Problem::new(status, refusal)
 }

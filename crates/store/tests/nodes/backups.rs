@@ -212,36 +212,6 @@ async fn what_is_left_of_a_store_founds_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_whose_leader_is_lost_is_taken_for_no_whole_one() {
-    let disks = Disks::new(3);
-    let nodes = disks.start_all().await;
-    let value = "v".repeat(1 << 20);
-    for number in 0..24 {
-        nodes[0].put(&format!("key{number}"), &value).await;
-    }
-    let client = disks.start("client", &nodes.iter().collect::<Vec<_>>()).await;
-    let mut stream = client.store.save().await.expect("somebody leads");
-    let mut taken = stream.next().await.expect("it is there").expect("it has begun").len();
-    let lead = leader(&nodes).await;
-    let mut nodes = nodes;
-    nodes.remove(lead).crash().await;
-    let error = loop {
-        match stream.next().await {
-            Ok(Some(piece)) => taken += piece.len(),
-            Ok(None) => panic!("it ends as if it were whole, after {taken} bytes"),
-            Err(error) => break error,
-        }
-    };
-    assert!(taken < 24 << 20, "more is on its way than the sockets hold");
-    assert!(error.to_string().contains("its backup breaks off"), "{error}");
-    // Whoever leads now gives it.
-    let folder = TempDir::new().expect("a folder");
-    let file = folder.path().join("backup");
-    save(&client, &file).await;
-    assert!(Backup::open(&file).expect("it is whole").size() > 24 << 20);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_recovered_from_its_snapshot_and_what_came_after() {
     const WRITERS: u64 = 64;
     const EACH: u64 = 90;
