@@ -11,6 +11,7 @@ pub mod docker;
 pub mod embedded;
 pub mod go;
 pub mod http;
+pub mod lag;
 pub mod ledger;
 pub mod netns;
 pub mod require;

@@ -9,13 +9,13 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
 
 use super::super::nemesis::client::{HTTP, now, tell};
-use crate::support::program;
+use crate::support::{lag, program};
 
 /// No shorter: the margin for a machine with much to do is part of it.
 const TTL: Duration = Duration::from_secs(6);
@@ -46,6 +46,7 @@ fn lock(deadlines: &Deadlines) -> MutexGuard<'_, HashMap<String, Duration>> {
 /// Holds so many locks; prints so, and waits for a line that says what becomes of the commands. Then it prints what became
 /// of what they run.
 pub(super) fn run(count: usize) {
+    lag::watch();
     let deadlines = Deadlines::default();
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     let node = format!("http://{}", listener.local_addr().expect("it is bound"));
@@ -64,7 +65,7 @@ pub(super) fn run(count: usize) {
     }
     tell(&json!({"ready": true}));
     let fault = std::io::stdin().lines().next().and_then(Result::ok).expect("it is told what to do");
-    let fault_at = now();
+    let (fault_at, began) = (now(), Instant::now());
     let signal = match &*fault {
         "kill" => Some("-KILL"),
         "stop" => Some("-STOP"),
@@ -88,11 +89,11 @@ pub(super) fn run(count: usize) {
         thread::sleep(LOOK_EVERY);
     }
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    let deadlines = lock(&deadlines).clone();
+    let (deadlines, allowed) = (lock(&deadlines).clone(), millis(lag::allowed(began)));
     for holder in &mut holders {
         let ended = holder.ended.map(|ended| millis(ended - fault_at));
         let left = holder.ended.map(|ended| millis(deadlines[&holder.session].saturating_sub(ended)));
-        tell(&json!({"ended": ended, "left": left, "late": millis(holder.late)}));
+        tell(&json!({"ended": ended, "left": left, "late": millis(holder.late), "allowed": allowed}));
         // Those that are left end what they run.
         let _ = holder.command.kill();
         let _ = holder.command.wait();

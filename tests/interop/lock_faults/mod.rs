@@ -187,7 +187,9 @@ fn what_runs_is_over_by_its_deadline() {
         while all.len() < count {
             all.extend(cluster.suffer(fault, AT_ONCE.min(count - all.len())));
         }
-        let late: Vec<_> = all.iter().filter(|line| line["late"] != 0.0).collect();
+        // A machine that gives nobody a processor in time is late itself.
+        let is_late = |line: &&Value| line["late"].as_f64() > line["allowed"].as_f64();
+        let late: Vec<_> = all.iter().filter(is_late).collect();
         assert!(late.is_empty(), "{fault:?}: over only after the deadline, ms: {late:?}");
         let numbers = |field: &str| {
             let mut numbers: Vec<f64> = all.iter().filter_map(|line| line[field].as_f64()).collect();
