@@ -14,7 +14,11 @@ use broadcast_store::{Store, StoreError, keys, machine};
 use bytes::Bytes;
 use rand::{TryRng as _, rngs::SysRng};
 use serde::de::DeserializeOwned;
-use tokio::{select, sync::oneshot, time::sleep};
+use tokio::{
+    select,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use self::hub::{Hub, Ticket};
 use crate::{
@@ -38,6 +42,8 @@ pub const TTL: Duration = Duration::from_secs(10);
 /// How often something is given up that nobody answers to, and how long after each other.
 const GIVE_UP_TRIES: u32 = 300;
 const GIVE_UP_AGAIN: Duration = Duration::from_secs(1);
+/// How long it may take to find out who holds a lock, for who was refused it.
+const HOLDERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a node does with locks. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -294,7 +300,8 @@ impl Client {
 
     /// Who holds these locks, as far as that can be found out, to be told.
     pub async fn holders(&self, names: &[Name]) -> Vec<Holder> {
-        self.ask(&Question::Holders(names.into())).await.unwrap_or_default()
+        let question = Question::Holders(names.into());
+        timeout(HOLDERS_WITHIN, self.ask(&question)).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Gives up a place of a session.
