@@ -106,24 +106,29 @@ impl<'a> Path<'a> {
         Ok(Self { succeeded, ops, nested })
     }
 
-    /// Whether its puts and reads can be carried out, and what is put.
+    /// Whether its puts and reads can be carried out, and what is put. As in etcd, all puts come first.
     fn check(&self, keys: &Keys, leases: &Leases, size: &mut u64) -> Result<(), Error> {
-        let mut nested = self.nested.iter();
-        for op in self.ops {
-            match op {
-                Op::Range(range) => {
-                    keys.check_revision(range.revision)?;
-                }
-                Op::Put(put) => {
-                    check_kept(keys, put)?;
-                    check_lease(leases, put)?;
-                    *size += put_size(keys, put);
-                }
-                Op::Delete(_) => {}
-                Op::Txn(_) => nested.next().expect("each has its path").check(keys, leases, size)?,
+        self.each(&mut |op| {
+            if let Op::Put(put) = op {
+                check_kept(keys, put)?;
+                check_lease(leases, put)?;
+                *size += put_size(keys, put);
             }
-        }
-        Ok(())
+            Ok(())
+        })?;
+        self.each(&mut |op| match op {
+            Op::Range(range) => keys.check_revision(range.revision).map(drop),
+            Op::Put(_) | Op::Delete(_) | Op::Txn(_) => Ok(()),
+        })
+    }
+
+    /// Looks at each operation, in order, those of nested transactions in their place.
+    fn each(&self, look: &mut impl FnMut(&Op) -> Result<(), Error>) -> Result<(), Error> {
+        let mut nested = self.nested.iter();
+        self.ops.iter().try_for_each(|op| match op {
+            Op::Txn(_) => nested.next().expect("each has its path").each(look),
+            op => look(op),
+        })
     }
 }
 

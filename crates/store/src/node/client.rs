@@ -24,9 +24,10 @@ use super::{
     error::{Said, StoreError},
     events::{EventStream, Here},
     figures::{self, Operation},
+    leases::{FoundLeases, LeaseQuery},
     message::{
-        self, CHANGE, EVENTS, EXECUTE, KEEP_ALIVE, QUERY, Query, READ, Read, SAVE, read_found, split_store, with_store,
-        write_read,
+        self, CHANGE, EVENTS, EXECUTE, KEEP_ALIVE, LEASES, QUERY, Query, READ, Read, SAVE, read_found, split_store,
+        with_store, write_read,
     },
     save::BackupStream,
     stream::{Ended, Stream},
@@ -107,6 +108,7 @@ enum Ask {
     Execute(Bytes),
     Read(Read),
     KeepAlive(i64),
+    Leases(LeaseQuery),
     Query(Query),
     Change(Change),
 }
@@ -116,7 +118,7 @@ impl Ask {
     fn patience(&self) -> Duration {
         match self {
             Self::Execute(_) | Self::KeepAlive(_) | Self::Query(_) => ATTEMPT,
-            Self::Read(_) => LONGEST_READ,
+            Self::Read(_) | Self::Leases(_) => LONGEST_READ,
             Self::Change(_) => LONGEST_CHANGE,
         }
     }
@@ -243,6 +245,13 @@ impl Client {
         let ttl = <[u8; 8]>::try_from(&*answer).map(i64::from_be_bytes);
         let ttl = ttl.map_err(|_| StoreError::Answer { node, problem: "no time to live".into() })?;
         Ok(u64::try_from(ttl).ok().filter(|ttl| *ttl > 0).map(Duration::from_secs))
+    }
+
+    /// Looks at leases.
+    pub(super) async fn leases(&self, query: LeaseQuery, within: Duration) -> Result<FoundLeases, StoreError> {
+        let asked = self.ask(&Ask::Leases(query), within, within).await;
+        let (answer, node, _) = self.ended.ended(Operation::Read, asked)?;
+        postcard::from_bytes(&answer).map_err(|problem| StoreError::Answer { node, problem: problem.to_string() })
     }
 
     /// Has a machine answer a question.
@@ -471,27 +480,30 @@ impl Client {
                 Ask::Read(read) => message::write_found(&voter.read(read).await?),
                 Ask::Query(query) => voter.query(query).await?,
                 Ask::KeepAlive(lease) => voter.keep_alive(*lease).await?.to_be_bytes().to_vec().into(),
+                Ask::Leases(query) => written(&voter.leases(query).await?).into(),
                 Ask::Change(change) => change::detached(voter, change.clone()).await.map(|()| Bytes::new())?,
             };
             return Ok((mine, answer));
         }
         let (method, body) = match ask {
             Ask::Execute(command) => (EXECUTE, with_store(store, command)),
-            Ask::Read(read) => {
-                // It may be long. Once it begins it may take all the time that there is.
-                let mut call = self.sessions.open(name, READ, None).await?;
-                call.outgoing.send(Bytes::new()).await.map_err(|error| broken(name, &error))?;
-                let question = with_store(store, &write_read(read));
-                let begun = timeout(ATTEMPT, call.finish(question)).await;
-                let mut answered = begun.map_err(|_| CallError::Deadline { to: name.into(), within: ATTEMPT })??;
-                let answer = answered.incoming.all(MAX_FOUND).await.map_err(|error| broken(name, &error))?;
-                return split(name, &answer);
-            }
+            Ask::Read(read) => return self.ask_for_long(name, READ, with_store(store, &write_read(read))).await,
+            Ask::Leases(query) => return self.ask_for_long(name, LEASES, with_store(store, &written(query))).await,
             Ask::KeepAlive(lease) => (KEEP_ALIVE, with_store(store, &lease.to_be_bytes())),
             Ask::Query(query) => (QUERY, with_store(store, &written(query))),
             Ask::Change(change) => (CHANGE, with_store(store, &written(change))),
         };
         split(name, &self.sessions.call(name, method, body, ask.patience()).await?)
+    }
+
+    /// Asks for what may be long. Once the answer begins it may take all the time that there is.
+    async fn ask_for_long(&self, name: &str, method: &'static str, question: Bytes) -> Result<(u64, Bytes), Failed> {
+        let mut call = self.sessions.open(name, method, None).await?;
+        call.outgoing.send(Bytes::new()).await.map_err(|error| broken(name, &error))?;
+        let begun = timeout(ATTEMPT, call.finish(question)).await;
+        let mut answered = begun.map_err(|_| CallError::Deadline { to: name.into(), within: ATTEMPT })??;
+        let answer = answered.incoming.all(MAX_FOUND).await.map_err(|error| broken(name, &error))?;
+        split(name, &answer)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) const JOIN: &str = "store/join";
 pub(super) const CHANGE: &str = "store/change";
 pub(super) const QUERY: &str = "store/query";
 pub(super) const EVENTS: &str = "store/events";
+pub(super) const LEASES: &str = "store/leases";
 
 /// With the store that a question is about, or an answer of, in front; 0 where none is known yet.
 pub(super) fn with_store(store: u64, body: &[u8]) -> Bytes {

@@ -27,6 +27,7 @@ mod events;
 mod figures;
 mod followers;
 mod lead;
+mod leases;
 mod message;
 mod place;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "simulations run the very same state"))]
@@ -43,7 +44,7 @@ use broadcast_session::Sessions;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rand::{TryRng as _, rngs::SysRng};
-use tokio::{select, sync::mpsc};
+use tokio::{select, sync::mpsc, time::timeout};
 
 #[cfg(feature = "sim")]
 #[doc(hidden)]
@@ -55,12 +56,13 @@ pub use self::{
     error::StoreError,
     events::EventStream,
     figures::Figures,
+    leases::{FoundLeases, LeaseStatus},
     message::{Read, VoterStatus},
     save::BackupStream,
     voter::VoterError,
     watch::WatchStream,
 };
-use self::{client::Client, message::Query, voter::Voter};
+use self::{client::Client, error::Said, leases::LeaseQuery, message::Query, voter::Voter};
 use crate::{
     Error,
     keys::{self, DeleteOutcome, KeyRange, OpOutcome, Put, PutOutcome, Range, RangeOutcome, Txn, Watch},
@@ -314,6 +316,24 @@ impl Store {
         Box::pin(self.client.keep_alive(lease, self.patience))
     }
 
+    /// How each lease is, as they were when this was called, or later; without their keys.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn leases(&self) -> Operation<'_, FoundLeases> {
+        Box::pin(self.client.leases(LeaseQuery::All, self.patience))
+    }
+
+    /// How one lease is, and its keys if they are wanted. There is none in the answer if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn lease(&self, lease: i64, keys: bool) -> Operation<'_, FoundLeases> {
+        Box::pin(self.client.leases(LeaseQuery::One { lease, keys }, self.patience))
+    }
+
     /// Ends a lease, and deletes its keys.
     ///
     /// # Errors
@@ -406,6 +426,55 @@ impl Store {
     /// Whether this node votes and leads.
     pub fn leads(&self) -> bool {
         self.voter.as_ref().and_then(|voter| voter.raft()).is_some_and(|raft| raft.standing().leads)
+    }
+
+    /// The hash of the keys at a revision as this voter has them ([`keys::Keys::hash_at`]), its newest revision, and the one
+    /// that it was compacted at.
+    ///
+    /// # Errors
+    ///
+    /// This node does not vote: [`StoreError::NotPossible`]. Or the revision is compacted, or yet to come.
+    pub fn hash(&self, revision: u64) -> Operation<'_, (u32, u64, u64)> {
+        Box::pin(async move {
+            let why = || "only a voter has all keys, of which a hash can be made; ask one".to_owned();
+            let voter = self.voter.as_ref().ok_or_else(|| StoreError::NotPossible { why: why() })?;
+            let raft = voter.need().map_err(|said| StoreError::Stopped(said.refusal().text))?;
+            // It takes as long as reading everything: commands are not to wait meanwhile.
+            let copy = raft.state().read(|replica, _| replica.state.copy());
+            let hashed = tokio::task::spawn_blocking(move || {
+                let keys = copy.keys();
+                keys.hash_at(revision).map(|hash| (hash, keys.revision(), keys.compacted()))
+            });
+            Ok(hashed.await.map_err(|error| StoreError::Stopped(error.to_string()))??)
+        })
+    }
+
+    /// Has the voter with this id lead, in place of this node, and waits until it does.
+    ///
+    /// # Errors
+    ///
+    /// This node does not lead, or that one does not vote: [`StoreError::NotPossible`]. It does not come to lead in time:
+    /// [`StoreError::NoLeader`].
+    pub fn hand_over(&self, to: u64) -> Operation<'_, ()> {
+        Box::pin(async move {
+            let not_possible = |why: &str| StoreError::NotPossible { why: why.to_owned() };
+            let voter = self.voter.as_ref().ok_or_else(|| not_possible("this node does not vote"))?;
+            let said = |said: Said| StoreError::NotPossible { why: said.refusal().text };
+            let raft = voter.need().map_err(said)?;
+            raft.confirm().await.map_err(|error| said(Voter::said(&raft, error)))?;
+            if !raft.view().voters.contains_key(&to) {
+                return Err(not_possible("there is no voter with that id"));
+            }
+            let mut views = raft.watch();
+            let handed = async {
+                raft.hand_over(to).await.map_err(|error| said(Voter::said(&raft, error)))?;
+                while views.next().await.is_some_and(|view| view.leader != Some(to)) {}
+                Ok(())
+            };
+            let within = self.patience;
+            let late = || StoreError::NoLeader { within, problem: format!("{to:016x} does not come to lead") };
+            if raft.view().leader == Some(to) { Ok(()) } else { timeout(within, handed).await.map_err(|_| late())? }
+        })
     }
 
     /// What this node counts. It asks nobody, and takes microseconds.

@@ -11,7 +11,7 @@ use super::{
     client::ROLE,
     error::Said,
     events::Here,
-    message::{self, CHANGE, EVENTS, EXECUTE, JOIN, KEEP_ALIVE, QUERY, Query, READ, SAVE, VOTER, WATCH},
+    message::{self, CHANGE, EVENTS, EXECUTE, JOIN, KEEP_ALIVE, LEASES, QUERY, Query, READ, SAVE, VOTER, WATCH},
     replica::Watcher,
     stream::framed,
     voter::{Raft, Voter},
@@ -24,6 +24,9 @@ use crate::{
 
 /// The longest request for a change of voters, in bytes: two names.
 const MAX_CHANGE: usize = 1024;
+
+/// The longest question about leases, in bytes.
+const MAX_LEASE_QUERY: usize = 32;
 
 type Answered = Result<Answer, Refusal>;
 
@@ -46,6 +49,7 @@ pub(super) fn serve(voter: &Arc<Voter>) {
     on(voter, EXECUTE, execute);
     on(voter, READ, read);
     on(voter, KEEP_ALIVE, keep_alive);
+    on(voter, LEASES, leases);
     on(voter, SAVE, save);
     on(voter, WATCH, watch);
     on(voter, QUERY, query);
@@ -131,11 +135,19 @@ async fn read(me: Arc<Voter>, mut request: Request) -> Answered {
     let (store, asked) = question(&me, &mut request, MAX_COMMAND).await?;
     let mine = me.same_store(store)?;
     let found = me.read(&message::read_read(&asked).map_err(refuse)?).await?;
-    // It may be long: it goes no faster than it is taken, and is written when it counts as held.
-    Ok(Answer::stream(async move |outgoing| {
-        let answer = message::with_store(mine, &message::write_found(&found));
-        drop(outgoing.end(answer).await);
-    }))
+    Ok(long(mine, move || message::write_found(&found)))
+}
+
+/// An answer that may be long: it goes no faster than it is taken, and is written when it counts as held.
+fn long(store: u64, write: impl FnOnce() -> Bytes + Send + 'static) -> Answer {
+    Answer::stream(async move |outgoing| drop(outgoing.end(message::with_store(store, &write())).await))
+}
+
+async fn leases(me: Arc<Voter>, mut request: Request) -> Answered {
+    let (store, asked) = question(&me, &mut request, MAX_LEASE_QUERY).await?;
+    let mine = me.same_store(store)?;
+    let found = me.leases(&postcard::from_bytes(&asked).map_err(refuse)?).await?;
+    Ok(long(mine, move || postcard::to_allocvec(&found).expect("memory takes all there is").into()))
 }
 
 async fn keep_alive(me: Arc<Voter>, mut request: Request) -> Answered {

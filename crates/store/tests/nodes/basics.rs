@@ -161,3 +161,50 @@ async fn a_watch_begins_where_it_was_asked_to() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_looks_at_leases_and_only_a_voter_has_a_hash() {
+    let disks = Disks::new(3);
+    let nodes = disks.start_all().await;
+    let client = disks.start("client", &[&nodes[0]]).await;
+    let (long, granted) = client.store.grant(Duration::from_secs(600)).await.expect("it is granted");
+    let (short, _) = nodes[1].store.grant(Duration::from_secs(60)).await.expect("it is granted");
+    for key in ["b", "a"] {
+        client.store.put(Put { key: key.into(), lease: long, ..Put::default() }).await.expect("it is put");
+    }
+    for node in nodes.iter().chain([&client]) {
+        let found = node.store.leases().await.expect("they are found");
+        assert_eq!(found.leases.iter().map(|each| each.lease).collect::<Vec<_>>(), [short, long], "the soonest first");
+        let found = node.store.lease(long, true).await.expect("it is found");
+        assert_eq!((found.revision, found.leases.len()), (3, 1));
+        let status = &found.leases[0];
+        assert_eq!((status.lease, status.granted, &status.keys[..]), (long, granted, &["a".into(), "b".into()][..]));
+        assert!(status.left <= granted && status.left > granted / 2, "{status:?}");
+        assert!(node.store.lease(long, false).await.expect("it is found").leases[0].keys.is_empty());
+        assert!(node.store.lease(7, true).await.expect("it was looked for").leases.is_empty());
+    }
+    let mut hashes = Vec::new();
+    for node in &nodes {
+        until("it has all", async || node.store.hash(3).await.is_ok_and(|(_, revision, _)| revision == 3)).await;
+        hashes.push(node.store.hash(2).await.expect("all have it"));
+        let future = Error::FutureRevision { requested: 4, current: 3 };
+        assert_eq!(node.store.hash(4).await, Err(StoreError::Refused(future)));
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    assert!(matches!(client.store.hash(2).await, Err(StoreError::NotPossible { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_hands_over_to_whom_it_is_told() {
+    let disks = Disks::new(3);
+    let nodes = disks.start_all().await;
+    let leads = leader(&nodes).await;
+    let next = (leads + 1) % 3;
+    let (from, to) = (&nodes[leads].store, nodes[next].sessions.node().id().get());
+    for (refused, to) in [(&nodes[next].store, to), (from, 7)] {
+        assert!(matches!(refused.hand_over(to).await, Err(StoreError::NotPossible { .. })));
+    }
+    from.hand_over(to).await.expect("it does");
+    until("it leads", async || leader(&nodes).await == next).await;
+    nodes[next].store.hand_over(to).await.expect("it leads already");
+}
