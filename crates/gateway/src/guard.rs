@@ -10,7 +10,7 @@
 //! but its name has a dot in it, which `localhost`, addresses and the names of containers have not. So, where
 //! no token tells callers apart, a node is called by such a name, or by one of an origin that is allowed. Over TLS it may
 //! be called by any name: the browser has compared it with the certificate. Then only a page from `https` is the node's
-//! own.
+//! own. Calls of gRPC are no page's, as browsers have no HTTP/2 without TLS.
 //!
 //! Whatever is refused or let through, the [`audit`](crate::audit) log has it if it may change something.
 
@@ -28,6 +28,7 @@ use serde::Serialize;
 use super::{
     access::{Bearer, Caller, Needs, Scope, Scopes},
     app::App,
+    grpc_health,
     problem::Problem,
 };
 
@@ -77,7 +78,9 @@ fn asker(request: &Request, caller: &Caller, app: &App) -> Asker {
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = host(request).to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
-    let any_name = caller.over_tls || !app.config.access.is_open();
+    // No browser calls gRPC in plain HTTP/2: there is no page that could have made up the name.
+    let is_grpc = request.version() == Version::HTTP_2 && grpc_health::is_grpc(headers);
+    let any_name = caller.over_tls || !app.config.access.is_open() || is_grpc;
     if !any_name && !is_local(&host) && !app.config.origins.iter().any(named) {
         return Asker::Misled(host);
     }
@@ -147,7 +150,8 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     let (route, needs) = (route.as_ref().map(MatchedPath::as_str), needs(route.as_ref(), &app));
     let scope = needs.and_then(|needs| needs.of(request.method()));
     let is_operators = matches!(scope, Some(Scope::Operate | Scope::Deploy));
-    if (request.method().is_safe() && !is_operators) || needs == Some(Needs::NOTHING) {
+    let only_looks = needs.map_or(request.method().is_safe(), |needs| needs.only_looks(request.method()));
+    if only_looks && !is_operators {
         return judge(&app, &caller, &bearer, needs, request, next).await;
     }
     let who = (&bearer, caller.certificate.as_ref());

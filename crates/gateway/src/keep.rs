@@ -43,6 +43,16 @@ impl App {
         self.bulletin.end();
     }
 
+    /// Keeps nothing but the audit log, until the node stops.
+    pub(super) async fn keep_audit(self: Arc<Self>, News { messages, mut events }: News) {
+        // What is said is for others.
+        drop(messages);
+        tokio::select! {
+            () = async { while events.recv().await.is_some() {} } => {}
+            never = self.audit.keep() => match never {},
+        }
+    }
+
     /// Writes down what is said until the node stops.
     async fn keep_journal(&self, News { mut messages, mut events }: News) {
         let mut batch = Vec::new();

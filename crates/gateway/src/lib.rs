@@ -63,6 +63,7 @@ mod views;
 
 use std::{
     convert::Infallible,
+    future::ready,
     io,
     net::SocketAddr,
     sync::Arc,
@@ -72,7 +73,8 @@ use std::{
 
 use axum::{
     Extension, Router,
-    http::StatusCode,
+    extract::Request,
+    http::{HeaderMap, StatusCode},
     middleware,
     routing::{MethodRouter, get, post},
 };
@@ -173,6 +175,8 @@ pub struct Server {
     addr: SocketAddr,
     config: Config,
     mounted: Vec<Routes>,
+    /// Whether only what is mounted is served, and what is done to the headers of each request first.
+    only: Option<fn(&mut HeaderMap)>,
 }
 
 impl Server {
@@ -194,7 +198,7 @@ impl Server {
             Ok((listener, addr))
         };
         match listen() {
-            Ok((listener, addr)) => Ok(Self { listener, addr, config, mounted: Vec::new() }),
+            Ok((listener, addr)) => Ok(Self { listener, addr, config, mounted: Vec::new(), only: None }),
             Err(source) => Err(BindError { addr: config.addr, source }),
         }
     }
@@ -216,6 +220,13 @@ impl Server {
         self
     }
 
+    /// Serves nothing but what is mounted: a port of its own for another protocol, with the same guard and limits. `adapt`
+    /// may change the headers of each request before it is judged: protocols show tokens in their own ways.
+    #[must_use]
+    pub fn only(self, adapt: fn(&mut HeaderMap)) -> Self {
+        Self { only: Some(adapt), ..self }
+    }
+
     /// Serves `node` until it has stopped. Must run within a tokio runtime. [`Server::spawn`] serves many clients better:
     /// health checks do not wait for them there.
     ///
@@ -229,25 +240,29 @@ impl Server {
 
     /// The same; all clients but health checks are served by `others`.
     async fn run_beside(self, node: Handle, news: News, others: runtime::Handle) -> io::Result<()> {
-        let Self { listener, config, mounted, .. } = self;
+        let Self { listener, config, mounted, only, .. } = self;
         let listener = TcpListener::from_std(listener)?;
         // Without a system source of randomness, the time differs as well.
         let life = SysRng.try_next_u64().unwrap_or_else(|_| {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
         });
         let own = routes().into_iter().map(|(path, needs, _)| (path, needs));
-        let own = own.chain([(grpc_health::METHODS, Needs::NOTHING)]);
+        let own = own.chain([(grpc_health::METHODS, Needs::NOTHING)]).filter(|_| only.is_none());
         let needs = own.chain(mounted.iter().flat_map(Routes::needs)).collect();
         let more_metrics = mounted.iter().filter_map(|routes| routes.metrics.clone()).collect();
         let scripts = mounted.iter().filter_map(|routes| routes.script).collect();
         let openapi = routes::describe(OPENAPI, &mounted);
         let app = Arc::new(App::new(node, config, needs, openapi, more_metrics, scripts, life));
-        let kept = others.spawn(Arc::clone(&app).keep(news));
-        let keeping = async {
+        let router = router(&app, mounted, only);
+        let kept = async {
+            if only.is_some() {
+                return Arc::clone(&app).keep_audit(news).await;
+            }
+            let kept = others.spawn(Arc::clone(&app).keep(news));
             // Should it have panicked, it has ended as well.
             let _ = tokio::join!(kept, app.settle());
         };
-        accept::serve(listener, Arc::clone(&app), router(&app, mounted), others, keeping).await;
+        accept::serve(listener, Arc::clone(&app), router, others.clone(), kept).await;
         app.audit.tell_more();
         Ok(())
     }
@@ -304,21 +319,31 @@ fn routes() -> [(&'static str, Needs, MethodRouter<Arc<App>>); 11] {
     ]
 }
 
-fn router(app: &Arc<App>, mounted: Vec<Routes>) -> Router {
+fn router(app: &Arc<App>, mounted: Vec<Routes>, only: Option<fn(&mut HeaderMap)>) -> Router {
     let grpc_health = (grpc_health::METHODS, Needs::NOTHING, post(grpc_health::call));
-    let own = routes().into_iter().chain([grpc_health]);
+    let own = routes().into_iter().chain([grpc_health]).filter(|_| only.is_none());
     let own = own.map(|(path, _, methods)| (path, methods.with_state(Arc::clone(app))));
     let limits = Extension(app.bodies.clone());
     let others = mounted.into_iter().flat_map(|routes| routes.methods);
     let others = others.map(|(path, _, methods)| (path, methods.layer(limits.clone())));
     let all = own.chain(others).fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-    all.fallback(async || {
-        Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path; GET /openapi.json lists what there is")
-    })
-    .method_not_allowed_fallback(async || {
-        let detail = "this method is not allowed here; the header Allow lists those that are";
-        Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
-    })
-    .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
-    .layer(middleware::from_fn_with_state(Arc::clone(app), trace::request))
+    let remedy =
+        if only.is_some() { "see the protocol's own documentation" } else { "GET /openapi.json lists what there is" };
+    let router = all
+        .fallback(async move || {
+            Problem::new(StatusCode::NOT_FOUND, format_args!("there is nothing at this path; {remedy}"))
+        })
+        .method_not_allowed_fallback(async || {
+            let detail = "this method is not allowed here; the header Allow lists those that are";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(app), guard::check))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), trace::request));
+    match only {
+        Some(adapt) => router.layer(middleware::map_request(move |mut request: Request| {
+            adapt(request.headers_mut());
+            ready(request)
+        })),
+        None => router,
+    }
 }

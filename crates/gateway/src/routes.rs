@@ -80,6 +80,12 @@ impl Routes {
         Self { methods, description, metrics: None, script: None }
     }
 
+    /// Routes of a protocol that is described elsewhere.
+    #[must_use]
+    pub fn undescribed(methods: impl IntoIterator<Item = (&'static str, Needs, MethodRouter)>) -> Self {
+        Self { methods: methods.into_iter().collect(), description: r#"{"paths": {}}"#, metrics: None, script: None }
+    }
+
     /// Whoever asks for the node's metrics is told these as well. `write` must not block.
     #[must_use]
     pub fn metrics(mut self, write: impl Fn(&mut Sheet<'_>) -> fmt::Result + Send + Sync + 'static) -> Self {

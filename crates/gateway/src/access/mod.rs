@@ -82,6 +82,12 @@ impl Access {
         self.tokens().is_none()
     }
 
+    /// Whether this is one of the tokens that callers may show; nothing if they need none.
+    #[must_use]
+    pub fn knows(&self, token: &str) -> Option<bool> {
+        self.tokens().map(|tokens| tokens.find(token).is_some())
+    }
+
     fn tokens(&self) -> Option<Arc<Tokens>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

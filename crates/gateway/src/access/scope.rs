@@ -93,27 +93,42 @@ impl fmt::Display for Scopes {
 
 /// The scopes that a caller needs for a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs(Option<(Scope, Scope)>);
+pub struct Needs {
+    scopes: Option<(Scope, Scope)>,
+    /// Whether nothing is changed, whatever the method is.
+    only_looks: bool,
+}
 
 impl Needs {
-    /// Health checks: they need no token, and nobody may change anything by them.
-    pub(crate) const NOTHING: Self = Self(None);
+    /// Health checks and the like: they need no token, and nobody may change anything by them.
+    pub const NOTHING: Self = Self { scopes: None, only_looks: true };
 
     /// This one, whatever is asked of the route.
     #[must_use]
     pub const fn scope(scope: Scope) -> Self {
-        Self(Some((scope, scope)))
+        Self::to_look_and_to_change(scope, scope)
+    }
+
+    /// This one, to ask something: nothing is changed, although the method is one that may change something.
+    #[must_use]
+    pub const fn to_ask(scope: Scope) -> Self {
+        Self { scopes: Some((scope, scope)), only_looks: true }
     }
 
     /// One to look at it (`GET` and other safe methods), and another one to change it.
     #[must_use]
     pub const fn to_look_and_to_change(look: Scope, change: Scope) -> Self {
-        Self(Some((look, change)))
+        Self { scopes: Some((look, change)), only_looks: false }
     }
 
     /// What a request with this method needs, if anything.
     pub(crate) fn of(self, method: &Method) -> Option<Scope> {
-        self.0.map(|(look, change)| if method.is_safe() { look } else { change })
+        self.scopes.map(|(look, change)| if method.is_safe() { look } else { change })
+    }
+
+    /// Whether a request with this method changes nothing.
+    pub(crate) fn only_looks(self, method: &Method) -> bool {
+        self.only_looks || method.is_safe()
     }
 }
 
