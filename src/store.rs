@@ -157,6 +157,12 @@ impl NodeStore {
         self.0.first.get().or(voting).map(|running| running.store.figures())
     }
 
+    /// The store, and where it runs: what is asked of it has to be carried out there.
+    pub(crate) async fn running(&self) -> Result<(Store, runtime::Handle), StoreError> {
+        let Running { store, runtime, .. } = self.0.running().await?;
+        Ok((store, runtime))
+    }
+
     /// Carries out `work` where the store runs.
     pub(crate) async fn run<T, F>(&self, work: impl FnOnce(Store) -> F + Send + 'static) -> Result<T, StoreError>
     where

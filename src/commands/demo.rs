@@ -24,7 +24,7 @@ use super::{
     control, lock_api,
     node::{Signals, info},
     output,
-    serve::Api,
+    serve::{self, Api},
     store_api,
     timeline::Live,
     unknown,
@@ -107,7 +107,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     unknown::log("demo", &names[0]);
     let mut served = None;
     let leave_asked = Arc::new(Notify::new());
-    let mut api = Some((Api::bind(&args.http, &names[0])?, log.control));
+    let mut api = Some((Api::bind(&serve::Live::read(&args.http, &names[0])?, &names[0])?, log.control));
 
     let every = args.interval.interval;
     let (all_met, met) = watch::channel(false);
@@ -119,7 +119,7 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         let role = if nodes.is_empty() { Role::Receiver } else { Role::Sender };
         let votes = voters.contains(name);
         let roles = if votes { Roles::from(role).with(Role::Voter) } else { role.into() };
-        let about = info(None, &roles, api.as_ref().map(|(api, _)| api))?;
+        let about = info(None, &roles, api.as_ref().and_then(|(api, _)| api.endpoint()))?;
         let node = start(config(name.clone(), &nodes).info(about)).await?;
         let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
         let voters = if votes { voters.to_vec() } else { Vec::new() };

@@ -8,6 +8,7 @@ mod chaos;
 mod client;
 mod control;
 mod demo;
+mod etcd_api;
 mod follow;
 mod health;
 mod keygen;

@@ -1,8 +1,8 @@
 //! `broadcast node`: one node, until it is told to stop.
 
 use std::{
-    future::Future, io, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, process::ExitCode, sync::Arc,
-    time::Duration,
+    future::Future, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, process::ExitCode,
+    sync::Arc, time::Duration,
 };
 
 use broadcast::{Handle, NodeId, NodeInfo, start};
@@ -15,7 +15,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{control, lock_api, reload::Reload, serve::Api, store_api, unknown};
+use super::{
+    control,
+    etcd_api::EtcdApi,
+    lock_api,
+    reload::Reload,
+    serve::{Api, Live},
+    store_api, unknown,
+};
 use crate::{
     data::DataDir,
     failure::Failure,
@@ -48,17 +55,18 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
     let settings = args.settings;
     let mut reload = Reload::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (roles, every) = (settings.role.clone(), settings.interval.interval);
-    let Node { node, api, log, data, store } = tokio::select! {
+    let Node { node, api, etcd, live, log, data, store } = tokio::select! {
         node = bring_up(settings) => node?,
         _ = signals.recv() => return Ok(ExitCode::SUCCESS),
     };
     let (running, shutdown) = roles::shutdown();
     let context = Context { node: node.clone(), data, store: store.clone(), shutdown };
     let mut playing = pin!(roles::run(&roles, &context, every));
-    let live = api.live();
+    let live = (api.is_served() || etcd.is_served()).then_some(live);
     let leave = Arc::new(Notify::new());
     let served =
         api.serve(&node, [control::routes(&node, log, &leave), store_api::routes(&store), lock_api::routes(&store)])?;
+    let etcd_served = etcd.serve(&node, &store)?;
     let (why, failure) = tokio::select! {
         () = reload.obey(&node, live) => ("its terminal was closed", None),
         ended = &mut playing => match ended {
@@ -79,6 +87,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
             let _ = playing.await;
         }
         served.end().await;
+        etcd_served.end().await;
     };
     let code = signals.good_bye(leaving).await;
     failure.map_or(Ok(code), Err)
@@ -96,6 +105,9 @@ fn warn_if_open(file: &Path) {
 struct Node {
     node: Handle,
     api: Api,
+    etcd: EtcdApi,
+    /// What both are served with.
+    live: Live,
     log: log::Control,
     data: Option<Arc<DataDir>>,
     store: NodeStore,
@@ -116,8 +128,13 @@ async fn bring_up(settings: NodeSettings) -> Result<Node, Failure> {
         Some(path) => Some(Arc::new(spawn_blocking(move || DataDir::open(&path)).await.map_err(Failure::other)??)),
         None => None,
     };
-    let api = Api::bind(&settings.http, &name)?;
-    let about = info(data.as_deref(), &settings.role, Some(&api))?;
+    let live = Live::read(&settings.http, &name)?;
+    let api = Api::bind(&live, &name)?;
+    let etcd = EtcdApi::bind(&settings.etcd, &live, &name, !voters.is_empty())?;
+    if api.is_served() || etcd.is_served() {
+        live.warn_of_expiry();
+    }
+    let about = info(data.as_deref(), &settings.role, api.endpoint().into_iter().chain(etcd.endpoint()))?;
     let has_faults = settings.faults.as_ref().is_some_and(|faults| !faults.at_rest());
     let node = start(settings.config(name)?.info(about)).await?;
     if has_faults {
@@ -131,7 +148,7 @@ async fn bring_up(settings: NodeSettings) -> Result<Node, Failure> {
         );
     }
     let store = NodeStore::new(node.clone(), insecure_sessions, voters, data.as_deref().map(DataDir::path));
-    Ok(Node { node, api, log: log.control, data, store })
+    Ok(Node { node, api, etcd, live, log: log.control, data, store })
 }
 
 /// The name of a node here.
@@ -145,12 +162,16 @@ pub(super) async fn name_or_default(name: Option<String>) -> Result<String, Fail
 }
 
 /// What the node tells the others about itself.
-pub(super) fn info(data: Option<&DataDir>, roles: &Roles, api: Option<&Api>) -> Result<NodeInfo, Failure> {
+pub(super) fn info(
+    data: Option<&DataDir>,
+    roles: &Roles,
+    endpoints: impl IntoIterator<Item = (&'static str, SocketAddr)>,
+) -> Result<NodeInfo, Failure> {
     let id = data.map(DataDir::id).or_else(NodeId::random);
     let id =
         id.ok_or_else(|| Failure::other("the system has no source of randomness, from which a node has its id"))?;
     let info = roles.iter().fold(NodeInfo::new(id), |info, role| info.role(role.name()));
-    Ok(api.and_then(Api::endpoint).into_iter().fold(info, |info, (scheme, addr)| info.endpoint(scheme, addr)))
+    Ok(endpoints.into_iter().fold(info, |info, (service, addr)| info.endpoint(service, addr)))
 }
 
 /// What tells the program to stop: SIGINT and SIGTERM.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use broadcast::Handle;
-use broadcast_gateway::{Access, Routes, Server, Tls};
+use broadcast_gateway::{Access, Config, Routes, Server, Tls};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -29,33 +29,19 @@ pub(super) struct Api(Option<(Server, Live)>);
 #[derive(Clone, Debug)]
 pub(super) struct Live {
     args: HttpArgs,
-    access: Access,
-    tls: Option<Tls>,
+    config: Config,
 }
 
 impl Api {
     /// Listens, or not. The default address may be taken by another node of this host, which is no reason not
     /// to start.
-    pub(super) fn bind(args: &HttpArgs, node: &str) -> Result<Self, Failure> {
-        let Some(mut config) = args.config()? else { return Ok(Self(None)) };
-        config.explain = explain;
-        let max_connections = room_for(config.max_connections);
-        if max_connections < config.max_connections {
-            config.max_connections = max_connections;
-            warn!(
-                node,
-                event = "http_limit",
-                max_connections,
-                "the system allows {max_connections} HTTP connections only; raise its limit of open files (ulimit -n)"
-            );
+    pub(super) fn bind(live: &Live, node: &str) -> Result<Self, Failure> {
+        if live.args.is_off() {
+            return Ok(Self(None));
         }
-        let live = Live { args: args.clone(), access: config.access.clone(), tls: config.tls.clone() };
-        let asks = live.tls.as_ref().is_some_and(Tls::asks_for_certificate);
-        let open = live.access.is_open() && !asks && !config.addr.ip().is_loopback();
-        live.warn_of_expiry();
-        match Server::bind(config) {
+        match Server::bind(live.config.clone()) {
             Ok(server) => {
-                if open {
+                if live.is_open_at(server.addr()) {
                     warn!(
                         node,
                         event = "http_open",
@@ -64,9 +50,9 @@ impl Api {
                         server.addr()
                     );
                 }
-                Ok(Self(Some((server, live))))
+                Ok(Self(Some((server, live.clone()))))
             }
-            Err(error) if args.is_by_default() => {
+            Err(error) if live.args.is_by_default() => {
                 warn!(node, event = "http_off", %error, "no HTTP API: {error}");
                 Ok(Self(None))
             }
@@ -79,9 +65,9 @@ impl Api {
         self.0.as_ref().map(|(server, live)| (live.scheme(), server.addr()))
     }
 
-    /// What it is served with, if it is.
-    pub(super) fn live(&self) -> Option<Live> {
-        self.0.as_ref().map(|(_, live)| live.clone())
+    /// Whether it is served.
+    pub(super) fn is_served(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Serves the node until it has stopped, and what else is to be served with it.
@@ -97,8 +83,41 @@ impl Api {
 }
 
 impl Live {
-    fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+    /// Reads it for the first time.
+    pub(super) fn read(args: &HttpArgs, node: &str) -> Result<Self, Failure> {
+        let mut config = args.config()?;
+        config.explain = explain;
+        let max_connections = room_for(config.max_connections);
+        if max_connections < config.max_connections {
+            config.max_connections = max_connections;
+            warn!(
+                node,
+                event = "http_limit",
+                max_connections,
+                "the system allows {max_connections} HTTP connections only; raise its limit of open files (ulimit -n)"
+            );
+        }
+        Ok(Self { args: args.clone(), config })
+    }
+
+    /// How something else is served there: as the API is.
+    pub(super) fn config(&self, addr: SocketAddr) -> Config {
+        Config { addr, ..self.config.clone() }
+    }
+
+    /// The tokens that callers show.
+    pub(super) fn access(&self) -> &Access {
+        &self.config.access
+    }
+
+    /// Whether what is served there is open to others than this host, and whoever they are.
+    pub(super) fn is_open_at(&self, addr: SocketAddr) -> bool {
+        let asks = self.config.tls.as_ref().is_some_and(Tls::asks_for_certificate);
+        self.config.access.is_open() && !asks && !addr.ip().is_loopback()
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.config.tls.is_some() { "https" } else { "http" }
     }
 
     /// All files that it comes from.
@@ -120,7 +139,7 @@ impl Live {
             match self.args.tokens() {
                 Ok(Some(tokens)) => {
                     let count = tokens.count();
-                    self.access.replace(tokens);
+                    self.config.access.replace(tokens);
                     info!(event = "tokens", count, "read the tokens again: {count}");
                 }
                 // A file without a token is an error.
@@ -128,7 +147,7 @@ impl Live {
                 Err(problem) => error!(event = "tokens", "the tokens stay as they are: {problem}"),
             }
         }
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.config.tls {
             match self.args.tls.read_again(tls) {
                 Ok(()) => {
                     let certificate = tls.certificate();
@@ -146,7 +165,7 @@ impl Live {
 
     /// Says that the certificate has to be renewed, if it has.
     pub(super) fn warn_of_expiry(&self) {
-        let Some(certificate) = self.tls.as_ref().map(Tls::certificate) else { return };
+        let Some(certificate) = self.config.tls.as_ref().map(Tls::certificate) else { return };
         if certificate.not_after > SystemTime::now() + RENEWAL {
             return;
         }
@@ -166,7 +185,7 @@ fn told(time: SystemTime) -> String {
 
 /// What serves a node.
 #[must_use]
-pub(super) struct Served(Option<thread::JoinHandle<()>>);
+pub(super) struct Served(pub(super) Option<thread::JoinHandle<()>>);
 
 impl Served {
     /// Waits, once the node has stopped, until those who follow have been told.
@@ -179,7 +198,7 @@ impl Served {
 
 /// Where what is served at `addr` is found. At all addresses: where the other nodes reach this one, if that is an
 /// address of this host, which may be a container; its `localhost` is not that of who reads the log.
-fn place(scheme: &str, addr: SocketAddr, node: IpAddr) -> String {
+pub(super) fn place(scheme: &str, addr: SocketAddr, node: IpAddr) -> String {
     let port = addr.port();
     if !addr.ip().is_unspecified() {
         format!("{scheme}://{addr}/")

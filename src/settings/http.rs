@@ -90,7 +90,7 @@ pub(crate) struct TokenArgs {
 
 /// An address, or nowhere.
 #[derive(Clone, Copy, Debug)]
-enum Listen {
+pub(super) enum Listen {
     At(SocketAddr),
     Off,
 }
@@ -98,16 +98,23 @@ enum Listen {
 /// A list of origins, which clap is to take for one value.
 type Origins = Vec<Origin>;
 
-fn listen(text: &str) -> Result<Listen, String> {
-    if text.trim() == "off" {
-        return Ok(Listen::Off);
+impl Listen {
+    /// Reads it; without a port, it is this one.
+    pub(super) fn read(text: &str, port: u16) -> Result<Self, String> {
+        if text.trim() == "off" {
+            return Ok(Self::Off);
+        }
+        address(text, port)?.map(Self::At).ok_or_else(|| {
+            format!(
+                "not an address to listen on; write IP:PORT, like 127.0.0.1:{port} or 0.0.0.0:{port}, with a port from 0 \
+                 to 65535, or off"
+            )
+        })
     }
-    address(text, DEFAULT_PORT)?.map(Listen::At).ok_or_else(|| {
-        format!(
-            "not an address to listen on; write IP:PORT, like {DEFAULT} or 0.0.0.0:{DEFAULT_PORT}, with a port from 0 to \
-             65535, or off"
-        )
-    })
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    Listen::read(text, DEFAULT_PORT)
 }
 
 fn origins(text: &str) -> Result<Origins, String> {
@@ -170,16 +177,20 @@ impl HttpArgs {
         self.http.is_none()
     }
 
-    /// How the API is to be served, if it is.
-    pub(crate) fn config(&self) -> Result<Option<Config>, Failure> {
+    /// Whether it is not to be served.
+    pub(crate) fn is_off(&self) -> bool {
+        matches!(self.http, Some(Listen::Off))
+    }
+
+    /// How the API is to be served, if it is; and what else is served as it is.
+    pub(crate) fn config(&self) -> Result<Config, Failure> {
         let access = self.tokens()?.map_or_else(Access::open, Access::with);
         let tls = self.tls.tls().map_err(Failure::usage)?;
         let addr = match self.http {
-            Some(Listen::Off) => return Ok(None),
             Some(Listen::At(addr)) => addr,
-            None => DEFAULT,
+            Some(Listen::Off) | None => DEFAULT,
         };
         let (origins, max_connections) = (self.http_origins.clone().unwrap_or_default(), self.http_max_connections);
-        Ok(Some(Config { access, tls, origins, max_connections, ..Config::new(addr) }))
+        Ok(Config { access, tls, origins, max_connections, ..Config::new(addr) })
     }
 }

@@ -11,6 +11,7 @@
 mod access;
 pub(crate) mod client;
 pub(crate) mod envelope;
+pub(crate) mod etcd;
 mod explain;
 pub(crate) mod http;
 mod limits;

@@ -14,6 +14,7 @@ use clap::{
 use super::{
     access::AccessArgs,
     envelope::EnvelopeArgs,
+    etcd::EtcdArgs,
     http::HttpArgs,
     limits::LimitArgs,
     log::LogArgs,
@@ -109,6 +110,9 @@ pub(crate) struct NodeSettings {
 
     #[command(flatten)]
     pub(crate) http: HttpArgs,
+
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
 
     /// Which earlier messages a node gets when it joins
     #[arg(long, env = "BROADCAST_REPLAY", value_enum, default_value = "none")]

@@ -10,6 +10,7 @@ mod cells;
 mod churn;
 mod compat;
 mod disk;
+mod etcd;
 mod example;
 mod grpc;
 mod http2;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let cases = [
         nemesis::cases(),
         lock_faults::cases(),
+        etcd::cases(),
         memberlist::cases(),
         compat::cases(),
         networks::cases(),

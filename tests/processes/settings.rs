@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What compose.yaml and docker/stack.yaml read themselves.
-const OF_COMPOSE: [&str; 3] = ["BROADCAST_HTTP_PORT", "BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT"];
+const OF_COMPOSE: [&str; 4] = ["BROADCAST_ETCD_PORT", "BROADCAST_HTTP_PORT", "BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT"];
 /// What else begins with `BROADCAST_`: what the tests read, what Kubernetes sets, and what `broadcast lock` gives to its
 /// command.
 const OTHERS: [&str; 6] = [
@@ -201,7 +201,7 @@ fn compose_and_the_stack_pass_settings_on() {
     // What differs between the nodes, and what names a file of the host or stands for one that it has as a secret.
     let differs = ["ADVERTISE", "BIND", "DATA", "NAME", "ROLE", "VOTERS"];
     let files = ["TLS_CERT_FILE", "TLS_CLIENT_CA_FILE", "TLS_KEY_FILE", "TOKENS_FILE", "TOKEN_FILE"];
-    let compose = [&files[..], &["HTTP", "HTTP_TOKEN_FILE", "JOIN", "SECRET_KEYS_FILE"]].concat();
+    let compose = [&files[..], &["ETCD", "HTTP", "HTTP_TOKEN_FILE", "JOIN", "SECRET_KEYS_FILE"]].concat();
     let stack = ["HTTP", "HTTP_TOKEN", "HTTP_TOKEN_FILE", "JOIN", "LABEL", "SECRET_KEYS", "SECRET_KEYS_FILE", "TOKEN"];
     let stack = [&files[..], &stack].concat();
     for (file, own) in [("compose.yaml", &compose[..]), ("docker/stack.yaml", &stack)] {

@@ -207,15 +207,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, without HTTP, in the local
-    /// profile and with a JSON log.
+    /// Starts `broadcast node` with `args`; unless they say otherwise, on loopback, without HTTP and etcd's protocol, in the
+    /// local profile and with a JSON log.
     pub fn node(args: &[&str]) -> Self {
         Self::node_with(args, &[])
     }
 
     /// The same, with variables in its environment.
     pub fn node_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let defaults = [["--bind", "127.0.0.1:0"], ["--http", "off"], ["--profile", "local"], ["--log-format", "json"]];
+        let off = [["--http", "off"], ["--etcd", "off"]];
+        let defaults = [["--bind", "127.0.0.1:0"], off[0], off[1], ["--profile", "local"], ["--log-format", "json"]];
         let defaults = defaults.iter().filter(|[flag, _]| !args.contains(flag)).flatten().copied();
         let args: Vec<_> = ["node"].into_iter().chain(defaults).chain(args.iter().copied()).collect();
         Self::spawn(program(&args).envs(env.iter().copied()))
@@ -233,6 +234,15 @@ impl Process {
     pub fn http(&self) -> SocketAddr {
         self.log.wait("the address of its HTTP API", |lines| {
             let line = lines.iter().find(|line| line["event"] == "http")?;
+            line["addr"].as_str().expect("text").parse().ok()
+        })
+    }
+
+    /// Where the node serves clients of etcd, once it does.
+    #[track_caller]
+    pub fn etcd(&self) -> SocketAddr {
+        self.log.wait("the address at which it serves clients of etcd", |lines| {
+            let line = lines.iter().find(|line| line["event"] == "etcd")?;
             line["addr"].as_str().expect("text").parse().ok()
         })
     }

@@ -1,0 +1,122 @@
+//! Serving the store to clients of etcd, at a port of its own, if the settings say so: within the limits, behind the guard
+//! and with the tokens and TLS of the HTTP API.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Extension,
+    extract::Request,
+    http::{HeaderMap, HeaderValue, header},
+    middleware::{self, Next},
+};
+use broadcast::Handle;
+use broadcast_etcd::{Access, ENDPOINT, Etcd, Login, Open, Route, TLS_ENDPOINT};
+use broadcast_gateway::{Audited, Needs, Routes, Scope, Server};
+use tracing::{info, warn};
+
+use super::serve::{Live, Served};
+use crate::{failure::Failure, settings::etcd::EtcdArgs, store::NodeStore};
+
+/// What is to serve them once the node runs.
+pub(super) struct EtcdApi(Option<(Server, Live)>);
+
+impl EtcdApi {
+    /// Listens, or not. As with HTTP, the default address may be taken, here by an etcd.
+    pub(super) fn bind(args: &EtcdArgs, live: &Live, node: &str, votes: bool) -> Result<Self, Failure> {
+        let Some(addr) = args.addr(votes) else { return Ok(Self(None)) };
+        match Server::bind(live.config(addr)) {
+            Ok(server) => {
+                let addr = server.addr();
+                if live.is_open_at(addr) {
+                    warn!(
+                        node,
+                        event = "etcd_open",
+                        %addr,
+                        "the store is open to everyone who reaches {addr}: set BROADCAST_TOKEN, or BROADCAST_ETCD=127.0.0.1"
+                    );
+                }
+                Ok(Self(Some((server, live.clone()))))
+            }
+            Err(error) if args.is_by_default() => {
+                warn!(
+                    node,
+                    event = "etcd_off",
+                    %addr,
+                    "the store is not served to clients of etcd: {addr}: {}; set BROADCAST_ETCD to another address, or to off",
+                    error.source
+                );
+                Ok(Self(None))
+            }
+            Err(error) => Err(Failure::other(format!(
+                "cannot serve clients of etcd at {addr}: {}; stop what uses it, or set BROADCAST_ETCD (--etcd) to another \
+                 address, port 0 for any free one",
+                error.source
+            ))),
+        }
+    }
+
+    /// Whether they are served.
+    pub(super) fn is_served(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Where they are served, and as what others are told of it.
+    pub(super) fn endpoint(&self) -> Option<(&'static str, SocketAddr)> {
+        let service = |live: &Live| if live.scheme() == "https" { TLS_ENDPOINT } else { ENDPOINT };
+        self.0.as_ref().map(|(server, live)| (service(live), server.addr()))
+    }
+
+    /// Serves them until the node has stopped.
+    pub(super) fn serve(self, node: &Handle, store: &NodeStore) -> Result<Served, Failure> {
+        let Some((server, live)) = self.0 else { return Ok(Served(None)) };
+        let (addr, store, access) = (server.addr(), store.clone(), live.access().clone());
+        let open: Open = Arc::new(move || {
+            let store = store.clone();
+            Box::pin(async move { store.running().await })
+        });
+        let log_in = move |password: &str| match access.knows(password) {
+            None => Login::NotNeeded,
+            Some(true) => Login::Known,
+            Some(false) => Login::Unknown,
+        };
+        let etcd = Etcd::new(node.clone(), open, Arc::new(log_in));
+        let server = server.only(adapt).mount(Routes::undescribed(etcd.routes().into_iter().map(route)));
+        let served = server.spawn(node.clone()).map_err(Failure::start)?;
+        info!(
+            node = node.name(),
+            event = "etcd",
+            %addr,
+            scheme = live.scheme(),
+            "serves the store to clients of etcd at {}://{addr}",
+            live.scheme()
+        );
+        Ok(Served(Some(served)))
+    }
+}
+
+/// What a call needs, and how it is counted: changes of keys are too many to be told one by one.
+fn route((path, access, methods): Route) -> (&'static str, Needs, axum::routing::MethodRouter) {
+    let count = async |Extension(audited): Extension<Audited>, request: Request, next: Next| {
+        audited.count_together();
+        next.run(request).await
+    };
+    match access {
+        Access::Nothing => (path, Needs::NOTHING, methods),
+        Access::Read => (path, Needs::to_ask(Scope::Read), methods),
+        Access::Write => (path, Needs::scope(Scope::Publish), methods.layer(middleware::from_fn(count))),
+        Access::Operate => (path, Needs::scope(Scope::Operate), methods),
+    }
+}
+
+/// Clients of etcd show the token that they got in metadata of its own, or without a scheme.
+fn adapt(headers: &mut HeaderMap) {
+    let plain = |value: &HeaderValue| value.to_str().is_ok_and(|value| !value.trim().contains(' '));
+    let shown =
+        headers.remove("token").or_else(|| headers.get(header::AUTHORIZATION).filter(|value| plain(value)).cloned());
+    let Some(shown) = shown else { return };
+    let bearer = [b"Bearer ", shown.as_bytes()].concat();
+    if let Ok(mut bearer) = HeaderValue::from_bytes(&bearer) {
+        bearer.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, bearer);
+    }
+}

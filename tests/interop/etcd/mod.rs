@@ -1,0 +1,136 @@
+//! The store, spoken to as if it were etcd: by etcd's own `etcdctl`, and by a client that says the same to a real etcd.
+//!
+//! `etcd` and `etcdctl` are those of Debian: `apt-get download etcd-server etcd-client`, and `dpkg -x` puts them into a
+//! folder; installed, they would run as a service.
+
+mod client;
+mod differential;
+mod etcdctl;
+mod json;
+mod limits;
+mod locks;
+mod requests;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::support::{LIMIT, Process, require};
+
+/// All of them.
+pub fn cases() -> Vec<require::Case> {
+    let beside: &[require::Test] = &[
+        ("etcd/ten_thousand_operations_have_the_same_outcomes", differential::ten_thousand_operations),
+        ("etcd/etcdctl_measures_the_performance", etcdctl::measures_the_performance),
+        ("etcd/json_is_the_same", json::is_the_same),
+        ("etcd/etcdctl_does_everything", etcdctl::does_everything),
+        ("etcd/etcdctl_finds_a_lock_free_when_its_holder_ends", etcdctl::finds_a_lock_free),
+        ("etcd/locks_and_elections_are_the_same", locks::are_the_same),
+        ("etcd/etcdctl_is_let_in_by_a_token_over_tls", etcdctl::is_let_in_by_a_token),
+    ];
+    let alone: &[require::Test] = &[
+        ("etcd/large_requests_are_refused", limits::large_requests_are_refused),
+        ("etcd/watchers_that_do_not_read_are_bounded", limits::watchers_that_do_not_read_are_bounded),
+        ("etcd/streams_end_where_nobody_leads", limits::streams_end_where_nobody_leads),
+    ];
+    let missing = missing();
+    require::cases(missing.as_ref(), beside).into_iter().chain(require::cases(None, alone)).collect()
+}
+
+fn missing() -> Option<String> {
+    let there = |program: &str, args: &[&str]| require::answers(Command::new(program).args(args));
+    let both = there("etcd", &["--version"]) && there("etcdctl", &["version"]);
+    (!both).then(|| {
+        "etcd and etcdctl are not installed: apt-get download etcd-server etcd-client, dpkg -x each into a folder, and add \
+         its usr/bin to PATH"
+            .into()
+    })
+}
+
+/// A folder in memory, if there is one: a sync costs nothing there.
+fn folder() -> TempDir {
+    let builder = tempfile::Builder::new();
+    builder.tempdir_in("/dev/shm").or_else(|_| builder.tempdir()).expect("a folder")
+}
+
+/// A port that nobody has at the moment.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("an address").port()
+}
+
+/// A real etcd with one member.
+struct RealEtcd {
+    child: Child,
+    addr: SocketAddr,
+    _folder: TempDir,
+}
+
+impl RealEtcd {
+    fn start() -> Self {
+        let folder = folder();
+        let [client, peer] = [free_port(), free_port()];
+        let [client_url, peer_url] = [client, peer].map(|port| format!("http://127.0.0.1:{port}"));
+        let mut command = Command::new("etcd");
+        command.args(["--name", "a", "--data-dir"]).arg(folder.path());
+        command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
+        command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
+        command.args(["--initial-cluster", &format!("a={peer_url}"), "--log-level", "error"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, client));
+        let etcd = Self { child, addr, _folder: folder };
+        wait("etcd answers", || etcdctl::run(addr, &["endpoint", "health"]).0);
+        etcd
+    }
+}
+
+impl Drop for RealEtcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Three voters in memory, and a node that does not vote; each serves clients of etcd.
+struct Cluster {
+    voters: Vec<Process>,
+    other: Process,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let etcd = ["--etcd", "127.0.0.1:0"];
+        let other = Process::node_with(&[&["--name", "other"], &etcd[..], args].concat(), env);
+        let join = other.addr().to_string();
+        let voters = ["node1", "node2", "node3"].map(|name| {
+            let role = ["--name", name, "--role", "voter", "--voters", "node1,node2,node3", "--join", &join];
+            Process::node_with(&[&role[..], &etcd, args].concat(), env)
+        });
+        Self { voters: voters.into(), other }
+    }
+}
+
+/// One voter in memory.
+fn one_voter() -> Process {
+    let role = ["--name", "node1", "--role", "voter", "--voters", "node1"];
+    let voter = Process::node(&[&role[..], &["--etcd", "127.0.0.1:0"]].concat());
+    voter.log.wait("it leads", |lines| lines.iter().find(|line| line["event"] == "store_leads").map(|_| ()));
+    voter
+}
