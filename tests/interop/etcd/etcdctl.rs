@@ -10,7 +10,7 @@ use std::{
 use super::{Cluster, wait};
 use crate::support::{program, stdout};
 
-fn command(addr: SocketAddr, args: &[&str]) -> Command {
+pub fn command(addr: SocketAddr, args: &[&str]) -> Command {
     let mut command = Command::new("etcdctl");
     command.env("ETCDCTL_API", "3").stdin(Stdio::null());
     // Said twice, both count.

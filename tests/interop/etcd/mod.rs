@@ -9,6 +9,7 @@ mod etcdctl;
 mod json;
 mod limits;
 mod locks;
+mod one_queue;
 mod requests;
 
 use std::{
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<require::Case> {
         ("etcd/etcdctl_does_everything", etcdctl::does_everything),
         ("etcd/etcdctl_finds_a_lock_free_when_its_holder_ends", etcdctl::finds_a_lock_free),
         ("etcd/locks_and_elections_are_the_same", locks::are_the_same),
+        ("etcd/one_queue_whoever_asks", one_queue::whoever_asks),
         ("etcd/etcdctl_is_let_in_by_a_token_over_tls", etcdctl::is_let_in_by_a_token),
     ];
     let alone: &[require::Test] = &[
