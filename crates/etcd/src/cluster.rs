@@ -45,8 +45,7 @@ impl Etcd {
         let member = |(id, name): &(u64, String), learns| {
             let seen = seen.get(name);
             let peer = seen.map(|seen| format!("http://{}", seen.member.addr));
-            let endpoints = seen.and_then(|seen| seen.info.as_ref()).map_or(&[][..], |info| &info.endpoints);
-            let urls = endpoints.iter().filter_map(|(service, addr)| match service.as_str() {
+            let urls = seen.into_iter().flat_map(|seen| seen.endpoints()).filter_map(|(service, addr)| match service {
                 ENDPOINT => Some(format!("http://{addr}")),
                 TLS_ENDPOINT => Some(format!("https://{addr}")),
                 _ => None,

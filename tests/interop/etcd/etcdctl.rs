@@ -153,9 +153,9 @@ fn members(cluster: &Cluster) {
     let members: Vec<Vec<&str>> = list.lines().map(|line| line.split(", ").collect()).collect();
     assert_eq!(members.len(), 3, "{list}");
     for (member, voter) in members.iter().zip(["node1", "node2", "node3"]) {
-        let at = cluster.voters[usize::from(voter.as_bytes()[4] - b'1')].etcd();
+        let at = cluster.voters[usize::from(voter.as_bytes()[4] - b'1')].etcd().port();
         let listed = list.lines().find(|line| line.contains(&format!(", {voter}, "))).expect("each is listed");
-        assert!(listed.contains(&format!("http://{at}")) && member[1] == "started", "{list}");
+        assert!(listed.contains(&format!(", http://127.0.0.1:{at}, ")) && member[1] == "started", "{list}");
     }
     let endpoints: Vec<_> = cluster.voters.iter().map(|voter| voter.etcd().to_string()).collect();
     let status = || -> Vec<serde_json::Value> {

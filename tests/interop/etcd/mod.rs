@@ -119,10 +119,13 @@ impl Cluster {
 
     fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
         let etcd = ["--etcd", "127.0.0.1:0"];
+        // One listens at all addresses, and tells those that others reach it at.
+        let at_all = ["--etcd", "0.0.0.0:0"];
         let other = Process::node_with(&[&["--name", "other"], &etcd[..], args].concat(), env);
         let join = other.addr().to_string();
         let voters = ["node1", "node2", "node3"].map(|name| {
             let role = ["--name", name, "--role", "voter", "--voters", "node1,node2,node3", "--join", &join];
+            let etcd = if name == "node3" { at_all } else { etcd };
             Process::node_with(&[&role[..], &etcd, args].concat(), env)
         });
         Self { voters: voters.into(), other }

@@ -162,5 +162,8 @@ mod tests {
         }
         assert_eq!(needs.of(&"BREW".parse().unwrap()), Some(Scope::Operate), "what nobody knows may change something");
         assert_eq!(Needs::NOTHING.of(&Method::POST), None);
+        assert!(!needs.only_looks(&Method::PUT) && needs.only_looks(&Method::GET));
+        let asks = Needs::to_ask(Scope::Read);
+        assert!(asks.only_looks(&Method::POST) && asks.of(&Method::POST) == Some(Scope::Read));
     }
 }
