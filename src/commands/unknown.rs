@@ -16,7 +16,7 @@ use crate::{nearest, settings::secret, visible::escaped};
 
 const PREFIX: &str = "BROADCAST_";
 /// What compose.yaml reads, and what a command has in its environment that `broadcast lock` runs.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
     "BROADCAST_IMAGE",
     "BROADCAST_MEM_LIMIT",
     "BROADCAST_ETCD_PORT",
