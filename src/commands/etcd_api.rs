@@ -104,6 +104,7 @@ fn route((path, access, methods): Route) -> (&'static str, Needs, axum::routing:
         Access::Nothing => (path, Needs::NOTHING, methods),
         Access::Read => (path, Needs::to_ask(Scope::Read), methods),
         Access::Write => (path, Needs::scope(Scope::Publish), methods.layer(middleware::from_fn(count))),
+        Access::Lock => (path, Needs::scope(Scope::Locks), methods.layer(middleware::from_fn(count))),
         Access::Operate => (path, Needs::scope(Scope::Operate), methods),
     }
 }

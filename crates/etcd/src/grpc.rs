@@ -81,12 +81,12 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Room for something of this length, if there is any.
-    pub(crate) fn take(&self, length: usize) -> Result<Held, Status> {
+    /// Room for something of this length, of which each byte takes so many, if there is any.
+    pub(crate) fn take(&self, length: usize, weight: usize) -> Result<Held, Status> {
         if length <= SHORT {
             return Ok(Held::default());
         }
-        let units = u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let units = u32::try_from((length * weight).div_ceil(UNIT)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.0).try_acquire_many_owned(units);
         permit.map(|permit| Held { _permit: Some(permit) }).map_err(|_| TOO_MANY_REQUESTS)
     }
@@ -99,11 +99,18 @@ pub(crate) struct Messages {
     room: Room,
     /// For the message that is being read, or was read last.
     held: Option<Held>,
+    /// How many bytes of room each of its bytes takes.
+    weight: usize,
 }
 
 impl Messages {
-    pub(crate) fn new(body: Body, room: Room) -> Self {
-        Self { body, come: BytesMut::new(), room, held: None }
+    pub(crate) fn new(body: Body, room: Room, weight: usize) -> Self {
+        Self { body, come: BytesMut::new(), room, held: None, weight }
+    }
+
+    /// The message that was read last takes no room any more.
+    pub(crate) fn is_dealt_with(&mut self) {
+        self.held = None;
     }
 
     /// The next one; nothing at the end. It is waited for as long as the client likes. Nothing is lost when this is given
@@ -137,7 +144,7 @@ impl Messages {
                 }
                 let come = rest.len();
                 if self.held.is_none() {
-                    self.held = Some(self.room.take(length)?);
+                    self.held = Some(self.room.take(length, self.weight)?);
                 }
                 if come >= length {
                     self.come.advance(PREFIX);
@@ -239,7 +246,7 @@ mod tests {
 
     fn sent(pieces: Vec<Vec<u8>>) -> Messages {
         let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
-        Messages::new(Body::new(StreamBody::new(stream::iter(frames))), Room::default())
+        Messages::new(Body::new(StreamBody::new(stream::iter(frames))), Room::default(), 1)
     }
 
     #[tokio::test]
@@ -269,7 +276,7 @@ mod tests {
             assert_eq!(refused.code, code, "{bytes:?}");
         }
         let frames = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0")))]);
-        let mut late = Messages::new(Body::new(StreamBody::new(frames.chain(stream::pending()))), Room::default());
+        let mut late = Messages::new(Body::new(StreamBody::new(frames.chain(stream::pending()))), Room::default(), 1);
         assert_eq!(late.next::<PutRequest>().await.expect_err("the rest does not come").code, Code::DeadlineExceeded);
     }
 
@@ -279,7 +286,7 @@ mod tests {
         let long = PutRequest { value: vec![0; 1 << 20].into(), ..PutRequest::default() };
         let read = async || {
             let frame = stream::iter([Ok::<_, Infallible>(Frame::data(framed(&long)))]);
-            Messages::new(Body::new(StreamBody::new(frame)), room.clone()).one::<PutRequest>().await
+            Messages::new(Body::new(StreamBody::new(frame)), room.clone(), 1).one::<PutRequest>().await
         };
         let mut held = Vec::new();
         for _ in 0..63 {
@@ -288,7 +295,8 @@ mod tests {
         assert_eq!(read().await.expect_err("there is none"), TOO_MANY_REQUESTS);
         held.pop();
         read().await.expect("there is room again");
-        drop(room.take(SHORT).expect("what is short takes none"));
+        drop(room.take(SHORT, 100).expect("what is short takes none"));
+        room.take(2 << 20, 16).expect_err("it weighs more");
     }
 
     #[test]

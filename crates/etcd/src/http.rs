@@ -24,6 +24,8 @@ use crate::{
 
 /// The longest body, in bytes: the longest message, in base64.
 const MAX_BODY: usize = MAX_MESSAGE * 2;
+/// How many messages a body may have.
+const MAX_MESSAGES: usize = 1000;
 /// How long it may take to come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,8 +60,9 @@ fn status_of(code: Code) -> StatusCode {
     }
 }
 
-/// The messages of a body, one after the other, none if it is empty; and the room that they take.
-pub(crate) async fn all<M: Fields>(body: Body, room: &Room) -> Result<(Vec<M>, Vec<Held>), Status> {
+/// The messages of a body, one after the other, none if it is empty; and the room that they take, each byte of the body so
+/// many.
+pub(crate) async fn all<M: Fields>(body: Body, room: &Room, weight: usize) -> Result<(Vec<M>, Vec<Held>), Status> {
     let late = || Status::new(Code::DeadlineExceeded, format!("the body did not come within {PATIENCE:?}"));
     let invalid = |error: &dyn std::fmt::Display| Status::new(Code::InvalidArgument, error.to_string());
     let mut body = Limited::new(body, MAX_BODY);
@@ -69,7 +72,7 @@ pub(crate) async fn all<M: Fields>(body: Body, room: &Room) -> Result<(Vec<M>, V
         while let Some(frame) = body.frame().await {
             let data = frame.map_err(|error| invalid(&error))?.into_data().unwrap_or_default();
             while bytes.len() + data.len() > room_for {
-                held.push(room.take(if room_for == 0 { SHORT } else { room_for })?);
+                held.push(room.take(if room_for == 0 { SHORT } else { room_for }, weight)?);
                 room_for += room_for.max(SHORT);
             }
             bytes.extend_from_slice(&data);
@@ -81,7 +84,12 @@ pub(crate) async fn all<M: Fields>(body: Body, room: &Room) -> Result<(Vec<M>, V
     let read = |value: Result<Value, serde_json::Error>| {
         json::read(value.map_err(|error| invalid(&error))?).map_err(|error| invalid(&error))
     };
-    Ok((values.map(read).collect::<Result<_, _>>()?, held))
+    let messages: Vec<M> = values.take(MAX_MESSAGES + 1).map(read).collect::<Result<_, _>>()?;
+    if messages.len() > MAX_MESSAGES {
+        let why = format!("the body has more than {MAX_MESSAGES} messages");
+        return Err(Status::new(Code::InvalidArgument, why));
+    }
+    Ok((messages, held))
 }
 
 /// The answer to a call that has one.

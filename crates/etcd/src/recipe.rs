@@ -38,6 +38,11 @@ const LEADERS: usize = 16;
 /// What etcd's client says.
 const SESSION_EXPIRED: Status = Status::of(Code::Unknown, "mutex: session is expired");
 const NOT_LEADER: Status = Status::of(Code::Unknown, "election: not leader");
+/// What only this says: etcd's client takes such a key for its own.
+const NOT_A_PLACE: Status = Status::of(
+    Code::FailedPrecondition,
+    "etcdserver: the key of this place is there, and not under its lease; delete it",
+);
 const NO_LEADER: Status = Status::of(Code::Unknown, "election: no leader");
 
 /// A place in a queue: a key of one lease.
@@ -166,6 +171,7 @@ impl Etcd {
         tokio::spawn(async move {
             let observed = async {
                 let request = requests.next().await?.unwrap_or_default();
+                requests.is_dealt_with();
                 self.tell_leaders(&prefix(&request.name), &out).await
             };
             let ended = tokio::select! {
@@ -225,7 +231,9 @@ impl Etcd {
             lease => lease,
         };
         let prefix = prefix(name);
-        let key: Bytes = [&prefix[..], format!("{lease:x}").as_bytes()].concat().into();
+        // As Go writes it.
+        let digits = format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs());
+        let key: Bytes = [&prefix[..], digits.as_bytes()].concat().into();
         let look = RangeRequest { key: key.clone(), ..RangeRequest::default() };
         let look = RequestOp { request_range: Some(look), ..RequestOp::default() };
         let txn = TxnRequest { failure: vec![look], ..if_created(&key, 0, puts(&key, value, lease)) };
@@ -238,6 +246,9 @@ impl Etcd {
         let header = done.header.unwrap_or_default();
         let there = done.responses.into_iter().next().and_then(|first| first.response_range);
         let there = there.and_then(|range| range.kvs.into_iter().next());
+        if there.as_ref().is_some_and(|kv| kv.lease != lease) {
+            return Err(NOT_A_PLACE);
+        }
         let (revision, value) = match there {
             Some(kv) => (kv.create_revision, Some(kv.value)),
             None => (header.revision, None),

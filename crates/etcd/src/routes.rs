@@ -20,8 +20,23 @@ pub enum Access {
     Read,
     /// To change keys and leases.
     Write,
+    /// To take and give back locks, and to stand for election.
+    Lock,
     /// To change how the store runs.
     Operate,
+}
+
+/// How much room each byte of a transaction takes: an operation of a few bytes is a structure of hundreds.
+const TXN_WEIGHT: usize = 16;
+
+/// How much room each byte of a call takes.
+fn weight(path: &str) -> usize {
+    if path.ends_with("/Txn") { TXN_WEIGHT } else { 1 }
+}
+
+/// Whether a call waits for others, and so takes no room once it is understood.
+fn waits(path: &str) -> bool {
+    ["/Lock", "/Campaign"].iter().any(|end| path.ends_with(end))
 }
 
 /// A call: its path, what a caller has to be allowed, and what it does.
@@ -38,7 +53,7 @@ impl Etcd {
     /// All calls.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        use Access::{Nothing, Operate, Read, Write};
+        use Access::{Lock, Nothing, Operate, Read, Write};
         let mut all = Calls { etcd: self, routes: Vec::new() };
         all.unary(["/etcdserverpb.KV/Range", "/v3/kv/range"], Read, call!(range));
         all.unary(["/etcdserverpb.KV/Put", "/v3/kv/put"], Write, call!(put));
@@ -57,19 +72,19 @@ impl Etcd {
         all.unary(["/etcdserverpb.Cluster/MemberList", "/v3/cluster/member/list"], Read, call!(member_list));
         all.unary(["/etcdserverpb.Cluster/MemberRemove", "/v3/cluster/member/remove"], Operate, call!(member_remove));
         all.unary(["/etcdserverpb.Maintenance/Status", "/v3/maintenance/status"], Read, call!(status));
-        all.unary(["/etcdserverpb.Maintenance/Hash", "/v3/maintenance/hash"], Read, call!(hash));
-        all.unary(["/etcdserverpb.Maintenance/HashKV", "/v3/maintenance/hashkv"], Read, call!(hash_kv));
+        all.unary(["/etcdserverpb.Maintenance/Hash", "/v3/maintenance/hash"], Operate, call!(hash));
+        all.unary(["/etcdserverpb.Maintenance/HashKV", "/v3/maintenance/hashkv"], Operate, call!(hash_kv));
         all.unary(["/etcdserverpb.Maintenance/Alarm", "/v3/maintenance/alarm"], Operate, call!(alarm));
         all.unary(["/etcdserverpb.Maintenance/Defragment", "/v3/maintenance/defragment"], Operate, call!(defragment));
         let move_leader = ["/etcdserverpb.Maintenance/MoveLeader", "/v3/maintenance/transfer-leadership"];
         all.unary(move_leader, Operate, call!(move_leader));
         all.unary(["/etcdserverpb.Auth/Authenticate", "/v3/auth/authenticate"], Nothing, call!(authenticate));
-        all.unary(["/v3lockpb.Lock/Lock", "/v3/lock/lock"], Write, call!(lock));
-        all.unary(["/v3lockpb.Lock/Unlock", "/v3/lock/unlock"], Write, call!(unlock));
-        all.unary(["/v3electionpb.Election/Campaign", "/v3/election/campaign"], Write, call!(campaign));
-        all.unary(["/v3electionpb.Election/Proclaim", "/v3/election/proclaim"], Write, call!(proclaim));
+        all.unary(["/v3lockpb.Lock/Lock", "/v3/lock/lock"], Lock, call!(lock));
+        all.unary(["/v3lockpb.Lock/Unlock", "/v3/lock/unlock"], Lock, call!(unlock));
+        all.unary(["/v3electionpb.Election/Campaign", "/v3/election/campaign"], Lock, call!(campaign));
+        all.unary(["/v3electionpb.Election/Proclaim", "/v3/election/proclaim"], Lock, call!(proclaim));
         all.unary(["/v3electionpb.Election/Leader", "/v3/election/leader"], Read, call!(leader));
-        all.unary(["/v3electionpb.Election/Resign", "/v3/election/resign"], Write, call!(resign));
+        all.unary(["/v3electionpb.Election/Resign", "/v3/election/resign"], Lock, call!(resign));
         all.stream(["/v3electionpb.Election/Observe", "/v3/election/observe"], Read, Etcd::observe);
         for (service, why) in http::MISSING {
             let answer = async move |request: Request| match grpc::refusal(&request.into_parts().0) {
@@ -112,13 +127,14 @@ impl Calls<'_> {
                 if needs_leader(&parts.headers) {
                     etcd.need_leader().await?;
                 }
-                let (request, _held) = grpc::Messages::new(body, etcd.room().clone()).one().await?;
+                let (request, held) = grpc::Messages::new(body, etcd.room().clone(), weight(path)).one().await?;
+                let _held = (!waits(path)).then_some(held);
                 called(etcd.clone(), request).await
             };
             grpc::answer(answered.await)
         };
         self.routes.push((path, access, post(answer)));
-        self.json(json, access, call);
+        self.json_weighing(json, access, weight(path), call);
     }
 
     /// The same, in JSON alone.
@@ -132,10 +148,24 @@ impl Calls<'_> {
         A: Fields + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
+        self.json_weighing(path, access, 1, call);
+    }
+
+    fn json_weighing<Q, A, F>(
+        &mut self,
+        path: &'static str,
+        access: Access,
+        weight: usize,
+        call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
+    ) where
+        Q: Fields + Send + 'static,
+        A: Fields + 'static,
+        F: Future<Output = Result<A, Status>> + Send,
+    {
         let etcd = self.etcd.clone();
         let answer = async move |request: Request| -> Response {
             let answered = async {
-                let (requests, _held) = http::all(request.into_body(), etcd.room()).await?;
+                let (requests, _held) = http::all(request.into_body(), etcd.room(), weight).await?;
                 call(etcd, requests.into_iter().next().unwrap_or_default()).await
             };
             http::answer(answered.await)
@@ -160,12 +190,12 @@ impl Calls<'_> {
             if let Some(answer) = grpc::refusal(&parts) {
                 return answer;
             }
-            let requests = Requests::Grpc(grpc::Messages::new(body, etcd.room().clone()));
+            let requests = Requests::Grpc(grpc::Messages::new(body, etcd.room().clone(), 1));
             grpc::answer_all(called(etcd, requests, needs_leader(&parts.headers)))
         };
         self.routes.push((path, access, post(answer)));
         let etcd = self.etcd.clone();
-        let answer = async move |request: Request| match http::all(request.into_body(), etcd.room()).await {
+        let answer = async move |request: Request| match http::all(request.into_body(), etcd.room(), 1).await {
             Ok((requests, _)) => http::answer_all(call(etcd, Requests::Json(requests.into_iter()), false)),
             Err(status) => http::answer::<A>(Err(status)),
         };
@@ -185,6 +215,13 @@ impl<Q: Message + Default> Requests<Q> {
         match self {
             Self::Grpc(messages) => messages.next().await,
             Self::Json(requests) => Ok(requests.next()),
+        }
+    }
+
+    /// What was read last takes no room any more.
+    pub(crate) fn is_dealt_with(&mut self) {
+        if let Self::Grpc(messages) = self {
+            messages.is_dealt_with();
         }
     }
 }

@@ -308,7 +308,9 @@ impl Session {
 
 /// What is to be watched, as etcd reads it.
 fn watched(request: &WatchCreateRequest) -> Result<Watch, &'static str> {
-    let mut keys = KeyRange { key: request.key.clone(), end: request.range_end.clone() };
+    // They are not to keep the memory of the whole message.
+    let copy = |bytes: &[u8]| bytes::Bytes::copy_from_slice(bytes);
+    let mut keys = KeyRange { key: copy(&request.key), end: copy(&request.range_end) };
     if keys.key.is_empty() {
         // The least key that there may be.
         keys.key = bytes::Bytes::from_static(&[0]);

@@ -142,7 +142,7 @@ impl Supervisor {
                 others: &self.others,
                 mark: &self.mark,
             };
-            self.watchdog = Watchdog::start(&reach).ok();
+            self.watchdog = Watchdog::start(&reach, kill).ok();
         }
         self.watchdog.take_if(|watchdog| watchdog.tell(kill).is_err());
     }
@@ -207,6 +207,8 @@ impl Supervisor {
                 }
                 Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
                     self.watchdog.take_if(|watchdog| watchdog.has_ended(pid));
+                    // Its number may be given to what the command starts.
+                    self.others.retain(|other| *other != pid);
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
                 // Somebody has died of a signal that has no name here: a real-time one.

@@ -61,13 +61,23 @@ pub(super) struct Watchdog {
     told: Option<BootTime>,
 }
 
+/// A moment, as the process is told of it.
+fn number(at: BootTime) -> String {
+    at.since_start().as_nanos().to_string()
+}
+
+fn moment(number: &str) -> Option<BootTime> {
+    Some(BootTime::at(Duration::from_nanos(number.parse().ok()?)))
+}
+
 impl Watchdog {
-    pub(super) fn start(reach: &Reach<'_>) -> io::Result<Self> {
+    /// Starts it; from its first moment on it knows when all of it is to be over.
+    pub(super) fn start(reach: &Reach<'_>, kill: BootTime) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
         let group = reach.group.map_or_else(|| NONE.to_owned(), |group| group.to_string());
         let cgroup = reach.cgroup.map_or(OsStr::new(NONE), Path::as_os_str);
         let others: Vec<String> = reach.others.iter().map(Pid::to_string).collect();
-        command.arg0("broadcast").arg(ENTRY).args([reach.supervisor.to_string(), group]).arg(cgroup);
+        command.arg0("broadcast").arg(ENTRY).args([number(kill), reach.supervisor.to_string(), group]).arg(cgroup);
         command.arg(others.join(",")).arg(reach.mark);
         // Among what belongs to this command, and not to another that this one is part of.
         command.envs(reach.mark.split_once('='));
@@ -75,7 +85,7 @@ impl Watchdog {
         let mut child = command.spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("the system's process ids are such numbers"));
         let pipe = child.stdin.take().expect("it is piped");
-        let watchdog = Self { pid: Some(pid), pipe, told: None };
+        let watchdog = Self { pid: Some(pid), pipe, told: Some(kill) };
         // A deadline does not wait for whoever is told.
         fcntl(&watchdog.pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(watchdog)
@@ -86,8 +96,7 @@ impl Watchdog {
         if self.told.replace(kill) == Some(kill) {
             return Ok(());
         }
-        let line = format!("{}\n", kill.since_start().as_nanos());
-        self.pipe.write_all(line.as_bytes())
+        self.pipe.write_all((number(kill) + "\n").as_bytes())
     }
 }
 
@@ -116,6 +125,7 @@ pub(super) fn enter() -> Option<ExitCode> {
         return None;
     }
     let text = |arg: OsString| arg.into_string().ok();
+    let kill = moment(&text(args.next()?)?)?;
     let supervisor = Pid::from_raw(text(args.next()?)?.parse().ok()?);
     let group = text(args.next()?)?.parse().ok().map(Pid::from_raw);
     let cgroup = args.next()?;
@@ -123,7 +133,7 @@ pub(super) fn enter() -> Option<ExitCode> {
         text(args.next()?)?.split(',').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect();
     let mark = text(args.next()?)?;
     let cgroup = (cgroup != NONE).then(|| Path::new(&cgroup));
-    Some(match watch(&Reach { supervisor, group, cgroup, others: &others, mark: &mark }) {
+    Some(match watch(&Reach { supervisor, group, cgroup, others: &others, mark: &mark }, kill) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
@@ -175,9 +185,10 @@ impl Reach<'_> {
     }
 }
 
-fn watch(reach: &Reach<'_>) -> io::Result<()> {
+fn watch(reach: &Reach<'_>, kill: BootTime) -> io::Result<()> {
     let (timer, mut input) = (timer()?, io::stdin().lock());
-    let (mut kill, mut rest) = (None, Vec::new());
+    kill.set(&timer)?;
+    let (mut kill, mut rest) = (Some(kill), Vec::new());
     loop {
         let mut ready = [PollFd::new(input.as_fd(), PollFlags::POLLIN), PollFd::new(timer.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::NONE) {
@@ -211,8 +222,7 @@ fn last_line(text: &mut Vec<u8>) -> Option<BootTime> {
     let end = text.iter().rposition(|byte| *byte == b'\n')?;
     let rest = text.split_off(end + 1);
     let whole = std::mem::replace(text, rest);
-    let line = std::str::from_utf8(&whole).ok()?.lines().last()?;
-    Some(BootTime::at(Duration::from_nanos(line.parse().ok()?)))
+    moment(std::str::from_utf8(&whole).ok()?.lines().last()?)
 }
 
 #[cfg(test)]

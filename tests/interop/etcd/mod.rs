@@ -74,6 +74,16 @@ struct RealEtcd {
 
 impl RealEtcd {
     fn start() -> Self {
+        // Somebody may take the ports before it does.
+        loop {
+            if let Some(etcd) = Self::try_start() {
+                return etcd;
+            }
+        }
+    }
+
+    /// Nothing, if it ends at once.
+    fn try_start() -> Option<Self> {
         let folder = folder();
         let [client, peer] = [free_port(), free_port()];
         let [client_url, peer_url] = [client, peer].map(|port| format!("http://127.0.0.1:{port}"));
@@ -84,9 +94,13 @@ impl RealEtcd {
         command.args(["--initial-cluster", &format!("a={peer_url}"), "--log-level", "error"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, client));
-        let etcd = Self { child, addr, _folder: folder };
-        wait("etcd answers", || etcdctl::run(addr, &["endpoint", "health"]).0);
-        etcd
+        let mut etcd = Self { child, addr, _folder: folder };
+        let mut has_ended = false;
+        wait("etcd answers", || {
+            has_ended = etcd.child.try_wait().expect("it was started here").is_some();
+            has_ended || etcdctl::run(addr, &["endpoint", "health"]).0
+        });
+        (!has_ended).then_some(etcd)
     }
 }
 

@@ -4,12 +4,14 @@ use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use serde_json::Value;
 
 use super::{Cluster, etcdctl, wait};
-use crate::support::{http::ask, program, refusal, stdout};
+use crate::support::{LIMIT, http::ask, program, refusal, stdout};
 
 /// Somebody who holds a lock, or waits for it.
 struct Holder(Child);
@@ -22,10 +24,14 @@ impl Holder {
 
     /// What it prints once it has the lock.
     fn line(&mut self) -> String {
-        let mut line = String::new();
         let output = self.0.stdout.take().expect("nobody has read it");
-        BufReader::new(output).read_line(&mut line).expect("text");
-        line.trim_end().to_owned()
+        let (printed, line) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            BufReader::new(output).read_line(&mut line).expect("text");
+            printed.send(line)
+        });
+        line.recv_timeout(LIMIT).expect("it is granted in time").trim_end().to_owned()
     }
 
     /// Ends it as Ctrl-C does.

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::LIMIT;
+use crate::support::{LIMIT, lag};
 
 /// How often it looks whether a session is over, or a caller gone.
 const TICK: Duration = Duration::from_millis(5);
@@ -142,6 +142,7 @@ struct Request {
 
 impl Fake {
     pub(super) fn start() -> Self {
+        lag::watch();
         let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
         let addr = listener.local_addr().expect("it is bound");
         let fake = Self { addr, state: Arc::default() };

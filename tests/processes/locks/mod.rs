@@ -94,7 +94,6 @@ fn until_ended(pid: u32) -> Instant {
 /// nobody a processor in time.
 #[track_caller]
 fn ends_in_time(fake: &Fake, pid: u32) {
-    lag::watch();
     let began = Instant::now();
     let ended = until_ended(pid);
     let deadline = fake.look().deadline.expect("there was a session");

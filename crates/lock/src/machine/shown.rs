@@ -30,17 +30,22 @@ use crate::{
     name::Name,
 };
 
+/// A lease as Go writes it in hexadecimal digits.
+pub(super) fn digits(lease: i64) -> String {
+    format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs())
+}
+
 /// The key of a session's place in the queue of a lock.
 fn key(name: &Name, session: i64) -> Bytes {
-    format!("{name}/{session:x}").into()
+    format!("{name}/{}", digits(session)).into()
 }
 
 /// The lock and the session of such a key.
 fn place_of(key: &[u8]) -> Option<(Name, i64)> {
     let (name, lease) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
-    let session = u64::from_str_radix(lease, 16).ok()?.cast_signed();
+    let session = i64::from_str_radix(lease, 16).ok()?;
     // As it is written, and in no other way.
-    (session != 0 && format!("{session:x}") == lease).then_some((Name::new(name).ok()?, session))
+    (session != 0 && digits(session) == lease).then_some((Name::new(name).ok()?, session))
 }
 
 impl Place {
@@ -94,16 +99,28 @@ impl Locks {
 
     /// See [`Machine::before_puts`](broadcast_store::machine::Machine::before_puts).
     pub(super) fn before_places(&mut self, context: &mut Context<'_>, puts: &[&Put]) -> Result<(), Error> {
-        let mut bytes = 0;
+        let (mut bytes, mut meets) = (0, BTreeSet::new());
         for put in puts {
-            let Some((name, session)) = place_of(&put.key) else { continue };
-            if session != put.lease || is_session(session) {
+            // What ends with a session is a lock.
+            if is_session(put.lease) {
+                return Err(Error::LeaseNotFound { lease: put.lease });
+            }
+            let Some((name, session)) = place_of(&put.key).filter(|(_, session)| *session == put.lease) else {
+                continue;
+            };
+            if !context.leases().contains(session) {
                 continue;
             }
             bytes += foreign(name.clone(), session, shown_value(&put.value)).bytes();
-            if self.of_session.get(&(session, name.clone())).is_some() {
-                continue;
+            // Where there is one already, all have their keys.
+            if !self.has_foreign(&name) {
+                meets.insert(name);
             }
+        }
+        if self.check_space(bytes).is_err() {
+            return Err(Error::NoSpace { machine: NAME.into(), quota: self.quota, bytes: self.bytes });
+        }
+        for name in meets {
             let queue: Vec<u64> = self.held(&name).chain(self.waiting(&name)).collect();
             for token in queue {
                 let Some(place) = self.places.get(&token).filter(|place| !place.shown) else { continue };
@@ -112,10 +129,7 @@ impl Locks {
                 self.places.insert(token, place.into());
             }
         }
-        match self.check_space(bytes) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(Error::NoSpace { machine: NAME.into(), quota: self.quota, bytes: self.bytes }),
-        }
+        Ok(())
     }
 
     /// See [`Machine::keys_changed`](broadcast_store::machine::Machine::keys_changed).
@@ -185,6 +199,11 @@ mod tests {
             assert_eq!(place_of(key), None, "{}", String::from_utf8_lossy(key));
         }
         assert_eq!(place_of(b"a/+1"), None);
-        assert_eq!(place_of(b"a/ffffffffffffffff").map(|(_, session)| session), Some(-1));
+        assert_eq!(place_of(b"a/ffffffffffffffff"), None);
+        for session in [-1, i64::MIN, i64::MAX] {
+            let name = Name::new("a").expect("a name");
+            assert_eq!(place_of(&key(&name, session)), Some((name, session)));
+        }
+        assert_eq!(place_of(b"a/-1f").map(|(_, session)| session), Some(-0x1f));
     }
 }

@@ -2,7 +2,7 @@
 
 use broadcast_lock::{
     Mode, Refusal,
-    message::{Change, Command, Lock, Outcome, PlaceState, Question, SESSION},
+    message::{Change, Command, Lock, Outcome, PlaceState, Question},
 };
 use broadcast_store::{
     Error,
@@ -186,11 +186,10 @@ fn each_place_has_its_own_token_even_in_one_transaction() {
 fn other_keys_are_no_places() {
     let mut state = state(&[1]);
     let place = format!("a/{ONE:x}");
-    // Without a lease, of another one, of a session of ours, or not as it is written.
+    // Without a lease, of another one, or not as it is written.
     for (key, lease) in [
         (place.clone(), 0),
         (place.clone(), OTHER),
-        (format!("a/{:x}", sid(1)), sid(1)),
         (format!("a/{ONE:X}"), ONE),
         (format!("/a/{ONE:x}"), ONE),
         (format!("{ONE:x}"), ONE),
@@ -216,30 +215,26 @@ fn a_key_that_changes_its_lease_is_a_place_until_it_is_deleted() {
 }
 
 #[test]
-fn ends_that_have_others_end_are_no_recursion() {
-    const MANY: i64 = 8000;
+fn what_clients_of_etcd_have_taken_is_part_of_a_snapshot_though_nobody_else_has_a_lock() {
     let mut state = state(&[]);
-    for session in 1..=MANY {
-        let open =
-            machine::Command::machine("locks", 1, Command::Open { session: sid(session), config: config() }.encode());
-        let open = open.expect("it is small");
-        let at = machine::At { index: state.state.at().index + 1, term: crate::support::TERM };
-        state.state.apply(at, &open).expect("it is known");
-        let acquire = Command::Acquire(acquire(session, "a", Mode::Shared)).encode();
-        let acquire = machine::Command::machine("locks", 1, acquire).expect("it is small");
-        state.state.apply(at, &acquire).expect("it is known");
-    }
-    state.enter(ONE, "a").expect("it had none");
-    // The key of each is attached to the session of the next.
-    let at = machine::At { index: state.state.at().index + 1, term: crate::support::TERM };
-    for session in 1..MANY {
-        let put = keys::Command::Put(put(format!("a/{:x}", sid(session)), "", sid(session + 1)));
-        let put = machine::Command::keys(&put).expect("it is small");
-        state.state.apply(at, &put).expect("it is known");
-    }
-    state.apply(&machine::Command::revoke(sid(MANY)));
-    assert_eq!(state.locks().counts(), (0, 1, 0));
-    assert_eq!(SESSION & ONE, 0);
+    let (one, _) = state.enter(ONE, "a").expect("it had none");
+    state.state = reread(&state);
+    assert_eq!(state.places(&[one]), [PlaceState::Held]);
+    assert_eq!(state.execute(&Command::Open { session: sid(1), config: config() }), Outcome::Done);
+    let ours = state.place(acquire(1, "a", Mode::Exclusive));
+    assert!(!ours.1 && names(&state, "a/").len() == 2);
+    assert!(state.delete(ONE, "a"));
+    assert_eq!(state.places(&[ours.0]), [PlaceState::Held]);
+}
+
+#[test]
+fn no_key_is_attached_to_a_session() {
+    let mut state = state(&[1]);
+    let put = put("a/b".into(), "", sid(1));
+    let refused = machine::Outcome::Refused(Error::LeaseNotFound { lease: sid(1) });
+    assert_eq!(state.keys(&keys::Command::Put(put.clone())), refused);
+    let within = Op::Txn(Txn { failure: vec![Op::Put(put)], ..Txn::default() });
+    assert_eq!(state.keys(&keys::Command::Txn(Txn { success: vec![within], ..Txn::default() })), refused);
 }
 
 #[test]

@@ -175,8 +175,8 @@ pub trait Machine: Any + Debug + Send + Sync {
     fn copy(&self) -> Box<dyn Machine>;
 
     /// Writes its section of a snapshot, so that [`Sink::version`] of it can read that: the highest version of the
-    /// commands that it has had. Machines in the same state write the same bytes. One that has had no command is not
-    /// asked: it is as it was made, whatever leases have ended.
+    /// commands that it has had. Machines in the same state write the same bytes. One that has had no command, and
+    /// has never had [bytes](Machine::bytes), is not asked: it is as it was made, whatever leases have ended.
     ///
     /// # Errors
     ///
@@ -413,6 +413,10 @@ impl State {
         let (name, (events, ended)) = (machine.name(), context.finish());
         self.told.extend(events.into_iter().map(|event| (name, event)));
         self.ending.extend(ended);
+        // It may have become something by users' keys alone, and then that is part of a snapshot.
+        if machine.bytes() > 0 && !self.used.contains_key(name) {
+            self.used.insert(name.to_owned(), 1);
+        }
         done
     }
 
