@@ -5,7 +5,7 @@
 //! - Each place is of a session, and stands in the queue of each of its locks: among those that hold it, or among those
 //!   that wait, and in the same one of the two in all of them.
 //! - A session has at most one place in a queue.
-//! - A place that is in a queue with one of a client of etcd is a key, too: see [`shown`].
+//! - A place that is in a queue with one of a client of etcd is a key, too: see `shown.rs`.
 //! - Nobody waits who could be granted: whenever a place is taken or given up, what can be granted is, in the same command.
 //! - The bytes are the sum of what sessions, places and fences are counted as.
 
