@@ -78,8 +78,8 @@ fn three_nodes_talk_and_ten_more_and_all_leave() {
         let lines = node.log.lines();
         talk::check(name, &lines);
         for line in &lines {
-            // One that starts late on a busy machine is missed for a while; and HTTP is open to the network.
-            let told = ["http_open", "seed_unreachable"].iter().any(|event| line["event"] == *event);
+            // One that starts late on a busy machine is missed for a while; and its ports are open to the network.
+            let told = ["etcd_open", "http_open", "seed_unreachable"].iter().any(|event| line["event"] == *event);
             let well = line["level"] == "INFO" || told;
             assert!(well && line["event"] != "failed", "everybody was well: {line}");
         }

@@ -37,7 +37,7 @@ impl Project {
         }
         command.args(["compose", "--project-name", &self.name, "--file"]).arg(repository("compose.yaml")).args(args);
         // Projects that run at the same time cannot publish the same port.
-        command.envs([("BROADCAST_IMAGE", IMAGE.as_str()), ("BROADCAST_HTTP_PORT", "0")]);
+        command.envs([("BROADCAST_IMAGE", IMAGE.as_str()), ("BROADCAST_HTTP_PORT", "0"), ("BROADCAST_ETCD_PORT", "0")]);
         command.envs(self.settings.iter().copied());
         command
     }
