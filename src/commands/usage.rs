@@ -448,6 +448,7 @@ mod tests {
                 "tls_client_ca_file",
                 "http_origins",
                 "http_max_connections",
+                "etcd",
                 "replay",
                 "faults",
                 "log",
