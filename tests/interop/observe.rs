@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{LIMIT, Process, docker::success, http, require, talk};
+use crate::support::{LIMIT, Process, docker::success, http, program, require, talk};
 use serde_json::Value;
 
 /// All of them.
@@ -205,8 +205,12 @@ fn every_query_finds_what_it_is_for() {
     assert!(all.len() > 20, "{all:?}");
     for (panel, query) in &all {
         prometheus.wait(&format!("{panel}: {query} finds something"), || {
-            // Without changes there is no sync to measure.
+            // Without changes there is no sync to measure, and without locks no wait.
             assert_eq!(http::ask(nodes[1].http(), "PUT", "/v1/kv/color", &[], b"red").status, 200);
+            if query.contains("_lock_") {
+                let node = nodes[1].http().to_string();
+                success(&mut program(&["lock", "color", "--node", &node, "--", "true"]));
+            }
             let found = prometheus.query(query).expect("it answers");
             let by_node = query.contains("broadcast_build_info");
             found.iter().any(|value| value != "NaN") && (!by_node || found.len() == nodes.len())
