@@ -47,7 +47,7 @@ impl Machine for Counter {
     }
 
     fn bytes(&self) -> u64 {
-        1
+        self.count.into()
     }
 
     fn set_quota(&mut self, bytes: u64) {

@@ -147,7 +147,9 @@ impl Model {
                 if Self::has_duplicate(txn) {
                     return Err(Error::DuplicateKey { key: Bytes::new() });
                 }
-                self.check_path(txn)?;
+                // As in etcd, all puts come first.
+                self.check_path(txn, true)?;
+                self.check_path(txn, false)?;
                 let (succeeded, responses) = self.txn(&mut draft, txn)?;
                 Outcome::Txn { revision: draft.revision(), succeeded, responses }
             }
@@ -187,18 +189,18 @@ impl Model {
         (holds, if holds { &txn.success } else { &txn.failure })
     }
 
-    fn check_path(&self, txn: &Txn) -> Result<(), Error> {
+    fn check_path(&self, txn: &Txn, puts: bool) -> Result<(), Error> {
         for op in self.taken(txn).1 {
             match op {
-                Op::Range(range) => drop(self.check_revision(range.revision)?),
-                Op::Put(put) => {
+                Op::Range(range) if !puts => drop(self.check_revision(range.revision)?),
+                Op::Put(put) if puts => {
                     if (put.ignore_value || put.ignore_lease) && !self.now().contains_key(&put.key) {
                         return Err(Error::KeyNotFound { key: put.key.clone() });
                     }
                     self.check_lease(put)?;
                 }
-                Op::Delete(_) => {}
-                Op::Txn(txn) => self.check_path(txn)?,
+                Op::Range(_) | Op::Put(_) | Op::Delete(_) => {}
+                Op::Txn(txn) => self.check_path(txn, puts)?,
             }
         }
         Ok(())
