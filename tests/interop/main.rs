@@ -25,6 +25,7 @@ mod one_at_a_time;
 mod openapi;
 mod serf;
 mod tls;
+mod voters;
 
 use std::process::ExitCode;
 

@@ -17,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{LIMIT, Log, Process, http::ask, program, refusal, stdout};
+use crate::support::{LIMIT, Log, Process, http::ask, program, refusal, stdout, wait};
 
 const VOTERS: &str = "node1,node2,node3";
 
@@ -121,16 +121,6 @@ fn metrics(at: SocketAddr) -> Vec<String> {
     names.map(String::from).collect()
 }
 
-/// Waits for a condition.
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 #[test]
 fn a_node_that_does_not_use_the_store_counts_nothing_of_it() {
     let node = Process::node(&["--name", "node1", "--http", "127.0.0.1:0"]);
@@ -152,13 +142,13 @@ fn a_voter_that_hears_of_no_leader_says_so() {
         value.and_then(|value| value.parse::<u64>().ok()).expect("a number")
     };
     // It passed the change on, and carries it out itself once it hears that a majority has it.
-    until("it carries the change out", || told("revision") == 2);
+    wait("it carries the change out", || told("revision") == 2);
     assert_eq!((told("has_leader"), told("leads"), told("voters")), (1, 0, 3));
     assert!(told("sync_seconds_count") > 0 && told("log_bytes") > 0);
     for at in [leader, (leader + 2) % 3] {
         cluster.voters[at].kill();
     }
-    until("it has no leader", || told("has_leader") == 0);
+    wait("it has no leader", || told("has_leader") == 0);
     let status = ask(last, "GET", "/v1/store", &[], b"").json();
     assert_eq!(status["leader"], Value::Null, "{status}");
     let problem = status["problems"][0].as_str().expect("a problem");
@@ -328,7 +318,7 @@ fn what_was_acknowledged_outlives_a_leader_that_is_killed_and_a_restart_of_all()
         let list = ask(at, "GET", &format!("/v1/kv?prefix={prefix}/&count_only=true"), &[], b"");
         if list.status == 200 { list.json()["count"].as_u64().expect("a number") } else { 0 }
     };
-    let wait_more = |than: u64| until("more is put", || count("a") >= than && count("b") >= than);
+    let wait_more = |than: u64| wait("more is put", || count("a") >= than && count("b") >= than);
     wait_more(20);
     cluster.voters[leader].signal("KILL");
     cluster.voters[leader].wait();
@@ -524,7 +514,7 @@ fn a_watch_goes_on_where_it_was_when_its_node_comes_back() {
     let watching = Watching::start(command(at, &["kv", "watch", "--prefix", "w/"]));
     // It watches from the next revision on; which is its first, nobody knows until it prints.
     let other = cluster.other.http();
-    until("it prints", || {
+    wait("it prints", || {
         assert_eq!(put(other, "w/first", b"1").0, 200);
         watching.log.len() > 0
     });
@@ -585,7 +575,7 @@ pub(super) fn alone_with_much() -> Process {
 pub(super) fn put_much(at: SocketAddr) {
     let value = vec![b'x'; 1 << 20];
     for key in 0..24 {
-        until("it is put", || put(at, &format!("key{key}"), &value).0 == 200);
+        wait("it is put", || put(at, &format!("key{key}"), &value).0 == 200);
     }
 }
 

@@ -34,6 +34,16 @@ use serde_json::Value;
 /// How long anything may take that is only waited for.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Waits until something is so.
+#[track_caller]
+pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// A file or folder of the repository, whichever of its packages the test is in.
 pub fn repository(path: &str) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -16,9 +16,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request::Parts},
+    http::{HeaderMap, StatusCode, Version, request::Parts},
     response::{IntoResponse as _, Response},
 };
+use broadcast_gateway::grpc::{PREFIX, is_grpc, respond};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -41,22 +42,12 @@ pub(crate) const SHORT: usize = 16 << 10;
 const UNIT: usize = 1 << 10;
 /// How long a message may take to come.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What comes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
-
-const GRPC: &str = "application/grpc";
-const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-
 /// What is no call of gRPC is answered as HTTP.
 pub(crate) fn refusal(parts: &Parts) -> Option<Response> {
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
     if parts.version != Version::HTTP_2 {
         let detail = "gRPC needs HTTP/2; over HTTP/1.1, there are the paths that begin with /v3/\n";
         Some((StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail).into_response())
-    } else if ![GRPC, "application/grpc+proto"].iter().any(|known| kind.eq_ignore_ascii_case(known)) {
+    } else if !is_grpc(&parts.headers) {
         let detail = "this is called by gRPC, with the content-type application/grpc\n";
         Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response())
     } else {
@@ -203,11 +194,6 @@ pub(crate) fn answer_all<M: Message>(answers: impl Stream<Item = Result<M, Statu
     respond(Body::new(StreamBody::new(frames.map(Ok::<_, Infallible>))))
 }
 
-fn respond(body: Body) -> Response {
-    let headers = [(header::CONTENT_TYPE, GRPC), (ACCEPT_ENCODING, "identity")];
-    (headers, body).into_response()
-}
-
 fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
@@ -218,25 +204,8 @@ fn framed(message: &impl Message) -> Bytes {
 }
 
 fn trailers(status: Option<&Status>) -> HeaderMap {
-    let code = status.map_or(0, |status| status.code as u16);
-    let mut trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from(code))]);
-    if let Some(status) = status {
-        let message = HeaderValue::from_str(&encoded(&status.message)).expect("it is of visible ASCII and spaces");
-        trailers.insert(MESSAGE, message);
-    }
-    trailers
-}
-
-/// As trailers carry it: with % and two digits for each byte that is no visible ASCII, and for % itself.
-fn encoded(message: &str) -> String {
-    let mut encoded = String::new();
-    for byte in message.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+    let (code, message) = status.map_or((0, ""), |status| (status.code as u16, &*status.message));
+    broadcast_gateway::grpc::trailers(code, message)
 }
 
 #[cfg(test)]
@@ -300,11 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn words_are_carried_as_visible_ascii() {
-        assert_eq!(encoded("no \"ü\"\n 100%"), "no \"%C3%BC\"%0A 100%25");
+    fn a_status_is_carried_in_trailers() {
         let status = Status::of(Code::NotFound, "ü");
         let told = trailers(Some(&status));
-        assert_eq!((told[STATUS].as_bytes(), told[MESSAGE].as_bytes()), (&b"5"[..], &b"%C3%BC"[..]));
-        assert_eq!((trailers(None).len(), trailers(None)[STATUS].as_bytes()), (1, &b"0"[..]));
+        assert_eq!((told["grpc-status"].as_bytes(), told["grpc-message"].as_bytes()), (&b"5"[..], &b"%C3%BC"[..]));
+        assert_eq!((trailers(None).len(), trailers(None)["grpc-status"].as_bytes()), (1, &b"0"[..]));
     }
 }

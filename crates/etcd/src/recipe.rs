@@ -7,6 +7,7 @@
 //! - *The lease ends while a call waits*: its key is gone, and the call fails rather than answer that it has the lock.
 //! - *The client goes away while it waits*: its key is deleted.
 
+use broadcast_lock::message::lease_digits;
 use broadcast_store::{
     StoreError,
     keys::{KeyRange, Watch, WatchEvent},
@@ -231,9 +232,7 @@ impl Etcd {
             lease => lease,
         };
         let prefix = prefix(name);
-        // As Go writes it.
-        let digits = format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs());
-        let key: Bytes = [&prefix[..], digits.as_bytes()].concat().into();
+        let key: Bytes = [&prefix[..], lease_digits(lease).as_bytes()].concat().into();
         let look = RangeRequest { key: key.clone(), ..RangeRequest::default() };
         let look = RequestOp { request_range: Some(look), ..RequestOp::default() };
         let txn = TxnRequest { failure: vec![look], ..if_created(&key, 0, puts(&key, value, lease)) };

@@ -26,18 +26,20 @@ pub enum Access {
     Operate,
 }
 
-/// How much room each byte of a transaction takes: an operation of a few bytes is a structure of hundreds.
-const TXN_WEIGHT: usize = 16;
-
-/// How much room each byte of a call takes.
-fn weight(path: &str) -> usize {
-    if path.ends_with("/Txn") { TXN_WEIGHT } else { 1 }
+/// What room a call takes.
+#[derive(Clone, Copy, Debug)]
+struct Takes {
+    /// For each byte of its message.
+    weight: usize,
+    /// Until it is answered; otherwise until it is understood.
+    to_its_end: bool,
 }
 
-/// Whether a call waits for others, and so takes no room once it is understood.
-fn waits(path: &str) -> bool {
-    ["/Lock", "/Campaign"].iter().any(|end| path.ends_with(end))
-}
+const ITS_LENGTH: Takes = Takes { weight: 1, to_its_end: true };
+/// An operation of a few bytes is a structure of hundreds.
+const OPERATIONS: Takes = Takes { weight: 16, to_its_end: true };
+/// It waits for others.
+const NOTHING_WHILE_IT_WAITS: Takes = Takes { weight: 1, to_its_end: false };
 
 /// A call: its path, what a caller has to be allowed, and what it does.
 pub type Route = (&'static str, Access, MethodRouter);
@@ -58,7 +60,7 @@ impl Etcd {
         all.unary(["/etcdserverpb.KV/Range", "/v3/kv/range"], Read, call!(range));
         all.unary(["/etcdserverpb.KV/Put", "/v3/kv/put"], Write, call!(put));
         all.unary(["/etcdserverpb.KV/DeleteRange", "/v3/kv/deleterange"], Write, call!(delete_range));
-        all.unary(["/etcdserverpb.KV/Txn", "/v3/kv/txn"], Write, call!(txn));
+        all.unary_that(["/etcdserverpb.KV/Txn", "/v3/kv/txn"], Write, OPERATIONS, call!(txn));
         all.unary(["/etcdserverpb.KV/Compact", "/v3/kv/compaction"], Write, call!(compact));
         all.unary(["/etcdserverpb.Lease/LeaseGrant", "/v3/lease/grant"], Write, call!(grant));
         all.unary(["/etcdserverpb.Lease/LeaseRevoke", "/v3/lease/revoke"], Write, call!(revoke));
@@ -79,9 +81,10 @@ impl Etcd {
         let move_leader = ["/etcdserverpb.Maintenance/MoveLeader", "/v3/maintenance/transfer-leadership"];
         all.unary(move_leader, Operate, call!(move_leader));
         all.unary(["/etcdserverpb.Auth/Authenticate", "/v3/auth/authenticate"], Nothing, call!(authenticate));
-        all.unary(["/v3lockpb.Lock/Lock", "/v3/lock/lock"], Lock, call!(lock));
+        all.unary_that(["/v3lockpb.Lock/Lock", "/v3/lock/lock"], Lock, NOTHING_WHILE_IT_WAITS, call!(lock));
         all.unary(["/v3lockpb.Lock/Unlock", "/v3/lock/unlock"], Lock, call!(unlock));
-        all.unary(["/v3electionpb.Election/Campaign", "/v3/election/campaign"], Lock, call!(campaign));
+        let campaign = ["/v3electionpb.Election/Campaign", "/v3/election/campaign"];
+        all.unary_that(campaign, Lock, NOTHING_WHILE_IT_WAITS, call!(campaign));
         all.unary(["/v3electionpb.Election/Proclaim", "/v3/election/proclaim"], Lock, call!(proclaim));
         all.unary(["/v3electionpb.Election/Leader", "/v3/election/leader"], Read, call!(leader));
         all.unary(["/v3electionpb.Election/Resign", "/v3/election/resign"], Lock, call!(resign));
@@ -109,8 +112,23 @@ impl Calls<'_> {
     /// A call of one message with one answer, in gRPC and in JSON.
     fn unary<Q, A, F>(
         &mut self,
+        paths: [&'static str; 2],
+        access: Access,
+        call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
+    ) where
+        Q: Message + Fields + Send + 'static,
+        A: Message + Fields + 'static,
+        F: Future<Output = Result<A, Status>> + Send,
+    {
+        self.unary_that(paths, access, ITS_LENGTH, call);
+    }
+
+    /// The same, of one that takes another room.
+    fn unary_that<Q, A, F>(
+        &mut self,
         [path, json]: [&'static str; 2],
         access: Access,
+        takes: Takes,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
         Q: Message + Fields + Send + 'static,
@@ -127,14 +145,14 @@ impl Calls<'_> {
                 if needs_leader(&parts.headers) {
                     etcd.need_leader().await?;
                 }
-                let (request, held) = grpc::Messages::new(body, etcd.room().clone(), weight(path)).one().await?;
-                let _held = (!waits(path)).then_some(held);
+                let (request, held) = grpc::Messages::new(body, etcd.room().clone(), takes.weight).one().await?;
+                let _held = takes.to_its_end.then_some(held);
                 called(etcd.clone(), request).await
             };
             grpc::answer(answered.await)
         };
         self.routes.push((path, access, post(answer)));
-        self.json_weighing(json, access, weight(path), call);
+        self.json_that(json, access, takes, call);
     }
 
     /// The same, in JSON alone.
@@ -148,14 +166,14 @@ impl Calls<'_> {
         A: Fields + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
-        self.json_weighing(path, access, 1, call);
+        self.json_that(path, access, ITS_LENGTH, call);
     }
 
-    fn json_weighing<Q, A, F>(
+    fn json_that<Q, A, F>(
         &mut self,
         path: &'static str,
         access: Access,
-        weight: usize,
+        takes: Takes,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
         Q: Fields + Send + 'static,
@@ -165,7 +183,8 @@ impl Calls<'_> {
         let etcd = self.etcd.clone();
         let answer = async move |request: Request| -> Response {
             let answered = async {
-                let (requests, _held) = http::all(request.into_body(), etcd.room(), weight).await?;
+                let (requests, held) = http::all(request.into_body(), etcd.room(), takes.weight).await?;
+                let _held = takes.to_its_end.then_some(held);
                 call(etcd, requests.into_iter().next().unwrap_or_default()).await
             };
             http::answer(answered.await)
@@ -190,15 +209,16 @@ impl Calls<'_> {
             if let Some(answer) = grpc::refusal(&parts) {
                 return answer;
             }
-            let requests = Requests::Grpc(grpc::Messages::new(body, etcd.room().clone(), 1));
+            let requests = Requests::Grpc(grpc::Messages::new(body, etcd.room().clone(), ITS_LENGTH.weight));
             grpc::answer_all(called(etcd, requests, needs_leader(&parts.headers)))
         };
         self.routes.push((path, access, post(answer)));
         let etcd = self.etcd.clone();
-        let answer = async move |request: Request| match http::all(request.into_body(), etcd.room(), 1).await {
-            Ok((requests, _)) => http::answer_all(call(etcd, Requests::Json(requests.into_iter()), false)),
-            Err(status) => http::answer::<A>(Err(status)),
-        };
+        let answer =
+            async move |request: Request| match http::all(request.into_body(), etcd.room(), ITS_LENGTH.weight).await {
+                Ok((requests, _)) => http::answer_all(call(etcd, Requests::Json(requests.into_iter()), false)),
+                Err(status) => http::answer::<A>(Err(status)),
+            };
         self.routes.push((json, access, post(answer)));
     }
 }

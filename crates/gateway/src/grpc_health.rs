@@ -17,7 +17,7 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
+    http::{StatusCode, Version},
     response::{IntoResponse as _, Response},
 };
 use broadcast::config::shown;
@@ -27,7 +27,12 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited, StreamBody};
 use hyper::body::Frame;
 use tokio::time::timeout;
 
-use super::{app::App, look, problem::Problem};
+use super::{
+    app::App,
+    grpc::{PREFIX, is_grpc, respond, trailers},
+    look,
+    problem::Problem,
+};
 
 /// All methods of the service.
 pub(super) const METHODS: &str = "/grpc.health.v1.Health/{method}";
@@ -36,16 +41,10 @@ pub(super) const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// The longest message that is read, in bytes.
 const MAX_MESSAGE: usize = 1024;
-/// What comes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// What is served is well (`HealthCheckResponse.ServingStatus`).
 const SERVING: u8 = 1;
 const NOT_SERVING: u8 = 2;
-
-const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Why a call failed. The numbers are gRPC's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +74,10 @@ pub(super) async fn call(State(app): State<Arc<App>>, request: Request) -> Respo
     let (message, trailers) = match check(&app, request).await {
         // Field 1, a number.
         Ok(status) => (Some(framed(&[0x08, status])), trailers(0, "")),
-        Err(Failed(code, why)) => (None, trailers(code as u8, &why)),
+        Err(Failed(code, why)) => (None, trailers(code as u16, &why)),
     };
     let frames = message.map(Frame::data).into_iter().chain([Frame::trailers(trailers)]);
-    let body = Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>())));
-    let headers = [(header::CONTENT_TYPE, "application/grpc"), (ACCEPT_ENCODING, "identity")];
-    (headers, body).into_response()
-}
-
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = value.split(';').next().unwrap_or_default().trim();
-    ["application/grpc", "application/grpc+proto"].iter().any(|known| kind.eq_ignore_ascii_case(known))
+    respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>()))))
 }
 
 /// How what is asked for is.
@@ -176,27 +167,6 @@ fn framed(message: &[u8; 2]) -> Bytes {
     Bytes::copy_from_slice(&[0, 0, 0, 0, 2, a, b])
 }
 
-fn trailers(code: u8, message: &str) -> HeaderMap {
-    let mut trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from(u16::from(code)))]);
-    if !message.is_empty() {
-        let message = HeaderValue::from_str(&encoded(message)).expect("it is of visible ASCII and spaces");
-        trailers.insert(MESSAGE, message);
-    }
-    trailers
-}
-
-/// As trailers carry it: with % and two digits for each byte that is no visible ASCII, and for % itself.
-fn encoded(message: &str) -> String {
-    let mut encoded = String::new();
-    for byte in message.bytes() {
-        match byte {
-            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,22 +206,5 @@ mod tests {
             assert!(matches!(message(sent), Err(Failed(Code::Internal, _))), "{sent:?}");
         }
         assert!(matches!(message(b"\x01\0\0\0\x02ab"), Err(Failed(Code::Unimplemented, _))));
-    }
-
-    #[test]
-    fn words_are_carried_as_visible_ascii() {
-        assert_eq!(encoded("no \"ü\"\n 100%"), "no \"%C3%BC\"%0A 100%25");
-        assert_eq!(trailers(5, "ü")[MESSAGE], "%C3%BC");
-        assert_eq!((trailers(0, "").len(), &trailers(0, "")[STATUS]), (1, &HeaderValue::from_static("0")));
-    }
-
-    #[test]
-    fn what_is_of_grpc_says_so() {
-        let is = |value: &'static str| {
-            is_grpc(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]))
-        };
-        assert!(["application/grpc", "Application/gRPC+proto", "application/grpc ; a=b"].into_iter().all(is));
-        let others = ["", "application/grpc-web", "application/grpc+json", "application/json", "text/application/grpc"];
-        assert!(!others.into_iter().any(is) && !is_grpc(&HeaderMap::new()));
     }
 }

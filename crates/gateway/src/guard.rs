@@ -28,7 +28,7 @@ use serde::Serialize;
 use super::{
     access::{Bearer, Caller, Needs, Scope, Scopes},
     app::App,
-    grpc_health,
+    grpc,
     problem::Problem,
 };
 
@@ -79,7 +79,7 @@ fn asker(request: &Request, caller: &Caller, app: &App) -> Asker {
     let host = host(request).to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
     // No browser calls gRPC in plain HTTP/2: there is no page that could have made up the name.
-    let is_grpc = request.version() == Version::HTTP_2 && grpc_health::is_grpc(headers);
+    let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(headers);
     let any_name = caller.over_tls || !app.config.access.is_open() || is_grpc;
     if !any_name && !is_local(&host) && !app.config.origins.iter().any(named) {
         return Asker::Misled(host);

@@ -39,6 +39,7 @@ mod follow;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod grpc;
 mod grpc_health;
 mod guard;
 mod journal;

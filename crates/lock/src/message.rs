@@ -381,6 +381,11 @@ fn check_value(value: &Bytes) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A lease in hexadecimal digits, as Go writes it, and so etcd's clients in the keys of their places: `NAME/LEASE`.
+pub fn lease_digits(lease: i64) -> String {
+    format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs())
+}
+
 /// Whether an id is one that a session may have.
 pub fn is_session(id: i64) -> bool {
     id > 0 && id & SESSION != 0

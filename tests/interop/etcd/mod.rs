@@ -15,13 +15,11 @@ mod requests;
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use crate::support::{LIMIT, Process, require};
+use crate::support::{Process, require, wait};
 
 /// All of them.
 pub fn cases() -> Vec<require::Case> {
@@ -108,15 +106,6 @@ impl Drop for RealEtcd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-#[track_caller]
-fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
-        thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -15,10 +15,13 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{
-    LIMIT, Process,
-    netns::{self, Host, Net, seed},
-    require::{self, Case},
+use crate::{
+    support::{
+        LIMIT, Process,
+        netns::{self, Host, Net},
+        require::{self, Case},
+    },
+    voters,
 };
 
 /// Set in the processes that hold locks: how many.
@@ -26,8 +29,6 @@ const HOLDERS: &str = "BROADCAST_TESTS_LOCK_HOLDERS";
 const COUNT: &str = "BROADCAST_TESTS_LOCK_FAULTS";
 /// How many hold locks at once, at most.
 const AT_ONCE: usize = 25;
-const VOTERS: &str = "node1,node2,node3";
-const KEY: &str = "cg8StVXbQJ0gPvMde8o7yrlKmLfiirVuSpXeQm9WlP8=";
 
 pub fn cases() -> Vec<Case> {
     let all: [require::Test; 1] =
@@ -80,14 +81,7 @@ impl Node {
 }
 
 fn start(host: &Host, data: Option<&TempDir>) -> Process {
-    let join = seed(4);
-    let mut args = vec!["--join", &join, "--interval", "200ms"];
-    if let Some(data) = data {
-        let path = data.path().to_str().expect("text");
-        args.extend(["--role", "voter", "--voters", VOTERS, "--data", path]);
-    }
-    let keys = format!("BROADCAST_SECRET_KEYS={KEY}");
-    host.node_with(&["env", &keys], &args)
+    voters::start(host, data.map(|data| data.path().to_str().expect("text")), &[])
 }
 
 struct Cluster {
@@ -109,16 +103,10 @@ impl Cluster {
     fn wait_well(&self) -> usize {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let asked = self.other.host.ask(&["store", "status", "--json"], b"");
-            let status: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
-            let voters = status["voters"].as_array().cloned().unwrap_or_default();
-            let well = voters.iter().filter(|voter| voter["votes"] == true && voter.get("problem").is_none()).count();
-            let leader = voters.iter().find(|voter| voter["leads"] == true);
-            let leader = leader.and_then(|voter| voter["name"].as_str()?.strip_prefix("node")?.parse::<usize>().ok());
-            if let Some(leader) = leader.filter(|_| well == 3) {
-                return leader - 1;
+            match voters::leader_of_all(&self.other.host) {
+                Ok(leader) => return leader,
+                Err(status) => assert!(Instant::now() < deadline, "not all vote: {status}"),
             }
-            assert!(Instant::now() < deadline, "not all vote: {status}");
             thread::sleep(Duration::from_millis(100));
         }
     }

@@ -27,22 +27,23 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::history::{Answer, Ask, History, LeaseHeld, Operation};
-use crate::support::{
-    LIMIT, Process,
-    netns::{self, Host, Net, addr, seed},
-    require::{self, Case},
+use crate::{
+    support::{
+        LIMIT, Process,
+        netns::{self, Host, Net, addr},
+        require::{self, Case},
+    },
+    voters,
 };
 
 /// How the names of clients begin that want locks.
 const LOCKS: &str = "locks";
 /// Set in the processes that use the store; their name.
 const CLIENT: &str = "BROADCAST_TESTS_NEMESIS_CLIENT";
-const VOTERS: &str = "node1,node2,node3";
 /// The size of a voter's disk.
 const DISK: &str = "400m";
 /// On a voter's disk: while there is such a file, that takes 2 s to sync.
 const SLOW: &str = "slow";
-const KEY: &str = "cg8StVXbQJ0gPvMde8o7yrlKmLfiirVuSpXeQm9WlP8=";
 
 pub fn cases() -> Vec<Case> {
     let all: [require::Test; 2] = [
@@ -89,17 +90,10 @@ fn slow_syncs(folder: &TempDir) -> String {
 }
 
 fn start(host: &Host, disk: Option<&TempDir>, slow_syncs: &str) -> Process {
-    let join = seed(4);
-    let mut args = vec!["--join", &join, "--interval", "200ms"];
-    let path = disk.map(|disk| disk.path().display().to_string());
-    let data = path.as_ref().map(|path| format!("{path}/data"));
-    let mut env = vec![format!("BROADCAST_SECRET_KEYS={KEY}")];
-    if let (Some(path), Some(data)) = (&path, &data) {
-        args.extend(["--role", "voter", "--voters", VOTERS, "--data", data]);
-        env.extend([format!("LD_PRELOAD={slow_syncs}"), format!("SLOW_SYNC={path}/{SLOW}")]);
-    }
-    let wrapper: Vec<_> = ["env"].into_iter().chain(env.iter().map(String::as_str)).collect();
-    host.node_with(&wrapper, &args)
+    let Some(disk) = disk else { return voters::start(host, None, &[]) };
+    let path = disk.path().display();
+    let env = [format!("LD_PRELOAD={slow_syncs}"), format!("SLOW_SYNC={path}/{SLOW}")];
+    voters::start(host, Some(&format!("{path}/data")), &env)
 }
 
 impl Node {
@@ -143,32 +137,21 @@ impl Nemesis {
         usize::try_from(self.random.next_u64() % most as u64).expect("it is below a usize")
     }
 
-    /// What the store says of itself, through the node that does not vote; nothing, if it says nothing.
-    fn status(&self) -> Option<Value> {
-        let asked = self.nodes[3].host.ask(&["store", "status", "--json"], b"");
-        serde_json::from_slice(&asked.stdout).ok()
-    }
-
     /// The leader, or anybody.
     fn victim(&mut self) -> usize {
         let any = self.below(3);
         if self.below(10) < 4 {
             return any;
         }
-        let leader = self.status().and_then(|status| status["leader"].as_str()?.strip_prefix("node")?.parse().ok());
+        let leader = voters::status(&self.nodes[3].host)
+            .and_then(|status| status["leader"].as_str()?.strip_prefix("node")?.parse().ok());
         leader.map_or(any, |leader: usize| leader - 1)
     }
 
     /// Waits until all three vote, and one leads.
     fn wait_well(&mut self) {
         let deadline = Instant::now() + LIMIT;
-        loop {
-            let status = self.status().unwrap_or_default();
-            let voters = status["voters"].as_array().cloned().unwrap_or_default();
-            let well = voters.iter().filter(|voter| voter["votes"] == true && voter.get("problem").is_none()).count();
-            if well == 3 && voters.iter().any(|voter| voter["leads"] == true) {
-                return;
-            }
+        while let Err(status) = voters::leader_of_all(&self.nodes[3].host) {
             assert!(Instant::now() < deadline, "not all vote again after {:?}: {status}", self.faults);
             self.check_running();
             thread::sleep(Duration::from_millis(200));

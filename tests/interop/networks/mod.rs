@@ -8,19 +8,15 @@ mod addresses;
 mod away;
 mod blocked;
 
-use std::{
-    collections::BTreeMap,
-    panic::resume_unwind,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, panic::resume_unwind, thread};
 
 use serde_json::{Value, json};
 
 use crate::support::{
-    LIMIT, Log, Process,
+    Log, Process,
     netns::{Host, Net, seed},
     require::Case,
+    wait,
 };
 
 /// All of them.
@@ -104,15 +100,6 @@ fn cluster(net: &Net, scripts: &[&str], args: &[&str]) -> Vec<Node> {
     let names: Vec<_> = nodes.iter().map(Node::name).collect();
     nodes.iter().for_each(|node| node.wait_members(&names));
     nodes
-}
-
-#[track_caller]
-fn wait(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is() {
-        assert!(Instant::now() < deadline, "waiting for {what}: it did not happen in time");
-        thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// The arguments of a node that says something by itself, again and again.

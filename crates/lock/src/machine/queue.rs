@@ -2,9 +2,9 @@
 
 use broadcast_store::machine::{Context, CowMap};
 
-use super::{Locks, Place, shown::digits, tell};
+use super::{Locks, Place, tell};
 use crate::{
-    message::{Change, Holder, Mode},
+    message::{Change, Holder, Mode, lease_digits},
     name::Name,
 };
 
@@ -183,7 +183,7 @@ impl Locks {
         let place = self.places.get(&token)?;
         let (node, label) = match self.sessions.get(&place.session) {
             Some(config) => (config.node.clone(), config.label.clone()),
-            None => (String::new(), format!("etcd lease {}", digits(place.session))),
+            None => (String::new(), format!("etcd lease {}", lease_digits(place.session))),
         };
         Some(Holder {
             token,

@@ -26,18 +26,13 @@ use bytes::Bytes;
 
 use super::{Locks, NAME, Place, tell};
 use crate::{
-    message::{Change, MAX_VALUE, Mode, is_session},
+    message::{Change, MAX_VALUE, Mode, is_session, lease_digits},
     name::Name,
 };
 
-/// A lease as Go writes it in hexadecimal digits.
-pub(super) fn digits(lease: i64) -> String {
-    format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs())
-}
-
 /// The key of a session's place in the queue of a lock.
 fn key(name: &Name, session: i64) -> Bytes {
-    format!("{name}/{}", digits(session)).into()
+    format!("{name}/{}", lease_digits(session)).into()
 }
 
 /// The lock and the session of such a key.
@@ -45,7 +40,7 @@ fn place_of(key: &[u8]) -> Option<(Name, i64)> {
     let (name, lease) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
     let session = i64::from_str_radix(lease, 16).ok()?;
     // As it is written, and in no other way.
-    (session != 0 && digits(session) == lease).then_some((Name::new(name).ok()?, session))
+    (session != 0 && lease_digits(session) == lease).then_some((Name::new(name).ok()?, session))
 }
 
 impl Place {

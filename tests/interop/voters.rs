@@ -1,0 +1,39 @@
+//! Three voters and a node that does not vote, each in a network of its own: what tests have in common that break them.
+
+use serde_json::Value;
+
+use crate::support::{
+    Process,
+    netns::{Host, seed},
+};
+
+const VOTERS: &str = "node1,node2,node3";
+const KEY: &str = "cg8StVXbQJ0gPvMde8o7yrlKmLfiirVuSpXeQm9WlP8=";
+
+/// Starts a node, with variables of its own; one with a folder for its data votes.
+pub fn start(host: &Host, data: Option<&str>, env: &[String]) -> Process {
+    let join = seed(4);
+    let mut args = vec!["--join", &join, "--interval", "200ms"];
+    if let Some(data) = data {
+        args.extend(["--role", "voter", "--voters", VOTERS, "--data", data]);
+    }
+    let keys = format!("BROADCAST_SECRET_KEYS={KEY}");
+    let wrapper: Vec<_> = ["env", &keys].into_iter().chain(env.iter().map(String::as_str)).collect();
+    host.node_with(&wrapper, &args)
+}
+
+/// What the store says of itself, through the node there; nothing, if it says nothing.
+pub fn status(host: &Host) -> Option<Value> {
+    let asked = host.ask(&["store", "status", "--json"], b"");
+    serde_json::from_slice(&asked.stdout).ok()
+}
+
+/// Which of the voters leads, from 0 on, if all three vote; otherwise what the store says of itself.
+pub fn leader_of_all(host: &Host) -> Result<usize, Value> {
+    let status = status(host).unwrap_or_default();
+    let voters = status["voters"].as_array().cloned().unwrap_or_default();
+    let well = voters.iter().filter(|voter| voter["votes"] == true && voter.get("problem").is_none()).count();
+    let leader = voters.iter().find(|voter| voter["leads"] == true);
+    let leader = leader.and_then(|voter| voter["name"].as_str()?.strip_prefix("node")?.parse::<usize>().ok());
+    leader.filter(|_| well == 3).map(|leader| leader - 1).ok_or(status)
+}
