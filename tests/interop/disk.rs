@@ -4,6 +4,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -14,6 +16,7 @@ use crate::support::{
     http::ask,
     netns,
     require::{self, Case},
+    wait,
 };
 
 /// What the file system holds, in bytes.
@@ -36,6 +39,7 @@ pub fn cases() -> Vec<Case> {
         missing().as_ref(),
         &[
             ("disk/a_full_disk_tears_no_line_and_what_is_lost_is_told", full_disk),
+            ("disk/voters_on_a_full_disk_refuse_changes_and_keep_leases", full_disk_of_voter),
             ("disk/no_identity_is_made_on_a_disk_that_is_full_or_read_only", no_room_for_an_identity),
         ],
     )
@@ -109,6 +113,61 @@ fn full_disk() {
     assert!(missed > MESSAGES / 2, "{}", told.1);
     // Others than messages were lost as well, if something else happened meanwhile.
     assert!((MESSAGES + 1..MESSAGES + 50).contains(&(heard + missed)), "{heard} are there, and {}", told.1);
+}
+
+/// A disk with room for a voter's log and what it has ready behind that, and for nothing more.
+const VOTER: &str = r#"
+    mount -t tmpfs -o size=232m none "$0"
+    head -c 100M /dev/zero >"$0/others"
+    exec "$@"
+"#;
+
+fn full_disk_of_voter() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut command = unshare();
+    command.args(["sh", "-ec", VOTER]).arg(folder.path()).arg(env!("CARGO_BIN_EXE_broadcast"));
+    command.args(["node", "--profile", "local", "--log-format", "json", "--name", "node1", "--bind", "127.0.0.1:0"]);
+    command.args(["--http", "127.0.0.1:0", "--etcd", "off", "--role", "voter", "--voters", "node1", "--data"]);
+    command.arg(folder.path().join("data"));
+    let voter = Process::spawn(command.env_clear().env("PATH", std::env::var_os("PATH").expect("it is set")));
+    let at = voter.http();
+    voter.log.wait_line(0, &json!({"event": "store_leads"}));
+    let lease = ask(at, "POST", "/v1/leases", &[], br#"{"ttl": 2}"#).json()["lease"].as_str().expect("text").to_owned();
+    let kept = ask(at, "PUT", &format!("/v1/kv/kept?lease={lease}"), &[], b"x");
+    assert_eq!(kept.status, 200, "{}", kept.text());
+    let keep_alive = || assert_eq!(ask(at, "PUT", &format!("/v1/leases/{lease}"), &[], b"").status, 200);
+    let value = vec![b'x'; 1 << 20];
+    let put = |key: usize| ask(at, "PUT", &format!("/v1/kv/large{}", key % 8), &[], &value);
+    let mut written = 0;
+    let refused = loop {
+        keep_alive();
+        let answer = put(written);
+        if answer.status != 200 {
+            break answer;
+        }
+        written += 1;
+        assert!(written < 160, "there is no more room than the disk has");
+    };
+    // What the log has ready is used up first.
+    assert!(written > 60, "{written} are written");
+    let why = "the disk of the leader is full, and nothing is written until there is room";
+    assert_eq!((refused.status, &refused.json()["detail"]), (503, &json!(why)));
+    let status = ask(at, "GET", "/v1/store", &[], b"").json();
+    assert!(status["problems"][0].as_str().is_some_and(|problem| problem.contains("disk is full")), "{status}");
+    // For longer than it lives, the lease is kept alive, and what there is can be read.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        keep_alive();
+        assert_eq!(ask(at, "GET", "/v1/kv/kept", &[], b"").status, 200);
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(put(0).status, 503);
+    fs::remove_file(inside(&voter, folder.path(), "others")).expect("it is there");
+    wait("there is room again", || {
+        keep_alive();
+        put(0).status == 200
+    });
+    wait("the lease ends with its key", || ask(at, "GET", "/v1/kv/kept", &[], b"").status == 404);
 }
 
 /// Fills a file system but for its folders, or makes it read-only, and runs a program that is to keep its data there.

@@ -8,12 +8,14 @@ use crate::support::{
 };
 
 const VOTERS: &str = "node1,node2,node3";
+/// Where each of the nodes answers clients of etcd, in its own network.
+pub const ETCD: &str = "127.0.0.1:2379";
 const KEY: &str = "cg8StVXbQJ0gPvMde8o7yrlKmLfiirVuSpXeQm9WlP8=";
 
 /// Starts a node, with variables of its own; one with a folder for its data votes.
 pub fn start(host: &Host, data: Option<&str>, env: &[String]) -> Process {
     let join = seed(4);
-    let mut args = vec!["--join", &join, "--interval", "200ms"];
+    let mut args = vec!["--join", &join, "--interval", "200ms", "--etcd", ETCD];
     if let Some(data) = data {
         args.extend(["--role", "voter", "--voters", VOTERS, "--data", data]);
     }

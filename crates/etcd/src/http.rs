@@ -19,6 +19,7 @@ use crate::{
     Etcd, VERSION,
     grpc::{Held, MAX_MESSAGE, Room, SHORT},
     json::{self, Fields},
+    messages::{AlarmRequest, RangeRequest},
     status::{Code, Status},
 };
 
@@ -131,10 +132,14 @@ impl Etcd {
         ([(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
     }
 
-    /// `GET /health`: whether keys can be read, as etcd tells it.
+    /// `GET /health`: whether keys can be read and no alarm is raised, as etcd tells it.
     pub(crate) async fn health(&self) -> Response {
-        let range = crate::messages::RangeRequest { key: "health".into(), count_only: true, ..Default::default() };
-        let is_well = timeout(HEALTH, self.range(range)).await.is_ok_and(|answered| answered.is_ok());
+        let range = RangeRequest { key: "health".into(), count_only: true, ..RangeRequest::default() };
+        let looked = async {
+            self.range(range).await?;
+            Ok::<_, Status>(self.alarm(AlarmRequest::default()).await?.alarms.is_empty())
+        };
+        let is_well = timeout(HEALTH, looked).await.is_ok_and(|looked| looked == Ok(true));
         let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let told = json!({"health": is_well.to_string()});
         (status, [(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()

@@ -89,7 +89,7 @@ pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn range(request: RangeRequest) -> Range {
+pub(crate) fn range(request: RangeRequest) -> Range {
     let RangeRequest { key, range_end: end, max_mod_revision, max_create_revision, .. } = request;
     let order = match request.sort_order {
         ASCEND => SortOrder::Ascend,
@@ -120,19 +120,19 @@ fn range(request: RangeRequest) -> Range {
     }
 }
 
-fn put(request: PutRequest) -> Put {
+pub(crate) fn put(request: PutRequest) -> Put {
     let PutRequest { key, value, lease, prev_kv, ignore_value, ignore_lease } = request;
     Put { key, value, lease, prev_kv, ignore_value, ignore_lease }
 }
 
-fn delete(request: DeleteRangeRequest) -> Delete {
+pub(crate) fn delete(request: DeleteRangeRequest) -> Delete {
     let DeleteRangeRequest { key, range_end: end, prev_kv } = request;
     Delete { keys: KeyRange { key, end }, prev_kv }
 }
 
 /// A transaction with so many operations at most. The store checks all of this, too, but cannot read an operation that is
 /// none, and what is wrong with the first is what etcd says.
-fn txn(request: TxnRequest, most: usize) -> Result<Txn, Status> {
+pub(crate) fn txn(request: TxnRequest, most: usize) -> Result<Txn, Status> {
     let TxnRequest { compare, success, failure } = request;
     let ops = compare.len().max(success.len()).max(failure.len());
     let left = most.checked_sub(ops).ok_or(Error::TooManyOps)?;
@@ -209,7 +209,7 @@ pub(crate) fn key_value(kv: &keys::KeyValue) -> KeyValue {
     }
 }
 
-fn range_response(found: RangeOutcome) -> RangeResponse {
+pub(crate) fn range_response(found: RangeOutcome) -> RangeResponse {
     RangeResponse {
         header: inner(found.revision),
         kvs: found.kvs.iter().map(|kv| key_value(kv)).collect(),
@@ -218,11 +218,11 @@ fn range_response(found: RangeOutcome) -> RangeResponse {
     }
 }
 
-fn put_response(done: PutOutcome) -> PutResponse {
+pub(crate) fn put_response(done: PutOutcome) -> PutResponse {
     PutResponse { header: inner(done.revision), prev_kv: done.prev.map(|kv| key_value(&kv)) }
 }
 
-fn delete_response(done: DeleteOutcome) -> DeleteRangeResponse {
+pub(crate) fn delete_response(done: DeleteOutcome) -> DeleteRangeResponse {
     DeleteRangeResponse {
         header: inner(done.revision),
         deleted: signed(done.deleted),
@@ -230,7 +230,7 @@ fn delete_response(done: DeleteOutcome) -> DeleteRangeResponse {
     }
 }
 
-fn op_response(outcome: OpOutcome) -> ResponseOp {
+pub(crate) fn op_response(outcome: OpOutcome) -> ResponseOp {
     match outcome {
         OpOutcome::Range(found) => ResponseOp { response_range: Some(range_response(found)), ..ResponseOp::default() },
         OpOutcome::Put(done) => ResponseOp { response_put: Some(put_response(done)), ..ResponseOp::default() },

@@ -19,6 +19,9 @@
 #![deny(missing_docs, unreachable_pub)]
 
 mod cluster;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod http;
 mod json;

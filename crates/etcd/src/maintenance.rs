@@ -75,9 +75,9 @@ impl Etcd {
         Ok(AlarmResponse { header: Some(self.header_now().await), alarms })
     }
 
-    /// There is nothing to do: what is compacted takes no room.
+    /// There is nothing to do: what is compacted takes no room. As etcd's, the answer has no header.
     pub(crate) async fn defragment(&self, _: DefragmentRequest) -> Result<DefragmentResponse, Status> {
-        Ok(DefragmentResponse { header: Some(self.header_now().await) })
+        Ok(DefragmentResponse::default())
     }
 
     pub(crate) async fn move_leader(&self, request: MoveLeaderRequest) -> Result<MoveLeaderResponse, Status> {

@@ -44,6 +44,7 @@ const NOT_A_PLACE: Status = Status::of(
     Code::FailedPrecondition,
     "etcdserver: the key of this place is there, and not under its lease; delete it",
 );
+const NO_LEADER_KEY: Status = Status::of(Code::Unknown, r#""leader" field must be provided"#);
 const NO_LEADER: Status = Status::of(Code::Unknown, "election: no leader");
 
 /// A place in a queue: a key of one lease.
@@ -145,7 +146,7 @@ impl Etcd {
     }
 
     pub(crate) async fn proclaim(&self, request: ProclaimRequest) -> Result<ProclaimResponse, Status> {
-        let LeaderKey { key, rev, lease, .. } = request.leader.unwrap_or_default();
+        let LeaderKey { key, rev, lease, .. } = request.leader.ok_or(NO_LEADER_KEY)?;
         let done = self.txn(if_created(&key, rev, puts(&key, request.value, lease))).await?;
         if done.succeeded { Ok(ProclaimResponse { header: done.header }) } else { Err(NOT_LEADER) }
     }
@@ -157,7 +158,7 @@ impl Etcd {
     }
 
     pub(crate) async fn resign(&self, request: ResignRequest) -> Result<ResignResponse, Status> {
-        let LeaderKey { key, rev, .. } = request.leader.unwrap_or_default();
+        let LeaderKey { key, rev, .. } = request.leader.ok_or(NO_LEADER_KEY)?;
         let done = self.txn(if_created(&key, rev, deletes(&key))).await?;
         Ok(ResignResponse { header: done.header })
     }

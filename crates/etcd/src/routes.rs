@@ -41,6 +41,13 @@ const OPERATIONS: Takes = Takes { weight: 16, to_its_end: true };
 /// It waits for others.
 const NOTHING_WHILE_IT_WAITS: Takes = Takes { weight: 1, to_its_end: false };
 
+/// The paths of a call in JSON: etcd 3.4 has each at its former place as well.
+macro_rules! at {
+    ($path:literal) => {
+        [concat!("/v3/", $path), concat!("/v3beta/", $path)]
+    };
+}
+
 /// A call: its path, what a caller has to be allowed, and what it does.
 pub type Route = (&'static str, Access, MethodRouter);
 
@@ -57,38 +64,38 @@ impl Etcd {
     pub fn routes(&self) -> Vec<Route> {
         use Access::{Lock, Nothing, Operate, Read, Write};
         let mut all = Calls { etcd: self, routes: Vec::new() };
-        all.unary(["/etcdserverpb.KV/Range", "/v3/kv/range"], Read, call!(range));
-        all.unary(["/etcdserverpb.KV/Put", "/v3/kv/put"], Write, call!(put));
-        all.unary(["/etcdserverpb.KV/DeleteRange", "/v3/kv/deleterange"], Write, call!(delete_range));
-        all.unary_that(["/etcdserverpb.KV/Txn", "/v3/kv/txn"], Write, OPERATIONS, call!(txn));
-        all.unary(["/etcdserverpb.KV/Compact", "/v3/kv/compaction"], Write, call!(compact));
-        all.unary(["/etcdserverpb.Lease/LeaseGrant", "/v3/lease/grant"], Write, call!(grant));
-        all.unary(["/etcdserverpb.Lease/LeaseRevoke", "/v3/lease/revoke"], Write, call!(revoke));
-        all.json("/v3/kv/lease/revoke", Write, call!(revoke));
-        all.unary(["/etcdserverpb.Lease/LeaseTimeToLive", "/v3/lease/timetolive"], Read, call!(time_to_live));
-        all.json("/v3/kv/lease/timetolive", Read, call!(time_to_live));
-        all.unary(["/etcdserverpb.Lease/LeaseLeases", "/v3/lease/leases"], Read, call!(leases));
-        all.json("/v3/kv/lease/leases", Read, call!(leases));
-        all.stream(["/etcdserverpb.Lease/LeaseKeepAlive", "/v3/lease/keepalive"], Write, Etcd::keep_all_alive);
-        all.stream(["/etcdserverpb.Watch/Watch", "/v3/watch"], Read, Etcd::watch);
-        all.unary(["/etcdserverpb.Cluster/MemberList", "/v3/cluster/member/list"], Read, call!(member_list));
-        all.unary(["/etcdserverpb.Cluster/MemberRemove", "/v3/cluster/member/remove"], Operate, call!(member_remove));
-        all.unary(["/etcdserverpb.Maintenance/Status", "/v3/maintenance/status"], Read, call!(status));
-        all.unary(["/etcdserverpb.Maintenance/Hash", "/v3/maintenance/hash"], Operate, call!(hash));
-        all.unary(["/etcdserverpb.Maintenance/HashKV", "/v3/maintenance/hashkv"], Operate, call!(hash_kv));
-        all.unary(["/etcdserverpb.Maintenance/Alarm", "/v3/maintenance/alarm"], Operate, call!(alarm));
-        all.unary(["/etcdserverpb.Maintenance/Defragment", "/v3/maintenance/defragment"], Operate, call!(defragment));
-        let move_leader = ["/etcdserverpb.Maintenance/MoveLeader", "/v3/maintenance/transfer-leadership"];
-        all.unary(move_leader, Operate, call!(move_leader));
-        all.unary(["/etcdserverpb.Auth/Authenticate", "/v3/auth/authenticate"], Nothing, call!(authenticate));
-        all.unary_that(["/v3lockpb.Lock/Lock", "/v3/lock/lock"], Lock, NOTHING_WHILE_IT_WAITS, call!(lock));
-        all.unary(["/v3lockpb.Lock/Unlock", "/v3/lock/unlock"], Lock, call!(unlock));
-        let campaign = ["/v3electionpb.Election/Campaign", "/v3/election/campaign"];
-        all.unary_that(campaign, Lock, NOTHING_WHILE_IT_WAITS, call!(campaign));
-        all.unary(["/v3electionpb.Election/Proclaim", "/v3/election/proclaim"], Lock, call!(proclaim));
-        all.unary(["/v3electionpb.Election/Leader", "/v3/election/leader"], Read, call!(leader));
-        all.unary(["/v3electionpb.Election/Resign", "/v3/election/resign"], Lock, call!(resign));
-        all.stream(["/v3electionpb.Election/Observe", "/v3/election/observe"], Read, Etcd::observe);
+        all.unary("/etcdserverpb.KV/Range", at!("kv/range"), Read, call!(range));
+        all.unary("/etcdserverpb.KV/Put", at!("kv/put"), Write, call!(put));
+        all.unary("/etcdserverpb.KV/DeleteRange", at!("kv/deleterange"), Write, call!(delete_range));
+        all.unary_that("/etcdserverpb.KV/Txn", at!("kv/txn"), Write, OPERATIONS, call!(txn));
+        all.unary("/etcdserverpb.KV/Compact", at!("kv/compaction"), Write, call!(compact));
+        all.unary("/etcdserverpb.Lease/LeaseGrant", at!("lease/grant"), Write, call!(grant));
+        all.unary("/etcdserverpb.Lease/LeaseRevoke", at!("lease/revoke"), Write, call!(revoke));
+        all.json(at!("kv/lease/revoke"), Write, call!(revoke));
+        all.unary("/etcdserverpb.Lease/LeaseTimeToLive", at!("lease/timetolive"), Read, call!(time_to_live));
+        all.json(at!("kv/lease/timetolive"), Read, call!(time_to_live));
+        all.unary("/etcdserverpb.Lease/LeaseLeases", at!("lease/leases"), Read, call!(leases));
+        all.json(at!("kv/lease/leases"), Read, call!(leases));
+        all.stream("/etcdserverpb.Lease/LeaseKeepAlive", at!("lease/keepalive"), Write, Etcd::keep_all_alive);
+        all.stream("/etcdserverpb.Watch/Watch", at!("watch"), Read, Etcd::watch);
+        all.unary("/etcdserverpb.Cluster/MemberList", at!("cluster/member/list"), Read, call!(member_list));
+        all.unary("/etcdserverpb.Cluster/MemberRemove", at!("cluster/member/remove"), Operate, call!(member_remove));
+        all.unary("/etcdserverpb.Maintenance/Status", at!("maintenance/status"), Read, call!(status));
+        all.unary("/etcdserverpb.Maintenance/Hash", at!("maintenance/hash"), Operate, call!(hash));
+        all.unary("/etcdserverpb.Maintenance/HashKV", at!("maintenance/hashkv"), Operate, call!(hash_kv));
+        all.unary("/etcdserverpb.Maintenance/Alarm", at!("maintenance/alarm"), Operate, call!(alarm));
+        all.unary("/etcdserverpb.Maintenance/Defragment", at!("maintenance/defragment"), Operate, call!(defragment));
+        let to = at!("maintenance/transfer-leadership");
+        all.unary("/etcdserverpb.Maintenance/MoveLeader", to, Operate, call!(move_leader));
+        all.unary("/etcdserverpb.Auth/Authenticate", at!("auth/authenticate"), Nothing, call!(authenticate));
+        all.unary_that("/v3lockpb.Lock/Lock", at!("lock/lock"), Lock, NOTHING_WHILE_IT_WAITS, call!(lock));
+        all.unary("/v3lockpb.Lock/Unlock", at!("lock/unlock"), Lock, call!(unlock));
+        let campaign = at!("election/campaign");
+        all.unary_that("/v3electionpb.Election/Campaign", campaign, Lock, NOTHING_WHILE_IT_WAITS, call!(campaign));
+        all.unary("/v3electionpb.Election/Proclaim", at!("election/proclaim"), Lock, call!(proclaim));
+        all.unary("/v3electionpb.Election/Leader", at!("election/leader"), Read, call!(leader));
+        all.unary("/v3electionpb.Election/Resign", at!("election/resign"), Lock, call!(resign));
+        all.stream("/v3electionpb.Election/Observe", at!("election/observe"), Read, Etcd::observe);
         for (service, why) in http::MISSING {
             let answer = async move |request: Request| match grpc::refusal(&request.into_parts().0) {
                 Some(answer) => answer,
@@ -112,7 +119,8 @@ impl Calls<'_> {
     /// A call of one message with one answer, in gRPC and in JSON.
     fn unary<Q, A, F>(
         &mut self,
-        paths: [&'static str; 2],
+        path: &'static str,
+        json: [&'static str; 2],
         access: Access,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
@@ -120,13 +128,14 @@ impl Calls<'_> {
         A: Message + Fields + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
-        self.unary_that(paths, access, ITS_LENGTH, call);
+        self.unary_that(path, json, access, ITS_LENGTH, call);
     }
 
     /// The same, of one that takes another room.
     fn unary_that<Q, A, F>(
         &mut self,
-        [path, json]: [&'static str; 2],
+        path: &'static str,
+        json: [&'static str; 2],
         access: Access,
         takes: Takes,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
@@ -158,7 +167,7 @@ impl Calls<'_> {
     /// The same, in JSON alone.
     fn json<Q, A, F>(
         &mut self,
-        path: &'static str,
+        paths: [&'static str; 2],
         access: Access,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
@@ -166,12 +175,12 @@ impl Calls<'_> {
         A: Fields + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
-        self.json_that(path, access, ITS_LENGTH, call);
+        self.json_that(paths, access, ITS_LENGTH, call);
     }
 
     fn json_that<Q, A, F>(
         &mut self,
-        path: &'static str,
+        paths: [&'static str; 2],
         access: Access,
         takes: Takes,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
@@ -189,13 +198,14 @@ impl Calls<'_> {
             };
             http::answer(answered.await)
         };
-        self.routes.push((path, access, post(answer)));
+        self.at_each(paths, access, post(answer));
     }
 
     /// A call of many messages with many answers. JSON has all messages in one body.
     fn stream<Q, A, S>(
         &mut self,
-        [path, json]: [&'static str; 2],
+        path: &'static str,
+        json: [&'static str; 2],
         access: Access,
         call: impl Fn(Etcd, Requests<Q>, bool) -> S + Clone + Send + Sync + 'static,
     ) where
@@ -219,7 +229,11 @@ impl Calls<'_> {
                 Ok((requests, _)) => http::answer_all(call(etcd, Requests::Json(requests.into_iter()), false)),
                 Err(status) => http::answer::<A>(Err(status)),
             };
-        self.routes.push((json, access, post(answer)));
+        self.at_each(json, access, post(answer));
+    }
+
+    fn at_each(&mut self, paths: [&'static str; 2], access: Access, methods: MethodRouter) {
+        self.routes.extend(paths.map(|path| (path, access, methods.clone())));
     }
 }
 

@@ -23,8 +23,9 @@ pub const MAX_TTL: u32 = 86_400;
 pub const MAX_PLACES_OF_SESSION: usize = 1000;
 /// The most fences.
 pub const MAX_FENCES: usize = 1 << 16;
-/// Which ids sessions have: those with this bit. Other leases do not have it, so neither is taken for the other.
-pub const SESSION: i64 = 1 << 62;
+/// Which ids sessions have: those from this one on. No other lease has one of them, so neither is taken for the other. They
+/// are few of all, since clients of etcd may choose the ids of leases.
+pub const SESSION: i64 = 0x7f << 56;
 /// The longest lock-delay, in seconds.
 pub const MAX_LOCK_DELAY: u32 = 3600;
 
@@ -388,7 +389,7 @@ pub fn lease_digits(lease: i64) -> String {
 
 /// Whether an id is one that a session may have.
 pub fn is_session(id: i64) -> bool {
-    id > 0 && id & SESSION != 0
+    id >= SESSION
 }
 
 fn check_session(session: i64, config: &SessionConfig) -> Result<(), Refusal> {

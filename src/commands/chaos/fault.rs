@@ -1,6 +1,8 @@
 //! What is done to nodes, and undone.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Duration};
+
+use tokio::time::sleep;
 
 use super::{
     console::Console,
@@ -11,6 +13,12 @@ use crate::failure::Failure;
 
 /// How often Docker is asked to pause containers that it cannot freeze at once.
 const PAUSE_ATTEMPTS: u32 = 5;
+/// How often it is asked to start containers whose ports it cannot get at once.
+const START_ATTEMPTS: u32 = 20;
+/// How long it waits for such a port each time.
+const START_PAUSE: Duration = Duration::from_millis(500);
+/// What Docker says then.
+const PORT_TAKEN: &str = "address already in use";
 
 /// What a node can suffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +113,7 @@ impl Fault {
                 "goes on"
             }
             Self::Kill => {
-                project::apply("start", &nodes).await?;
+                start(&nodes).await?;
                 "started again"
             }
             Self::Loss(_) | Self::Delay(_) => {
@@ -204,12 +212,26 @@ async fn connect(project: &Project, nodes: &[Node], console: &Console) -> Result
 /// All at once: each may take its time to say good-bye.
 async fn restart(nodes: &[Node]) -> Result<(), Failure> {
     let printed = project::each(nodes, |node| vec!["restart".into(), node.container.clone()]).await?;
+    let mut stopped = Vec::new();
     for (node, printed) in nodes.iter().zip(printed) {
-        if !printed.good {
+        if printed.stderr.contains(PORT_TAKEN) {
+            stopped.push(node.clone());
+        } else if !printed.good {
             return Err(Failure::other(format!("{} was not restarted: {}", node.name, printed.stderr.trim())));
         }
     }
-    Ok(())
+    if stopped.is_empty() { Ok(()) } else { start(&stopped).await }
+}
+
+/// While a node did not run, some connection may have taken the port of the host that Docker had chosen for it.
+async fn start(nodes: &[Node]) -> Result<(), Failure> {
+    for _ in 1..START_ATTEMPTS {
+        match project::apply("start", nodes).await {
+            Err(failure) if failure.to_string().contains(PORT_TAKEN) => sleep(START_PAUSE).await,
+            done => return done,
+        }
+    }
+    project::apply("start", nodes).await
 }
 
 async fn set_faults(faults: &str, nodes: &[Node]) -> Result<(), Failure> {

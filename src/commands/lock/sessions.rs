@@ -30,7 +30,7 @@ use crate::{failure::Failure, settings::client::ClientArgs, visible};
     after_help = "Examples:\n  \
         broadcast sessions\n  \
         broadcast sessions --json | jq '.sessions[].holds'\n  \
-        broadcast sessions end 4be1f6a01c3d9f27"
+        broadcast sessions end 7fe1f6a01c3d9f27"
 )]
 pub(in super::super) struct SessionsArgs {
     #[command(subcommand)]
@@ -56,7 +56,7 @@ enum SessionsCommand {
 ///
 /// Exit codes: 0, ended; 1, there is no such session, or the node did not answer or refused; 2, wrong usage.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  broadcast sessions end 4be1f6a01c3d9f27")]
+#[command(after_help = "Example:\n  broadcast sessions end 7fe1f6a01c3d9f27")]
 struct EndArgs {
     /// The session, as broadcast sessions lists it
     #[arg(value_name = "SESSION", value_parser = session)]
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_session_is_16_hex_digits() {
-        assert_eq!(session(" 4BE1f6a01c3d9f27 ").as_deref(), Ok("4be1f6a01c3d9f27"));
+        assert_eq!(session(" 7FE1f6a01c3d9f27 ").as_deref(), Ok("7fe1f6a01c3d9f27"));
         assert!(session("4be1").is_err() && session("4be1f6a01c3d9f2x").is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! A client of gRPC, as small as can be: messages go over HTTP/2 as they are, so that what two servers answer can be
 //! compared as it is.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::ResponseFuture};
@@ -11,6 +11,9 @@ use tokio::{net::TcpStream, time::timeout};
 
 /// How long any answer may take.
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// gRPC's code for what may be tried again.
+pub const UNAVAILABLE: u16 = 14;
 
 /// How a call failed: gRPC's code, and why.
 pub type Failed = (u16, String);
@@ -32,33 +35,41 @@ pub struct Call {
 
 impl Client {
     pub async fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).await.expect("somebody listens");
-        stream.set_nodelay(true).expect("it can be set");
+        Self::try_connect(addr).await.expect("somebody listens, who speaks HTTP/2")
+    }
+
+    pub async fn try_connect(addr: SocketAddr) -> Result<Self, Failed> {
+        let stream = TcpStream::connect(addr).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
         let mut builder = h2::client::Builder::new();
         // No stream is to wait for another one that is not read.
         builder.initial_window_size(1 << 20).initial_connection_window_size(64 << 20);
-        let (sender, connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
+        let (sender, connection) = builder.handshake(stream).await.map_err(failed)?;
         tokio::spawn(connection);
-        Self { sender, addr }
+        Ok(Self { sender, addr })
     }
 
     /// Begins a call.
     pub async fn open(&mut self, path: &str, metadata: &[(&'static str, &str)]) -> Call {
+        self.try_open(path, metadata).await.expect("the connection stands")
+    }
+
+    pub async fn try_open(&mut self, path: &str, metadata: &[(&'static str, &str)]) -> Result<Call, Failed> {
         let mut request = http::Request::post(format!("http://{}{path}", self.addr));
         let headers = [("content-type", "application/grpc"), ("te", "trailers")];
         for (name, value) in headers.iter().chain(metadata) {
             request = request.header(*name, *value);
         }
         let sender = self.sender.clone();
-        self.sender = sender.ready().await.expect("the connection stands");
+        self.sender = sender.ready().await.map_err(failed)?;
         let request = request.body(()).expect("a request");
-        let (answer, sent) = self.sender.send_request(request, false).expect("the connection stands");
-        Call { sent, answer: Some(answer), body: None, come: BytesMut::new() }
+        let (answer, sent) = self.sender.send_request(request, false).map_err(failed)?;
+        Ok(Call { sent, answer: Some(answer), body: None, come: BytesMut::new() })
     }
 
     /// A call of one message with one answer.
     pub async fn call<A: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<A, Failed> {
-        let mut call = self.open(path, &[]).await;
+        let mut call = self.try_open(path, &[]).await?;
         call.send(request);
         call.end();
         let answer = call.next().await?.expect("a call that succeeds has an answer");
@@ -91,9 +102,13 @@ impl Call {
     /// The same, whenever it comes. Nothing is lost when this is given up.
     pub async fn next_at_any_time<A: Message + Default>(&mut self) -> Result<Option<A>, Failed> {
         if let Some(answer) = &mut self.answer {
-            let response = answer.await.map_err(|error| (u16::MAX, error.to_string()))?;
+            let response = answer.await.map_err(failed)?;
             self.answer = None;
             let (head, body) = response.into_parts();
+            if head.status == 503 {
+                // As clients of gRPC take it.
+                return Err((UNAVAILABLE, "503".to_owned()));
+            }
             assert_eq!(head.status, 200, "{head:?}");
             if head.headers.contains_key("grpc-status") {
                 return ended(&head.headers).map(|()| None);
@@ -112,17 +127,22 @@ impl Call {
             }
             match body.data().await {
                 Some(data) => {
-                    let data = data.map_err(|error| (u16::MAX, error.to_string()))?;
+                    let data = data.map_err(failed)?;
                     body.flow_control().release_capacity(data.len()).expect("it was taken");
                     self.come.extend_from_slice(&data);
                 }
                 None => {
-                    let trailers = body.trailers().await.map_err(|error| (u16::MAX, error.to_string()))?;
+                    let trailers = body.trailers().await.map_err(failed)?;
                     return ended(&trailers.unwrap_or_default()).map(|()| None);
                 }
             }
         }
     }
+}
+
+/// The connection has, not the call.
+fn failed(error: impl Display) -> Failed {
+    (u16::MAX, error.to_string())
 }
 
 fn ended(trailers: &HeaderMap) -> Result<(), Failed> {

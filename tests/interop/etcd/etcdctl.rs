@@ -157,7 +157,8 @@ fn members(cluster: &Cluster) {
         let listed = list.lines().find(|line| line.contains(&format!(", {voter}, "))).expect("each is listed");
         assert!(listed.contains(&format!(", http://127.0.0.1:{at}, ")) && member[1] == "started", "{list}");
     }
-    let endpoints: Vec<_> = cluster.voters.iter().map(|voter| voter.etcd().to_string()).collect();
+    // To each of them it speaks as if the whole URL was the host's name.
+    let endpoints: Vec<_> = cluster.voters.iter().map(|voter| format!("http://{}", voter.etcd())).collect();
     let status = || -> Vec<serde_json::Value> {
         let told = say(addr, &["--endpoints", &endpoints.join(","), "endpoint", "status", "-w", "json"]);
         serde_json::from_str(&told).expect("JSON")

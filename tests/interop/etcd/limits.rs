@@ -7,9 +7,14 @@ use broadcast_etcd::messages::{
     WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use bytes::Bytes;
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Cluster, client::Client, one_voter};
+use super::{
+    Cluster,
+    client::{Client, UNAVAILABLE},
+    one_voter,
+};
 use crate::support::LIMIT;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
@@ -87,6 +92,59 @@ pub fn watchers_that_do_not_read_are_bounded() {
     });
 }
 
+/// As many streams as a node is told to serve are served, each by itself, and what is more is refused at once; and nobody takes
+/// a node for failed meanwhile.
+pub fn ten_thousand_streams_are_served() {
+    const CONNECTIONS: usize = 100;
+    const STREAMS: usize = 100;
+    let most = (CONNECTIONS * STREAMS + STREAMS / 2).to_string();
+    let cluster = Cluster::start_with(&["--http-max-connections", &most], &[]);
+    let busy = &cluster.voters[0];
+    let open = async || {
+        let mut client = Client::connect(busy.etcd()).await;
+        let mut calls = Vec::new();
+        for _ in 0..STREAMS {
+            let mut call = client.open("/etcdserverpb.Watch/Watch", &[]).await;
+            let create = WatchCreateRequest { key: "large".into(), ..WatchCreateRequest::default() };
+            call.send(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
+            calls.push(call);
+        }
+        calls
+    };
+    run(async {
+        let mut client = Client::connect(busy.etcd()).await;
+        client.call::<PutResponse>(PUT, &put(1)).await.expect("there is a leader soon");
+        let before = busy.peak_memory();
+        let mut calls = Vec::new();
+        for _ in 0..CONNECTIONS {
+            for mut call in open().await {
+                let created = call.next::<WatchResponse>().await.expect("it is created").expect("it is created");
+                assert!(created.created && !created.canceled, "{created:?}");
+                calls.push(call);
+            }
+        }
+        let mut refused = 0;
+        for call in &mut open().await {
+            match call.next::<WatchResponse>().await {
+                Ok(_) => {}
+                Err((UNAVAILABLE, _)) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!((STREAMS / 2..STREAMS).contains(&refused), "{refused} are refused");
+        client.call::<PutResponse>(PUT, &put(100)).await.expect("it is put");
+        for call in &mut calls {
+            let told = call.next::<WatchResponse>().await.expect("it goes on").expect("it goes on");
+            assert_eq!(told.events.len(), 1, "{told:?}");
+        }
+        let each = (busy.peak_memory() - before) / calls.len();
+        assert!(each < 32 << 10, "a stream takes {each} bytes");
+    });
+    for node in cluster.voters.iter().chain([&cluster.other]) {
+        assert_eq!(node.log.count(&json!({"event": "failed"})), 0, "{:#?}", node.log.lines());
+    }
+}
+
 pub fn streams_end_where_nobody_leads() {
     let mut cluster = Cluster::start();
     run(async {
@@ -120,7 +178,7 @@ pub fn streams_end_where_nobody_leads() {
             streams.push((watch, kept));
         }
         cluster.voters.drain(1..).for_each(|mut voter| voter.kill());
-        let expected = (14, "etcdserver: no leader".to_owned());
+        let expected = (UNAVAILABLE, "etcdserver: no leader".to_owned());
         for (mut watch, mut kept) in streams {
             assert_eq!(
                 timeout(LIMIT, watch.next_at_any_time::<WatchResponse>()).await.expect("in time"),

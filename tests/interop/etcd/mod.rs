@@ -3,7 +3,7 @@
 //! `etcd` and `etcdctl` are those of Debian: `apt-get download etcd-server etcd-client`, and `dpkg -x` puts them into a
 //! folder; installed, they would run as a service.
 
-mod client;
+pub(crate) mod client;
 mod differential;
 mod etcdctl;
 mod json;
@@ -36,6 +36,7 @@ pub fn cases() -> Vec<require::Case> {
     let alone: &[require::Test] = &[
         ("etcd/large_requests_are_refused", limits::large_requests_are_refused),
         ("etcd/watchers_that_do_not_read_are_bounded", limits::watchers_that_do_not_read_are_bounded),
+        ("etcd/ten_thousand_streams_are_served", limits::ten_thousand_streams_are_served),
         ("etcd/streams_end_where_nobody_leads", limits::streams_end_where_nobody_leads),
     ];
     let missing = missing();

@@ -1,11 +1,12 @@
-//! What uses the store during the faults: a process in the network of each node, which asks the node's HTTP API, and prints
-//! all that it asked, was answered and was told, a line of JSON each. Its times are those of the machine's one clock.
+//! What uses the store during the faults: a process in the network of each node, which asks the node over HTTP and, as clients
+//! of [`etcd`] do, over gRPC, and prints all that it asked, was answered and was told, a line of JSON each. Its times are those
+//! of the machine's one clock.
 
 use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -17,6 +18,7 @@ use rand_xoshiro::{
 };
 use serde_json::{Value, json};
 
+use super::etcd;
 use crate::support::http::{Answer, read, read_head, request};
 
 /// The key whose change ends a watch.
@@ -24,12 +26,14 @@ pub(super) const LAST: &str = "last";
 /// Where a node answers in its own network.
 pub(crate) const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8946);
 /// A request waits for a leader for 10 s.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two requests of a thread; more of them would tell nothing else.
-const PACE: Duration = Duration::from_millis(60);
+pub(super) const PACE: Duration = Duration::from_millis(60);
 const KEYS: u64 = 4;
-/// How many threads change keys.
-const THREADS: u64 = 3;
+/// The least that a lease lives.
+const TTL: Duration = Duration::from_secs(2);
+/// How many threads change keys over HTTP.
+const THREADS: u64 = 2;
 
 /// The machine's time since its start, asleep or not.
 pub(crate) fn now() -> Duration {
@@ -49,11 +53,16 @@ pub(super) fn run(name: &str) {
             rest.store(true, Ordering::Relaxed);
         });
         scope.spawn(|| watch(name));
+        // Watchers have numbers.
+        scope.spawn(|| etcd::watch(&format!("{name}0")));
         thread::scope(|scope| {
-            scope.spawn(|| hold_leases(name, rest));
+            let random = |thread| Xoshiro256PlusPlus::seed_from_u64(seed ^ thread);
+            scope.spawn(|| hold_leases(name, rest, &mut Http));
+            scope.spawn(|| etcd::holds_leases(&format!("{name}-etcd"), rest));
+            scope.spawn(move || etcd::changes_keys(&format!("{name}-etcd"), random(THREADS), rest));
             for thread in 0..THREADS {
-                let random = Xoshiro256PlusPlus::seed_from_u64(seed ^ thread);
-                scope.spawn(move || change_keys(&format!("{name}-{thread}"), random, rest));
+                let name = format!("{name}-{thread}");
+                scope.spawn(move || change_keys(&name, random(thread), rest, operate));
             }
         });
         tell(&json!({"resting": name}));
@@ -82,30 +91,56 @@ fn ask_json(method: &str, path: &str, body: &[u8]) -> Option<Value> {
     serde_json::from_slice(&answer.body).ok()
 }
 
-fn change_keys(name: &str, mut random: Xoshiro256PlusPlus, rest: &AtomicBool) {
+/// What is to be done with a key: `put`, `delete` or `swap` it, or `read` all.
+pub(super) struct Operation<'a> {
+    pub kind: &'a str,
+    pub key: &'a str,
+    pub value: &'a str,
+    /// Of a swap: the revision that the key is to have.
+    pub expected: u64,
+}
+
+fn operate(operation: &Operation<'_>) -> Option<Value> {
+    let Operation { kind, key, value, expected } = *operation;
+    let one = format!("/v1/kv/{key}");
+    let txn = json!({
+        "compare": [{"key": key, "mod_revision": expected}],
+        "success": [{"put": {"key": key, "value": value}}],
+        "failure": [{"get": {"key": key}}],
+    });
+    match kind {
+        "put" => ask_json("PUT", &one, value.as_bytes()),
+        "delete" => ask_json("DELETE", &one, b""),
+        "swap" => ask_json("POST", "/v1/kv", txn.to_string().as_bytes()),
+        "read" => ask_json("GET", "/v1/kv?prefix=k", b""),
+        _ => ask_json("GET", "/v1/kv?prefix=k&serializable=true", b""),
+    }
+}
+
+/// Does one thing after the other by `operate`, and tells how each was answered.
+pub(super) fn change_keys(
+    name: &str,
+    mut random: Xoshiro256PlusPlus,
+    rest: &AtomicBool,
+    mut operate: impl FnMut(&Operation<'_>) -> Option<Value>,
+) {
     let mut below = move |most: u64| random.next_u64() % most;
     let mut known: HashMap<String, u64> = HashMap::new();
     let mut number = 0;
     while !rest.load(Ordering::Relaxed) {
         thread::sleep(PACE);
         number += 1;
-        let (key, value) = (format!("k{}", below(KEYS)), format!("{name}-{number}"));
-        let one = format!("/v1/kv/{key}");
-        let expected = known.get(&key).copied().unwrap_or_default();
-        let txn = json!({
-            "compare": [{"key": key, "mod_revision": expected}],
-            "success": [{"put": {"key": key, "value": value}}],
-            "failure": [{"get": {"key": key}}],
-        });
-        let (kind, method, path, body) = match below(20) {
-            0..6 => ("put", "PUT", one, value.clone()),
-            6..9 => ("delete", "DELETE", one, String::new()),
-            9..14 => ("swap", "POST", "/v1/kv".to_owned(), txn.to_string()),
-            14..18 => ("read", "GET", "/v1/kv?prefix=k".to_owned(), String::new()),
-            _ => ("read_locally", "GET", "/v1/kv?prefix=k&serializable=true".to_owned(), String::new()),
+        let (key, value) = (&*format!("k{}", below(KEYS)), &*format!("{name}-{number}"));
+        let expected = known.get(key).copied().unwrap_or_default();
+        let kind = match below(20) {
+            0..6 => "put",
+            6..9 => "delete",
+            9..14 => "swap",
+            14..18 => "read",
+            _ => "read_locally",
         };
         let began = now();
-        let answer = ask_json(method, &path, body.as_bytes());
+        let answer = operate(&Operation { kind, key, value, expected });
         let ended = now();
         if let Some(kvs) = answer.as_ref().and_then(|answer| answer["kvs"].as_array()) {
             known =
@@ -118,28 +153,56 @@ fn change_keys(name: &str, mut random: Xoshiro256PlusPlus, rest: &AtomicBool) {
     }
 }
 
+/// How leases are had, by one way or the other; nothing, if nobody answers.
+pub(super) trait Lease {
+    type Id;
+
+    /// With the time to live that it has then.
+    fn grant(&mut self, ttl: Duration) -> Option<(Self::Id, Duration)>;
+    /// Puts a key under it: at which revision.
+    fn put(&mut self, key: &str, lease: &Self::Id) -> Option<u64>;
+    fn keep_alive(&mut self, lease: &Self::Id) -> bool;
+}
+
+pub(super) struct Http;
+
+impl Lease for Http {
+    type Id = String;
+
+    fn grant(&mut self, ttl: Duration) -> Option<(String, Duration)> {
+        let granted = ask_json("POST", "/v1/leases", json!({"ttl": ttl.as_secs()}).to_string().as_bytes())?;
+        Some((granted["lease"].as_str()?.to_owned(), Duration::from_secs(granted["ttl"].as_u64()?)))
+    }
+
+    fn put(&mut self, key: &str, lease: &String) -> Option<u64> {
+        ask_json("PUT", &format!("/v1/kv/{key}?lease={lease}"), key.as_bytes())?["revision"].as_u64()
+    }
+
+    fn keep_alive(&mut self, lease: &String) -> bool {
+        ask_json("PUT", &format!("/v1/leases/{lease}"), b"").is_some()
+    }
+}
+
 /// Has a lease, with a key; keeps it alive for a while, and then not any more.
-fn hold_leases(name: &str, rest: &AtomicBool) {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
+pub(super) fn hold_leases(name: &str, rest: &AtomicBool, by: &mut impl Lease) {
+    let mut number = 0;
     while !rest.load(Ordering::Relaxed) {
         thread::sleep(PACE);
+        number += 1;
         let mut not_before = now();
-        let Some(granted) = ask_json("POST", "/v1/leases", br#"{"ttl": 2}"#) else { continue };
-        let (Some(lease), Some(ttl)) = (granted["lease"].as_str(), granted["ttl"].as_u64()) else { continue };
-        let ttl = Duration::from_secs(ttl);
-        let key = format!("lease-{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let path = format!("/v1/kv/{key}?lease={lease}");
-        let Some(put) = ask_json("PUT", &path, key.as_bytes()) else { continue };
+        let Some((lease, ttl)) = by.grant(TTL) else { continue };
+        let key = format!("lease-{name}-{number}");
+        let Some(since) = by.put(&key, &lease) else { continue };
         for _ in 0..4 {
             thread::sleep(ttl / 4);
             let began = now();
-            if ask_json("PUT", &format!("/v1/leases/{lease}"), b"").is_none() {
+            if !by.keep_alive(&lease) {
                 break;
             }
             not_before = began;
         }
         let not_before = (not_before + ttl).as_nanos() as u64;
-        tell(&json!({"lease": key, "since": put["revision"], "not_before": not_before}));
+        tell(&json!({"lease": key, "since": since, "not_before": not_before}));
     }
 }
 

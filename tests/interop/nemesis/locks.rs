@@ -1,5 +1,5 @@
-//! Locks under the same faults: clients beside each node take two locks in turn, hold them within their deadline or write on
-//! beyond it, release them or let them run out. Checked afterwards: nobody holds a lock while another one does, by their own
+//! Locks under the same faults: clients beside each node, of ours over HTTP and of etcd's, take two locks in turn, hold them
+//! within their deadline or write on beyond it, release them or let them run out. Checked afterwards: nobody holds a lock while another one does, by their own
 //! deadlines; tokens grow; a register outside, and keys of the store, refuse who holds no more, and never who still does.
 
 use std::{
@@ -21,7 +21,8 @@ use tempfile::NamedTempFile;
 
 use super::{
     begin,
-    client::{ask, now, tell},
+    client::{Http, ask, now, tell},
+    etcd::Etcd,
 };
 
 /// Where the register is, in the processes of clients.
@@ -29,8 +30,6 @@ pub(super) const REGISTER: &str = "BROADCAST_TESTS_NEMESIS_REGISTER";
 const TTL: Duration = Duration::from_secs(3);
 /// Between two things that a thread does.
 const PACE: Duration = Duration::from_millis(100);
-/// How many threads want locks, at each node.
-const THREADS: u64 = 2;
 const LOCKS: [&str; 2] = ["one", "jobs/two"];
 
 /// Something outside that remembers the highest token that it has seen, and how many writes it has accepted: two numbers for
@@ -69,10 +68,9 @@ pub(super) fn run(name: &str) {
             let _ = std::io::stdin().lines().next();
             rest.store(true, Ordering::Relaxed);
         });
-        for thread in 0..THREADS {
-            let random = Xoshiro256PlusPlus::seed_from_u64(seed ^ thread);
-            scope.spawn(move || take_locks(random, register, rest));
-        }
+        let random = |thread| Xoshiro256PlusPlus::seed_from_u64(seed ^ thread);
+        scope.spawn(move || take_locks(&mut Http, random(0), register, rest));
+        scope.spawn(move || take_locks(&mut Etcd::new(), random(1), register, rest));
     });
     tell(&json!({"resting": name}));
 }
@@ -82,21 +80,80 @@ fn post(path: &str, body: &Value) -> Option<Value> {
     serde_json::from_slice(&answer.body).ok()
 }
 
-fn take_locks(mut random: Xoshiro256PlusPlus, register: &Path, rest: &AtomicBool) {
+/// How locks are had, by one way or the other.
+pub(super) trait Locks {
+    /// A lock that was granted.
+    type Held;
+
+    /// Waits so long for it; nothing, if it was not granted by then.
+    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Self::Held>;
+    fn token(held: &Self::Held) -> u64;
+    fn keep_alive(&mut self, held: &Self::Held) -> bool;
+    /// Puts a key if the lock is held: at which revision, or that it is not held; nothing, if nobody says.
+    fn put_fenced(&mut self, held: &Self::Held, key: &str) -> Option<Result<u64, NotHeld>>;
+    fn release(&mut self, held: &Self::Held);
+}
+
+/// The store says that a lock is not held any more.
+pub(super) struct NotHeld;
+
+/// A lock granted over HTTP.
+pub(super) struct Granted {
+    name: &'static str,
+    session: String,
+    token: u64,
+}
+
+impl Granted {
+    fn path(&self) -> String {
+        format!("/v1/sessions/{}", self.session)
+    }
+}
+
+impl Locks for Http {
+    type Held = Granted;
+
+    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Granted> {
+        let wish = json!({"names": [name], "session": {"ttl": ttl.as_secs()}, "wait": wait.as_secs()});
+        let granted = post("/v1/locks", &wish)?;
+        Some(Granted { name, session: granted["session"].as_str()?.to_owned(), token: granted["token"].as_u64()? })
+    }
+
+    fn token(held: &Granted) -> u64 {
+        held.token
+    }
+
+    fn keep_alive(&mut self, held: &Granted) -> bool {
+        ask("PUT", &held.path(), b"").is_some_and(|answer| answer.status == 200)
+    }
+
+    fn put_fenced(&mut self, held: &Granted, key: &str) -> Option<Result<u64, NotHeld>> {
+        let answer = ask("PUT", &format!("/v1/kv/{key}?fence={}:{}", held.name, held.token), b"x")?;
+        match answer.status {
+            200 => serde_json::from_slice::<Value>(&answer.body).ok()?["revision"].as_u64().map(Ok),
+            412 => Some(Err(NotHeld)),
+            _ => None,
+        }
+    }
+
+    fn release(&mut self, held: &Granted) {
+        let _ = ask("DELETE", &held.path(), b"");
+    }
+}
+
+fn take_locks<L: Locks>(by: &mut L, mut random: Xoshiro256PlusPlus, register: &Path, rest: &AtomicBool) {
     let mut below = move |most: u64| random.next_u64() % most;
     while !rest.load(Ordering::Relaxed) {
         thread::sleep(PACE);
         let lock = usize::from(below(2) == 0);
-        let wish = json!({"names": [LOCKS[lock]], "session": {"ttl": TTL.as_secs()}, "wait": below(5)});
-        let Some(granted) = post("/v1/locks", &wish) else { continue };
-        let (Some(token), Some(session)) = (granted["token"].as_u64(), granted["session"].as_str()) else { continue };
-        let path = format!("/v1/sessions/{session}");
-        let keep = || {
+        let Some(held) = by.lock(LOCKS[lock], TTL, Duration::from_secs(below(5))) else { continue };
+        let token = L::token(&held);
+        let keep = |by: &mut L| {
             let sent = now();
-            ask("PUT", &path, b"").is_some_and(|answer| answer.status == 200).then_some(sent + TTL)
+            by.keep_alive(&held).then_some(sent + TTL)
         };
         // It counts on nothing before a keepalive is confirmed.
-        let Some(mut deadline) = keep() else { continue };
+        let Some(mut deadline) = keep(by) else { continue };
         let from = now();
         // Some go on beyond their deadline.
         let mut writes = 3 + below(20);
@@ -110,19 +167,13 @@ fn take_locks(mut random: Xoshiro256PlusPlus, register: &Path, rest: &AtomicBool
             if !is_accepted && now() < deadline {
                 wrong.push("the register refused who holds the lock");
             }
-            let put = ask("PUT", &format!("/v1/kv/fenced-{lock}?fence={}:{token}", LOCKS[lock]), b"x");
-            match put {
-                Some(answer) if answer.status == 200 => {
-                    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-                    fenced.extend(body["revision"].as_u64());
-                }
-                Some(answer) if answer.status == 412 && now() < deadline => {
-                    wrong.push("the store refused who holds the lock");
-                }
+            match by.put_fenced(&held, &format!("fenced-{lock}")) {
+                Some(Ok(revision)) => fenced.push(revision),
+                Some(Err(NotHeld)) if now() < deadline => wrong.push("the store refused who holds the lock"),
                 _ => {}
             }
             if below(10) < 6
-                && let Some(later) = keep()
+                && let Some(later) = keep(by)
             {
                 deadline = later;
             }
@@ -130,7 +181,7 @@ fn take_locks(mut random: Xoshiro256PlusPlus, register: &Path, rest: &AtomicBool
         let until = deadline.min(now());
         // Others let it run out.
         if below(10) < 7 {
-            let _ = ask("DELETE", &path, b"");
+            by.release(&held);
         }
         tell(&json!({
             "lock": lock, "token": token, "accepted": accepted, "fenced": fenced, "wrong": wrong,

@@ -5,6 +5,7 @@
 //! A minute long; `BROADCAST_TESTS_NEMESIS` says how many seconds instead.
 
 pub(crate) mod client;
+mod etcd;
 #[allow(dead_code, reason = "the simulation uses the rest")]
 #[path = "../../../crates/store/tests/simulation/history.rs"]
 mod history;

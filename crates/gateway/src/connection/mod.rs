@@ -4,6 +4,7 @@
 //! request's head, also after an earlier one, and is cut off when it takes nothing of its answer for a while
 //! ([`Times`](super::Times)).
 
+mod authority;
 mod http1;
 mod http2;
 mod patient;

@@ -462,7 +462,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LockError> {
 /// An id for a session.
 fn random() -> Result<i64, LockError> {
     let random = SysRng.try_next_u64().map_err(|error| StoreError::Stopped(error.to_string()))?;
-    Ok(i64::try_from(random >> 2).expect("62 bits are positive") | message::SESSION)
+    Ok(i64::try_from(random >> 8).expect("56 bits are positive") | message::SESSION)
 }
 
 /// Milliseconds since 1970, to be shown.

@@ -47,10 +47,10 @@ fn they_wait_for_each_other_in_one_queue() {
     assert_eq!(names(&state, ""), [""; 0]);
     let (one, granted) = state.enter(ONE, "a").expect("it had none");
     assert!(held.1 && !granted && one > held.0);
-    assert_eq!(names(&state, "a/"), [format!("a/{:x}", sid(1)), format!("a/{ONE:x}")]);
+    assert_eq!(names(&state, "a/"), [format!("a/{ONE:x}"), format!("a/{:x}", sid(1))]);
     // What came before is older for etcd as well.
     let created: Vec<u64> = state.listed("a/").iter().map(|kv| kv.create_revision).collect();
-    assert_eq!((created[0] < one, created[1]), (true, one));
+    assert_eq!((created[0], created[1] < one), (one, true));
     let second = state.place(acquire(2, "a", Mode::Exclusive));
     let (other, granted) = state.enter(OTHER, "a").expect("it had none");
     assert!(!second.1 && !granted && one < second.0 && second.0 < other);
@@ -82,7 +82,7 @@ fn readers_and_several_locks_are_waited_for_as_well() {
     let both = state.place(several(3, &["a", "b"]));
     let (one, granted) = state.enter(ONE, "b").expect("it had none");
     assert!(!granted);
-    assert_eq!(names(&state, ""), [format!("a/{:x}", sid(3)), format!("b/{:x}", sid(3)), format!("b/{ONE:x}")]);
+    assert_eq!(names(&state, ""), [format!("a/{:x}", sid(3)), format!("b/{ONE:x}"), format!("b/{:x}", sid(3))]);
     let places = state.places(&[readers[0].0, both.0, one]);
     assert_eq!(places, [PlaceState::Held, PlaceState::Waits, PlaceState::Waits]);
     for (session, (token, _)) in [1, 2].into_iter().zip(readers) {

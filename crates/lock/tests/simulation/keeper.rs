@@ -48,7 +48,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl Kept {
     /// A session that is about to be opened.
     pub(crate) fn begin(world: &World, clock: Clock, config: &SessionConfig) -> Self {
-        let id = SESSION + world.below(SESSION as u64) as i64;
+        let id = SESSION + world.below(1 << 56) as i64;
         let ttl = Duration::from_secs(config.ttl.into());
         let lives = ttl + Duration::from_secs(config.lock_delay.into());
         world.lock().history.sessions.insert(id, Opened { lives, kept: now() });

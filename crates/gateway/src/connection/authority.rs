@@ -1,0 +1,352 @@
+//! Clients that take a URL for a host: those of gRPC for Go, as etcd's client 3.4 uses them, say `http://HOST:PORT` in the
+//! pseudo-header `:authority` if that is what they were given. Go's servers do not look at it; `h2` refuses the request. So
+//! that such clients are served, the scheme is taken out before `h2` reads it.
+//!
+//! A head comes as a block of HPACK (RFC 7541). A literal value of `:authority` is changed in it; what refers to one that came
+//! before refers to the changed one, as the decoder keeps that in its table. In Huffman's code, the scheme is the same bits in
+//! each value, so that they can be cut off without decoding anything but lengths.
+//!
+//! A connection whose first head does not say such a thing is left alone from then on.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Patient, http2::PREFACE};
+
+/// Before the payload of a frame: three bytes of length, its type, its flags, and its stream.
+const FRAME_HEAD: usize = 9;
+const HEADERS: u8 = 1;
+/// Flags of a head that has more than the block in it. Such clients do not send any.
+const PADDED_OR_PRIORITY: u8 = 0x8 | 0x20;
+/// A longer frame is not read by `h2` either.
+const MAX_FRAME: usize = 16 << 10;
+/// What is read at once.
+const CHUNK: usize = 4 << 10;
+/// The index of `:authority` in the table of HPACK that everybody has.
+const AUTHORITY: usize = 1;
+
+/// A connection in HTTP/2, from its beginning.
+pub(super) struct Authorities {
+    stream: Patient,
+    /// Nothing, when there is nothing to look for any more, and all was read.
+    looking: Option<Looking>,
+}
+
+struct Looking {
+    /// What came, and was not looked at.
+    came: Vec<u8>,
+    /// What is to be read.
+    ready: Vec<u8>,
+    /// How many bytes come until the next frame begins.
+    within: usize,
+    /// Whether there may be more to change.
+    goes_on: bool,
+    has_changed: bool,
+}
+
+impl Authorities {
+    pub(super) fn new(stream: Patient) -> Self {
+        Self { stream, looking: Some(Looking::new()) }
+    }
+}
+
+impl Looking {
+    fn new() -> Self {
+        Self { came: Vec::new(), ready: Vec::new(), within: PREFACE.len(), goes_on: true, has_changed: false }
+    }
+
+    /// Looks at what came, as far as it is whole.
+    fn look(&mut self) {
+        let mut at = 0;
+        while self.goes_on {
+            let rest = &self.came[at..];
+            if self.within > 0 {
+                let count = self.within.min(rest.len());
+                self.ready.extend_from_slice(&rest[..count]);
+                self.within -= count;
+                at += count;
+                if self.within > 0 {
+                    break;
+                }
+                continue;
+            }
+            let Some(&[high, middle, low, kind, flags, ..]) = rest.first_chunk::<FRAME_HEAD>() else { break };
+            let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+            if kind != HEADERS || length > MAX_FRAME {
+                self.within = FRAME_HEAD + length;
+                continue;
+            }
+            let Some(frame) = rest.get(..FRAME_HEAD + length) else { break };
+            let (head, block) = frame.split_at(FRAME_HEAD);
+            match without_scheme(block).filter(|_| flags & PADDED_OR_PRIORITY == 0) {
+                Some(block) => {
+                    let length = u32::try_from(block.len()).expect("it is shorter than before").to_be_bytes();
+                    self.ready.extend_from_slice(&length[1..]);
+                    self.ready.extend_from_slice(&head[3..]);
+                    self.ready.extend_from_slice(&block);
+                    self.has_changed = true;
+                }
+                None => {
+                    self.ready.extend_from_slice(frame);
+                    self.goes_on = self.has_changed;
+                }
+            }
+            at += frame.len();
+        }
+        if self.goes_on {
+            self.came.drain(..at);
+        } else {
+            self.ready.extend_from_slice(&self.came[at..]);
+            self.came = Vec::new();
+        }
+    }
+}
+
+impl AsyncRead for Authorities {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, looking } = self.get_mut();
+        let Some(look) = looking else { return Pin::new(stream).poll_read(context, buffer) };
+        while look.ready.is_empty() {
+            let mut chunk = [0; CHUNK];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            ready!(Pin::new(&mut *stream).poll_read(context, &mut chunk))?;
+            if chunk.filled().is_empty() {
+                // It has ended, perhaps within a frame.
+                look.goes_on = false;
+            }
+            look.came.extend_from_slice(chunk.filled());
+            look.look();
+            if look.ready.is_empty() && !look.goes_on {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let count = look.ready.len().min(buffer.remaining());
+        buffer.put_slice(&look.ready[..count]);
+        look.ready.drain(..count);
+        if look.ready.is_empty() && !look.goes_on {
+            *looking = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Authorities {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The block without the scheme in the literal value of `:authority`; nothing, if there is none, or it cannot be read.
+fn without_scheme(block: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = block;
+    while let Some(&first) = rest.first() {
+        let name = match first {
+            // A field of a table.
+            0x80.. => {
+                integer(&mut rest, 7)?;
+                continue;
+            }
+            // A size of the table.
+            0x20..0x40 => {
+                integer(&mut rest, 5)?;
+                continue;
+            }
+            // A literal, which comes into the table or does not.
+            0x40.. => integer(&mut rest, 6)?,
+            _ => integer(&mut rest, 4)?,
+        };
+        if name == 0 {
+            text(&mut rest)?;
+        }
+        let before = block.len() - rest.len();
+        let (value, is_coded) = text(&mut rest)?;
+        if name != AUTHORITY {
+            continue;
+        }
+        let (value, coded) = if is_coded {
+            (cut_coded(value)?, 0x80)
+        } else {
+            let plain = value.strip_prefix(b"http://").or_else(|| value.strip_prefix(b"https://"))?;
+            (plain.to_vec(), 0)
+        };
+        // One byte has room for its length, or it is no host that anybody has.
+        let length = u8::try_from(value.len()).ok().filter(|length| *length < 0x7f)?;
+        return Some([&block[..before], &[coded | length], &value, rest].concat());
+    }
+    None
+}
+
+/// An integer whose first byte has so many bits for it (RFC 7541, section 5.1).
+fn integer(rest: &mut &[u8], bits: u32) -> Option<usize> {
+    let (&first, after) = rest.split_first()?;
+    *rest = after;
+    let most = (1 << bits) - 1;
+    let mut value = usize::from(first) & most;
+    if value < most {
+        return Some(value);
+    }
+    for shift in [0, 7, 14] {
+        let (&next, after) = rest.split_first()?;
+        *rest = after;
+        value += usize::from(next & 0x7f) << shift;
+        if next < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// A text, and whether it is in Huffman's code (section 5.2).
+fn text<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], bool)> {
+    let is_coded = rest.first()? & 0x80 != 0;
+    let length = integer(rest, 7)?;
+    let (text, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    Some((text, is_coded))
+}
+
+/// `http://` and `https://` in Huffman's code: so many bits, and which.
+#[expect(clippy::unusual_byte_groupings, reason = "a group is a symbol")]
+const SCHEMES: [(usize, u64); 2] = [
+    (41, 0b100111_01001_01001_101011_1011100_011000_011000),
+    (46, 0b100111_01001_01001_101011_01000_1011100_011000_011000),
+];
+
+/// The code (section 5.2 and appendix B) is canonical: how long a symbol is, and the first value of so many bits that is
+/// none, as far as a host has such symbols.
+const LENGTHS: [(usize, u64); 8] =
+    [(5, 0b01010), (6, 0b10_1110), (7, 0b111_1100), (8, 0xfe), (10, 0x3fd), (11, 0x7fd), (12, 0xffc), (13, 0x1ffe)];
+
+/// So many bits from there on; behind the end there are ones, as in the code.
+fn bits(bytes: &[u8], from: usize, count: usize) -> u64 {
+    (from..from + count).fold(0, |bits, at| {
+        let byte = bytes.get(at / 8).copied().unwrap_or(0xff);
+        bits << 1 | u64::from(byte >> (7 - at % 8) & 1)
+    })
+}
+
+/// A text in Huffman's code without the scheme that it begins with.
+fn cut_coded(text: &[u8]) -> Option<Vec<u8>> {
+    let (from, _) = SCHEMES.into_iter().find(|(count, scheme)| bits(text, 0, *count) == *scheme)?;
+    let (mut end, all) = (from, text.len() * 8);
+    // What is left is filled up with less than a byte of ones.
+    while all - end >= 8 || bits(text, end, 7) != 0x7f {
+        let (length, _) = LENGTHS.into_iter().find(|(length, none)| bits(text, end, *length) < *none)?;
+        end += length;
+        if end > all {
+            return None;
+        }
+    }
+    Some(
+        (from..end)
+            .step_by(8)
+            .map(|at| {
+                let count = (end - at).min(8);
+                let byte = bits(text, at, count) << (8 - count) | 0xff >> count;
+                u8::try_from(byte & 0xff).expect("it has eight bits")
+            })
+            .collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `www.example.com`, of RFC 7541, appendix C.4.1.
+    const HOST: &[u8] = b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
+
+    /// Bits as they are written, filled up with ones.
+    fn coded(bits: &str) -> Vec<u8> {
+        let bits: Vec<u8> = bits.bytes().filter(|bit| *bit != b' ').map(|bit| bit - b'0').collect();
+        bits.chunks(8).map(|byte| (0..8).fold(0, |sum, at| sum << 1 | byte.get(at).copied().unwrap_or(1))).collect()
+    }
+
+    fn with_scheme(host: &[u8], length: usize) -> Vec<u8> {
+        let host: String = (0..length).map(|at| if bits(host, at, 1) == 1 { '1' } else { '0' }).collect();
+        coded(&format!("100111 01001 01001 101011 1011100 011000 011000{host}"))
+    }
+
+    #[test]
+    fn a_scheme_is_cut_off_in_the_code() {
+        // The host has 89 bits.
+        assert_eq!(cut_coded(&with_scheme(HOST, 89)).as_deref(), Some(HOST));
+        assert_eq!(cut_coded(HOST), None);
+        // Each length of what is filled up: 0, 1 and 2 have five bits, and 1 ends with a one.
+        for ones in 1..=16 {
+            let host = "00001".repeat(ones);
+            let url = coded(&format!("100111 01001 01001 101011 01000 1011100 011000 011000{host}"));
+            assert_eq!(cut_coded(&url), Some(coded(&host)), "{ones}");
+        }
+    }
+
+    #[test]
+    fn only_the_authority_changes() {
+        let block = |value: &[u8]| {
+            let size = 0x80 | u8::try_from(value.len()).expect("short");
+            // POST, http, a path that is not coded, the authority, a new header, a size of the table.
+            [&b"\x83\x86\x44\x04/a/b\x41"[..], &[size], value, b"\x40\x02te\x08trailers\x3f\xe1\x1f"].concat()
+        };
+        assert_eq!(without_scheme(&block(&with_scheme(HOST, 89))), Some(block(HOST)));
+        assert_eq!(without_scheme(&block(HOST)), None);
+        let path = [&b"\x83\x14"[..], &[16], b"https://[::1]:80", b"\x84"].concat();
+        assert_eq!(without_scheme(&path), None, "that is another header");
+        let plain = |value: &str| [&b"\x83\x01"[..], &[value.len() as u8], value.as_bytes(), b"\x84"].concat();
+        assert_eq!(without_scheme(&plain("https://[::1]:80")), Some(plain("[::1]:80")));
+        // Whatever is cut short is left as it is.
+        let whole = block(&with_scheme(HOST, 89));
+        assert!((0..19).all(|length| without_scheme(&whole[..length]).is_none()));
+    }
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, 4, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn it_is_changed_however_it_comes() {
+        let url = b"\x83\x41\x16http://www.example.com";
+        let host = b"\x83\x41\x0fwww.example.com";
+        let others = [PREFACE, &frame(4, b""), &frame(8, b"abcd")].concat();
+        let sent = [&others[..], &frame(1, url), &frame(0, b"data"), &frame(1, b"\x83\xbe"), &frame(1, url)].concat();
+        let read = [&others[..], &frame(1, host), &frame(0, b"data"), &frame(1, b"\x83\xbe"), &frame(1, host)].concat();
+        for size in [1, 2, 7, 30, 1000] {
+            let mut look = Looking::new();
+            for piece in sent.chunks(size) {
+                look.came.extend_from_slice(piece);
+                look.look();
+            }
+            assert!(look.ready == read && look.goes_on, "{size}: {:?}", look.ready);
+        }
+        let mut look = Looking::new();
+        let plain = [&others[..], &frame(1, host), &frame(1, url), b"\0\0"].concat();
+        look.came.extend_from_slice(&plain);
+        look.look();
+        assert!(look.ready == plain && !look.goes_on, "the first head decides");
+    }
+}

@@ -1,0 +1,279 @@
+//! What uses the store during the faults as if it were etcd, beside what asks over HTTP: the same requests over gRPC, and the
+//! same lines about them, so that all are checked together.
+
+use std::{
+    net::SocketAddr,
+    sync::{LazyLock, atomic::AtomicBool},
+    thread,
+    time::Duration,
+};
+
+use broadcast_etcd::messages::{
+    Compare, DeleteRangeRequest, DeleteRangeResponse, Event, KeyValue, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse, LockRequest, LockResponse,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
+    WatchCreateRequest, WatchRequest, WatchResponse,
+    enums::{CREATE, MOD},
+};
+use bytes::Bytes;
+use prost::Message;
+use rand_xoshiro::Xoshiro256PlusPlus;
+use serde_json::{Value, json};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
+
+use super::{
+    client::{LAST, Lease, Operation, PACE, PATIENCE, change_keys, hold_leases, now, tell},
+    locks::{Locks, NotHeld},
+};
+use crate::{etcd::client::Client, voters};
+
+static ADDR: LazyLock<SocketAddr> = LazyLock::new(|| voters::ETCD.parse().expect("an address"));
+
+/// A thread's own client, which connects anew after a failure.
+pub(super) struct Etcd {
+    runtime: Runtime,
+    client: Option<Client>,
+}
+
+impl Etcd {
+    pub(super) fn new() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { runtime, client: None }
+    }
+
+    /// Nothing, if the node was not reached, refuses it, or does not answer.
+    fn call<A: Message + Default>(&mut self, path: &str, request: &impl Message) -> Option<A> {
+        self.call_within(PATIENCE, path, request)
+    }
+
+    fn call_within<A: Message + Default>(&mut self, limit: Duration, path: &str, request: &impl Message) -> Option<A> {
+        let Self { runtime, client } = self;
+        let answered = async {
+            let mut there = match client.take() {
+                Some(client) => client,
+                None => Client::try_connect(*ADDR).await.ok()?,
+            };
+            let answer = there.call(path, request).await.ok()?;
+            *client = Some(there);
+            Some(answer)
+        };
+        runtime.block_on(async { timeout(limit, answered).await.ok()? })
+    }
+}
+
+fn revision(header: Option<ResponseHeader>) -> i64 {
+    header.unwrap_or_default().revision
+}
+
+fn text(bytes: &Bytes) -> &str {
+    std::str::from_utf8(bytes).expect("what is put here is text")
+}
+
+/// As HTTP shows it.
+fn kv(kv: &KeyValue) -> Value {
+    let KeyValue { create_revision, mod_revision, version, .. } = kv;
+    let lease = (kv.lease != 0).then(|| format!("{:x}", kv.lease));
+    json!({
+        "key": text(&kv.key), "value": text(&kv.value), "create_revision": create_revision,
+        "mod_revision": mod_revision, "version": version, "lease": lease,
+    })
+}
+
+fn range(found: RangeResponse, revision: i64) -> Value {
+    let kvs: Vec<_> = found.kvs.iter().map(kv).collect();
+    json!({"revision": revision, "count": found.count, "kvs": kvs})
+}
+
+fn puts(key: &str, value: &str, lease: i64) -> PutRequest {
+    PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), lease, ..PutRequest::default() }
+}
+
+fn compare(key: Bytes) -> Compare {
+    Compare { key, ..Compare::default() }
+}
+
+/// Does what was chosen, and gives what HTTP would have answered.
+fn operate(etcd: &mut Etcd, operation: &Operation<'_>) -> Option<Value> {
+    let Operation { kind, key, value, expected } = *operation;
+    let named = Bytes::from(key.to_owned());
+    match kind {
+        "put" => {
+            let put: PutResponse = etcd.call("/etcdserverpb.KV/Put", &puts(key, value, 0))?;
+            Some(json!({"revision": revision(put.header)}))
+        }
+        "delete" => {
+            let delete = DeleteRangeRequest { key: named, ..DeleteRangeRequest::default() };
+            let delete: DeleteRangeResponse = etcd.call("/etcdserverpb.KV/DeleteRange", &delete)?;
+            Some(json!({"revision": revision(delete.header), "deleted": delete.deleted}))
+        }
+        "swap" => {
+            let put = RequestOp { request_put: Some(puts(key, value, 0)), ..RequestOp::default() };
+            let get = RangeRequest { key: named.clone(), ..RangeRequest::default() };
+            let get = RequestOp { request_range: Some(get), ..RequestOp::default() };
+            let expected = Some(i64::try_from(expected).expect("a revision"));
+            let as_expected = Compare { target: MOD, mod_revision: expected, ..compare(named) };
+            let txn = TxnRequest { compare: vec![as_expected], success: vec![put], failure: vec![get] };
+            let done: TxnResponse = etcd.call("/etcdserverpb.KV/Txn", &txn)?;
+            let revision = revision(done.header);
+            let ranges = done.responses.into_iter().filter_map(|one| one.response_range);
+            let responses: Vec<_> = ranges.map(|found| json!({"get": range(found, revision)})).collect();
+            Some(json!({"revision": revision, "succeeded": done.succeeded, "responses": responses}))
+        }
+        _ => {
+            let serializable = kind == "read_locally";
+            let (key, range_end) = ("k".into(), "l".into());
+            let read = RangeRequest { key, range_end, serializable, ..RangeRequest::default() };
+            let mut found: RangeResponse = etcd.call("/etcdserverpb.KV/Range", &read)?;
+            let revision = revision(found.header.take());
+            Some(range(found, revision))
+        }
+    }
+}
+
+/// Changes keys until it is told to rest.
+pub(super) fn changes_keys(name: &str, random: Xoshiro256PlusPlus, rest: &AtomicBool) {
+    let mut etcd = Etcd::new();
+    change_keys(name, random, rest, |operation| operate(&mut etcd, operation));
+}
+
+impl Lease for Etcd {
+    type Id = i64;
+
+    fn grant(&mut self, ttl: Duration) -> Option<(i64, Duration)> {
+        let grant = LeaseGrantRequest { TTL: i64::try_from(ttl.as_secs()).expect("it is short"), ID: 0 };
+        let granted: LeaseGrantResponse = self.call("/etcdserverpb.Lease/LeaseGrant", &grant)?;
+        Some((granted.ID, Duration::from_secs(granted.TTL.unsigned_abs())))
+    }
+
+    fn put(&mut self, key: &str, lease: &i64) -> Option<u64> {
+        let put: PutResponse = self.call("/etcdserverpb.KV/Put", &puts(key, key, *lease))?;
+        Some(revision(put.header).unsigned_abs())
+    }
+
+    fn keep_alive(&mut self, lease: &i64) -> bool {
+        let keep = LeaseKeepAliveRequest { ID: *lease };
+        let kept: Option<LeaseKeepAliveResponse> = self.call("/etcdserverpb.Lease/LeaseKeepAlive", &keep);
+        kept.is_some_and(|kept| kept.TTL > 0)
+    }
+}
+
+/// Has a lease, with a key, again and again.
+pub(super) fn holds_leases(name: &str, rest: &AtomicBool) {
+    hold_leases(name, rest, &mut Etcd::new());
+}
+
+/// Tells of each revision, going on after the last one whenever it is cut off, as clients of etcd do.
+pub(super) fn watch(name: &str) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut told = 0;
+    while !runtime.block_on(follow(name, &mut told)).unwrap_or_default() {
+        // The node is not there, and may be again.
+        thread::sleep(PACE * 4);
+    }
+}
+
+/// Whether the last key was seen; nothing, if the watch was cut off.
+async fn follow(name: &str, told: &mut i64) -> Option<bool> {
+    let connected = timeout(PATIENCE, Client::try_connect(*ADDR)).await.ok()?;
+    let mut call = connected.ok()?.try_open("/etcdserverpb.Watch/Watch", &[("hasleader", "true")]).await.ok()?;
+    let all = Bytes::from_static(&[0]);
+    let (key, range_end) = (all.clone(), all);
+    let start_revision = if *told == 0 { 2 } else { *told + 1 };
+    let create = WatchCreateRequest { key, range_end, start_revision, prev_kv: true, ..WatchCreateRequest::default() };
+    call.send(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
+    loop {
+        let answer = timeout(PATIENCE, call.next_at_any_time::<WatchResponse>()).await.ok()?;
+        let answer = answer.ok()??;
+        if answer.canceled {
+            tell(&json!({"ended": answer.cancel_reason, "why": answer.compact_revision}));
+            return None;
+        }
+        let at = now().as_nanos() as u64;
+        let mut is_last = false;
+        for events in answer.events.chunk_by(|one, next| changed(one) == changed(next)) {
+            let revision = changed(&events[0]);
+            let all: Vec<_> = events.iter().map(event).collect();
+            tell(&json!({"watcher": name, "told": {"revision": revision, "events": all}, "at": at}));
+            *told = revision;
+            is_last |= events.iter().any(|event| event.kv.as_ref().is_some_and(|kv| kv.key == LAST));
+        }
+        if is_last {
+            return Some(true);
+        }
+    }
+}
+
+/// The revision of a change.
+fn changed(event: &Event) -> i64 {
+    event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
+}
+
+fn event(event: &Event) -> Value {
+    let mut shown = json!({"kv": event.kv.as_ref().map(kv)});
+    if let Some(prev) = &event.prev_kv {
+        shown["prev"] = kv(prev);
+    }
+    shown
+}
+
+/// A lock held by a client of etcd.
+pub(super) struct Held {
+    key: Bytes,
+    lease: i64,
+    /// The revision that created the key is the token.
+    token: u64,
+}
+
+impl Locks for Etcd {
+    type Held = Held;
+
+    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Held> {
+        let (lease, _) = self.grant(ttl)?;
+        let request = LockRequest { name: name.into(), lease };
+        // None is granted in no time.
+        let wait = wait.max(PACE);
+        let held = self.call_within::<LockResponse>(wait, "/v3lockpb.Lock/Lock", &request).and_then(|locked| {
+            let look = RangeRequest { key: locked.key.clone(), ..RangeRequest::default() };
+            let found: RangeResponse = self.call("/etcdserverpb.KV/Range", &look)?;
+            let token = found.kvs.first()?.create_revision.unsigned_abs();
+            Some(Held { key: locked.key, lease, token })
+        });
+        if held.is_none() {
+            // It waits no longer then.
+            self.revoke(lease);
+        }
+        held
+    }
+
+    fn token(held: &Held) -> u64 {
+        held.token
+    }
+
+    fn keep_alive(&mut self, held: &Held) -> bool {
+        Lease::keep_alive(self, &held.lease)
+    }
+
+    fn put_fenced(&mut self, held: &Held, key: &str) -> Option<Result<u64, NotHeld>> {
+        let token = Some(i64::try_from(held.token).expect("a revision"));
+        let is_held = Compare { target: CREATE, create_revision: token, ..compare(held.key.clone()) };
+        let put = RequestOp { request_put: Some(puts(key, "x", 0)), ..RequestOp::default() };
+        let txn = TxnRequest { compare: vec![is_held], success: vec![put], failure: Vec::new() };
+        let done: TxnResponse = self.call("/etcdserverpb.KV/Txn", &txn)?;
+        Some(if done.succeeded { Ok(revision(done.header).unsigned_abs()) } else { Err(NotHeld) })
+    }
+
+    fn release(&mut self, held: &Held) {
+        self.revoke(held.lease);
+    }
+}
+
+impl Etcd {
+    /// Ends a lease, and so what it holds.
+    fn revoke(&mut self, lease: i64) {
+        let _: Option<LeaseRevokeResponse> =
+            self.call("/etcdserverpb.Lease/LeaseRevoke", &LeaseRevokeRequest { ID: lease });
+    }
+}
