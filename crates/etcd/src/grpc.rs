@@ -24,7 +24,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use prost::Message;
+use prost::{DecodeError, Message};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -144,8 +144,7 @@ impl Messages {
                     if self.come.is_empty() {
                         self.come = BytesMut::new();
                     }
-                    let unreadable = |error| Status::new(Code::Internal, format!("grpc: failed to unmarshal: {error}"));
-                    return M::decode(message).map_err(unreadable);
+                    return M::decode(message).map_err(|error| unreadable(&error));
                 }
             }
             if !self.more().await? {
@@ -192,6 +191,14 @@ pub(crate) fn answer_all<M: Message>(answers: impl Stream<Item = Result<M, Statu
     // What comes after trailers is not read any more.
     let frames = frames.chain(stream::iter([Frame::trailers(trailers(None))]));
     respond(Body::new(StreamBody::new(frames.map(Ok::<_, Infallible>))))
+}
+
+/// What is wrong is said last, after each of the fields that it is within.
+fn unreadable(error: &DecodeError) -> Status {
+    const MOST: usize = 200;
+    let text = error.to_string();
+    let from = text.char_indices().rev().take(MOST).last().map_or(0, |(at, _)| at);
+    Status::new(Code::Internal, format!("grpc: failed to unmarshal: {}", &text[from..]))
 }
 
 fn framed(message: &impl Message) -> Bytes {
