@@ -132,7 +132,8 @@ fn full_disk_of_voter() {
     let voter = Process::spawn(command.env_clear().env("PATH", std::env::var_os("PATH").expect("it is set")));
     let at = voter.http();
     voter.log.wait_line(0, &json!({"event": "store_leads"}));
-    let lease = ask(at, "POST", "/v1/leases", &[], br#"{"ttl": 2}"#).json()["lease"].as_str().expect("text").to_owned();
+    let lease =
+        ask(at, "POST", "/v1/leases", &[], br#"{"ttl": 10}"#).json()["lease"].as_str().expect("text").to_owned();
     let kept = ask(at, "PUT", &format!("/v1/kv/kept?lease={lease}"), &[], b"x");
     assert_eq!(kept.status, 200, "{}", kept.text());
     let keep_alive = || assert_eq!(ask(at, "PUT", &format!("/v1/leases/{lease}"), &[], b"").status, 200);
@@ -156,7 +157,7 @@ fn full_disk_of_voter() {
     assert!(status["problems"][0].as_str().is_some_and(|problem| problem.contains("disk is full")), "{status}");
     // For longer than it lives, the lease is kept alive, and what there is can be read.
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(5) {
+    while began.elapsed() < Duration::from_secs(12) {
         keep_alive();
         assert_eq!(ask(at, "GET", "/v1/kv/kept", &[], b"").status, 200);
         thread::sleep(Duration::from_millis(200));

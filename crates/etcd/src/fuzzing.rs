@@ -26,8 +26,8 @@ use crate::{
 /// Of what comes first in a request: it is in JSON, or it has gRPC's frame already.
 const JSON: u8 = 0x80;
 const FRAMED: u8 = 0x40;
-/// A refusal has at most so many bytes, whatever it refuses.
-const REFUSAL: usize = 300;
+/// A refusal has at most so many bytes, whatever it refuses: a hundred characters of it, and why.
+const REFUSAL: usize = 600;
 
 /// Requests, one after the other: a byte that says which and in which form, two for its length, and the request. Two members
 /// carry out what they ask for, the second as it is in the log; both have the same state then, which is whole.

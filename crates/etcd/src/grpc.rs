@@ -42,6 +42,7 @@ pub(crate) const SHORT: usize = 16 << 10;
 const UNIT: usize = 1 << 10;
 /// How long a message may take to come.
 const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What is no call of gRPC is answered as HTTP.
 pub(crate) fn refusal(parts: &Parts) -> Option<Response> {
     if parts.version != Version::HTTP_2 {

@@ -17,8 +17,6 @@ const PAUSE_ATTEMPTS: u32 = 5;
 const START_ATTEMPTS: u32 = 20;
 /// How long it waits for such a port each time.
 const START_PAUSE: Duration = Duration::from_millis(500);
-/// What Docker says then.
-const PORT_TAKEN: &str = "address already in use";
 
 /// What a node can suffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,22 +210,29 @@ async fn connect(project: &Project, nodes: &[Node], console: &Console) -> Result
 /// All at once: each may take its time to say good-bye.
 async fn restart(nodes: &[Node]) -> Result<(), Failure> {
     let printed = project::each(nodes, |node| vec!["restart".into(), node.container.clone()]).await?;
-    let mut stopped = Vec::new();
-    for (node, printed) in nodes.iter().zip(printed) {
-        if printed.stderr.contains(PORT_TAKEN) {
-            stopped.push(node.clone());
-        } else if !printed.good {
-            return Err(Failure::other(format!("{} was not restarted: {}", node.name, printed.stderr.trim())));
-        }
+    let failed = nodes.iter().zip(printed).filter(|(_, printed)| !printed.good);
+    let (stopped, others): (Vec<_>, Vec<_>) = failed.partition(|(_, printed)| is_port_taken(&printed.stderr));
+    let stopped: Vec<_> = stopped.into_iter().map(|(node, _)| node.clone()).collect();
+    if !stopped.is_empty() {
+        start(&stopped).await?;
     }
-    if stopped.is_empty() { Ok(()) } else { start(&stopped).await }
+    match others.first() {
+        Some((node, printed)) => {
+            Err(Failure::other(format!("{} was not restarted: {}", node.name, printed.stderr.trim())))
+        }
+        None => Ok(()),
+    }
+}
+
+fn is_port_taken(said: &str) -> bool {
+    ["address already in use", "port is already allocated"].iter().any(|words| said.contains(words))
 }
 
 /// While a node did not run, some connection may have taken the port of the host that Docker had chosen for it.
 async fn start(nodes: &[Node]) -> Result<(), Failure> {
     for _ in 1..START_ATTEMPTS {
         match project::apply("start", nodes).await {
-            Err(failure) if failure.to_string().contains(PORT_TAKEN) => sleep(START_PAUSE).await,
+            Err(failure) if is_port_taken(&failure.to_string()) => sleep(START_PAUSE).await,
             done => return done,
         }
     }

@@ -140,7 +140,7 @@ impl Call {
     }
 }
 
-/// The connection has, not the call.
+/// The connection has failed, not the call.
 fn failed(error: impl Display) -> Failed {
     (u16::MAX, error.to_string())
 }

@@ -228,13 +228,15 @@ pub(super) struct Held {
 }
 
 impl Locks for Etcd {
+    const WAY: &str = "etcd";
+
     type Held = Held;
 
     fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Held> {
         let (lease, _) = self.grant(ttl)?;
         let request = LockRequest { name: name.into(), lease };
-        // None is granted in no time.
-        let wait = wait.max(PACE);
+        // None is granted in no time, and nobody keeps the lease alive meanwhile.
+        let wait = wait.clamp(PACE * 5, ttl * 2 / 3);
         let held = self.call_within::<LockResponse>(wait, "/v3lockpb.Lock/Lock", &request).and_then(|locked| {
             let look = RangeRequest { key: locked.key.clone(), ..RangeRequest::default() };
             let found: RangeResponse = self.call("/etcdserverpb.KV/Range", &look)?;

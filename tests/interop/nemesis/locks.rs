@@ -1,5 +1,5 @@
-//! Locks under the same faults: clients beside each node, of ours over HTTP and of etcd's, take two locks in turn, hold them
-//! within their deadline or write on beyond it, release them or let them run out. Checked afterwards: nobody holds a lock while another one does, by their own
+//! Locks under the same faults: clients beside each node, some over HTTP and some as if it were etcd, take two locks in turn,
+//! hold them within their deadline or write on beyond it, release them or let them run out. Checked afterwards: nobody holds a lock while another one does, by their own
 //! deadlines; tokens grow; a register outside, and keys of the store, refuse who holds no more, and never who still does.
 
 use std::{
@@ -82,6 +82,9 @@ fn post(path: &str, body: &Value) -> Option<Value> {
 
 /// How locks are had, by one way or the other.
 pub(super) trait Locks {
+    /// What it is called in what is told.
+    const WAY: &str;
+
     /// A lock that was granted.
     type Held;
 
@@ -111,6 +114,8 @@ impl Granted {
 }
 
 impl Locks for Http {
+    const WAY: &str = "HTTP";
+
     type Held = Granted;
 
     fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Granted> {
@@ -184,7 +189,7 @@ fn take_locks<L: Locks>(by: &mut L, mut random: Xoshiro256PlusPlus, register: &P
             by.release(&held);
         }
         tell(&json!({
-            "lock": lock, "token": token, "accepted": accepted, "fenced": fenced, "wrong": wrong,
+            "lock": lock, "way": L::WAY, "token": token, "accepted": accepted, "fenced": fenced, "wrong": wrong,
             "from": from.as_nanos() as u64, "until": until.as_nanos() as u64,
         }));
     }
@@ -231,6 +236,10 @@ pub(super) fn nobody_holds_what_another_one_holds() {
         writes.sort_unstable();
         assert!(writes.is_sorted_by_key(|(_, token)| *token), "who held no more has written: {writes:?}");
         assert!(held.len() > 5, "{} was granted {} times only", LOCKS[lock], held.len());
+    }
+    for way in [Http::WAY, Etcd::WAY] {
+        let held = lines.iter().filter(|line| line["way"] == way).count();
+        assert!(held > 3, "{held} locks were granted by {way}, after {:?}", nemesis.faults);
     }
     eprintln!("{} locks held in {seconds} s, {accepted:?} writes; faults {:?}", all.len(), nemesis.faults);
 }

@@ -412,6 +412,10 @@ fn what_was_answered_is_true() {
         run.history.failures()
     );
     eprintln!("{} in {seconds} s; faults {:?}", run.figures(), nemesis.faults);
+    let by_etcd = lines.iter().filter(|line| {
+        line["value"].as_str().is_some_and(|value| value.contains("-etcd-")) && !line["answer"].is_null()
+    });
+    assert!(by_etcd.count() > 50, "clients of etcd are answered");
     assert!(run.changes.len() > 100, "the store did something: {}", run.figures());
 }
 

@@ -3,7 +3,8 @@
 //! that such clients are served, the scheme is taken out before `h2` reads it.
 //!
 //! A head comes as a block of HPACK (RFC 7541). A literal value of `:authority` is changed in it; what refers to one that came
-//! before refers to the changed one, as the decoder keeps that in its table. In Huffman's code, the scheme is the same bits in
+//! before refers to the changed one, as the decoder keeps that in its table: there it takes less room than the client thinks,
+//! so the decoder forgets no entry that the client still counts. In Huffman's code, the scheme is the same bits in
 //! each value, so that they can be cut off without decoding anything but lengths.
 //!
 //! A connection whose first head does not say such a thing is left alone from then on.
@@ -27,6 +28,8 @@ const PADDED_OR_PRIORITY: u8 = 0x8 | 0x20;
 const MAX_FRAME: usize = 16 << 10;
 /// What is read at once.
 const CHUNK: usize = 4 << 10;
+/// A length that does not fit in the seven bits of one byte.
+const LONG: u8 = 0x7f;
 /// The index of `:authority` in the table of HPACK that everybody has.
 const AUTHORITY: usize = 1;
 
@@ -98,7 +101,7 @@ impl Looking {
             }
             at += frame.len();
         }
-        if self.goes_on {
+        if self.goes_on && at < self.came.len() {
             self.came.drain(..at);
         } else {
             self.ready.extend_from_slice(&self.came[at..]);
@@ -127,9 +130,14 @@ impl AsyncRead for Authorities {
         }
         let count = look.ready.len().min(buffer.remaining());
         buffer.put_slice(&look.ready[..count]);
-        look.ready.drain(..count);
-        if look.ready.is_empty() && !look.goes_on {
-            *looking = None;
+        if count < look.ready.len() {
+            look.ready.drain(..count);
+        } else {
+            // A connection that stays does not keep it.
+            look.ready = Vec::new();
+            if !look.goes_on {
+                *looking = None;
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -188,14 +196,17 @@ fn without_scheme(block: &[u8]) -> Option<Vec<u8>> {
         if name != AUTHORITY {
             continue;
         }
+        // No real host is longer, and its length is to fit in one byte.
+        if value.len() > usize::from(LONG) {
+            return None;
+        }
         let (value, coded) = if is_coded {
             (cut_coded(value)?, 0x80)
         } else {
             let plain = value.strip_prefix(b"http://").or_else(|| value.strip_prefix(b"https://"))?;
             (plain.to_vec(), 0)
         };
-        // One byte has room for its length, or it is no host that anybody has.
-        let length = u8::try_from(value.len()).ok().filter(|length| *length < 0x7f)?;
+        let length = u8::try_from(value.len()).ok().filter(|length| *length < LONG)?;
         return Some([&block[..before], &[coded | length], &value, rest].concat());
     }
     None
@@ -320,7 +331,7 @@ mod tests {
         assert_eq!(without_scheme(&plain("https://[::1]:80")), Some(plain("[::1]:80")));
         // Whatever is cut short is left as it is.
         let whole = block(&with_scheme(HOST, 89));
-        assert!((0..19).all(|length| without_scheme(&whole[..length]).is_none()));
+        assert!((0..27).all(|length| without_scheme(&whole[..length]).is_none()));
     }
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -348,5 +359,16 @@ mod tests {
         look.came.extend_from_slice(&plain);
         look.look();
         assert!(look.ready == plain && !look.goes_on, "the first head decides");
+        // Padding, a priority, and what is too long are left to h2.
+        let long = frame(1, &[b'x'; MAX_FRAME + 1]);
+        for (kind, flags) in [(1, 8), (1, 0x20), (9, 4)] {
+            let mut other = frame(kind, url);
+            other[4] |= flags;
+            let mut look = Looking::new();
+            let plain = [&others[..], &long, &other].concat();
+            look.came.extend_from_slice(&plain);
+            look.look();
+            assert!(look.ready == plain, "{kind} {flags}");
+        }
     }
 }
