@@ -36,7 +36,7 @@ pub fn cases() -> Vec<require::Case> {
     let alone: &[require::Test] = &[
         ("etcd/large_requests_are_refused", limits::large_requests_are_refused),
         ("etcd/watchers_that_do_not_read_are_bounded", limits::watchers_that_do_not_read_are_bounded),
-        ("etcd/ten_thousand_streams_are_served", limits::ten_thousand_streams_are_served),
+        ("etcd/many_streams_are_served", limits::many_streams_are_served),
         ("etcd/streams_end_where_nobody_leads", limits::streams_end_where_nobody_leads),
     ];
     let missing = missing();
