@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use support::require;
 
 /// Nearly all of the time the tests wait for timers of the protocols.
-const THREADS: usize = 18;
+const THREADS: usize = 14;
 
 fn main() -> ExitCode {
     if nemesis::was_client() || lock_faults::was_holder() {

@@ -93,10 +93,10 @@ pub fn watchers_that_do_not_read_are_bounded() {
 }
 
 /// As many streams as a node is told to serve are served, each by itself, and what is more is refused at once; and nobody takes
-/// a node for failed meanwhile. There are 2,000, or as many as `BROADCAST_TESTS_STREAMS` says.
+/// a node for failed meanwhile. There are 1,000, or as many as `BROADCAST_TESTS_STREAMS` says.
 pub fn many_streams_are_served() {
     const STREAMS: usize = 100;
-    let all = std::env::var("BROADCAST_TESTS_STREAMS").map_or(2000, |text| text.parse().expect("a number"));
+    let all = std::env::var("BROADCAST_TESTS_STREAMS").map_or(1000, |text| text.parse().expect("a number"));
     let connections: usize = all / STREAMS;
     let most = (connections * STREAMS + STREAMS / 2).to_string();
     let cluster = Cluster::start_with(&["--http-max-connections", &most], &[]);
