@@ -17,7 +17,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Patient, http2::PREFACE};
+use super::{PREFACE, Patient};
 
 /// Before the payload of a frame: three bytes of length, its type, its flags, and its stream.
 const FRAME_HEAD: usize = 9;

@@ -53,8 +53,6 @@ use crate::{
     transport::{BUFFER, Mover},
 };
 
-/// What a connection begins with (RFC 9113, section 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests that a connection may have open at the same time.
 pub(crate) const STREAMS: u32 = 100;
 /// What a request may have sent, and nobody has read yet, in bytes: what the protocol begins with.

@@ -26,9 +26,9 @@ use tokio::{
 };
 use tracing::debug;
 
+pub(super) use self::http2::Session;
 #[cfg(test)]
 pub(super) use self::http2::{MAX_HEAD, STREAMS, WINDOW};
-pub(super) use self::http2::{PREFACE, Session};
 pub(super) use self::patient::Patient;
 use super::{
     access::Caller,
@@ -37,6 +37,8 @@ use super::{
     transport::{Socket, Transport},
 };
 
+/// What a connection in HTTP/2 begins with (RFC 9113, section 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a refused client may take to read why.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// How long a client may go on sending after it was answered for good. Most read the answer only when they have sent
