@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Cluster,
-    client::{Client, UNAVAILABLE},
+    client::{Call, Client, UNAVAILABLE},
     one_voter,
 };
 use crate::support::LIMIT;
@@ -56,6 +56,19 @@ pub fn large_requests_are_refused() {
     });
 }
 
+/// Begins to watch what [`put`] puts.
+async fn watch(client: &mut Client) -> Call {
+    let mut call = client.open("/etcdserverpb.Watch/Watch", &[]).await;
+    let create = WatchCreateRequest { key: "large".into(), ..WatchCreateRequest::default() };
+    call.send(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
+    call
+}
+
+async fn wait_created(call: &mut Call) {
+    let created = call.next::<WatchResponse>().await.expect("it is created").expect("it is created");
+    assert!(created.created && !created.canceled, "{created:?}");
+}
+
 /// What a watcher does not read is not kept for it: it fits in no window, and other calls go on.
 pub fn watchers_that_do_not_read_are_bounded() {
     const STREAMS: usize = 20;
@@ -66,11 +79,8 @@ pub fn watchers_that_do_not_read_are_bounded() {
         let mut lazy = Client::connect(voter.etcd()).await;
         let mut calls = Vec::new();
         for _ in 0..STREAMS {
-            let mut call = lazy.open("/etcdserverpb.Watch/Watch", &[]).await;
-            let create = WatchCreateRequest { key: "large".into(), ..WatchCreateRequest::default() };
-            call.send(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
-            let created = call.next::<WatchResponse>().await.expect("it is created").expect("it is created");
-            assert!(created.created && !created.canceled, "{created:?}");
+            let mut call = watch(&mut lazy).await;
+            wait_created(&mut call).await;
             calls.push(call);
         }
         let before = voter.peak_memory();
@@ -105,10 +115,7 @@ pub fn many_streams_are_served() {
         let mut client = Client::connect(busy.etcd()).await;
         let mut calls = Vec::new();
         for _ in 0..STREAMS {
-            let mut call = client.open("/etcdserverpb.Watch/Watch", &[]).await;
-            let create = WatchCreateRequest { key: "large".into(), ..WatchCreateRequest::default() };
-            call.send(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
-            calls.push(call);
+            calls.push(watch(&mut client).await);
         }
         calls
     };
@@ -124,8 +131,7 @@ pub fn many_streams_are_served() {
         let mut calls = Vec::new();
         for _ in 0..connections {
             for mut call in open().await {
-                let created = call.next::<WatchResponse>().await.expect("it is created").expect("it is created");
-                assert!(created.created && !created.canceled, "{created:?}");
+                wait_created(&mut call).await;
                 calls.push(call);
             }
         }

@@ -32,8 +32,6 @@ pub(super) const PACE: Duration = Duration::from_millis(60);
 const KEYS: u64 = 4;
 /// The least that a lease lives.
 const TTL: Duration = Duration::from_secs(2);
-/// How many threads change keys over HTTP.
-const THREADS: u64 = 1;
 
 /// The machine's time since its start, asleep or not.
 pub(crate) fn now() -> Duration {
@@ -56,14 +54,11 @@ pub(super) fn run(name: &str) {
         // Watchers have numbers.
         scope.spawn(|| etcd::watch(&format!("{name}0")));
         thread::scope(|scope| {
-            let random = |thread| Xoshiro256PlusPlus::seed_from_u64(seed ^ thread);
+            let random = |way| Xoshiro256PlusPlus::seed_from_u64(seed ^ way);
             scope.spawn(|| hold_leases(name, rest, &mut Http));
             scope.spawn(|| etcd::holds_leases(&format!("{name}-etcd"), rest));
-            scope.spawn(move || etcd::changes_keys(&format!("{name}-etcd"), random(THREADS), rest));
-            for thread in 0..THREADS {
-                let name = format!("{name}-{thread}");
-                scope.spawn(move || change_keys(&name, random(thread), rest, operate));
-            }
+            scope.spawn(move || change_keys(&format!("{name}-HTTP"), random(0), rest, operate));
+            scope.spawn(move || etcd::changes_keys(&format!("{name}-etcd"), random(1), rest));
         });
         tell(&json!({"resting": name}));
     });

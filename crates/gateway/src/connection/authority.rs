@@ -11,13 +11,12 @@
 
 use std::{
     io,
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::ReadBuf;
 
-use super::{PREFACE, Patient};
+use super::PREFACE;
 
 /// Before the payload of a frame: three bytes of length, its type, its flags, and its stream.
 const FRAME_HEAD: usize = 9;
@@ -33,14 +32,8 @@ const LONG: u8 = 0x7f;
 /// The index of `:authority` in the table of HPACK that everybody has.
 const AUTHORITY: usize = 1;
 
-/// A connection in HTTP/2, from its beginning.
+/// What comes on a connection in HTTP/2, from its beginning.
 pub(super) struct Authorities {
-    stream: Patient,
-    /// Nothing, when there is nothing to look for any more, and all was read.
-    looking: Option<Looking>,
-}
-
-struct Looking {
     /// What came, and was not looked at.
     came: Vec<u8>,
     /// What is to be read.
@@ -53,14 +46,45 @@ struct Looking {
 }
 
 impl Authorities {
-    pub(super) fn new(stream: Patient) -> Self {
-        Self { stream, looking: Some(Looking::new()) }
-    }
-}
-
-impl Looking {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { came: Vec::new(), ready: Vec::new(), within: PREFACE.len(), goes_on: true, has_changed: false }
+    }
+
+    /// Reads as a stream does, of which `more` reads what comes.
+    pub(super) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        mut more: impl FnMut(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        while self.ready.is_empty() {
+            let mut chunk = [0; CHUNK];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            ready!(more(context, &mut chunk))?;
+            if chunk.filled().is_empty() {
+                // It has ended, perhaps within a frame.
+                self.goes_on = false;
+            }
+            self.came.extend_from_slice(chunk.filled());
+            self.look();
+            if self.ready.is_empty() && !self.goes_on {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let count = self.ready.len().min(buffer.remaining());
+        buffer.put_slice(&self.ready[..count]);
+        if count < self.ready.len() {
+            self.ready.drain(..count);
+        } else {
+            // A connection that stays does not keep it.
+            self.ready = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether there is nothing to look for any more, and all was read.
+    pub(super) fn is_done(&self) -> bool {
+        !self.goes_on && self.ready.is_empty()
     }
 
     /// Looks at what came, as far as it is whole.
@@ -107,65 +131,6 @@ impl Looking {
             self.ready.extend_from_slice(&self.came[at..]);
             self.came = Vec::new();
         }
-    }
-}
-
-impl AsyncRead for Authorities {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, looking } = self.get_mut();
-        let Some(look) = looking else { return Pin::new(stream).poll_read(context, buffer) };
-        while look.ready.is_empty() {
-            let mut chunk = [0; CHUNK];
-            let mut chunk = ReadBuf::new(&mut chunk);
-            ready!(Pin::new(&mut *stream).poll_read(context, &mut chunk))?;
-            if chunk.filled().is_empty() {
-                // It has ended, perhaps within a frame.
-                look.goes_on = false;
-            }
-            look.came.extend_from_slice(chunk.filled());
-            look.look();
-            if look.ready.is_empty() && !look.goes_on {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        let count = look.ready.len().min(buffer.remaining());
-        buffer.put_slice(&look.ready[..count]);
-        if count < look.ready.len() {
-            look.ready.drain(..count);
-        } else {
-            // A connection that stays does not keep it.
-            look.ready = Vec::new();
-            if !look.goes_on {
-                *looking = None;
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Authorities {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -347,14 +312,14 @@ mod tests {
         let sent = [&others[..], &frame(1, url), &frame(0, b"data"), &frame(1, b"\x83\xbe"), &frame(1, url)].concat();
         let read = [&others[..], &frame(1, host), &frame(0, b"data"), &frame(1, b"\x83\xbe"), &frame(1, host)].concat();
         for size in [1, 2, 7, 30, 1000] {
-            let mut look = Looking::new();
+            let mut look = Authorities::new();
             for piece in sent.chunks(size) {
                 look.came.extend_from_slice(piece);
                 look.look();
             }
             assert!(look.ready == read && look.goes_on, "{size}: {:?}", look.ready);
         }
-        let mut look = Looking::new();
+        let mut look = Authorities::new();
         let plain = [&others[..], &frame(1, host), &frame(1, url), b"\0\0"].concat();
         look.came.extend_from_slice(&plain);
         look.look();
@@ -364,7 +329,7 @@ mod tests {
         for (kind, flags) in [(1, 8), (1, 0x20), (9, 4)] {
             let mut other = frame(kind, url);
             other[4] |= flags;
-            let mut look = Looking::new();
+            let mut look = Authorities::new();
             let plain = [&others[..], &long, &other].concat();
             look.came.extend_from_slice(&plain);
             look.look();

@@ -44,7 +44,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{LINGER, Patient, REFUSAL_TIME, Service, authority::Authorities, refusal};
+use super::{LINGER, Patient, REFUSAL_TIME, Service, refusal};
 use crate::{
     Times,
     access::Caller,
@@ -75,7 +75,7 @@ type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// A connection that has asked for something.
 pub(crate) struct Session {
-    connection: Connection<Authorities, Bytes>,
+    connection: Connection<Patient, Bytes>,
     mover: Mover,
     first: Exchange,
     caller: Arc<Caller>,
@@ -93,6 +93,7 @@ impl Session {
     /// Waits for the first request; nothing if there is none.
     pub(crate) async fn begin(mut stream: Patient, caller: Arc<Caller>, service: Service) -> Option<Self> {
         let mover = stream.mover();
+        stream.without_schemes();
         let begun = async {
             let mut connection = Builder::new()
                 .max_concurrent_streams(STREAMS)
@@ -101,7 +102,7 @@ impl Session {
                 .initial_connection_window_size(STREAMS * WINDOW)
                 .max_header_list_size(MAX_HEAD)
                 .max_send_buffer_size(BUFFER)
-                .handshake(Authorities::new(stream))
+                .handshake(stream)
                 .await?;
             let first = connection.accept().await.transpose()?;
             Ok::<_, h2::Error>(first.map(|first| (connection, first)))
@@ -193,7 +194,7 @@ impl Session {
 
 /// The next request, where so many are being worked on; nothing when the connection has ended. While they are as many as
 /// may be none is taken: `h2` counts those that are reset meanwhile.
-async fn next(connection: &mut Connection<Authorities, Bytes>, open: usize) -> Option<Result<Exchange, h2::Error>> {
+async fn next(connection: &mut Connection<Patient, Bytes>, open: usize) -> Option<Result<Exchange, h2::Error>> {
     if open < STREAMS as usize {
         return connection.accept().await;
     }

@@ -13,7 +13,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::LINGER;
+use super::{LINGER, authority::Authorities};
 use crate::transport::{Mover, Transport};
 
 /// What is read ahead at most to see what is wanted, in bytes.
@@ -24,17 +24,24 @@ pub(crate) struct Patient {
     stream: Transport,
     /// What was read before anybody asked for it.
     ahead: Vec<u8>,
+    /// As long as there may be a scheme to take out of what comes.
+    authorities: Option<Box<Authorities>>,
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
     pub(crate) fn new(stream: Transport) -> Self {
-        Self { stream, ahead: Vec::new(), lingering: None }
+        Self { stream, ahead: Vec::new(), authorities: None, lingering: None }
     }
 
     /// From now on nothing of a write may be taken for so long.
     pub(super) fn set_patience(&mut self, patience: Duration) {
         self.stream.set_patience(patience);
+    }
+
+    /// What is read from now on, from the beginning of HTTP/2, has no scheme where a host is to be.
+    pub(super) fn without_schemes(&mut self) {
+        self.authorities = Some(Box::new(Authorities::new()));
     }
 
     pub(crate) fn mover(&mut self) -> Mover {
@@ -68,12 +75,9 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+impl Patient {
+    /// Reads what comes, as it comes.
+    fn poll_plain(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             let count = self.ahead.len().min(buffer.remaining());
             buffer.put_slice(&self.ahead[..count]);
@@ -85,6 +89,19 @@ impl AsyncRead for Patient {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(mut authorities) = self.authorities.take() else { return self.poll_plain(context, buffer) };
+        let read = authorities.poll_read(context, buffer, |context, chunk| self.poll_plain(context, chunk));
+        self.authorities = Some(authorities).filter(|authorities| !authorities.is_done());
+        read
     }
 }
 
