@@ -26,7 +26,7 @@ pub(super) const LAST: &str = "last";
 /// Where a node answers in its own network.
 pub(crate) const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8946);
 /// A request waits for a leader for 10 s.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two requests of a thread; more of them would tell nothing else.
 pub(super) const PACE: Duration = Duration::from_millis(60);
 const KEYS: u64 = 4;

@@ -25,11 +25,13 @@ use tokio::{
 };
 
 use super::{
-    client::{LAST, Lease, Operation, PACE, PATIENCE, change_keys, hold_leases, now, tell},
+    client::{LAST, Lease, Operation, PACE, change_keys, hold_leases, now, tell},
     locks::{Locks, NotHeld},
 };
 use crate::{etcd::client::Client, voters};
 
+/// Longer than a request waits for a leader, and shorter than [`Client`] waits before it panics.
+const PATIENCE: Duration = Duration::from_secs(25);
 static ADDR: LazyLock<SocketAddr> = LazyLock::new(|| voters::ETCD.parse().expect("an address"));
 
 /// A thread's own client, which connects anew after a failure.
