@@ -76,10 +76,13 @@ pub fn does_everything() {
     history(addr);
     members(&cluster);
     told_until(command(addr, &["watch", "-i"]), "watch missing\nprogress\n", "progress notify: ");
-    let elected = command(addr, &["elect", "e", "me"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut elected = command(addr, &["elect", "e", "me"]).stdout(Stdio::piped()).spawn().expect("it runs");
     wait("somebody is elected", || say(addr, &["get", "--prefix", "e/", "--print-value-only"]) == "me\n");
+    // It resigns only if it knows by then that it was elected.
+    let told = BufReader::new(elected.stdout.take().expect("it is piped")).lines().nth(1);
+    assert_eq!(told.expect("it says who is elected").expect("text"), "me");
     Command::new("kill").arg(elected.id().to_string()).status().expect("it is told to end");
-    elected.wait_with_output().expect("it ends");
+    elected.wait().expect("it ends");
     assert_eq!(say(addr, &["get", "--prefix", "e/"]), "", "who ends resigns");
 }
 
