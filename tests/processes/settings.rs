@@ -18,8 +18,9 @@ use crate::{
 const OF_COMPOSE: [&str; 4] = ["BROADCAST_ETCD_PORT", "BROADCAST_HTTP_PORT", "BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT"];
 /// What else begins with `BROADCAST_`: what the tests read, what Kubernetes sets, and what `broadcast lock` gives to its
 /// command.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "BROADCAST_SCREENSHOT",
+    "BROADCAST_SIM_SEED",
     "BROADCAST_PORT",
     "BROADCAST_LOCK_NAME",
     "BROADCAST_LOCK_TOKEN",
