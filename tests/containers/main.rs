@@ -6,8 +6,12 @@ mod support;
 
 mod chaos;
 mod compose;
+mod nemesis;
 mod nodes;
 mod swarm;
+#[allow(dead_code, reason = "the tests without containers use the rest")]
+#[path = "../interop/voters.rs"]
+mod voters;
 
 use std::process::ExitCode;
 
@@ -17,10 +21,13 @@ use support::{docker, require};
 const THREADS: usize = 5;
 
 fn main() -> ExitCode {
+    if nemesis::was_client() {
+        return ExitCode::SUCCESS;
+    }
     let mut args = libtest_mimic::Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
     // The longest come first.
-    let cases = [swarm::cases(), chaos::cases(), compose::cases(), nodes::cases()];
+    let cases = [nemesis::cases(), swarm::cases(), chaos::cases(), compose::cases(), nodes::cases()];
     let code = require::run_cases(&args, cases.into_iter().flatten().collect());
     docker::clean_up();
     code

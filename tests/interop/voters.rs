@@ -33,9 +33,14 @@ pub fn status(host: &Host) -> Option<Value> {
 /// Which of the voters leads, from 0 on, if all three vote; otherwise what the store says of itself.
 pub fn leader_of_all(host: &Host) -> Result<usize, Value> {
     let status = status(host).unwrap_or_default();
-    let voters = status["voters"].as_array().cloned().unwrap_or_default();
+    leader(&status).ok_or(status)
+}
+
+/// Which of the voters leads, from 0 on, by what the store says of itself; nothing, if not all three vote.
+pub fn leader(status: &Value) -> Option<usize> {
+    let voters = status["voters"].as_array()?;
     let well = voters.iter().filter(|voter| voter["votes"] == true && voter.get("problem").is_none()).count();
-    let leader = voters.iter().find(|voter| voter["leads"] == true);
-    let leader = leader.and_then(|voter| voter["name"].as_str()?.strip_prefix("node")?.parse::<usize>().ok());
-    leader.filter(|_| well == 3).map(|leader| leader - 1).ok_or(status)
+    let leader = voters.iter().find(|voter| voter["leads"] == true)?;
+    let leader: usize = leader["name"].as_str()?.strip_prefix("node")?.parse().ok()?;
+    (well == 3).then(|| leader - 1)
 }

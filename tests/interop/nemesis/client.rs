@@ -1,11 +1,10 @@
-//! What uses the store during the faults: a process in the network of each node, which asks the node over HTTP and, as clients
-//! of [`etcd`] do, over gRPC, and prints all that it asked, was answered and was told, a line of JSON each. Its times are those
-//! of the machine's one clock.
+//! What uses the store during the faults: a process beside each node, which asks the node and prints all that it asked, was
+//! answered and was told, a line of JSON each. Its times are those of the machine's one clock. Here is what asks over HTTP.
 
 use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -18,15 +17,18 @@ use rand_xoshiro::{
 };
 use serde_json::{Value, json};
 
-use super::etcd;
 use crate::support::http::{Answer, read, read_head, request};
 
 /// The key whose change ends a watch.
-pub(super) const LAST: &str = "last";
+pub(crate) const LAST: &str = "last";
 /// Where a node answers in its own network.
-pub(crate) const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8946);
+pub(crate) const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8946);
+/// The variable that names a file with the address of the node at present, if that is in another network.
+pub(crate) const NODE: &str = "BROADCAST_TESTS_NEMESIS_NODE";
 /// A request waits for a leader for 10 s.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The variable that is set in the processes that use the store: their name.
+pub(crate) const NAME: &str = "BROADCAST_TESTS_NEMESIS_CLIENT";
 /// Between two requests of a thread; more of them would tell nothing else.
 pub(super) const PACE: Duration = Duration::from_millis(60);
 const KEYS: u64 = 4;
@@ -38,10 +40,26 @@ pub(crate) fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).expect("each system has it").into()
 }
 
-/// Runs until its standard input has a line, and then until its watch has seen that the last key was put.
-pub(super) fn run(name: &str) {
+/// How many seconds long things are broken.
+pub(crate) fn seconds(usually: u64) -> u64 {
+    std::env::var("BROADCAST_TESTS_NEMESIS").map_or(usually, |text| text.parse().expect("seconds"))
+}
+
+/// Watches until it has seen that the last key was put; has the client's name.
+pub(crate) type Watch = fn(&str);
+/// Uses the store until it is told to rest; has the client's name, and a number that is another one in each run.
+pub(crate) type Work = fn(&str, u64, &AtomicBool);
+
+/// What is done over HTTP.
+pub(crate) const WATCH: Watch = watch;
+pub(crate) const WORK: [Work; 2] = [
+    |name, _, rest| hold_leases(name, rest, &mut Http),
+    |name, seed, rest| change_keys(&format!("{name}-HTTP"), Xoshiro256PlusPlus::seed_from_u64(seed), rest, operate),
+];
+
+/// Runs until its standard input has a line, and then until its watches have seen that the last key was put.
+pub(crate) fn run(name: &str, watches: &[Watch], work: &[Work]) {
     let rest = AtomicBool::new(false);
-    // Whatever a run does, another one does something else.
     let seed = now().as_nanos() as u64;
     thread::scope(|scope| {
         let rest = &rest;
@@ -50,15 +68,11 @@ pub(super) fn run(name: &str) {
             let _ = std::io::stdin().lines().next();
             rest.store(true, Ordering::Relaxed);
         });
-        scope.spawn(|| watch(name));
-        // Watchers have numbers.
-        scope.spawn(|| etcd::watch(&format!("{name}0")));
+        watches.iter().for_each(|watch| _ = scope.spawn(move || watch(name)));
         thread::scope(|scope| {
-            let random = |way| Xoshiro256PlusPlus::seed_from_u64(seed ^ way);
-            scope.spawn(|| hold_leases(name, rest, &mut Http));
-            scope.spawn(|| etcd::holds_leases(&format!("{name}-etcd"), rest));
-            scope.spawn(move || change_keys(&format!("{name}-HTTP"), random(0), rest, operate));
-            scope.spawn(move || etcd::changes_keys(&format!("{name}-etcd"), random(1), rest));
+            for (at, work) in (0..).zip(work) {
+                scope.spawn(move || work(name, seed ^ at, rest));
+            }
         });
         tell(&json!({"resting": name}));
     });
@@ -72,10 +86,20 @@ pub(crate) fn tell(line: &Value) {
     }
 }
 
+/// A connection to the node; nothing, if it is not reached.
+fn connect() -> Option<TcpStream> {
+    let mut node = HTTP;
+    if let Some(file) = std::env::var_os(NODE) {
+        node.set_ip(std::fs::read_to_string(file).ok()?.trim().parse().ok()?);
+    }
+    let stream = TcpStream::connect_timeout(&node, PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    Some(stream)
+}
+
 /// Nothing, if the node was not reached, or does not answer.
 pub(super) fn ask(method: &str, path: &str, body: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect_timeout(&HTTP, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream = connect()?;
     stream.write_all(&request(method, path, &["connection: close"], body)).ok()?;
     read(&mut BufReader::new(stream))
 }
@@ -216,8 +240,7 @@ fn watch(name: &str) {
 
 /// Whether the last key was seen; nothing, if the watch was cut off.
 fn follow(name: &str, place: &mut String) -> Option<bool> {
-    let mut stream = TcpStream::connect_timeout(&HTTP, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream = connect()?;
     let after = format!("last-event-id: {place}");
     stream.write_all(&request("GET", "/v1/watch?prev=true", &[&after], b"")).ok()?;
     let mut stream = BufReader::new(stream);

@@ -1,12 +1,7 @@
 //! What uses the store during the faults as if it were etcd, beside what asks over HTTP: the same requests over gRPC, and the
 //! same lines about them, so that all are checked together.
 
-use std::{
-    net::SocketAddr,
-    sync::{LazyLock, atomic::AtomicBool},
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::LazyLock, thread, time::Duration};
 
 use broadcast_etcd::messages::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, Event, KeyValue, LeaseGrantRequest, LeaseGrantResponse,
@@ -17,7 +12,7 @@ use broadcast_etcd::messages::{
 };
 use bytes::Bytes;
 use prost::Message;
-use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::{Xoshiro256PlusPlus, rand_core::SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -25,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    client::{LAST, Lease, Operation, PACE, change_keys, hold_leases, now, tell},
+    client::{LAST, Lease, Operation, PACE, Work, change_keys, hold_leases, now, tell},
     locks::{Locks, NotHeld},
 };
 use crate::{etcd::client::Client, voters};
@@ -135,11 +130,15 @@ fn operate(etcd: &mut Etcd, operation: &Operation<'_>) -> Option<Value> {
     }
 }
 
-/// Changes keys until it is told to rest.
-pub(super) fn changes_keys(name: &str, random: Xoshiro256PlusPlus, rest: &AtomicBool) {
-    let mut etcd = Etcd::new();
-    change_keys(name, random, rest, |operation| operate(&mut etcd, operation));
-}
+/// What is done as a client of etcd does it.
+pub(super) const WORK: [Work; 2] = [
+    |name, _, rest| hold_leases(&format!("{name}-etcd"), rest, &mut Etcd::new()),
+    |name, seed, rest| {
+        let mut etcd = Etcd::new();
+        let random = Xoshiro256PlusPlus::seed_from_u64(!seed);
+        change_keys(&format!("{name}-etcd"), random, rest, |operation| operate(&mut etcd, operation));
+    },
+];
 
 impl Lease for Etcd {
     type Id = i64;
@@ -162,15 +161,12 @@ impl Lease for Etcd {
     }
 }
 
-/// Has a lease, with a key, again and again.
-pub(super) fn holds_leases(name: &str, rest: &AtomicBool) {
-    hold_leases(name, rest, &mut Etcd::new());
-}
-
 /// Tells of each revision, going on after the last one whenever it is cut off, as clients of etcd do.
 pub(super) fn watch(name: &str) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut told = 0;
+    // Watchers have numbers.
+    let name = &format!("{name}0");
     while !runtime.block_on(follow(name, &mut told)).unwrap_or_default() {
         // The node is not there, and may be again.
         thread::sleep(PACE * 4);

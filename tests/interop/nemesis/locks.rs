@@ -21,7 +21,7 @@ use tempfile::NamedTempFile;
 
 use super::{
     begin,
-    client::{Http, ask, now, tell},
+    client::{self, Http, ask, now, tell},
     etcd::Etcd,
 };
 
@@ -206,7 +206,7 @@ struct Held {
 
 pub(super) fn nobody_holds_what_another_one_holds() {
     let register = NamedTempFile::new().expect("a file");
-    let seconds = super::seconds(40);
+    let seconds = client::seconds(40);
     let mut nemesis = begin("locks", &[(REGISTER, register.path().to_str().expect("text"))]);
     nemesis.rage(seconds);
     nemesis.rest();

@@ -10,6 +10,7 @@ mod etcd;
 #[path = "../../../crates/store/tests/simulation/history.rs"]
 mod history;
 mod locks;
+mod run;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use broadcast_store::keys::{DeleteOutcome, Event, KeyValue, OpOutcome, Outcome, PutOutcome, RangeOutcome};
 use rand_xoshiro::{
     Xoshiro256PlusPlus,
     rand_core::{Rng as _, SeedableRng as _},
@@ -27,20 +27,18 @@ use rand_xoshiro::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::history::{Answer, Ask, History, LeaseHeld, Operation};
 use crate::{
     support::{
         LIMIT, Process,
         netns::{self, Host, Net, addr},
         require::{self, Case},
+        wait,
     },
     voters,
 };
 
 /// How the names of clients begin that want locks.
 const LOCKS: &str = "locks";
-/// Set in the processes that use the store; their name.
-const CLIENT: &str = "BROADCAST_TESTS_NEMESIS_CLIENT";
 /// The size of a voter's disk.
 const DISK: &str = "400m";
 /// On a voter's disk: while there is such a file, that takes 2 s to sync.
@@ -56,11 +54,12 @@ pub fn cases() -> Vec<Case> {
 
 /// Whether this process is one that uses the store; then it has done so.
 pub fn was_client() -> bool {
-    let Ok(name) = std::env::var(CLIENT) else { return false };
+    let Ok(name) = std::env::var(client::NAME) else { return false };
     if name.starts_with(LOCKS) {
         locks::run(&name)
     } else {
-        client::run(&name)
+        let work: Vec<_> = client::WORK.into_iter().chain(etcd::WORK).collect();
+        client::run(&name, &[client::WATCH, etcd::watch], &work);
     }
     true
 }
@@ -104,7 +103,7 @@ impl Node {
         let process = start(&host, disk.as_ref(), slow_syncs);
         let me = std::env::current_exe().expect("this program has a path");
         let mut command = host.run("env");
-        command.arg(format!("{CLIENT}={client}{}", host.name));
+        command.arg(format!("{}={client}{}", client::NAME, host.name));
         command.args(env.iter().map(|(name, value)| format!("{name}={value}"))).arg(me).stdin(Stdio::piped());
         let client = Process::spawn(&mut command);
         Self { host, process, client, disk, slow_syncs: slow_syncs.to_owned() }
@@ -362,11 +361,6 @@ impl Nemesis {
     }
 }
 
-/// How long things are broken.
-fn seconds(usually: u64) -> u64 {
-    std::env::var("BROADCAST_TESTS_NEMESIS").map_or(usually, |text| text.parse().expect("seconds"))
-}
-
 /// Three voters, one that is none, and beside each a client of that kind.
 fn begin(client: &str, env: &[(&str, &str)]) -> Nemesis {
     let seed = client::now().as_nanos() as u64;
@@ -380,7 +374,7 @@ fn begin(client: &str, env: &[(&str, &str)]) -> Nemesis {
 }
 
 fn what_was_answered_is_true() {
-    let seconds = seconds(60);
+    let seconds = client::seconds(60);
     let mut nemesis = begin("", &[]);
     nemesis.rage(seconds);
     nemesis.rest();
@@ -388,145 +382,10 @@ fn what_was_answered_is_true() {
         node.client.log.wait_line(0, &json!({"resting": node.host.name}));
     }
     let other = &nemesis.nodes[3].host;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let left = other.ask(&["kv", "get", "--prefix", "lease-", "--json"], b"");
-        let left: Value = serde_json::from_slice(&left.stdout).unwrap_or_default();
-        if left["count"] == 0 && other.ask(&["kv", "put", client::LAST, ""], b"").status.success() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "leases do not end: {left}");
-        thread::sleep(Duration::from_millis(200));
-    }
-    let mut lines = nemesis.printed();
-    // A lease has ended when the first of them is told so.
-    lines.sort_by_key(|line| line["at"].as_u64());
-    let mut run = Run::default();
-    lines.iter().for_each(|line| run.take(line));
-    run.history.check();
-    assert!(
-        run.history.failures().is_empty(),
-        "seed {}, {:?}: {:#?}",
-        nemesis.seed,
-        nemesis.faults,
-        run.history.failures()
-    );
-    eprintln!("{} in {seconds} s; faults {:?}", run.figures(), nemesis.faults);
+    wait("leases end", || run::has_ended(|args| other.ask(args, b"")));
+    let lines = run::check(nemesis.printed(), nemesis.seed, &nemesis.faults);
     let by_etcd = lines.iter().filter(|line| {
         line["value"].as_str().is_some_and(|value| value.contains("-etcd-")) && !line["answer"].is_null()
     });
     assert!(by_etcd.count() > 50, "clients of etcd are answered");
-    assert!(run.changes.len() > 100, "the store did something: {}", run.figures());
-}
-
-/// What the clients printed, read.
-#[derive(Default)]
-struct Run {
-    history: History,
-    /// When each change was answered.
-    changes: Vec<u64>,
-    unanswered: usize,
-}
-
-impl Run {
-    fn take(&mut self, line: &Value) {
-        let number = |field: &str| line[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"));
-        if let Some(told) = line.get("told") {
-            let (watcher, revision) =
-                (line["watcher"].as_str().expect("a name"), told["revision"].as_u64().expect("it"));
-            let watcher = watcher.trim_start_matches("node").parse().expect("a number");
-            let before = self.history.told.get(&watcher).copied().unwrap_or(1);
-            if before + 1 != revision {
-                self.history.fail(format!("watcher {watcher} is told of {revision} after {before}"));
-            }
-            let events: Vec<_> = told["events"].as_array().expect("a list").iter().map(event).collect();
-            self.history.told(watcher, revision, &events, Duration::from_nanos(number("at")));
-        } else if let Some(key) = line.get("lease") {
-            let key = key.as_str().expect("text").to_owned().into();
-            let not_before = Duration::from_nanos(number("not_before"));
-            self.history.leases.push(LeaseHeld { key, since: number("since"), not_before });
-        } else if line.get("op").is_some() {
-            let (ask, answer) = asked(line);
-            let mut ended = number("ended");
-            match answer {
-                Answer::Changed(_) => self.changes.push(ended),
-                Answer::Found(_) => {}
-                Answer::Nothing => {
-                    self.unanswered += 1;
-                    // It may take effect whenever.
-                    ended = u64::MAX;
-                }
-            }
-            self.history.operations.push(Operation { ask, answer, began: number("began"), ended });
-        } else if line.get("resting").is_none() && line["ended"] != "left" {
-            self.history.fail(format!("a client says {line}"));
-        }
-    }
-
-    fn figures(&mut self) -> String {
-        self.changes.sort_unstable();
-        let gap = self.changes.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-        format!(
-            "{} operations, {} unanswered, {} changes, {} leases; longest time without a change {:.1} s",
-            self.history.operations.len(),
-            self.unanswered,
-            self.changes.len(),
-            self.history.leases.len(),
-            Duration::from_nanos(gap).as_secs_f64()
-        )
-    }
-}
-
-fn asked(line: &Value) -> (Ask, Answer) {
-    let text = |field: &str| bytes::Bytes::from(line[field].as_str().expect("text").to_owned());
-    let (key, value) = (text("key"), text("value"));
-    let answer = &line["answer"];
-    let number = |field: &str| answer[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"));
-    let answered = |read: &dyn Fn() -> Answer| if answer.is_null() { Answer::Nothing } else { read() };
-    let found = || Answer::Found(range(answer));
-    match line["op"].as_str().expect("text") {
-        "put" => {
-            let put = || Answer::Changed(Outcome::Put(PutOutcome { revision: number("revision"), prev: None }));
-            (Ask::Put { key, value }, answered(&put))
-        }
-        "delete" => {
-            let (revision, deleted) = (|| number("revision"), || number("deleted"));
-            let delete = || DeleteOutcome { revision: revision(), deleted: deleted(), prev: Vec::new() };
-            (Ask::Delete { key }, answered(&|| Answer::Changed(Outcome::Delete(delete()))))
-        }
-        "swap" => {
-            let swapped = || {
-                let responses = answer["responses"].as_array().expect("a list").iter();
-                let responses = responses.filter_map(|one| Some(OpOutcome::Range(range(one.get("get")?)))).collect();
-                let succeeded = answer["succeeded"].as_bool().expect("yes or no");
-                Answer::Changed(Outcome::Txn { revision: number("revision"), succeeded, responses })
-            };
-            (Ask::Swap { key, expected: line["expected"].as_u64().expect("a revision"), value }, answered(&swapped))
-        }
-        "read" => (Ask::Read, answered(&found)),
-        _ => (Ask::ReadLocally, answered(&found)),
-    }
-}
-
-fn range(found: &Value) -> RangeOutcome {
-    let kvs = found["kvs"].as_array().expect("a list").iter().map(|one| kv(one).into()).collect();
-    let number = |field: &str| found[field].as_u64().unwrap_or_default();
-    RangeOutcome { revision: number("revision"), count: number("count"), more: false, kvs }
-}
-
-fn kv(kv: &Value) -> KeyValue {
-    let number = |field: &str| kv[field].as_u64().unwrap_or_else(|| panic!("{field} in {kv}"));
-    let text = |field: &str| kv[field].as_str().unwrap_or_default().to_owned();
-    KeyValue {
-        key: text("key").into(),
-        value: text("value").into(),
-        create_revision: number("create_revision"),
-        mod_revision: number("mod_revision"),
-        version: number("version"),
-        lease: kv["lease"].as_str().map_or(0, |lease| i64::from_str_radix(lease, 16).expect("digits of base 16")),
-    }
-}
-
-fn event(event: &Value) -> Event {
-    Event { kv: kv(&event["kv"]).into(), prev: event.get("prev").map(|prev| kv(prev).into()) }
 }
