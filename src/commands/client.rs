@@ -155,7 +155,7 @@ impl Client {
         let connecting = async {
             let stream = match self.node.zoned.as_ref().and_then(|zoned| zoned.zoned().zip(Some(zoned.port))) {
                 Some(((ip, zone), port)) => {
-                    let zone = zones::number(zone).map_err(io::Error::other)?;
+                    let zone = zones::interface_index(zone).map_err(io::Error::other)?;
                     TcpStream::connect(SocketAddrV6::new(ip, port, 0, zone)).await?
                 }
                 None => TcpStream::connect(&*self.node.authority).await?,

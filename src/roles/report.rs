@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use broadcast::{Delivery, Member, Message, MessageId, NodeId, NodeName, PublishError, Reach, Seed, Undelivered};
+use broadcast::{Delivery, DeliveryError, Member, Message, MessageId, NodeId, NodeName, PublishError, Reach, Seed};
 use tracing::{debug, error, info, warn};
 
 pub(super) fn listening(node: &str, addr: SocketAddr) {
@@ -51,7 +51,7 @@ pub(super) fn received(node: &str, message: &Message) {
     );
 }
 
-pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {
+pub(super) fn delivered(node: &str, outcome: Result<Delivery, DeliveryError>) {
     match outcome {
         Ok(Delivery { delivered, members, elapsed, departed, .. }) => {
             let ms = elapsed.as_secs_f64() * 1e3;
@@ -65,7 +65,7 @@ pub(super) fn delivered(node: &str, outcome: Result<Delivery, Undelivered>) {
             );
         }
         // A node that has stopped has nothing more to tell.
-        Err(Undelivered::Stopped) => {}
+        Err(DeliveryError::Stopped) => {}
         Err(error) => warn!(node, event = "undelivered", %error, "{error}"),
     }
 }

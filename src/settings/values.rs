@@ -30,7 +30,7 @@ pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr
     let seed = Seed::parse(text, default_port).ok();
     let Some((ip, zone)) = seed.as_ref().and_then(Seed::zoned) else { return Ok(None) };
     let port = seed.as_ref().map_or(default_port, |seed| seed.port);
-    Ok(Some(SocketAddrV6::new(ip, port, 0, zones::number(zone)?).into()))
+    Ok(Some(SocketAddrV6::new(ip, port, 0, zones::interface_index(zone)?).into()))
 }
 
 /// What a duration may be, unless it says otherwise.

@@ -61,7 +61,7 @@ impl App {
                 message = messages.recv() => match message {
                     Some(Ok(message)) => {
                         batch.push(message);
-                        batch.extend(messages.at_hand());
+                        batch.extend(messages.drain_ready());
                         self.journal.add(&mut batch, SystemTime::now());
                     }
                     Some(Err(Lagged { missed })) => {

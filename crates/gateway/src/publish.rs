@@ -9,7 +9,7 @@ use axum::{
     http::{StatusCode, header},
     response::Response,
 };
-use broadcast::{Handle, MessageId, NodeName, PublishError, Receipt, Undelivered, config::shown};
+use broadcast::{DeliveryError, Handle, MessageId, NodeName, PublishError, Receipt, config::shown};
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
@@ -303,10 +303,10 @@ async fn answer(receipt: Receipt, ids: Ids<'_>, ack: Ack) -> Result<Response, Pr
             published.delivered = Some(Delivered { delivered, members, plain: done.plain, elapsed_ms, failed, left });
             Ok(problem::answer(StatusCode::OK, &published))
         }
-        Err(Undelivered::Stopped) => Err(Problem::stopped()),
-        Err(error @ Undelivered::Missing { .. }) => {
+        Err(DeliveryError::Stopped) => Err(Problem::stopped()),
+        Err(error @ DeliveryError::Missing { .. }) => {
             let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, &error);
-            let Undelivered::Missing { missing, waited, departed } = error else { return Err(problem) };
+            let DeliveryError::Missing { missing, waited, departed } = error else { return Err(problem) };
             let missing = Missing {
                 missing: names(&missing),
                 waited_ms: waited.as_millis() as u64,

@@ -22,7 +22,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use broadcast::{AskError, Belief, Handle, Member, ViewError};
+use broadcast::{Belief, Handle, Member, RequestError, ViewError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::Serialize;
@@ -117,7 +117,7 @@ async fn tell_all(pieces: &mut Pieces, app: &App, own: Vec<Belief>) -> Option<()
     let mut asked = 0;
     let mut views = stream::iter(others).map(|member| Asking::begin(node, member)).buffered(AT_ONCE);
     while let Ok(Some((member, mut view))) = timeout_at(until, views.next()).await {
-        if let Err(ViewError::Ask(AskError::TooLarge { .. })) = view {
+        if let Err(ViewError::Request(RequestError::TooLarge { .. })) = view {
             view = node.view_of(member.addr, PATIENCE).await;
         }
         let name = member.name.to_string();

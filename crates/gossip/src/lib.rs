@@ -61,11 +61,13 @@ pub use config::{
 };
 pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
 #[cfg(feature = "net")]
+pub use driver::former_names::*;
+#[cfg(feature = "net")]
 pub use driver::{
-    AskError, Delivery, Departed, FaultsError, ForeignStreams, Handle, JoinError, KeysError, Lagged, Receipt,
-    StartError, Subscription, Undelivered, UpdateError, ViewError,
+    Delivery, DeliveryError, DepartedMembers, FaultsError, ForeignStreams, Handle, JoinError, KeysError, Lagged,
+    Receipt, RequestError, StartError, Subscription, UpdateError, ViewError,
     health::{HealthError, probe},
-    host, start, zones,
+    host_network, start, zones,
 };
 pub use event::{Event, Reach};
 pub use member::{Belief, Member, MemberState, NodeName};

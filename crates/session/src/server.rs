@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast::{Event, NodeName, Subscription, host};
+use broadcast::{Event, NodeName, Subscription, host_network};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -77,7 +77,7 @@ pub(crate) fn begin(inner: Arc<Inner>, stream: std::net::TcpStream, from: Socket
 }
 
 async fn serve(inner: Arc<Inner>, stream: std::net::TcpStream, from: SocketAddr) {
-    let Some(place) = inner.bounds.handshakes.take(host(from.ip())) else {
+    let Some(place) = inner.bounds.handshakes.take(host_network(from.ip())) else {
         inner.figures.refused();
         return debug!(%from, "a session was refused: too many handshakes at once");
     };

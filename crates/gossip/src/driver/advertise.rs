@@ -1,13 +1,13 @@
-//! The address a node tells the others to reach it at.
+//! The address that a node advertises: where the others reach it.
 //!
-//! In order: what is configured; the very address listened on; the one the route to a seed starts
-//! from; the best one of an interface that is up, of equals the one that packets to anywhere start from (and not that
-//! of a bridge to containers). The last two are guesses, for a node that listens on all of its addresses; loopback is
-//! guessed only when there is nothing else.
+//! The first of these that exists: the configured address; the address that the node listens on, unless that is all
+//! addresses; the source address of the route to a seed; the best address of an interface that is up. Of equally good ones,
+//! it is the source address of the default route, not that of a bridge to containers. The last two are guesses. Loopback is
+//! guessed only if there is nothing else.
 //!
-//! A guess is made again when the node meets others, by the route to these, and when the address is no longer
-//! one of the host's: at the start there may be no network yet, or no seed in DNS that would tell which of
-//! several it is, and later the host may get another address.
+//! The node guesses again when it meets others, by the route to these, and when the address is no longer one of the host's.
+//! At the start there may be no network, or no seed in DNS whose route would tell which of several addresses it is. Later
+//! the host may get another address.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::lookup;
 use crate::Seed;
 
-/// How long looking for a seed may hold up the start: what it finds is a better guess, no more.
+/// How long the lookup of seeds may delay the start. It only makes the guess better.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address to advertise for a node that listens on `listening`.
@@ -44,8 +44,8 @@ pub(super) async fn address(
             Ok(interfaces) => {
                 let allowed = |interface: &Interface| allows(interface.ip());
                 let (allowed, others) = interfaces.into_iter().partition::<Vec<_>, _>(allowed);
-                // Where none is allowed, the caller says so.
-                best(if allowed.is_empty() { &others } else { &allowed }, listening.is_ipv6(), to_anywhere())
+                // If no address is allowed, the caller reports it.
+                best_address(if allowed.is_empty() { &others } else { &allowed }, listening.is_ipv6(), default_route())
             }
             Err(error) => {
                 return Err(format!(
@@ -57,15 +57,15 @@ pub(super) async fn address(
     Ok(SocketAddr::new(ip, listening.port()))
 }
 
-/// Where packets to the first of these that is not on this host start from. Nothing is sent.
-pub(super) fn by_route(peers: &[SocketAddr], ipv6: bool) -> Option<IpAddr> {
+/// The source address of packets to the first of these peers that is not on this host. Sends nothing.
+pub(super) fn guess_by_route(peers: &[SocketAddr], ipv6: bool) -> Option<IpAddr> {
     let elsewhere = |peer: &SocketAddr| route_to(*peer).ok().filter(|ip| !ip.is_loopback() && *ip != peer.ip());
     peers.iter().filter(|peer| peer.is_ipv4() || ipv6).find_map(elsewhere)
 }
 
-/// Another guess for a node whose guessed address is no longer one of the host's, or is loopback's though others
-/// are not on this host. `None` while there is no better one.
-pub(super) fn anew(current: IpAddr, peers: &[SocketAddr], ipv6: bool) -> Option<IpAddr> {
+/// A new guess, if the guessed address is no longer one of the host's, or is loopback although not all peers are on this
+/// host. `None` if there is no better one.
+pub(super) fn guess_again(current: IpAddr, peers: &[SocketAddr], ipv6: bool) -> Option<IpAddr> {
     // Listing the interfaces takes long on a host that has thousands.
     if !current.is_loopback() && UdpSocket::bind((current, 0)).is_ok() {
         return None;
@@ -75,9 +75,9 @@ pub(super) fn anew(current: IpAddr, peers: &[SocketAddr], ipv6: bool) -> Option<
     if is_here && !current.is_loopback() {
         return None;
     }
-    let best = || best(&interfaces, ipv6, to_anywhere());
+    let best = || best_address(&interfaces, ipv6, default_route());
     let all_here = is_here && !peers.is_empty();
-    let guess = by_route(peers, ipv6).or_else(|| (!all_here).then(best))?;
+    let guess = guess_by_route(peers, ipv6).or_else(|| (!all_here).then(best))?;
     (!guess.is_loopback()).then_some(guess)
 }
 
@@ -100,13 +100,13 @@ async fn configured_address(seed: &Seed, listening: SocketAddr) -> Result<Socket
     Ok(*address)
 }
 
-/// Where packets to the first seed that resolves would start from. What a seed on this host says is worth less, and
-/// nothing if it is on loopback.
+/// The source address of packets to the first seed that resolves. Seeds on this host are a second choice, and none on
+/// loopback.
 async fn route_to_any(seeds: &[Seed], ipv6: bool) -> Option<IpAddr> {
     let mut own = None;
     for seed in seeds {
         let Ok(addresses) = lookup::resolve(seed, ROUTE_TIMEOUT).await else { continue };
-        if let Some(ip) = by_route(&addresses, ipv6) {
+        if let Some(ip) = guess_by_route(&addresses, ipv6) {
             return Some(ip);
         }
         let usable = addresses.iter().filter(|address| address.is_ipv4() || ipv6);
@@ -115,7 +115,7 @@ async fn route_to_any(seeds: &[Seed], ipv6: bool) -> Option<IpAddr> {
     own
 }
 
-/// Connecting a UDP socket sends nothing, but makes the system choose a route.
+/// The source address of packets to an address. Connecting a UDP socket sends nothing, but makes the system choose a route.
 fn route_to(address: SocketAddr) -> io::Result<IpAddr> {
     let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
@@ -123,14 +123,14 @@ fn route_to(address: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Where packets to a host far away start from. This one is reserved for documentation (RFC 5737).
-fn to_anywhere() -> Option<IpAddr> {
+/// The source address of the default route: of packets to an address that is reserved for documentation (RFC 5737).
+fn default_route() -> Option<IpAddr> {
     route_to(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9))).ok()
 }
 
-/// The address others most likely reach: private IPv4, then any other, then IPv6, then loopback; of equal ones
-/// `preferred`, or else the first, as the system lists them.
-fn best(interfaces: &[Interface], ipv6: bool, preferred: Option<IpAddr>) -> IpAddr {
+/// The address that others most likely reach: private IPv4, then any other IPv4, then IPv6, then loopback. Of equally good
+/// ones, `preferred`, or else the first that the system lists.
+fn best_address(interfaces: &[Interface], ipv6: bool, preferred: Option<IpAddr>) -> IpAddr {
     let up = interfaces.iter().filter(|interface| interface.oper_status == IfOperStatus::Up);
     up.map(Interface::ip)
         .filter_map(|ip| Some((rank(ip)?, ip)))
@@ -139,7 +139,7 @@ fn best(interfaces: &[Interface], ipv6: bool, preferred: Option<IpAddr>) -> IpAd
         .map_or(Ipv4Addr::LOCALHOST.into(), |(_, ip)| ip)
 }
 
-/// Lower is better; `None` never serves.
+/// Lower is better; `None` for an address that is never advertised.
 fn rank(ip: IpAddr) -> Option<u8> {
     match ip {
         IpAddr::V4(ip) if ip.is_loopback() || ip.is_unspecified() => None,
@@ -171,7 +171,7 @@ mod tests {
 
     fn best_of(ips: &[&str], ipv6: bool) -> String {
         let interfaces: Vec<_> = ips.iter().map(|ip| interface(ip, IfOperStatus::Up)).collect();
-        best(&interfaces, ipv6, None).to_string()
+        best_address(&interfaces, ipv6, None).to_string()
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn of_equals_prefers_the_one_that_leads_anywhere() {
         let interfaces = ["172.17.0.1", "192.168.1.7", "198.51.100.1"].map(|ip| interface(ip, IfOperStatus::Up));
-        let best = |preferred: &str| best(&interfaces, true, preferred.parse().ok()).to_string();
+        let best = |preferred: &str| best_address(&interfaces, true, preferred.parse().ok()).to_string();
         assert_eq!(best("192.168.1.7"), "192.168.1.7", "not the bridge that is listed first");
         assert_eq!(best("198.51.100.1"), "172.17.0.1", "a private one is not given up for a public one");
         assert_eq!(best("10.0.0.1"), "172.17.0.1");
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn ignores_interfaces_that_are_down() {
         let interfaces = [interface("172.17.0.1", IfOperStatus::Unknown), interface("192.0.2.1", IfOperStatus::Up)];
-        assert_eq!(best(&interfaces, true, None).to_string(), "192.0.2.1");
+        assert_eq!(best_address(&interfaces, true, None).to_string(), "192.0.2.1");
     }
 
     fn seed(host: &str, port: u16) -> Seed {
@@ -240,23 +240,27 @@ mod tests {
         let listening: SocketAddr = "0.0.0.0:4000".parse().unwrap();
         let guess = address(None, listening, &[seed("127.0.0.1", 1)], |_| true).await.unwrap();
         let interfaces = if_addrs::get_if_addrs().unwrap();
-        assert_eq!(guess, SocketAddr::new(best(&interfaces, false, to_anywhere()), 4000));
+        assert_eq!(guess, SocketAddr::new(best_address(&interfaces, false, default_route()), 4000));
     }
 
     #[test]
     fn an_address_of_the_host_is_kept_and_another_one_is_not() {
-        let mine = best(&if_addrs::get_if_addrs().unwrap(), false, to_anywhere());
+        let mine = best_address(&if_addrs::get_if_addrs().unwrap(), false, default_route());
         let nobodys = "192.0.2.77".parse().unwrap();
         if mine.is_loopback() {
-            assert_eq!(anew(nobodys, &[], false), None, "nothing is better than loopback");
+            assert_eq!(guess_again(nobodys, &[], false), None, "nothing is better than loopback");
             return;
         }
-        assert_eq!(anew(mine, &[], false), None);
-        assert_eq!(anew(nobodys, &[], false), Some(mine));
-        assert_eq!(by_route(&[SocketAddr::new(mine, 9)], false), None, "that is this host");
+        assert_eq!(guess_again(mine, &[], false), None);
+        assert_eq!(guess_again(nobodys, &[], false), Some(mine));
+        assert_eq!(guess_by_route(&[SocketAddr::new(mine, 9)], false), None, "that is this host");
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-        assert_eq!(anew(loopback, &[], false), Some(mine), "a network has come");
-        assert_eq!(anew(loopback, &["127.0.0.1:9".parse().unwrap()], false), None, "all others are on this host");
+        assert_eq!(guess_again(loopback, &[], false), Some(mine), "a network has come");
+        assert_eq!(
+            guess_again(loopback, &["127.0.0.1:9".parse().unwrap()], false),
+            None,
+            "all others are on this host"
+        );
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The one task that owns a node and its sockets.
 //!
-//! It waits for whatever comes first — datagrams, a command, a report of a stream or a lookup, a new
-//! connection, the node's next deadline —, hands it to the [`Node`] with the time, and carries out
-//! what comes of it. It waits for nothing else: a datagram the socket does not take goes to a bounded
-//! backlog, a write to a stream's bounded queue, an event to bounded queues that lose their oldest.
+//! It waits for whatever comes first: datagrams, a command, a report of a stream or a lookup, a new connection, the node's
+//! next deadline. It hands that to the [`Node`] with the time, and performs the node's actions. It never waits for anything
+//! else: a datagram that the socket does not take goes to a bounded backlog, a write to the stream's bounded queue, an event
+//! to bounded queues that drop their oldest entry.
 //!
-//! It runs until the node has left: on [`EventLoop::leave`] or when the last handle is gone, the node
-//! tells the others and says [`Event::LeaveComplete`]. [`LEAVE_LIMIT`] later it ends regardless.
+//! It runs until the node has left. On [`EventLoop::leave`], or when the last handle is gone, the node tells the others, and
+//! ends with [`Event::LeaveComplete`]. The loop ends [`LEAVE_LIMIT`] later at the latest.
 
 use std::{
     collections::VecDeque,
@@ -25,12 +25,12 @@ use tracing::debug;
 
 use super::{
     advertise,
-    arrivals::{Arrival, Arrivals},
-    faults::Faulty,
+    fault_injector::FaultInjector,
     lookup,
     outbox::Outbox,
-    sockets::{Acceptor, Datagrams, Sockets},
-    streams::{Report, StreamEvent, Streams},
+    pending::{PendingConnections, PendingOutcome},
+    sockets::{Acceptor, DatagramSocket, Sockets},
+    streams::{StreamEvent, StreamReport, Streams},
     subscription::Feed,
     zones::{Zones, without_zone},
 };
@@ -41,39 +41,39 @@ use crate::{
 };
 
 /// Commands that wait for the event loop, at most.
-const COMMANDS: usize = 256;
+const MAX_COMMANDS: usize = 256;
 /// Datagrams read before anything else gets its turn.
 const BATCH: usize = 512;
 /// Results of lookups that wait, at most; further lookups wait for room.
-const LOOKUPS: usize = 16;
+const MAX_LOOKUPS: usize = 16;
 /// How long leaving may take.
 const LEAVE_LIMIT: Duration = Duration::from_millis(1800);
 
-/// What a handle has the event loop do at its next turn.
+/// What the event loop runs for a handle at its next turn.
 pub(super) type Command = Box<dyn FnOnce(&mut EventLoop) + Send>;
 
-/// The way of handles and receipts to the event loop.
+/// The channel by which handles and receipts send commands to the event loop.
 #[derive(Clone, Debug)]
 pub(super) struct Commands(mpsc::Sender<Command>);
 
 impl Commands {
-    /// And where the event loop receives them.
+    /// The channel, and its end in the event loop.
     pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
-        let (commands, received) = mpsc::channel(COMMANDS);
+        let (commands, received) = mpsc::channel(MAX_COMMANDS);
         (Self(commands), received)
     }
 
-    /// Has the event loop do this, and gives what came of it; `None` when the node has stopped.
+    /// Runs a command in the event loop and returns its result; `None` when the node has stopped.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
-        what: impl FnOnce(&mut EventLoop) -> T + Send + 'static,
+        command: impl FnOnce(&mut EventLoop) -> T + Send + 'static,
     ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        let command = move |event_loop: &mut EventLoop| {
-            // Whoever asked may have stopped waiting for the answer.
-            let _ = reply.send(what(event_loop));
+        let run = move |event_loop: &mut EventLoop| {
+            // The caller may have been cancelled.
+            let _ = reply.send(command(event_loop));
         };
-        self.0.send(Box::new(command)).await.ok()?;
+        self.0.send(Box::new(run)).await.ok()?;
         answer.await.ok()
     }
 
@@ -88,14 +88,14 @@ impl Commands {
     }
 }
 
-/// What the event loop shares with the handles: where it takes from, and where it tells.
-pub(super) struct Application {
+/// The event loop's ends of the channels that it shares with the handles.
+pub(super) struct ApplicationChannels {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) reached_at: watch::Sender<SocketAddr>,
+    pub(super) addr: watch::Sender<SocketAddr>,
     pub(super) progress: watch::Sender<Progress>,
-    pub(super) has_joined: watch::Sender<bool>,
-    pub(super) changed_members: watch::Sender<u64>,
-    pub(super) changed_keys: watch::Sender<u64>,
+    pub(super) joined: watch::Sender<bool>,
+    pub(super) member_changes: watch::Sender<u64>,
+    pub(super) key_changes: watch::Sender<u64>,
     pub(super) messages: Feed<Message>,
     /// This node's own messages as well.
     pub(super) everything: Feed<Message>,
@@ -103,35 +103,35 @@ pub(super) struct Application {
     pub(super) acks: Feed<Acks>,
 }
 
-type Found = (Seed, Result<Vec<SocketAddr>, String>);
+type LookupResult = (Seed, Result<Vec<SocketAddr>, String>);
 
 /// See the [module](self).
 pub(super) struct EventLoop {
     pub(super) node: Node,
-    datagrams: Datagrams,
+    datagrams: DatagramSocket,
     pub(super) zones: Zones,
     /// Whether the sockets take IPv6.
     ipv6: bool,
-    pub(super) faults: Option<Faulty>,
+    pub(super) faults: Option<FaultInjector>,
     acceptor: Acceptor,
-    pub(super) arrivals: Arrivals,
+    pub(super) pending: PendingConnections,
     pub(super) streams: Streams,
-    reports: mpsc::Receiver<Report>,
-    lookups: mpsc::Sender<Found>,
-    found: mpsc::Receiver<Found>,
-    pub(super) application: Application,
-    /// Taken from the outbox; they wait for room in the log.
+    reports: mpsc::Receiver<StreamReport>,
+    lookups: mpsc::Sender<LookupResult>,
+    lookup_results: mpsc::Receiver<LookupResult>,
+    pub(super) application: ApplicationChannels,
+    /// Taken from the outbox, and waiting for room in the log.
     drafts: VecDeque<Draft>,
-    /// Events that were told: what they tell of members may not be a change of their records.
-    told: u64,
-    /// What the subscribers are told next; empty in between, kept for its allocation.
-    news: (VecDeque<Message>, VecDeque<Event>),
-    /// When the round of gossip began that is being sent.
+    /// How many events subscribers got. An event may concern a member whose record has not changed.
+    events_sent: u64,
+    /// What the subscribers get next. Empty between two turns, and kept for its allocation.
+    unsent: (VecDeque<Message>, VecDeque<Event>),
+    /// When the gossip round that is being sent began.
     gossip_since: Option<Instant>,
-    /// Set when the node leaves: when to stop at the latest.
+    /// Once the node leaves: when to stop at the latest.
     stop_at: Option<Instant>,
-    /// The others have been told.
-    left: bool,
+    /// The others know that the node has left.
+    has_left: bool,
 }
 
 impl EventLoop {
@@ -139,13 +139,13 @@ impl EventLoop {
         node: Node,
         sockets: Sockets,
         zones: Zones,
-        faults: Option<Faulty>,
+        faults: Option<FaultInjector>,
         (tcp_timeout, max_streams): (Duration, usize),
-        application: Application,
+        application: ApplicationChannels,
     ) -> Self {
         let Sockets { datagrams, acceptor, addr } = sockets;
         let (streams, reports) = Streams::new(tcp_timeout, max_streams);
-        let (lookups, found) = mpsc::channel(LOOKUPS);
+        let (lookups, found) = mpsc::channel(MAX_LOOKUPS);
         Self {
             node,
             datagrams,
@@ -153,28 +153,28 @@ impl EventLoop {
             ipv6: addr.is_ipv6(),
             faults,
             acceptor,
-            arrivals: Arrivals::new(tcp_timeout),
+            pending: PendingConnections::new(tcp_timeout),
             streams,
             reports,
             lookups,
-            found,
+            lookup_results: found,
             application,
             drafts: VecDeque::new(),
-            told: 0,
-            news: Default::default(),
+            events_sent: 0,
+            unsent: Default::default(),
             gossip_since: None,
             stop_at: None,
-            left: false,
+            has_left: false,
         }
     }
 
-    /// Runs. No `async fn`, as that would be compiled with whoever starts a node, instead of once with this crate.
-    pub(super) fn begin(self, commands: mpsc::Receiver<Command>) {
+    /// Starts the task. Not an `async fn`: that would be compiled in every crate that starts a node, not once in this one.
+    pub(super) fn spawn(self, commands: mpsc::Receiver<Command>) {
         tokio::spawn(self.run(commands));
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        self.turn(&mut commands).await;
+        self.run_until_left(&mut commands).await;
         self.application.outbox.set_next(self.node.next_id(), Some(PublishError::Stopped));
         // Frees the ports and ends the subscriptions …
         drop(self);
@@ -182,13 +182,13 @@ impl EventLoop {
         drop(commands);
     }
 
-    async fn turn(&mut self, commands: &mut mpsc::Receiver<Command>) {
+    async fn run_until_left(&mut self, commands: &mut mpsc::Receiver<Command>) {
         let timer = sleep_until(Instant::now().into());
         pin!(timer);
         let mut handles_left = true;
         self.drain();
         while !self.is_done() {
-            let held = self.faults.as_ref().and_then(Faulty::poll_timeout);
+            let held = self.faults.as_ref().and_then(FaultInjector::poll_timeout);
             let deadline = self.node.poll_timeout().into_iter().chain(self.stop_at).chain(held).min();
             if let Some(deadline) = deadline.map(Into::into).filter(|deadline| *deadline != timer.deadline()) {
                 timer.as_mut().reset(deadline);
@@ -199,12 +199,12 @@ impl EventLoop {
                     self.datagrams.flush();
                     self.receive();
                 }
-                (stream, from) = self.acceptor.accept(), if self.arrivals.has_room() => self.accept(stream, from),
-                Some(arrival) = self.arrivals.next() => self.handle_arrival(arrival),
+                (stream, from) = self.acceptor.accept(), if self.pending.has_room() => self.accept(stream, from),
+                Some(outcome) = self.pending.next() => self.handle_pending(outcome),
                 () = self.application.outbox.filled() => {}
-                () = self.application.acks.changed() => self.node.watch(Instant::now(), self.application.acks.is_heard()),
+                () = self.application.acks.changed() => self.node.watch(Instant::now(), self.application.acks.has_subscribers()),
                 Some(report) = self.reports.recv() => self.handle_report(report),
-                Some((seed, result)) = self.found.recv() => self.handle_lookup(&seed, result),
+                Some((seed, result)) = self.lookup_results.recv() => self.handle_lookup(&seed, result),
                 command = commands.recv(), if handles_left => match command {
                     Some(command) => command(self),
                     None => {
@@ -214,18 +214,18 @@ impl EventLoop {
                 },
             }
             self.publish();
-            if self.tell() {
-                // Acknowledgements can wait for what the subscribers do, who may share this thread.
+            if self.notify_subscribers() {
+                // The subscribers may share this thread, and go first: acknowledgements can wait.
                 tokio::task::yield_now().await;
             }
             self.drain();
         }
     }
 
-    /// Publishes what the application has, as far as the log has room.
+    /// Publishes what is in the outbox, as far as the log has room.
     fn publish(&mut self) {
         let now = Instant::now();
-        let mut own = self.application.everything.is_heard().then(VecDeque::new);
+        let mut own = self.application.everything.has_subscribers().then(VecDeque::new);
         loop {
             if self.drafts.is_empty() {
                 self.application.outbox.take(&mut self.drafts);
@@ -252,15 +252,15 @@ impl EventLoop {
     }
 
     fn is_done(&self) -> bool {
-        let held = self.faults.as_ref().and_then(Faulty::poll_timeout);
-        let told = self.left && !self.datagrams.has_backlog() && held.is_none();
+        let held = self.faults.as_ref().and_then(FaultInjector::poll_timeout);
+        let told = self.has_left && !self.datagrams.has_backlog() && held.is_none();
         told || self.stop_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Begins to leave, if it has not yet.
     pub(super) fn leave(&mut self) {
         if self.stop_at.is_none() {
-            // What has been published is to be said before the good-bye.
+            // What has been published goes out before the node leaves.
             self.publish();
             let now = Instant::now();
             self.stop_at = Some(now + LEAVE_LIMIT);
@@ -281,7 +281,7 @@ impl EventLoop {
             }
         }
         if failed == BATCH {
-            self.datagrams.rest();
+            self.datagrams.back_off();
         }
     }
 
@@ -294,15 +294,15 @@ impl EventLoop {
     }
 
     fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
-        if let Some(closed) = self.arrivals.take(stream, from) {
-            self.node.handle_silence(Instant::now(), without_zone(closed), None);
+        if let Some(evicted) = self.pending.push(stream, from) {
+            self.node.handle_silence(Instant::now(), without_zone(evicted), None);
         }
     }
 
-    fn handle_arrival(&mut self, arrival: Arrival) {
-        let (stream, from) = match arrival {
-            Arrival::Stream(stream, from) => (stream, from),
-            Arrival::Silent(from, after) => {
+    fn handle_pending(&mut self, outcome: PendingOutcome) {
+        let (stream, from) = match outcome {
+            PendingOutcome::Stream(stream, from) => (stream, from),
+            PendingOutcome::Silent(from, after) => {
                 return self.node.handle_silence(Instant::now(), without_zone(from), Some(after));
             }
         };
@@ -318,12 +318,12 @@ impl EventLoop {
         }
     }
 
-    fn handle_report(&mut self, Report { id, what }: Report) {
+    fn handle_report(&mut self, StreamReport { id, event }: StreamReport) {
         if !self.streams.is_open(id) {
             return;
         }
         let now = Instant::now();
-        match what {
+        match event {
             StreamEvent::Data(data) => self.node.handle_stream(now, id, StreamInput::Data(&data)),
             StreamEvent::Closed => self.node.handle_stream(now, id, StreamInput::Closed),
             StreamEvent::Failed(reason) => {
@@ -336,33 +336,33 @@ impl EventLoop {
     fn handle_lookup(&mut self, seed: &Seed, result: Result<Vec<SocketAddr>, String>) {
         if let Ok(found) = &result {
             found.iter().for_each(|addr| self.zones.learn(*addr));
-            // Before anybody is told of an address that has to be taken back.
+            // Before this node advertises an address that it would have to take back.
             if self.node.is_free_to_guess() {
-                self.take_guess(advertise::by_route(found, self.ipv6), GuessedBy::Interfaces);
+                self.apply_guess(advertise::guess_by_route(found, self.ipv6), GuessedBy::Interfaces);
             }
         }
         let result = result.map(|found| found.into_iter().map(without_zone).collect());
         self.node.handle_lookup(Instant::now(), seed, result);
     }
 
-    fn take_guess(&mut self, guess: Option<IpAddr>, by: GuessedBy) {
+    fn apply_guess(&mut self, guess: Option<IpAddr>, by: GuessedBy) {
         if let Some(ip) = guess {
             self.node.set_guess(Instant::now(), ip, by);
         }
     }
 
-    /// Carries out all that came of the last change.
+    /// Sends and performs everything that the last change of the node has produced.
     fn drain(&mut self) {
         loop {
             while let Some(mut transmit) = self.node.poll_transmit() {
                 transmit.to = self.zones.with_zone(transmit.to);
-                match self.faults.as_mut().filter(|faulty| faulty.faults().is_some()) {
+                match self.faults.as_mut().filter(|injector| injector.faults().is_some()) {
                     None => self.datagrams.send(transmit),
                     Some(faults) => faults.send(Instant::now(), transmit),
                 }
             }
             let Some(action) = self.node.poll_action() else { break };
-            self.act(action);
+            self.perform(action);
         }
         while let Some(transmit) = self.faults.as_mut().and_then(|faults| faults.poll(Instant::now())) {
             self.datagrams.send(transmit);
@@ -372,19 +372,19 @@ impl EventLoop {
             self.node.gossip_took(since.elapsed());
         }
         let addr = self.node.addr();
-        self.application.reached_at.send_if_modified(|known| std::mem::replace(known, addr) != addr);
+        self.application.addr.send_if_modified(|known| std::mem::replace(known, addr) != addr);
         let progress = self.node.progress();
         self.application.progress.send_if_modified(|known| std::mem::replace(known, progress) != progress);
         let joined = self.node.has_joined();
-        self.application.has_joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
-        self.tell();
-        let changes = self.node.member_changes().wrapping_add(self.told);
-        self.application.changed_members.send_if_modified(|known| std::mem::replace(known, changes) != changes);
+        self.application.joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
+        self.notify_subscribers();
+        let changes = self.node.member_changes().wrapping_add(self.events_sent);
+        self.application.member_changes.send_if_modified(|known| std::mem::replace(known, changes) != changes);
     }
 
-    /// Tells the subscribers what has happened; gives whether that was a message.
-    fn tell(&mut self) -> bool {
-        let (messages, events) = &mut self.news;
+    /// Hands messages and events to the subscribers. Returns whether there were messages.
+    fn notify_subscribers(&mut self) -> bool {
+        let (messages, events) = &mut self.unsent;
         while let Some(message) = self.node.poll_message() {
             match message {
                 Ok(message) => messages.push_back(message),
@@ -392,10 +392,10 @@ impl EventLoop {
             }
         }
         while let Some(event) = self.node.poll_event() {
-            self.left |= matches!(event, Event::LeaveComplete);
+            self.has_left |= matches!(event, Event::LeaveComplete);
             events.push_back(event);
         }
-        self.told += events.len() as u64;
+        self.events_sent += events.len() as u64;
         let told = !messages.is_empty();
         self.application.messages.send(messages);
         self.application.everything.send(messages);
@@ -407,7 +407,7 @@ impl EventLoop {
         told
     }
 
-    fn act(&mut self, action: Action) {
+    fn perform(&mut self, action: Action) {
         match action {
             Action::Connect { id, to } => self.streams.connect(id, self.zones.with_zone(to)),
             Action::Write { id, data } => {
@@ -417,19 +417,19 @@ impl EventLoop {
             }
             Action::Close { id } => self.streams.close(id),
             Action::GuessAddress { peer } => {
-                let guess = advertise::by_route(&[self.zones.with_zone(peer)], self.ipv6);
-                self.take_guess(guess, GuessedBy::Seed);
+                let guess = advertise::guess_by_route(&[self.zones.with_zone(peer)], self.ipv6);
+                self.apply_guess(guess, GuessedBy::Seed);
             }
             Action::CheckAddress { peers } => {
                 let peers: Vec<_> = peers.into_iter().map(|peer| self.zones.with_zone(peer)).collect();
-                let guess = advertise::anew(self.node.addr().ip(), &peers, self.ipv6);
-                self.take_guess(guess, GuessedBy::Interfaces);
+                let guess = advertise::guess_again(self.node.addr().ip(), &peers, self.ipv6);
+                self.apply_guess(guess, GuessedBy::Interfaces);
             }
             Action::Lookup { seed } => {
                 let lookups = self.lookups.clone();
                 tokio::spawn(async move {
                     let result = lookup::resolve(&seed, lookup::TIMEOUT).await;
-                    // Nobody waits for it once the loop has ended.
+                    // Fails only once the loop has ended.
                     let _ = lookups.send((seed, result)).await;
                 });
             }

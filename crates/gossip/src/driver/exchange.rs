@@ -1,5 +1,5 @@
-//! Asking a node something from outside, as one of memberlist's exchanges over TCP: a connection of its own,
-//! one message there and one back.
+//! One request to a node and its response, over a TCP connection of their own, as memberlist does it for push/pull and for
+//! pings over TCP.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -16,100 +16,101 @@ use crate::wire::{
     stream::{StreamMessage, encode},
 };
 
-/// How much of an answer is read at once, in bytes.
+/// How much of a response is read at once, in bytes.
 const CHUNK: usize = 16 << 10;
 
-/// Why a node that was asked something has not answered.
+/// Why there is no response to a request to a node. [`probe`](crate::probe) and
+/// [`Handle::view_of`](crate::Handle::view_of) make such requests.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Nothing answers.
+pub enum RequestError {
+    /// Cannot connect.
     #[error("nothing answers at {addr}: {source}; is the node running?")]
     Connect {
-        /// The address asked.
+        /// The node's address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The connection stood, and broke before the answer was complete.
+    /// The connection broke before the response was complete.
     #[error("{addr} broke off the connection: {source}; try again, and check the node's log")]
     Broken {
-        /// The address asked.
+        /// The node's address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system gives no numbers that are used once.
+    /// The system has no source of randomness, and encryption needs a nonce.
     #[error("the system has no source of randomness, which encryption needs")]
     Randomness,
-    /// The answer took too long.
+    /// The response took too long.
     #[error("{addr} did not answer within {timeout:?}; the node hangs, or something else listens there")]
     Timeout {
-        /// The address asked.
+        /// The node's address.
         addr: SocketAddr,
         /// How long it had.
         timeout: Duration,
     },
-    /// The answer is more than is taken.
+    /// The response exceeds a limit.
     #[error(
         "{addr} sent more than this node accepts: {problem}; if the cluster is that large, raise max_members and max_stream_bytes"
     )]
     TooLarge {
-        /// The address asked.
+        /// The node's address.
         addr: SocketAddr,
-        /// Which limit it exceeds.
+        /// The limit that it exceeds.
         problem: String,
     },
-    /// The answer is none of memberlist's.
+    /// The response is not memberlist's.
     #[error("what listens at {addr} is not a node: {problem}; give the address of a node")]
     NotANode {
-        /// The address asked.
+        /// The node's address.
         addr: SocketAddr,
-        /// What was wrong with the answer.
+        /// What is wrong with the response.
         problem: String,
     },
 }
 
-/// What went over the connection, in bytes.
+/// The bytes that went over the connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Passed {
+pub(super) struct ExchangeTraffic {
     pub(super) sent: u64,
     pub(super) received: u64,
 }
 
-/// Asks the node that listens at `addr`, and gives what it answers within these limits. What went there and back is
-/// counted, also if that is not all.
-pub(super) async fn ask(
+/// Sends `message` to the node at `addr` and returns its response, which has to keep to `limits`. `traffic` counts the bytes
+/// of failed exchanges, too.
+pub(super) async fn request(
     addr: SocketAddr,
     envelope: &Envelope,
     limits: StreamLimits,
     timeout: Duration,
-    request: &StreamMessage,
-    passed: &mut Passed,
-) -> Result<StreamMessage, AskError> {
+    message: &StreamMessage,
+    traffic: &mut ExchangeTraffic,
+) -> Result<StreamMessage, RequestError> {
     let answer = async {
-        let mut stream = sockets::connect(addr).await.map_err(|source| AskError::Connect { addr, source })?;
-        let nonce = super::nonce().ok_or(AskError::Randomness)?;
-        let request = envelope.seal_stream(nonce, encode(request, false), Direction::Request);
-        stream.write_all(&request).await.map_err(|source| AskError::Broken { addr, source })?;
-        passed.sent += request.len() as u64;
+        let mut stream = sockets::connect(addr).await.map_err(|source| RequestError::Connect { addr, source })?;
+        let nonce = super::nonce().ok_or(RequestError::Randomness)?;
+        let request = envelope.seal_stream(nonce, encode(message, false), Direction::Request);
+        stream.write_all(&request).await.map_err(|source| RequestError::Broken { addr, source })?;
+        traffic.sent += request.len() as u64;
         let mut opener = Opener::with_limits(Direction::Answer, limits);
         let mut chunk = vec![0; CHUNK];
         loop {
             let length = match stream.read(&mut chunk).await {
-                Ok(0) => return Err(AskError::Broken { addr, source: io::ErrorKind::UnexpectedEof.into() }),
+                Ok(0) => return Err(RequestError::Broken { addr, source: io::ErrorKind::UnexpectedEof.into() }),
                 Ok(length) => length,
-                Err(source) => return Err(AskError::Broken { addr, source }),
+                Err(source) => return Err(RequestError::Broken { addr, source }),
             };
-            passed.received += length as u64;
+            traffic.received += length as u64;
             match opener.push(envelope, &chunk[..length]) {
                 Ok(None) => {}
                 Ok(Some(message)) => return Ok(message),
                 Err(error) if error.exceeds_limit() => {
-                    return Err(AskError::TooLarge { addr, problem: error.to_string() });
+                    return Err(RequestError::TooLarge { addr, problem: error.to_string() });
                 }
-                Err(error) => return Err(AskError::NotANode { addr, problem: error.to_string() }),
+                Err(error) => return Err(RequestError::NotANode { addr, problem: error.to_string() }),
             }
         }
     };
-    time::timeout(timeout, answer).await.unwrap_or(Err(AskError::Timeout { addr, timeout }))
+    time::timeout(timeout, answer).await.unwrap_or(Err(RequestError::Timeout { addr, timeout }))
 }

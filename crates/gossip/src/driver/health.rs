@@ -1,48 +1,62 @@
-//! Asking a node from outside how it is, by memberlist's ping over TCP.
+//! A health check from outside, by memberlist's ping over TCP.
 //!
-//! A node of this crate answers with an ack that carries its [`Health`] as JSON. Other memberlist
-//! nodes answer with nothing in it, which [`HealthError::Silent`] tells apart from no answer.
+//! The ack of a node of this crate carries its [`Health`] as JSON. The ack of another memberlist node is empty:
+//! [`HealthError::Silent`].
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::exchange::{self, AskError, Passed};
+use super::exchange::{self, ExchangeTraffic, RequestError};
 use crate::{
     Health,
     wire::{Ping, envelope::Envelope, limits::StreamLimits, stream::StreamMessage},
 };
 
-/// An ack is read no further than this.
+/// The longest ack, in bytes.
 const ANSWER: usize = 64 << 10;
 
-/// Why a node's health is not known.
+/// Why a node's health is unknown. See [`probe`].
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    /// It does not answer.
+    /// The node does not answer.
     #[error(transparent)]
-    Ask(#[from] AskError),
-    /// A memberlist node that does not tell its health.
+    Request(#[from] RequestError),
+    /// The node is a memberlist node that does not report its health.
     #[error("the node at {addr} answers, but does not report its health: it is not a broadcast node")]
     Silent {
-        /// The address asked.
+        /// The node's address.
         addr: SocketAddr,
     },
 }
 
-/// Asks the node that listens at `addr` how it is. `envelope` has its label and one of its keys.
+/// Asks the node at `addr` for its health. `envelope` has its cluster's label and one of its keys.
 ///
 /// # Errors
 ///
-/// See [`HealthError`]; one comes no later than `timeout`.
+/// See [`HealthError`]; it is returned within `timeout`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use broadcast::{Config, Envelope, Profile, probe, start};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::new("node1").bind(([127, 0, 0, 1], 0).into()).profile(Profile::Local);
+/// let node = start(config).await?;
+/// let health = probe(node.addr(), &Envelope::default(), Duration::from_secs(5)).await?;
+/// assert!(health.joined);
+/// # Ok(()) }
+/// ```
 pub async fn probe(addr: SocketAddr, envelope: &Envelope, timeout: Duration) -> Result<Health, HealthError> {
     const SEQ: u32 = 1;
-    // An empty name means whoever listens here.
+    // An empty name addresses whatever node listens there.
     let ping = StreamMessage::Ping(Ping { seq: SEQ, node: "".into(), source: None });
     let limits = StreamLimits { whole: ANSWER, decompressed: ANSWER, ..StreamLimits::default() };
-    match exchange::ask(addr, envelope, limits, timeout, &ping, &mut Passed::default()).await? {
+    match exchange::request(addr, envelope, limits, timeout, &ping, &mut ExchangeTraffic::default()).await? {
         StreamMessage::Ack(ack) if ack.seq == SEQ => {
             serde_json::from_slice(&ack.payload).map_err(|_| HealthError::Silent { addr })
         }
-        _ => Err(AskError::NotANode { addr, problem: "it answers a ping with something else".into() }.into()),
+        _ => Err(RequestError::NotANode { addr, problem: "it answers a ping with something else".into() }.into()),
     }
 }
 
@@ -96,20 +110,23 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_an_answer_is_told_apart() {
-        use AskError::{Broken, Connect, NotANode, Timeout};
-        use HealthError::{Ask, Silent};
+        use HealthError::{Request, Silent};
+        use RequestError::{Broken, Connect, NotANode, Timeout};
 
         assert!(matches!(probe_what_answers(ack(1, ""), false).await, Err(Silent { .. })));
-        assert!(matches!(probe_what_answers(ack(2, ""), false).await, Err(Ask(NotANode { .. }))));
+        assert!(matches!(probe_what_answers(ack(2, ""), false).await, Err(Request(NotANode { .. }))));
         assert!(matches!(
             probe_what_answers(b"HTTP/1.1 400 Bad Request".into(), false).await,
-            Err(Ask(NotANode { .. }))
+            Err(Request(NotANode { .. }))
         ));
-        assert!(matches!(probe_what_answers(Vec::new(), false).await, Err(Ask(Broken { .. }))));
-        assert!(matches!(probe_what_answers(Vec::new(), true).await, Err(Ask(Timeout { .. }))));
+        assert!(matches!(probe_what_answers(Vec::new(), false).await, Err(Request(Broken { .. }))));
+        assert!(matches!(probe_what_answers(Vec::new(), true).await, Err(Request(Timeout { .. }))));
 
         let free = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports").local_addr();
         let free = free.expect("a bound socket has an address");
-        assert!(matches!(probe(free, &Envelope::default(), Duration::from_secs(10)).await, Err(Ask(Connect { .. }))));
+        assert!(matches!(
+            probe(free, &Envelope::default(), Duration::from_secs(10)).await,
+            Err(Request(Connect { .. }))
+        ));
     }
 }

@@ -1,4 +1,4 @@
-//! What nodes of this crate tell each other about themselves, as applications see it.
+//! The identity, roles and endpoints that nodes of this crate tell each other ([`NodeInfo`]), for applications.
 
 use std::time::Instant;
 
@@ -6,26 +6,26 @@ use super::{Handle, UpdateError};
 use crate::{ConfigError, NodeInfo, NodeName};
 
 impl Handle {
-    /// What a live member, or this node, tells about itself. Nothing of plain memberlist nodes, and of those that have not
-    /// told it yet, which [`Event::Introduced`](crate::Event::Introduced) will; and of nobody once this node has stopped.
+    /// What a live member, or this node, tells about itself. `None` for plain memberlist nodes, for nodes whose info has not
+    /// arrived yet ([`Event::Introduced`](crate::Event::Introduced) announces it), and once this node has stopped.
     pub async fn info_of(&self, name: &NodeName) -> Option<NodeInfo> {
         let name = name.clone();
         self.ask(move |event_loop| event_loop.node.info_of(&name)).await.flatten()
     }
 
-    /// Tells the other nodes of this crate something else about this one: other roles, or other endpoints. They hear of
-    /// it as [`Event::Introduced`](crate::Event::Introduced). Ends when it is on its way.
+    /// Changes the roles or endpoints that this node tells the other nodes of this crate. They are told by
+    /// [`Event::Introduced`](crate::Event::Introduced). Returns when the update is on its way.
     ///
     /// # Errors
     ///
-    /// See [`UpdateError`]. The identity has to be that of this node: it is the same as long as the node runs.
+    /// See [`UpdateError`]. The identity must stay the same as long as the node runs.
     pub async fn update_info(&self, info: NodeInfo) -> Result<(), UpdateError> {
         info.validate()?;
         if info.id != self.id() {
             let problem = format!("the id of this node is {} as long as it runs, not {}", self.id(), info.id);
             return Err(ConfigError::Info { problem }.into());
         }
-        let told = self.ask(move |event_loop| event_loop.node.update_info(Instant::now(), info)).await;
-        told.filter(|told| *told).map(|_| ()).ok_or(UpdateError::Stopped)
+        let updated = self.ask(move |event_loop| event_loop.node.update_info(Instant::now(), info)).await;
+        updated.filter(|updated| *updated).map(|_| ()).ok_or(UpdateError::Stopped)
     }
 }

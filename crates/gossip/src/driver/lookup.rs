@@ -1,4 +1,4 @@
-//! Names to addresses, by the system's resolver, in bounded time.
+//! DNS lookups: names to addresses, by the system's resolver, in bounded time.
 
 use std::{
     net::{SocketAddr, SocketAddrV6},
@@ -10,17 +10,17 @@ use tokio::time::timeout;
 use super::{sockets::canonical, zones};
 use crate::Seed;
 
-/// How long a lookup may take. The resolver itself gives up later; its thread then ends by itself.
+/// How long a lookup may take. The resolver's thread goes on until the resolver itself gives up.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Every address of `seed`, in the resolver's order. The error says what went wrong, not for whom.
+/// All addresses of `seed`, in the resolver's order. The error does not name the seed.
 pub(super) async fn resolve(seed: &Seed, limit: Duration) -> Result<Vec<SocketAddr>, String> {
     #[cfg(test)]
-    if let Some(found) = pretended::of(seed) {
+    if let Some(found) = fake_names::of(seed) {
         return Ok(found);
     }
     if let Some((ip, zone)) = seed.zoned() {
-        return Ok(vec![SocketAddrV6::new(ip, seed.port, 0, zones::number(zone)?).into()]);
+        return Ok(vec![SocketAddrV6::new(ip, seed.port, 0, zones::interface_index(zone)?).into()]);
     }
     let mut addresses = Vec::new();
     match timeout(limit, tokio::net::lookup_host((seed.host.as_str(), seed.port))).await {
@@ -40,9 +40,9 @@ pub(super) async fn resolve(seed: &Seed, limit: Duration) -> Result<Vec<SocketAd
     Ok(addresses)
 }
 
-/// Names that only tests know, for names whose addresses change.
+/// Names for tests, whose addresses a test can change.
 #[cfg(test)]
-pub(super) mod pretended {
+pub(super) mod fake_names {
     use std::{
         collections::BTreeMap,
         net::{IpAddr, SocketAddr},
@@ -53,7 +53,7 @@ pub(super) mod pretended {
 
     static NAMES: Mutex<BTreeMap<String, Vec<IpAddr>>> = Mutex::new(BTreeMap::new());
 
-    /// From now on the name stands for these addresses. Each test has its own names.
+    /// From now on the name has these addresses. Each test uses its own names.
     pub(crate) fn set(host: &str, ips: &[&str]) {
         let ips = ips.iter().map(|ip| ip.parse().expect("a test's address")).collect();
         NAMES.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), ips);
@@ -80,7 +80,7 @@ mod tests {
     #[tokio::test]
     async fn gives_link_local_addresses_their_zone() {
         let seed = |host: &str| Seed { host: host.to_owned(), port: 7 };
-        let loopback = zones::number("lo").unwrap();
+        let loopback = zones::interface_index("lo").unwrap();
         let expected = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, loopback);
         assert_eq!(resolve(&seed("fe80::1%lo"), TIMEOUT).await, Ok(vec![expected.into()]));
         let error = resolve(&seed("fe80::1%no-such"), TIMEOUT).await.unwrap_err();

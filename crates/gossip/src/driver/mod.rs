@@ -1,32 +1,33 @@
-//! The node on real sockets, and the application's hold on it.
+//! A node on real sockets, and the [`Handle`] by which the application controls it.
 //!
-//! [`start`] binds a UDP socket and a TCP listener on one port, finds out the address to advertise,
-//! and hands a [`Node`] to one task, the event loop, which owns it and the sockets until the end:
-//! no lock, no shared state. Everything else talks to that task through bounded channels: the
-//! [`Handle`] by commands, each TCP connection (a task of its own) and each DNS lookup by reports.
+//! [`start`] binds a UDP socket and a TCP listener on one port, determines the address to advertise, and hands the
+//! [`Node`] to one task, the event loop. That task owns the node and the sockets until the end, so there are no locks
+//! around them (an actor). Everything else talks to it through bounded channels: the [`Handle`] sends commands, and each TCP
+//! connection and each DNS lookup, a task of its own, sends reports.
 //!
-//! A node runs, leaves, and has stopped. It leaves when [`Handle::leave`] is called or the last
-//! [`Handle`] is dropped, and stops once the others were told, 1.8 s later at most; then its ports
-//! are free again, every [`Subscription`] ends, and every verb of the [`Handle`] says so.
+//! A node is first running, then leaving, then stopped. It leaves when [`Handle::leave`] is called or the last [`Handle`] is
+//! dropped. It stops when the others know, 1.8 s later at most. Then its ports are free again, every [`Subscription`] ends,
+//! and every method of the [`Handle`] reports that the node has stopped.
 //!
-//! What can go wrong afterwards, on a socket or in a lookup, ends a connection or an attempt, never
-//! the loop. A subscriber that is too slow misses what it was too slow for, and is told how much.
+//! An error on a socket or in a lookup ends that connection or attempt, never the event loop. A subscriber that is too
+//! slow misses messages, and learns how many ([`Lagged`]).
 
 mod advertise;
-mod arrivals;
-mod change_faults;
 mod event_loop;
 mod exchange;
-mod faults;
+mod fault_injector;
 mod foreign;
+pub mod former_names;
 pub(crate) mod health;
 mod info;
-mod joined;
+mod join;
 mod keys;
 mod lookup;
 mod outbox;
+mod pending;
 mod receipt;
 mod segments;
+mod set_faults;
 mod sockets;
 mod streams;
 mod subscription;
@@ -47,24 +48,24 @@ use rand::{TryRng, rngs::SysRng};
 use serde::Serialize;
 use tokio::sync::watch;
 
-pub use self::{
-    arrivals::host,
-    change_faults::FaultsError,
-    exchange::AskError,
-    foreign::ForeignStreams,
-    joined::JoinError,
-    keys::KeysError,
-    receipt::{Delivery, Departed, Receipt, Undelivered},
-    subscription::{Lagged, Subscription},
-    view::ViewError,
-};
 use self::{
-    event_loop::{Application, Commands, EventLoop},
-    faults::Faulty,
+    event_loop::{ApplicationChannels, Commands, EventLoop},
+    fault_injector::FaultInjector,
     outbox::Outbox,
     sockets::Sockets,
-    subscription::{Bounds, Feed, Subscribers},
+    subscription::{Feed, FeedHandle, SubscriptionLimits},
     zones::{Zones, without_zone},
+};
+pub use self::{
+    exchange::RequestError,
+    foreign::ForeignStreams,
+    join::JoinError,
+    keys::KeysError,
+    pending::host_network,
+    receipt::{Delivery, DeliveryError, DepartedMembers, Receipt},
+    set_faults::FaultsError,
+    subscription::{Lagged, Subscription},
+    view::ViewError,
 };
 use crate::{
     Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeId, NodeInfo, NodeName, Overview, PublishError,
@@ -75,31 +76,31 @@ use crate::{
     wire::{Address, Nonce, limits},
 };
 
-/// What is kept for a subscriber that is behind, of messages and of events. It lasts some 100 ms in the
-/// fastest flood, so that the system may well let a subscriber wait.
-const KEPT_MESSAGES: Bounds = Bounds { count: 16_384, bytes: 16 << 20 };
-const KEPT_EVENTS: Bounds = Bounds { count: 1024, bytes: usize::MAX };
-/// … and of acknowledgements: the next ones make up for what is missed.
-const KEPT_ACKS: Bounds = Bounds { count: 1024, bytes: 4 << 20 };
+/// How many messages and events wait for a slow subscriber. In the fastest flood they last some 100 ms, which is longer
+/// than the system usually keeps a task waiting.
+const MESSAGE_BUFFER: SubscriptionLimits = SubscriptionLimits { count: 16_384, bytes: 16 << 20 };
+const EVENT_BUFFER: SubscriptionLimits = SubscriptionLimits { count: 1024, bytes: usize::MAX };
+/// How many acknowledgements wait. A missed one does no harm, as the next one says more.
+const ACK_BUFFER: SubscriptionLimits = SubscriptionLimits { count: 1024, bytes: 4 << 20 };
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting cannot be.
+    /// A setting is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The address cannot be listened on.
+    /// The node cannot listen on the address.
     #[error(
         "cannot listen on {addr}: {source}; stop what uses it{}, or set another `bind`, port 0 for any free one",
-        who_else(addr.port(), source)
+        likely_occupant(addr.port(), source)
     )]
     Bind {
         /// The address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Encryption needs numbers that are used once, and the system gives none.
+    /// The system has no source of randomness, and encryption needs nonces.
     #[error("the system has no source of randomness, which encryption needs")]
     Randomness,
     /// The advertise address cannot be used.
@@ -107,19 +108,19 @@ pub enum StartError {
     Advertise(String),
 }
 
-/// Who may well be there already, as it follows other words.
-fn who_else(port: u16, error: &io::Error) -> String {
+/// A hint at the program that probably uses the port already, to follow other words.
+fn likely_occupant(port: u16, error: &io::Error) -> String {
     let swarms = error.kind() == io::ErrorKind::AddrInUse && port == DEFAULT_PORT;
     if swarms { format!(" (port {DEFAULT_PORT} is also Docker Swarm's)") } else { String::new() }
 }
 
-/// Why a node does not tell something else about itself.
+/// Why a node could not change what it tells the others about itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {
-    /// It cannot be told.
+    /// The new value is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// In a serf cluster a node tells tags, elsewhere metadata.
+    /// Nodes of a serf cluster have tags, nodes of other clusters metadata.
     #[error(
         "in a serf cluster nodes have tags (update_tags), in other clusters metadata (update_meta); this cluster is of the other kind"
     )]
@@ -130,6 +131,21 @@ pub enum UpdateError {
 }
 
 /// A running node. Cheap to clone; when the last clone is dropped, the node leaves and stops.
+///
+/// ```
+/// use broadcast::{Config, Profile, start};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::new("node1").bind(([127, 0, 0, 1], 0).into()).profile(Profile::Local);
+/// let node = start(config).await?;
+/// let mut messages = node.subscribe_all();
+/// node.publish("greeting", "hello").await?;
+/// let message = messages.recv().await.expect("the node runs")?;
+/// assert_eq!((message.key(), message.value()), ("greeting", "\"hello\""));
+/// node.leave().await;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle(Arc<Shared>);
 
@@ -139,7 +155,7 @@ struct Shared {
     name: String,
     label: String,
     id: NodeId,
-    /// Whether it is in a serf cluster.
+    /// Whether this node is in a serf cluster.
     serf: bool,
     addr: watch::Receiver<SocketAddr>,
     commands: Commands,
@@ -148,18 +164,18 @@ struct Shared {
     joined: watch::Receiver<bool>,
     member_changes: watch::Receiver<u64>,
     key_changes: watch::Receiver<u64>,
-    messages: Subscribers<Message>,
-    everything: Subscribers<Message>,
-    events: Subscribers<Event>,
-    acks: Subscribers<Acks>,
-    /// Hears the events from the very start, until the first subscriber takes it.
-    first: Mutex<Option<Subscription<Event>>>,
+    messages: FeedHandle<Message>,
+    everything: FeedHandle<Message>,
+    events: FeedHandle<Event>,
+    acks: FeedHandle<Acks>,
+    /// Collects the events since the start, for the first subscriber.
+    first_events: Mutex<Option<Subscription<Event>>>,
 }
 
-/// Starts a node. Must be called within a tokio runtime.
+/// Starts a node. Must be called within a tokio runtime. [`Handle`] has an example.
 ///
-/// It returns when the node listens, and has not joined its cluster yet, unless it has no seeds to join through:
-/// wait for [`Handle::joined`] before you publish what others are to hear.
+/// It returns when the node listens. A node with seeds has not joined its cluster yet then: wait for [`Handle::joined`]
+/// before you publish anything that the others are to receive.
 ///
 /// # Errors
 ///
@@ -182,7 +198,7 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     }
     let faults = config.faults.clone().map(|faults| {
         // Without a system source of randomness, the same faults every time will do.
-        Faulty::new(&config.name, faults, SysRng.try_next_u64().unwrap_or_default())
+        FaultInjector::new(&config.name, faults, SysRng.try_next_u64().unwrap_or_default())
     });
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     let epoch = u64::try_from(epoch).unwrap_or(u64::MAX);
@@ -218,49 +234,49 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
 
     let (commands, received) = Commands::new();
     let outbox = Arc::new(Outbox::new(node.epoch()));
-    let (reached_at, known_addr) = watch::channel(addr);
-    let (progress, known) = watch::channel(Progress::default());
-    let (has_joined, joined) = watch::channel(node.has_joined());
-    let (changed_members, member_changes) = watch::channel(0);
-    let (changed_keys, key_changes) = watch::channel(0);
-    let [messages, everything] = [(); 2].map(|()| Feed::new(KEPT_MESSAGES, Message::len));
-    let events = Feed::new(KEPT_EVENTS, |_| 0);
-    let acks = Feed::new(KEPT_ACKS, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
+    let (addr_sender, addr) = watch::channel(addr);
+    let (progress_sender, progress) = watch::channel(Progress::default());
+    let (joined_sender, joined) = watch::channel(node.has_joined());
+    let (member_sender, member_changes) = watch::channel(0);
+    let (key_sender, key_changes) = watch::channel(0);
+    let [messages, everything] = [(); 2].map(|()| Feed::new(MESSAGE_BUFFER, Message::len));
+    let events = Feed::new(EVENT_BUFFER, |_| 0);
+    let acks = Feed::new(ACK_BUFFER, |acks: &Acks| acks.members.len() * size_of::<(NodeName, u64)>());
     let shared = Shared {
         name,
         label,
         id,
         serf,
-        addr: known_addr,
+        addr,
         commands,
         outbox: Arc::clone(&outbox),
-        progress: known,
+        progress,
         joined,
         member_changes,
         key_changes,
-        messages: messages.subscribers(),
-        everything: everything.subscribers(),
-        events: events.subscribers(),
-        acks: acks.subscribers(),
-        first: Mutex::new(Some(events.subscribers().subscribe())),
+        messages: messages.handle(),
+        everything: everything.handle(),
+        events: events.handle(),
+        acks: acks.handle(),
+        first_events: Mutex::new(Some(events.handle().subscribe())),
     };
-    let application = Application {
+    let application = ApplicationChannels {
         outbox,
-        reached_at,
-        progress,
-        has_joined,
-        changed_members,
-        changed_keys,
+        addr: addr_sender,
+        progress: progress_sender,
+        joined: joined_sender,
+        member_changes: member_sender,
+        key_changes: key_sender,
         messages,
         everything,
         events,
         acks,
     };
-    EventLoop::new(node, sockets, zones, faults, streams, application).begin(received);
+    EventLoop::new(node, sockets, zones, faults, streams, application).spawn(received);
     Ok(Handle(Arc::new(shared)))
 }
 
-/// A nonce that nobody else begins with.
+/// A random nonce for this node to count up from.
 fn nonce() -> Option<Nonce> {
     let mut nonce = Nonce::default();
     SysRng.try_fill_bytes(&mut nonce).ok().map(|()| nonce)
@@ -285,23 +301,22 @@ impl Handle {
         self.0.id
     }
 
-    /// The address others reach this node at. One that was configured as a name is looked up again three
-    /// times in each [`push_pull_interval`](crate::Tuning::push_pull_interval), every 10 s in a LAN, and this node
-    /// moves with it: to the others it leaves, and joins at the new address. So it does when an address that was
-    /// not configured turns out to be another.
+    /// The address at which others reach this node. It may change while the node runs: a configured name is looked up
+    /// again three times in each [`push_pull_interval`](crate::Tuning::push_pull_interval) (every 10 s in a LAN), and a
+    /// guessed address is checked. When it changes, the others see this node leave, and join at the new address.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         *self.0.addr.borrow()
     }
 
-    /// The same, for who wants to know when it changes.
+    /// The same, with notice of changes.
     #[must_use]
     pub fn watch_addr(&self) -> watch::Receiver<SocketAddr> {
         self.0.addr.clone()
     }
 
-    /// Tells the others something else about this node, at most [`limits::META`] bytes, which they hear of as
-    /// [`Event::Updated`]. Ends when it is on its way.
+    /// Changes this node's metadata, of at most [`limits::META`] bytes. The others are told by [`Event::Updated`]. Returns
+    /// when the update is on its way.
     ///
     /// # Errors
     ///
@@ -312,11 +327,11 @@ impl Handle {
         }
         let meta = meta.into();
         check_meta(&meta)?;
-        let told = self.ask(move |event_loop| event_loop.node.update_meta(Instant::now(), &Bytes::from(meta))).await;
-        if told == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }
+        let updated = self.ask(move |event_loop| event_loop.node.update_meta(Instant::now(), &Bytes::from(meta))).await;
+        if updated == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }
     }
 
-    /// In a serf cluster, gives this node other tags. Ends when they are on their way.
+    /// Changes this node's tags, in a serf cluster. Returns when the update is on its way.
     ///
     /// # Errors
     ///
@@ -327,14 +342,14 @@ impl Handle {
         }
         let serf = Serf { tags };
         serf.validate()?;
-        let told = self.ask(|event_loop| event_loop.node.update_tags(Instant::now(), serf)).await;
-        if told == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }
+        let updated = self.ask(|event_loop| event_loop.node.update_tags(Instant::now(), serf)).await;
+        if updated == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }
     }
 
-    /// Sends `value`, as JSON, under `key` to every other node. Ends when the message is numbered and will
-    /// be sent; it waits as long as members that are too slow hold the publisher back. What becomes of the
-    /// message, the [`Receipt`] knows. A node that has not [`joined`](Self::joined) its cluster yet publishes, too, to
-    /// nobody, and the receipt says so ([`Receipt::joined`]).
+    /// Sends `value`, as JSON, under `key` to every other node. Returns when the message has its number and will be sent;
+    /// while members are too slow, this waits (backpressure). The [`Receipt`] tells when everybody has the message. A node
+    /// that has not [`joined`](Self::joined) its cluster yet publishes to nobody, and the receipt says so
+    /// ([`Receipt::joined`]). [`Handle`] and [`Receipt`] have examples.
     ///
     /// # Errors
     ///
@@ -345,7 +360,7 @@ impl Handle {
         Ok(Receipt::new(id, (published, joined), self.0.progress.clone(), self.0.commands.clone()))
     }
 
-    /// As [`publish`](Self::publish), without waiting.
+    /// As [`publish`](Self::publish), but never waits.
     ///
     /// # Errors
     ///
@@ -361,73 +376,72 @@ impl Handle {
         Draft::checked(key, &value, &self.0.name)
     }
 
-    /// The messages other nodes publish, from now on. For a subscriber that is behind the last 16,384 are
-    /// kept, up to 16 MiB.
+    /// The messages that other nodes publish from now on. The last 16,384 wait for a slow subscriber, up to 16 MiB.
+    /// [`Subscription`] has an example.
     #[must_use]
     pub fn subscribe(&self) -> Subscription<Message> {
         self.0.messages.subscribe()
     }
 
-    /// As [`subscribe`](Self::subscribe), with the messages that this node itself publishes, as soon as they
-    /// are on their way; their [`hops`](Message::hops) are 0. All messages of the cluster, in an order of this
-    /// node's own.
+    /// As [`subscribe`](Self::subscribe), together with the messages that this node itself publishes, as soon as they
+    /// are on their way; their [`hops`](Message::hops) are 0. Each node has these messages in an order of its own.
     #[must_use]
     pub fn subscribe_all(&self) -> Subscription<Message> {
         self.0.everything.subscribe()
     }
 
-    /// What happens in the cluster: every [`Event`] but the messages. The first call hears of
-    /// everything since the start, so that [`Event::Ready`] cannot be missed; later ones hear what
-    /// happens from then on. The last 1024 events are kept for a subscriber that is behind.
+    /// The events of the cluster: every [`Event`], without the messages. The first call gets all events since the start, so
+    /// that nobody misses [`Event::Ready`]; later calls get those from then on. The last 1024 events wait for a slow
+    /// subscriber.
     #[must_use]
     pub fn events(&self) -> Subscription<Event> {
         // Nothing can panic under this lock; were it poisoned, the receiver would still be whole.
-        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = self.0.first_events.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(|| self.0.events.subscribe())
     }
 
-    /// The same from now on, for who leaves those since the start to others.
+    /// The events from now on. Those since the start are left to the first call of [`events`](Self::events).
     #[must_use]
     pub fn events_from_now(&self) -> Subscription<Event> {
         self.0.events.subscribe()
     }
 
-    /// Who acknowledges what, of this node's messages and of those of all others of this crate, whom it asks
-    /// while there is such a subscription. It begins with how far each member is, which is told again every 5 s;
-    /// in between, up to 20 times a second for each origin, those that have gone on.
+    /// Which member has acknowledged which messages: this node's own, and those of all other nodes of this crate, which
+    /// report to this node while there is such a subscription. It begins with the position of every member, and repeats that
+    /// every 5 s. In between come the positions that have advanced, up to 20 times a second for each origin.
     #[must_use]
     pub fn acks(&self) -> Subscription<Acks> {
         self.0.acks.subscribe()
     }
 
-    /// What this node has counted since its start, and how much it holds. All zero once it has stopped.
+    /// This node's counters since its start, and its gauges. All are zero once it has stopped.
     pub async fn metrics(&self) -> Metrics {
         self.ask(|event_loop| event_loop.node.metrics()).await.unwrap_or_default()
     }
 
-    /// How this node sees its cluster, at one time. Of nobody once it has stopped.
+    /// A snapshot of the cluster as this node sees it. Empty once the node has stopped.
     pub async fn overview(&self) -> Overview {
         self.ask(|event_loop| event_loop.node.overview()).await.unwrap_or_default()
     }
 
-    /// Changes when the members of the [`overview`](Self::overview) may have: who is there, what is known of them,
-    /// how far they are behind, and how they are reached. The number itself says nothing. Ends when the node stops.
+    /// Changes whenever a member in the [`overview`](Self::overview) may have changed: who is there, what is known of them,
+    /// how far they are behind, and how they are reached. The number itself has no meaning. Ends when the node stops.
     #[must_use]
     pub fn watch_members(&self) -> watch::Receiver<u64> {
         self.0.member_changes.clone()
     }
 
-    /// How this node is; nothing once it has stopped.
+    /// This node's health; `None` once it has stopped.
     pub async fn health(&self) -> Option<Health> {
         self.ask(|event_loop| event_loop.node.health()).await
     }
 
-    /// What this node's answers to pings carry from now on, at most 512 bytes: whoever pings it hears of it
-    /// with [`Event::Probed`].
+    /// From now on this node's acks of pings carry this payload, of at most 512 bytes. Whoever pings it gets it with
+    /// [`Event::Probed`].
     ///
     /// # Errors
     ///
-    /// It is too long.
+    /// The payload is too long.
     pub async fn set_ack_payload(&self, payload: &[u8]) -> Result<(), ConfigError> {
         if payload.len() > limits::ACK_PAYLOAD {
             return Err(ConfigError::AckPayloadTooLong { size: payload.len() });
@@ -438,7 +452,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Every member that is not dead, this node first. Nobody once the node has stopped.
+    /// Every member that is not dead, this node first. Empty once the node has stopped.
     pub async fn members(&self) -> Vec<Member> {
         self.ask(|event_loop| event_loop.node.members()).await.unwrap_or_default()
     }
@@ -449,15 +463,15 @@ impl Handle {
         self.0.commands.is_closed()
     }
 
-    /// Leaves the cluster: the others are told, what is queued is sent, and the node stops. Returns
-    /// when it has, within 2 s.
+    /// Leaves the cluster: tells the others, sends what is queued, and stops the node. Returns when it has stopped, within
+    /// 2 s.
     pub async fn leave(&self) {
         self.ask(EventLoop::leave).await;
         self.0.commands.closed().await;
     }
 
-    /// Has the event loop do this; `None` when the node has stopped.
-    async fn ask<T: Send + 'static>(&self, what: impl FnOnce(&mut EventLoop) -> T + Send + 'static) -> Option<T> {
-        self.0.commands.ask(what).await
+    /// Runs this in the event loop; `None` when the node has stopped.
+    async fn ask<T: Send + 'static>(&self, command: impl FnOnce(&mut EventLoop) -> T + Send + 'static) -> Option<T> {
+        self.0.commands.ask(command).await
     }
 }

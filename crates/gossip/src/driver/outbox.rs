@@ -1,9 +1,8 @@
-//! What the application has published and the event loop has not taken yet.
+//! The queue between the application, which publishes, and the event loop.
 //!
-//! Publishing numbers a message and puts it here, without waiting for the event loop; that takes all
-//! that is here at its next turn, so that many messages share a packet. The outbox is bounded, and the
-//! loop leaves in it what the log has no room for: so publishing is held back as far as the slowest
-//! member demands.
+//! Publishing numbers a message and puts it here, without waiting for the event loop. The event loop takes everything at its
+//! next turn, so that many messages share a packet. The outbox is bounded, and the event loop takes no more than the log has
+//! room for: so the slowest member holds publishers back (backpressure).
 
 use std::{
     collections::VecDeque,
@@ -44,7 +43,7 @@ impl Outbox {
         Self { state: Mutex::new(state), filled: Notify::new(), emptied: Notify::new() }
     }
 
-    /// Adds a message, if there is room; gives it back otherwise.
+    /// Adds a message if there is room; otherwise returns it.
     pub(super) fn try_push(&self, draft: Draft) -> Result<MessageId, (PublishError, Draft)> {
         let mut state = self.lock();
         if let Some(refusal) = &state.refusal {
@@ -70,7 +69,7 @@ impl Outbox {
         loop {
             let emptied = self.emptied.notified();
             tokio::pin!(emptied);
-            // From now on no emptying is missed.
+            // From now on no notification is missed.
             emptied.as_mut().enable();
             match self.try_push(draft) {
                 Ok(id) => return Ok(id),
@@ -81,12 +80,12 @@ impl Outbox {
         }
     }
 
-    /// Resolves when there may be something to take.
+    /// Resolves when there may be messages.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
     }
 
-    /// Takes all there is into `taken`, which is empty.
+    /// Moves all messages into `taken`, which is empty.
     pub(super) fn take(&self, taken: &mut VecDeque<Draft>) {
         let mut state = self.lock();
         if !state.drafts.is_empty() {
@@ -97,8 +96,7 @@ impl Outbox {
         }
     }
 
-    /// What the node makes of the next message that is published: its identity, if nothing waits any
-    /// more, or why there will be none.
+    /// Sets the identity of the next message, if none waits here, and why publishing is refused, if it is.
     pub(super) fn set_next(&self, next: MessageId, refusal: Option<PublishError>) {
         let mut state = self.lock();
         if state.drafts.is_empty() {

@@ -1,4 +1,4 @@
-//! What a publisher can know: who has its message.
+//! Receipts: how a publisher learns who has its message.
 
 use std::{
     fmt,
@@ -10,17 +10,35 @@ use tokio::{sync::watch, time::timeout};
 use super::event_loop::Commands;
 use crate::{MessageId, NodeName, dissemination::Progress};
 
-/// Who has a message.
+/// Which members have a message.
 #[derive(Debug)]
-struct Reached {
-    /// Live members who have acknowledged it.
+struct ReceiptStatus {
+    /// How many live members have acknowledged it.
     members: usize,
-    /// Live members who have not.
+    /// The live members that have not.
     missing: Vec<NodeName>,
-    departed: Departed,
+    departed: DepartedMembers,
 }
 
-/// A message that was published: it is numbered and will be sent.
+/// A published message: it has its number, and will be sent. Waits for its delivery, if you like.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use broadcast::{Config, DeliveryError, Profile, start};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::new("node1").bind(([127, 0, 0, 1], 0).into()).profile(Profile::Local);
+/// let node = start(config).await?;
+/// let receipt = node.publish("price", &17).await?;
+/// match receipt.delivered_within(Duration::from_secs(5)).await {
+///     Ok(delivery) => println!("{} of {} members have it", delivery.delivered, delivery.members),
+///     Err(DeliveryError::Missing { missing, .. }) => println!("still waiting for {missing:?}"),
+///     Err(error) => return Err(error.into()),
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Receipt {
     id: MessageId,
@@ -31,34 +49,34 @@ pub struct Receipt {
     commands: Commands,
 }
 
-/// A message has been delivered to every live member.
+/// The delivery of a message to every live member. [`Receipt`] has an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// How many members have it.
     pub delivered: usize,
-    /// How many live members were to get it: as many.
+    /// How many live members were to get it; the same number.
     pub members: usize,
-    /// How many plain memberlist members it was sent to, who cannot acknowledge.
+    /// To how many plain memberlist members it was sent. These cannot acknowledge.
     pub plain: usize,
-    /// From its publication until this was noticed.
+    /// The time from its publication until the last acknowledgement.
     pub elapsed: Duration,
-    /// Whether the node had [joined](Receipt::joined) its cluster when it published it.
+    /// Whether the node had [joined](Receipt::joined) its cluster when it published the message.
     pub joined: bool,
-    /// Who was to get it as well, and has gone without.
-    pub departed: Departed,
+    /// The members that went away without acknowledging it.
+    pub departed: DepartedMembers,
 }
 
-/// Members that went away before they acknowledged a message, and have not come back. As a member that fails may
-/// only be cut off, it may have the message, or get it later.
+/// Members that went away before they acknowledged a message, and have not come back. A failed member may only be cut off:
+/// it may have the message, or get it later. [`Delivery::departed`] has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Departed {
+pub struct DepartedMembers {
     /// Those that failed.
     pub failed: Vec<NodeName>,
     /// Those that left.
     pub left: Vec<NodeName>,
 }
 
-impl Departed {
+impl DepartedMembers {
     /// Whether nobody has gone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -67,7 +85,7 @@ impl Departed {
 }
 
 /// As it follows other words: `; node3 failed meanwhile`, or nothing.
-impl fmt::Display for Departed {
+impl fmt::Display for DepartedMembers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (gone, what) in [(&self.failed, "failed"), (&self.left, "left")] {
             if !gone.is_empty() {
@@ -78,18 +96,18 @@ impl fmt::Display for Departed {
     }
 }
 
-/// Why it is not known that every live member has a message.
+/// Why a message's delivery to every live member was not confirmed. [`Receipt`] has an example.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Undelivered {
-    /// The time was over.
+pub enum DeliveryError {
+    /// The time is over.
     #[error("not delivered within {waited:?} to {}; still trying{departed}", names(missing))]
     Missing {
-        /// How long was waited.
+        /// How long this has waited.
         waited: Duration,
-        /// The live members who have not acknowledged it yet. It is not given up.
+        /// The live members that have not acknowledged the message yet. The node goes on sending it to them.
         missing: Vec<NodeName>,
-        /// Who was to get it as well, and has gone without.
-        departed: Departed,
+        /// The members that went away without acknowledging it.
+        departed: DepartedMembers,
     },
     /// The node has stopped.
     #[error("the node has stopped, so it can no longer say who has the message")]
@@ -119,33 +137,32 @@ impl Receipt {
         self.id
     }
 
-    /// Whether this node had joined its cluster when it published the message, which
-    /// [`Handle::joined`](crate::Handle::joined) waits for. If not, it knew no other member: the message is delivered
-    /// to 0 of 0, and members that it meets later do not get it, unless they ask for what is retained
-    /// ([`Config::replay`](crate::Config::replay)).
+    /// Whether this node had joined its cluster ([`Handle::joined`](crate::Handle::joined)) when it published the message. If
+    /// not, it knew no other member: the message is delivered to 0 of 0, and members that it meets later do not get it,
+    /// unless they ask for what is retained ([`Config::replay`](crate::Config::replay)).
     #[must_use]
     pub fn joined(&self) -> bool {
         self.joined
     }
 
-    /// Waits until every live member has the message: also one that has not kept up for longer than
-    /// [`Limits::lag_limit`](crate::Limits), for which nobody else waits. A member that fails or leaves meanwhile is
-    /// not waited for, and named. Plain memberlist members are not waited for.
+    /// Waits until every live member has the message, even one that lags by more than
+    /// [`Limits::lag_limit`](crate::Limits), for which publishers do not wait. It does not wait for members that fail or leave
+    /// meanwhile, and names them ([`Delivery::departed`]); nor for plain memberlist members.
     ///
     /// # Errors
     ///
     /// The node has stopped.
-    pub async fn delivered(mut self) -> Result<Delivery, Undelivered> {
+    pub async fn delivered(mut self) -> Result<Delivery, DeliveryError> {
         loop {
             let seq = self.id.seq;
-            self.progress.wait_for(|progress| progress.everywhere > seq).await.map_err(|_| Undelivered::Stopped)?;
+            self.progress.wait_for(|progress| progress.everywhere > seq).await.map_err(|_| DeliveryError::Stopped)?;
             let elapsed = self.published.elapsed();
-            let reached = self.reached().await?;
-            if reached.missing.is_empty() {
-                return Ok(self.delivery(reached, elapsed));
+            let status = self.status().await?;
+            if status.missing.is_empty() {
+                return Ok(self.delivery(status, elapsed));
             }
-            // Somebody has just come back.
-            self.progress.changed().await.map_err(|_| Undelivered::Stopped)?;
+            // A member has just come back.
+            self.progress.changed().await.map_err(|_| DeliveryError::Stopped)?;
         }
     }
 
@@ -153,32 +170,32 @@ impl Receipt {
     ///
     /// # Errors
     ///
-    /// See [`Undelivered`].
-    pub async fn delivered_within(self, limit: Duration) -> Result<Delivery, Undelivered> {
+    /// See [`DeliveryError`].
+    pub async fn delivered_within(self, limit: Duration) -> Result<Delivery, DeliveryError> {
         let waiting = self.clone();
         if let Ok(delivered) = timeout(limit, waiting.delivered()).await {
             return delivered;
         }
-        let reached = self.reached().await?;
-        if reached.missing.is_empty() && self.progress.borrow().everywhere > self.id.seq {
-            return Ok(self.delivery(reached, self.published.elapsed()));
+        let status = self.status().await?;
+        if status.missing.is_empty() && self.progress.borrow().everywhere > self.id.seq {
+            return Ok(self.delivery(status, self.published.elapsed()));
         }
-        let Reached { missing, departed, .. } = reached;
-        Err(Undelivered::Missing { waited: limit, missing, departed })
+        let ReceiptStatus { missing, departed, .. } = status;
+        Err(DeliveryError::Missing { waited: limit, missing, departed })
     }
 
-    fn delivery(&self, reached: Reached, elapsed: Duration) -> Delivery {
-        let Reached { members, departed, .. } = reached;
+    fn delivery(&self, status: ReceiptStatus, elapsed: Duration) -> Delivery {
+        let ReceiptStatus { members, departed, .. } = status;
         Delivery { delivered: members, members, plain: self.plain, elapsed, joined: self.joined, departed }
     }
 
-    async fn reached(&self) -> Result<Reached, Undelivered> {
+    async fn status(&self) -> Result<ReceiptStatus, DeliveryError> {
         let seq = self.id.seq;
-        let reached = self.commands.ask(move |event_loop| {
+        let status = self.commands.ask(move |event_loop| {
             let (members, missing) = event_loop.node.reached(seq);
             let (failed, left) = event_loop.node.gone_without(seq);
-            Reached { members, missing, departed: Departed { failed, left } }
+            ReceiptStatus { members, missing, departed: DepartedMembers { failed, left } }
         });
-        reached.await.ok_or(Undelivered::Stopped)
+        status.await.ok_or(DeliveryError::Stopped)
     }
 }

@@ -1,39 +1,39 @@
-//! Many datagrams in one system call, where the system can: Linux's UDP segmentation offload (GSO, for
-//! sending), its reverse (GRO, for receiving), `sendmmsg` and `recvmmsg`.
+//! Many datagrams in one system call, where the system can: Linux's UDP segmentation offload (GSO, for sending), its
+//! counterpart (GRO, for receiving), `sendmmsg` and `recvmmsg`.
 //!
-//! A run of datagrams of one length to one place, the last of which may be shorter, goes down to the
-//! network as one piece, and on loopback and many a card comes up as one. Elsewhere, and where a path
-//! refuses it, each datagram goes by itself: [`Datagrams`](super::sockets::Datagrams) sees to that. Datagrams that go
-//! by themselves, each to a place of its own, go down in one call as well, as so many pieces.
+//! A *run* is a sequence of datagrams of the same length to one destination, the last of which may be shorter. It passes
+//! through the network stack as one packet; on loopback and many network cards it is also received as one. On other systems,
+//! and where a path refuses runs, datagrams are sent one by one: [`DatagramSocket`](super::sockets::DatagramSocket) decides
+//! that. Single datagrams to several destinations also share a system call (`sendmmsg`).
 
 use std::{collections::VecDeque, io, net::SocketAddr};
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
 
-/// Datagrams in one run at most: what Linux takes.
+/// Datagrams in one run, at most; Linux's limit.
 pub(super) const MAX_RUN: usize = 64;
-/// Bytes in one run at most: what an IP packet takes, headers apart.
+/// Bytes in one run, at most; what fits into an IP packet with its headers.
 pub(super) const MAX_RUN_BYTES: usize = 65_000;
-/// Datagrams that go by themselves in one call, at most.
+/// Single datagrams in one `sendmmsg`, at most.
 pub(super) const MAX_EACH: usize = 32;
 
-/// Runs of datagrams that are received in one call, at most.
+/// Runs that are received in one call, at most.
 const SLOTS: usize = if cfg!(target_os = "linux") { 8 } else { 1 };
-/// No run of datagrams is longer, in bytes.
+/// The longest run that can be received, in bytes.
 const SLOT: usize = 65_536;
 
-/// A run of datagrams of `stride` bytes each, the last of which may be shorter, which all came from one place.
+/// A received run: datagrams from one peer, of `stride` bytes each, the last of which may be shorter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Received {
+pub(super) struct ReceivedRun {
     pub(super) from: SocketAddr,
-    /// Where it begins and ends in the buffer that it was received into.
+    /// Its range in the receive buffer.
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) stride: usize,
 }
 
-/// What [`receive`] needs. Its pages take memory only once something was received into them.
+/// The buffer for [`receive`]. Its pages take memory only once something was received into them.
 pub(super) fn buffer() -> Box<[u8]> {
     vec![0; SLOTS * SLOT].into()
 }
@@ -52,7 +52,7 @@ mod imp {
     };
     use tokio::io::Interest;
 
-    use super::{Bytes, MAX_EACH, MAX_RUN, Received, SLOT, SLOTS, SocketAddr, UdpSocket, VecDeque, io};
+    use super::{Bytes, MAX_EACH, MAX_RUN, ReceivedRun, SLOT, SLOTS, SocketAddr, UdpSocket, VecDeque, io};
 
     /// Asks the system to put together what arrives in runs. That it cannot is no error.
     pub(in super::super) fn prepare(socket: &UdpSocket) {
@@ -66,7 +66,7 @@ mod imp {
     pub(in super::super) fn receive(
         socket: &UdpSocket,
         buffer: &mut [u8],
-        received: &mut VecDeque<Received>,
+        received: &mut VecDeque<ReceivedRun>,
     ) -> io::Result<()> {
         socket.try_io(Interest::READABLE, || {
             let mut slots = buffer.chunks_exact_mut(SLOT);
@@ -88,7 +88,7 @@ mod imp {
                     _ => None,
                 });
                 let stride = stride.filter(|stride| *stride > 0).unwrap_or(message.bytes);
-                received.push_back(Received { from, start, end: start + message.bytes, stride });
+                received.push_back(ReceivedRun { from, start, end: start + message.bytes, stride });
             }
             if filled < SLOTS { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         })
@@ -148,17 +148,17 @@ mod imp {
 
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use super::{Bytes, Received, SocketAddr, UdpSocket, VecDeque, io};
+    use super::{Bytes, ReceivedRun, SocketAddr, UdpSocket, VecDeque, io};
 
     pub(in super::super) fn prepare(_: &UdpSocket) {}
 
     pub(in super::super) fn receive(
         socket: &UdpSocket,
         buffer: &mut [u8],
-        received: &mut VecDeque<Received>,
+        received: &mut VecDeque<ReceivedRun>,
     ) -> io::Result<()> {
         let (len, from) = socket.try_recv_from(buffer)?;
-        received.push_back(Received { from, start: 0, end: len, stride: len });
+        received.push_back(ReceivedRun { from, start: 0, end: len, stride: len });
         Ok(())
     }
 

@@ -2,21 +2,18 @@
 //!
 //! # States
 //!
-//! A stream is *connecting* (unless it [arrived](super::arrivals)), then *open*: what arrives is reported piece by
-//! piece, what the node writes is sent, both at once, so that two nodes that send a lot to each other
-//! do not wait for one another. [`Streams::close`] ends it: a connection that does not stand yet is
-//! given up; on one that does, what was written is sent, the sending side is shut down, and what the
-//! peer still sends is read and thrown away for a moment. Closing a socket with unread input would
-//! make the system send a reset, and that can destroy what the peer has not read yet.
+//! A stream is *connecting* (unless it was [accepted](super::pending)), then *open*. An open stream reads and writes at the
+//! same time, so that two nodes that send a lot to each other do not deadlock: input is reported piece by piece, and what the
+//! node writes is sent. [`Streams::close`] ends a stream. An attempt to connect is given up. On an open stream, what was
+//! written is sent, the sending side is shut down, and further input is read and dropped for a moment: if a socket is closed
+//! with unread input, the system sends a reset, which can destroy what the peer has not read yet.
 //!
 //! # Bounds
 //!
-//! Reports wait in one bounded channel, so a node that is busy slows its peers down instead of
-//! buffering them. At most [`WRITES`] writes wait on a stream; the node is told that the stream
-//! failed when it writes more. Connecting takes no longer than the node's own TCP timeout, and sending goes on
-//! as long as the peer takes [`PROGRESS`] bytes in each such time: a slow link has the time it needs. A bounded
-//! number of accepted connections stand at once; further ones are closed. How long an open stream may idle is
-//! the node's to say.
+//! Reports go through one bounded channel, so that a busy node slows its peers down instead of buffering. At most
+//! [`MAX_WRITES`] writes wait on a stream; with one more, the stream fails. Connecting takes at most the TCP timeout. Sending
+//! goes on as long as the peer takes [`PROGRESS`] bytes in each such period, so that a slow link has the time it needs. The
+//! number of accepted connections is bounded; further ones are closed. The node decides how long a stream may be idle.
 
 use std::{collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,25 +31,25 @@ use super::sockets;
 use crate::node::StreamId;
 
 /// Writes that wait on a stream, at most. A node writes whole messages.
-const WRITES: usize = 8;
+const MAX_WRITES: usize = 8;
 /// Reports that wait for the event loop, at most.
-const REPORTS: usize = 64;
-/// For how long at least the system waits for what it has sent to be taken.
+const MAX_REPORTS: usize = 64;
+/// The least time that the system waits for acknowledgements of what it has sent.
 #[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// What a peer has to take within the TCP timeout, in bytes.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many bytes a peer has to take within each TCP timeout.
 const PROGRESS: usize = 4 << 10;
 /// How much is read at once, in bytes.
 const CHUNK: usize = 16 << 10;
-/// How long, and how many bytes, a peer may go on sending after this side has ended the stream.
+/// For how long, and how many bytes of, a peer's input is read and dropped after this side has closed the stream.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 1 << 20;
 
 /// What happened on a stream.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct StreamReport {
     pub(super) id: StreamId,
-    pub(super) what: StreamEvent,
+    pub(super) event: StreamEvent,
 }
 
 /// See [`StreamInput`](crate::node::StreamInput), whose owned form this is.
@@ -65,39 +62,38 @@ pub(super) enum StreamEvent {
 
 /// The open streams, as the event loop holds them.
 pub(super) struct Streams {
-    open: HashMap<StreamId, Writes>,
-    reports: mpsc::Sender<Report>,
+    open: HashMap<StreamId, WriteHandle>,
+    reports: mpsc::Sender<StreamReport>,
     inbound: Arc<Semaphore>,
     limit: Duration,
 }
 
 /// The node's end of a stream; dropping it closes the stream.
-struct Writes {
+struct WriteHandle {
     data: mpsc::Sender<Bytes>,
-    _wanted: oneshot::Sender<Infallible>,
+    _close_guard: oneshot::Sender<Infallible>,
 }
 
 /// The task's end of it.
-struct Task {
+struct StreamTask {
     id: StreamId,
     writes: mpsc::Receiver<Bytes>,
-    /// Resolves when the stream is closed, whatever still waits in `writes`.
-    unwanted: oneshot::Receiver<Infallible>,
-    reports: mpsc::Sender<Report>,
+    /// Resolves when the node closes the stream, even while data waits in `writes`.
+    closed: oneshot::Receiver<Infallible>,
+    reports: mpsc::Sender<StreamReport>,
     limit: Duration,
 }
 
 impl Streams {
-    /// `limit` bounds connecting, and how long a peer may take nothing of what is sent. Twice as many connections
-    /// are accepted at once as a node serves, so that it is the node that refuses, and tells, though some are
-    /// still on their way out.
-    pub(super) fn new(limit: Duration, served: usize) -> (Self, mpsc::Receiver<Report>) {
-        let (reports, received) = mpsc::channel(REPORTS);
-        let inbound = Arc::new(Semaphore::new(2 * served));
+    /// `limit` is the TCP timeout. Twice as many connections are accepted as the node serves: some are still closing, and a
+    /// connection beyond `max_served` is for the node to refuse, which counts and logs it.
+    pub(super) fn new(limit: Duration, max_served: usize) -> (Self, mpsc::Receiver<StreamReport>) {
+        let (reports, received) = mpsc::channel(MAX_REPORTS);
+        let inbound = Arc::new(Semaphore::new(2 * max_served));
         (Self { open: HashMap::new(), reports, inbound, limit }, received)
     }
 
-    /// The right to serve one more accepted connection.
+    /// A permit for one more accepted connection.
     pub(super) fn admit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.inbound).try_acquire_owned().ok()
     }
@@ -105,7 +101,7 @@ impl Streams {
     pub(super) fn accepted(&mut self, id: StreamId, stream: TcpStream, permit: OwnedSemaphorePermit) {
         let task = self.task(id);
         tokio::spawn(async move {
-            task.converse(stream).await;
+            task.run(stream).await;
             drop(permit);
         });
     }
@@ -114,64 +110,64 @@ impl Streams {
         tokio::spawn(self.task(id).connect(to));
     }
 
-    fn task(&mut self, id: StreamId) -> Task {
-        let (data, writes) = mpsc::channel(WRITES);
-        let (wanted, unwanted) = oneshot::channel();
-        self.open.insert(id, Writes { data, _wanted: wanted });
-        Task { id, writes, unwanted, reports: self.reports.clone(), limit: self.limit }
+    fn task(&mut self, id: StreamId) -> StreamTask {
+        let (data, writes) = mpsc::channel(MAX_WRITES);
+        let (close_guard, closed) = oneshot::channel();
+        self.open.insert(id, WriteHandle { data, _close_guard: close_guard });
+        StreamTask { id, writes, closed, reports: self.reports.clone(), limit: self.limit }
     }
 
     pub(super) fn is_open(&self, id: StreamId) -> bool {
         self.open.contains_key(&id)
     }
 
-    /// Sends on a stream. An error is for the node: the stream is closed then.
+    /// Sends on a stream. An error closes the stream, and the caller reports it to the node.
     pub(super) fn write(&mut self, id: StreamId, data: Bytes) -> Result<(), String> {
-        // On a stream that has failed already the node has been told, or is about to be.
+        // If the stream has failed already, the node knows, or its report is on the way.
         let Some(writes) = self.open.get(&id) else { return Ok(()) };
         if let Err(mpsc::error::TrySendError::Full(_)) = writes.data.try_send(data) {
             self.close(id);
-            return Err(format!("the peer does not read: {WRITES} writes wait already"));
+            return Err(format!("the peer does not read: {MAX_WRITES} writes wait already"));
         }
         Ok(())
     }
 
-    /// Ends a stream, after what was written on it. One that is gone already is no matter.
+    /// Closes a stream once everything written on it has been sent. Closing it twice is no error.
     pub(super) fn close(&mut self, id: StreamId) {
         self.open.remove(&id);
     }
 }
 
-impl Task {
+impl StreamTask {
     async fn connect(mut self, to: SocketAddr) {
         let connecting = timeout(self.limit, sockets::connect(to));
         pin!(connecting);
         let connected = select! {
             connected = &mut connecting => connected,
-            _ = &mut self.unwanted => {
+            _ = &mut self.closed => {
                 if self.writes.is_empty() {
                     return;
                 }
-                // Who has no more to say than this may have ended the stream at once.
+                // The node may write its only message and close the stream at once.
                 connecting.await
             }
         };
         match connected {
-            Ok(Ok(stream)) => self.converse(stream).await,
+            Ok(Ok(stream)) => self.run(stream).await,
             Ok(Err(error)) => self.fail(format!("cannot connect to {to}: {error}")).await,
             Err(_) => self.fail(format!("cannot connect to {to}: no answer within {:?}", self.limit)).await,
         }
     }
 
-    async fn converse(self, stream: TcpStream) {
-        let Self { id, mut writes, mut unwanted, reports, limit } = self;
+    async fn run(self, stream: TcpStream) {
+        let Self { id, mut writes, mut closed, reports, limit } = self;
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "small writes may be delayed");
         }
-        // What has left this process is waited for by the system, which sees whether it arrives. A slow reader may
-        // leave its window closed for a second or more between two looks.
+        // The system waits for the acknowledgements, and sees whether the peer is there. A slow reader may keep its window
+        // closed for a second or more at a time.
         #[cfg(target_os = "linux")]
-        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limit.max(UNACKNOWLEDGED))) {
+        if let Err(error) = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(limit.max(TCP_USER_TIMEOUT))) {
             debug!(%error, "a peer that is gone may be noticed late");
         }
         let (mut reader, mut writer) = stream.into_split();
@@ -200,20 +196,20 @@ impl Task {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     debug!(stream = id.0, %error, "gave up sending");
-                    // On a stream that has been closed nobody waits for more.
-                    if !unwanted.is_terminated() && unwanted.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+                    // Once the node has closed the stream, it needs no report.
+                    if !closed.is_terminated() && closed.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
                         report(&reports, id, StreamEvent::Failed(error.to_string())).await;
                     }
                     return;
                 }
                 Err(_) => {
-                    // What the peer said before may say why; the end of it is an error, too.
+                    // What the peer has sent before may tell why. Its input ends in an error, too.
                     read.await;
                     return;
                 }
             }
         }
-        // What the peer says now nobody wants to know, errors included.
+        // Nobody needs what the peer sends now, nor errors.
         let mut rest = (&mut reader).take(LINGER_BYTES);
         let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
     }
@@ -223,7 +219,7 @@ impl Task {
     }
 }
 
-/// Sends all of this, as long as it goes on.
+/// Sends all of this, while the peer makes progress.
 async fn send(writer: &mut (impl AsyncWrite + Unpin), mut data: Bytes, limit: Duration) -> io::Result<()> {
     let (mut taken, mut deadline) = (0, Instant::now() + limit);
     while data.has_remaining() {
@@ -239,18 +235,18 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), mut data: Bytes, limit: Du
     Ok(())
 }
 
-/// Reports what arrives, to the end. `false` when the stream broke.
-async fn read(reader: &mut (impl AsyncRead + Unpin), id: StreamId, reports: &mpsc::Sender<Report>) -> bool {
+/// Reports all input. Returns `false` when the stream broke.
+async fn read(reader: &mut (impl AsyncRead + Unpin), id: StreamId, reports: &mpsc::Sender<StreamReport>) -> bool {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(CHUNK);
-        let what = match read_chunk(reader, &mut buffer).await {
+        let event = match read_chunk(reader, &mut buffer).await {
             Ok(0) => StreamEvent::Closed,
             Ok(_) => StreamEvent::Data(buffer.split().freeze()),
             Err(error) => StreamEvent::Failed(error.to_string()),
         };
-        let (ended, whole) = (!matches!(what, StreamEvent::Data(_)), matches!(what, StreamEvent::Closed));
-        report(reports, id, what).await;
+        let (ended, whole) = (!matches!(event, StreamEvent::Data(_)), matches!(event, StreamEvent::Closed));
+        report(reports, id, event).await;
         if ended {
             return whole;
         }
@@ -261,9 +257,9 @@ async fn read_chunk(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut
     reader.take(CHUNK as u64).read_buf(buffer).await
 }
 
-async fn report(reports: &mpsc::Sender<Report>, id: StreamId, what: StreamEvent) {
+async fn report(reports: &mpsc::Sender<StreamReport>, id: StreamId, event: StreamEvent) {
     // Only fails when the event loop has ended, and its streams end with it.
-    let _ = reports.send(Report { id, what }).await;
+    let _ = reports.send(StreamReport { id, event }).await;
 }
 
 #[cfg(test)]
@@ -283,7 +279,7 @@ mod tests {
     }
 
     /// Streams with one open, and the peer's end of that.
-    async fn pair() -> (Streams, mpsc::Receiver<Report>, TcpStream) {
+    async fn pair() -> (Streams, mpsc::Receiver<StreamReport>, TcpStream) {
         let (mut streams, reports) = Streams::new(SOON, SERVED);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         streams.connect(ID, listener.local_addr().unwrap());
@@ -295,14 +291,14 @@ mod tests {
     async fn what_was_written_arrives_before_the_end_though_input_is_left_unread() {
         let (mut streams, mut reports, mut peer) = pair().await;
         peer.write_all(b"hello").await.unwrap();
-        assert_eq!(soon(reports.recv()).await.unwrap().what, StreamEvent::Data(Bytes::from_static(b"hello")));
+        assert_eq!(soon(reports.recv()).await.unwrap().event, StreamEvent::Data(Bytes::from_static(b"hello")));
 
         let state = Bytes::from(vec![7; 3 << 20]);
         streams.write(ID, state.clone()).unwrap();
         streams.close(ID);
         assert!(!streams.is_open(ID));
         // More than may wait to be reported: unread, it would turn the end into a reset.
-        soon(peer.write_all(&vec![1; REPORTS * CHUNK + (512 << 10)])).await.unwrap();
+        soon(peer.write_all(&vec![1; MAX_REPORTS * CHUNK + (512 << 10)])).await.unwrap();
         let mut received = Vec::new();
         soon(peer.read_to_end(&mut received)).await.expect("no reset");
         assert!(received == state, "{} of {} bytes", received.len(), state.len());
@@ -325,7 +321,7 @@ mod tests {
         });
         let mut received = 0;
         loop {
-            match soon(reports.recv()).await.unwrap().what {
+            match soon(reports.recv()).await.unwrap().event {
                 StreamEvent::Data(data) => {
                     assert!(data.len() <= CHUNK);
                     received += data.len();
@@ -419,7 +415,7 @@ mod tests {
 
         // One that stops is given up, and told.
         streams.write(ID, Bytes::from(vec![7; 64 << 20])).unwrap();
-        let StreamEvent::Failed(reason) = soon(reports.recv()).await.unwrap().what else { panic!("it failed") };
+        let StreamEvent::Failed(reason) = soon(reports.recv()).await.unwrap().event else { panic!("it failed") };
         assert!(reason.contains("does not read") || reason.contains("timed out"), "{reason}");
     }
 
@@ -444,7 +440,7 @@ mod tests {
         let (stream, _) = soon(listener.accept()).await.unwrap();
         streams.accepted(ID, stream, permits.pop().expect("there are some"));
         drop(peer);
-        assert_eq!(soon(reports.recv()).await.unwrap().what, StreamEvent::Closed);
+        assert_eq!(soon(reports.recv()).await.unwrap().event, StreamEvent::Closed);
         assert!(streams.admit().is_none(), "the stream still stands on this side");
         streams.close(ID);
         soon(async {

@@ -1,8 +1,8 @@
-//! What an application hears of a node.
+//! Subscriptions: broadcast channels from the event loop to the application.
 //!
-//! Each subscriber has a bounded queue: the event loop never waits for it, one that falls behind by more
-//! than its queue holds gets a [`Lagged`] in place of what it missed and goes on with the oldest that is
-//! left. Both ends move many at a time, under one lock. A subscription does not keep its node alive.
+//! Each subscriber has a bounded queue, and the event loop never waits for a subscriber. When a queue is full, its oldest
+//! items are dropped: the subscriber gets a [`Lagged`] in their place, and goes on with the oldest that is left. Both ends
+//! move many items at a time, under one lock. A subscription does not keep its node alive.
 
 use std::{
     collections::VecDeque,
@@ -14,46 +14,65 @@ use std::{
 use tokio::{sync::Notify, task::coop};
 use tokio_stream::{Stream, StreamExt};
 
-/// What a queue holds at most.
+/// How much a subscriber's queue holds at most.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(super) struct SubscriptionLimits {
     pub(super) count: usize,
-    /// Bytes, though one that is larger is kept.
+    /// A single item may have more bytes.
     pub(super) bytes: usize,
 }
 
-/// What a subscriber missed, because it was slower than the cluster for too long.
+/// A subscriber was too slow, and has missed items. [`Subscription`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{missed} were missed: the subscriber is too slow")]
 pub struct Lagged {
-    /// How many.
+    /// How many items it has missed.
     pub missed: u64,
 }
 
-/// The event loop's end: what it sends goes to every subscriber. When it is dropped, they end.
+/// The event loop's end. What it sends goes to every subscriber. When it is dropped, the subscriptions end.
 #[derive(Debug)]
-pub(super) struct Feed<T>(Subscribers<T>);
+pub(super) struct Feed<T>(FeedHandle<T>);
 
-/// Where to subscribe.
+/// The handles' end: makes subscriptions.
 #[derive(Debug)]
-pub(super) struct Subscribers<T>(Arc<Mutex<Open<T>>>);
+pub(super) struct FeedHandle<T>(Arc<Mutex<FeedState<T>>>);
 
 #[derive(Debug)]
-struct Open<T> {
+struct FeedState<T> {
     /// `None` when the node has stopped.
     queues: Option<Vec<Weak<Queue<T>>>>,
-    bounds: Bounds,
+    limits: SubscriptionLimits,
     len: fn(&T) -> usize,
-    /// Told when one subscribes or goes.
+    /// Notified when a subscriber comes or goes.
     changed: Arc<Notify>,
 }
 
-/// A stream of what happens. Ends when the node stops.
+/// A stream of messages, events or acknowledgements. Ends when the node stops.
+///
+/// ```
+/// use broadcast::{Config, Event, Lagged, Profile, start};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = Config::new("node1").bind(([127, 0, 0, 1], 0).into()).profile(Profile::Local);
+/// let node = start(config).await?;
+/// let mut events = node.events();
+/// drop(node);
+/// while let Some(event) = events.recv().await {
+///     match event {
+///         Ok(Event::Joined(member)) => println!("{} is here", member.name),
+///         Ok(_) => {}
+///         Err(Lagged { missed }) => println!("this program was too slow for {missed} events"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Subscription<T> {
     queue: Arc<Queue<T>>,
-    /// Taken from the queue.
-    taken: VecDeque<T>,
+    /// Taken from the queue, and next to be returned.
+    ready: VecDeque<T>,
 }
 
 #[derive(Debug)]
@@ -77,40 +96,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<T: Clone> Feed<T> {
-    /// `len` tells how many bytes one takes.
-    pub(super) fn new(bounds: Bounds, len: fn(&T) -> usize) -> Self {
-        Self(Subscribers(Arc::new(Mutex::new(Open { queues: Some(Vec::new()), bounds, len, changed: Arc::default() }))))
+    /// `len` is the size of an item in bytes.
+    pub(super) fn new(limits: SubscriptionLimits, len: fn(&T) -> usize) -> Self {
+        Self(FeedHandle(Arc::new(Mutex::new(FeedState {
+            queues: Some(Vec::new()),
+            limits,
+            len,
+            changed: Arc::default(),
+        }))))
     }
 
-    pub(super) fn subscribers(&self) -> Subscribers<T> {
-        Subscribers(Arc::clone(&self.0.0))
+    pub(super) fn handle(&self) -> FeedHandle<T> {
+        FeedHandle(Arc::clone(&self.0.0))
     }
 
-    /// Whether anybody listens.
-    pub(super) fn is_heard(&self) -> bool {
+    /// Whether there are any subscribers.
+    pub(super) fn has_subscribers(&self) -> bool {
         let mut open = lock(&self.0.0);
         let Some(queues) = &mut open.queues else { return false };
         queues.retain(|queue| queue.strong_count() > 0);
         !queues.is_empty()
     }
 
-    /// Resolves when somebody has subscribed, or gone, since it last did.
+    /// Resolves when a subscriber has come or gone since the last time.
     pub(super) fn changed(&self) -> impl Future<Output = ()> + use<T> {
         let changed = Arc::clone(&lock(&self.0.0).changed);
         async move { changed.notified().await }
     }
 
-    /// Sends all of `news` to every subscriber.
-    pub(super) fn send(&self, news: &VecDeque<T>) {
-        if news.is_empty() {
+    /// Sends all items to every subscriber.
+    pub(super) fn send(&self, items: &VecDeque<T>) {
+        if items.is_empty() {
             return;
         }
         let mut open = lock(&self.0.0);
-        let Open { queues, bounds, len, .. } = &mut *open;
+        let FeedState { queues, limits, len, .. } = &mut *open;
         for queues in queues.iter_mut() {
             queues.retain(|queue| {
                 let Some(queue) = queue.upgrade() else { return false };
-                queue.push(news, *bounds, *len);
+                queue.push(items, *limits, *len);
                 true
             });
         }
@@ -130,8 +154,8 @@ impl<T> Drop for Feed<T> {
     }
 }
 
-impl<T> Subscribers<T> {
-    /// A new one; it ends at once if the node has stopped.
+impl<T> FeedHandle<T> {
+    /// A new subscription; it ends at once if the node has stopped.
     pub(super) fn subscribe(&self) -> Subscription<T> {
         let mut open = lock(&self.0);
         let ended = open.queues.is_none();
@@ -141,16 +165,16 @@ impl<T> Subscribers<T> {
             queues.push(Arc::downgrade(&queue));
             queue.changed.notify_one();
         }
-        Subscription { queue, taken: VecDeque::new() }
+        Subscription { queue, ready: VecDeque::new() }
     }
 }
 
 impl<T: Clone> Queue<T> {
-    fn push(&self, news: &VecDeque<T>, bounds: Bounds, len: fn(&T) -> usize) {
+    fn push(&self, items: &VecDeque<T>, limits: SubscriptionLimits, len: fn(&T) -> usize) {
         let mut state = lock(&self.state);
-        state.bytes += news.iter().map(len).sum::<usize>();
-        state.waiting.extend(news.iter().cloned());
-        while state.waiting.len() > bounds.count || (state.bytes > bounds.bytes && state.waiting.len() > 1) {
+        state.bytes += items.iter().map(len).sum::<usize>();
+        state.waiting.extend(items.iter().cloned());
+        while state.waiting.len() > limits.count || (state.bytes > limits.bytes && state.waiting.len() > 1) {
             let Some(oldest) = state.waiting.pop_front() else { break };
             state.bytes -= len(&oldest);
             state.missed += 1;
@@ -170,12 +194,18 @@ impl<T> Drop for Queue<T> {
 impl<T> Unpin for Subscription<T> {}
 
 impl<T: Clone + Send + 'static> Subscription<T> {
-    /// What has come already and was not given out yet, of what the last one came with.
-    pub fn at_hand(&mut self) -> impl Iterator<Item = T> {
-        self.taken.drain(..)
+    /// The items that came together with the last one, without waiting. Handling them at once saves wake-ups.
+    pub fn drain_ready(&mut self) -> impl Iterator<Item = T> {
+        self.ready.drain(..)
     }
 
-    /// The next one; `None` when the node has stopped.
+    #[doc(hidden)]
+    #[deprecated(note = "now `drain_ready`")]
+    pub fn at_hand(&mut self) -> impl Iterator<Item = T> {
+        self.drain_ready()
+    }
+
+    /// The next item; `None` when the node has stopped.
     pub async fn recv(&mut self) -> Option<Result<T, Lagged>> {
         self.next().await
     }
@@ -185,23 +215,23 @@ impl<T: Clone + Send + 'static> Stream for Subscription<T> {
     type Item = Result<T, Lagged>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { queue, taken } = &mut *self;
-        if let Some(next) = taken.pop_front() {
+        let Self { queue, ready } = &mut *self;
+        if let Some(next) = ready.pop_front() {
             return Poll::Ready(Some(Ok(next)));
         }
-        // A subscriber that always finds more lets others have their turn.
+        // A subscriber that always finds more items yields to other tasks.
         let turn = ready!(coop::poll_proceed(context));
         let mut state = lock(&queue.state);
         let missed = std::mem::take(&mut state.missed);
-        std::mem::swap(&mut state.waiting, taken);
+        std::mem::swap(&mut state.waiting, ready);
         state.bytes = 0;
-        let next = match taken.front() {
+        let next = match ready.front() {
             _ if missed > 0 => Some(Err(Lagged { missed })),
-            Some(_) => taken.pop_front().map(Ok),
+            Some(_) => ready.pop_front().map(Ok),
             None if state.ended => None,
             None => {
-                // A burst's memory is not kept.
-                taken.shrink_to(64);
+                // Gives back the memory of a burst.
+                ready.shrink_to(64);
                 state.waiting.shrink_to(64);
                 match &mut state.waker {
                     Some(waker) => waker.clone_from(context.waker()),
@@ -224,7 +254,7 @@ mod tests {
     use super::*;
 
     fn feed(count: usize, bytes: usize) -> Feed<usize> {
-        Feed::new(Bounds { count, bytes }, |number| *number)
+        Feed::new(SubscriptionLimits { count, bytes }, |number| *number)
     }
 
     async fn all(mut subscription: Subscription<usize>) -> Vec<Result<usize, u64>> {
@@ -238,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn tells_a_slow_subscriber_what_it_missed_and_goes_on() {
         let feed = feed(4, 100);
-        let slow = feed.subscribers().subscribe();
+        let slow = feed.handle().subscribe();
         for number in 0..10 {
             feed.send(&[number].into());
         }
@@ -249,9 +279,9 @@ mod tests {
     #[tokio::test]
     async fn a_queue_is_bounded_in_bytes_but_takes_one_that_is_larger() {
         let feed = feed(4, 10);
-        let slow = feed.subscribers().subscribe();
+        let slow = feed.handle().subscribe();
         feed.send(&[3, 4, 5].into());
-        let large = feed.subscribers().subscribe();
+        let large = feed.handle().subscribe();
         feed.send(&[20].into());
         drop(feed);
         assert_eq!(all(slow).await, [Err(3), Ok(20)]);
@@ -261,7 +291,7 @@ mod tests {
     #[tokio::test]
     async fn wakes_who_waits() {
         let feed = feed(4, 100);
-        let waiting = [(); 2].map(|()| tokio::spawn(all(feed.subscribers().subscribe())));
+        let waiting = [(); 2].map(|()| tokio::spawn(all(feed.handle().subscribe())));
         tokio::task::yield_now().await;
         feed.send(&[1, 2].into());
         tokio::task::yield_now().await;
@@ -274,8 +304,8 @@ mod tests {
     #[tokio::test]
     async fn ends_at_once_when_the_node_has_stopped() {
         let feed = feed(4, 100);
-        let subscribers = feed.subscribers();
+        let handle = feed.handle();
         drop(feed);
-        assert_eq!(all(subscribers.subscribe()).await, []);
+        assert_eq!(all(handle.subscribe()).await, []);
     }
 }

@@ -1,59 +1,74 @@
-//! What members believe of each other, each asked by itself: a partition shows when they are put side by side.
+//! What each member believes of the others. Side by side, the views of several members show a partition.
 //!
-//! Any memberlist node answers an exchange of views with its own. Asked with an empty one, and not to join,
-//! it learns nothing and changes nothing.
+//! Any memberlist node answers a push/pull with its own state. The request here is empty and does not join, so the other
+//! node learns nothing from it and changes nothing.
 
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Handle,
-    exchange::{self, AskError, Passed},
+    exchange::{self, ExchangeTraffic, RequestError},
 };
 use crate::{
     Belief,
     wire::{PushPull, stream::StreamMessage},
 };
 
-/// Why it is not known what a member believes.
+/// Why a member's view is unknown. See [`Handle::view_of`].
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
-    /// It does not answer.
+    /// The member does not answer.
     #[error(transparent)]
-    Ask(#[from] AskError),
-    /// It answers that it will not tell.
+    Request(#[from] RequestError),
+    /// The member answers with an error.
     #[error("the node at {addr} refuses to send its view: {reason}; change its settings, or ask another")]
     Refused {
-        /// The address asked.
+        /// The member's address.
         addr: SocketAddr,
-        /// What it said.
+        /// The member's error.
         reason: String,
     },
-    /// The node that was to ask has stopped.
+    /// This node has stopped, and makes no requests.
     #[error("this node has stopped and can no longer ask others; start another")]
     Stopped,
 }
 
 impl Handle {
-    /// What this node believes of everybody it remembers, itself included, by name: also of those that have
-    /// failed or left. Nothing once it has stopped.
+    /// What this node believes of every member that it remembers, itself and failed or departed members included, sorted by
+    /// name. Empty once it has stopped.
     pub async fn view(&self) -> Vec<Belief> {
         self.ask(|event_loop| event_loop.node.view()).await.unwrap_or_default()
     }
 
-    /// What the member at `addr`, one of ours or any other memberlist node, believes of everybody it remembers,
-    /// itself included, by name. It is asked over TCP, with this node's label and keys.
+    /// What the member at `addr`, of this crate or any other memberlist node, believes of every member that it remembers,
+    /// itself included, sorted by name. The request goes over TCP, with this node's label and keys.
     ///
-    /// Its answer may have no more records than this node remembers members ([`Bounds::max_members`](crate::Bounds)), and
+    /// The answer may have no more records than this node remembers members ([`Bounds::max_members`](crate::Bounds)), and
     /// half as many bytes as all streams together may hold ([`Bounds::max_stream_bytes`](crate::Bounds)).
     ///
     /// # Errors
     ///
-    /// See [`ViewError`]; one comes no later than `timeout`.
+    /// See [`ViewError`]; it is returned within `timeout`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use broadcast::{Config, Profile, start};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = |name| Config::new(name).bind(([127, 0, 0, 1], 0).into()).profile(Profile::Local);
+    /// let (node1, node2) = (start(config("node1")).await?, start(config("node2")).await?);
+    /// // The two have not met: node2 knows only itself.
+    /// let view = node1.view_of(node2.addr(), Duration::from_secs(5)).await?;
+    /// assert_eq!(view.len(), 1);
+    /// # Ok(()) }
+    /// ```
     pub async fn view_of(&self, addr: SocketAddr, timeout: Duration) -> Result<Vec<Belief>, ViewError> {
         self.view_within(addr, timeout, (usize::MAX, usize::MAX)).await
     }
 
-    /// The same, of no more records and bytes than this.
+    /// The same, with at most so many records and bytes.
     pub async fn view_within(
         &self,
         addr: SocketAddr,
@@ -65,15 +80,15 @@ impl Handle {
         let limits = limits.at_most(records, bytes);
         let addr = zones.with_zone(addr);
         let request = StreamMessage::PushPull(PushPull::default());
-        let mut passed = Passed::default();
-        let answer = exchange::ask(addr, &envelope, limits, timeout, &request, &mut passed).await;
-        self.ask(move |event_loop| event_loop.node.count_asked(passed.sent, passed.received)).await;
+        let mut traffic = ExchangeTraffic::default();
+        let answer = exchange::request(addr, &envelope, limits, timeout, &request, &mut traffic).await;
+        self.ask(move |event_loop| event_loop.node.count_asked(traffic.sent, traffic.received)).await;
         match answer? {
             StreamMessage::PushPull(view) => Ok(Belief::all_of(&view.nodes)),
             StreamMessage::Error(reason) => {
                 Err(ViewError::Refused { addr, reason: String::from_utf8_lossy(&reason).into_owned() })
             }
-            _ => Err(AskError::NotANode { addr, problem: "it answers a view with something else".into() }.into()),
+            _ => Err(RequestError::NotANode { addr, problem: "it answers a view with something else".into() }.into()),
         }
     }
 }

@@ -1,9 +1,8 @@
-//! The zones of link-local IPv6 addresses: which of the host's links they are on (RFC 4007).
+//! The zones of link-local IPv6 addresses: on which of the host's links they are (RFC 4007).
 //!
-//! Such an address is one only together with its link, and memberlist's messages carry no link. So the node
-//! itself knows link-local addresses without their zones, as it hears of them from others; here they get the one
-//! they were configured with, and all others the zone of the node's own address, or else of its seeds: who is
-//! reached at such addresses is on the same link.
+//! A link-local address is complete only with its link, and memberlist's messages carry no links. So the node handles
+//! link-local addresses without zones, and the driver adds them: to a configured address the zone it was configured with, to
+//! any other the zone of the node's own address, or else of its seeds, since such peers are on the same link.
 
 use std::{
     collections::BTreeMap,
@@ -14,35 +13,35 @@ use nix::net::if_;
 
 use crate::config::MAX_SEEDS;
 
-/// The zones of addresses.
+/// Adds the zones to link-local addresses; see the [module](self).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Zones {
-    /// As they were configured.
-    of: BTreeMap<Ipv6Addr, u32>,
-    /// That of all others; 0 for none.
-    other: u32,
+    /// The zones of configured addresses.
+    configured: BTreeMap<Ipv6Addr, u32>,
+    /// The zone of all other addresses; 0 for none.
+    default: u32,
 }
 
 impl Zones {
-    /// A configured address may have a zone. The first one's is taken for addresses that come without.
+    /// Remembers the zone of a configured address, if it has one. The first one becomes the default.
     pub(super) fn learn(&mut self, addr: SocketAddr) {
         let SocketAddr::V6(addr) = addr else { return };
         if addr.scope_id() == 0 {
             return;
         }
-        if self.other == 0 {
-            self.other = addr.scope_id();
+        if self.default == 0 {
+            self.default = addr.scope_id();
         }
-        if self.of.len() < MAX_SEEDS || self.of.contains_key(addr.ip()) {
-            self.of.insert(*addr.ip(), addr.scope_id());
+        if self.configured.len() < MAX_SEEDS || self.configured.contains_key(addr.ip()) {
+            self.configured.insert(*addr.ip(), addr.scope_id());
         }
     }
 
-    /// The same address, for the system.
+    /// The address as the system needs it.
     pub(super) fn with_zone(&self, addr: SocketAddr) -> SocketAddr {
         match addr {
             SocketAddr::V6(v6) if v6.scope_id() == 0 && v6.ip().is_unicast_link_local() => {
-                let zone = self.of.get(v6.ip()).copied().unwrap_or(self.other);
+                let zone = self.configured.get(v6.ip()).copied().unwrap_or(self.default);
                 SocketAddrV6::new(*v6.ip(), v6.port(), v6.flowinfo(), zone).into()
             }
             addr => addr,
@@ -50,7 +49,7 @@ impl Zones {
     }
 }
 
-/// The same address, for the node.
+/// The address as the node knows it.
 pub(super) fn without_zone(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => SocketAddr::new(IpAddr::V6(*v6.ip()), v6.port()),
@@ -58,12 +57,19 @@ pub(super) fn without_zone(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The number of the interface that a zone names, by its name or its number.
+/// The index of the interface that a zone names, by its name or its index.
 ///
 /// # Errors
 ///
-/// This host has no such interface, or they cannot be listed.
-pub fn number(zone: &str) -> Result<u32, String> {
+/// This host has no such interface, or the interfaces cannot be listed.
+///
+/// ```
+/// let loopback = if cfg!(target_os = "linux") { "lo" } else { "lo0" };
+/// let index = broadcast::zones::interface_index(loopback)?;
+/// assert_eq!(broadcast::zones::interface_index(&index.to_string()), Ok(index));
+/// # Ok::<(), String>(())
+/// ```
+pub fn interface_index(zone: &str) -> Result<u32, String> {
     let interfaces = if_::if_nameindex().map_err(|error| format!("cannot list this host's interfaces: {error}"))?;
     let is_it = |interface: &&if_::Interface| {
         interface.name().to_bytes() == zone.as_bytes() || zone.parse() == Ok(interface.index())
@@ -72,6 +78,12 @@ pub fn number(zone: &str) -> Result<u32, String> {
         let names: Vec<_> = interfaces.iter().map(|interface| interface.name().to_string_lossy()).collect();
         format!("this host has no interface {zone:?}; it has {}", names.join(", "))
     })
+}
+
+#[doc(hidden)]
+#[deprecated(note = "now `interface_index`")]
+pub fn number(zone: &str) -> Result<u32, String> {
+    interface_index(zone)
 }
 
 #[cfg(test)]
@@ -84,14 +96,14 @@ mod tests {
 
     #[test]
     fn a_zone_is_the_name_or_the_number_of_an_interface() {
-        let loopback = number("lo").expect("every host has it");
-        assert_eq!(number(&loopback.to_string()), Ok(loopback));
-        let error = number("no-such").expect_err("it is not there");
+        let loopback = interface_index("lo").expect("every host has it");
+        assert_eq!(interface_index(&loopback.to_string()), Ok(loopback));
+        let error = interface_index("no-such").expect_err("it is not there");
         assert!(
             error.starts_with("this host has no interface \"no-such\"; it has ") && error.contains("lo"),
             "{error}"
         );
-        assert!(number("4294967295").is_err());
+        assert!(interface_index("4294967295").is_err());
     }
 
     #[test]

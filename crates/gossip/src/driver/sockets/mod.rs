@@ -28,7 +28,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::segments::{self, MAX_EACH, MAX_RUN, MAX_RUN_BYTES, Received};
+use super::segments::{self, MAX_EACH, MAX_RUN, MAX_RUN_BYTES, ReceivedRun};
 use crate::node::Transmit;
 
 /// How often a port for both TCP and UDP is looked for, when the system may choose.
@@ -48,13 +48,13 @@ const MAX_BACKLOG: usize = 4096;
 const ONE_BY_ONE: Duration = Duration::from_secs(60);
 /// Destinations to which they do, at most.
 const MAX_ONE_BY_ONE: usize = 1024;
-/// How long to pause after a first error; each further one doubles it.
-const MIN_PAUSE: Duration = Duration::from_millis(5);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a first error; each further one doubles it.
+const MIN_BACKOFF: Duration = Duration::from_millis(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What a node listens on.
 pub(super) struct Sockets {
-    pub(super) datagrams: Datagrams,
+    pub(super) datagrams: DatagramSocket,
     pub(super) acceptor: Acceptor,
     /// The address of both; the port is the actual one.
     pub(super) addr: SocketAddr,
@@ -93,17 +93,17 @@ impl Sockets {
         let socket = bind_udp(addr).map_err(over("UDP"))?;
         segments::prepare(&socket);
         Ok(Self {
-            datagrams: Datagrams {
+            datagrams: DatagramSocket {
                 socket,
                 ipv6: addr.is_ipv6(),
                 buffer: segments::buffer(),
                 received: VecDeque::new(),
                 backlog: VecDeque::new(),
-                alone: 0,
+                unbatched: 0,
                 one_by_one: BTreeMap::new(),
-                pause: Pause::default(),
+                backoff: Backoff::default(),
             },
-            acceptor: Acceptor { listener, pause: Pause::default() },
+            acceptor: Acceptor { listener, backoff: Backoff::default() },
             addr,
         })
     }
@@ -164,30 +164,30 @@ pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Every datagram arrives and leaves through here.
-pub(super) struct Datagrams {
+/// The UDP socket, with what waits to be sent and to be handed out.
+pub(super) struct DatagramSocket {
     socket: UdpSocket,
     ipv6: bool,
     buffer: Box<[u8]>,
     /// What is in the buffer and not handed out yet.
-    received: VecDeque<Received>,
+    received: VecDeque<ReceivedRun>,
     /// What waits for the socket to become writable, or for more that goes with it.
     backlog: VecDeque<Transmit>,
-    /// So many datagrams from the first on go by themselves: a run of them was refused.
-    alone: usize,
+    /// How many datagrams, from the first on, are sent one by one because a run of them was refused.
+    unbatched: usize,
     /// Where runs are not taken, and until when each datagram goes there by itself.
     one_by_one: BTreeMap<SocketAddr, Instant>,
-    pause: Pause,
+    backoff: Backoff,
 }
 
-impl Datagrams {
-    /// Waits until [`Datagrams::flush`] or [`Datagrams::receive`] is worth a try.
+impl DatagramSocket {
+    /// Waits until [`DatagramSocket::flush`] or [`DatagramSocket::receive`] is worth a try.
     pub(super) async fn ready(&mut self) {
         if !self.received.is_empty() {
             return;
         }
         let readable = async {
-            self.pause.over().await;
+            self.backoff.wait().await;
             self.socket.readable().await
         };
         let ready = select! {
@@ -195,7 +195,7 @@ impl Datagrams {
             ready = self.socket.writable(), if !self.backlog.is_empty() => ready,
         };
         if let Err(error) = ready {
-            self.pause.lengthen();
+            self.backoff.grow();
             debug!(%error, "cannot wait for datagrams");
         }
     }
@@ -206,7 +206,7 @@ impl Datagrams {
         if self.received.is_empty() {
             match segments::receive(&self.socket, &mut self.buffer, &mut self.received) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ if !self.received.is_empty() => self.pause.end(),
+                _ if !self.received.is_empty() => self.backoff.reset(),
                 _ => return Ok(None),
             }
         }
@@ -219,9 +219,9 @@ impl Datagrams {
         Ok(Some((canonical(from), Bytes::copy_from_slice(&self.buffer[start..end]))))
     }
 
-    /// Nothing but errors came: waits a little before the next try.
-    pub(super) fn rest(&mut self) {
-        self.pause.lengthen();
+    /// Waits a little before the next try, as nothing but errors came.
+    pub(super) fn back_off(&mut self) {
+        self.backoff.grow();
     }
 
     /// Sends a datagram with the next [`flush`](Self::flush), or when the socket takes it.
@@ -247,7 +247,7 @@ impl Datagrams {
             let run = self.run_length(0);
             let sent = if run > 1 {
                 let mut payloads = self.backlog.iter().take(run).map(|transmit| &transmit.payload);
-                segments::send_run(&self.socket, for_system(to, self.ipv6), &mut payloads, stride).map(|()| run)
+                segments::send_run(&self.socket, as_socket_addr(to, self.ipv6), &mut payloads, stride).map(|()| run)
             } else {
                 self.send_each()
             };
@@ -255,22 +255,22 @@ impl Datagrams {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if run > 1 => {
-                    let lasting = !is_of_datagrams(&error);
+                    let lasting = !is_per_datagram(&error);
                     debug!(%to, %error, lasting, "a run of datagrams was refused: they are sent one by one");
-                    self.alone = run;
+                    self.unbatched = run;
                     if lasting {
                         self.send_one_by_one(to);
                     }
                     continue;
                 }
-                // This datagram's alone: nobody listens there, no route, too long for the path, forbidden
+                // Only this datagram is affected: nobody listens there, no route, too long for the path, forbidden
                 // by a firewall.
                 Err(error) => {
                     debug!(%to, bytes = stride, %error, "lost a datagram");
                     1
                 }
             };
-            self.alone = self.alone.saturating_sub(gone);
+            self.unbatched = self.unbatched.saturating_sub(gone);
             self.backlog.drain(..gone);
         }
     }
@@ -284,15 +284,15 @@ impl Datagrams {
         let each = self.backlog.iter().take(count);
         if let (Some(only), 1) = (each.clone().next(), count) {
             // As good as always: what it takes to send many would be in its way.
-            return self.socket.try_send_to(&only.payload, for_system(only.to, self.ipv6)).map(|_| 1);
+            return self.socket.try_send_to(&only.payload, as_socket_addr(only.to, self.ipv6)).map(|_| 1);
         }
-        segments::send_each(&self.socket, each.map(|each| (for_system(each.to, self.ipv6), &each.payload)))
+        segments::send_each(&self.socket, each.map(|each| (as_socket_addr(each.to, self.ipv6), &each.payload)))
     }
 
     /// How many datagrams go in one run, from this one on; 1 if it goes by itself.
     fn run_length(&mut self, at: usize) -> usize {
         match self.backlog.get(at).map(|first| first.to) {
-            Some(to) if at >= self.alone && !self.goes_one_by_one(to) => run_length(self.backlog.range(at..)),
+            Some(to) if at >= self.unbatched && !self.goes_one_by_one(to) => run_length(self.backlog.range(at..)),
             _ => 1,
         }
     }
@@ -321,9 +321,9 @@ impl Datagrams {
     }
 }
 
-/// Whether an error is of what is sent, or of where it goes, as it would be of a single datagram. All others
-/// may be of the run: the system, or the path to there (by its MTU or its network card), takes none.
-fn is_of_datagrams(error: &io::Error) -> bool {
+/// Whether a single datagram would fail in the same way, because of its content or its destination. Any other error may be
+/// due to the run: the system, or the path (its MTU, or a network card), does not take runs.
+fn is_per_datagram(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
 
     let kinds = [
@@ -337,8 +337,8 @@ fn is_of_datagrams(error: &io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// The address as the socket takes it.
-fn for_system(addr: SocketAddr, ipv6: bool) -> SocketAddr {
+/// The address in the form that the socket takes: a dual-stack socket takes IPv4 addresses mapped into IPv6.
+fn as_socket_addr(addr: SocketAddr, ipv6: bool) -> SocketAddr {
     match addr {
         SocketAddr::V4(to) if ipv6 => SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into(),
         to => to,
@@ -365,46 +365,46 @@ fn run_length<'a>(mut waiting: impl Iterator<Item = &'a Transmit>) -> usize {
 /// Accepts connections, for ever.
 pub(super) struct Acceptor {
     listener: TcpListener,
-    pause: Pause,
+    backoff: Backoff,
 }
 
 impl Acceptor {
     /// The next connection, and who opened it. May be dropped at any await without losing one.
     pub(super) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
-            self.pause.over().await;
+            self.backoff.wait().await;
             match self.listener.accept().await {
                 Ok((stream, from)) => {
-                    self.pause.end();
+                    self.backoff.reset();
                     return (stream, canonical(from));
                 }
                 Err(error) => {
-                    self.pause.lengthen();
-                    debug!(%error, pause = ?self.pause.length, "cannot accept a connection");
+                    self.backoff.grow();
+                    debug!(%error, pause = ?self.backoff.length, "cannot accept a connection");
                 }
             }
         }
     }
 }
 
-/// Keeps a lasting error from turning into a busy loop.
+/// A growing pause after each error in a row, so that a lasting error does not become a busy loop.
 #[derive(Default)]
-struct Pause {
+struct Backoff {
     length: Duration,
     until: Option<Instant>,
 }
 
-impl Pause {
-    fn lengthen(&mut self) {
-        self.length = (self.length * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+impl Backoff {
+    fn grow(&mut self) {
+        self.length = (self.length * 2).clamp(MIN_BACKOFF, MAX_BACKOFF);
         self.until = Some(Instant::now() + self.length);
     }
 
-    fn end(&mut self) {
+    fn reset(&mut self) {
         self.length = Duration::ZERO;
     }
 
-    async fn over(&mut self) {
+    async fn wait(&mut self) {
         if let Some(until) = self.until {
             sleep_until(until).await;
             self.until = None;

@@ -11,7 +11,7 @@ fn transmit(to: SocketAddr, payload: &'static [u8]) -> Transmit {
 }
 
 /// A fresh socket is not known to be writable yet, so this goes through the backlog, too.
-async fn send(datagrams: &mut Datagrams, transmit: Transmit) {
+async fn send(datagrams: &mut DatagramSocket, transmit: Transmit) {
     datagrams.send(transmit);
     while datagrams.has_backlog() {
         timeout(SOON, datagrams.ready()).await.expect("the socket becomes writable");
@@ -19,7 +19,7 @@ async fn send(datagrams: &mut Datagrams, transmit: Transmit) {
     }
 }
 
-async fn receive(datagrams: &mut Datagrams) -> (SocketAddr, Bytes) {
+async fn receive(datagrams: &mut DatagramSocket) -> (SocketAddr, Bytes) {
     loop {
         timeout(SOON, datagrams.ready()).await.expect("a datagram arrives");
         if let Ok(Some(received)) = datagrams.receive() {
@@ -129,7 +129,7 @@ async fn of_many_that_go_at_once_only_those_are_lost_that_cannot_be_sent() {
 }
 
 /// How many datagrams come in the next run.
-async fn receive_run(datagrams: &mut Datagrams) -> usize {
+async fn receive_run(datagrams: &mut DatagramSocket) -> usize {
     loop {
         timeout(SOON, datagrams.ready()).await.expect("a datagram arrives");
         let _ = segments::receive(&datagrams.socket, &mut datagrams.buffer, &mut datagrams.received);
@@ -140,7 +140,7 @@ async fn receive_run(datagrams: &mut Datagrams) -> usize {
     }
 }
 
-async fn send_run(datagrams: &mut Datagrams, to: SocketAddr) {
+async fn send_run(datagrams: &mut DatagramSocket, to: SocketAddr) {
     for _ in 0..3 {
         datagrams.send(transmit(to, b"one of three"));
     }

@@ -165,7 +165,7 @@ async fn nodes_meet_over_ipv6_and_on_sockets_for_both() {
 
 #[tokio::test]
 async fn a_node_that_is_reached_by_name_moves_with_it() {
-    lookup::pretended::set("gateway.test", &["127.0.0.1"]);
+    lookup::fake_names::set("gateway.test", &["127.0.0.1"]);
     let anywhere = || "0.0.0.0:0".parse().unwrap();
     let a = start(config("a", &[]).bind(anywhere()).advertise(Seed::parse("gateway.test", 0).unwrap())).await.unwrap();
     assert_eq!(a.addr().ip().to_string(), "127.0.0.1");
@@ -173,7 +173,7 @@ async fn a_node_that_is_reached_by_name_moves_with_it() {
     let mut events = b.events();
     hear(&mut events, "b is ready", |event| matches!(event, Event::Ready)).await;
 
-    lookup::pretended::set("gateway.test", &["127.0.0.2", "127.0.0.3"]);
+    lookup::fake_names::set("gateway.test", &["127.0.0.2", "127.0.0.3"]);
     let new = SocketAddr::new("127.0.0.2".parse().unwrap(), a.addr().port());
     hear(&mut events, "a comes at its new address", |event| match event {
         Event::Joined(member) => member.name == *"a" && member.addr == new,
@@ -325,8 +325,8 @@ async fn a_subscriber_that_sleeps_is_told_what_it_missed_and_holds_nobody_up() {
     hear(&mut b.events(), "b meets a", |event| matches!(event, Event::Joined(_))).await;
     let (mut slow, mut quick, mut other) = (a.subscribe(), a.subscribe(), a.subscribe());
     let (missed, batch) = (500, 250);
-    for first in (0..KEPT_MESSAGES.count + missed).step_by(batch) {
-        let values = first..(first + batch).min(KEPT_MESSAGES.count + missed);
+    for first in (0..MESSAGE_BUFFER.count + missed).step_by(batch) {
+        let values = first..(first + batch).min(MESSAGE_BUFFER.count + missed);
         for value in values.clone() {
             b.publish("k", &value).await.unwrap();
         }

@@ -96,9 +96,9 @@ async fn what_is_no_view_is_an_error_that_says_what_to_do() {
     let error = a.view_of(addr, SOON).await.unwrap_err();
     assert!(matches!(&error, ViewError::Refused { reason, .. } if reason == "not for you"), "{error}");
     let error = a.view_of(addr, SOON).await.unwrap_err();
-    assert!(matches!(error, ViewError::Ask(AskError::NotANode { .. })), "{error}");
+    assert!(matches!(error, ViewError::Request(RequestError::NotANode { .. })), "{error}");
     let error = a.view_of(addr, Duration::from_millis(50)).await.unwrap_err();
-    assert!(matches!(error, ViewError::Ask(AskError::Timeout { .. })), "{error}");
+    assert!(matches!(error, ViewError::Request(RequestError::Timeout { .. })), "{error}");
 }
 
 #[tokio::test]

@@ -2,34 +2,33 @@
 
 use super::Handle;
 
-/// Why a node never joins.
+/// Why a node can no longer join its cluster. See [`Handle::joined`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// It has stopped.
+    /// The node has stopped.
     #[error("this node has stopped and can no longer join a cluster; start another")]
     Stopped,
 }
 
 impl Handle {
-    /// Waits until this node has joined its cluster, and returns at once if it has: when a seed has answered it with
-    /// its view, in an exchange of views (push/pull), or another node has joined through this one. A node without
-    /// seeds has nothing to wait for, and has joined as soon as it has started. A node that has joined once has joined,
-    /// also if it is alone later.
+    /// Waits until this node has joined its cluster: a seed has answered with its view (push/pull), or another node has
+    /// joined through this one. Returns at once if it has joined already. A node without seeds has joined as soon as it has
+    /// started. A node that has joined once stays joined, even if it is alone later.
     ///
-    /// From then on it knows all members that the seed knew, and what it publishes is sent to them. Each is asked
-    /// for a first answer at once, which takes a round trip; receipts count it from then on. What is published
-    /// before reaches nobody that it meets later: [`Receipt::joined`](crate::Receipt::joined) tells.
+    /// From then on the node knows all members that the seed knew, and sends them what it publishes. It asks each of them for
+    /// a first answer at once; after that round trip, receipts count the member. What was published before joining does not
+    /// reach members that it meets later: see [`Receipt::joined`](crate::Receipt::joined).
     ///
-    /// It is what [`Event::Ready`](crate::Event::Ready) says, [`Overview::joined`](crate::Overview) and
-    /// `broadcast health`. `GET /readyz` waits longer: until no member has come or gone for half a second.
+    /// [`Event::Ready`](crate::Event::Ready), [`Overview::joined`](crate::Overview) and `broadcast health` report the same.
+    /// `GET /readyz` waits longer: until no member has come or gone for half a second.
     ///
-    /// It waits for as long as no seed answers, since seeds are tried for ever: put it into a
-    /// [`timeout`](tokio::time::timeout) where that is too long.
+    /// A node tries its seeds for ever, so this may wait for ever: wrap it in a [`timeout`](tokio::time::timeout) if that is
+    /// too long.
     ///
     /// # Errors
     ///
-    /// The node has stopped, or does while this waits.
+    /// The node has stopped, or stops while this waits.
     ///
     /// ```
     /// use broadcast::{Config, Profile, Seed, start};
@@ -52,7 +51,7 @@ impl Handle {
         joined.wait_for(|joined| *joined).await.map(|_| ()).map_err(|_| JoinError::Stopped)
     }
 
-    /// Whether it has joined by now.
+    /// Whether this node has joined by now.
     pub(super) fn has_joined(&self) -> bool {
         *self.0.joined.borrow()
     }

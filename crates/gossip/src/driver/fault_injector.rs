@@ -1,8 +1,8 @@
-//! Faults done on purpose to what a node sends, on its way to the real socket.
+//! Loss, duplication and delay that are injected on purpose into what a node sends, for tests on a real network.
 //!
-//! A layer between the event loop and the UDP socket, as smoltcp's `fault_injector` is one between its
-//! interface and its device: every datagram goes in by [`Faulty::send`], and what is left of it, as many
-//! copies as that is and when their time has come, comes out by [`Faulty::poll`].
+//! It is a layer between the event loop and the UDP socket, as smoltcp's `fault_injector` is one between its interface and
+//! its device. Every datagram goes in by [`FaultInjector::send`]. The copies that survive come out by
+//! [`FaultInjector::poll`], each when its delay is over.
 
 use std::{
     collections::BTreeMap,
@@ -15,37 +15,37 @@ use tracing::warn;
 
 use crate::{Faults, node::Transmit};
 
-/// What is held back at most, in bytes; what comes beyond is lost.
+/// How many bytes of delayed datagrams are held at most; further ones are lost.
 const MAX_HELD: usize = 32 << 20;
-/// What a datagram costs beside its bytes.
+/// The memory that a delayed datagram takes besides its payload, in bytes.
 const OVERHEAD: usize = 128;
 
 /// See the [module](self).
-pub(super) struct Faulty {
+pub(super) struct FaultInjector {
     node: String,
     faults: Faults,
     rng: Xoshiro256PlusPlus,
-    /// By when they are due and, of those due at a time, in the order in which they came.
+    /// By due time, and in the order of arrival among those due at the same time.
     held: BTreeMap<(Instant, u64), Transmit>,
     held_bytes: usize,
     copies: u64,
     counts: Counts,
 }
 
-/// What was done so far.
+/// What the injector has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     datagrams: u64,
     lost: u64,
     duplicated: u64,
-    /// Copies for which there was no room.
+    /// Copies that were dropped because too many bytes are held.
     crowded_out: u64,
 }
 
-impl Faulty {
-    /// `seed` counts where the faults have none, now or later.
+impl FaultInjector {
+    /// `seed` is for faults that have no seed of their own.
     pub(super) fn new(node: &str, faults: Faults, seed: u64) -> Self {
-        let mut faulty = Self {
+        let mut injector = Self {
             node: node.to_owned(),
             faults: Faults::default(),
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -55,12 +55,12 @@ impl Faulty {
             counts: Counts::default(),
         };
         if !faults.at_rest() {
-            faulty.set(faults);
+            injector.set(faults);
         }
-        faulty
+        injector
     }
 
-    /// From now on these are the faults; what is held back stays so. Tells of it: nobody shall take these faults
+    /// Replaces the faults. Datagrams that are held already stay delayed. Logs a warning, so that nobody takes these faults
     /// for real ones.
     pub(super) fn set(&mut self, mut faults: Faults) {
         let node = &self.node;
@@ -80,15 +80,15 @@ impl Faulty {
         self.faults = faults;
     }
 
-    /// What is suffered, if anything is.
+    /// The faults, if there are any now.
     pub(super) fn faults(&self) -> Option<&Faults> {
         Some(&self.faults).filter(|faults| !faults.at_rest())
     }
 
-    /// Takes a datagram that is to be sent.
+    /// Takes a datagram, to be lost, duplicated or delayed.
     pub(super) fn send(&mut self, now: Instant, transmit: Transmit) {
         self.counts.datagrams += 1;
-        for delay in fate(&self.faults, &mut self.rng, &mut self.counts).into_iter().flatten() {
+        for delay in draw_delays(&self.faults, &mut self.rng, &mut self.counts).into_iter().flatten() {
             let size = transmit.payload.len() + OVERHEAD;
             if self.held_bytes + size > MAX_HELD {
                 self.counts.crowded_out += 1;
@@ -114,7 +114,7 @@ impl Faulty {
     }
 }
 
-impl Drop for Faulty {
+impl Drop for FaultInjector {
     fn drop(&mut self) {
         let Counts { datagrams, lost, duplicated, crowded_out } = self.counts;
         if datagrams == 0 {
@@ -133,8 +133,8 @@ impl Drop for Faulty {
     }
 }
 
-/// For how long each copy of a datagram is held back; no copy, no delay.
-fn fate(faults: &Faults, rng: &mut impl RngExt, counts: &mut Counts) -> [Option<Duration>; 2] {
+/// The delay of each copy of a datagram: none if it is lost, two if it is duplicated.
+fn draw_delays(faults: &Faults, rng: &mut impl RngExt, counts: &mut Counts) -> [Option<Duration>; 2] {
     if rng.random_bool(faults.loss) {
         counts.lost += 1;
         return [None, None];
@@ -150,8 +150,8 @@ mod tests {
 
     use super::*;
 
-    fn faulty(faults: &str) -> Faulty {
-        Faulty::new("node1", faults.parse().expect("faults"), 1)
+    fn injector(faults: &str) -> FaultInjector {
+        FaultInjector::new("node1", faults.parse().expect("faults"), 1)
     }
 
     fn transmit(payload: impl Into<Bytes>) -> Transmit {
@@ -159,14 +159,14 @@ mod tests {
     }
 
     /// Sends so many at once, and gives which arrive after how many microseconds.
-    fn arrivals(faulty: &mut Faulty, count: u32) -> Vec<(u32, u128)> {
+    fn arrivals(injector: &mut FaultInjector, count: u32) -> Vec<(u32, u128)> {
         let start = Instant::now();
         for i in 0..count {
-            faulty.send(start, transmit(i.to_be_bytes().to_vec()));
+            injector.send(start, transmit(i.to_be_bytes().to_vec()));
         }
         let mut arrived = Vec::new();
-        while let Some(due) = faulty.poll_timeout() {
-            while let Some(transmit) = faulty.poll(due) {
+        while let Some(due) = injector.poll_timeout() {
+            while let Some(transmit) = injector.poll(due) {
                 let i = u32::from_be_bytes(transmit.payload[..].try_into().expect("four bytes"));
                 arrived.push((i, (due - start).as_micros()));
             }
@@ -177,12 +177,12 @@ mod tests {
     #[test]
     fn rates_are_those_asked_for() {
         const COUNT: u32 = 100_000;
-        let mut faulty = faulty("loss=0.3,duplicate=0.05,delay=5ms..50ms");
-        let arrived = arrivals(&mut faulty, COUNT);
-        let Counts { datagrams, lost, duplicated, crowded_out } = faulty.counts;
+        let mut injector = injector("loss=0.3,duplicate=0.05,delay=5ms..50ms");
+        let arrived = arrivals(&mut injector, COUNT);
+        let Counts { datagrams, lost, duplicated, crowded_out } = injector.counts;
         assert_eq!((datagrams, crowded_out), (u64::from(COUNT), 0));
         assert_eq!(arrived.len() as u64, datagrams - lost + duplicated);
-        assert_eq!(faulty.held_bytes, 0);
+        assert_eq!(injector.held_bytes, 0);
 
         // Within five standard deviations of what is expected: sqrt(n p (1 - p)), and for an even spread
         // of width w, w / sqrt(12 n).
@@ -200,41 +200,42 @@ mod tests {
 
     #[test]
     fn without_a_delay_all_goes_at_once_in_order_and_copies_stay_two() {
-        let arrived = arrivals(&mut faulty("duplicate=1"), 3);
+        let arrived = arrivals(&mut injector("duplicate=1"), 3);
         assert_eq!(arrived, [(0, 0), (0, 0), (1, 0), (1, 0), (2, 0), (2, 0)]);
-        assert_eq!(arrivals(&mut faulty("delay=7ms"), 2), [(0, 7000), (1, 7000)]);
-        assert_eq!(arrivals(&mut faulty("loss=1"), 100), []);
+        assert_eq!(arrivals(&mut injector("delay=7ms"), 2), [(0, 7000), (1, 7000)]);
+        assert_eq!(arrivals(&mut injector("loss=1"), 100), []);
     }
 
     #[test]
     fn the_same_seed_makes_the_same_choices() {
-        let run = |seed: u64| arrivals(&mut faulty(&format!("loss=0.5,duplicate=0.5,delay=0ms..9ms,seed={seed}")), 100);
+        let run =
+            |seed: u64| arrivals(&mut injector(&format!("loss=0.5,duplicate=0.5,delay=0ms..9ms,seed={seed}")), 100);
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
     }
 
     #[test]
     fn faults_change_and_what_was_held_back_still_comes() {
-        let (mut faulty, now) = (faulty("ready"), Instant::now());
-        assert_eq!(faulty.faults(), None);
-        faulty.set("delay=1s".parse().expect("faults"));
-        assert!(faulty.faults().is_some_and(|faults| faults.seed.is_some()), "they can be repeated");
-        faulty.send(now, transmit("held back"));
-        faulty.set(Faults::default());
-        assert_eq!((faulty.faults(), faulty.poll_timeout()), (None, Some(now + Duration::from_secs(1))));
-        assert!(faulty.poll(now + Duration::from_secs(1)).is_some());
+        let (mut injector, now) = (injector("ready"), Instant::now());
+        assert_eq!(injector.faults(), None);
+        injector.set("delay=1s".parse().expect("faults"));
+        assert!(injector.faults().is_some_and(|faults| faults.seed.is_some()), "they can be repeated");
+        injector.send(now, transmit("held back"));
+        injector.set(Faults::default());
+        assert_eq!((injector.faults(), injector.poll_timeout()), (None, Some(now + Duration::from_secs(1))));
+        assert!(injector.poll(now + Duration::from_secs(1)).is_some());
     }
 
     #[test]
     fn what_is_held_back_is_bounded() {
-        let mut faulty = faulty("delay=1s");
+        let mut injector = injector("delay=1s");
         let (now, datagram) = (Instant::now(), transmit(vec![0; 1 << 16]));
         for _ in 0..1000 {
-            faulty.send(now, datagram.clone());
+            injector.send(now, datagram.clone());
         }
-        assert!(faulty.held_bytes <= MAX_HELD && faulty.held.len() > 500, "{} held", faulty.held.len());
-        assert_eq!(faulty.counts.crowded_out, 1000 - faulty.held.len() as u64);
-        while faulty.poll(now + Duration::from_secs(1)).is_some() {}
-        assert_eq!(faulty.held_bytes, 0);
+        assert!(injector.held_bytes <= MAX_HELD && injector.held.len() > 500, "{} held", injector.held.len());
+        assert_eq!(injector.counts.crowded_out, 1000 - injector.held.len() as u64);
+        while injector.poll(now + Duration::from_secs(1)).is_some() {}
+        assert_eq!(injector.held_bytes, 0);
     }
 }
