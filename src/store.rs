@@ -56,7 +56,7 @@ pub(crate) struct NodeStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     node: Handle,
-    sessions: broadcast_session::Config,
+    sessions: broadcast_session::SessionConfig,
     /// What a voter is to found the store with; empty on a node that does not vote.
     voters: Vec<String>,
     data: Option<PathBuf>,
@@ -110,7 +110,7 @@ impl NodeStore {
     /// The store of `node`. It votes if there are `voters`, and keeps what it knows in a folder of `data`, if there is one.
     pub(crate) fn new(node: Handle, insecure_sessions: bool, voters: Vec<String>, data: Option<&Path>) -> Self {
         let (voting, stop, stopped) = (watch::Sender::new(None), watch::Sender::new(false), watch::Sender::new(false));
-        let sessions = broadcast_session::Config::default().insecure_sessions(insecure_sessions);
+        let sessions = broadcast_session::SessionConfig::default().insecure_sessions(insecure_sessions);
         let data = data.map(folder);
         Self(Arc::new(Inner {
             node,

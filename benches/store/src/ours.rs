@@ -38,7 +38,7 @@ pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Cl
     let info = NodeInfo::new(NodeId::random().ok_or("the system has no random numbers")?);
     let node = broadcast::Config::new("client").bind((Ipv4Addr::LOCALHOST, 0).into()).info(info);
     let node = broadcast::start(node).await?;
-    let sessions = Sessions::start(&node, broadcast_session::Config::default()).await?;
+    let sessions = Sessions::start(&node, broadcast_session::SessionConfig::default()).await?;
     let store = Store::start(&sessions, Config::default()).await?.patience(Duration::from_secs(30));
     let [port] = free_ports()?;
     let http = format!("127.0.0.1:{port}");

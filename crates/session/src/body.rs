@@ -1,4 +1,4 @@
-//! What travels in a call, piece by piece, no faster than the other side takes it.
+//! The bodies of requests and responses: streams of pieces, sent no faster than the other side takes them (flow control).
 
 use std::{
     future::poll_fn,
@@ -15,26 +15,26 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    bounds::Place,
-    config::{PACE, PACE_BYTES, SEND_BUFFER},
+    config::{PROGRESS_BYTES, PROGRESS_TIMEOUT, SEND_BUFFER},
+    limits::Reservation,
 };
 
-/// Why no more of a body comes, or goes.
+/// Why a body could not be received, or sent, to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// The other side has given up, or the session has ended.
+    /// The other side has cancelled, or the session has ended.
     #[error("the other side has broken off: {0}")]
     Broken(String),
-    /// It is longer than is taken.
+    /// The body is longer than the limit.
     #[error("more than {max} bytes came, the limit")]
     TooLong {
         /// The limit, in bytes.
         max: usize,
     },
-    /// As much is held already as may be, for its caller or for all.
+    /// The buffers for this caller, or for all callers, are full.
     #[error("as much is held for calls as may be; try again later")]
     Full,
-    /// The other side sends, or takes, too little.
+    /// The other side sends, or takes, too little in a given time.
     #[error("fewer than 64 KiB passed within {within:?}, the least")]
     Slow {
         /// The time it had.
@@ -48,49 +48,58 @@ impl From<h2::Error> for BodyError {
     }
 }
 
-/// When more has to have passed.
-struct Pace {
-    by: Instant,
+/// Bounds how slow a body may be: [`PROGRESS_BYTES`] have to pass in each [`PROGRESS_TIMEOUT`].
+struct ProgressTimer {
+    deadline: Instant,
     bytes: usize,
 }
 
-impl Pace {
+impl ProgressTimer {
     fn begin() -> Self {
-        Self { by: Instant::now() + PACE, bytes: 0 }
+        Self { deadline: Instant::now() + PROGRESS_TIMEOUT, bytes: 0 }
     }
 
-    fn passed(&mut self, bytes: usize) {
+    fn advance(&mut self, bytes: usize) {
         self.bytes += bytes;
-        if self.bytes >= PACE_BYTES {
+        if self.bytes >= PROGRESS_BYTES {
             *self = Self::begin();
         }
     }
 
-    /// Waits for `future`, but no longer than that.
-    async fn keep<T>(&self, future: impl Future<Output = T>) -> Result<T, BodyError> {
-        timeout_at(self.by, future).await.map_err(|_| BodyError::Slow { within: PACE })
+    /// Waits for `future`, up to the deadline.
+    async fn enforce<T>(&self, future: impl Future<Output = T>) -> Result<T, BodyError> {
+        timeout_at(self.deadline, future).await.map_err(|_| BodyError::Slow { within: PROGRESS_TIMEOUT })
     }
 }
 
-/// What comes.
+/// The body that the other side sends: of a request, in a service, or of a response, at the caller.
+///
+/// ```no_run
+/// # use broadcast_session::{BodyError, IncomingBody};
+/// # async fn f(mut body: IncomingBody) -> Result<(), BodyError> {
+/// while let Some(piece) = body.next().await? {
+///     println!("{} bytes", piece.len());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-pub struct Incoming {
+pub struct IncomingBody {
     stream: RecvStream,
-    /// Of what a caller sends: what is held of it.
-    held: Option<Held>,
+    /// For a request: what is buffered of it.
+    buffered: Option<BufferReservation>,
 }
 
-/// Bytes that are held for a caller.
+/// The memory that the gathered body of a request takes.
 #[derive(Debug)]
-struct Held {
-    place: Place<NodeName>,
-    /// Set when there was no room for more.
+struct BufferReservation {
+    reservation: Reservation<NodeName>,
+    /// Set when there was no room for more, for whoever answers the call.
     full: Arc<AtomicBool>,
 }
 
-impl Held {
+impl BufferReservation {
     fn resize(&mut self, bytes: usize) -> Result<(), BodyError> {
-        if self.place.resize(bytes) {
+        if self.reservation.resize(bytes) {
             return Ok(());
         }
         self.full.store(true, Ordering::Relaxed);
@@ -98,22 +107,22 @@ impl Held {
     }
 }
 
-impl Incoming {
-    /// What a service answers.
-    pub(crate) fn answer(stream: RecvStream) -> Self {
-        Self { stream, held: None }
+impl IncomingBody {
+    /// The body of a response.
+    pub(crate) fn response(stream: RecvStream) -> Self {
+        Self { stream, buffered: None }
     }
 
-    /// What a caller sends: what is gathered of it takes room in `place`, and `full` tells when there was none.
-    pub(crate) fn request(stream: RecvStream, place: Place<NodeName>, full: Arc<AtomicBool>) -> Self {
-        Self { stream, held: Some(Held { place, full }) }
+    /// The body of a request. What is gathered of it is counted in `reservation`; `full` is set when there is no room.
+    pub(crate) fn request(stream: RecvStream, reservation: Reservation<NodeName>, full: Arc<AtomicBool>) -> Self {
+        Self { stream, buffered: Some(BufferReservation { reservation, full }) }
     }
 
-    /// The next piece; `None` at the end. While nobody asks, the other side can send 256 KiB more, and no further.
+    /// The next piece; `None` at the end. While nobody calls this, the other side can send another 256 KiB, and then waits.
     ///
     /// # Errors
     ///
-    /// [`BodyError::Broken`]: what came so far is not all.
+    /// [`BodyError::Broken`]: the body is incomplete.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
         while let Some(piece) = poll_fn(|cx| self.stream.poll_data(cx)).await {
             let piece = piece?;
@@ -126,20 +135,21 @@ impl Incoming {
         Ok(None)
     }
 
-    /// All that comes, if that is no more than `max` bytes. Of what a caller sends, 64 KiB have to come every 30 s, and at most
-    /// 64 MiB of all callers are held at one time, 32 MiB of one; each call counts until its [`Request`](crate::Request) is
-    /// dropped. If the service then gives any refusal, the caller is told that this node is busy, and that the call has not
-    /// begun.
+    /// The whole body, if it has at most `max` bytes.
+    ///
+    /// The body of a request has to come at 64 KiB every 30 s. At most 64 MiB of all callers are buffered at one time, and
+    /// 32 MiB of one; each call counts until its [`Request`](crate::Request) is dropped. If there is no room and the service
+    /// then returns any refusal, the caller gets [`CallError::Busy`](crate::CallError::Busy): the call has not begun.
     ///
     /// # Errors
     ///
     /// See [`BodyError`].
     pub async fn all(&mut self, max: usize) -> Result<Bytes, BodyError> {
         let mut all = Vec::new();
-        let mut pace = Pace::begin();
+        let mut progress = ProgressTimer::begin();
         loop {
-            let piece = match &self.held {
-                Some(_) => pace.keep(self.next()).await??,
+            let piece = match &self.buffered {
+                Some(_) => progress.enforce(self.next()).await??,
                 None => self.next().await?,
             };
             let Some(piece) = piece else { return Ok(all.into()) };
@@ -148,63 +158,72 @@ impl Incoming {
                 return Err(BodyError::TooLong { max });
             }
             if all.is_empty() && self.stream.is_end_stream() {
-                self.hold(len)?;
+                self.reserve(len)?;
                 return Ok(piece);
             }
             if len > all.capacity() {
                 let capacity = (2 * all.capacity()).clamp(len, max);
-                self.hold(capacity)?;
+                self.reserve(capacity)?;
                 all.reserve_exact(capacity - all.len());
             }
             all.extend_from_slice(&piece);
-            pace.passed(piece.len());
+            progress.advance(piece.len());
         }
     }
 
-    fn hold(&mut self, bytes: usize) -> Result<(), BodyError> {
-        self.held.as_mut().map_or(Ok(()), |held| held.resize(bytes))
+    fn reserve(&mut self, bytes: usize) -> Result<(), BodyError> {
+        self.buffered.as_mut().map_or(Ok(()), |held| held.resize(bytes))
     }
 }
 
-/// What goes. Dropped before its [`end`](Self::end), it is broken off for the other side, too.
+/// The body that this side sends: of a request, at the caller, or of a response, in a service. If it is dropped before its
+/// [`end`](Self::end), the other side gets an error.
 ///
-/// Of an answer, the other side has to take 64 KiB every 30 s while something waits for it. What waits counts as held for the
-/// caller, as what was gathered of its calls does.
+/// While a response waits to be sent, the caller has to take 64 KiB every 30 s. What waits counts in the caller's buffers, as
+/// the bodies of its requests do.
+///
+/// ```no_run
+/// # use broadcast_session::{BodyError, OutgoingBody};
+/// # async fn f(mut body: OutgoingBody) -> Result<(), BodyError> {
+/// body.send("one piece, ".into()).await?;
+/// body.end("and the last one".into()).await
+/// # }
+/// ```
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct OutgoingBody {
     stream: Option<SendStream<Bytes>>,
-    /// Of an answer: what is held of it.
-    place: Option<Place<NodeName>>,
+    /// For a response: what is buffered of it.
+    reservation: Option<Reservation<NodeName>>,
 }
 
-impl Outgoing {
-    /// What a caller sends.
+impl OutgoingBody {
+    /// The body of a request.
     pub(crate) fn request(stream: SendStream<Bytes>) -> Self {
-        Self { stream: Some(stream), place: None }
+        Self { stream: Some(stream), reservation: None }
     }
 
-    /// What a service answers; what waits to be sent takes room in `place`.
-    pub(crate) fn answer(stream: SendStream<Bytes>, place: Place<NodeName>) -> Self {
-        Self { stream: Some(stream), place: Some(place) }
+    /// The body of a response. What waits to be sent is counted in `reservation`.
+    pub(crate) fn response(stream: SendStream<Bytes>, reservation: Reservation<NodeName>) -> Self {
+        Self { stream: Some(stream), reservation: Some(reservation) }
     }
 
-    /// Sends this, when the other side has room for it.
+    /// Sends a piece, as soon as the other side has room for it.
     ///
     /// # Errors
     ///
-    /// [`BodyError::Broken`]; of an answer also [`BodyError::Full`], and [`BodyError::Slow`].
+    /// [`BodyError::Broken`]; for a response also [`BodyError::Full`] and [`BodyError::Slow`].
     pub async fn send(&mut self, data: Bytes) -> Result<(), BodyError> {
         let Some(stream) = &mut self.stream else { return Err(BodyError::Broken("it was broken off before".into())) };
-        let sent = send(stream, data, false, &mut self.place).await;
+        let sent = send(stream, data, false, &mut self.reservation).await;
         if sent.is_err() {
-            // A part of it may be on its way.
+            // A part of the piece may be on its way.
             stream.send_reset(Reason::CANCEL);
             self.stream = None;
         }
         sent
     }
 
-    /// Sends this as the last.
+    /// Sends the last piece, which may be empty.
     ///
     /// # Errors
     ///
@@ -213,27 +232,27 @@ impl Outgoing {
         self.finish(data).await
     }
 
-    /// The same, for who keeps this.
+    /// The same, by reference.
     pub(crate) async fn finish(&mut self, data: Bytes) -> Result<(), BodyError> {
         let Some(mut stream) = self.stream.take() else {
             return Err(BodyError::Broken("it was broken off before".into()));
         };
-        let sent = send(&mut stream, data, true, &mut self.place).await;
+        let sent = send(&mut stream, data, true, &mut self.reservation).await;
         if sent.is_err() {
             stream.send_reset(Reason::CANCEL);
         }
         sent
     }
 
-    /// Resolves when the other side wants no more.
-    pub async fn unwanted(&mut self) {
+    /// Resolves when the other side cancels the call.
+    pub async fn cancelled(&mut self) {
         if let Some(stream) = &mut self.stream {
             let _ = poll_fn(|cx| stream.poll_reset(cx)).await;
         }
     }
 }
 
-impl Drop for Outgoing {
+impl Drop for OutgoingBody {
     fn drop(&mut self) {
         if let Some(mut stream) = self.stream.take() {
             stream.send_reset(Reason::CANCEL);
@@ -245,15 +264,15 @@ async fn send(
     stream: &mut SendStream<Bytes>,
     data: Bytes,
     last: bool,
-    place: &mut Option<Place<NodeName>>,
+    reservation: &mut Option<Reservation<NodeName>>,
 ) -> Result<(), BodyError> {
-    let Some(place) = place else { return send_pieces(stream, data, last, None).await };
-    // What is longer than all that its caller may have takes all of that.
-    if !place.resize(data.len().min(place.most())) {
+    let Some(reservation) = reservation else { return send_pieces(stream, data, last, None).await };
+    // A piece that is longer than the caller's whole buffer takes all of it.
+    if !reservation.resize(data.len().min(reservation.max())) {
         return Err(BodyError::Full);
     }
-    let sent = send_pieces(stream, data, last, Some(Pace::begin())).await;
-    place.resize(0);
+    let sent = send_pieces(stream, data, last, Some(ProgressTimer::begin())).await;
+    reservation.resize(0);
     sent
 }
 
@@ -261,11 +280,11 @@ async fn send_pieces(
     stream: &mut SendStream<Bytes>,
     mut data: Bytes,
     last: bool,
-    mut pace: Option<Pace>,
+    mut progress: Option<ProgressTimer>,
 ) -> Result<(), BodyError> {
-    // The end of a request that is short waits for room in the stream's buffer. Before the request has been sent there is
-    // none, and waiting here for it would send its head apart.
-    if last && (data.is_empty() || pace.is_none() && data.len() <= SEND_BUFFER) {
+    // A short end of a request goes to the stream's buffer at once. Waiting for capacity would send the request's headers in
+    // a packet of their own.
+    if last && (data.is_empty() || progress.is_none() && data.len() <= SEND_BUFFER) {
         stream.send_data(data, true)?;
         return Ok(());
     }
@@ -273,23 +292,23 @@ async fn send_pieces(
     let mut is_copied = false;
     while !data.is_empty() {
         if is_long && !is_copied && data.len() <= SEND_BUFFER {
-            // The end waits in the stream's buffer, and must not keep there all that it is a part of.
+            // The rest waits in the stream's buffer, and must not keep the whole allocation alive.
             (data, is_copied) = (Bytes::copy_from_slice(&data), true);
         }
         stream.reserve_capacity(data.len());
-        // It tells of more room, not of what was left.
+        // `poll_capacity` reports new capacity only, not what is left.
         if stream.capacity() == 0 {
             let room = poll_fn(|cx| stream.poll_capacity(cx));
-            let room = match &pace {
-                Some(pace) => pace.keep(room).await?,
+            let room = match &progress {
+                Some(progress) => progress.enforce(room).await?,
                 None => room.await,
             };
             room.ok_or_else(|| BodyError::Broken("its stream has ended".into()))??;
         }
         let most = if data.len() > SEND_BUFFER { data.len() - SEND_BUFFER } else { data.len() };
         let piece = data.split_to(stream.capacity().min(most));
-        if let Some(pace) = &mut pace {
-            pace.passed(piece.len());
+        if let Some(progress) = &mut progress {
+            progress.advance(piece.len());
         }
         stream.send_data(piece, last && data.is_empty())?;
     }
@@ -303,10 +322,10 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::bounds::Places;
+    use crate::limits::Quota;
 
     /// One call: what the caller sends and what it gets, and the same at the callee.
-    async fn call(places: &Places<NodeName>) -> (SendStream<Bytes>, Incoming, Incoming, Outgoing) {
+    async fn call(quota: &Quota<NodeName>) -> (SendStream<Bytes>, IncomingBody, IncomingBody, OutgoingBody) {
         let (near, far) = duplex(1 << 20);
         let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
         let ((mut client, connection), mut server) = (client.expect("it is h2"), server.expect("it is h2"));
@@ -320,52 +339,52 @@ mod tests {
         });
         let answering = respond.send_response(http::Response::new(()), false).expect("it is open");
         let answer = response.await.expect("it answers").into_body();
-        let none = || places.none("caller".into());
-        let incoming = Incoming::request(request.into_body(), none(), Arc::default());
-        (sending, Incoming::answer(answer), incoming, Outgoing::answer(answering, none()))
+        let empty = || quota.empty("caller".into());
+        let incoming = IncomingBody::request(request.into_body(), empty(), Arc::default());
+        (sending, IncomingBody::response(answer), incoming, OutgoingBody::response(answering, empty()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_for_a_call_has_to_go_on() {
-        let places = Places::new(8 << 20, 8 << 20);
-        let slow = BodyError::Slow { within: PACE };
+        let quota = Quota::new(8 << 20, 8 << 20);
+        let slow = BodyError::Slow { within: PROGRESS_TIMEOUT };
         // A byte now and then is not enough to go on.
-        let (mut sending, _answer, mut incoming, _outgoing) = call(&places).await;
+        let (mut sending, _answer, mut incoming, _outgoing) = call(&quota).await;
         let begun = Instant::now();
         tokio::spawn(async move {
             for _ in 0..20 {
                 sending.send_data(Bytes::from_static(b"x"), false).expect("it is open");
-                tokio::time::sleep(PACE / 10).await;
+                tokio::time::sleep(PROGRESS_TIMEOUT / 10).await;
             }
         });
         assert_eq!(incoming.all(1 << 20).await, Err(slow.clone()));
-        assert_eq!(begun.elapsed(), PACE);
+        assert_eq!(begun.elapsed(), PROGRESS_TIMEOUT);
         // Nor is nothing at all, from who is answered; the window is all that goes.
-        let (_sending, answer, _incoming, mut outgoing) = call(&places).await;
+        let (_sending, answer, _incoming, mut outgoing) = call(&quota).await;
         let begun = Instant::now();
         assert_eq!(outgoing.send(Bytes::from(vec![0; 1 << 20])).await, Err(slow));
-        assert_eq!(begun.elapsed(), PACE);
+        assert_eq!(begun.elapsed(), PROGRESS_TIMEOUT);
         assert!(matches!(outgoing.send(Bytes::new()).await, Err(BodyError::Broken(_))));
         drop(answer);
         // 64 KiB in each such time are.
-        let (mut sending, mut answer, mut incoming, outgoing) = call(&places).await;
+        let (mut sending, mut answer, mut incoming, outgoing) = call(&quota).await;
         let begun = Instant::now();
         let steps = 16;
         tokio::spawn(async move {
             for step in 1..=steps {
-                tokio::time::sleep(PACE - PACE / 10).await;
-                sending.send_data(Bytes::from(vec![0; PACE_BYTES]), step == steps).expect("it is open");
+                tokio::time::sleep(PROGRESS_TIMEOUT - PROGRESS_TIMEOUT / 10).await;
+                sending.send_data(Bytes::from(vec![0; PROGRESS_BYTES]), step == steps).expect("it is open");
             }
         });
         let all = incoming.all(1 << 20).await.expect("it goes on");
-        assert_eq!(all.len(), steps * PACE_BYTES);
-        assert_eq!(begun.elapsed(), (PACE - PACE / 10) * 16);
+        assert_eq!(all.len(), steps * PROGRESS_BYTES);
+        assert_eq!(begun.elapsed(), (PROGRESS_TIMEOUT - PROGRESS_TIMEOUT / 10) * 16);
         let sent = all.clone();
         tokio::spawn(async move { outgoing.end(sent).await });
         let mut got = 0;
         while let Some(piece) = answer.next().await.expect("it goes on") {
             got += piece.len();
-            tokio::time::sleep(PACE / 10).await;
+            tokio::time::sleep(PROGRESS_TIMEOUT / 10).await;
         }
         assert_eq!(got, all.len());
     }

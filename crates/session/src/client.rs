@@ -1,4 +1,4 @@
-//! The caller's side: calls that are made over the sessions of the [pool](crate::pool).
+//! The client side: makes calls over the sessions of the [pool](crate::pool).
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,46 +13,56 @@ use tokio::{
 
 use crate::{
     Inner,
-    body::{Incoming, Outgoing},
-    config::{CONNECT, LONGEST, REFUSAL},
+    body::{IncomingBody, OutgoingBody},
+    config::{CONNECT_TIMEOUT, MAX_CALL_TIME, MAX_REFUSAL_TEXT},
     error::{CallError, Refusal},
-    pool::{self, Lane},
+    pool::{self, SessionKind},
     server::{CODE, REFUSED, TIMEOUT},
     service::is_method,
 };
 
-/// How often a call that has not been sent looks for another session.
+/// How many sessions are tried for a call that has not been sent yet.
 const TRIES: usize = 3;
 
-/// A call that is under way.
+/// A call whose request is being sent; made by [`Sessions::open`](crate::Sessions::open).
+///
+/// ```no_run
+/// # use broadcast_session::Sessions;
+/// # async fn f(sessions: Sessions) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut call = sessions.open("node2", "upload", None).await?;
+/// call.outgoing.send("first piece".into()).await?;
+/// let mut response = call.finish("last piece").await?;
+/// println!("{:?}", response.incoming.all(1024).await?);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Call {
-    /// What goes to the service.
-    pub outgoing: Outgoing,
+    /// The body of the request.
+    pub outgoing: OutgoingBody,
     to: String,
     method: String,
     answer: ResponseFuture,
     deadline: Option<(Instant, Duration)>,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
-/// What comes of a call.
+/// The response to a call. [`Call`] has an example.
 #[derive(Debug)]
-pub struct Answered {
-    /// What the service sends.
-    pub incoming: Incoming,
-    /// As long as it comes, the session is in use.
-    _place: OwnedSemaphorePermit,
+pub struct CallResponse {
+    /// The body of the response.
+    pub incoming: IncomingBody,
+    /// The session is in use until the body has come.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Call {
-    /// Sends this as the last, and gives the answer as soon as the service begins it.
+    /// Sends the last piece of the request, and returns the response as soon as the service begins it.
     ///
     /// # Errors
     ///
     /// See [`CallError`].
-    pub async fn finish(mut self, data: impl Into<Bytes>) -> Result<Answered, CallError> {
-        // A service may answer before it has read everything.
+    pub async fn finish(mut self, data: impl Into<Bytes>) -> Result<CallResponse, CallError> {
+        // A service may respond before it has read the whole request.
         let sent = self.outgoing.finish(data.into()).await;
         let to = self.to.clone();
         match (self.split().await, sent) {
@@ -61,13 +71,13 @@ impl Call {
         }
     }
 
-    /// The answer, as soon as the service begins it, and where what goes goes on.
+    /// Waits until the service begins its response, and returns the request's body, to go on with, and the response.
     ///
     /// # Errors
     ///
     /// See [`CallError`].
-    pub async fn split(self) -> Result<(Outgoing, Answered), CallError> {
-        let Self { outgoing, to, method, answer, deadline, place } = self;
+    pub async fn split(self) -> Result<(OutgoingBody, CallResponse), CallError> {
+        let Self { outgoing, to, method, answer, deadline, permit } = self;
         let answer = async { answer.await.map_err(|error| of_h2(&to, &error)) };
         let response = match deadline {
             Some((at, within)) => {
@@ -76,29 +86,31 @@ impl Call {
             None => answer.await?,
         };
         let (head, body) = response.into_parts();
-        let incoming = Incoming::answer(body);
+        let incoming = IncomingBody::response(body);
         if head.status == StatusCode::OK {
-            return Ok((outgoing, Answered { incoming, _place: place }));
+            return Ok((outgoing, CallResponse { incoming, _permit: permit }));
         }
         Err(refused(to, method, deadline, Response::from_parts(head, incoming)).await)
     }
 }
 
-/// Why a call has no answer, by what came instead.
+/// The error of a call, by the status of its response.
 async fn refused(
     to: String,
     method: String,
     deadline: Option<(Instant, Duration)>,
-    response: Response<Incoming>,
+    response: Response<IncomingBody>,
 ) -> CallError {
     let (head, mut body) = response.into_parts();
     match head.status {
         StatusCode::NOT_FOUND => CallError::NoService { to, method },
         StatusCode::SERVICE_UNAVAILABLE => CallError::Busy(to),
-        StatusCode::GATEWAY_TIMEOUT => CallError::Deadline { to, within: deadline.map_or(LONGEST, |(_, time)| time) },
+        StatusCode::GATEWAY_TIMEOUT => {
+            CallError::Deadline { to, within: deadline.map_or(MAX_CALL_TIME, |(_, time)| time) }
+        }
         REFUSED => {
             let code = head.headers.get(CODE).and_then(|code| code.to_str().ok()?.parse().ok()).unwrap_or_default();
-            let text = match timeout(CONNECT, body.all(REFUSAL)).await {
+            let text = match timeout(CONNECT_TIMEOUT, body.all(MAX_REFUSAL_TEXT)).await {
                 Ok(Ok(text)) => String::from_utf8_lossy(&text).into_owned(),
                 _ => "in words that did not arrive".into(),
             };
@@ -113,9 +125,9 @@ async fn refused(
 
 fn of_h2(to: &str, error: &h2::Error) -> CallError {
     match error.reason() {
-        // It has not looked at it.
+        // The node has not looked at the call.
         Some(Reason::REFUSED_STREAM) => CallError::Busy(to.into()),
-        // It ends the session, and this call is none of those that it still answers.
+        // The node ends the session, and this call is not among those that it still answers.
         Some(Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => {
             CallError::Unreachable { to: to.into(), problem: "its session ended before it took the call".into() }
         }
@@ -123,18 +135,18 @@ fn of_h2(to: &str, error: &h2::Error) -> CallError {
     }
 }
 
-/// Calls a service; with a deadline, the answer has to be whole by then. Nothing has begun where this fails.
+/// Calls a service. With a deadline, the response has to be complete by then. If this fails, the call has not begun.
 pub(crate) async fn call(
     inner: &Arc<Inner>,
     to: &str,
     method: &str,
     deadline: Option<(Instant, Duration)>,
-    lane: Lane,
+    kind: SessionKind,
 ) -> Result<Call, CallError> {
     if !is_method(method) {
         return Err(CallError::NoService { to: to.into(), method: method.into() });
     }
-    let begin = begin(inner, to, method, deadline, lane);
+    let begin = begin(inner, to, method, deadline, kind);
     match deadline {
         Some((at, within)) => timeout_at(at, begin).await.unwrap_or_else(|_| {
             let problem = format!("no session with it had room for one more call within {within:?}");
@@ -149,18 +161,18 @@ async fn begin(
     to: &str,
     method: &str,
     deadline: Option<(Instant, Duration)>,
-    lane: Lane,
+    kind: SessionKind,
 ) -> Result<Call, CallError> {
-    let peer = (NodeName::from(to), lane);
+    let peer = (NodeName::from(to), kind);
     if peer.0 == inner.me.name {
-        return Err(CallError::Myself(to.into()));
+        return Err(CallError::SelfCall(to.into()));
     }
     let mut problem = String::new();
-    // A session that ended before it was noticed is made once more. Nothing has been sent on it.
+    // A session may have ended unnoticed. Nothing has been sent on it, so another one is tried.
     for _ in 0..TRIES {
         let session = pool::session(inner, &peer).await?;
         problem = match session.room().await {
-            Ok((mut requests, place)) => {
+            Ok((mut requests, permit)) => {
                 let request = request(method, deadline).map_err(|error| {
                     let problem = format!("it cannot be called: {error}");
                     CallError::Unreachable { to: to.into(), problem }
@@ -168,7 +180,14 @@ async fn begin(
                 match requests.send_request(request, false) {
                     Ok((answer, stream)) => {
                         let (to, method) = (to.into(), method.into());
-                        return Ok(Call { outgoing: Outgoing::request(stream), to, method, answer, deadline, place });
+                        return Ok(Call {
+                            outgoing: OutgoingBody::request(stream),
+                            to,
+                            method,
+                            answer,
+                            deadline,
+                            permit,
+                        });
                     }
                     Err(error) => error.to_string(),
                 }

@@ -1,4 +1,4 @@
-//! A connection whose bytes travel in [frames](crate::frames).
+//! An encrypted connection: a byte stream that travels in [frames](crate::frames).
 
 use std::{
     io::{self, IoSlice},
@@ -12,7 +12,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::frames::{FrameError, Frames, MAX_PLAIN};
 
-/// What is encrypted and not sent yet, at most, before more is taken.
+/// How many encrypted bytes may wait to be sent before writes wait.
 const OUTBOUND: usize = 64 << 10;
 /// How much is read at once.
 const CHUNK: usize = 32 << 10;
@@ -27,16 +27,15 @@ pub(crate) struct Encrypted<S> {
     plain: BytesMut,
     /// Encrypted, and not sent.
     outbound: BytesMut,
-    /// Where pieces are put together.
+    /// Where the slices of a vectored write are joined.
     scratch: BytesMut,
-    said_end: bool,
+    sent_end: bool,
 }
 
 impl<S> Encrypted<S> {
-    /// `inbound` has come with the handshake.
     pub(crate) fn new(stream: S, frames: Frames) -> Self {
         let [inbound, plain, outbound, scratch] = [(); 4].map(|()| BytesMut::new());
-        Self { stream, frames, inbound, plain, outbound, scratch, said_end: false }
+        Self { stream, frames, inbound, plain, outbound, scratch, sent_end: false }
     }
 }
 
@@ -132,8 +131,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Encrypted<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.said_end {
-            this.said_end = true;
+        if !this.sent_end {
+            this.sent_end = true;
             this.frames.seal(&[], &mut this.outbound);
         }
         ready!(this.poll_send(cx))?;

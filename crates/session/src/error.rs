@@ -1,48 +1,56 @@
-//! What callers are told.
+//! Errors of calls.
 
 use std::time::Duration;
 
-use crate::{body::BodyError, handshake::Refused};
+use crate::{body::BodyError, handshake::HandshakeRefusal};
 
-/// What a service answers to a call that it does not carry out.
+/// A service's own error: the response to a call that it does not carry out.
+///
+/// ```
+/// use broadcast_session::Refusal;
+///
+/// let refusal = Refusal::new(3, "there is no such account");
+/// assert_eq!(refusal.to_string(), "there is no such account");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Refusal {
-    /// The service's own number for it.
+    /// The service's own error code.
     pub code: u32,
-    /// In words, of which 4 KiB arrive.
+    /// A text, of which the caller gets the first 4 KiB.
     pub text: String,
 }
 
 impl Refusal {
-    /// With this number, in these words.
+    /// With this code and text.
     pub fn new(code: u32, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 }
 
-/// Why a call has no answer.
+/// Why a call has no response.
 ///
-/// Whether the service has done something is known in two cases: with [`Refused`](Self::Refused) it says so itself, and
-/// where [`has_begun`](Self::has_begun) is `false` it never heard of the call.
+/// Two cases tell whether the service has done anything: [`Refused`](Self::Refused) is the service's own word, and where
+/// [`has_begun`](Self::has_begun) is `false`, the call has not reached it, so that it is safe to try again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// No live member has that name.
     #[error("no live member of the cluster is named {0}")]
     NoMember(String),
-    /// It is a plain memberlist node, one of an earlier release, one that serves no calls, or so new that it has not told.
+    /// The member is a plain memberlist node, one of an earlier release, or one that serves no calls; or it has only just
+    /// started.
     #[error("{0} takes no calls from other nodes; it may be of an earlier release, or have just started")]
     NoSessions(String),
-    /// This node was called by itself.
+    /// A node cannot call itself.
     #[error("{0} is this node itself")]
-    Myself(String),
+    SelfCall(String),
     /// The cluster has no key, and the other node is on another host.
     #[error(
         "calls to {0} are not made without a key, as it is on another host; give all nodes a key, or allow \
          `insecure_sessions` on all"
     )]
     Insecure(String),
-    /// It could not be connected to, or no session with it took the call in time: the call was not sent.
+    /// No connection, or no session with room for the call in time. The call was not sent.
     #[error("cannot reach {to}: {problem}")]
     Unreachable {
         /// Who was called.
@@ -50,15 +58,15 @@ pub enum CallError {
         /// What happened.
         problem: String,
     },
-    /// It does not take this node for one that may call.
+    /// The other node refuses sessions with this one.
     #[error("{to} refuses calls of this node: {why}")]
-    Shut {
+    SessionRefused {
         /// Who was called.
         to: String,
         /// Why.
-        why: Refused,
+        why: HandshakeRefusal,
     },
-    /// It has no such service.
+    /// The other node has no such service.
     #[error("{to} has no service {method}; it may be of another release")]
     NoService {
         /// Who was called.
@@ -66,10 +74,10 @@ pub enum CallError {
         /// What was called.
         method: String,
     },
-    /// It has too much to do.
+    /// The other node answers as many calls as it may. The call has not begun.
     #[error("{0} has as many calls to answer as it may; try again later")]
     Busy(String),
-    /// No answer came in time.
+    /// No response came in time.
     #[error("{to} did not answer within {within:?}")]
     Deadline {
         /// Who was called.
@@ -77,15 +85,15 @@ pub enum CallError {
         /// The time it had.
         within: Duration,
     },
-    /// The service says no.
+    /// The service returned an error.
     #[error("{to} refuses: {refusal}")]
     Refused {
         /// Who was called.
         to: String,
-        /// What it says.
+        /// The service's error.
         refusal: Refusal,
     },
-    /// The session ended, or the service failed, before there was an answer.
+    /// The session ended, or the service failed, before the response was complete.
     #[error("the call to {to} was broken off: {problem}")]
     Broken {
         /// Who was called.
@@ -93,7 +101,7 @@ pub enum CallError {
         /// What happened.
         problem: String,
     },
-    /// The answer is longer than is taken.
+    /// The response is longer than the limit.
     #[error("the answer of {to} is longer than {max} bytes, the limit")]
     TooLong {
         /// Who was called.
@@ -107,7 +115,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the other node may have begun to do what it was called for.
+    /// Whether the service may have begun to carry out the call.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         matches!(self, Self::Deadline { .. } | Self::Refused { .. } | Self::Broken { .. } | Self::TooLong { .. })

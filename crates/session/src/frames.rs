@@ -1,11 +1,10 @@
-//! What travels once the handshake is done: frames, each encrypted, numbered by where it stands, and not longer than
-//! [`MAX_PLAIN`] bytes. Pure.
+//! The transport of a session after its handshake: encrypted frames (Noise's transport messages). Pure: bytes in, bytes out.
 //!
-//! A frame is its length in two bytes, and so many bytes of ciphertext with its tag. One without any text says that its side
-//! has no more to say: a connection that ends without it was cut. A frame that was changed, left out, doubled, sent back or
-//! moved cannot be read, and ends the session.
+//! A frame is a length in two bytes, and that many bytes of ciphertext with its tag. Its nonce is its number in its direction,
+//! so a frame that was changed, left out, repeated, reordered or reflected cannot be decrypted, and ends the session. Each
+//! frame carries at most [`MAX_PLAIN`] bytes. An empty frame ends its direction: a connection that ends without it was cut.
 //!
-//! After [`REKEY_AFTER`] frames of a direction its key is replaced (Noise, section 11.3), long before AES-GCM has
+//! After [`REKEY_AFTER`] frames, a direction's key is replaced (Noise, section 11.3). That is long before AES-GCM has
 //! encrypted more with one key than it should (2^32 blocks; here at most 2^30).
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
@@ -13,14 +12,14 @@ use snow::TransportState;
 
 use crate::noise::TAG;
 
-/// The most that a frame carries, in bytes: as much as one of HTTP/2 with its head, which so takes one of ours.
+/// The longest plaintext of a frame, in bytes: an HTTP/2 frame of the usual size with its header fits into one.
 pub(crate) const MAX_PLAIN: usize = (16 << 10) + 9;
-/// The longest frame, without its length.
+/// The longest ciphertext of a frame, in bytes.
 const MAX_FRAME: usize = MAX_PLAIN + TAG;
-/// Frames of one direction that one key encrypts.
+/// How many frames of one direction a key encrypts.
 const REKEY_AFTER: u64 = 1 << 20;
 
-/// Why nothing that comes is read any more.
+/// Why a session cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
     #[error("a frame of the session cannot be read: it was changed, left out, repeated or moved on its way")]
@@ -31,10 +30,10 @@ pub(crate) enum FrameError {
     BehindEnd,
 }
 
-/// Both directions of one session, as one side has them.
+/// One side's state of a session: encrypts what it sends, and decrypts what it receives.
 pub(crate) struct Frames {
     state: TransportState,
-    /// The peer has said that it is done.
+    /// The peer has sent its last frame.
     ended: bool,
     rekey_after: u64,
 }
@@ -50,12 +49,12 @@ impl Frames {
         Self { rekey_after, ..Self::new(state) }
     }
 
-    /// Whether the peer has said that it is done.
+    /// Whether the peer has sent its last frame.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Appends a frame with this text, of [`MAX_PLAIN`] bytes at most. Without text it is the last one.
+    /// Appends a frame with this plaintext, of at most [`MAX_PLAIN`] bytes. An empty one is the last.
     pub(crate) fn seal(&mut self, plain: &[u8], out: &mut BytesMut) {
         debug_assert!(plain.len() <= MAX_PLAIN);
         let len = plain.len() + TAG;
@@ -68,7 +67,7 @@ impl Frames {
         }
     }
 
-    /// Takes the first frame from what has come and appends its text; `false` while it is not whole.
+    /// Takes the first frame off `from` and appends its plaintext; `false` while the frame is incomplete.
     pub(crate) fn open(&mut self, from: &mut BytesMut, plain: &mut BytesMut) -> Result<bool, FrameError> {
         if self.ended && from.has_remaining() {
             return Err(FrameError::BehindEnd);

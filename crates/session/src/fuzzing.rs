@@ -1,4 +1,4 @@
-//! What `fuzz/` needs: a handshake and frames whose bytes somebody else has had.
+//! What the fuzzers `handshake` and `frames` in `fuzz/` run, and what the tests replay of their corpora.
 
 use broadcast::{NodeId, NodeName};
 use bytes::BytesMut;
@@ -9,16 +9,16 @@ use crate::{
     noise::Psk,
 };
 
-/// Frames of one direction that one key encrypts, here: few, so that keys are replaced.
+/// How many frames of one direction a key encrypts here: few, so that keys are replaced.
 const REKEY_AFTER: u64 = 4;
 
 fn identity(name: &str) -> Identity {
     Identity { name: NodeName::from(name), id: NodeId::from(name.len() as u64) }
 }
 
-/// Both sides of a session that was made undisturbed: the caller's, and the callee's.
+/// Both sides of a session after an undisturbed handshake: the caller's and the callee's.
 #[must_use]
-pub fn pair() -> (Side, Side) {
+pub fn pair() -> (Endpoint, Endpoint) {
     let psk = Psk::derive(b"0123456789abcdef");
     let (caller, callee) = (identity("a"), identity("bb"));
     let (initiator, hello) = Initiator::new(&psk, "label", &caller, &callee.name).expect("there is randomness");
@@ -27,35 +27,35 @@ pub fn pair() -> (Side, Side) {
     let (answer, theirs) = responder.accept(&callee).expect("it can be answered");
     let (identity, ours) = initiator.finish(&answer[2..]).expect("it has the key").expect("it is not refused");
     assert_eq!(identity, callee);
-    (Side::new(Frames::rekeying(ours, REKEY_AFTER)), Side::new(Frames::rekeying(theirs, REKEY_AFTER)))
+    (Endpoint::new(Frames::rekeying(ours, REKEY_AFTER)), Endpoint::new(Frames::rekeying(theirs, REKEY_AFTER)))
 }
 
 /// One side of a session.
 #[allow(missing_debug_implementations)]
-pub struct Side {
+pub struct Endpoint {
     frames: Frames,
     inbound: BytesMut,
-    /// All that was read.
-    pub heard: BytesMut,
+    /// All decrypted plaintext.
+    pub received: BytesMut,
 }
 
-impl Side {
+impl Endpoint {
     fn new(frames: Frames) -> Self {
-        Self { frames, inbound: BytesMut::new(), heard: BytesMut::new() }
+        Self { frames, inbound: BytesMut::new(), received: BytesMut::new() }
     }
 
-    /// A frame with this text.
-    pub fn say(&mut self, text: &[u8]) -> Vec<u8> {
+    /// A frame with this plaintext.
+    pub fn seal(&mut self, text: &[u8]) -> Vec<u8> {
         let mut out = BytesMut::new();
         self.frames.seal(text, &mut out);
         out.to_vec()
     }
 
-    /// Takes what has come; gives whether it can be read.
-    pub fn hear(&mut self, bytes: &[u8]) -> bool {
+    /// Decrypts the frames in these bytes; `false` if one cannot be decrypted.
+    pub fn receive(&mut self, bytes: &[u8]) -> bool {
         self.inbound.extend_from_slice(bytes);
         loop {
-            match self.frames.open(&mut self.inbound, &mut self.heard) {
+            match self.frames.open(&mut self.inbound, &mut self.received) {
                 Ok(true) => {}
                 Ok(false) => return true,
                 Err(_) => return false,
@@ -63,21 +63,21 @@ impl Side {
         }
     }
 
-    /// Whether the other side has said that this was all.
+    /// Whether the other side has sent its last frame.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.frames.has_ended()
     }
 }
 
-/// Any bytes as either message of a handshake, and as frames behind one.
+/// Takes the input for either message of a handshake, and for frames after one.
 pub fn handshake(data: &[u8]) {
-    let psks = [Psk::derive(b"0123456789abcdef"), Psk::open()];
+    let psks = [Psk::derive(b"0123456789abcdef"), Psk::keyless()];
     assert!(Responder::new(&psks, "label", data).is_err(), "nobody guesses a key");
     let (initiator, _) =
         Initiator::new(&psks[0], "label", &identity("a"), &identity("bb").name).expect("there is randomness");
     assert!(initiator.finish(data).is_err(), "nobody guesses a key");
-    // Who has the key may say anything.
+    // A member that has the key may send anything.
     let mut member = crate::noise::handshake(true, &psks[0], &crate::handshake::prologue("label")).expect("ciphers");
     let mut message = vec![0; data.len() + 64];
     if let Ok(len) = member.write_message(&data[..data.len().min(2000)], &mut message)
@@ -87,23 +87,23 @@ pub fn handshake(data: &[u8]) {
         let _ = responder.accept(&identity("bb")).expect("it can be answered");
     }
     let (mut caller, mut callee) = pair();
-    assert!(caller.hear(data) || !callee.hear(data) || data.len() < 18);
-    assert!(caller.heard.is_empty() && callee.heard.is_empty(), "nobody guesses a key");
+    assert!(caller.receive(data) || !callee.receive(data) || data.len() < 18);
+    assert!(caller.received.is_empty() && callee.received.is_empty(), "nobody guesses a key");
 }
 
-/// Two frames sequences, and what somebody in between does with them: `data` has a step a byte pair.
+/// A sequence of frames, and what a man in the middle does with it: each pair of bytes of `data` is a step.
 pub fn man_in_the_middle(data: &[u8]) {
     let (mut caller, mut callee) = pair();
     let (mut other, _) = pair();
-    let mut said = Vec::new();
+    let mut sent = Vec::new();
     let mut frames: Vec<Vec<u8>> = Vec::new();
     for (number, byte) in data.iter().take(12).enumerate() {
         let text = vec![number as u8 + 1; usize::from(*byte) * 8 + 1];
-        frames.push(caller.say(&text));
-        said.extend_from_slice(&text);
+        frames.push(caller.seal(&text));
+        sent.extend_from_slice(&text);
     }
-    frames.push(caller.say(&[]));
-    let (original, back) = (frames.clone(), callee.say(b"what the callee says itself"));
+    frames.push(caller.seal(&[]));
+    let (original, back) = (frames.clone(), callee.seal(b"what the callee says itself"));
     for step in data.chunks_exact(2).skip(6).take(8) {
         let at = usize::from(step[1]) % frames.len().max(1);
         match step[0] % 8 {
@@ -111,7 +111,7 @@ pub fn man_in_the_middle(data: &[u8]) {
             1 if !frames.is_empty() => frames.insert(at, frames[at].clone()),
             2 if !frames.is_empty() => frames.rotate_left(at),
             3 => frames.truncate(at),
-            4 => frames.insert(at.min(frames.len()), other.say(b"from another session")),
+            4 => frames.insert(at.min(frames.len()), other.seal(b"from another session")),
             5 => frames.insert(at.min(frames.len()), back.clone()),
             6 if !frames.is_empty() => {
                 let frame = &mut frames[at];
@@ -129,11 +129,11 @@ pub fn man_in_the_middle(data: &[u8]) {
     }
     let undisturbed = frames == original;
     let stream = frames.concat();
-    let readable = stream.chunks(7).all(|piece| callee.hear(piece));
-    assert!(said.starts_with(&callee.heard), "what is heard is what was said, from its beginning");
+    let readable = stream.chunks(7).all(|piece| callee.receive(piece));
+    assert!(sent.starts_with(&callee.received), "what is heard is what was said, from its beginning");
     assert_eq!(readable && callee.has_ended(), undisturbed || stream == original.concat(), "only all is all");
     if readable && callee.has_ended() {
-        assert_eq!(&callee.heard[..], &said[..]);
+        assert_eq!(&callee.received[..], &sent[..]);
     }
 }
 

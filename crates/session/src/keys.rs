@@ -1,4 +1,4 @@
-//! The keys that sessions are made with: those of the cluster, as they are now.
+//! The pre-shared keys of sessions, derived from the cluster's current keys.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,32 +10,33 @@ use crate::noise::Psk;
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Keys {
-    /// The one that the gossip encrypts with comes first. There is always one.
+    /// The one that gossip encrypts with comes first. Never empty.
     pub(crate) psks: Vec<Psk>,
-    /// The cluster has no key, and what stands in its place is known to everybody.
-    pub(crate) open: bool,
+    /// The cluster has no key, and everybody knows the one that is used instead.
+    pub(crate) keyless: bool,
 }
 
 impl Keys {
     async fn of(node: &Handle) -> Self {
         let keys = node.keys().await;
-        let open = keys.is_empty();
-        let psks = if open { vec![Psk::open()] } else { keys.iter().map(|key| Psk::derive(key.as_bytes())).collect() };
-        Self { psks, open }
+        let keyless = keys.is_empty();
+        let psks =
+            if keyless { vec![Psk::keyless()] } else { keys.iter().map(|key| Psk::derive(key.as_bytes())).collect() };
+        Self { psks, keyless }
     }
 
-    /// Whether a session that was made with this key may go on.
+    /// Whether a session with this key may go on.
     pub(crate) fn has(&self, psk: &Psk) -> bool {
         self.psks.contains(psk)
     }
 
-    /// Whether a node at this address may be talked to.
+    /// Whether sessions with a node at this address are allowed.
     pub(crate) fn admits(&self, ip: IpAddr, insecure: bool) -> bool {
-        !self.open || insecure || ip.to_canonical().is_loopback()
+        !self.keyless || insecure || ip.to_canonical().is_loopback()
     }
 }
 
-/// The keys of a node, and their changes as long as it runs.
+/// A node's keys, and a future that keeps them up to date while the node runs.
 pub(crate) async fn follow(node: &Handle) -> (watch::Receiver<Arc<Keys>>, impl Future<Output = ()> + use<>) {
     let mut changes = node.watch_keys();
     changes.mark_unchanged();
@@ -44,13 +45,13 @@ pub(crate) async fn follow(node: &Handle) -> (watch::Receiver<Arc<Keys>>, impl F
     let following = async move {
         while changes.changed().await.is_ok() {
             let keys = Keys::of(&node).await;
-            // A node that has stopped has no keys, and needs none.
+            // A node that has stopped returns no keys.
             if changes.has_changed().is_err() {
                 break;
             }
             sender.send_replace(Arc::new(keys));
         }
-        // Who waits for a change is not to take this for one.
+        // Keeps the channel open: its end would look like a change.
         std::future::pending::<()>().await;
     };
     (keys, following)

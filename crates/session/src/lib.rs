@@ -1,62 +1,61 @@
-//! Calls between the nodes of a cluster: authenticated, encrypted, many at once over one connection.
+//! Remote procedure calls between the nodes of a cluster: authenticated, encrypted, many at once over one connection.
 //!
-//! A node calls a service of another one by the other's name, and each knows who the other is. What gossip spreads is for
-//! everybody; this is for one, who answers.
+//! Gossip brings a message to every node. A call goes to one node, by its name, and brings back a response or an error. Both
+//! sides know who the other is. [`Sessions`] has an example.
 //!
 //! # On the wire
 //!
-//! A session is a TCP connection to the members' port, whose first byte is none that memberlist knows. The
-//! [`handshake`] comes first, then frames (`frames.rs`) with HTTP/2 in them, which brings many calls, pieces in both
-//! directions, and that nobody sends more than the other takes. A node calls on its own sessions, of which it has two with
-//! each node at most: one for calls with one answer, one for those in pieces, so that pieces that nobody reads hold up no
-//! call.
+//! A session is a TCP connection to the members' port, whose first byte memberlist does not use. After the [`handshake`] come
+//! encrypted frames (`frames.rs`) with HTTP/2 in them, which provides multiplexing, streaming in both directions and flow
+//! control. A node makes at most two sessions with each node that it calls: one for calls with one response, and one for calls
+//! in pieces, so that pieces that nobody reads hold up no other call.
 //!
-//! Nodes of ours that accept calls tell so, as the endpoint [`ENDPOINT`] of their [`NodeInfo`]; to others nothing of this is
-//! ever sent.
+//! A node that accepts calls announces that as the endpoint [`ENDPOINT`] of its [`NodeInfo`]. Other nodes never get any of
+//! these bytes.
 //!
 //! # States
 //!
 //! | a session is | until |
 //! |---|---|
-//! | being made | both have proven that they have the cluster's key; 5 s at most |
-//! | open | 5 minutes pass without a call, the key is removed from the cluster, a side is no live member any more or has another id, stops, or does not answer a ping for 10 s |
+//! | connecting | both sides have proven that they have the cluster's key; 5 s at most |
+//! | open | 5 minutes pass without a call, the key is removed from the cluster, a side has left or has another id, a side stops, or does not answer a ping for 10 s |
 //! | ending | no call is under way; 10 s at most. New calls make a new session |
 //!
 //! # What can go wrong
 //!
-//! - *A man in the middle* can cut a connection. Whatever else he does to it cuts it, too: what was changed, left out,
-//!   repeated, moved or sent back cannot be read. He learns how much is said, and when.
-//! - *A member that has the cluster's key* can say that it has any name. It is believed if a live member has that name, and
-//!   has told that id by gossip. Whom that is not good enough for has to trust no member.
-//! - *No key*: everybody is believed. So calls stay on one host, unless [`Config::insecure_sessions`] allows more.
-//! - *A stranger* can hold 32 handshakes, for 5 s each; in IPv6, as many from each network of 64 bits, and 256 in all.
-//! - *A member that is slow, or silent*: what waits for it is bounded by the windows of HTTP/2, 256 KiB a call and 2 MiB a
-//!   session, 8 sessions a member, 512 in all. What is held of the bodies that services gather, and of the answers that
-//!   nobody has taken yet, is bounded by 64 MiB, 32 MiB a member, and has to go on by 64 KiB every 30 s.
-//! - *A call that is broken off* may have been carried out; [`CallError::has_begun`] tells when it was not. Services whose
-//!   calls may not be carried out twice have to recognise them.
+//! - *A man in the middle* can cut a connection. Any other interference cuts it, too: bytes that were changed, left out,
+//!   repeated, reordered or reflected cannot be decrypted. He learns how much is sent, and when.
+//! - *A member with the cluster's key* can claim any name. It is believed if a live member has that name and announced that id
+//!   by gossip. So members have to trust each other.
+//! - *Without a key*, everybody is believed. So calls stay on one host, unless [`SessionConfig::insecure_sessions`] allows more.
+//! - *A stranger* can hold 32 handshakes from one address, for 5 s each; in IPv6, from one /64 network; and 256 in all.
+//! - *A slow or silent member*: what waits for it is bounded by HTTP/2's windows, 256 KiB for a call and 2 MiB for a session,
+//!   with 8 sessions for a member and 512 in all. The buffers for gathered requests and for responses that nobody has taken
+//!   yet are bounded to 64 MiB, and to 32 MiB for a member; 64 KiB have to pass every 30 s.
+//! - *A call that was broken off* may have been carried out. [`CallError::has_begun`] tells when it was not. A service whose
+//!   calls must not be carried out twice has to recognise repeated ones.
 
 #![deny(missing_docs, unreachable_pub)]
 
 mod body;
-mod bounds;
 mod client;
 mod config;
 mod encrypted;
 mod error;
-mod figures;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handshake;
 mod keys;
+mod limits;
 mod members;
 mod noise;
 mod pool;
 mod server;
 mod service;
 mod socket;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -76,68 +75,85 @@ use tokio::{
 };
 use tracing::warn;
 
+pub use self::former_names::*;
 pub use self::{
-    body::{BodyError, Incoming, Outgoing},
-    client::{Answered, Call},
-    config::Config,
+    body::{BodyError, IncomingBody, OutgoingBody},
+    client::{Call, CallResponse},
+    config::SessionConfig,
     error::{CallError, Refusal},
-    figures::Figures,
-    handshake::{Identity, Refused},
-    service::{Answer, Request},
+    handshake::{HandshakeRefusal, Identity},
+    service::{Request, Response},
+    stats::SessionStats,
 };
 use self::{
-    bounds::{Bounds, Share},
-    config::LONGEST,
+    config::MAX_CALL_TIME,
     handshake::Responder,
     keys::Keys,
-    pool::{Lane, Pool},
+    limits::{ServiceQuota, SessionLimits},
+    pool::{Pool, SessionKind},
     service::{Service, Services},
 };
 
-/// The endpoint that nodes tell which accept sessions of this version.
+/// The name of the endpoint that nodes announce if they accept sessions of this version.
 pub const ENDPOINT: &str = "session1";
 /// The longest answer that [`Sessions::call`] takes, in bytes.
 pub const MAX_ANSWER: usize = 4 << 20;
 
-/// Why a node cannot make or accept sessions.
+/// Why a node cannot make or accept sessions. See [`Sessions::start`].
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// It cannot tell the others that it does.
+pub enum SessionStartError {
+    /// The node cannot announce its endpoint.
     #[error(transparent)]
     Update(#[from] UpdateError),
 }
 
-/// The calls of one node, in both directions. Cheap to clone. While one of these is kept, so is the node; when the last is
-/// dropped, its sessions end.
+/// A node's calls, in both directions. Cheap to clone. Keeps the node alive. When the last clone is dropped, the sessions end.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use broadcast_session::{Refusal, Request, SessionConfig, Sessions};
+///
+/// # async fn f(node: broadcast::Handle) -> Result<(), Box<dyn std::error::Error>> {
+/// let sessions = Sessions::start(&node, SessionConfig::default()).await?;
+/// sessions.serve("double", async |mut request: Request| {
+///     let body = request.bytes(100).await.map_err(|error| Refusal::new(1, error.to_string()))?;
+///     let number = String::from_utf8_lossy(&body).parse::<u32>().map_err(|_| Refusal::new(2, "not a number"))?;
+///     Ok((2 * number).to_string().into())
+/// });
+/// let answer = sessions.call("node2", "double", "21", Duration::from_secs(1)).await?;
+/// assert_eq!(answer, "42");
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sessions {
     inner: Arc<Inner>,
-    _last: Arc<Last>,
+    _stop_on_drop: Arc<StopOnDrop>,
 }
 
-/// Ends everything when it is dropped.
+/// Stops all sessions when it is dropped.
 #[derive(Debug)]
-struct Last(watch::Sender<bool>);
+struct StopOnDrop(watch::Sender<bool>);
 
-impl Drop for Last {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.send_replace(true);
     }
 }
 
-/// What the two sides share.
+/// What the client side and the serving side share.
 struct Inner {
     node: Handle,
     me: Identity,
     label: String,
-    config: Config,
+    config: SessionConfig,
     keys: watch::Receiver<Arc<Keys>>,
-    /// Set when there is nothing to call or serve any more.
+    /// Set when all sessions are to end.
     stop: watch::Sender<bool>,
     services: RwLock<Services>,
     pool: Pool,
-    bounds: Bounds,
-    figures: Arc<figures::Counts>,
+    limits: SessionLimits,
+    counters: Arc<stats::Counters>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -147,17 +163,17 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Sessions {
-    /// From now on this node accepts sessions, and tells the others so. Runs on the runtime that it is called on, which need
-    /// not be that of the node. A node has these once.
+    /// From now on this node accepts sessions, and announces that to the others. Runs on the current runtime, which need not be
+    /// the node's. To be called once for a node.
     ///
     /// # Errors
     ///
-    /// See [`StartError`].
-    pub async fn start(node: &Handle, config: Config) -> Result<Self, StartError> {
-        let mut accepted = node.divert(handshake::FIRST).await.ok_or(UpdateError::Stopped)?;
+    /// See [`SessionStartError`].
+    pub async fn start(node: &Handle, config: SessionConfig) -> Result<Self, SessionStartError> {
+        let mut accepted = node.divert(handshake::MAGIC).await.ok_or(UpdateError::Stopped)?;
         let me = Identity { name: node.name().into(), id: node.id() };
         let (keys, following) = keys::follow(node).await;
-        if keys.borrow().open && config.insecure_sessions {
+        if keys.borrow().keyless && config.insecure_sessions {
             warn!(
                 node = node.name(),
                 event = "sessions_open",
@@ -176,8 +192,8 @@ impl Sessions {
             stop: stop.clone(),
             services: RwLock::default(),
             pool: Pool::default(),
-            bounds: Bounds::default(),
-            figures: Arc::default(),
+            limits: SessionLimits::default(),
+            counters: Arc::default(),
         });
         let info = node.info_of(&inner.me.name).await.unwrap_or_else(|| NodeInfo::new(node.id()));
         node.update_info(info.endpoint(ENDPOINT, SocketAddr::from(([0; 4], node.addr().port())))).await?;
@@ -186,7 +202,7 @@ impl Sessions {
             let accept = async {
                 while let Some((stream, from)) = accepted.accept().await {
                     let Some(inner) = serving.upgrade() else { break };
-                    server::begin(inner, stream, from);
+                    server::spawn(inner, stream, from);
                 }
             };
             select! {
@@ -199,49 +215,50 @@ impl Sessions {
                 inner.pool.clear();
             }
         });
-        Ok(Self { inner, _last: Arc::new(Last(stop)) })
+        Ok(Self { inner, _stop_on_drop: Arc::new(StopOnDrop(stop)) })
     }
 
-    /// From now on calls to `method` are answered by `service`, instead of by whatever answered them before. A call whose
-    /// caller gives up is dropped where it waits, until it answers; an answer in pieces learns of that when it sends the next
-    /// one, or by [`Outgoing::unwanted`].
+    /// From now on `service` answers calls to `method`, in place of an earlier one. If a caller gives up before the service has
+    /// returned, the service's future is dropped. A response in pieces learns of it when it sends the next piece, or by
+    /// [`OutgoingBody::cancelled`].
     ///
     /// # Panics
     ///
     /// If `method` has not 1 to 64 letters, digits, `-`, `_`, `.` or `/`.
     pub fn serve<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static)
     where
-        F: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+        F: Future<Output = Result<Response, Refusal>> + Send + 'static,
     {
-        self.add(method, service, Arc::clone(&self.inner.bounds.share));
+        self.add(method, service, Arc::clone(&self.inner.limits.shared));
     }
 
-    /// As [`serve`](Self::serve), for a service that calls of other services must not hold up: it answers 512 calls at once,
-    /// 256 of one member, and 64 MiB are held for them, 32 MiB for one member, besides what all others have.
+    /// As [`serve`](Self::serve), for a service that calls of other services must not hold up. It has limits of its own: 512
+    /// calls at once, 256 of one member, and buffers of 64 MiB, 32 MiB for one member.
     ///
     /// # Panics
     ///
     /// As with [`serve`](Self::serve).
-    pub fn serve_apart<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static)
+    pub fn serve_isolated<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static)
     where
-        F: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+        F: Future<Output = Result<Response, Refusal>> + Send + 'static,
     {
-        self.add(method, service, Arc::new(Share::apart()));
+        self.add(method, service, Arc::new(ServiceQuota::isolated()));
     }
 
-    fn add<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static, share: Arc<Share>)
+    fn add<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static, quota: Arc<ServiceQuota>)
     where
-        F: Future<Output = Result<Answer, Refusal>> + Send + 'static,
+        F: Future<Output = Result<Response, Refusal>> + Send + 'static,
     {
-        let service = Service { run: Arc::new(move |request| Box::pin(service(request))), share };
+        let service = Service { run: Arc::new(move |request| Box::pin(service(request))), quota };
         self.inner.services.write().unwrap_or_else(PoisonError::into_inner).add(method, service);
     }
 
-    /// Calls a service of the node named `to`, and gives its answer, of at most [`MAX_ANSWER`] bytes.
+    /// Calls a service of the node named `to`, and returns its response, of at most [`MAX_ANSWER`] bytes. The deadline
+    /// `within` is at most 10 minutes.
     ///
     /// # Errors
     ///
-    /// See [`CallError`]; one comes no later than `within`, which is 10 minutes at most.
+    /// See [`CallError`]; it is returned by the deadline.
     pub async fn call(
         &self,
         to: &str,
@@ -249,19 +266,19 @@ impl Sessions {
         body: impl Into<Bytes>,
         within: Duration,
     ) -> Result<Bytes, CallError> {
-        let within = within.min(LONGEST);
+        let within = within.min(MAX_CALL_TIME);
         let deadline = (Instant::now() + within, within);
-        self.inner.figures.called();
+        self.inner.counters.called();
         let body = body.into();
         let mut again = true;
         loop {
-            let call = client::call(&self.inner, to, method, Some(deadline), Lane::Calls).await?;
+            let call = client::call(&self.inner, to, method, Some(deadline), SessionKind::Calls).await?;
             let answer = async {
                 let mut answered = call.finish(body.clone()).await?;
                 answered.incoming.all(MAX_ANSWER).await.map_err(|error| CallError::of_body(to, error))
             };
             match timeout_at(deadline.0, answer).await {
-                // Its session ended, and the other side has not looked at it.
+                // The session ended before the other side had looked at the call.
                 Ok(Err(CallError::Unreachable { .. })) if std::mem::take(&mut again) => {}
                 Ok(answered) => return answered,
                 Err(_) => return Err(CallError::Deadline { to: to.into(), within }),
@@ -269,23 +286,30 @@ impl Sessions {
         }
     }
 
-    /// Begins a call of which both sides may send pieces as long as they like. With `within` it is broken off after that
-    /// time, which is 10 minutes at most. Without, it goes on as long as both want, once its answer has begun: that has 10
-    /// minutes.
+    /// Begins a call in which both sides send pieces. With `within`, it is cut off after that time, of at most 10 minutes.
+    /// Without, the response has to begin within 10 minutes, and then the call goes on as long as both sides like. [`Call`]
+    /// has an example.
     ///
     /// # Errors
     ///
-    /// See [`CallError`]; nothing has begun then.
+    /// See [`CallError`]; the call has not begun then.
     pub async fn open(&self, to: &str, method: &str, within: Option<Duration>) -> Result<Call, CallError> {
-        self.inner.figures.called();
-        let deadline = within.map(|time| time.min(LONGEST)).map(|time| (Instant::now() + time, time));
-        client::call(&self.inner, to, method, deadline, Lane::Streams).await
+        self.inner.counters.called();
+        let deadline = within.map(|time| time.min(MAX_CALL_TIME)).map(|time| (Instant::now() + time, time));
+        client::call(&self.inner, to, method, deadline, SessionKind::Streams).await
     }
 
-    /// What has been counted.
+    #[doc(hidden)]
     #[must_use]
-    pub fn figures(&self) -> Figures {
-        self.inner.figures.take()
+    #[deprecated(note = "now `stats`")]
+    pub fn figures(&self) -> SessionStats {
+        self.stats()
+    }
+
+    /// The counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.inner.counters.snapshot()
     }
 
     /// The node whose calls these are.
@@ -304,27 +328,62 @@ impl Inner {
         *self.stop.borrow() || self.node.has_stopped()
     }
 
-    /// Whether a caller that has the cluster's key is served.
-    async fn admits(&self, call: &Responder, keys: &Keys, from: SocketAddr) -> Result<(), Refused> {
+    /// Whether this node serves a caller that has the cluster's key.
+    async fn admits(&self, call: &Responder, keys: &Keys, from: SocketAddr) -> Result<(), HandshakeRefusal> {
         if call.to != self.me.name || call.caller.name == self.me.name {
-            return Err(Refused::Name);
+            return Err(HandshakeRefusal::Name);
         }
         if !keys.admits(from.ip(), self.config.insecure_sessions) {
-            return Err(Refused::Insecure);
+            return Err(HandshakeRefusal::Insecure);
         }
-        self.know(&call.caller).await
+        self.verify_member(&call.caller).await
     }
 
-    /// Whether this is a live member.
-    async fn know(&self, who: &Identity) -> Result<(), Refused> {
-        let (_, info) = self.node.find(&who.name).await.ok_or(Refused::Stranger)?;
-        // Whoever has not told its id yet is about to.
+    /// Whether this is a live member with this id.
+    async fn verify_member(&self, who: &Identity) -> Result<(), HandshakeRefusal> {
+        let (_, info) = self.node.find(&who.name).await.ok_or(HandshakeRefusal::Stranger)?;
+        // A member whose id is unknown is about to announce it.
         match info {
             Some(info) if info.id == who.id => Ok(()),
-            Some(_) => Err(Refused::Id),
-            None => Err(Refused::Stranger),
+            Some(_) => Err(HandshakeRefusal::Id),
+            None => Err(HandshakeRefusal::Stranger),
         }
     }
+}
+
+/// Public names that were changed, for programs that use them still.
+mod former_names {
+    #[doc(hidden)]
+    #[deprecated(note = "now `Response`")]
+    pub type Answer = super::Response;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `CallResponse`")]
+    pub type Answered = super::CallResponse;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `SessionConfig`")]
+    pub type Config = super::SessionConfig;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `SessionStats`")]
+    pub type Figures = super::SessionStats;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `IncomingBody`")]
+    pub type Incoming = super::IncomingBody;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `OutgoingBody`")]
+    pub type Outgoing = super::OutgoingBody;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `HandshakeRefusal`")]
+    pub type Refused = super::HandshakeRefusal;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `SessionStartError`")]
+    pub type StartError = super::SessionStartError;
 }
 
 /// The code in the page about calls compiles.

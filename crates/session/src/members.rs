@@ -1,4 +1,4 @@
-//! Whether a session is still with the member that it was made with.
+//! Watches whether the member of a session is still a member.
 
 use std::sync::Weak;
 
@@ -6,9 +6,10 @@ use broadcast::{Event, Subscription};
 
 use crate::{Inner, handshake::Identity};
 
-/// Resolves when this member has left, or is another one. That it is taken for failed is no reason: gossip may be wrong
-/// about that, and what is agreed on by calls must not depend on it. `events` have to be those since it was found.
-pub(crate) async fn gone(mut events: Subscription<Event>, who: Identity, inner: Weak<Inner>) {
+/// Resolves when this member has left, or another node has taken its name. That gossip takes the member for failed is no
+/// reason to end a session: gossip may be wrong about that, and what nodes agree on by calls must not depend on it. `events`
+/// must have begun before the member was looked up.
+pub(crate) async fn departed(mut events: Subscription<Event>, who: Identity, inner: Weak<Inner>) {
     while let Some(event) = events.recv().await {
         match event {
             Ok(Event::Left(member)) if member.name == who.name => return,
@@ -16,12 +17,12 @@ pub(crate) async fn gone(mut events: Subscription<Event>, who: Identity, inner: 
             Ok(_) => {}
             Err(_lagged) => {
                 let Some(inner) = inner.upgrade() else { break };
-                if inner.know(&who).await.is_err() {
+                if inner.verify_member(&who).await.is_err() {
                     return;
                 }
             }
         }
     }
-    // The node has stopped, which ends all sessions anyhow.
+    // The node has stopped, which ends all sessions anyway.
     std::future::pending().await
 }

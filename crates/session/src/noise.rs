@@ -1,4 +1,4 @@
-//! The ciphers of a session: what Noise needs, by ring, which the program has for TLS already.
+//! The cryptography that Noise needs, by `ring`, which the program links for TLS anyway.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,12 +17,12 @@ use snow::{
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// Nobody has a static key; both have the cluster's. Both draw a key for this one connection.
+/// Both sides have the cluster's key, and draw an ephemeral key for each connection. There are no static keys.
 const PARAMS: &str = "Noise_NNpsk0_25519_AESGCM_SHA256";
-/// What encryption adds, in bytes.
+/// The length of an authentication tag, in bytes.
 pub(crate) const TAG: usize = 16;
 
-/// What both sides have to have, derived from one of the cluster's keys.
+/// A pre-shared key, derived from one of the cluster's keys.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Psk(Zeroizing<[u8; 32]>);
 
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Psk {
 }
 
 impl Psk {
-    /// From a key that the gossip encrypts with, which is then used for no two things (HKDF, RFC 5869).
+    /// Derives a key of its own for sessions from one that gossip encrypts with (HKDF, RFC 5869).
     pub(crate) fn derive(key: &[u8]) -> Self {
         let mut psk = Zeroizing::new([0; 32]);
         let derived = Salt::new(HKDF_SHA256, b"broadcast session").extract(key);
@@ -45,9 +45,8 @@ impl Psk {
         Self(psk)
     }
 
-    /// Of a cluster without a key. Everybody has it: it makes sessions of such a cluster look like all others, and keeps
-    /// nobody out.
-    pub(crate) fn open() -> Self {
+    /// The key of clusters without one. Everybody knows it: it keeps nobody out, but lets their sessions work like all others.
+    pub(crate) fn keyless() -> Self {
         Self::derive(&[])
     }
 }
@@ -87,10 +86,10 @@ impl Random for Rng {
     }
 }
 
-/// The length of a key for Diffie-Hellman, private or public, and of what comes of it.
+/// The length of a Diffie-Hellman key, private or public, and of the shared secret.
 const DH_LEN: usize = 32;
 
-/// A key that is drawn for one connection, and that ring lets be used once.
+/// An ephemeral key for one connection. `ring` lets it be used once.
 #[derive(Default)]
 struct X25519Key {
     private: Mutex<Option<EphemeralPrivateKey>>,
@@ -130,10 +129,10 @@ impl Dh for X25519Key {
         unreachable!("in NN nobody keeps a key");
     }
 
-    /// Refuses a public key that any private key makes the same of.
+    /// Refuses a public key that gives the same secret with every private key.
     fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), Error> {
         let private = self.private.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Error::Dh)?;
-        // Noise gives it with the room that the longest of all kinds has.
+        // snow passes a buffer of the length of its longest kind of key.
         let public = UnparsedPublicKey::new(&X25519, public.get(..DH_LEN).ok_or(Error::Dh)?);
         agree_ephemeral(private, &public, |secret| out[..DH_LEN].copy_from_slice(secret)).map_err(|_| Error::Dh)
     }
@@ -169,7 +168,7 @@ impl Hash for Sha256 {
     }
 }
 
-/// AES-256 with GCM. Its nonce is a counter, in big-endian as Noise has it.
+/// AES-256-GCM. The nonce is a counter, big-endian as Noise has it.
 struct AesGcm(LessSafeKey);
 
 impl AesGcm {

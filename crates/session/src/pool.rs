@@ -1,4 +1,4 @@
-//! The sessions that a node has with those it calls: one with each of them for each [`Lane`], made when it is needed.
+//! The connection pool of the client side: one session with each called node for each [`SessionKind`], made on demand.
 
 use std::{
     collections::HashMap,
@@ -25,73 +25,73 @@ use tracing::debug;
 use crate::{
     ENDPOINT, Inner,
     config::{
-        CALLS_OF_SESSION, CONNECT, GRACE, HEADS, IDLE, LONGEST, PAUSE, PING_EVERY, PONG_WITHIN, SEND_BUFFER,
-        SESSION_WINDOW, WINDOW,
+        CONNECT_TIMEOUT, GRACE_PERIOD, IDLE_TIMEOUT, MAX_CALL_TIME, MAX_CALLS_PER_SESSION, MAX_HEADER_BYTES,
+        PING_EVERY, PONG_TIMEOUT, RETRY_AFTER, SEND_BUFFER, SESSION_WINDOW, WINDOW,
     },
     encrypted::Encrypted,
     error::CallError,
     frames::Frames,
-    handshake::{HandshakeError, Identity, Initiator, MAX_MESSAGE, Refused},
+    handshake::{HandshakeError, HandshakeRefusal, Identity, Initiator, MAX_MESSAGE},
     keys::Keys,
     members,
     noise::Psk,
     socket,
 };
 
-/// How long is waited before a node that refuses is asked again, at first.
+/// The pause before the next attempt with a node that refuses, at first.
 const RETRY: Duration = Duration::from_millis(50);
-/// How often a call that waits for others to end looks whether its session goes on.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a call that waits for room checks whether its session still exists.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<HashMap<Peer, Slot>>);
+pub(crate) struct Pool(Mutex<HashMap<Peer, PoolEntry>>);
 
-/// A node, and what its session is for.
-pub(crate) type Peer = (NodeName, Lane);
+/// A node, and the kind of the session with it.
+pub(crate) type Peer = (NodeName, SessionKind);
 
-/// Calls have a session of their own: streams that nobody reads take all the room that theirs has.
+/// Calls in pieces have a session of their own: pieces that nobody reads may fill its whole window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Lane {
-    /// Calls with one answer.
+pub(crate) enum SessionKind {
+    /// For calls with one response.
     Calls,
-    /// Calls in pieces.
+    /// For calls in pieces.
     Streams,
 }
 
 #[derive(Debug)]
-enum Slot {
+enum PoolEntry {
     Open(Arc<Session>),
-    /// It is being made, once for all who wait for it.
-    Making(watch::Receiver<Option<Made>>),
-    /// It could not be made, and is not tried again before then.
+    /// It is being made, and all who want it wait for it.
+    Connecting(watch::Receiver<Option<SessionResult>>),
+    /// It could not be made, and is not tried again before this time.
     Failed(Instant, CallError),
 }
 
-type Made = Result<Arc<Session>, CallError>;
+type SessionResult = Result<Arc<Session>, CallError>;
 
-/// An open session. Its connection ends when nobody has this any more, and no call waits.
+/// An open session. Its connection ends when this is dropped everywhere and no call waits.
 #[derive(Debug)]
 pub(crate) struct Session {
     requests: SendRequest<Bytes>,
     psk: Psk,
-    /// As many as there may be calls under way: further ones wait here, where they can go to another session, and not
-    /// behind the others in this one.
-    places: Arc<Semaphore>,
+    /// A permit for each call that may be under way. Further calls wait here and not in the session, so that they can go to
+    /// another one.
+    permits: Arc<Semaphore>,
 }
 
 impl Session {
-    /// Room for one more call.
+    /// Waits for room for one more call.
     ///
     /// # Errors
     ///
-    /// Why it takes no more.
+    /// The session takes no more calls; says why.
     pub(crate) async fn room(&self) -> Result<(SendRequest<Bytes>, OwnedSemaphorePermit), String> {
         loop {
             let requests = self.requests.clone().ready().await.map_err(|error| error.to_string())?;
             // By now it may be ending.
-            match timeout(LOOK, Arc::clone(&self.places).acquire_owned()).await {
-                Ok(Ok(place)) => return Ok((requests, place)),
+            match timeout(CHECK_EVERY, Arc::clone(&self.permits).acquire_owned()).await {
+                Ok(Ok(permit)) => return Ok((requests, permit)),
                 Ok(Err(closed)) => return Err(closed.to_string()),
                 Err(_) => {}
             }
@@ -99,44 +99,45 @@ impl Session {
     }
 
     fn is_used(&self) -> bool {
-        self.places.available_permits() < CALLS_OF_SESSION as usize
+        self.permits.available_permits() < MAX_CALLS_PER_SESSION as usize
     }
 }
 
 impl Pool {
-    fn slots(&self) -> MutexGuard<'_, HashMap<Peer, Slot>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<Peer, PoolEntry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the next call make a new session, and those that wait for room in this one.
+    /// Removes a session. The next call, and those that wait for room in this one, make a new one.
     pub(crate) fn forget(&self, peer: &Peer, session: &Arc<Session>) {
-        session.places.close();
-        let mut slots = self.slots();
-        if matches!(slots.get(peer), Some(Slot::Open(current)) if Arc::ptr_eq(current, session)) {
-            slots.remove(peer);
+        session.permits.close();
+        let mut entries = self.entries();
+        if matches!(entries.get(peer), Some(PoolEntry::Open(current)) if Arc::ptr_eq(current, session)) {
+            entries.remove(peer);
         }
     }
 
-    /// Ends all sessions, as soon as their calls have ended.
+    /// Removes all sessions. Each ends as soon as its calls have ended.
     pub(crate) fn clear(&self) {
-        self.slots().clear();
+        self.entries().clear();
     }
 }
 
-/// The session with this node; those who want it at the same time wait for one handshake.
-pub(crate) async fn session(inner: &Arc<Inner>, peer: &Peer) -> Made {
+/// The session with this node. Concurrent calls wait for one handshake.
+pub(crate) async fn session(inner: &Arc<Inner>, peer: &Peer) -> SessionResult {
     let mut made = {
-        let (mut slots, now) = (inner.pool.slots(), Instant::now());
-        match slots.get(peer) {
-            Some(Slot::Open(session)) if inner.keys.borrow().has(&session.psk) => return Ok(Arc::clone(session)),
-            Some(Slot::Failed(until, error)) if now < *until => return Err(error.clone()),
-            Some(Slot::Making(made)) if made.has_changed().is_ok() => made.clone(),
+        let (mut entries, now) = (inner.pool.entries(), Instant::now());
+        match entries.get(peer) {
+            Some(PoolEntry::Open(session)) if inner.keys.borrow().has(&session.psk) => return Ok(Arc::clone(session)),
+            Some(PoolEntry::Failed(until, error)) if now < *until => return Err(error.clone()),
+            Some(PoolEntry::Connecting(made)) if made.has_changed().is_ok() => made.clone(),
             _ => {
-                // Of nodes that are gone, nothing is kept.
-                slots.retain(|_, slot| !matches!(slot, Slot::Failed(until, _) if *until <= now));
+                // Forgets nodes that are gone.
+                entries.retain(|_, entry| !matches!(entry, PoolEntry::Failed(until, _) if *until <= now));
                 let (sender, made) = watch::channel(None);
-                if let Some(Slot::Open(former)) = slots.insert(peer.clone(), Slot::Making(made.clone())) {
-                    former.places.close();
+                if let Some(PoolEntry::Open(former)) = entries.insert(peer.clone(), PoolEntry::Connecting(made.clone()))
+                {
+                    former.permits.close();
                 }
                 begin_session(Arc::clone(inner), peer.clone(), sender);
                 made
@@ -147,36 +148,37 @@ pub(crate) async fn session(inner: &Arc<Inner>, peer: &Peer) -> Made {
     made.unwrap_or(Err(CallError::Stopped))
 }
 
-/// No `async fn`, as that would be compiled with whoever makes a call, instead of once with this crate.
-fn begin_session(inner: Arc<Inner>, peer: Peer, sender: watch::Sender<Option<Made>>) {
-    // Whoever has little time begins it for those who come later.
+/// Not an `async fn`: that would be compiled in every crate that makes calls, not once in this one.
+fn begin_session(inner: Arc<Inner>, peer: Peer, sender: watch::Sender<Option<SessionResult>>) {
+    // A task of its own: a caller may give up, and later ones still get the session.
     tokio::spawn(async move {
         let made = make(&inner, &peer).await;
-        let slot = match &made {
-            Ok(session) if !inner.has_stopped() => Some(Slot::Open(Arc::clone(session))),
-            Err(error @ (CallError::Unreachable { .. } | CallError::Shut { .. })) => {
-                Some(Slot::Failed(Instant::now() + PAUSE, error.clone()))
+        let entry = match &made {
+            Ok(session) if !inner.has_stopped() => Some(PoolEntry::Open(Arc::clone(session))),
+            Err(error @ (CallError::Unreachable { .. } | CallError::SessionRefused { .. })) => {
+                Some(PoolEntry::Failed(Instant::now() + RETRY_AFTER, error.clone()))
             }
             _ => None,
         };
-        let mut slots = inner.pool.slots();
-        match slot {
-            Some(slot) => slots.insert(peer, slot),
-            None => slots.remove(&peer),
+        let mut entries = inner.pool.entries();
+        match entry {
+            Some(entry) => entries.insert(peer, entry),
+            None => entries.remove(&peer),
         };
-        drop(slots);
+        drop(entries);
         sender.send_replace(Some(made));
     });
 }
 
-async fn make(inner: &Arc<Inner>, peer: &Peer) -> Made {
+async fn make(inner: &Arc<Inner>, peer: &Peer) -> SessionResult {
     let mut pause = RETRY;
     loop {
         match connect(inner, peer).await {
-            // It is about to hear of this node, or of its new life; or to have room.
-            Err(CallError::Shut { why: Refused::Stranger | Refused::Id | Refused::Full, .. })
-                if pause < Duration::from_secs(2) =>
-            {
+            // The node is about to learn of this one, or of its restart; or to have room.
+            Err(CallError::SessionRefused {
+                why: HandshakeRefusal::Stranger | HandshakeRefusal::Id | HandshakeRefusal::Full,
+                ..
+            }) if pause < Duration::from_secs(2) => {
                 sleep(pause).await;
                 pause *= 2;
             }
@@ -195,7 +197,7 @@ async fn connect(inner: &Arc<Inner>, peer: &Peer) -> Result<Arc<Session>, CallEr
     let known = info.and_then(|info| Some((info.id, info.endpoint_at(ENDPOINT, member.addr)?)));
     let Some((id, mut addr)) = known else { return Err(CallError::NoSessions(to)) };
     if addr.ip() == member.addr.ip() {
-        // With the zone that a link-local address has.
+        // The member's address has the zone, if it is link-local.
         let port = addr.port();
         addr = member.addr;
         addr.set_port(port);
@@ -204,15 +206,15 @@ async fn connect(inner: &Arc<Inner>, peer: &Peer) -> Result<Arc<Session>, CallEr
     if !keys.admits(addr.ip(), inner.config.insecure_sessions) {
         return Err(CallError::Insecure(to));
     }
-    let shaken = timeout(CONNECT, shake_hands(inner, name, addr, &keys)).await;
+    let shaken = timeout(CONNECT_TIMEOUT, shake_hands(inner, name, addr, &keys)).await;
     let unreachable = |problem: String| CallError::Unreachable { to: to.clone(), problem };
     let (connection, psk) = match shaken {
-        Err(_) => return Err(unreachable(format!("no answer from {addr} within {CONNECT:?}"))),
-        Ok(Err(Failed::Io(error))) => return Err(unreachable(format!("{addr}: {error}"))),
-        Ok(Err(Failed::Handshake(error))) => return Err(unreachable(format!("{addr}: {error}"))),
-        Ok(Err(Failed::Refused(why))) => return Err(CallError::Shut { to, why }),
+        Err(_) => return Err(unreachable(format!("no answer from {addr} within {CONNECT_TIMEOUT:?}"))),
+        Ok(Err(ConnectError::Io(error))) => return Err(unreachable(format!("{addr}: {error}"))),
+        Ok(Err(ConnectError::Handshake(error))) => return Err(unreachable(format!("{addr}: {error}"))),
+        Ok(Err(ConnectError::Refused(why))) => return Err(CallError::SessionRefused { to, why }),
         Ok(Ok((identity, ..))) if identity.name != *name || identity.id != id => {
-            return Err(CallError::Shut { to, why: Refused::Id });
+            return Err(CallError::SessionRefused { to, why: HandshakeRefusal::Id });
         }
         Ok(Ok((_, connection, psk))) => (connection, psk),
     };
@@ -220,25 +222,25 @@ async fn connect(inner: &Arc<Inner>, peer: &Peer) -> Result<Arc<Session>, CallEr
     builder
         .initial_window_size(WINDOW)
         .initial_connection_window_size(SESSION_WINDOW)
-        .max_header_list_size(HEADS)
+        .max_header_list_size(MAX_HEADER_BYTES)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false);
     let (requests, connection) = builder.handshake(connection).await.map_err(|error| unreachable(error.to_string()))?;
-    let places = Arc::new(Semaphore::new(CALLS_OF_SESSION as usize));
-    let session = Arc::new(Session { requests, psk, places });
+    let permits = Arc::new(Semaphore::new(MAX_CALLS_PER_SESSION as usize));
+    let session = Arc::new(Session { requests, psk, permits });
     debug!(%to, "opened a session");
-    let gone = members::gone(events, Identity { name: name.clone(), id }, Arc::downgrade(inner));
+    let departed = members::departed(events, Identity { name: name.clone(), id }, Arc::downgrade(inner));
     let kept = (Arc::downgrade(inner), peer.clone(), Arc::downgrade(&session));
-    tokio::spawn(drive(connection, inner.keys.clone(), session.psk.clone(), gone, kept));
+    tokio::spawn(drive(connection, inner.keys.clone(), session.psk.clone(), departed, kept));
     Ok(session)
 }
 
-/// Keeps a connection going until it ends, and ends it when nobody is there, or nobody needs it.
+/// Drives a connection until it ends, and ends it when the other side is gone, or nobody needs it.
 async fn drive(
     mut connection: Connection<Encrypted<TcpStream>, Bytes>,
     mut keys: watch::Receiver<Arc<Keys>>,
     psk: Psk,
-    gone: impl Future<Output = ()>,
+    departed: impl Future<Output = ()>,
     (inner, peer, session): (Weak<Inner>, Peer, Weak<Session>),
 ) {
     let mut pings = connection.ping_pong().expect("nobody has taken it before");
@@ -250,22 +252,22 @@ async fn drive(
     let mut ticks = interval(PING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut used = Instant::now();
-    // When it is over, and why; and until when the other side has to answer a ping.
+    // When the session is over, and why; and the deadline for the pong.
     let (mut end_at, mut end_why, mut pong_by) = (None::<Instant>, "", None::<Instant>);
-    pin!(connection, gone);
+    pin!(connection, departed);
     let why = loop {
-        let far = Instant::now() + LONGEST;
+        let far = Instant::now() + MAX_CALL_TIME;
         select! {
             ended = &mut connection => break ended.err().map_or_else(|| "it was closed".into(), |error| error.to_string()),
             Ok(()) = keys.changed(), if end_at.is_none() => {
                 if !keys.borrow_and_update().has(&psk) {
                     forget();
-                    (end_at, end_why) = (Some(Instant::now() + GRACE), "its key is no longer one of the cluster's");
+                    (end_at, end_why) = (Some(Instant::now() + GRACE_PERIOD), "its key is no longer one of the cluster's");
                 }
             }
-            () = &mut gone, if end_at.is_none() => {
+            () = &mut departed, if end_at.is_none() => {
                 forget();
-                (end_at, end_why) = (Some(Instant::now() + GRACE), "it is no live member any more, or another one");
+                (end_at, end_why) = (Some(Instant::now() + GRACE_PERIOD), "it is no live member any more, or another one");
             }
             () = sleep_until(end_at.unwrap_or(far)), if end_at.is_some() => {
                 break end_why.to_owned();
@@ -275,17 +277,17 @@ async fn drive(
                 Err(error) => break error.to_string(),
             },
             () = sleep_until(pong_by.unwrap_or(far)), if pong_by.is_some() => {
-                break format!("it did not answer within {PONG_WITHIN:?}");
+                break format!("it did not answer within {PONG_TIMEOUT:?}");
             }
             _ = ticks.tick() => {
                 let now = Instant::now();
                 if session.upgrade().is_some_and(|session| session.is_used()) {
                     used = now;
                     if pong_by.is_none() && pings.send_ping(h2::Ping::opaque()).is_ok() {
-                        pong_by = Some(now + PONG_WITHIN);
+                        pong_by = Some(now + PONG_TIMEOUT);
                     }
-                } else if now - used >= IDLE {
-                    // Without the pool nobody has it, and it ends.
+                } else if now - used >= IDLE_TIMEOUT {
+                    // Nobody else has it, so it ends.
                     forget();
                 }
             }
@@ -295,29 +297,34 @@ async fn drive(
     forget();
 }
 
-enum Failed {
+enum ConnectError {
     Io(io::Error),
     Handshake(HandshakeError),
-    Refused(Refused),
+    Refused(HandshakeRefusal),
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<HandshakeError> for Failed {
+impl From<HandshakeError> for ConnectError {
     fn from(error: HandshakeError) -> Self {
         Self::Handshake(error)
     }
 }
 
-type Shaken = (Identity, Encrypted<TcpStream>, Psk);
+type HandshakeResult = (Identity, Encrypted<TcpStream>, Psk);
 
-/// Tries the keys, the one that is in use first.
-async fn shake_hands(inner: &Inner, name: &NodeName, addr: SocketAddr, keys: &Keys) -> Result<Shaken, Failed> {
-    let mut failed = Failed::Handshake(HandshakeError::HungUp);
+/// Tries the keys in turn, the one that gossip encrypts with first.
+async fn shake_hands(
+    inner: &Inner,
+    name: &NodeName,
+    addr: SocketAddr,
+    keys: &Keys,
+) -> Result<HandshakeResult, ConnectError> {
+    let mut failed = ConnectError::Handshake(HandshakeError::HungUp);
     for psk in &keys.psks {
         let mut stream = TcpStream::connect(addr).await?;
         socket::prepare(&stream);
@@ -325,9 +332,9 @@ async fn shake_hands(inner: &Inner, name: &NodeName, addr: SocketAddr, keys: &Ke
             Ok((identity, state)) => {
                 return Ok((identity, Encrypted::new(stream, Frames::new(state)), psk.clone()));
             }
-            // Whoever cannot read what it is told says nothing, and hangs up.
-            Err(Failed::Io(error)) if is_hang_up(&error) => {}
-            Err(Failed::Handshake(error)) => failed = error.into(),
+            // A callee that cannot decrypt the message hangs up.
+            Err(ConnectError::Io(error)) if is_hang_up(&error) => {}
+            Err(ConnectError::Handshake(error)) => failed = error.into(),
             Err(other) => return Err(other),
         }
     }
@@ -344,7 +351,7 @@ async fn shake_hands_by(
     name: &NodeName,
     psk: &Psk,
     stream: &mut TcpStream,
-) -> Result<(Identity, TransportState), Failed> {
+) -> Result<(Identity, TransportState), ConnectError> {
     let (initiator, message) = Initiator::new(psk, &inner.label, &inner.me, name)?;
     stream.write_all(&message).await?;
     let mut len = [0; 2];
@@ -355,5 +362,5 @@ async fn shake_hands_by(
     }
     let mut answer = vec![0; len];
     stream.read_exact(&mut answer).await?;
-    initiator.finish(&answer)?.map_err(Failed::Refused)
+    initiator.finish(&answer)?.map_err(ConnectError::Refused)
 }

@@ -1,4 +1,4 @@
-//! The callee's side: connections that come, and the calls in them.
+//! The serving side: accepts sessions, and answers the calls in them.
 
 use std::{
     future::poll_fn,
@@ -27,34 +27,37 @@ use tracing::debug;
 
 use crate::{
     Inner,
-    body::{Incoming, Outgoing},
-    bounds::Place,
-    config::{CALLS_OF_SESSION, CONNECT, GRACE, HEADS, LONGEST, REFUSAL, SEND_BUFFER, SESSION_WINDOW, WINDOW},
+    body::{IncomingBody, OutgoingBody},
+    config::{
+        CONNECT_TIMEOUT, GRACE_PERIOD, MAX_CALL_TIME, MAX_CALLS_PER_SESSION, MAX_HEADER_BYTES, MAX_REFUSAL_TEXT,
+        SEND_BUFFER, SESSION_WINDOW, WINDOW,
+    },
     encrypted::Encrypted,
     error::Refusal,
     frames::Frames,
-    handshake::{FIRST, HandshakeError, Identity, MAX_MESSAGE, Refused, Responder, VERSION},
+    handshake::{HandshakeError, HandshakeRefusal, Identity, MAGIC, MAX_MESSAGE, Responder, VERSION},
+    limits::Reservation,
     members,
     noise::Psk,
-    service::{self, Answer, Kind},
+    service::{self, ResponseBody},
     socket,
 };
 
-/// How a call says how many milliseconds it may take.
+/// The header with the time that a call may take, in milliseconds.
 pub(crate) const TIMEOUT: &str = "timeout-ms";
-/// How a refusal says its number.
+/// The header with the code of a [`Refusal`].
 pub(crate) const CODE: &str = "code";
-/// The status of a refusal by the service itself. All others are this module's own.
+/// The status of a [`Refusal`] by a service. All other statuses come from this module.
 pub(crate) const REFUSED: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
 
-/// Who has called, and what it proved that with.
+/// A session with a caller that has proven its key.
 struct Session {
     calls: h2::server::Connection<Encrypted<TcpStream>, Bytes>,
     caller: Identity,
     psk: Psk,
-    /// What happened since the caller was found to be a member.
+    /// The events since the caller was found to be a member.
     events: Subscription<Event>,
-    _place: Place<NodeName>,
+    _reservation: Reservation<NodeName>,
 }
 
 /// Why a connection did not become a session.
@@ -65,38 +68,38 @@ enum AcceptError {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     #[error("a session of {0} was refused: {1}")]
-    Refused(NodeName, Refused),
+    Refused(NodeName, HandshakeRefusal),
     #[error("what follows the handshake cannot be read: {0}")]
     Preface(#[from] h2::Error),
 }
 
-/// Serves a connection to its end. No `async fn`, as that would be compiled with whoever starts sessions, instead of once
-/// with this crate.
-pub(crate) fn begin(inner: Arc<Inner>, stream: std::net::TcpStream, from: SocketAddr) {
+/// Serves a connection to its end, in a task of its own. Not an `async fn`: that would be compiled in every crate that starts
+/// sessions, not once in this one.
+pub(crate) fn spawn(inner: Arc<Inner>, stream: std::net::TcpStream, from: SocketAddr) {
     tokio::spawn(serve(inner, stream, from));
 }
 
 async fn serve(inner: Arc<Inner>, stream: std::net::TcpStream, from: SocketAddr) {
-    let Some(place) = inner.bounds.handshakes.take(host_network(from.ip())) else {
-        inner.figures.refused();
+    let Some(reservation) = inner.limits.handshakes.take(host_network(from.ip())) else {
+        inner.counters.refused();
         return debug!(%from, "a session was refused: too many handshakes at once");
     };
-    let accepted = timeout(CONNECT, accept(&inner, stream, from)).await;
-    drop(place);
+    let accepted = timeout(CONNECT_TIMEOUT, accept(&inner, stream, from)).await;
+    drop(reservation);
     let session = match accepted {
         Ok(Ok(session)) => session,
         Ok(Err(error)) => {
-            inner.figures.refused();
+            inner.counters.refused();
             return debug!(%from, %error, "a connection did not become a session");
         }
         Err(_) => {
-            inner.figures.refused();
-            return debug!(%from, "a connection did not become a session within {CONNECT:?}");
+            inner.counters.refused();
+            return debug!(%from, "a connection did not become a session within {CONNECT_TIMEOUT:?}");
         }
     };
     let caller = session.caller.name.clone();
     debug!(%from, %caller, "a session was opened");
-    let counted = inner.figures.session_served();
+    let counted = inner.counters.session_served();
     let ended = answer_calls(&inner, session, from).await;
     drop(counted);
     match ended {
@@ -112,7 +115,7 @@ async fn accept(inner: &Inner, stream: std::net::TcpStream, from: SocketAddr) ->
     stream.read_exact(&mut head).await?;
     let [first, version, len @ ..] = head;
     let len = usize::from(u16::from_be_bytes(len));
-    if first != FIRST || version != VERSION || len > MAX_MESSAGE {
+    if first != MAGIC || version != VERSION || len > MAX_MESSAGE {
         return Err(HandshakeError::Unreadable.into());
     }
     let mut message = vec![0; len];
@@ -122,10 +125,10 @@ async fn accept(inner: &Inner, stream: std::net::TcpStream, from: SocketAddr) ->
     let caller = responder.caller.clone();
     let events = inner.node.events_from_now();
     let admitted = match inner.admits(&responder, &keys, from).await {
-        Ok(()) if !inner.bounds.sessions.has_room(&caller.name) => Err(Refused::Full),
+        Ok(()) if !inner.limits.sessions.has_room(&caller.name) => Err(HandshakeRefusal::Full),
         admitted => admitted,
     };
-    let full = || AcceptError::Refused(caller.name.clone(), Refused::Full);
+    let full = || AcceptError::Refused(caller.name.clone(), HandshakeRefusal::Full);
     if let Err(why) = admitted {
         stream.write_all(&responder.refuse(why)?).await?;
         stream.shutdown().await?;
@@ -138,23 +141,23 @@ async fn accept(inner: &Inner, stream: std::net::TcpStream, from: SocketAddr) ->
     builder
         .initial_window_size(WINDOW)
         .initial_connection_window_size(SESSION_WINDOW)
-        .max_concurrent_streams(CALLS_OF_SESSION)
-        .max_header_list_size(HEADS)
+        .max_concurrent_streams(MAX_CALLS_PER_SESSION)
+        .max_header_list_size(MAX_HEADER_BYTES)
         .max_send_buffer_size(SEND_BUFFER);
-    // Whoever has only recorded a first message gets no further than this, and takes no place of whom it recorded.
+    // Whoever only replays a first message gets no further than this, and does not use up the victim's sessions.
     let calls = builder.handshake(Encrypted::new(stream, Frames::new(state))).await?;
-    let place = inner.bounds.sessions.take(caller.name.clone()).ok_or_else(full)?;
-    Ok(Session { calls, caller, psk, events, _place: place })
+    let reservation = inner.limits.sessions.take(caller.name.clone()).ok_or_else(full)?;
+    Ok(Session { calls, caller, psk, events, _reservation: reservation })
 }
 
 async fn answer_calls(inner: &Arc<Inner>, session: Session, from: SocketAddr) -> Result<(), h2::Error> {
-    let Session { mut calls, caller, psk, events, _place } = session;
-    let gone = members::gone(events, caller.clone(), Arc::downgrade(inner));
-    pin!(gone);
+    let Session { mut calls, caller, psk, events, _reservation } = session;
+    let departed = members::departed(events, caller.clone(), Arc::downgrade(inner));
+    pin!(departed);
     let (mut keys, mut stop) = (inner.keys.clone(), inner.stop.subscribe());
     let mut end_at = None;
     loop {
-        let far = Instant::now() + LONGEST;
+        let far = Instant::now() + MAX_CALL_TIME;
         select! {
             call = calls.accept() => match call {
                 Some(call) => {
@@ -166,16 +169,16 @@ async fn answer_calls(inner: &Arc<Inner>, session: Session, from: SocketAddr) ->
             Ok(()) = keys.changed(), if end_at.is_none() => {
                 if !keys.borrow_and_update().has(&psk) {
                     calls.graceful_shutdown();
-                    end_at = Some(Instant::now() + GRACE);
+                    end_at = Some(Instant::now() + GRACE_PERIOD);
                 }
             }
-            () = &mut gone, if end_at.is_none() => {
+            () = &mut departed, if end_at.is_none() => {
                 calls.graceful_shutdown();
-                end_at = Some(Instant::now() + GRACE);
+                end_at = Some(Instant::now() + GRACE_PERIOD);
             }
             _ = stop.wait_for(|stop| *stop), if end_at.is_none() => {
                 calls.graceful_shutdown();
-                end_at = Some(Instant::now() + GRACE);
+                end_at = Some(Instant::now() + GRACE_PERIOD);
             }
             () = sleep_until(end_at.unwrap_or(far)), if end_at.is_some() => return Err(Reason::NO_ERROR.into()),
         }
@@ -192,21 +195,22 @@ async fn answer(
 ) {
     let (head, body) = request.into_parts();
     let Some(service) = inner.service(head.uri.path()) else {
-        return say(&mut respond, StatusCode::NOT_FOUND);
+        return respond_with(&mut respond, StatusCode::NOT_FOUND);
     };
-    let Some(place) = service.share.calls.take(caller.name.clone()) else {
-        inner.figures.refused();
-        return say(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
+    let Some(reservation) = service.quota.calls.take(caller.name.clone()) else {
+        inner.counters.refused();
+        return respond_with(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
     };
-    let _counted = inner.figures.call_served();
+    let _counted = inner.counters.call_served();
     let deadline = time_for(&head.headers).map(|time| Instant::now() + time);
-    // What has no end has to be answered some time.
-    let by = deadline.unwrap_or_else(|| Instant::now() + LONGEST);
-    let room = || service.share.held.none(caller.name.clone());
-    let (held, full) = (room(), Arc::new(AtomicBool::new(false)));
+    // A call without a deadline needs a first answer within this time.
+    let by = deadline.unwrap_or_else(|| Instant::now() + MAX_CALL_TIME);
+    let room = || service.quota.buffered.empty(caller.name.clone());
+    let (buffered, full) = (room(), Arc::new(AtomicBool::new(false)));
     let outgoing = room();
-    let request = service::Request { caller, from, deadline, body: Incoming::request(body, held, Arc::clone(&full)) };
-    // Where a panic unwinds, a service that panics breaks off its own call only. The program's release build aborts instead.
+    let request =
+        service::Request { caller, from, deadline, body: IncomingBody::request(body, buffered, Arc::clone(&full)) };
+    // Where panics unwind, a service that panics fails only its own call. The program's release build aborts instead.
     let mut work = (service.run)(request);
     let working = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Some),
@@ -214,55 +218,55 @@ async fn answer(
     });
     let worked = select! {
         worked = working => worked,
-        () = sleep_until(by) => return say(&mut respond, StatusCode::GATEWAY_TIMEOUT),
+        () = sleep_until(by) => return respond_with(&mut respond, StatusCode::GATEWAY_TIMEOUT),
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     match worked {
-        Some(Ok(Answer(Kind::Whole(bytes)))) => {
-            let answer = async |outgoing: Outgoing| drop(outgoing.end(bytes).await);
+        Some(Ok(service::Response(ResponseBody::Whole(bytes)))) => {
+            let answer = async |outgoing: OutgoingBody| drop(outgoing.end(bytes).await);
             send(answer, &mut respond, outgoing, Some(by)).await;
         }
-        Some(Ok(Answer(Kind::Stream(stream)))) => {
-            // One that goes on for long is in nobody's way.
-            let Ok(_permit) = Arc::clone(&inner.bounds.streams).try_acquire_owned() else {
-                inner.figures.refused();
-                return say(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
+        Some(Ok(service::Response(ResponseBody::Stream(stream)))) => {
+            // A long stream does not count as one of the calls at once.
+            let Ok(_permit) = Arc::clone(&inner.limits.streams).try_acquire_owned() else {
+                inner.counters.refused();
+                return respond_with(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
             };
-            drop(place);
+            drop(reservation);
             send(stream, &mut respond, outgoing, deadline).await;
         }
-        // It has not got what it was called with.
+        // The service did not get the request, as there was no room for it.
         Some(Err(_)) if full.load(Ordering::Relaxed) => {
-            inner.figures.refused();
-            say(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
+            inner.counters.refused();
+            respond_with(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
         }
         Some(Err(refusal)) => refuse(&mut respond, &refusal),
         None => {
             debug!("a service has panicked");
-            say(&mut respond, StatusCode::INTERNAL_SERVER_ERROR);
+            respond_with(&mut respond, StatusCode::INTERNAL_SERVER_ERROR);
         }
     }
 }
 
-/// Sends an answer, until its time is over.
+/// Sends a response, until its deadline.
 async fn send<F: Future<Output = ()>>(
-    answer: impl FnOnce(Outgoing) -> F,
+    answer: impl FnOnce(OutgoingBody) -> F,
     respond: &mut SendResponse<Bytes>,
-    place: Place<NodeName>,
+    reservation: Reservation<NodeName>,
     deadline: Option<Instant>,
 ) {
     let Ok(stream) = respond.send_response(Response::new(()), false) else { return };
     select! {
-        () = answer(Outgoing::answer(stream, place)) => {}
+        () = answer(OutgoingBody::response(stream, reservation)) => {}
         () = elapsed(deadline) => {}
     }
 }
 
-/// An answer that is nothing but its status.
-fn say(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+/// A response of a status alone.
+fn respond_with(respond: &mut SendResponse<Bytes>, status: StatusCode) {
     let mut response = Response::new(());
     *response.status_mut() = status;
-    // Whom it cannot be said to needs to hear nothing.
+    // Fails only if the caller is gone.
     let _ = respond.send_response(response, true);
 }
 
@@ -270,17 +274,17 @@ fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) {
     let mut response = Response::new(());
     *response.status_mut() = REFUSED;
     response.headers_mut().insert(CODE, refusal.code.into());
-    let end = (0..=refusal.text.len().min(REFUSAL)).rev().find(|end| refusal.text.is_char_boundary(*end));
+    let end = (0..=refusal.text.len().min(MAX_REFUSAL_TEXT)).rev().find(|end| refusal.text.is_char_boundary(*end));
     let text = &refusal.text[..end.unwrap_or_default()];
     if let Ok(mut stream) = respond.send_response(response, false) {
-        // It fits in the window of a call that has sent nothing yet.
+        // It fits into the window, as nothing has been sent yet.
         let _ = stream.send_data(Bytes::copy_from_slice(text.as_bytes()), true);
     }
 }
 
 fn time_for(headers: &HeaderMap) -> Option<Duration> {
     let millis = headers.get(TIMEOUT)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_millis(millis).min(LONGEST))
+    Some(Duration::from_millis(millis).min(MAX_CALL_TIME))
 }
 
 async fn elapsed(deadline: Option<Instant>) {

@@ -1,4 +1,4 @@
-//! What a node does for others that call it.
+//! Services: what a node answers calls with.
 
 use std::{collections::HashMap, fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
@@ -6,29 +6,29 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    body::{BodyError, Incoming, Outgoing},
-    bounds::Share,
-    config::METHOD,
+    body::{BodyError, IncomingBody, OutgoingBody},
+    config::MAX_METHOD_NAME,
     error::Refusal,
     handshake::Identity,
+    limits::ServiceQuota,
 };
 
-/// A call that came.
+/// An incoming call. [`Sessions`](crate::Sessions) has an example.
 #[derive(Debug)]
 pub struct Request {
-    /// Who calls: a live member, which has the cluster's key.
+    /// The caller: a live member that has the cluster's key.
     pub caller: Identity,
-    /// From which address.
+    /// The caller's address.
     pub from: SocketAddr,
-    /// When the caller gives up; the answer is broken off then. `None` for what has no end.
+    /// When the caller gives up; the response is cut off then. `None` for a call without a deadline.
     pub deadline: Option<Instant>,
-    /// What it sends.
-    pub body: Incoming,
+    /// The body of the request.
+    pub body: IncomingBody,
 }
 
 impl Request {
-    /// All that the caller sends, if that is no more than `max` bytes. They count as held for the caller until this request
-    /// is dropped; see [`Incoming::all`].
+    /// The whole body, if it has at most `max` bytes. They count in the caller's buffers until this request is dropped; see
+    /// [`IncomingBody::all`].
     ///
     /// # Errors
     ///
@@ -40,45 +40,62 @@ impl Request {
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What a service answers.
-pub struct Answer(pub(crate) Kind);
+/// A service's response: bytes, or a stream of pieces.
+///
+/// ```
+/// use broadcast_session::Response;
+///
+/// let whole: Response = "hello".into();
+/// let pieces = Response::stream(async |mut body| {
+///     for number in 0..3 {
+///         if body.send(format!("{number}\n").into()).await.is_err() {
+///             return;
+///         }
+///     }
+///     let _ = body.end("".into()).await;
+/// });
+/// # drop((whole, pieces));
+/// ```
+pub struct Response(pub(crate) ResponseBody);
 
-pub(crate) enum Kind {
+pub(crate) enum ResponseBody {
     Whole(Bytes),
-    Stream(Box<dyn FnOnce(Outgoing) -> Task + Send>),
+    Stream(Box<dyn FnOnce(OutgoingBody) -> Task + Send>),
 }
 
-impl Answer {
-    /// An answer in pieces, which `send` sends.
-    pub fn stream<F: Future<Output = ()> + Send + 'static>(send: impl FnOnce(Outgoing) -> F + Send + 'static) -> Self {
-        Self(Kind::Stream(Box::new(move |outgoing| Box::pin(send(outgoing)))))
+impl Response {
+    /// A response in pieces, which `send` sends.
+    pub fn stream<F: Future<Output = ()> + Send + 'static>(
+        send: impl FnOnce(OutgoingBody) -> F + Send + 'static,
+    ) -> Self {
+        Self(ResponseBody::Stream(Box::new(move |outgoing| Box::pin(send(outgoing)))))
     }
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Whole(bytes) => write!(f, "Answer({} bytes)", bytes.len()),
-            Kind::Stream(_) => write!(f, "Answer(a stream)"),
+            ResponseBody::Whole(bytes) => write!(f, "Response({} bytes)", bytes.len()),
+            ResponseBody::Stream(_) => write!(f, "Response(a stream)"),
         }
     }
 }
 
-impl<B: Into<Bytes>> From<B> for Answer {
+impl<B: Into<Bytes>> From<B> for Response {
     fn from(bytes: B) -> Self {
-        Self(Kind::Whole(bytes.into()))
+        Self(ResponseBody::Whole(bytes.into()))
     }
 }
 
-/// What a service's function gives.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+/// What a service's function returns.
+pub(crate) type ServiceFuture = Pin<Box<dyn Future<Output = Result<Response, Refusal>> + Send>>;
 
 /// One service.
 #[derive(Clone)]
 pub(crate) struct Service {
-    pub(crate) run: Arc<dyn Fn(Request) -> Answering + Send + Sync>,
-    /// What its calls may hold.
-    pub(crate) share: Arc<Share>,
+    pub(crate) run: Arc<dyn Fn(Request) -> ServiceFuture + Send + Sync>,
+    /// The limits of its calls.
+    pub(crate) quota: Arc<ServiceQuota>,
 }
 
 /// The services of a node, by name.
@@ -99,5 +116,5 @@ impl Services {
 /// Whether a service may have this name.
 pub(crate) fn is_method(method: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
-    (1..=METHOD).contains(&method.len()) && method.bytes().all(allowed)
+    (1..=MAX_METHOD_NAME).contains(&method.len()) && method.bytes().all(allowed)
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::{
     fuzzing,
-    handshake::{HandshakeError, Identity, Initiator, Refused, Responder},
+    handshake::{HandshakeError, HandshakeRefusal, Identity, Initiator, Responder},
     noise::Psk,
 };
 
@@ -34,14 +34,20 @@ fn the_ring_is_tried_until_a_key_fits() {
 fn another_key_or_label_is_not_understood() {
     let psk = Psk::derive(&[1; 32]);
     let (_, message) = hello(&psk, "blue");
-    for (key, label) in [(Psk::derive(&[2; 32]), "blue"), (psk.clone(), "green"), (Psk::open(), "blue"), (psk, "")] {
+    for (key, label) in [(Psk::derive(&[2; 32]), "blue"), (psk.clone(), "green"), (Psk::keyless(), "blue"), (psk, "")] {
         assert!(matches!(Responder::new(&[key], label, &message[4..]), Err(HandshakeError::Unreadable)));
     }
 }
 
 #[test]
 fn a_refusal_says_why_to_who_has_the_key() {
-    for why in [Refused::Name, Refused::Stranger, Refused::Id, Refused::Full, Refused::Insecure] {
+    for why in [
+        HandshakeRefusal::Name,
+        HandshakeRefusal::Stranger,
+        HandshakeRefusal::Id,
+        HandshakeRefusal::Full,
+        HandshakeRefusal::Insecure,
+    ] {
         let psk = Psk::derive(&[1; 32]);
         let (initiator, message) = hello(&psk, "");
         let responder = Responder::new(&[psk], "", &message[4..]).expect("it has the key");
@@ -89,9 +95,9 @@ fn a_recorded_call_can_be_answered_but_says_nothing() {
 fn keys_are_replaced_on_both_sides_at_the_same_frame() {
     let (mut one, mut other) = fuzzing::pair();
     for number in 0..100_u8 {
-        assert!(other.hear(&one.say(&[number])) && one.hear(&other.say(&[number])));
+        assert!(other.receive(&one.seal(&[number])) && one.receive(&other.seal(&[number])));
     }
-    assert!(one.heard.iter().copied().eq(0..100) && other.heard == one.heard);
+    assert!(one.received.iter().copied().eq(0..100) && other.received == one.received);
 }
 
 proptest! {

@@ -2,25 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use broadcast_session::{Answer, CallError, Refusal, Request};
+use broadcast_session::{CallError, Refusal, Request, Response};
 use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::support::{Plan, SOON, echoes, until};
+use crate::support::{NodeOptions, SOON, echoes, until};
 
 #[tokio::test]
 async fn a_node_calls_another_by_its_name_and_is_known_there() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     echoes(&one, &other, "hello").await;
     assert_eq!(one.call("other", "who", Bytes::new(), SOON).await, Ok(Bytes::from_static(b"one")));
     assert_eq!(other.call("one", "who", Bytes::new(), SOON).await, Ok(Bytes::from_static(b"other")));
-    assert_eq!(other.figures().sessions, 1, "both calls came over one connection");
-    assert_eq!((other.figures().calls_served, one.figures().calls_made), (2, 2));
+    assert_eq!(other.stats().sessions, 1, "both calls came over one connection");
+    assert_eq!((other.stats().calls_served, one.stats().calls_made), (2, 2));
 }
 
 #[tokio::test]
 async fn what_cannot_be_called_is_told_at_once() {
-    let plan = Plan::default();
+    let plan = NodeOptions::default();
     let (one, other) = plan.pair().await;
     let plain = plan.node("plain", &[one.node()]).await;
     until("all know of each other", async || one.node().members().await.len() == 3).await;
@@ -28,7 +28,7 @@ async fn what_cannot_be_called_is_told_at_once() {
     let begun = Instant::now();
     assert_eq!(call("nobody", "echo").await, CallError::NoMember("nobody".into()));
     assert_eq!(call("plain", "echo").await, CallError::NoSessions("plain".into()));
-    assert_eq!(call("one", "echo").await, CallError::Myself("one".into()));
+    assert_eq!(call("one", "echo").await, CallError::SelfCall("one".into()));
     let none = CallError::NoService { to: "other".into(), method: "nothing".into() };
     assert_eq!(call("other", "nothing").await, none);
     assert!(!none.has_begun());
@@ -49,7 +49,7 @@ async fn what_cannot_be_called_is_told_at_once() {
 
 #[tokio::test]
 async fn a_service_refuses_fails_or_takes_too_long() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     let dropped = Arc::new(Notify::new());
     struct Tell(Arc<Notify>);
     impl Drop for Tell {
@@ -80,13 +80,13 @@ async fn a_service_refuses_fails_or_takes_too_long() {
     assert!(given_up.is_err());
     dropped.notified().await;
     echoes(&one, &other, "none of that ended the session").await;
-    assert_eq!(other.figures().sessions, 1);
-    until("nothing is left of them", async || other.figures().calls == 0).await;
+    assert_eq!(other.stats().sessions, 1);
+    until("nothing is left of them", async || other.stats().calls == 0).await;
 }
 
 #[tokio::test]
 async fn large_bodies_pass_in_both_directions_and_too_large_ones_are_refused() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     let large: Bytes = (0..4 << 20).map(|i: u32| ((i * 31) >> 5) as u8).collect::<Vec<_>>().into();
     assert!(one.call("other", "echo", large.clone(), SOON).await.is_ok_and(|answer| answer == large));
     let too_large = Bytes::from(vec![1; (4 << 20) + 1]);
@@ -100,9 +100,9 @@ async fn large_bodies_pass_in_both_directions_and_too_large_ones_are_refused() {
 
 #[tokio::test]
 async fn pieces_go_both_ways_and_no_faster_than_they_are_taken() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     other.serve("count", async |mut request: Request| {
-        Ok(Answer::stream(async move |mut outgoing| {
+        Ok(Response::stream(async move |mut outgoing| {
             let mut all = 0_usize;
             while let Ok(Some(piece)) = request.body.next().await {
                 all += piece.len();
@@ -153,7 +153,7 @@ async fn pieces_go_both_ways_and_no_faster_than_they_are_taken() {
 
 #[tokio::test]
 async fn many_calls_share_one_session() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     let calls = (0..2000_u32).map(|number| {
         let one = one.clone();
         tokio::spawn(async move {
@@ -164,12 +164,12 @@ async fn many_calls_share_one_session() {
     for call in calls.collect::<Vec<_>>() {
         assert!(call.await.expect("no panic"));
     }
-    assert_eq!(other.figures().sessions, 1);
+    assert_eq!(other.stats().sessions, 1);
 }
 
 #[tokio::test]
 async fn a_node_that_starts_anew_is_called_again() {
-    let plan = Plan::default();
+    let plan = NodeOptions::default();
     let (one, other) = plan.pair().await;
     echoes(&one, &other, "before").await;
     other.node().leave().await;

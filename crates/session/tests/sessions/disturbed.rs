@@ -16,11 +16,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Direction, Meddle, Middle, Plan, SOON, acquainted, echoes, until};
+use crate::support::{Direction, ManInTheMiddle, NodeOptions, SOON, Tamper, acquainted, echoes, until};
 
 /// Has calls to `other` go through the middle: whoever can redirect packets, or announces another's endpoint, could.
-pub(crate) async fn behind(one: &Sessions, other: &Sessions, meddle: Meddle) -> Middle {
-    let middle = Middle::before(other.node().addr(), meddle).await;
+pub(crate) async fn behind(one: &Sessions, other: &Sessions, tamper: Tamper) -> ManInTheMiddle {
+    let middle = ManInTheMiddle::before(other.node().addr(), tamper).await;
     let info = NodeInfo::new(other.node().id()).endpoint(ENDPOINT, middle.addr);
     other.node().update_info(info).await.expect("it runs");
     until("the way leads through the middle", async || {
@@ -34,8 +34,8 @@ pub(crate) async fn behind(one: &Sessions, other: &Sessions, meddle: Meddle) -> 
 
 #[tokio::test]
 async fn whatever_is_done_to_a_session_cuts_it_and_the_next_call_makes_another() {
-    let (one, other) = Plan::default().pair().await;
-    let third = Plan::default().sessions("third", &[one.node()]).await;
+    let (one, other) = NodeOptions::default().pair().await;
+    let third = NodeOptions::default().sessions("third", &[one.node()]).await;
     acquainted(&third, &other).await;
     echoes(&third, &other, "before anybody stands between").await;
     let counted = Arc::new(AtomicUsize::new(0));
@@ -74,12 +74,12 @@ async fn whatever_is_done_to_a_session_cuts_it_and_the_next_call_makes_another()
     ];
     let acting = Arc::new(Mutex::new(None::<Act>));
     let is_acting = Arc::clone(&acting);
-    let meddle: Meddle = Arc::new(move |direction, at, bytes| {
+    let tamper: Tamper = Arc::new(move |direction, at, bytes| {
         if let Some(act) = *is_acting.lock().expect("nobody panics") {
             act(direction, at, bytes);
         }
     });
-    let _middle = behind(&one, &other, meddle).await;
+    let _middle = behind(&one, &other, tamper).await;
     for (what, times, act) in acts {
         *acting.lock().expect("nobody panics") = Some(act);
         let before = counted.load(Ordering::SeqCst);
@@ -104,7 +104,7 @@ async fn whatever_is_done_to_a_session_cuts_it_and_the_next_call_makes_another()
 
 #[tokio::test]
 async fn what_was_recorded_does_nothing_when_it_is_sent_again_or_back() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     let counted = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&counted);
     other.serve("count", move |_| {
@@ -115,11 +115,11 @@ async fn what_was_recorded_does_nothing_when_it_is_sent_again_or_back() {
     for _ in 0..3 {
         one.call("other", "count", Bytes::new(), SOON).await.expect("it is there");
     }
-    let said: Vec<_> = middle.said.lock().expect("nobody panics").clone();
+    let said: Vec<_> = middle.recording.lock().expect("nobody panics").clone();
     let recorded = |wanted| -> Vec<u8> {
         said.iter().filter(|(direction, _)| *direction == wanted).flat_map(|(_, bytes)| bytes.clone()).collect()
     };
-    let refused = other.figures().refused + one.figures().refused;
+    let refused = other.stats().refused + one.stats().refused;
     for (node, bytes) in [
         // Once more, to whom it was for.
         (&other, recorded(Direction::There)),
@@ -134,7 +134,7 @@ async fn what_was_recorded_does_nothing_when_it_is_sent_again_or_back() {
         let _ = tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await.expect("it ends");
         assert!(answer.len() < 1000, "{} bytes", answer.len());
     }
-    until("it is counted", async || other.figures().refused + one.figures().refused >= refused + 2).await;
+    until("it is counted", async || other.stats().refused + one.stats().refused >= refused + 2).await;
     assert_eq!(counted.load(Ordering::SeqCst), 3);
     assert!(!recorded(Direction::There).windows(5).any(|bytes| bytes == b"count"), "nobody in between reads along");
     assert!(!recorded(Direction::There).windows(3).any(|bytes| bytes == b"one"), "nor who calls");

@@ -6,18 +6,18 @@ use broadcast_session::{CallError, Refusal, Request, Sessions};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::support::{Plan, SOON, acquainted, echoes, until};
+use crate::support::{NodeOptions, SOON, acquainted, echoes, until};
 
 const MIB: usize = 1 << 20;
 
-async fn size(mut request: Request) -> Result<broadcast_session::Answer, Refusal> {
+async fn size(mut request: Request) -> Result<broadcast_session::Response, Refusal> {
     let body = request.bytes(8 * MIB).await.map_err(|error| Refusal::new(1, error.to_string()))?;
     Ok(body.len().to_string().into())
 }
 
 async fn three() -> (Sessions, Sessions, Sessions) {
-    let (one, other) = Plan::default().pair().await;
-    let third = Plan::default().sessions("third", &[one.node()]).await;
+    let (one, other) = NodeOptions::default().pair().await;
+    let third = NodeOptions::default().sessions("third", &[one.node()]).await;
     acquainted(&third, &other).await;
     (one, other, third)
 }
@@ -26,7 +26,7 @@ async fn three() -> (Sessions, Sessions, Sessions) {
 async fn calls_that_never_end_are_refused_before_they_fill_the_memory() {
     let (one, other, third) = three().await;
     other.serve("size", size);
-    other.serve_apart("apart", size);
+    other.serve_isolated("apart", size);
     let mut calls = JoinSet::new();
     for _ in 0..60 {
         let one = one.clone();
@@ -66,7 +66,7 @@ async fn answers_that_nobody_takes_are_broken_off_before_they_fill_the_memory() 
         let call = from.open("other", "large", None).await.expect("it is there");
         call.finish(Bytes::new()).await.map_err(|error| error.to_string())
     };
-    let read = async |answered: Result<broadcast_session::Answered, String>| {
+    let read = async |answered: Result<broadcast_session::CallResponse, String>| {
         answered?.incoming.all(large.len()).await.map_err(|error| error.to_string())
     };
     let unread = ask(&one).await;

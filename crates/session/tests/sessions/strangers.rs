@@ -17,11 +17,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::support::{Plan, SOON, acquainted, echoes, until};
+use crate::support::{NodeOptions, SOON, acquainted, echoes, until};
 
 #[tokio::test]
 async fn silent_and_confused_strangers_hold_little_and_hinder_nobody() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     let mut held = Vec::new();
     for number in 0..200_u8 {
         let mut stream = TcpStream::connect(other.node().addr()).await.expect("it listens");
@@ -39,7 +39,7 @@ async fn silent_and_confused_strangers_hold_little_and_hinder_nobody() {
         let _ = timeout(SOON, stream.read_to_end(&mut answer)).await.expect("each is cut off");
         assert!(answer.is_empty(), "nothing is said to a stranger: {answer:?}");
     }
-    assert!(other.figures().refused >= 200 - 40, "{:?}", other.figures());
+    assert!(other.stats().refused >= 200 - 40, "{:?}", other.stats());
     // The members' port goes on as one.
     assert_eq!(one.node().members().await.len(), 2);
     echoes(&other, &one, "nobody is hindered").await;
@@ -61,7 +61,7 @@ async fn elsewhere(from: &Sessions, other: &Sessions) -> TcpListener {
 
 #[tokio::test]
 async fn many_calls_to_who_cannot_be_reached_share_one_attempt() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     let listener = elsewhere(&one, &other).await;
     // Its time is over before there is a session: nothing was sent.
     let call = async |within| one.call("other", "echo", Bytes::from_static(b"x"), within).await.expect_err("not there");
@@ -96,9 +96,9 @@ async fn many_calls_to_who_cannot_be_reached_share_one_attempt() {
 
 #[tokio::test]
 async fn a_callee_that_does_not_go_on_is_given_up() {
-    let (one, other) = Plan::default().pair().await;
+    let (one, other) = NodeOptions::default().pair().await;
     echoes(&one, &other, "before").await;
-    let third = Plan::default().sessions("third", &[one.node()]).await;
+    let third = NodeOptions::default().sessions("third", &[one.node()]).await;
     acquainted(&third, &other).await;
     // It accepts, and says nothing.
     let _silent = elsewhere(&third, &other).await;

@@ -13,7 +13,7 @@ use broadcast::{
     Envelope, Handle, Profile, start,
     wire::{Keyring, SecretKey},
 };
-use broadcast_session::{Answer, Config, Refusal, Request, Sessions};
+use broadcast_session::{Refusal, Request, Response, SessionConfig, Sessions};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,20 +29,20 @@ pub(crate) fn key(number: u8) -> SecretKey {
 
 /// How a node is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct NodeOptions {
     pub(crate) ip: IpAddr,
     pub(crate) keys: Vec<SecretKey>,
     pub(crate) label: &'static str,
-    pub(crate) config: Config,
+    pub(crate) config: SessionConfig,
 }
 
-impl Default for Plan {
+impl Default for NodeOptions {
     fn default() -> Self {
-        Self { ip: Ipv4Addr::LOCALHOST.into(), keys: vec![key(1)], label: "", config: Config::default() }
+        Self { ip: Ipv4Addr::LOCALHOST.into(), keys: vec![key(1)], label: "", config: SessionConfig::default() }
     }
 }
 
-impl Plan {
+impl NodeOptions {
     pub(crate) async fn node(&self, name: &str, seeds: &[&Handle]) -> Handle {
         let keyring = Keyring::new(self.keys.clone()).expect("few keys");
         let envelope = Envelope { label: self.label.into(), keyring, ..Envelope::default() };
@@ -70,7 +70,7 @@ impl Plan {
     }
 }
 
-async fn echo(mut request: Request) -> Result<Answer, Refusal> {
+async fn echo(mut request: Request) -> Result<Response, Refusal> {
     let body = request.bytes(8 << 20).await.map_err(|error| Refusal::new(1, error.to_string()))?;
     Ok(body.into())
 }
@@ -108,7 +108,7 @@ pub(crate) fn other_address() -> Option<IpAddr> {
 }
 
 /// What a man in the middle does with the bytes of one direction, from this place on.
-pub(crate) type Meddle = Arc<dyn Fn(Direction, usize, &mut Vec<u8>) + Send + Sync>;
+pub(crate) type Tamper = Arc<dyn Fn(Direction, usize, &mut Vec<u8>) + Send + Sync>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -117,22 +117,22 @@ pub(crate) enum Direction {
 }
 
 /// What was said, in the order in which it came.
-type Said = Arc<Mutex<Vec<(Direction, Vec<u8>)>>>;
+type Recording = Arc<Mutex<Vec<(Direction, Vec<u8>)>>>;
 
 /// Passes connections on to a node, and keeps all that is said.
-pub(crate) struct Middle {
+pub(crate) struct ManInTheMiddle {
     pub(crate) addr: SocketAddr,
-    pub(crate) said: Said,
+    pub(crate) recording: Recording,
     /// From now on nothing passes, not even the end of a connection.
     pub(crate) holds: Arc<AtomicBool>,
 }
 
-impl Middle {
-    pub(crate) async fn before(node: SocketAddr, meddle: Meddle) -> Self {
+impl ManInTheMiddle {
+    pub(crate) async fn before(node: SocketAddr, tamper: Tamper) -> Self {
         let listener = TcpListener::bind((node.ip(), 0)).await.expect("a port");
         let addr = listener.local_addr().expect("it is bound");
-        let said = Said::default();
-        let kept = Arc::clone(&said);
+        let recording = Recording::default();
+        let recorded = Arc::clone(&recording);
         let holds = Arc::new(AtomicBool::new(false));
         let holding = Arc::clone(&holds);
         tokio::spawn(async move {
@@ -142,7 +142,7 @@ impl Middle {
                 for (direction, mut read, mut write) in
                     [(Direction::There, read, back_write), (Direction::Back, back_read, write)]
                 {
-                    let (meddle, kept, holds) = (Arc::clone(&meddle), Arc::clone(&kept), Arc::clone(&holding));
+                    let (tamper, recorded, holds) = (Arc::clone(&tamper), Arc::clone(&recorded), Arc::clone(&holding));
                     tokio::spawn(async move {
                         let mut at = 0;
                         let mut buffer = vec![0; 16 << 10];
@@ -151,8 +151,8 @@ impl Middle {
                                 continue;
                             }
                             let mut bytes = buffer[..len].to_vec();
-                            kept.lock().expect("nobody panics").push((direction, bytes.clone()));
-                            meddle(direction, at, &mut bytes);
+                            recorded.lock().expect("nobody panics").push((direction, bytes.clone()));
+                            tamper(direction, at, &mut bytes);
                             at += len;
                             if write.write_all(&bytes).await.is_err() {
                                 break;
@@ -166,6 +166,6 @@ impl Middle {
                 }
             }
         });
-        Self { addr, said, holds }
+        Self { addr, recording, holds }
     }
 }

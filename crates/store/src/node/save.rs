@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast_session::Answered;
+use broadcast_session::CallResponse;
 use bytes::Bytes;
 use tokio::{
     runtime::Handle,
@@ -38,7 +38,7 @@ pub struct BackupStream(Source);
 #[derive(Debug)]
 enum Source {
     Here(Taken),
-    There(String, Answered),
+    There(String, CallResponse),
 }
 
 /// What a voter writes of a backup, for who takes it.
@@ -66,7 +66,7 @@ impl BackupStream {
         Self(Source::Here(taken))
     }
 
-    pub(super) fn there(name: String, answered: Answered) -> Self {
+    pub(super) fn there(name: String, answered: CallResponse) -> Self {
         Self(Source::There(name, answered))
     }
 

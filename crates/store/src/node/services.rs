@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, future::Future, pin::Pin, sync::Arc};
 
-use broadcast_session::{Answer, Identity, Outgoing, Refusal, Request};
+use broadcast_session::{Identity, OutgoingBody, Refusal, Request, Response};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ const MAX_CHANGE: usize = 1024;
 /// The longest question about leases, in bytes.
 const MAX_LEASE_QUERY: usize = 32;
 
-type Answered = Result<Answer, Refusal>;
+type Answered = Result<Response, Refusal>;
 
 impl From<Said> for Refusal {
     fn from(said: Said) -> Self {
@@ -44,8 +44,8 @@ fn refuse(why: impl Display) -> Refusal {
 /// Has a voter answer others from now on, as long as somebody has it.
 pub(super) fn serve(voter: &Arc<Voter>) {
     // No other call is to hold up what voters agree with.
-    voter.sessions.serve_apart(RAFT, by(voter, raft));
-    voter.sessions.serve_apart(SNAPSHOT, by(voter, snapshot));
+    voter.sessions.serve_isolated(RAFT, by(voter, raft));
+    voter.sessions.serve_isolated(SNAPSHOT, by(voter, snapshot));
     on(voter, EXECUTE, execute);
     on(voter, READ, read);
     on(voter, KEEP_ALIVE, keep_alive);
@@ -139,8 +139,8 @@ async fn read(me: Arc<Voter>, mut request: Request) -> Answered {
 }
 
 /// An answer that may be long: it goes no faster than it is taken, and is written when it counts as held.
-fn long(store: u64, write: impl FnOnce() -> Bytes + Send + 'static) -> Answer {
-    Answer::stream(async move |outgoing| drop(outgoing.end(message::with_store(store, &write())).await))
+fn long(store: u64, write: impl FnOnce() -> Bytes + Send + 'static) -> Response {
+    Response::stream(async move |outgoing| drop(outgoing.end(message::with_store(store, &write())).await))
 }
 
 async fn leases(me: Arc<Voter>, mut request: Request) -> Answered {
@@ -161,7 +161,7 @@ async fn save(me: Arc<Voter>, mut request: Request) -> Answered {
     let (store, _) = question(&me, &mut request, 0).await?;
     me.same_store(store)?;
     let mut pieces = me.save().await?;
-    Ok(Answer::stream(async move |mut outgoing: Outgoing| {
+    Ok(Response::stream(async move |mut outgoing: OutgoingBody| {
         // Dropped before its end, the answer is broken off.
         while let Ok(piece) = pieces.next().await {
             let Some(piece) = piece else { return drop(outgoing.end(Bytes::new()).await) };
@@ -179,7 +179,7 @@ async fn watch(me: Arc<Voter>, mut request: Request) -> Answered {
     let mine = me.same_store(store)?;
     let (watcher, revision) = me.watch(message::read_watch(&asked).map_err(refuse)?)?;
     let begun = message::with_store(mine, &message::write_event(&WatchEvent::Progress { revision }));
-    Ok(Answer::stream(async move |mut outgoing: Outgoing| {
+    Ok(Response::stream(async move |mut outgoing: OutgoingBody| {
         if outgoing.send(begun).await.is_ok() {
             tell(watcher, request, outgoing).await;
         }
@@ -187,7 +187,7 @@ async fn watch(me: Arc<Voter>, mut request: Request) -> Answered {
 }
 
 /// Tells a watcher of another node what there is to tell, until that node wants no more.
-async fn tell(mut watcher: Watcher, mut request: Request, mut outgoing: Outgoing) {
+async fn tell(mut watcher: Watcher, mut request: Request, mut outgoing: OutgoingBody) {
     loop {
         let event = tokio::select! {
             event = watcher.next() => event,
@@ -226,7 +226,7 @@ async fn events(me: Arc<Voter>, mut request: Request) -> Answered {
     let (store, asked) = message::split_store(&asked).ok_or_else(|| refuse("no store"))?;
     let mine = me.same_store(store)?;
     let events = Here::follow(&me, &read_query(&asked)?.machine)?;
-    Ok(Answer::stream(async move |mut outgoing: Outgoing| {
+    Ok(Response::stream(async move |mut outgoing: OutgoingBody| {
         if outgoing.send(message::with_store(mine, &[])).await.is_ok() {
             tell_events(events, request, outgoing).await;
         }
@@ -234,7 +234,7 @@ async fn events(me: Arc<Voter>, mut request: Request) -> Answered {
 }
 
 /// Tells another node what a machine tells, until that node wants no more.
-async fn tell_events(mut events: Here, mut request: Request, mut outgoing: Outgoing) {
+async fn tell_events(mut events: Here, mut request: Request, mut outgoing: OutgoingBody) {
     loop {
         let event = tokio::select! {
             event = events.next() => event,

@@ -1,6 +1,6 @@
 //! What another node tells, one thing after the other: the store that it is of, and then each with its length in front.
 
-use broadcast_session::{Answered, CallError, Outgoing, Sessions};
+use broadcast_session::{CallError, CallResponse, OutgoingBody, Sessions};
 use bytes::{Buf as _, Bytes, BytesMut};
 
 /// The longest thing that is told at once, in bytes: a transaction, with what was there before.
@@ -11,8 +11,8 @@ const MAX_TOLD: usize = 256 << 20;
 pub(super) struct Stream {
     name: String,
     /// As long as it is open, the voter goes on.
-    outgoing: Outgoing,
-    answered: Answered,
+    outgoing: OutgoingBody,
+    answered: CallResponse,
     read: BytesMut,
 }
 

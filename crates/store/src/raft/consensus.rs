@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast_session::{Incoming, Sessions};
+use broadcast_session::{IncomingBody, Sessions};
 use bytes::Bytes;
 use openraft::{
     Instant as _, Raft, ReadPolicy,
@@ -367,7 +367,7 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     /// # Errors
     ///
     /// As with [`answer`](Self::answer); or the disk failed.
-    pub async fn install(&self, caller: u64, body: &mut Incoming) -> Result<Bytes, String> {
+    pub async fn install(&self, caller: u64, body: &mut IncomingBody) -> Result<Bytes, String> {
         let in_words = |error: &dyn fmt::Display| error.to_string();
         let first = body.next().await.map_err(|error| in_words(&error))?.ok_or("a snapshot of nothing")?;
         let (_, rest) = self.open(&first)?;
