@@ -1,7 +1,7 @@
 //! Whether everybody heard everything, once and in order, told from the logs of all the lives of all
 //! the nodes of a cluster; and waiting until they have.
 
-use broadcast_ledger::{Duty, Entry, judge};
+use broadcast_ledger::{LogEntry, Obligation, judge};
 use serde_json::Value;
 
 use super::Log;
@@ -83,14 +83,14 @@ pub fn wait_last_words(dead: &Life, nodes: &[(&str, &Log)]) {
 #[track_caller]
 pub fn check(lives: &[Life]) -> usize {
     let verdict = judge(&lives.iter().map(Life::judged).collect::<Vec<_>>());
-    assert!(verdict.faults.is_empty(), "{verdict}");
+    assert!(verdict.anomalies.is_empty(), "{verdict}");
     for dead in lives.iter().filter(|life| life.killed) {
         let epoch = epoch(dead);
         let is_of_it = |line: &Value| line["from"] == *dead.node && line["epoch"] == epoch;
         let was_heard = lives.iter().any(|life| life.lines.iter().any(is_of_it));
         assert!(was_heard, "{} was heard before it was killed", dead.node);
     }
-    verdict.heard
+    verdict.received
 }
 
 impl Life {
@@ -98,12 +98,12 @@ impl Life {
     fn judged(&self) -> broadcast_ledger::Life {
         broadcast_ledger::Life {
             node: self.node.clone(),
-            entries: self.lines.iter().filter_map(Entry::of_json).collect(),
-            duty: if self.killed { Duty::Run } else { Duty::Until(self.until.clone()) },
+            entries: self.lines.iter().filter_map(LogEntry::of_json).collect(),
+            obligation: if self.killed { Obligation::Run } else { Obligation::Until(self.until.clone()) },
             since: self.since.clone(),
             owed: 0..usize::MAX,
             ended: self.killed,
-            whole: true,
+            complete: true,
         }
     }
 }

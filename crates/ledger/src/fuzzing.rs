@@ -1,25 +1,25 @@
-//! What the fuzzer `ledger` in `fuzz/` runs, and what the ordinary tests replay of what it found.
+//! What the fuzzer `ledger` in `fuzz/` runs, and what the tests replay of its corpus.
 
-use crate::Entry;
+use crate::LogEntry;
 
-/// The lines of a log: what is read of one is read again from a line that says the same.
+/// Reads the input as the lines of a log: a line written from what was read must read the same.
 pub fn ledger(data: &[u8]) {
     for line in String::from_utf8_lossy(data).lines() {
-        let again = match Entry::read(line) {
-            Some(Entry::Sent { value, epoch: None, ref time })
+        let again = match LogEntry::read(line) {
+            Some(LogEntry::Sent { value, epoch: None, ref time })
                 if !(time.is_empty() || time.starts_with('{') || time.contains(char::is_whitespace)) =>
             {
                 format!("{time} n send broadcast msg: key=I am n value={value}")
             }
-            // Words of the log in a name are taken for the log's own.
-            Some(Entry::Heard { value, epoch: None, seq: None, ref from })
+            // The log's own words in a name are ambiguous.
+            Some(LogEntry::Received { value, epoch: None, seq: None, ref from })
                 if !from.contains(" broadcast msg: key=") =>
             {
                 format!("t n received broadcast msg: key=I am {from} value={value}")
             }
             _ => continue,
         };
-        assert_eq!(Entry::read(&again), Entry::read(line), "{again:?}");
+        assert_eq!(LogEntry::read(&again), LogEntry::read(line), "{again:?}");
     }
 }
 

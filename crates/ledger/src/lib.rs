@@ -1,11 +1,12 @@
-//! Tells from the logs of a cluster's nodes whether every live one heard every message, once and in order.
+//! Checks by the logs of a cluster's nodes that every live node received every message, once and in order. `broadcast chaos`
+//! and the tests use it.
 //!
-//! The messages are those of the demo's senders, of `broadcast node --role sender`: their keys say who sent them, and
-//! their values are a Lamport clock's, so that no two messages of one life of a node have the same value. [`Entry`]
+//! The messages are those of the demo, of `broadcast node --role sender`: their keys name the sender, and their values are
+//! those of a Lamport clock, so that no two messages of one life of a node have the same value. [`LogEntry`]
 //! reads a line of a log, as text or as JSON; [`judge`] takes the [`Life`] of each node and gives a [`Verdict`].
 //!
-//! JSON tells which life of a sender a message is from. Text does not: a value that several lives of a sender have
-//! sent is then only counted.
+//! JSON logs have the epoch of each message, which tells the lives of a sender apart. Text logs do not: a value that several
+//! lives of a sender have sent is then only counted.
 
 #![deny(missing_docs, unreachable_pub)]
 
@@ -16,6 +17,6 @@ pub mod fuzzing;
 mod judge;
 mod verdict;
 
-pub use entry::Entry;
-pub use judge::{Duty, Life, judge};
-pub use verdict::{Fault, Verdict, Wrong};
+pub use entry::LogEntry;
+pub use judge::{Life, Obligation, judge};
+pub use verdict::{Anomaly, AnomalyKind, Verdict};

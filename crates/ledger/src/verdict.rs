@@ -1,64 +1,64 @@
-//! What came of judging a cluster's logs, in words.
+//! The result of judging a cluster's logs, and how it is written.
 
 use std::fmt;
 
-/// See [`judge`](crate::judge). Its `Display` says all of it, on several lines if something is wrong.
+/// The result of [`judge`](crate::judge). `Display` writes it on one line, and on several if there are anomalies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// How many nodes there are.
     pub nodes: usize,
-    /// Those that did not live from the beginning to the end, by name.
+    /// The names of the nodes that were killed or restarted.
     pub ended: Vec<String>,
-    /// How many messages had to be heard.
+    /// How many messages had to be received.
     pub messages: usize,
     /// How many nodes sent them.
     pub senders: usize,
-    /// How many more were lost with the lives that had sent them: none of those that lived on has them.
+    /// How many more messages were lost with the lives that had sent them: no survivor has them.
     pub lost: usize,
-    /// How many times a message was heard.
-    pub heard: usize,
-    /// What is wrong.
-    pub faults: Vec<Fault>,
+    /// How many messages were received, each time counted.
+    pub received: usize,
+    /// Everything that is wrong.
+    pub anomalies: Vec<Anomaly>,
 }
 
-/// Something that is wrong with what one node heard of another.
+/// Something wrong in what one node received from another. [`Verdict::anomalies`] has them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
-    /// The node that heard it, or did not.
+pub struct Anomaly {
+    /// The node that received them, or did not.
     pub node: String,
-    /// The node that sent it; empty for [`Wrong::LogLost`].
-    pub of: String,
-    /// In which way.
-    pub wrong: Wrong,
+    /// The node that sent them; empty for [`AnomalyKind::LogLost`].
+    pub sender: String,
+    /// What is wrong.
+    pub kind: AnomalyKind,
     /// The values of the messages.
     pub values: Vec<u64>,
 }
 
-/// In which way something is wrong.
+/// The kinds of anomalies. [`Anomaly::kind`] has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wrong {
-    /// They were not heard.
-    Lacks,
-    /// They were heard more than once.
-    TooOften,
-    /// They were heard after others that were sent later.
+pub enum AnomalyKind {
+    /// The messages were not received.
+    Missing,
+    /// They were received more than once.
+    Duplicate,
+    /// They were received after others that were sent later.
     OutOfOrder,
-    /// They were heard, and not sent.
-    NotSent,
-    /// It was told that it would not get them, and should have.
-    Missed,
+    /// They were received, but never sent.
+    NeverSent,
+    /// The node was told that it had missed them, and should have received them.
+    ReportedLost,
     /// The node's log is not complete.
     LogLost,
 }
 
 impl Verdict {
-    /// Whether nothing is wrong, and there was enough to tell.
+    /// Whether there are no anomalies, and there was enough to judge.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.is_enough() && self.faults.is_empty()
+        self.is_enough() && self.anomalies.is_empty()
     }
 
-    /// Whether anything was sent, and there was somebody else to hear it.
+    /// Whether a message was sent, and another node was there to receive it.
     fn is_enough(&self) -> bool {
         self.survivors() >= 2 && self.messages > 0
     }
@@ -78,13 +78,13 @@ impl fmt::Display for Verdict {
         if !self.is_enough() {
             return f.write_str("which is too little to check");
         }
-        if self.faults.is_empty() {
+        if self.anomalies.is_empty() {
             f.write_str("each survivor has each of them once")?;
         } else {
             f.write_str("not each survivor has each of them once:")?;
         }
-        for fault in &self.faults {
-            write!(f, "\n  {fault}")?;
+        for anomaly in &self.anomalies {
+            write!(f, "\n  {anomaly}")?;
         }
         if self.lost > 0 {
             write!(
@@ -97,17 +97,17 @@ impl fmt::Display for Verdict {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Anomaly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match self.wrong {
-            Wrong::Lacks => "lacks of",
-            Wrong::TooOften => "has too often of",
-            Wrong::OutOfOrder => "has out of order of",
-            Wrong::NotSent => "has what was not sent by",
-            Wrong::Missed => "was told that it missed of",
-            Wrong::LogLost => return write!(f, "{} lost lines of its log", self.node),
+        let how = match self.kind {
+            AnomalyKind::Missing => "lacks of",
+            AnomalyKind::Duplicate => "has too often of",
+            AnomalyKind::OutOfOrder => "has out of order of",
+            AnomalyKind::NeverSent => "has what was not sent by",
+            AnomalyKind::ReportedLost => "was told that it missed of",
+            AnomalyKind::LogLost => return write!(f, "{} lost lines of its log", self.node),
         };
         let values: Vec<_> = self.values.iter().map(u64::to_string).collect();
-        write!(f, "{} {how} {}: {}", self.node, self.of, values.join(" "))
+        write!(f, "{} {how} {}: {}", self.node, self.sender, values.join(" "))
     }
 }

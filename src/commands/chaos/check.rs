@@ -10,7 +10,7 @@ use std::{
     process::{self, ExitCode},
 };
 
-use broadcast_ledger::{Duty, Entry, Life, Verdict};
+use broadcast_ledger::{Life, LogEntry, Obligation, Verdict};
 
 use crate::{commands::output, failure::Failure, visible::shown};
 
@@ -77,27 +77,27 @@ pub(super) fn judge(logs: &[Log]) -> Verdict {
 
 /// The lives of a node, the first of which had begun before.
 fn lives(log: &Log) -> Vec<Life> {
-    let count = |life: &Vec<Entry>| life.iter().filter(|entry| matches!(entry, Entry::Sent { .. })).count();
+    let count = |life: &Vec<LogEntry>| life.iter().filter(|entry| matches!(entry, LogEntry::Sent { .. })).count();
     let owed: Vec<_> = entries(&log.sent).iter().map(count).collect();
     let lives = entries(&log.heard);
     let last = lives.len() - 1;
     let life = |(at, entries)| Life {
         node: log.name.clone(),
         entries,
-        duty: if last == 0 { Duty::Until(END.into()) } else { Duty::Nothing },
+        obligation: if last == 0 { Obligation::Until(END.into()) } else { Obligation::Nothing },
         since: String::new(),
         owed: usize::from(at == 0)..owed.get(at).copied().unwrap_or_default(),
         ended: at < last,
-        whole: false,
+        complete: false,
     };
     lives.into_iter().enumerate().map(life).collect()
 }
 
 /// What a node logged, life by life.
-fn entries(log: &str) -> Vec<Vec<Entry>> {
+fn entries(log: &str) -> Vec<Vec<LogEntry>> {
     let mut lives = vec![Vec::new()];
-    for entry in log.lines().filter_map(Entry::read) {
-        if entry == Entry::Began {
+    for entry in log.lines().filter_map(LogEntry::read) {
+        if entry == LogEntry::Started {
             lives.push(Vec::new());
         } else if let Some(life) = lives.last_mut() {
             life.push(entry);
