@@ -17,7 +17,7 @@ mod event_loop;
 mod exchange;
 mod fault_injector;
 mod foreign;
-pub mod former_names;
+pub(crate) mod former_names;
 pub(crate) mod health;
 mod info;
 mod join;
