@@ -342,7 +342,7 @@ mod tests {
         streams.connect(ID, closed);
         let report = soon(reports.recv()).await.unwrap();
         assert_eq!(report.id, ID);
-        let StreamEvent::Failed(reason) = report.what else { panic!("{report:?}") };
+        let StreamEvent::Failed(reason) = report.event else { panic!("{report:?}") };
         assert!(reason.contains(&closed.to_string()), "{reason}");
     }
 

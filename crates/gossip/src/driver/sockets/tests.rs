@@ -212,14 +212,14 @@ fn keeps_what_only_ipv6_has() {
 
 #[tokio::test]
 async fn a_pause_grows_to_a_second_and_ends_with_success() {
-    let mut pause = Pause::default();
-    pause.lengthen();
-    assert_eq!(pause.length, MIN_PAUSE);
+    let mut backoff = Backoff::default();
+    backoff.grow();
+    assert_eq!(backoff.length, MIN_BACKOFF);
     for _ in 0..20 {
-        pause.lengthen();
+        backoff.grow();
     }
-    assert_eq!(pause.length, MAX_PAUSE);
-    pause.end();
-    pause.lengthen();
-    assert_eq!(pause.length, MIN_PAUSE);
+    assert_eq!(backoff.length, MAX_BACKOFF);
+    backoff.reset();
+    backoff.grow();
+    assert_eq!(backoff.length, MIN_BACKOFF);
 }
