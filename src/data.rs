@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use broadcast::{NodeId, config::shown};
+use broadcast::{NodeId, config::quote};
 use nix::fcntl::OFlag;
 
 use crate::{failure::Failure, visible};
@@ -164,7 +164,7 @@ fn parse(data: &[u8]) -> Result<NodeId, String> {
     };
     let cut_off = || format!("it is cut off: {length}");
     let head = format!("{HEAD}{FORMAT}\n");
-    let begin = || shown(&String::from_utf8_lossy(&data[..data.len().min(head.len())]));
+    let begin = || quote(&String::from_utf8_lossy(&data[..data.len().min(head.len())]));
     let Some(rest) = data.strip_prefix(head.as_bytes()) else {
         if head.as_bytes().starts_with(data) {
             return Err(cut_off());
@@ -172,7 +172,7 @@ fn parse(data: &[u8]) -> Result<NodeId, String> {
         let format = data.strip_prefix(HEAD.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
         return Err(match format.map(String::from_utf8_lossy) {
             Some(format) if format != FORMAT => {
-                format!("it has the format {}, and this release reads format {FORMAT}", shown(&format))
+                format!("it has the format {}, and this release reads format {FORMAT}", quote(&format))
             }
             _ => format!("it begins with {}, and not with {:?}", begin(), head.trim_end()),
         });
@@ -183,11 +183,11 @@ fn parse(data: &[u8]) -> Result<NodeId, String> {
         Some(id) if text(id).as_bytes().starts_with(data) => Err(cut_off()),
         Some(id) if data.len() == whole => {
             let told = String::from_utf8_lossy(&data[head.len() + 17..]);
-            Err(format!("it has the id {id} with {}, and not the checksum of that", shown(told.trim_end())))
+            Err(format!("it has the id {id} with {}, and not the checksum of that", quote(told.trim_end())))
         }
         Some(_) => Err(length),
         None if rest.len() < 16 => Err(cut_off()),
-        None => Err(format!("its second line is {}, and no id", shown(&first_line(rest)))),
+        None => Err(format!("its second line is {}, and no id", quote(&first_line(rest)))),
     }
 }
 

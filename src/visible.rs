@@ -54,7 +54,7 @@ pub(crate) fn escaped(text: &str) -> String {
 
 /// What somebody has given, as errors repeat it: between quotation marks, and not more than its beginning.
 pub(crate) fn shown(text: &str) -> String {
-    escaped(&broadcast::config::shown(text))
+    escaped(&broadcast::config::quote(text))
 }
 
 /// JSON with such letters written as JSON does: `\u202e`. They stand in its strings only, where both are the same.

@@ -135,7 +135,7 @@ async fn bring_up(settings: NodeSettings) -> Result<Node, Failure> {
         live.warn_of_expiry();
     }
     let about = info(data.as_deref(), &settings.role, api.endpoint().into_iter().chain(etcd.endpoint()))?;
-    let has_faults = settings.faults.as_ref().is_some_and(|faults| !faults.at_rest());
+    let has_faults = settings.faults.as_ref().is_some_and(|faults| !faults.is_inactive());
     let node = start(settings.config(name)?.info(about)).await?;
     if has_faults {
         info!(node = node.name(), event = "faults_end", "`broadcast faults none` ends the faults");

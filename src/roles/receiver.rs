@@ -159,18 +159,18 @@ impl Receiver {
                     report::seed_unreachable(node, &seed, &reason);
                 }
             }
-            Event::Rejected { from, reason, untold } => {
+            Event::Rejected { from, reason, suppressed } => {
                 let now = Instant::now();
-                self.rejected.count(untold, now);
+                self.rejected.count(suppressed, now);
                 if self.rejected.admit(kind(&reason), now) {
                     report::rejected(node, from, &reason);
                 }
             }
             Event::Missed { origin, epoch, from, to } => report::missed(node, (&origin, epoch), from, to),
-            Event::NoSerfEvent { count, reason } => report::no_serf_event(node, count, &reason),
-            Event::CutLoose(member) => report::cut_loose(node, &member),
-            Event::HeardElsewhere { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),
-            Event::Reached { name, addr, reach } => report::reached(node, &name, addr, reach),
+            Event::SerfEventDropped { count, reason } => report::no_serf_event(node, count, &reason),
+            Event::LagLimitExceeded(member) => report::cut_loose(node, &member),
+            Event::AddressMismatch { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),
+            Event::ReachChanged { name, addr, reach } => report::reached(node, &name, addr, reach),
             // Room, messages, its own start and end, answers to pings: others speak of these.
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use broadcast::config::shown;
+use broadcast::config::quote;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use crate::nearest::nearest;
@@ -104,7 +104,7 @@ fn role(name: &str, list: &str) -> Result<Role, String> {
     Role::ALL.into_iter().find(|role| role.name() == name).ok_or_else(|| {
         let names = Role::ALL.map(Role::name);
         // The list is named beside it.
-        let which = if name == list.trim() { String::new() } else { format!("{} is not a role; ", shown(name)) };
+        let which = if name == list.trim() { String::new() } else { format!("{} is not a role; ", quote(name)) };
         let nearest = nearest(name, names).map(|nearest| format!("; did you mean {nearest}?"));
         format!("{which}it must be one of: {}{}", names.join(", "), nearest.unwrap_or_default())
     })

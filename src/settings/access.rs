@@ -1,8 +1,8 @@
 //! Who may join, what this node tells of itself, and how much others can make it hold.
 
 use broadcast::{
-    Bounds, Config, ConfigError,
-    config::{IpNet, Size, check_meta, check_networks, network},
+    Config, ConfigError, ResourceLimits,
+    config::{ByteSize, IpNet, check_meta, check_networks, parse_network},
     wire::limits,
 };
 use clap::Args;
@@ -28,16 +28,16 @@ pub(crate) struct AccessArgs {
     allow: Option<Networks>,
 
     /// How many members the node remembers, including dead ones; it lets in no more
-    #[arg(long, env = "BROADCAST_MAX_MEMBERS", value_name = "COUNT", default_value_t = Bounds::default().max_members, value_parser = max_members)]
+    #[arg(long, env = "BROADCAST_MAX_MEMBERS", value_name = "COUNT", default_value_t = ResourceLimits::default().max_members, value_parser = max_members)]
     max_members: usize,
 
     /// How many connections others may have open to this node at once
-    #[arg(long, env = "BROADCAST_MAX_STREAMS", value_name = "COUNT", default_value_t = Bounds::default().max_streams, value_parser = max_streams)]
+    #[arg(long, env = "BROADCAST_MAX_STREAMS", value_name = "COUNT", default_value_t = ResourceLimits::default().max_streams, value_parser = max_streams)]
     max_streams: usize,
 
     /// How many bytes of incomplete messages all connections together may hold
-    #[arg(long, env = "BROADCAST_MAX_STREAM_BYTES", value_name = "SIZE", default_value_t = Size(Bounds::default().max_stream_bytes), value_parser = max_stream_bytes)]
-    max_stream_bytes: Size,
+    #[arg(long, env = "BROADCAST_MAX_STREAM_BYTES", value_name = "SIZE", default_value_t = ByteSize(ResourceLimits::default().max_stream_bytes), value_parser = max_stream_bytes)]
+    max_stream_bytes: ByteSize,
 }
 
 /// A list of networks, which clap is to take for one value.
@@ -45,12 +45,12 @@ type Networks = Vec<IpNet>;
 
 impl AccessArgs {
     pub(crate) fn apply(self, config: Config) -> Config {
-        let Self { meta, allow, max_members, max_streams, max_stream_bytes: Size(max_stream_bytes) } = self;
-        config.meta(meta.unwrap_or_default()).allow(allow.unwrap_or_default()).bounds(Bounds {
+        let Self { meta, allow, max_members, max_streams, max_stream_bytes: ByteSize(max_stream_bytes) } = self;
+        config.meta(meta.unwrap_or_default()).allow(allow.unwrap_or_default()).resource_limits(ResourceLimits {
             max_members,
             max_streams,
             max_stream_bytes,
-            ..Bounds::default()
+            ..ResourceLimits::default()
         })
     }
 }
@@ -62,7 +62,7 @@ fn meta(text: &str) -> Result<String, ConfigError> {
 fn networks(text: &str) -> Result<Networks, String> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let networks =
-        items.map(|item| network(item).map_err(|error| error.to_string())).collect::<Result<Networks, _>>()?;
+        items.map(|item| parse_network(item).map_err(|error| error.to_string())).collect::<Result<Networks, _>>()?;
     // "Nobody" cannot be meant, and "everybody" shall not come of a list that was left empty by a slip.
     if networks.is_empty() {
         return Err("it names no network; leave it out to allow all".into());
@@ -72,23 +72,23 @@ fn networks(text: &str) -> Result<Networks, String> {
 
 fn max_members(text: &str) -> Result<usize, String> {
     let max_members = count(text)?;
-    check(Bounds { max_members, ..Bounds::default() }).map(|()| max_members)
+    check(ResourceLimits { max_members, ..ResourceLimits::default() }).map(|()| max_members)
 }
 
 fn max_streams(text: &str) -> Result<usize, String> {
     let max_streams = count(text)?;
-    check(Bounds { max_streams, ..Bounds::default() }).map(|()| max_streams)
+    check(ResourceLimits { max_streams, ..ResourceLimits::default() }).map(|()| max_streams)
 }
 
-fn max_stream_bytes(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse()?;
-    check(Bounds { max_stream_bytes: size.0, ..Bounds::default() }).map(|()| size)
+fn max_stream_bytes(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse()?;
+    check(ResourceLimits { max_stream_bytes: size.0, ..ResourceLimits::default() }).map(|()| size)
 }
 
 fn count(text: &str) -> Result<usize, String> {
     text.trim().parse().map_err(|_| "not a whole number; write one like 1000".into())
 }
 
-fn check(bounds: Bounds) -> Result<(), String> {
-    bounds.validate().map_err(problem)
+fn check(limits: ResourceLimits) -> Result<(), String> {
+    limits.validate().map_err(problem)
 }

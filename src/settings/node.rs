@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use broadcast::{
-    Config, ConfigError, Faults, Profile, Seed, Serf, Tags, Tuning,
+    Config, ConfigError, Faults, Profile, Seed, SerfConfig, Tags, Tuning,
     config::{self, DEFAULT_PORT},
 };
 use clap::{
@@ -175,11 +175,11 @@ impl NodeSettings {
                 ..self.profile.tuning()
             })
             .envelope(self.envelope.envelope()?)
-            .limits(self.limits.into())
+            .retention(self.limits.into())
             .replay(self.replay == Replay::Retained);
         config = self.access.apply(config);
         if self.serf {
-            config = config.serf(Serf { tags: self.tags.unwrap_or_default() });
+            config = config.serf(SerfConfig { tags: self.tags.unwrap_or_default() });
         }
         if let Some(faults) = self.faults {
             config = config.faults(faults);

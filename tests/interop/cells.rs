@@ -7,7 +7,7 @@ use std::net::UdpSocket;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use broadcast::{
-    Config, Envelope, MemberState, Profile, Seed, Serf, Tags, Tuning,
+    Config, Envelope, MemberState, Profile, Seed, SerfConfig, Tags, Tuning,
     wire::{Keyring, Message, SecretKey, Suspect, packet},
 };
 use serde_json::json;
@@ -46,7 +46,7 @@ impl Setup {
         let tuning = Tuning { compression: self.compression, ..Profile::Local.tuning() };
         let seeds = through.map(|addr| addr.parse::<Seed>().expect("an address"));
         let config = Config::new(name).bind(([127, 0, 0, 1], 0).into()).tuning(tuning).join(seeds);
-        Embedded::start(config.envelope(self.envelope()).serf(Serf { tags: tags("web") }))
+        Embedded::start(config.envelope(self.envelope()).serf(SerfConfig { tags: tags("web") }))
     }
 
     fn agent(self, name: &str, through: Option<&str>) -> Agent {

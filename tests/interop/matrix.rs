@@ -16,7 +16,7 @@ use broadcast::{
     wire::{
         Keyring, NodeState, PushPull, PushPullState, SecretKey,
         envelope::Direction,
-        opener::Opener,
+        envelope_reader::EnvelopeReader,
         stream::{self, StreamMessage},
     },
 };
@@ -280,11 +280,11 @@ fn view(envelope: &Envelope, of: SocketAddr) -> Option<Vec<PushPullState>> {
     stream.set_read_timeout(Some(LIMIT)).expect("not zero");
     // The nonce is the same each time, as is what is said under it.
     stream.write_all(&envelope.seal_stream([7; 12], question, Direction::Request)).expect("it reads");
-    let mut opener = Opener::new(Direction::Answer);
+    let mut reader = EnvelopeReader::new(Direction::Answer);
     let mut chunk = [0; 4096];
     loop {
         let len = stream.read(&mut chunk).ok().filter(|len| *len > 0)?;
-        match opener.push(envelope, &chunk[..len]).ok()? {
+        match reader.push(envelope, &chunk[..len]).ok()? {
             Some(StreamMessage::PushPull(view)) => return Some(view.nodes),
             Some(_) => return None,
             None => {}

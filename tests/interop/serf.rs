@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use broadcast::{Config, Event, Profile, Serf, Tags, start};
+use broadcast::{Config, Event, Profile, SerfConfig, Tags, start};
 use serde_json::{Value, json};
 
 use crate::cells;
@@ -205,7 +205,8 @@ async fn values_become_payloads_within_the_limit() {
     let seeds = [&agent.addr, &addr(&witness)].map(|seed| seed.parse().expect("an address"));
     let loopback = "127.0.0.1:0".parse().expect("an address");
     let config = Config::new("embedded").bind(loopback).profile(Profile::Local).join(seeds);
-    let node = start(config.serf(Serf { tags: Tags::from([("a".into(), "b".into())]) })).await.expect("it starts");
+    let node =
+        start(config.serf(SerfConfig { tags: Tags::from([("a".into(), "b".into())]) })).await.expect("it starts");
     let mut events = node.events();
     let mut known = 1;
     while known < 3 {
@@ -239,7 +240,7 @@ async fn values_become_payloads_within_the_limit() {
     assert_eq!(of_ours, lines.len() + 1, "the long ones are none: {:#?}", agent.heard());
 
     let (count, reason) = loop {
-        if let Some(Ok(Event::NoSerfEvent { count, reason })) = events.recv().await {
+        if let Some(Ok(Event::SerfEventDropped { count, reason })) = events.recv().await {
             break (count, reason);
         }
     };

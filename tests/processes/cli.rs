@@ -102,7 +102,7 @@ fn a_variable_that_cannot_be_is_refused_before_anything_starts() {
             "the faults there are: loss, duplicate, delay, and seed to repeat them",
         ),
     ] {
-        let line = format!("{variable} = {}: {problem}", broadcast::config::shown(value));
+        let line = format!("{variable} = {}: {problem}", broadcast::config::quote(value));
         let (name, flag) = variable.split_once(" (").expect("both");
         assert_eq!(refusal(run(&["node"], &[(name, value)]), 2), line);
         let flag = flag.trim_end_matches(')');

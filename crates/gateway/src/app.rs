@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use broadcast::{Handle, rate::RateLimit};
+use broadcast::{Handle, rate::RateLimiter};
 
 use super::{
     Config,
@@ -103,7 +103,7 @@ pub(super) struct Counts {
     /// Followers that did not keep up, and connections that took nothing.
     pub(super) cut_off: AtomicU64,
     /// How many of those the log has, and how often it may get more.
-    logged: Mutex<(u64, RateLimit)>,
+    logged: Mutex<(u64, RateLimiter)>,
 }
 
 impl Counts {

@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use broadcast::config::shown;
+use broadcast::config::quote;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
@@ -264,7 +264,7 @@ impl Watching {
 
 fn cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|()| {
-        let text = shown(text);
+        let text = quote(text);
         Problem::bad_request(format_args!(
             "{name} {text} is not a place to continue from; give the id of an event, or a line's cursor"
         ))
@@ -287,7 +287,7 @@ pub(super) fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     } else if events > 0.0 {
         Ok(Form::Events)
     } else {
-        let accept = shown(&accept);
+        let accept = quote(&accept);
         let detail = format!("{accept} is not available; Accept must be text/event-stream or application/x-ndjson");
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, detail))
     }

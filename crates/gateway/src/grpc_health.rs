@@ -20,7 +20,7 @@ use axum::{
     http::{StatusCode, Version},
     response::{IntoResponse as _, Response},
 };
-use broadcast::config::shown;
+use broadcast::config::quote;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited, StreamBody};
@@ -105,7 +105,7 @@ async fn check(app: &App, request: Request) -> Result<u8, Failed> {
         "" => look::readiness(app).await,
         "live" => look::liveness(app).await,
         other => {
-            let why = format!("there is no service {}; ask for \"\" (ready) or \"live\"", shown(other));
+            let why = format!("there is no service {}; ask for \"\" (ready) or \"live\"", quote(other));
             return Err(Failed(Code::NotFound, why));
         }
     };

@@ -22,7 +22,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use broadcast::config::shown;
+use broadcast::config::quote;
 use serde::Serialize;
 
 use super::{
@@ -48,7 +48,7 @@ impl FromStr for Origin {
         if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*".contains(&byte)) {
             return Err(format!(
                 "{} is not an origin; write it like https://example.org or http://localhost:3000",
-                shown(&text)
+                quote(&text)
             ));
         }
         Ok(Self(text))
@@ -187,13 +187,13 @@ async fn judge(
             let detail = format!(
                 "this node does not answer to the name {}, which a web page may have made up: call it by an address, by \
                  localhost or by a name without dots, name it in `origins` as http://NAME, or set a `token`",
-                shown(&host)
+                quote(&host)
             );
             return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
         Asker::Allowed(origin) => Some(origin),
         Asker::Foreign(origin) => {
-            let origin = shown(&origin);
+            let origin = quote(&origin);
             let detail = format!("web pages from {origin} may not call this node; `origins` names those that may");
             return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }

@@ -9,7 +9,7 @@ use axum::{
     http::{StatusCode, header},
     response::Response,
 };
-use broadcast::{DeliveryError, Handle, MessageId, NodeName, PublishError, Receipt, config::shown};
+use broadcast::{DeliveryError, Handle, MessageId, NodeName, PublishError, Receipt, config::quote};
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,7 @@ pub(super) async fn publish(
         Some(other) => {
             let detail = format!(
                 "a body of type {} is not supported; send application/json, or application/x-ndjson with one message per line",
-                shown(other)
+                quote(other)
             );
             Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail))
         }
@@ -93,7 +93,7 @@ impl Ack {
             limit.filter(|limit| (Duration::from_millis(1)..=MAX_ACK_TIME).contains(limit)).ok_or_else(|| {
                 Problem::bad_request(format_args!(
                     "timeout = {}: not a duration from 1ms to {}s; write it like 500ms or 2s",
-                    shown(text),
+                    quote(text),
                     MAX_ACK_TIME.as_secs()
                 ))
             })
@@ -104,7 +104,7 @@ impl Ack {
             None | Some("none") => {
                 Err(Problem::bad_request("timeout is only for ack=all; leave it out, or ask for that"))
             }
-            Some(other) => Err(Problem::bad_request(format_args!("ack = {}: write all or none", shown(other)))),
+            Some(other) => Err(Problem::bad_request(format_args!("ack = {}: write all or none", quote(other)))),
         }
     }
 }

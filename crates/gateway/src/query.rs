@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use axum::{extract::Query, http::Uri};
-use broadcast::config::shown;
+use broadcast::config::quote;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
@@ -17,19 +17,19 @@ pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<Strin
     let query = uri.query().unwrap_or_default();
     // What follows would put U+FFFD there.
     if percent_decode_str(query).decode_utf8().is_err() {
-        let query = shown(query);
+        let query = quote(query);
         return Err(Problem::bad_request(format_args!(
             "the query {query} is not text in UTF-8; percent-encode UTF-8, as %C3%A4 for ä"
         )));
     }
     let Query(asked) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| {
-        let query = shown(query);
+        let query = quote(query);
         Problem::bad_request(format_args!("the query {query} cannot be read; write NAME=VALUE, with & between them"))
     })?;
     let mut values = [const { None }; N];
     for (name, value) in asked {
         let Some(place) = known.iter().position(|known| *known == name) else {
-            let (name, known) = (shown(&name), known.join(", "));
+            let (name, known) = (quote(&name), known.join(", "));
             return Err(Problem::bad_request(format_args!("{name} is not a parameter here; those there are: {known}")));
         };
         if values[place].replace(value).is_some() {
@@ -46,7 +46,7 @@ pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<Strin
 /// The answer to give, 400, if it is none.
 pub fn number<T: FromStr>(name: &str, value: Option<String>, expected: &str) -> Result<Option<T>, Problem> {
     let number = |text: String| {
-        let not = |_| Problem::bad_request(format_args!("{name} = {}: not {expected}", shown(&text)));
+        let not = |_| Problem::bad_request(format_args!("{name} = {}: not {expected}", quote(&text)));
         text.parse().map_err(not)
     };
     value.map(number).transpose()
@@ -67,8 +67,8 @@ pub fn none(uri: &Uri) -> Result<(), Problem> {
         "" => Ok(()),
         query => Err(Problem::bad_request(format_args!(
             "{} takes no parameters, but was asked with {}",
-            shown(uri.path()),
-            shown(query)
+            quote(uri.path()),
+            quote(query)
         ))),
     }
 }

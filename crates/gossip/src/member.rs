@@ -6,8 +6,16 @@ use bytes::Bytes;
 
 use crate::wire::{NodeState, PushPullState};
 
-/// A node's name, unique in its cluster. Go nodes may put any bytes in it; it is shown as UTF-8 with
-/// what is not replaced.
+/// A node's name, unique in its cluster. Go nodes may put any bytes in it; when it is printed, bytes that are not UTF-8
+/// are replaced.
+///
+/// ```
+/// use broadcast::NodeName;
+///
+/// let name = NodeName::from("node1");
+/// assert_eq!(name, *"node1");
+/// assert_eq!(name.to_string(), "node1");
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(Arc<[u8]>);
 
@@ -55,60 +63,67 @@ impl fmt::Debug for NodeName {
     }
 }
 
-/// What is believed of a member.
+/// The state of a member, as one node believes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
     /// It answers.
     Alive,
-    /// It did not answer lately; it has some time left to say otherwise.
+    /// It did not answer lately, and still has time to refute.
     Suspect,
-    /// It failed.
+    /// It has failed.
     Dead,
-    /// It said good-bye.
+    /// It said goodbye.
     Left,
 }
 
 impl MemberState {
     /// Whether the member may still be there: alive or suspect.
+    ///
+    /// ```
+    /// use broadcast::MemberState;
+    ///
+    /// assert!(MemberState::Suspect.is_live() && !MemberState::Dead.is_live());
+    /// ```
     #[must_use]
     pub fn is_live(self) -> bool {
         matches!(self, Self::Alive | Self::Suspect)
     }
 }
 
-/// A member of the cluster, as one node sees it.
+/// A member of the cluster, as one node sees it. [`Handle::members`](crate::Handle::members) lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its name.
     pub name: NodeName,
-    /// Where it listens.
+    /// The UDP and TCP address at which it listens.
     pub addr: SocketAddr,
-    /// What it tells about itself, at most 512 bytes.
+    /// Its [metadata](crate::Config::meta), at most 512 bytes.
     pub meta: Bytes,
-    /// What is believed of it.
+    /// Whether it is there.
     pub state: MemberState,
-    /// Which of its lives is meant: it counts up when it has to refute something said of it.
+    /// Its incarnation, which it raises to refute a suspicion, and when its metadata or its address changes.
     pub incarnation: u32,
-    /// How long it took to answer this node's last ping that it answered at once, within 3.2 %.
+    /// The round-trip time of the last ping from this node that it answered at once, within 3.2 %.
     pub rtt: Option<Duration>,
 }
 
-/// What one member believes of another, or of itself.
+/// What one member believes of another, or of itself: a record of a view.
+/// [`Handle::view`](crate::Handle::view) gives those of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Belief {
-    /// Whom it is about.
+    /// The member that it is about.
     pub name: NodeName,
-    /// Whether that one is there.
+    /// Whether that member is there.
     pub state: MemberState,
-    /// Which of its lives is meant.
+    /// The member's incarnation.
     pub incarnation: u32,
-    /// Where it listens.
+    /// The member's address.
     pub addr: SocketAddr,
 }
 
 impl Belief {
-    /// What a view says, by name.
-    pub(crate) fn all_of(view: &[PushPullState]) -> Vec<Self> {
+    /// The records of a view, sorted by name.
+    pub(crate) fn from_view(view: &[PushPullState]) -> Vec<Self> {
         let mut beliefs: Vec<_> = view.iter().map(Self::from).collect();
         beliefs.sort_by(|one, other| one.name.cmp(&other.name));
         beliefs

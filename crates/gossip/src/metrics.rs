@@ -1,8 +1,19 @@
-//! What is measured, as plain numbers: counting costs an addition, and allocates nothing.
+//! Histograms of durations, as plain numbers: counting costs an addition, and allocates nothing.
 
 use std::time::Duration;
 
-/// How long something took, counted by how long: the buckets are always the same.
+/// A histogram of durations with fixed buckets.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use broadcast::Histogram;
+///
+/// let mut histogram = Histogram::default();
+/// histogram.record(Duration::from_millis(3));
+/// let bucket = histogram.buckets().find(|(_, count)| *count > 0);
+/// assert_eq!(bucket, Some((Some(Duration::from_millis(5)), 1)));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     counts: [u64; Histogram::BOUNDS.len() + 1],
@@ -10,7 +21,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// The longest time that each bucket is for; one more is for all that takes longer.
+    /// The longest duration in each bucket. One more bucket is for all that takes longer.
     pub const BOUNDS: [Duration; 16] = {
         const MICROS: [u64; 16] = [
             100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
@@ -25,26 +36,26 @@ impl Histogram {
         bounds
     };
 
-    /// One more of them.
+    /// Counts a duration.
     pub fn record(&mut self, took: Duration) {
         self.counts[Self::BOUNDS.partition_point(|bound| *bound < took)] += 1;
         self.sum = self.sum.saturating_add(took);
     }
 
-    /// How often it was measured.
+    /// How many durations were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// How long it took all together.
+    /// The sum of all durations.
     #[must_use]
     pub fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// Each bucket's bound, `None` for the last one, and how often it took no longer than that, and longer
-    /// than the bound before.
+    /// Each bucket: its bound, `None` for the last one, and how many durations are in it. A bucket does not count what is
+    /// in those before.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         Self::BOUNDS.into_iter().map(Some).chain([None]).zip(self.counts)
     }

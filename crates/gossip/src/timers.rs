@@ -1,7 +1,7 @@
-//! One table of deadlines.
+//! A table of deadlines.
 //!
-//! A state machine keeps all of its deadlines here, by the name of what is due, so that there is one
-//! "next deadline" to hand to whoever drives it and nothing is left ticking for what is gone.
+//! A state machine keeps all of its deadlines here, by a key that names what is due. So its driver needs to know only one
+//! next deadline, and what is gone leaves no timer behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +33,7 @@ impl<K: Ord + Clone> Timers<K> {
         self.by_key.get(key).copied()
     }
 
-    /// Forgets the deadline of `key`.
+    /// Removes the deadline of `key`.
     pub(crate) fn cancel(&mut self, key: &K) {
         if let Some(at) = self.by_key.remove(key) {
             self.due.remove(&(at, key.clone()));
@@ -51,7 +51,7 @@ impl<K: Ord + Clone> Timers<K> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Takes the earliest key that is due at `now`.
+    /// Takes out the earliest key that is due at `now`.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         if self.next()? > now {
             return None;

@@ -13,7 +13,7 @@ pub(crate) async fn departed(mut events: Subscription<Event>, who: Identity, inn
     while let Some(event) = events.recv().await {
         match event {
             Ok(Event::Left(member)) if member.name == who.name => return,
-            Ok(Event::Introduced { name, info }) if name == who.name && info.id != who.id => return,
+            Ok(Event::InfoReceived { name, info }) if name == who.name && info.id != who.id => return,
             Ok(_) => {}
             Err(_lagged) => {
                 let Some(inner) = inner.upgrade() else { break };

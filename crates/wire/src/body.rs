@@ -1,7 +1,7 @@
-//! The messages' bodies: which fields each has, in Go's order of declaration (for bodies that come as
-//! an array), and what makes them unusable.
+//! The bodies of messages: their fields, and what makes them unusable.
 //!
-//! Keys go out in the order of their bytes, as Go sends them.
+//! Fields are listed in Go's order of declaration, for bodies that come as an array. Keys are sent in the order of their
+//! bytes, as Go sends them.
 
 use std::{
     borrow::Cow,
@@ -15,10 +15,10 @@ use super::{
     Ack, Address, Alive, Dead, IndirectPing, Nack, NodeState, Ping, PushPullState, Source, Suspect, Versions,
     compress::DecompressError,
     limits,
-    msgpack::{Decoder, Malformed, put_bool, put_bytes, put_int, put_map, put_str, put_uint},
+    msgpack::{Decoder, MsgpackError, put_bool, put_bytes, put_int, put_map, put_str, put_uint},
 };
 
-/// The type bytes.
+/// The type bytes of messages: memberlist's `messageType`.
 pub mod kind {
     pub(crate) const PING: u8 = 0;
     pub(crate) const INDIRECT_PING: u8 = 1;
@@ -28,7 +28,7 @@ pub mod kind {
     pub(crate) const DEAD: u8 = 5;
     pub(crate) const PUSH_PULL: u8 = 6;
     pub(crate) const COMPOUND: u8 = 7;
-    /// Of a message whose content is the application's.
+    /// A user message, whose content is the application's.
     pub const USER: u8 = 8;
     pub(crate) const COMPRESS: u8 = 9;
     pub(crate) const ENCRYPT: u8 = 10;
@@ -37,12 +37,19 @@ pub mod kind {
     pub(crate) const ERROR: u8 = 13;
     pub(crate) const LABEL: u8 = 244;
 
-    /// Whether messages of a type are part of probes, and not about a member.
+    /// Whether messages of this type belong to probes, and are not about a member.
+    ///
+    /// ```
+    /// use broadcast_wire::kind;
+    ///
+    /// assert!(kind::is_of_probes(0)); // a ping
+    /// assert!(!kind::is_of_probes(kind::USER));
+    /// ```
     pub fn is_of_probes(kind: u8) -> bool {
         matches!(kind, PING | INDIRECT_PING | ACK | NACK)
     }
 
-    /// A type as errors name it; `None` when memberlist has no such type.
+    /// The name of a type, for errors; `None` if memberlist has no such type.
     pub(crate) fn name(kind: u8) -> Option<&'static str> {
         Some(match kind {
             PING => "ping",
@@ -65,7 +72,7 @@ pub mod kind {
     }
 }
 
-/// Why a node's record cannot be used, though it can be read.
+/// Why a node's record cannot be used, though it can be read: no node can be as it says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// The name is missing.
@@ -103,29 +110,39 @@ pub enum RecordError {
     },
 }
 
-/// Why a message's body cannot be used.
+/// Why the body of a message cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is not the MessagePack wanted.
+    /// It is not the MessagePack that was expected.
     #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// It is about a node that cannot be.
+    Malformed(#[from] MsgpackError),
+    /// It is about a node that cannot exist.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// It is compressed and cannot be decompressed.
+    /// It cannot be decompressed.
     #[error(transparent)]
     Decompress(#[from] DecompressError),
 }
 
 impl BodyError {
-    /// Whether it is fine as far as it was read, and more than is taken.
+    /// Whether the body is valid as far as it was read, but larger than a limit.
     pub fn exceeds_limit(&self) -> bool {
-        matches!(self, Self::Decompress(DecompressError::TooLong { .. }) | Self::Malformed(Malformed::TooLong { .. }))
+        matches!(
+            self,
+            Self::Decompress(DecompressError::TooLong { .. }) | Self::Malformed(MsgpackError::TooLong { .. })
+        )
     }
 }
 
-/// The address in the 4 or 16 bytes that memberlist writes for one; IPv4 within IPv6 is IPv4. `None` of other lengths.
-pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
+/// Decodes an IP address from its 4 or 16 bytes, as memberlist sends it; `None` of other lengths.
+///
+/// ```
+/// use broadcast_wire::decode_ip;
+///
+/// assert_eq!(decode_ip(&[10, 0, 0, 1]), "10.0.0.1".parse().ok());
+/// assert_eq!(decode_ip(&[10]), None);
+/// ```
+pub fn decode_ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::V4(Ipv4Addr::from(v4)));
     }
@@ -143,7 +160,7 @@ fn put_versions(out: &mut Vec<u8>, versions: Option<Versions>) {
     put_bytes(out, versions.as_ref().map_or(&[], |bytes| bytes));
 }
 
-/// The fields by which a ping says who asks, as they come.
+/// The fields of a ping that name its sender, as they arrive.
 #[derive(Default)]
 struct SourceFields<'a> {
     ip: Cow<'a, [u8]>,
@@ -152,13 +169,13 @@ struct SourceFields<'a> {
 }
 
 impl SourceFields<'_> {
-    /// What is missing or odd counts as not said: the answer then goes where the packet came from.
+    /// The sender. If a field is missing or odd, there is none, and the answer goes to where the packet came from.
     fn read(self) -> Option<Source> {
-        let ip = ip(&self.ip).filter(|_| self.port != 0)?;
+        let ip = decode_ip(&self.ip).filter(|_| self.port != 0)?;
         Some(Source { address: Address { ip, port: self.port }, node: self.node })
     }
 
-    /// How many of the fields are sent: those that are not zero.
+    /// How many fields are sent: those that are not zero.
     fn count(source: Option<&Source>) -> u8 {
         source.map_or(0, |source| 1 + u8::from(!source.node.is_empty()) + u8::from(source.address.port != 0))
     }
@@ -186,7 +203,7 @@ impl Ping {
             match index {
                 0 => seq = d.u32()?,
                 1 => node = d.str()?,
-                2 => source.ip = d.look()?,
+                2 => source.ip = d.bytes_cow()?,
                 3 => source.port = d.u16()?,
                 _ => source.node = d.str()?,
             }
@@ -218,13 +235,15 @@ impl IndirectPing {
                 2 => port = d.u16()?,
                 3 => node = d.str()?,
                 4 => nack = d.bool()?,
-                5 => source.ip = d.look()?,
+                5 => source.ip = d.bytes_cow()?,
                 6 => source.port = d.u16()?,
                 _ => source.node = d.str()?,
             }
             Ok(())
         })?;
-        let Some(ip) = ip(&target) else { return Err(RecordError::Address { name: node, len: target.len() }.into()) };
+        let Some(ip) = decode_ip(&target) else {
+            return Err(RecordError::Address { name: node, len: target.len() }.into());
+        };
         Ok(Self { seq, target: Address { ip, port }, node, nack, source: source.read() })
     }
 
@@ -330,7 +349,7 @@ impl Dead {
     }
 }
 
-/// What alive messages and push/pull records say of a node, as it comes.
+/// The fields of alive messages and push/pull records, as they arrive.
 #[derive(Default)]
 struct NodeFields<'a> {
     name: Bytes,
@@ -342,7 +361,7 @@ struct NodeFields<'a> {
 }
 
 impl NodeFields<'_> {
-    /// The node, unless there can be no such node.
+    /// The "alive" message, unless no node can be as it says.
     fn read(self) -> Result<Alive, RecordError> {
         let Self { name, ip: address, port, meta, incarnation, versions } = self;
         if name.is_empty() {
@@ -354,7 +373,7 @@ impl NodeFields<'_> {
         if meta.len() > limits::META {
             return Err(RecordError::Meta { name, len: meta.len() });
         }
-        let Some(ip) = ip(&address) else { return Err(RecordError::Address { name, len: address.len() }) };
+        let Some(ip) = decode_ip(&address) else { return Err(RecordError::Address { name, len: address.len() }) };
         let versions = versions.first_chunk().copied();
         Ok(Alive { incarnation, node: name, address: Address { ip, port }, meta, versions })
     }
@@ -368,10 +387,10 @@ impl Alive {
             match index {
                 0 => node.incarnation = d.u32()?,
                 1 => node.name = d.str()?,
-                2 => node.ip = d.look()?,
+                2 => node.ip = d.bytes_cow()?,
                 3 => node.port = d.u16()?,
                 4 => node.meta = d.bytes()?,
-                _ => node.versions = d.look()?,
+                _ => node.versions = d.bytes_cow()?,
             }
             Ok(())
         })?;
@@ -402,12 +421,12 @@ impl PushPullState {
         Decoder::new(input, 0..input.len(), "the node's record").fields(&names, |d, index| {
             match index {
                 0 => node.name = d.str()?,
-                1 => node.ip = d.look()?,
+                1 => node.ip = d.bytes_cow()?,
                 2 => node.port = d.u16()?,
                 3 => node.meta = d.bytes()?,
                 4 => node.incarnation = d.u32()?,
                 5 => state = d.uint(i64::MAX as u64)?,
-                _ => node.versions = d.look()?,
+                _ => node.versions = d.bytes_cow()?,
             }
             Ok(())
         })?;
@@ -446,7 +465,7 @@ impl PushPullState {
     }
 }
 
-/// What stands before the records of a push/pull.
+/// The header of a push/pull, before its records.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PushPullHeader {
     pub(super) nodes: u64,
@@ -482,7 +501,7 @@ impl PushPullHeader {
     }
 }
 
-/// The length of a user message, which stands before it in a stream.
+/// Decodes the header of a user message in a stream: its length.
 pub(super) fn decode_user_header(input: &Bytes) -> Result<u64, BodyError> {
     let mut len = 0;
     Decoder::new(input, 0..input.len(), "the user message header").fields(&["UserMsgLen"], |d, _| {
@@ -498,7 +517,7 @@ pub(super) fn encode_user_header(out: &mut Vec<u8>, len: u64) {
     put_int(out, len);
 }
 
-/// The text of an error a peer reports over a stream.
+/// Decodes the text of an error that a peer reports over a stream.
 pub(super) fn decode_error(input: &Bytes) -> Result<Bytes, BodyError> {
     let mut text = Bytes::new();
     Decoder::new(input, 0..input.len(), "the error").fields(&["Error"], |d, _| {
@@ -514,7 +533,7 @@ pub(super) fn encode_error(out: &mut Vec<u8>, text: &[u8]) {
     put_str(out, text);
 }
 
-/// What is in a compressed message, still compressed.
+/// Decodes a compressed message. Its content is still compressed.
 pub(super) fn decode_compressed(input: &Bytes, at: Range<usize>) -> Result<Bytes, BodyError> {
     let (mut algorithm, mut data) = (0, Bytes::new());
     Decoder::new(input, at, "the compressed message").fields(&["Algo", "Buf"], |d, index| {
@@ -527,8 +546,7 @@ pub(super) fn decode_compressed(input: &Bytes, at: Range<usize>) -> Result<Bytes
     if algorithm == 0 { Ok(data) } else { Err(DecompressError::Algorithm(algorithm).into()) }
 }
 
-/// A whole compressed message, its type byte included, of what [`compress`](super::compress::compress)
-/// made.
+/// Encodes a compressed message, with its type byte, of data that is [compressed](super::compress::compress).
 pub(super) fn compressed_message(data: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len() + 20);
     out.push(kind::COMPRESS);

@@ -1,15 +1,14 @@
-//! LZW as Go's `compress/lzw` has it: least significant bit first, 8 literal bits, codes of 9 to 12
-//! bits, with an end code that must be there.
+//! LZW as in Go's `compress/lzw`: least significant bit first, 8 literal bits, codes of 9 to 12 bits, with an end code that
+//! must be there.
 //!
-//! Output is not always bit for bit what Go emits, as each clears its table at a moment of its own;
-//! both read both.
+//! Output is not always bit for bit that of Go, as each clears its table at another moment; both read both.
 
 use std::fmt;
 
 use bytes::BytesMut;
 use weezl::{BitOrder, LzwStatus, decode::Decoder, encode::Encoder};
 
-/// Why compressed bytes cannot be read.
+/// Why bytes cannot be decompressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecompressError {
     /// Another algorithm than LZW (0).
@@ -18,7 +17,7 @@ pub enum DecompressError {
     /// The end code is missing.
     #[error("its LZW data has no end: it was cut off")]
     Truncated,
-    /// A code stands for nothing.
+    /// A code is not defined.
     #[error("its LZW data is damaged: it has an undefined code")]
     Code,
     /// The output exceeds the limit.
@@ -29,13 +28,23 @@ pub enum DecompressError {
     },
 }
 
-/// Compresses `data`. What cannot be compressed grows, by up to a half.
+/// Compresses `data`. Random bytes grow, by up to a half.
+///
+/// ```
+/// use broadcast_wire::compress::{compress, decompress};
+///
+/// let data = [7; 1000];
+/// let packed = compress(&data);
+/// assert!(packed.len() < 100);
+/// assert_eq!(decompress(&packed, 1000)?, data);
+/// # Ok::<(), broadcast_wire::DecompressError>(())
+/// ```
 #[must_use]
 pub fn compress(data: &[u8]) -> Vec<u8> {
     Encoder::new(BitOrder::Lsb, 8).encode(data).expect("every byte is a literal when there are 8 literal bits")
 }
 
-/// Undoes [`compress`]. Bytes behind the end code are ignored. Takes memory as the output grows.
+/// Undoes [`compress()`]. Ignores bytes behind the end code. Takes memory only as the output grows.
 ///
 /// # Errors
 ///
@@ -51,7 +60,7 @@ pub fn decompress(data: &[u8], max: usize) -> Result<Vec<u8>, DecompressError> {
     Ok(out.into())
 }
 
-/// Undoes [`compress`] slice by slice.
+/// Undoes [`compress()`] slice by slice.
 pub(super) struct Inflater {
     decoder: Decoder,
     written: usize,
@@ -66,23 +75,22 @@ impl fmt::Debug for Inflater {
 }
 
 impl Inflater {
-    /// One that gives no more than `max` bytes.
+    /// An inflater that gives at most `max` bytes.
     pub(super) fn new(max: usize) -> Self {
         Self { decoder: Decoder::new(BitOrder::Lsb, 8), written: 0, max, done: false }
     }
 
-    /// Whether the end code has come.
+    /// Whether it has read the end code.
     pub(super) fn is_done(&self) -> bool {
         self.done
     }
 
-    /// How many bytes have come out in all.
+    /// How many bytes it has given in all.
     pub(super) fn written(&self) -> usize {
         self.written
     }
 
-    /// Appends up to `slice` more bytes to `out`, of which `data` is what was not read yet; gives how much of it is
-    /// read now.
+    /// Reads on from `data`, and appends up to `slice` bytes to `out`. Gives how many bytes of `data` it has read.
     ///
     /// # Errors
     ///

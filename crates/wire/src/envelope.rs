@@ -1,5 +1,4 @@
-//! What goes around packets and streams: the label, and the encryption with the label as associated data
-//! (protocol chapters "Label header" and "Encryption").
+//! The envelope of packets and streams: the label, and the encryption (AES-GCM) with the label as associated data.
 //!
 //! ```text
 //! packet   [ label ] [ sealed ]            label:  244 | length | bytes, in the clear
@@ -7,15 +6,15 @@
 //! answer             [ frame | sealed ]
 //! ```
 //!
-//! Nonces are the caller's to choose. Each is used once, whatever the key.
+//! The caller chooses the nonces. Each may be used only once.
 //!
 //! # What can go wrong
 //!
-//! - *Another cluster on the same network*: its label is another, or it has one and this node has none, or
-//!   the other way about. Its packets and streams are refused.
-//! - *A rotation of keys*: whatever was sealed with any key of the ring is read.
-//! - *A cluster that goes over to encryption, or from it*: with [`verify_incoming`](Envelope) off what comes
-//!   in the clear is read too, and with `verify_outgoing` off what is sent is not encrypted.
+//! - *Another cluster on the same network*: it has another label, or only one of the two has any. Its packets and streams are
+//!   refused.
+//! - *A rotation of keys*: a message is read if any key of the ring decrypts it.
+//! - *A cluster that begins to encrypt, or ceases to*: without [`verify_incoming`](Envelope::verify_incoming), nodes also read
+//!   what is not encrypted; without [`verify_outgoing`](Envelope::verify_outgoing), they do not encrypt what they send.
 
 use bytes::Bytes;
 
@@ -30,19 +29,45 @@ pub(super) const FRAME: usize = 1 + 4;
 /// A label's header, in bytes: type and length.
 pub(super) const LABEL_HEADER: usize = 2;
 
-/// How a node closes what it sends, and opens what comes.
+/// The label and the keys of a cluster, which seal what a node sends, and open what it gets.
+///
+/// ```
+/// use broadcast_wire::{Keyring, envelope::Envelope};
+///
+/// let envelope = Envelope {
+///     label: "staging".into(),
+///     keyring: Keyring::new(["MDEyMzQ1Njc4OWFiY2RlZg==".parse()?])?,
+///     ..Envelope::default()
+/// };
+/// let nonce = [0; 12]; // Never use one twice with the same key.
+/// let packet = envelope.seal_packet(nonce, "hello".into());
+/// assert_eq!(envelope.open_packet(&packet).as_deref(), Ok(&b"hello"[..]));
+/// assert!(Envelope::default().open_packet(&packet).is_err());
+/// # Ok::<(), broadcast_wire::KeyError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Envelope {
-    /// Whose cluster it is, at most [`limits::LABEL`] bytes. Only nodes of the same label hear each other;
-    /// it is no secret. Empty means none.
+    /// The cluster's label, at most [`limits::LABEL`] bytes; empty, and so none, by default.
+    ///
+    /// Nodes with different labels ignore each other. It keeps clusters apart that could reach each other, but is no secret:
+    /// it travels in the clear, in each packet, which is as much longer.
     pub label: String,
-    /// The keys. Without any, nothing is encrypted.
+    /// The keys; none by default, so that nothing is encrypted.
+    ///
+    /// With keys, outsiders can neither read nor forge anything. Each packet is 29 bytes longer, and takes more processor
+    /// time; each key beside the one in use costs another try on what it does not decrypt.
     pub keyring: Keyring,
-    /// Whether what is not encrypted is refused, when there are keys.
+    /// Whether a node with keys refuses what is not encrypted; `true` by default.
+    ///
+    /// `false` lets a running cluster begin to encrypt node by node; meanwhile, anybody can still forge.
     pub verify_incoming: bool,
-    /// Whether what is sent is encrypted, when there are keys.
+    /// Whether a node with keys encrypts what it sends; `true` by default.
+    ///
+    /// `false` lets nodes without keys read it, while a cluster begins to encrypt; so can everybody else.
     pub verify_outgoing: bool,
-    /// Whether labels are taken off by something in front of this node, so that what comes has none.
+    /// Whether something in front of this node takes the labels off, so that what arrives has none; `false` by default.
+    ///
+    /// `true` makes a node behind such a proxy work. Without the proxy, it then refuses all that has a label.
     pub skip_inbound_label_check: bool,
 }
 
@@ -58,41 +83,41 @@ impl Default for Envelope {
     }
 }
 
-/// Why what came is not for this node.
+/// Why a packet or a stream is not for this node. The text says what may be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
     /// The label's header is cut off or empty.
     #[error("the label's header, {len} bytes with what follows it, is cut off or names an empty label")]
-    Header {
-        /// What there is.
+    LabelHeader {
+        /// How many bytes there are.
         len: usize,
     },
-    /// The label is another than this node's.
+    /// The label is not this node's.
     #[error("it has the label {theirs:?} where this node has {ours:?}; is it for another cluster?")]
-    Label {
-        /// What it has.
+    WrongLabel {
+        /// The label that it has.
         theirs: String,
-        /// What this node has.
+        /// The label that this node has.
         ours: String,
     },
-    /// There is a label where something else was to have taken it off.
+    /// There is a label, which something else should have taken off.
     #[error("it has a label, which skip_inbound_label_check says is removed before it arrives here")]
     DoubleLabel,
-    /// No key of the ring fits.
+    /// No key of the ring decrypts it.
     #[error(
         "none of the {keys} keys of this node decrypts it; it is encrypted with another key, not encrypted, or damaged"
     )]
-    Sealed {
+    Undecryptable {
         /// How many keys were tried.
         keys: usize,
     },
-    /// It is in the clear.
+    /// It is not encrypted, and this node has keys.
     #[error("it is not encrypted, and this node has keys; give the sender one of them")]
-    Clear,
+    NotEncrypted,
 }
 
 impl Envelope {
-    /// What this adds to a packet, in bytes. Reserved for encryption even while nothing is encrypted on its
+    /// How many bytes this adds to a packet. If there are keys, this includes encryption even if nothing is encrypted on its
     /// way out.
     #[must_use]
     pub fn packet_overhead(&self) -> usize {
@@ -112,7 +137,7 @@ impl Envelope {
         (!self.label.is_empty()).then_some([kind::LABEL, self.label.len() as u8])
     }
 
-    /// Closes a packet.
+    /// Seals a packet: puts the label in front, and encrypts. See [`Envelope`] for an example.
     #[must_use]
     pub fn seal_packet(&self, nonce: Nonce, plain: Bytes) -> Bytes {
         let header = self.label_header();
@@ -132,11 +157,11 @@ impl Envelope {
         Bytes::from(out)
     }
 
-    /// Opens a packet.
+    /// Opens a packet: checks the label, and decrypts. See [`Envelope`] for an example.
     ///
     /// # Errors
     ///
-    /// It is not for this node.
+    /// The packet is not for this node.
     pub fn open_packet(&self, packet: &Bytes) -> Result<Bytes, EnvelopeError> {
         let label = label_of(packet)?;
         self.check_label(label)?;
@@ -146,12 +171,13 @@ impl Envelope {
         }
         match self.keyring.open(self.label.as_bytes(), &sealed) {
             Some(plain) => Ok(Bytes::from(plain)),
-            None if self.verify_incoming => Err(self.sealed()),
+            None if self.verify_incoming => Err(self.undecryptable()),
             None => Ok(sealed),
         }
     }
 
-    /// Closes a stream's message. A request has the label in front, an answer has not.
+    /// Seals a message on a stream. A request gets the label in front, an answer does not.
+    /// [`EnvelopeReader`](super::envelope_reader::EnvelopeReader) opens it, and has an example.
     #[must_use]
     pub fn seal_stream(&self, nonce: Nonce, plain: Vec<u8>, direction: Direction) -> Vec<u8> {
         let header = self.label_header().filter(|_| direction == Direction::Request);
@@ -167,7 +193,7 @@ impl Envelope {
             out.extend_from_slice(&plain);
             return out;
         }
-        // No message comes near 4 GiB; one beyond the limit is refused by who reads it.
+        // No message comes near 4 GiB; readers refuse one beyond the limit.
         let len = u32::try_from(plain.len() + SEAL_OVERHEAD).unwrap_or(u32::MAX);
         let frame = frame(len);
         out.extend_from_slice(&frame);
@@ -188,11 +214,11 @@ impl Envelope {
             return Ok(());
         }
         let theirs = String::from_utf8_lossy(theirs).into_owned();
-        Err(EnvelopeError::Label { theirs, ours: self.label.clone() })
+        Err(EnvelopeError::WrongLabel { theirs, ours: self.label.clone() })
     }
 
-    pub(super) fn sealed(&self) -> EnvelopeError {
-        EnvelopeError::Sealed { keys: self.keyring.keys().count() }
+    pub(super) fn undecryptable(&self) -> EnvelopeError {
+        EnvelopeError::Undecryptable { keys: self.keyring.keys().count() }
     }
 }
 
@@ -201,22 +227,22 @@ fn frame(len: u32) -> [u8; FRAME] {
     [kind::ENCRYPT, a, b, c, d]
 }
 
-/// The label a packet begins with.
+/// The label in front of a packet or a request.
 pub(super) fn label_of(packet: &[u8]) -> Result<Option<&[u8]>, EnvelopeError> {
     match packet {
         [kind::LABEL, len, rest @ ..] if (1..=rest.len()).contains(&usize::from(*len)) => {
             Ok(Some(&rest[..usize::from(*len)]))
         }
-        [kind::LABEL, ..] => Err(EnvelopeError::Header { len: packet.len() }),
+        [kind::LABEL, ..] => Err(EnvelopeError::LabelHeader { len: packet.len() }),
         _ => Ok(None),
     }
 }
 
-/// Which way a stream's message goes.
+/// The direction of a message on a stream. See [`Envelope::seal_stream`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever opened the stream.
+    /// From the node that opened the stream.
     Request,
-    /// Back to it.
+    /// Back to that node.
     Answer,
 }

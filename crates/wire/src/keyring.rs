@@ -1,7 +1,7 @@
-//! Secret keys, and AES-GCM with them (protocol chapters "Keyring" and "Encrypted blob").
+//! Secret keys, and AES-GCM with them, as in memberlist's `keyring.go` and `security.go`.
 //!
-//! What is sealed is `version | nonce (12) | ciphertext | tag (16)`. Version 1, which is sent, has the
-//! plaintext as it is; version 0, which is only read, pads it to 16 bytes (PKCS #7).
+//! A sealed message is `version | nonce (12) | ciphertext | tag (16)`. Version 1, which is sent, encrypts the plaintext as it
+//! is; version 0, which is only read, pads it to 16 bytes (PKCS #7).
 
 use std::{fmt, str::FromStr};
 
@@ -13,12 +13,12 @@ use aes_gcm::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-/// What sealing costs beyond the plaintext: version, nonce and tag, in bytes.
+/// How many bytes sealing adds to the plaintext: version, nonce and tag.
 pub const SEAL_OVERHEAD: usize = 1 + NONCE + TAG;
-/// The keys a keyring holds at most. Each costs what cannot be read one attempt more.
+/// How many keys a keyring can hold. With each, a message that cannot be decrypted costs one try more.
 pub const MAX_KEYS: usize = 16;
 
-/// A number used once: no two messages may ever be sealed with the same under one key.
+/// A number used once: with one key, no two messages may ever have the same.
 pub type Nonce = [u8; NONCE];
 
 const NONCE: usize = 12;
@@ -29,8 +29,7 @@ const BLOCK: usize = 16;
 
 /// A secret key: 16, 24 or 32 bytes, for AES-128, AES-192 or AES-256.
 ///
-/// Written and read as standard base64. It is wiped from memory when dropped, and `Debug` does not show
-/// it.
+/// It is written and read as standard base64. It is wiped from memory when dropped, and `Debug` does not show it.
 ///
 /// ```
 /// use broadcast_wire::SecretKey;
@@ -42,7 +41,7 @@ const BLOCK: usize = 16;
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretKey(Zeroizing<Vec<u8>>);
 
-/// Why something is no key, or cannot be done with one. Never tells any of a key.
+/// Why a key is not valid, or a change of the keyring is refused. The text never shows a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A key has the wrong length.
@@ -82,13 +81,13 @@ impl SecretKey {
         }
     }
 
-    /// The key's 16, 24 or 32 bytes, from which keys of other protocols are derived. They are used for nothing else.
+    /// The key's 16, 24 or 32 bytes. Use them for nothing but to derive keys of other protocols.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The key in base64. To be shown to nobody but whoever asked for it.
+    /// The key in base64. Show it only to those who have asked for it.
     #[must_use]
     pub fn reveal(&self) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(&*self.0))
@@ -109,7 +108,7 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// A key that is ready for use: its round keys are worked out, and wiped when dropped.
+/// A key that is ready for use: with its round keys, which are wiped when dropped.
 #[derive(Clone)]
 enum Cipher {
     Aes128(Box<Aes128Gcm>),
@@ -137,7 +136,7 @@ impl Cipher {
         tag.expect("GCM takes 64 GiB, which no message has").into()
     }
 
-    /// Whether it was this key's; `text` is then decrypted.
+    /// Decrypts `text`. Gives whether this is the key that encrypted it.
     fn decrypt(&self, nonce: &Nonce, aad: &[u8], text: &mut [u8], tag: &[u8; TAG]) -> bool {
         let (nonce, text, tag) = (nonce.into(), text.into(), tag.into());
         match self {
@@ -150,6 +149,21 @@ impl Cipher {
 }
 
 /// The keys of a node: the first encrypts, all decrypt.
+///
+/// Keys are changed while nodes run: install the new one at all nodes, use it at all nodes, then remove the old one.
+///
+/// ```
+/// use broadcast_wire::{Keyring, SecretKey};
+///
+/// let old: SecretKey = "MDEyMzQ1Njc4OWFiY2RlZg==".parse()?;
+/// let new = SecretKey::new(*b"fedcba9876543210")?;
+/// let mut ring = Keyring::new([old.clone()])?;
+/// ring.install(new.clone())?;
+/// ring.use_key(&new)?;
+/// ring.remove(&old)?;
+/// assert!(ring.keys().eq([&new]));
+/// # Ok::<(), broadcast_wire::KeyError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Keyring {
     keys: Vec<(SecretKey, Cipher)>,
@@ -162,7 +176,7 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// These keys, each once; the first encrypts.
+    /// A ring of these keys, each once; the first encrypts.
     ///
     /// # Errors
     ///
@@ -173,18 +187,18 @@ impl Keyring {
         Ok(ring)
     }
 
-    /// Whether there is no key, and so no encryption.
+    /// Whether there is no key, so that nothing is encrypted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The keys, the one that encrypts first.
+    /// The keys; the first one encrypts.
     pub fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.keys.iter().map(|(key, _)| key)
     }
 
-    /// From now on what is encrypted with `key` can be read. One that is installed already stays.
+    /// Installs a key: messages encrypted with it can then be read. A key that is installed already stays.
     ///
     /// # Errors
     ///
@@ -193,7 +207,7 @@ impl Keyring {
         if self.is_empty() { Err(KeyError::Off) } else { self.add(key) }
     }
 
-    /// From now on `key`, which is installed, encrypts.
+    /// Makes an installed key the one that encrypts.
     ///
     /// # Errors
     ///
@@ -207,7 +221,7 @@ impl Keyring {
         Ok(())
     }
 
-    /// From now on what is encrypted with `key` cannot be read. One that is not there need not be removed.
+    /// Removes a key: messages encrypted with it can no longer be read. It is no error if the key is not installed.
     ///
     /// # Errors
     ///
@@ -237,7 +251,7 @@ impl Keyring {
         Ok(())
     }
 
-    /// Appends `plain`, sealed with the first key, to `out`; as it is when there is none.
+    /// Seals `plain` with the first key, and appends it to `out`. Without keys, appends it as it is.
     pub(super) fn seal(&self, nonce: Nonce, aad: &[u8], plain: &[u8], out: &mut Vec<u8>) {
         let Some((_, cipher)) = self.keys.first() else { return out.extend_from_slice(plain) };
         out.reserve(SEAL_OVERHEAD + plain.len());
@@ -249,12 +263,12 @@ impl Keyring {
         out.extend_from_slice(&tag);
     }
 
-    /// What is in `sealed`; `None` when it is damaged, or no key of this ring sealed it.
+    /// Opens `sealed`. Gives `None` if it is damaged, or no key of this ring sealed it.
     pub(super) fn open(&self, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (&version, rest) = sealed.split_first()?;
         let (nonce, rest) = rest.split_first_chunk::<NONCE>()?;
         let (text, tag) = rest.split_last_chunk::<TAG>()?;
-        // Version 0 is never shorter than a block of padding, nor anything but whole blocks.
+        // Version 0 consists of whole blocks, and has at least one of padding.
         let possible = match version {
             PLAIN => true,
             PADDED => !text.is_empty() && text.len().is_multiple_of(BLOCK),

@@ -1,25 +1,36 @@
-//! The messages, as plain values.
+//! The messages of memberlist as plain values. Fields have memberlist's names where those speak for themselves.
+//!
+//! [`packet`](super::packet) and [`stream`](super::stream) encode and decode them; the [crate](crate) has an example.
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-/// An address as its owner announced it.
+/// An address in the form in which its owner announced it.
 ///
-/// Go compares addresses byte by byte, and announces IPv4 as 4 bytes or as 16 (IPv4-mapped),
-/// depending on its configuration. The form received is kept, so that it is passed on unaltered;
-/// [`PartialEq`] compares the form too, [`Address::socket_addr`] gives the canonical one.
+/// Go compares addresses byte by byte, and announces IPv4 as 4 bytes or as 16 (IPv4-mapped), depending on its configuration.
+/// So this keeps the form, to pass it on unaltered. [`PartialEq`] compares the form, too.
+///
+/// ```
+/// use std::net::SocketAddr;
+///
+/// use broadcast_wire::Address;
+///
+/// let [mapped, plain]: [SocketAddr; 2] = ["[::ffff:10.0.0.1]:7946".parse()?, "10.0.0.1:7946".parse()?];
+/// assert_ne!(Address::from(mapped), Address::from(plain));
+/// assert_eq!(Address::from(mapped).socket_addr(), plain);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// The IP address in the form it travels in: [`IpAddr::V4`] as 4 bytes, [`IpAddr::V6`] as 16,
-    /// IPv4-mapped addresses being V6.
+    /// The IP address as it travels: [`IpAddr::V4`] as 4 bytes, [`IpAddr::V6`] as 16, and so IPv4-mapped ones.
     pub ip: IpAddr,
     /// The UDP and TCP port.
     pub port: u16,
 }
 
 impl Address {
-    /// The address to send to: IPv4-mapped addresses become IPv4.
+    /// The canonical address, to send to: IPv4-mapped addresses become IPv4.
     #[must_use]
     pub fn socket_addr(&self) -> SocketAddr {
         SocketAddr::new(self.ip.to_canonical(), self.port)
@@ -32,10 +43,10 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// The six version bytes of a node: protocol min, max and current, delegate min, max and current.
+/// The version bytes of a node (`Vsn`): protocol min, max and current, delegate min, max and current.
 pub type Versions = [u8; 6];
 
-/// Who asks, in a ping or indirect ping.
+/// The node that asks, in a ping or indirect ping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Where to answer.
@@ -44,29 +55,29 @@ pub struct Source {
     pub node: Bytes,
 }
 
-/// A request to be answered with an [`Ack`] of the same sequence number.
+/// A ping: asks for an [`Ack`] with the same sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ping {
-    /// The asker's probe counter.
+    /// The sequence number, by which the asker recognises the answer.
     pub seq: u32,
-    /// The name of the node meant; empty for "whoever listens here".
+    /// The name of the node that is to answer; empty for any.
     pub node: Bytes,
-    /// Who asks. Old peers leave it out.
+    /// The node that asks. Old peers leave it out.
     pub source: Option<Source>,
 }
 
-/// A request to ping a third node and pass its [`Ack`] on.
+/// An indirect ping: asks to ping a third node, and to pass on its [`Ack`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndirectPing {
-    /// The asker's probe counter.
+    /// The sequence number, by which the asker recognises the answer.
     pub seq: u32,
-    /// Where the third node is.
+    /// The third node's address.
     pub target: Address,
-    /// Its name.
+    /// The third node's name.
     pub node: Bytes,
-    /// Whether a [`Nack`] is wanted when it does not answer.
+    /// Whether to answer with a [`Nack`] if the third node does not answer.
     pub nack: bool,
-    /// Who asks.
+    /// The node that asks.
     pub source: Option<Source>,
 }
 
@@ -75,55 +86,55 @@ pub struct IndirectPing {
 pub struct Ack {
     /// The ping's sequence number.
     pub seq: u32,
-    /// Free for the application; usually empty.
+    /// Data of the application, usually none.
     pub payload: Bytes,
 }
 
-/// The answer to an [`IndirectPing`] whose target stayed silent.
+/// The answer to an [`IndirectPing`] whose target did not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nack {
     /// The indirect ping's sequence number.
     pub seq: u32,
 }
 
-/// "`node` does not answer `from`."
+/// An accusation: "`node` does not answer `from`."
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suspect {
-    /// The incarnation of the accused that is meant.
+    /// The incarnation in which the node is accused.
     pub incarnation: u32,
-    /// The accused.
+    /// The accused node.
     pub node: Bytes,
-    /// The accuser.
+    /// The node that accuses it.
     pub from: Bytes,
 }
 
-/// "`node` is gone": failed, or left when it says so itself (`from == node`).
+/// An accusation: "`node` has failed" or, if it says so itself (`from == node`), "has left".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dead {
-    /// The incarnation of the node that is meant.
+    /// The incarnation in which the node is gone.
     pub incarnation: u32,
     /// The node.
     pub node: Bytes,
-    /// Who says so.
+    /// The node that says so.
     pub from: Bytes,
 }
 
-/// "`node` is here."
+/// An announcement: "`node` is here."
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alive {
-    /// Which life of the node this is; a higher one overrules what was said of a lower.
+    /// The incarnation of the node: a higher one overrules what was said about a lower one.
     pub incarnation: u32,
     /// The node.
     pub node: Bytes,
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: Address,
     /// The application's metadata, at most [`limits::META`](super::limits::META) bytes.
     pub meta: Bytes,
-    /// The protocol versions it speaks; `None` when it does not say.
+    /// The protocol versions that it understands and speaks; `None` if it does not say.
     pub versions: Option<Versions>,
 }
 
-/// Anything that travels in a packet. Compounds, checksums and compression are taken off below.
+/// A message in a packet. [`packet`](super::packet) takes compounds, checksums and compression off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// See [`Ping`].
@@ -144,16 +155,16 @@ pub enum Message {
     User(Bytes),
 }
 
-/// What a node believes of another, in a push/pull.
+/// The state of a node in a push/pull, as the sender believes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
     /// It answers.
     Alive,
-    /// It did not answer lately.
+    /// It did not answer lately, and has still time to refute.
     Suspect,
-    /// It failed.
+    /// It has failed.
     Dead,
-    /// It said good-bye.
+    /// It has left.
     Left,
 }
 
@@ -162,25 +173,25 @@ pub enum NodeState {
 pub struct PushPullState {
     /// The node.
     pub name: Bytes,
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: Address,
     /// The application's metadata.
     pub meta: Bytes,
-    /// Which life of the node is meant.
+    /// The incarnation of the node.
     pub incarnation: u32,
-    /// What is believed of it.
+    /// The state of the node.
     pub state: NodeState,
-    /// The protocol versions it speaks.
+    /// The protocol versions that it understands and speaks; `None` if the record does not say.
     pub versions: Option<Versions>,
 }
 
-/// A node's whole view of the cluster, exchanged over a stream.
+/// A node's whole view of the cluster, exchanged over a stream (memberlist's push/pull).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct PushPull {
-    /// Whether the initiator is joining.
+    /// Whether the node that began the exchange joins the cluster.
     pub join: bool,
-    /// Every node the sender knows of, itself included.
+    /// Every node that the sender knows, itself included.
     pub nodes: Vec<PushPullState>,
-    /// The application's own state.
+    /// Data of the application: memberlist's `LocalState`.
     pub user_state: Bytes,
 }

@@ -1,20 +1,43 @@
-//! MessagePack as memberlist speaks it: what Go's go-msgpack emits, and all that it accepts.
+//! MessagePack in memberlist's dialect: what Go's go-msgpack emits, and all that it accepts.
 //!
-//! Emitted is the old dialect, before `str8` and `bin` existed. Accepted is any dialect: structs as
-//! maps or arrays, unknown fields of any type, integers of any width. [`Decoder`] reads a value that
-//! is there as a whole; `Scanner` finds where a value ends while its bytes are still arriving.
-//! Neither trusts a declared length. Format: <https://github.com/msgpack/msgpack/blob/master/spec.md>.
+//! The functions `put_…` emit the old dialect, from before `str8` and `bin` existed. The decoder accepts any dialect: structs
+//! as maps or arrays, unknown fields of any type, integers of any width. [`Decoder`] reads a value that is there as a whole;
+//! `Scanner` finds where a value ends while its bytes are still arriving. Neither trusts a declared length. The format is at
+//! <https://github.com/msgpack/msgpack/blob/master/spec.md>.
+//!
+//! ```
+//! use broadcast_wire::msgpack::{Decoder, put_map, put_str, put_uint};
+//!
+//! let mut out = Vec::new();
+//! put_map(&mut out, 2);
+//! put_str(&mut out, b"Name");
+//! put_str(&mut out, b"node1");
+//! put_str(&mut out, b"Port");
+//! put_uint(&mut out, 7946);
+//!
+//! let (input, mut name, mut port) = (out.into(), Default::default(), 0);
+//! let mut decoder = Decoder::new(&input, 0..input.len(), "the example");
+//! decoder.fields(&["Name", "Port"], |decoder, index| {
+//!     match index {
+//!         0 => name = decoder.str()?,
+//!         _ => port = decoder.u16()?,
+//!     }
+//!     Ok(())
+//! })?;
+//! assert_eq!((&*name, port), (&b"node1"[..], 7946));
+//! # Ok::<(), broadcast_wire::MsgpackError>(())
+//! ```
 
 use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
 
-/// How deep arrays and maps may nest. The messages themselves need two levels.
+/// How deep arrays and maps can nest. The messages need two levels.
 const DEPTH: usize = 16;
 
-/// Why bytes are not the MessagePack wanted.
+/// Why bytes are not the MessagePack that was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum MsgpackError {
     /// The bytes end within a value.
     #[error("it ends in the middle of a value")]
     Truncated,
@@ -27,7 +50,7 @@ pub enum Malformed {
     /// Arrays and maps nest too deeply.
     #[error("arrays and maps nest more than {DEPTH} deep")]
     TooDeep,
-    /// A byte begins no value.
+    /// A byte that begins no value.
     #[error("byte 0x{0:02x} does not begin a MessagePack value")]
     Marker(u8),
     /// A value has another type than its field.
@@ -52,7 +75,7 @@ pub enum Malformed {
     },
 }
 
-/// What the first bytes of a value say about it.
+/// The first bytes of a value: its type, and its length or the value itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Head {
     Nil,
@@ -82,9 +105,8 @@ impl Head {
         }
     }
 
-    /// Reads a head from the start of `input`, and its length in bytes, the number's own included.
-    /// `None` when there are too few bytes.
-    fn read(input: &[u8]) -> Result<Option<(Self, usize)>, Malformed> {
+    /// Reads a head from the start of `input`. Gives it with its length in bytes, or `None` if there are too few bytes.
+    fn read(input: &[u8]) -> Result<Option<(Self, usize)>, MsgpackError> {
         #[cfg(test)]
         HEADS_READ.with(|n| n.set(n.get() + 1));
         let Some((&marker, rest)) = input.split_first() else { return Ok(None) };
@@ -122,7 +144,7 @@ impl Head {
             0x90..=0x9f => (Self::Array(u64::from(marker & 0x0f)), 1),
             0xa0..=0xbf => (Self::Raw(usize::from(marker & 0x1f)), 1),
             0xc0 => (Self::Nil, 1),
-            0xc1 => return Err(Malformed::Marker(marker)),
+            0xc1 => return Err(MsgpackError::Marker(marker)),
             0xc2 | 0xc3 => (Self::Bool(marker == 0xc3), 1),
             0xc4 | 0xd9 => sized!(Raw, usize, u8),
             0xc5 | 0xda => sized!(Raw, usize, u16),
@@ -154,7 +176,7 @@ fn signed(value: i64) -> Head {
     u64::try_from(value).map_or(Head::Int(value), Head::Uint)
 }
 
-/// An extension's type byte counts as part of its content.
+/// The head of an extension, whose type byte counts as part of its content.
 fn ext<N: Into<u32>>((len, head): (N, usize)) -> (Head, usize) {
     (Head::Ext((len.into() as usize).saturating_add(1)), head)
 }
@@ -165,11 +187,11 @@ thread_local! {
     pub(super) static HEADS_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Finds the end of a value that arrives in pieces. Every byte is looked at once: the place reached,
-/// and what is still open there, is kept between calls.
+/// Finds the end of a value that arrives in pieces. It looks at each byte only once: between calls, it keeps its position and
+/// the arrays and maps that are open there.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scanner {
-    /// Up to where the value is understood; may lie behind what has arrived.
+    /// Up to where the value was scanned. May lie behind what has arrived.
     pos: usize,
     /// How many values each open array or map still lacks, the innermost last.
     open: Vec<u64>,
@@ -177,12 +199,11 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    /// The value's length once it is complete. `input` starts where the value does and has only
-    /// grown since the last call.
-    pub(super) fn advance(&mut self, input: &[u8], max: usize) -> Result<Option<usize>, Malformed> {
+    /// Gives the value's length once it is complete. `input` starts with the value, and has only grown since the last call.
+    pub(super) fn advance(&mut self, input: &[u8], max: usize) -> Result<Option<usize>, MsgpackError> {
         loop {
             if self.pos > max {
-                return Err(Malformed::TooLong { max });
+                return Err(MsgpackError::TooLong { max });
             }
             if self.begun && self.open.is_empty() {
                 return Ok((self.pos <= input.len()).then_some(self.pos));
@@ -203,13 +224,13 @@ impl Scanner {
                 Head::Map(len) => 2 * len,
                 Head::Nil | Head::Bool(_) | Head::Uint(_) | Head::Int(_) | Head::Float => 0,
             };
-            // Every value takes a byte at least.
+            // Every value takes at least a byte.
             if children > max.saturating_sub(self.pos) as u64 {
-                return Err(Malformed::TooLong { max });
+                return Err(MsgpackError::TooLong { max });
             }
             if children > 0 {
                 if self.open.len() == DEPTH {
-                    return Err(Malformed::TooDeep);
+                    return Err(MsgpackError::TooDeep);
                 }
                 self.open.push(children);
             }
@@ -220,55 +241,63 @@ impl Scanner {
     }
 }
 
-/// Reads values from a range of `input`.
+/// Reads values from a range of bytes. The [module](self) has an example.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     input: &'a Bytes,
     at: Range<usize>,
-    /// What is being read, for errors.
+    /// The field that is being read, for errors.
     field: &'static str,
 }
 
 impl<'a> Decoder<'a> {
-    /// A decoder of `input[at]`; `at` lies within `input`. `what` stands for the whole, in errors.
+    /// A decoder of `input[at]`, where `at` lies within `input`. Errors name the whole value `what`.
     pub fn new(input: &'a Bytes, at: Range<usize>, what: &'static str) -> Self {
         debug_assert!(at.start <= at.end && at.end <= input.len());
         Self { input, at, field: what }
     }
 
-    fn head(&mut self) -> Result<Head, Malformed> {
-        let (head, len) = Head::read(&self.input[self.at.clone()])?.ok_or(Malformed::Truncated)?;
+    fn head(&mut self) -> Result<Head, MsgpackError> {
+        let (head, len) = Head::read(&self.input[self.at.clone()])?.ok_or(MsgpackError::Truncated)?;
         self.at.start += len;
         Ok(head)
     }
 
-    fn take(&mut self, len: usize) -> Result<Range<usize>, Malformed> {
+    fn take(&mut self, len: usize) -> Result<Range<usize>, MsgpackError> {
         if len > self.at.len() {
-            return Err(Malformed::Truncated);
+            return Err(MsgpackError::Truncated);
         }
         let start = self.at.start;
         self.at.start += len;
         Ok(start..self.at.start)
     }
 
-    fn skip(&mut self) -> Result<(), Malformed> {
+    /// Skips a value of any type.
+    ///
+    /// # Errors
+    ///
+    /// It ends too early, nests too deeply, or is no value.
+    pub fn skip(&mut self) -> Result<(), MsgpackError> {
         let len = Scanner::default().advance(&self.input[self.at.clone()], usize::MAX)?;
-        self.at.start += len.ok_or(Malformed::Truncated)?;
+        self.at.start += len.ok_or(MsgpackError::Truncated)?;
         Ok(())
     }
 
-    fn wrong<T>(&self, wanted: &'static str, found: Head) -> Result<T, Malformed> {
-        Err(Malformed::Type { field: self.field, wanted, found: found.name() })
+    fn wrong<T>(&self, wanted: &'static str, found: Head) -> Result<T, MsgpackError> {
+        Err(MsgpackError::Type { field: self.field, wanted, found: found.name() })
     }
 
-    /// Reads a struct whose fields, in declaration order, are `names`. `set` is called with the
-    /// index of each field that is there, in the order found and again for duplicates, and reads its
-    /// value. Nil stands for a struct without fields.
+    /// Reads a struct with the fields `names`, in the order of their declaration. Calls `set` with the index of each field
+    /// that is there, in the order found, again for duplicates; it reads the value. Nil is a struct without fields.
+    ///
+    /// # Errors
+    ///
+    /// The value is no struct, ends too early, or `set` fails.
     pub fn fields(
         &mut self,
         names: &[&'static str],
-        mut set: impl FnMut(&mut Self, usize) -> Result<(), Malformed>,
-    ) -> Result<(), Malformed> {
+        mut set: impl FnMut(&mut Self, usize) -> Result<(), MsgpackError>,
+    ) -> Result<(), MsgpackError> {
         match self.head()? {
             Head::Nil => {}
             Head::Map(len) => {
@@ -276,7 +305,7 @@ impl<'a> Decoder<'a> {
                     let key = match self.head()? {
                         Head::Raw(len) => self.take(len)?,
                         other => {
-                            return Err(Malformed::Type { field: "a key", wanted: "a string", found: other.name() });
+                            return Err(MsgpackError::Type { field: "a key", wanted: "a string", found: other.name() });
                         }
                     };
                     let key = &self.input[key];
@@ -305,8 +334,12 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// An integer from 0 to `max`. Nil is 0.
-    pub fn uint(&mut self, max: u64) -> Result<u64, Malformed> {
+    /// Reads an integer from 0 to `max`. Nil is 0.
+    ///
+    /// # Errors
+    ///
+    /// The value is no integer, or out of this range.
+    pub fn uint(&mut self, max: u64) -> Result<u64, MsgpackError> {
         let found = match self.head()? {
             Head::Nil => 0,
             Head::Uint(value) if value <= max => return Ok(value),
@@ -314,26 +347,30 @@ impl<'a> Decoder<'a> {
             Head::Int(value) => i128::from(value),
             other => return self.wrong("an integer", other),
         };
-        if found == 0 { Ok(0) } else { Err(Malformed::Range { field: self.field, found, max }) }
+        if found == 0 { Ok(0) } else { Err(MsgpackError::Range { field: self.field, found, max }) }
     }
 
-    /// A 32-bit unsigned integer. Nil is 0.
-    pub fn u32(&mut self) -> Result<u32, Malformed> {
+    /// Reads a 32-bit unsigned integer: see [`uint`](Self::uint).
+    pub fn u32(&mut self) -> Result<u32, MsgpackError> {
         Ok(self.uint(u64::from(u32::MAX))? as u32)
     }
 
-    /// A 16-bit unsigned integer. Nil is 0.
-    pub fn u16(&mut self) -> Result<u16, Malformed> {
+    /// Reads a 16-bit unsigned integer: see [`uint`](Self::uint).
+    pub fn u16(&mut self) -> Result<u16, MsgpackError> {
         Ok(self.uint(u64::from(u16::MAX))? as u16)
     }
 
-    /// A 64-bit unsigned integer. Nil is 0.
-    pub fn u64(&mut self) -> Result<u64, Malformed> {
+    /// Reads a 64-bit unsigned integer: see [`uint`](Self::uint).
+    pub fn u64(&mut self) -> Result<u64, MsgpackError> {
         self.uint(u64::MAX)
     }
 
-    /// How many values follow that belong to an array. Nil is an empty one.
-    pub fn array(&mut self) -> Result<u64, Malformed> {
+    /// Reads the head of an array: how many values follow. Nil is an empty one.
+    ///
+    /// # Errors
+    ///
+    /// The value is no array.
+    pub fn array(&mut self) -> Result<u64, MsgpackError> {
         match self.head()? {
             Head::Nil => Ok(0),
             Head::Array(len) => Ok(len),
@@ -341,8 +378,12 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// How many pairs of values follow that belong to a map. Nil is an empty one.
-    pub fn map(&mut self) -> Result<u64, Malformed> {
+    /// Reads the head of a map: how many pairs of values follow. Nil is an empty one.
+    ///
+    /// # Errors
+    ///
+    /// The value is no map.
+    pub fn map(&mut self) -> Result<u64, MsgpackError> {
         match self.head()? {
             Head::Nil => Ok(0),
             Head::Map(len) => Ok(len),
@@ -350,18 +391,17 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Passes over a value of any type.
-    pub fn pass(&mut self) -> Result<(), Malformed> {
-        self.skip()
-    }
-
-    /// How far it has read, from the start of the input.
+    /// The position up to which it has read, from the start of the input.
     pub fn position(&self) -> usize {
         self.at.start
     }
 
-    /// A bool. Nil is false; 0 and 1 are bools too.
-    pub fn bool(&mut self) -> Result<bool, Malformed> {
+    /// Reads a bool. Nil is false; 0 and 1 are bools, too.
+    ///
+    /// # Errors
+    ///
+    /// The value is no bool.
+    pub fn bool(&mut self) -> Result<bool, MsgpackError> {
         match self.head()? {
             Head::Bool(value) => Ok(value),
             Head::Nil | Head::Uint(0) => Ok(false),
@@ -370,8 +410,12 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A string: any bytes. A slice of the input. Nil is empty.
-    pub fn str(&mut self) -> Result<Bytes, Malformed> {
+    /// Reads a string, which can be any bytes, as a slice of the input. Nil is empty.
+    ///
+    /// # Errors
+    ///
+    /// The value is no string.
+    pub fn str(&mut self) -> Result<Bytes, MsgpackError> {
         match self.head()? {
             Head::Nil => Ok(Bytes::new()),
             Head::Raw(len) => Ok(self.input.slice(self.take(len)?)),
@@ -379,16 +423,24 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Bytes. A slice of the input, unless they come as an array of integers. Nil is empty.
-    pub fn bytes(&mut self) -> Result<Bytes, Malformed> {
-        Ok(match self.look()? {
+    /// Reads bytes, as a slice of the input unless they come as an array of integers. Nil is empty.
+    ///
+    /// # Errors
+    ///
+    /// The value is neither.
+    pub fn bytes(&mut self) -> Result<Bytes, MsgpackError> {
+        Ok(match self.bytes_cow()? {
             Cow::Borrowed(bytes) => self.input.slice_ref(bytes),
             Cow::Owned(bytes) => Bytes::from(bytes),
         })
     }
 
-    /// The same, to be looked at only.
-    pub fn look(&mut self) -> Result<Cow<'a, [u8]>, Malformed> {
+    /// Reads bytes like [`bytes`](Self::bytes), but borrows them.
+    ///
+    /// # Errors
+    ///
+    /// See [`bytes`](Self::bytes).
+    pub fn bytes_cow(&mut self) -> Result<Cow<'a, [u8]>, MsgpackError> {
         match self.head()? {
             Head::Nil => Ok(Cow::default()),
             Head::Raw(len) => Ok(Cow::Borrowed(&self.input[self.take(len)?])),
@@ -404,24 +456,25 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The head of a map of `len` fields. The caller appends the fields in the order of their keys.
+/// Appends the head of a map of `len` fields, less than 16. The caller appends the fields, in the order of their keys, as in
+/// the example of the [module](self).
 pub fn put_map(out: &mut Vec<u8>, len: u8) {
     debug_assert!(len < 16, "the messages have fewer than 16 fields");
     out.push(0x80 | len);
 }
 
-/// The head of a map of any size.
+/// Appends the head of a map of any size. See [`put_map`].
 pub fn put_large_map(out: &mut Vec<u8>, len: usize) {
     put_head(out, len, 0x80, 0xde);
 }
 
-/// The head of an array.
+/// Appends the head of an array. The caller appends the values.
 pub fn put_array(out: &mut Vec<u8>, len: usize) {
     put_head(out, len, 0x90, 0xdc);
 }
 
-/// The head of a container: `small` with the length in it, or `large`, which has a 16-bit one, or the type
-/// after that, which has a 32-bit one.
+/// Appends the head of a container: `small` with the length in it, or `large` with a 16-bit length, or the type after `large`
+/// with a 32-bit one.
 fn put_head(out: &mut Vec<u8>, len: usize, small: u8, large: u8) {
     match len {
         0..16 => out.push(small | len as u8),
@@ -437,7 +490,7 @@ fn put_head(out: &mut Vec<u8>, len: usize, small: u8, large: u8) {
     }
 }
 
-/// A string, and a field's key.
+/// Appends a string, or a field's key. See [`put_map`].
 pub fn put_str(out: &mut Vec<u8>, bytes: &[u8]) {
     match bytes.len() {
         len @ 0..32 => out.push(0xa0 | len as u8),
@@ -454,12 +507,12 @@ pub fn put_str(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// A byte field: as a string; nil when empty, as Go sends what was never set.
+/// Appends bytes: as a string, or nil if they are empty, as Go sends what was never set. See [`put_map`].
 pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     if bytes.is_empty() { out.push(0xc0) } else { put_str(out, bytes) }
 }
 
-/// A field that is unsigned in Go, in the fewest bytes.
+/// Appends a number that is unsigned in Go, in the fewest bytes. See [`put_map`].
 pub fn put_uint(out: &mut Vec<u8>, value: u32) {
     match value {
         0..0x80 => out.push(value as u8),
@@ -475,7 +528,7 @@ pub fn put_uint(out: &mut Vec<u8>, value: u32) {
     }
 }
 
-/// As [`put_uint`], of 64 bits.
+/// Appends a 64-bit number that is unsigned in Go. See [`put_map`].
 pub fn put_u64(out: &mut Vec<u8>, value: u64) {
     match u32::try_from(value) {
         Ok(small) => put_uint(out, small),
@@ -486,7 +539,8 @@ pub fn put_u64(out: &mut Vec<u8>, value: u64) {
     }
 }
 
-/// A field that is an `int` in Go: a length or a state. Go's encoder has it signed, with no 8-bit form.
+/// Appends a number that is an `int` in Go: a length or a state. Go's encoder has it signed, with no 8-bit form. See
+/// [`put_map`].
 pub fn put_int(out: &mut Vec<u8>, value: u64) {
     match value {
         0..0x80 => out.push(value as u8),
@@ -505,7 +559,7 @@ pub fn put_int(out: &mut Vec<u8>, value: u64) {
     }
 }
 
-/// A bool.
+/// Appends a bool. See [`put_map`].
 pub fn put_bool(out: &mut Vec<u8>, value: bool) {
     out.push(0xc2 | u8::from(value));
 }

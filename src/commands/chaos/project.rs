@@ -214,7 +214,7 @@ pub(super) async fn faults(nodes: &[Node]) -> Result<Vec<(String, String)>, Fail
     let asked: Vec<_> = nodes.iter().filter(|node| node.state == State::Running && node.takes_faults).collect();
     let told = each(asked.iter().copied(), |node| node.exec(&["faults"])).await?;
     let suffers = |(node, told): (&&Node, Printed)| {
-        let faults: Faults = told.stdout.trim().parse().ok().filter(|faults: &Faults| !faults.at_rest())?;
+        let faults: Faults = told.stdout.trim().parse().ok().filter(|faults: &Faults| !faults.is_inactive())?;
         let at_rest = Faults { seed: faults.seed, ..Faults::default() }.to_string();
         let (faults, at_rest) = (faults.to_string(), at_rest.split(',').collect::<Vec<_>>());
         let faults: Vec<_> = faults.split(',').filter(|fault| !at_rest.contains(fault)).collect();

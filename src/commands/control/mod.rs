@@ -9,7 +9,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use broadcast::{Faults, FaultsError, Handle, config::shown};
+use broadcast::{Faults, FaultsError, Handle, config::quote};
 use broadcast_gateway::{Audited, Needs, Problem, Routes, Scope, answer, no_query, read};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -57,8 +57,8 @@ async fn set_log(
     no_query(request.uri())?;
     let wanted: Log = read(request, "{\"filter\": \"broadcast=debug\"}").await?;
     let Log { filter } = &wanted;
-    audited.what(format_args!("filter = {}", shown(filter)));
-    log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter = {}: {error}", shown(filter))))?;
+    audited.what(format_args!("filter = {}", quote(filter)));
+    log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter = {}: {error}", quote(filter))))?;
     Ok(answer(StatusCode::OK, &wanted))
 }
 
@@ -90,7 +90,7 @@ async fn set_faults(
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
     let OnPurpose { faults } = read(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
-    audited.what(format_args!("faults = {}", faults.as_deref().map_or_else(|| "null".into(), shown)));
+    audited.what(format_args!("faults = {}", faults.as_deref().map_or_else(|| "null".into(), quote)));
     let faults = faults.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
     match node.set_faults(faults).await {
         Ok(()) => Ok(current(&node).await),

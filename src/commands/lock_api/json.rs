@@ -68,7 +68,7 @@ pub(super) fn mode(mode: Option<&str>, permits: Option<u64>) -> Result<Mode, Pro
             Err(Problem::bad_request("permits go with \"mode\": \"semaphore\" only; leave them out"))
         }
         (Some(other), _) => {
-            let shown = broadcast::config::shown(other);
+            let shown = broadcast::config::quote(other);
             Err(Problem::bad_request(format_args!("mode = {shown}: write exclusive, shared or semaphore")))
         }
     }
@@ -204,7 +204,7 @@ impl SessionJson {
 /// A session that was written as 16 digits of base 16.
 pub(super) fn session(text: &str) -> Result<i64, Problem> {
     lease(text).map_err(|_| {
-        let shown = broadcast::config::shown(text);
+        let shown = broadcast::config::quote(text);
         Problem::bad_request(format_args!(
             "session = {shown}: not a session; write the digits that opening it has answered, like 7c3f09a1b2d4e5f6"
         ))

@@ -97,7 +97,7 @@ pub(in crate::commands) fn lease(text: &str) -> Result<i64, Problem> {
     let digits = (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let lease = digits.then(|| i64::from_str_radix(text, 16).ok()).flatten().filter(|lease| *lease > 0);
     lease.ok_or_else(|| {
-        let shown = broadcast::config::shown(text);
+        let shown = broadcast::config::quote(text);
         Problem::bad_request(format_args!(
             "lease = {shown}: not a lease; write the digits that granting it has answered, like 7c3f09a1b2d4e5f6"
         ))

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
-use broadcast::config::shown;
+use broadcast::config::quote;
 use broadcast_gateway::{Audited, Problem, answer, read_bytes, read_query};
 use broadcast_lock::{LockError, Name, Refusal};
 use broadcast_store::{
@@ -68,7 +68,7 @@ fn key(uri: &Uri) -> Result<Bytes, Problem> {
 pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     let [revision, serializable] = read_query(&uri, ["revision", "serializable"])?;
     let key = key(&uri)?;
-    let name = shown(&String::from_utf8_lossy(&key));
+    let name = quote(&String::from_utf8_lossy(&key));
     let range = Range { revision: number("revision", revision)?.unwrap_or_default(), ..Range::of(key) };
     let serializable = flag("serializable", serializable.as_deref())?;
     let found = read(&store, Read { range, serializable, most_bytes: None }).await?;
@@ -151,7 +151,7 @@ fn sorted(sort: Option<&str>) -> Result<(SortTarget, SortOrder), Problem> {
         _ => {
             let detail = format!(
                 "sort = {}: write key, version, create, mod or value, with - before it for the greatest first",
-                shown(sort)
+                quote(sort)
             );
             return Err(Problem::bad_request(detail));
         }
@@ -180,7 +180,7 @@ impl Precondition {
     /// What the headers say (RFC 9110, section 13.1).
     fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         let wrong = |name: &str, value: &HeaderValue, remedy: &str| {
-            let shown = shown(&String::from_utf8_lossy(value.as_bytes()));
+            let shown = quote(&String::from_utf8_lossy(value.as_bytes()));
             Problem::bad_request(format_args!("{name} = {shown}: {remedy}"))
         };
         match (headers.get(header::IF_MATCH), headers.get(header::IF_NONE_MATCH)) {
@@ -274,7 +274,7 @@ struct Fence {
 impl Fence {
     fn read(text: &str) -> Result<Self, Problem> {
         let wrong = |why: &dyn std::fmt::Display| {
-            let shown = shown(text);
+            let shown = quote(text);
             Problem::bad_request(format_args!(
                 "fence = {shown}: {why}; write the lock and the token, like jobs/nightly:12"
             ))

@@ -57,7 +57,7 @@ pub(super) fn flag(name: &str, value: Option<&str>) -> Result<bool, Problem> {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
         Some(other) => {
-            let shown = broadcast::config::shown(other);
+            let shown = broadcast::config::quote(other);
             Err(Problem::bad_request(format_args!("{name} = {shown}: write true or false")))
         }
     }
@@ -76,7 +76,7 @@ pub(super) fn rest_of_path(path: &str, before: &str) -> Result<Vec<u8>, Problem>
         }
         let digit = |place: usize| char::from(*rest.get(place)?).to_digit(16);
         let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
-            let shown = broadcast::config::shown(path);
+            let shown = broadcast::config::quote(path);
             return Err(Problem::bad_request(format_args!("{shown}: after % come two digits of base 16, as in %2F")));
         };
         bytes.push(u8::try_from(high * 16 + low).expect("two digits of base 16 are a byte"));

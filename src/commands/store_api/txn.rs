@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use broadcast::config::shown;
+use broadcast::config::quote;
 use broadcast_gateway::{Audited, Problem, answer, no_query, read_up_to};
 use broadcast_store::keys::{
     Compare, CompareOp, CompareTarget, Delete, KeyRange, MAX_REQUEST, Op, OpOutcome, Put, Range, Txn,
@@ -210,7 +210,7 @@ fn responses(outcomes: &[OpOutcome]) -> Vec<Did> {
 
 /// What these operations change, in words.
 fn changes(ops: &[Op]) -> Vec<String> {
-    let name = |key: &Bytes| shown(&String::from_utf8_lossy(key));
+    let name = |key: &Bytes| quote(&String::from_utf8_lossy(key));
     let changes = |op: &Op| match op {
         Op::Range(_) => Vec::new(),
         Op::Put(put) => vec![format!("put {}", name(&put.key))],

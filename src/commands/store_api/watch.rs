@@ -95,7 +95,7 @@ impl Place {
             None => digits(text).map(|revision| (0, revision)),
         };
         let (store, revision) = place.ok_or_else(|| {
-            let shown = broadcast::config::shown(text);
+            let shown = broadcast::config::quote(text);
             Problem::bad_request(format_args!(
                 "Last-Event-ID = {shown}: not the id of an event of this stream, like 00e64e03f581bc8e.7"
             ))

@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Who may become a member: the networks that are allowed, and what the application says.
 
 use std::{
     fmt,
@@ -10,10 +10,11 @@ use ipnet::IpNet;
 
 use super::ConfigError;
 
-/// The most networks that can be allowed.
+/// How many networks can be [allowed](super::Config::allow).
 pub const MAX_NETWORKS: usize = 256;
 
-/// What a node says of itself or is said of it, before it is believed.
+/// What a node says about itself, or another says about it, before it is believed. See [`Config::admit`](super::Config::admit)
+/// for an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Claim<'a> {
@@ -21,9 +22,9 @@ pub struct Claim<'a> {
     pub name: &'a [u8],
     /// Where it says that it listens.
     pub addr: SocketAddr,
-    /// What it tells about itself.
+    /// Its metadata.
     pub meta: &'a [u8],
-    /// Protocol min, max and current, delegate min, max and current, as memberlist has them.
+    /// Its versions as memberlist has them: protocol min, max and current, delegate min, max and current.
     pub versions: [u8; 6],
     /// Whether it is said to be there: alive or suspect.
     pub live: bool,
@@ -35,43 +36,43 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// What [`Config::admit`](super::Config::admit) is asked about.
+/// What the filter of [`Config::admit`](super::Config::admit) decides on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Candidate<'a> {
-    /// A node that would become a member, come back, or change what it tells of itself (memberlist's
+    /// A node that would become a member, come back, or change its metadata or its address (memberlist's
     /// `AliveDelegate`).
     Member(Claim<'a>),
-    /// The whole view of a node that joins, or of one that is joined through (memberlist's
-    /// `MergeDelegate`). Refused, nothing of it is believed.
+    /// The whole view of a node that joins, or that this node joins through (memberlist's `MergeDelegate`). If it is
+    /// refused, nothing in it is believed.
     View(&'a [Claim<'a>]),
 }
 
-/// What an application says of candidates.
-pub type Filter = dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync;
+/// An application's filter of candidates: `Err` refuses one, and says why. See [`Config::admit`](super::Config::admit).
+pub type AdmissionFilter = dyn Fn(Candidate<'_>) -> Result<(), String> + Send + Sync;
 
-/// The networks members may be in, and the application's own say.
+/// Who may become a member. [`Config::allow`](super::Config::allow) and [`Config::admit`](super::Config::admit) set it.
 #[derive(Clone, Default)]
 pub struct Admission {
-    /// Where members may be; everywhere, if there are none. At most [`MAX_NETWORKS`].
+    /// The networks that members may be in, at most [`MAX_NETWORKS`]; everywhere if there are none.
     pub networks: Vec<IpNet>,
-    /// Says whether a candidate is let in, or why not.
-    pub filter: Option<Arc<Filter>>,
+    /// The application's filter, if it has one.
+    pub filter: Option<Arc<AdmissionFilter>>,
 }
 
 impl Admission {
-    /// Whether a member may be at that address. Without any networks, everywhere.
+    /// Whether a member may have this address.
     pub(crate) fn allows(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.networks.is_empty() || self.networks.iter().any(|network| network.contains(&ip))
     }
 
-    /// What the application says of a candidate.
-    pub(crate) fn ask(&self, candidate: Candidate<'_>) -> Result<(), String> {
+    /// What the application decides on a candidate.
+    pub(crate) fn decide(&self, candidate: Candidate<'_>) -> Result<(), String> {
         self.filter.as_ref().map_or(Ok(()), |filter| filter(candidate))
     }
 
-    /// Whether the application has a say at all.
+    /// Whether the application decides on anything.
     pub(crate) fn has_filter(&self) -> bool {
         self.filter.is_some()
     }
@@ -88,11 +89,11 @@ impl fmt::Debug for Admission {
     }
 }
 
-/// Whether members may be limited to these networks.
+/// Checks whether members can be limited to these networks.
 ///
 /// # Errors
 ///
-/// When there are more than [`MAX_NETWORKS`].
+/// There are more than [`MAX_NETWORKS`].
 pub fn check_networks(networks: &[IpNet]) -> Result<(), ConfigError> {
     if networks.len() > MAX_NETWORKS {
         return Err(ConfigError::TooManyNetworks { count: networks.len() });
@@ -102,13 +103,20 @@ pub fn check_networks(networks: &[IpNet]) -> Result<(), ConfigError> {
 
 /// Reads one network: `10.0.0.0/8`, `fd00::/8`, or a single address.
 ///
+/// ```
+/// use broadcast::config::parse_network;
+///
+/// assert_eq!(parse_network("192.0.2.7")?, parse_network("192.0.2.7/32")?);
+/// # Ok::<(), broadcast::ConfigError>(())
+/// ```
+///
 /// # Errors
 ///
-/// When it is neither.
-pub fn network(text: &str) -> Result<IpNet, ConfigError> {
+/// It is neither.
+pub fn parse_network(text: &str) -> Result<IpNet, ConfigError> {
     let text = text.trim();
-    let alone = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| alone()).map_err(|_| ConfigError::Network {
+    let single_address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| single_address()).map_err(|_| ConfigError::Network {
         value: text.into(),
         problem: "write an address and the length of its prefix, like 10.0.0.0/8 or fd00::/8",
     })
@@ -119,7 +127,7 @@ mod tests {
     use super::*;
 
     fn allowing(networks: &[&str]) -> Admission {
-        let networks = networks.iter().map(|text| network(text).expect("a network")).collect();
+        let networks = networks.iter().map(|text| parse_network(text).expect("a network")).collect();
         Admission { networks, filter: None }
     }
 
@@ -144,7 +152,7 @@ mod tests {
     #[test]
     fn what_is_no_network_is_named_with_its_remedy() {
         for text in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "fd00::/129", "10.0.0.0/"] {
-            let error = network(text).expect_err(text).to_string();
+            let error = parse_network(text).expect_err(text).to_string();
             assert!(error.contains(&format!("{text:?}")) && error.contains("like 10.0.0.0/8"), "{error}");
         }
     }

@@ -1,20 +1,20 @@
-//! What a node is to suffer, for tests of how it and its cluster bear it.
+//! Faults on purpose, for tests of how a cluster copes with a bad network.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use super::ConfigError;
 
-/// No datagram is held back for longer.
+/// The longest [delay](Faults::delay).
 pub const MAX_DELAY: Duration = Duration::from_secs(60);
 
-/// Faults of the network, done on purpose to the datagrams a node *sends*: where every node has the same
-/// faults, each datagram suffers them once. Connections (TCP) are left alone.
+/// Faults of the network, on purpose, in the datagrams that a node *sends*: if every node has the same faults, each
+/// datagram suffers them once. Connections (TCP) are left alone.
 ///
-/// The default is none of them. A node that is given that for its [`Config`](crate::Config) may be given others
-/// while it runs, by [`Handle::set_faults`](crate::Handle::set_faults).
+/// The default is no fault. A node that has these in its [`Config`](crate::Config) can get others while it runs, by
+/// [`Handle::set_faults`](crate::Handle::set_faults).
 ///
-/// As text, `ready` for none so far, or `loss=0.3,duplicate=0.05,delay=5ms..50ms,seed=7`, in any order, with what
-/// is left out at rest:
+/// As text they are `loss=0.3,duplicate=0.05,delay=5ms..50ms,seed=7`, in any order; what is left out is the default.
+/// `ready` is the default of all:
 ///
 /// ```
 /// use broadcast::Faults;
@@ -26,14 +26,14 @@ pub const MAX_DELAY: Duration = Duration::from_secs(60);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
-    /// The share of datagrams that are lost, from 0 to 1.
+    /// The share of datagrams that are lost, from 0 to 1; 0 by default.
     pub loss: f64,
-    /// The share of those not lost that are sent twice, from 0 to 1.
+    /// The share of the others that are sent twice, from 0 to 1; 0 by default.
     pub duplicate: f64,
-    /// For how long each copy is held back, evenly spread; a range reorders them. At most
-    /// [`MAX_DELAY`].
+    /// For how long each copy is held back, evenly distributed; a range also reorders them. At most [`MAX_DELAY`] (60 s);
+    /// 0 by default.
     pub delay: RangeInclusive<Duration>,
-    /// Makes the choices repeatable. Left to chance when not set.
+    /// Makes the random choices repeatable. By default they differ from run to run.
     pub seed: Option<u64>,
 }
 
@@ -44,9 +44,9 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Whether nothing suffers from them.
+    /// Whether there is no fault: nothing is lost, doubled or delayed.
     #[must_use]
-    pub fn at_rest(&self) -> bool {
+    pub fn is_inactive(&self) -> bool {
         *self == Self { seed: self.seed, ..Self::default() }
     }
 
@@ -106,7 +106,7 @@ impl FromStr for Faults {
     }
 }
 
-/// As it is read.
+/// In the form that [`from_str`](Self::from_str) reads.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { loss, duplicate, delay, seed } = self;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn at_rest_are_those_of_which_nothing_suffers() {
+    fn without_any_fault_they_are_inactive() {
         for (text, at_rest) in [
             ("ready", true),
             ("loss=0,seed=1", true),
@@ -146,7 +146,7 @@ mod tests {
             ("duplicate=0.1", false),
             ("delay=0ms..1ms", false),
         ] {
-            assert_eq!(text.parse::<Faults>().map(|faults| faults.at_rest()), Ok(at_rest), "{text}");
+            assert_eq!(text.parse::<Faults>().map(|faults| faults.is_inactive()), Ok(at_rest), "{text}");
         }
     }
 

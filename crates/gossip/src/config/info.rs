@@ -1,21 +1,21 @@
-//! What a node tells the other nodes of this crate about itself, beside memberlist's records.
+//! What a node tells the other nodes of this crate about itself, beside memberlist's metadata.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use rand::{TryRng as _, rngs::SysRng};
 
-use super::{ConfigError, shown};
+use super::{ConfigError, quote};
 
-/// The most roles a node has, and the most endpoints.
+/// How many roles, and how many endpoints, a node can have.
 pub(crate) const MAX_ROLES: usize = 16;
 pub(crate) const MAX_ENDPOINTS: usize = 16;
 /// The longest name of a role or an endpoint, in bytes.
-const MAX_WORD: usize = 32;
-/// The most that an info takes as it is told, in bytes: it fits in every packet, beside the longest name.
+const MAX_NAME: usize = 32;
+/// The longest encoding of an info, in bytes: it fits in every packet, beside the longest name.
 pub(crate) const MAX_LEN: usize = 512;
 
-/// Who a node is: 64 random bits that it keeps while its name, its address and its host may change. Shown as 16 digits
-/// in base 16.
+/// A node's identity: 64 random bits that it keeps while its name, its address and its host may change. Printed as 16
+/// hexadecimal digits.
 ///
 /// ```
 /// use broadcast::NodeId;
@@ -28,13 +28,13 @@ pub(crate) const MAX_LEN: usize = 512;
 pub struct NodeId(u64);
 
 impl NodeId {
-    /// One that no other node has, as far as chance can see to that; nothing if the system has no source of randomness.
+    /// A new identity, which no other node is likely to have. `None` if the system has no source of randomness.
     #[must_use]
     pub fn random() -> Option<Self> {
         SysRng.try_next_u64().ok().map(Self)
     }
 
-    /// The number.
+    /// The identity as a number.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
@@ -62,7 +62,7 @@ impl fmt::Debug for NodeId {
 impl FromStr for NodeId {
     type Err = ConfigError;
 
-    /// Reads what is shown: 16 digits, in lower case.
+    /// Reads what is printed: 16 digits, in lower case.
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let is_digit = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
         let id = (text.len() == 16 && text.as_bytes().iter().all(is_digit)).then(|| u64::from_str_radix(text, 16));
@@ -73,8 +73,8 @@ impl FromStr for NodeId {
     }
 }
 
-/// What a node tells the other nodes of this crate about itself, in 512 bytes at most; plain memberlist nodes hear
-/// nothing of it.
+/// What a node tells the other nodes of this crate about itself, in 512 bytes at most. Plain memberlist nodes do not see
+/// it.
 ///
 /// ```
 /// use broadcast::{Config, NodeId, NodeInfo};
@@ -86,54 +86,62 @@ impl FromStr for NodeId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeInfo {
-    /// Who it is.
+    /// Its identity.
     pub id: NodeId,
-    /// What it does, by names of up to 32 bytes, in their order; 16 at most.
+    /// What it does: at most 16 names of up to 32 bytes, sorted.
     pub roles: Vec<String>,
-    /// Where clients reach what it serves, by the names of these services, in their order; 16 at most. An unspecified
-    /// address, `0.0.0.0` or `::`, stands for the address that the member has at that time.
+    /// Where clients reach its services: at most 16, by the services' names, sorted. An unspecified address, `0.0.0.0` or
+    /// `::`, stands for the address that the member has at that time.
     pub endpoints: Vec<(String, SocketAddr)>,
 }
 
 impl NodeInfo {
-    /// A node with this identity, no role and no endpoint.
+    /// An info with this identity, no role and no endpoint.
     #[must_use]
     pub fn new(id: NodeId) -> Self {
         Self { id, roles: Vec::new(), endpoints: Vec::new() }
     }
 
-    /// It plays this role, too.
+    /// Adds a role.
     #[must_use]
     pub fn role(mut self, role: impl Into<String>) -> Self {
         let role = role.into();
-        if let Err(place) = self.roles.binary_search(&role) {
-            self.roles.insert(place, role);
+        if let Err(index) = self.roles.binary_search(&role) {
+            self.roles.insert(index, role);
         }
         self
     }
 
-    /// It serves `service` at `addr`, and no longer where it did before.
+    /// Adds an endpoint: `service` is served at `addr`. Replaces the one that the service had.
     #[must_use]
     pub fn endpoint(mut self, service: impl Into<String>, addr: SocketAddr) -> Self {
         let service = service.into();
         self.endpoints.retain(|(other, _)| *other != service);
-        let place = self.endpoints.partition_point(|(other, _)| *other < service);
-        self.endpoints.insert(place, (service, addr));
+        let index = self.endpoints.partition_point(|(other, _)| *other < service);
+        self.endpoints.insert(index, (service, addr));
         self
     }
 
-    /// Where `service` is reached on a member at this address.
+    /// Where clients reach `service` of a member that has this address.
+    ///
+    /// ```
+    /// use broadcast::NodeInfo;
+    ///
+    /// let info = NodeInfo::new(7.into()).endpoint("http", "0.0.0.0:8946".parse()?);
+    /// assert_eq!(info.endpoint_at("http", "10.0.0.1:7946".parse()?), Some("10.0.0.1:8946".parse()?));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
     #[must_use]
     pub fn endpoint_at(&self, service: &str, member: SocketAddr) -> Option<SocketAddr> {
         let (_, addr) = self.endpoints.iter().find(|(name, _)| name == service)?;
         Some(resolve(*addr, member))
     }
 
-    /// Whether a node may tell this.
+    /// Checks whether a node can tell this about itself.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Info`]: more than 16 roles or endpoints, more than 512 bytes, or a name that is none.
+    /// [`ConfigError::Info`]: more than 16 roles or endpoints, more than 512 bytes, or a name with other than letters, digits, `-` and `_`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let too_many =
             |what, count, most| ConfigError::Info { problem: format!("{count} {what} are more than {most}") };
@@ -143,26 +151,26 @@ impl NodeInfo {
         if self.endpoints.len() > MAX_ENDPOINTS {
             return Err(too_many("endpoints", self.endpoints.len(), MAX_ENDPOINTS));
         }
-        let len = self.told_len();
+        let len = self.encoded_len();
         if len > MAX_LEN {
             return Err(ConfigError::Info {
                 problem: format!("roles and endpoints take {len} bytes, more than {MAX_LEN}"),
             });
         }
-        let mut words = self.roles.iter().chain(self.endpoints.iter().map(|(name, _)| name));
-        match words.find(|word| !is_word(word)) {
-            Some(word) => Err(ConfigError::Info {
+        let mut names = self.roles.iter().chain(self.endpoints.iter().map(|(name, _)| name));
+        match names.find(|name| !is_valid_name(name)) {
+            Some(name) => Err(ConfigError::Info {
                 problem: format!(
-                    "{} is not a name: write 1 to {MAX_WORD} letters, digits, \"-\" or \"_\"",
-                    shown(word)
+                    "{} is not a name: write 1 to {MAX_NAME} letters, digits, \"-\" or \"_\"",
+                    quote(name)
                 ),
             }),
             None => Ok(()),
         }
     }
 
-    /// How many bytes it takes as it is told: each field with its kind and its length.
-    fn told_len(&self) -> usize {
+    /// The length of its encoding: each field with its kind and its length.
+    fn encoded_len(&self) -> usize {
         let roles = self.roles.iter().map(|role| 2 + role.len());
         let ip = |addr: &SocketAddr| if addr.is_ipv4() { 4 } else { 16 };
         let endpoints = self.endpoints.iter().map(|(name, addr)| 2 + 2 + ip(addr) + name.len());
@@ -170,15 +178,15 @@ impl NodeInfo {
     }
 }
 
-/// An endpoint of a member at this address.
+/// The address of an endpoint of a member that has this address.
 pub(crate) fn resolve(endpoint: SocketAddr, member: SocketAddr) -> SocketAddr {
     if endpoint.ip().is_unspecified() { SocketAddr::new(member.ip(), endpoint.port()) } else { endpoint }
 }
 
 /// Whether a role or an endpoint may have this name.
-pub(crate) fn is_word(word: &str) -> bool {
+pub(crate) fn is_valid_name(name: &str) -> bool {
     let allowed = |letter: u8| letter.is_ascii_alphanumeric() || matches!(letter, b'-' | b'_');
-    (1..=MAX_WORD).contains(&word.len()) && word.bytes().all(allowed)
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 #[cfg(test)]

@@ -1,17 +1,31 @@
-//! How a node is configured.
+//! How a node is configured: [`Config`], and what it is made of.
 //!
-//! The defaults of the gossip are memberlist's own, by [`Profile`].
+//! Each field tells its unit, its default, what it may be, and what you trade: what gets better and what gets worse when
+//! it grows. [`Config::validate`] checks all of it, and so does [`start`](crate::start).
+//!
+//! | type | sets |
+//! |---|---|
+//! | [`Tuning`], by [`Profile`] | the pace of the gossip, with memberlist's names and defaults |
+//! | [`Retention`] | how long messages are kept for members that lack them |
+//! | [`ResourceLimits`] | what others can make the node hold |
+//! | [`Envelope`] | the cluster's label and its keys |
+//! | [`Admission`] | who may become a member |
+//! | [`NodeInfo`] | what the node tells about itself: identity, roles, endpoints |
+//! | [`SerfConfig`] | whether the node is in a cluster of serf agents |
+//! | [`Faults`] | for tests: loss, duplicates and delays on purpose |
 
 mod admission;
-mod bounds;
+mod byte_size;
+mod deprecated;
+mod error;
 mod faults;
 pub(crate) mod info;
+mod quote;
 mod range;
+mod resource_limits;
 mod retention;
 mod seed;
 mod serf;
-mod shown;
-mod size;
 mod tuning;
 
 use std::{
@@ -22,35 +36,44 @@ use std::{
 
 pub use ipnet::IpNet;
 
+#[allow(deprecated)]
+#[doc(hidden)]
+pub use self::deprecated::{Bounds, Limits, Serf};
 pub use self::{
-    admission::{Admission, Candidate, Claim, Filter, MAX_NETWORKS, check_networks, network},
-    bounds::Bounds,
+    admission::{Admission, AdmissionFilter, Candidate, Claim, MAX_NETWORKS, check_networks, parse_network},
+    byte_size::ByteSize,
+    error::ConfigError,
     faults::{Faults, MAX_DELAY},
     info::{NodeId, NodeInfo},
-    retention::Limits,
+    quote::quote,
+    resource_limits::ResourceLimits,
+    retention::Retention,
     seed::Seed,
-    serf::{Serf, Tags, parse_tags},
-    shown::shown,
-    size::Size,
+    serf::{SerfConfig, Tags, parse_tags},
     tuning::{Profile, Tuning},
 };
 use crate::wire::{envelope::Envelope, limits};
 
-/// The port memberlist and `broadcast` listen on unless told otherwise.
+/// The port that memberlist and `broadcast` listen on, unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7946;
 
-/// The most seeds a node tries.
+/// How many seeds a node can be given.
 pub const MAX_SEEDS: usize = 256;
 
-/// The longest that anything may take.
+/// The longest that any duration may be.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a node needs to know to start.
+/// What a node needs to know to start: a name, and whatever shall differ from the defaults.
 ///
 /// ```
-/// use broadcast::{Config, Profile};
+/// use broadcast::{Config, Profile, Seed};
 ///
-/// let config = Config::new("node1").bind("127.0.0.1:0".parse().unwrap()).profile(Profile::Local);
+/// let config = Config::new("node1")
+///     .bind("127.0.0.1:0".parse()?)
+///     .join(["127.0.0.1:7946".parse::<Seed>()?])
+///     .profile(Profile::Local);
+/// assert_eq!(config.validate(), Ok(()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -61,9 +84,9 @@ pub struct Config {
     pub(crate) tuning: Tuning,
     pub(crate) meta: Vec<u8>,
     pub(crate) info: Option<NodeInfo>,
-    pub(crate) serf: Option<Serf>,
-    pub(crate) limits: Limits,
-    pub(crate) bounds: Bounds,
+    pub(crate) serf: Option<SerfConfig>,
+    pub(crate) retention: Retention,
+    pub(crate) resource_limits: ResourceLimits,
     pub(crate) admission: Admission,
     pub(crate) replay: bool,
     pub(crate) report_probes: bool,
@@ -72,10 +95,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Where a node [listens](Self::bind) unless told otherwise: at all addresses of the host.
+    /// Where a node [listens](Self::bind) by default: port 7946 at all IPv4 addresses of the host.
     pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), DEFAULT_PORT);
 
-    /// A node of that name, listening on all interfaces, alone until others join it.
+    /// A node of this name, which listens on all interfaces, and is alone until others join it.
+    ///
+    /// The name is unique in the cluster, has 1 to [`limits::NAME`] bytes and no control characters. It travels in most
+    /// messages about members: a long one costs bandwidth.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -86,8 +112,8 @@ impl Config {
             meta: Vec::new(),
             info: None,
             serf: None,
-            limits: Limits::default(),
-            bounds: Bounds::default(),
+            retention: Retention::default(),
+            resource_limits: ResourceLimits::default(),
             admission: Admission::default(),
             replay: false,
             report_probes: false,
@@ -96,49 +122,63 @@ impl Config {
         }
     }
 
-    /// The UDP and TCP address to listen on. Port 0 lets the system choose.
+    /// The UDP and TCP address to listen on; [`DEFAULT_BIND`](Self::DEFAULT_BIND) by default.
+    ///
+    /// Port 0 lets the system choose: no two nodes of a host get in each other's way, but nobody knows the port in
+    /// advance, so such a node is no seed. The address of one interface keeps others out; all of them, `0.0.0.0` or
+    /// `::`, let the node move with its host.
     #[must_use]
     pub fn bind(mut self, addr: SocketAddr) -> Self {
         self.bind = addr;
         self
     }
 
-    /// The address others reach this node at. When it is not set, it is found from the interfaces and routes, and
-    /// again when a seed first answers and when the host no longer has the address. Port 0 stands for the port
-    /// listened on. A host name is looked up again while the node runs, and the node moves with it.
+    /// The address at which others reach this node. By default, the node finds it from the interfaces and routes, and
+    /// again when a seed first answers and when the host no longer has the address.
     ///
-    /// A NAT in between has to forward UDP and TCP to the node, and to send on what the node sends from this
-    /// address, as a published port of the same number does in Docker: members are known by their addresses,
-    /// and what comes from elsewhere is a stranger's.
+    /// Set it where the node cannot see its own address: behind a NAT, or with a published port of a container. Port 0
+    /// stands for the port listened on. A host name is looked up again while the node runs, and the node moves with it;
+    /// an address never changes, so it is wrong once the host moves.
+    ///
+    /// A NAT in between has to forward UDP and TCP to the node, and to send on what the node sends from this address, as
+    /// a published port of the same number does in Docker: members are known by their addresses, and what comes from
+    /// elsewhere is a stranger's.
     #[must_use]
     pub fn advertise(mut self, host: Seed) -> Self {
         self.advertise = Some(host);
         self
     }
 
-    /// Nodes to join the cluster through. They are tried, and their names resolved, until one of them
-    /// answers, and again whenever one is missing from the cluster.
+    /// Nodes to join the cluster through, at most [`MAX_SEEDS`]; none by default. Each call adds some.
+    ///
+    /// The node tries them, and resolves their names, until one of them answers, and again whenever one is missing from
+    /// the cluster. More seeds let a node join while some are down, and heal more partitions; each that is missing costs
+    /// a lookup and a connection now and then. Three to five are plenty.
     #[must_use]
     pub fn join(mut self, seeds: impl IntoIterator<Item = Seed>) -> Self {
         self.join.extend(seeds);
         self
     }
 
-    /// Memberlist's settings for a kind of network.
+    /// Memberlist's settings for a kind of network; [`Profile::Lan`] by default. Replaces the whole
+    /// [tuning](Self::tuning).
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
         self.tuning = profile.tuning();
         self
     }
 
-    /// Each setting of the gossip by itself.
+    /// Each setting of the gossip by itself. See [`Tuning`] for what each trades.
     #[must_use]
     pub fn tuning(mut self, tuning: Tuning) -> Self {
         self.tuning = tuning;
         self
     }
 
-    /// What the node tells the others about itself, at most [`limits::META`] bytes.
+    /// The node's metadata, which every member sees: at most [`limits::META`] (512) bytes, empty by default.
+    ///
+    /// It travels with each announcement of the node and in each view, so each byte of it is sent and kept by every
+    /// node of the cluster.
     #[must_use]
     pub fn meta(mut self, meta: impl Into<Vec<u8>>) -> Self {
         self.meta = meta.into();
@@ -146,49 +186,56 @@ impl Config {
     }
 
     /// What the node tells the other nodes of this crate about itself, apart from its metadata: its identity, its roles
-    /// and where its clients reach it. Unless this is called, an identity that is new at each start.
+    /// and where its clients reach it. By default, an identity that is new at each start.
+    ///
+    /// Each other node asks for it once, and again when it has changed. It costs nothing at rest, and plain memberlist
+    /// nodes never see it.
     #[must_use]
     pub fn info(mut self, info: NodeInfo) -> Self {
         self.info = Some(info);
         self
     }
 
-    /// Joins a cluster of serf agents. Its tags are the node's metadata then, instead of [`meta`](Self::meta).
+    /// Joins a cluster of serf agents; not by default. The node's metadata are then its [tags](SerfConfig::tags),
+    /// instead of [`meta`](Self::meta).
     #[must_use]
-    pub fn serf(mut self, serf: Serf) -> Self {
+    pub fn serf(mut self, serf: SerfConfig) -> Self {
         self.serf = Some(serf);
         self
     }
 
-    /// How much is kept of what is published, and for how long a slow member is waited for.
+    /// How much of what is published the node keeps, and how long it waits for a slow member.
     #[must_use]
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
         self
     }
 
     /// What others can make this node hold at most.
     #[must_use]
-    pub fn bounds(mut self, bounds: Bounds) -> Self {
-        self.bounds = bounds;
+    pub fn resource_limits(mut self, limits: ResourceLimits) -> Self {
+        self.resource_limits = limits;
         self
     }
 
-    /// The networks that members may be in. Who is elsewhere, or announces an address elsewhere, is not let in,
-    /// and what comes from elsewhere about members is not listened to. Everywhere, unless this is called.
+    /// The networks that members may be in, at most [`MAX_NETWORKS`]; everywhere by default. Each call adds some.
+    ///
+    /// A node that is elsewhere, or announces an address elsewhere, does not become a member, and what such a node says
+    /// about members is ignored. Fewer networks keep more strangers out, but a member that moves to another network is
+    /// lost. All nodes of a cluster should allow the same networks.
     #[must_use]
     pub fn allow(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
         self.admission.networks.extend(networks);
         self
     }
 
-    /// Asks the application who may become a member. `Err` says why not: the candidate is ignored, and the
-    /// reason told as [`Event::Rejected`](crate::Event::Rejected).
+    /// Asks the application who may become a member; everybody may by default. `Err` says why not: the candidate is
+    /// ignored, and the reason told as [`Event::Rejected`](crate::Event::Rejected).
     ///
-    /// It is called from the task that does everything else, for each candidate that would be believed
-    /// otherwise. So it must come to its answer at once and by itself: no I/O, no waiting, no lock that
-    /// is held for long, no call of a [`Handle`](crate::Handle). Should it panic, the node stops. What it
-    /// refuses here, other nodes may let in: all should have the same.
+    /// The filter runs in the task that does everything else, for each candidate that would be believed otherwise. So it
+    /// must come to its answer at once and by itself: no I/O, no waiting, no lock that is held for long, no call of a
+    /// [`Handle`](crate::Handle). If it panics, the node stops. Other nodes may let in what this one refuses, so all
+    /// should have the same filter.
     ///
     /// ```
     /// use broadcast::{Candidate, Config};
@@ -204,32 +251,38 @@ impl Config {
         self
     }
 
-    /// Whether this node first gets what the others still retain of what was sent before it joined.
-    /// Otherwise it begins with what is sent from then on.
+    /// Whether a node that joins first gets what the others still retain; `false` by default, so that it begins with
+    /// what is published from then on.
+    ///
+    /// With `true` a new node knows more, but gets up to all that is [retained](Retention) at once, messages included
+    /// that its application may have seen in a former life.
     #[must_use]
     pub fn replay(mut self, retained: bool) -> Self {
         self.replay = retained;
         self
     }
 
-    /// Tells the application of every ping that is answered, with
-    /// [`Event::Probed`](crate::Event::Probed). Not unless this is called.
+    /// Tells the application of every ping that a member answers, with [`Event::Probed`](crate::Event::Probed); not by
+    /// default.
+    ///
+    /// The application gets round-trip times and what acknowledgements carry, for one event in each
+    /// [`probe_interval`](Tuning::probe_interval).
     #[must_use]
     pub fn report_probes(mut self) -> Self {
         self.report_probes = true;
         self
     }
 
-    /// What is done, for a test, to the datagrams this node sends, which
-    /// [`Handle::set_faults`](crate::Handle::set_faults) may change while it runs. Nothing, for ever, unless this is
-    /// called.
+    /// For tests: what happens to the datagrams that this node sends. Nothing, for ever, by default; with this,
+    /// [`Handle::set_faults`](crate::Handle::set_faults) can change it while the node runs.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// The cluster's label and its keys. Neither unless this is called.
+    /// The cluster's label and its keys; neither by default, so that everybody who reaches the node's port can join, and
+    /// read and forge what nodes say.
     ///
     /// ```
     /// use broadcast::{Config, Envelope, wire::Keyring};
@@ -248,37 +301,44 @@ impl Config {
         self
     }
 
-    /// What a node with this tells the others about itself: its metadata, or its tags in a serf cluster.
-    pub(crate) fn told_meta(&self) -> Vec<u8> {
-        self.serf.as_ref().map_or_else(|| self.meta.clone(), Serf::meta)
+    /// The metadata that a node with this announces: its own, or its tags in a serf cluster.
+    pub(crate) fn announced_meta(&self) -> Vec<u8> {
+        self.serf.as_ref().map_or_else(|| self.meta.clone(), SerfConfig::meta)
     }
 
-    /// Whether a node can run with this. [`start`](crate::start) asks it first.
+    /// Checks whether a node can run with this. [`start`](crate::start) does so first.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot be.
+    /// The first setting that is not valid.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_name(&self.name)?;
         check_meta(&self.meta)?;
         self.info.iter().try_for_each(NodeInfo::validate)?;
-        self.serf.iter().try_for_each(Serf::validate)?;
+        self.serf.iter().try_for_each(SerfConfig::validate)?;
         check_seeds(&self.join)?;
         self.advertise.iter().try_for_each(|host| host.check(false))?;
         check_label(&self.envelope.label)?;
         self.tuning.validate(self.envelope.packet_overhead())?;
-        self.limits.validate()?;
-        self.bounds.validate()?;
+        self.retention.validate()?;
+        self.resource_limits.validate()?;
         self.admission.validate()?;
         self.faults.iter().try_for_each(Faults::validate)
     }
 }
 
-/// Whether a node may tell this about itself.
+/// Checks whether a node may have this [metadata](Config::meta).
+///
+/// ```
+/// use broadcast::config::check_meta;
+///
+/// assert!(check_meta(&[0; 512]).is_ok());
+/// assert!(check_meta(&[0; 513]).is_err());
+/// ```
 ///
 /// # Errors
 ///
-/// When it is longer than [`limits::META`] bytes.
+/// It is longer than [`limits::META`] bytes.
 pub fn check_meta(meta: &[u8]) -> Result<(), ConfigError> {
     if meta.len() > limits::META {
         return Err(ConfigError::MetaTooLong { size: meta.len() });
@@ -286,11 +346,19 @@ pub fn check_meta(meta: &[u8]) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Whether a node may have these seeds.
+/// Checks whether a node may [join](Config::join) through these seeds.
+///
+/// ```
+/// use broadcast::config::check_seeds;
+///
+/// assert!(check_seeds(&["node1:7946".parse()?]).is_ok());
+/// assert!(check_seeds(&["node1:0".parse()?]).is_err());
+/// # Ok::<(), broadcast::ConfigError>(())
+/// ```
 ///
 /// # Errors
 ///
-/// When there are more than [`MAX_SEEDS`], or one cannot be dialled.
+/// There are more than [`MAX_SEEDS`], or one of them cannot be dialled.
 pub fn check_seeds(seeds: &[Seed]) -> Result<(), ConfigError> {
     if seeds.len() > MAX_SEEDS {
         return Err(ConfigError::TooManySeeds { count: seeds.len() });
@@ -298,11 +366,18 @@ pub fn check_seeds(seeds: &[Seed]) -> Result<(), ConfigError> {
     seeds.iter().try_for_each(|seed| seed.check(true))
 }
 
-/// Whether a cluster may have this label.
+/// Checks whether a cluster may have this [label](Envelope::label).
+///
+/// ```
+/// use broadcast::config::check_label;
+///
+/// assert!(check_label("staging").is_ok());
+/// assert!(check_label(&"x".repeat(256)).is_err());
+/// ```
 ///
 /// # Errors
 ///
-/// When it is longer than [`limits::LABEL`] bytes.
+/// It is longer than [`limits::LABEL`] bytes.
 pub fn check_label(label: &str) -> Result<(), ConfigError> {
     if label.len() > limits::LABEL {
         return Err(ConfigError::LabelTooLong { size: label.len() });
@@ -310,11 +385,18 @@ pub fn check_label(label: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Whether a node may have this name.
+/// Checks whether a node may have this [name](Config::new).
+///
+/// ```
+/// use broadcast::config::check_name;
+///
+/// assert!(check_name("node1").is_ok());
+/// assert!(check_name("").is_err());
+/// ```
 ///
 /// # Errors
 ///
-/// When it is empty, longer than [`limits::NAME`] bytes, or has control characters.
+/// It is empty, longer than [`limits::NAME`] bytes, or has control characters.
 pub fn check_name(name: &str) -> Result<(), ConfigError> {
     let problem = if name.is_empty() {
         "it is empty; give one that no other node of the cluster has"
@@ -327,113 +409,6 @@ pub fn check_name(name: &str) -> Result<(), ConfigError> {
         return Ok(());
     };
     Err(ConfigError::Name { name: name.into(), problem })
-}
-
-/// A setting that cannot be.
-///
-/// Texts of errors and events name a setting as this crate does: the method of [`Config`], or the field of [`Tuning`],
-/// [`Limits`] or [`Bounds`], between backquotes, as in ``is `max_members` too small?``. A program that has other names
-/// for them can put those there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// Not `host` or `host:port`.
-    #[error("{} is not host[:port]: {problem}", shown(value))]
-    Seed {
-        /// What was given.
-        value: String,
-        /// What is wrong with it, and what would be right.
-        problem: &'static str,
-    },
-    /// More seeds than a node tries.
-    #[error("{count} nodes to join through are too many: name at most {MAX_SEEDS}, any one that runs is enough")]
-    TooManySeeds {
-        /// How many were given.
-        count: usize,
-    },
-    /// The name cannot be one.
-    #[error("{} is not a valid node name: {problem}", shown(name))]
-    Name {
-        /// What was given.
-        name: String,
-        /// What is wrong with it, and what would be right.
-        problem: &'static str,
-    },
-    /// The metadata does not fit in a message.
-    #[error("the metadata is {size} bytes long: shorten it to {} bytes", limits::META)]
-    MetaTooLong {
-        /// Its length.
-        size: usize,
-    },
-    /// Not the identity of a node.
-    #[error("{} is not the id of a node, which has 16 digits in base 16, like 00c0ffee00c0ffee", shown(value))]
-    NodeId {
-        /// What was given, or the first 64 letters of it.
-        value: String,
-    },
-    /// What a node tells of itself is too much, or cannot be told.
-    #[error("what the node tells of itself: {problem}")]
-    Info {
-        /// What is wrong with it, and what would be right.
-        problem: String,
-    },
-    /// The label does not fit in its header.
-    #[error("the label is {size} bytes long: shorten it to {} bytes", limits::LABEL)]
-    LabelTooLong {
-        /// Its length.
-        size: usize,
-    },
-    /// The tags do not fit in the metadata.
-    #[error("the tags take {size} bytes as serf has them: shorten them to {} bytes", limits::META)]
-    TagsTooLong {
-        /// Their length.
-        size: usize,
-    },
-    /// Not `NAME=VALUE,NAME=VALUE`.
-    #[error("{} are not valid tags: {problem}", shown(value))]
-    Tags {
-        /// What was given.
-        value: String,
-        /// What is wrong with it, and what would be right.
-        problem: &'static str,
-    },
-    /// What acknowledgements are to carry is more than they can.
-    #[error("{size} bytes are too many for an acknowledgement: give it {} at most", limits::ACK_PAYLOAD)]
-    AckPayloadTooLong {
-        /// How many were given.
-        size: usize,
-    },
-    /// A number, a size or a duration is out of its range.
-    #[error("`{setting}` = {value} is not valid: it must be {allowed}")]
-    Range {
-        /// The field of [`Tuning`], [`Limits`] or [`Bounds`].
-        setting: &'static str,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        allowed: String,
-    },
-    /// More networks than can be allowed.
-    #[error("{count} networks are too many: allow at most {MAX_NETWORKS}, and join neighbouring ones into one")]
-    TooManyNetworks {
-        /// How many were given.
-        count: usize,
-    },
-    /// Not a network.
-    #[error("{} is not a network: {problem}", shown(value))]
-    Network {
-        /// What was given.
-        value: String,
-        /// What is wrong with it, and what would be right.
-        problem: &'static str,
-    },
-    /// Not faults that can be done.
-    #[error("{} are not valid faults: {problem}", shown(value))]
-    Faults {
-        /// What was given.
-        value: String,
-        /// What is wrong with it, and what would be right.
-        problem: &'static str,
-    },
 }
 
 #[cfg(test)]
@@ -469,22 +444,22 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_faults_are_checked() {
-        let with = |change: fn(&mut Limits)| {
-            let mut limits = Limits::default();
-            change(&mut limits);
-            Config::new("node1").limits(limits)
+    fn retention_and_faults_are_checked() {
+        let with = |change: fn(&mut Retention)| {
+            let mut retention = Retention::default();
+            change(&mut retention);
+            Config::new("node1").retention(retention)
         };
         assert_eq!(
-            refused(with(|limits| limits.retain_messages = 15)),
+            refused(with(|retention| retention.retain_messages = 15)),
             "`retain_messages` = 15 is not valid: it must be between 16 and 16777216"
         );
         assert_eq!(
-            refused(with(|limits| limits.retain_bytes = 1 << 20)),
+            refused(with(|retention| retention.retain_bytes = 1 << 20)),
             "`retain_bytes` = 1MiB is not valid: it must be between 8MiB and 1TiB"
         );
         assert_eq!(
-            refused(with(|limits| limits.lag_limit = Duration::ZERO)),
+            refused(with(|retention| retention.lag_limit = Duration::ZERO)),
             "`lag_limit` = 0s is not valid: it must be between 100ms and 1day"
         );
         let faults = Faults { loss: 2.0, ..Faults::default() };

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use super::{ConfigError, Size};
+use super::{ByteSize, ConfigError};
 
 /// Refuses a value that is out of its range.
 pub(super) fn check<T: Display + PartialOrd>(
@@ -23,7 +23,7 @@ pub(super) fn check_size(
     value: usize,
     range: &RangeInclusive<usize>,
 ) -> Result<(), ConfigError> {
-    check(setting, Size(value), &(Size(*range.start())..=Size(*range.end())))
+    check(setting, ByteSize(value), &(ByteSize(*range.start())..=ByteSize(*range.end())))
 }
 
 /// The same, of a duration.

@@ -1,4 +1,4 @@
-//! Where other nodes are found.
+//! Seeds: where a node looks for the cluster it is to join.
 
 use std::{
     fmt,
@@ -8,18 +8,25 @@ use std::{
 
 use super::{ConfigError, DEFAULT_PORT};
 
-/// A place to find a node at: `host`, `host:port`, `1.2.3.4`, `[::1]:7946`, `::1`, `[fe80::1%eth0]:7946`.
+/// An address at which to find a node: `host`, `host:port`, `1.2.3.4`, `[::1]:7946`, `::1`, `[fe80::1%eth0]:7946`.
+///
+/// ```
+/// use broadcast::{Config, Seed};
+///
+/// let config = Config::new("node2").join(["node1.example.org:7946".parse::<Seed>()?]);
+/// # Ok::<(), broadcast::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seed {
-    /// A DNS name or an address; a link-local IPv6 address with its zone, the name or number of the interface that
-    /// leads to it.
+    /// A DNS name or an IP address. A link-local IPv6 address has a zone: the name or number of the interface that leads
+    /// to it.
     pub host: String,
-    /// The port.
+    /// The UDP and TCP port.
     pub port: u16,
 }
 
 impl Seed {
-    /// Reads `host[:port]`; without a port, it is `default_port`.
+    /// Reads `host[:port]`; without a port, the seed has `default_port`.
     ///
     /// ```
     /// use broadcast::Seed;
@@ -31,25 +38,26 @@ impl Seed {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Seed`].
+    /// [`ConfigError::Seed`]: it is no such address, or stands for all of them.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, ConfigError> {
         split_host_port(text, default_port)
             .and_then(|(host, port)| check_host(host).map(|()| Self { host: host.into(), port }))
             .map_err(|problem| ConfigError::Seed { value: text.into(), problem })
     }
 
-    /// The address and the zone, where the host is a link-local address with its zone.
+    /// The address and the zone, if the host is an address with a zone.
     #[must_use]
     pub fn zoned(&self) -> Option<(Ipv6Addr, &str)> {
         let (ip, zone) = self.host.split_once('%')?;
         Some((ip.parse().ok()?, zone))
     }
 
-    /// Whether the host is an address, and not a name that may come to stand for another one.
+    /// Whether the host is an address, and not a name whose address can change.
     pub(crate) fn is_address(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok() || self.zoned().is_some()
     }
 
+    /// Checks whether a node can be there; `needs_port` refuses port 0.
     pub(super) fn check(&self, needs_port: bool) -> Result<(), ConfigError> {
         let problem = match check_host(&self.host) {
             Err(problem) => problem,

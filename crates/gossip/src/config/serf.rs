@@ -1,41 +1,43 @@
-//! Being a member of a serf cluster.
+//! Membership in a cluster of serf agents.
 
 use std::collections::BTreeMap;
 
 use super::ConfigError;
 use crate::wire::{
-    TAGS, limits,
+    TAG_MAGIC_BYTE, limits,
     msgpack::{put_large_map, put_str},
 };
 
-/// What a node of a serf cluster says of itself: names and their values.
+/// The tags of a node in a serf cluster, by name. [`parse_tags`] reads them.
 pub type Tags = BTreeMap<String, String>;
 
-/// A node's place in a cluster of [serf](https://github.com/hashicorp/serf) agents. All nodes of a cluster
-/// have one, or none.
+/// Makes a node a member of a cluster of [serf](https://github.com/hashicorp/serf) agents: what it publishes, agents get
+/// as user events, and the other way about. All nodes of a cluster have this, or none.
 ///
 /// ```
-/// use broadcast::{Config, Serf};
+/// use broadcast::{Config, SerfConfig};
 ///
-/// let serf = Serf { tags: [("role".into(), "web".into())].into() };
+/// let serf = SerfConfig { tags: [("role".into(), "web".into())].into() };
 /// let config = Config::new("node1").serf(serf);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Serf {
-    /// What agents list beside the node's name. All names and values together may take
-    /// [`limits::META`](crate::wire::limits::META) bytes, with two to six more for each tag.
+pub struct SerfConfig {
+    /// What agents list beside the node's name; none by default. All names and values together may take
+    /// [`limits::META`](crate::wire::limits::META) (512) bytes, with two to six more for each tag.
+    ///
+    /// They are the node's metadata: each byte is sent to every node, and kept by it.
     pub tags: Tags,
 }
 
-impl Serf {
+impl SerfConfig {
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let size = self.meta().len();
         if size > limits::META { Err(ConfigError::TagsTooLong { size }) } else { Ok(()) }
     }
 
-    /// The tags as metadata.
+    /// The tags as metadata, in serf's encoding.
     pub(crate) fn meta(&self) -> Vec<u8> {
-        let mut meta = vec![TAGS];
+        let mut meta = vec![TAG_MAGIC_BYTE];
         put_large_map(&mut meta, self.tags.len());
         for (name, value) in &self.tags {
             put_str(&mut meta, name.as_bytes());
@@ -45,7 +47,18 @@ impl Serf {
     }
 }
 
-/// Reads `role=web,zone=a`.
+/// Reads tags: `role=web,zone=a`.
+///
+/// ```
+/// use broadcast::config::parse_tags;
+///
+/// assert_eq!(parse_tags("role=web,zone=a")?["zone"], "a");
+/// # Ok::<(), broadcast::ConfigError>(())
+/// ```
+///
+/// # Errors
+///
+/// [`ConfigError::Tags`], or [`ConfigError::TagsTooLong`] if they do not fit in the metadata.
 pub fn parse_tags(text: &str) -> Result<Tags, ConfigError> {
     let refuse = |problem| ConfigError::Tags { value: text.into(), problem };
     let mut tags = Tags::new();
@@ -58,7 +71,7 @@ pub fn parse_tags(text: &str) -> Result<Tags, ConfigError> {
             return Err(refuse("a tag is given twice; leave one out"));
         }
     }
-    Serf { tags: tags.clone() }.validate()?;
+    SerfConfig { tags: tags.clone() }.validate()?;
     Ok(tags)
 }
 
@@ -68,7 +81,7 @@ mod tests {
 
     #[test]
     fn tags_are_encoded_as_serf_does() {
-        let meta = |text| Serf { tags: parse_tags(text).expect("tags") }.meta();
+        let meta = |text| SerfConfig { tags: parse_tags(text).expect("tags") }.meta();
         assert_eq!(meta("role=web"), b"\xff\x81\xa4role\xa3web");
         assert_eq!(meta(""), b"\xff\x80");
         assert_eq!(meta(" b=1=2 ,a=,"), b"\xff\x82\xa1a\xa0\xa1b\xa31=2");

@@ -52,11 +52,11 @@ pub struct Counters {
     /// Messages, acknowledgements and what is said of messages, of a life that is over.
     pub former_lives: u64,
     /// Members that were heard from another address than they announce, as told by
-    /// [`Event::HeardElsewhere`](crate::Event::HeardElsewhere).
+    /// [`Event::AddressMismatch`](crate::Event::AddressMismatch).
     pub elsewhere: u64,
     /// Everything else that could not be used.
     pub unusable: u64,
     /// Messages of this node that agents of a serf cluster do not get, as told by
-    /// [`Event::NoSerfEvent`](crate::Event::NoSerfEvent).
+    /// [`Event::SerfEventDropped`](crate::Event::SerfEventDropped).
     pub no_events: u64,
 }

@@ -9,7 +9,7 @@ use super::{
     outbound::Outbound,
 };
 use crate::{
-    config::Limits,
+    config::Retention,
     membership::{Membership, NodeName},
 };
 
@@ -86,7 +86,7 @@ impl Dissemination {
 
     /// How much is kept: what, how much of it, and its bound.
     pub(crate) fn sizes(&self) -> [(&'static str, usize, usize); 5] {
-        let Limits { retain_messages, retain_bytes, .. } = self.limits;
+        let Retention { retain_messages, retain_bytes, .. } = self.limits;
         let own = |size: fn(&Outbound) -> usize| {
             self.publisher.lanes.iter().map(|own| size(&own.outbound)).max().unwrap_or_default()
         };

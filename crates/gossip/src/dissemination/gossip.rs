@@ -33,7 +33,7 @@ impl Dissemination {
     pub(crate) fn fill(&mut self, target: Target, budget: usize, out: &mut Vec<Bytes>) -> usize {
         if !is_ours(target.versions) {
             let plain = self.tree.last_ring().map_or(0, |ring| ring.plain.len());
-            return self.plain.queue.take(plain + 1, packet::PART_OVERHEAD, budget, out);
+            return self.plain.queue.take_broadcasts(plain + 1, packet::PART_OVERHEAD, budget, out);
         }
         let mut haves = Vec::new();
         let by = if is_named(target.versions) { self.cx.me.by(None).max_len() } else { 0 };

@@ -36,7 +36,7 @@ use super::{
     message::Message,
     stream::{Begun, Store, Stream, StreamError},
 };
-use crate::{config::Limits, membership::NodeName};
+use crate::{config::Retention, membership::NodeName};
 
 /// Lives of one origin that are remembered at most, in both lanes.
 const MAX_LIVES: usize = 8;
@@ -53,13 +53,13 @@ fn find<'a>(streams: &'a mut BTreeMap<NodeName, Vec<Stream>>, origin: &[u8], epo
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Inbound {
-    limits: Limits,
+    limits: Retention,
     streams: BTreeMap<NodeName, Vec<Stream>>,
     store: Store,
 }
 
 impl Inbound {
-    pub(super) fn new(limits: Limits, replay: bool) -> Self {
+    pub(super) fn new(limits: Retention, replay: bool) -> Self {
         Self { limits, streams: BTreeMap::new(), store: Store::new(limits.retain_bytes / 4, replay) }
     }
 

@@ -134,7 +134,7 @@ pub use self::{
     output::Acks,
 };
 use crate::{
-    config::{Limits, Tuning},
+    config::{Retention, Tuning},
     membership::{Cohort, Membership, NodeName, Record},
     timers::Timers,
 };
@@ -143,7 +143,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Dissemination {
     cx: Context,
-    limits: Limits,
+    limits: Retention,
     publisher: Publisher,
     receiver: Receiver,
     plain: PlainNodes,
@@ -158,7 +158,7 @@ impl Dissemination {
         me: NodeName,
         start: u64,
         tuning: &Tuning,
-        limits: Limits,
+        limits: Retention,
         replay: bool,
         rng_seed: u64,
     ) -> Self {

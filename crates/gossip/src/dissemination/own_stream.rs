@@ -16,7 +16,7 @@ use super::{
     revision::{is_named, is_ours},
 };
 use crate::{
-    config::Limits,
+    config::Retention,
     membership::{MemberState, Membership, NodeName, Record},
 };
 
@@ -33,7 +33,7 @@ pub(super) struct OwnStream {
 }
 
 impl OwnStream {
-    pub(super) fn new(now: Instant, epoch: u64, limits: Limits) -> Self {
+    pub(super) fn new(now: Instant, epoch: u64, limits: Retention) -> Self {
         Self { outbound: Outbound::new(now, epoch, limits), active: false, rounds: 0, told_floor: 0 }
     }
 

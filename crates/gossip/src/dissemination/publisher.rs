@@ -26,7 +26,7 @@ use super::{
     watch::Watchers,
 };
 use crate::{
-    config::Limits,
+    config::Retention,
     membership::{Membership, NodeName, Record, Target},
 };
 
@@ -55,7 +55,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(now: Instant, epoch: u64, limits: Limits) -> Self {
+    pub(super) fn new(now: Instant, epoch: u64, limits: Retention) -> Self {
         let lanes = Lanes::new(OwnStream::new(now, epoch, limits), OwnStream::new(now, epoch | 1, limits));
         Self { lanes, watchers: Watchers::default(), answers: Quota::default() }
     }

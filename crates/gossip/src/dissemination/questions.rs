@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     membership::{Membership, NodeName, Record},
-    rate::RateLimit,
+    rate::RateLimiter,
 };
 
 /// For how long a question is asked, and answers to it count.
@@ -63,7 +63,7 @@ struct Asked {
     /// The life that it was asked about.
     epoch: u64,
     /// How often it was asked in which life it is.
-    asked: RateLimit,
+    asked: RateLimiter,
     /// A former life that was the reason to ask, and who told of it.
     former: Option<(u64, SocketAddr)>,
 }
@@ -94,7 +94,7 @@ impl Questions {
 
     fn asked(&mut self, cx: &mut Context, now: Instant, name: &NodeName, epoch: u64) -> &mut Asked {
         let number = cx.rng.random();
-        let new = Asked { number, since: now, epoch, asked: RateLimit::default(), former: None };
+        let new = Asked { number, since: now, epoch, asked: RateLimiter::default(), former: None };
         let asked = self.asked.entry(name.clone()).or_insert(new);
         let age = now.saturating_duration_since(asked.since);
         // Both lanes of a life have the same number, but for its last bit.

@@ -5,16 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{membership::NodeName, rate::RateLimit};
+use crate::{membership::NodeName, rate::RateLimiter};
 
 /// A rate limit for each member, of those that are live.
 #[derive(Debug, Default)]
 pub(super) struct Quota {
-    limits: BTreeMap<NodeName, RateLimit>,
+    limits: BTreeMap<NodeName, RateLimiter>,
 }
 
 impl Quota {
-    /// Whether a member may have what costs so much; it has it then. See [`RateLimit::take`].
+    /// Whether a member may have what costs so much; it has it then. See [`RateLimiter::take`].
     pub(super) fn take(&mut self, now: Instant, name: &NodeName, cost: Duration, burst: Duration) -> bool {
         self.limits.entry(name.clone()).or_default().take(now, cost, burst)
     }

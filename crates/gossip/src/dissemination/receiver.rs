@@ -22,7 +22,7 @@ use super::{
     stream::{StreamError, Taken},
 };
 use crate::{
-    config::Limits,
+    config::Retention,
     membership::{Membership, NodeName, Record},
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new(limits: Limits, replay: bool) -> Self {
+    pub(super) fn new(limits: Retention, replay: bool) -> Self {
         Self {
             inbound: Inbound::new(limits, replay),
             acks: BTreeSet::new(),

@@ -11,8 +11,8 @@ use tokio::{
 use super::sockets;
 use crate::wire::{
     envelope::{Direction, Envelope},
+    envelope_reader::EnvelopeReader,
     limits::StreamLimits,
-    opener::Opener,
     stream::{StreamMessage, encode},
 };
 
@@ -93,7 +93,7 @@ pub(super) async fn request(
         let request = envelope.seal_stream(nonce, encode(message, false), Direction::Request);
         stream.write_all(&request).await.map_err(|source| RequestError::Broken { addr, source })?;
         traffic.sent += request.len() as u64;
-        let mut opener = Opener::with_limits(Direction::Answer, limits);
+        let mut reader = EnvelopeReader::with_limits(Direction::Answer, limits);
         let mut chunk = vec![0; CHUNK];
         loop {
             let length = match stream.read(&mut chunk).await {
@@ -102,7 +102,7 @@ pub(super) async fn request(
                 Err(source) => return Err(RequestError::Broken { addr, source }),
             };
             traffic.received += length as u64;
-            match opener.push(envelope, &chunk[..length]) {
+            match reader.push(envelope, &chunk[..length]) {
                 Ok(None) => {}
                 Ok(Some(message)) => return Ok(message),
                 Err(error) if error.exceeds_limit() => {

@@ -54,7 +54,7 @@ impl FaultInjector {
             copies: 0,
             counts: Counts::default(),
         };
-        if !faults.at_rest() {
+        if !faults.is_inactive() {
             injector.set(faults);
         }
         injector
@@ -64,7 +64,7 @@ impl FaultInjector {
     /// for real ones.
     pub(super) fn set(&mut self, mut faults: Faults) {
         let node = &self.node;
-        if faults.at_rest() {
+        if faults.is_inactive() {
             warn!(node, event = "faults", "faults are off: this node sends normally again");
         } else {
             let seed = *faults.seed.get_or_insert_with(|| self.rng.random());
@@ -82,7 +82,7 @@ impl FaultInjector {
 
     /// The faults, if there are any now.
     pub(super) fn faults(&self) -> Option<&Faults> {
-        Some(&self.faults).filter(|faults| !faults.at_rest())
+        Some(&self.faults).filter(|faults| !faults.is_inactive())
     }
 
     /// Takes a datagram, to be lost, duplicated or delayed.

@@ -7,14 +7,14 @@ use crate::{ConfigError, NodeInfo, NodeName};
 
 impl Handle {
     /// What a live member, or this node, tells about itself. `None` for plain memberlist nodes, for nodes whose info has not
-    /// arrived yet ([`Event::Introduced`](crate::Event::Introduced) announces it), and once this node has stopped.
+    /// arrived yet ([`Event::InfoReceived`](crate::Event::InfoReceived) announces it), and once this node has stopped.
     pub async fn info_of(&self, name: &NodeName) -> Option<NodeInfo> {
         let name = name.clone();
         self.ask(move |event_loop| event_loop.node.info_of(&name)).await.flatten()
     }
 
     /// Changes the roles or endpoints that this node tells the other nodes of this crate. They are told by
-    /// [`Event::Introduced`](crate::Event::Introduced). Returns when the update is on its way.
+    /// [`Event::InfoReceived`](crate::Event::InfoReceived). Returns when the update is on its way.
     ///
     /// # Errors
     ///

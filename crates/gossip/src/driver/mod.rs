@@ -69,7 +69,7 @@ pub use self::{
 };
 use crate::{
     Acks, Config, ConfigError, Event, Member, Message, Metrics, NodeId, NodeInfo, NodeName, Overview, PublishError,
-    Seed, Serf, Tags,
+    Seed, SerfConfig, Tags,
     config::{DEFAULT_PORT, check_meta},
     dissemination::{Draft, Progress},
     node::{Advertised, Health, Node, NodeConfig},
@@ -211,7 +211,8 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     let info = config.info.get_or_insert_with(|| NodeInfo::new(NodeId::random().unwrap_or_else(|| epoch.into())));
     let id = info.id;
     let (name, label, serf) = (config.name.clone(), config.envelope.label.clone(), config.serf.is_some());
-    let (advertise, streams) = (config.advertise.clone(), (config.tuning.tcp_timeout, config.bounds.max_streams));
+    let (advertise, streams) =
+        (config.advertise.clone(), (config.tuning.tcp_timeout, config.resource_limits.max_streams));
     let node = NodeConfig {
         config,
         address: Address::from(addr),
@@ -340,7 +341,7 @@ impl Handle {
         if !self.0.serf {
             return Err(UpdateError::Kind);
         }
-        let serf = Serf { tags };
+        let serf = SerfConfig { tags };
         serf.validate()?;
         let updated = self.ask(|event_loop| event_loop.node.update_tags(Instant::now(), serf)).await;
         if updated == Some(true) { Ok(()) } else { Err(UpdateError::Stopped) }

@@ -146,8 +146,8 @@ impl Receipt {
     }
 
     /// Waits until every live member has the message, even one that lags by more than
-    /// [`Limits::lag_limit`](crate::Limits), for which publishers do not wait. It does not wait for members that fail or leave
-    /// meanwhile, and names them ([`Delivery::departed`]); nor for plain memberlist members.
+    /// [`Retention::lag_limit`](crate::Retention::lag_limit), for which publishers do not wait. It does not wait for members
+    /// that fail or leave meanwhile, and names them ([`Delivery::departed`]); nor for plain memberlist members.
     ///
     /// # Errors
     ///

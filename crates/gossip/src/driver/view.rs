@@ -43,8 +43,9 @@ impl Handle {
     /// What the member at `addr`, of this crate or any other memberlist node, believes of every member that it remembers,
     /// itself included, sorted by name. The request goes over TCP, with this node's label and keys.
     ///
-    /// The answer may have no more records than this node remembers members ([`Bounds::max_members`](crate::Bounds)), and
-    /// half as many bytes as all streams together may hold ([`Bounds::max_stream_bytes`](crate::Bounds)).
+    /// The answer may have no more records than this node remembers members
+    /// ([`ResourceLimits::max_members`](crate::ResourceLimits::max_members)), and half as many bytes as all streams together
+    /// may hold ([`ResourceLimits::max_stream_bytes`](crate::ResourceLimits::max_stream_bytes)).
     ///
     /// # Errors
     ///
@@ -84,7 +85,7 @@ impl Handle {
         let answer = exchange::request(addr, &envelope, limits, timeout, &request, &mut traffic).await;
         self.ask(move |event_loop| event_loop.node.count_asked(traffic.sent, traffic.received)).await;
         match answer? {
-            StreamMessage::PushPull(view) => Ok(Belief::all_of(&view.nodes)),
+            StreamMessage::PushPull(view) => Ok(Belief::from_view(&view.nodes)),
             StreamMessage::Error(reason) => {
                 Err(ViewError::Refused { addr, reason: String::from_utf8_lossy(&reason).into_owned() })
             }

@@ -2,7 +2,7 @@
 
 use crate::{
     Config, Faults, NodeId, Seed,
-    config::{ConfigError, DEFAULT_PORT, Size, network, parse_tags, shown},
+    config::{ByteSize, ConfigError, DEFAULT_PORT, parse_network, parse_tags, quote},
 };
 
 /// What an error says at most, in bytes, whatever it refuses: of a hundred letters each may have ten bytes as it is shown.
@@ -15,14 +15,14 @@ pub fn text(data: &[u8]) {
     same(Seed::parse(text, DEFAULT_PORT), |seed| seed.to_string().parse());
     same(text.parse::<Faults>(), |faults| faults.to_string().parse());
     same(text.parse::<NodeId>(), |id| id.to_string().parse());
-    same(network(text), |of| network(&of.to_string()));
+    same(parse_network(text), |of| parse_network(&of.to_string()));
     same(parse_tags(text), |tags| {
         parse_tags(&tags.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(","))
     });
-    if let Ok(size) = text.parse::<Size>() {
+    if let Ok(size) = text.parse::<ByteSize>() {
         assert_eq!(size.to_string().parse(), Ok(size));
     }
-    is_short(&shown(text));
+    is_short(&quote(text));
     // Whether it can be does not matter: only that it is answered.
     if let Err(error) = Config::new(text).meta(data).validate() {
         is_short(&error.to_string());

@@ -5,9 +5,8 @@ use bytes::Bytes;
 use crate::wire::{
     Keyring, Message, SecretKey, compress,
     envelope::{Direction, Envelope},
-    limits,
-    opener::Opener,
-    packet,
+    envelope_reader::EnvelopeReader,
+    limits, packet,
     stream::{self, StreamError, StreamMessage, StreamReader},
 };
 
@@ -86,10 +85,10 @@ pub fn sealed(data: &[u8]) {
 
     let plain = read_stream(data, data.len().max(1));
     for direction in [Direction::Request, Direction::Answer] {
-        let _ = Opener::new(direction).push(&envelope, data);
+        let _ = EnvelopeReader::new(direction).push(&envelope, data);
         let sealed = envelope.seal_stream([7; 12], data.to_vec(), direction);
-        let mut opener = Opener::new(direction);
-        let read = sealed.chunks(data.len() / 3 + 1).find_map(|piece| opener.push(&envelope, piece).transpose());
+        let mut reader = EnvelopeReader::new(direction);
+        let read = sealed.chunks(data.len() / 3 + 1).find_map(|piece| reader.push(&envelope, piece).transpose());
         match (read, &plain) {
             (Some(Ok(read)), Ok(Some(plain))) => assert_eq!(read, *plain),
             (Some(Err(_)), Err(_) | Ok(None)) => {}

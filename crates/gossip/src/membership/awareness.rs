@@ -1,13 +1,13 @@
-//! Local health: how much a node trusts its own sense of time.
+//! Local health: how far a node takes itself to be slow.
 //!
-//! Lifeguard's local health multiplier (arXiv 1707.00788, section IV-A). A node that misses answers it
-//! should have had, or is told that it is suspected, concludes that it is itself slow and gives others
-//! more time: its probes last longer before it suspects. The paper stretches the wait for the direct answer
-//! as well; memberlist does not, and nor does this: what is gained goes to those asked for help.
+//! Lifeguard's local health multiplier (arXiv 1707.00788, section IV-A). A node that misses answers that it should have
+//! got, or hears that it is suspected, concludes that it is itself slow and gives others more time: its probes last longer
+//! before it suspects. The paper also stretches the wait for the direct answer. memberlist does not, nor does this: the time
+//! gained goes to the members asked for help.
 
 use std::time::Duration;
 
-/// A score from 0 (healthy) to one less than the configured maximum.
+/// The health score: from 0 (healthy) to one less than the configured maximum.
 #[derive(Debug)]
 pub(crate) struct Awareness {
     score: u32,
@@ -15,22 +15,22 @@ pub(crate) struct Awareness {
 }
 
 impl Awareness {
-    /// Healthy; scales by at most `max_multiplier`.
+    /// A healthy node's score, which multiplies timeouts by at most `max_multiplier`.
     pub(crate) fn new(max_multiplier: u32) -> Self {
         Self { score: 0, max: max_multiplier.max(1) - 1 }
     }
 
-    /// 0 is healthy.
+    /// The score; 0 is healthy.
     pub(crate) fn score(&self) -> u32 {
         self.score
     }
 
-    /// Worse by `delta`, or better when it is negative.
+    /// Adds `delta` to the score: positive is worse.
     pub(crate) fn apply(&mut self, delta: i32) {
         self.score = self.score.saturating_add_signed(delta).min(self.max);
     }
 
-    /// `timeout`, stretched as this node's health demands.
+    /// `timeout`, multiplied as this node's health demands.
     pub(crate) fn scale(&self, timeout: Duration) -> Duration {
         timeout * (self.score + 1)
     }

@@ -1,4 +1,4 @@
-//! The numbers of records, found by something of theirs.
+//! A hash index of records, by name or by address.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -9,8 +9,8 @@ use hashbrown::HashTable;
 
 use super::record::Record;
 
-/// See the [module](self). It holds numbers, not names and addresses, to be small. The order it has is never looked at:
-/// it differs from run to run.
+/// See the [module](self). To be small, it holds numbers of records, not names and addresses. It is never iterated, as its
+/// order differs from run to run.
 #[derive(Debug)]
 pub(super) struct Index {
     numbers: HashTable<u32>,
@@ -31,27 +31,27 @@ impl Index {
         Self::new(|hasher, record| hasher.hash_one(record.addr()))
     }
 
-    /// Enters the record of a number, which is not in yet.
-    pub(super) fn enter<'a>(&mut self, number: u32, record: impl Fn(u32) -> &'a Record) {
+    /// Adds the record with this number, which is not in the index yet.
+    pub(super) fn insert<'a>(&mut self, number: u32, record: impl Fn(u32) -> &'a Record) {
         let Self { numbers, hasher, hash } = self;
         let hash = |number: &u32| hash(hasher, record(*number));
         numbers.insert_unique(hash(&number), number, hash);
     }
 
-    /// Forgets the number of this record; gives whether it was in.
-    pub(super) fn leave(&mut self, number: u32, record: &Record) -> bool {
+    /// Removes a record; gives whether it was in the index.
+    pub(super) fn remove(&mut self, number: u32, record: &Record) -> bool {
         let hash = (self.hash)(&self.hasher, record);
-        self.numbers.find_entry(hash, |entered| *entered == number).map(|entry| entry.remove()).is_ok()
+        self.numbers.find_entry(hash, |indexed| *indexed == number).map(|entry| entry.remove()).is_ok()
     }
 
-    /// Whose name it is, if it is an index of names.
-    pub(super) fn named<'a>(&self, name: &[u8], record: impl Fn(u32) -> &'a Record) -> Option<u32> {
+    /// The record with this name, if this is an index of names.
+    pub(super) fn find_name<'a>(&self, name: &[u8], record: impl Fn(u32) -> &'a Record) -> Option<u32> {
         let is = |number: &u32| *record(*number).name.as_bytes() == *name;
         self.numbers.find(self.hasher.hash_one(name), is).copied()
     }
 
-    /// Who may be at this address, if it is an index of addresses: all who are, and maybe others.
-    pub(super) fn maybe_at(&self, addr: SocketAddr) -> impl Iterator<Item = u32> {
+    /// All records with this address, and maybe others with the same hash, if this is an index of addresses.
+    pub(super) fn candidates_at(&self, addr: SocketAddr) -> impl Iterator<Item = u32> {
         self.numbers.iter_hash(self.hasher.hash_one(addr)).copied()
     }
 }

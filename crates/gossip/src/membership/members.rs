@@ -1,15 +1,14 @@
-//! The table of members: by name, and in the random order they are probed in.
+//! The table of members: by name, by address, and in the random order in which they are probed.
 //!
-//! Those that are *proven*, which have answered this node once, stand before all others. So whoever looks for
-//! proven ones, or draws some of them, never sees the others, however many there are
-//! ([`newcomers`](super::newcomers)).
+//! *Proven* members, which have answered this node once, stand before all others. So code that looks for proven ones, or
+//! draws some of them, never sees the others, however many there are ([`newcomers`](super::newcomers)).
 //!
-//! They are found by name, and the proven ones by address too, which each message asks for. For one that is not
-//! proven all of those are looked at: so whoever makes up thousands of members at one address fills no index with them.
+//! All are indexed by name, and the proven ones by address too, since each message asks for that. A newcomer is found by
+//! address in a search of all newcomers: so whoever makes up thousands of members at one address fills no index.
 //!
-//! A cluster of n nodes holds n² of these records, so they are kept small: the order and the indices hold numbers of
-//! records, which never move, and metadata, which few members have, costs a pointer where there is none. Where one
-//! process runs the whole cluster, records are shared as long as they are equal ([`Cohort`]).
+//! A cluster of n nodes holds n² of these records, so they are small: the order and the indices hold numbers of records,
+//! which never move, and metadata, which few members have, takes a pointer if there is none. If one process runs the whole
+//! cluster, nodes share records as long as they are equal ([`Cohort`]).
 
 use std::{
     net::SocketAddr,
@@ -22,17 +21,17 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
     MemberState, NodeName,
-    cohort::{Acquainted, Cohort},
+    cohort::{Cohort, CohortOverlay},
     index::Index,
-    record::{Record, Standing},
+    record::{PackedState, Record},
 };
 use crate::wire::{Address, Versions};
 
-/// Which record: one of the node's own by its number, or with the highest bit one of the cohort's.
+/// The number of a record: one of the node's own or, with the highest bit, one of the cohort's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Id(u32);
+struct RecordId(u32);
 
-impl Id {
+impl RecordId {
     const COHORT: u32 = 1 << 31;
 
     fn of_cohort(number: u32) -> Self {
@@ -45,7 +44,7 @@ impl Id {
     }
 }
 
-/// Records that keep their numbers, those of the forgotten being given to others.
+/// Records that keep their numbers; those of removed ones are given to new ones.
 #[derive(Debug, Default)]
 struct Records {
     slots: Vec<Option<Record>>,
@@ -67,7 +66,7 @@ impl Records {
             return number;
         }
         self.slots.push(Some(record));
-        let last = u32::try_from(self.slots.len() - 1).ok().filter(|last| *last < Id::COHORT);
+        let last = u32::try_from(self.slots.len() - 1).ok().filter(|last| *last < RecordId::COHORT);
         last.expect("there are at most max_members, which 31 bits count")
     }
 
@@ -80,32 +79,32 @@ impl Records {
 /// Every member this node remembers, itself included.
 #[derive(Debug)]
 pub(crate) struct Members {
-    begin: Instant,
+    created: Instant,
     records: Records,
-    /// First those that are proven.
-    order: Vec<Id>,
+    /// The order of probing: proven members first.
+    order: Vec<RecordId>,
     by_name: Index,
-    /// Those that are proven.
+    /// Only proven members.
     by_addr: Index,
-    /// Those that it knew from its beginning, if there are such.
-    acquainted: Option<Box<Acquainted>>,
+    /// The members that it knew from the start, if there are such.
+    overlay: Option<Box<CohortOverlay>>,
     live: usize,
     proven: usize,
     proven_live: usize,
-    /// How often a record may have changed.
+    /// How often a record came, went, or may have changed.
     changes: u64,
 }
 
 impl Members {
-    /// Nobody, for now.
+    /// An empty table.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            begin: now,
+            created: now,
             records: Records::default(),
             order: Vec::new(),
             by_name: Index::by_name(),
             by_addr: Index::by_addr(),
-            acquainted: None,
+            overlay: None,
             live: 0,
             proven: 0,
             proven_live: 0,
@@ -113,54 +112,54 @@ impl Members {
         }
     }
 
-    /// How often a record came, went, or may have changed: the same as before when none has.
+    /// A number that changes whenever a record came, went, or may have changed.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.begin).as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(at.saturating_duration_since(self.created).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// For how long a member has been in its state.
-    pub(crate) fn in_state(&self, record: &Record, now: Instant) -> Duration {
+    pub(crate) fn time_in_state(&self, record: &Record, now: Instant) -> Duration {
         Duration::from_nanos(self.nanos(now).saturating_sub(record.since))
     }
 
-    fn id(&self, name: &[u8]) -> Option<Id> {
-        let shared = self.acquainted.as_ref().and_then(|acquainted| acquainted.number(name)).map(Id::of_cohort);
-        shared.or_else(|| self.by_name.named(name, |number| self.records.get(number)).map(Id))
+    fn id(&self, name: &[u8]) -> Option<RecordId> {
+        let shared = self.overlay.as_ref().and_then(|overlay| overlay.number(name)).map(RecordId::of_cohort);
+        shared.or_else(|| self.by_name.find_name(name, |number| self.records.get(number)).map(RecordId))
     }
 
-    fn record(&self, id: Id) -> &Record {
-        match (id.in_cohort(), &self.acquainted) {
-            (Some(number), Some(acquainted)) => acquainted.record(number),
+    fn record(&self, id: RecordId) -> &Record {
+        match (id.in_cohort(), &self.overlay) {
+            (Some(number), Some(overlay)) => overlay.record(number),
             _ => self.records.get(id.0),
         }
     }
 
-    /// The number of a record of this node's own: of one that was the cohort's, a copy is from now on.
-    fn own(&mut self, id: Id) -> u32 {
-        let Some((number, acquainted)) = id.in_cohort().zip(self.acquainted.as_mut()) else { return id.0 };
-        let record = acquainted.record(number).clone();
-        acquainted.part(number);
+    /// Makes a record this node's own, and gives its number: a record of the cohort is copied on the first write.
+    fn make_own(&mut self, id: RecordId) -> u32 {
+        let Some((number, overlay)) = id.in_cohort().zip(self.overlay.as_mut()) else { return id.0 };
+        let record = overlay.record(number).clone();
+        overlay.mark_copied(number);
         let is_proven = record.is_proven();
         let own = self.records.add(record);
-        self.by_name.enter(own, |number| self.records.get(number));
+        self.by_name.insert(own, |number| self.records.get(number));
         if is_proven {
-            self.by_addr.enter(own, |number| self.records.get(number));
+            self.by_addr.insert(own, |number| self.records.get(number));
         }
-        self.order.iter_mut().filter(|other| **other == id).for_each(|other| *other = Id(own));
+        self.order.iter_mut().filter(|other| **other == id).for_each(|other| *other = RecordId(own));
         own
     }
 
-    /// Where one of these places has it.
-    fn place(&self, id: Id, places: std::ops::Range<usize>) -> Option<usize> {
+    /// The position of a record among these positions.
+    fn position(&self, id: RecordId, places: std::ops::Range<usize>) -> Option<usize> {
         let begin = places.start;
         self.order[places].iter().position(|other| *other == id).map(|place| begin + place)
     }
 
-    /// This node's own, which is the first that was inserted and is never forgotten.
+    /// This node's own record, which was inserted first and is never removed.
     pub(crate) fn me(&self) -> &Record {
         self.records.get(0)
     }
@@ -195,52 +194,52 @@ impl Members {
     }
 
     pub(crate) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Record> {
-        let number = self.id(name).map(|id| self.own(id))?;
+        let number = self.id(name).map(|id| self.make_own(id))?;
         self.changes += 1;
         Some(self.records.get_mut(number))
     }
 
-    /// Who of those that are `wanted` is at this address: of several, one that is live, then one that is proven.
+    /// The `wanted` member that has this address: of several, rather one that is live, then rather one that is proven.
     pub(crate) fn at_addr(&self, addr: SocketAddr, wanted: impl Fn(&Record) -> bool) -> Option<&Record> {
-        let is_there = |id: &Id| {
+        let is_there = |id: &RecordId| {
             let record = self.record(*id);
             record.addr() == addr && wanted(record)
         };
-        let shared = self.acquainted.iter().flat_map(|acquainted| acquainted.maybe_at(addr)).map(Id::of_cohort);
-        let proven = self.by_addr.maybe_at(addr).map(Id).chain(shared).filter(is_there);
-        let best = proven.reduce(|one, other| self.better(one, other));
+        let shared = self.overlay.iter().flat_map(|overlay| overlay.candidates_at(addr)).map(RecordId::of_cohort);
+        let proven = self.by_addr.candidates_at(addr).map(RecordId).chain(shared).filter(is_there);
+        let best = proven.reduce(|one, other| self.preferred(one, other));
         if let Some(id) = best.filter(|id| self.record(*id).is_live()) {
             return Some(self.record(id));
         }
         let others = self.order[self.proven..].iter().copied().filter(is_there);
-        others.chain(best).reduce(|one, other| self.better(one, other)).map(|id| self.record(id))
+        others.chain(best).reduce(|one, other| self.preferred(one, other)).map(|id| self.record(id))
     }
 
-    /// Who of two is rather taken for the one at their address. Which of equals it is does not matter, but that it is always
-    /// the same, and found without a search: many names may be at one address.
-    fn better(&self, one: Id, other: Id) -> Id {
-        let rank = |id: Id| (self.record(id).is_live(), self.record(id).is_proven(), id.0);
+    /// The one of two that is rather taken for the owner of their address. Of equals, always the same one, found without a
+    /// search: many names can be at one address.
+    fn preferred(&self, one: RecordId, other: RecordId) -> RecordId {
+        let rank = |id: RecordId| (self.record(id).is_live(), self.record(id).is_proven(), id.0);
         if rank(one) > rank(other) { one } else { other }
     }
 
-    /// A member is at another address from now on.
+    /// Changes the address of a member.
     pub(crate) fn set_address(&mut self, name: &[u8], address: Address) {
         let Some(id) = self.id(name).filter(|id| self.record(*id).address != address) else { return };
-        let number = self.own(id);
+        let number = self.make_own(id);
         self.changes += 1;
-        let entered = self.by_addr.leave(number, self.records.get(number));
+        let entered = self.by_addr.remove(number, self.records.get(number));
         self.records.get_mut(number).address = address;
         if entered {
-            self.by_addr.enter(number, |number| self.records.get(number));
+            self.by_addr.insert(number, |number| self.records.get(number));
         }
     }
 
-    /// The record at a place in the order of probing.
+    /// The record at a position in the order of probing.
     pub(crate) fn at(&self, place: usize) -> Option<&Record> {
         self.order.get(place).map(|id| self.record(*id))
     }
 
-    /// Adds a live member that is not proven, at a random place among those. Its name must be new.
+    /// Adds a live newcomer, at a random position among the newcomers. Its name must be new.
     pub(crate) fn insert(
         &mut self,
         name: NodeName,
@@ -252,31 +251,31 @@ impl Members {
         let last = self.order.len();
         let record = Record::new(name, address, versions, self.nanos(now));
         let number = self.records.add(record);
-        self.order.push(Id(number));
+        self.order.push(RecordId(number));
         self.live += 1;
         self.changes += 1;
-        self.by_name.enter(number, |number| self.records.get(number));
+        self.by_name.insert(number, |number| self.records.get(number));
         let place = rng.random_range(self.proven..=last);
         self.order.swap(place, last);
         self.records.get_mut(number)
     }
 
-    /// Adds the members of a cohort, as of the table's beginning, and puts all that are proven in a new random order. To
-    /// be called once, before any of them has been forgotten. Costs far less than one after the other.
-    pub(crate) fn acquaint(&mut self, cohort: Arc<Cohort>, rng: &mut Xoshiro256PlusPlus) {
-        let mut acquainted = Acquainted::new(cohort);
+    /// Adds the members of a cohort, as if at the table's creation, and shuffles all proven members. To be called once,
+    /// before any of them was removed. Takes far less time than adding one after the other.
+    pub(crate) fn preload_cohort(&mut self, cohort: Arc<Cohort>, rng: &mut Xoshiro256PlusPlus) {
+        let mut overlay = CohortOverlay::new(cohort);
         for record in self.iter() {
-            if let Some(number) = acquainted.number(record.name.as_bytes()) {
-                acquainted.part(number);
+            if let Some(number) = overlay.number(record.name.as_bytes()) {
+                overlay.mark_copied(number);
             }
         }
         let before = self.order.len();
-        self.order.extend(acquainted.numbers().map(Id::of_cohort));
+        self.order.extend(overlay.numbers().map(RecordId::of_cohort));
         let new = self.order.len() - before;
         // The proven ones first, in the order they had.
         self.order[self.proven..].rotate_right(new);
         self.order.shrink_to_fit();
-        self.acquainted = Some(Box::new(acquainted));
+        self.overlay = Some(Box::new(overlay));
         self.changes += 1;
         self.live += new;
         self.proven += new;
@@ -284,65 +283,67 @@ impl Members {
         self.order[..self.proven].shuffle(rng);
     }
 
-    /// Whom it knew from its beginning, if there are such.
+    /// The cohort that it was preloaded with.
     pub(crate) fn cohort(&self) -> Option<&Cohort> {
-        self.acquainted.as_ref().map(|acquainted| acquainted.cohort())
+        self.overlay.as_ref().map(|overlay| overlay.cohort())
     }
 
-    /// A member is proven from now on, and has a random place among those. Gives whether that is news.
-    pub(crate) fn prove(&mut self, name: &[u8], rng: &mut Xoshiro256PlusPlus) -> bool {
+    /// Marks a member as proven, and moves it to a random position among those. Gives whether it was not.
+    pub(crate) fn mark_proven(&mut self, name: &[u8], rng: &mut Xoshiro256PlusPlus) -> bool {
         let unproven = self.id(name).filter(|id| !self.record(*id).is_proven());
-        let Some(place) = unproven.and_then(|id| self.place(id, self.proven..self.order.len())) else { return false };
-        let number = self.own(self.order[place]);
+        let Some(place) = unproven.and_then(|id| self.position(id, self.proven..self.order.len())) else {
+            return false;
+        };
+        let number = self.make_own(self.order[place]);
         let record = self.records.get_mut(number);
-        record.standing = Standing::new(record.state(), true);
+        record.packed_state = PackedState::new(record.state(), true);
         self.proven_live += usize::from(record.is_live());
         self.order.swap(place, self.proven);
         let among = rng.random_range(0..=self.proven);
         self.order.swap(among, self.proven);
-        self.by_addr.enter(number, |number| self.records.get(number));
+        self.by_addr.insert(number, |number| self.records.get(number));
         self.proven += 1;
         true
     }
 
-    /// Forgets the member at that place, if it is not proven.
+    /// Removes the member at that position, if it is a newcomer.
     pub(crate) fn remove_newcomer(&mut self, place: usize) -> Option<Record> {
         let id = *self.order.get(place).filter(|_| place >= self.proven)?;
         self.order.swap_remove(place);
-        let record = self.forget(id)?;
+        let record = self.remove_record(id)?;
         self.changes += 1;
         self.live -= usize::from(record.is_live());
         Some(record)
     }
 
-    /// Gives up the record of a member that has no place any more.
-    fn forget(&mut self, id: Id) -> Option<Record> {
-        let number = self.own(id);
+    /// Removes the record of a member that is no longer in the order.
+    fn remove_record(&mut self, id: RecordId) -> Option<Record> {
+        let number = self.make_own(id);
         let record = self.records.get(number);
-        self.by_name.leave(number, record);
+        self.by_name.remove(number, record);
         if record.is_proven() {
-            self.by_addr.leave(number, record);
+            self.by_addr.remove(number, record);
         }
         self.records.remove(number)
     }
 
-    /// A member has yet to answer where it is now.
-    pub(crate) fn unprove(&mut self, name: &[u8]) {
+    /// Marks a member as a newcomer: it has yet to answer at its present address.
+    pub(crate) fn mark_unproven(&mut self, name: &[u8]) {
         let Some(id) = self.id(name).filter(|id| self.record(*id).is_proven()) else { return };
-        let number = self.own(id);
-        let Some(place) = self.place(Id(number), 0..self.proven) else { return };
-        self.by_addr.leave(number, self.records.get(number));
+        let number = self.make_own(id);
+        let Some(place) = self.position(RecordId(number), 0..self.proven) else { return };
+        self.by_addr.remove(number, self.records.get(number));
         let record = self.records.get_mut(number);
-        record.standing = Standing::new(record.state(), false);
+        record.packed_state = PackedState::new(record.state(), false);
         self.proven_live -= usize::from(record.is_live());
         self.proven -= 1;
         self.order.swap(place, self.proven);
     }
 
-    /// Moves a member to a state, keeping count.
+    /// Changes the state of a member, and the counts.
     pub(crate) fn set_state(&mut self, name: &[u8], state: MemberState, now: Instant) {
         let Some(id) = self.id(name).filter(|id| self.record(*id).state() != state) else { return };
-        let (number, since) = (self.own(id), self.nanos(now));
+        let (number, since) = (self.make_own(id), self.nanos(now));
         let record = self.records.get_mut(number);
         self.changes += 1;
         let proven = usize::from(record.is_proven());
@@ -351,34 +352,34 @@ impl Members {
             (false, true) => (self.live, self.proven_live) = (self.live + 1, self.proven_live + proven),
             _ => {}
         }
-        record.standing = Standing::new(state, record.is_proven());
+        record.packed_state = PackedState::new(state, record.is_proven());
         record.since = since;
     }
 
-    /// Forgets those that `keep` refuses, which is also told for how long they have been in their state, and puts the
-    /// proven ones in a new random order.
+    /// Removes the members that `keep` refuses, given their record and how long they have been in their state, and shuffles
+    /// the proven ones.
     pub(crate) fn retain_and_shuffle(
         &mut self,
         now: Instant,
         keep: impl Fn(&Record, Duration) -> bool,
         rng: &mut Xoshiro256PlusPlus,
     ) {
-        let is_kept = |id: &Id| keep(self.record(*id), self.in_state(self.record(*id), now));
+        let is_kept = |id: &RecordId| keep(self.record(*id), self.time_in_state(self.record(*id), now));
         if self.order.iter().all(is_kept) {
             for place in (1..self.proven).rev() {
                 self.order.swap(place, rng.random_range(0..=place));
             }
             return;
         }
-        let (kept, gone): (Vec<Id>, Vec<Id>) = self.order.iter().partition(|id| is_kept(id));
+        let (kept, gone): (Vec<RecordId>, Vec<RecordId>) = self.order.iter().partition(|id| is_kept(id));
         self.order = kept;
-        gone.into_iter().for_each(|id| drop(self.forget(id)));
+        gone.into_iter().for_each(|id| drop(self.remove_record(id)));
         self.changes += 1;
         self.recount();
         self.order[..self.proven].shuffle(rng);
     }
 
-    /// Counts anew. The proven ones stand first.
+    /// Counts anew. Proven members already stand first.
     fn recount(&mut self) {
         let count = |wanted: fn(&Record) -> bool| self.iter().filter(|record| wanted(record)).count();
         let (live, proven) = (count(Record::is_live), count(Record::is_proven));
@@ -386,8 +387,8 @@ impl Members {
         (self.live, self.proven, self.proven_live) = (live, proven, proven_live);
     }
 
-    /// Up to `k` different members that `allowed` accepts, at random: proven ones, or any where no proven one is
-    /// accepted, as in a node that has just started.
+    /// Up to `k` different random members that `allowed` accepts (memberlist's `kRandomNodes`): proven ones, or newcomers if
+    /// no proven one is accepted, as in a node that has just started.
     pub(crate) fn random(
         &self,
         k: usize,
@@ -399,18 +400,18 @@ impl Members {
         if chosen.is_empty() { self.draw(others, k, rng, &allowed) } else { chosen }
     }
 
-    /// Up to `k` different ones of these that `allowed` accepts, at random.
+    /// Up to `k` different random ones of these that `allowed` accepts.
     fn draw(
         &self,
-        ids: &[Id],
+        ids: &[RecordId],
         k: usize,
         rng: &mut Xoshiro256PlusPlus,
         allowed: impl Fn(&Record) -> bool,
     ) -> Vec<&Record> {
         let n = ids.len();
         let mut chosen: Vec<&Record> = Vec::with_capacity(k.min(n));
-        // In a small table every member is looked at, so that none is missed by chance; in a large one
-        // a few draws find k as good as surely, and cost no walk through the table.
+        // In a small table every member is looked at, so that none is missed by chance. In a large one a few draws find k
+        // almost certainly, without a walk through the table.
         if n <= 3 * k {
             let mut order: Vec<usize> = (0..n).collect();
             order.shuffle(rng);
@@ -478,7 +479,7 @@ mod tests {
         found(&members, 0..300);
         // Some of them are known already.
         let cohort = Cohort::new((200..700).map(|i| (name(i), address(i), Versions::default())));
-        members.acquaint(Arc::new(cohort), &mut rng);
+        members.preload_cohort(Arc::new(cohort), &mut rng);
         found(&members, 0..700);
         let incarnations = members.iter().map(|record| (record.incarnation, record.is_proven()));
         assert_eq!(incarnations.filter(|of| *of == (1, true)).count(), 400);
@@ -505,8 +506,8 @@ mod tests {
         }
         assert_eq!(members.random(3, &mut rng, |_| true).len(), 3, "while nobody is proven, anybody will do");
         for i in 0..4 {
-            assert!(members.prove(name(i).as_bytes(), &mut rng));
-            assert!(!members.prove(name(i).as_bytes(), &mut rng), "once");
+            assert!(members.mark_proven(name(i).as_bytes(), &mut rng));
+            assert!(!members.mark_proven(name(i).as_bytes(), &mut rng), "once");
         }
         members.set_state(b"node3", MemberState::Dead, now);
         assert_eq!((members.proven(), members.proven_live(), members.live()), (4, 3, 999));
@@ -533,8 +534,8 @@ mod tests {
             assert!(std::ptr::eq(members.get(record.name.as_bytes()).expect("it is found"), record));
         }
         assert_eq!((members.len(), members.live()), (1100 - 366, 1100 - 367));
-        members.unprove(b"node0");
-        members.unprove(b"node3");
+        members.mark_unproven(b"node0");
+        members.mark_unproven(b"node3");
         check_addresses(&members);
         members.retain_and_shuffle(now, |record, _| record.address.port % 2 == 0, &mut rng);
         assert_eq!((members.proven(), members.proven_live()), (1, 1));

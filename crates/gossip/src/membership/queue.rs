@@ -1,16 +1,17 @@
-//! `TransmitLimitedQueue`: what a node still has to tell, and how often it has told it.
+//! `TransmitLimitedQueue`: the news that a node still has to send, and how often it has sent each piece.
 //!
-//! The queue of memberlist (`queue.go`), restated: every message is handed out a limited number of
-//! times, `mult · ceil(log10(n + 1))`, which reaches `n` members with high probability and costs the
-//! same whatever is said. What was sent least often goes first; among those the longest that still
-//! fits, then the newest. A message with a name replaces the older one of that name.
+//! This is memberlist's queue (`queue.go`): it gives out each message a limited number of times,
+//! `mult · ceil(log10(n + 1))`, which reaches `n` members with high probability. Messages that were sent least often go
+//! first; among those the longest that still fits, then the newest. A message with a name replaces the older one with
+//! that name.
 //!
-//! `n` is the number of live members, given at each [`take`](TransmitLimitedQueue::take) by the
-//! membership itself. Nobody has to keep a counter right.
+//! `n` is the number of live members. The membership gives it at each
+//! [`take_broadcasts`](TransmitLimitedQueue::take_broadcasts), so the application has no `NumNodes` to maintain.
 //!
-//! What can go wrong: a message that fits in no packet would stay for ever, so callers refuse those
-//! before they are queued; a flood would grow the queue, so it has a bound, and what has been sent
-//! most often gives way.
+//! # What can go wrong
+//!
+//! - *A message fits in no packet*: it would stay for ever, so callers do not queue it.
+//! - *A flood*: the queue has a capacity; beyond it, the message that was sent most often gives way.
 
 use std::{
     cmp::Reverse,
@@ -21,11 +22,11 @@ use bytes::Bytes;
 
 use super::NodeName;
 
-/// The order in which messages go: fewest transmissions, longest, newest.
+/// The order in which messages go: fewest transmissions first, then the longest, then the newest.
 type Rank = (u32, Reverse<usize>, Reverse<u64>);
 
 #[derive(Debug)]
-struct Item {
+struct QueuedBroadcast {
     message: Bytes,
     name: Option<NodeName>,
 }
@@ -35,7 +36,7 @@ struct Item {
 pub(crate) struct TransmitLimitedQueue {
     retransmit_mult: u32,
     capacity: usize,
-    items: BTreeMap<Rank, Item>,
+    items: BTreeMap<Rank, QueuedBroadcast>,
     named: HashMap<NodeName, Rank>,
     next_id: u64,
 }
@@ -64,23 +65,23 @@ impl TransmitLimitedQueue {
         self.items.len()
     }
 
-    /// Whether the message of that name is still to be sent.
+    /// Whether the message with that name is still to be sent.
     pub(crate) fn contains(&self, name: &NodeName) -> bool {
         self.named.contains_key(name)
     }
 
-    /// Takes the message of that name out, if it is still to be sent.
+    /// Takes out the message with that name, if it is still to be sent.
     pub(crate) fn remove(&mut self, name: &NodeName) -> Option<Bytes> {
         let rank = self.named.remove(name)?;
         self.items.remove(&rank).map(|item| item.message)
     }
 
-    /// Queues a message. Gives how many messages had to give way for it: 0 or 1.
+    /// Queues a message. Gives how many messages gave way for it: 0 or 1.
     pub(crate) fn push(&mut self, message: Bytes) -> usize {
         self.insert(message, None)
     }
 
-    /// Queues a message that makes an older one of the same name pointless.
+    /// Queues a message that replaces the older one with that name. Gives how many others gave way for it: 0 or 1.
     pub(crate) fn push_named(&mut self, name: NodeName, message: Bytes) -> usize {
         self.remove(&name);
         self.insert(message, Some(name))
@@ -89,7 +90,7 @@ impl TransmitLimitedQueue {
     fn insert(&mut self, message: Bytes, name: Option<NodeName>) -> usize {
         let rank = (0, Reverse(message.len()), Reverse(self.next_id));
         self.next_id += 1;
-        self.put(rank, Item { message, name });
+        self.put(rank, QueuedBroadcast { message, name });
         if self.items.len() <= self.capacity {
             return 0;
         }
@@ -100,23 +101,23 @@ impl TransmitLimitedQueue {
         1
     }
 
-    fn put(&mut self, rank: Rank, item: Item) {
+    fn put(&mut self, rank: Rank, item: QueuedBroadcast) {
         if let Some(name) = &item.name {
             self.named.insert(name.clone(), rank);
         }
         self.items.insert(rank, item);
     }
 
-    /// Takes messages for one packet to one of `n` live members, up to `budget` bytes of which each
-    /// message costs its length and `overhead`. They are appended to `out`; the bytes used are
-    /// returned. A message that has now been sent often enough leaves the queue.
-    pub(crate) fn take(&mut self, n: usize, overhead: usize, budget: usize, out: &mut Vec<Bytes>) -> usize {
+    /// Appends messages for one packet to `out`, in a cluster of `n` live members: memberlist's `GetBroadcasts`. Each takes
+    /// its length and `overhead` of the `budget`, in bytes. Gives the number of bytes used. A message that has now been
+    /// sent often enough leaves the queue.
+    pub(crate) fn take_broadcasts(&mut self, n: usize, overhead: usize, budget: usize, out: &mut Vec<Bytes>) -> usize {
         let limit = retransmit_limit(self.retransmit_mult, n);
         let mut used = 0;
         let mut again = Vec::new();
         let mut tier = 0;
         while let Some(room) = (budget - used).checked_sub(overhead) {
-            // The longest message of this tier that fits; failing that, the next tier that there is.
+            // The longest message of this tier that fits; if there is none, on to the next tier.
             let Some((&rank, _)) = self.items.range((tier, Reverse(room), Reverse(u64::MAX))..).next() else { break };
             if rank.0 != tier {
                 tier = rank.0;
@@ -149,7 +150,7 @@ mod tests {
 
     fn take(queue: &mut TransmitLimitedQueue, n: usize, overhead: usize, budget: usize) -> Vec<String> {
         let mut out = Vec::new();
-        let used = queue.take(n, overhead, budget, &mut out);
+        let used = queue.take_broadcasts(n, overhead, budget, &mut out);
         assert_eq!(used, out.iter().map(|m| m.len() + overhead).sum::<usize>());
         assert!(used <= budget);
         out.iter().map(|m| String::from_utf8(m.to_vec()).expect("test messages are text")).collect()

@@ -1,4 +1,4 @@
-//! What is known of one member.
+//! The record of one member.
 
 use std::net::SocketAddr;
 
@@ -7,11 +7,11 @@ use bytes::Bytes;
 use super::{Member, MemberState, NodeName, rtt::Rtt};
 use crate::wire::{Address, Versions};
 
-/// What is believed of a member, and whether it is proven, in one byte: a record has no more to spare.
+/// A member's state, and whether it is proven, in the one byte that a record has to spare.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Standing(u8);
+pub(super) struct PackedState(u8);
 
-impl Standing {
+impl PackedState {
     const PROVEN: u8 = 1 << 2;
 
     pub(super) const fn new(state: MemberState, proven: bool) -> Self {
@@ -30,47 +30,47 @@ impl Standing {
     }
 }
 
-/// What is known of one node.
+/// What this node knows about a member, or about itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) name: NodeName,
-    /// As its owner announced it: Go peers compare it byte by byte.
+    /// In the form in which its owner announced it: Go peers compare it byte by byte.
     pub(super) address: Address,
     meta: Option<Box<Bytes>>,
     pub(crate) versions: Versions,
     pub(crate) incarnation: u32,
-    pub(super) standing: Standing,
+    pub(super) packed_state: PackedState,
     pub(crate) rtt: Rtt,
-    /// Since when it is in that state, in nanoseconds since the table's beginning.
+    /// When it got into its state, in nanoseconds since the table was created.
     pub(super) since: u64,
 }
 
 impl Record {
     pub(super) fn new(name: NodeName, address: Address, versions: Versions, since: u64) -> Self {
-        let (standing, rtt) = (Standing::new(MemberState::Alive, false), Rtt::default());
-        Self { name, address, meta: None, versions, incarnation: 0, standing, rtt, since }
+        let (packed_state, rtt) = (PackedState::new(MemberState::Alive, false), Rtt::default());
+        Self { name, address, meta: None, versions, incarnation: 0, packed_state, rtt, since }
     }
 
     pub(crate) fn state(&self) -> MemberState {
-        self.standing.state()
+        self.packed_state.state()
     }
 
-    /// Whether it has answered this node since it is at this address.
+    /// Whether it has answered this node at its present address.
     pub(crate) fn is_proven(&self) -> bool {
-        self.standing.is_proven()
+        self.packed_state.is_proven()
     }
 
-    /// As its owner announced it.
+    /// Its address, in the form in which its owner announced it.
     pub(crate) fn address(&self) -> Address {
         self.address
     }
 
-    /// What the member tells about itself.
+    /// Its metadata.
     pub(crate) fn meta(&self) -> Bytes {
         self.meta.as_deref().cloned().unwrap_or_default()
     }
 
-    /// Keeps a copy of its own, lest the record keep a whole packet in memory.
+    /// Keeps a copy of the metadata: a slice would keep a whole packet in memory.
     pub(crate) fn set_meta(&mut self, meta: &[u8]) {
         self.meta = (!meta.is_empty()).then(|| Box::new(Bytes::copy_from_slice(meta)));
     }
@@ -79,7 +79,7 @@ impl Record {
         self.address.socket_addr()
     }
 
-    /// Whether it may still be there.
+    /// Whether it may still be there: alive or suspect.
     pub(crate) fn is_live(&self) -> bool {
         self.state().is_live()
     }

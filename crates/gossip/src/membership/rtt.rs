@@ -1,5 +1,5 @@
-//! A round-trip time in one byte, which a member's record has to spare: on a logarithmic scale from 10 µs to
-//! 89 s, each within 3.2 % of the truth.
+//! A round-trip time in the one byte that a member's record has to spare: on a logarithmic scale from 10 µs to 89 s, with
+//! an error of at most 3.2 %.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ const PER_DOUBLING: f64 = 11.0;
 /// The shortest, in microseconds.
 const SHORTEST: f64 = 10.0;
 
-/// See the [module](self). 0 stands for one that is not known.
+/// See the [module](self). 0 stands for unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rtt(u8);
 
 impl From<Duration> for Rtt {
     fn from(rtt: Duration) -> Self {
         let micros = (rtt.as_secs_f64() * 1e6).max(SHORTEST);
-        // What is out of range becomes what is nearest.
+        // A value out of range becomes the nearest one in it.
         let steps = ((micros / SHORTEST).log2() * PER_DOUBLING).round() as u8;
         Self(steps.saturating_add(1))
     }

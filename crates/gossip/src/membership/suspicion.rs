@@ -1,4 +1,4 @@
-//! How long a suspect may take to refute before it is declared dead.
+//! How long a suspect has to refute before it is declared dead.
 //!
 //! Lifeguard's suspicion timeout (Dadgar, Phillips, Currey: "Lifeguard: Local Health Awareness for
 //! More Accurate Failure Detection", arXiv 1707.00788, section IV-B): it starts long and shrinks
@@ -9,41 +9,47 @@ use std::time::{Duration, Instant};
 use super::NodeName;
 use crate::config::Tuning;
 
-/// A suspicion about one member.
+/// A suspicion of one member, and its timeout.
 #[derive(Debug)]
 pub(crate) struct Suspicion {
     start: Instant,
     min: Duration,
     max: Duration,
-    /// Confirmations that bring the timeout down to `min`.
-    wanted: usize,
-    /// Who suspects: the first, then those who confirmed.
+    /// How many confirmations bring the timeout down to `min`.
+    confirmations_wanted: usize,
+    /// The members that suspect it: the first one, then those that confirmed.
     accusers: Vec<NodeName>,
 }
 
 impl Suspicion {
     /// `from` begins to suspect a member of a cluster with `n` live ones.
     pub(crate) fn new(now: Instant, from: NodeName, n: usize, tuning: &Tuning) -> Self {
-        let wanted = (tuning.suspicion_mult as usize).saturating_sub(2);
-        // In a cluster too small for that many confirmations they are not waited for.
-        let wanted = if n < wanted + 2 { 0 } else { wanted };
+        let confirmations_wanted = (tuning.suspicion_mult as usize).saturating_sub(2);
+        // A cluster too small for that many confirmations does not wait for them.
+        let confirmations_wanted = if n < confirmations_wanted + 2 { 0 } else { confirmations_wanted };
         let min = min_timeout(tuning.suspicion_mult, n, tuning.probe_interval);
-        Self { start: now, min, max: min * tuning.suspicion_max_timeout_mult, wanted, accusers: vec![from] }
+        Self {
+            start: now,
+            min,
+            max: min * tuning.suspicion_max_timeout_mult,
+            confirmations_wanted,
+            accusers: vec![from],
+        }
     }
 
-    /// When the member is declared dead, as things stand.
+    /// When the member is declared dead, with the confirmations that there are.
     pub(crate) fn deadline(&self) -> Instant {
-        self.start + timeout(self.min, self.max, self.accusers.len() - 1, self.wanted)
+        self.start + timeout(self.min, self.max, self.accusers.len() - 1, self.confirmations_wanted)
     }
 
-    /// Whether it was confirmed as often as is wanted.
+    /// Whether there are as many confirmations as wanted.
     pub(crate) fn is_confirmed(&self) -> bool {
-        self.accusers.len() > self.wanted
+        self.accusers.len() > self.confirmations_wanted
     }
 
-    /// `from` suspects it too. Whether that is news that brings the deadline closer.
+    /// `from` suspects the member, too. Gives whether that is news, which brings the deadline closer.
     pub(crate) fn confirm(&mut self, from: &NodeName) -> bool {
-        if self.accusers.len() > self.wanted || self.accusers.contains(from) {
+        if self.accusers.len() > self.confirmations_wanted || self.accusers.contains(from) {
             return false;
         }
         self.accusers.push(from.clone());
@@ -51,12 +57,13 @@ impl Suspicion {
     }
 }
 
-/// `mult · max(1, log10(n)) · interval`.
+/// The shortest timeout: `mult · max(1, log10(n)) · interval`. memberlist's `suspicionTimeout`.
 fn min_timeout(mult: u32, n: usize, interval: Duration) -> Duration {
     let scale = (n.max(1) as f64).log10().max(1.0);
     interval.mul_f64(f64::from(mult) * (scale * 1000.0).floor() / 1000.0)
 }
 
+/// The timeout after some confirmations: memberlist's `remainingSuspicionTime`, from the start.
 fn timeout(min: Duration, max: Duration, confirmations: usize, wanted: usize) -> Duration {
     if wanted == 0 {
         return min;

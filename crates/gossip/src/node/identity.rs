@@ -1,14 +1,14 @@
 //! What a node tells of itself, and where it is reached, while it runs; and that it leaves.
 //!
 //! An address that was configured as a name is that name's: it is resolved again every now and then, and
-//! when it does not stand for the present address any more, the node moves ([`Membership::move_to`]). A
+//! when it does not stand for the present address any more, the node moves ([`Membership::change_address`]). A
 //! name that cannot be resolved changes nothing.
 //!
 //! An address that was guessed is guessed again: it is where the first node to join reached this one, and then
 //! where the route to the first seed that answers begins, which decides. After that it stays as long as it is one
 //! of the host's, which is looked after more often.
 //!
-//! [`Membership::move_to`]: crate::membership::Membership::move_to
+//! [`Membership::change_address`]: crate::membership::Membership::change_address
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -127,7 +127,7 @@ impl Node {
         }
         self.guessed_by = Some(before.max(by));
         if new != self.addr() {
-            self.membership.move_to(now, Address::from(new));
+            self.membership.change_address(now, Address::from(new));
             self.gossip_soon(now);
             self.settle(now);
         }
@@ -146,7 +146,7 @@ impl Node {
         let same_family = |addr: &&SocketAddr| addr.is_ipv4() == me.is_ipv4();
         let usable = || found.iter().filter(usable);
         if let Some(new) = usable().find(same_family).or_else(|| usable().next()) {
-            self.membership.move_to(now, Address::from(*new));
+            self.membership.change_address(now, Address::from(*new));
             self.gossip_soon(now);
         }
     }

@@ -16,9 +16,9 @@ pub(crate) struct Size {
 
 impl Node {
     /// Makes this node, which has just begun, know these live members without a word; see
-    /// [`Membership::acquaint`](crate::membership::Membership::acquaint).
+    /// [`Membership::preload_cohort`](crate::membership::Membership::preload_cohort).
     pub(crate) fn acquaint(&mut self, now: Instant, cohort: &Arc<Cohort>) {
-        self.membership.acquaint(Arc::clone(cohort));
+        self.membership.preload_cohort(Arc::clone(cohort));
         self.dissemination.acquaint(now, Arc::clone(cohort), &self.membership);
         self.settle(now);
     }
@@ -51,7 +51,7 @@ impl Node {
             ("members", self.membership.records().len(), self.membership.max_members()),
             ("messages about members to tell", self.membership.queued(), 2 * self.membership.max_members()),
             ("messages to repeat to plain nodes", queued, capacity),
-            ("bytes of unfinished streams", self.buffered(), self.bounds.max_stream_bytes),
+            ("bytes of unfinished streams", self.buffered(), self.resource_limits.max_stream_bytes),
         ];
         let members = self.membership.max_members();
         let (known, asked, answered) = self.infos.held();

@@ -82,13 +82,13 @@ pub struct Rejected {
 /// What was dropped, refused or cut off because it exceeded a bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OverLimit {
-    /// Members, beyond [`Bounds::max_members`](crate::Bounds).
+    /// Members, beyond [`ResourceLimits::max_members`](crate::ResourceLimits).
     pub members: u64,
-    /// Streams, beyond [`Bounds::max_streams`](crate::Bounds).
+    /// Streams, beyond [`ResourceLimits::max_streams`](crate::ResourceLimits).
     pub streams: u64,
-    /// Streams that all together held more than [`Bounds::max_stream_bytes`](crate::Bounds).
+    /// Streams that all together held more than [`ResourceLimits::max_stream_bytes`](crate::ResourceLimits).
     pub stream_bytes: u64,
-    /// Streams that carried, or announced, more than [`Bounds::stream`](crate::Bounds) allows.
+    /// Streams that carried, or announced, more than [`ResourceLimits::stream`](crate::ResourceLimits) allows.
     pub stream_sizes: u64,
     /// Streams that made no progress within [`Tuning::tcp_timeout`](crate::Tuning).
     pub stream_times: u64,

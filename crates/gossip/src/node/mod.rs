@@ -68,7 +68,7 @@ use self::{
 pub(crate) use self::{info::fuzzing, paths::parts_of};
 pub use crate::event::{Event, Reach};
 use crate::{
-    config::{Bounds, Config, Seed, Tuning},
+    config::{Config, ResourceLimits, Seed, Tuning},
     dissemination::{self, Acks, Dissemination, Draft, Message, MessageId, Progress, PublishError, Published, Route},
     membership::{Belief, Member, Membership, NodeName, Record},
     timers::Timers,
@@ -164,7 +164,7 @@ pub struct Node {
     /// As configured, but for the size of packets, which is without the envelope's part.
     tuning: Tuning,
     sealer: Sealer,
-    bounds: Bounds,
+    resource_limits: ResourceLimits,
     rng: Xoshiro256PlusPlus,
     membership: Membership,
     dissemination: Dissemination,
@@ -222,8 +222,8 @@ impl Node {
         let place = config.serf.clone().map(|serf| Place::new(name.clone(), serf, &config.tuning, config.replay));
         let versions = if place.is_some() { Place::VERSIONS } else { VERSIONS };
         let membership = Membership::new(now, &config, address, versions, rng.random());
-        let Config { join, tuning, limits, bounds, replay, envelope, .. } = config;
-        let dissemination = Dissemination::new(now, name, epoch, &tuning, limits, replay, rng.random());
+        let Config { join, tuning, retention, resource_limits, replay, envelope, .. } = config;
+        let dissemination = Dissemination::new(now, name, epoch, &tuning, retention, replay, rng.random());
         let mut node = Self {
             membership,
             dissemination: if place.is_some() { dissemination.among_ours() } else { dissemination },
@@ -233,7 +233,7 @@ impl Node {
             guessed_by: None,
             tuning,
             sealer: Sealer::new(envelope, nonce),
-            bounds,
+            resource_limits,
             rng,
             ready: false,
             announced_leave: false,
@@ -367,7 +367,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// See there; or the log has no room, which [`Event::Room`] will tell.
+    /// See there; or the log has no room, which [`Event::PublishReady`] will tell.
     pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<Published, PublishError> {
         self.now = now;
         if let Some(refusal) = self.refusal() {
@@ -456,7 +456,7 @@ impl Node {
     /// How this node closes what it sends at present, and what it takes at most as an answer, which is not among the
     /// streams that others have open to it.
     pub(crate) fn way_of_asking(&self) -> (Envelope, StreamLimits) {
-        let Bounds { max_members, max_stream_bytes, stream, .. } = self.bounds;
+        let ResourceLimits { max_members, max_stream_bytes, stream, .. } = self.resource_limits;
         (self.sealer.envelope.clone(), stream.at_most(max_members, max_stream_bytes / 2))
     }
 

@@ -36,7 +36,7 @@ pub struct Seen {
     /// How many of this node's messages it has not acknowledged yet. `None` for the node itself, plain memberlist
     /// nodes, who is gone, and everybody before the first message.
     pub lag: Option<u64>,
-    /// Whether it was [cut loose](crate::Event::CutLoose): publishers do not wait for it any more, until it has
+    /// Whether it was [cut loose](crate::Event::LagLimitExceeded): publishers do not wait for it any more, until it has
     /// caught up.
     pub loose: bool,
     /// How it is reached with messages.

@@ -42,13 +42,13 @@ impl Node {
         self.membership_first = !self.membership_first;
         // Something said before the name was found to be another's is not said any more.
         if self.seeds.name_taken() || !self.dissemination.has_gossip() {
-            return self.membership.fill(budget, parts);
+            return self.membership.take_broadcasts(budget, parts);
         }
         let share = if self.membership.has_queued() { budget - budget / 4 } else { budget };
         if self.membership_first {
-            let mut used = self.membership.fill(share, parts);
+            let mut used = self.membership.take_broadcasts(share, parts);
             if used == 0 {
-                used = self.membership.fill(budget, parts);
+                used = self.membership.take_broadcasts(budget, parts);
             }
             used + self.dissemination.fill(target, budget - used, parts)
         } else {
@@ -56,7 +56,7 @@ impl Node {
             if used == 0 {
                 used = self.dissemination.fill(target, budget, parts);
             }
-            used + self.membership.fill(budget - used, parts)
+            used + self.membership.take_broadcasts(budget - used, parts)
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Event, Node};
-use crate::rate::RateLimit;
+use crate::rate::RateLimiter;
 
 /// Of how many unusable inputs a second the application is told.
 pub(super) const REJECTIONS_PER_SECOND: u32 = 10;
@@ -25,9 +25,9 @@ pub(super) enum Cause {
 /// How often the application was told of unusable input.
 #[derive(Debug, Default)]
 pub(super) struct Rejections {
-    limit: RateLimit,
+    limit: RateLimiter,
     /// How many it was not told of since.
-    untold: u64,
+    suppressed: u64,
 }
 
 impl Node {
@@ -37,10 +37,10 @@ impl Node {
         let rejections = &mut self.rejections;
         let second = Duration::from_secs(1);
         if !rejections.limit.take(now, second / REJECTIONS_PER_SECOND, second) {
-            rejections.untold += 1;
+            rejections.suppressed += 1;
             return;
         }
-        let untold = std::mem::take(&mut rejections.untold);
-        self.events.push_back(Event::Rejected { from, reason: reason.to_string(), untold });
+        let suppressed = std::mem::take(&mut rejections.suppressed);
+        self.events.push_back(Event::Rejected { from, reason: reason.to_string(), suppressed });
     }
 }

@@ -34,7 +34,7 @@ impl Sent {
     pub(super) fn packet(&mut self, parts: &[Bytes], receivers: usize) {
         for part in parts {
             let count = match part.split_first() {
-                Some((&kind::USER, payload)) if Serf::is_one(payload) => &mut self.serf,
+                Some((&kind::USER, payload)) if Serf::is_serf_message(payload) => &mut self.serf,
                 Some((&kind::USER, payload)) => self.talk(payload),
                 Some((&kind, _)) if kind::is_of_probes(kind) => &mut self.probes,
                 _ => &mut self.members,

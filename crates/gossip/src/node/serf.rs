@@ -47,7 +47,7 @@ impl Place {
         [min, max, current, serf::DELEGATE_MIN, ours, serf::DELEGATE]
     };
 
-    pub(super) fn new(me: NodeName, config: config::Serf, tuning: &config::Tuning, replay: bool) -> Self {
+    pub(super) fn new(me: NodeName, config: config::SerfConfig, tuning: &config::Tuning, replay: bool) -> Self {
         let serf = Serf::new(me, config.tags, replay, tuning.retransmit_mult, tuning.udp_buffer_size);
         Self { serf, unusable: 0, no_events: 0, told: 0, told_at: None }
     }
@@ -64,7 +64,7 @@ impl Place {
 
 impl Node {
     /// Has other tags from now on; gives whether it still tells anything.
-    pub(crate) fn update_tags(&mut self, now: Instant, serf: config::Serf) -> bool {
+    pub(crate) fn update_tags(&mut self, now: Instant, serf: config::SerfConfig) -> bool {
         let meta = Bytes::from(serf.meta());
         if let Some(place) = &mut self.place {
             place.serf.set_tags(serf.tags);
@@ -74,10 +74,10 @@ impl Node {
 
     /// Takes a user message that is one of serf's; gives whether it was.
     pub(super) fn hear_serf(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) -> bool {
-        let Some(place) = self.place.as_mut().filter(|_| Serf::is_one(payload)) else { return false };
-        if let Err(unusable) = place.serf.handle(now, payload, &self.membership) {
+        let Some(place) = self.place.as_mut().filter(|_| Serf::is_serf_message(payload)) else { return false };
+        if let Err(error) = place.serf.handle(now, payload, &self.membership) {
             place.unusable += 1;
-            self.reject(now, from, Cause::Message, &unusable);
+            self.reject(now, from, Cause::Message, &error);
         }
         true
     }
@@ -90,7 +90,7 @@ impl Node {
 
     pub(super) fn fill_serf(&mut self, budget: usize, parts: &mut Vec<Bytes>) {
         if let Some(place) = self.place.as_mut().filter(|_| parts.len() < MAX_PARTS) {
-            place.serf.fill(self.membership.audience(), budget, parts);
+            place.serf.take_broadcasts(self.membership.num_nodes(), budget, parts);
         }
     }
 
@@ -116,7 +116,7 @@ impl Node {
     /// The message has been published.
     pub(super) fn emit_event(&mut self, now: Instant, planned: Option<Planned>) {
         if let (Some(place), Some(Planned { name, payload })) = (&mut self.place, planned) {
-            let lost = place.serf.emit(&name, &payload) as u64;
+            let lost = place.serf.emit_event(&name, &payload) as u64;
             if lost > 0 {
                 self.miss_event(now, lost, || "more is published than serf's gossip takes".into());
             }
@@ -129,14 +129,14 @@ impl Node {
         if place.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_EVERY) {
             place.told_at = Some(now);
             let count = place.no_events - std::mem::replace(&mut place.told, place.no_events);
-            self.events.push_back(Event::NoSerfEvent { count, reason: reason() });
+            self.events.push_back(Event::SerfEventDropped { count, reason: reason() });
         }
     }
 
     /// Tells the application of a message, unless it has it already, as an event.
     pub(super) fn deliver(&mut self, message: Message) {
         if let (Some(place), Some(time)) = (&mut self.place, message.event())
-            && !place.serf.claim(time, message.key(), &serf::from_json(message.value()))
+            && !place.serf.claim_event(time, message.key(), &serf::from_json(message.value()))
         {
             return;
         }
@@ -156,7 +156,7 @@ impl Node {
     pub(super) fn ours_in(&self, state: &Bytes) -> Option<Bytes> {
         match &self.place {
             // What is wrong with it is told when it is merged.
-            Some(_) => Serf::ours_in(state).ok().flatten().filter(|ours| Dissemination::is_state(ours)),
+            Some(_) => Serf::broadcast_state_in(state).ok().flatten().filter(|ours| Dissemination::is_state(ours)),
             None => Dissemination::is_state(state).then(|| state.clone()),
         }
     }
@@ -166,10 +166,10 @@ impl Node {
         let Some(place) = &mut self.place else { return };
         // Tools that only look at the members have no state.
         if !remote.user_state.is_empty()
-            && let Err(unusable) = place.serf.merge(now, &remote.user_state, (remote.join, asked), &self.membership)
+            && let Err(error) = place.serf.merge(now, &remote.user_state, (remote.join, asked), &self.membership)
         {
             place.unusable += 1;
-            self.reject(now, peer, Cause::Message, &unusable);
+            self.reject(now, peer, Cause::Message, &error);
         }
     }
 
@@ -202,16 +202,16 @@ impl Node {
     pub(super) fn carry_out_serf(&mut self) {
         while let Some(output) = self.place.as_mut().and_then(|place| place.serf.poll_output()) {
             match output {
-                serf::Output::Deliver { name, payload } => {
+                serf::SerfOutput::Deliver { name, payload } => {
                     let message = Message::of_others(serf::SOURCE, &name, &serf::to_json(&payload));
                     self.messages.push_back(Ok(message));
                 }
-                serf::Output::Left(name) => {
+                serf::SerfOutput::Left(name) => {
                     if let Some(record) = self.membership.get(name.as_bytes()) {
                         self.events.push_back(Event::Left(self.member(record)));
                     }
                 }
-                serf::Output::Send { to, message } => self.transmit(to, &[message]),
+                serf::SerfOutput::Send { to, message } => self.transmit(to, &[message]),
             }
         }
     }
@@ -244,7 +244,7 @@ mod tests {
     };
 
     fn node(now: Instant) -> Node {
-        let config = Config::new("n1").serf(config::Serf { tags: Tags::new() });
+        let config = Config::new("n1").serf(config::SerfConfig { tags: Tags::new() });
         Node::new(now, NodeConfig::new(config, SocketAddr::from(([10, 0, 0, 1], 7946))))
     }
 
@@ -284,7 +284,7 @@ mod tests {
         let told = |node: &mut Node| {
             let events = std::iter::from_fn(|| node.poll_event());
             let told = events.filter_map(|event| match event {
-                Event::NoSerfEvent { count, .. } => Some(count),
+                Event::SerfEventDropped { count, .. } => Some(count),
                 _ => None,
             });
             told.collect::<Vec<_>>()

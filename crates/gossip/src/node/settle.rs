@@ -7,7 +7,7 @@ use super::{Event, Node};
 use crate::{
     dissemination,
     member::{MemberState, NodeName},
-    membership::Output,
+    membership::MembershipOutput,
     wire::packet,
 };
 
@@ -31,9 +31,9 @@ impl Node {
                     self.messages.push_back(Err(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end }));
                 }
                 dissemination::Output::Acks(acks) => self.acks.push_back(acks),
-                dissemination::Output::CutLoose(name) => self.events.push_back(Event::CutLoose(name)),
+                dissemination::Output::CutLoose(name) => self.events.push_back(Event::LagLimitExceeded(name)),
                 dissemination::Output::Elsewhere { name, announced, from } => {
-                    self.events.push_back(Event::HeardElsewhere { name, announced, from });
+                    self.events.push_back(Event::AddressMismatch { name, announced, from });
                 }
                 dissemination::Output::Silent(addr) => self.suspect_path(self.now, addr),
             }
@@ -41,7 +41,7 @@ impl Node {
         self.carry_out_serf();
         if self.held_back && self.dissemination.has_room() {
             self.held_back = false;
-            self.events.push_back(Event::Room);
+            self.events.push_back(Event::PublishReady);
         }
     }
 
@@ -51,7 +51,7 @@ impl Node {
         self.leave_if_ready(now);
         while let Some(output) = self.membership.poll_output() {
             match output {
-                Output::Packet { to, messages: mut parts, piggyback } => {
+                MembershipOutput::Packet { to, messages: mut parts, piggyback } => {
                     if piggyback {
                         let used: usize = parts.iter().map(|part| part.len() + packet::PART_OVERHEAD).sum();
                         let budget = self.packet_size(to.addr).saturating_sub(packet::COMPOUND_OVERHEAD + used);
@@ -59,10 +59,10 @@ impl Node {
                     }
                     self.transmit(to, &parts);
                 }
-                Output::PushPull { to } => self.push_pull(now, to, None),
-                Output::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
-                Output::Proven(name) => self.note_proven(now, &name),
-                Output::Event(event) => self.tell(now, event),
+                MembershipOutput::PushPull { to } => self.push_pull(now, to, None),
+                MembershipOutput::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
+                MembershipOutput::Proven(name) => self.note_proven(now, &name),
+                MembershipOutput::Event(event) => self.tell(now, event),
             }
         }
         self.carry_out();

@@ -28,7 +28,7 @@ use crate::{
     wire::{
         self, Ack, Ping, PushPull,
         envelope::Direction,
-        opener::Opener,
+        envelope_reader::EnvelopeReader,
         stream::{self, StreamError, StreamMessage},
     },
 };
@@ -42,7 +42,7 @@ pub(super) struct Stream {
     /// Which of this node's addresses the other side reached it at.
     reached_at: Option<IpAddr>,
     role: Role,
-    opener: Opener,
+    reader: EnvelopeReader,
     began: Instant,
     received: usize,
     /// The other side will send no more.
@@ -77,7 +77,7 @@ impl Node {
     /// A stream was opened from outside; `None` refuses it.
     pub fn handle_accept(&mut self, now: Instant, from: SocketAddr) -> Option<StreamId> {
         let served = self.streams.values().filter(|stream| stream.role == Role::Serving).count();
-        let max = self.bounds.max_streams;
+        let max = self.resource_limits.max_streams;
         if served >= max {
             self.metrics.over_limit.streams += 1;
             self.reject(
@@ -168,9 +168,9 @@ impl Node {
         let traffic = &mut self.metrics.traffic;
         let opened = if role == Role::Serving { &mut traffic.tcp_accept } else { &mut traffic.tcp_connect };
         *opened += 1;
-        let opener = Opener::with_limits(role.hears(), self.bounds.stream());
+        let reader = EnvelopeReader::with_limits(role.hears(), self.resource_limits.stream_limits());
         let stream =
-            Stream { peer, reached_at: None, role, began: now, opener, received: 0, ended: false, bringer: None };
+            Stream { peer, reached_at: None, role, began: now, reader, received: 0, ended: false, bringer: None };
         self.streams.insert(id, stream);
         self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
         id
@@ -194,7 +194,7 @@ impl Node {
 
     /// What is held of all streams that have not come to an end, in bytes.
     pub(super) fn buffered(&self) -> usize {
-        self.streams.values().map(|stream| stream.opener.held()).sum()
+        self.streams.values().map(|stream| stream.reader.held()).sum()
     }
 
     /// Takes what happened on a stream.
@@ -208,15 +208,15 @@ impl Node {
                     self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
                 }
                 self.metrics.traffic.tcp_received += data.len() as u64;
-                let was_busy = stream.opener.is_busy();
-                let read = stream.opener.feed(&self.sealer.envelope, data);
-                if stream.opener.is_busy() && !was_busy {
+                let was_busy = stream.reader.is_busy();
+                let read = stream.reader.feed(&self.sealer.envelope, data);
+                if stream.reader.is_busy() && !was_busy {
                     self.busy.push_back(id);
                 }
                 self.take(now, id, read);
                 self.note_bringer(now, id, before);
             }
-            StreamInput::Closed if stream.opener.is_busy() => stream.ended = true,
+            StreamInput::Closed if stream.reader.is_busy() => stream.ended = true,
             StreamInput::Closed => self.end_early(now, id),
             StreamInput::Failed(reason) => self.break_off(now, id, reason, false),
         }
@@ -228,12 +228,12 @@ impl Node {
     pub(super) fn work_on_streams(&mut self, now: Instant) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let read = stream.opener.work();
-        if stream.opener.is_busy() {
+        let read = stream.reader.work();
+        if stream.reader.is_busy() {
             self.busy.push_back(id);
         }
         self.take(now, id, read);
-        if self.streams.get(&id).is_some_and(|stream| stream.ended && !stream.opener.is_busy()) {
+        if self.streams.get(&id).is_some_and(|stream| stream.ended && !stream.reader.is_busy()) {
             self.end_early(now, id);
         }
         self.settle(now);
@@ -241,7 +241,7 @@ impl Node {
 
     /// Takes what was read from a stream.
     fn take(&mut self, now: Instant, id: StreamId, read: Result<Option<StreamMessage>, StreamError>) {
-        let max = self.bounds.max_stream_bytes;
+        let max = self.resource_limits.max_stream_bytes;
         match read {
             Ok(None) if self.buffered() > max => {
                 self.metrics.over_limit.stream_bytes += 1;
@@ -251,7 +251,7 @@ impl Node {
             Ok(None) => {}
             Ok(Some(message)) => {
                 let Some(stream) = self.streams.get(&id) else { return };
-                if let Some(skipped) = stream.opener.skipped() {
+                if let Some(skipped) = stream.reader.skipped_records() {
                     let peer = stream.peer;
                     let reason =
                         format!("{} records of a view were left out; the first: {}", skipped.count, skipped.first);
@@ -261,7 +261,8 @@ impl Node {
             }
             Err(error) => {
                 self.metrics.stream_error(&error);
-                let too_small = matches!(error, StreamError::Announced { max, .. } if max == self.bounds.max_members);
+                let too_small =
+                    matches!(error, StreamError::LimitExceeded { max, .. } if max == self.resource_limits.max_members);
                 let hint = if too_small { "; is `max_members` too small?" } else { "" };
                 self.break_off(now, id, format!("{error}{hint}"), true);
             }
@@ -343,7 +344,7 @@ impl Node {
                 self.close(id);
                 // A refusal has been told; the asker finds the same by itself.
                 let merged = self.merge(now, peer, &remote, None);
-                self.membership.meet_first(now, peer.ip(), &remote);
+                self.membership.prioritize_greetings(now, peer.ip(), &remote);
                 if merged.is_ok() && !remote.nodes.is_empty() {
                     self.guess_where_reached(now, reached_at, peer);
                 }
@@ -354,7 +355,7 @@ impl Node {
                 let taken = self.membership.name_is_taken(&remote);
                 self.seeds.set_name_taken(taken);
                 let merged = self.merge(now, peer, &remote, Some(peer));
-                self.membership.prove_at(peer);
+                self.membership.mark_proven_at(peer);
                 if let Some(index) = seed {
                     if merged.is_ok() && !taken {
                         self.guess_by_seed(peer);

@@ -1,29 +1,41 @@
-//! How often something may happen.
+//! Rate limits: how often something may happen.
 //!
-//! A token bucket, kept as a single time, as the generic cell rate algorithm does (ITU-T I.371): what is taken
+//! A token bucket, kept as a single point in time, as in the generic cell rate algorithm (ITU-T I.371): what is taken
 //! costs time, and is owed until that time has passed. While less than a burst is owed, more may be taken.
 //!
-//! One type serves all: what is told so many times in a second, what is given in so many bytes a second, and what
-//! is done again only after a pause.
+//! One type serves for events per second, for bytes per second, and for a pause between two of something.
 
 use std::time::{Duration, Instant};
 
-/// What may happen only so often. It begins with nothing owed.
+/// Limits how often something may happen. It begins with nothing owed.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use broadcast::rate::RateLimiter;
+///
+/// // Two a second, and up to two at once.
+/// let (now, cost, burst) = (Instant::now(), Duration::from_millis(500), Duration::from_secs(1));
+/// let mut limiter = RateLimiter::default();
+/// assert!(limiter.take(now, cost, burst) && limiter.take(now, cost, burst));
+/// assert!(!limiter.take(now, cost, burst));
+/// assert!(limiter.take(now + cost, cost, burst));
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RateLimit {
+pub struct RateLimiter {
     owed_until: Option<Instant>,
 }
 
-impl RateLimit {
-    /// Takes something that costs so much time, unless a `burst` or more is owed already. Without a burst, nothing may be
-    /// owed at all. Gives whether it was taken.
+impl RateLimiter {
+    /// Takes something that costs this much time, unless a `burst` or more is owed already; with a burst of zero, unless
+    /// anything is. Gives whether it was taken.
     pub fn take(&mut self, now: Instant, cost: Duration, burst: Duration) -> bool {
         let owed = self.owed_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-        let may = owed.is_zero() || owed < burst;
-        if may {
+        let allowed = owed.is_zero() || owed < burst;
+        if allowed {
             self.owed_until = Some(now + owed + cost);
         }
-        may
+        allowed
     }
 }
 

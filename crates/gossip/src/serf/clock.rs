@@ -1,50 +1,50 @@
-//! A Lamport clock (Lamport, *Time, Clocks, and the Ordering of Events in a Distributed System*, 1978).
+//! A Lamport clock (Lamport, *Time, Clocks, and the Ordering of Events in a Distributed System*, 1978), as serf has it.
 //!
-//! Anybody can push a cluster's clocks ahead, and nobody can set them back. So a time is believed only if it is not
-//! far ahead of what is known: what nobody could go beyond would end everybody's clock. A node that was away may
-//! be far behind. It catches up in the exchanges of views that it begins itself, as those are with members it chose.
+//! Anybody can push a cluster's clocks ahead, and nobody can set them back. A clock at its end would stop everybody's. So a
+//! time is believed only if it is not far ahead of the clock. A node that was away may be far behind: it catches up in the
+//! exchanges of views that it begins itself, with members of its own choice.
 
-use super::Unusable;
+use super::SerfError;
 
-/// The latest time that can be read. No clock comes near it.
+/// The latest time that is valid. No clock comes near it.
 pub(super) const LATEST: u64 = 1 << 62;
-/// How far ahead of this node's clock a time is believed, whoever tells it. To use the clocks up by that takes 2^42
-/// messages.
-pub(super) const LEAP: u64 = 1 << 20;
-/// The same in an answer to a view of this node: more than all that a cluster ever says. To use the clocks up by that
-/// takes four million exchanges, of which a node begins one every few seconds at most.
-pub(super) const LEAP_WHEN_ASKED: u64 = 1 << 40;
+/// How far ahead of this node's clock a time may be, from anybody. It takes 2^42 messages to use a clock up.
+pub(super) const MAX_LEAP: u64 = 1 << 20;
+/// The same in the reply to a state of this node: more than a cluster ever counts. It takes four million exchanges to use a
+/// clock up, and a node begins one every few seconds at most.
+pub(super) const MAX_LEAP_IN_REPLY: u64 = 1 << 40;
 
+/// See the [module](self). It begins at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Clock(u64);
+pub(super) struct LamportClock(u64);
 
-impl Default for Clock {
+impl Default for LamportClock {
     fn default() -> Self {
         Self(1)
     }
 }
 
-impl Clock {
+impl LamportClock {
     /// The time of the next message.
     pub(super) fn time(self) -> u64 {
         self.0
     }
 
-    /// Takes a time for a message.
+    /// Takes the next time, for a message.
     pub(super) fn tick(&mut self) -> u64 {
         let time = self.0;
         self.0 = self.0.saturating_add(1);
         time
     }
 
-    /// Goes on after a time that was seen, if that is no more than `leap` ahead.
+    /// Moves the clock past a time that was seen, if that is at most `leap` ahead.
     ///
     /// # Errors
     ///
     /// It is further ahead; the clock has not changed.
-    pub(super) fn witness(&mut self, seen: u64, leap: u64) -> Result<(), Unusable> {
+    pub(super) fn witness(&mut self, seen: u64, leap: u64) -> Result<(), SerfError> {
         if seen > self.0.saturating_add(leap) {
-            return Err(Unusable::Leap { time: seen, clock: self.0 });
+            return Err(SerfError::ClockLeap { time: seen, clock: self.0 });
         }
         self.0 = self.0.max(seen.saturating_add(1));
         Ok(())
@@ -57,16 +57,19 @@ mod tests {
 
     #[test]
     fn what_is_far_ahead_does_not_move_it() {
-        let mut clock = Clock::default();
-        for seen in [2 + LEAP, 1 << 40, LATEST, u64::MAX - 1, u64::MAX] {
-            assert_eq!(clock.witness(seen, LEAP), Err(Unusable::Leap { time: seen, clock: 1 }));
+        let mut clock = LamportClock::default();
+        for seen in [2 + MAX_LEAP, 1 << 40, LATEST, u64::MAX - 1, u64::MAX] {
+            assert_eq!(clock.witness(seen, MAX_LEAP), Err(SerfError::ClockLeap { time: seen, clock: 1 }));
         }
         assert_eq!(clock.tick(), 1);
-        assert_eq!(clock.witness(2 + LEAP, LEAP), Ok(()));
-        assert_eq!(clock.time(), 3 + LEAP);
-        assert_eq!(clock.witness(LATEST, LEAP_WHEN_ASKED), Err(Unusable::Leap { time: LATEST, clock: 3 + LEAP }));
-        assert_eq!(clock.witness(LEAP_WHEN_ASKED, LEAP_WHEN_ASKED), Ok(()));
-        assert_eq!(clock.witness(7, LEAP), Ok(()), "the past changes nothing");
-        assert_eq!(clock.time(), LEAP_WHEN_ASKED + 1);
+        assert_eq!(clock.witness(2 + MAX_LEAP, MAX_LEAP), Ok(()));
+        assert_eq!(clock.time(), 3 + MAX_LEAP);
+        assert_eq!(
+            clock.witness(LATEST, MAX_LEAP_IN_REPLY),
+            Err(SerfError::ClockLeap { time: LATEST, clock: 3 + MAX_LEAP })
+        );
+        assert_eq!(clock.witness(MAX_LEAP_IN_REPLY, MAX_LEAP_IN_REPLY), Ok(()));
+        assert_eq!(clock.witness(7, MAX_LEAP), Ok(()), "the past changes nothing");
+        assert_eq!(clock.time(), MAX_LEAP_IN_REPLY + 1);
     }
 }

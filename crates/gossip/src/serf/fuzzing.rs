@@ -1,4 +1,4 @@
-//! What serf's messages do to a node, for [`crate::fuzzing`].
+//! The fuzz target of serf's messages, for [`crate::fuzzing`].
 
 use std::{
     net::SocketAddr,
@@ -9,15 +9,18 @@ use bytes::Bytes;
 
 use super::{Serf, Tags};
 use crate::{
-    config::{Bounds, Config, Profile},
+    config::{Config, Profile, ResourceLimits},
     membership::Membership,
 };
 
-/// A sequence of messages and states, each behind its length: whatever they say, what is kept has its bound.
+/// Feeds a sequence of messages and states, each behind its length: whatever they say, what is kept stays within its
+/// limits.
 pub fn serf(data: &[u8]) {
     let mut now = Instant::now();
     let tuning = Profile::Lan.tuning();
-    let config = Config::new("me").bounds(Bounds { max_members: 16, ..Bounds::default() }).tuning(tuning.clone());
+    let config = Config::new("me")
+        .resource_limits(ResourceLimits { max_members: 16, ..ResourceLimits::default() })
+        .tuning(tuning.clone());
     let address = SocketAddr::from(([10, 0, 0, 1], 7946)).into();
     let membership = Membership::new(now, &config, address, [1, 5, 2, 2, 0xb1, 4], 1);
     let mut serf = Serf::new("me".into(), Tags::new(), true, tuning.retransmit_mult, tuning.udp_buffer_size);
@@ -28,17 +31,17 @@ pub fn serf(data: &[u8]) {
         rest = behind;
         let message = data.slice_ref(message);
         now += Duration::from_millis(50);
-        // What cannot be used is refused, and changes nothing that is looked at here.
+        // What is refused changes nothing that is checked here.
         let _ = serf.handle(now, &message, &membership);
         let _ = serf.merge(now, &message, (len & 1 == 1, len & 2 == 2), &membership);
-        let _ = Serf::ours_in(&message);
+        let _ = Serf::broadcast_state_in(&message);
         let mut out = Vec::new();
-        serf.fill(2, tuning.udp_buffer_size, &mut out);
+        serf.take_broadcasts(2, tuning.udp_buffer_size, &mut out);
         while serf.poll_output().is_some() {}
         for (what, held, bound) in serf.sizes() {
             assert!(held <= bound, "{held} {what}, {bound} at most");
         }
     }
     let state = serf.state(&membership, None);
-    assert!(Serf::ours_in(&state).is_ok(), "what this node says it can read");
+    assert!(Serf::broadcast_state_in(&state).is_ok(), "a node can read its own state");
 }

@@ -1,23 +1,23 @@
-//! Serf's messages: a type byte, and a MessagePack map in memberlist's dialect.
+//! Serf's messages (`messages.go`): a type byte, and a MessagePack map in memberlist's dialect.
 //!
-//! One field is this crate's own, [`OURS`]: in an event it says that one of our nodes published it as a
-//! message, in a push/pull it holds what our nodes tell each other. Serf passes over fields it does not know.
+//! One field is this crate's own, [`BROADCAST_FIELD`]: in an event it says that a node of this crate published it as a
+//! message, in a push/pull it holds the state that only nodes of this crate exchange. Serf ignores fields it does not know.
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-use super::{Unusable, clock::LATEST};
+use super::{SerfError, clock::LATEST};
 use crate::{
     membership::NodeName,
     wire::{
-        self, Malformed,
+        self, MsgpackError,
         msgpack::{Decoder, put_array, put_bool, put_bytes, put_large_map, put_map, put_str, put_u64, put_uint},
     },
 };
 
-/// The members a state of serf's may name, and the intents that are kept: as many as a node remembers
-/// by default ([`Bounds`](crate::Bounds)).
+/// How many members a state can name, and how many intents are kept: as many as a node remembers members by default
+/// ([`ResourceLimits`](crate::ResourceLimits)).
 pub(super) const MAX_ENTRIES: usize = 100_000;
 
 /// The type bytes.
@@ -34,11 +34,11 @@ pub(super) mod kind {
 }
 
 /// The field that only nodes of this crate read.
-const OURS: &str = "Broadcast";
-/// Events in one push/pull at most.
+const BROADCAST_FIELD: &str = "Broadcast";
+/// How many events one push/pull can have.
 const MAX_EVENTS: usize = 65_536;
 
-/// Somebody has joined, or is about to leave.
+/// A node has joined, or is about to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Intent {
     pub(super) time: u64,
@@ -52,7 +52,7 @@ pub(super) struct UserEvent {
     pub(super) name: Bytes,
     pub(super) payload: Bytes,
     /// A node of this crate published it as a message.
-    pub(super) ours: bool,
+    pub(super) is_broadcast: bool,
 }
 
 /// A query.
@@ -71,89 +71,89 @@ pub(super) struct Query {
 impl Query {
     /// An acknowledgement is wanted.
     pub(super) const ACK: u32 = 1;
-    /// Whoever gets it does not pass it on.
+    /// It is not to be passed on.
     pub(super) const NO_BROADCAST: u32 = 2;
 
     /// Where to answer.
     pub(super) fn asker(&self) -> Option<SocketAddr> {
-        wire::ip(&self.addr).map(|ip| SocketAddr::new(ip.to_canonical(), self.port))
+        wire::decode_ip(&self.addr).map(|ip| SocketAddr::new(ip.to_canonical(), self.port))
     }
 }
 
-/// What comes as a user message.
+/// A message of serf's, in a user message of memberlist's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum SerfMessage {
     Leave(Intent),
     Join(Intent),
     Event(UserEvent),
     Query(Query),
-    /// An answer to a query, of which this node makes none.
+    /// An answer to a query. This node makes no queries.
     Response,
-    /// Something to be passed on as it is.
+    /// A message to be passed on as it is.
     Relay {
         to: SocketAddr,
         message: Bytes,
     },
 }
 
-/// What one node knows, as nodes tell each other in an exchange of views.
+/// The state of one node, which nodes exchange with their views.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PushPull {
+pub(super) struct SerfPushPull {
     pub(super) time: u64,
     pub(super) statuses: Vec<(NodeName, u64)>,
     pub(super) left: Vec<NodeName>,
     pub(super) event_time: u64,
     pub(super) events: Vec<UserEvent>,
     pub(super) query_time: u64,
-    /// What nodes of this crate tell each other.
-    pub(super) ours: Option<Bytes>,
+    /// The state that only nodes of this crate exchange.
+    pub(super) broadcast_state: Option<Bytes>,
 }
 
-impl Message {
-    pub(super) fn decode(data: &Bytes) -> Result<Self, Unusable> {
-        let kind = *data.first().ok_or(Unusable::Kind(None))?;
-        let (name, decode): (_, Decode) = match kind {
-            kind::LEAVE => ("leave", |decoder, _| Ok(Self::Leave(intent(decoder)?))),
-            kind::JOIN => ("join", |decoder, _| Ok(Self::Join(intent(decoder)?))),
-            kind::EVENT => ("user event", |decoder, _| Ok(Self::Event(event(decoder)?))),
-            kind::QUERY => ("query", |decoder, _| Ok(Self::Query(query(decoder)?))),
+impl SerfMessage {
+    pub(super) fn decode(data: &Bytes) -> Result<Self, SerfError> {
+        let kind = *data.first().ok_or(SerfError::UnknownType(None))?;
+        let (name, decode): (_, DecodeFn) = match kind {
+            kind::LEAVE => ("leave", |decoder, _| Ok(Self::Leave(decode_intent(decoder)?))),
+            kind::JOIN => ("join", |decoder, _| Ok(Self::Join(decode_intent(decoder)?))),
+            kind::EVENT => ("user event", |decoder, _| Ok(Self::Event(decode_event(decoder)?))),
+            kind::QUERY => ("query", |decoder, _| Ok(Self::Query(decode_query(decoder)?))),
             kind::RESPONSE => return Ok(Self::Response),
-            kind::RELAY => ("relay", relay),
-            kind => return Err(Unusable::Kind(Some(kind))),
+            kind::RELAY => ("relay", decode_relay),
+            kind => return Err(SerfError::UnknownType(Some(kind))),
         };
         let mut decoder = Decoder::new(data, 1..data.len(), name);
-        decode(&mut decoder, data).map_err(|failure| failure.of(name))
+        decode(&mut decoder, data).map_err(|error| error.into_serf_error(name))
     }
 }
 
-type Decode = fn(&mut Decoder<'_>, &Bytes) -> Result<Message, Failure>;
+type DecodeFn = fn(&mut Decoder<'_>, &Bytes) -> Result<SerfMessage, DecodeError>;
 
 /// What is wrong with a message whose type is known.
-enum Failure {
-    Malformed(Malformed),
-    Unusable(Unusable),
+enum DecodeError {
+    Malformed(MsgpackError),
+    Refused(SerfError),
 }
 
-impl From<Malformed> for Failure {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
+impl From<MsgpackError> for DecodeError {
+    fn from(error: MsgpackError) -> Self {
+        Self::Malformed(error)
     }
 }
 
-impl Failure {
-    fn of(self, kind: &'static str) -> Unusable {
+impl DecodeError {
+    fn into_serf_error(self, kind: &'static str) -> SerfError {
         match self {
-            Self::Malformed(source) => Unusable::Malformed { kind, source },
-            Self::Unusable(unusable) => unusable,
+            Self::Malformed(source) => SerfError::Malformed { kind, source },
+            Self::Refused(error) => error,
         }
     }
 }
 
-fn check_time(time: u64) -> Result<u64, Failure> {
-    if time > LATEST { Err(Failure::Unusable(Unusable::Time(time))) } else { Ok(time) }
+fn check_time(time: u64) -> Result<u64, DecodeError> {
+    if time > LATEST { Err(DecodeError::Refused(SerfError::TimeTooLarge(time))) } else { Ok(time) }
 }
 
-fn intent(decoder: &mut Decoder<'_>) -> Result<Intent, Failure> {
+fn decode_intent(decoder: &mut Decoder<'_>) -> Result<Intent, DecodeError> {
     let (mut time, mut node) = (0, Bytes::new());
     decoder.fields(&["LTime", "Node"], |decoder, field| {
         match field {
@@ -165,22 +165,22 @@ fn intent(decoder: &mut Decoder<'_>) -> Result<Intent, Failure> {
     Ok(Intent { time: check_time(time)?, node: NodeName::from(&*node) })
 }
 
-fn event(decoder: &mut Decoder<'_>) -> Result<UserEvent, Failure> {
-    let (mut time, mut name, mut payload, mut ours) = (0, Bytes::new(), Bytes::new(), false);
-    decoder.fields(&["LTime", "Name", "Payload", "CC", OURS], |decoder, field| {
+fn decode_event(decoder: &mut Decoder<'_>) -> Result<UserEvent, DecodeError> {
+    let (mut time, mut name, mut payload, mut is_broadcast) = (0, Bytes::new(), Bytes::new(), false);
+    decoder.fields(&["LTime", "Name", "Payload", "CC", BROADCAST_FIELD], |decoder, field| {
         match field {
             0 => time = decoder.u64()?,
             1 => name = decoder.str()?,
             2 => payload = decoder.bytes()?,
-            3 => decoder.pass()?,
-            _ => ours = decoder.bool()?,
+            3 => decoder.skip()?,
+            _ => is_broadcast = decoder.bool()?,
         }
         Ok(())
     })?;
-    Ok(UserEvent { time: check_time(time)?, name, payload, ours })
+    Ok(UserEvent { time: check_time(time)?, name, payload, is_broadcast })
 }
 
-fn query(decoder: &mut Decoder<'_>) -> Result<Query, Failure> {
+fn decode_query(decoder: &mut Decoder<'_>) -> Result<Query, DecodeError> {
     const FIELDS: [&str; 11] =
         ["LTime", "ID", "Addr", "Port", "SourceNode", "Filters", "Flags", "RelayFactor", "Timeout", "Name", "Payload"];
     let mut query = Query::default();
@@ -199,7 +199,7 @@ fn query(decoder: &mut Decoder<'_>) -> Result<Query, Failure> {
             6 => query.flags = decoder.u32()?,
             9 => query.name = decoder.str()?,
             10 => query.payload = decoder.bytes()?,
-            _ => decoder.pass()?,
+            _ => decoder.skip()?,
         }
         Ok(())
     })?;
@@ -207,44 +207,44 @@ fn query(decoder: &mut Decoder<'_>) -> Result<Query, Failure> {
     Ok(query)
 }
 
-fn relay(decoder: &mut Decoder<'_>, data: &Bytes) -> Result<Message, Failure> {
+fn decode_relay(decoder: &mut Decoder<'_>, data: &Bytes) -> Result<SerfMessage, DecodeError> {
     let (mut ip, mut port) = (Bytes::new(), 0);
     decoder.fields(&["DestAddr", "DestName"], |decoder, field| {
         if field != 0 {
-            return decoder.pass();
+            return decoder.skip();
         }
         decoder.fields(&["IP", "Port", "Zone"], |decoder, field| {
             match field {
                 0 => ip = decoder.bytes()?,
                 1 => port = decoder.u16()?,
-                _ => decoder.pass()?,
+                _ => decoder.skip()?,
             }
             Ok(())
         })
     })?;
-    let ip: IpAddr = wire::ip(&ip).ok_or(Failure::Unusable(Unusable::Address(ip.len())))?;
+    let ip: IpAddr = wire::decode_ip(&ip).ok_or(DecodeError::Refused(SerfError::BadAddress(ip.len())))?;
     let message = data.slice(decoder.position()..);
-    Ok(Message::Relay { to: SocketAddr::new(ip.to_canonical(), port), message })
+    Ok(SerfMessage::Relay { to: SocketAddr::new(ip.to_canonical(), port), message })
 }
 
-impl PushPull {
-    /// Reads a state with its type byte.
-    pub(super) fn decode(data: &Bytes) -> Result<Self, Unusable> {
+impl SerfPushPull {
+    /// Decodes a state with its type byte.
+    pub(super) fn decode(data: &Bytes) -> Result<Self, SerfError> {
         match data.first() {
             Some(&kind::PUSH_PULL) => {}
-            other => return Err(Unusable::State(other.copied())),
+            other => return Err(SerfError::NotAState(other.copied())),
         }
         let mut decoder = Decoder::new(data, 1..data.len(), "push/pull");
-        push_pull(&mut decoder).map_err(|failure| failure.of("push/pull"))
+        decode_push_pull(&mut decoder).map_err(|error| error.into_serf_error("push/pull"))
     }
 
-    /// The state, with its type byte.
+    /// Encodes the state, with its type byte.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = vec![kind::PUSH_PULL];
-        put_map(&mut out, 6 + u8::from(self.ours.is_some()));
-        if let Some(ours) = &self.ours {
-            put_str(&mut out, OURS.as_bytes());
-            put_bytes(&mut out, ours);
+        put_map(&mut out, 6 + u8::from(self.broadcast_state.is_some()));
+        if let Some(broadcast_state) = &self.broadcast_state {
+            put_str(&mut out, BROADCAST_FIELD.as_bytes());
+            put_bytes(&mut out, broadcast_state);
         }
         put_str(&mut out, b"EventLTime");
         put_u64(&mut out, self.event_time);
@@ -256,9 +256,9 @@ impl PushPull {
             put_str(&mut out, b"Events");
             put_array(&mut out, slot.len());
             for event in slot {
-                put_map(&mut out, 2 + u8::from(event.ours));
-                if event.ours {
-                    put_str(&mut out, OURS.as_bytes());
+                put_map(&mut out, 2 + u8::from(event.is_broadcast));
+                if event.is_broadcast {
+                    put_str(&mut out, BROADCAST_FIELD.as_bytes());
                     put_bool(&mut out, true);
                 }
                 put_str(&mut out, b"Name");
@@ -288,9 +288,10 @@ impl PushPull {
     }
 }
 
-fn push_pull(decoder: &mut Decoder<'_>) -> Result<PushPull, Failure> {
-    const FIELDS: [&str; 7] = ["LTime", "StatusLTimes", "LeftMembers", "EventLTime", "Events", "QueryLTime", OURS];
-    let mut state = PushPull::default();
+fn decode_push_pull(decoder: &mut Decoder<'_>) -> Result<SerfPushPull, DecodeError> {
+    const FIELDS: [&str; 7] =
+        ["LTime", "StatusLTimes", "LeftMembers", "EventLTime", "Events", "QueryLTime", BROADCAST_FIELD];
+    let mut state = SerfPushPull::default();
     let mut too_many = false;
     decoder
         .fields(&FIELDS, |decoder, field| {
@@ -313,20 +314,20 @@ fn push_pull(decoder: &mut Decoder<'_>) -> Result<PushPull, Failure> {
                 3 => state.event_time = decoder.u64()?,
                 4 => {
                     for _ in 0..decoder.array()? {
-                        slot(decoder, &mut state.events)?;
+                        decode_slot(decoder, &mut state.events)?;
                     }
                 }
                 5 => state.query_time = decoder.u64()?,
-                _ => state.ours = Some(decoder.bytes()?),
+                _ => state.broadcast_state = Some(decoder.bytes()?),
             }
             if too_many || state.events.len() > MAX_EVENTS {
                 too_many = true;
-                // What follows is not looked at any more.
-                return Err(Malformed::Truncated);
+                // The rest is not read.
+                return Err(MsgpackError::Truncated);
             }
             Ok(())
         })
-        .map_err(|error| if too_many { Failure::Unusable(Unusable::TooMany) } else { error.into() })?;
+        .map_err(|error| if too_many { DecodeError::Refused(SerfError::TooManyEntries) } else { error.into() })?;
     let times = [state.time, state.event_time, state.query_time];
     let statuses = state.statuses.iter().map(|(_, time)| *time);
     let events = state.events.iter().map(|event| event.time);
@@ -336,8 +337,8 @@ fn push_pull(decoder: &mut Decoder<'_>) -> Result<PushPull, Failure> {
     Ok(state)
 }
 
-/// The events of one time; nil where there are none.
-fn slot(decoder: &mut Decoder<'_>, events: &mut Vec<UserEvent>) -> Result<(), Malformed> {
+/// Decodes the events of one time; nil if there are none.
+fn decode_slot(decoder: &mut Decoder<'_>, events: &mut Vec<UserEvent>) -> Result<(), MsgpackError> {
     let (first, mut time) = (events.len(), 0);
     decoder.fields(&["LTime", "Events"], |decoder, field| {
         if field == 0 {
@@ -345,19 +346,19 @@ fn slot(decoder: &mut Decoder<'_>, events: &mut Vec<UserEvent>) -> Result<(), Ma
             return Ok(());
         }
         for _ in 0..decoder.array()? {
-            let (mut name, mut payload, mut ours) = (Bytes::new(), Bytes::new(), false);
-            decoder.fields(&["Name", "Payload", OURS], |decoder, field| {
+            let (mut name, mut payload, mut is_broadcast) = (Bytes::new(), Bytes::new(), false);
+            decoder.fields(&["Name", "Payload", BROADCAST_FIELD], |decoder, field| {
                 match field {
                     0 => name = decoder.str()?,
                     1 => payload = decoder.bytes()?,
-                    _ => ours = decoder.bool()?,
+                    _ => is_broadcast = decoder.bool()?,
                 }
                 Ok(())
             })?;
             if events.len() > MAX_EVENTS {
                 return Ok(());
             }
-            events.push(UserEvent { time: 0, name, payload, ours });
+            events.push(UserEvent { time: 0, name, payload, is_broadcast });
         }
         Ok(())
     })?;
@@ -365,16 +366,16 @@ fn slot(decoder: &mut Decoder<'_>, events: &mut Vec<UserEvent>) -> Result<(), Ma
     Ok(())
 }
 
-/// That a node has joined.
-pub(super) fn join(time: u64, node: &NodeName) -> Bytes {
+/// The intent of a node that has joined.
+pub(super) fn encode_join(time: u64, node: &NodeName) -> Bytes {
     let mut out = vec![kind::JOIN];
     put_map(&mut out, 2);
     put_intent(&mut out, time, node);
     out.into()
 }
 
-/// That a node is about to leave.
-pub(super) fn leave(time: u64, node: &NodeName) -> Bytes {
+/// The intent of a node that is about to leave.
+pub(super) fn encode_leave(time: u64, node: &NodeName) -> Bytes {
     let mut out = vec![kind::LEAVE];
     put_map(&mut out, 3);
     put_intent(&mut out, time, node);
@@ -390,11 +391,11 @@ fn put_intent(out: &mut Vec<u8>, time: u64, node: &NodeName) {
     put_str(out, node.as_bytes());
 }
 
-/// A user event that is also a message of this node. It is not to be coalesced with others of its name.
-pub(super) fn user_event(time: u64, name: &[u8], payload: &[u8]) -> Bytes {
+/// A user event that is also a message of this node. It is not to be coalesced with others that have its name.
+pub(super) fn encode_user_event(time: u64, name: &[u8], payload: &[u8]) -> Bytes {
     let mut out = vec![kind::EVENT];
     put_map(&mut out, 5);
-    put_str(&mut out, OURS.as_bytes());
+    put_str(&mut out, BROADCAST_FIELD.as_bytes());
     put_bool(&mut out, true);
     put_str(&mut out, b"CC");
     put_bool(&mut out, false);
@@ -407,8 +408,8 @@ pub(super) fn user_event(time: u64, name: &[u8], payload: &[u8]) -> Bytes {
     out.into()
 }
 
-/// An answer to a query, or the acknowledgement of it.
-pub(super) fn response(query: &Query, from: &NodeName, flags: u32, payload: &[u8]) -> Bytes {
+/// The answer to a query, or its acknowledgement.
+pub(super) fn encode_response(query: &Query, from: &NodeName, flags: u32, payload: &[u8]) -> Bytes {
     let mut out = vec![kind::RESPONSE];
     put_map(&mut out, 5);
     put_str(&mut out, b"Flags");
@@ -424,8 +425,8 @@ pub(super) fn response(query: &Query, from: &NodeName, flags: u32, payload: &[u8
     out.into()
 }
 
-/// The answer to a query about encryption keys: why there are none.
-pub(super) fn no_keys(reason: &str) -> Bytes {
+/// The answer to a query about encryption keys: none, and why.
+pub(super) fn encode_no_keys(reason: &str) -> Bytes {
     let mut out = vec![kind::KEYS];
     put_map(&mut out, 4);
     put_str(&mut out, b"Keys");
@@ -451,16 +452,16 @@ mod tests {
     /// The bytes are what the real serf emits.
     #[test]
     fn serf_s_own_bytes_are_read() {
-        let read = |text| Message::decode(&hex(text)).expect("serf wrote it");
+        let read = |text| SerfMessage::decode(&hex(text)).expect("serf wrote it");
         let intent = |time| Intent { time, node: "n1".into() };
-        assert_eq!(read("0083a54c54696d6507a44e6f6465a26e31a55072756e65c2"), Message::Leave(intent(7)));
-        assert_eq!(read("0182a54c54696d6502a44e6f6465a26e31"), Message::Join(intent(2)));
-        let event = UserEvent { time: 3, name: "deploy".into(), payload: "v1".into(), ours: false };
+        assert_eq!(read("0083a54c54696d6507a44e6f6465a26e31a55072756e65c2"), SerfMessage::Leave(intent(7)));
+        assert_eq!(read("0182a54c54696d6502a44e6f6465a26e31"), SerfMessage::Join(intent(2)));
+        let event = UserEvent { time: 3, name: "deploy".into(), payload: "v1".into(), is_broadcast: false };
         assert_eq!(
             read("0384a24343c3a54c54696d6503a44e616d65a66465706c6f79a75061796c6f6164a27631"),
-            Message::Event(event)
+            SerfMessage::Event(event)
         );
-        let Message::Query(query) = read(
+        let SerfMessage::Query(query) = read(
             "048ba441646472a40a000001a746696c7465727391a60092a161a162a5466c61677301a24944cd3039a54c54696d6509a44e616d65a67\
              57074696d65a75061796c6f6164c0a4506f7274cd1f0aab52656c6179466163746f7202aa536f757263654e6f6465a26e31a754696d656\
              f7574d3000000037e11d600",
@@ -475,53 +476,63 @@ mod tests {
                       573744e616d65a26e31";
         let relay = [hex(header), relayed.clone()].concat().into();
         let to = "10.0.0.1:7946".parse().expect("an address");
-        assert_eq!(Message::decode(&relay).ok(), Some(Message::Relay { to, message: relayed }));
+        assert_eq!(SerfMessage::decode(&relay).ok(), Some(SerfMessage::Relay { to, message: relayed }));
     }
 
     #[test]
     fn what_is_written_is_what_serf_writes() {
         let leave = hex("0083a54c54696d6507a44e6f6465a26e31a55072756e65c2");
-        assert_eq!(super::leave(7, &"n1".into()), leave);
-        assert_eq!(join(2, &"n1".into()), hex("0182a54c54696d6502a44e6f6465a26e31"));
+        assert_eq!(super::encode_leave(7, &"n1".into()), leave);
+        assert_eq!(encode_join(2, &"n1".into()), hex("0182a54c54696d6502a44e6f6465a26e31"));
         let query = Query { time: 9, id: 12345, ..Query::default() };
         assert_eq!(
-            response(&query, &"n2".into(), 0, b"ok"),
+            encode_response(&query, &"n2".into(), 0, b"ok"),
             hex("0585a5466c61677300a446726f6da26e32a24944cd3039a54c54696d6509a75061796c6f6164a26f6b")
         );
         let state = hex(
             "0286aa4576656e744c54696d6502a64576656e747392c082a64576656e74739182a44e616d65a165a75061796c6f6164a170a54c54696d\
              6501a54c54696d6505ab4c6566744d656d6265727390aa51756572794c54696d6501ac5374617475734c54696d657381a26e3101",
         );
-        let read = PushPull::decode(&state).expect("serf wrote it");
-        let event = UserEvent { time: 1, name: "e".into(), payload: "p".into(), ours: false };
+        let read = SerfPushPull::decode(&state).expect("serf wrote it");
+        let event = UserEvent { time: 1, name: "e".into(), payload: "p".into(), is_broadcast: false };
         let statuses = vec![("n1".into(), 1)];
-        let expected =
-            PushPull { time: 5, statuses, event_time: 2, events: vec![event], query_time: 1, ..PushPull::default() };
+        let expected = SerfPushPull {
+            time: 5,
+            statuses,
+            event_time: 2,
+            events: vec![event],
+            query_time: 1,
+            ..SerfPushPull::default()
+        };
         assert_eq!(read, expected);
-        assert_eq!(PushPull::decode(&read.encode()).ok(), Some(read));
+        assert_eq!(SerfPushPull::decode(&read.encode()).ok(), Some(read));
     }
 
     #[test]
     fn what_is_ours_is_read_by_ours() {
-        let event = UserEvent { time: 3, name: "k".into(), payload: Bytes::new(), ours: true };
-        assert_eq!(Message::decode(&user_event(3, b"k", b"")).ok(), Some(Message::Event(event.clone())));
-        let state = PushPull { events: vec![event], ours: Some("state".into()), ..PushPull::default() };
-        assert_eq!(PushPull::decode(&state.encode()).ok(), Some(state));
+        let event = UserEvent { time: 3, name: "k".into(), payload: Bytes::new(), is_broadcast: true };
+        assert_eq!(SerfMessage::decode(&encode_user_event(3, b"k", b"")).ok(), Some(SerfMessage::Event(event.clone())));
+        let state =
+            SerfPushPull { events: vec![event], broadcast_state: Some("state".into()), ..SerfPushPull::default() };
+        assert_eq!(SerfPushPull::decode(&state.encode()).ok(), Some(state));
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_a_reason() {
         let reason =
-            |bytes: &[u8]| Message::decode(&Bytes::copy_from_slice(bytes)).expect_err("no message").to_string();
+            |bytes: &[u8]| SerfMessage::decode(&Bytes::copy_from_slice(bytes)).expect_err("no message").to_string();
         assert_eq!(reason(&[]), "an empty message is not a serf message");
         assert_eq!(reason(&[7]), "serf has no message of type 7 for this node");
         assert!(reason(&[3, 0x81, 0xa4]).starts_with("a serf user event cannot be read: "));
-        assert!(reason(&user_event(LATEST + 1, b"k", b"")).contains("beyond the maximum"));
+        assert!(reason(&encode_user_event(LATEST + 1, b"k", b"")).contains("beyond the maximum"));
         assert!(reason(&[9, 0x80]).contains("0 bytes"));
         let mut many = vec![kind::PUSH_PULL, 0x81];
         put_str(&mut many, b"StatusLTimes");
         put_large_map(&mut many, MAX_ENTRIES + 1);
-        assert!(matches!(PushPull::decode(&many.into()), Err(Unusable::Malformed { .. } | Unusable::TooMany)));
-        assert!(matches!(PushPull::decode(&Bytes::from_static(b"\xb5x")), Err(Unusable::State(Some(0xb5)))));
+        assert!(matches!(
+            SerfPushPull::decode(&many.into()),
+            Err(SerfError::Malformed { .. } | SerfError::TooManyEntries)
+        ));
+        assert!(matches!(SerfPushPull::decode(&Bytes::from_static(b"\xb5x")), Err(SerfError::NotAState(Some(0xb5)))));
     }
 }

@@ -1,16 +1,16 @@
-//! How an event's payload, which is bytes, becomes a message's value, which is JSON, and back.
+//! The conversion of an event's payload, which is bytes, to a message's value, which is JSON, and back.
 //!
 //! | payload | value |
 //! |---|---|
 //! | text (UTF-8) | a string |
 //! | other bytes | `{"hex":"ff00"}` |
-//! | JSON text ◄ | every other value |
+//! | JSON text (only from value to payload) | every other value |
 //!
-//! So what serf says comes back as it was, and what our nodes say in strings does, too.
+//! So every payload of serf's comes back as it was, and so does every string that a node of this crate publishes.
 
 use std::fmt::Write as _;
 
-/// The value for a payload.
+/// The value of a payload.
 pub(crate) fn to_json(payload: &[u8]) -> String {
     match std::str::from_utf8(payload) {
         Ok(text) => serde_json::to_string(text).expect("text always serialises"),
@@ -24,7 +24,7 @@ pub(crate) fn to_json(payload: &[u8]) -> String {
     }
 }
 
-/// The payload for a value.
+/// The payload of a value.
 pub(crate) fn from_json(value: &str) -> Vec<u8> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -34,11 +34,11 @@ pub(crate) fn from_json(value: &str) -> Vec<u8> {
     if let Ok(text) = serde_json::from_str::<String>(value) {
         return text.into_bytes();
     }
-    let hex = serde_json::from_str::<Hex>(value).ok().and_then(|Hex { hex }| bytes(&hex));
+    let hex = serde_json::from_str::<Hex>(value).ok().and_then(|Hex { hex }| decode_hex(&hex));
     hex.unwrap_or_else(|| value.as_bytes().to_vec())
 }
 
-fn bytes(hex: &str) -> Option<Vec<u8>> {
+fn decode_hex(hex: &str) -> Option<Vec<u8>> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
     let byte = |[high, low]: &[u8; 2]| Some((digit(high)? << 4 | digit(low)?) as u8);

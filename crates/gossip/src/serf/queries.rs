@@ -1,4 +1,4 @@
-//! Queries: which were heard, and whom they are for.
+//! Queries: which have arrived already, and which nodes they are for.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -8,22 +8,22 @@ use regex_lite::RegexBuilder;
 use super::events::WINDOW;
 use crate::{config::Tags, membership::NodeName, wire::msgpack::Decoder};
 
-/// Queries of one time.
+/// How many queries can have the same time.
 const MAX_AT_ONCE: usize = 64;
-/// What a filter's regular expression may take once it is compiled, in bytes.
+/// How many bytes a filter's regular expression may take once it is compiled.
 const MAX_REGEX: usize = 64 << 10;
-/// Filters of one query that are looked at. It is for nobody if it has more.
+/// How many filters a query may have; with more, it is for nobody.
 const MAX_FILTERS: usize = 32;
 
 const BY_NODE: u8 = 0;
 const BY_TAG: u8 = 1;
 
-/// The queries of late.
+/// The times and ids of recent queries: serf's `queryBuffer`.
 #[derive(Debug, Default)]
-pub(super) struct Queries(BTreeMap<u64, Vec<u32>>);
+pub(super) struct QueryBuffer(BTreeMap<u64, Vec<u32>>);
 
-impl Queries {
-    /// Whether a query is heard for the first time. `clock` is the time now, after it was witnessed.
+impl QueryBuffer {
+    /// Takes note of a query, and gives whether it is new. `clock` is the time now, after the query's was witnessed.
     pub(super) fn is_new(&mut self, clock: u64, time: u64, id: u32) -> bool {
         while self.0.first_key_value().is_some_and(|(oldest, _)| oldest + WINDOW < clock) {
             self.0.pop_first();
@@ -40,7 +40,7 @@ impl Queries {
     }
 }
 
-/// Whether all filters let a node through. One that cannot be read lets nobody through.
+/// Whether all filters match a node. One that cannot be read matches nobody.
 pub(super) fn is_for(filters: &[Bytes], me: &NodeName, tags: &Tags) -> bool {
     filters.len() <= MAX_FILTERS
         && filters.iter().all(|filter| match filter.first() {
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_query_is_heard_once_and_not_when_it_is_old() {
-        let mut queries = Queries::default();
+        let mut queries = QueryBuffer::default();
         assert!(queries.is_new(2, 1, 7));
         assert!(!queries.is_new(2, 1, 7));
         assert!(queries.is_new(2, 1, 8));

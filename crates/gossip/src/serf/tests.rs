@@ -41,7 +41,7 @@ fn queued(serf: &mut Serf) -> Vec<Bytes> {
     let mut out = Vec::new();
     // For one member, and with a multiplier of 4, each goes four times.
     for _ in 0..16 {
-        serf.fill(1, 1400, &mut out);
+        serf.take_broadcasts(1, 1400, &mut out);
     }
     let mut messages: Vec<Bytes> = out.iter().map(|message| message.slice(1..)).collect();
     messages.sort();
@@ -52,8 +52,8 @@ fn queued(serf: &mut Serf) -> Vec<Bytes> {
 fn delivered(serf: &mut Serf) -> Vec<(String, Bytes)> {
     let outputs = std::iter::from_fn(|| serf.poll_output());
     let events = outputs.filter_map(|output| match output {
-        Output::Deliver { name, payload } => Some((name, payload)),
-        Output::Send { .. } | Output::Left(_) => None,
+        SerfOutput::Deliver { name, payload } => Some((name, payload)),
+        SerfOutput::Send { .. } | SerfOutput::Left(_) => None,
     });
     events.collect()
 }
@@ -61,8 +61,8 @@ fn delivered(serf: &mut Serf) -> Vec<(String, Bytes)> {
 fn sent(serf: &mut Serf) -> Vec<(SocketAddr, Bytes)> {
     let outputs = std::iter::from_fn(|| serf.poll_output());
     let sent = outputs.filter_map(|output| match output {
-        Output::Send { to, message } => Some((to.addr, message.slice(1..))),
-        Output::Deliver { .. } | Output::Left(_) => None,
+        SerfOutput::Send { to, message } => Some((to.addr, message.slice(1..))),
+        SerfOutput::Deliver { .. } | SerfOutput::Left(_) => None,
     });
     sent.collect()
 }
@@ -122,7 +122,7 @@ fn a_message_of_ours_is_no_second_message_by_its_event() {
     let now = Instant::now();
     let (mut origin, membership) = cluster(now, &[2]);
     let time = origin.next_event();
-    assert_eq!(origin.emit("k", b"1"), 0);
+    assert_eq!(origin.emit_event("k", b"1"), 0);
     let flood = queued(&mut origin).pop().expect("it is told");
 
     // By the flood, before the message and after it.
@@ -130,7 +130,7 @@ fn a_message_of_ours_is_no_second_message_by_its_event() {
     other.handle(now, &flood, &membership).expect("it is one");
     assert_eq!(delivered(&mut other), []);
     assert_eq!(queued(&mut other), std::slice::from_ref(&flood), "agents may not have it yet");
-    assert!(other.claim(time, "k", b"1"));
+    assert!(other.claim_event(time, "k", b"1"));
     other.handle(now, &flood, &membership).expect("it is one");
     assert_eq!(delivered(&mut other), []);
 
@@ -139,9 +139,9 @@ fn a_message_of_ours_is_no_second_message_by_its_event() {
     let (mut late, _) = cluster(now, &[2]);
     late.handle(now, &unmarked, &membership).expect("it is one");
     assert_eq!(delivered(&mut late).len(), 1);
-    assert!(!late.claim(time, "k", b"1"));
+    assert!(!late.claim_event(time, "k", b"1"));
     let (mut early, _) = cluster(now, &[2]);
-    assert!(early.claim(time, "k", b"1"));
+    assert!(early.claim_event(time, "k", b"1"));
     early.handle(now, &unmarked, &membership).expect("it is one");
     assert_eq!(delivered(&mut early), []);
 
@@ -158,7 +158,7 @@ fn who_joins_hears_what_is_said_from_then_on() {
     let (mut old, membership) = cluster(now, &[2]);
     old.handle(now, &event(3, "before", ""), &membership).expect("it is one");
     let state = old.state(&membership, Some("ours".into()));
-    assert_eq!(Serf::ours_in(&state).expect("a state"), Some(Bytes::from("ours")));
+    assert_eq!(Serf::broadcast_state_in(&state).expect("a state"), Some(Bytes::from("ours")));
     for (replay, count) in [(false, 0), (true, 1)] {
         let (mut new, membership) = cluster(now, &[2]);
         new.replay = replay;
@@ -190,16 +190,16 @@ fn a_leave_that_is_said_of_this_node_is_answered_with_a_join() {
     let now = Instant::now();
     let (mut serf, membership) = cluster(now, &[2]);
     serf.join(now);
-    assert_eq!(queued(&mut serf), [message::join(1, &name(1))]);
-    serf.handle(now, &message::leave(7, &name(1)), &membership).expect("it is one");
-    assert_eq!(queued(&mut serf), [message::join(8, &name(1))]);
-    serf.handle(now, &message::leave(8, &name(1)), &membership).expect("it is one");
+    assert_eq!(queued(&mut serf), [message::encode_join(1, &name(1))]);
+    serf.handle(now, &message::encode_leave(7, &name(1)), &membership).expect("it is one");
+    assert_eq!(queued(&mut serf), [message::encode_join(8, &name(1))]);
+    serf.handle(now, &message::encode_leave(8, &name(1)), &membership).expect("it is one");
     assert_eq!(queued(&mut serf), [] as [Bytes; 0], "it is older than the join");
     serf.leave(now, membership.others());
-    assert_eq!(sent(&mut serf), [(addr(2), message::leave(9, &name(1)))]);
-    assert_eq!(queued(&mut serf), [message::leave(9, &name(1))]);
-    serf.handle(now, &message::leave(20, &name(1)), &membership).expect("it is one");
-    assert_eq!(queued(&mut serf), [message::leave(20, &name(1))], "it leaves");
+    assert_eq!(sent(&mut serf), [(addr(2), message::encode_leave(9, &name(1)))]);
+    assert_eq!(queued(&mut serf), [message::encode_leave(9, &name(1))]);
+    serf.handle(now, &message::encode_leave(20, &name(1)), &membership).expect("it is one");
+    assert_eq!(queued(&mut serf), [message::encode_leave(20, &name(1))], "it leaves");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn queries_are_acknowledged_and_answered_once_to_members() {
     assert!(conflict[0].1.ends_with(described), "{conflict:?}");
     assert_eq!(answers(&mut serf, query(6, "_serf_conflict", b"n1", 2, 0)), [], "that is for others to say");
     let stranger = serf.handle(now, &query(7, "uptime", b"", 9, 1), &membership);
-    assert_eq!(stranger, Err(Unusable::Stranger(addr(9))));
+    assert_eq!(stranger, Err(SerfError::NotAMember(addr(9))));
     assert_eq!(queued(&mut serf).len(), 7, "each is passed on");
     serf.handle(now, &query(8, "uptime", b"", 2, 2), &membership).expect("it is one");
     assert_eq!(queued(&mut serf), [] as [Bytes; 0], "it is not to be passed on");
@@ -237,11 +237,12 @@ fn relays_go_to_members_and_not_without_end() {
         let header = [&b"\x09\x82\xa8DestAddr\x83\xa2IP\xa4"[..], &[10, 0, 0, i], b"\xa4Port\xcd\x1f\x0a\xa4Zone\xa0"];
         Bytes::from([&header.concat()[..], b"\xa8DestName\xa0", b"\x05inner"].concat())
     };
-    assert_eq!(serf.handle(now, &relay(9), &membership), Err(Unusable::Stranger(addr(9))));
+    assert_eq!(serf.handle(now, &relay(9), &membership), Err(SerfError::NotAMember(addr(9))));
     serf.handle(now, &relay(2), &membership).expect("to a member");
     assert_eq!(sent(&mut serf), [(addr(2), Bytes::from_static(b"\x05inner"))]);
-    let refused = (0..1000).filter(|_| serf.handle(now, &relay(2), &membership) == Err(Unusable::Errands)).count();
-    assert_eq!(refused, 1001 - ERRANDS_PER_SECOND as usize);
+    let refused =
+        (0..1000).filter(|_| serf.handle(now, &relay(2), &membership) == Err(SerfError::TooManyReplies)).count();
+    assert_eq!(refused, 1001 - REPLIES_PER_SECOND as usize);
     serf.handle(now + Duration::from_secs(1), &relay(2), &membership).expect("it is another second");
 }
 
@@ -249,18 +250,18 @@ fn relays_go_to_members_and_not_without_end() {
 fn views_tell_who_left_and_what_was_last_heard_of_each() {
     let now = Instant::now();
     let (mut serf, mut membership) = cluster(now, &[2, 3, 4]);
-    serf.handle(now, &message::join(5, &name(2)), &membership).expect("it is one");
+    serf.handle(now, &message::encode_join(5, &name(2)), &membership).expect("it is one");
     for (i, from) in [(3, 3), (4, 2)] {
         let [node, from] = [i, from].map(|i| Bytes::copy_from_slice(name(i).as_bytes()));
         let dead = wire::Message::Dead(wire::Dead { incarnation: 1, node, from });
         membership.handle(now, addr(2), dead).expect("it is believed");
     }
-    let left = |serf: &Serf| PushPull::decode(&serf.state(&membership, None)).expect("a state").left;
+    let left = |serf: &Serf| SerfPushPull::decode(&serf.state(&membership, None)).expect("a state").left;
     assert_eq!(left(&serf), [name(3)]);
     // `serf force-leave`
-    serf.handle(now, &message::leave(6, &name(4)), &membership).expect("it is one");
+    serf.handle(now, &message::encode_leave(6, &name(4)), &membership).expect("it is one");
     assert_eq!(std::collections::BTreeSet::from_iter(left(&serf)), [name(3), name(4)].into());
-    let state = PushPull::decode(&serf.state(&membership, None)).expect("a state");
+    let state = SerfPushPull::decode(&serf.state(&membership, None)).expect("a state");
     assert!(state.statuses.contains(&(name(2), 5)) && state.statuses.len() == 4, "{:?}", state.statuses);
     assert_eq!((state.time, state.event_time, state.query_time), (7, 1, 1));
 }
@@ -269,10 +270,10 @@ fn views_tell_who_left_and_what_was_last_heard_of_each() {
 fn what_is_told_is_bounded() {
     let now = Instant::now();
     let (mut serf, membership) = cluster(now, &[2]);
-    let lost: usize = (0..2000).map(|i| serf.emit("k", format!("{i}").as_bytes())).sum();
-    assert_eq!(lost, 2000 - QUEUE);
+    let lost: usize = (0..2000).map(|i| serf.emit_event("k", format!("{i}").as_bytes())).sum();
+    assert_eq!(lost, 2000 - QUEUE_CAPACITY);
     for i in 0..3000_u32 {
-        let intent = message::join(1, &i.to_string().as_str().into());
+        let intent = message::encode_join(1, &i.to_string().as_str().into());
         serf.handle(now, &intent, &membership).expect("it is one");
     }
     for (what, held, bound) in serf.sizes() {
@@ -282,9 +283,10 @@ fn what_is_told_is_bounded() {
 
 /// A state that says these times.
 fn state(time: u64, event_time: u64, query_time: u64, statuses: &[(NodeName, u64)], events: &[u64]) -> Bytes {
-    let events = events.iter().map(|&time| UserEvent { time, name: "k".into(), payload: Bytes::new(), ours: false });
+    let events =
+        events.iter().map(|&time| UserEvent { time, name: "k".into(), payload: Bytes::new(), is_broadcast: false });
     let (statuses, events) = (statuses.to_vec(), events.collect());
-    PushPull { time, statuses, left: Vec::new(), event_time, events, query_time, ours: None }.encode()
+    SerfPushPull { time, statuses, left: Vec::new(), event_time, events, query_time, broadcast_state: None }.encode()
 }
 
 /// What can be said after it: the clocks are not used up, and others hear what this node says.
@@ -295,7 +297,7 @@ fn assert_goes_on(now: Instant, serf: &mut Serf, membership: &Membership) {
         .expect("it is believed when it is asked for");
     queued(serf);
     serf.join(now);
-    serf.emit("news", b"");
+    serf.emit_event("news", b"");
     for message in queued(serf) {
         other.handle(now, &message, &others).expect("what this node says others believe");
     }
@@ -306,13 +308,13 @@ fn assert_goes_on(now: Instant, serf: &mut Serf, membership: &Membership) {
 #[test]
 fn a_time_that_is_made_up_moves_no_clock_far_whatever_it_stands_in() {
     let now = Instant::now();
-    let far = [3 + LEAP, 1 << 40, 1 << 62, (1 << 62) + 1, 1 << 63, u64::MAX - 1, u64::MAX];
+    let far = [3 + MAX_LEAP, 1 << 40, 1 << 62, (1 << 62) + 1, 1 << 63, u64::MAX - 1, u64::MAX];
     for time in far {
         let (mut serf, membership) = cluster(now, &[2]);
         for message in [
-            message::join(time, &name(2)),
-            message::leave(time, &name(2)),
-            message::leave(time, &name(1)),
+            message::encode_join(time, &name(2)),
+            message::encode_leave(time, &name(2)),
+            message::encode_leave(time, &name(1)),
             event(time, "forged", ""),
             query_at(time, 7, "uptime", b"", 2, 1),
         ] {
@@ -329,16 +331,16 @@ fn a_time_that_is_made_up_moves_no_clock_far_whatever_it_stands_in() {
                 1,
                 1,
                 1,
-                &(1..9).map(|i| (name(i), (time >> 9).saturating_mul(u64::from(i)).max(LEAP))).collect::<Vec<_>>(),
+                &(1..9).map(|i| (name(i), (time >> 9).saturating_mul(u64::from(i)).max(MAX_LEAP))).collect::<Vec<_>>(),
                 &[],
             ),
         ] {
             serf.merge(now, &state, (true, false), &membership).expect_err("it is not believed of who comes by itself");
         }
-        assert!(serf.claim(time, "k", b""), "a message of ours is delivered, whatever it says");
+        assert!(serf.claim_event(time, "k", b""), "a message of ours is delivered, whatever it says");
         assert_eq!((queued(&mut serf), delivered(&mut serf)), (vec![], vec![]), "nothing is passed on");
         assert_eq!(serf.state_of(membership.get(name(2).as_bytes()).expect("it is known")), MemberState::Alive);
-        assert_eq!([serf.member_clock, serf.event_clock, serf.query_clock].map(Clock::time), [1; 3]);
+        assert_eq!([serf.member_clock, serf.event_clock, serf.query_clock].map(LamportClock::time), [1; 3]);
         assert_goes_on(now, &mut serf, &membership);
     }
     // What is believed of who is asked leaves room for all that will ever be said.
@@ -354,7 +356,7 @@ fn many_made_up_times_do_not_use_the_clocks_up() {
     let now = Instant::now();
     let (mut serf, membership) = cluster(now, &[2]);
     for _ in 0..100_000 {
-        let time = serf.next_event() + LEAP;
+        let time = serf.next_event() + MAX_LEAP;
         serf.handle(now, &event(time, "forged", ""), &membership).expect("it is one");
     }
     assert!(serf.next_event() < clock::LATEST / 1_000_000);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Envelope,
-    config::{Limits, Profile, Seed, Tuning},
+    config::{Profile, Retention, Seed, Tuning},
     dissemination::{MessageId, PublishError},
     membership::Member,
     node::{Node, StreamInput},
@@ -26,7 +26,7 @@ pub(crate) struct Sim {
     pub(crate) now: Instant,
     tuning: Tuning,
     /// Of the nodes that are started from now on; and whether they begin with what is still retained.
-    pub(crate) limits: Limits,
+    pub(crate) limits: Retention,
     pub(crate) replay: bool,
     pub(crate) envelope: Envelope,
     /// How far their clocks are ahead of the time since the beginning.
@@ -46,7 +46,7 @@ impl Sim {
         Self {
             now: network.now(),
             tuning: profile.tuning(),
-            limits: Limits::default(),
+            limits: Retention::default(),
             replay: false,
             envelope: Envelope::default(),
             clock: Duration::ZERO,

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     Envelope, Event,
-    config::{Limits, Profile, Tuning},
+    config::{Profile, Retention, Tuning},
     membership::{Cohort, NodeName},
 };
 
@@ -148,7 +148,7 @@ fn run(members: usize, tuning: &Tuning, slowness: Slowness, seed: u64, control: 
     let versions = crate::node::VERSIONS;
     let everybody = hosts.iter().map(|host| (net.name(*host).clone(), net.addr(*host).into(), versions));
     let cohort = Arc::new(Cohort::new(everybody));
-    let limits = Limits::default();
+    let limits = Retention::default();
     for host in hosts {
         net.boot(
             host,

@@ -1,9 +1,9 @@
-//! Packets: datagrams ⇄ messages.
+//! Packets: datagrams to messages and back. The [crate](crate) has an example.
 //!
-//! A packet is, from the outside in: an optional checksum, an optional compressed message, an optional
-//! compound, messages. Of these only the checksum has a fixed place; compounds and compressed messages
-//! may hold each other, which memberlist never sends but reads. A label and encryption go around all
-//! this: see [`envelope`](super::envelope). An encrypted packet that comes here is recognised and refused.
+//! A packet is, from the outside in: an optional checksum, an optional compressed message, an optional compound, messages.
+//! Only the checksum has a fixed place. Compounds and compressed messages can hold each other, which memberlist never sends,
+//! but reads. A label and encryption go around all this: see [`envelope`](super::envelope). A packet that is still encrypted
+//! is recognised and refused.
 
 use std::ops::Range;
 
@@ -15,21 +15,21 @@ use super::{
     compress, limits,
 };
 
-/// What a compound costs beyond its parts: type and count byte.
+/// How many bytes a compound takes beside its parts: type and count.
 pub const COMPOUND_OVERHEAD: usize = 2;
-/// What each part of a compound costs beyond itself: its length.
+/// How many bytes each part of a compound takes beside itself: its length.
 pub const PART_OVERHEAD: usize = 2;
-/// The most parts a compound can have: they are counted in a byte.
+/// How many parts a compound can have: it counts them in a byte.
 pub const COMPOUND_PARTS: usize = u8::MAX as usize;
-/// What a checksum costs: type byte and CRC-32.
+/// How many bytes a checksum takes: type and CRC-32.
 const CHECKSUM_OVERHEAD: usize = 5;
-/// The least an encrypted packet can have: version, nonce and tag around nothing.
+/// The length of the shortest encrypted packet: version, nonce and tag around nothing.
 const ENCRYPTED_MIN: usize = 1 + 12 + 16;
 
-/// Why a packet, or a part of it, was dropped.
+/// Why a packet, or a part of it, was dropped. The text says what may be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
-    /// There is nothing in the packet, or in a part of it.
+    /// The packet, or a part of it, is empty.
     #[error("empty message; every message begins with its type")]
     Empty,
     /// memberlist has no such type.
@@ -40,7 +40,7 @@ pub enum PacketError {
         /// The message's length.
         len: usize,
     },
-    /// The type exists, elsewhere.
+    /// The type exists, but not in this place.
     #[error("message of {len} bytes is of type {name}, which is not allowed in a packet, or not at that place")]
     Misplaced {
         /// The type.
@@ -48,7 +48,7 @@ pub enum PacketError {
         /// The message's length.
         len: usize,
     },
-    /// The sender seems to have encryption configured.
+    /// The packet seems to be encrypted.
     #[error(
         "packet of {len} bytes is encrypted or damaged, and this node has no key; \
          give this node the sender's key, or remove the key from the sender"
@@ -75,12 +75,12 @@ pub enum PacketError {
         /// The message's length.
         len: usize,
     },
-    /// A compound states more or longer parts than it has; the others were read.
+    /// A compound announces more or longer parts than it has; the others were read.
     #[error("compound of {parts} parts lacks the last {missing}; it was cut off")]
     Parts {
-        /// The parts it states.
+        /// How many parts it announces.
         parts: usize,
-        /// Those that are not there.
+        /// How many of them are not there.
         missing: usize,
     },
     /// The body cannot be read.
@@ -101,15 +101,15 @@ pub enum PacketError {
     TooMany,
 }
 
-/// Appends the messages in `datagram` to `out`, in order.
+/// Decodes a datagram: appends its messages to `out`, in order.
 ///
-/// A part that cannot be used does not harm the others. Work and memory are bounded by
-/// [`limits::PACKET_MESSAGES`], [`limits::PACKET_DECOMPRESSED`] and [`limits::PACKET_DEPTH`] for the
-/// whole of the datagram; after a part that cannot be decompressed no other is.
+/// A part that cannot be used does not affect the others. [`limits::PACKET_MESSAGES`], [`limits::PACKET_DECOMPRESSED`] and
+/// [`limits::PACKET_DEPTH`] bound work and memory for the whole datagram. After a part that cannot be decompressed, no other
+/// is decompressed.
 ///
 /// # Errors
 ///
-/// The first thing wrong; what could be read before (and beside) it is in `out` all the same.
+/// The first problem. All messages that could be decoded are in `out` all the same.
 pub fn decode(datagram: &Bytes, out: &mut Vec<Message>) -> Result<(), PacketError> {
     let len = datagram.len();
     let mut reader = Reader { out, messages: limits::PACKET_MESSAGES, decompressed: limits::PACKET_DECOMPRESSED };
@@ -124,7 +124,7 @@ pub fn decode(datagram: &Bytes, out: &mut Vec<Message>) -> Result<(), PacketErro
             }
             reader.message(datagram, CHECKSUM_OVERHEAD..len, 0)
         }
-        // An encrypted packet begins with its version, 0 or 1, and goes on at random.
+        // An encrypted packet begins with its version, 0 or 1, which are also types; the rest is random.
         Some(&(kind::PING | kind::INDIRECT_PING)) if len >= ENCRYPTED_MIN => {
             reader.message(datagram, 0..len, 0).map_err(|error| match error {
                 PacketError::Body { source: BodyError::Malformed(_), .. } => PacketError::Encrypted { len },
@@ -135,7 +135,7 @@ pub fn decode(datagram: &Bytes, out: &mut Vec<Message>) -> Result<(), PacketErro
     }
 }
 
-/// What may still come out of one datagram, and where it goes.
+/// Decodes one datagram into `out`, and knows how much more may come out of it.
 struct Reader<'a> {
     out: &'a mut Vec<Message>,
     messages: usize,
@@ -143,7 +143,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads the message in `input[at]`, with all it holds.
+    /// Decodes the message in `input[at]`, with all that it holds.
     fn message(&mut self, input: &Bytes, at: Range<usize>, depth: usize) -> Result<(), PacketError> {
         self.messages = self.messages.checked_sub(1).ok_or(PacketError::TooMany)?;
         let len = at.len();
@@ -204,7 +204,7 @@ impl Reader<'_> {
         }
         let len = body.len() + 1;
         let plain = decode_compressed(input, body).and_then(|data| {
-            // What a failed attempt cost is unknown, so it uses up the budget.
+            // How much a failed attempt has cost is unknown, so it uses up the budget.
             let max = std::mem::take(&mut self.decompressed);
             let plain = compress::decompress(&data, max)?;
             self.decompressed = max - plain.len();
@@ -219,7 +219,7 @@ fn body_error(kind: u8, len: usize, source: BodyError) -> PacketError {
     PacketError::Body { name: kind::name(kind).unwrap_or("message"), len, source }
 }
 
-/// One message as it stands in a packet: its type byte and its body.
+/// Encodes one message as it stands in a packet: type byte and body.
 #[must_use]
 pub fn encode_message(message: &Message) -> Bytes {
     let variable = match message {
@@ -233,14 +233,14 @@ pub fn encode_message(message: &Message) -> Bytes {
         Message::Nack(_) => 0,
         Message::User(data) => data.len(),
     };
-    // The keys, numbers and addresses of an indirect ping, the largest, take 119 bytes.
+    // The keys, numbers and addresses of an indirect ping, the largest message, take 119 bytes.
     let fixed = if matches!(message, Message::User(_)) { 1 } else { 128 };
     let mut out = Vec::with_capacity(fixed + variable);
     encode_message_into(message, &mut out);
     Bytes::from(out)
 }
 
-/// Appends what [`encode_message`] gives to `out`.
+/// Appends the encoding of a message to `out`. See [`encode_message`].
 pub fn encode_message_into(message: &Message, out: &mut Vec<u8>) {
     let mut kind = |kind| out.push(kind);
     match message {
@@ -279,10 +279,10 @@ pub fn encode_message_into(message: &Message, out: &mut Vec<u8>) {
     }
 }
 
-/// One datagram of already encoded messages: bare when there is one, a compound otherwise.
-/// `parts` are at most [`COMPOUND_PARTS`], each shorter than 64 KiB; more are left out. With
-/// `compress`, LZW is used when it makes the packet smaller; with `checksum`, a CRC-32 header is put
-/// in front (for peers of protocol 5 and up).
+/// Makes one datagram of encoded messages: a compound, unless there is only one.
+///
+/// `parts` are at most [`COMPOUND_PARTS`], each shorter than 64 KiB; more are left out. `compress` uses LZW if that makes the
+/// packet smaller. `checksum` puts a CRC-32 in front, which peers from protocol 5 on understand.
 #[must_use]
 pub fn encode(parts: &[Bytes], compress: bool, checksum: bool) -> Bytes {
     debug_assert!(parts.len() <= COMPOUND_PARTS, "a compound cannot count {} parts", parts.len());

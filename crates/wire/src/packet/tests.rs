@@ -1,7 +1,7 @@
 //! The work that packets cost, whatever lengths they claim.
 
 use super::*;
-use crate::{Malformed, msgpack::HEADS_READ, test_bytes::hex};
+use crate::{MsgpackError, msgpack::HEADS_READ, test_bytes::hex};
 
 /// The heads of values read while `work` is done.
 fn heads_read(work: impl FnOnce()) -> usize {
@@ -12,7 +12,7 @@ fn heads_read(work: impl FnOnce()) -> usize {
 
 #[test]
 fn lengths_without_bytes_cost_nothing() {
-    let truncated = |name, len| PacketError::Body { name, len, source: Malformed::Truncated.into() };
+    let truncated = |name, len| PacketError::Body { name, len, source: MsgpackError::Truncated.into() };
     for (text, name) in [
         ("02 81a75061796c6f6164 db7fffffff", "ack"),
         ("02 81a75061796c6f6164 c6ffffffff", "ack"),

@@ -1,9 +1,9 @@
-//! Streams: the bytes of a TCP connection ⇄ messages.
+//! Streams: the bytes of a TCP connection to messages and back.
 //!
-//! A connection carries one message each way, with no length around it: a type byte, a MessagePack
-//! structure, and for push/pulls and user messages more structures and raw bytes, as many as the
-//! first one states. All of it may stand inside one compressed message. [`StreamReader`] goes through
-//! these parts as their bytes come; each is parsed when it is complete, and not before.
+//! A connection carries one message each way, with no length in front: a type byte, a MessagePack structure and, in
+//! push/pulls and user messages, more structures and raw bytes, as many as the first structure says. All of it can be inside
+//! one compressed message. [`StreamReader`] goes through these parts as their bytes arrive, and parses each once it is
+//! complete.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -19,34 +19,34 @@ use super::{
     msgpack::Scanner,
 };
 
-/// Anything that travels in a stream.
+/// A message on a stream. [`encode`] encodes it, [`StreamReader`] reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamMessage {
     /// A ping over TCP.
     Ping(Ping),
-    /// Its answer.
+    /// The answer to a ping.
     Ack(Ack),
     /// A view of the cluster.
     PushPull(PushPull),
     /// The application's bytes.
     User(Bytes),
-    /// The responder could not read the request.
+    /// Instead of an answer: why the peer could not read the request.
     Error(Bytes),
 }
 
-/// Why a stream cannot be read on.
+/// Why a stream cannot be read. The text says what may be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// memberlist has no such type.
     #[error("stream begins with the unknown type {0}; is another program connecting to this port?")]
     UnknownType(u8),
-    /// The type exists, elsewhere.
+    /// The type exists, but not in this place.
     #[error("stream has a message of type {0}, which is not allowed there")]
     Misplaced(&'static str),
     /// The stream is not for this node.
     #[error("stream is not read: {0}")]
     Envelope(#[from] EnvelopeError),
-    /// The peer has encryption configured.
+    /// The stream is encrypted, and this node has no key.
     #[error(
         "stream is encrypted, and this node has no key; give this node the peer's key, or remove the key from the peer"
     )]
@@ -59,12 +59,12 @@ pub enum StreamError {
         /// What is wrong with it.
         source: BodyError,
     },
-    /// The peer states a number beyond the limit.
+    /// The peer announces more of something than the limit allows.
     #[error("stream announces {found} {what}, more than {max}, the limit")]
-    Announced {
+    LimitExceeded {
         /// What is counted.
         what: &'static str,
-        /// The number.
+        /// How many are announced.
         found: u64,
         /// The limit.
         max: usize,
@@ -75,34 +75,34 @@ pub enum StreamError {
         /// The limit.
         max: usize,
     },
-    /// What was compressed or encrypted is not all of a message.
+    /// A compressed or encrypted message has only a part of a message in it.
     #[error("stream's compressed or encrypted message holds {0} bytes, which are not a whole message; it was cut off")]
     CutOff(usize),
 }
 
 impl StreamError {
-    /// Whether it is fine as far as it was read, and more than is taken.
+    /// Whether the stream is valid as far as it was read, but larger than a limit.
     pub fn exceeds_limit(&self) -> bool {
         match self {
-            Self::Announced { .. } | Self::TooLong { .. } => true,
+            Self::LimitExceeded { .. } | Self::TooLong { .. } => true,
             Self::Body { source, .. } => source.exceeds_limit(),
             _ => false,
         }
     }
 }
 
-/// The records of a push/pull that were left out, as no node can be as they say.
+/// Records of a push/pull that were left out, as they describe nodes that cannot exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// How many.
+pub struct SkippedRecords {
+    /// How many there are.
     pub count: usize,
     /// What is wrong with the first of them.
     pub first: RecordError,
 }
 
-/// What is awaited.
+/// What comes next in the stream.
 #[derive(Debug, Default)]
-enum Awaited {
+enum State {
     #[default]
     Type,
     /// The structure behind the type byte.
@@ -113,15 +113,15 @@ enum Awaited {
     UserState { len: usize, push_pull: PushPull },
     /// The bytes behind a user message's header.
     User { len: usize },
-    /// Nothing more: the message was given, or an error.
+    /// Nothing: the message, or an error, was given.
     Done,
 }
 
-/// What is done at once: so many records are parsed, and so many bytes are decompressed. Less than a millisecond's work.
+/// How many records are parsed, and how many bytes decompressed, in one slice of work: less than a millisecond's work.
 const SLICE_RECORDS: usize = 512;
 const SLICE_BYTES: usize = 64 << 10;
 
-/// A compressed message whose content is taken out as it is needed.
+/// A compressed message that is decompressed as it is needed.
 #[derive(Debug)]
 struct Compressed {
     data: Bytes,
@@ -130,13 +130,27 @@ struct Compressed {
 
 /// Reads one message from a stream, however it is cut into pieces.
 ///
-/// Holds what has arrived and is not yet parsed, at most [`StreamLimits::whole`] bytes, and makes no room
-/// for what is only announced. The time it takes is proportional to the bytes, not to the pieces. What is compressed
-/// is taken out in slices, as far as the message goes.
+/// It holds what has arrived and is not yet parsed, at most [`StreamLimits::whole`] bytes, and reserves nothing for what is
+/// only announced. Its time is proportional to the bytes, not to the pieces. It decompresses slice by slice, no further than
+/// the message goes.
 ///
-/// In a push/pull, a record that can be read but describes no possible node ([`RecordError`]) is left
-/// out, so that one odd node does not keep others from joining; see [`StreamReader::skipped`].
-/// Anything else wrong ends the stream.
+/// In a push/pull it leaves out a record that can be read but describes a node that cannot exist ([`RecordError`]), so that
+/// one odd node does not keep others from joining; see [`StreamReader::skipped_records`]. Any other problem ends the stream.
+///
+/// ```
+/// use broadcast_wire::stream::{self, StreamMessage, StreamReader};
+///
+/// let message = StreamMessage::User("hello".into());
+/// let bytes = stream::encode(&message, true);
+///
+/// let mut reader = StreamReader::new();
+/// let mut read = None;
+/// for byte in bytes {
+///     read = read.or(reader.push(&[byte])?);
+/// }
+/// assert_eq!(read, Some(message));
+/// # Ok::<(), stream::StreamError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct StreamReader {
     limits: StreamLimits,
@@ -148,10 +162,10 @@ pub struct StreamReader {
     compressed: Option<Compressed>,
     /// Whether there is more to do with what has arrived.
     busy: bool,
-    /// What the records that were parsed refer to, in bytes.
+    /// How many bytes the records that were parsed refer to.
     parsed: usize,
-    awaited: Awaited,
-    skipped: Option<Skipped>,
+    state: State,
+    skipped: Option<SkippedRecords>,
 }
 
 impl StreamReader {
@@ -161,14 +175,13 @@ impl StreamReader {
         Self::default()
     }
 
-    /// One that takes no more than this.
+    /// A reader that accepts no more than `limits`.
     #[must_use]
     pub fn with_limits(limits: StreamLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Takes the next bytes of the stream and gives the message once it is complete.
-    /// Bytes behind the message are ignored.
+    /// Takes the next bytes of the stream, and gives the message once it is complete. Ignores bytes behind the message.
     ///
     /// # Errors
     ///
@@ -188,7 +201,7 @@ impl StreamReader {
     ///
     /// See [`push`](Self::push).
     pub fn feed(&mut self, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
-        if matches!(self.awaited, Awaited::Done) {
+        if matches!(self.state, State::Done) {
             return Ok(None);
         }
         let taken = data.len().min(self.limits.whole - self.arrived);
@@ -204,12 +217,12 @@ impl StreamReader {
         self.end_with(result)
     }
 
-    /// Whether there is more to do with what has arrived.
+    /// Whether there is more work to do with what has arrived.
     pub fn is_busy(&self) -> bool {
         self.busy
     }
 
-    /// Does the next slice of the work.
+    /// Does the next slice of the work, so that a long message does not keep a thread from everything else.
     ///
     /// # Errors
     ///
@@ -219,11 +232,11 @@ impl StreamReader {
         self.end_with(result)
     }
 
-    /// How much is held of a message that is not complete, in bytes.
+    /// How many bytes are held of a message that is not complete.
     pub fn held(&self) -> usize {
-        let records = match &self.awaited {
-            Awaited::Record { nodes, .. } => nodes.capacity(),
-            Awaited::UserState { push_pull, .. } => push_pull.nodes.capacity(),
+        let records = match &self.state {
+            State::Record { nodes, .. } => nodes.capacity(),
+            State::UserState { push_pull, .. } => push_pull.nodes.capacity(),
             _ => 0,
         };
         let compressed = self.compressed.as_ref().map_or(0, |compressed| compressed.data.len());
@@ -235,19 +248,19 @@ impl StreamReader {
         result: Result<Option<StreamMessage>, StreamError>,
     ) -> Result<Option<StreamMessage>, StreamError> {
         if !matches!(result, Ok(None)) {
-            self.awaited = Awaited::Done;
+            self.state = State::Done;
             (self.buf, self.compressed, self.busy, self.parsed) = (BytesMut::new(), None, false, 0);
         }
         result
     }
 
-    /// The records of the push/pull that were left out; `None` when there were none.
+    /// The records of the push/pull that were left out; `None` if there were none.
     #[must_use]
-    pub fn skipped(&self) -> Option<&Skipped> {
+    pub fn skipped_records(&self) -> Option<&SkippedRecords> {
         self.skipped.as_ref()
     }
 
-    /// Parses as far as the bytes go, and this slice of the work.
+    /// Parses as far as the bytes and this slice of work go.
     fn advance(&mut self) -> Result<Option<StreamMessage>, StreamError> {
         let (mut records, mut inflated) = (SLICE_RECORDS, 0);
         loop {
@@ -273,16 +286,16 @@ impl StreamReader {
         }
     }
 
-    /// Parses as far as the bytes go, and no more than so many records.
+    /// Parses as far as the bytes go, but no more than so many records.
     fn parse(&mut self, records: &mut usize) -> Result<Option<StreamMessage>, StreamError> {
         loop {
-            match &mut self.awaited {
-                Awaited::Type => {
+            match &mut self.state {
+                State::Type => {
                     let Ok(kind) = self.buf.try_get_u8() else { return Ok(None) };
                     check_type(kind, self.compressed.is_some())?;
-                    self.awaited = Awaited::Struct { kind, scanner: Scanner::default() };
+                    self.state = State::Struct { kind, scanner: Scanner::default() };
                 }
-                Awaited::Struct { kind, scanner } => {
+                State::Struct { kind, scanner } => {
                     let kind = *kind;
                     let max = if kind == kind::COMPRESS { self.limits.whole } else { limits::STREAM_STRUCT };
                     let Some(body) = next_struct(&mut self.buf, scanner, max).map_err(body_error(kind))? else {
@@ -296,32 +309,32 @@ impl StreamReader {
                             let data = decode_compressed(&body, 0..body.len()).map_err(body_error(kind))?;
                             let inflater = Inflater::new(self.limits.decompressed);
                             self.compressed = Some(Compressed { data, inflater });
-                            (self.buf, self.awaited) = (BytesMut::new(), Awaited::Type);
+                            (self.buf, self.state) = (BytesMut::new(), State::Type);
                             continue;
                         }
                         kind::PUSH_PULL => {
-                            self.awaited =
+                            self.state =
                                 push_pull(PushPullHeader::decode(&body).map_err(body_error(kind))?, &self.limits)?;
                             continue;
                         }
                         _ => {
                             let len = decode_user_header(&body).map_err(body_error(kind))?;
                             let len = announced("bytes of user message", len, self.limits.user_message)?;
-                            self.awaited = Awaited::User { len };
+                            self.state = State::User { len };
                             continue;
                         }
                     };
                     return message.map(Some).map_err(body_error(kind));
                 }
-                Awaited::Record { header, left: 0, nodes, .. } => {
+                State::Record { header, left: 0, nodes, .. } => {
                     // Within its limit, as checked when the header came.
                     let len = header.user_state as usize;
                     let nodes = std::mem::take(nodes);
                     let push_pull = PushPull { join: header.join, nodes, user_state: Bytes::new() };
-                    self.awaited = Awaited::UserState { len, push_pull };
+                    self.state = State::UserState { len, push_pull };
                 }
-                Awaited::Record { .. } if *records == 0 => return Ok(None),
-                Awaited::Record { left, nodes, scanner, .. } => {
+                State::Record { .. } if *records == 0 => return Ok(None),
+                State::Record { left, nodes, scanner, .. } => {
                     let body = next_struct(&mut self.buf, scanner, limits::STREAM_STRUCT);
                     let Some(body) = body.map_err(body_error(kind::PUSH_PULL))? else { return Ok(None) };
                     match PushPullState::decode(&body) {
@@ -330,7 +343,7 @@ impl StreamReader {
                             nodes.push(node);
                         }
                         Err(BodyError::Record(first)) => {
-                            self.skipped.get_or_insert(Skipped { count: 0, first }).count += 1;
+                            self.skipped.get_or_insert(SkippedRecords { count: 0, first }).count += 1;
                         }
                         Err(error) => return Err(body_error(kind::PUSH_PULL)(error)),
                     }
@@ -338,7 +351,7 @@ impl StreamReader {
                     *records -= 1;
                     *scanner = Scanner::default();
                 }
-                Awaited::UserState { len, push_pull } => {
+                State::UserState { len, push_pull } => {
                     if self.buf.len() < *len {
                         return Ok(None);
                     }
@@ -346,11 +359,11 @@ impl StreamReader {
                     let push_pull = PushPull { user_state, ..std::mem::take(push_pull) };
                     return Ok(Some(StreamMessage::PushPull(push_pull)));
                 }
-                Awaited::User { len } => {
+                State::User { len } => {
                     let ready = self.buf.len() >= *len;
                     return Ok(ready.then(|| StreamMessage::User(self.buf.split_to(*len).freeze())));
                 }
-                Awaited::Done => return Ok(None),
+                State::Done => return Ok(None),
             }
         }
     }
@@ -370,14 +383,16 @@ fn check_type(kind: u8, decompressed: bool) -> Result<(), StreamError> {
     }
 }
 
-fn push_pull(header: PushPullHeader, limits: &StreamLimits) -> Result<Awaited, StreamError> {
+/// Begins to read the records of a push/pull.
+fn push_pull(header: PushPullHeader, limits: &StreamLimits) -> Result<State, StreamError> {
     announced("records in a push/pull", header.nodes, limits.push_pull_nodes)?;
     announced("bytes of user state", header.user_state, limits.user_state)?;
-    Ok(Awaited::Record { header, left: header.nodes, nodes: Vec::new(), scanner: Scanner::default() })
+    Ok(State::Record { header, left: header.nodes, nodes: Vec::new(), scanner: Scanner::default() })
 }
 
+/// Checks an announced number.
 fn announced(what: &'static str, found: u64, max: usize) -> Result<usize, StreamError> {
-    usize::try_from(found).ok().filter(|len| *len <= max).ok_or(StreamError::Announced { what, found, max })
+    usize::try_from(found).ok().filter(|len| *len <= max).ok_or(StreamError::LimitExceeded { what, found, max })
 }
 
 fn body_error(kind: u8) -> impl Fn(BodyError) -> StreamError {
@@ -385,8 +400,8 @@ fn body_error(kind: u8) -> impl Fn(BodyError) -> StreamError {
     move |source| StreamError::Body { name, source }
 }
 
-/// The bytes of one stream message, wrapped in a compress message when `compress` is set, even if
-/// that makes them more, as memberlist does.
+/// Encodes one message for a stream. `compress` compresses it even if that makes it longer, as memberlist does.
+/// [`StreamReader`] has an example.
 #[must_use]
 pub fn encode(message: &StreamMessage, compress: bool) -> Vec<u8> {
     let mut out = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        Address, Malformed, NodeState, RecordError,
+        Address, MsgpackError, NodeState, RecordError,
         compress::{DecompressError, compress},
         msgpack::HEADS_READ,
         test_bytes::hex,
@@ -34,7 +34,7 @@ fn error(stream: &[u8]) -> StreamError {
     error
 }
 
-fn malformed(name: &'static str, source: Malformed) -> StreamError {
+fn malformed(name: &'static str, source: MsgpackError) -> StreamError {
     StreamError::Body { name, source: source.into() }
 }
 
@@ -95,7 +95,7 @@ fn room_is_made_for_what_is_there_only() {
 
 #[test]
 fn announced_numbers_have_limits() {
-    let announced = |what, found, max| StreamError::Announced { what, found, max };
+    let announced = |what, found, max| StreamError::LimitExceeded { what, found, max };
     for (stream, wanted) in [
         ("0681a54e6f646573ce00100001", announced("records in a push/pull", 1 << 20 | 1, limits::PUSH_PULL_NODES)),
         (
@@ -113,7 +113,7 @@ fn announced_numbers_have_limits() {
     ] {
         assert_eq!(error(&hex(stream)), wanted);
     }
-    let range = |field, found| Malformed::Range { field, found, max: i64::MAX as u64 };
+    let range = |field, found| MsgpackError::Range { field, found, max: i64::MAX as u64 };
     assert_eq!(error(&hex("0681a54e6f646573ff")), malformed("push/pull", range("Nodes", -1)));
     assert_eq!(
         error(&hex("0881aa557365724d73674c656ecfffffffffffffffff")),
@@ -123,7 +123,7 @@ fn announced_numbers_have_limits() {
 
 #[test]
 fn lying_lengths_end_at_once() {
-    let too_long = Malformed::TooLong { max: limits::STREAM_STRUCT };
+    let too_long = MsgpackError::TooLong { max: limits::STREAM_STRUCT };
     for body in
         ["df7fffffff", "dd7fffffff", "81db7fffffff", "81a178c67fffffff", "81a178dd00010000", "81a178c9ffffffff00"]
     {
@@ -132,9 +132,9 @@ fn lying_lengths_end_at_once() {
         let stream = hex(&format!("0681a54e6f64657301{body}"));
         assert_eq!(error(&stream), malformed("push/pull", too_long.clone()), "{body}");
     }
-    let too_long = Malformed::TooLong { max: limits::STREAM };
+    let too_long = MsgpackError::TooLong { max: limits::STREAM };
     assert_eq!(error(&hex("0981a3427566db02800000")), malformed("compressed message", too_long));
-    assert_eq!(error(&[&[0][..], &[0x91; 100]].concat()), malformed("ping", Malformed::TooDeep));
+    assert_eq!(error(&[&[0][..], &[0x91; 100]].concat()), malformed("ping", MsgpackError::TooDeep));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn what_is_no_stream() {
     {
         assert_eq!(error(&[kind, 0x80]), StreamError::Misplaced(name));
     }
-    let wrong = Malformed::Type { field: "the ping", wanted: "a struct", found: "a string" };
+    let wrong = MsgpackError::Type { field: "the ping", wanted: "a struct", found: "a string" };
     assert_eq!(error(&hex("00a0")), malformed("ping", wrong));
 }
 
@@ -214,11 +214,11 @@ fn odd_records_are_left_out() {
         let mut reader = StreamReader::new();
         let push_pull = PushPull { join: true, nodes: vec![record(1), record(1)], user_state: Bytes::new() };
         assert_eq!(reader.push(&stream), Ok(Some(StreamMessage::PushPull(push_pull))), "{text}");
-        assert_eq!(reader.skipped(), Some(&Skipped { count: 2, first }));
+        assert_eq!(reader.skipped_records(), Some(&SkippedRecords { count: 2, first }));
     }
     // What cannot be read at all is no record.
     let stream = [&hex("0681a54e6f64657302")[..], &good, &hex("9105")].concat();
-    let wrong = Malformed::Type { field: "Name", wanted: "a string", found: "an integer" };
+    let wrong = MsgpackError::Type { field: "Name", wanted: "a string", found: "an integer" };
     assert_eq!(error(&stream), malformed("push/pull", wrong));
 }
 
@@ -255,5 +255,5 @@ fn odd_records_in_a_compressed_stream_are_told() {
     let stream = compressed_message(&compress(&hex("0681a54e6f64657301c0")));
     let mut reader = StreamReader::new();
     assert_eq!(reader.push(&stream), Ok(Some(StreamMessage::PushPull(PushPull::default()))));
-    assert_eq!(reader.skipped(), Some(&Skipped { count: 1, first: RecordError::NoName }));
+    assert_eq!(reader.skipped_records(), Some(&SkippedRecords { count: 1, first: RecordError::NoName }));
 }

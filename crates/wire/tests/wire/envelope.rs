@@ -3,9 +3,8 @@
 use broadcast_wire::{
     KeyError, Keyring, Message, Nonce, Ping, SecretKey,
     envelope::{Direction, Envelope, EnvelopeError},
-    limits,
-    opener::Opener,
-    packet,
+    envelope_reader::EnvelopeReader,
+    limits, packet,
     stream::{self, StreamError, StreamMessage},
 };
 use bytes::Bytes;
@@ -89,7 +88,7 @@ fn what_was_sealed_with_any_key_of_the_ring_is_read() {
         assert_eq!(all.open_packet(&sealed), Ok(ping()));
     }
     let stranger = envelope("a", &[key(&[4; 32])]).seal_packet([9; 12], ping());
-    assert_eq!(all.open_packet(&stranger), Err(EnvelopeError::Sealed { keys: 3 }));
+    assert_eq!(all.open_packet(&stranger), Err(EnvelopeError::Undecryptable { keys: 3 }));
 }
 
 #[test]
@@ -121,16 +120,16 @@ fn only_nodes_of_one_label_hear_each_other() {
         for theirs in labels {
             let sealed = envelope(theirs, &[]).seal_packet([0; 12], ping());
             let opened = envelope(ours, &[]).open_packet(&sealed);
-            let refused = EnvelopeError::Label { theirs: theirs.into(), ours: ours.into() };
+            let refused = EnvelopeError::WrongLabel { theirs: theirs.into(), ours: ours.into() };
             assert_eq!(opened, if ours == theirs { Ok(ping()) } else { Err(refused) });
             let request = envelope(theirs, &[]).seal_stream([0; 12], ping().to_vec(), Direction::Request);
-            let read = Opener::new(Direction::Request).push(&envelope(ours, &[]), &request);
+            let read = EnvelopeReader::new(Direction::Request).push(&envelope(ours, &[]), &request);
             assert_eq!(read == Ok(Some(ping_message())), ours == theirs, "{ours:?} reads {theirs:?}: {read:?}");
         }
     }
     for cut in ["f4", "f400", "f40082", "f40561626364"] {
         let cut = hex(cut);
-        assert_eq!(envelope("", &[]).open_packet(&cut), Err(EnvelopeError::Header { len: cut.len() }));
+        assert_eq!(envelope("", &[]).open_packet(&cut), Err(EnvelopeError::LabelHeader { len: cut.len() }));
     }
     let behind_a_proxy = Envelope { skip_inbound_label_check: true, ..envelope("prod", &[golden_key()]) };
     assert_eq!(behind_a_proxy.open_packet(&hex(PLAIN_LABEL)), Ok(ping()));
@@ -146,7 +145,7 @@ fn a_label_is_bound_to_what_it_seals() {
     let mut sealed = a.seal_packet([1; 12], ping()).to_vec();
     sealed[2] = b'b';
     let b = envelope("b", &[golden_key()]);
-    assert_eq!(b.open_packet(&sealed.into()), Err(EnvelopeError::Sealed { keys: 1 }));
+    assert_eq!(b.open_packet(&sealed.into()), Err(EnvelopeError::Undecryptable { keys: 1 }));
 }
 
 /// The four steps of a cluster that goes over to encryption, and each beside the next.
@@ -164,16 +163,16 @@ fn a_cluster_goes_over_to_encryption_without_losing_anything() {
             assert_eq!(to.open_packet(&from.seal_packet([1; 12], ping())), Ok(ping()));
             for direction in [Direction::Request, Direction::Answer] {
                 let data = from.seal_stream([2; 12], ping().to_vec(), direction);
-                assert_eq!(Opener::new(direction).push(to, &data), Ok(Some(ping_message())));
+                assert_eq!(EnvelopeReader::new(direction).push(to, &data), Ok(Some(ping_message())));
             }
         }
     }
     let [plain, .., strict] = &steps;
-    assert_eq!(strict.open_packet(&plain.seal_packet([1; 12], ping())), Err(EnvelopeError::Sealed { keys: 1 }));
+    assert_eq!(strict.open_packet(&plain.seal_packet([1; 12], ping())), Err(EnvelopeError::Undecryptable { keys: 1 }));
     let data = plain.seal_stream([2; 12], ping().to_vec(), Direction::Request);
-    assert_eq!(Opener::new(Direction::Request).push(strict, &data), Err(EnvelopeError::Clear.into()));
+    assert_eq!(EnvelopeReader::new(Direction::Request).push(strict, &data), Err(EnvelopeError::NotEncrypted.into()));
     let data = strict.seal_stream([2; 12], ping().to_vec(), Direction::Request);
-    assert_eq!(Opener::new(Direction::Request).push(plain, &data), Err(StreamError::Encrypted));
+    assert_eq!(EnvelopeReader::new(Direction::Request).push(plain, &data), Err(StreamError::Encrypted));
     let packet = strict.seal_packet([2; 12], ping());
     let opened = plain.open_packet(&packet).expect("a node without keys takes it for a packet");
     let mut messages: Vec<Message> = Vec::new();
@@ -191,17 +190,17 @@ fn streams_are_sealed_as_go_seals_them() {
     assert_eq!(envelope.seal_stream(GOLDEN, ping().to_vec(), Direction::Request), request);
     for (direction, data) in [(Direction::Answer, answer), (Direction::Request, request)] {
         for size in 1..=data.len() {
-            let mut opener = Opener::new(direction);
+            let mut reader = EnvelopeReader::new(direction);
             let mut read = Vec::new();
             for piece in data.chunks(size) {
-                read.extend(opener.push(&envelope, piece).expect("it is sound"));
+                read.extend(reader.push(&envelope, piece).expect("it is sound"));
             }
             assert_eq!(read, [ping_message()], "in pieces of {size}");
         }
         for bit in 0..data.len() * 8 {
             let mut altered = data.to_vec();
             altered[bit / 8] ^= 1 << (bit % 8);
-            let read = Opener::new(direction).push(&envelope, &altered);
+            let read = EnvelopeReader::new(direction).push(&envelope, &altered);
             assert!(!matches!(read, Ok(Some(_))), "bit {bit}: {read:?}");
         }
     }
@@ -211,16 +210,16 @@ fn streams_are_sealed_as_go_seals_them() {
 fn a_stream_that_announces_too_much_is_not_waited_for() {
     let envelope = envelope("", &[golden_key()]);
     let announced =
-        |len: u32| Opener::new(Direction::Request).push(&envelope, &[&[10][..], &len.to_be_bytes()].concat());
-    assert_eq!(announced(limits::SEALED as u32), Ok(None));
-    let (what, max) = ("bytes of encrypted message", limits::SEALED);
-    for len in [limits::SEALED as u32 + 1, u32::MAX] {
-        assert_eq!(announced(len), Err(StreamError::Announced { what, found: len.into(), max }));
+        |len: u32| EnvelopeReader::new(Direction::Request).push(&envelope, &[&[10][..], &len.to_be_bytes()].concat());
+    assert_eq!(announced(limits::ENCRYPTED_STREAM as u32), Ok(None));
+    let (what, max) = ("bytes of encrypted message", limits::ENCRYPTED_STREAM);
+    for len in [limits::ENCRYPTED_STREAM as u32 + 1, u32::MAX] {
+        assert_eq!(announced(len), Err(StreamError::LimitExceeded { what, found: len.into(), max }));
     }
-    assert_eq!(announced(0), Err(EnvelopeError::Sealed { keys: 1 }.into()));
+    assert_eq!(announced(0), Err(EnvelopeError::Undecryptable { keys: 1 }.into()));
     // What is sealed well is all of a message, or none.
     let cut = envelope.seal_stream([0; 12], ping()[..5].to_vec(), Direction::Request);
-    assert_eq!(Opener::new(Direction::Request).push(&envelope, &cut), Err(StreamError::CutOff(5)));
+    assert_eq!(EnvelopeReader::new(Direction::Request).push(&envelope, &cut), Err(StreamError::CutOff(5)));
 }
 
 #[test]
@@ -229,9 +228,9 @@ fn large_streams_go_through() {
     let message = StreamMessage::User(vec![b'x'; 1 << 20].into());
     for compress in [false, true] {
         let data = envelope.seal_stream([0; 12], stream::encode(&message, compress), Direction::Request);
-        let mut opener = Opener::new(Direction::Request);
+        let mut reader = EnvelopeReader::new(Direction::Request);
         let read: Vec<_> =
-            data.chunks(16 << 10).filter_map(|piece| opener.push(&envelope, piece).expect("sound")).collect();
+            data.chunks(16 << 10).filter_map(|piece| reader.push(&envelope, piece).expect("sound")).collect();
         assert_eq!(read, std::slice::from_ref(&message));
     }
 }

@@ -1,7 +1,7 @@
 //! Packets meant to harm, or harmed on their way.
 
 use broadcast_wire::{
-    BodyError, DecompressError, Malformed, Message, compress, limits,
+    BodyError, DecompressError, Message, MsgpackError, compress, limits,
     packet::{COMPOUND_PARTS, PacketError, decode, encode, encode_message},
 };
 use bytes::Bytes;
@@ -171,7 +171,7 @@ fn deep_values_are_not_followed() {
         let mut packet = hex("0b81a178").to_vec();
         packet.resize(60_000, head);
         match error(packet) {
-            PacketError::Body { source, .. } => assert_eq!(source, Malformed::TooDeep.into()),
+            PacketError::Body { source, .. } => assert_eq!(source, MsgpackError::TooDeep.into()),
             other => panic!("{other:?}"),
         }
     };

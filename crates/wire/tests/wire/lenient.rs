@@ -1,7 +1,7 @@
 //! What Go's decoder accepts and refuses, accepted and refused here.
 
 use broadcast_wire::{
-    Ack, Alive, BodyError, Dead, IndirectPing, Malformed, Message, Nack, NodeState, Ping, PushPull, PushPullState,
+    Ack, Alive, BodyError, Dead, IndirectPing, Message, MsgpackError, Nack, NodeState, Ping, PushPull, PushPullState,
     RecordError, Source, Suspect, limits,
     packet::{self, PacketError},
     stream,
@@ -21,7 +21,7 @@ fn refused(text: &str) -> BodyError {
 }
 
 #[track_caller]
-fn malformed(text: &str) -> Malformed {
+fn malformed(text: &str) -> MsgpackError {
     match refused(text) {
         BodyError::Malformed(error) => error,
         other => panic!("{text}: {other:?}"),
@@ -137,9 +137,9 @@ fn bytes_as_an_array_of_integers() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(matches!(malformed("0481a441646472940acd010000 01"), Malformed::Range { found: 256, .. }));
-    assert!(matches!(malformed("0481a44164647291a161"), Malformed::Type { wanted: "an integer", .. }));
-    assert!(matches!(malformed(&format!("0081{NODE}9161")), Malformed::Type { wanted: "a string", .. }));
+    assert!(matches!(malformed("0481a441646472940acd010000 01"), MsgpackError::Range { found: 256, .. }));
+    assert!(matches!(malformed("0481a44164647291a161"), MsgpackError::Type { wanted: "an integer", .. }));
+    assert!(matches!(malformed(&format!("0081{NODE}9161")), MsgpackError::Type { wanted: "a string", .. }));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn bools_as_numbers() {
     }
     for value in ["02", "ff", "a0", "ca00000000"] {
         let error = malformed(&format!("0182a6546172676574a40a000001a44e61636b{value}"));
-        assert!(matches!(error, Malformed::Type { field: "Nack", .. }), "{error:?}");
+        assert!(matches!(error, MsgpackError::Type { field: "Nack", .. }), "{error:?}");
     }
 }
 
@@ -240,7 +240,7 @@ fn numbers_out_of_range_are_refused() {
         [("ff", -1), ("d0ff", -1), ("d1ffff", -1), ("d280000000", -0x8000_0000), ("cf0000000100000000", 1 << 32)]
     {
         let max = u64::from(u32::MAX);
-        assert_eq!(malformed(&nack(value)), Malformed::Range { field: "SeqNo", found, max });
+        assert_eq!(malformed(&nack(value)), MsgpackError::Range { field: "SeqNo", found, max });
     }
     let error = malformed("0481a4506f7274ce00010000");
     assert_eq!(error.to_string(), "Port is 65536, not within 0 and 65535");
@@ -249,18 +249,21 @@ fn numbers_out_of_range_are_refused() {
 #[test]
 fn other_types_are_refused() {
     for value in ["ca3f800000", "cb3ff0000000000000", "a137", "c3", "9107", "80", "d40107"] {
-        assert!(matches!(malformed(&nack(value)), Malformed::Type { field: "SeqNo", .. }), "{value}");
+        assert!(matches!(malformed(&nack(value)), MsgpackError::Type { field: "SeqNo", .. }), "{value}");
     }
     for value in ["d40161", "c7010161", "05", "c3", "80", "ca3f800000"] {
-        assert!(matches!(malformed(&format!("0081{NODE}{value}")), Malformed::Type { field: "Node", .. }), "{value}");
-        assert!(matches!(malformed(&format!("0281a75061796c6f6164{value}")), Malformed::Type { .. }), "{value}");
+        assert!(
+            matches!(malformed(&format!("0081{NODE}{value}")), MsgpackError::Type { field: "Node", .. }),
+            "{value}"
+        );
+        assert!(matches!(malformed(&format!("0281a75061796c6f6164{value}")), MsgpackError::Type { .. }), "{value}");
     }
     for whole in ["05", "a0", "c3", "d40161", "ca3f800000"] {
-        assert!(matches!(malformed(&format!("0b{whole}")), Malformed::Type { wanted: "a struct", .. }), "{whole}");
+        assert!(matches!(malformed(&format!("0b{whole}")), MsgpackError::Type { wanted: "a struct", .. }), "{whole}");
     }
-    assert_eq!(malformed("0b81c1"), Malformed::Marker(0xc1));
+    assert_eq!(malformed("0b81c1"), MsgpackError::Marker(0xc1));
     for key in ["05", "c0", "c3", "90", "80", "d40161"] {
-        assert!(matches!(malformed(&format!("0b81{key}05")), Malformed::Type { field: "a key", .. }), "{key}");
+        assert!(matches!(malformed(&format!("0b81{key}05")), MsgpackError::Type { field: "a key", .. }), "{key}");
     }
 }
 
@@ -271,7 +274,7 @@ fn truncation_is_refused_wherever_it_falls() {
     );
     for len in 1..whole.len() {
         let result = packet::decode(&whole.slice(..len), &mut Vec::new());
-        let truncated = BodyError::Malformed(Malformed::Truncated);
+        let truncated = BodyError::Malformed(MsgpackError::Truncated);
         assert_eq!(result, Err(PacketError::Body { name: "alive", len, source: truncated }));
     }
 }

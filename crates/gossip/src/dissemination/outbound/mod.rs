@@ -51,7 +51,7 @@ use self::{
     window::Window,
 };
 use super::{control::Start, limits::NEWCOMERS};
-use crate::{config::Limits, membership::NodeName};
+use crate::{config::Retention, membership::NodeName};
 
 /// A peer that acknowledges nothing for so long no longer slows down the others.
 const LAGGING_AFTER: Duration = Duration::from_millis(250);
@@ -78,7 +78,7 @@ pub(super) struct Outbound {
     former: Option<u64>,
     /// Something was said before the life was renewed.
     goes_on: bool,
-    limits: Limits,
+    limits: Retention,
     log: Log,
     sent: u64,
     peers: BTreeMap<NodeName, Peer>,
@@ -96,7 +96,7 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(now: Instant, epoch: u64, limits: Limits) -> Self {
+    pub(super) fn new(now: Instant, epoch: u64, limits: Retention) -> Self {
         Self {
             epoch,
             began: now,
@@ -193,7 +193,7 @@ impl Outbound {
     /// Frees what nobody needs, and what there is no room for any more.
     fn free(&mut self) {
         let (floor, stable) = (self.floor(), self.stable());
-        let Limits { retain_messages, retain_bytes, .. } = self.limits;
+        let Retention { retain_messages, retain_bytes, .. } = self.limits;
         let is_over = |log: &Log| log.len() > retain_messages || log.bytes() > retain_bytes / 2;
         self.log.free_while(|log| log.base() < floor || (log.base() < stable && is_over(log)));
     }

@@ -182,7 +182,7 @@ fn who_is_said_to_have_left_when_an_origin_first_speaks_hears_it_all_the_same() 
 #[test]
 fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
     let now = Instant::now();
-    let mut outbound = Outbound::new(now, 100, Limits::default());
+    let mut outbound = Outbound::new(now, 100, Retention::default());
     let add = |outbound: &mut Outbound, i: u16| {
         outbound.add_peer(
             SocketAddr::from(([10, 0, 0, 1], i)),

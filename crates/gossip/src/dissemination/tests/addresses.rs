@@ -9,7 +9,7 @@ use crate::dissemination::control::Control;
 /// Who was told to be heard from elsewhere: the name, what it announces, and where it is heard from.
 fn elsewhere(sim: &mut Sim, addr: SocketAddr) -> Vec<(String, SocketAddr, SocketAddr)> {
     let told = |told| match told {
-        Err(Event::HeardElsewhere { name, announced, from }) => Some((name.to_string(), announced, from)),
+        Err(Event::AddressMismatch { name, announced, from }) => Some((name.to_string(), announced, from)),
         _ => None,
     };
     sim.events(addr).into_iter().filter_map(told).collect()

@@ -22,7 +22,7 @@ use super::{
     stream::{Store, Stream},
 };
 use crate::{
-    config::{Limits, Profile},
+    config::{Profile, Retention},
     node::Event,
     sim::{Notification, Sim},
 };
@@ -43,8 +43,8 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     let words = |told: Notification| match told {
         Ok(message) => Some(format!("{}: {}", message.origin(), message.value())),
         Err(Event::Missed { origin, from, to, .. }) => Some(format!("missed {from} to {to} of {origin}")),
-        Err(Event::CutLoose(name)) => Some(format!("{name} cut loose")),
-        Err(Event::Room) => Some("room".to_owned()),
+        Err(Event::LagLimitExceeded(name)) => Some(format!("{name} cut loose")),
+        Err(Event::PublishReady) => Some("room".to_owned()),
         _ => None,
     };
     sim.events(addr).into_iter().filter_map(words).collect()
@@ -123,7 +123,7 @@ impl Talk {
                         heard.entry(message.origin().to_string()).or_default().push(value);
                     }
                     // With three in ten packets lost, those of streams too, one may fail, and comes back.
-                    Err(event @ (Event::Missed { .. } | Event::CutLoose(_))) => panic!("{addr}: {event:?}"),
+                    Err(event @ (Event::Missed { .. } | Event::LagLimitExceeded(_))) => panic!("{addr}: {event:?}"),
                     _ => {}
                 }
             }

@@ -61,7 +61,7 @@ fn what_is_retained_is_replayed_also_while_much_is_said_and_lost() {
 /// Four nodes that keep little, of which the last is cut off once all have heard ten numbers of the first.
 fn one_cut_off() -> (Sim, Vec<SocketAddr>) {
     let mut sim = Sim::new(5, Profile::Lan);
-    sim.limits = Limits { retain_messages: 64, lag_limit: SECOND, ..Limits::default() };
+    sim.limits = Retention { retain_messages: 64, lag_limit: SECOND, ..Retention::default() };
     let addrs = cluster(&mut sim, 4);
     numbers(&mut sim, addrs[0], 0..10);
     sim.run(SECOND);
@@ -149,7 +149,7 @@ fn what_nobody_has_any_more_is_told_also_while_more_is_said() {
 #[test]
 fn one_that_is_slow_for_less_than_the_limit_misses_nothing() {
     let mut sim = Sim::new(6, Profile::Lan);
-    sim.limits = Limits { retain_messages: 64, lag_limit: 5 * SECOND, ..Limits::default() };
+    sim.limits = Retention { retain_messages: 64, lag_limit: 5 * SECOND, ..Retention::default() };
     let addrs = cluster(&mut sim, 4);
     sim.pause(addrs[3]);
     let mut next = 0;

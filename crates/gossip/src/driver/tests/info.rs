@@ -12,7 +12,7 @@ async fn nodes_know_each_others_identity_roles_and_endpoints_and_hear_when_they_
     assert_eq!(a.id(), id);
     let (mut to_a, mut to_b) = (a.events(), b.events());
     let introduced = |event: &Event, who: &str, told: &NodeInfo| match event {
-        Event::Introduced { name, info } => *name == *who && **info == *told,
+        Event::InfoReceived { name, info } => *name == *who && **info == *told,
         _ => false,
     };
     hear(&mut to_b, "who a is", |event| introduced(event, "a", &info)).await;

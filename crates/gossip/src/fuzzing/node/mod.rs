@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use self::said::{Packet, View};
 use crate::{
-    config::{Config, Limits, NodeId, NodeInfo, Profile, Seed},
+    config::{Config, NodeId, NodeInfo, Profile, Retention, Seed},
     membership::MemberState,
     node::{Action, Event, Node, NodeConfig, StreamId, StreamInput, fuzzing::Talk},
     wire::{
@@ -149,7 +149,7 @@ impl World {
         let config = Config::new(ME)
             .join((1..=seeds).map(|place| Seed { host: addr(place).ip().to_string(), port: 7946 }))
             .tuning(tuning)
-            .limits(Limits { retain_messages: 16, retain_bytes: 8 << 20, ..Limits::default() })
+            .retention(Retention { retain_messages: 16, retain_bytes: 8 << 20, ..Retention::default() })
             .replay(true)
             .info(info(0, 0));
         let config = NodeConfig { epoch: EPOCH, ..NodeConfig::new(config, addr(0)) };
@@ -325,7 +325,7 @@ impl World {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::LeaveComplete => self.leaving = true,
-                Event::Introduced { name, info } => {
+                Event::InfoReceived { name, info } => {
                     assert!(self.talk.is_told(name.as_bytes(), &info), "nobody has told {info:?} for {name}");
                 }
                 _ => {}

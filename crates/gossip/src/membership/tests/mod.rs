@@ -39,17 +39,17 @@ impl Bench {
     fn with_a() -> Self {
         let mut bench = Self::new();
         bench.alive("a", 1, 2).expect("it is let in");
-        bench.membership.prove(&"a".into());
+        bench.membership.mark_proven(&"a".into());
         assert_eq!(bench.events(), ["a joined"]);
         assert_eq!(bench.queued(), ["alive a 1"]);
         bench
     }
 
-    fn handle(&mut self, from: u8, message: Message) -> Result<(), Refusal> {
+    fn handle(&mut self, from: u8, message: Message) -> Result<(), MembershipError> {
         self.membership.handle(self.now, addr(from), message)
     }
 
-    fn alive(&mut self, name: &str, incarnation: u32, at: u8) -> Result<(), Refusal> {
+    fn alive(&mut self, name: &str, incarnation: u32, at: u8) -> Result<(), MembershipError> {
         self.handle(9, Message::Alive(alive(name, incarnation, at)))
     }
 
@@ -63,7 +63,11 @@ impl Bench {
         self.handle(9, Message::Dead(dead)).expect("an accusation is never refused");
     }
 
-    fn merge(&mut self, join: bool, nodes: &[(&'static str, u32, u8, NodeState)]) -> Result<Option<Refusal>, Refusal> {
+    fn merge(
+        &mut self,
+        join: bool,
+        nodes: &[(&'static str, u32, u8, NodeState)],
+    ) -> Result<Option<MembershipError>, MembershipError> {
         let record = |&(name, incarnation, at, state): &(&'static str, _, _, _)| PushPullState {
             name: name.into(),
             address: addr(at).into(),
@@ -88,18 +92,18 @@ impl Bench {
         Some((record.state(), record.incarnation, ip.octets()[3]))
     }
 
-    fn outputs(&mut self) -> Vec<Output> {
+    fn outputs(&mut self) -> Vec<MembershipOutput> {
         std::iter::from_fn(|| self.membership.poll_output()).collect()
     }
 
     fn events(&mut self) -> Vec<String> {
         let words = |output| match output {
-            Output::Event(Event::Joined(member)) => Some(format!("{} joined", member.name)),
-            Output::Event(Event::Left(member)) => Some(format!("{} left", member.name)),
-            Output::Event(Event::Failed(member)) => Some(format!("{} failed", member.name)),
-            Output::Event(Event::Updated(member)) => Some(format!("{} updated", member.name)),
-            Output::Event(Event::NameConflict { name, .. }) => Some(format!("{name} twice")),
-            Output::Event(Event::LeaveComplete) => Some("left".into()),
+            MembershipOutput::Event(Event::Joined(member)) => Some(format!("{} joined", member.name)),
+            MembershipOutput::Event(Event::Left(member)) => Some(format!("{} left", member.name)),
+            MembershipOutput::Event(Event::Failed(member)) => Some(format!("{} failed", member.name)),
+            MembershipOutput::Event(Event::Updated(member)) => Some(format!("{} updated", member.name)),
+            MembershipOutput::Event(Event::NameConflict { name, .. }) => Some(format!("{name} twice")),
+            MembershipOutput::Event(Event::LeaveComplete) => Some("left".into()),
             _ => None,
         };
         self.outputs().into_iter().filter_map(words).collect()
@@ -108,7 +112,7 @@ impl Bench {
     /// The packets to an address, in words, without pings; everything else is dropped.
     fn sent_to(&mut self, at: u8) -> Vec<String> {
         let to = |output| match output {
-            Output::Packet { to, messages, .. } if to.addr == addr(at) => messages,
+            MembershipOutput::Packet { to, messages, .. } if to.addr == addr(at) => messages,
             _ => Vec::new(),
         };
         self.outputs().into_iter().flat_map(to).filter_map(|message| in_words(&message)).collect()
@@ -118,7 +122,7 @@ impl Bench {
     fn queued(&mut self) -> Vec<String> {
         let mut parts = Vec::new();
         while self.membership.has_queued() {
-            self.membership.fill(1400, &mut parts);
+            self.membership.take_broadcasts(1400, &mut parts);
         }
         parts.dedup();
         parts.iter().filter_map(in_words).collect()
@@ -426,21 +430,24 @@ fn only_allowed_networks_are_let_in() {
     let networks = ["10.0.0.0/30", "10.0.0.9/32"].map(|text| text.parse().expect("a network"));
     let mut bench = Bench::with(&Config::new("me").allow(networks));
     bench.alive("near", 1, 2).expect("in the network");
-    assert!(matches!(bench.alive("far", 1, 4), Err(Refusal::Outside { .. })), "what it announces");
+    assert!(matches!(bench.alive("far", 1, 4), Err(MembershipError::NetworkNotAllowed { .. })), "what it announces");
     let near = Message::Alive(alive("near", 2, 2));
-    assert!(matches!(bench.handle(4, near), Err(Refusal::Outside { .. })), "who says it");
+    assert!(matches!(bench.handle(4, near), Err(MembershipError::NetworkNotAllowed { .. })), "who says it");
     let dead = Dead { incarnation: 1, node: "near".into(), from: "me".into() };
     assert!(
-        matches!(bench.handle(4, Message::Dead(dead)), Err(Refusal::Outside { .. })),
+        matches!(bench.handle(4, Message::Dead(dead)), Err(MembershipError::NetworkNotAllowed { .. })),
         "nor are they heard of others"
     );
     assert_eq!(bench.record("near"), Some((IsAlive, 1, 2)));
     // One outside does not keep the rest of a view out.
     let view = [("far", 1, 4, NodeState::Alive), ("three", 1, 3, NodeState::Alive)];
-    assert!(matches!(bench.merge(true, &view), Ok(Some(Refusal::Outside { .. }))));
+    assert!(matches!(bench.merge(true, &view), Ok(Some(MembershipError::NetworkNotAllowed { .. }))));
     assert_eq!((bench.record("far"), bench.record("three")), (None, Some((IsAlive, 1, 3))));
     bench.dead("near", 1, "near");
-    assert!(matches!(bench.alive("near", 2, 5), Err(Refusal::Outside { .. })), "nor may one move out of them");
+    assert!(
+        matches!(bench.alive("near", 2, 5), Err(MembershipError::NetworkNotAllowed { .. })),
+        "nor may one move out of them"
+    );
 }
 
 #[test]
@@ -465,7 +472,7 @@ fn the_application_has_its_say_of_members_and_views() {
     assert_eq!(asked(), ["good", "bad"]);
 
     let view = [("worse", 1, 3, NodeState::Alive), ("fine", 1, 4, NodeState::Alive)];
-    assert!(matches!(bench.merge(true, &view), Err(Refusal::ViewNotAdmitted { nodes: 2, .. })));
+    assert!(matches!(bench.merge(true, &view), Err(MembershipError::ViewNotAdmitted { nodes: 2, .. })));
     assert_eq!((bench.record("fine"), asked()), (None, vec!["2 nodes".into()]));
     assert_eq!(bench.merge(false, &view), Ok(None), "only who joins is asked about as a whole");
     assert_eq!(asked(), ["worse", "fine"]);
@@ -474,7 +481,7 @@ fn the_application_has_its_say_of_members_and_views() {
 #[test]
 fn made_up_members_fill_the_table_and_no_more() {
     let mut config = Config::new("me");
-    config.bounds.max_members = 100;
+    config.resource_limits.max_members = 100;
     let mut bench = Bench::with(&config);
     let nodes = (0..10_000_u32).map(|i| PushPullState {
         name: format!("fake{i}").into(),
@@ -486,7 +493,7 @@ fn made_up_members_fill_the_table_and_no_more() {
     });
     let view = PushPull { join: false, nodes: nodes.collect(), user_state: Bytes::new() };
     let merged = bench.membership.merge(bench.now, &view);
-    assert!(matches!(merged, Ok(Some(Refusal::Full { max: 100, .. }))), "{merged:?}");
+    assert!(matches!(merged, Ok(Some(MembershipError::TooManyMembers { max: 100, .. }))), "{merged:?}");
     assert_eq!(bench.membership.records().len(), 100);
     assert!(bench.membership.queued() <= 100);
 }
@@ -508,7 +515,7 @@ fn new_metadata_is_a_new_incarnation() {
 #[test]
 fn a_node_that_moves_leaves_its_old_address_and_then_is_at_the_new_one() {
     let mut bench = Bench::with_a();
-    bench.membership.move_to(bench.now, addr(7).into());
+    bench.membership.change_address(bench.now, addr(7).into());
     assert_eq!(bench.record("me"), Some((IsAlive, 2, 7)));
     assert_eq!(bench.sent_to(2), ["left me 1"]);
     bench.now += Duration::from_millis(800);

@@ -34,7 +34,7 @@ impl Lone {
             let (node, address) = (Bytes::from(name(host)), addr(host).into());
             let alive = Alive { incarnation: 1, node, address, meta: Bytes::new(), versions: Some(*versions) };
             this.hear(host, Message::Alive(alive));
-            this.membership.prove(&name(host).as_str().into());
+            this.membership.mark_proven(&name(host).as_str().into());
         }
         this.sent();
         this
@@ -59,14 +59,14 @@ impl Lone {
     }
 
     /// What it wants done since the last time.
-    fn outputs(&mut self) -> Vec<Output> {
+    fn outputs(&mut self) -> Vec<MembershipOutput> {
         std::iter::from_fn(|| self.membership.poll_output()).collect()
     }
 
     /// The messages it sends since the last time, and to whom.
     fn sent(&mut self) -> Vec<(SocketAddr, Vec<Message>)> {
         let packets = self.outputs().into_iter().filter_map(|output| match output {
-            Output::Packet { to, messages, .. } => {
+            MembershipOutput::Packet { to, messages, .. } => {
                 let mut decoded = Vec::new();
                 for message in messages {
                     packet::decode(&message, &mut decoded).expect("it sends what can be read");
@@ -226,7 +226,7 @@ fn who_does_not_answer_packets_is_pinged_over_a_stream_as_long_as_the_probe_last
         let (target, seq) = lone.probe();
         lone.pass(600 * MS);
         let pings = lone.outputs().into_iter().filter_map(|output| match output {
-            Output::StreamPing { to, ping, until } => Some((to, ping.seq, until)),
+            MembershipOutput::StreamPing { to, ping, until } => Some((to, ping.seq, until)),
             _ => None,
         });
         let pings: Vec<_> = pings.collect();
@@ -291,7 +291,9 @@ fn how_long_an_answer_took_is_known_and_told_to_who_wants_it() {
         let rtt = lone.rtt(1).expect("it was measured");
         assert!((19 * MS..=21 * MS).contains(&rtt), "{rtt:?}");
         let told = lone.outputs().into_iter().filter_map(|output| match output {
-            Output::Event(Event::Probed { name, rtt, payload }) => Some((name.to_string(), rtt.as_millis(), payload)),
+            MembershipOutput::Event(Event::Probed { name, rtt, payload }) => {
+                Some((name.to_string(), rtt.as_millis(), payload))
+            }
             _ => None,
         });
         let told: Vec<_> = told.collect();
@@ -302,7 +304,7 @@ fn how_long_an_answer_took_is_known_and_told_to_who_wants_it() {
         let (target, seq) = lone.probe();
         let ack = Message::Ack(Ack { seq, payload: vec![0; 513].into() });
         let refused = lone.membership.handle(lone.now, addr(target), ack).err();
-        assert_eq!(refused, wanted.then(|| Refusal::AckPayload { name: "n1".into(), size: 513 }));
+        assert_eq!(refused, wanted.then(|| MembershipError::AckPayloadTooLong { name: "n1".into(), size: 513 }));
 
         // Whose answer this is, and which way it went, is not known.
         let before = lone.rtt(1);

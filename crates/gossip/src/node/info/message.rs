@@ -11,7 +11,7 @@ use super::Tag;
 use crate::{
     config::{
         NodeId, NodeInfo,
-        info::{MAX_ENDPOINTS, MAX_LEN, MAX_ROLES, is_word},
+        info::{MAX_ENDPOINTS, MAX_LEN, MAX_ROLES, is_valid_name},
     },
     dissemination::{MAGIC, PATH_KINDS},
     wire::kind,
@@ -166,8 +166,8 @@ pub(super) fn decode_info(mut rest: &[u8]) -> Result<NodeInfo, &'static str> {
 }
 
 fn word(bytes: &[u8]) -> Result<String, &'static str> {
-    let word = std::str::from_utf8(bytes).ok().filter(|word| is_word(word));
-    word.map(str::to_owned).ok_or("the name of a role or an endpoint is none")
+    let name = std::str::from_utf8(bytes).ok().filter(|name| is_valid_name(name));
+    name.map(str::to_owned).ok_or("the name of a role or an endpoint is none")
 }
 
 fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -72,7 +72,7 @@ use crate::{
     config::{NodeId, NodeInfo},
     dissemination::tells_info,
     membership::{NodeName, Record, Target},
-    rate::RateLimit,
+    rate::RateLimiter,
     timers::Timers,
 };
 
@@ -102,8 +102,8 @@ pub(super) struct Infos {
     due: Timers<NodeName>,
     /// Until when each is not answered again.
     answered: Timers<NodeName>,
-    answers: RateLimit,
-    unproven_answers: RateLimit,
+    answers: RateLimiter,
+    unproven_answers: RateLimiter,
 }
 
 #[derive(Debug)]
@@ -141,8 +141,8 @@ impl Default for Infos {
             asked: BTreeMap::new(),
             due: Timers::new(),
             answered: Timers::new(),
-            answers: RateLimit::default(),
-            unproven_answers: RateLimit::default(),
+            answers: RateLimiter::default(),
+            unproven_answers: RateLimiter::default(),
         }
     }
 }
@@ -398,7 +398,7 @@ impl Node {
             self.infos.twins.insert(twin.clone(), name.clone());
             self.meet_for_info(now, &twin);
         }
-        self.events.push_back(Event::Introduced { name: name.clone(), info: Arc::new(info) });
+        self.events.push_back(Event::InfoReceived { name: name.clone(), info: Arc::new(info) });
     }
 }
 

@@ -384,7 +384,7 @@ impl Node {
             None => return self.forget_path(to),
         };
         if let Some(reach) = step.told {
-            self.events.push_back(Event::Reached { name, addr: to, reach: self.outwardly(reach) });
+            self.events.push_back(Event::ReachChanged { name, addr: to, reach: self.outwardly(reach) });
         }
         let me = self.me().name.clone();
         let probe = |size| PathMessage::Probe { nonce, size, by_stream: step.by_stream, from: me.as_bytes() }.encode();

@@ -25,8 +25,10 @@ fn cluster(seed: u64, n: u16) -> (Sim, Vec<SocketAddr>) {
 fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     let words = |told: Notification| match told {
         Ok(message) => Some(message.value().chars().take(20).collect()),
-        Err(Event::Reached { name, reach, .. }) => Some(format!("{name}: {reach:?}")),
-        Err(event @ (Event::Missed { .. } | Event::Failed(_) | Event::CutLoose(_))) => Some(format!("{event:?}")),
+        Err(Event::ReachChanged { name, reach, .. }) => Some(format!("{name}: {reach:?}")),
+        Err(event @ (Event::Missed { .. } | Event::Failed(_) | Event::LagLimitExceeded(_))) => {
+            Some(format!("{event:?}"))
+        }
         _ => None,
     };
     sim.events(addr).into_iter().filter_map(words).collect()

@@ -195,7 +195,7 @@ fn announce(node: &mut Node, now: Instant, name: &'static str, addr: SocketAddr,
 fn acquainted(now: Instant, versions: Versions) -> Node {
     let mut node = alone(now);
     announce(&mut node, now, "other", MEMBER, versions);
-    node.membership.prove_at(MEMBER);
+    node.membership.mark_proven_at(MEMBER);
     node.settle(now);
     node
 }
@@ -293,7 +293,7 @@ fn an_identity_is_taken_for_copied_only_when_both_answer() {
         answered(&mut node, now, "other", &info(2));
         let elsewhere = SocketAddr::from(([10, 0, 0, 3], 7946));
         announce(&mut node, now, "new", elsewhere, VERSIONS);
-        node.membership.prove_at(elsewhere);
+        node.membership.mark_proven_at(elsewhere);
         node.settle(now);
         answered(&mut node, now, "new", &info(2));
         assert!(conflicts(&mut node).is_empty(), "the other one may have been killed");

@@ -121,7 +121,7 @@ fn streams_beyond_the_limit_and_beyond_their_time_are_counted() {
     let stranger: SocketAddr = "10.9.9.9:9".parse().expect("an address");
     let now = sim.now;
     let node = sim.node(addrs[0]);
-    let max = node.bounds.max_streams;
+    let max = node.resource_limits.max_streams;
     let before = node.streams.len();
     let accepted = (0..max + 10).filter(|_| node.handle_accept(now, stranger).is_some()).count();
     assert_eq!((accepted, node.metrics().over_limit.streams), (max, 10));
@@ -139,7 +139,7 @@ fn streams_of_made_up_members_fill_the_table_and_no_more() {
     // As many as a table that is set for this cluster has room for.
     let max = 64;
     sim.node(addrs[0]).membership.set_max_members(max);
-    sim.node(addrs[0]).bounds.max_members = max;
+    sim.node(addrs[0]).resource_limits.max_members = max;
     let record = |i: u16| wire::PushPullState {
         name: format!("fake{i}").into(),
         address: SocketAddr::from(([10, 200, (i >> 8) as u8, i as u8], 7946)).into(),

@@ -44,17 +44,17 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
         Event::Updated(member) => format!("{} updated", member.name),
         Event::NameConflict { name, holder, claimant } => format!("{name} is at {holder} and {claimant}"),
         Event::Missed { origin, from, to, .. } => format!("missed {from} to {to} of {origin}"),
-        Event::CutLoose(name) => format!("{name} cut loose"),
-        Event::HeardElsewhere { name, announced, from } => format!("{name} is at {announced}, heard from {from}"),
-        Event::Reached { name, reach, .. } => format!("{name} reached by {reach:?}"),
-        Event::Room => "room".to_owned(),
-        Event::Introduced { name, info } => format!("{name} is {}", info.id),
+        Event::LagLimitExceeded(name) => format!("{name} cut loose"),
+        Event::AddressMismatch { name, announced, from } => format!("{name} is at {announced}, heard from {from}"),
+        Event::ReachChanged { name, reach, .. } => format!("{name} reached by {reach:?}"),
+        Event::PublishReady => "room".to_owned(),
+        Event::InfoReceived { name, info } => format!("{name} is {}", info.id),
         Event::IdConflict { id, names: [one, other] } => format!("{one} and {other} are {id}"),
         Event::Probed { name, .. } => format!("{name} probed"),
         Event::Ready => "ready".to_owned(),
         Event::SeedUnreachable { seed, .. } => format!("{seed} unreachable"),
         Event::Rejected { reason, .. } => format!("rejected: {reason}"),
-        Event::NoSerfEvent { count, .. } => format!("{count} not told to serf"),
+        Event::SerfEventDropped { count, .. } => format!("{count} not told to serf"),
         Event::LeaveComplete => "leave complete".to_owned(),
     };
     let message = |message: Message| format!("{}: {}={}", message.origin(), message.key(), message.value());
@@ -482,7 +482,7 @@ fn what_cannot_be_used_is_told_a_few_times_a_second_and_changes_nothing() {
     assert_eq!(told(&mut sim, addrs[0]).len(), rejections::REJECTIONS_PER_SECOND as usize);
     sim.run(2 * SECOND);
     sim.inject(stranger, addrs[0], Bytes::from_static(&[200, 1, 2, 3]));
-    assert!(matches!(&sim.events(addrs[0])[..], [Err(Event::Rejected { untold: 990, .. })]));
+    assert!(matches!(&sim.events(addrs[0])[..], [Err(Event::Rejected { suppressed: 990, .. })]));
     sim.run(30 * SECOND);
     assert!(sim.agreed());
 }

@@ -20,7 +20,7 @@ fn view(records: usize) -> Vec<u8> {
 }
 
 fn node(now: Instant, max_members: usize) -> Node {
-    let config = Config::new("me").bounds(Bounds { max_members, ..Bounds::default() });
+    let config = Config::new("me").resource_limits(ResourceLimits { max_members, ..ResourceLimits::default() });
     Node::new(now, NodeConfig::new(config, SocketAddr::from(([10, 0, 0, 1], 7946))))
 }
 
@@ -85,7 +85,7 @@ fn what_is_made_of_streams_counts_as_what_they_hold() {
     let now = Instant::now();
     let from = SocketAddr::from(([10, 0, 0, 9], 7946));
     let mut node = node(now, 100_000);
-    let max = node.bounds.max_stream_bytes;
+    let max = node.resource_limits.max_stream_bytes;
     // All but the end of it: it is not compressed.
     let whole = {
         let StreamMessage::PushPull(view) =

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crate::{
     Envelope,
-    config::{Config, DEFAULT_PORT, Limits, Seed, Tuning},
+    config::{Config, DEFAULT_PORT, Retention, Seed, Tuning},
     member::NodeName,
     membership::Cohort,
     node::{Advertised, Node, NodeConfig},
@@ -27,7 +27,7 @@ pub(crate) enum Advertises {
 pub(crate) struct Boot<'a> {
     pub(crate) seeds: &'a [Seed],
     pub(crate) tuning: &'a Tuning,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Retention,
     pub(crate) envelope: Envelope,
     /// Whether it begins with what the others still retain.
     pub(crate) replay: bool,
@@ -44,7 +44,7 @@ impl Boot<'_> {
         let config = Config::new(name.to_string())
             .join(self.seeds.iter().cloned())
             .tuning(self.tuning.clone())
-            .limits(self.limits)
+            .retention(self.limits)
             .replay(self.replay)
             .envelope(self.envelope.clone());
         // Different for each life, as the seed is.

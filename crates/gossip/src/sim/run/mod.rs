@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Envelope, NodeInfo,
-    config::{Limits, Seed, Tuning},
+    config::{Retention, Seed, Tuning},
     dissemination::PublishError,
     event::Event,
     membership::{Cohort, NodeName},
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
                 };
                 self.checker.missed(nanos(now), host, origin, epoch, (from, to - 1)).map_err(at)?;
             }
-            Err(Event::Room) => {
+            Err(Event::PublishReady) => {
                 for publisher in 0..self.publishers.len() {
                     if self.publishers[publisher].host == host {
                         self.publish(publisher)?;
@@ -500,7 +500,7 @@ impl<'a> Run<'a> {
         let seeds: Vec<Seed> = self.seeds.iter().filter(|seed| seed.host != name(host)).cloned().collect();
         let micros = self.net.elapsed().as_micros() as u64;
         let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
-        let (tuning, limits) = (&self.tuning, Limits::default());
+        let (tuning, limits) = (&self.tuning, Retention::default());
         let advertises = self.plan.advertises(host);
         let boot = Boot {
             seeds: &seeds,

@@ -10,15 +10,15 @@ const DECIMAL: [(&str, usize); 5] =
 /// A number of bytes, which is read and printed with a unit: `64MiB`, `64MB`; without one, in bytes.
 ///
 /// ```
-/// use broadcast::config::Size;
+/// use broadcast::config::ByteSize;
 ///
-/// assert_eq!("64MiB".parse(), Ok(Size(64 << 20)));
-/// assert_eq!(Size(64 << 20).to_string(), "64MiB");
+/// assert_eq!("64MiB".parse(), Ok(ByteSize(64 << 20)));
+/// assert_eq!(ByteSize(64 << 20).to_string(), "64MiB");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub usize);
+pub struct ByteSize(pub usize);
 
-impl FromStr for Size {
+impl FromStr for ByteSize {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -34,7 +34,7 @@ impl FromStr for Size {
     }
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match BINARY.iter().find(|(_, bytes)| self.0 > 0 && self.0.is_multiple_of(*bytes)) {
             Some((name, bytes)) => write!(f, "{}{name}", self.0 / bytes),
@@ -60,17 +60,17 @@ mod tests {
             ("2GiB", 2 << 30),
             ("3TB", 3_000_000_000_000),
         ] {
-            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "MiB", "64M", "1.5GiB", "-1", "64 MiB each", "99999999999999999999", "99999999TiB"] {
-            assert!(text.parse::<Size>().is_err(), "{text}");
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_size_prints_as_it_is_read() {
         for text in ["64MiB", "1TiB", "3KiB", "1000", "0"] {
-            assert_eq!(text.parse::<Size>().expect("a size").to_string(), text);
+            assert_eq!(text.parse::<ByteSize>().expect("a size").to_string(), text);
         }
     }
 }

@@ -7,13 +7,13 @@ const LONGEST: usize = 100;
 /// 100 letters only the first 100, and how many bytes the text has.
 ///
 /// ```
-/// use broadcast::config::shown;
+/// use broadcast::config::quote;
 ///
-/// assert_eq!(shown("a\tb"), r#""a\tb""#);
-/// assert!(shown(&"a".repeat(100_000)).ends_with("aaa\"… (100000 bytes)"));
+/// assert_eq!(quote("a\tb"), r#""a\tb""#);
+/// assert!(quote(&"a".repeat(100_000)).ends_with("aaa\"… (100000 bytes)"));
 /// ```
 #[must_use]
-pub fn shown(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{:?}… ({} bytes)", &text[..end], text.len()),
         None => format!("{text:?}"),
@@ -26,11 +26,11 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_between_letters_and_told_with_its_length() {
-        assert_eq!(shown(""), r#""""#);
-        assert_eq!(shown(&"é".repeat(100)), format!("{:?}", "é".repeat(100)));
-        assert_eq!(shown(&"é".repeat(101)), format!("{:?}… (202 bytes)", "é".repeat(100)));
-        assert_eq!(shown("a\n\u{1b}\u{202e}\""), r#""a\n\u{1b}\u{202e}\"""#);
+        assert_eq!(quote(""), r#""""#);
+        assert_eq!(quote(&"é".repeat(100)), format!("{:?}", "é".repeat(100)));
+        assert_eq!(quote(&"é".repeat(101)), format!("{:?}… (202 bytes)", "é".repeat(100)));
+        assert_eq!(quote("a\n\u{1b}\u{202e}\""), r#""a\n\u{1b}\u{202e}\"""#);
         // Whatever it is made of, it is shown in a line.
-        assert!(shown(&"\u{10ffff}".repeat(1 << 20)).len() < 1100);
+        assert!(quote(&"\u{10ffff}".repeat(1 << 20)).len() < 1100);
     }
 }
