@@ -70,7 +70,7 @@ impl Counted {
     pub(crate) async fn follow(self, locks: Client) {
         loop {
             if locks.store().leads() {
-                match locks.store().follow(NAME).await {
+                match locks.store().subscribe(NAME).await {
                     Ok(mut events) => {
                         let mut places = Places::default();
                         while let Some(event) = events.next().await {

@@ -25,10 +25,10 @@ use broadcast::Handle;
 use broadcast_lock::{LockError, Locks, SessionConfig, client::session_config};
 use broadcast_session::Sessions;
 use broadcast_store::{
-    Config, Store, StoreError,
+    Store, StoreConfig, StoreError,
     keys::{Watch, WatchEvent},
     machine::Machines,
-    node::Figures,
+    node::StoreStats,
 };
 use tokio::{
     runtime,
@@ -151,10 +151,10 @@ impl NodeStore {
     }
 
     /// What is counted, once the store has begun; on a node that does not vote, nothing has it begin but a request.
-    pub(crate) fn figures(&self) -> Option<Figures> {
+    pub(crate) fn figures(&self) -> Option<StoreStats> {
         let voting = self.0.voting.borrow();
         let voting = voting.as_ref().and_then(|begun| begun.as_ref().ok());
-        self.0.first.get().or(voting).map(|running| running.store.figures())
+        self.0.first.get().or(voting).map(|running| running.store.stats())
     }
 
     /// The store, and where it runs: what is asked of it has to be carried out there.
@@ -241,7 +241,7 @@ impl NodeStore {
                 let event = tokio::select! {
                     event = watch.next() => event,
                     () = sleep(PROGRESS) => {
-                        watch.ask_progress().await;
+                        watch.request_progress().await;
                         continue;
                     }
                     () = events.closed() => return,
@@ -275,7 +275,7 @@ impl Inner {
         let begin = async || {
             let problem = |error: &dyn fmt::Display| StoreError::Stopped(error.to_string());
             let sessions = Sessions::start(&self.node, self.sessions).await.map_err(|error| problem(&error))?;
-            let store = Store::start(&sessions, Config::default()).await.map_err(|error| problem(&error))?;
+            let store = Store::start(&sessions, StoreConfig::default()).await.map_err(|error| problem(&error))?;
             Ok(Running::new(store, &self.node))
         };
         self.first.get_or_try_init(begin).await.cloned()
@@ -297,8 +297,8 @@ impl Inner {
         runtime.block_on(async {
             let begin = async {
                 let sessions = Sessions::start(&self.node, self.sessions).await.map_err(|error| error.to_string())?;
-                let config = Config::default().voters(&self.voters).machines(machines());
-                let config = self.data.iter().fold(config, Config::data);
+                let config = StoreConfig::default().voters(&self.voters).machines(machines());
+                let config = self.data.iter().fold(config, StoreConfig::data);
                 Store::start(&sessions, config).await.map_err(|error| error.to_string())
             };
             let begun = begin.await;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
-use broadcast_store::backup::{self, Backup, BackupError, Founded};
+use broadcast_store::backup::{self, Backup, BackupError, NewStore};
 use clap::{Args, Subcommand};
 use http_body_util::BodyExt as _;
 use serde_json::json;
@@ -149,7 +149,7 @@ async fn save(SaveArgs { file, client: args }: SaveArgs) -> Result<ExitCode, Fai
 pub(super) async fn restore(args: RestoreArgs) -> Result<ExitCode, Failure> {
     let RestoreArgs { file, data, name } = args;
     let name = name_or_default(name).await?;
-    let restored = spawn_blocking(move || -> Result<Founded, Failure> {
+    let restored = spawn_blocking(move || -> Result<NewStore, Failure> {
         let backup = Backup::open(&file)?;
         let data = DataDir::open(&data)?;
         Ok(backup::restore(backup, &store::machines(), &store::folder(data.path()), data.id().get(), &name)?)
@@ -159,7 +159,7 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<ExitCode, Failure> {
 
 pub(super) async fn recover(args: RecoverArgs) -> Result<ExitCode, Failure> {
     debug_assert!(args.force_new_cluster, "it has to be given");
-    let recovered = spawn_blocking(move || -> Result<Founded, Failure> {
+    let recovered = spawn_blocking(move || -> Result<NewStore, Failure> {
         if !args.data.is_dir() {
             let shown = visible::escaped(&args.data.to_string_lossy());
             let problem = "there is no such directory; name that of a voter";
@@ -173,8 +173,8 @@ pub(super) async fn recover(args: RecoverArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Says which store there is now.
-fn told(done: &str, founded: Founded) -> Result<ExitCode, Failure> {
-    let Founded { former, former_revision, former_index, former_term, cluster, revision, voter } = founded;
+fn told(done: &str, founded: NewStore) -> Result<ExitCode, Failure> {
+    let NewStore { former, former_revision, former_index, former_term, cluster, revision, voter } = founded;
     output::print(format!(
         "{done} store {} at revision {former_revision}, entry {former_index} of term {former_term}\nit is store {} now, from revision {revision} on, with {} as its \
          only voter\n",

@@ -26,7 +26,7 @@ impl Role {
         match self {
             Self::Receiver => "receiver",
             Self::Sender => "sender",
-            Self::Voter => broadcast_store::node::ROLE,
+            Self::Voter => broadcast_store::node::VOTER_ROLE,
         }
     }
 

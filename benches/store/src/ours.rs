@@ -12,7 +12,7 @@ use broadcast_lock::{
     client::{Owner, Place, Request},
 };
 use broadcast_session::Sessions;
-use broadcast_store::{Config, Store, keys::Put};
+use broadcast_store::{Store, StoreConfig, keys::Put};
 use bytes::Bytes;
 use tokio::process::Command;
 
@@ -39,7 +39,7 @@ pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Cl
     let node = broadcast::Config::new("client").bind((Ipv4Addr::LOCALHOST, 0).into()).info(info);
     let node = broadcast::start(node).await?;
     let sessions = Sessions::start(&node, broadcast_session::SessionConfig::default()).await?;
-    let store = Store::start(&sessions, Config::default()).await?.patience(Duration::from_secs(30));
+    let store = Store::start(&sessions, StoreConfig::default()).await?.request_timeout(Duration::from_secs(30));
     let [port] = free_ports()?;
     let http = format!("127.0.0.1:{port}");
     let args = NAMES.map(|name| {

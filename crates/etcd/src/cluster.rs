@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use broadcast_store::node::{Change, VoterStatus};
+use broadcast_store::node::{VoterChange, VoterStatus};
 
 use crate::{
     ENDPOINT, Etcd, TLS_ENDPOINT,
@@ -20,7 +20,7 @@ impl Etcd {
         let members = self.members().await?;
         let name = members.into_iter().find(|member| member.ID == request.ID).map(|member| member.name);
         let name = name.ok_or(MEMBER_NOT_FOUND)?;
-        self.run(async move |store| store.change_voters(Change::Remove(name)).await).await?;
+        self.run(async move |store| store.change_voters(VoterChange::Remove(name)).await).await?;
         let members = self.members().await?;
         Ok(MemberRemoveResponse { header: Some(self.header_now().await), members })
     }

@@ -6,7 +6,7 @@ use axum::body::Body;
 use broadcast_lock::{machine::Locks, message::is_session};
 use broadcast_store::{
     keys,
-    machine::{self, At, State},
+    machine::{self, LogId, State},
 };
 use futures_util::FutureExt as _;
 use prost::Message;
@@ -36,7 +36,7 @@ pub fn etcd(mut data: &[u8]) {
     // Limits of time are set in it.
     let _entered = runtime.enter();
     let [mut first, mut second] = [(); 2].map(|()| State::with(vec![Locks::machine()]));
-    let mut at = At { index: 0, term: 1 };
+    let mut at = LogId { index: 0, term: 1 };
     while let [kind, low, high, rest @ ..] = data {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (body, rest) = rest.split_at(length);
@@ -49,30 +49,30 @@ pub fn etcd(mut data: &[u8]) {
         assert_eq!(second.apply(at, &again).expect("nor the other"), outcome);
         if let machine::Outcome::Keys(outcome) = outcome {
             match outcome {
-                keys::Outcome::Put(done) => answered(&kv::put_response(done)),
-                keys::Outcome::Delete(done) => answered(&kv::delete_response(done)),
-                keys::Outcome::Txn { responses, .. } => {
+                keys::KeysOutcome::Put(done) => answered(&kv::put_response(done)),
+                keys::KeysOutcome::Delete(done) => answered(&kv::delete_response(done)),
+                keys::KeysOutcome::Txn { responses, .. } => {
                     responses.into_iter().for_each(|response| answered(&kv::op_response(response)));
                 }
                 _ => {}
             }
         }
         first.keys().assert_invariants();
-        first.take_told();
+        first.take_events();
     }
     assert_eq!(first.hash(), second.hash());
 }
 
 /// What a request asks for, if it is one that changes anything.
 fn read(kind: u8, body: &[u8], state: &State) -> Result<Option<machine::Command>, Status> {
-    let keys = |command: keys::Command| Ok(Some(machine::Command::keys(&command)?));
+    let keys = |command: keys::KeysCommand| Ok(Some(machine::Command::keys(&command)?));
     match kind & !(JSON | FRAMED) {
-        0 => keys(keys::Command::Put(kv::put(request::<PutRequest>(kind, body)?))),
-        1 => keys(keys::Command::Delete(kv::delete(request::<DeleteRangeRequest>(kind, body)?))),
-        2 => keys(keys::Command::Txn(kv::txn(request::<TxnRequest>(kind, body)?, keys::MAX_OPS)?)),
+        0 => keys(keys::KeysCommand::Put(kv::put(request::<PutRequest>(kind, body)?))),
+        1 => keys(keys::KeysCommand::Delete(kv::delete(request::<DeleteRangeRequest>(kind, body)?))),
+        2 => keys(keys::KeysCommand::Txn(kv::txn(request::<TxnRequest>(kind, body)?, keys::MAX_OPS)?)),
         3 => {
             let CompactionRequest { revision, .. } = request(kind, body)?;
-            keys(keys::Command::Compact { revision: kv::unsigned(revision) })
+            keys(keys::KeysCommand::Compact { revision: kv::unsigned(revision) })
         }
         4 => {
             let LeaseGrantRequest { ID: id, TTL: ttl } = request(kind, body)?;

@@ -3,11 +3,11 @@
 use broadcast_store::{
     Error,
     keys::{
-        self, Command, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyRange, Op, OpOutcome, Outcome, Put,
+        self, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyRange, KeysCommand, KeysOutcome, Op, OpOutcome, Put,
         PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
     },
     machine,
-    node::Read,
+    node::ReadRequest,
 };
 
 use crate::{
@@ -25,21 +25,23 @@ use crate::{
 
 impl Etcd {
     pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        let read = Read { serializable: request.serializable, most_bytes: None, range: range(request) };
+        let read = ReadRequest { serializable: request.serializable, most_bytes: None, range: range(request) };
         let found = self.run(async move |store| store.read(read).await).await?;
         Ok(RangeResponse { header: Some(self.header(found.revision)), ..range_response(found) })
     }
 
     pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
-        match self.change(Command::Put(put(request))).await? {
-            Outcome::Put(done) => Ok(PutResponse { header: Some(self.header(done.revision)), ..put_response(done) }),
+        match self.change(KeysCommand::Put(put(request))).await? {
+            KeysOutcome::Put(done) => {
+                Ok(PutResponse { header: Some(self.header(done.revision)), ..put_response(done) })
+            }
             other => Err(unexpected(&other)),
         }
     }
 
     pub(crate) async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
-        match self.change(Command::Delete(delete(request))).await? {
-            Outcome::Delete(done) => {
+        match self.change(KeysCommand::Delete(delete(request))).await? {
+            KeysOutcome::Delete(done) => {
                 Ok(DeleteRangeResponse { header: Some(self.header(done.revision)), ..delete_response(done) })
             }
             other => Err(unexpected(&other)),
@@ -47,8 +49,8 @@ impl Etcd {
     }
 
     pub(crate) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        match self.change(Command::Txn(txn(request, keys::MAX_OPS)?)).await? {
-            Outcome::Txn { revision, succeeded, responses } => Ok(TxnResponse {
+        match self.change(KeysCommand::Txn(txn(request, keys::MAX_OPS)?)).await? {
+            KeysOutcome::Txn { revision, succeeded, responses } => Ok(TxnResponse {
                 header: Some(self.header(revision)),
                 succeeded,
                 responses: responses.into_iter().map(op_response).collect(),
@@ -58,12 +60,12 @@ impl Etcd {
     }
 
     pub(crate) async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Status> {
-        let outcome = self.change(Command::Compact { revision: unsigned(request.revision) }).await?;
+        let outcome = self.change(KeysCommand::Compact { revision: unsigned(request.revision) }).await?;
         Ok(CompactionResponse { header: Some(self.header(outcome.revision())) })
     }
 
     /// Has a command for keys agreed on.
-    pub(crate) async fn change(&self, command: Command) -> Result<Outcome, Status> {
+    pub(crate) async fn change(&self, command: KeysCommand) -> Result<KeysOutcome, Status> {
         let command = machine::Command::keys(&command)?;
         let outcome = self.run(async move |store| store.execute(command).await).await?;
         // Somebody leads who had it agreed on.
@@ -154,7 +156,7 @@ fn op(request: RequestOp, most: usize) -> Result<Op, Status> {
         }
         RequestOp { request_put: Some(request), .. } => {
             let put = put(request);
-            Command::Put(put.clone()).check()?;
+            KeysCommand::Put(put.clone()).check()?;
             Ok(Op::Put(put))
         }
         RequestOp { request_range: Some(request), .. } => {

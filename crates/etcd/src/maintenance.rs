@@ -1,6 +1,6 @@
 //! How the store is, and what an operator does with it; and logging in, which gives back the token that was shown.
 
-use broadcast_store::keys::Command;
+use broadcast_store::keys::KeysCommand;
 
 use crate::{
     Etcd, Login, VERSION,
@@ -68,7 +68,7 @@ impl Etcd {
         let alarms = raised.map(|status| AlarmMember { memberID: status.id, alarm: ALARM_NOSPACE }).collect();
         match request.action {
             ALARM_GET => {}
-            ALARM_DEACTIVATE if about_space => drop(self.change(Command::Disarm).await?),
+            ALARM_DEACTIVATE if about_space => drop(self.change(KeysCommand::Disarm).await?),
             ALARM_DEACTIVATE => {}
             _ => return Err(Self::missing("raising an alarm", "one is raised when space runs out")),
         }
@@ -90,7 +90,7 @@ impl Etcd {
         if !best.voters.iter().any(|(id, _)| *id == to) {
             return Err(BAD_LEADER_TRANSFEREE);
         }
-        self.run(async move |store| store.hand_over(to).await).await?;
+        self.run(async move |store| store.transfer_leadership(to).await).await?;
         Ok(MoveLeaderResponse { header: Some(self.header_now().await) })
     }
 

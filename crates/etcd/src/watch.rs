@@ -12,7 +12,7 @@ use std::{
 
 use broadcast_store::{
     Store, StoreError,
-    keys::{self, Cancelled, KeyRange, Watch, WatchEvent},
+    keys::{self, CancelReason, KeyRange, Watch, WatchEvent},
     node::WatchStream,
 };
 use futures_util::{Stream, stream};
@@ -352,12 +352,12 @@ impl Watcher {
                 event = stream.next() => event,
                 () = self.ask.notified() => {
                     asked = true;
-                    stream.ask_progress().await;
+                    stream.request_progress().await;
                     continue;
                 }
                 () = &mut notify, if self.tells_progress => {
                     due = true;
-                    stream.ask_progress().await;
+                    stream.request_progress().await;
                     notify.as_mut().reset(Instant::now() + PROGRESS);
                     continue;
                 }
@@ -378,7 +378,7 @@ impl Watcher {
                     }
                 }
                 Ok(Some(WatchEvent::Cancelled(cancelled))) => {
-                    let (Cancelled::Compacted { compacted, .. } | Cancelled::Slow { compacted, .. }) = cancelled;
+                    let (CancelReason::Compacted { compacted, .. } | CancelReason::Slow { compacted, .. }) = cancelled;
                     // As etcd has it, this has no revision.
                     let header = ResponseHeader { revision: 0, ..self.etcd.header_now().await };
                     let canceled =
@@ -405,7 +405,7 @@ impl Watcher {
         let _ = self.out.send(Ok(answer)).await;
     }
 
-    async fn tell(&self, revision: u64, changes: &[keys::Event]) {
+    async fn tell(&self, revision: u64, changes: &[keys::KeyEvent]) {
         let whole =
             WatchResponse { events: changes.iter().map(event).collect(), ..self.answer(self.etcd.header(revision)) };
         if !self.fragments || whole.encoded_len() < MAX_MESSAGE {
@@ -426,7 +426,7 @@ impl Watcher {
     }
 }
 
-fn event(change: &keys::Event) -> Event {
+fn event(change: &keys::KeyEvent) -> Event {
     Event {
         r#type: if change.kv.is_tombstone() { DELETE } else { 0 },
         kv: Some(key_value(&change.kv)),

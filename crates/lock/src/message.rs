@@ -145,7 +145,7 @@ pub enum Command {
         name: Name,
         /// The place.
         token: u64,
-        /// The command, as [`broadcast_store::keys::Command::encode`] has it.
+        /// The command, as [`broadcast_store::keys::KeysCommand::encode`] has it.
         keys: Bytes,
     },
 }

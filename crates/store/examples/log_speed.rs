@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use broadcast_store::disk::{Folder, Ids};
-use broadcast_store::log::{Entry, Log, Options, Position};
+use broadcast_store::log::{Entry, Log, LogId, LogOptions};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -29,7 +29,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = PathBuf::from(std::env::args_os().nth(1).ok_or("usage: log_speed FOLDER")?);
     let folder = Folder::open(path.join("log"))?;
-    let (mut log, writer) = Log::open(folder, Ids { cluster: 1, node: 1 }, Options::default())?;
+    let (mut log, writer) = Log::open(folder, Ids { cluster: 1, node: 1 }, LogOptions::default())?;
     let writer = writer.spawn(|ended| drop(ended.inspect_err(|error| eprintln!("{error}"))))?;
     let plain = OpenOptions::new().create(true).truncate(true).write(true).open(path.join("plain"))?;
     let mut offset = 0;
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             for _ in 0..group {
                 let (sender, receiver) = oneshot::channel();
                 let payload = Bytes::from_static(&[7; PAYLOAD]);
-                let entry = Entry { position: Position { term: 1, index: next }, kind: 1, payload };
+                let entry = Entry { log_id: LogId { term: 1, index: next }, kind: 1, payload };
                 log.append(vec![entry], Box::new(|result| drop(sender.send(result)))).await?;
                 waiting.push(receiver);
                 next += 1;

@@ -1,23 +1,29 @@
-//! Numbers and byte strings to bytes and back.
+//! The encoding of commands, outcomes and the records of snapshots.
 //!
-//! Commands, outcomes and the records of snapshots are written with it. A number is a LEB128 varint, a string has its
-//! length before it. There is one way to write each value, so equal values have equal bytes. Reading checks every
-//! length against what is there before it takes or allocates anything.
+//! A number is a LEB128 varint; a string comes behind its length. Each value has exactly one encoding, so equal values have
+//! equal bytes, and members can compare states by hash. Reading checks every length against what is there before it
+//! allocates anything.
 
 use bytes::Bytes;
 
 use crate::limits::MAX_OPS;
 
-/// Bytes that are not what they should be.
+/// Why bytes cannot be decoded.
+///
+/// ```
+/// use broadcast_store::{CodecError, keys::KeysCommand};
+///
+/// assert_eq!(KeysCommand::decode(&[]), Err(CodecError::Cut));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// They end too early, or a length in them says more than there is.
+pub enum CodecError {
+    /// The bytes end too early, or a length says more than there is.
     #[error("the bytes end too early, or a length in them is wrong")]
     Cut,
     /// A number is too large, or longer than it need be.
     #[error("a number is not encoded as numbers are")]
     Number,
-    /// A kind of thing that is not known.
+    /// An unknown variant.
     #[error("{tag} is no {what} that is known here")]
     Tag {
         /// What was expected.
@@ -28,28 +34,28 @@ pub enum Malformed {
     /// A text that is not UTF-8.
     #[error("a name is not UTF-8")]
     Text,
-    /// They go on after the end.
+    /// Bytes follow after the end.
     #[error("{bytes} bytes follow after the end")]
     Trailing {
         /// How many.
         bytes: usize,
     },
-    /// Transactions within each other, too deep.
+    /// Transactions are nested too deep.
     #[error("transactions are nested deeper than {MAX_OPS}")]
     Nested,
     /// Values that contradict each other.
     #[error("{what}")]
     Contradiction {
-        /// Which.
+        /// What contradicts what.
         what: &'static str,
     },
 }
 
 /// Appends values to bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Writer(Vec<u8>);
+pub(crate) struct ByteWriter(Vec<u8>);
 
-impl Writer {
+impl ByteWriter {
     pub(crate) fn new() -> Self {
         Self::default()
     }
@@ -66,7 +72,7 @@ impl Writer {
         self.0.push(number as u8);
     }
 
-    /// Small numbers of either sign are short.
+    /// Zigzag: small numbers of either sign are short.
     pub(crate) fn signed(&mut self, number: i64) {
         self.number(((number << 1) ^ (number >> 63)) as u64);
     }
@@ -105,90 +111,90 @@ impl Writer {
 
 /// Takes values from bytes.
 #[derive(Debug)]
-pub(crate) struct Reader<'a>(&'a [u8]);
+pub(crate) struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
-        let (&first, rest) = self.0.split_first().ok_or(Malformed::Cut)?;
+    pub(crate) fn byte(&mut self) -> Result<u8, CodecError> {
+        let (&first, rest) = self.0.split_first().ok_or(CodecError::Cut)?;
         self.0 = rest;
         Ok(first)
     }
 
-    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn number(&mut self) -> Result<u64, CodecError> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             if shift == 63 && byte > 1 || shift > 0 && byte == 0 {
-                return Err(Malformed::Number);
+                return Err(CodecError::Number);
             }
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(number);
             }
         }
-        Err(Malformed::Number)
+        Err(CodecError::Number)
     }
 
-    pub(crate) fn signed(&mut self) -> Result<i64, Malformed> {
+    pub(crate) fn signed(&mut self) -> Result<i64, CodecError> {
         let number = self.number()?;
         Ok((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
-    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
+    pub(crate) fn flag(&mut self) -> Result<bool, CodecError> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
-            tag => Err(Malformed::Tag { what: "flag", tag }),
+            tag => Err(CodecError::Tag { what: "flag", tag }),
         }
     }
 
-    pub(crate) fn slice(&mut self) -> Result<&'a [u8], Malformed> {
-        let len = usize::try_from(self.number()?).map_err(|_| Malformed::Cut)?;
-        let (slice, rest) = self.0.split_at_checked(len).ok_or(Malformed::Cut)?;
+    pub(crate) fn slice(&mut self) -> Result<&'a [u8], CodecError> {
+        let len = usize::try_from(self.number()?).map_err(|_| CodecError::Cut)?;
+        let (slice, rest) = self.0.split_at_checked(len).ok_or(CodecError::Cut)?;
         self.0 = rest;
         Ok(slice)
     }
 
     /// A copy, so that a short key does not keep the long entry that it came in.
-    pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, CodecError> {
         self.slice().map(Bytes::copy_from_slice)
     }
 
-    pub(crate) fn text(&mut self) -> Result<String, Malformed> {
+    pub(crate) fn text(&mut self) -> Result<String, CodecError> {
         let bytes = self.slice()?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::Text)
+        String::from_utf8(bytes.to_vec()).map_err(|_| CodecError::Text)
     }
 
     pub(crate) fn list<T>(
         &mut self,
-        mut each: impl FnMut(&mut Self) -> Result<T, Malformed>,
-    ) -> Result<Vec<T>, Malformed> {
+        mut each: impl FnMut(&mut Self) -> Result<T, CodecError>,
+    ) -> Result<Vec<T>, CodecError> {
         let len = self.number()?;
-        // Every item takes a byte at least: a list that says it is longer than what is left is cut.
+        // Every item takes at least a byte, so a longer list cannot be right.
         if len > self.0.len() as u64 {
-            return Err(Malformed::Cut);
+            return Err(CodecError::Cut);
         }
         (0..len).map(|_| each(self)).collect()
     }
 
     pub(crate) fn option<T>(
         &mut self,
-        each: impl FnOnce(&mut Self) -> Result<T, Malformed>,
-    ) -> Result<Option<T>, Malformed> {
+        each: impl FnOnce(&mut Self) -> Result<T, CodecError>,
+    ) -> Result<Option<T>, CodecError> {
         if self.flag()? { each(self).map(Some) } else { Ok(None) }
     }
 
-    /// All that is left.
+    /// The rest of the bytes.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    /// That nothing is left.
-    pub(crate) fn end(&self) -> Result<(), Malformed> {
-        if self.0.is_empty() { Ok(()) } else { Err(Malformed::Trailing { bytes: self.0.len() }) }
+    /// Checks that no bytes are left.
+    pub(crate) fn end(&self) -> Result<(), CodecError> {
+        if self.0.is_empty() { Ok(()) } else { Err(CodecError::Trailing { bytes: self.0.len() }) }
     }
 }

@@ -1,20 +1,27 @@
-//! Why a command or a read was refused, and why a member has to stop.
+//! Errors: why a command or a read was refused, why a member has to stop, and what is wrong with a snapshot.
 
 use bytes::Bytes;
 
-pub use crate::codec::Malformed;
+pub use crate::codec::CodecError;
 use crate::{
-    codec::{Reader, Writer},
+    codec::{ByteReader, ByteWriter},
     limits::{MAGIC, MAX_OPS, MAX_REQUEST, MAX_TTL, MAX_TXN_KEYS, MAX_TXN_READ},
 };
 
-/// A command or a read that was refused. The state is as it was before, but for [`Error::NoSpace`], which raises the
+/// Why the state machine refused a command or a read. The state is as it was before; only [`Error::NoSpace`] also raises the
 /// alarm.
 ///
-/// Where etcd has such an error, it is meant as there.
+/// Where etcd has the same error, it means the same.
+///
+/// ```
+/// use broadcast_store::{Error, machine::State, keys::Range};
+///
+/// let future = State::new().keys().range(&Range { revision: 9, ..Range::of("color") });
+/// assert_eq!(future, Err(Error::FutureRevision { requested: 9, current: 1 }));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// History before a revision is gone.
+    /// The revision is compacted.
     #[error("revision {requested} has been compacted: read at revision {compacted} or later")]
     Compacted {
         /// What was asked for.
@@ -22,7 +29,7 @@ pub enum Error {
         /// The first revision that can be read.
         compacted: u64,
     },
-    /// A revision that is not there yet.
+    /// The revision is in the future.
     #[error("revision {requested} is in the future: the store is at {current}")]
     FutureRevision {
         /// What was asked for.
@@ -30,35 +37,35 @@ pub enum Error {
         /// The newest revision.
         current: u64,
     },
-    /// A request names a lease that ended, or never was.
+    /// The lease has ended, or was never granted.
     #[error("lease {lease:x} is not there: it ended, or was never granted; grant a new one")]
     LeaseNotFound {
         /// The lease's id.
         lease: i64,
     },
-    /// A lease cannot be granted twice.
+    /// The lease exists already.
     #[error("lease {lease:x} exists already: choose another id")]
     LeaseExists {
         /// The lease's id.
         lease: i64,
     },
-    /// A time to live out of bounds.
+    /// The time to live is too long.
     #[error("a lease cannot live for {ttl} s: the most is {MAX_TTL} s")]
     LeaseTtlTooLarge {
         /// What was asked for, in seconds.
         ttl: i64,
     },
-    /// An expiry that a leader of another term has found due: its clock counts no more.
+    /// The leader of another term proposed the expiry: its clock counts no more.
     #[error("lease {lease:x} was found expired in term {named}, but the term is {term}: its time runs anew")]
     TermPassed {
         /// The lease's id.
         lease: i64,
-        /// The term of who found it expired.
+        /// The term in which the expiry was proposed.
         named: u64,
         /// The term of the entry.
         term: u64,
     },
-    /// A machine has as much as its quota, or its alarm has not been disarmed since.
+    /// The machine's quota is used up, or its alarm has not been disarmed since.
     #[error(
         "machine {machine} has no space left: {bytes} of {quota} bytes are taken; delete, compact, then disarm the alarm"
     )]
@@ -70,49 +77,49 @@ pub enum Error {
         /// The bytes that it takes.
         bytes: u64,
     },
-    /// A transaction with too many operations or comparisons.
+    /// The transaction has too many operations or comparisons.
     #[error("a transaction has more than {MAX_OPS} operations: split it")]
     TooManyOps,
-    /// A transaction changes a key twice.
+    /// The transaction changes a key twice.
     #[error("a transaction changes key {:?} twice: a key changes once a revision", String::from_utf8_lossy(key))]
     DuplicateKey {
         /// The key.
         key: Bytes,
     },
-    /// A request without a key.
+    /// The request has no key.
     #[error("a key is not provided: it needs a byte at least")]
     KeyNotProvided,
-    /// A request keeps the value or lease of a key that is not there.
+    /// The put keeps the value or lease of a key that does not exist.
     #[error("key {:?} is not there: it has no value or lease to keep", String::from_utf8_lossy(key))]
     KeyNotFound {
         /// The key.
         key: Bytes,
     },
-    /// A value is given, and the key's own is to be kept.
+    /// The put has a value, and keeps the key's own.
     #[error("a value is provided, but the key's own is to be kept: leave one out")]
     ValueProvided,
-    /// A lease is given, and the key's own is to be kept.
+    /// The put has a lease, and keeps the key's own.
     #[error("a lease is provided, but the key's own is to be kept: leave one out")]
     LeaseProvided,
-    /// A request that is too large.
+    /// The request is too large.
     #[error("a request of {size} bytes is too large: the most is {MAX_REQUEST}")]
     RequestTooLarge {
         /// Its size.
         size: u64,
     },
-    /// A transaction that reads too much.
+    /// The transaction reads too much.
     #[error(
         "a transaction reads more than {MAX_TXN_READ} bytes or {MAX_TXN_KEYS} keys: narrow its ranges, or read outside \
          of it"
     )]
     ResponseTooLarge,
-    /// A client that was never opened, or was forgotten in favour of others.
+    /// The client was never opened, or was forgotten in favour of others.
     #[error("client {client} is not known: open one, and ask again unless the request may have been applied")]
     UnknownClient {
         /// The client's id.
         client: u64,
     },
-    /// A request whose outcome is kept no longer. It may have been applied.
+    /// The outcome of this request is no longer kept. It may have been applied.
     #[error("request {serial} of client {client} was answered or forgotten: look at the store for what became of it")]
     RequestForgotten {
         /// The client's id.
@@ -120,15 +127,15 @@ pub enum Error {
         /// The request's serial.
         serial: u64,
     },
-    /// A request that was applied, with an outcome too large to keep.
+    /// The request was applied, and its outcome was too large to keep.
     #[error(
         "the request was applied, at revision {revision} at the latest, with an outcome too large to keep: read again"
     )]
     AlreadyApplied {
-        /// The newest revision after it.
+        /// The current revision after it.
         revision: u64,
     },
-    /// A hub has as many watchers as it may have.
+    /// The member has as many watchers as it may have.
     #[error("there are {most} watchers, and no more are taken: cancel some, or ask another node")]
     TooManyWatchers {
         /// The most that it may have.
@@ -137,7 +144,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn write(&self, to: &mut Writer) {
+    pub(crate) fn write(&self, to: &mut ByteWriter) {
         let mut fields = |tag: u8, numbers: &[u64]| {
             to.byte(tag);
             numbers.iter().for_each(|number| to.number(*number));
@@ -174,7 +181,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(from: &mut ByteReader<'_>) -> Result<Self, CodecError> {
         Ok(match from.byte()? {
             0 => Self::Compacted { requested: from.number()?, compacted: from.number()? },
             1 => Self::FutureRevision { requested: from.number()?, current: from.number()? },
@@ -198,49 +205,50 @@ impl Error {
             16 => Self::RequestForgotten { client: from.number()?, serial: from.number()? },
             17 => Self::AlreadyApplied { revision: from.number()? },
             18 => Self::TooManyWatchers { most: from.number()? },
-            tag => return Err(Malformed::Tag { what: "error", tag }),
+            tag => return Err(CodecError::Tag { what: "error", tag }),
         })
     }
 }
 
-/// Why a member cannot apply a command, and has to stop: to skip it would give it another state than the others have.
+/// Why a member cannot apply an entry and has to stop. To skip the entry would give the member another state than the others
+/// have. [`State::apply`](crate::machine::State::apply) returns it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stop {
-    /// A command of a later release.
+pub enum ApplyError {
+    /// The command is of a later release.
     #[error("a command for machine {machine} needs version {needs}, but this node knows {knows}: upgrade it")]
     Unknown {
         /// The machine's name.
         machine: String,
-        /// The version that the command appeared in.
+        /// The version in which the command appeared.
         needs: u16,
-        /// The version of the machine here; 0 if there is no such machine.
+        /// The version of the machine here; 0 if this member has no such machine.
         knows: u16,
     },
-    /// A command that cannot be read.
+    /// The command cannot be decoded.
     #[error("a command for machine {machine} cannot be read: {malformed}; restore this node's disk, or replace it")]
     Malformed {
-        /// The machine's name, or nothing if that cannot be read, either.
+        /// The machine's name; empty if that cannot be decoded, either.
         machine: String,
         /// What is wrong.
-        malformed: Malformed,
+        malformed: CodecError,
     },
-    /// An entry of the log that comes before one that has been applied.
+    /// The entry comes after one with a higher index.
     #[error("entry {index} comes after entry {applied} has been applied: the log is out of order")]
     OutOfOrder {
-        /// The entry.
+        /// The index of the entry.
         index: u64,
-        /// The last one that was applied.
+        /// The index that was applied last.
         applied: u64,
     },
 }
 
-/// Why a snapshot cannot be read.
+/// Why the state cannot be read from a snapshot. [`State::read_snapshot`](crate::machine::State::read_snapshot) returns it.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The source fails, or ends too early.
+    /// The source failed, or ends too early.
     #[error("the snapshot cannot be read to its end: {0}")]
     Io(#[from] std::io::Error),
-    /// It is no snapshot of this store, or of a later release.
+    /// The format is another one, perhaps that of a later release.
     #[error("this is no snapshot that can be read here: format {found}, known is {known}; upgrade this node")]
     Format {
         /// The format that was found.
@@ -248,16 +256,16 @@ pub enum SnapshotError {
         /// The format that is known.
         known: u16,
     },
-    /// It does not begin as a snapshot does.
+    /// The first bytes are not those of a snapshot.
     #[error("this is no snapshot: it does not begin with {:?}", MAGIC)]
     Magic,
-    /// It is larger than it may be.
+    /// The snapshot is larger than it may be.
     #[error("the snapshot is larger than the {most} bytes that are expected")]
     TooLarge {
         /// The most.
         most: u64,
     },
-    /// A record is larger than one may be.
+    /// A record is larger than it may be.
     #[error("a record of {size} bytes is larger than the most, {most}: the snapshot is damaged")]
     RecordTooLarge {
         /// Its size.
@@ -265,7 +273,7 @@ pub enum SnapshotError {
         /// The most.
         most: u64,
     },
-    /// The state of a machine that is not there.
+    /// The snapshot has a machine, or a version of one, that this release does not know.
     #[error(
         "the snapshot has the state of machine {machine} in version {needs}, but this node knows {knows}: upgrade it"
     )]
@@ -274,15 +282,15 @@ pub enum SnapshotError {
         machine: String,
         /// The version of the state.
         needs: u16,
-        /// The version that is known; 0 if there is no such machine.
+        /// The version that this release knows; 0 if it has no such machine.
         knows: u16,
     },
-    /// A record is not what it should be.
+    /// A record is damaged, or contradicts another one.
     #[error("the snapshot is damaged in {section}: {malformed}")]
     Malformed {
         /// The part of the snapshot.
         section: String,
         /// What is wrong.
-        malformed: Malformed,
+        malformed: CodecError,
     },
 }

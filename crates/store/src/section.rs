@@ -1,23 +1,23 @@
-//! Where a machine writes its section of a snapshot to, and where it reads it from.
+//! The sections of a snapshot: each machine writes records into its own, and reads them from there.
 
 use std::io::{self, Read, Write};
 
 use crate::{
-    codec::{Reader, Writer},
-    error::{Malformed, SnapshotError},
+    codec::{ByteReader, ByteWriter},
+    error::{CodecError, SnapshotError},
 };
 
-/// The most bytes of a record.
+/// The most bytes of a record in a section.
 pub const MAX_RECORD: u64 = 2 << 20;
 
-/// Where a section is written to.
-pub struct Sink<'a> {
+/// Writes the records of a section. See [`Machine::write`](crate::machine::Machine::write).
+pub struct SectionWriter<'a> {
     pub(crate) to: &'a mut dyn Write,
     pub(crate) version: u16,
 }
 
-impl Sink<'_> {
-    /// The version of the section's machine that has to be able to read it.
+impl SectionWriter<'_> {
+    /// The version of the machine that has to be able to read the section.
     pub fn version(&self) -> u16 {
         self.version
     }
@@ -26,7 +26,7 @@ impl Sink<'_> {
     ///
     /// # Errors
     ///
-    /// Those of what it writes to; and a record of more than [`MAX_RECORD`] bytes, which could not be read.
+    /// The destination fails; or the record has more than [`MAX_RECORD`] bytes, and could not be read.
     pub fn record(&mut self, record: &[u8]) -> io::Result<()> {
         let len = record.len() as u64;
         if len > MAX_RECORD {
@@ -35,7 +35,7 @@ impl Sink<'_> {
                 format!("a record of a snapshot has {len} bytes, the most is {MAX_RECORD}: write several"),
             ));
         }
-        let mut head = Writer::new();
+        let mut head = ByteWriter::new();
         head.number(len + 1);
         self.to.write_all(&head.finish())?;
         self.to.write_all(record)
@@ -43,7 +43,7 @@ impl Sink<'_> {
 
     pub(crate) fn begin(&mut self, name: &str, version: u16) -> io::Result<()> {
         self.version = version;
-        let mut record = Writer::new();
+        let mut record = ByteWriter::new();
         record.bytes(name.as_bytes());
         record.number(version.into());
         self.record(&record.finish())
@@ -54,8 +54,8 @@ impl Sink<'_> {
     }
 }
 
-/// Where a section is read from.
-pub struct Source<'a> {
+/// Reads the records of a section. See [`Machine::read`](crate::machine::Machine::read).
+pub struct SectionReader<'a> {
     pub(crate) from: &'a mut dyn Read,
     pub(crate) most: u64,
     pub(crate) left: u64,
@@ -64,17 +64,17 @@ pub struct Source<'a> {
     pub(crate) ended: bool,
 }
 
-impl Source<'_> {
-    /// The version of the section's machine that it was written for.
+impl SectionReader<'_> {
+    /// The version of the machine that the section was written for.
     pub fn version(&self) -> u16 {
         self.version
     }
 
-    /// The next record of the section, if it has another.
+    /// The next record of the section; `None` at its end.
     ///
     /// # Errors
     ///
-    /// Those of what it reads from; and a record that is larger than one may be.
+    /// The source fails; or a record is larger than one may be.
     pub fn record(&mut self) -> Result<Option<Vec<u8>>, SnapshotError> {
         if self.ended {
             return Ok(None);
@@ -89,15 +89,15 @@ impl Source<'_> {
         self.take(size).map(Some)
     }
 
-    /// The version of the section that comes next, and its name; nothing after the last one.
+    /// The name and version of the next section; `None` after the last one.
     pub(crate) fn next_section(&mut self) -> Result<Option<(String, u16)>, SnapshotError> {
         self.ended = false;
         self.section = "the head of a section".to_owned();
         let Some(record) = self.record()? else { return Ok(None) };
-        let mut from = Reader::new(&record);
-        let read = |from: &mut Reader<'_>| {
+        let mut from = ByteReader::new(&record);
+        let read = |from: &mut ByteReader<'_>| {
             let name = from.text()?;
-            let version = u16::try_from(from.number()?).map_err(|_| Malformed::Number)?;
+            let version = u16::try_from(from.number()?).map_err(|_| CodecError::Number)?;
             from.end()?;
             Ok((name, version))
         };
@@ -107,14 +107,14 @@ impl Source<'_> {
         Ok(Some((name, version)))
     }
 
-    /// An error of the section that is being read.
-    pub fn malformed(&self, malformed: Malformed) -> SnapshotError {
+    /// An error that names the section that is being read.
+    pub fn malformed(&self, malformed: CodecError) -> SnapshotError {
         SnapshotError::Malformed { section: self.section.clone(), malformed }
     }
 
     pub(crate) fn take(&mut self, size: u64) -> Result<Vec<u8>, SnapshotError> {
         self.left = self.left.checked_sub(size).ok_or(SnapshotError::TooLarge { most: self.most })?;
-        // Grows with what is there, whatever the length says.
+        // A wrong length must not allocate: the buffer grows with what comes.
         let mut bytes = Vec::new();
         let mut limited = (&mut *self.from).take(size);
         limited.read_to_end(&mut bytes)?;
@@ -130,7 +130,7 @@ impl Source<'_> {
             let byte = self.take(1)?[0];
             bytes.push(byte);
             if byte < 0x80 || bytes.len() > 10 {
-                return Reader::new(&bytes).number().map_err(|malformed| self.malformed(malformed));
+                return ByteReader::new(&bytes).number().map_err(|malformed| self.malformed(malformed));
             }
         }
     }

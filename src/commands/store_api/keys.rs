@@ -12,10 +12,10 @@ use broadcast_gateway::{Audited, Problem, answer, read_bytes, read_query};
 use broadcast_lock::{LockError, Name, Refusal};
 use broadcast_store::{
     keys::{
-        Command, Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, MAX_REQUEST, Op, OpOutcome, Outcome,
-        Put, PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
+        Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, KeysCommand, KeysOutcome, MAX_REQUEST, Op,
+        OpOutcome, Put, PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
     },
-    node::Read,
+    node::ReadRequest,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -71,7 +71,7 @@ pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Resp
     let name = quote(&String::from_utf8_lossy(&key));
     let range = Range { revision: number("revision", revision)?.unwrap_or_default(), ..Range::of(key) };
     let serializable = flag("serializable", serializable.as_deref())?;
-    let found = read(&store, Read { range, serializable, most_bytes: None }).await?;
+    let found = read(&store, ReadRequest { range, serializable, most_bytes: None }).await?;
     let kv =
         found.kvs.first().ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format_args!("there is no key {name}")))?;
     let mut response = Response::new(Body::from(kv.value.clone()));
@@ -122,7 +122,7 @@ pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Res
         ..Range::in_range(keys)
     };
     let serializable = flag("serializable", serializable.as_deref())?;
-    let found = read(&store, Read { range, serializable, most_bytes: Some(MOST_BYTES) }).await?;
+    let found = read(&store, ReadRequest { range, serializable, most_bytes: Some(MOST_BYTES) }).await?;
     Ok(answer(StatusCode::OK, &Found::new(&found, !keys_only)))
 }
 
@@ -159,7 +159,7 @@ fn sorted(sort: Option<&str>) -> Result<(SortTarget, SortOrder), Problem> {
     Ok((target, order))
 }
 
-async fn read(store: &NodeStore, read: Read) -> Result<RangeOutcome, Problem> {
+async fn read(store: &NodeStore, read: ReadRequest) -> Result<RangeOutcome, Problem> {
     store.run(async move |store| store.read(read).await).await.map_err(problem)
 }
 
@@ -288,9 +288,9 @@ impl Fence {
     async fn put(self, store: &NodeStore, put: Put) -> Result<PutOutcome, Problem> {
         let Self { name, token } = self;
         let refused = format!("token {token} does not hold {name} any more; nothing has changed");
-        let fenced = store.run_locks(async move |locks| locks.fenced(name, token, &Command::Put(put)).await).await;
+        let fenced = store.run_locks(async move |locks| locks.fenced(name, token, &KeysCommand::Put(put)).await).await;
         match fenced {
-            Ok(Outcome::Put(done)) => Ok(done),
+            Ok(KeysOutcome::Put(done)) => Ok(done),
             Ok(other) => {
                 Err(Problem::new(StatusCode::BAD_GATEWAY, format_args!("the store answers {other:?} to a put")))
             }

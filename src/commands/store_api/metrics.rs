@@ -4,19 +4,19 @@ use std::fmt;
 
 use broadcast_gateway::Sheet;
 use broadcast_store::{
-    log::SyncTimes,
-    node::{Figures, VoterStatus},
+    log::SyncStats,
+    node::{StoreStats, VoterStatus},
 };
 
 /// Writes all of them.
-pub(super) fn write(sheet: &mut Sheet<'_>, figures: &Figures) -> fmt::Result {
+pub(super) fn write(sheet: &mut Sheet<'_>, figures: &StoreStats) -> fmt::Result {
     let requests = figures.requests.iter().map(|(operation, outcome, count)| ([*operation, *outcome], *count));
     let help = "Requests of this node to the store, by what they were for and how they ended";
     sheet.counter("store_requests", help, &["operation", "outcome"], requests)?;
     figures.voter.as_ref().map_or(Ok(()), |(status, syncs)| write_voter(sheet, status, syncs))
 }
 
-fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncTimes) -> fmt::Result {
+fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncStats) -> fmt::Result {
     let votes = status.voters.iter().any(|(id, _)| *id == status.id);
     for (name, help, value) in [
         (

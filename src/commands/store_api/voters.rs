@@ -9,7 +9,7 @@ use axum::{
 use broadcast_gateway::{Audited, Problem, answer, no_query, read_query};
 use broadcast_store::{
     StoreError,
-    node::{Change, VoterStatus},
+    node::{VoterChange, VoterStatus},
 };
 use serde::Serialize;
 
@@ -218,9 +218,9 @@ pub(super) async fn add(
     let name = named(&uri)?;
     let wanted = if flag("replace", replace.as_deref())? {
         audited.what("replaces the one before");
-        Change::Replace(name.clone())
+        VoterChange::Replace(name.clone())
     } else {
-        Change::Add(name.clone())
+        VoterChange::Add(name.clone())
     };
     change(&store, wanted, name).await
 }
@@ -229,10 +229,10 @@ pub(super) async fn add(
 pub(super) async fn remove(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
     let name = named(&uri)?;
-    change(&store, Change::Remove(name.clone()), name).await
+    change(&store, VoterChange::Remove(name.clone()), name).await
 }
 
-async fn change(store: &NodeStore, change: Change, name: String) -> Result<Response, Problem> {
+async fn change(store: &NodeStore, change: VoterChange, name: String) -> Result<Response, Problem> {
     match store.run(async move |store| store.change_voters(change).await).await {
         Ok(()) => Ok(answer(StatusCode::OK, &Changed { name })),
         // The leader says why not.

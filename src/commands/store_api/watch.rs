@@ -20,7 +20,7 @@ use axum::{
 use broadcast_gateway::{Problem, read_query};
 use broadcast_store::{
     Error, StoreError,
-    keys::{Cancelled, Event, KeyRange, Range, Watch, WatchEvent},
+    keys::{CancelReason, KeyEvent, KeyRange, Range, Watch, WatchEvent},
 };
 use futures_util::stream;
 use serde::Serialize;
@@ -63,7 +63,7 @@ struct Reason {
 }
 
 impl Change {
-    fn of(event: &Event) -> Self {
+    fn of(event: &KeyEvent) -> Self {
         let (is_delete, prev) = (event.kv.is_tombstone(), event.prev.as_ref().map(Kv::of));
         let kv = Kv::new(&event.kv, !is_delete);
         if is_delete { Self::Delete { kv, prev } } else { Self::Put { kv, prev } }
@@ -131,7 +131,7 @@ impl Watching {
                 return Some(format!("id: {}\n\n", Place { store, revision }));
             }
             Some(Ok((_, WatchEvent::Cancelled(cancelled)))) => {
-                let (Cancelled::Compacted { compacted, .. } | Cancelled::Slow { compacted, .. }) = cancelled;
+                let (CancelReason::Compacted { compacted, .. } | CancelReason::Slow { compacted, .. }) = cancelled;
                 ("gone", Reason { reason: cancelled.to_string(), compacted: Some(compacted) })
             }
             // Voters may be there again, and are asked again.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::Output, time::Duration};
 
-use broadcast_store::keys::{DeleteOutcome, Event, KeyValue, OpOutcome, Outcome, PutOutcome, RangeOutcome};
+use broadcast_store::keys::{DeleteOutcome, KeyEvent, KeyValue, KeysOutcome, OpOutcome, PutOutcome, RangeOutcome};
 use serde_json::Value;
 
 use super::{
@@ -99,20 +99,20 @@ fn asked(line: &Value) -> (Ask, Answer) {
     let found = || Answer::Found(range(answer));
     match line["op"].as_str().expect("text") {
         "put" => {
-            let put = || Answer::Changed(Outcome::Put(PutOutcome { revision: number("revision"), prev: None }));
+            let put = || Answer::Changed(KeysOutcome::Put(PutOutcome { revision: number("revision"), prev: None }));
             (Ask::Put { key, value }, answered(&put))
         }
         "delete" => {
             let (revision, deleted) = (|| number("revision"), || number("deleted"));
             let delete = || DeleteOutcome { revision: revision(), deleted: deleted(), prev: Vec::new() };
-            (Ask::Delete { key }, answered(&|| Answer::Changed(Outcome::Delete(delete()))))
+            (Ask::Delete { key }, answered(&|| Answer::Changed(KeysOutcome::Delete(delete()))))
         }
         "swap" => {
             let swapped = || {
                 let responses = answer["responses"].as_array().expect("a list").iter();
                 let responses = responses.filter_map(|one| Some(OpOutcome::Range(range(one.get("get")?)))).collect();
                 let succeeded = answer["succeeded"].as_bool().expect("yes or no");
-                Answer::Changed(Outcome::Txn { revision: number("revision"), succeeded, responses })
+                Answer::Changed(KeysOutcome::Txn { revision: number("revision"), succeeded, responses })
             };
             (Ask::Swap { key, expected: line["expected"].as_u64().expect("a revision"), value }, answered(&swapped))
         }
@@ -140,6 +140,6 @@ fn kv(kv: &Value) -> KeyValue {
     }
 }
 
-fn event(event: &Value) -> Event {
-    Event { kv: kv(&event["kv"]).into(), prev: event.get("prev").map(|prev| kv(prev).into()) }
+fn event(event: &Value) -> KeyEvent {
+    KeyEvent { kv: kv(&event["kv"]).into(), prev: event.get("prev").map(|prev| kv(prev).into()) }
 }

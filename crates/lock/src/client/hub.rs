@@ -149,7 +149,7 @@ impl Hub {
 async fn run(hub: Weak<Hub>) {
     loop {
         let Some(hub) = hub.upgrade() else { return };
-        match hub.store.follow(NAME).await {
+        match hub.store.subscribe(NAME).await {
             Ok(events) => {
                 hub.lock().epoch += 1;
                 if follow(&hub, events).await {

@@ -346,7 +346,12 @@ impl Client {
     /// # Errors
     ///
     /// [`Refusal::NotHeld`]; what the keys refuse is [`StoreError::Refused`].
-    pub async fn fenced(&self, name: Name, token: u64, command: &keys::Command) -> Result<keys::Outcome, LockError> {
+    pub async fn fenced(
+        &self,
+        name: Name,
+        token: u64,
+        command: &keys::KeysCommand,
+    ) -> Result<keys::KeysOutcome, LockError> {
         command.check().map_err(StoreError::from)?;
         match self.execute(&Command::Fenced { name, token, keys: command.encode() }).await? {
             Outcome::Keys(outcome) => match machine::Outcome::decode(&outcome) {

@@ -46,7 +46,7 @@ impl Leaders {
             }
             if self.events.is_none() {
                 // It is asked after it is followed, so nothing is missed.
-                self.events = self.client.store().follow(NAME).await.ok();
+                self.events = self.client.store().subscribe(NAME).await.ok();
                 if self.events.is_none() {
                     sleep(PAUSE).await;
                 }

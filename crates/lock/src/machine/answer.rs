@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broadcast_store::machine::{CowMap, View};
+use broadcast_store::machine::{CowMap, QueryContext};
 use serde::Serialize;
 
 use super::Locks;
@@ -18,7 +18,7 @@ use crate::{
 const MOST_AHEAD: usize = 100_000;
 
 impl Locks {
-    pub(super) fn answer_to(&self, view: &View<'_>, question: Question) -> Vec<u8> {
+    pub(super) fn answer_to(&self, view: &QueryContext<'_>, question: Question) -> Vec<u8> {
         match question {
             Question::Places(tokens) => {
                 let states = tokens.into_iter().take(MAX_PLACES).map(|token| self.place_state(token));
@@ -99,7 +99,7 @@ impl Locks {
         listed(names.filter_map(|name| self.lock(&name, false)), limit)
     }
 
-    fn session_state(&self, view: &View<'_>, session: i64) -> Option<SessionState> {
+    fn session_state(&self, view: &QueryContext<'_>, session: i64) -> Option<SessionState> {
         let config = self.sessions.get(&session)?;
         let delay = Duration::from_secs(config.lock_delay.into());
         let left = (view.left)(session).map(|left| left.saturating_sub(delay));

@@ -17,8 +17,11 @@ mod snapshot;
 use std::{collections::BTreeSet, io, sync::Arc};
 
 use broadcast_store::{
-    Error, Malformed, SnapshotError, keys,
-    machine::{Context, CowMap, LeaseEnd, Machine, Outcome as StoreOutcome, Sink, Source, View},
+    CodecError, Error, SnapshotError, keys,
+    machine::{
+        ApplyContext, CowMap, LeaseEndReason, Machine, Outcome as StoreOutcome, QueryContext, SectionReader,
+        SectionWriter,
+    },
 };
 use bytes::Bytes;
 
@@ -152,7 +155,7 @@ impl Locks {
         all.map(|(session, config)| (*session, config.node.as_str(), config.lock_delay))
     }
 
-    fn execute(&mut self, context: &mut Context<'_>, command: Command) -> Result<Outcome, Refusal> {
+    fn execute(&mut self, context: &mut ApplyContext<'_>, command: Command) -> Result<Outcome, Refusal> {
         command.check().map_err(|_| Refusal::Invalid(String::new()))?;
         match command {
             Command::Open { session, config } => {
@@ -232,7 +235,7 @@ impl Locks {
 
     fn fenced(
         &mut self,
-        context: &mut Context<'_>,
+        context: &mut ApplyContext<'_>,
         name: &Name,
         token: u64,
         command: &Bytes,
@@ -243,13 +246,17 @@ impl Locks {
             return Err(Refusal::NotHeld { token });
         }
         // It was checked before it came into the log.
-        let command = keys::Command::decode(command).map_err(|_| Refusal::Invalid(String::new()))?;
+        let command = keys::KeysCommand::decode(command).map_err(|_| Refusal::Invalid(String::new()))?;
         let outcome = self.users_keys(context, &command).map_or_else(StoreOutcome::Refused, StoreOutcome::Keys);
         Ok(Outcome::Keys(outcome.encode().into()))
     }
 
     /// Carries out a command of a user's, which may be about places as well.
-    fn users_keys(&mut self, context: &mut Context<'_>, command: &keys::Command) -> Result<keys::Outcome, Error> {
+    fn users_keys(
+        &mut self,
+        context: &mut ApplyContext<'_>,
+        command: &keys::KeysCommand,
+    ) -> Result<keys::KeysOutcome, Error> {
         self.before_places(context, &command.leased_puts())?;
         let before = context.revision();
         let outcome = context.keys(command)?;
@@ -259,7 +266,7 @@ impl Locks {
         Ok(outcome)
     }
 
-    fn set_value(&mut self, context: &mut Context<'_>, token: u64, place: &Place, value: Bytes) {
+    fn set_value(&mut self, context: &mut ApplyContext<'_>, token: u64, place: &Place, value: Bytes) {
         let place = Place { value, ..Place::clone(place) };
         tell(context, token, &place, Change::Proclaimed);
         self.bytes += place.bytes();
@@ -267,7 +274,7 @@ impl Locks {
         self.bytes -= former.map_or(0, |former| former.bytes());
     }
 
-    fn open(&mut self, context: &mut Context<'_>, session: i64, config: SessionConfig) -> Result<(), Refusal> {
+    fn open(&mut self, context: &mut ApplyContext<'_>, session: i64, config: SessionConfig) -> Result<(), Refusal> {
         // The lock-delay is part of the lease: whoever holds the lock counts without it.
         match context.grant(session, i64::from(config.ttl) + i64::from(config.lock_delay)) {
             Ok(_) => {}
@@ -279,7 +286,7 @@ impl Locks {
         Ok(())
     }
 
-    fn acquire(&mut self, context: &mut Context<'_>, acquire: Acquire) -> Result<Outcome, Refusal> {
+    fn acquire(&mut self, context: &mut ApplyContext<'_>, acquire: Acquire) -> Result<Outcome, Refusal> {
         let Acquire { session, open, names, mode, waits, value, since } = acquire;
         if open.is_none() && self.sessions.get(&session).is_none() {
             return Err(Refusal::NoSession { session });
@@ -377,8 +384,8 @@ impl Locks {
 }
 
 /// Tells those who follow what has happened to a place.
-fn tell(context: &mut Context<'_>, token: u64, place: &Place, change: Change) {
-    context.tell(encode(&Event { token, session: place.session, names: place.names.clone(), change }));
+fn tell(context: &mut ApplyContext<'_>, token: u64, place: &Place, change: Change) {
+    context.emit(encode(&Event { token, session: place.session, names: place.names.clone(), change }));
 }
 
 /// Why the keys of a place cannot be put: there is nothing else to be refused.
@@ -389,8 +396,8 @@ fn no_space(error: Error) -> Refusal {
     }
 }
 
-fn malformed(_: postcard::Error) -> Malformed {
-    Malformed::Contradiction { what: "it cannot be read as one about locks" }
+fn malformed(_: postcard::Error) -> CodecError {
+    CodecError::Contradiction { what: "it cannot be read as one about locks" }
 }
 
 impl Machine for Locks {
@@ -402,38 +409,38 @@ impl Machine for Locks {
         VERSION
     }
 
-    fn check(&self, body: &[u8]) -> Result<(), Malformed> {
+    fn check(&self, body: &[u8]) -> Result<(), CodecError> {
         match decode(body).map_err(malformed)? {
-            Command::Fenced { keys, .. } => keys::Command::decode(&keys).map(drop),
+            Command::Fenced { keys, .. } => keys::KeysCommand::decode(&keys).map(drop),
             _ => Ok(()),
         }
     }
 
-    fn apply(&mut self, context: &mut Context<'_>, body: &[u8]) -> Result<Bytes, Malformed> {
+    fn apply(&mut self, context: &mut ApplyContext<'_>, body: &[u8]) -> Result<Bytes, CodecError> {
         let outcome = self.execute(context, decode(body).map_err(malformed)?);
         Ok(encode(&outcome.unwrap_or_else(Outcome::Refused)).into())
     }
 
-    fn answer(&self, view: &View<'_>, question: &[u8]) -> Result<Bytes, Malformed> {
-        Ok(self.answer_to(view, decode(question).map_err(malformed)?).into())
+    fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError> {
+        Ok(self.answer_to(context, decode(question).map_err(malformed)?).into())
     }
 
-    fn lease_ended(&mut self, context: &mut Context<'_>, lease: i64, why: LeaseEnd) {
+    fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, why: LeaseEndReason) {
         let Some(config) = self.sessions.remove(&lease) else { return };
         self.bytes -= session_bytes(&config);
         let change = match why {
-            LeaseEnd::Revoked => Change::Ended,
-            LeaseEnd::Expired => Change::Expired,
+            LeaseEndReason::Revoked => Change::Ended,
+            LeaseEndReason::Expired => Change::Expired,
         };
         let tokens: Vec<u64> = self.of_session(lease).map(|(_, token)| token).collect();
         self.remove(context, &tokens, change);
     }
 
-    fn before_puts(&mut self, context: &mut Context<'_>, puts: &[&keys::Put]) -> Result<(), Error> {
+    fn before_puts(&mut self, context: &mut ApplyContext<'_>, puts: &[&keys::Put]) -> Result<(), Error> {
         self.before_places(context, puts)
     }
 
-    fn keys_changed(&mut self, context: &mut Context<'_>, changed: &[Arc<keys::KeyValue>]) {
+    fn keys_changed(&mut self, context: &mut ApplyContext<'_>, changed: &[Arc<keys::KeyValue>]) {
         self.places_changed(context, changed);
     }
 
@@ -446,7 +453,7 @@ impl Machine for Locks {
         self.sessions.iter().map(|(session, _)| *session).collect()
     }
 
-    fn promised(&self, lease: i64) -> Option<i64> {
+    fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {
         self.sessions.get(&lease).map(|config| config.ttl.into())
     }
 
@@ -462,11 +469,11 @@ impl Machine for Locks {
         Box::new(self.clone())
     }
 
-    fn write(&self, sink: &mut Sink<'_>) -> io::Result<()> {
+    fn write(&self, sink: &mut SectionWriter<'_>) -> io::Result<()> {
         self.write_records(sink)
     }
 
-    fn read(&mut self, source: &mut Source<'_>) -> Result<(), SnapshotError> {
+    fn read(&mut self, source: &mut SectionReader<'_>) -> Result<(), SnapshotError> {
         *self = Self::read_records(source)?;
         Ok(())
     }

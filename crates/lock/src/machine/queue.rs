@@ -1,6 +1,6 @@
 //! Who is granted a lock, and when.
 
-use broadcast_store::machine::{Context, CowMap};
+use broadcast_store::machine::{ApplyContext, CowMap};
 
 use super::{Locks, Place, tell};
 use crate::{
@@ -104,7 +104,7 @@ impl Locks {
     }
 
     /// Grants a lock to whoever's turn it is.
-    pub(super) fn grant(&mut self, context: &mut Context<'_>, name: &Name) {
+    pub(super) fn grant(&mut self, context: &mut ApplyContext<'_>, name: &Name) {
         let mut left = self.left(name);
         let mut granted = Vec::new();
         for token in self.waiting(name) {
@@ -145,7 +145,7 @@ impl Locks {
 
     /// Takes places out of their queues, and grants what is free then. All are taken out first, so that none of them is
     /// granted in the place of another.
-    pub(super) fn remove(&mut self, context: &mut Context<'_>, tokens: &[u64], change: Change) {
+    pub(super) fn remove(&mut self, context: &mut ApplyContext<'_>, tokens: &[u64], change: Change) {
         let mut names = Vec::new();
         for token in tokens {
             // Several locks of a session may be one place.

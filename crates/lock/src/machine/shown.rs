@@ -19,8 +19,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use broadcast_store::{
     Error,
-    keys::{Command, Delete, KeyRange, KeyValue, Op, Put, Txn},
-    machine::Context,
+    keys::{Delete, KeyRange, KeyValue, KeysCommand, Op, Put, Txn},
+    machine::ApplyContext,
 };
 use bytes::Bytes;
 
@@ -50,7 +50,7 @@ impl Place {
     }
 
     /// Its keys, with its value.
-    fn puts(&self) -> Command {
+    fn puts(&self) -> KeysCommand {
         let put = |name| Put {
             key: key(name, self.session),
             value: self.value.clone(),
@@ -58,7 +58,7 @@ impl Place {
             ..Put::default()
         };
         let success = self.names.iter().map(|name| Op::Put(put(name))).collect();
-        Command::Txn(Txn { success, ..Txn::default() })
+        KeysCommand::Txn(Txn { success, ..Txn::default() })
     }
 }
 
@@ -78,22 +78,22 @@ impl Locks {
     }
 
     /// Puts the keys of a place that has none; gives the revision.
-    pub(super) fn show(context: &mut Context<'_>, place: &Place) -> Result<u64, Error> {
+    pub(super) fn show(context: &mut ApplyContext<'_>, place: &Place) -> Result<u64, Error> {
         context.keys(&place.puts())?;
         Ok(context.revision())
     }
 
     /// Deletes the keys of a place, as far as they are there.
-    pub(super) fn hide(context: &mut Context<'_>, place: &Place) {
+    pub(super) fn hide(context: &mut ApplyContext<'_>, place: &Place) {
         for name in &place.names {
             let keys = KeyRange::one(key(name, place.session));
             // It takes no room, and there is nothing else to be refused.
-            let _ = context.keys(&Command::Delete(Delete { keys, prev_kv: false }));
+            let _ = context.keys(&KeysCommand::Delete(Delete { keys, prev_kv: false }));
         }
     }
 
     /// See [`Machine::before_puts`](broadcast_store::machine::Machine::before_puts).
-    pub(super) fn before_places(&mut self, context: &mut Context<'_>, puts: &[&Put]) -> Result<(), Error> {
+    pub(super) fn before_places(&mut self, context: &mut ApplyContext<'_>, puts: &[&Put]) -> Result<(), Error> {
         let (mut bytes, mut meets) = (0, BTreeSet::new());
         for put in puts {
             // What ends with a session is a lock.
@@ -128,7 +128,7 @@ impl Locks {
     }
 
     /// See [`Machine::keys_changed`](broadcast_store::machine::Machine::keys_changed).
-    pub(super) fn places_changed(&mut self, context: &mut Context<'_>, changed: &[Arc<KeyValue>]) {
+    pub(super) fn places_changed(&mut self, context: &mut ApplyContext<'_>, changed: &[Arc<KeyValue>]) {
         let (mut gone, mut sessions) = (Vec::new(), BTreeSet::new());
         for key in changed {
             let Some((name, session)) = place_of(&key.key) else { continue };
@@ -160,7 +160,7 @@ impl Locks {
         self.remove(context, &gone, change);
     }
 
-    fn take_foreign(&mut self, context: &mut Context<'_>, token: u64, name: Name, key: &KeyValue) {
+    fn take_foreign(&mut self, context: &mut ApplyContext<'_>, token: u64, name: Name, key: &KeyValue) {
         self.insert(token, foreign(name.clone(), key.lease, shown_value(&key.value)), false);
         self.grant(context, &name);
         if !self.holds(&name, token)

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use broadcast_store::{Malformed, SnapshotError, machine::Sink, machine::Source};
+use broadcast_store::{CodecError, SnapshotError, machine::SectionReader, machine::SectionWriter};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ enum Record {
 }
 
 impl Locks {
-    pub(super) fn write_records(&self, sink: &mut Sink<'_>) -> io::Result<()> {
+    pub(super) fn write_records(&self, sink: &mut SectionWriter<'_>) -> io::Result<()> {
         let mut write = |record: Record| sink.record(&encode(&record));
         let Totals { grants, releases, forced, expired, fenced } = self.totals;
         write(Record::Totals { quota: self.quota, grants, releases, forced, expired, fenced })?;
@@ -39,7 +39,7 @@ impl Locks {
         Ok(())
     }
 
-    pub(super) fn read_records(source: &mut Source<'_>) -> Result<Self, SnapshotError> {
+    pub(super) fn read_records(source: &mut SectionReader<'_>) -> Result<Self, SnapshotError> {
         let mut locks = Self::default();
         while let Some(record) = source.record()? {
             let added = decode(&record).map_err(malformed).and_then(|record| locks.add(record));
@@ -48,8 +48,8 @@ impl Locks {
         Ok(locks)
     }
 
-    fn add(&mut self, record: Record) -> Result<(), Malformed> {
-        let check = |holds: bool, what| if holds { Ok(()) } else { Err(Malformed::Contradiction { what }) };
+    fn add(&mut self, record: Record) -> Result<(), CodecError> {
+        let check = |holds: bool, what| if holds { Ok(()) } else { Err(CodecError::Contradiction { what }) };
         match record {
             Record::Totals { quota, grants, releases, forced, expired, fenced } => {
                 self.quota = quota;

@@ -27,10 +27,10 @@ fn a_lock_goes_from_one_to_the_next_in_order() {
     assert_eq!(state.places(&[first.0, third.0]), [PlaceState::Held, PlaceState::Waits]);
     let ahead = |state: &State, token| state.ask::<Option<u64>>(&Question::Ahead(token));
     assert_eq!([first.0, second.0, third.0].map(|token| ahead(&state, token)), [None, Some(1), Some(2)]);
-    assert_eq!(state.take_told(), [(first.0, Change::Granted), (second.0, Change::Waits), (third.0, Change::Waits)]);
+    assert_eq!(state.take_events(), [(first.0, Change::Granted), (second.0, Change::Waits), (third.0, Change::Waits)]);
     // A release and the next grant are one command.
     state.release(1, first.0);
-    assert_eq!(state.take_told(), [(first.0, Change::Released), (second.0, Change::Granted)]);
+    assert_eq!(state.take_events(), [(first.0, Change::Released), (second.0, Change::Granted)]);
     // Whoever waits may go.
     state.release(3, third.0);
     state.release(2, second.0);
@@ -87,7 +87,7 @@ fn all_of_a_session_ends_with_it_at_once() {
     let waits = state.place(acquire(2, "a", Mode::Exclusive));
     let more = state.place(acquire(1, "b", Mode::Exclusive));
     state.apply(&machine::Command::expire(sid(1), support::TERM));
-    let told = state.take_told();
+    let told = state.take_events();
     assert!(told.contains(&(held.0, Change::Expired)) && told.contains(&(more.0, Change::Expired)), "{told:?}");
     assert_eq!(told.last(), Some(&(waits.0, Change::Granted)));
     let refused = state.execute(&Command::Acquire(acquire(1, "c", Mode::Exclusive)));
@@ -132,8 +132,8 @@ fn the_lock_delay_is_part_of_the_lease_and_not_of_what_the_holder_counts_on() {
     let mut state = State::new(&[]);
     let config = SessionConfig { ttl: 10, lock_delay: 5, ..config() };
     assert_eq!(state.execute(&Command::Open { session: sid(4), config }), Outcome::Done);
-    assert_eq!((state.state.leases().ttl(sid(4)), state.state.promised(sid(4))), (Some(15), Some(10)));
-    assert_eq!(state.state.promised(sid(5)), None);
+    assert_eq!((state.state.leases().ttl(sid(4)), state.state.guaranteed_ttl(sid(4))), (Some(15), Some(10)));
+    assert_eq!(state.state.guaranteed_ttl(sid(5)), None);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn releases_by_who_does_not_hold_change_nothing() {
     assert_eq!(state.execute(&Command::Force { name: name("a") }), Outcome::Released { tokens: vec![token] });
     assert_eq!(state.places(&[token, waits]), [PlaceState::Gone, PlaceState::Held]);
     // Whoever had it hears of it with its next keepalive.
-    assert_eq!(state.state.promised(sid(1)), None);
+    assert_eq!(state.state.guaranteed_ttl(sid(1)), None);
     assert_eq!(state.execute(&Command::Force { name: name("b") }), Outcome::Refused(Refusal::Free { name: name("b") }));
 }
 
@@ -175,7 +175,7 @@ fn only_the_holder_changes_a_fenced_key() {
     let (token, _) = state.place(acquire(1, "a", Mode::Exclusive));
     let (next, _) = state.place(acquire(2, "a", Mode::Exclusive));
     let put = |lock: &str, token, value: &'static str| {
-        let put = keys::Command::Put(keys::Put { key: "k".into(), value: value.into(), ..Default::default() });
+        let put = keys::KeysCommand::Put(keys::Put { key: "k".into(), value: value.into(), ..Default::default() });
         Command::Fenced { name: name(lock), token, keys: put.encode() }
     };
     assert!(matches!(state.execute(&put("a", token, "1")), Outcome::Keys(_)));
@@ -277,7 +277,7 @@ fn a_store_that_is_founded_anew_has_none_of_the_former_holders() {
     state.locks().assert_invariants();
     state.state.keys().assert_invariants();
     // Whoever comes back with a session of the former store is told that it has ended, and no token of then passes.
-    assert_eq!([sid(1), sid(2), 5].map(|lease| state.state.promised(lease)), [None, None, Some(60)]);
+    assert_eq!([sid(1), sid(2), 5].map(|lease| state.state.guaranteed_ttl(lease)), [None, None, Some(60)]);
     assert_eq!(state.places(&[held, waits]), [PlaceState::Gone; 2]);
     assert!(matches!(
         state.execute(&Command::Fence { name: name("disk"), token: waits }),

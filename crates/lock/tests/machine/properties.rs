@@ -126,7 +126,7 @@ fn run(steps: Vec<Step>) {
     let mut last = 0;
     for step in steps {
         let granted_before = model.granted();
-        state.take_told();
+        state.take_events();
         match step {
             Step::Acquire { session, locks, mode, waits } => {
                 let names: Vec<String> = locks.iter().map(|lock| lock_name(*lock)).collect();
@@ -237,7 +237,7 @@ fn run(steps: Vec<Step>) {
             }
         }
         let granted = model.granted();
-        let told = state.take_told();
+        let told = state.take_events();
         let news: Vec<u64> = granted.iter().filter(|token| !granted_before.contains(token)).copied().collect();
         let mut told_granted: Vec<u64> =
             told.iter().filter(|(_, change)| *change == Change::Granted).map(|(token, _)| *token).collect();

@@ -58,11 +58,11 @@ fn they_wait_for_each_other_in_one_queue() {
     assert_eq!((shown.holders[0].token, shown.waiting), (held.0, 3));
     assert_eq!(shown.queue.iter().map(|place| place.token).collect::<Vec<_>>(), [one, second.0, other]);
     assert_eq!(shown.queue[0].label, "etcd lease 694d81b2");
-    state.take_told();
+    state.take_events();
     state.release(1, held.0);
-    assert_eq!(state.take_told(), [(held.0, Change::Released), (one, Change::Granted)]);
+    assert_eq!(state.take_events(), [(held.0, Change::Released), (one, Change::Granted)]);
     assert!(state.delete(ONE, "a"));
-    assert_eq!(state.take_told(), [(one, Change::Released), (second.0, Change::Granted)]);
+    assert_eq!(state.take_events(), [(one, Change::Released), (second.0, Change::Granted)]);
     state.apply(&machine::Command::revoke(sid(2)));
     assert_eq!(state.places(&[second.0, other]), [PlaceState::Gone, PlaceState::Held]);
     assert_eq!(names(&state, ""), [format!("a/{OTHER:x}")]);
@@ -102,18 +102,18 @@ fn who_deletes_the_key_of_a_place_takes_the_lock_away() {
     let more = state.place(acquire(1, "c", Mode::Exclusive));
     let next = state.place(acquire(2, "c", Mode::Exclusive));
     state.enter(ONE, "b").expect("it had none");
-    state.take_told();
+    state.take_events();
     // All at once, so none of them is granted what another one had.
-    let delete = keys::Command::Delete(Delete { keys: KeyRange::prefix("b/"), prev_kv: false });
+    let delete = keys::KeysCommand::Delete(Delete { keys: KeyRange::prefix("b/"), prev_kv: false });
     state.keys(&delete);
-    let told = state.take_told();
+    let told = state.take_events();
     assert!(told.contains(&(held.0, Change::Forced)) && told.contains(&(more.0, Change::Forced)), "{told:?}");
     assert_eq!(
         told.iter().filter(|(_, change)| *change == Change::Granted).collect::<Vec<_>>(),
         [&(next.0, Change::Granted)]
     );
     // Whoever had it hears of it with its next keepalive.
-    assert_eq!(state.state.promised(sid(1)), None);
+    assert_eq!(state.state.guaranteed_ttl(sid(1)), None);
     assert_eq!(names(&state, ""), [""; 0]);
 }
 
@@ -134,7 +134,7 @@ fn what_the_elected_say_is_seen_on_both_sides() {
     let mut state = state(&[1]);
     let (one, _) = state.enter(ONE, "a").expect("it had none");
     let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
-    state.keys(&keys::Command::Put(put(format!("a/{ONE:x}"), "etcd's", ONE)));
+    state.keys(&keys::KeysCommand::Put(put(format!("a/{ONE:x}"), "etcd's", ONE)));
     assert_eq!(&lock(&state, "a").holders[0].value[..], b"etcd's");
     assert!(state.delete(ONE, "a"));
     assert_eq!(state.places(&[one, ours]), [PlaceState::Gone, PlaceState::Held]);
@@ -151,13 +151,13 @@ fn a_token_is_the_revision_of_the_key_and_passes_fences() {
     let (one, _) = state.enter(ONE, "a").expect("it had none");
     assert_eq!(state.listed("a/")[0].create_revision, one);
     let fenced = |token| {
-        let keys = keys::Command::Put(put("k".into(), "v", 0)).encode();
+        let keys = keys::KeysCommand::Put(put("k".into(), "v", 0)).encode();
         Command::Fenced { name: name("a"), token, keys }
     };
     assert!(matches!(state.execute(&fenced(one)), Outcome::Keys(_)));
     // A fenced write may be about places as well.
     let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
-    let keys = keys::Command::Delete(Delete { keys: KeyRange::prefix("a/"), prev_kv: false }).encode();
+    let keys = keys::KeysCommand::Delete(Delete { keys: KeyRange::prefix("a/"), prev_kv: false }).encode();
     assert!(matches!(state.execute(&Command::Fenced { name: name("a"), token: one, keys }), Outcome::Keys(_)));
     assert_eq!(state.places(&[one, ours]), [PlaceState::Gone; 2]);
     assert_eq!(state.execute(&fenced(one)), Outcome::Refused(Refusal::NotHeld { token: one }));
@@ -168,7 +168,7 @@ fn each_place_has_its_own_token_even_in_one_transaction() {
     let mut state = state(&[1]);
     let success = [("a", ONE), ("b", ONE), ("a", OTHER)];
     let success = success.map(|(lock, lease)| Op::Put(put(format!("{lock}/{lease:x}"), "", lease)));
-    state.keys(&keys::Command::Txn(Txn { success: success.into(), ..Txn::default() }));
+    state.keys(&keys::KeysCommand::Txn(Txn { success: success.into(), ..Txn::default() }));
     assert_eq!(state.locks().counts(), (1, 2, 1));
     let tokens = |state: &State, each: &str| {
         let lock = lock(state, each);
@@ -194,10 +194,10 @@ fn other_keys_are_no_places() {
         (format!("/a/{ONE:x}"), ONE),
         (format!("{ONE:x}"), ONE),
     ] {
-        state.keys(&keys::Command::Put(put(key, "", lease)));
+        state.keys(&keys::KeysCommand::Put(put(key, "", lease)));
     }
     // It is there already, so no client of etcd would take that for its place.
-    state.keys(&keys::Command::Put(put(place, "", ONE)));
+    state.keys(&keys::KeysCommand::Put(put(place, "", ONE)));
     assert_eq!(state.locks().counts(), (1, 0, 0));
     assert!(state.place(acquire(1, "a", Mode::Exclusive)).1);
 }
@@ -206,7 +206,7 @@ fn other_keys_are_no_places() {
 fn a_key_that_changes_its_lease_is_a_place_until_it_is_deleted() {
     let mut state = state(&[1]);
     let (one, _) = state.enter(ONE, "a").expect("it had none");
-    state.keys(&keys::Command::Put(put(format!("a/{ONE:x}"), "", OTHER)));
+    state.keys(&keys::KeysCommand::Put(put(format!("a/{ONE:x}"), "", OTHER)));
     let ours = state.place(acquire(1, "a", Mode::Exclusive));
     state.apply(&machine::Command::revoke(ONE));
     assert_eq!(state.places(&[one, ours.0]), [PlaceState::Held, PlaceState::Waits]);
@@ -232,9 +232,9 @@ fn no_key_is_attached_to_a_session() {
     let mut state = state(&[1]);
     let put = put("a/b".into(), "", sid(1));
     let refused = machine::Outcome::Refused(Error::LeaseNotFound { lease: sid(1) });
-    assert_eq!(state.keys(&keys::Command::Put(put.clone())), refused);
+    assert_eq!(state.keys(&keys::KeysCommand::Put(put.clone())), refused);
     let within = Op::Txn(Txn { failure: vec![Op::Put(put)], ..Txn::default() });
-    assert_eq!(state.keys(&keys::Command::Txn(Txn { success: vec![within], ..Txn::default() })), refused);
+    assert_eq!(state.keys(&keys::KeysCommand::Txn(Txn { success: vec![within], ..Txn::default() })), refused);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn there_is_room_for_so_many() {
     let used = machine::Machine::bytes(state.locks());
     state.apply(&machine::Command::set_quota("locks", used + 500));
     state.enter(ONE, "a").expect("there is room");
-    let more = keys::Command::Put(put(format!("b/{OTHER:x}"), "", OTHER));
+    let more = keys::KeysCommand::Put(put(format!("b/{OTHER:x}"), "", OTHER));
     let refused = state.keys(&more);
     assert!(
         matches!(&refused, machine::Outcome::Refused(Error::NoSpace { machine, .. }) if machine == "locks"),

@@ -6,7 +6,7 @@ use broadcast_lock::{
 };
 use broadcast_store::{
     keys::{self, Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, Op, OpOutcome, Put, Range, Txn},
-    machine::{self, At, View},
+    machine::{self, LogId, QueryContext},
 };
 use serde::de::DeserializeOwned;
 
@@ -67,7 +67,7 @@ impl State {
     }
 
     pub(crate) fn apply(&mut self, command: &machine::Command) -> machine::Outcome {
-        let at = At { index: self.state.at().index + 1, term: TERM };
+        let at = LogId { index: self.state.last_applied().index + 1, term: TERM };
         let outcome = self.state.apply(at, command).expect("it is known");
         self.locks().assert_invariants();
         outcome
@@ -97,8 +97,8 @@ impl State {
 
     pub(crate) fn ask<T: DeserializeOwned>(&self, question: &Question) -> T {
         let question = postcard::to_allocvec(question).expect("it can be written");
-        let view = View { leases: self.state.leases(), left: &|_| None };
-        let answer = self.state.answer("locks", &view, &question).expect("it has locks").expect("it can be read");
+        let view = QueryContext { leases: self.state.leases(), left: &|_| None };
+        let answer = self.state.query("locks", &view, &question).expect("it has locks").expect("it can be read");
         postcard::from_bytes(&answer).expect("an answer")
     }
 
@@ -106,15 +106,15 @@ impl State {
         self.ask(&Question::Places(tokens.into()))
     }
 
-    pub(crate) fn take_told(&mut self) -> Vec<(u64, Change)> {
-        let told = self.state.take_told().into_iter();
+    pub(crate) fn take_events(&mut self) -> Vec<(u64, Change)> {
+        let told = self.state.take_events().into_iter();
         told.map(|(_, event)| Event::decode(&event).expect("an event"))
             .map(|event| (event.token, event.change))
             .collect()
     }
 
     /// Carries out a command for users' keys.
-    pub(crate) fn keys(&mut self, command: &keys::Command) -> machine::Outcome {
+    pub(crate) fn keys(&mut self, command: &keys::KeysCommand) -> machine::Outcome {
         self.apply(&machine::Command::keys(command).expect("it is small"))
     }
 
@@ -132,12 +132,12 @@ impl State {
             Compare { keys: KeyRange::one(key.clone()), op: CompareOp::Equal, target: CompareTarget::Create(0) };
         let put = Op::Put(Put { key: key.into(), lease, ..Put::default() });
         let txn = Txn { compare: vec![is_new], success: vec![put, oldest.clone()], failure: vec![oldest] };
-        match self.keys(&keys::Command::Txn(txn)) {
-            machine::Outcome::Keys(keys::Outcome::Txn { revision, succeeded: true, responses }) => {
+        match self.keys(&keys::KeysCommand::Txn(txn)) {
+            machine::Outcome::Keys(keys::KeysOutcome::Txn { revision, succeeded: true, responses }) => {
                 let [_, OpOutcome::Range(oldest)] = &responses[..] else { panic!("{responses:?}") };
                 Some((revision, oldest.kvs[0].create_revision == revision))
             }
-            machine::Outcome::Keys(keys::Outcome::Txn { succeeded: false, .. }) => None,
+            machine::Outcome::Keys(keys::KeysOutcome::Txn { succeeded: false, .. }) => None,
             other => panic!("{other:?}"),
         }
     }
@@ -145,8 +145,8 @@ impl State {
     /// Deletes the key of a place; tells whether it was there.
     pub(crate) fn delete(&mut self, lease: i64, lock: &str) -> bool {
         let keys = KeyRange::one(format!("{lock}/{lease:x}"));
-        match self.keys(&keys::Command::Delete(Delete { keys, prev_kv: false })) {
-            machine::Outcome::Keys(keys::Outcome::Delete(outcome)) => outcome.deleted == 1,
+        match self.keys(&keys::KeysCommand::Delete(Delete { keys, prev_kv: false })) {
+            machine::Outcome::Keys(keys::KeysOutcome::Delete(outcome)) => outcome.deleted == 1,
             other => panic!("{other:?}"),
         }
     }

@@ -186,7 +186,7 @@ async fn semaphores_elections_and_fences() {
     let lock = lock_state(&theirs, "leader").await.expect("it is held");
     assert_eq!(&lock.holders[0].value[..], b"node8");
     let put = |value: &'static str| {
-        keys::Command::Put(keys::Put { key: "k".into(), value: value.into(), ..Default::default() })
+        keys::KeysCommand::Put(keys::Put { key: "k".into(), value: value.into(), ..Default::default() })
     };
     ours.fenced(name("leader"), leads.token(), &put("1")).await.expect("it leads");
     let token = leads.token();

@@ -9,7 +9,7 @@ use broadcast_lock::{
     Mode, Name, Refusal,
     message::{Command, Outcome},
 };
-use broadcast_store::machine::LeaseEnd;
+use broadcast_store::machine::LeaseEndReason;
 
 use crate::journal::{Journal, LOCKS, Queue, Standing, Step, What};
 
@@ -32,7 +32,7 @@ pub(crate) struct Log {
     /// When places were taken away.
     pub(crate) forced: BTreeMap<u64, Duration>,
     /// Why sessions have ended, and when.
-    pub(crate) ended: BTreeMap<i64, (LeaseEnd, Duration)>,
+    pub(crate) ended: BTreeMap<i64, (LeaseEndReason, Duration)>,
     sessions: BTreeSet<i64>,
     fences: BTreeMap<Name, u64>,
     last_token: u64,
@@ -102,7 +102,7 @@ impl Log {
                     self.problem("a session ends that there is not");
                 }
                 self.ended.insert(*session, (*why, at));
-                if *why == LeaseEnd::Revoked {
+                if *why == LeaseEndReason::Revoked {
                     // Somebody may have taken another lock of it away.
                     let all = before.iter().flat_map(|queue| queue.held.iter().chain(&queue.waiting));
                     self.forced.extend(all.filter(|place| place.session == *session).map(|place| (place.token, at)));

@@ -11,7 +11,7 @@ use broadcast_lock::{
 use broadcast_store::{
     keys::{self, Put},
     machine::{self, View},
-    raft::{ConsensusError, confirm},
+    raft::{ConsensusError, read_index},
 };
 use openraft::type_config::TypeConfigExt as _;
 
@@ -88,14 +88,14 @@ impl Client {
         let ask = self.requests.ask(|peer| {
             let question = question.clone();
             async move {
-                match confirm(&peer.raft).await {
+                match read_index(&peer.raft).await {
                     Ok(()) => {}
                     Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
                     Err(_) => return Err(Missed::Lost),
                 }
                 let answer = peer.state.read(|replica, _| {
                     let view = View { leases: replica.state.leases(), left: &|_| None };
-                    replica.state.answer(NAME, &view, &question)
+                    replica.state.query(NAME, &view, &question)
                 });
                 Ok(answer.expect("there are locks").expect("it can be read"))
             }
@@ -274,7 +274,7 @@ impl Client {
                 3 => {
                     let key = format!("fenced/{}", place.lock);
                     let put = Put { key: key.into(), value: token.to_string().into(), ..Put::default() };
-                    Command::Fenced { name: name(place.lock), token, keys: keys::Command::Put(put).encode() }
+                    Command::Fenced { name: name(place.lock), token, keys: keys::KeysCommand::Put(put).encode() }
                 }
                 4 if place.lock == ELECTION => Command::Proclaim {
                     name: name(place.lock),

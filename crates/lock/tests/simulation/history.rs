@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use broadcast_lock::Mode;
-use broadcast_store::machine::LeaseEnd;
+use broadcast_store::machine::LeaseEndReason;
 
 use crate::{
     checks::{Grant, Log, fit},
@@ -107,7 +107,7 @@ impl History {
 
     /// Sessions that have ended before their time.
     fn early(&self, log: &Log) -> Vec<String> {
-        let ended = log.ended.iter().filter(|(_, (why, _))| *why == LeaseEnd::Expired);
+        let ended = log.ended.iter().filter(|(_, (why, _))| *why == LeaseEndReason::Expired);
         let early = ended.filter_map(|(session, (_, at))| {
             let opened = self.sessions.get(session)?;
             let not_before = opened.kept + least(opened.lives);

@@ -14,8 +14,8 @@ use broadcast_lock::{
     message::{Command, Holder, Lock, Outcome, Question},
 };
 use broadcast_store::{
-    Malformed, SnapshotError,
-    machine::{Context, LeaseEnd, Machine, Sink, Source, View},
+    CodecError, SnapshotError,
+    machine::{ApplyContext, LeaseEndReason, Machine, QueryContext, SectionReader, SectionWriter},
 };
 use bytes::Bytes;
 
@@ -33,7 +33,7 @@ pub(crate) fn name(lock: usize) -> Name {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
     Command(Command, Outcome),
-    Ended(i64, LeaseEnd),
+    Ended(i64, LeaseEndReason),
 }
 
 /// A place, as it stands in a queue.
@@ -96,10 +96,10 @@ impl Observed {
         Box::<Self>::default()
     }
 
-    fn queue(&self, context: &Context<'_>, lock: usize) -> Queue {
-        let view = View { leases: context.leases(), left: &|_| None };
+    fn queue(&self, context: &ApplyContext<'_>, lock: usize) -> Queue {
+        let view = QueryContext { leases: context.leases(), left: &|_| None };
         let question = postcard::to_allocvec(&Question::Lock(name(lock))).expect("it can be written");
-        let answer = self.locks.answer(&view, &question).expect("it can be read");
+        let answer = self.locks.query(&view, &question).expect("it can be read");
         let lock: Option<Lock> = postcard::from_bytes(&answer).expect("an answer");
         let standing = |holder: &Holder| Standing { token: holder.token, session: holder.session, mode: holder.mode };
         lock.map_or_else(Queue::default, |lock| Queue {
@@ -108,8 +108,8 @@ impl Observed {
         })
     }
 
-    fn note(&mut self, context: &Context<'_>, what: What) {
-        let index = context.at().index;
+    fn note(&mut self, context: &ApplyContext<'_>, what: What) {
+        let index = context.log_id().index;
         self.last = (index, if self.last.0 == index { self.last.1 + 1 } else { 0 });
         let index = self.last;
         let queues = (0..LOCKS.len()).map(|lock| self.queue(context, lock)).collect();
@@ -138,11 +138,11 @@ impl Machine for Observed {
         self.locks.version()
     }
 
-    fn check(&self, body: &[u8]) -> Result<(), Malformed> {
+    fn check(&self, body: &[u8]) -> Result<(), CodecError> {
         self.locks.check(body)
     }
 
-    fn apply(&mut self, context: &mut Context<'_>, body: &[u8]) -> Result<Bytes, Malformed> {
+    fn apply(&mut self, context: &mut ApplyContext<'_>, body: &[u8]) -> Result<Bytes, CodecError> {
         let answer = self.locks.apply(context, body)?;
         let command = postcard::from_bytes(body).expect("it was applied");
         let outcome = postcard::from_bytes(&answer).expect("an outcome");
@@ -150,17 +150,17 @@ impl Machine for Observed {
         Ok(answer)
     }
 
-    fn answer(&self, view: &View<'_>, question: &[u8]) -> Result<Bytes, Malformed> {
-        self.locks.answer(view, question)
+    fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError> {
+        self.locks.query(context, question)
     }
 
-    fn lease_ended(&mut self, context: &mut Context<'_>, lease: i64, why: LeaseEnd) {
+    fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, why: LeaseEndReason) {
         self.locks.lease_ended(context, lease, why);
         self.note(context, What::Ended(lease, why));
     }
 
-    fn promised(&self, lease: i64) -> Option<i64> {
-        self.locks.promised(lease)
+    fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {
+        self.locks.guaranteed_ttl(lease)
     }
 
     fn bytes(&self) -> u64 {
@@ -175,11 +175,11 @@ impl Machine for Observed {
         Box::new(self.clone())
     }
 
-    fn write(&self, sink: &mut Sink<'_>) -> io::Result<()> {
+    fn write(&self, sink: &mut SectionWriter<'_>) -> io::Result<()> {
         self.locks.write(sink)
     }
 
-    fn read(&mut self, source: &mut Source<'_>) -> Result<(), SnapshotError> {
+    fn read(&mut self, source: &mut SectionReader<'_>) -> Result<(), SnapshotError> {
         self.locks.read(source)
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use broadcast_lock::{SessionConfig, message::SESSION};
-use broadcast_store::raft::{ConsensusError, confirm};
+use broadcast_store::raft::{ConsensusError, read_index};
 use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};
 
 use crate::{
@@ -100,7 +100,7 @@ impl Drop for Kept {
 /// As a voter does it.
 async fn keep_alive(peer: Peer, session: i64) -> Result<Option<Duration>, Missed> {
     let asked = peer.clock.now();
-    match confirm(&peer.raft).await {
+    match read_index(&peer.raft).await {
         Ok(()) => {}
         Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
         Err(_) => return Err(Missed::Lost),
@@ -108,13 +108,15 @@ async fn keep_alive(peer: Peer, session: i64) -> Result<Option<Duration>, Missed
     let term = peer.raft.metrics().borrow_watched().current_term;
     peer.state.read(|replica, _| {
         let state = &replica.state;
-        let Some((ttl, promised)) = state.leases().ttl(session).zip(state.promised(session)) else { return Ok(None) };
+        let Some((ttl, promised)) = state.leases().ttl(session).zip(state.guaranteed_ttl(session)) else {
+            return Ok(None);
+        };
         let mut timers = peer.timers.lock().expect("no panic");
         if timers.term() != Some(term) {
             return Err(Missed::NotLeader(None));
         }
-        timers.seen(asked, session, ttl);
-        Ok(timers.confirmed(asked, session).map(|lives| lives.min(Duration::from_secs(promised as u64))))
+        timers.ensure(asked, session, ttl);
+        Ok(timers.keep_alive(asked, session).map(|lives| lives.min(Duration::from_secs(promised as u64))))
     })
 }
 

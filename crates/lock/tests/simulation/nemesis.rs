@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broadcast_store::machine::{LeaseEnd, Machines};
+use broadcast_store::machine::{LeaseEndReason, Machines};
 use futures_util::future::join_all;
 use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};
 
@@ -103,7 +103,7 @@ pub(crate) async fn scenario(seed: u64) -> [u64; 10] {
     let log = inner.history.check(&journal);
     assert!(inner.history.failures().is_empty(), "{:#?}", inner.history.failures());
     let register = &inner.history.register;
-    let expired = log.ended.values().filter(|(why, _)| *why == LeaseEnd::Expired).count();
+    let expired = log.ended.values().filter(|(why, _)| *why == LeaseEndReason::Expired).count();
     [
         journal.steps.len() as u64,
         log.grants.iter().map(Vec::len).sum::<usize>() as u64,

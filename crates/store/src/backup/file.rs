@@ -8,7 +8,7 @@ use std::{
 
 use super::BackupError;
 use crate::{
-    machine::{At, Machines, State},
+    machine::{LogId, Machines, State},
     raft::MAX_SNAPSHOT,
 };
 
@@ -22,7 +22,7 @@ const PIECE: usize = 64 << 10;
 
 /// What a backup is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct BackupHeader {
     /// The id of the store.
     pub cluster: u64,
     /// Its newest revision.
@@ -33,9 +33,9 @@ pub struct Header {
     pub term: u64,
 }
 
-impl Header {
+impl BackupHeader {
     fn of(cluster: u64, state: &State) -> Self {
-        let At { index, term } = state.at();
+        let LogId { index, term } = state.last_applied();
         Self { cluster, revision: state.keys().revision(), index, term }
     }
 
@@ -73,12 +73,12 @@ fn damaged(file: &str, problem: impl Into<String>) -> BackupError {
 }
 
 /// Sums up what passes.
-struct Summed<'a> {
+struct ChecksumWriter<'a> {
     to: &'a mut dyn Write,
     sum: crc32fast::Hasher,
 }
 
-impl Write for Summed<'_> {
+impl Write for ChecksumWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.to.write(bytes)?;
         self.sum.update(&bytes[..n]);
@@ -92,10 +92,10 @@ impl Write for Summed<'_> {
 
 /// Writes a backup of a store's state, in small pieces.
 pub(crate) fn write(cluster: u64, state: &State, to: &mut dyn Write) -> io::Result<()> {
-    let mut summed = Summed { to, sum: crc32fast::Hasher::new() };
-    summed.write_all(&Header::of(cluster, state).write())?;
+    let mut summed = ChecksumWriter { to, sum: crc32fast::Hasher::new() };
+    summed.write_all(&BackupHeader::of(cluster, state).write())?;
     state.write_snapshot(&mut summed)?;
-    let Summed { to, sum } = summed;
+    let ChecksumWriter { to, sum } = summed;
     to.write_all(&sum.finalize().to_le_bytes())?;
     to.flush()
 }
@@ -106,7 +106,7 @@ pub struct Backup {
     file: File,
     name: String,
     size: u64,
-    header: Header,
+    header: BackupHeader,
 }
 
 impl Backup {
@@ -129,7 +129,7 @@ impl Backup {
             io::ErrorKind::UnexpectedEof => BackupError::NoBackup { file: name.clone() },
             _ => cannot("read")(error),
         })?;
-        let header = Header::read(&start, &name)?;
+        let header = BackupHeader::read(&start, &name)?;
         let state = size.saturating_sub((HEADER + CHECKSUM) as u64);
         if state == 0 {
             return Err(damaged(&name, "ends after its header"));
@@ -155,7 +155,7 @@ impl Backup {
     }
 
     /// What it is of.
-    pub fn header(&self) -> Header {
+    pub fn header(&self) -> BackupHeader {
         self.header
     }
 
@@ -175,7 +175,7 @@ impl Backup {
         let bytes = self.size - (HEADER + CHECKSUM) as u64;
         let state = State::read_snapshot(machines.make(), &mut BufReader::new((&self.file).take(bytes)), bytes);
         let state = state.map_err(|source| BackupError::State { file: self.name.clone(), source })?;
-        if Header::of(self.header.cluster, &state) != self.header {
+        if BackupHeader::of(self.header.cluster, &state) != self.header {
             return Err(damaged(&self.name, "has another state than its header says"));
         }
         Ok(state)

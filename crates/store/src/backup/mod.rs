@@ -3,7 +3,7 @@
 //! # Saving
 //!
 //! A backup is written by the leader, from a copy of its state at a confirmed read index; see
-//! [`Store::save`](crate::Store::save). It is a stream: a header that says what it is of ([`Header`]), the state, and a
+//! [`Store::save`](crate::Store::save). It is a stream: a header that says what it is of ([`BackupHeader`]), the state, and a
 //! checksum of all of it. A file of one is read twice, and no part of it counts before the checksum fits.
 //!
 //! # Founding anew
@@ -31,11 +31,11 @@ mod offline;
 
 use std::{io, path::Path};
 
-use crate::{Malformed, Stop, disk::DataFolderError, log::LogError, snapshot};
+use crate::{ApplyError, CodecError, disk::DataFolderError, log::LogError, snapshot};
 
 pub(crate) use file::write;
-pub use file::{Backup, Header};
-pub use offline::{Founded, check_voter, recover, restore};
+pub use file::{Backup, BackupHeader};
+pub use offline::{NewStore, check_voter, recover, restore};
 
 /// Why a store is not founded anew.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ pub enum BackupError {
     },
     /// There are no revisions left.
     #[error("the store cannot go on: {0}")]
-    NoRoom(Malformed),
+    NoRoom(CodecError),
     /// What was there would be lost.
     #[error("{folder} is not empty, it has {file}; a store is restored to an empty folder")]
     NotEmpty {
@@ -121,10 +121,10 @@ pub enum BackupError {
     Log(#[from] LogError),
     /// The snapshots cannot be read, or one cannot be written.
     #[error(transparent)]
-    Snapshot(#[from] snapshot::SnapshotError),
+    Snapshot(#[from] snapshot::SnapshotFileError),
     /// An entry of the log cannot be applied.
     #[error(transparent)]
-    Entry(#[from] Stop),
+    Entry(#[from] ApplyError),
 }
 
 impl BackupError {

@@ -9,12 +9,12 @@ use std::{
 
 use rand::{TryRng as _, rngs::SysRng};
 
-use super::{Backup, BackupError, Header};
+use super::{Backup, BackupError, BackupHeader};
 use crate::{
     disk::{DataFolder, Disk as _, Folder, Ids},
-    log::{Log, Options, Position},
-    machine::{At, Command, Machines, REVISION_JUMP, State},
-    raft::{self, MAX_SNAPSHOT, Written},
+    log::{Log, LogOptions},
+    machine::{Command, LogId, Machines, REVISION_JUMP, State},
+    raft::{self, MAX_SNAPSHOT, OfflineEntry},
     snapshot::Snapshots,
 };
 
@@ -23,7 +23,7 @@ const READ: usize = 1 << 20;
 
 /// A store that was founded anew, with a single voter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Founded {
+pub struct NewStore {
     /// The id of the store that its state is from.
     pub former: u64,
     /// The newest revision of that.
@@ -52,7 +52,7 @@ pub fn restore(
     folder: &Path,
     node: u64,
     name: &str,
-) -> Result<Founded, BackupError> {
+) -> Result<NewStore, BackupError> {
     let state = backup.state(machines)?;
     let kept = Folder::kept(folder);
     if kept.exists() {
@@ -62,8 +62,8 @@ pub fn restore(
     if let Some(file) = any_file(folder)? {
         return Err(BackupError::NotEmpty { folder: folder.display().to_string(), file });
     }
-    let Header { cluster, index, term, .. } = backup.header();
-    let (founded, _lock) = found(cluster, Position { term, index }, state, folder, node, name)?;
+    let BackupHeader { cluster, index, term, .. } = backup.header();
+    let (founded, _lock) = found(cluster, LogId { term, index }, state, folder, node, name)?;
     Folder::take_place(folder).map_err(BackupError::io("make", folder))?;
     Ok(founded)
 }
@@ -87,7 +87,7 @@ pub fn check_voter(folder: &Path) -> Result<(), BackupError> {
 /// # Errors
 ///
 /// See [`BackupError`]. The folder is as it was, unless the disk fails in between.
-pub fn recover(machines: &Machines, folder: &Path, node: u64) -> Result<Founded, BackupError> {
+pub fn recover(machines: &Machines, folder: &Path, node: u64) -> Result<NewStore, BackupError> {
     let cannot = |what| BackupError::io(what, folder);
     check_voter(folder)?;
     let kept = Folder::kept(folder);
@@ -112,14 +112,14 @@ pub fn recover(machines: &Machines, folder: &Path, node: u64) -> Result<Founded,
 }
 
 /// What a voter's disk leads to.
-type Replayed = (State, Position, Option<String>);
+type ReplayedStore = (State, LogId, Option<String>);
 
 /// The state that a voter's disk leads to, whether or not the voter knew that all of it was agreed on, its last entry, and by
 /// which name it took part then. Nothing if its store has not begun.
-fn replay(machines: &Machines, disk: Folder, ids: Ids) -> Result<Option<Replayed>, BackupError> {
+fn replay(machines: &Machines, disk: Folder, ids: Ids) -> Result<Option<ReplayedStore>, BackupError> {
     let name = disk.name();
     let path = Path::new(&name);
-    let (log, _writer) = Log::open(disk.clone(), ids, Options::default())?;
+    let (log, _writer) = Log::open(disk.clone(), ids, LogOptions::default())?;
     let snapshots = Snapshots::open(disk, ids.cluster, log.state().purged)?;
     let (mut state, mut members, mut last) = match snapshots.current() {
         Some((meta, file)) => {
@@ -128,22 +128,22 @@ fn replay(machines: &Machines, disk: Folder, ids: Ids) -> Result<Option<Replayed
                     .map_err(io::Error::other)
             };
             let (_, state) = snapshots.read(&file, read)?;
-            let members = raft::members(&meta).map_err(BackupError::io("read who votes from", path))?;
+            let members = raft::snapshot_members(&meta).map_err(BackupError::io("read who votes from", path))?;
             (state, Some(members), meta.last)
         }
         None => (State::with(machines.make()), None, None),
     };
-    let next = |last: Option<Position>| last.map_or(0, |last| last.index + 1);
+    let next = |last: Option<LogId>| last.map_or(0, |last| last.index + 1);
     let end = next(log.state().last);
     let reader = log.reader();
     while next(last) < end {
         for entry in reader.read(next(last)..end, READ)? {
-            last = Some(entry.position);
-            let at = At { index: entry.position.index, term: entry.position.term };
-            match raft::written(entry).map_err(BackupError::io("read the log of", path))? {
-                Written::Blank => {}
-                Written::Command(command) => drop(state.apply(at, &Command::decode(&command)?)?),
-                Written::Members(of) => members = Some(of),
+            last = Some(entry.log_id);
+            let at = LogId { index: entry.log_id.index, term: entry.log_id.term };
+            match raft::decode_entry(entry).map_err(BackupError::io("read the log of", path))? {
+                OfflineEntry::Blank => {}
+                OfflineEntry::Command(command) => drop(state.apply(at, &Command::decode(&command)?)?),
+                OfflineEntry::Members(of) => members = Some(of),
             }
         }
     }
@@ -154,12 +154,12 @@ fn replay(machines: &Machines, disk: Folder, ids: Ids) -> Result<Option<Replayed
 /// dropped.
 fn found(
     former: u64,
-    last: Position,
+    last: LogId,
     mut state: State,
     folder: &Path,
     node: u64,
     name: &str,
-) -> Result<(Founded, DataFolder<Folder>), BackupError> {
+) -> Result<(NewStore, DataFolder<Folder>), BackupError> {
     let former_revision = state.keys().revision();
     let new = Folder::next(folder);
     let drawn = SysRng.try_next_u64().map_err(io::Error::other);
@@ -173,9 +173,9 @@ fn found(
     remove(&new)?;
     let lock = make(&new, &state, cluster, node, name).inspect_err(|_| drop(remove(&new)))?;
     let revision = state.keys().revision();
-    let Position { term: former_term, index: former_index } = last;
+    let LogId { term: former_term, index: former_index } = last;
     let voter = name.into();
-    Ok((Founded { former, former_revision, former_index, former_term, cluster, revision, voter }, lock))
+    Ok((NewStore { former, former_revision, former_index, former_term, cluster, revision, voter }, lock))
 }
 
 fn remove(folder: &Path) -> Result<(), BackupError> {
@@ -190,7 +190,7 @@ fn make(new: &Path, state: &State, cluster: u64, node: u64, name: &str) -> Resul
     let disk = Folder::open(new).map_err(cannot("make"))?;
     let mut made = DataFolder::open(disk.clone(), node)?;
     let snapshots = Snapshots::open(disk, cluster, None)?;
-    let meta = raft::alone(node, name).map_err(cannot("name a voter for"))?;
+    let meta = raft::single_voter(node, name).map_err(cannot("name a voter for"))?;
     snapshots.write(&meta, |out| {
         let mut out = BufWriter::new(out);
         state.write_snapshot(&mut out)?;

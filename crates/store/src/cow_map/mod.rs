@@ -1,22 +1,33 @@
-//! An ordered map that is copied in no time.
+//! An ordered copy-on-write map.
 //!
-//! A snapshot is written while commands go on being applied, so it needs a copy of the state that is made quickly and
-//! shares its memory. The entries are in sorted chunks that copies share; a change copies the one chunk it falls into,
-//! and only if a copy has that, too. A million entries are some 12,000 chunks: to copy the map is to count up so many
-//! references.
+//! A snapshot is written while commands are applied. It needs a copy of the state that is made quickly and shares its
+//! memory. The map keeps its entries in sorted chunks that copies share. A change copies the one chunk that it falls into,
+//! and only if another copy of the map has that chunk, too. A million entries are some 12,000 chunks, so copying the map
+//! increments as many reference counts.
 
 use std::{borrow::Borrow, slice, sync::Arc};
 
-/// The most entries of a chunk. A change moves half a chunk on average, and copies a whole one at worst.
+/// The most entries of a chunk. Larger chunks make copies of the map cheaper and changes dearer: a change moves half a chunk on
+/// average, and copies a whole one at worst.
 const CHUNK: usize = 128;
 
 type Chunk<K, V> = Arc<Vec<(K, V)>>;
 
-/// An ordered map whose copies share what they have in common.
+/// An ordered map whose clones share what they have in common. See [`Machine::copy`](crate::machine::Machine::copy) for its use.
+///
+/// ```
+/// use broadcast_store::machine::CowMap;
+///
+/// let mut map = CowMap::default();
+/// map.insert("a", 1);
+/// let copy = map.clone();
+/// map.insert("a", 2);
+/// assert_eq!((map.get("a"), copy.get("a")), (Some(&2), Some(&1)));
+/// ```
 #[derive(Clone, Debug)]
 pub struct CowMap<K, V> {
-    /// The chunks, none of them empty, each with a key that all of it reaches and all before is below. Of the first
-    /// chunk that key says nothing. They are beside the chunks, so that to find one is not to look into a dozen.
+    /// The chunks, none of them empty, each with a lower bound of its keys that is above all keys before it. The first bound is
+    /// not used. Bounds are beside the chunks, so that a search does not have to look into a dozen of them.
     chunks: Vec<(K, Chunk<K, V>)>,
     len: usize,
 }
@@ -33,7 +44,7 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         self.len
     }
 
-    /// The chunk that has a key if any has, and where it is there, or where it would go.
+    /// The chunk that a key belongs to, and its place there: where it is, or where it would go.
     fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
     where
         K: Borrow<Q>,
@@ -64,7 +75,7 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         Some(&mut Arc::make_mut(&mut self.chunks[chunk].1)[at].1)
     }
 
-    /// Sets the value of a key; gives the one that it had.
+    /// Sets the value of a key. Returns the former one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let (at_chunk, place) = self.find(&key);
         let at = match place {
@@ -83,7 +94,7 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         if chunk.len() < CHUNK {
             Arc::make_mut(chunk).insert(at, (key, value));
         } else if at == CHUNK && at_chunk + 1 == chunks {
-            // What only grows at its end, as history does, shall not leave half of each chunk empty.
+            // A map that only grows at its end, as the history does, must not leave half of each chunk empty.
             self.chunks.push((key.clone(), Arc::new(vec![(key, value)])));
         } else {
             let first = Arc::make_mut(chunk);
@@ -99,7 +110,7 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         None
     }
 
-    /// Removes a key; gives its value.
+    /// Removes a key. Returns its value.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -117,7 +128,7 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
         Some(value)
     }
 
-    /// Puts a small chunk together with a neighbour, if both fit into three quarters of one.
+    /// Joins a small chunk with a neighbour, if both fit into three quarters of one.
     fn merge(&mut self, at: usize) {
         for first in [Some(at), at.checked_sub(1)].into_iter().flatten() {
             let Some((_, second)) = self.chunks.get(first + 1) else { continue };
@@ -160,7 +171,7 @@ impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
     }
 }
 
-/// Entries in order.
+/// The entries of a [`CowMap`], in order.
 #[derive(Debug)]
 pub struct Iter<'a, K, V> {
     chunk: slice::Iter<'a, (K, V)>,

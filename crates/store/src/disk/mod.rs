@@ -17,7 +17,7 @@ use std::io;
 pub use folder::Folder;
 pub use identity::{DataFolder, DataFolderError, Ids};
 #[cfg(feature = "sim")]
-pub use sim::{Landing, SimDisk, SimFile};
+pub use sim::{CrashOutcome, SimDisk, SimFile};
 
 /// A folder with files in it; clones are the same folder.
 pub trait Disk: Clone + std::fmt::Debug + Send + Sync + 'static {

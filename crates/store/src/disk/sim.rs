@@ -14,13 +14,13 @@ const SECTOR: usize = 512;
 
 /// What of the unsynced is on the disk after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Landing {
+pub enum CrashOutcome {
     /// Nothing: the cache was lost.
     Nothing,
     /// Everything, by luck.
     Everything,
     /// Only the process ended, not the machine: everything can be read, and is as little synced as before.
-    Kept,
+    ProcessOnly,
     /// Each sector by chance, the last of them perhaps in part; of the names, the first few changes.
     Torn,
 }
@@ -47,7 +47,7 @@ pub struct SimLock {
 }
 
 #[derive(Debug)]
-enum Change {
+enum FileChange {
     Write { offset: usize, bytes: Vec<u8> },
     Grow { length: usize },
 }
@@ -56,7 +56,7 @@ enum Change {
 struct Inode {
     synced: Vec<u8>,
     current: Vec<u8>,
-    pending: Vec<Change>,
+    pending: Vec<FileChange>,
 }
 
 #[derive(Debug)]
@@ -126,8 +126,8 @@ impl SimDisk {
     }
 
     /// Ends the process, if it has not ended, and starts the machine again.
-    pub fn reboot(&self, landing: Landing) {
-        self.state().reboot(landing);
+    pub fn reboot(&self, crash: CrashOutcome) {
+        self.state().reboot(crash);
     }
 
     /// Changes a byte on the disk, as a failing one does; synced, and unnoticed by who has the file open.
@@ -192,9 +192,9 @@ impl State {
         z ^ (z >> 31)
     }
 
-    fn reboot(&mut self, landing: Landing) {
-        if landing != Landing::Kept {
-            self.lose(landing);
+    fn reboot(&mut self, crash: CrashOutcome) {
+        if crash != CrashOutcome::ProcessOnly {
+            self.lose(crash);
         }
         self.life += 1;
         self.locked = false;
@@ -202,20 +202,20 @@ impl State {
         self.end_at = None;
     }
 
-    fn lose(&mut self, landing: Landing) {
+    fn lose(&mut self, crash: CrashOutcome) {
         for at in 0..self.inodes.len() {
             let pending = std::mem::take(&mut self.inodes[at].pending);
             let mut bytes = std::mem::take(&mut self.inodes[at].synced);
             for change in pending {
-                match (landing, change) {
-                    (Landing::Nothing, _) => {}
-                    (Landing::Everything | Landing::Kept, change) => change.apply(&mut bytes),
-                    (Landing::Torn, Change::Grow { length }) => {
+                match (crash, change) {
+                    (CrashOutcome::Nothing, _) => {}
+                    (CrashOutcome::Everything | CrashOutcome::ProcessOnly, change) => change.apply(&mut bytes),
+                    (CrashOutcome::Torn, FileChange::Grow { length }) => {
                         if self.next().is_multiple_of(2) {
-                            Change::Grow { length }.apply(&mut bytes);
+                            FileChange::Grow { length }.apply(&mut bytes);
                         }
                     }
-                    (Landing::Torn, Change::Write { offset, bytes: written }) => {
+                    (CrashOutcome::Torn, FileChange::Write { offset, bytes: written }) => {
                         let mut from = 0;
                         while from < written.len() {
                             let to = ((offset + from) / SECTOR * SECTOR + SECTOR - offset).min(written.len());
@@ -224,7 +224,7 @@ impl State {
                                 2 => from + self.next() as usize % (to - from + 1),
                                 _ => to,
                             };
-                            Change::Write { offset: offset + from, bytes: written[from..to_land].to_vec() }
+                            FileChange::Write { offset: offset + from, bytes: written[from..to_land].to_vec() }
                                 .apply(&mut bytes);
                             from = to;
                         }
@@ -235,10 +235,10 @@ impl State {
             self.inodes[at].synced = bytes;
         }
         let changes = std::mem::take(&mut self.pending_names);
-        let landed = match landing {
-            Landing::Nothing => 0,
-            Landing::Everything | Landing::Kept => changes.len(),
-            Landing::Torn => self.next() as usize % (changes.len() + 1),
+        let landed = match crash {
+            CrashOutcome::Nothing => 0,
+            CrashOutcome::Everything | CrashOutcome::ProcessOnly => changes.len(),
+            CrashOutcome::Torn => self.next() as usize % (changes.len() + 1),
         };
         for change in changes.into_iter().take(landed) {
             change.apply(&mut self.synced_names);
@@ -254,7 +254,7 @@ impl State {
     }
 }
 
-impl Change {
+impl FileChange {
     fn apply(self, file: &mut Vec<u8>) {
         match self {
             Self::Write { offset, bytes } => {
@@ -369,19 +369,19 @@ impl Disk for SimDisk {
 }
 
 impl SimFile {
-    fn change(&self, change: Change) -> io::Result<()> {
+    fn change(&self, change: FileChange) -> io::Result<()> {
         let mut state = lock(&self.state);
         state.step(self.life)?;
         let inode = &state.inodes[self.inode];
         let end = match &change {
-            Change::Write { offset, bytes } => offset + bytes.len(),
-            Change::Grow { length } => *length,
+            FileChange::Write { offset, bytes } => offset + bytes.len(),
+            FileChange::Grow { length } => *length,
         };
         state.room_for(end.saturating_sub(inode.current.len()))?;
         let inode = &mut state.inodes[self.inode];
         let copy = match &change {
-            Change::Write { offset, bytes } => Change::Write { offset: *offset, bytes: bytes.clone() },
-            Change::Grow { length } => Change::Grow { length: *length },
+            FileChange::Write { offset, bytes } => FileChange::Write { offset: *offset, bytes: bytes.clone() },
+            FileChange::Grow { length } => FileChange::Grow { length: *length },
         };
         copy.apply(&mut inode.current);
         inode.pending.push(change);
@@ -401,7 +401,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.change(Change::Write { offset: offset as usize, bytes: bytes.to_vec() })
+        self.change(FileChange::Write { offset: offset as usize, bytes: bytes.to_vec() })
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -419,7 +419,7 @@ impl DiskFile for SimFile {
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {
-        self.change(Change::Grow { length: length as usize })
+        self.change(FileChange::Grow { length: length as usize })
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -1,7 +1,7 @@
 //! Finds a key that a transaction would change twice.
 //!
-//! A request may have a hundred thousand operations in nested transactions, so neither keys are compared with each
-//! other one by one, nor are they moved more often than needed.
+//! A request may have a hundred thousand operations in nested transactions. So this does not compare each key with each other,
+//! and always merges the smaller set into the larger.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,19 +13,19 @@ use bytes::Bytes;
 use super::{KeyRange, Op};
 use crate::error::Error;
 
-/// The keys that operations put, and those that they delete.
+/// The keys that some operations put, and those that they delete.
 #[derive(Default)]
 pub(super) struct Changes<'a> {
     puts: BTreeSet<&'a [u8]>,
     deletes: Intervals,
 }
 
-/// Keys as intervals that do not overlap: where each begins, and before which key it ends, if before any.
+/// Ranges of keys that do not overlap: the first key of each, and the first one after it; `None` is no end.
 #[derive(Default)]
 struct Intervals(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
 impl<'a> Changes<'a> {
-    /// What operations change that are all carried out.
+    /// The changes of operations that are all carried out.
     pub(super) fn of(ops: &'a [Op]) -> Result<Self, Error> {
         let mut all = Self::default();
         for op in ops {
@@ -40,7 +40,7 @@ impl<'a> Changes<'a> {
         Ok(all)
     }
 
-    /// With what is done as well, which may put none of the same keys. Deletes may overlap: the second finds nothing.
+    /// Adds changes that happen as well. They may put none of the same keys. Deletes may overlap: the second finds nothing.
     fn and(self, other: Self) -> Result<Self, Error> {
         let (more, less) = if self.len() < other.len() { (other, self) } else { (self, other) };
         let twice = |key: &&&[u8]| more.puts.contains(**key) || more.deletes.contains(key);
@@ -57,7 +57,7 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// With what is done instead.
+    /// Adds changes that happen instead.
     fn or(self, other: Self) -> Self {
         let (mut more, less) = if self.len() < other.len() { (other, self) } else { (self, other) };
         more.puts.extend(less.puts);
@@ -87,7 +87,7 @@ impl Intervals {
         before.is_some_and(|(_, end)| end.as_deref().is_none_or(|end| key < end))
     }
 
-    /// Adds an interval, and puts together those that touch.
+    /// Adds an interval, and joins those that touch.
     fn add(&mut self, mut start: Vec<u8>, mut end: Option<Vec<u8>>) {
         if end.as_ref().is_some_and(|end| *end <= start) {
             return;

@@ -1,10 +1,10 @@
-//! What can be told of a command without the keys.
+//! The checks of a command that need no keys.
 
-use super::{Command, MAX_OPS, MAX_REQUEST, Op, Put, Txn, changes::Changes, codec};
+use super::{KeysCommand, MAX_OPS, MAX_REQUEST, Op, Put, Txn, changes::Changes, codec};
 use crate::error::Error;
 
-impl Command {
-    /// What can be told without the keys: keys that are missing, too many operations, too large a request.
+impl KeysCommand {
+    /// Checks what needs no keys: missing names, too many operations, too large a request.
     ///
     /// # Errors
     ///
@@ -16,7 +16,7 @@ impl Command {
         if size > MAX_REQUEST { Err(Error::RequestTooLarge { size: size as u64 }) } else { Ok(()) }
     }
 
-    /// The same, but for the size: what was read from a log was small enough.
+    /// The same without the size: a command from the log was small enough.
     pub(super) fn check_parts(&self) -> Result<(), Error> {
         match self {
             Self::Put(put) => put.check(),
@@ -46,7 +46,7 @@ impl Put {
 }
 
 impl Txn {
-    /// As etcd counts: what the longest list has is taken off from what nested ones may have.
+    /// Counts as etcd does: nested transactions may have what the longest list leaves.
     fn check(&self, most: usize) -> Result<(), Error> {
         let ops = self.compare.len().max(self.success.len()).max(self.failure.len());
         let left = most.checked_sub(ops).ok_or(Error::TooManyOps)?;

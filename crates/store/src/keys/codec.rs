@@ -1,125 +1,126 @@
-//! Commands and outcomes for keys as bytes.
+//! The encoding of commands and outcomes for keys. The log, snapshots and the wire have it, so it never changes; new variants get
+//! new numbers.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{
-    Command, Compare, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyRange, KeyValue, MAX_OPS, Op, OpOutcome,
-    Outcome, Put, PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
+    Compare, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyRange, KeyValue, KeysCommand, KeysOutcome, MAX_OPS,
+    Op, OpOutcome, Put, PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
 };
 use crate::{
-    codec::{Reader, Writer},
-    error::Malformed,
+    codec::{ByteReader, ByteWriter},
+    error::CodecError,
 };
 
-/// How many bytes a command is encoded, without the frame around it.
-pub(super) fn size(command: &Command) -> usize {
-    let mut writer = Writer::new();
+/// The encoded size of a command, without the frame around it.
+pub(super) fn size(command: &KeysCommand) -> usize {
+    let mut writer = ByteWriter::new();
     write_command(&mut writer, command);
     writer.len()
 }
 
-impl Command {
-    /// As bytes: the body of a [`crate::machine::Command`], or part of one of another machine that has this carried out.
+impl KeysCommand {
+    /// Encodes it: as the body of a [`crate::machine::Command`], or as part of another machine's command.
     pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::new();
+        let mut writer = ByteWriter::new();
         write_command(&mut writer, self);
         writer.finish().into()
     }
 
-    /// From such bytes.
+    /// Decodes a command.
     ///
     /// # Errors
     ///
-    /// What is wrong with them.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut from = Reader::new(bytes);
+    /// The bytes are malformed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut from = ByteReader::new(bytes);
         let command = read_command(&mut from)?;
         from.end()?;
         Ok(command)
     }
 }
 
-fn write_command(to: &mut Writer, command: &Command) {
+fn write_command(to: &mut ByteWriter, command: &KeysCommand) {
     match command {
-        Command::Put(put) => {
+        KeysCommand::Put(put) => {
             to.byte(0);
             write_put(to, put);
         }
-        Command::Delete(delete) => {
+        KeysCommand::Delete(delete) => {
             to.byte(1);
             write_delete(to, delete);
         }
-        Command::Txn(txn) => {
+        KeysCommand::Txn(txn) => {
             to.byte(2);
             write_txn(to, txn);
         }
-        Command::Compact { revision } => {
+        KeysCommand::Compact { revision } => {
             to.byte(3);
             to.number(*revision);
         }
-        Command::Disarm => to.byte(4),
+        KeysCommand::Disarm => to.byte(4),
     }
 }
 
-fn read_command(from: &mut Reader<'_>) -> Result<Command, Malformed> {
+fn read_command(from: &mut ByteReader<'_>) -> Result<KeysCommand, CodecError> {
     Ok(match from.byte()? {
-        0 => Command::Put(read_put(from)?),
-        1 => Command::Delete(read_delete(from)?),
-        2 => Command::Txn(read_txn(from, 0)?),
-        3 => Command::Compact { revision: from.number()? },
-        4 => Command::Disarm,
-        tag => return Err(Malformed::Tag { what: "command for keys", tag }),
+        0 => KeysCommand::Put(read_put(from)?),
+        1 => KeysCommand::Delete(read_delete(from)?),
+        2 => KeysCommand::Txn(read_txn(from, 0)?),
+        3 => KeysCommand::Compact { revision: from.number()? },
+        4 => KeysCommand::Disarm,
+        tag => return Err(CodecError::Tag { what: "command for keys", tag }),
     })
 }
 
-fn write_put(to: &mut Writer, put: &Put) {
+fn write_put(to: &mut ByteWriter, put: &Put) {
     to.bytes(&put.key);
     to.bytes(&put.value);
     to.signed(put.lease);
     to.byte(u8::from(put.prev_kv) | u8::from(put.ignore_value) << 1 | u8::from(put.ignore_lease) << 2);
 }
 
-fn read_put(from: &mut Reader<'_>) -> Result<Put, Malformed> {
+fn read_put(from: &mut ByteReader<'_>) -> Result<Put, CodecError> {
     let (key, value, lease) = (from.bytes()?, from.bytes()?, from.signed()?);
     let flags = read_flags(from, 0b111)?;
     Ok(Put { key, value, lease, prev_kv: flags & 1 != 0, ignore_value: flags & 2 != 0, ignore_lease: flags & 4 != 0 })
 }
 
-fn read_flags(from: &mut Reader<'_>, known: u8) -> Result<u8, Malformed> {
+fn read_flags(from: &mut ByteReader<'_>, known: u8) -> Result<u8, CodecError> {
     let flags = from.byte()?;
-    if flags & !known == 0 { Ok(flags) } else { Err(Malformed::Tag { what: "set of flags", tag: flags }) }
+    if flags & !known == 0 { Ok(flags) } else { Err(CodecError::Tag { what: "set of flags", tag: flags }) }
 }
 
-pub(crate) fn write_keys(to: &mut Writer, keys: &KeyRange) {
+pub(crate) fn write_keys(to: &mut ByteWriter, keys: &KeyRange) {
     to.bytes(&keys.key);
     to.bytes(&keys.end);
 }
 
-pub(crate) fn read_keys(from: &mut Reader<'_>) -> Result<KeyRange, Malformed> {
+pub(crate) fn read_keys(from: &mut ByteReader<'_>) -> Result<KeyRange, CodecError> {
     Ok(KeyRange { key: from.bytes()?, end: from.bytes()? })
 }
 
-fn write_delete(to: &mut Writer, delete: &Delete) {
+fn write_delete(to: &mut ByteWriter, delete: &Delete) {
     write_keys(to, &delete.keys);
     to.flag(delete.prev_kv);
 }
 
-fn read_delete(from: &mut Reader<'_>) -> Result<Delete, Malformed> {
+fn read_delete(from: &mut ByteReader<'_>) -> Result<Delete, CodecError> {
     Ok(Delete { keys: read_keys(from)?, prev_kv: from.flag()? })
 }
 
-fn write_txn(to: &mut Writer, txn: &Txn) {
+fn write_txn(to: &mut ByteWriter, txn: &Txn) {
     to.list(&txn.compare, write_compare);
     to.list(&txn.success, write_op);
     to.list(&txn.failure, write_op);
 }
 
-fn read_txn(from: &mut Reader<'_>, depth: usize) -> Result<Txn, Malformed> {
-    // Deeper than any that `Command::check` lets through, and not so deep that the stack would not do.
+fn read_txn(from: &mut ByteReader<'_>, depth: usize) -> Result<Txn, CodecError> {
+    // Deeper than any that `KeysCommand::check` lets through, and not so deep that the stack would not do.
     if depth > MAX_OPS {
-        return Err(Malformed::Nested);
+        return Err(CodecError::Nested);
     }
     Ok(Txn {
         compare: from.list(read_compare)?,
@@ -128,7 +129,7 @@ fn read_txn(from: &mut Reader<'_>, depth: usize) -> Result<Txn, Malformed> {
     })
 }
 
-fn write_op(to: &mut Writer, op: &Op) {
+fn write_op(to: &mut ByteWriter, op: &Op) {
     match op {
         Op::Range(range) => {
             to.byte(0);
@@ -149,17 +150,17 @@ fn write_op(to: &mut Writer, op: &Op) {
     }
 }
 
-fn read_op(from: &mut Reader<'_>, depth: usize) -> Result<Op, Malformed> {
+fn read_op(from: &mut ByteReader<'_>, depth: usize) -> Result<Op, CodecError> {
     Ok(match from.byte()? {
         0 => Op::Range(read_range(from)?),
         1 => Op::Put(read_put(from)?),
         2 => Op::Delete(read_delete(from)?),
         3 => Op::Txn(read_txn(from, depth + 1)?),
-        tag => return Err(Malformed::Tag { what: "operation", tag }),
+        tag => return Err(CodecError::Tag { what: "operation", tag }),
     })
 }
 
-fn write_compare(to: &mut Writer, compare: &Compare) {
+fn write_compare(to: &mut ByteWriter, compare: &Compare) {
     write_keys(to, &compare.keys);
     to.byte(compare.op as u8);
     match &compare.target {
@@ -186,14 +187,14 @@ fn write_compare(to: &mut Writer, compare: &Compare) {
     }
 }
 
-fn read_compare(from: &mut Reader<'_>) -> Result<Compare, Malformed> {
+fn read_compare(from: &mut ByteReader<'_>) -> Result<Compare, CodecError> {
     let keys = read_keys(from)?;
     let op = match from.byte()? {
         0 => CompareOp::Equal,
         1 => CompareOp::Greater,
         2 => CompareOp::Less,
         3 => CompareOp::NotEqual,
-        tag => return Err(Malformed::Tag { what: "way to compare", tag }),
+        tag => return Err(CodecError::Tag { what: "way to compare", tag }),
     };
     let target = match from.byte()? {
         0 => CompareTarget::Version(from.number()?),
@@ -201,12 +202,12 @@ fn read_compare(from: &mut Reader<'_>) -> Result<Compare, Malformed> {
         2 => CompareTarget::Mod(from.number()?),
         3 => CompareTarget::Value(from.bytes()?),
         4 => CompareTarget::Lease(from.signed()?),
-        tag => return Err(Malformed::Tag { what: "thing to compare", tag }),
+        tag => return Err(CodecError::Tag { what: "thing to compare", tag }),
     };
     Ok(Compare { keys, op, target })
 }
 
-pub(crate) fn write_range(to: &mut Writer, range: &Range) {
+pub(crate) fn write_range(to: &mut ByteWriter, range: &Range) {
     write_keys(to, &range.keys);
     to.number(range.limit);
     to.number(range.revision);
@@ -219,13 +220,13 @@ pub(crate) fn write_range(to: &mut Writer, range: &Range) {
     to.number(range.max_create_revision);
 }
 
-pub(crate) fn read_range(from: &mut Reader<'_>) -> Result<Range, Malformed> {
+pub(crate) fn read_range(from: &mut ByteReader<'_>) -> Result<Range, CodecError> {
     let (keys, limit, revision) = (read_keys(from)?, from.number()?, from.number()?);
     let order = match from.byte()? {
         0 => SortOrder::None,
         1 => SortOrder::Ascend,
         2 => SortOrder::Descend,
-        tag => return Err(Malformed::Tag { what: "order", tag }),
+        tag => return Err(CodecError::Tag { what: "order", tag }),
     };
     let target = match from.byte()? {
         0 => SortTarget::Key,
@@ -233,7 +234,7 @@ pub(crate) fn read_range(from: &mut Reader<'_>) -> Result<Range, Malformed> {
         2 => SortTarget::Create,
         3 => SortTarget::Mod,
         4 => SortTarget::Value,
-        tag => return Err(Malformed::Tag { what: "thing to sort by", tag }),
+        tag => return Err(CodecError::Tag { what: "thing to sort by", tag }),
     };
     let flags = read_flags(from, 0b11)?;
     Ok(Range {
@@ -251,11 +252,11 @@ pub(crate) fn read_range(from: &mut Reader<'_>) -> Result<Range, Malformed> {
     })
 }
 
-pub(crate) fn write_key_value(to: &mut Writer, kv: &KeyValue) {
+pub(crate) fn write_key_value(to: &mut ByteWriter, kv: &KeyValue) {
     to.bytes(&kv.key);
     to.number(kv.mod_revision);
     to.number(kv.version);
-    // Of a deleted key there is no more to tell.
+    // A tombstone has no more.
     if !kv.is_tombstone() {
         to.number(kv.create_revision);
         to.signed(kv.lease);
@@ -263,13 +264,13 @@ pub(crate) fn write_key_value(to: &mut Writer, kv: &KeyValue) {
     }
 }
 
-pub(crate) fn read_key_value(from: &mut Reader<'_>) -> Result<Arc<KeyValue>, Malformed> {
+pub(crate) fn read_key_value(from: &mut ByteReader<'_>) -> Result<Arc<KeyValue>, CodecError> {
     let (key, mod_revision, version) = (from.bytes()?, from.number()?, from.number()?);
     let kv = if version == 0 {
         KeyValue::tombstone(key, mod_revision)
     } else {
         let (create_revision, lease) = (from.number()?, from.signed()?);
-        // A value of no bytes keeps nothing allocated.
+        // An empty value allocates nothing.
         let value = from.slice()?;
         let value = if value.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(value) };
         KeyValue { key, value, create_revision, mod_revision, version, lease }
@@ -277,69 +278,69 @@ pub(crate) fn read_key_value(from: &mut Reader<'_>) -> Result<Arc<KeyValue>, Mal
     Ok(Arc::new(kv))
 }
 
-fn write_kv(to: &mut Writer, kv: &Arc<KeyValue>) {
+fn write_kv(to: &mut ByteWriter, kv: &Arc<KeyValue>) {
     write_key_value(to, kv);
 }
 
-pub(crate) fn write_outcome(to: &mut Writer, outcome: &Outcome) {
+pub(crate) fn write_outcome(to: &mut ByteWriter, outcome: &KeysOutcome) {
     match outcome {
-        Outcome::Put(put) => {
+        KeysOutcome::Put(put) => {
             to.byte(0);
             write_put_outcome(to, put);
         }
-        Outcome::Delete(delete) => {
+        KeysOutcome::Delete(delete) => {
             to.byte(1);
             write_delete_outcome(to, delete);
         }
-        Outcome::Txn { revision, succeeded, responses } => {
+        KeysOutcome::Txn { revision, succeeded, responses } => {
             to.byte(2);
             write_txn_outcome(to, *revision, *succeeded, responses);
         }
-        Outcome::Compact { revision } => {
+        KeysOutcome::Compact { revision } => {
             to.byte(3);
             to.number(*revision);
         }
-        Outcome::Disarmed { revision } => {
+        KeysOutcome::Disarmed { revision } => {
             to.byte(4);
             to.number(*revision);
         }
     }
 }
 
-pub(crate) fn read_outcome(from: &mut Reader<'_>) -> Result<Outcome, Malformed> {
+pub(crate) fn read_outcome(from: &mut ByteReader<'_>) -> Result<KeysOutcome, CodecError> {
     Ok(match from.byte()? {
-        0 => Outcome::Put(read_put_outcome(from)?),
-        1 => Outcome::Delete(read_delete_outcome(from)?),
+        0 => KeysOutcome::Put(read_put_outcome(from)?),
+        1 => KeysOutcome::Delete(read_delete_outcome(from)?),
         2 => {
             let (revision, succeeded, responses) = read_txn_outcome(from, 0)?;
-            Outcome::Txn { revision, succeeded, responses }
+            KeysOutcome::Txn { revision, succeeded, responses }
         }
-        3 => Outcome::Compact { revision: from.number()? },
-        4 => Outcome::Disarmed { revision: from.number()? },
-        tag => return Err(Malformed::Tag { what: "outcome of a command for keys", tag }),
+        3 => KeysOutcome::Compact { revision: from.number()? },
+        4 => KeysOutcome::Disarmed { revision: from.number()? },
+        tag => return Err(CodecError::Tag { what: "outcome of a command for keys", tag }),
     })
 }
 
-fn write_put_outcome(to: &mut Writer, put: &PutOutcome) {
+fn write_put_outcome(to: &mut ByteWriter, put: &PutOutcome) {
     to.number(put.revision);
     to.option(put.prev.as_ref(), write_kv);
 }
 
-fn read_put_outcome(from: &mut Reader<'_>) -> Result<PutOutcome, Malformed> {
+fn read_put_outcome(from: &mut ByteReader<'_>) -> Result<PutOutcome, CodecError> {
     Ok(PutOutcome { revision: from.number()?, prev: from.option(read_key_value)? })
 }
 
-fn write_delete_outcome(to: &mut Writer, delete: &DeleteOutcome) {
+fn write_delete_outcome(to: &mut ByteWriter, delete: &DeleteOutcome) {
     to.number(delete.revision);
     to.number(delete.deleted);
     to.list(&delete.prev, write_kv);
 }
 
-fn read_delete_outcome(from: &mut Reader<'_>) -> Result<DeleteOutcome, Malformed> {
+fn read_delete_outcome(from: &mut ByteReader<'_>) -> Result<DeleteOutcome, CodecError> {
     Ok(DeleteOutcome { revision: from.number()?, deleted: from.number()?, prev: from.list(read_key_value)? })
 }
 
-fn write_txn_outcome(to: &mut Writer, revision: u64, succeeded: bool, responses: &[OpOutcome]) {
+fn write_txn_outcome(to: &mut ByteWriter, revision: u64, succeeded: bool, responses: &[OpOutcome]) {
     to.number(revision);
     to.flag(succeeded);
     to.list(responses, |to, response| match response {
@@ -365,9 +366,9 @@ fn write_txn_outcome(to: &mut Writer, revision: u64, succeeded: bool, responses:
     });
 }
 
-fn read_txn_outcome(from: &mut Reader<'_>, depth: usize) -> Result<(u64, bool, Vec<OpOutcome>), Malformed> {
+fn read_txn_outcome(from: &mut ByteReader<'_>, depth: usize) -> Result<(u64, bool, Vec<OpOutcome>), CodecError> {
     if depth > MAX_OPS {
-        return Err(Malformed::Nested);
+        return Err(CodecError::Nested);
     }
     let (revision, succeeded) = (from.number()?, from.flag()?);
     let responses = from.list(|from| {
@@ -384,7 +385,7 @@ fn read_txn_outcome(from: &mut Reader<'_>, depth: usize) -> Result<(u64, bool, V
                 let (revision, succeeded, responses) = read_txn_outcome(from, depth + 1)?;
                 OpOutcome::Txn { revision, succeeded, responses }
             }
-            tag => return Err(Malformed::Tag { what: "outcome of an operation", tag }),
+            tag => return Err(CodecError::Tag { what: "outcome of an operation", tag }),
         })
     })?;
     Ok((revision, succeeded, responses))

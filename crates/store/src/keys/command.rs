@@ -1,89 +1,98 @@
-//! What can be asked of keys, and what is refused before it is looked at closer.
+//! The commands for keys.
 
 use bytes::Bytes;
 
 use super::{KeyRange, Range};
 
-/// A command for keys.
+/// A command for keys. [`Command::keys`](crate::machine::Command::keys) wraps it for the log.
+///
+/// ```
+/// use broadcast_store::keys::{KeysCommand, Put};
+///
+/// let put = KeysCommand::Put(Put { key: "color".into(), value: "green".into(), ..Put::default() });
+/// assert_eq!(KeysCommand::decode(&put.encode())?, put);
+/// # Ok::<(), broadcast_store::CodecError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum KeysCommand {
     /// Puts a key.
     Put(Put),
     /// Deletes keys.
     Delete(Delete),
-    /// Does one or the other, as comparisons say.
+    /// Does one thing or the other, as comparisons of keys say.
     Txn(Txn),
-    /// Forgets history before a revision. Reads and watches from that revision on still work.
+    /// Compacts: forgets the history before a revision. Reads and watches from that revision on still work.
     Compact {
         /// The first revision that can be read afterwards.
         revision: u64,
     },
-    /// Ends the alarm of too little space.
+    /// Turns off the alarm of too little space.
     Disarm,
 }
 
-/// Puts a key.
+/// Puts a key: creates it, or changes its value. [`Store::put`](crate::Store::put) has an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Put {
-    /// Its name: 1 byte at least.
+    /// The key: at least 1 byte.
     pub key: Bytes,
     /// Its new value.
     pub value: Bytes,
-    /// The lease that it is attached to from now on; 0 for none.
+    /// The lease that the key is attached to from now on; 0 for none.
     pub lease: i64,
-    /// Whether the answer has the key as it was.
+    /// Returns the key as it was before.
     pub prev_kv: bool,
-    /// Keeps the value that it has, and `value` is empty.
+    /// Keeps the value that the key has; then `value` has to be empty.
     pub ignore_value: bool,
-    /// Keeps the lease that it has, and `lease` is 0.
+    /// Keeps the lease that the key has; then `lease` has to be 0.
     pub ignore_lease: bool,
 }
 
-/// Deletes keys.
+/// Deletes keys. [`Store::delete`](crate::Store::delete) has an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delete {
-    /// Which.
+    /// Which keys.
     pub keys: KeyRange,
-    /// Whether the answer has the keys as they were.
+    /// Returns the keys as they were before.
     pub prev_kv: bool,
 }
 
-/// Operations that depend on how keys compare. All of them have one revision, or none has any effect.
+/// A transaction: operations that depend on how keys compare. All of them have one revision, or none has any effect.
+/// [`Store::txn`](crate::Store::txn) has an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// All of them have to hold. They are evaluated before anything is changed, those of nested transactions as well.
+    /// The comparisons; all of them have to hold. They are evaluated before anything changes, those of nested transactions, too.
     pub compare: Vec<Compare>,
-    /// What is done if they hold.
+    /// The operations if all hold.
     pub success: Vec<Op>,
-    /// What is done if not.
+    /// The operations if one does not.
     pub failure: Vec<Op>,
 }
 
-/// An operation of a transaction.
+/// An operation of a transaction. See [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Reads keys, with the changes of the operations before it.
+    /// Reads keys; it sees the changes of the operations before it.
     Range(Range),
     /// Puts a key.
     Put(Put),
     /// Deletes keys.
     Delete(Delete),
-    /// A transaction within.
+    /// A nested transaction.
     Txn(Txn),
 }
 
-/// Compares keys. A key that is not there has 0 for each number, and no value at all.
+/// Compares keys. A key that does not exist has 0 for each number, and no value at all. See [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// The keys, each of which has to compare so. If there are none, one that is not there has to.
+    /// The keys, each of which has to compare so. If there are none, a key that does not exist has to.
     pub keys: KeyRange,
-    /// How.
+    /// How to compare.
     pub op: CompareOp,
-    /// With what.
+    /// What to compare, and with what.
     pub target: CompareTarget,
 }
 
-/// How the key's own is compared with what is given.
+/// How the key's own number or value compares with the given one. See [`Txn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum CompareOp {
@@ -97,7 +106,7 @@ pub enum CompareOp {
     NotEqual,
 }
 
-/// What is compared.
+/// What of a key is compared, and with what. See [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CompareTarget {
     /// How many puts the key has had since it was created.
@@ -106,14 +115,14 @@ pub enum CompareTarget {
     Create(u64),
     /// The revision that changed it last.
     Mod(u64),
-    /// Its value. This holds for no key that is not there.
+    /// Its value. This never holds for a key that does not exist.
     Value(Bytes),
     /// Its lease.
     Lease(i64),
 }
 
-impl Command {
-    /// What it may put with a lease, whichever way its transactions go.
+impl KeysCommand {
+    /// All puts with a lease that it may carry out, whichever branches its transactions take.
     pub fn leased_puts(&self) -> Vec<&Put> {
         let mut puts = Vec::new();
         let mut add = |put| puts.extend(Some(put).filter(|put: &&Put| put.lease != 0));
@@ -125,7 +134,7 @@ impl Command {
         puts
     }
 
-    /// The version of the machine that this appeared in, so that a leader does not send it to members of before.
+    /// The version in which this command appeared, so that a leader does not propose it to older members.
     pub fn version(&self) -> u16 {
         match self {
             Self::Put(_) | Self::Delete(_) | Self::Txn(_) | Self::Compact { .. } | Self::Disarm => 1,

@@ -1,16 +1,16 @@
-//! Forgetting history.
+//! Compaction: forgetting history.
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{Keys, MAX_REVISION, Outcome};
+use super::{Keys, KeysOutcome, MAX_REVISION};
 use crate::{
     cow_map::CowMap,
-    error::{Error, Malformed},
+    error::{CodecError, Error},
 };
 
 impl Keys {
-    /// Forgets what is before a revision. It takes time for each change that is forgotten, not for each key.
-    pub(super) fn compact(&mut self, revision: u64) -> Result<Outcome, Error> {
+    /// Forgets the history before a revision. Its time grows with the forgotten changes, not with the keys.
+    pub(super) fn compact(&mut self, revision: u64) -> Result<KeysOutcome, Error> {
         if revision <= self.compacted {
             return Err(Error::Compacted { requested: revision, compacted: self.compacted });
         }
@@ -18,41 +18,40 @@ impl Keys {
             return Err(Error::FutureRevision { requested: revision, current: self.revision });
         }
         self.compacted = revision;
-        while let Some((&at, changed)) = self.log.first()
+        while let Some((&at, changed)) = self.history.first()
             && at <= revision
         {
             let changed = changed.clone();
             changed.iter().for_each(|version| self.forget(&version.key));
-            // Watches from this very revision have its changes.
+            // A watch from this very revision still gets its changes.
             if at == revision {
                 break;
             }
-            self.log.remove(&at);
+            self.history.remove(&at);
         }
-        Ok(Outcome::Compact { revision: self.revision })
+        Ok(KeysOutcome::Compact { revision: self.revision })
     }
 
-    /// Raises the revision by one, at which no key changes; gives it.
+    /// Raises the revision by one without a change of keys. Returns it.
     pub(crate) fn skip_revision(&mut self) -> u64 {
         self.revision += 1;
         self.revision
     }
 
-    /// Forgets all history, and goes on at a revision that is higher by this, at which no key changes. Whoever names an
-    /// earlier one is told that it is compacted.
-    pub(crate) fn jump(&mut self, by: u64) -> Result<(), Malformed> {
+    /// Forgets all history, and goes on at a revision that is higher by this. All earlier ones count as compacted.
+    pub(crate) fn jump(&mut self, by: u64) -> Result<(), CodecError> {
         let what = "the revision of the keys has no room to grow";
         let to = self.revision.checked_add(by).filter(|to| *to < MAX_REVISION);
-        let to = to.ok_or(Malformed::Contradiction { what })?;
+        let to = to.ok_or(CodecError::Contradiction { what })?;
         if self.compacted < self.revision {
             self.compact(self.revision).expect("the newest revision, which is not compacted");
         }
-        self.log = CowMap::default();
+        self.history = CowMap::default();
         (self.revision, self.compacted) = (to, to);
         Ok(())
     }
 
-    /// Forgets what a key was before it was what it is at the compacted revision.
+    /// Forgets the versions of a key before its version at the compacted revision.
     fn forget(&mut self, key: &[u8]) {
         let Some(versions) = self.index.get(key) else { return };
         let old = versions.partition_point(|version| version.mod_revision <= self.compacted);
@@ -72,39 +71,50 @@ impl Keys {
     }
 }
 
-/// How often the revision is looked at: so exact is the age of what is kept.
+/// How many samples of the revision a compactor takes within the age: the more, the more exact the age.
 const SAMPLES: u32 = 16;
 
-/// How many revisions one compaction forgets: other commands wait meanwhile.
+/// How many revisions one compaction forgets at most: other commands wait meanwhile.
 const STEP: u64 = 10_000;
 
-/// Tells a leader when to propose a compaction, so that history has neither too many revisions nor too old ones.
+/// Tells a leader when to propose a compaction, so that the history has neither too many revisions nor too old ones (etcd's
+/// `--auto-compaction-retention`).
 ///
-/// Time passes for the leader alone: it is the leader's [`super::Command::Compact`] that all members carry out. A new
-/// leader starts with a new compactor, which keeps history for its whole age once more.
+/// Only the leader reads a clock: it proposes a [`KeysCommand::Compact`](super::KeysCommand::Compact), which all members carry
+/// out. A new leader begins with a new compactor, which keeps the history for its whole age once more.
+///
+/// ```
+/// use std::time::Duration;
+/// use broadcast_store::{keys::Compactor, machine::State};
+///
+/// let mut compactor = Compactor::new(1_000_000, Duration::from_secs(3600));
+/// assert_eq!(compactor.due(Duration::ZERO, State::new().keys()), None, "there is no history yet");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Compactor {
     most: u64,
     age: Duration,
-    /// When the store was at which revision, oldest first.
+    /// The revision at some times, oldest first.
     samples: VecDeque<(Duration, u64)>,
-    /// Where to compact to, in several steps if it is far.
+    /// The revision to compact to, in several steps if it is far.
     target: u64,
 }
 
 impl Compactor {
-    /// Keeps `most` revisions at most, and each for about `age` at most after it is not the newest any more.
+    /// Keeps at most `most` revisions, and each for about `age` after the next one came.
+    ///
+    /// More of either lets watches and reads go further back, and takes memory, disk and time for snapshots. Less makes watchers
+    /// that were away for long start anew.
     pub fn new(most: u64, age: Duration) -> Self {
         Self { most, age, samples: VecDeque::new(), target: 0 }
     }
 
-    /// When to ask again, whatever happens: before that, age alone makes nothing due.
+    /// How long until age alone can make something due.
     pub fn interval(&self) -> Duration {
         (self.age / SAMPLES).max(Duration::from_millis(1))
     }
 
-    /// The revision to compact at, if it is time; ask again after that is done. `now` is the time since an instant that
-    /// stays the same.
+    /// The revision to compact at, if it is time. Ask again once that is done. `now` is the time since any fixed instant.
     pub fn due(&mut self, now: Duration, keys: &Keys) -> Option<u64> {
         let interval = self.interval();
         if self.samples.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= interval) {
@@ -116,7 +126,7 @@ impl Compactor {
             self.target = self.target.max(*revision);
             self.samples.pop_front();
         }
-        // In steps of a tenth, so that not each command brings a compaction.
+        // In steps of a tenth, or each command would bring a compaction.
         let step = self.most / 10;
         let kept = keys.revision() - keys.compacted();
         if kept > self.most.saturating_add(step) {

@@ -1,75 +1,77 @@
-//! What became of commands and reads.
+//! The outcomes of commands and reads.
 
 use std::sync::Arc;
 
 use super::KeyValue;
 
-/// What became of a command. A revision is the newest one after it.
+/// The outcome of a command. Its revision is the current one after the command.
+///
+/// The example of [`crate`] has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum KeysOutcome {
     /// A key was put.
     Put(PutOutcome),
     /// Keys were deleted, or there were none.
     Delete(DeleteOutcome),
     /// A transaction was carried out.
     Txn {
-        /// The newest revision.
+        /// The current revision.
         revision: u64,
         /// Whether the comparisons held.
         succeeded: bool,
         /// The outcomes of the operations that were carried out.
         responses: Vec<OpOutcome>,
     },
-    /// History is forgotten.
+    /// The history was compacted.
     Compact {
-        /// The newest revision.
+        /// The current revision.
         revision: u64,
     },
     /// The alarm is off.
     Disarmed {
-        /// The newest revision.
+        /// The current revision.
         revision: u64,
     },
 }
 
-/// What a put did.
+/// The outcome of a put. [`Store::put`](crate::Store::put) returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PutOutcome {
-    /// The newest revision.
+    /// The current revision.
     pub revision: u64,
-    /// The key as it was, if that was asked for, and it was there.
+    /// The key as it was before, if the put asked for it and the key existed.
     pub prev: Option<Arc<KeyValue>>,
 }
 
-/// What a delete did.
+/// The outcome of a delete. [`Store::delete`](crate::Store::delete) returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeleteOutcome {
-    /// The newest revision.
+    /// The current revision.
     pub revision: u64,
     /// How many keys were deleted.
     pub deleted: u64,
-    /// The keys as they were, if that was asked for.
+    /// The keys as they were before, if the delete asked for them.
     pub prev: Vec<Arc<KeyValue>>,
 }
 
-/// What a key counts in a list beside its bytes and those of its value: its revisions, and their names in JSON.
+/// How many bytes a key counts in [`RangeOutcome::within`] besides its name and value: its numbers, with their names in JSON.
 pub const KV_BYTES: usize = 100;
 
-/// What a read found.
+/// The outcome of a read. [`Store::range`](crate::Store::range) returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeOutcome {
-    /// The newest revision, whichever was read.
+    /// The current revision, whichever was read.
     pub revision: u64,
     /// How many keys the range has at the revision that was read.
     pub count: u64,
-    /// Whether there are more than the limits let through.
+    /// Whether limits left some out.
     pub more: bool,
     /// The keys.
     pub kvs: Vec<Arc<KeyValue>>,
 }
 
 impl RangeOutcome {
-    /// As many of its keys as take so many bytes, each [`KV_BYTES`] more than its key and value; at least the first.
+    /// Keeps as many keys as fit into `most` bytes, each counted as its name, its value and [`KV_BYTES`]; at least the first.
     #[must_use]
     pub fn within(mut self, most: usize) -> Self {
         let mut bytes = 0_usize;
@@ -84,7 +86,7 @@ impl RangeOutcome {
     }
 }
 
-/// What an operation of a transaction did.
+/// The outcome of an operation of a transaction. [`Store::txn`](crate::Store::txn) returns them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpOutcome {
     /// Keys were read.
@@ -93,9 +95,9 @@ pub enum OpOutcome {
     Put(PutOutcome),
     /// Keys were deleted, or there were none.
     Delete(DeleteOutcome),
-    /// A transaction within was carried out.
+    /// A nested transaction was carried out.
     Txn {
-        /// The newest revision.
+        /// The current revision.
         revision: u64,
         /// Whether its comparisons held.
         succeeded: bool,
@@ -104,8 +106,8 @@ pub enum OpOutcome {
     },
 }
 
-impl Outcome {
-    /// The newest revision after the command.
+impl KeysOutcome {
+    /// The current revision after the command.
     pub fn revision(&self) -> u64 {
         match self {
             Self::Put(put) => put.revision,
@@ -114,7 +116,7 @@ impl Outcome {
         }
     }
 
-    /// At least how many bytes it is encoded, without encoding it.
+    /// A lower bound of its encoded size, without encoding it.
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Put(put) => size(&put.prev),

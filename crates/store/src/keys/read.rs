@@ -1,4 +1,4 @@
-//! Reading keys, as they are and as they were.
+//! Reading keys, now and at earlier revisions.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -8,11 +8,19 @@ use super::{KeyValue, Keys, RangeOutcome, version_at};
 use crate::error::Error;
 
 /// A key, or a range of keys.
+///
+/// ```
+/// use broadcast_store::keys::KeyRange;
+///
+/// assert!(KeyRange::prefix("app/").contains(b"app/color"));
+/// assert!(!KeyRange::one("app/").contains(b"app/color"));
+/// assert!(KeyRange::all().contains(b"any"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRange {
     /// The key, or the first key of the range.
     pub key: Bytes,
-    /// Empty: the key alone. One zero byte: all from the key on. Else the first key that is not in the range.
+    /// Empty: the key alone. One zero byte: all keys from `key` on. Else the first key after the range.
     pub end: Bytes,
 }
 
@@ -22,7 +30,7 @@ impl KeyRange {
         Self { key: key.into(), end: Bytes::new() }
     }
 
-    /// All keys from one on.
+    /// All keys from this one on.
     pub fn from(key: impl Into<Bytes>) -> Self {
         Self { key: key.into(), end: Bytes::from_static(&[0]) }
     }
@@ -32,7 +40,7 @@ impl KeyRange {
         Self::from(Bytes::from_static(&[0]))
     }
 
-    /// All keys that begin so; all keys, if that is empty.
+    /// All keys that begin with a prefix; all keys if it is empty.
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
         let key = prefix.into();
         let Some(last) = key.iter().rposition(|byte| *byte < 0xff) else {
@@ -43,7 +51,7 @@ impl KeyRange {
         Self { key, end: end.into() }
     }
 
-    /// Whether it is one key, rather than a range in which there may be one.
+    /// Whether it names one key, not a range.
     pub fn is_one(&self) -> bool {
         self.end.is_empty()
     }
@@ -57,13 +65,13 @@ impl KeyRange {
         if self.is_one() { self.key == key } else { *self.key <= *key && (self.is_open() || *key < *self.end) }
     }
 
-    /// What all keys in the range begin with, or less than that.
+    /// A prefix of all keys in the range; it may be shorter than it could be.
     pub(super) fn common_prefix(&self) -> Bytes {
         if self.is_open() {
             return Bytes::new();
         }
         let same = self.key.iter().zip(&self.end).take_while(|(one, other)| one == other).count();
-        // The range of a prefix: it ends where the last byte would be one more.
+        // The range of a prefix ends where the prefix's last byte is one higher.
         let is_next = |first: &u8| first.checked_add(1).is_some_and(|next| self.end[same..] == [next]);
         let longer = self.key.get(same).is_some_and(is_next);
         self.key.slice(..same + usize::from(longer))
@@ -74,38 +82,38 @@ impl KeyRange {
     }
 }
 
-/// Reads keys.
+/// A read of keys, as etcd's `RangeRequest`. [`Store::range`](crate::Store::range) has an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Range {
-    /// Which.
+    /// Which keys.
     pub keys: KeyRange,
-    /// How many are answered at most; 0 for all. [`RangeOutcome::more`] tells whether there are others.
+    /// How many keys to return at most; 0 for all. [`RangeOutcome::more`] tells whether there are others.
     pub limit: u64,
-    /// The revision at which they are read; 0 for the newest.
+    /// The revision to read at; 0 for the current one.
     pub revision: u64,
-    /// The order they are answered in.
+    /// The order of the answer.
     pub order: SortOrder,
-    /// What they are ordered by.
+    /// What to order by.
     pub target: SortTarget,
     /// Leaves the values out.
     pub keys_only: bool,
-    /// Answers how many there are, and none of them.
+    /// Returns the number of keys, and no key.
     pub count_only: bool,
-    /// Leaves out those changed before a revision; 0 for none. This and the next three do not change the count.
+    /// Leaves out keys whose `mod_revision` is lower. This and the next three do not change the count.
     pub min_mod_revision: u64,
-    /// Leaves out those changed after a revision; 0 for none.
+    /// Leaves out keys whose `mod_revision` is higher; 0 for no limit.
     pub max_mod_revision: u64,
-    /// Leaves out those created before a revision; 0 for none.
+    /// Leaves out keys whose `create_revision` is lower.
     pub min_create_revision: u64,
-    /// Leaves out those created after a revision; 0 for none.
+    /// Leaves out keys whose `create_revision` is higher; 0 for no limit.
     pub max_create_revision: u64,
 }
 
-/// The order of an answer.
+/// The order of an answer. See [`Range`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SortOrder {
-    /// That of the keys; ascending if something else than the key is the target.
+    /// The order of the keys; ascending if the target is something else than the key.
     #[default]
     None,
     /// The least first.
@@ -114,7 +122,7 @@ pub enum SortOrder {
     Descend,
 }
 
-/// What an answer is ordered by. What is equal is in the order of the keys.
+/// What an answer is ordered by. Equal ones are in the order of their keys. See [`Range`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SortTarget {
@@ -132,12 +140,12 @@ pub enum SortTarget {
 }
 
 impl Range {
-    /// One key.
+    /// A read of one key.
     pub fn of(key: impl Into<Bytes>) -> Self {
         Self::in_range(KeyRange::one(key))
     }
 
-    /// A range of keys.
+    /// A read of a range of keys.
     pub fn in_range(keys: KeyRange) -> Self {
         Self { keys, ..Self::default() }
     }
@@ -171,7 +179,8 @@ impl Range {
 }
 
 impl Keys {
-    /// Reads keys. Who needs the newest confirms first that this member has it.
+    /// Reads keys from this member's state. For a linearizable read, get a read index first
+    /// ([`Consensus::read_index`](crate::raft::Consensus::read_index)).
     ///
     /// # Errors
     ///
@@ -182,10 +191,10 @@ impl Keys {
         Ok(self.range_at(range, revision, self.revision))
     }
 
-    /// Reads keys at a revision that is there; the answer says that the store is at another.
+    /// Reads keys at a revision that exists; the outcome names `current` as the store's revision.
     pub(super) fn range_at(&self, range: &Range, revision: u64, current: u64) -> RangeOutcome {
         let mut outcome = RangeOutcome { revision: current, ..RangeOutcome::default() };
-        // As in etcd: where no order is asked for, what is beyond the limit takes no part in the sorting, either.
+        // As in etcd: without an order, keys beyond the limit take no part in the sorting.
         let limit = usize::try_from(range.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let all = range.order != SortOrder::None || range.has_bounds();
         let fetched = if all { usize::MAX } else { limit.saturating_add(1) };
@@ -206,7 +215,7 @@ impl Keys {
         outcome
     }
 
-    /// The keys of a range that were there at a revision, in order.
+    /// The keys of a range that existed at a revision, in order.
     pub(super) fn iter_at<'a>(
         &'a self,
         keys: &'a KeyRange,
@@ -216,7 +225,7 @@ impl Keys {
         all.filter_map(move |(_, versions)| version_at(versions, revision))
     }
 
-    /// The key's newest version, if it is there.
+    /// The key's newest version, if the key exists.
     pub(super) fn newest(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
         version_at(self.index.get(key)?, u64::MAX)
     }

@@ -1,22 +1,22 @@
-//! Keys in a snapshot: numbers first, then the keys as they were at the compacted revision, then every change since.
+//! The keys' section of a snapshot: numbers first, then each key at the compacted revision, then every change since.
 //!
-//! The changes at the compacted revision itself are there for watches only.
+//! The changes at the compacted revision itself are only there for watches.
 
 use std::{io, sync::Arc};
 
 use super::{KeyValue, Keys, MAX_REVISION, Versions, codec, version_at};
 use crate::{
-    codec::{Reader, Writer},
-    error::{Malformed, SnapshotError},
-    section::{Sink, Source},
+    codec::{ByteReader, ByteWriter},
+    error::{CodecError, SnapshotError},
+    section::{SectionReader, SectionWriter},
 };
 
 const BASE: u8 = 0;
 const CHANGE: u8 = 1;
 
 impl Keys {
-    pub(crate) fn write(&self, sink: &mut Sink<'_>) -> io::Result<()> {
-        let mut head = Writer::new();
+    pub(crate) fn write(&self, sink: &mut SectionWriter<'_>) -> io::Result<()> {
+        let mut head = ByteWriter::new();
         head.number(self.revision);
         head.number(self.compacted);
         head.number(self.quota);
@@ -26,16 +26,16 @@ impl Keys {
         base.map(|version| (BASE, version))
             .chain(self.changes_from(0).flat_map(|(_, changes)| changes.iter()).map(|version| (CHANGE, version)))
             .try_for_each(|(kind, version)| {
-                let mut record = Writer::new();
+                let mut record = ByteWriter::new();
                 record.byte(kind);
                 codec::write_key_value(&mut record, version);
                 sink.record(&record.finish())
             })
     }
 
-    pub(crate) fn read(source: &mut Source<'_>) -> Result<Self, SnapshotError> {
-        let head = source.record()?.ok_or_else(|| source.malformed(Malformed::Cut))?;
-        let mut loading = Loading::new(&head).map_err(|malformed| source.malformed(malformed))?;
+    pub(crate) fn read(source: &mut SectionReader<'_>) -> Result<Self, SnapshotError> {
+        let head = source.record()?.ok_or_else(|| source.malformed(CodecError::Cut))?;
+        let mut loading = KeysLoader::new(&head).map_err(|malformed| source.malformed(malformed))?;
         while let Some(record) = source.record()? {
             loading.add(&record).map_err(|malformed| source.malformed(malformed))?;
         }
@@ -43,21 +43,21 @@ impl Keys {
     }
 }
 
-/// Keys that are being read. What could not have come from commands is refused.
-struct Loading {
+/// Reads keys from a snapshot. It refuses what no commands could have led to.
+struct KeysLoader {
     keys: Keys,
-    /// The changes of the revision that is being read.
+    /// The changes of the revision that it is reading.
     changes: Vec<Arc<KeyValue>>,
     last_base: Option<Arc<KeyValue>>,
 }
 
-fn check(holds: bool, what: &'static str) -> Result<(), Malformed> {
-    if holds { Ok(()) } else { Err(Malformed::Contradiction { what }) }
+fn check(holds: bool, what: &'static str) -> Result<(), CodecError> {
+    if holds { Ok(()) } else { Err(CodecError::Contradiction { what }) }
 }
 
-impl Loading {
-    fn new(head: &[u8]) -> Result<Self, Malformed> {
-        let mut from = Reader::new(head);
+impl KeysLoader {
+    fn new(head: &[u8]) -> Result<Self, CodecError> {
+        let mut from = ByteReader::new(head);
         let (revision, compacted) = (from.number()?, from.number()?);
         let keys = Keys { revision, compacted, quota: from.number()?, alarm: from.flag()?, ..Keys::default() };
         from.end()?;
@@ -66,8 +66,8 @@ impl Loading {
         Ok(Self { keys, changes: Vec::new(), last_base: None })
     }
 
-    fn add(&mut self, record: &[u8]) -> Result<(), Malformed> {
-        let mut from = Reader::new(record);
+    fn add(&mut self, record: &[u8]) -> Result<(), CodecError> {
+        let mut from = ByteReader::new(record);
         let kind = from.byte()?;
         let version = codec::read_key_value(&mut from)?;
         from.end()?;
@@ -81,13 +81,13 @@ impl Loading {
         match kind {
             BASE => self.add_base(version),
             CHANGE => self.add_change(version),
-            tag => Err(Malformed::Tag { what: "record of keys", tag }),
+            tag => Err(CodecError::Tag { what: "record of keys", tag }),
         }
     }
 
-    fn add_base(&mut self, version: Arc<KeyValue>) -> Result<(), Malformed> {
+    fn add_base(&mut self, version: Arc<KeyValue>) -> Result<(), CodecError> {
         let in_order = self.last_base.as_ref().is_none_or(|last| last.key < version.key);
-        check(in_order && self.changes.is_empty() && self.keys.log.first().is_none(), "keys are not in order")?;
+        check(in_order && self.changes.is_empty() && self.keys.history.first().is_none(), "keys are not in order")?;
         check(
             !version.is_tombstone() && version.mod_revision <= self.keys.compacted,
             "a key is not as it was at the compacted revision",
@@ -97,7 +97,7 @@ impl Loading {
         Ok(())
     }
 
-    fn add_change(&mut self, version: Arc<KeyValue>) -> Result<(), Malformed> {
+    fn add_change(&mut self, version: Arc<KeyValue>) -> Result<(), CodecError> {
         let last = self.changes.first().map_or(0, |change| change.mod_revision);
         let revision = version.mod_revision;
         check(revision >= last && revision >= self.keys.compacted, "changes are not in the order of revisions")?;
@@ -130,18 +130,18 @@ impl Loading {
     fn end_revision(&mut self) {
         if let Some(change) = self.changes.first() {
             let revision = change.mod_revision;
-            self.keys.log.insert(revision, std::mem::take(&mut self.changes).into());
+            self.keys.history.insert(revision, std::mem::take(&mut self.changes).into());
         }
     }
 
-    fn finish(mut self) -> Result<Keys, Malformed> {
+    fn finish(mut self) -> Result<Keys, CodecError> {
         self.end_revision();
-        let kept = self.keys.log.iter().filter(|(revision, _)| **revision > self.keys.compacted).count() as u64;
+        let kept = self.keys.history.iter().filter(|(revision, _)| **revision > self.keys.compacted).count() as u64;
         // The first revision is that of the empty store.
         check(kept <= self.keys.revision - self.keys.compacted.max(1), "the history has revisions that were not")?;
-        // At the revision that a store was founded anew with, nothing changed.
+        // Nothing changed at the revision with which a store was founded anew.
         let at_compacted = |versions: &Versions| versions.iter().any(|each| each.mod_revision == self.keys.compacted);
-        let watched = self.keys.log.get(&self.keys.compacted).is_some()
+        let watched = self.keys.history.get(&self.keys.compacted).is_some()
             || !self.keys.index.iter().any(|(_, versions)| at_compacted(versions));
         check(watched, "the changes at the compacted revision are missing")?;
         Ok(self.keys)

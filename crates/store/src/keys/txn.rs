@@ -1,57 +1,60 @@
 //! Carrying out commands: all of their changes at one revision, or none.
+//!
+//! A transaction first chooses its branches, nested ones included, from the keys as they are. Then it checks leases, space and
+//! revisions. Only then it changes keys; if an operation fails all the same, [`PendingRevision::undo`] takes the changes back.
 
 use std::{cmp::Ordering, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    Command, Compare, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyValue, Keys, MAX_TXN_KEYS, MAX_TXN_READ, Op,
-    OpOutcome, Outcome, Put, PutOutcome, Range, RangeOutcome, Txn, size_of,
+    Compare, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyValue, Keys, KeysCommand, KeysOutcome, MAX_TXN_KEYS,
+    MAX_TXN_READ, Op, OpOutcome, Put, PutOutcome, Range, RangeOutcome, Txn, size_of,
 };
 use crate::{error::Error, leases::Leases};
 
 impl Keys {
-    pub(crate) fn apply(&mut self, leases: &Leases, command: &Command) -> Result<Outcome, Error> {
+    pub(crate) fn apply(&mut self, leases: &Leases, command: &KeysCommand) -> Result<KeysOutcome, Error> {
         command.check_parts()?;
         match command {
-            Command::Put(put) => {
+            KeysCommand::Put(put) => {
                 check_lease(leases, put)?;
                 self.check_space(put_size(self, put))?;
-                self.change(|change| change.put(put).map(Outcome::Put))
+                self.change(|change| change.put(put).map(KeysOutcome::Put))
             }
-            Command::Delete(delete) => self.change(|change| change.delete(delete).map(Outcome::Delete)),
-            Command::Txn(txn) => self.txn(leases, txn),
-            Command::Compact { revision } => self.compact(*revision),
-            Command::Disarm => {
+            KeysCommand::Delete(delete) => self.change(|change| change.delete(delete).map(KeysOutcome::Delete)),
+            KeysCommand::Txn(txn) => self.txn(leases, txn),
+            KeysCommand::Compact { revision } => self.compact(*revision),
+            KeysCommand::Disarm => {
                 self.alarm = false;
-                Ok(Outcome::Disarmed { revision: self.revision })
+                Ok(KeysOutcome::Disarmed { revision: self.revision })
             }
         }
     }
 
-    /// Deletes what is attached to a lease, at one revision.
+    /// Deletes all keys of a lease, at one revision.
     pub(crate) fn lease_ended(&mut self, lease: i64) {
         let attached: Vec<Bytes> = self.attached(lease).cloned().collect();
-        let mut change = Change::new(self);
+        let mut change = PendingRevision::new(self);
         attached.into_iter().for_each(|key| change.push(KeyValue::tombstone(key, change.revision())));
         change.commit();
     }
 
-    fn txn(&mut self, leases: &Leases, txn: &Txn) -> Result<Outcome, Error> {
+    fn txn(&mut self, leases: &Leases, txn: &Txn) -> Result<KeysOutcome, Error> {
         let mut visited = 0;
-        let path = Path::choose(self, txn, &mut visited)?;
+        let path = TxnPath::choose(self, txn, &mut visited)?;
         let mut size = 0;
         path.check(self, leases, &mut size)?;
         self.check_space(size)?;
         self.change(|change| {
             change.visited = visited;
             let responses = change.follow(&path)?;
-            Ok(Outcome::Txn { revision: change.current(), succeeded: path.succeeded, responses })
+            Ok(KeysOutcome::Txn { revision: change.current(), succeeded: path.succeeded, responses })
         })
     }
 
-    fn change<T>(&mut self, each: impl FnOnce(&mut Change<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let mut change = Change::new(self);
+    fn change<T>(&mut self, each: impl FnOnce(&mut PendingRevision<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let mut change = PendingRevision::new(self);
         match each(&mut change) {
             Ok(outcome) => {
                 change.commit();
@@ -78,20 +81,20 @@ fn check_lease(leases: &Leases, put: &Put) -> Result<(), Error> {
     if put.lease == 0 || leases.contains(put.lease) { Ok(()) } else { Err(Error::LeaseNotFound { lease: put.lease }) }
 }
 
-/// What a put adds to what is taken.
+/// How many bytes a put takes.
 fn put_size(keys: &Keys, put: &Put) -> u64 {
     let kept = || keys.newest(&put.key).map_or(0, |kv| kv.value.len());
     size_of(&put.key, if put.ignore_value { kept() } else { put.value.len() })
 }
 
-/// The branches of a transaction that are taken, nested ones included. They are chosen before anything is changed.
-struct Path<'a> {
+/// The branches that a transaction takes, nested ones included.
+struct TxnPath<'a> {
     succeeded: bool,
     ops: &'a [Op],
-    nested: Vec<Path<'a>>,
+    nested: Vec<TxnPath<'a>>,
 }
 
-impl<'a> Path<'a> {
+impl<'a> TxnPath<'a> {
     fn choose(keys: &Keys, txn: &'a Txn, visited: &mut u64) -> Result<Self, Error> {
         let mut succeeded = true;
         for compare in &txn.compare {
@@ -106,7 +109,7 @@ impl<'a> Path<'a> {
         Ok(Self { succeeded, ops, nested })
     }
 
-    /// Whether its puts and reads can be carried out, and what is put. As in etcd, all puts come first.
+    /// Checks its puts and reads, and adds up the bytes of the puts. As in etcd, all puts come first.
     fn check(&self, keys: &Keys, leases: &Leases, size: &mut u64) -> Result<(), Error> {
         self.each(&mut |op| {
             if let Op::Put(put) = op {
@@ -122,7 +125,7 @@ impl<'a> Path<'a> {
         })
     }
 
-    /// Looks at each operation, in order, those of nested transactions in their place.
+    /// Calls `look` for each operation in order, those of nested transactions in their place.
     fn each(&self, look: &mut impl FnMut(&Op) -> Result<(), Error>) -> Result<(), Error> {
         let mut nested = self.nested.iter();
         self.ops.iter().try_for_each(|op| match op {
@@ -176,15 +179,17 @@ impl Compare {
     }
 }
 
-/// The changes of one revision, while they are made.
-struct Change<'a> {
+/// The changes of one revision before it is committed.
+struct PendingRevision<'a> {
     keys: &'a mut Keys,
     versions: Vec<Arc<KeyValue>>,
+    /// How many keys it has looked at.
     visited: u64,
+    /// How many bytes it has read.
     read: u64,
 }
 
-impl<'a> Change<'a> {
+impl<'a> PendingRevision<'a> {
     fn new(keys: &'a mut Keys) -> Self {
         Self { keys, versions: Vec::new(), visited: 0, read: 0 }
     }
@@ -194,12 +199,12 @@ impl<'a> Change<'a> {
         self.keys.revision + 1
     }
 
-    /// The newest revision so far: that of the changes, if there are any yet.
+    /// The current revision for the operations: the pending one, once there are changes.
     fn current(&self) -> u64 {
         self.keys.revision + u64::from(!self.versions.is_empty())
     }
 
-    fn follow(&mut self, path: &Path<'_>) -> Result<Vec<OpOutcome>, Error> {
+    fn follow(&mut self, path: &TxnPath<'_>) -> Result<Vec<OpOutcome>, Error> {
         let mut nested = path.nested.iter();
         let each = |op: &Op| {
             Ok(match op {
@@ -217,7 +222,7 @@ impl<'a> Change<'a> {
     }
 
     fn range(&mut self, range: &Range) -> Result<RangeOutcome, Error> {
-        // What would be too much is found before it is collected.
+        // Counts first: what would be too much must not be collected.
         let revision = if range.revision == 0 { self.current() } else { range.revision };
         visit(&mut self.visited)?;
         for _ in self.keys.iter_at(&range.keys, revision) {
@@ -262,21 +267,22 @@ impl<'a> Change<'a> {
         Ok(DeleteOutcome { revision: self.current(), deleted, prev: if delete.prev_kv { found } else { Vec::new() } })
     }
 
-    /// Makes a version the newest of its key, and one of this transaction.
+    /// Adds a version to its key, and to this revision.
     fn push(&mut self, version: KeyValue) {
         let version = Arc::new(version);
         self.versions.push(version.clone());
         self.keys.push(version);
     }
 
-    /// The changes are the next revision, if there are any.
+    /// Makes the changes the next revision, if there are any.
     fn commit(self) {
         if !self.versions.is_empty() {
             self.keys.revision += 1;
-            self.keys.log.insert(self.keys.revision, self.versions.into());
+            self.keys.history.insert(self.keys.revision, self.versions.into());
         }
     }
 
+    /// Takes all changes back.
     fn undo(self) {
         for version in self.versions.into_iter().rev() {
             self.keys.bytes -= version.size();
@@ -292,7 +298,7 @@ impl<'a> Change<'a> {
 }
 
 impl Keys {
-    /// Makes a version the newest of its key.
+    /// Adds a version to its key.
     pub(super) fn push(&mut self, version: Arc<KeyValue>) {
         self.bytes += version.size();
         let before = match self.index.get_mut(&version.key) {
@@ -309,7 +315,7 @@ impl Keys {
         self.attach(&version.key, before, version.lease);
     }
 
-    /// Attaches a key to another lease than before.
+    /// Moves a key from one lease to another.
     fn attach(&mut self, key: &Bytes, before: i64, after: i64) {
         if before == after {
             return;
@@ -322,15 +328,15 @@ impl Keys {
         }
     }
 
-    /// The key's version before one, if the key was there and history has it still.
+    /// The version of a key before this one, if the key existed then and the history still has it.
     pub(super) fn version_before(&self, version: &KeyValue) -> Option<&Arc<KeyValue>> {
         let versions = self.index.get(&version.key)?;
         let at = versions.partition_point(|each| each.mod_revision < version.mod_revision);
         versions[..at].last().filter(|before| !before.is_tombstone())
     }
 
-    /// What changed at each revision from one on.
+    /// The changes of each revision from this one on.
     pub(super) fn changes_from(&self, revision: u64) -> impl Iterator<Item = (u64, &Arc<[Arc<KeyValue>]>)> {
-        self.log.iter_from(&revision).map(|(revision, versions)| (*revision, versions))
+        self.history.iter_from(&revision).map(|(revision, versions)| (*revision, versions))
     }
 }

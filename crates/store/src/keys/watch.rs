@@ -1,13 +1,12 @@
 //! Watches: every change of some keys, each revision once, in order.
 //!
-//! A watcher is a place in the history, not a queue: what it has not been given yet is read from the history when it
-//! asks. So it takes the same few bytes however slow it is. What bounds it is compaction: a watcher that history is
-//! compacted past is cancelled, with the revision from which it can start again. Nothing is skipped silently.
+//! A watcher is a place in the history, not a queue: it reads what it has not had yet from the history when it polls. So it
+//! takes the same few bytes however slow it is. Only compaction limits it: a watcher that the compaction overtakes is
+//! cancelled, with the revision from which it can start again. No change is skipped silently.
 //!
-//! The hub finds out which watchers a change is for, so that a watcher who waits for other keys is neither woken nor
-//! reads what is not for it. It does no I/O. Who applies commands calls [`WatchHub::applied`] after each, wakes those
-//! that it names, and these call [`WatchHub::poll`]. State and hub are behind one lock: a watcher is never given what
-//! the hub has not seen.
+//! [`WatchHub`] finds the watchers that a change is for, so that a watcher of other keys is not woken. It does no I/O. Its
+//! owner calls [`WatchHub::observe`] after each command and wakes the watchers that it names; these call [`WatchHub::poll`].
+//! State and hub are behind one lock: a watcher never gets what the hub has not seen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,101 +18,101 @@ use bytes::Bytes;
 use super::{KeyRange, KeyValue, Keys};
 use crate::error::Error;
 
-/// How many changes one poll looks at, so that the lock is not held for long.
-const SCAN: usize = 4096;
+/// How many changes one poll looks at: the lock is held meanwhile.
+const MAX_SCAN: usize = 4096;
 
-/// Which changes to watch.
+/// Which changes to watch (etcd's `WatchCreateRequest`). [`Store::watch`](crate::Store::watch) has an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Watch {
     /// The keys.
     pub keys: KeyRange,
-    /// The first revision to be told of, which may be in the future. 0: the next one.
+    /// The first revision to deliver, which may be in the future. 0: the next one.
     pub start_revision: u64,
-    /// Whether events have the key as it was before.
+    /// Gives each event the key as it was before.
     pub prev_kv: bool,
-    /// Leaves puts out.
+    /// Leaves out puts.
     pub no_put: bool,
-    /// Leaves deletes out.
+    /// Leaves out deletes.
     pub no_delete: bool,
 }
 
-/// The number of a watcher in its hub.
+/// The number of a watcher in its [`WatchHub`].
 pub type WatchId = u64;
 
-/// A change of a key.
+/// A change of a key. See [`WatchEvent`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// The key as it is now; a tombstone, if it was deleted.
+pub struct KeyEvent {
+    /// The key as it is now; a [tombstone](KeyValue::is_tombstone) if it was deleted.
     pub kv: Arc<KeyValue>,
-    /// The key as it was, if that was asked for, and it was there, and it is not compacted.
+    /// The key as it was before, if the watch asked for it, the key existed, and that version is not compacted.
     pub prev: Option<Arc<KeyValue>>,
 }
 
-/// What a watcher is told.
+/// An event of a watch. [`Store::watch`](crate::Store::watch) has an example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEvent {
     /// All changes of a revision.
     Changes {
         /// The revision.
         revision: u64,
-        /// The changes, in their order. There is one at least.
-        events: Vec<Event>,
+        /// The changes in their order; at least one.
+        events: Vec<KeyEvent>,
     },
-    /// All changes up to a revision have been told.
+    /// All changes up to a revision have been delivered.
     Progress {
         /// The revision.
         revision: u64,
     },
-    /// The watcher is at its end, and is forgotten.
-    Cancelled(Cancelled),
+    /// The watch has ended.
+    Cancelled(CancelReason),
 }
 
-/// Why a watcher is at its end.
+/// Why a watch was cancelled. To go on, read the keys and watch from the compacted revision on. See [`WatchEvent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Cancelled {
-    /// It was to start at a revision that is compacted.
+pub enum CancelReason {
+    /// Its start revision is compacted.
     #[error("the watch starts at revision {start}, which is compacted: start at {compacted} or later, and read first")]
     Compacted {
-        /// Where it was to start.
+        /// The start revision.
         start: u64,
         /// The first revision that can be watched.
         compacted: u64,
     },
-    /// It was told of changes more slowly than history was forgotten.
+    /// It read more slowly than the history was compacted.
     #[error(
         "the watch was too slow: changes from revision {next} on are compacted; start at {compacted}, and read first"
     )]
     Slow {
-        /// The first revision that it was not told of.
+        /// The first revision that it did not deliver.
         next: u64,
         /// The first revision that can be watched.
         compacted: u64,
     },
 }
 
-/// What there is for a watcher.
+/// What [`WatchHub::poll`] has for a watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Poll {
-    /// This.
+pub enum WatchPoll {
+    /// An event.
     Ready(WatchEvent),
-    /// Nothing found yet, but not all of the history is looked through: poll again, after others have had the lock.
+    /// Nothing so far, but more history to look through: poll again, after others had the lock.
     Again,
-    /// Nothing, until [`WatchHub::applied`] names it.
+    /// Nothing until [`WatchHub::observe`] names the watcher.
     Idle,
 }
 
 #[derive(Clone, Debug)]
 struct Watcher {
     watch: Watch,
-    /// The first revision that it may still have to be told of. If nothing is pending, whatever is before the head has
-    /// been, too.
+    /// The first revision that it may still have to deliver. If nothing is pending, it has delivered all before the head.
     next: u64,
     /// Whether there may be something between `next` and the head.
     pending: bool,
-    /// Whether it was told anything, or everything there was, since it was created.
+    /// Whether it has delivered anything, or all there was, since it was created.
     started: bool,
+    /// Whether a progress event was requested.
     progress: bool,
-    cancelled: Option<Cancelled>,
+    cancelled: Option<CancelReason>,
 }
 
 impl Watcher {
@@ -122,42 +121,57 @@ impl Watcher {
         !filtered && self.watch.keys.contains(&version.key)
     }
 
-    /// Ends it, if what it has not been told of is forgotten.
+    /// Cancels it if the compaction has overtaken it.
     fn check(&mut self, compacted: u64) {
         if self.pending && self.next < compacted && self.cancelled.is_none() {
             let next = self.next;
             self.cancelled = Some(if self.started {
-                Cancelled::Slow { next, compacted }
+                CancelReason::Slow { next, compacted }
             } else {
-                Cancelled::Compacted { start: next, compacted }
+                CancelReason::Compacted { start: next, compacted }
             });
         }
     }
 }
 
 /// The watchers of one member.
+///
+/// ```
+/// use broadcast_store::{LogId, keys::{KeyRange, KeysCommand, Put, Watch, WatchEvent, WatchHub, WatchPoll}};
+/// use broadcast_store::machine::{Command, State};
+///
+/// let mut state = State::new();
+/// let mut hub = WatchHub::new(100, state.keys());
+/// let watcher = hub.watch(Watch { keys: KeyRange::one("color"), ..Watch::default() }, state.keys())?;
+///
+/// let put = KeysCommand::Put(Put { key: "color".into(), value: "green".into(), ..Put::default() });
+/// state.apply(LogId { term: 1, index: 1 }, &Command::keys(&put)?)?;
+/// assert_eq!(hub.observe(state.keys()), [watcher]);
+/// assert!(matches!(hub.poll(watcher, state.keys()), WatchPoll::Ready(WatchEvent::Changes { revision: 2, .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct WatchHub {
-    most: usize,
+    max_watchers: usize,
     watchers: BTreeMap<WatchId, Watcher>,
-    /// Who watches one key.
+    /// The watchers of one key.
     by_key: BTreeMap<Bytes, BTreeSet<WatchId>>,
-    /// Who watches a range, by what all keys in it begin with.
+    /// The watchers of a range, by a prefix of all keys in it.
     by_prefix: BTreeMap<Bytes, BTreeSet<WatchId>>,
-    /// How many of these prefixes have which length: only such prefixes of a changed key are looked for.
+    /// How many of these prefixes have which length, so that a change looks up only such prefixes of its key.
     lengths: BTreeMap<usize, usize>,
     next_id: WatchId,
-    /// The revision up to which changes have been looked at.
+    /// The revision up to which the hub has seen the changes.
     head: u64,
     compacted: u64,
     woken: BTreeSet<WatchId>,
 }
 
 impl WatchHub {
-    /// A hub for the changes from now on, with at most so many watchers.
-    pub fn new(most: usize, keys: &Keys) -> Self {
+    /// A hub for the changes from now on, which takes at most `max_watchers`.
+    pub fn new(max_watchers: usize, keys: &Keys) -> Self {
         Self {
-            most,
+            max_watchers,
             watchers: BTreeMap::new(),
             by_key: BTreeMap::new(),
             by_prefix: BTreeMap::new(),
@@ -179,16 +193,16 @@ impl WatchHub {
         self.watchers.is_empty()
     }
 
-    /// Starts a watch. It may have something already: poll it.
+    /// Begins a watch. It may have events already: poll it.
     ///
     /// # Errors
     ///
-    /// [`Error::KeyNotProvided`] and [`Error::TooManyWatchers`]. A start that is compacted is not an error: the watcher
+    /// [`Error::KeyNotProvided`] and [`Error::TooManyWatchers`]. A compacted start revision is not an error: the watcher
     /// is cancelled at its first poll, as in etcd.
     pub fn watch(&mut self, watch: Watch, keys: &Keys) -> Result<WatchId, Error> {
         watch.keys.check()?;
-        if self.watchers.len() >= self.most {
-            return Err(Error::TooManyWatchers { most: self.most as u64 });
+        if self.watchers.len() >= self.max_watchers {
+            return Err(Error::TooManyWatchers { most: self.max_watchers as u64 });
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -240,12 +254,12 @@ impl WatchHub {
         }
     }
 
-    /// Looks at what has changed since the last time, and names the watchers that have something to poll now and had
-    /// nothing before. To be called after every command, or every few.
-    pub fn applied(&mut self, keys: &Keys) -> Vec<WatchId> {
+    /// Looks at the changes since the last time. Returns the watchers that have something to poll now and had nothing before.
+    /// Call it after every command, or every few.
+    pub fn observe(&mut self, keys: &Keys) -> Vec<WatchId> {
         if keys.compacted() > self.head + 1 {
-            // What was not looked at yet is partly forgotten: who it was for cannot be told.
-            return self.installed(keys);
+            // Some changes were compacted before the hub saw them: nobody knows for whom they were.
+            return self.observe_snapshot(keys);
         }
         for (revision, changes) in keys.changes_from(self.head + 1) {
             for version in changes.iter() {
@@ -279,9 +293,9 @@ impl WatchHub {
         }
     }
 
-    /// Goes on with a state that was installed from a snapshot, in place of an earlier one. Every watcher is woken: it
-    /// goes on from the new history, or is cancelled if that begins too late for it.
-    pub fn installed(&mut self, keys: &Keys) -> Vec<WatchId> {
+    /// Goes on with a state from a snapshot, in place of the former one. Every watcher has to be woken: it goes on in the new
+    /// history, or is cancelled if that begins too late for it.
+    pub fn observe_snapshot(&mut self, keys: &Keys) -> Vec<WatchId> {
         for watcher in self.watchers.values_mut() {
             if !watcher.pending {
                 watcher.next = watcher.next.max(self.head + 1);
@@ -295,20 +309,20 @@ impl WatchHub {
         self.watchers.keys().copied().collect()
     }
 
-    /// Asks that a watcher be told of its progress, once it has been told of all changes so far.
+    /// Requests a [`WatchEvent::Progress`] for a watcher, which comes after all changes so far.
     pub fn request_progress(&mut self, id: WatchId) {
         if let Some(watcher) = self.watchers.get_mut(&id) {
             watcher.progress = true;
         }
     }
 
-    /// What a watcher is to be told next. One that is not known is idle.
-    pub fn poll(&mut self, id: WatchId, keys: &Keys) -> Poll {
-        let Some(watcher) = self.watchers.get_mut(&id) else { return Poll::Idle };
+    /// The next event of a watcher. An unknown one is idle.
+    pub fn poll(&mut self, id: WatchId, keys: &Keys) -> WatchPoll {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return WatchPoll::Idle };
         watcher.check(keys.compacted());
         if let Some(cancelled) = watcher.cancelled {
             self.cancel(id);
-            return Poll::Ready(WatchEvent::Cancelled(cancelled));
+            return WatchPoll::Ready(WatchEvent::Cancelled(cancelled));
         }
         if watcher.pending {
             let mut seen = 0;
@@ -316,21 +330,21 @@ impl WatchHub {
                 if revision > self.head {
                     break;
                 }
-                if seen > SCAN {
+                if seen > MAX_SCAN {
                     watcher.next = revision;
-                    return Poll::Again;
+                    return WatchPoll::Again;
                 }
                 seen += changes.len();
                 let events = changes.iter().filter(|version| watcher.matches(version)).map(|version| {
                     let prev = watcher.watch.prev_kv.then(|| keys.version_before(version)).flatten();
-                    Event { kv: version.clone(), prev: prev.cloned() }
+                    KeyEvent { kv: version.clone(), prev: prev.cloned() }
                 });
                 let events: Vec<_> = events.collect();
                 if !events.is_empty() {
                     watcher.next = revision + 1;
                     watcher.pending = watcher.next <= self.head;
                     watcher.started = true;
-                    return Poll::Ready(WatchEvent::Changes { revision, events });
+                    return WatchPoll::Ready(WatchEvent::Changes { revision, events });
                 }
             }
             watcher.pending = false;
@@ -338,8 +352,8 @@ impl WatchHub {
             watcher.next = self.head + 1;
         }
         if std::mem::take(&mut watcher.progress) {
-            return Poll::Ready(WatchEvent::Progress { revision: self.head });
+            return WatchPoll::Ready(WatchEvent::Progress { revision: self.head });
         }
-        Poll::Idle
+        WatchPoll::Idle
     }
 }

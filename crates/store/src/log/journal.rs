@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::record::{Link, Record};
-use super::segment::{Header, Location, SPARE, START, file_name};
-use super::view::{Shared, Update};
-use super::{LogError, Options, State};
+use super::record::{Record, RecordLink};
+use super::segment::{RecordLocation, SPARE, START, SegmentHeader, file_name};
+use super::view::{LocationUpdate, SharedLog};
+use super::{LogError, LogOptions, LogState};
 use crate::disk::{Disk, DiskFile, Ids};
 
 const SEAL: u64 = 32;
@@ -18,18 +18,18 @@ const SEAL: u64 = 32;
 pub(super) struct Journal<D: Disk> {
     pub(super) disk: D,
     pub(super) ids: Ids,
-    pub(super) options: Options,
-    pub(super) shared: Arc<Shared<D::File>>,
+    pub(super) options: LogOptions,
+    pub(super) shared: Arc<SharedLog<D::File>>,
     /// What the records written so far have led to.
-    pub(super) state: State,
-    pub(super) sealed: VecDeque<Sealed>,
-    pub(super) active: Active<D::File>,
+    pub(super) state: LogState,
+    pub(super) sealed: VecDeque<SealedSegment>,
+    pub(super) active: ActiveSegment<D::File>,
     pub(super) spare: Option<D::File>,
 }
 
 /// A segment that no more records come to.
 #[derive(Debug)]
-pub(super) struct Sealed {
+pub(super) struct SealedSegment {
     pub(super) sequence: u64,
     pub(super) size: u64,
     /// The highest index of its entries.
@@ -38,7 +38,7 @@ pub(super) struct Sealed {
 
 /// The segment in use.
 #[derive(Debug)]
-pub(super) struct Active<F> {
+pub(super) struct ActiveSegment<F> {
     pub(super) file: Arc<F>,
     pub(super) name: String,
     pub(super) sequence: u64,
@@ -57,12 +57,12 @@ pub(super) struct Active<F> {
 
 /// What one turn of the writer writes.
 #[derive(Debug)]
-pub(super) struct Turn<F> {
-    updates: Vec<Update<F>>,
+pub(super) struct WriteBatch<F> {
+    updates: Vec<LocationUpdate<F>>,
     purged: bool,
 }
 
-impl<F> std::fmt::Debug for Update<F> {
+impl<F> std::fmt::Debug for LocationUpdate<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Put(index, _) => write!(f, "Put({index})"),
@@ -72,19 +72,19 @@ impl<F> std::fmt::Debug for Update<F> {
     }
 }
 
-impl<F> Default for Turn<F> {
+impl<F> Default for WriteBatch<F> {
     fn default() -> Self {
         Self { updates: Vec::new(), purged: false }
     }
 }
 
-impl<F> Active<F> {
+impl<F> ActiveSegment<F> {
     fn room(&self, reserve: u64) -> u64 {
         self.size.saturating_sub(self.end + SEAL + reserve)
     }
 
     fn push(&mut self, record: &Record) -> u64 {
-        let link = Link { salt: self.salt, previous: self.previous, offset: self.end, synced: self.synced };
+        let link = RecordLink { salt: self.salt, previous: self.previous, offset: self.end, synced: self.synced };
         self.previous = record.write(link, &mut self.buffer);
         let offset = self.end;
         self.end += record.size();
@@ -92,7 +92,7 @@ impl<F> Active<F> {
     }
 }
 
-impl<F: DiskFile> Active<F> {
+impl<F: DiskFile> ActiveSegment<F> {
     fn flush(&mut self) -> Result<(), LogError> {
         if !self.buffer.is_empty() {
             let offset = self.end - self.buffer.len() as u64;
@@ -118,7 +118,7 @@ impl<F: DiskFile> Active<F> {
 
 impl<D: Disk> Journal<D> {
     /// Puts a record behind the others; [`finish`](Self::finish) writes it.
-    pub(super) fn put(&mut self, turn: &mut Turn<D::File>, record: &Record) -> Result<(), LogError> {
+    pub(super) fn put(&mut self, batch: &mut WriteBatch<D::File>, record: &Record) -> Result<(), LogError> {
         let size = record.size();
         let reserve = if matches!(record, Record::Entry(_)) { self.options.reserve } else { 0 };
         if size > self.active.room(reserve) {
@@ -131,28 +131,28 @@ impl<D: Disk> Journal<D> {
         let offset = self.active.push(record);
         match record {
             Record::Entry(entry) => {
-                let index = entry.position.index;
-                self.state.last = Some(entry.position);
+                let index = entry.log_id.index;
+                self.state.last = Some(entry.log_id);
                 self.active.highest = self.active.highest.max(Some(index));
-                let location = Location {
+                let location = RecordLocation {
                     file: self.active.file.clone(),
                     sequence: self.active.sequence,
                     offset,
                     size: (super::record::HEADER + super::record::ENTRY_HEADER) as u32 + entry.payload.len() as u32,
                     salt: self.active.salt,
                 };
-                turn.updates.push(Update::Put(index, location));
+                batch.updates.push(LocationUpdate::Put(index, location));
             }
             Record::Vote(vote) => self.state.vote = Some(*vote),
-            Record::Committed(position) => self.state.committed = *position,
+            Record::Committed(log_id) => self.state.committed = *log_id,
             Record::Truncate(last) => {
                 self.state.truncate(*last);
-                turn.updates.push(Update::Cut(self.state.last.map_or(0, |last| last.index + 1)));
+                batch.updates.push(LocationUpdate::Cut(self.state.last.map_or(0, |last| last.index + 1)));
             }
             Record::Purge(up_to) => {
                 self.state.purge(*up_to);
-                turn.updates.push(Update::Purge(up_to.index));
-                turn.purged = true;
+                batch.updates.push(LocationUpdate::Purge(up_to.index));
+                batch.purged = true;
             }
             Record::State(_) | Record::Seal => {}
         }
@@ -161,33 +161,33 @@ impl<D: Disk> Journal<D> {
 
     /// Writes all that was put, and syncs it if somebody waits for it. `number` is that of the last thing that was asked
     /// for.
-    pub(super) fn finish(&mut self, turn: &mut Turn<D::File>, sync: bool, number: u64) -> Result<(), LogError> {
+    pub(super) fn finish(&mut self, batch: &mut WriteBatch<D::File>, sync: bool, number: u64) -> Result<(), LogError> {
         // What says that entries are purged must be durable before their segment goes.
-        if sync || (turn.purged && self.removable()) {
+        if sync || (batch.purged && self.removable()) {
             self.sync()?
         } else {
             self.active.flush()?
         }
-        self.shared.written(number, std::mem::take(&mut turn.updates));
-        self.publish_room();
+        self.shared.written(number, std::mem::take(&mut batch.updates));
+        self.publish_space();
         Ok(())
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
         let began = Instant::now();
         if self.active.sync()? {
-            self.shared.figures.synced(began.elapsed());
+            self.shared.stats.synced(began.elapsed());
         }
         Ok(())
     }
 
     /// What can be done after those who wait were told: removes segments, and prepares the spare one.
-    pub(super) fn tidy(&mut self, turn: &Turn<D::File>, make_room: bool) {
-        let removed = turn.purged && self.remove_purged();
-        if self.spare.is_none() && (make_room || removed) {
+    pub(super) fn tidy(&mut self, batch: &WriteBatch<D::File>, prepare_spare: bool) {
+        let removed = batch.purged && self.remove_purged();
+        if self.spare.is_none() && (prepare_spare || removed) {
             self.prepare();
         }
-        self.publish_room();
+        self.publish_space();
     }
 
     fn removable(&self) -> bool {
@@ -223,13 +223,13 @@ impl<D: Disk> Journal<D> {
         self.spare.is_some()
     }
 
-    pub(super) fn publish_room(&self) {
+    pub(super) fn publish_space(&self) {
         let spare = self.spare.as_ref().map_or(0, |_| self.options.segment);
         let sealed: u64 = self.sealed.iter().map(|sealed| sealed.size).sum();
-        self.shared.figures.set_bytes(sealed + self.active.size + spare);
+        self.shared.stats.set_bytes(sealed + self.active.size + spare);
         let mut view = self.shared.view();
         view.free = self.active.room(self.options.reserve);
-        view.spare = self.spare.is_some().then(|| most(&self.options));
+        view.spare = self.spare.is_some().then(|| max_entry_bytes(&self.options));
     }
 
     /// Seals the segment and begins the next.
@@ -242,41 +242,42 @@ impl<D: Disk> Journal<D> {
         };
         self.active.push(&Record::Seal);
         self.sync()?;
-        let next = begin(&self.disk, self.ids, self.active.sequence + 1, self.active.previous, self.state, file)?;
+        let next =
+            begin_segment(&self.disk, self.ids, self.active.sequence + 1, self.active.previous, self.state, file)?;
         let old = std::mem::replace(&mut self.active, next);
-        self.sealed.push_back(Sealed { sequence: old.sequence, size: old.size, highest: old.highest });
+        self.sealed.push_back(SealedSegment { sequence: old.sequence, size: old.size, highest: old.highest });
         self.prepare();
         Ok(())
     }
 }
 
 /// The most bytes that a record of an entry can have: it fits into a segment that has nothing else.
-pub(super) fn most(options: &Options) -> u64 {
-    let taken = START + Record::State(State::default()).size() + SEAL + options.reserve;
+pub(super) fn max_entry_bytes(options: &LogOptions) -> u64 {
+    let taken = START + Record::State(LogState::default()).size() + SEAL + options.reserve;
     options.segment.saturating_sub(taken)
 }
 
 /// Makes the file of the spare segment.
-pub(super) fn preallocate<D: Disk>(disk: &D, options: &Options) -> io::Result<D::File> {
+pub(super) fn preallocate<D: Disk>(disk: &D, options: &LogOptions) -> io::Result<D::File> {
     let file = disk.create(SPARE)?;
     file.preallocate(options.segment)?;
     Ok(file)
 }
 
 /// Makes the spare file a segment: written and synced first, and only then given its name.
-pub(super) fn begin<D: Disk>(
+pub(super) fn begin_segment<D: Disk>(
     disk: &D,
     ids: Ids,
     sequence: u64,
     previous: u32,
-    state: State,
+    state: LogState,
     file: D::File,
-) -> Result<Active<D::File>, LogError> {
+) -> Result<ActiveSegment<D::File>, LogError> {
     let name = file_name(sequence);
-    let header = Header { ids, sequence, previous };
+    let header = SegmentHeader { ids, sequence, previous };
     let (bytes, crc) = header.write();
     let size = file.size().map_err(LogError::io(&name, "read its length"))?;
-    let mut active = Active {
+    let mut active = ActiveSegment {
         file: Arc::new(file),
         name,
         sequence,

@@ -5,12 +5,12 @@
 //! The log is a row of segments, `00000000000000000001.log` and on. Each is preallocated (64 MiB), has a header that says
 //! whose it is, and then records. A record has a length, a checksum, the checksum of the record before it, its own
 //! offset, and how far the segment was synced when it was written. Each segment begins with a record of the state
-//! ([`State`]: vote, committed, purged, last), so that older segments can be removed; all but the last end with a seal.
+//! ([`LogState`]: vote, committed, purged, last), so that older segments can be removed; all but the last end with a seal.
 //! One more segment is kept preallocated under another name, so that a full disk is noticed 64 MiB before it matters.
 //!
 //! # Order
 //!
-//! There is one queue for everything that changes the log, and one [`Writer`] that empties it: it takes all that waits,
+//! There is one queue for everything that changes the log, and one [`LogWriter`] that empties it: it takes all that waits,
 //! writes it at once, syncs once, and only then tells who waits (group commit). So nothing overtakes anything:
 //!
 //! - A vote is durable when [`Log::save_vote`] returns.
@@ -36,10 +36,10 @@
 //! - **A failed sync or write.** Linux may forget the pages that it could not write, and the next sync would succeed.
 //!   So it is never tried again: everybody who waits gets the error, and so does every later call; [`Log::failure`] tells
 //!   the program, which must end.
-//! - **A full disk.** While no spare segment can be had, [`Room::accepts_proposals`] is false. What is on its way still
-//!   fits into the segment in use, up to its last [`Options::reserve`] bytes, which only votes and the like may take. Who
+//! - **A full disk.** While no spare segment can be had, [`LogSpace::accepts_proposals`] is false. What is on its way still
+//!   fits into the segment in use, up to its last [`LogOptions::reserve`] bytes, which only votes and the like may take. Who
 //!   accepts entries all the same, until they do not fit, gets the same fatal error as with a failed disk: check
-//!   [`Log::room`] before proposing, and before handing a leader's entries to Raft. [`Log::make_room`] tries again.
+//!   [`Log::space`] before proposing, and before handing a leader's entries to Raft. [`Log::prepare_spare`] tries again.
 
 //! # Why not a database
 //!
@@ -57,30 +57,22 @@
 //! writes everything twice, and gained nothing with one entry a sync; `examples/log_speed.rs` measures this log.
 
 mod error;
-mod figures;
 mod journal;
 mod record;
 mod recovery;
 mod segment;
+mod stats;
 mod view;
 mod writer;
 
 use bytes::Bytes;
 
+pub use crate::log_id::LogId;
 pub use error::LogError;
-pub use figures::{LogFigures, SyncTimes};
+pub use stats::{LogStats, SyncStats};
 pub(crate) use view::bounds;
-pub use view::{Found, Reader};
-pub use writer::{Done, Log, RoomReader, Writer};
-
-/// Where an entry is in the log: the term of the leader that made it, and its index.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// The leader's term.
-    pub term: u64,
-    /// The index; the first entry of a cluster has 0.
-    pub index: u64,
-}
+pub use view::{EntryBatch, LogReader};
+pub use writer::{DurableCallback, Log, LogSpaceReader, LogWriter};
 
 /// For whom a node voted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +89,7 @@ pub struct Vote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Where it is in the log.
-    pub position: Position,
+    pub log_id: LogId,
     /// What kind of payload it has; the log does not look at it.
     pub kind: u8,
     /// The payload.
@@ -106,20 +98,20 @@ pub struct Entry {
 
 /// All that a log knows besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct LogState {
     /// The last vote.
     pub vote: Option<Vote>,
     /// The last entry that is known to be committed.
-    pub committed: Option<Position>,
+    pub committed: Option<LogId>,
     /// The last entry that was purged; all up to it are gone.
-    pub purged: Option<Position>,
+    pub purged: Option<LogId>,
     /// The last entry; `purged` if there is none.
-    pub last: Option<Position>,
+    pub last: Option<LogId>,
 }
 
 /// How large things are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct LogOptions {
     /// The bytes of a segment. More is fewer files; two are preallocated at any time.
     pub segment: u64,
     /// The bytes at the end of a segment that entries may not take: they are for votes on a full disk.
@@ -132,7 +124,7 @@ pub struct Options {
     pub read: usize,
 }
 
-impl Default for Options {
+impl Default for LogOptions {
     fn default() -> Self {
         Self { segment: 64 << 20, reserve: 1 << 20, queue: 16 << 20, cache: 16 << 20, read: 1 << 20 }
     }
@@ -140,14 +132,14 @@ impl Default for Options {
 
 /// How much fits into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// The bytes of entries that are certain to fit, after all that waits. An entry takes [`Room::bytes`].
+pub struct LogSpace {
+    /// The bytes of entries that are certain to fit, after all that waits. An entry takes [`LogSpace::bytes`].
     pub free: u64,
     /// Whether there is a spare segment. Without one a leader should refuse proposals: the disk is full.
     pub accepts_proposals: bool,
 }
 
-impl Room {
+impl LogSpace {
     /// The most bytes that an entry with `payload` bytes takes.
     pub const fn bytes(payload: u64) -> u64 {
         record::HEADER + record::ENTRY_HEADER + payload + record::ALIGN

@@ -1,4 +1,4 @@
-//! Records: how each change of the log is written.
+//! RecordScanner: how each change of the log is written.
 //!
 //! Little endian, each record at a multiple of 8 bytes:
 //!
@@ -16,7 +16,7 @@
 
 use bytes::Bytes;
 
-use super::{Entry, Position, State, Vote};
+use super::{Entry, LogId, LogState, Vote};
 
 pub(super) const ALIGN: u64 = 8;
 pub(super) const HEADER: u64 = 32;
@@ -35,21 +35,21 @@ const SEAL: u8 = 7;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     /// What earlier segments, which may be gone, have led to. Only the first of a segment.
-    State(State),
+    State(LogState),
     Vote(Vote),
     Entry(Entry),
     /// Cuts all entries after this one; all of them if there is none.
-    Truncate(Option<Position>),
+    Truncate(Option<LogId>),
     /// All entries up to this one are gone.
-    Purge(Position),
-    Committed(Option<Position>),
+    Purge(LogId),
+    Committed(Option<LogId>),
     /// The end of a segment that another follows.
     Seal,
 }
 
 /// Where a record is chained to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
+pub(super) struct RecordLink {
     pub(super) salt: u32,
     /// CRC of the record before.
     pub(super) previous: u32,
@@ -61,7 +61,7 @@ pub(super) struct Link {
 
 /// What a record's header says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
+pub(super) struct RecordHeader {
     pub(super) crc: u32,
     pub(super) body: u32,
     pub(super) previous: u32,
@@ -69,7 +69,7 @@ pub(super) struct Head {
     kind: u8,
 }
 
-impl Head {
+impl RecordHeader {
     /// Reads a header that could be one of this segment at this offset.
     pub(super) fn parse(bytes: &[u8; HEADER as usize], salt: u32, offset: u64) -> Option<Self> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
@@ -113,14 +113,14 @@ impl Record {
     }
 
     /// Appends the record and gives its checksum. The caller has checked that it fits into a segment.
-    pub(super) fn write(&self, link: Link, out: &mut Vec<u8>) -> u32 {
+    pub(super) fn write(&self, link: RecordLink, out: &mut Vec<u8>) -> u32 {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER as usize]);
         let kind = match self {
             Self::State(state) => {
                 put_optional_vote(out, state.vote);
-                for position in [state.committed, state.purged, state.last] {
-                    put_optional(out, position);
+                for log_id in [state.committed, state.purged, state.last] {
+                    put_optional(out, log_id);
                 }
                 STATE
             }
@@ -129,21 +129,21 @@ impl Record {
                 VOTE
             }
             Self::Entry(entry) => {
-                put(out, entry.position);
+                put(out, entry.log_id);
                 out.push(entry.kind);
                 out.extend_from_slice(&entry.payload);
                 ENTRY
             }
-            Self::Truncate(position) => {
-                put_optional(out, *position);
+            Self::Truncate(log_id) => {
+                put_optional(out, *log_id);
                 TRUNCATE
             }
-            Self::Purge(position) => {
-                put(out, *position);
+            Self::Purge(log_id) => {
+                put(out, *log_id);
                 PURGE
             }
-            Self::Committed(position) => {
-                put_optional(out, *position);
+            Self::Committed(log_id) => {
+                put_optional(out, *log_id);
                 COMMITTED
             }
             Self::Seal => SEAL,
@@ -162,10 +162,10 @@ impl Record {
     }
 
     /// Reads the body of a record whose checksum fits; `None` if it is of no known kind or has another length.
-    pub(super) fn parse(head: &Head, body: Bytes) -> Option<Self> {
+    pub(super) fn parse(head: &RecordHeader, body: Bytes) -> Option<Self> {
         let mut rest = body;
         let record = match head.kind {
-            STATE => Self::State(State {
+            STATE => Self::State(LogState {
                 vote: take_optional_vote(&mut rest)?,
                 committed: take_optional(&mut rest)?,
                 purged: take_optional(&mut rest)?,
@@ -173,9 +173,9 @@ impl Record {
             }),
             VOTE => Self::Vote(take_vote(&mut rest)?),
             ENTRY => {
-                let position = take(&mut rest)?;
+                let log_id = take(&mut rest)?;
                 let kind = take_bytes::<1>(&mut rest)?[0];
-                Self::Entry(Entry { position, kind, payload: std::mem::take(&mut rest) })
+                Self::Entry(Entry { log_id, kind, payload: std::mem::take(&mut rest) })
             }
             TRUNCATE => Self::Truncate(take_optional(&mut rest)?),
             PURGE => Self::Purge(take(&mut rest)?),
@@ -187,14 +187,14 @@ impl Record {
     }
 }
 
-fn put(out: &mut Vec<u8>, position: Position) {
-    out.extend_from_slice(&position.term.to_le_bytes());
-    out.extend_from_slice(&position.index.to_le_bytes());
+fn put(out: &mut Vec<u8>, log_id: LogId) {
+    out.extend_from_slice(&log_id.term.to_le_bytes());
+    out.extend_from_slice(&log_id.index.to_le_bytes());
 }
 
-fn put_optional(out: &mut Vec<u8>, position: Option<Position>) {
-    out.push(position.is_some().into());
-    put(out, position.unwrap_or_default());
+fn put_optional(out: &mut Vec<u8>, log_id: Option<LogId>) {
+    out.push(log_id.is_some().into());
+    put(out, log_id.unwrap_or_default());
 }
 
 fn put_vote(out: &mut Vec<u8>, vote: Vote) {
@@ -222,16 +222,16 @@ fn take_flag(bytes: &mut Bytes) -> Option<bool> {
     }
 }
 
-fn take(bytes: &mut Bytes) -> Option<Position> {
+fn take(bytes: &mut Bytes) -> Option<LogId> {
     let term = u64::from_le_bytes(take_bytes(bytes)?);
     let index = u64::from_le_bytes(take_bytes(bytes)?);
-    Some(Position { term, index })
+    Some(LogId { term, index })
 }
 
-fn take_optional(bytes: &mut Bytes) -> Option<Option<Position>> {
+fn take_optional(bytes: &mut Bytes) -> Option<Option<LogId>> {
     let some = take_flag(bytes)?;
-    let position = take(bytes)?;
-    Some(some.then_some(position))
+    let log_id = take(bytes)?;
+    Some(some.then_some(log_id))
 }
 
 fn take_vote(bytes: &mut Bytes) -> Option<Vote> {

@@ -3,24 +3,24 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::journal::{self, Active, Journal, Sealed};
+use super::journal::{self, ActiveSegment, Journal, SealedSegment};
 use super::record::Record;
-use super::segment::{Header, Location, Records, SPARE, START, Step, file_name, sequence};
-use super::view::{Locations, Shared};
-use super::{LogError, Options, State};
+use super::segment::{RecordLocation, RecordScanner, RecordStep, SPARE, START, SegmentHeader, file_name, sequence};
+use super::view::{RecordLocations, SharedLog};
+use super::{LogError, LogOptions, LogState};
 use crate::disk::{Disk, DiskFile, Ids};
 
 /// What the records so far have led to.
 struct Replay<F> {
-    state: State,
-    locations: Locations<F>,
+    state: LogState,
+    locations: RecordLocations<F>,
     /// Up to which index entries are missing, because their segments were removed: a later record must say that they are
     /// purged.
     missing: Option<u64>,
     begun: bool,
 }
 
-pub(super) fn open<D: Disk>(disk: D, ids: Ids, options: Options) -> Result<Journal<D>, LogError> {
+pub(super) fn open<D: Disk>(disk: D, ids: Ids, options: LogOptions) -> Result<Journal<D>, LogError> {
     let folder = disk.name();
     let names = disk.list().map_err(LogError::io(&folder, "list its files"))?;
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence(name)).collect();
@@ -28,7 +28,8 @@ pub(super) fn open<D: Disk>(disk: D, ids: Ids, options: Options) -> Result<Journ
     // A process that ended may have given a segment its name without making that durable.
     disk.sync_folder().map_err(LogError::io(&folder, "sync the folder"))?;
     let spare = reuse_spare(&disk, &names, &options);
-    let mut replay = Replay { state: State::default(), locations: Locations::default(), missing: None, begun: false };
+    let mut replay =
+        Replay { state: LogState::default(), locations: RecordLocations::default(), missing: None, begun: false };
     let (mut sealed, mut active, mut seal) = (VecDeque::new(), None, None);
     for (at, sequence) in sequences.iter().copied().enumerate() {
         let name = file_name(sequence);
@@ -41,7 +42,7 @@ pub(super) fn open<D: Disk>(disk: D, ids: Ids, options: Options) -> Result<Journ
         let segment = replay.segment(file, &name, ids, sequence, seal, last)?;
         seal = segment.sealed.then_some(segment.active.previous);
         if segment.sealed {
-            sealed.push_back(Sealed { sequence, size: segment.active.size, highest: segment.active.highest });
+            sealed.push_back(SealedSegment { sequence, size: segment.active.size, highest: segment.active.highest });
         }
         active = Some(segment.active);
     }
@@ -51,7 +52,7 @@ pub(super) fn open<D: Disk>(disk: D, ids: Ids, options: Options) -> Result<Journ
         // Without room the log opens all the same, as long as it has a segment to write to.
         None => journal::preallocate(&disk, &options).ok(),
     };
-    let shared = Arc::new(Shared::new(options, replay.state, replay.locations));
+    let shared = Arc::new(SharedLog::new(options, replay.state, replay.locations));
     let (active, spare) = match active {
         Some(active) if seal.is_none() => (active, spare),
         // There is none yet, or the process ended after it sealed one and before it began the next.
@@ -61,17 +62,20 @@ pub(super) fn open<D: Disk>(disk: D, ids: Ids, options: Options) -> Result<Journ
                 Some(file) => file,
                 None => journal::preallocate(&disk, &options).map_err(LogError::io(SPARE, "make room"))?,
             };
-            (journal::begin(&disk, ids, number, crc, replay.state, file)?, journal::preallocate(&disk, &options).ok())
+            (
+                journal::begin_segment(&disk, ids, number, crc, replay.state, file)?,
+                journal::preallocate(&disk, &options).ok(),
+            )
         }
     };
     let mut journal = Journal { disk, ids, options, shared, state: replay.state, sealed, active, spare };
     journal.remove_purged();
-    journal.publish_room();
+    journal.publish_space();
     Ok(journal)
 }
 
 // It has nothing but zeros, or a header and a state that the next segment will overwrite.
-fn reuse_spare<D: Disk>(disk: &D, names: &[String], options: &Options) -> Option<D::File> {
+fn reuse_spare<D: Disk>(disk: &D, names: &[String], options: &LogOptions) -> Option<D::File> {
     if !names.iter().any(|name| name == SPARE) {
         return None;
     }
@@ -80,7 +84,7 @@ fn reuse_spare<D: Disk>(disk: &D, names: &[String], options: &Options) -> Option
 }
 
 struct Segment<F> {
-    active: Active<F>,
+    active: ActiveSegment<F>,
     sealed: bool,
 }
 
@@ -95,28 +99,28 @@ impl<F: DiskFile> Replay<F> {
         last: bool,
     ) -> Result<Segment<F>, LogError> {
         let damaged = |offset: u64, problem: String| LogError::Damaged { file: name.into(), offset, problem };
-        let (header, crc) = Header::read(&*file, name, ids, sequence)?;
+        let (header, crc) = SegmentHeader::read(&*file, name, ids, sequence)?;
         if seal.is_some_and(|seal| seal != header.previous) {
             return Err(damaged(0, "does not follow on the segment before".into()));
         }
-        let mut records = Records::new(&*file, name, &header, crc)?;
+        let mut records = RecordScanner::new(&*file, name, &header, crc)?;
         let mut highest: Option<u64> = None;
         let sealed = loop {
             match records.next()? {
-                Step::Record { record: Record::Seal, .. } => break true,
-                Step::Record { record, offset, size } => {
+                RecordStep::Record { record: Record::Seal, .. } => break true,
+                RecordStep::Record { record, offset, size } => {
                     if let Record::Entry(entry) = &record {
-                        highest = highest.max(Some(entry.position.index));
+                        highest = highest.max(Some(entry.log_id.index));
                     }
-                    let location = Location { file: file.clone(), sequence, offset, size, salt: header.salt() };
+                    let location = RecordLocation { file: file.clone(), sequence, offset, size, salt: header.salt() };
                     self.record(record, location).map_err(|problem| damaged(offset, problem))?;
                 }
-                Step::End { problem } if last => {
+                RecordStep::End { problem } if last => {
                     if records.offset == START {
                         // The state was synced before the segment had its name.
                         return Err(damaged(START, problem.into()));
                     }
-                    let (synced, dirty) = records.look_behind()?;
+                    let (synced, dirty) = records.scan_tail()?;
                     if let Some(witness) = synced {
                         let problem = format!("{problem}, and the record at byte {witness} says that this was synced");
                         return Err(damaged(records.offset, problem));
@@ -124,7 +128,7 @@ impl<F: DiskFile> Replay<F> {
                     clear(&*file, name, records.offset, dirty)?;
                     break false;
                 }
-                Step::End { problem } => {
+                RecordStep::End { problem } => {
                     return Err(damaged(records.offset, format!("{problem}, and another segment follows")));
                 }
             }
@@ -135,7 +139,7 @@ impl<F: DiskFile> Replay<F> {
         if last {
             file.sync().map_err(LogError::io(name, "sync"))?;
         }
-        let active = Active {
+        let active = ActiveSegment {
             file,
             name: name.into(),
             sequence,
@@ -150,7 +154,7 @@ impl<F: DiskFile> Replay<F> {
         Ok(Segment { active, sealed })
     }
 
-    fn record(&mut self, record: Record, location: Location<F>) -> Result<(), String> {
+    fn record(&mut self, record: Record, location: RecordLocation<F>) -> Result<(), String> {
         match record {
             Record::State(state) if !self.begun => {
                 self.begun = true;
@@ -168,13 +172,13 @@ impl<F: DiskFile> Replay<F> {
                 }
             }
             Record::Vote(vote) => self.state.vote = Some(vote),
-            Record::Committed(position) => self.state.committed = position,
+            Record::Committed(log_id) => self.state.committed = log_id,
             Record::Entry(entry) => {
-                let index = entry.position.index;
+                let index = entry.log_id.index;
                 if self.state.last.is_some_and(|last| last.index.checked_add(1) != Some(index)) {
                     return Err(format!("entry {index} does not follow on {:?}", self.state.last));
                 }
-                self.state.last = Some(entry.position);
+                self.state.last = Some(entry.log_id);
                 self.locations.put(index, location);
             }
             Record::Truncate(last) => {
@@ -193,7 +197,7 @@ impl<F: DiskFile> Replay<F> {
         Ok(())
     }
 
-    fn check(&self, active: Option<&Active<F>>) -> Result<(), LogError> {
+    fn check(&self, active: Option<&ActiveSegment<F>>) -> Result<(), LogError> {
         let file = active.map(|active| active.name.clone()).unwrap_or_default();
         let damaged = |problem| LogError::Damaged { file, offset: 0, problem };
         let purged = self.state.purged;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::LogError;
-use super::record::{ALIGN, HEADER, Head, Record};
+use super::record::{ALIGN, HEADER, Record, RecordHeader};
 use crate::disk::{DiskFile, Ids};
 
 const MAGIC: [u8; 8] = *b"bcstlog\n";
@@ -26,14 +26,14 @@ pub(super) fn sequence(file_name: &str) -> Option<u64> {
 
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct SegmentHeader {
     pub(super) ids: Ids,
     pub(super) sequence: u64,
     /// CRC of the seal of the segment before.
     pub(super) previous: u32,
 }
 
-impl Header {
+impl SegmentHeader {
     /// Another one for each segment, so that no record of one passes for one of another.
     pub(super) fn salt(&self) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
@@ -87,7 +87,7 @@ impl Header {
 
 /// Where an entry's record is.
 #[derive(Debug)]
-pub(super) struct Location<F> {
+pub(super) struct RecordLocation<F> {
     pub(super) file: Arc<F>,
     pub(super) sequence: u64,
     pub(super) offset: u64,
@@ -96,19 +96,19 @@ pub(super) struct Location<F> {
     pub(super) salt: u32,
 }
 
-impl<F> Clone for Location<F> {
+impl<F> Clone for RecordLocation<F> {
     fn clone(&self) -> Self {
         Self { file: self.file.clone(), ..*self }
     }
 }
 
-impl<F: DiskFile> Location<F> {
+impl<F: DiskFile> RecordLocation<F> {
     /// Reads the record again.
     pub(super) fn read(&self) -> Result<Record, LogError> {
         let name = file_name(self.sequence);
         let mut bytes = vec![0; self.size as usize];
         self.file.read_exact_at(&mut bytes, self.offset).map_err(LogError::io(&name, "read a record"))?;
-        let head = bytes.first_chunk().and_then(|head| Head::parse(head, self.salt, self.offset));
+        let head = bytes.first_chunk().and_then(|head| RecordHeader::parse(head, self.salt, self.offset));
         head.filter(|head| u64::from(head.body) + HEADER == bytes.len() as u64 && head.fits(&bytes))
             .and_then(|head| Record::parse(&head, Bytes::from(bytes).slice(HEADER as usize..)))
             .ok_or_else(|| LogError::Damaged {
@@ -120,7 +120,7 @@ impl<F: DiskFile> Location<F> {
 }
 
 /// Reads records one after the other, without holding more of the file than one of them and a buffer.
-pub(super) struct Records<'a, F> {
+pub(super) struct RecordScanner<'a, F> {
     file: &'a F,
     name: &'a str,
     salt: u32,
@@ -135,7 +135,7 @@ pub(super) struct Records<'a, F> {
 }
 
 /// How reading on has ended.
-pub(super) enum Step {
+pub(super) enum RecordStep {
     /// A record: where it begins, and its size without padding.
     Record { record: Record, offset: u64, size: u32 },
     /// What follows is no record that fits.
@@ -144,8 +144,8 @@ pub(super) enum Step {
 
 const BUFFER: usize = 1 << 18;
 
-impl<'a, F: DiskFile> Records<'a, F> {
-    pub(super) fn new(file: &'a F, name: &'a str, header: &Header, crc: u32) -> Result<Self, LogError> {
+impl<'a, F: DiskFile> RecordScanner<'a, F> {
+    pub(super) fn new(file: &'a F, name: &'a str, header: &SegmentHeader, crc: u32) -> Result<Self, LogError> {
         let length = file.size().map_err(LogError::io(name, "read its length"))?;
         let (salt, buffer) = (header.salt(), Vec::new());
         Ok(Self { file, name, salt, length, previous: crc, offset: START, buffer, base: 0 })
@@ -167,25 +167,25 @@ impl<'a, F: DiskFile> Records<'a, F> {
         Ok(Some(&self.buffer[from..from + size as usize]))
     }
 
-    fn head(&mut self, offset: u64) -> Result<Option<Head>, LogError> {
+    fn head(&mut self, offset: u64) -> Result<Option<RecordHeader>, LogError> {
         let salt = self.salt;
-        Ok(self.bytes(offset, HEADER)?.and_then(|bytes| Head::parse(bytes.first_chunk()?, salt, offset)))
+        Ok(self.bytes(offset, HEADER)?.and_then(|bytes| RecordHeader::parse(bytes.first_chunk()?, salt, offset)))
     }
 
-    pub(super) fn next(&mut self) -> Result<Step, LogError> {
+    pub(super) fn next(&mut self) -> Result<RecordStep, LogError> {
         let offset = self.offset;
         let Some(head) = self.head(offset)? else {
-            return Ok(Step::End { problem: "no record" });
+            return Ok(RecordStep::End { problem: "no record" });
         };
         let (size, previous) = (HEADER + u64::from(head.body), self.previous);
         let Some(bytes) = self.bytes(offset, size)? else {
-            return Ok(Step::End { problem: "the record is longer than the file" });
+            return Ok(RecordStep::End { problem: "the record is longer than the file" });
         };
         if !head.fits(bytes) {
-            return Ok(Step::End { problem: "the record does not fit its checksum" });
+            return Ok(RecordStep::End { problem: "the record does not fit its checksum" });
         }
         if head.previous != previous {
-            return Ok(Step::End { problem: "the record does not follow on the one before" });
+            return Ok(RecordStep::End { problem: "the record does not follow on the one before" });
         }
         let body = Bytes::copy_from_slice(&bytes[HEADER as usize..]);
         // Its checksum fits: a program wrote it so.
@@ -196,11 +196,11 @@ impl<'a, F: DiskFile> Records<'a, F> {
         })?;
         self.previous = head.crc;
         self.offset += head.size();
-        Ok(Step::Record { record, offset, size: size as u32 })
+        Ok(RecordStep::Record { record, offset, size: size as u32 })
     }
 
     /// Whether any record behind the end says that the end was synced, and where the last byte is that is not zero.
-    pub(super) fn look_behind(&mut self) -> Result<(Option<u64>, u64), LogError> {
+    pub(super) fn scan_tail(&mut self) -> Result<(Option<u64>, u64), LogError> {
         let mut dirty = self.offset;
         let mut at = self.offset;
         while at < self.length {

@@ -8,30 +8,30 @@ use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::figures::LogFigures;
 use super::record::Record;
-use super::segment::{Location, file_name};
-use super::{Entry, LogError, Options, Position, State, Vote};
+use super::segment::{RecordLocation, file_name};
+use super::stats::LogStats;
+use super::{Entry, LogError, LogId, LogOptions, LogState, Vote};
 use crate::disk::DiskFile;
 
 #[derive(Debug)]
-pub(super) struct Shared<F> {
-    pub(super) options: Options,
-    pub(super) figures: Arc<LogFigures>,
+pub(super) struct SharedLog<F> {
+    pub(super) options: LogOptions,
+    pub(super) stats: Arc<LogStats>,
     failed: OnceLock<String>,
-    view: Mutex<View<F>>,
+    view: Mutex<LogView<F>>,
 }
 
 #[derive(Debug)]
-pub(super) struct View<F> {
-    pub(super) state: State,
+pub(super) struct LogView<F> {
+    pub(super) state: LogState,
     /// The index of the first entry; `None` if there is none.
     first: Option<u64>,
     /// Up to which number the writer has written what was asked for.
     written: u64,
     cache: VecDeque<Cached>,
     cached_bytes: usize,
-    locations: Locations<F>,
+    locations: RecordLocations<F>,
     /// Bytes for entries in the segment in use, and in the spare one.
     pub(super) free: u64,
     pub(super) spare: Option<u64>,
@@ -46,19 +46,19 @@ struct Cached {
 
 /// Where the records of a run of entries are.
 #[derive(Debug)]
-pub(super) struct Locations<F> {
+pub(super) struct RecordLocations<F> {
     first: u64,
-    locations: VecDeque<Location<F>>,
+    locations: VecDeque<RecordLocation<F>>,
 }
 
-impl<F> Default for Locations<F> {
+impl<F> Default for RecordLocations<F> {
     fn default() -> Self {
         Self { first: 0, locations: VecDeque::new() }
     }
 }
 
-impl<F> Locations<F> {
-    pub(super) fn put(&mut self, index: u64, location: Location<F>) {
+impl<F> RecordLocations<F> {
+    pub(super) fn put(&mut self, index: u64, location: RecordLocation<F>) {
         if self.locations.is_empty() {
             self.first = index;
         }
@@ -82,21 +82,21 @@ impl<F> Locations<F> {
         (!self.locations.is_empty()).then_some(self.first)
     }
 
-    fn get(&self, index: u64) -> Option<&Location<F>> {
+    fn get(&self, index: u64) -> Option<&RecordLocation<F>> {
         self.locations.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 }
 
 /// What the writer did to the locations.
-pub(super) enum Update<F> {
-    Put(u64, Location<F>),
+pub(super) enum LocationUpdate<F> {
+    Put(u64, RecordLocation<F>),
     Cut(u64),
     Purge(u64),
 }
 
-impl<F> Shared<F> {
-    pub(super) fn new(options: Options, state: State, locations: Locations<F>) -> Self {
-        let view = View {
+impl<F> SharedLog<F> {
+    pub(super) fn new(options: LogOptions, state: LogState, locations: RecordLocations<F>) -> Self {
+        let view = LogView {
             state,
             first: locations.first(),
             written: 0,
@@ -106,10 +106,10 @@ impl<F> Shared<F> {
             free: 0,
             spare: None,
         };
-        Self { options, figures: Arc::default(), failed: OnceLock::new(), view: Mutex::new(view) }
+        Self { options, stats: Arc::default(), failed: OnceLock::new(), view: Mutex::new(view) }
     }
 
-    pub(super) fn view(&self) -> MutexGuard<'_, View<F>> {
+    pub(super) fn view(&self) -> MutexGuard<'_, LogView<F>> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,13 +130,13 @@ impl<F> Shared<F> {
     }
 
     /// Takes over what the writer has written, up to what was asked for with this number.
-    pub(super) fn written(&self, number: u64, updates: Vec<Update<F>>) {
+    pub(super) fn written(&self, number: u64, updates: Vec<LocationUpdate<F>>) {
         let view = &mut *self.view();
         for update in updates {
             match update {
-                Update::Put(index, location) => view.locations.put(index, location),
-                Update::Cut(from) => view.locations.cut(from),
-                Update::Purge(up_to) => view.locations.purge(up_to),
+                LocationUpdate::Put(index, location) => view.locations.put(index, location),
+                LocationUpdate::Cut(from) => view.locations.cut(from),
+                LocationUpdate::Purge(up_to) => view.locations.purge(up_to),
             }
         }
         view.written = view.written.max(number);
@@ -144,34 +144,34 @@ impl<F> Shared<F> {
     }
 }
 
-impl<F> View<F> {
+impl<F> LogView<F> {
     /// Checks that entries follow on what is there.
     pub(super) fn check_order(&self, entries: &[Entry]) -> Result<(), LogError> {
         let mut last = self.state.last;
         for entry in entries {
-            let found = entry.position.index;
+            let found = entry.log_id.index;
             // A log that never had an entry may begin anywhere: with a snapshot, entries come from the middle.
             if last.is_some_and(|last| last.index.checked_add(1) != Some(found)) {
                 return Err(LogError::Order { last: last.map(|last| last.index), found });
             }
-            last = Some(entry.position);
+            last = Some(entry.log_id);
         }
         Ok(())
     }
 
     pub(super) fn append(&mut self, number: u64, entries: &[Entry]) {
         for entry in entries {
-            self.first.get_or_insert(entry.position.index);
-            self.state.last = Some(entry.position);
+            self.first.get_or_insert(entry.log_id.index);
+            self.state.last = Some(entry.log_id);
             self.cached_bytes += bytes(entry);
             self.cache.push_back(Cached { number, entry: entry.clone() });
         }
     }
 
-    pub(super) fn truncate(&mut self, last: Option<Position>) {
+    pub(super) fn truncate(&mut self, last: Option<LogId>) {
         self.state.truncate(last);
         let from = self.state.last.map_or(0, |last| last.index + 1);
-        while self.cache.back().is_some_and(|cached| cached.entry.position.index >= from) {
+        while self.cache.back().is_some_and(|cached| cached.entry.log_id.index >= from) {
             self.cached_bytes -= self.cache.pop_back().map_or(0, |cached| bytes(&cached.entry));
         }
         if self.first.is_some_and(|first| first >= from) {
@@ -179,9 +179,9 @@ impl<F> View<F> {
         }
     }
 
-    pub(super) fn purge(&mut self, up_to: Position) {
+    pub(super) fn purge(&mut self, up_to: LogId) {
         self.state.purge(up_to);
-        while self.cache.front().is_some_and(|cached| cached.entry.position.index <= up_to.index) {
+        while self.cache.front().is_some_and(|cached| cached.entry.log_id.index <= up_to.index) {
             self.cached_bytes -= self.cache.pop_front().map_or(0, |cached| bytes(&cached.entry));
         }
         if let Some(first) = self.first
@@ -204,8 +204,8 @@ fn bytes(entry: &Entry) -> usize {
     entry.payload.len() + size_of::<Cached>()
 }
 
-impl State {
-    pub(super) fn truncate(&mut self, last: Option<Position>) {
+impl LogState {
+    pub(super) fn truncate(&mut self, last: Option<LogId>) {
         let next = last.map_or(0, |last| last.index + 1);
         if self.last.is_none_or(|last| last.index < next) {
             return;
@@ -213,12 +213,12 @@ impl State {
         // What was purged cannot be cut.
         self.last =
             if self.purged.is_some_and(|purged| purged.index >= next) { self.purged } else { last.or(self.purged) };
-        if self.committed.map(|position| position.index) > self.last.map(|position| position.index) {
+        if self.committed.map(|log_id| log_id.index) > self.last.map(|log_id| log_id.index) {
             self.committed = None;
         }
     }
 
-    pub(super) fn purge(&mut self, up_to: Position) {
+    pub(super) fn purge(&mut self, up_to: LogId) {
         if self.purged.is_some_and(|purged| purged.index >= up_to.index) {
             return;
         }
@@ -231,24 +231,24 @@ impl State {
 
 /// Reads the log, beside whoever writes it. Clones read the same log.
 #[derive(Debug)]
-pub struct Reader<F> {
-    pub(super) shared: Arc<Shared<F>>,
+pub struct LogReader<F> {
+    pub(super) shared: Arc<SharedLog<F>>,
 }
 
-impl<F> Clone for Reader<F> {
+impl<F> Clone for LogReader<F> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone() }
     }
 }
 
-enum Source<F> {
+enum EntrySource<F> {
     Memory(Entry),
-    Disk(Location<F>),
+    Disk(RecordLocation<F>),
 }
 
-/// Entries that were found, and that may have to be read from disk yet: with [`Found::read`].
-pub struct Found<F> {
-    sources: Vec<Source<F>>,
+/// Entries that were found, and that may have to be read from disk yet: with [`EntryBatch::read`].
+pub struct EntryBatch<F> {
+    sources: Vec<EntrySource<F>>,
 }
 
 /// The first index of a range, and the one behind its last.
@@ -266,7 +266,7 @@ pub(crate) fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (start, end)
 }
 
-impl<F: DiskFile> Reader<F> {
+impl<F: DiskFile> LogReader<F> {
     /// The last vote that is durable.
     pub fn vote(&self) -> Result<Option<Vote>, LogError> {
         self.shared.check()?;
@@ -274,19 +274,19 @@ impl<F: DiskFile> Reader<F> {
     }
 
     /// Finds the entries of a range that there are: at most about `limit` bytes of them, but at least one.
-    pub fn find(&self, range: impl RangeBounds<u64>, limit: usize) -> Result<Found<F>, LogError> {
+    pub fn find(&self, range: impl RangeBounds<u64>, limit: usize) -> Result<EntryBatch<F>, LogError> {
         self.shared.check()?;
         let view = self.shared.view();
         let (mut sources, mut taken) = (Vec::new(), 0);
         let (Some(first), Some(last)) = (view.first, view.state.last) else {
-            return Ok(Found { sources });
+            return Ok(EntryBatch { sources });
         };
         let (start, end) = bounds(&range);
-        let first_cached = view.cache.front().map_or(u64::MAX, |cached| cached.entry.position.index);
+        let first_cached = view.cache.front().map_or(u64::MAX, |cached| cached.entry.log_id.index);
         for index in start.max(first)..end.min(last.index + 1) {
             let (source, size) = if index >= first_cached {
                 let entry = &view.cache[(index - first_cached) as usize].entry;
-                (Source::Memory(entry.clone()), bytes(entry))
+                (EntrySource::Memory(entry.clone()), bytes(entry))
             } else {
                 // It has left the cache, or was there when the log was opened: it is on disk.
                 let location = view.locations.get(index).ok_or_else(|| LogError::Damaged {
@@ -294,7 +294,7 @@ impl<F: DiskFile> Reader<F> {
                     offset: 0,
                     problem: format!("entry {index} is neither in memory nor on disk"),
                 })?;
-                (Source::Disk(location.clone()), location.size as usize)
+                (EntrySource::Disk(location.clone()), location.size as usize)
             };
             if !sources.is_empty() && taken + size > limit {
                 break;
@@ -302,31 +302,31 @@ impl<F: DiskFile> Reader<F> {
             taken += size;
             sources.push(source);
         }
-        Ok(Found { sources })
+        Ok(EntryBatch { sources })
     }
 
-    /// Finds and reads, as [`find`](Self::find) and [`Found::read`].
+    /// Finds and reads, as [`find`](Self::find) and [`EntryBatch::read`].
     pub fn read(&self, range: impl RangeBounds<u64>, limit: usize) -> Result<Vec<Entry>, LogError> {
         self.find(range, limit)?.read()
     }
 
     /// How large things are.
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &LogOptions {
         &self.shared.options
     }
 }
 
-impl<F: DiskFile> Found<F> {
+impl<F: DiskFile> EntryBatch<F> {
     /// Whether all entries are in memory, so that reading them does not block.
     pub fn in_memory(&self) -> bool {
-        self.sources.iter().all(|source| matches!(source, Source::Memory(_)))
+        self.sources.iter().all(|source| matches!(source, EntrySource::Memory(_)))
     }
 
     /// Reads the entries. Blocks if not all of them are in memory.
     pub fn read(self) -> Result<Vec<Entry>, LogError> {
         let read = |source| match source {
-            Source::Memory(entry) => Ok(entry),
-            Source::Disk(location) => match location.read()? {
+            EntrySource::Memory(entry) => Ok(entry),
+            EntrySource::Disk(location) => match location.read()? {
                 Record::Entry(entry) => Ok(entry),
                 _ => Err(LogError::Damaged {
                     file: file_name(location.sequence),

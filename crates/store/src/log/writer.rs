@@ -7,25 +7,25 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::journal::{Journal, Turn};
+use super::journal::{Journal, WriteBatch};
 use super::record::Record;
-use super::view::Shared;
-use super::{Entry, LogError, LogFigures, Options, Position, Reader, Room, State, Vote, recovery};
+use super::view::SharedLog;
+use super::{Entry, LogError, LogId, LogOptions, LogReader, LogSpace, LogState, LogStats, Vote, recovery};
 use crate::disk::{Disk, Ids};
 
 /// Is called once, when entries are durable or will never be.
-pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub type DurableCallback = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// How many things may wait for the writer.
 const QUEUE: usize = 1024;
 /// How many bytes of entries the writer takes at most at a time.
-const TURN: usize = 8 << 20;
+const BATCH: usize = 8 << 20;
 
-/// The log, for the one who changes it. Who reads it takes a [`Reader`].
+/// The log, for the one who changes it. Who reads it takes a [`LogReader`].
 #[derive(Debug)]
 pub struct Log<D: Disk> {
-    shared: Arc<Shared<D::File>>,
-    queue: mpsc::Sender<Task>,
+    shared: Arc<SharedLog<D::File>>,
+    queue: mpsc::Sender<WriteTask>,
     bytes: Arc<Semaphore>,
     /// The number of the last thing that was asked for.
     number: u64,
@@ -36,53 +36,53 @@ pub struct Log<D: Disk> {
 
 /// Writes what was asked for. It blocks, so it wants a thread of its own.
 #[derive(Debug)]
-pub struct Writer<D: Disk> {
-    queue: mpsc::Receiver<Task>,
+pub struct LogWriter<D: Disk> {
+    queue: mpsc::Receiver<WriteTask>,
     journal: Journal<D>,
 }
 
-struct Task {
+struct WriteTask {
     number: u64,
     /// Goes before the change.
     before: Option<Record>,
-    change: Change,
-    done: Option<Done>,
+    change: WriteOp,
+    done: Option<DurableCallback>,
     /// Holds room in the queue.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-enum Change {
+enum WriteOp {
     Entries(Vec<Entry>),
     One(Record),
     /// Syncs all that was written.
     Flush,
-    MakeRoom,
+    PrepareSpare,
 }
 
-impl std::fmt::Debug for Task {
+impl std::fmt::Debug for WriteTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Task").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("WriteTask").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
 impl<D: Disk> Log<D> {
     /// Opens the log of this node, or begins one. Nothing is written until the writer runs.
-    pub fn open(disk: D, ids: Ids, options: Options) -> Result<(Self, Writer<D>), LogError> {
+    pub fn open(disk: D, ids: Ids, options: LogOptions) -> Result<(Self, LogWriter<D>), LogError> {
         let journal = recovery::open(disk, ids, options)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let bytes = Arc::new(Semaphore::new(options.queue as usize));
         let log = Self { shared: journal.shared.clone(), queue: sender, bytes, number: 0, committed: None };
-        Ok((log, Writer { queue: receiver, journal }))
+        Ok((log, LogWriter { queue: receiver, journal }))
     }
 
     /// What the log knows, with all that was asked for, whether it is durable or not.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> LogState {
         self.shared.view().state
     }
 
     /// One who reads the log beside this.
-    pub fn reader(&self) -> Reader<D::File> {
-        Reader { shared: self.shared.clone() }
+    pub fn reader(&self) -> LogReader<D::File> {
+        LogReader { shared: self.shared.clone() }
     }
 
     /// Why the log has stopped, if it has: the process must end.
@@ -91,36 +91,36 @@ impl<D: Disk> Log<D> {
     }
 
     /// What it has cost since it was opened.
-    pub fn figures(&self) -> Arc<LogFigures> {
-        self.shared.figures.clone()
+    pub fn stats(&self) -> Arc<LogStats> {
+        self.shared.stats.clone()
     }
 
     /// How much fits.
-    pub fn room(&self) -> Room {
-        self.watch_room().get()
+    pub fn space(&self) -> LogSpace {
+        self.space_reader().get()
     }
 
     /// Tells how much fits, beside who changes the log.
-    pub fn watch_room(&self) -> RoomReader<D> {
-        RoomReader { shared: self.shared.clone(), bytes: self.bytes.clone(), queue: self.queue.downgrade() }
+    pub fn space_reader(&self) -> LogSpaceReader<D> {
+        LogSpaceReader { shared: self.shared.clone(), bytes: self.bytes.clone(), queue: self.queue.downgrade() }
     }
 
     /// Stores a vote. It is durable when this returns, and nobody reads it before.
     pub async fn save_vote(&mut self, vote: Vote) -> Result<(), LogError> {
-        self.wait(Change::One(Record::Vote(vote))).await?;
+        self.wait(WriteOp::One(Record::Vote(vote))).await?;
         self.shared.view().state.vote = Some(vote);
         Ok(())
     }
 
     /// Appends entries. They can be read when this returns; `done` is called when they are durable, or if that fails.
-    pub async fn append(&mut self, entries: Vec<Entry>, done: Done) -> Result<(), LogError> {
+    pub async fn append(&mut self, entries: Vec<Entry>, done: DurableCallback) -> Result<(), LogError> {
         self.shared.check()?;
-        let most = super::journal::most(&self.shared.options);
+        let most = super::journal::max_entry_bytes(&self.shared.options);
         let mut bytes = 0;
         for entry in &entries {
-            let size = Room::bytes(entry.payload.len() as u64);
+            let size = LogSpace::bytes(entry.payload.len() as u64);
             if size > most {
-                return Err(LogError::TooLarge { index: entry.position.index, size, most });
+                return Err(LogError::TooLarge { index: entry.log_id.index, size, most });
             }
             bytes += size;
         }
@@ -131,26 +131,26 @@ impl<D: Disk> Log<D> {
         let slot = self.queue.reserve().await.map_err(|_| self.stopped())?;
         self.number += 1;
         self.shared.view().append(self.number, &entries);
-        let (before, change) = (self.committed.take(), Change::Entries(entries));
-        slot.send(Task { number: self.number, before, change, done: Some(done), permit: Some(permit) });
+        let (before, change) = (self.committed.take(), WriteOp::Entries(entries));
+        slot.send(WriteTask { number: self.number, before, change, done: Some(done), permit: Some(permit) });
         Ok(())
     }
 
     /// Cuts all entries after this one. It is durable before what is appended next is.
-    pub async fn truncate_after(&mut self, last: Option<Position>) -> Result<(), LogError> {
-        self.send(Change::One(Record::Truncate(last)), |view| view.truncate(last)).await
+    pub async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), LogError> {
+        self.send(WriteOp::One(Record::Truncate(last)), |view| view.truncate(last)).await
     }
 
     /// Forgets all entries up to this one, also if it is behind the last: then the log is empty and goes on after it.
-    pub async fn purge(&mut self, up_to: Position) -> Result<(), LogError> {
+    pub async fn purge(&mut self, up_to: LogId) -> Result<(), LogError> {
         if self.state().purged.is_some_and(|purged| purged.index >= up_to.index) {
             return Ok(());
         }
-        self.send(Change::One(Record::Purge(up_to)), |view| view.purge(up_to)).await
+        self.send(WriteOp::One(Record::Purge(up_to)), |view| view.purge(up_to)).await
     }
 
     /// Stores how far is committed, with what is asked for next. What is ahead of the entries is not stored.
-    pub fn save_committed(&mut self, committed: Option<Position>) -> Result<(), LogError> {
+    pub fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), LogError> {
         let last = self.state().last.map(|last| last.index);
         if committed.map(|committed| committed.index) > last {
             return Ok(());
@@ -163,35 +163,36 @@ impl<D: Disk> Log<D> {
 
     /// Waits until all that was asked for is durable.
     pub async fn flush(&mut self) -> Result<(), LogError> {
-        self.wait(Change::Flush).await
+        self.wait(WriteOp::Flush).await
     }
 
     /// Tries again to get a spare segment, after the disk was full.
-    pub async fn make_room(&mut self) -> Result<Room, LogError> {
-        self.wait(Change::MakeRoom).await?;
-        Ok(self.room())
+    pub async fn prepare_spare(&mut self) -> Result<LogSpace, LogError> {
+        self.wait(WriteOp::PrepareSpare).await?;
+        Ok(self.space())
     }
 
     async fn send(
         &mut self,
-        change: Change,
-        now: impl FnOnce(&mut super::view::View<D::File>),
+        change: WriteOp,
+        now: impl FnOnce(&mut super::view::LogView<D::File>),
     ) -> Result<(), LogError> {
         self.shared.check()?;
         let slot = self.queue.reserve().await.map_err(|_| self.stopped())?;
         self.number += 1;
         now(&mut self.shared.view());
-        slot.send(Task { number: self.number, before: self.committed.take(), change, done: None, permit: None });
+        slot.send(WriteTask { number: self.number, before: self.committed.take(), change, done: None, permit: None });
         Ok(())
     }
 
-    async fn wait(&mut self, change: Change) -> Result<(), LogError> {
+    async fn wait(&mut self, change: WriteOp) -> Result<(), LogError> {
         self.shared.check()?;
         let (sender, receiver) = oneshot::channel();
         // Whoever waited and has gone needs no answer.
-        let done: Done = Box::new(move |result| drop(sender.send(result)));
+        let done: DurableCallback = Box::new(move |result| drop(sender.send(result)));
         self.number += 1;
-        let task = Task { number: self.number, before: self.committed.take(), change, done: Some(done), permit: None };
+        let task =
+            WriteTask { number: self.number, before: self.committed.take(), change, done: Some(done), permit: None };
         self.queue.send(task).await.map_err(|_| self.stopped())?;
         match receiver.await {
             Ok(Ok(())) => Ok(()),
@@ -209,47 +210,47 @@ impl<D: Disk> Drop for Log<D> {
     fn drop(&mut self) {
         if let Some(committed) = self.committed.take() {
             // Whoever leads says it again.
-            let change = Change::One(committed);
-            let _ = self.queue.try_send(Task { number: 0, before: None, change, done: None, permit: None });
+            let change = WriteOp::One(committed);
+            let _ = self.queue.try_send(WriteTask { number: 0, before: None, change, done: None, permit: None });
         }
     }
 }
 
 /// Tells how much fits into the log.
 #[derive(Debug)]
-pub struct RoomReader<D: Disk> {
-    shared: Arc<Shared<D::File>>,
+pub struct LogSpaceReader<D: Disk> {
+    shared: Arc<SharedLog<D::File>>,
     bytes: Arc<Semaphore>,
     /// The log ends without waiting for this.
-    queue: mpsc::WeakSender<Task>,
+    queue: mpsc::WeakSender<WriteTask>,
 }
 
-impl<D: Disk> Clone for RoomReader<D> {
+impl<D: Disk> Clone for LogSpaceReader<D> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), bytes: self.bytes.clone(), queue: self.queue.clone() }
     }
 }
 
-impl<D: Disk> RoomReader<D> {
+impl<D: Disk> LogSpaceReader<D> {
     /// How much fits now, after all that waits.
-    pub fn get(&self) -> Room {
+    pub fn get(&self) -> LogSpace {
         let waiting = (self.shared.options.queue as usize).saturating_sub(self.bytes.available_permits()) as u64;
         let view = self.shared.view();
         // If the next entry does not fit into the segment in use, what is left there stays empty.
         let free = view.spare.unwrap_or(view.free);
-        Room { free: free.saturating_sub(waiting), accepts_proposals: view.spare.is_some() }
+        LogSpace { free: free.saturating_sub(waiting), accepts_proposals: view.spare.is_some() }
     }
 
     /// The last entry, whether or not it is durable yet.
-    pub fn last(&self) -> Option<Position> {
+    pub fn last(&self) -> Option<LogId> {
         self.shared.view().state.last
     }
 
     /// Has the writer try again to get a spare segment, beside all else, after the disk was full.
-    pub fn make_room(&self) {
+    pub fn prepare_spare(&self) {
         if let Some(queue) = self.queue.upgrade() {
             // A queue that is full will be tried again, too.
-            let task = Task { number: 0, before: None, change: Change::MakeRoom, done: None, permit: None };
+            let task = WriteTask { number: 0, before: None, change: WriteOp::PrepareSpare, done: None, permit: None };
             let _ = queue.try_send(task);
         }
     }
@@ -260,13 +261,13 @@ impl<D: Disk> RoomReader<D> {
     }
 }
 
-impl<D: Disk> Writer<D> {
+impl<D: Disk> LogWriter<D> {
     /// Runs on a thread of its own, until the [`Log`] is dropped or the disk fails; then calls `ended`.
     pub fn spawn(mut self, ended: impl FnOnce(Result<(), LogError>) + Send + 'static) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("store-log".into()).spawn(move || {
             ended(loop {
                 let Some(task) = self.queue.blocking_recv() else { break Ok(()) };
-                if let Err(error) = self.turn(task) {
+                if let Err(error) = self.write_batch(task) {
                     break Err(error);
                 }
             });
@@ -277,53 +278,53 @@ impl<D: Disk> Writer<D> {
     pub async fn run<P: Future<Output = ()>>(mut self, mut pause: impl FnMut() -> P) -> Result<(), LogError> {
         while let Some(task) = self.queue.recv().await {
             pause().await;
-            self.turn(task)?;
+            self.write_batch(task)?;
         }
         Ok(())
     }
 
     /// Takes all that waits, writes it, syncs it once, and tells who waits.
-    fn turn(&mut self, first: Task) -> Result<(), LogError> {
-        let (mut turn, mut waiting) = (Turn::default(), Vec::new());
+    fn write_batch(&mut self, first: WriteTask) -> Result<(), LogError> {
+        let (mut batch, mut waiting) = (WriteBatch::default(), Vec::new());
         // They are given back when what they stand for is counted as written.
         let mut permits = Vec::new();
         let mut result = Ok(());
-        let (mut number, mut sync, mut make_room, mut bytes) = (0, false, false, 0);
+        let (mut number, mut sync, mut prepare_spare, mut bytes) = (0, false, false, 0);
         let mut next = Some(first);
         while let Some(task) = next.take() {
             // Not everything that is asked for has one.
             number = number.max(task.number);
             waiting.extend(task.done);
             permits.extend(task.permit);
-            result = task.before.map_or(Ok(()), |record| self.journal.put(&mut turn, &record));
+            result = task.before.map_or(Ok(()), |record| self.journal.put(&mut batch, &record));
             result = result.and_then(|()| match task.change {
-                Change::Entries(entries) => {
+                WriteOp::Entries(entries) => {
                     sync = true;
                     bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-                    entries.into_iter().try_for_each(|entry| self.journal.put(&mut turn, &Record::Entry(entry)))
+                    entries.into_iter().try_for_each(|entry| self.journal.put(&mut batch, &Record::Entry(entry)))
                 }
-                Change::One(record) => {
+                WriteOp::One(record) => {
                     sync |= matches!(record, Record::Vote(_));
-                    self.journal.put(&mut turn, &record)
+                    self.journal.put(&mut batch, &record)
                 }
-                Change::Flush => {
+                WriteOp::Flush => {
                     sync = true;
                     Ok(())
                 }
-                Change::MakeRoom => {
-                    make_room = true;
+                WriteOp::PrepareSpare => {
+                    prepare_spare = true;
                     Ok(())
                 }
             });
-            if result.is_err() || bytes > TURN {
+            if result.is_err() || bytes > BATCH {
                 break;
             }
             next = self.queue.try_recv().ok();
         }
         let result = result.and_then(|()| {
-            self.journal.finish(&mut turn, sync, number)?;
-            if make_room {
-                self.journal.tidy(&turn, true);
+            self.journal.finish(&mut batch, sync, number)?;
+            if prepare_spare {
+                self.journal.tidy(&batch, true);
             }
             Ok(())
         });
@@ -339,14 +340,14 @@ impl<D: Disk> Writer<D> {
         for done in waiting {
             done(result.as_ref().map(|_| ()).map_err(|error| io::Error::other(error.to_string())));
         }
-        if result.is_ok() && !make_room {
-            self.journal.tidy(&turn, false);
+        if result.is_ok() && !prepare_spare {
+            self.journal.tidy(&batch, false);
         }
         result
     }
 }
 
-impl<D: Disk> Drop for Writer<D> {
+impl<D: Disk> Drop for LogWriter<D> {
     fn drop(&mut self) {
         // A writer that is dropped in the middle, as a crashed node of a simulation, answers nobody any more.
         self.queue.close();

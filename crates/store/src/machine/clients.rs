@@ -9,24 +9,24 @@
 
 use bytes::Bytes;
 
-use super::{Outcome, Sink, Source};
+use super::{Outcome, SectionReader, SectionWriter};
 use crate::{
-    codec::{Reader, Writer},
+    codec::{ByteReader, ByteWriter},
     cow_map::CowMap,
-    error::{Error, Malformed, SnapshotError},
+    error::{CodecError, Error, SnapshotError},
 };
 
 /// How many clients are remembered.
 pub const MAX_CLIENTS: usize = 1 << 14;
 
 /// How many outcomes are kept.
-pub const MAX_KEPT: usize = 1 << 15;
+pub const MAX_OUTCOMES: usize = 1 << 15;
 
 /// How many bytes the outcomes that are kept take.
-pub const MAX_KEPT_BYTES: u64 = 16 << 20;
+pub const MAX_OUTCOMES_BYTES: u64 = 16 << 20;
 
 /// The largest outcome that is kept. Of others it is kept that the request was applied.
-pub const MAX_KEPT_OUTCOME: u64 = 64 << 10;
+pub const MAX_OUTCOME_BYTES: u64 = 64 << 10;
 
 /// What an outcome takes besides its bytes.
 const KEPT_BYTES: u64 = 160;
@@ -51,7 +51,7 @@ struct Client {
 }
 
 #[derive(Clone, Debug)]
-struct Kept {
+struct KeptOutcome {
     /// The command that brought it.
     command: u64,
     outcome: Bytes,
@@ -62,7 +62,7 @@ struct Kept {
 pub(super) struct Clients {
     clients: CowMap<u64, Client>,
     by_last: CowMap<u64, u64>,
-    kept: CowMap<(u64, u64), Kept>,
+    kept: CowMap<(u64, u64), KeptOutcome>,
     by_command: CowMap<u64, (u64, u64)>,
     bytes: u64,
 }
@@ -110,13 +110,13 @@ impl Clients {
         self.by_last.insert(command, client);
         self.forget_below(client, answered_below);
 
-        let encoded = (outcome.size() <= MAX_KEPT_OUTCOME).then(|| outcome.encode());
-        let encoded = encoded.filter(|encoded| encoded.len() as u64 <= MAX_KEPT_OUTCOME);
+        let encoded = (outcome.size() <= MAX_OUTCOME_BYTES).then(|| outcome.encode());
+        let encoded = encoded.filter(|encoded| encoded.len() as u64 <= MAX_OUTCOME_BYTES);
         let encoded = encoded.unwrap_or_else(|| Outcome::Refused(Error::AlreadyApplied { revision }).encode());
         self.bytes += KEPT_BYTES + encoded.len() as u64;
-        self.kept.insert((client, serial), Kept { command, outcome: encoded.into() });
+        self.kept.insert((client, serial), KeptOutcome { command, outcome: encoded.into() });
         self.by_command.insert(command, (client, serial));
-        while self.kept.len() > MAX_KEPT || self.bytes > MAX_KEPT_BYTES {
+        while self.kept.len() > MAX_OUTCOMES || self.bytes > MAX_OUTCOMES_BYTES {
             let Some((_, &(client, serial))) = self.by_command.first() else { return };
             self.forget(client, serial);
             if let Some(known) = self.clients.get_mut(&client) {
@@ -141,15 +141,15 @@ impl Clients {
         }
     }
 
-    pub(super) fn write(&self, sink: &mut Sink<'_>) -> std::io::Result<()> {
+    pub(super) fn write(&self, sink: &mut SectionWriter<'_>) -> std::io::Result<()> {
         for (client, known) in self.clients.iter() {
-            let mut record = Writer::new();
+            let mut record = ByteWriter::new();
             record.number(*client);
             record.number(known.floor);
             record.number(known.last);
             sink.record(&record.finish())?;
             for ((_, serial), kept) in self.kept.iter_from(&(*client, 0)).take_while(|((each, _), _)| each == client) {
-                let mut record = Writer::new();
+                let mut record = ByteWriter::new();
                 // No client has this id: so it is told apart from a client.
                 record.number(0);
                 record.number(*serial);
@@ -161,7 +161,7 @@ impl Clients {
         Ok(())
     }
 
-    pub(super) fn read(source: &mut Source<'_>, commands: u64) -> Result<Self, SnapshotError> {
+    pub(super) fn read(source: &mut SectionReader<'_>, commands: u64) -> Result<Self, SnapshotError> {
         let mut all = Self::default();
         let mut current = None;
         while let Some(record) = source.record()? {
@@ -170,9 +170,9 @@ impl Clients {
         Ok(all)
     }
 
-    fn add(&mut self, record: &[u8], current: &mut Option<u64>, commands: u64) -> Result<(), Malformed> {
-        let check = |holds: bool, what| if holds { Ok(()) } else { Err(Malformed::Contradiction { what }) };
-        let mut from = Reader::new(record);
+    fn add(&mut self, record: &[u8], current: &mut Option<u64>, commands: u64) -> Result<(), CodecError> {
+        let check = |holds: bool, what| if holds { Ok(()) } else { Err(CodecError::Contradiction { what }) };
+        let mut from = ByteReader::new(record);
         let client = from.number()?;
         if client != 0 {
             let known = Client { floor: from.number()?, last: from.number()? };
@@ -185,16 +185,16 @@ impl Clients {
             let before = self.by_last.insert(known.last, client);
             return check(before.is_none(), "two clients were heard of with the same command");
         }
-        let client = current.ok_or(Malformed::Contradiction { what: "a request is of no client" })?;
+        let client = current.ok_or(CodecError::Contradiction { what: "a request is of no client" })?;
         let (serial, command, outcome) = (from.number()?, from.number()?, from.bytes()?);
         from.end()?;
         Outcome::decode(&outcome)?;
         let last = self.clients.get(&client).map_or(0, |known| known.last);
         check(client < command && command <= last, "a request is newer than the last of its client")?;
         self.bytes += KEPT_BYTES + outcome.len() as u64;
-        let kept = self.kept.insert((client, serial), Kept { command, outcome });
+        let kept = self.kept.insert((client, serial), KeptOutcome { command, outcome });
         let before = self.by_command.insert(command, (client, serial));
         check(kept.is_none() && before.is_none(), "two requests are the same")?;
-        check(self.kept.len() <= MAX_KEPT && self.bytes <= MAX_KEPT_BYTES, "there are too many outcomes")
+        check(self.kept.len() <= MAX_OUTCOMES && self.bytes <= MAX_OUTCOMES_BYTES, "there are too many outcomes")
     }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{NAME, RequestId, VERSION};
 use crate::{
-    codec::{Reader, Writer},
-    error::{Error, Malformed, Stop},
+    codec::{ByteReader, ByteWriter},
+    error::{ApplyError, CodecError, Error},
     keys::{self, MAX_REQUEST},
 };
 
@@ -28,7 +28,7 @@ pub struct Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// One for the state itself.
-    Shared(Shared),
+    Store(StoreCommand),
     Machine {
         machine: String,
         version: u16,
@@ -37,7 +37,7 @@ pub(super) enum Action {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Shared {
+pub(super) enum StoreCommand {
     OpenClient,
     Grant { lease: i64, ttl: i64 },
     Revoke { lease: i64 },
@@ -45,7 +45,7 @@ pub(super) enum Shared {
     SetQuota { machine: String, bytes: u64 },
 }
 
-impl Shared {
+impl StoreCommand {
     /// The version of the state's own commands that this appeared in.
     fn version(&self) -> u16 {
         match self {
@@ -57,7 +57,7 @@ impl Shared {
         }
     }
 
-    fn write(&self, to: &mut Writer) {
+    fn write(&self, to: &mut ByteWriter) {
         match self {
             Self::OpenClient => to.byte(0),
             Self::Grant { lease, ttl } => {
@@ -82,29 +82,29 @@ impl Shared {
         }
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(from: &mut ByteReader<'_>) -> Result<Self, CodecError> {
         Ok(match from.byte()? {
             0 => Self::OpenClient,
             1 => Self::Grant { lease: from.signed()?, ttl: from.signed()? },
             2 => Self::Revoke { lease: from.signed()? },
             3 => Self::Expire { lease: from.signed()?, term: from.number()? },
             4 => Self::SetQuota { machine: from.text()?, bytes: from.number()? },
-            tag => return Err(Malformed::Tag { what: "command for the store", tag }),
+            tag => return Err(CodecError::Tag { what: "command for the store", tag }),
         })
     }
 }
 
 impl Command {
-    fn shared(shared: Shared) -> Self {
-        Self { request: None, action: Action::Shared(shared) }
+    fn store(command: StoreCommand) -> Self {
+        Self { request: None, action: Action::Store(command) }
     }
 
     /// A command for users' keys.
     ///
     /// # Errors
     ///
-    /// Those of [`keys::Command::check`]: what is wrong in itself is never proposed.
-    pub fn keys(command: &keys::Command) -> Result<Self, Error> {
+    /// Those of [`keys::KeysCommand::check`]: what is wrong in itself is never proposed.
+    pub fn keys(command: &keys::KeysCommand) -> Result<Self, Error> {
         command.check()?;
         Self::machine(keys::NAME, command.version(), command.encode())
     }
@@ -125,27 +125,27 @@ impl Command {
 
     /// Opens a client: [`Outcome::Client`](super::Outcome::Client) has its id, for [`Command::of`].
     pub fn open_client() -> Self {
-        Self::shared(Shared::OpenClient)
+        Self::store(StoreCommand::OpenClient)
     }
 
     /// Grants a lease for so many seconds. Who proposes it chooses an id at random; 0 is none.
     pub fn grant(lease: i64, ttl: i64) -> Self {
-        Self::shared(Shared::Grant { lease, ttl })
+        Self::store(StoreCommand::Grant { lease, ttl })
     }
 
     /// Ends a lease, with all that is attached to it.
     pub fn revoke(lease: i64) -> Self {
-        Self::shared(Shared::Revoke { lease })
+        Self::store(StoreCommand::Revoke { lease })
     }
 
     /// Ends a lease that the leader of a term has found run out; in another term that is refused.
     pub fn expire(lease: i64, term: u64) -> Self {
-        Self::shared(Shared::Expire { lease, term })
+        Self::store(StoreCommand::Expire { lease, term })
     }
 
     /// Sets how many bytes a machine may take.
     pub fn set_quota(machine: &str, bytes: u64) -> Self {
-        Self::shared(Shared::SetQuota { machine: machine.to_owned(), bytes })
+        Self::store(StoreCommand::SetQuota { machine: machine.to_owned(), bytes })
     }
 
     /// The same as a request of a client: applied once, however often it is proposed.
@@ -162,24 +162,24 @@ impl Command {
 
     /// Whether it ends a lease whose time is over, which only the leader knows.
     pub fn is_expiry(&self) -> bool {
-        matches!(self.action, Action::Shared(Shared::Expire { .. }))
+        matches!(self.action, Action::Store(StoreCommand::Expire { .. }))
     }
 
     /// The machine that has to know it, and the lowest version that does.
-    pub fn needs(&self) -> (&str, u16) {
+    pub fn required_version(&self) -> (&str, u16) {
         match &self.action {
             // Only who has the machine can set its quota.
-            Action::Shared(Shared::SetQuota { machine, .. }) => (machine, 1),
-            Action::Shared(shared) => (NAME, shared.version()),
+            Action::Store(StoreCommand::SetQuota { machine, .. }) => (machine, 1),
+            Action::Store(command) => (NAME, command.version()),
             Action::Machine { machine, version, .. } => (machine, *version),
         }
     }
 
     /// As bytes, for the log.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
+        let mut writer = ByteWriter::new();
         let (machine, version) = match &self.action {
-            Action::Shared(shared) => (NAME, shared.version()),
+            Action::Store(command) => (NAME, command.version()),
             Action::Machine { machine, version, .. } => (machine.as_str(), *version),
         };
         writer.number(version.into());
@@ -191,9 +191,9 @@ impl Command {
         });
         let mut bytes = writer.finish();
         match &self.action {
-            Action::Shared(shared) => {
-                let mut body = Writer::new();
-                shared.write(&mut body);
+            Action::Store(command) => {
+                let mut body = ByteWriter::new();
+                command.write(&mut body);
                 bytes.extend(body.finish());
             }
             Action::Machine { body, .. } => bytes.extend_from_slice(body),
@@ -206,14 +206,14 @@ impl Command {
     /// # Errors
     ///
     /// The node has to stop: what is in the log was agreed on.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Stop> {
-        let unnamed = |malformed| Stop::Malformed { machine: String::new(), malformed };
+    pub fn decode(bytes: &[u8]) -> Result<Self, ApplyError> {
+        let unnamed = |malformed| ApplyError::Malformed { machine: String::new(), malformed };
         if bytes.len() > MAX_COMMAND {
-            return Err(unnamed(Malformed::Contradiction { what: "it is larger than a command may be" }));
+            return Err(unnamed(CodecError::Contradiction { what: "it is larger than a command may be" }));
         }
-        let mut from = Reader::new(bytes);
-        let frame = |from: &mut Reader<'_>| {
-            let version = u16::try_from(from.number()?).map_err(|_| Malformed::Number)?;
+        let mut from = ByteReader::new(bytes);
+        let frame = |from: &mut ByteReader<'_>| {
+            let version = u16::try_from(from.number()?).map_err(|_| CodecError::Number)?;
             let machine = from.text()?;
             let request = from.option(|from| {
                 Ok(RequestId { client: from.number()?, serial: from.number()?, answered_below: from.number()? })
@@ -226,21 +226,21 @@ impl Command {
             return Ok(Self { request, action: Action::Machine { machine, version, body } });
         }
         if version > VERSION {
-            return Err(Stop::Unknown { machine, needs: version, knows: VERSION });
+            return Err(ApplyError::Unknown { machine, needs: version, knows: VERSION });
         }
-        let shared = Shared::read(&mut from).and_then(|shared| from.end().map(|()| shared));
-        let shared = shared.map_err(|malformed| Stop::Malformed { machine, malformed })?;
-        Ok(Self { request, action: Action::Shared(shared) })
+        let command = StoreCommand::read(&mut from).and_then(|command| from.end().map(|()| command));
+        let command = command.map_err(|malformed| ApplyError::Malformed { machine, malformed })?;
+        Ok(Self { request, action: Action::Store(command) })
     }
 }
 
 /// The versions of commands that a member knows, or that all of some members know: for each machine the highest.
 ///
-/// A leader proposes a command only if [`Versions::check`] lets it through for each voter.
+/// A leader proposes a command only if [`CommandVersions::check`] lets it through for each voter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Versions(BTreeMap<String, u16>);
+pub struct CommandVersions(BTreeMap<String, u16>);
 
-impl<'a> FromIterator<(&'a str, u16)> for Versions {
+impl<'a> FromIterator<(&'a str, u16)> for CommandVersions {
     fn from_iter<I: IntoIterator<Item = (&'a str, u16)>>(versions: I) -> Self {
         let mut all = BTreeMap::new();
         for (machine, version) in versions {
@@ -251,7 +251,7 @@ impl<'a> FromIterator<(&'a str, u16)> for Versions {
     }
 }
 
-impl Versions {
+impl CommandVersions {
     /// What both know.
     #[must_use]
     pub fn common(&self, other: &Self) -> Self {
@@ -273,15 +273,15 @@ impl Versions {
     ///
     /// # Errors
     ///
-    /// [`Stop::Unknown`]. To a leader that asks before it proposes a command, this says to wait for an upgrade.
-    pub fn check(&self, command: &Command) -> Result<(), Stop> {
-        let (machine, _) = command.needs();
+    /// [`ApplyError::Unknown`]. To a leader that asks before it proposes a command, this says to wait for an upgrade.
+    pub fn check(&self, command: &Command) -> Result<(), ApplyError> {
+        let (machine, _) = command.required_version();
         check(command, self.of(machine))
     }
 }
 
 /// Whether a command is known to who knows its machine in a version.
-pub(super) fn check(command: &Command, knows: u16) -> Result<(), Stop> {
-    let (machine, needs) = command.needs();
-    if needs > knows { Err(Stop::Unknown { machine: machine.to_owned(), needs, knows }) } else { Ok(()) }
+pub(super) fn check(command: &Command, knows: u16) -> Result<(), ApplyError> {
+    let (machine, needs) = command.required_version();
+    if needs > knows { Err(ApplyError::Unknown { machine: machine.to_owned(), needs, knows }) } else { Ok(()) }
 }

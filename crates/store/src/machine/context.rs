@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{At, Leases};
+use super::{Leases, LogId};
 use crate::{
     error::Error,
     keys::{self, Keys},
@@ -12,17 +12,17 @@ use crate::{
 
 /// What there is besides the machine itself, while it applies a command. All that it changes is part of the same command.
 #[derive(Debug)]
-pub struct Context<'a> {
-    at: At,
+pub struct ApplyContext<'a> {
+    log_id: LogId,
     leases: &'a mut Leases,
     keys: &'a mut Keys,
     events: Vec<Bytes>,
     ended: Vec<i64>,
 }
 
-impl<'a> Context<'a> {
-    pub(super) fn new(at: At, leases: &'a mut Leases, keys: &'a mut Keys) -> Self {
-        Self { at, leases, keys, events: Vec::new(), ended: Vec::new() }
+impl<'a> ApplyContext<'a> {
+    pub(super) fn new(log_id: LogId, leases: &'a mut Leases, keys: &'a mut Keys) -> Self {
+        Self { log_id, leases, keys, events: Vec::new(), ended: Vec::new() }
     }
 
     /// What was told, and the leases that are to end.
@@ -30,9 +30,9 @@ impl<'a> Context<'a> {
         (self.events, self.ended)
     }
 
-    /// Where in the log the command is.
-    pub fn at(&self) -> At {
-        self.at
+    /// The entry of the log that has the command.
+    pub fn log_id(&self) -> LogId {
+        self.log_id
     }
 
     /// The leases that there are.
@@ -70,7 +70,7 @@ impl<'a> Context<'a> {
     /// # Errors
     ///
     /// It was refused, and has changed nothing.
-    pub fn keys(&mut self, command: &keys::Command) -> Result<keys::Outcome, Error> {
+    pub fn keys(&mut self, command: &keys::KeysCommand) -> Result<keys::KeysOutcome, Error> {
         self.keys.apply(self.leases, command)
     }
 
@@ -82,7 +82,7 @@ impl<'a> Context<'a> {
 
     /// Tells those who follow the machine, at each member, something. It is no part of the state: who was not there does
     /// not hear it.
-    pub fn tell(&mut self, event: impl Into<Bytes>) {
+    pub fn emit(&mut self, event: impl Into<Bytes>) {
         self.events.push(event.into());
     }
 }

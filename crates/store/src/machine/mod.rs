@@ -20,7 +20,7 @@
 //! # Versions
 //!
 //! Each machine numbers its releases of commands; a command says in which it appeared. A leader proposes a command only
-//! if all voters know it: [`Versions`]. A member that meets a command it does not know [stops](crate::Stop): to skip it
+//! if all voters know it: [`CommandVersions`]. A member that meets a command it does not know [stops](crate::ApplyError): to skip it
 //! would give it another state. A machine's section of a snapshot has the highest version of the commands that led to
 //! it, so a member of an earlier release reads what one of a later release writes, until new commands are in use. Until
 //! then the two write the same bytes, too.
@@ -50,19 +50,20 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    error::{Error, Malformed, SnapshotError, Stop},
+    error::{ApplyError, CodecError, Error, SnapshotError},
     keys::{self, Keys},
 };
 use clients::Clients;
-use command::{Action, Shared};
+use command::{Action, StoreCommand};
 
 pub use crate::cow_map::{CowMap, Iter};
 pub use crate::leases::{Leases, MAX_LEASES, MIN_TTL};
 pub use crate::limits::{MAGIC, MAX_TTL, NAME};
-pub use crate::section::{MAX_RECORD, Sink, Source};
-pub use clients::{MAX_CLIENTS, MAX_KEPT, MAX_KEPT_BYTES, MAX_KEPT_OUTCOME, RequestId};
-pub use command::{Command, MAX_COMMAND, Versions};
-pub use context::Context;
+pub use crate::log_id::LogId;
+pub use crate::section::{MAX_RECORD, SectionReader, SectionWriter};
+pub use clients::{MAX_CLIENTS, MAX_OUTCOME_BYTES, MAX_OUTCOMES, MAX_OUTCOMES_BYTES, RequestId};
+pub use command::{Command, CommandVersions, MAX_COMMAND};
+pub use context::ApplyContext;
 pub use lease_timers::LeaseTimers;
 pub use outcome::Outcome;
 pub use snapshot::FORMAT;
@@ -77,17 +78,8 @@ pub const REVISION_JUMP: u64 = 1_000_000_000;
 /// What every release knows.
 const FIRST: [(&str, u16); 2] = [(NAME, 1), (keys::NAME, 1)];
 
-/// Where in the log a command is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
-    /// The entry's index.
-    pub index: u64,
-    /// The term in which a leader appended it.
-    pub term: u64,
-}
-
 /// What there is besides a machine, while it answers a question.
-pub struct View<'a> {
+pub struct QueryContext<'a> {
     /// The leases that there are.
     pub leases: &'a Leases,
     /// How long a lease has left, as far as this member knows: only the leader does.
@@ -96,7 +88,7 @@ pub struct View<'a> {
 
 /// Why a lease has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseEnd {
+pub enum LeaseEndReason {
     /// Somebody ended it.
     Revoked,
     /// Nobody kept it alive.
@@ -116,24 +108,24 @@ pub trait Machine: Any + Debug + Send + Sync {
     /// # Errors
     ///
     /// What is wrong with it.
-    fn check(&self, body: &[u8]) -> Result<(), Malformed>;
+    fn check(&self, body: &[u8]) -> Result<(), CodecError>;
 
     /// Carries out a command. A refusal is an outcome.
     ///
     /// # Errors
     ///
     /// A body that it cannot read. The node stops.
-    fn apply(&mut self, context: &mut Context<'_>, body: &[u8]) -> Result<Bytes, Malformed>;
+    fn apply(&mut self, context: &mut ApplyContext<'_>, body: &[u8]) -> Result<Bytes, CodecError>;
 
     /// Answers a question about what it has.
     ///
     /// # Errors
     ///
     /// A question that it cannot read.
-    fn answer(&self, view: &View<'_>, question: &[u8]) -> Result<Bytes, Malformed>;
+    fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError>;
 
     /// A lease has ended: whatever depended on it ends, too.
-    fn lease_ended(&mut self, context: &mut Context<'_>, lease: i64, why: LeaseEnd);
+    fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, why: LeaseEndReason);
 
     /// A command is about to put users' keys with these leases, if it does not turn out otherwise. What the machine does now
     /// comes before that.
@@ -141,19 +133,19 @@ pub trait Machine: Any + Debug + Send + Sync {
     /// # Errors
     ///
     /// The command is refused.
-    fn before_puts(&mut self, context: &mut Context<'_>, puts: &[&keys::Put]) -> Result<(), Error> {
+    fn before_puts(&mut self, context: &mut ApplyContext<'_>, puts: &[&keys::Put]) -> Result<(), Error> {
         let _ = (context, puts);
         Ok(())
     }
 
     /// Users' keys have changed: each as it is now, or [what a delete leaves](keys::KeyValue::is_tombstone). What machines
     /// themselves do to keys is not told.
-    fn keys_changed(&mut self, context: &mut Context<'_>, changed: &[Arc<keys::KeyValue>]) {
+    fn keys_changed(&mut self, context: &mut ApplyContext<'_>, changed: &[Arc<keys::KeyValue>]) {
         let _ = (context, changed);
     }
 
     /// How long, in seconds, whoever keeps a lease alive may rely on it, if that is shorter than the lease lives.
-    fn promised(&self, lease: i64) -> Option<i64> {
+    fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {
         let _ = lease;
         None
     }
@@ -174,21 +166,21 @@ pub trait Machine: Any + Debug + Send + Sync {
     /// A copy that goes on being as it is now. It has to be cheap: commands wait meanwhile.
     fn copy(&self) -> Box<dyn Machine>;
 
-    /// Writes its section of a snapshot, so that [`Sink::version`] of it can read that: the highest version of the
+    /// Writes its section of a snapshot, so that [`SectionWriter::version`] of it can read that: the highest version of the
     /// commands that it has had. Machines in the same state write the same bytes. One that has had no command, and
     /// has never had [bytes](Machine::bytes), is not asked: it is as it was made, whatever leases have ended.
     ///
     /// # Errors
     ///
     /// Those of the sink.
-    fn write(&self, sink: &mut Sink<'_>) -> io::Result<()>;
+    fn write(&self, sink: &mut SectionWriter<'_>) -> io::Result<()>;
 
     /// Becomes what its section of a snapshot says. If that fails, it is not used any more.
     ///
     /// # Errors
     ///
     /// Those of the source, and [`SnapshotError::Malformed`].
-    fn read(&mut self, source: &mut Source<'_>) -> Result<(), SnapshotError>;
+    fn read(&mut self, source: &mut SectionReader<'_>) -> Result<(), SnapshotError>;
 }
 
 /// The machines that a store has besides users' keys. All voters of a store should have the same, and what one of them does
@@ -213,7 +205,7 @@ impl Machines {
 /// All that the members agree on.
 #[derive(Debug)]
 pub struct State {
-    at: At,
+    last_applied: LogId,
     /// How many commands have been applied. Unlike indexes, no two commands have the same.
     commands: u64,
     leases: Leases,
@@ -224,7 +216,7 @@ pub struct State {
     /// In the order of their names.
     others: Vec<Box<dyn Machine>>,
     /// What machines have told since that was last taken, by their names. It is no part of what members agree on.
-    told: Vec<(&'static str, Bytes)>,
+    events: Vec<(&'static str, Bytes)>,
     /// Leases that are still to end, as part of the command that is being carried out.
     ending: VecDeque<i64>,
 }
@@ -255,21 +247,21 @@ impl State {
             assert!(![NAME, keys::NAME].contains(&machine.name()), "{} is the name of another", machine.name());
         }
         Self {
-            at: At::default(),
+            last_applied: LogId::default(),
             commands: 0,
             leases: Leases::default(),
             clients: Clients::default(),
             keys: Keys::default(),
             used: BTreeMap::new(),
             others: machines,
-            told: Vec::new(),
+            events: Vec::new(),
             ending: VecDeque::new(),
         }
     }
 
     /// The entry that was applied last.
-    pub fn at(&self) -> At {
-        self.at
+    pub fn last_applied(&self) -> LogId {
+        self.last_applied
     }
 
     /// Users' keys.
@@ -288,19 +280,24 @@ impl State {
     }
 
     /// Has another machine, by its name, answer a question; nothing, if there is none of that name.
-    pub fn answer(&self, machine: &str, view: &View<'_>, question: &[u8]) -> Option<Result<Bytes, Malformed>> {
-        self.find(machine).map(|machine| machine.answer(view, question))
+    pub fn query(
+        &self,
+        machine: &str,
+        context: &QueryContext<'_>,
+        question: &[u8],
+    ) -> Option<Result<Bytes, CodecError>> {
+        self.find(machine).map(|machine| machine.query(context, question))
     }
 
     /// How long, in seconds, whoever keeps a lease alive may rely on it; nothing, if there is none.
-    pub fn promised(&self, lease: i64) -> Option<i64> {
+    pub fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {
         let ttl = self.leases.ttl(lease)?;
-        Some(self.others.iter().filter_map(|machine| machine.promised(lease)).fold(ttl, i64::min))
+        Some(self.others.iter().filter_map(|machine| machine.guaranteed_ttl(lease)).fold(ttl, i64::min))
     }
 
     /// What machines have told since this was called last, by their names.
-    pub fn take_told(&mut self) -> Vec<(&'static str, Bytes)> {
-        std::mem::take(&mut self.told)
+    pub fn take_events(&mut self) -> Vec<(&'static str, Bytes)> {
+        std::mem::take(&mut self.events)
     }
 
     fn find(&self, machine: &str) -> Option<&dyn Machine> {
@@ -313,18 +310,18 @@ impl State {
     ///
     /// In words.
     pub fn check(&self, command: &Command) -> Result<(), String> {
-        let (machine, _) = command.needs();
-        command::check(command, self.knows(machine)).map_err(|stop| stop.to_string())?;
+        let (machine, _) = command.required_version();
+        command::check(command, self.known_version(machine)).map_err(|stop| stop.to_string())?;
         let checked = match &command.action {
-            Action::Machine { machine, body, .. } if machine == keys::NAME => keys::Command::decode(body).map(drop),
+            Action::Machine { machine, body, .. } if machine == keys::NAME => keys::KeysCommand::decode(body).map(drop),
             Action::Machine { machine, body, .. } => self.find(machine).map_or(Ok(()), |each| each.check(body)),
-            Action::Shared(_) => Ok(()),
+            Action::Store(_) => Ok(()),
         };
         checked.map_err(|malformed| malformed.to_string())
     }
 
     /// The version in which a machine is known; 0 if it is not.
-    fn knows(&self, machine: &str) -> u16 {
+    fn known_version(&self, machine: &str) -> u16 {
         match machine {
             NAME => VERSION,
             keys::NAME => keys::VERSION,
@@ -333,19 +330,19 @@ impl State {
     }
 
     /// The versions of commands that this release knows.
-    pub fn versions(&self) -> Versions {
+    pub fn versions(&self) -> CommandVersions {
         let others = self.others.iter().map(|machine| (machine.name(), machine.version()));
         [(NAME, VERSION), (keys::NAME, keys::VERSION)].into_iter().chain(others).collect()
     }
 
     /// The versions of commands that all members know, whatever their release: those that the log has had, and the first.
-    pub fn used(&self) -> Versions {
+    pub fn versions_in_use(&self) -> CommandVersions {
         self.used.iter().map(|(machine, version)| (machine.as_str(), *version)).chain(FIRST).collect()
     }
 
     /// Whether that is so of a command. It is asked for each, and makes no list of all versions.
-    pub fn all_know(&self, command: &Command) -> bool {
-        let (machine, version) = command.needs();
+    pub fn is_known_to_all(&self, command: &Command) -> bool {
+        let (machine, version) = command.required_version();
         let first = FIRST.iter().any(|(name, first)| *name == machine && version <= *first);
         first || self.used.get(machine).is_some_and(|used| version <= *used)
     }
@@ -355,23 +352,24 @@ impl State {
     /// # Errors
     ///
     /// The node has to stop: it cannot do what the others do. The state is not to be used any more.
-    pub fn apply(&mut self, at: At, command: &Command) -> Result<Outcome, Stop> {
-        if at.index < self.at.index {
-            return Err(Stop::OutOfOrder { index: at.index, applied: self.at.index });
+    pub fn apply(&mut self, log_id: LogId, command: &Command) -> Result<Outcome, ApplyError> {
+        if log_id.index < self.last_applied.index {
+            return Err(ApplyError::OutOfOrder { index: log_id.index, applied: self.last_applied.index });
         }
-        let (machine, version) = command.needs();
-        command::check(command, self.knows(machine))?;
+        let (machine, version) = command.required_version();
+        command::check(command, self.known_version(machine))?;
         match self.used.get_mut(machine) {
             Some(used) => *used = version.max(*used),
             None => drop(self.used.insert(machine.to_owned(), version)),
         }
-        self.at = at;
+        self.last_applied = log_id;
         self.commands += 1;
         let Some(request) = command.request else { return self.execute(&command.action) };
         match self.clients.find(request) {
             Ok(Some(outcome)) => {
                 // What was kept was written by this very code, and checked when it came from a snapshot.
-                Outcome::decode(&outcome).map_err(|malformed| Stop::Malformed { machine: NAME.to_owned(), malformed })
+                Outcome::decode(&outcome)
+                    .map_err(|malformed| ApplyError::Malformed { machine: NAME.to_owned(), malformed })
             }
             Ok(None) => {
                 let outcome = self.execute(&command.action)?;
@@ -382,23 +380,23 @@ impl State {
         }
     }
 
-    fn execute(&mut self, action: &Action) -> Result<Outcome, Stop> {
+    fn execute(&mut self, action: &Action) -> Result<Outcome, ApplyError> {
         let outcome = self.execute_alone(action)?;
         self.end_leases();
         Ok(outcome)
     }
 
-    fn execute_alone(&mut self, action: &Action) -> Result<Outcome, Stop> {
-        let malformed = |machine: &str, malformed| Stop::Malformed { machine: machine.to_owned(), malformed };
+    fn execute_alone(&mut self, action: &Action) -> Result<Outcome, ApplyError> {
+        let malformed = |machine: &str, malformed| ApplyError::Malformed { machine: machine.to_owned(), malformed };
         match action {
-            Action::Shared(shared) => Ok(self.execute_shared(shared).unwrap_or_else(Outcome::Refused)),
+            Action::Store(command) => Ok(self.execute_store_command(command).unwrap_or_else(Outcome::Refused)),
             Action::Machine { machine, body, .. } if machine == keys::NAME => {
-                let command = keys::Command::decode(body).map_err(|error| malformed(machine, error))?;
+                let command = keys::KeysCommand::decode(body).map_err(|error| malformed(machine, error))?;
                 Ok(self.execute_keys(&command).map_or_else(Outcome::Refused, Outcome::Keys))
             }
             Action::Machine { machine, body, .. } => {
                 let at = self.others.binary_search_by(|each| each.name().cmp(machine));
-                let at = at.map_err(|_| malformed(machine, Malformed::Contradiction { what: "no such machine" }))?;
+                let at = at.map_err(|_| malformed(machine, CodecError::Contradiction { what: "no such machine" }))?;
                 let outcome = self.with_machine(at, |machine, context| machine.apply(context, body));
                 Ok(Outcome::Machine(outcome.map_err(|error| malformed(machine, error))?))
             }
@@ -406,12 +404,12 @@ impl State {
     }
 
     /// Has a machine do something, and carries out what it wants besides.
-    fn with_machine<T>(&mut self, at: usize, work: impl FnOnce(&mut dyn Machine, &mut Context<'_>) -> T) -> T {
+    fn with_machine<T>(&mut self, at: usize, work: impl FnOnce(&mut dyn Machine, &mut ApplyContext<'_>) -> T) -> T {
         let machine = self.others[at].as_mut();
-        let mut context = Context::new(self.at, &mut self.leases, &mut self.keys);
+        let mut context = ApplyContext::new(self.last_applied, &mut self.leases, &mut self.keys);
         let done = work(machine, &mut context);
         let (name, (events, ended)) = (machine.name(), context.finish());
-        self.told.extend(events.into_iter().map(|event| (name, event)));
+        self.events.extend(events.into_iter().map(|event| (name, event)));
         self.ending.extend(ended);
         // It may have become something by users' keys alone, and then that is part of a snapshot.
         if machine.bytes() > 0 && !self.used.contains_key(name) {
@@ -424,11 +422,11 @@ impl State {
     fn end_leases(&mut self) {
         while let Some(lease) = self.ending.pop_front() {
             // Named twice, it is there no more.
-            let _ = self.end_lease(lease, LeaseEnd::Revoked);
+            let _ = self.end_lease(lease, LeaseEndReason::Revoked);
         }
     }
 
-    fn execute_keys(&mut self, command: &keys::Command) -> Result<keys::Outcome, Error> {
+    fn execute_keys(&mut self, command: &keys::KeysCommand) -> Result<keys::KeysOutcome, Error> {
         let puts = command.leased_puts();
         if !puts.is_empty() {
             for at in 0..self.others.len() {
@@ -449,19 +447,19 @@ impl State {
         }
     }
 
-    fn execute_shared(&mut self, shared: &Shared) -> Result<Outcome, Error> {
-        match shared {
-            Shared::OpenClient => Ok(Outcome::Client { client: self.clients.open(self.commands) }),
-            Shared::Grant { lease, ttl } => {
+    fn execute_store_command(&mut self, command: &StoreCommand) -> Result<Outcome, Error> {
+        match command {
+            StoreCommand::OpenClient => Ok(Outcome::Client { client: self.clients.open(self.commands) }),
+            StoreCommand::Grant { lease, ttl } => {
                 let ttl = self.leases.grant(*lease, *ttl)?;
                 Ok(Outcome::Granted { revision: self.keys.revision(), lease: *lease, ttl })
             }
-            Shared::Revoke { lease } => self.end_lease(*lease, LeaseEnd::Revoked),
-            Shared::Expire { lease, term } if *term != self.at.term => {
-                Err(Error::TermPassed { lease: *lease, named: *term, term: self.at.term })
+            StoreCommand::Revoke { lease } => self.end_lease(*lease, LeaseEndReason::Revoked),
+            StoreCommand::Expire { lease, term } if *term != self.last_applied.term => {
+                Err(Error::TermPassed { lease: *lease, named: *term, term: self.last_applied.term })
             }
-            Shared::Expire { lease, .. } => self.end_lease(*lease, LeaseEnd::Expired),
-            Shared::SetQuota { machine, bytes } => {
+            StoreCommand::Expire { lease, .. } => self.end_lease(*lease, LeaseEndReason::Expired),
+            StoreCommand::SetQuota { machine, bytes } => {
                 if machine == keys::NAME {
                     self.keys.set_quota(*bytes);
                 } else if let Some(other) = self.others.iter_mut().find(|each| each.name() == machine) {
@@ -472,7 +470,7 @@ impl State {
         }
     }
 
-    fn end_lease(&mut self, lease: i64, why: LeaseEnd) -> Result<Outcome, Error> {
+    fn end_lease(&mut self, lease: i64, why: LeaseEndReason) -> Result<Outcome, Error> {
         self.leases.end(lease)?;
         let before = self.keys.revision();
         self.keys.lease_ended(lease);
@@ -495,14 +493,14 @@ impl State {
     /// # Errors
     ///
     /// There are no revisions left. The state is as it was.
-    pub fn found_anew(&mut self, jump: u64) -> Result<(), Malformed> {
+    pub fn found_anew(&mut self, jump: u64) -> Result<(), CodecError> {
         self.keys.jump(jump)?;
         self.clients = Clients::default();
-        self.at = At::default();
+        self.last_applied = LogId::default();
         let revision = self.keys.revision();
         self.ending = self.others.iter_mut().flat_map(|machine| machine.founded_anew(revision)).collect();
         self.end_leases();
-        self.told.clear();
+        self.events.clear();
         Ok(())
     }
 
@@ -510,14 +508,14 @@ impl State {
     /// keys, and shares the memory of what does not change.
     pub fn copy(&self) -> Self {
         Self {
-            at: self.at,
+            last_applied: self.last_applied,
             commands: self.commands,
             leases: self.leases.clone(),
             clients: self.clients.clone(),
             keys: self.keys.clone(),
             used: self.used.clone(),
             others: self.others.iter().map(|machine| machine.copy()).collect(),
-            told: Vec::new(),
+            events: Vec::new(),
             ending: VecDeque::new(),
         }
     }

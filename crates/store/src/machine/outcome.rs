@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::{
-    codec::{Reader, Writer},
-    error::{Error, Malformed},
+    codec::{ByteReader, ByteWriter},
+    error::{CodecError, Error},
     keys,
 };
 
@@ -18,7 +18,7 @@ pub enum Outcome {
     /// It was refused, and has changed nothing.
     Refused(Error),
     /// One for keys.
-    Keys(keys::Outcome),
+    Keys(keys::KeysOutcome),
     /// A lease was granted.
     Granted {
         /// The newest revision of keys.
@@ -67,7 +67,7 @@ impl Outcome {
 
     /// As bytes, for who asked through another node.
     pub fn encode(&self) -> Vec<u8> {
-        let mut to = Writer::new();
+        let mut to = ByteWriter::new();
         match self {
             Self::Refused(error) => {
                 to.byte(0);
@@ -106,8 +106,8 @@ impl Outcome {
     /// # Errors
     ///
     /// What is wrong with them.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut from = Reader::new(bytes);
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut from = ByteReader::new(bytes);
         let outcome = match from.byte()? {
             0 => Self::Refused(Error::read(&mut from)?),
             1 => Self::Keys(keys::codec::read_outcome(&mut from)?),
@@ -116,7 +116,7 @@ impl Outcome {
             4 => Self::Client { client: from.number()? },
             5 => Self::QuotaSet,
             6 => Self::Machine(from.bytes()?),
-            tag => return Err(Malformed::Tag { what: "outcome", tag }),
+            tag => return Err(CodecError::Tag { what: "outcome", tag }),
         };
         from.end()?;
         Ok(outcome)

@@ -10,11 +10,12 @@
 use std::io::{self, Read, Write};
 
 use super::{
-    At, Clients, Keys, Leases, MAGIC, MAX_LEASES, MAX_TTL, MIN_TTL, Machine, NAME, Sink, Source, State, VERSION, keys,
+    Clients, Keys, Leases, LogId, MAGIC, MAX_LEASES, MAX_TTL, MIN_TTL, Machine, NAME, SectionReader, SectionWriter,
+    State, VERSION, keys,
 };
 use crate::{
-    codec::{Reader, Writer},
-    error::{Malformed, SnapshotError},
+    codec::{ByteReader, ByteWriter},
+    error::{CodecError, SnapshotError},
 };
 
 /// The format of snapshots: of sections and records, not of what is in them.
@@ -32,21 +33,21 @@ impl State {
     pub fn write_snapshot(&self, to: &mut dyn Write) -> io::Result<()> {
         to.write_all(MAGIC.as_bytes())?;
         to.write_all(&FORMAT.to_le_bytes())?;
-        let mut sink = Sink { to, version: 0 };
+        let mut sink = SectionWriter { to, version: 0 };
         let used = |name: &str| self.used.get(name).copied().unwrap_or(0);
         // Of keys and of what is shared there is always something.
         let version = used(NAME).max(1);
         sink.begin(NAME, version)?;
-        let mut head = Writer::new();
-        head.number(self.at.index);
-        head.number(self.at.term);
+        let mut head = ByteWriter::new();
+        head.number(self.last_applied.index);
+        head.number(self.last_applied.term);
         head.number(self.commands);
         sink.record(&head.finish())?;
         sink.end()?;
 
         sink.begin(LEASES, version)?;
         for (lease, ttl) in self.leases.iter() {
-            let mut record = Writer::new();
+            let mut record = ByteWriter::new();
             record.signed(lease);
             record.signed(ttl);
             sink.record(&record.finish())?;
@@ -82,7 +83,8 @@ impl State {
         most: u64,
     ) -> Result<Self, SnapshotError> {
         let mut state = Self::with(machines);
-        let mut source = Source { from, most, left: most, section: "the head".to_owned(), version: 0, ended: false };
+        let mut source =
+            SectionReader { from, most, left: most, section: "the head".to_owned(), version: 0, ended: false };
         if source.take(MAGIC.len() as u64)? != MAGIC.as_bytes() {
             return Err(SnapshotError::Magic);
         }
@@ -99,24 +101,24 @@ impl State {
                 return Err(SnapshotError::UnknownMachine { machine: name, needs: version, knows });
             }
             if order <= last || version == 0 {
-                return Err(source.malformed(Malformed::Contradiction { what: "sections are not in order" }));
+                return Err(source.malformed(CodecError::Contradiction { what: "sections are not in order" }));
             }
             last = order;
             let owner = if [LEASES, CLIENTS].contains(&name.as_str()) { NAME } else { &name };
             if state.used.insert(owner.to_owned(), version).is_some_and(|used| used != version) {
-                return Err(source.malformed(Malformed::Contradiction { what: "sections are of different versions" }));
+                return Err(source.malformed(CodecError::Contradiction { what: "sections are of different versions" }));
             }
             state.read_section(&name, &mut source)?;
             if source.record()?.is_some() {
-                return Err(source.malformed(Malformed::Contradiction { what: "a section is too long" }));
+                return Err(source.malformed(CodecError::Contradiction { what: "a section is too long" }));
             }
         }
         let all = state.order(keys::NAME);
         if last < all {
-            return Err(source.malformed(Malformed::Contradiction { what: "sections are missing" }));
+            return Err(source.malformed(CodecError::Contradiction { what: "sections are missing" }));
         }
         if source.from.read(&mut [0])? > 0 {
-            return Err(source.malformed(Malformed::Trailing { bytes: 1 }));
+            return Err(source.malformed(CodecError::Trailing { bytes: 1 }));
         }
         Ok(state)
     }
@@ -129,18 +131,19 @@ impl State {
         all.find_map(|(at, (name, version))| (name == section).then_some((at, version)))
     }
 
-    fn read_section(&mut self, name: &str, source: &mut Source<'_>) -> Result<(), SnapshotError> {
+    fn read_section(&mut self, name: &str, source: &mut SectionReader<'_>) -> Result<(), SnapshotError> {
         match name {
             NAME => {
                 let record = source.record()?.unwrap_or_default();
-                let mut from = Reader::new(&record);
-                let read = |from: &mut Reader<'_>| {
-                    let at = At { index: from.number()?, term: from.number()? };
+                let mut from = ByteReader::new(&record);
+                let read = |from: &mut ByteReader<'_>| {
+                    let last_applied = LogId { index: from.number()?, term: from.number()? };
                     let commands = from.number()?;
                     from.end()?;
-                    Ok((at, commands))
+                    Ok((last_applied, commands))
                 };
-                (self.at, self.commands) = read(&mut from).map_err(|malformed| source.malformed(malformed))?;
+                (self.last_applied, self.commands) =
+                    read(&mut from).map_err(|malformed| source.malformed(malformed))?;
             }
             LEASES => self.leases = read_leases(source)?,
             CLIENTS => self.clients = Clients::read(source, self.commands)?,
@@ -148,7 +151,7 @@ impl State {
                 self.keys = Keys::read(source)?;
                 if self.keys.leases().any(|lease| !self.leases.contains(lease)) {
                     let what = "a key is attached to a lease that is not there";
-                    return Err(source.malformed(Malformed::Contradiction { what }));
+                    return Err(source.malformed(CodecError::Contradiction { what }));
                 }
             }
             _ => {
@@ -161,12 +164,12 @@ impl State {
     }
 }
 
-fn read_leases(source: &mut Source<'_>) -> Result<Leases, SnapshotError> {
+fn read_leases(source: &mut SectionReader<'_>) -> Result<Leases, SnapshotError> {
     let mut leases = Leases::default();
     let mut last = None;
     while let Some(record) = source.record()? {
-        let mut from = Reader::new(&record);
-        let read = |from: &mut Reader<'_>| {
+        let mut from = ByteReader::new(&record);
+        let read = |from: &mut ByteReader<'_>| {
             let lease = (from.signed()?, from.signed()?);
             from.end()?;
             Ok(lease)
@@ -174,7 +177,7 @@ fn read_leases(source: &mut Source<'_>) -> Result<Leases, SnapshotError> {
         let (lease, ttl) = read(&mut from).map_err(|malformed| source.malformed(malformed))?;
         let is_valid = lease != 0 && (MIN_TTL..=MAX_TTL).contains(&ttl) && last.is_none_or(|last| last < lease);
         if !is_valid || leases.len() == MAX_LEASES || leases.grant(lease, ttl).is_err() {
-            return Err(source.malformed(Malformed::Contradiction { what: "the leases are none that can be granted" }));
+            return Err(source.malformed(CodecError::Contradiction { what: "the leases are none that can be granted" }));
         }
         last = Some(lease);
     }

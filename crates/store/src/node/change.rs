@@ -1,7 +1,8 @@
-//! Who votes: taking a node in, letting one go, and putting a new node in the place of one that lost its disk.
+//! Membership changes: adding a voter, removing one, and replacing one that lost its disk.
 //!
-//! Only a leader does this, one change at a time, and each change again until it is settled: a change that was broken off
-//! leaves a joint configuration, in which both the old and the new voters have to agree.
+//! Only the leader carries out a change, one at a time. A new voter is a learner first, until it has nearly all entries. The
+//! change itself is Raft's *joint consensus* (chapter 6 of the Raft paper): for a while both the old and the new voters have to
+//! agree. A change that is broken off leaves that joint configuration, and the leader, or the next one, finishes it.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -10,75 +11,85 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::{
-    error::Said,
+    error::RefusalReason,
     message::JOIN,
-    voter::{Raft, Voter, ask},
+    voter::{Raft, Voter, fetch_status},
 };
 use crate::raft::ConsensusError;
 
-/// How long a node has to say that it has become part of the cluster.
-const JOINING: Duration = Duration::from_secs(10);
-/// How long it has to be told everything.
-const LEARNING: Duration = Duration::from_secs(60);
+/// How long a node may take to join the store.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a learner may take to get all entries.
+const LEARN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is to change. Nodes are named as in the gossip.
+/// A membership change. Nodes have the names that they have in the gossip.
+///
+/// [`Store::change_voters`](super::Store::change_voters) carries it out.
+///
+/// ```
+/// use broadcast_store::node::VoterChange;
+///
+/// let change = VoterChange::Replace("node2".into());
+/// assert_ne!(change, VoterChange::Remove("node2".into()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// A node is to vote, too. It has the role, an empty disk, and this list of voters in its settings.
+pub enum VoterChange {
+    /// Adds a voter. The node needs the role, an empty disk, and its own name in its list of voters.
     Add(String),
-    /// A voter is to vote no more.
+    /// Removes a voter.
     Remove(String),
-    /// The node that has this name now is to vote in the place of the one that had it.
+    /// Puts the node that has this name now in the place of the voter that had it, and lost its disk.
     Replace(String),
 }
 
-/// Carries out a change to its end, whether or not somebody waits for it.
-pub(super) async fn detached(voter: &Arc<Voter>, change: Change) -> Result<(), Said> {
+/// Carries out a change to its end, also if the caller stops waiting.
+pub(super) async fn carry_out_detached(voter: &Arc<Voter>, change: VoterChange) -> Result<(), RefusalReason> {
     let voter = Arc::clone(voter);
-    let carried = tokio::spawn(async move { carry_out(&voter, &change).await });
-    carried.await.unwrap_or_else(|error| Err(Said::Stopped(error.to_string())))
+    let task = tokio::spawn(async move { carry_out(&voter, &change).await });
+    task.await.unwrap_or_else(|error| Err(RefusalReason::Stopped(error.to_string())))
 }
 
-/// Carries out a change on the leader, and ends when it is settled.
-pub(super) async fn carry_out(voter: &Voter, change: &Change) -> Result<(), Said> {
-    let raft = voter.raft().ok_or(Said::Waiting)?;
+/// Carries out a change on the leader. Returns when it is complete.
+pub(super) async fn carry_out(voter: &Voter, change: &VoterChange) -> Result<(), RefusalReason> {
+    let raft = voter.raft().ok_or(RefusalReason::Waiting)?;
     let _one = voter.changing.lock().await;
-    raft.confirm().await.map_err(|error| said(&raft, error))?;
-    let view = raft.view();
-    let of = |name: &str| -> BTreeSet<u64> {
-        view.voters.iter().filter(|(_, other)| *other == name).map(|(id, _)| *id).collect()
+    raft.read_index().await.map_err(|error| refusal(&raft, error))?;
+    let raft_status = raft.status();
+    let ids_of = |name: &str| -> BTreeSet<u64> {
+        raft_status.voters.iter().filter(|(_, other)| *other == name).map(|(id, _)| *id).collect()
     };
-    let refused = Said::NotPossible;
+    let refused = RefusalReason::NotPossible;
     match change {
-        Change::Add(name) => {
-            if !of(name).is_empty() {
+        VoterChange::Add(name) => {
+            if !ids_of(name).is_empty() {
                 return Err(refused(format!(
                     "{name} votes already; a node that lost its disk is put in its own place with replace"
                 )));
             }
-            let id = take_in(voter, &raft, name).await?;
-            settle(&raft, view.voters.keys().copied().chain([id]).collect()).await?;
+            let id = add_learner(voter, &raft, name).await?;
+            settle(&raft, raft_status.voters.keys().copied().chain([id]).collect()).await?;
         }
-        Change::Remove(name) => {
-            let gone = of(name);
-            if gone.is_empty() {
+        VoterChange::Remove(name) => {
+            let removed = ids_of(name);
+            if removed.is_empty() {
                 return Err(refused(format!("{name} does not vote")));
             }
-            let left: BTreeSet<u64> = view.voters.keys().copied().filter(|id| !gone.contains(id)).collect();
+            let left: BTreeSet<u64> = raft_status.voters.keys().copied().filter(|id| !removed.contains(id)).collect();
             if left.is_empty() {
                 return Err(refused(format!("{name} is the last voter; somebody has to vote")));
             }
-            if gone.contains(&raft.ids().node) {
-                return Err(hand_over(&raft, &left).await);
+            if removed.contains(&raft.ids().node) {
+                return Err(transfer_leadership(&raft, &left).await);
             }
             settle(&raft, left).await?;
         }
-        Change::Replace(name) => {
-            let old = of(name);
+        VoterChange::Replace(name) => {
+            let old = ids_of(name);
             if old.is_empty() {
                 return Err(refused(format!("{name} does not vote; take it in with add")));
             }
-            let status = ask(&voter.sessions, name).await.map_err(|problem| refused(format!("{name}: {problem}")))?;
+            let status =
+                fetch_status(&voter.sessions, name).await.map_err(|problem| refused(format!("{name}: {problem}")))?;
             if old.contains(&status.id) {
                 return Err(refused(format!(
                     "{name} is still the same node, {:016x}: there is nothing to replace",
@@ -88,10 +99,10 @@ pub(super) async fn carry_out(voter: &Voter, change: &Change) -> Result<(), Said
             if status.founded {
                 return Err(refused(format!("{name} is part of another store; empty its data directory")));
             }
-            // It is told everything before it votes; then one step takes one away and the other in, so that whatever
-            // breaks that off, the name still votes, and the next leader finds it so.
-            let id = take_in(voter, &raft, name).await?;
-            let rest = view.voters.keys().copied().filter(|id| !old.contains(id));
+            // The node gets all entries before it votes. Then one step exchanges the two: whatever breaks that off, a node of
+            // this name still votes, and the next leader can go on.
+            let id = add_learner(voter, &raft, name).await?;
+            let rest = raft_status.voters.keys().copied().filter(|id| !old.contains(id));
             settle(&raft, rest.chain([id]).collect()).await?;
         }
     }
@@ -99,71 +110,71 @@ pub(super) async fn carry_out(voter: &Voter, change: &Change) -> Result<(), Said
     Ok(())
 }
 
-fn said(raft: &Raft, error: ConsensusError) -> Said {
-    Voter::said(raft, error)
+fn refusal(raft: &Raft, error: ConsensusError) -> RefusalReason {
+    Voter::refusal(raft, error)
 }
 
-/// Has a node become part of the cluster, and told everything; gives its id.
-async fn take_in(voter: &Voter, raft: &Raft, name: &str) -> Result<u64, Said> {
-    let problem = |problem: String| Said::NotPossible(format!("{name}: {problem}"));
+/// Has a node join the store, and makes it a learner that has nearly all entries. Returns its id.
+async fn add_learner(voter: &Voter, raft: &Raft, name: &str) -> Result<u64, RefusalReason> {
+    let problem = |problem: String| RefusalReason::NotPossible(format!("{name}: {problem}"));
     let cluster = raft.ids().cluster.to_be_bytes().to_vec();
-    let told = voter.sessions.call(name, JOIN, cluster, JOINING).await;
+    let told = voter.sessions.call(name, JOIN, cluster, JOIN_TIMEOUT).await;
     told.map_err(|error| problem(error.to_string()))?;
-    let status = ask(&voter.sessions, name).await.map_err(problem)?;
-    let used = raft.state().read(|replica, _| replica.state.used());
+    let status = fetch_status(&voter.sessions, name).await.map_err(problem)?;
+    let used = raft.state().read(|replica, _| replica.state.versions_in_use());
     if let Some((machine, version)) = used.iter().find(|(machine, version)| status.versions.of(machine) < *version) {
         let knows = status.versions.of(machine);
         let why =
             format!("the store has commands of version {version} of {machine:?}, and it knows {knows}; upgrade it");
         return Err(problem(why));
     }
-    // It may end in the middle.
-    let added = timeout(LEARNING, raft.add_learner(status.id, name.into())).await;
-    let slow = |_| problem(format!("it has not got everything within {LEARNING:?}; it goes on, try again"));
-    added.map_err(slow)?.map_err(|error| said(raft, error))?;
+    // The learner stays if this times out.
+    let added = timeout(LEARN_TIMEOUT, raft.add_learner(status.id, name.into())).await;
+    let slow = |_| problem(format!("it has not got everything within {LEARN_TIMEOUT:?}; it goes on, try again"));
+    added.map_err(slow)?.map_err(|error| refusal(raft, error))?;
     Ok(status.id)
 }
 
-/// Makes these the voters; whatever breaks that off, the same is tried again.
-async fn settle(raft: &Raft, voters: BTreeSet<u64>) -> Result<(), Said> {
+/// Makes these the voters. Tries again if something breaks that off.
+async fn settle(raft: &Raft, voters: BTreeSet<u64>) -> Result<(), RefusalReason> {
     for _ in 0..10 {
         match raft.set_voters(voters.clone()).await {
-            Ok(()) if raft.view().settled => return Ok(()),
+            Ok(()) if raft.status().settled => return Ok(()),
             Ok(()) => {}
             Err(error @ (ConsensusError::NotLeader { .. } | ConsensusError::Stopped(_))) => {
-                return Err(said(raft, error));
+                return Err(refusal(raft, error));
             }
             Err(ConsensusError::Refused(why)) => tracing::debug!(%why, "a change of voters is tried again"),
             Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        if raft.view().settled && raft.view().voters.keys().copied().collect::<BTreeSet<_>>() == voters {
+        if raft.status().settled && raft.status().voters.keys().copied().collect::<BTreeSet<_>>() == voters {
             return Ok(());
         }
     }
-    Err(Said::NoQuorum)
+    Err(RefusalReason::NoQuorum)
 }
 
-/// Ends a change that another leader has begun, if there is one.
+/// Finishes a change that an earlier leader has begun, if there is one.
 pub(super) async fn finish(voter: &Voter, raft: &Raft) {
     let Ok(_one) = voter.changing.try_lock() else { return };
-    let view = raft.view();
-    if view.joint
-        && let Err(said) = settle(raft, view.target).await
+    let raft_status = raft.status();
+    if raft_status.joint
+        && let Err(reason) = settle(raft, raft_status.target).await
     {
-        tracing::debug!(?said, "a change of voters is not finished yet");
+        tracing::debug!(said = ?reason, "a change of voters is not finished yet");
     }
 }
 
-/// A leader that is to go has another one lead first, which is then asked.
-async fn hand_over(raft: &Raft, to: &BTreeSet<u64>) -> Said {
-    let view = raft.view();
-    // Whoever has most of the log.
-    let next = to.iter().max_by_key(|id| view.replicated.get(id).copied().flatten()).copied();
+/// A leader does not remove itself: it transfers leadership, and the refusal names the next leader to ask.
+async fn transfer_leadership(raft: &Raft, to: &BTreeSet<u64>) -> RefusalReason {
+    let raft_status = raft.status();
+    // The voter with the longest log.
+    let next = to.iter().max_by_key(|id| raft_status.replicated.get(id).copied().flatten()).copied();
     if let Some(next) = next
-        && let Err(error) = raft.hand_over(next).await
+        && let Err(error) = raft.transfer_leadership(next).await
     {
-        return said(raft, error);
+        return refusal(raft, error);
     }
-    Said::NotLeader(next.and_then(|next| view.voters.get(&next).cloned()))
+    RefusalReason::NotLeader(next.and_then(|next| raft_status.voters.get(&next).cloned()))
 }

@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The time since the machine started, suspended or not: a lease goes on while a laptop sleeps.
+/// The time since the host booted, suspended or not (`CLOCK_BOOTTIME`): a lease runs on while a laptop sleeps.
+///
+/// ```
+/// let began = broadcast_store::node::since_boot();
+/// assert!(broadcast_store::node::since_boot() >= began);
+/// ```
 pub fn since_boot() -> Duration {
     #[cfg(target_os = "linux")]
     let clock = ClockId::CLOCK_BOOTTIME;

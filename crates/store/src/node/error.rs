@@ -1,4 +1,4 @@
-//! Why the store does not do what it is asked for.
+//! Why the store does not answer, or refuses.
 
 use std::time::Duration;
 
@@ -6,31 +6,41 @@ use broadcast_session::Refusal;
 
 use crate::{
     Error,
-    codec::{Reader, Writer},
+    codec::{ByteReader, ByteWriter},
     raft::ConsensusError,
 };
 
 /// Why the store did not answer, or refused.
+///
+/// ```
+/// use broadcast_store::StoreError;
+///
+/// /// Whether it is safe to send a command again.
+/// fn is_certain(error: &StoreError) -> bool {
+///     !matches!(error, StoreError::Unknown { .. })
+/// }
+/// assert!(is_certain(&StoreError::DiskFull));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The request cannot be carried out. Nothing has changed.
+    /// The state machine refuses the request. Nothing has changed.
     #[error(transparent)]
     Refused(#[from] Error),
-    /// Nobody votes, as far as this node knows.
+    /// This node knows no voter.
     #[error(
         "this cluster has no store: no live member has the role voter; give three nodes that role, and their names in \
          `voters` on each of them"
     )]
     NoVoters,
-    /// Voters were asked, and none leads.
+    /// No voter that answers leads: there is no quorum, or an election took too long.
     #[error("no voter leads within {within:?}, so nothing can be agreed on: {problem}")]
     NoLeader {
-        /// How long was waited.
+        /// How long the request waited.
         within: Duration,
-        /// What the last one said.
+        /// Why the last attempt failed.
         problem: String,
     },
-    /// The request may have been carried out, and may yet be.
+    /// The request may have taken effect, and may yet: read before you send it again.
     #[error("it is not known whether that was done: {problem}; read before you try again")]
     Unknown {
         /// What happened.
@@ -39,33 +49,33 @@ pub enum StoreError {
     /// The leader's disk is full. Nothing has changed.
     #[error("the disk of the leader is full, and nothing is written until there is room")]
     DiskFull,
-    /// As many backups as may be are on their way from the voter that leads.
+    /// The leader writes as many backups as it may already.
     #[error("{node} writes as many backups as it may already; try again when one of them has ended")]
     Busy {
         /// The voter.
         node: String,
     },
-    /// All voters had lost what they knew, and have founded another store since.
+    /// The voters lost all they had, and have founded another store since.
     #[error(
         "the store is another one now, {now:016x}: its voters have lost the one that this was about; read again, and start \
          watches anew"
     )]
     OtherStore {
-        /// The store that there is now.
+        /// The id of the current store.
         now: u64,
     },
-    /// It cannot be asked for.
+    /// The request makes no sense, or not at this node.
     #[error("{why}")]
     NotPossible {
         /// Why.
         why: String,
     },
-    /// Whoever answered is of another release, or broken.
+    /// The answer cannot be read: the voter has another release, or is broken.
     #[error("{node} answers what cannot be read: {problem}")]
     Answer {
-        /// Who.
+        /// The node that answered.
         node: String,
-        /// What is wrong.
+        /// What is wrong with the answer.
         problem: String,
     },
     /// This node has left its cluster, or its store has stopped.
@@ -73,34 +83,37 @@ pub enum StoreError {
     Stopped(String),
 }
 
-/// What a voter says when it does not do something. Numbers are part of what is said between releases.
+/// Why a voter refuses a request. On the wire it is a [`Refusal`] with a number, which all releases have to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    /// Another one leads, by name, or nobody is known to.
+pub(super) enum RefusalReason {
+    /// This voter does not lead. The name of the leader, if it knows one.
     NotLeader(Option<String>),
+    /// The leader changed meanwhile: the command may have been committed.
     Unknown,
     NoQuorum,
+    /// The disk is full.
     Full,
-    Refused(Error),
+    /// The state machine refuses the request: nothing has changed.
+    State(Error),
     Stopped(String),
-    /// It is not part of a cluster yet.
+    /// This voter belongs to no store yet.
     Waiting,
-    /// It is of another store than the question.
+    /// This voter is of another store, with this id.
     OtherStore(u64),
-    /// It does as much of that as it may already.
+    /// This voter does as much of that as it may already.
     Busy,
-    /// The question makes no sense to it.
+    /// The request makes no sense to this voter.
     NotPossible(String),
 }
 
-impl Said {
+impl RefusalReason {
     pub(super) fn refusal(&self) -> Refusal {
         match self {
             Self::NotLeader(leader) => Refusal::new(1, leader.clone().unwrap_or_default()),
             Self::Unknown => Refusal::new(2, "it is not known whether that was agreed on"),
             Self::NoQuorum => Refusal::new(3, "too few voters answer"),
             Self::Full => Refusal::new(4, "the disk is full"),
-            Self::Refused(error) => Refusal::new(5, to_text(error)),
+            Self::State(error) => Refusal::new(5, to_text(error)),
             Self::Stopped(why) => Refusal::new(6, why.clone()),
             Self::OtherStore(now) => Refusal::new(8, now.to_string()),
             Self::NotPossible(why) => Refusal::new(9, why.clone()),
@@ -115,7 +128,7 @@ impl Said {
             2 => Self::Unknown,
             3 => Self::NoQuorum,
             4 => Self::Full,
-            5 => from_text(&refusal.text).map_or_else(|| Self::Stopped(refusal.text.clone()), Self::Refused),
+            5 => from_text(&refusal.text).map_or_else(|| Self::Stopped(refusal.text.clone()), Self::State),
             7 => Self::Waiting,
             10 => Self::Busy,
             9 => Self::NotPossible(refusal.text.clone()),
@@ -125,9 +138,9 @@ impl Said {
     }
 }
 
-/// A refusal travels as text: an error of the state in digits of base 16.
+/// A refusal is text on the wire: an error of the state machine is in hexadecimal digits.
 fn to_text(error: &Error) -> String {
-    let mut to = Writer::new();
+    let mut to = ByteWriter::new();
     error.write(&mut to);
     to.finish().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -137,15 +150,15 @@ fn from_text(text: &str) -> Option<Error> {
     let bytes: Option<Vec<u8>> =
         digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect();
     let bytes = bytes?;
-    let mut from = Reader::new(&bytes);
+    let mut from = ByteReader::new(&bytes);
     let error = Error::read(&mut from).ok()?;
     from.end().ok().map(|()| error)
 }
 
-impl From<ConsensusError> for Said {
+impl From<ConsensusError> for RefusalReason {
     fn from(error: ConsensusError) -> Self {
         match error {
-            // The name is for who knows the voters to find.
+            // `Voter::refusal` adds the name.
             ConsensusError::NotLeader { .. } => Self::NotLeader(None),
             ConsensusError::Unknown => Self::Unknown,
             ConsensusError::NoQuorum => Self::NoQuorum,
@@ -160,24 +173,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_understood() {
+    fn what_is_refused_is_read_again() {
         let compacted = Error::Compacted { requested: 7, compacted: 9 };
-        for said in [
-            Said::NotLeader(None),
-            Said::NotLeader(Some("node2".into())),
-            Said::Unknown,
-            Said::NoQuorum,
-            Said::Full,
-            Said::Refused(compacted),
-            Said::Stopped("why".into()),
-            Said::Waiting,
-            Said::OtherStore(u64::MAX),
-            Said::NotPossible("why".into()),
-            Said::Busy,
+        for reason in [
+            RefusalReason::NotLeader(None),
+            RefusalReason::NotLeader(Some("node2".into())),
+            RefusalReason::Unknown,
+            RefusalReason::NoQuorum,
+            RefusalReason::Full,
+            RefusalReason::State(compacted),
+            RefusalReason::Stopped("why".into()),
+            RefusalReason::Waiting,
+            RefusalReason::OtherStore(u64::MAX),
+            RefusalReason::NotPossible("why".into()),
+            RefusalReason::Busy,
         ] {
-            assert_eq!(Said::read(&said.refusal()), said);
+            assert_eq!(RefusalReason::read(&reason.refusal()), reason);
         }
-        assert_eq!(Said::read(&Refusal::new(5, "zz")), Said::Stopped("zz".into()));
-        assert_eq!(Said::read(&Refusal::new(99, "new")), Said::Stopped("new".into()));
+        assert_eq!(RefusalReason::read(&Refusal::new(5, "zz")), RefusalReason::Stopped("zz".into()));
+        assert_eq!(RefusalReason::read(&Refusal::new(99, "new")), RefusalReason::Stopped("new".into()));
     }
 }

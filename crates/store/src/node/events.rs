@@ -1,69 +1,79 @@
-//! What a machine tells while it applies commands, for those who follow it at the voter that leads.
+//! Subscriptions to the events that a machine emits while it applies commands, at the leader.
 //!
-//! It is told as it happens, and kept for nobody. Whoever is too slow, or follows a voter that leads no more, is told that
-//! this is the end: then it follows anew, and asks the machine what it has missed.
+//! Events come as they happen, and nobody keeps them. A subscription ends if its reader is too slow, or if its voter leads no
+//! more. Then subscribe again, and query the machine for what you may have missed.
 
 use bytes::Bytes;
 use tokio::{select, sync::broadcast::Receiver};
 
 use super::{
-    error::Said,
-    stream::Stream,
+    error::RefusalReason,
+    stream::RemoteStream,
     voter::{Raft, Voter},
 };
 
-/// What a machine tells at this voter, as long as that leads.
+/// A machine's events at this voter, as long as that leads.
 #[derive(Debug)]
-pub(super) struct Here {
+pub(super) struct LocalEvents {
     raft: Raft,
-    told: Receiver<Bytes>,
+    events: Receiver<Bytes>,
 }
 
-impl Here {
-    /// At a voter that leads.
-    pub(super) fn follow(voter: &Voter, machine: &str) -> Result<Self, Said> {
-        let (raft, told) = voter.follow(machine)?;
-        Ok(Self { raft, told })
+impl LocalEvents {
+    /// Subscribes at this voter, which has to lead.
+    pub(super) fn subscribe(voter: &Voter, machine: &str) -> Result<Self, RefusalReason> {
+        let (raft, events) = voter.subscribe(machine)?;
+        Ok(Self { raft, events })
     }
 
-    /// What is told next; nothing at the end. Drop-safe.
+    /// The next event; `None` at the end. Drop-safe.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
-        let mut views = self.raft.watch();
-        let leads_no_more = async { while self.raft.standing().leads && views.next_standing().await.is_some() {} };
+        let mut statuses = self.raft.watch_status();
+        let leads_no_more = async { while self.raft.basic_status().leads && statuses.next_basic().await.is_some() {} };
         select! {
             biased;
-            // Who is too slow is at its end, too.
-            told = self.told.recv() => told.ok(),
+            // An error means that the reader was too slow.
+            event = self.events.recv() => event.ok(),
             () = leads_no_more => None,
         }
     }
 }
 
-/// What a machine tells, as it happens. See [`Store::follow`](super::Store::follow).
+/// The events that a machine emits, as they happen. See [`Store::subscribe`](super::Store::subscribe).
+///
+/// ```no_run
+/// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+/// let mut events = store.subscribe("locks").await?;
+/// while let Some(event) = events.next().await {
+///     println!("{} bytes, which the machine's crate can read", event.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct EventStream(Source);
 
 #[derive(Debug)]
 enum Source {
-    Here(Here),
-    There(Stream),
+    Local(LocalEvents),
+    Remote(RemoteStream),
 }
 
 impl EventStream {
-    pub(super) fn here(here: Here) -> Self {
-        Self(Source::Here(here))
+    pub(super) fn local(events: LocalEvents) -> Self {
+        Self(Source::Local(events))
     }
 
-    pub(super) fn there(there: Stream) -> Self {
-        Self(Source::There(there))
+    pub(super) fn remote(events: RemoteStream) -> Self {
+        Self(Source::Remote(events))
     }
 
-    /// What is told next; nothing when this has ended, for whatever reason: then events may have been missed. Follow anew,
-    /// and ask the machine how it is. Drop-safe.
+    /// The next event. `None` if the subscription has ended, for whatever reason: you may have missed events. Subscribe again,
+    /// and query the machine for its state. Drop-safe.
     pub async fn next(&mut self) -> Option<Bytes> {
         match &mut self.0 {
-            Source::Here(here) => here.next().await,
-            Source::There(there) => there.next().await.ok(),
+            Source::Local(events) => events.next().await,
+            Source::Remote(events) => events.next().await.ok(),
         }
     }
 }

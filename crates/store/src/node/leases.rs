@@ -1,77 +1,77 @@
-//! Looking at leases: how long each was granted for, how long it has left, and which keys it has. Only the leader knows how
-//! long a lease has left, so that one is asked.
+//! Reading leases: for how long each was granted, how long it has left, and which keys it has. Only the leader knows how long a
+//! lease has left (etcd's `LeaseTimeToLive` and `LeaseLeases`).
 
 use std::{sync::PoisonError, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{clock::since_boot, error::Said, voter::Voter};
+use super::{clock::since_boot, error::RefusalReason, voter::Voter};
 
-/// What is asked of leases.
+/// Which leases to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum LeaseQuery {
-    /// All that there are.
+    /// All of them.
     All,
-    /// One, and its keys if they are wanted.
+    /// One, with its keys if `keys` says so.
     One { lease: i64, keys: bool },
 }
 
-/// How a lease is.
+/// A lease, and how long it has left. [`Store::lease`](super::Store::lease) reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseStatus {
     /// Its id.
     pub lease: i64,
-    /// How long it lives after it was last kept alive.
+    /// Its time to live: how long it lives after each keepalive.
     pub granted: Duration,
-    /// How long it has left; zero, if its end is agreed on at this very moment.
+    /// How long it has left; zero if its expiry has been proposed and not applied yet.
     pub left: Duration,
-    /// Its keys, in order, if they were asked for.
+    /// Its keys in order, if the caller asked for them.
     pub keys: Vec<Bytes>,
 }
 
-/// Leases, as they were when that was asked.
+/// Leases at a revision. [`Store::leases`](super::Store::leases) reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoundLeases {
+pub struct LeaseList {
     /// The newest revision.
     pub revision: u64,
-    /// Those that were asked for and are there, the one that ends soonest first.
+    /// The leases that exist of those asked for; the one that ends soonest comes first.
     pub leases: Vec<LeaseStatus>,
 }
 
 impl Voter {
-    /// Looks at leases, if this voter leads.
-    pub(super) async fn leases(&self, query: &LeaseQuery) -> Result<FoundLeases, Said> {
-        let raft = self.need()?;
-        raft.confirm().await.map_err(|error| Self::said(&raft, error))?;
-        let term = raft.standing().term;
+    /// Reads leases, if this voter leads.
+    pub(super) async fn leases(&self, query: &LeaseQuery) -> Result<LeaseList, RefusalReason> {
+        let raft = self.require_raft()?;
+        raft.read_index().await.map_err(|error| Self::refusal(&raft, error))?;
+        let term = raft.basic_status().term;
         raft.state().read(|replica, _| {
             let (leases, keys) = (replica.state.leases(), replica.state.keys());
             let timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
-            // It has just come to lead, and times them in a moment.
+            // This voter has just been elected, and has no timers for this term yet.
             if timers.term() != Some(term) {
-                return Err(Said::NotLeader(None));
+                return Err(RefusalReason::NotLeader(None));
             }
             let now = since_boot();
             let status = |lease: i64, ttl: i64| {
                 let granted = Duration::from_secs(ttl.unsigned_abs());
-                // One that nobody has timed yet has just been granted.
+                // A lease without a timer has just been granted.
                 let left = timers.remaining(now, lease).unwrap_or(granted);
                 LeaseStatus { lease, granted, left, keys: Vec::new() }
             };
             let mut found = match query {
                 LeaseQuery::All => leases.iter().map(|(lease, ttl)| status(lease, ttl)).collect(),
-                LeaseQuery::One { lease, keys: wanted } => {
+                LeaseQuery::One { lease, keys: with_keys } => {
                     let mut found: Vec<_> = leases.ttl(*lease).map(|ttl| status(*lease, ttl)).into_iter().collect();
                     found
                         .iter_mut()
-                        .filter(|_| *wanted)
+                        .filter(|_| *with_keys)
                         .for_each(|each| each.keys = keys.attached(*lease).cloned().collect());
                     found
                 }
             };
             found.sort_by_key(|each| (each.left, each.lease));
-            Ok(FoundLeases { revision: keys.revision(), leases: found })
+            Ok(LeaseList { revision: keys.revision(), leases: found })
         })
     }
 }

@@ -1,44 +1,57 @@
-//! The store of one node: every node reads, writes and watches; those with the role `voter` agree.
+//! The store of one node. Every node reads, writes and watches; nodes with the role `voter` agree.
 //!
-//! # Who is asked
+//! [`Store`] is the whole interface. Behind it:
 //!
-//! A node that does not vote finds voters by gossip (their role), asks one, and is told who leads. It remembers that, and
-//! asks again when it is no longer so; an election takes a second, and requests wait that long. What is read is as new as
-//! the question (read index), unless any voter's state will do. See [`Store`].
+//! | file | what it does |
+//! |---|---|
+//! | `client.rs` | finds the leader, and sends a request until it is answered |
+//! | `services.rs` | takes other nodes' calls at a voter |
+//! | `voter.rs` | a voter: founding, and what it does for a request |
+//! | `leader_tasks.rs` | what a leader does by itself: lease expiry, compaction, replacing lost voters |
+//! | `change.rs` | membership changes: adding, removing and replacing voters |
+//! | `replica.rs` | the state machine that Raft applies entries to, with its watchers |
+//! | `watch.rs`, `events.rs`, `save.rs` | streams: watches, machines' events, backups |
+//! | `message.rs`, `stream.rs`, `error.rs` | what goes over the wire |
+//! | `disk.rs` | where a voter keeps its files: a directory, or memory |
+//! | `stats.rs` | what metrics and the status tell |
 //!
 //! # What can go wrong
 //!
-//! - *No quorum*: nothing is agreed on. Requests wait, and end with [`StoreError::NoLeader`]. Leases do not end meanwhile.
-//! - *A quorum is lost for good*: an operator founds another store, with what one voter has, or a
+//! - *No quorum*: voters agree on nothing. Requests wait, and end with [`StoreError::NoLeader`]. No lease ends meanwhile.
+//! - *A quorum is lost for good*: an operator founds another store, from one voter's directory or from a
 //!   [backup](crate::backup).
-//! - *The leader is lost*: what it had not answered is asked of the next one, and done once, as requests have ids.
-//! - *A voter loses its disk*: it comes back with another id, as another node. The leader puts it in its place, at the
-//!   earliest 5 minutes after its former self was gone; or an operator does.
-//! - *All voters lose their disks at once* (they have none, and all were restarted): they found a new store, with a new id.
-//! - *A disk fails*: the voter stops, and with it its process. A full one takes no more writes until there is room; votes
-//!   and leases go on.
-//! - *The gossip is wrong about who is there*: nothing is decided by it. It tells where to ask.
+//! - *The leader is lost*: the client sends what the leader had not answered to the next one. It takes effect once, for each
+//!   command has an id.
+//! - *A voter loses its disk*: it comes back with another id, as another node. The leader gives it the place of its former
+//!   self, at the earliest after [`StoreConfig::replace_after`]; or an operator does.
+//! - *All voters lose their disks at once*, because they kept everything in memory and all were restarted: they found a new
+//!   store, with a new id.
+//! - *A disk fails*: the voter stops, and with it its process. A voter whose disk is full takes no writes until there is room,
+//!   but still votes and times leases.
+//! - *The gossip is wrong about who is there*: nothing depends on it. It only tells where to ask.
 
 mod change;
 mod client;
 mod clock;
+mod config;
+mod disk;
 mod error;
 mod events;
-mod figures;
-mod followers;
-mod lead;
+mod former_names;
+mod leader_tasks;
 mod leases;
 mod message;
-mod place;
 #[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "simulations run the very same state"))]
 mod replica;
 mod save;
 mod services;
+mod stats;
 mod stream;
+mod subscribers;
 mod voter;
 mod watch;
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use broadcast_session::Sessions;
 use bytes::Bytes;
@@ -46,180 +59,153 @@ use futures_util::future::BoxFuture;
 use rand::{TryRng as _, rngs::SysRng};
 use tokio::{select, sync::mpsc, time::timeout};
 
+#[doc(hidden)]
+pub use self::former_names::*;
 #[cfg(feature = "sim")]
 #[doc(hidden)]
 pub use self::replica::{Replica, Watcher};
 pub use self::{
-    change::Change,
-    client::ROLE,
+    change::VoterChange,
+    client::VOTER_ROLE,
     clock::since_boot,
+    config::{REPLACE_AFTER, REQUEST_TIMEOUT, StoreConfig},
     error::StoreError,
     events::EventStream,
-    figures::Figures,
-    leases::{FoundLeases, LeaseStatus},
-    message::{Read, VoterStatus},
+    leases::{LeaseList, LeaseStatus},
+    message::{ReadRequest, VoterStatus},
     save::BackupStream,
+    stats::StoreStats,
     voter::VoterError,
     watch::WatchStream,
 };
-use self::{client::Client, error::Said, leases::LeaseQuery, message::Query, voter::Voter};
+use self::{client::Client, error::RefusalReason, leases::LeaseQuery, message::MachineQuery, voter::Voter};
 use crate::{
     Error,
     keys::{self, DeleteOutcome, KeyRange, OpOutcome, Put, PutOutcome, Range, RangeOutcome, Txn, Watch},
-    machine::{Command, MIN_TTL, Machine, Machines, Outcome},
+    machine::{Command, MIN_TTL, Machine, Outcome},
 };
 
-/// How long a node of a voter's name, with an empty disk, waits before it takes the place of its former self.
-pub const REPLACE_AFTER: Duration = Duration::from_secs(300);
-/// How long requests wait for a leader, unless told otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How a node takes part.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// The names of the voters that found the store together, on a node that votes. With more of them more may fail, and
-    /// each agreement takes longer: three bear the loss of one, five that of two. Empty on a node that does not vote.
-    pub voters: Vec<String>,
-    /// Where a voter keeps the log and snapshots. Without it they are in memory, and a voter that is restarted is another.
-    pub data: Option<PathBuf>,
-    /// How long a voter that lost its disk is waited for before a new node takes its place. Shorter, and a disk that is
-    /// only slow to come back is given up; longer, and the next failure may find too few.
-    pub replace_after: Duration,
-    /// How long requests wait for a leader.
-    pub patience: Duration,
-    /// What a voter keeps besides users' keys.
-    pub machines: Machines,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            voters: Vec::new(),
-            data: None,
-            replace_after: REPLACE_AFTER,
-            patience: PATIENCE,
-            machines: Machines::default(),
-        }
-    }
-}
-
-impl Config {
-    /// A node that votes, as one of these.
-    #[must_use]
-    pub fn voters(mut self, voters: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.voters = voters.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// A voter that keeps what it knows there.
-    #[must_use]
-    pub fn data(mut self, path: impl Into<PathBuf>) -> Self {
-        self.data = Some(path.into());
-        self
-    }
-
-    /// A voter that keeps these besides users' keys.
-    #[must_use]
-    pub fn machines(mut self, machines: Machines) -> Self {
-        self.machines = machines;
-        self
-    }
-
-    /// How long a voter that lost its disk is waited for.
-    #[must_use]
-    pub fn replace_after(mut self, time: Duration) -> Self {
-        self.replace_after = time;
-        self
-    }
-}
-
-/// An operation of the store, for who awaits it.
+/// What the methods of [`Store`] return: a boxed future. Await it.
 pub type Operation<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// The store, as one node has it. Cheap to clone.
+/// The store, as one node has it. Clones are the same store.
 ///
-/// What these methods give is boxed, so that Raft is compiled with this crate, and not once more with each that uses it.
+/// Requests wait for a leader, at most [`request_timeout`](Self::request_timeout), and go on at the next leader if one is lost.
+/// A command takes effect once. If nobody can know whether it did, the error is [`StoreError::Unknown`].
 ///
-/// A request that is dropped may be carried out all the same. When the last of these is dropped, or the node leaves, a voter
-/// stops, and lets its folder go.
+/// A request whose future is dropped may take effect all the same. When the last clone is dropped, or the node leaves its
+/// cluster, a voter stops and unlocks its directory.
+///
+/// The futures are boxed, so that Raft is compiled once, with this crate.
+///
+/// ```no_run
+/// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+/// use broadcast_store::keys::{Put, Range};
+///
+/// store.put(Put { key: "color".into(), value: "green".into(), ..Put::default() }).await?;
+/// let found = store.range(Range::of("color")).await?;
+/// assert_eq!(found.kvs[0].value, "green");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Store {
     client: Arc<Client>,
     sessions: Sessions,
     voter: Option<Arc<Voter>>,
-    patience: Duration,
-    /// Closed when nobody has the store any more.
-    _kept: mpsc::Sender<Infallible>,
+    request_timeout: Duration,
+    /// Its receiver learns when the last clone is dropped.
+    _alive: mpsc::Sender<Infallible>,
 }
 
 impl Store {
-    /// Begins to take part. On a voter, Raft runs on the runtime that this is called on: give it one that nothing else
-    /// keeps busy.
+    /// Starts the store of this node. On a voter, Raft runs on the runtime that this is called on: give it one that nothing
+    /// else keeps busy, or heartbeats are late and the leader is lost.
     ///
     /// # Errors
     ///
     /// See [`VoterError`]; only on a node that votes.
-    pub fn start(sessions: &Sessions, config: Config) -> BoxFuture<'_, Result<Self, VoterError>> {
+    ///
+    /// ```no_run
+    /// # async fn run(sessions: broadcast_session::Sessions) -> Result<(), Box<dyn std::error::Error>> {
+    /// use broadcast_store::{Store, StoreConfig};
+    ///
+    /// let config = StoreConfig::default().voters(["node1", "node2", "node3"]).data("/var/lib/broadcast");
+    /// let store = Store::start(&sessions, config).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start(sessions: &Sessions, config: StoreConfig) -> BoxFuture<'_, Result<Self, VoterError>> {
         Box::pin(async move {
-            let Config { voters, data, replace_after, patience, machines } = config;
+            let StoreConfig { voters, data, replace_after, request_timeout, machines } = config;
             let votes = !voters.is_empty();
             let voter = if votes { Some(Voter::start(sessions, data, machines, voters).await?) } else { None };
-            let (kept, mut gone) = mpsc::channel::<Infallible>(1);
+            let (alive, mut all_dropped) = mpsc::channel::<Infallible>(1);
             if let Some(voter) = &voter {
-                services::serve(voter);
+                services::serve_all(voter);
                 let founder = Arc::clone(voter);
                 tokio::spawn(async move { founder.found().await });
-                tokio::spawn(lead::lead(Arc::downgrade(voter), replace_after));
+                tokio::spawn(leader_tasks::run(Arc::downgrade(voter), replace_after));
                 let (voter, mut members) = (Arc::clone(voter), sessions.node().watch_members());
                 tokio::spawn(async move {
                     let stopped = async { while members.changed().await.is_ok() {} };
                     select! {
-                        _ = gone.recv() => {}
+                        _ = all_dropped.recv() => {}
                         () = stopped => {}
                     }
                     voter.stop().await;
                 });
             }
             let client = Arc::new(Client::new(sessions.clone(), voter.clone()));
-            Ok(Self { client, sessions: sessions.clone(), voter, patience, _kept: kept })
+            Ok(Self { client, sessions: sessions.clone(), voter, request_timeout, _alive: alive })
         })
     }
 
-    /// The same, with requests that wait so long for a leader.
+    /// The same store, with requests that wait this long for a leader. See [`StoreConfig::request_timeout`].
     #[must_use]
-    pub fn patience(mut self, time: Duration) -> Self {
-        self.patience = time;
+    pub fn request_timeout(mut self, time: Duration) -> Self {
+        self.request_timeout = time;
         self
     }
 
-    /// Reads keys, as they were when this was called, or later.
+    /// Reads keys. The read is linearizable: it sees every change that was acknowledged before this was called.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
+    ///
+    /// ```no_run
+    /// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+    /// use broadcast_store::keys::{KeyRange, Range};
+    ///
+    /// for kv in store.range(Range::in_range(KeyRange::prefix("app/"))).await?.kvs {
+    ///     println!("{:?} = {:?}", kv.key, kv.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn range(&self, range: Range) -> Operation<'_, RangeOutcome> {
         self.read(range.into())
     }
 
-    /// Reads keys, within bounds.
+    /// Reads keys with the options of a [`ReadRequest`]: serializable, or with a limit of bytes.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn read(&self, read: Read) -> Operation<'_, RangeOutcome> {
-        Box::pin(self.client.read(read, self.patience))
+    pub fn read(&self, read: ReadRequest) -> Operation<'_, RangeOutcome> {
+        Box::pin(self.client.read(read, self.request_timeout))
     }
 
-    /// Puts a key.
+    /// Puts a key. See the example at [`Store`].
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub fn put(&self, put: Put) -> Operation<'_, PutOutcome> {
         Box::pin(async move {
-            match self.keys(&keys::Command::Put(put)).await? {
-                keys::Outcome::Put(put) => Ok(put),
+            match self.keys(&keys::KeysCommand::Put(put)).await? {
+                keys::KeysOutcome::Put(put) => Ok(put),
                 other => Err(unexpected(&other)),
             }
         })
@@ -230,70 +216,123 @@ impl Store {
     /// # Errors
     ///
     /// See [`StoreError`].
+    ///
+    /// ```no_run
+    /// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+    /// use broadcast_store::keys::{Delete, KeyRange};
+    ///
+    /// let done = store.delete(Delete { keys: KeyRange::prefix("app/"), prev_kv: false }).await?;
+    /// println!("{} keys are gone at revision {}", done.deleted, done.revision);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&self, delete: keys::Delete) -> Operation<'_, DeleteOutcome> {
         Box::pin(async move {
-            match self.keys(&keys::Command::Delete(delete)).await? {
-                keys::Outcome::Delete(delete) => Ok(delete),
+            match self.keys(&keys::KeysCommand::Delete(delete)).await? {
+                keys::KeysOutcome::Delete(delete) => Ok(delete),
                 other => Err(unexpected(&other)),
             }
         })
     }
 
-    /// Carries out a transaction; gives the newest revision, whether the comparisons held, and what became of each
+    /// Carries out a transaction. Returns the newest revision, whether the comparisons held, and the outcome of each
     /// operation.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
+    ///
+    /// ```no_run
+    /// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+    /// use broadcast_store::keys::{Compare, CompareOp, CompareTarget, KeyRange, Op, Put, Txn};
+    ///
+    /// // Creates a key, unless it exists.
+    /// let absent = Compare { keys: KeyRange::one("color"), op: CompareOp::Equal, target: CompareTarget::Version(0) };
+    /// let put = Op::Put(Put { key: "color".into(), value: "green".into(), ..Put::default() });
+    /// let (_, created, _) = store.txn(Txn { compare: vec![absent], success: vec![put], failure: vec![] }).await?;
+    /// println!("{}", if created { "created" } else { "it exists" });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn txn(&self, txn: Txn) -> Operation<'_, (u64, bool, Vec<OpOutcome>)> {
         Box::pin(async move {
-            match self.keys(&keys::Command::Txn(txn)).await? {
-                keys::Outcome::Txn { revision, succeeded, responses } => Ok((revision, succeeded, responses)),
+            match self.keys(&keys::KeysCommand::Txn(txn)).await? {
+                keys::KeysOutcome::Txn { revision, succeeded, responses } => Ok((revision, succeeded, responses)),
                 other => Err(unexpected(&other)),
             }
         })
     }
 
-    /// Forgets what was before a revision.
+    /// Compacts the history: forgets what was before a revision. Reads and watches from that revision on still work.
+    ///
+    /// A leader compacts by itself what is older than an hour, or more than a million revisions back.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub fn compact(&self, revision: u64) -> Operation<'_, ()> {
-        Box::pin(async move { self.keys(&keys::Command::Compact { revision }).await.map(|_| ()) })
+        Box::pin(async move { self.keys(&keys::KeysCommand::Compact { revision }).await.map(|_| ()) })
     }
 
-    async fn keys(&self, command: &keys::Command) -> Result<keys::Outcome, StoreError> {
+    async fn keys(&self, command: &keys::KeysCommand) -> Result<keys::KeysOutcome, StoreError> {
         match self.execute(Command::keys(command)?).await? {
             Outcome::Keys(outcome) => Ok(outcome),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Watches keys.
+    /// Watches keys. It asks nobody before [`WatchStream::next`] is called.
+    ///
+    /// ```no_run
+    /// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+    /// use broadcast_store::keys::{KeyRange, Watch, WatchEvent};
+    ///
+    /// let mut watch = store.watch(Watch { keys: KeyRange::one("color"), start_revision: 5, ..Watch::default() });
+    /// while let Some(event) = watch.next().await? {
+    ///     if let WatchEvent::Changes { revision, events } = event {
+    ///         println!("revision {revision}: {:?}", events[0].kv.value);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn watch(&self, watch: Watch) -> WatchStream {
         WatchStream::new(Arc::clone(&self.client), self.sessions.clone(), self.voter.clone(), watch)
     }
 
-    /// Watches keys of which all begin so, from now on.
+    /// Watches all keys that begin with a prefix, from now on.
     #[must_use]
     pub fn watch_prefix(&self, prefix: &str) -> WatchStream {
         self.watch(Watch { keys: KeyRange::prefix(prefix.to_owned()), ..Watch::default() })
     }
 
-    /// Grants a lease of at least so long, with a random id; gives its id, and how long it lives.
+    /// Grants a lease for at least `ttl`, with a random id. Returns its id and how long it lives.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
+    ///
+    /// ```no_run
+    /// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+    /// use std::time::Duration;
+    /// use broadcast_store::keys::Put;
+    ///
+    /// let (lease, _) = store.grant(Duration::from_secs(10)).await?;
+    /// store.put(Put { key: "workers/1".into(), lease, ..Put::default() }).await?;
+    /// // Call this again and again; 10 seconds after the last time the key is gone.
+    /// let left = store.keep_alive(lease).await?;
+    /// assert!(left.is_some(), "the lease has ended");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn grant(&self, ttl: Duration) -> Operation<'_, (i64, Duration)> {
         Box::pin(async move {
             let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
             let seconds = i64::try_from(seconds).unwrap_or(i64::MAX).max(MIN_TTL);
             loop {
                 let random = SysRng.try_next_u64().map_err(|error| StoreError::Stopped(error.to_string()))?;
-                // Below what another machine may draw its own from.
+                // Machines may draw their ids from the numbers above.
                 let lease = i64::try_from(random >> 2).expect("62 bits are positive").max(1);
                 match self.execute(Command::grant(lease, seconds)).await {
                     Ok(Outcome::Granted { lease, ttl, .. }) => {
@@ -307,34 +346,34 @@ impl Store {
         })
     }
 
-    /// Has a lease run anew; gives how long it lives from when this was called, or `None` if it is not there any more.
+    /// Keeps a lease alive. Returns how long it lives from when this was called, or `None` if it has ended.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub fn keep_alive(&self, lease: i64) -> Operation<'_, Option<Duration>> {
-        Box::pin(self.client.keep_alive(lease, self.patience))
+        Box::pin(self.client.keep_alive(lease, self.request_timeout))
     }
 
-    /// How each lease is, as they were when this was called, or later; without their keys.
+    /// All leases with their time to live, without their keys; linearizable.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn leases(&self) -> Operation<'_, FoundLeases> {
-        Box::pin(self.client.leases(LeaseQuery::All, self.patience))
+    pub fn leases(&self) -> Operation<'_, LeaseList> {
+        Box::pin(self.client.leases(LeaseQuery::All, self.request_timeout))
     }
 
-    /// How one lease is, and its keys if they are wanted. There is none in the answer if it is not there.
+    /// One lease with its time to live, and with its keys if `keys` says so; linearizable. The list is empty if it has ended.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn lease(&self, lease: i64, keys: bool) -> Operation<'_, FoundLeases> {
-        Box::pin(self.client.leases(LeaseQuery::One { lease, keys }, self.patience))
+    pub fn lease(&self, lease: i64, keys: bool) -> Operation<'_, LeaseList> {
+        Box::pin(self.client.leases(LeaseQuery::One { lease, keys }, self.request_timeout))
     }
 
-    /// Ends a lease, and deletes its keys.
+    /// Revokes a lease: ends it, and deletes its keys.
     ///
     /// # Errors
     ///
@@ -343,36 +382,37 @@ impl Store {
         Box::pin(async move { self.execute(Command::revoke(lease)).await.map(|_| ()) })
     }
 
-    /// Has any command carried out, once.
+    /// Has any command agreed on and applied, once. The methods above are shorter forms of this.
     ///
     /// # Errors
     ///
-    /// See [`StoreError`]. What the state refuses is [`StoreError::Refused`].
+    /// See [`StoreError`]. If the state machine refuses the command: [`StoreError::Refused`].
     pub fn execute(&self, command: Command) -> Operation<'_, Outcome> {
-        Box::pin(self.client.execute(command, self.patience))
+        Box::pin(self.client.execute(command, self.request_timeout))
     }
 
-    /// Has a machine besides users' keys answer a question, as it was when this was called, or later.
+    /// Queries a machine besides users' keys: [`Machine::query`]. It is a linearizable read.
     ///
     /// # Errors
     ///
-    /// See [`StoreError`]. There is no such machine, or it cannot read the question: [`StoreError::NotPossible`].
+    /// See [`StoreError`]. If there is no such machine, or it cannot read the question: [`StoreError::NotPossible`].
     pub fn query<'a>(&'a self, machine: &str, question: impl Into<Bytes>) -> Operation<'a, Bytes> {
-        let query = Query { machine: machine.into(), question: question.into() };
-        Box::pin(self.client.query(query, self.patience))
+        let query = MachineQuery { machine: machine.into(), question: question.into() };
+        Box::pin(self.client.query(query, self.request_timeout))
     }
 
-    /// Follows a machine: what it tells from now on, at the voter that leads. It ends when another one does.
+    /// Subscribes to the events that a machine [emits](crate::machine::ApplyContext::emit) from now on, at the leader. The stream
+    /// ends when another voter leads.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn follow<'a>(&'a self, machine: &str) -> Operation<'a, EventStream> {
+    pub fn subscribe<'a>(&'a self, machine: &str) -> Operation<'a, EventStream> {
         let machine = machine.to_owned();
-        Box::pin(self.client.follow(machine, self.patience))
+        Box::pin(self.client.subscribe(machine, self.request_timeout))
     }
 
-    /// The store that there is, as a quorum has said last: its id.
+    /// The id of the store, as a quorum confirmed it last.
     ///
     /// # Errors
     ///
@@ -381,65 +421,72 @@ impl Store {
         Box::pin(self.client.store())
     }
 
-    /// Changes who votes.
+    /// Changes who votes. Returns once the change is complete.
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
-    pub fn change_voters(&self, change: Change) -> Operation<'_, ()> {
-        Box::pin(self.client.change(change, self.patience.max(Duration::from_secs(60))))
+    ///
+    /// ```no_run
+    /// # async fn run(store: broadcast_store::Store) -> Result<(), broadcast_store::StoreError> {
+    /// store.change_voters(broadcast_store::node::VoterChange::Add("node4".into())).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn change_voters(&self, change: VoterChange) -> Operation<'_, ()> {
+        Box::pin(self.client.change(change, self.request_timeout.max(Duration::from_secs(60))))
     }
 
-    /// Begins a backup of all that was agreed on when this was called: keys with their history, leases, and what other
-    /// machines have. See [`backup`](crate::backup).
+    /// Begins a backup of the whole state: keys with their history, leases, and the other machines. It has every change that was
+    /// acknowledged before this was called. See [`backup`](crate::backup).
     ///
     /// # Errors
     ///
     /// See [`StoreError`].
     pub fn save(&self) -> Operation<'_, BackupStream> {
-        Box::pin(self.client.save(self.patience))
+        Box::pin(self.client.save(self.request_timeout))
     }
 
-    /// How each voter is that has that role and is live; in words, why one does not say.
+    /// The status of each live voter by name, or why it did not answer.
     pub fn status(&self) -> BoxFuture<'_, Vec<(String, Result<VoterStatus, String>)>> {
         Box::pin(async move {
             let mut names = self.client.voters().await;
             names.sort();
-            let asked =
+            let statuses =
                 names.into_iter().map(async |name| match self.voter.as_ref().filter(|voter| voter.name == name) {
                     Some(voter) => (name, Ok(voter.status().await)),
                     None => {
-                        let status = voter::ask(&self.sessions, &name).await;
+                        let status = voter::fetch_status(&self.sessions, &name).await;
                         (name, status)
                     }
                 });
-            futures_util::future::join_all(asked).await
+            futures_util::future::join_all(statuses).await
         })
     }
 
-    /// Looks at a machine besides users' keys, as this voter has it, which may be behind; nothing on a node that does not
-    /// vote, or has no such machine. Nothing is applied meanwhile, so be short.
+    /// Looks at a machine as this node's voter has it, which may be behind; `None` if this node does not vote, or has no such
+    /// machine. No entry is applied meanwhile: be quick.
     pub fn local<M: Machine, T>(&self, look: impl FnOnce(&M) -> T) -> Option<T> {
         self.voter.as_ref()?.raft()?.state().read(|replica, _| replica.state.machine().map(look))
     }
 
-    /// Whether this node votes and leads.
+    /// Whether this node is the leader, as far as it knows.
     pub fn leads(&self) -> bool {
-        self.voter.as_ref().and_then(|voter| voter.raft()).is_some_and(|raft| raft.standing().leads)
+        self.voter.as_ref().and_then(|voter| voter.raft()).is_some_and(|raft| raft.basic_status().leads)
     }
 
-    /// The hash of the keys at a revision as this voter has them ([`keys::Keys::hash_at`]), its newest revision, and the one
-    /// that it was compacted at.
+    /// The hash of this voter's keys at a revision ([`keys::Keys::hash_at`]), its newest revision, and its compacted one. Equal
+    /// voters have equal hashes.
     ///
     /// # Errors
     ///
-    /// This node does not vote: [`StoreError::NotPossible`]. Or the revision is compacted, or yet to come.
+    /// If this node does not vote: [`StoreError::NotPossible`]. Or the revision is compacted, or in the future.
     pub fn hash(&self, revision: u64) -> Operation<'_, (u32, u64, u64)> {
         Box::pin(async move {
             let why = || "only a voter has all keys, of which a hash can be made; ask one".to_owned();
             let voter = self.voter.as_ref().ok_or_else(|| StoreError::NotPossible { why: why() })?;
-            let raft = voter.need().map_err(|said| StoreError::Stopped(said.refusal().text))?;
-            // It takes as long as reading everything: commands are not to wait meanwhile.
+            let raft = voter.require_raft().map_err(|reason| StoreError::Stopped(reason.refusal().text))?;
+            // A copy: to hash everything takes long, and no entry is applied while the state is locked.
             let copy = raft.state().read(|replica, _| replica.state.copy());
             let hashed = tokio::task::spawn_blocking(move || {
                 let keys = copy.keys();
@@ -449,39 +496,43 @@ impl Store {
         })
     }
 
-    /// Has the voter with this id lead, in place of this node, and waits until it does.
+    /// Transfers leadership from this node to the voter with this id, and waits until that leads.
     ///
     /// # Errors
     ///
-    /// This node does not lead, or that one does not vote: [`StoreError::NotPossible`]. It does not come to lead in time:
+    /// If this node does not lead, or that one does not vote: [`StoreError::NotPossible`]. If it does not lead in time:
     /// [`StoreError::NoLeader`].
-    pub fn hand_over(&self, to: u64) -> Operation<'_, ()> {
+    pub fn transfer_leadership(&self, to: u64) -> Operation<'_, ()> {
         Box::pin(async move {
             let not_possible = |why: &str| StoreError::NotPossible { why: why.to_owned() };
             let voter = self.voter.as_ref().ok_or_else(|| not_possible("this node does not vote"))?;
-            let said = |said: Said| StoreError::NotPossible { why: said.refusal().text };
-            let raft = voter.need().map_err(said)?;
-            raft.confirm().await.map_err(|error| said(Voter::said(&raft, error)))?;
-            if !raft.view().voters.contains_key(&to) {
+            let refused = |reason: RefusalReason| StoreError::NotPossible { why: reason.refusal().text };
+            let raft = voter.require_raft().map_err(refused)?;
+            raft.read_index().await.map_err(|error| refused(Voter::refusal(&raft, error)))?;
+            if !raft.status().voters.contains_key(&to) {
                 return Err(not_possible("there is no voter with that id"));
             }
-            let mut views = raft.watch();
-            let handed = async {
-                raft.hand_over(to).await.map_err(|error| said(Voter::said(&raft, error)))?;
-                while views.next().await.is_some_and(|view| view.leader != Some(to)) {}
+            let mut statuses = raft.watch_status();
+            let transfer = async {
+                raft.transfer_leadership(to).await.map_err(|error| refused(Voter::refusal(&raft, error)))?;
+                while statuses.next().await.is_some_and(|status| status.leader != Some(to)) {}
                 Ok(())
             };
-            let within = self.patience;
+            let within = self.request_timeout;
             let late = || StoreError::NoLeader { within, problem: format!("{to:016x} does not come to lead") };
-            if raft.view().leader == Some(to) { Ok(()) } else { timeout(within, handed).await.map_err(|_| late())? }
+            if raft.status().leader == Some(to) {
+                Ok(())
+            } else {
+                timeout(within, transfer).await.map_err(|_| late())?
+            }
         })
     }
 
-    /// What this node counts. It asks nobody, and takes microseconds.
+    /// What this node counts. It asks nobody, and is quick.
     #[must_use]
-    pub fn figures(&self) -> Figures {
-        let voter = self.voter.as_ref().map(|voter| (voter.seen(), voter.figures.syncs()));
-        Figures { requests: self.client.ended.counts(), voter }
+    pub fn stats(&self) -> StoreStats {
+        let voter = self.voter.as_ref().map(|voter| (voter.local_status(), voter.stats.syncs()));
+        StoreStats { requests: self.client.counters.counts(), voter }
     }
 
     /// Whether this node votes.
@@ -490,8 +541,8 @@ impl Store {
         self.voter.is_some()
     }
 
-    /// Resolves when this voter cannot go on, with the reason: its process has to end, as what it has written may be lost.
-    /// Never on a node that does not vote.
+    /// Resolves with the reason when this voter cannot go on. Its process has to end then: what it has written may be lost.
+    /// On a node that does not vote it never resolves.
     pub fn failure(&self) -> BoxFuture<'_, String> {
         Box::pin(async move {
             match &self.voter {
@@ -501,14 +552,32 @@ impl Store {
         })
     }
 
-    /// Has another voter lead, if this one does, and stops voting.
+    /// Stops this voter; if it leads, it transfers leadership first, so that nobody waits for an election.
     pub fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some(voter) = &self.voter {
-                voter.hand_over().await;
+                voter.transfer_leadership().await;
                 voter.stop().await;
             }
         })
+    }
+}
+
+impl Store {
+    /// Renamed.
+    #[doc(hidden)]
+    #[must_use]
+    #[deprecated(note = "renamed to `request_timeout`")]
+    pub fn patience(self, time: Duration) -> Self {
+        self.request_timeout(time)
+    }
+
+    /// Renamed.
+    #[doc(hidden)]
+    #[must_use]
+    #[deprecated(note = "renamed to `stats`")]
+    pub fn figures(&self) -> StoreStats {
+        self.stats()
     }
 }
 

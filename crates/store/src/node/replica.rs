@@ -1,4 +1,4 @@
-//! The state that a voter has, with those who watch it.
+//! The replicated state as a voter has it: what Raft applies entries to, with its watchers and subscribers.
 
 use std::{
     collections::HashMap,
@@ -9,28 +9,28 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::followers::Followers;
+use super::subscribers::EventSubscribers;
 use crate::{
     Error,
-    keys::{Keys, Poll, Watch, WatchEvent, WatchHub, WatchId},
-    machine::{At, Command, Machines, State},
-    raft::{Applied, Input, MAX_SNAPSHOT, Replicated, Shared, Stop},
+    keys::{Keys, Watch, WatchEvent, WatchHub, WatchId, WatchPoll},
+    machine::{Command, LogId, Machines, State},
+    raft::{CommittedEntry, EntryContent, EntryError, MAX_SNAPSHOT, ReplicatedState, SharedState},
 };
 
-/// Watchers of one voter.
-const WATCHERS: usize = 1 << 17;
+/// How many watchers a voter takes.
+const MAX_WATCHERS: usize = 1 << 17;
 
-/// See the [module](self).
+/// A voter's copy of the replicated state. Raft calls it through [`ReplicatedState`].
 #[derive(Debug)]
 pub struct Replica {
-    /// What all voters have alike.
+    /// What is equal on all voters.
     pub state: State,
     machines: Machines,
     watchers: Arc<Watchers>,
-    followers: Arc<Followers>,
+    subscribers: Arc<EventSubscribers>,
 }
 
-/// Those who watch keys. The hub is only used while the state cannot change: the state is locked first.
+/// The watchers of keys at this voter. Lock the state before the hub: a hub must never see keys that change meanwhile.
 #[derive(Debug)]
 pub(super) struct Watchers {
     hub: Mutex<WatchHub>,
@@ -39,7 +39,7 @@ pub(super) struct Watchers {
 
 impl Watchers {
     fn new(keys: &Keys) -> Self {
-        Self { hub: Mutex::new(WatchHub::new(WATCHERS, keys)), wake: Mutex::default() }
+        Self { hub: Mutex::new(WatchHub::new(MAX_WATCHERS, keys)), wake: Mutex::default() }
     }
 
     fn hub(&self) -> MutexGuard<'_, WatchHub> {
@@ -60,33 +60,33 @@ impl Watchers {
 }
 
 impl Replica {
-    /// An empty one with these machines.
+    /// The empty state, with these machines.
     pub fn new(machines: Machines) -> Self {
         let state = State::with(machines.make());
-        Self { watchers: Arc::new(Watchers::new(state.keys())), followers: Arc::default(), state, machines }
+        Self { watchers: Arc::new(Watchers::new(state.keys())), subscribers: Arc::default(), state, machines }
     }
 
     pub(super) fn watchers(&self) -> &Arc<Watchers> {
         &self.watchers
     }
 
-    pub(super) fn followers(&self) -> &Followers {
-        &self.followers
+    pub(super) fn subscribers(&self) -> &EventSubscribers {
+        &self.subscribers
     }
 }
 
-impl Replicated for Replica {
+impl ReplicatedState for Replica {
     type Copy = State;
 
-    fn apply(&mut self, entry: Applied<'_>) -> Result<Bytes, Stop> {
-        let Input::Command(command) = entry.input else { return Ok(Bytes::new()) };
-        let stop = |stop: crate::Stop| Stop(stop.to_string());
+    fn apply(&mut self, entry: CommittedEntry<'_>) -> Result<Bytes, EntryError> {
+        let EntryContent::Command(command) = entry.input else { return Ok(Bytes::new()) };
+        let stop = |stop: crate::ApplyError| EntryError(stop.to_string());
         let command = Command::decode(command).map_err(stop)?;
-        let outcome = self.state.apply(At { index: entry.index, term: entry.term }, &command).map_err(stop)?;
-        let woken = self.watchers.hub().applied(self.state.keys());
+        let outcome = self.state.apply(LogId { index: entry.index, term: entry.term }, &command).map_err(stop)?;
+        let woken = self.watchers.hub().observe(self.state.keys());
         self.watchers.wake(&woken);
-        for (machine, event) in self.state.take_told() {
-            self.followers.tell(machine, event);
+        for (machine, event) in self.state.take_events() {
+            self.subscribers.publish(machine, event);
         }
         Ok(outcome.encode().into())
     }
@@ -112,25 +112,25 @@ impl Replicated for Replica {
     }
 
     fn succeed(&mut self, former: &Self) {
-        (self.watchers, self.followers) = (Arc::clone(&former.watchers), Arc::clone(&former.followers));
-        self.followers.end();
-        let woken = self.watchers.hub().installed(self.state.keys());
+        (self.watchers, self.subscribers) = (Arc::clone(&former.watchers), Arc::clone(&former.subscribers));
+        self.subscribers.close();
+        let woken = self.watchers.hub().observe_snapshot(self.state.keys());
         self.watchers.wake(&woken);
     }
 }
 
-/// One who watches, until it is dropped.
+/// A watcher at this voter. Its drop cancels the watch.
 #[derive(Debug)]
 pub struct Watcher {
-    state: Shared<Replica>,
+    state: SharedState<Replica>,
     watchers: Arc<Watchers>,
     id: WatchId,
     notify: Arc<Notify>,
 }
 
 impl Watcher {
-    /// Begins to watch; gives also the newest revision at that time.
-    pub fn begin(state: &Shared<Replica>, watch: Watch) -> Result<(Self, u64), Error> {
+    /// Begins a watch. Also returns the newest revision at that moment.
+    pub fn begin(state: &SharedState<Replica>, watch: Watch) -> Result<(Self, u64), Error> {
         state.read(|replica, _| {
             let keys = replica.state.keys();
             let id = replica.watchers.hub().watch(watch, keys)?;
@@ -140,20 +140,20 @@ impl Watcher {
         })
     }
 
-    /// What there is to tell now, or later.
+    /// The next event; waits until there is one.
     pub async fn next(&mut self) -> WatchEvent {
         loop {
             let polled = self.state.read(|replica, _| self.watchers.hub().poll(self.id, replica.state.keys()));
             match polled {
-                Poll::Ready(event) => return event,
-                Poll::Again => tokio::task::yield_now().await,
-                Poll::Idle => self.notify.notified().await,
+                WatchPoll::Ready(event) => return event,
+                WatchPoll::Again => tokio::task::yield_now().await,
+                WatchPoll::Idle => self.notify.notified().await,
             }
         }
     }
 
-    /// Has it told how far it is, once it is there.
-    pub(super) fn ask_progress(&self) {
+    /// Requests a progress event, which comes after all changes so far.
+    pub(super) fn request_progress(&self) {
         self.state.read(|_, _| self.watchers.hub().request_progress(self.id));
         self.notify.notify_one();
     }

@@ -1,4 +1,4 @@
-//! What a voter does for other nodes that call it.
+//! The calls that a voter serves to other nodes. Their names are in `message.rs` and [`crate::raft`].
 
 use std::{fmt::Display, future::Future, pin::Pin, sync::Arc};
 
@@ -8,12 +8,12 @@ use tokio::time::Instant;
 
 use super::{
     change,
-    client::ROLE,
-    error::Said,
-    events::Here,
-    message::{self, CHANGE, EVENTS, EXECUTE, JOIN, KEEP_ALIVE, LEASES, QUERY, Query, READ, SAVE, VOTER, WATCH},
+    client::VOTER_ROLE,
+    error::RefusalReason,
+    events::LocalEvents,
+    message::{self, CHANGE, EVENTS, EXECUTE, JOIN, KEEP_ALIVE, LEASES, MachineQuery, QUERY, READ, SAVE, VOTER, WATCH},
     replica::Watcher,
-    stream::framed,
+    stream::frame,
     voter::{Raft, Voter},
 };
 use crate::{
@@ -25,14 +25,14 @@ use crate::{
 /// The longest request for a change of voters, in bytes: two names.
 const MAX_CHANGE: usize = 1024;
 
-/// The longest question about leases, in bytes.
+/// The longest query for leases, in bytes.
 const MAX_LEASE_QUERY: usize = 32;
 
 type Answered = Result<Response, Refusal>;
 
-impl From<Said> for Refusal {
-    fn from(said: Said) -> Self {
-        said.refusal()
+impl From<RefusalReason> for Refusal {
+    fn from(reason: RefusalReason) -> Self {
+        reason.refusal()
     }
 }
 
@@ -41,33 +41,33 @@ fn refuse(why: impl Display) -> Refusal {
     Refusal::new(0, why.to_string())
 }
 
-/// Has a voter answer others from now on, as long as somebody has it.
-pub(super) fn serve(voter: &Arc<Voter>) {
-    // No other call is to hold up what voters agree with.
-    voter.sessions.serve_isolated(RAFT, by(voter, raft));
-    voter.sessions.serve_isolated(SNAPSHOT, by(voter, snapshot));
-    on(voter, EXECUTE, execute);
-    on(voter, READ, read);
-    on(voter, KEEP_ALIVE, keep_alive);
-    on(voter, LEASES, leases);
-    on(voter, SAVE, save);
-    on(voter, WATCH, watch);
-    on(voter, QUERY, query);
-    on(voter, EVENTS, events);
-    on(voter, VOTER, status);
-    on(voter, JOIN, join);
-    on(voter, CHANGE, change_voters);
+/// Serves all calls of a voter, as long as it is not dropped.
+pub(super) fn serve_all(voter: &Arc<Voter>) {
+    // On their own sessions: other calls must not hold up Raft.
+    voter.sessions.serve_isolated(RAFT, handler(voter, raft));
+    voter.sessions.serve_isolated(SNAPSHOT, handler(voter, snapshot));
+    serve(voter, EXECUTE, execute);
+    serve(voter, READ, read);
+    serve(voter, KEEP_ALIVE, keep_alive);
+    serve(voter, LEASES, leases);
+    serve(voter, SAVE, save);
+    serve(voter, WATCH, watch);
+    serve(voter, QUERY, query);
+    serve(voter, EVENTS, events);
+    serve(voter, VOTER, status);
+    serve(voter, JOIN, join);
+    serve(voter, CHANGE, change_voters);
 }
 
-fn on<F>(voter: &Arc<Voter>, method: &str, service: impl Fn(Arc<Voter>, Request) -> F + Send + Sync + 'static)
+fn serve<F>(voter: &Arc<Voter>, method: &str, service: impl Fn(Arc<Voter>, Request) -> F + Send + Sync + 'static)
 where
     F: Future<Output = Answered> + Send + 'static,
 {
-    voter.sessions.serve(method, by(voter, service));
+    voter.sessions.serve(method, handler(voter, service));
 }
 
-/// A service of this voter, as long as somebody has it.
-fn by<F>(
+/// A handler that answers for this voter, as long as it is not dropped.
+fn handler<F>(
     voter: &Arc<Voter>,
     service: impl Fn(Arc<Voter>, Request) -> F + Send + Sync + 'static,
 ) -> impl Fn(Request) -> Pin<Box<dyn Future<Output = Answered> + Send>> + Send + Sync + 'static
@@ -80,24 +80,24 @@ where
         Box::pin(async move {
             match answer {
                 Some(answer) => answer.await,
-                None => Err(Said::Stopped("it has stopped".into()).into()),
+                None => Err(RefusalReason::Stopped("it has stopped".into()).into()),
             }
         })
     }
 }
 
-/// The store that a question is about, and the rest of it. It is not read where there is no store.
-async fn question(me: &Voter, request: &mut Request, max: usize) -> Result<(u64, Bytes), Refusal> {
-    me.need()?;
+/// Reads a request: the id of the store that it is about, and the rest. A voter without a store does not read it.
+async fn read_question(me: &Voter, request: &mut Request, max: usize) -> Result<(u64, Bytes), Refusal> {
+    me.require_raft()?;
     let asked = request.bytes(max + 8).await.map_err(refuse)?;
     message::split_store(&asked).ok_or_else(|| refuse("a question about no store"))
 }
 
-/// Raft, for who takes part in it. Whoever may vote by now, as far as anybody knows, is one: a voter that was away for long
-/// has to listen to a leader that it has never heard of.
+/// Raft, if the caller may take part in it: a member, a configured voter, or a node with the role. A voter that was away for
+/// long has to listen to a leader that it has never heard of.
 async fn raft_for(me: &Voter, caller: &Identity) -> Result<Raft, Refusal> {
-    let raft = me.need()?;
-    if raft.knows(caller.id.get()) {
+    let raft = me.require_raft()?;
+    if raft.is_member(caller.id.get()) {
         return Ok(raft);
     }
     let name = caller.name.to_string();
@@ -105,7 +105,7 @@ async fn raft_for(me: &Voter, caller: &Identity) -> Result<Raft, Refusal> {
         return Ok(raft);
     }
     let info = me.sessions.node().info_of(&caller.name).await;
-    if info.is_some_and(|info| info.roles.iter().any(|role| role == ROLE)) {
+    if info.is_some_and(|info| info.roles.iter().any(|role| role == VOTER_ROLE)) {
         return Ok(raft);
     }
     Err(refuse(format_args!("{name} is no voter")))
@@ -115,27 +115,27 @@ async fn raft(me: Arc<Voter>, mut request: Request) -> Answered {
     let raft = raft_for(&me, &request.caller).await?;
     let message = request.bytes(MAX_MESSAGE).await.map_err(refuse)?;
     let caller = request.caller.id.get();
-    let answer = raft.answer(caller, &message).await.map_err(refuse)?;
-    me.figures.heard(caller, Instant::now());
+    let answer = raft.handle_message(caller, &message).await.map_err(refuse)?;
+    me.stats.heard(caller, Instant::now());
     Ok(answer.into())
 }
 
 async fn snapshot(me: Arc<Voter>, mut request: Request) -> Answered {
     let raft = raft_for(&me, &request.caller).await?;
-    Ok(raft.install(request.caller.id.get(), &mut request.body).await.map_err(refuse)?.into())
+    Ok(raft.receive_snapshot(request.caller.id.get(), &mut request.body).await.map_err(refuse)?.into())
 }
 
 async fn execute(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, command) = question(&me, &mut request, MAX_COMMAND).await?;
-    let mine = me.same_store(store)?;
-    Ok(message::with_store(mine, &me.request(command).await?).into())
+    let (store, command) = read_question(&me, &mut request, MAX_COMMAND).await?;
+    let mine = me.check_store(store)?;
+    Ok(message::with_store(mine, &me.execute_for_client(command).await?).into())
 }
 
 async fn read(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, asked) = question(&me, &mut request, MAX_COMMAND).await?;
-    let mine = me.same_store(store)?;
-    let found = me.read(&message::read_read(&asked).map_err(refuse)?).await?;
-    Ok(long(mine, move || message::write_found(&found)))
+    let (store, asked) = read_question(&me, &mut request, MAX_COMMAND).await?;
+    let mine = me.check_store(store)?;
+    let found = me.read(&message::read_read_request(&asked).map_err(refuse)?).await?;
+    Ok(long(mine, move || message::write_range_outcome(&found)))
 }
 
 /// An answer that may be long: it goes no faster than it is taken, and is written when it counts as held.
@@ -144,25 +144,25 @@ fn long(store: u64, write: impl FnOnce() -> Bytes + Send + 'static) -> Response 
 }
 
 async fn leases(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, asked) = question(&me, &mut request, MAX_LEASE_QUERY).await?;
-    let mine = me.same_store(store)?;
+    let (store, asked) = read_question(&me, &mut request, MAX_LEASE_QUERY).await?;
+    let mine = me.check_store(store)?;
     let found = me.leases(&postcard::from_bytes(&asked).map_err(refuse)?).await?;
     Ok(long(mine, move || postcard::to_allocvec(&found).expect("memory takes all there is").into()))
 }
 
 async fn keep_alive(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, lease) = question(&me, &mut request, 16).await?;
-    let mine = me.same_store(store)?;
+    let (store, lease) = read_question(&me, &mut request, 16).await?;
+    let mine = me.check_store(store)?;
     let lease = i64::from_be_bytes((*lease).try_into().map_err(|_| refuse("no lease"))?);
     Ok(message::with_store(mine, &me.keep_alive(lease).await?.to_be_bytes()).into())
 }
 
 async fn save(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, _) = question(&me, &mut request, 0).await?;
-    me.same_store(store)?;
+    let (store, _) = read_question(&me, &mut request, 0).await?;
+    me.check_store(store)?;
     let mut pieces = me.save().await?;
     Ok(Response::stream(async move |mut outgoing: OutgoingBody| {
-        // Dropped before its end, the answer is broken off.
+        // An answer that is dropped before its end is an error for the reader.
         while let Ok(piece) = pieces.next().await {
             let Some(piece) = piece else { return drop(outgoing.end(Bytes::new()).await) };
             if outgoing.send(piece).await.is_err() {
@@ -173,28 +173,28 @@ async fn save(me: Arc<Voter>, mut request: Request) -> Answered {
 }
 
 async fn watch(me: Arc<Voter>, mut request: Request) -> Answered {
-    // The first piece says what; the caller's end of the stream stays open as long as it watches.
+    // The first piece has the watch. The caller keeps its end of the stream open as long as it watches.
     let asked = request.body.next().await.ok().flatten().unwrap_or_default();
     let (store, asked) = message::split_store(&asked).ok_or_else(|| refuse("no store"))?;
-    let mine = me.same_store(store)?;
+    let mine = me.check_store(store)?;
     let (watcher, revision) = me.watch(message::read_watch(&asked).map_err(refuse)?)?;
     let begun = message::with_store(mine, &message::write_event(&WatchEvent::Progress { revision }));
     Ok(Response::stream(async move |mut outgoing: OutgoingBody| {
         if outgoing.send(begun).await.is_ok() {
-            tell(watcher, request, outgoing).await;
+            stream_watch(watcher, request, outgoing).await;
         }
     }))
 }
 
-/// Tells a watcher of another node what there is to tell, until that node wants no more.
-async fn tell(mut watcher: Watcher, mut request: Request, mut outgoing: OutgoingBody) {
+/// Sends a watcher's events to another node, until that node ends the stream.
+async fn stream_watch(mut watcher: Watcher, mut request: Request, mut outgoing: OutgoingBody) {
     loop {
         let event = tokio::select! {
             event = watcher.next() => event,
-            // Any further piece asks how far the watcher is; the end is the end.
+            // Any further piece requests progress.
             asked = request.body.next() => match asked {
                 Ok(Some(_)) => {
-                    watcher.ask_progress();
+                    watcher.request_progress();
                     continue;
                 }
                 _ => return,
@@ -210,38 +210,38 @@ async fn tell(mut watcher: Watcher, mut request: Request, mut outgoing: Outgoing
     }
 }
 
-fn read_query(bytes: &[u8]) -> Result<Query, Refusal> {
+fn read_query(bytes: &[u8]) -> Result<MachineQuery, Refusal> {
     postcard::from_bytes(bytes).map_err(refuse)
 }
 
 async fn query(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, asked) = question(&me, &mut request, MAX_COMMAND).await?;
-    let mine = me.same_store(store)?;
+    let (store, asked) = read_question(&me, &mut request, MAX_COMMAND).await?;
+    let mine = me.check_store(store)?;
     Ok(message::with_store(mine, &me.query(&read_query(&asked)?).await?).into())
 }
 
 async fn events(me: Arc<Voter>, mut request: Request) -> Answered {
-    // As with a watch, the caller's end of the stream stays open as long as it follows.
+    // As with a watch, the caller keeps its end of the stream open.
     let asked = request.body.next().await.ok().flatten().unwrap_or_default();
     let (store, asked) = message::split_store(&asked).ok_or_else(|| refuse("no store"))?;
-    let mine = me.same_store(store)?;
-    let events = Here::follow(&me, &read_query(&asked)?.machine)?;
+    let mine = me.check_store(store)?;
+    let events = LocalEvents::subscribe(&me, &read_query(&asked)?.machine)?;
     Ok(Response::stream(async move |mut outgoing: OutgoingBody| {
         if outgoing.send(message::with_store(mine, &[])).await.is_ok() {
-            tell_events(events, request, outgoing).await;
+            stream_events(events, request, outgoing).await;
         }
     }))
 }
 
-/// Tells another node what a machine tells, until that node wants no more.
-async fn tell_events(mut events: Here, mut request: Request, mut outgoing: OutgoingBody) {
+/// Sends a machine's events to another node, until that node ends the stream.
+async fn stream_events(mut events: LocalEvents, mut request: Request, mut outgoing: OutgoingBody) {
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             _ = request.body.next() => return,
         };
         let Some(event) = event else { return drop(outgoing.end(Bytes::new()).await) };
-        if outgoing.send(framed(&event)).await.is_err() {
+        if outgoing.send(frame(&event)).await.is_err() {
             return;
         }
     }
@@ -259,7 +259,7 @@ async fn join(me: Arc<Voter>, mut request: Request) -> Answered {
     if !me.configured.contains(&from) {
         return Err(refuse(format_args!("{from} is none of the voters {}", me.configured.join(", "))));
     }
-    // A caller that gives up must not leave it half done.
+    // On a task: a caller that gives up must not leave the join half done.
     let joining = Arc::clone(&me);
     let joined = tokio::spawn(async move { joining.join(cluster).await });
     joined.await.map_err(refuse)?.map_err(refuse)?;
@@ -271,8 +271,8 @@ async fn join(me: Arc<Voter>, mut request: Request) -> Answered {
 }
 
 async fn change_voters(me: Arc<Voter>, mut request: Request) -> Answered {
-    let (store, asked) = question(&me, &mut request, MAX_CHANGE).await?;
-    let mine = me.same_store(store)?;
-    change::detached(&me, postcard::from_bytes(&asked).map_err(refuse)?).await?;
+    let (store, asked) = read_question(&me, &mut request, MAX_CHANGE).await?;
+    let mine = me.check_store(store)?;
+    change::carry_out_detached(&me, postcard::from_bytes(&asked).map_err(refuse)?).await?;
     Ok(message::with_store(mine, &[]).into())
 }

@@ -1,50 +1,50 @@
-//! What another node tells, one thing after the other: the store that it is of, and then each with its length in front.
+//! A stream of messages from a voter on another node: first the id of its store, then messages, each behind its length.
 
 use broadcast_session::{CallError, CallResponse, OutgoingBody, Sessions};
 use bytes::{Buf as _, Bytes, BytesMut};
 
-/// The longest thing that is told at once, in bytes: a transaction, with what was there before.
-const MAX_TOLD: usize = 256 << 20;
+/// The longest message, in bytes: the changes of a transaction, with the former values.
+const MAX_MESSAGE: usize = 256 << 20;
 
-/// A voter of another node that tells something, as long as this is kept.
+/// A stream from a voter on another node. Its drop ends the stream.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct RemoteStream {
     name: String,
-    /// As long as it is open, the voter goes on.
+    /// The voter goes on as long as this is open.
     outgoing: OutgoingBody,
     answered: CallResponse,
     read: BytesMut,
 }
 
-/// Why nothing more is told.
+/// Why a stream could not begin.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum RemoteStreamError {
     Call(CallError),
     Broken(String),
 }
 
-impl From<CallError> for Ended {
+impl From<CallError> for RemoteStreamError {
     fn from(error: CallError) -> Self {
         Self::Call(error)
     }
 }
 
-/// Something that is told, with its length in front.
-pub(super) fn framed(body: &[u8]) -> Bytes {
-    let len = u32::try_from(body.len()).expect("what is told at once is far shorter");
+/// A message behind its length, in 4 bytes.
+pub(super) fn frame(body: &[u8]) -> Bytes {
+    let len = u32::try_from(body.len()).expect("a message is far shorter");
     [&len.to_be_bytes()[..], body].concat().into()
 }
 
-impl Stream {
-    /// Has the voter of that name tell what is asked for; gives also the store that it is of.
+impl RemoteStream {
+    /// Opens a stream at the voter of that name. Also returns the id of its store.
     pub(super) async fn open(
         sessions: &Sessions,
         name: &str,
         method: &str,
         question: Bytes,
-    ) -> Result<(u64, Self), Ended> {
+    ) -> Result<(u64, Self), RemoteStreamError> {
         let mut call = sessions.open(name, method, None).await?;
-        call.outgoing.send(question).await.map_err(|error| Ended::Broken(error.to_string()))?;
+        call.outgoing.send(question).await.map_err(|error| RemoteStreamError::Broken(error.to_string()))?;
         let (outgoing, answered) = call.split().await?;
         let mut stream = Self { name: name.into(), outgoing, answered, read: BytesMut::new() };
         loop {
@@ -53,26 +53,26 @@ impl Stream {
                 stream.read.advance(8);
                 return Ok((store, stream));
             }
-            stream.more().await.map_err(Ended::Broken)?;
+            stream.read_more().await.map_err(RemoteStreamError::Broken)?;
         }
     }
 
-    /// Whose it is.
+    /// The voter's name.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Tells the voter something in return. Should it be gone, that shows when it is waited for.
+    /// Sends something to the voter. If the voter is gone, [`next`](Self::next) reports it.
     pub(super) async fn send(&mut self, piece: &'static [u8]) {
         drop(self.outgoing.send(Bytes::from_static(piece)).await);
     }
 
-    /// What is told next. Drop-safe: what was not returned is told the next time.
+    /// The next message. Drop-safe: a message that was not returned comes the next time.
     pub(super) async fn next(&mut self) -> Result<Bytes, String> {
         loop {
             if let Some((len, rest)) = self.read.split_first_chunk::<4>() {
                 let len = u32::from_be_bytes(*len) as usize;
-                if len > MAX_TOLD {
+                if len > MAX_MESSAGE {
                     return Err(format!("{} tells {len} bytes at once", self.name));
                 }
                 if rest.len() >= len {
@@ -80,11 +80,11 @@ impl Stream {
                     return Ok(self.read.split_to(len).freeze());
                 }
             }
-            self.more().await?;
+            self.read_more().await?;
         }
     }
 
-    async fn more(&mut self) -> Result<(), String> {
+    async fn read_more(&mut self) -> Result<(), String> {
         match self.answered.incoming.next().await {
             Ok(Some(piece)) => {
                 self.read.extend_from_slice(&piece);

@@ -1,19 +1,23 @@
-//! A voter: founding, and what it does for others.
+//! A voter: founding the store, and what it does for a request.
 //!
 //! # States
 //!
 //! | a voter is | until |
 //! |---|---|
-//! | waiting: it belongs to no cluster | the founder, or a leader that takes it in, tells it which |
-//! | running: it has a log, and takes Raft's messages | it is stopped, or its disk fails |
+//! | waiting: it belongs to no store | the founder, or a leader that adds it, calls `store/join` with the store's id |
+//! | running: it has a log, and takes part in Raft | it is stopped, or its disk fails |
 //!
 //! # Founding
 //!
-//! The voter with the lowest of the configured names founds, and nobody else. It asks all others, again and again, until
-//! all have answered at one time that they have the same names in their settings and are part of no cluster that was
-//! founded. Each has stored its id by then. It draws the cluster's id, or takes that which some of them have from an attempt
-//! that was broken off; tells it to all; and once all have stored it, it begins the log with them as voters. A voter that
-//! lost its disk finds others that were founded, and so never founds a second cluster: it waits.
+//! Founding is what etcd calls bootstrapping a cluster. Only the voter with the lowest of the configured names does it:
+//!
+//! 1. It asks all other configured voters for their status, until in one round all of them answer that they have the same list
+//!    and belong to no store that was founded. Each of them has its own id on disk by then.
+//! 2. It draws the store's id at random. If an earlier attempt broke off, some voters have an id already, and it takes that.
+//! 3. It calls `store/join` at all of them, and each writes the id to its disk.
+//! 4. It begins the log with all of them as voters.
+//!
+//! A voter that lost its disk finds others whose store was founded, so it never founds a second one: it waits.
 
 use std::{
     collections::BTreeMap,
@@ -36,52 +40,52 @@ use tracing::{error, info};
 
 use super::{
     clock::since_boot,
-    error::Said,
-    figures::VoterFigures,
-    message::{JOIN, Query, Read, VOTER, VoterStatus},
-    place::Place,
+    disk::VoterDisk,
+    error::RefusalReason,
+    message::{JOIN, MachineQuery, ReadRequest, VOTER, VoterStatus},
     replica::{Replica, Watcher},
+    stats::VoterStats,
 };
 use crate::{
     disk::{DataFolder, DataFolderError, Ids},
     keys::{RangeOutcome, Watch},
-    log::{Log, LogError, Options},
-    machine::{Command, LeaseTimers, Machines, Outcome, State, Versions, View},
+    log::{Log, LogError, LogOptions},
+    machine::{Command, CommandVersions, LeaseTimers, Machines, Outcome, QueryContext, State},
     raft::{Consensus, ConsensusError},
-    snapshot::{SnapshotError, Snapshots},
+    snapshot::{SnapshotFileError, Snapshots},
 };
 
-pub(super) type Raft = Consensus<Place, Replica>;
+pub(super) type Raft = Consensus<VoterDisk, Replica>;
 
-/// How long another voter has to answer while a cluster is founded.
-const ASK: Duration = Duration::from_secs(2);
+/// How long another voter may take to answer while a store is founded.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the founder asks all others.
-const FOUND_EVERY: Duration = Duration::from_millis(500);
-/// How often it says for whom it waits.
-const TELL_EVERY: Duration = Duration::from_secs(30);
+const FOUND_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it logs for whom it waits.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// How many backups it writes at one time.
-const SAVERS: usize = 2;
-/// In memory, segments are small.
-const IN_MEMORY: Options =
-    Options { segment: 8 << 20, reserve: 1 << 20, queue: 4 << 20, cache: 1 << 20, read: 1 << 20 };
+const MAX_BACKUPS: usize = 2;
+/// A log in memory has small segments, for two are preallocated.
+const IN_MEMORY: LogOptions =
+    LogOptions { segment: 8 << 20, reserve: 1 << 20, queue: 4 << 20, cache: 1 << 20, read: 1 << 20 };
 
-/// Why a voter does not start.
+/// Why a voter does not start. [`Store::start`](super::Store::start) returns it.
 #[derive(Debug, thiserror::Error)]
 pub enum VoterError {
-    /// Its folder cannot be used.
+    /// Its directory cannot be used.
     #[error(transparent)]
     Folder(#[from] DataFolderError),
-    /// It is another node's.
+    /// The directory belongs to another node.
     #[error(
         "{folder} is the folder of node {found:016x}, and this node is {node:016x}; give this node its own folder, or \
          this folder the node that it belongs to"
     )]
     OtherNode {
-        /// The folder.
+        /// The directory.
         folder: String,
-        /// Whose it is.
+        /// The node that it belongs to.
         found: u64,
-        /// Who this is.
+        /// This node.
         node: u64,
     },
     /// The log cannot be read.
@@ -89,47 +93,49 @@ pub enum VoterError {
     Log(#[from] LogError),
     /// The snapshots cannot be read.
     #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
+    Snapshot(#[from] SnapshotFileError),
     /// Raft does not start.
     #[error(transparent)]
     Raft(#[from] ConsensusError),
     /// The disk fails.
     #[error("{path}: {source}; make sure that this folder can be written to")]
     Io {
-        /// Where.
+        /// The directory.
         path: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-/// See the [module](self).
+/// A voter. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Voter {
     pub(super) sessions: Sessions,
     pub(super) name: String,
     pub(super) id: u64,
-    /// The names of those who are to found the cluster, in order.
+    /// The names of the voters that found the store together, in order.
     pub(super) configured: Vec<String>,
     machines: Machines,
-    /// The commands that it knows.
-    versions: Versions,
-    place: Place,
-    folder: Mutex<Option<DataFolder<Place>>>,
+    /// The versions of the commands that this release knows.
+    versions: CommandVersions,
+    disk: VoterDisk,
+    /// The locked directory, until the voter joins a store: then the log's writer has it.
+    folder: Mutex<Option<DataFolder<VoterDisk>>>,
+    /// Raft, once the voter has joined a store.
     running: watch::Sender<Option<Raft>>,
     pub(super) timers: Mutex<LeaseTimers>,
-    pub(super) figures: VoterFigures,
-    /// Said when the voter cannot go on, and why.
+    pub(super) stats: VoterStats,
+    /// Set once the voter cannot go on: why.
     failed: watch::Sender<Option<String>>,
     stopped: AtomicBool,
-    /// One change of voters at a time. Raft would take a second one into the middle of the first.
+    /// Held during a membership change: Raft would accept a second one in the middle of the first.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// The places of those who write a backup.
+    /// A permit for each backup that may be written.
     pub(super) savers: Arc<Semaphore>,
 }
 
 impl Voter {
-    /// Opens the folder, and goes on with what is in it; gives at once what others can already ask.
+    /// Opens the directory, and goes on with what is in it.
     pub(super) async fn start(
         sessions: &Sessions,
         path: Option<PathBuf>,
@@ -140,10 +146,10 @@ impl Voter {
         configured.dedup();
         let (name, id) = (sessions.node().name().to_owned(), sessions.node().id().get());
         let shown = path.as_ref().map_or_else(|| "memory".to_owned(), |path| path.display().to_string());
-        let place = Place::open(path).map_err(|source| VoterError::Io { path: shown, source })?;
-        let folder = DataFolder::open(place.clone(), id)?;
+        let disk = VoterDisk::open(path).map_err(|source| VoterError::Io { path: shown, source })?;
+        let folder = DataFolder::open(disk.clone(), id)?;
         if folder.node() != id {
-            let folder_name = crate::disk::Disk::name(&place);
+            let folder_name = crate::disk::Disk::name(&disk);
             return Err(VoterError::OtherNode { folder: folder_name, found: folder.node(), node: id });
         }
         let cluster = folder.cluster();
@@ -154,15 +160,15 @@ impl Voter {
             configured,
             versions: State::with(machines.make()).versions(),
             machines,
-            place,
+            disk,
             folder: Mutex::new(Some(folder)),
             running: watch::Sender::new(None),
             timers: Mutex::new(LeaseTimers::new()),
-            figures: VoterFigures::default(),
+            stats: VoterStats::default(),
             failed: watch::Sender::new(None),
             stopped: AtomicBool::new(false),
             changing: tokio::sync::Mutex::default(),
-            savers: Arc::new(Semaphore::new(SAVERS)),
+            savers: Arc::new(Semaphore::new(MAX_BACKUPS)),
         });
         if let Some(cluster) = cluster {
             voter.join(cluster).await?;
@@ -170,13 +176,13 @@ impl Voter {
         Ok(voter)
     }
 
-    /// Becomes part of this cluster, for good.
+    /// Joins this store, for good.
     pub(super) async fn join(&self, cluster: u64) -> Result<(), VoterError> {
         let mut folder = {
             let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
             match folder.take() {
                 Some(folder) => folder,
-                // It runs already, or another call is about to have it run.
+                // It has joined already, or another call is about to.
                 None => return Ok(()),
             }
         };
@@ -192,27 +198,27 @@ impl Voter {
         })?;
         self.running.send_replace(Some(raft));
         if self.has_stopped() {
-            // Meanwhile.
+            // Stopped while it opened its disk.
             self.stop().await;
         }
         Ok(())
     }
 
-    async fn open(&self, ids: Ids, folder: DataFolder<Place>) -> Result<Raft, VoterError> {
-        let in_memory = matches!(self.place, Place::Memory(_));
-        let options = if in_memory { IN_MEMORY } else { Options::default() };
-        let place = self.place.clone();
+    async fn open(&self, ids: Ids, folder: DataFolder<VoterDisk>) -> Result<Raft, VoterError> {
+        let in_memory = matches!(self.disk, VoterDisk::Memory(_));
+        let options = if in_memory { IN_MEMORY } else { LogOptions::default() };
+        let disk = self.disk.clone();
         let opened = tokio::task::spawn_blocking(move || -> Result<_, VoterError> {
-            let (log, writer) = Log::open(place.clone(), ids, options)?;
-            let snapshots = Snapshots::open(place, ids.cluster, log.state().purged)?;
+            let (log, writer) = Log::open(disk.clone(), ids, options)?;
+            let snapshots = Snapshots::open(disk, ids.cluster, log.state().purged)?;
             Ok((log, writer, snapshots))
         });
-        let io = |source| VoterError::Io { path: crate::disk::Disk::name(&self.place), source };
+        let io = |source| VoterError::Io { path: crate::disk::Disk::name(&self.disk), source };
         let (log, writer, snapshots) = opened.await.map_err(|error| io(std::io::Error::other(error)))??;
-        self.figures.opened(log.figures(), snapshots.clone());
+        self.stats.opened(log.stats(), snapshots.clone());
         let failed = self.failed.clone();
         let spawned = writer.spawn(move |ended| {
-            // Whoever has this has the folder's lock.
+            // The lock on the directory lasts as long as the writer.
             let _folder = folder;
             if let Err(problem) = ended {
                 error!(event = "store_failed", "the log of the store cannot be written: {problem}");
@@ -223,7 +229,7 @@ impl Voter {
         Ok(Consensus::start(ids, log, snapshots, Replica::new(self.machines.clone()), self.sessions.clone()).await?)
     }
 
-    /// Raft, once this voter is part of a cluster.
+    /// Raft, once this voter has joined a store.
     pub(super) fn raft(&self) -> Option<Raft> {
         self.running.borrow().clone()
     }
@@ -232,7 +238,7 @@ impl Voter {
         self.running.subscribe()
     }
 
-    /// It cannot go on.
+    /// Notes that the voter cannot go on. The first reason counts.
     pub(super) fn fail(&self, why: &str) {
         self.failed.send_if_modified(|failed| {
             let is_news = failed.is_none();
@@ -241,37 +247,38 @@ impl Voter {
         });
     }
 
-    /// Resolves when it cannot go on.
+    /// Resolves with the reason when the voter cannot go on.
     pub(super) async fn failure(&self) -> String {
         let mut failed = self.failed.subscribe();
         let failure = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
         failure.unwrap_or_else(|| "it was stopped".into())
     }
 
-    pub(super) fn need(&self) -> Result<Raft, Said> {
+    /// Raft, or why this voter cannot take part in it now.
+    pub(super) fn require_raft(&self) -> Result<Raft, RefusalReason> {
         if let Some(failure) = &*self.failed.borrow() {
-            return Err(Said::Stopped(failure.clone()));
+            return Err(RefusalReason::Stopped(failure.clone()));
         }
-        self.raft().ok_or(Said::Waiting)
+        self.raft().ok_or(RefusalReason::Waiting)
     }
 
-    /// With who leads, by name, where this voter does not.
-    pub(super) fn said(raft: &Raft, error: ConsensusError) -> Said {
+    /// The refusal for an error of Raft. If another voter leads, it has that voter's name.
+    pub(super) fn refusal(raft: &Raft, error: ConsensusError) -> RefusalReason {
         match error {
             ConsensusError::NotLeader { leader } => {
-                let view = raft.view();
-                let leader = leader.or(view.leader).filter(|leader| *leader != raft.ids().node);
-                Said::NotLeader(leader.and_then(|leader| view.voters.get(&leader).cloned()))
+                let raft_status = raft.status();
+                let leader = leader.or(raft_status.leader).filter(|leader| *leader != raft.ids().node);
+                RefusalReason::NotLeader(leader.and_then(|leader| raft_status.voters.get(&leader).cloned()))
             }
             other => other.into(),
         }
     }
 
-    /// Has a command agreed on, if this voter leads.
-    pub(super) async fn execute(&self, command: Bytes) -> Result<Bytes, Said> {
-        let raft = self.need()?;
-        let outcome = raft.propose(command).await.map_err(|error| Self::said(&raft, error))?;
-        // Others may be long, and are for who asked to read.
+    /// Proposes a command, if this voter leads. Returns the encoded outcome.
+    pub(super) async fn execute(&self, command: Bytes) -> Result<Bytes, RefusalReason> {
+        let raft = self.require_raft()?;
+        let outcome = raft.propose(command).await.map_err(|error| Self::refusal(&raft, error))?;
+        // Other outcomes may be long, and nobody here reads them.
         if Outcome::is_of_lease(&outcome) {
             let mut timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
             match Outcome::decode(&outcome) {
@@ -283,151 +290,159 @@ impl Voter {
         Ok(outcome)
     }
 
-    /// The store that this voter is of; an error, if a question is about another one.
-    pub(super) fn same_store(&self, asked: u64) -> Result<u64, Said> {
-        let mine = self.need()?.ids().cluster;
-        if asked == 0 || asked == mine { Ok(mine) } else { Err(Said::OtherStore(mine)) }
+    /// The id of this voter's store; an error if a request is about another one. 0 is any.
+    pub(super) fn check_store(&self, store: u64) -> Result<u64, RefusalReason> {
+        let mine = self.require_raft()?.ids().cluster;
+        if store == 0 || store == mine { Ok(mine) } else { Err(RefusalReason::OtherStore(mine)) }
     }
 
-    /// As [`execute`](Self::execute), for who asks from outside: what would stop all voters must not get into the log, and
-    /// only the leader knows whose time is over.
-    pub(super) async fn request(&self, command: Bytes) -> Result<Bytes, Said> {
-        let refuse = Said::NotPossible;
+    /// As [`execute`](Self::execute), for a command of a client: a command that would stop all voters must not get into the log,
+    /// and only the leader knows which lease has run out.
+    pub(super) async fn execute_for_client(&self, command: Bytes) -> Result<Bytes, RefusalReason> {
+        let refuse = RefusalReason::NotPossible;
         let decoded = Command::decode(&command).map_err(|stop| refuse(stop.to_string()))?;
         if decoded.is_expiry() {
             return Err(refuse("only a leader ends a lease whose time is over; revoke it instead".into()));
         }
-        let raft = self.need()?;
+        let raft = self.require_raft()?;
         let (checked, all_know) =
-            raft.state().read(|replica, _| (replica.state.check(&decoded), replica.state.all_know(&decoded)));
+            raft.state().read(|replica, _| (replica.state.check(&decoded), replica.state.is_known_to_all(&decoded)));
         checked.map_err(refuse)?;
         if !all_know {
-            self.all_know(&raft, &decoded).await?;
+            self.check_all_know(&raft, &decoded).await?;
         }
         self.execute(command).await
     }
 
-    /// Asks all members whether they know a command that the log has not had yet. One that does not would have to stop.
-    async fn all_know(&self, raft: &Raft, command: &Command) -> Result<(), Said> {
-        let view = raft.view();
-        if !view.leads {
-            return Err(Self::said(raft, ConsensusError::NotLeader { leader: view.leader }));
+    /// Asks all members whether they know a command whose version is new to the log. One that does not would have to stop.
+    async fn check_all_know(&self, raft: &Raft, command: &Command) -> Result<(), RefusalReason> {
+        let raft_status = raft.status();
+        if !raft_status.leads {
+            return Err(Self::refusal(raft, ConsensusError::NotLeader { leader: raft_status.leader }));
         }
-        let others = view.voters.iter().chain(&view.learners).filter(|(id, _)| **id != self.id);
-        let asked = others.map(async |(_, name)| (name, ask(&self.sessions, name).await));
+        let others = raft_status.voters.iter().chain(&raft_status.learners).filter(|(id, _)| **id != self.id);
+        let asked = others.map(async |(_, name)| (name, fetch_status(&self.sessions, name).await));
         for (name, status) in futures_util::future::join_all(asked).await {
-            let refuse = |why| Said::NotPossible(format!("not all voters know this command yet: {name}: {why}"));
+            let refuse =
+                |why| RefusalReason::NotPossible(format!("not all voters know this command yet: {name}: {why}"));
             let status = status.map_err(|problem| refuse(format!("{problem}; start it, or have it vote no more")))?;
             status.versions.check(command).map_err(|unknown| refuse(format!("{unknown}; upgrade it first")))?;
         }
         Ok(())
     }
 
-    /// Reads what was there when this was called, or, serializable, at some time before.
-    pub(super) async fn read(&self, read: &Read) -> Result<RangeOutcome, Said> {
-        let raft = self.need()?;
+    /// Reads keys. A linearizable read needs the leader; a serializable one is answered from this voter's state.
+    pub(super) async fn read(&self, read: &ReadRequest) -> Result<RangeOutcome, RefusalReason> {
+        let raft = self.require_raft()?;
         if !read.serializable {
-            raft.confirm().await.map_err(|error| Self::said(&raft, error))?;
+            raft.read_index().await.map_err(|error| Self::refusal(&raft, error))?;
         } else if !raft.has_recovered() {
-            return Err(Said::NotLeader(None));
+            return Err(RefusalReason::NotLeader(None));
         }
-        let found = raft.state().read(|replica, _| replica.state.keys().range(&read.range)).map_err(Said::Refused)?;
+        let found =
+            raft.state().read(|replica, _| replica.state.keys().range(&read.range)).map_err(RefusalReason::State)?;
         Ok(match read.most_bytes.and_then(|most| usize::try_from(most).ok()) {
             Some(most) => found.within(most),
             None => found,
         })
     }
 
-    /// Has a machine answer a question, as it was when this was called, or later.
-    pub(super) async fn query(&self, query: &Query) -> Result<Bytes, Said> {
-        let raft = self.need()?;
-        raft.confirm().await.map_err(|error| Self::said(&raft, error))?;
+    /// Queries a machine; linearizable.
+    pub(super) async fn query(&self, query: &MachineQuery) -> Result<Bytes, RefusalReason> {
+        let raft = self.require_raft()?;
+        raft.read_index().await.map_err(|error| Self::refusal(&raft, error))?;
         let answered = raft.state().read(|replica, _| {
             let timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
             let left = |lease| timers.remaining(since_boot(), lease);
-            replica.state.answer(&query.machine, &View { leases: replica.state.leases(), left: &left }, &query.question)
+            replica.state.query(
+                &query.machine,
+                &QueryContext { leases: replica.state.leases(), left: &left },
+                &query.question,
+            )
         });
-        let unknown = || Said::NotPossible(no_machine(&query.machine));
-        answered.ok_or_else(unknown)?.map_err(|malformed| Said::NotPossible(malformed.to_string()))
+        let unknown = || RefusalReason::NotPossible(no_machine(&query.machine));
+        answered.ok_or_else(unknown)?.map_err(|malformed| RefusalReason::NotPossible(malformed.to_string()))
     }
 
-    /// What a machine tells from now on, as long as this voter leads.
-    pub(super) fn follow(&self, machine: &str) -> Result<(Raft, Receiver<Bytes>), Said> {
-        let raft = self.need()?;
-        let view = raft.view();
-        if !view.leads {
-            return Err(Self::said(&raft, ConsensusError::NotLeader { leader: view.leader }));
+    /// Subscribes to a machine's events, if this voter leads.
+    pub(super) fn subscribe(&self, machine: &str) -> Result<(Raft, Receiver<Bytes>), RefusalReason> {
+        let raft = self.require_raft()?;
+        let raft_status = raft.status();
+        if !raft_status.leads {
+            return Err(Self::refusal(&raft, ConsensusError::NotLeader { leader: raft_status.leader }));
         }
         if self.versions.of(machine) == 0 {
-            return Err(Said::NotPossible(no_machine(machine)));
+            return Err(RefusalReason::NotPossible(no_machine(machine)));
         }
-        let told = raft.state().read(|replica, _| replica.followers().follow(machine.into()));
-        Ok((raft, told))
+        let events = raft.state().read(|replica, _| replica.subscribers().subscribe(machine.into()));
+        Ok((raft, events))
     }
 
-    /// Has a lease run anew; gives how long it lives now, in seconds, and 0 if there is none.
-    pub(super) async fn keep_alive(&self, lease: i64) -> Result<i64, Said> {
-        let raft = self.need()?;
-        // It runs from when it was asked, not from when that was confirmed.
+    /// Keeps a lease alive, if this voter leads. Returns how long it lives now, in seconds; 0 if it has ended.
+    pub(super) async fn keep_alive(&self, lease: i64) -> Result<i64, RefusalReason> {
+        let raft = self.require_raft()?;
+        // The lease runs from the moment of the request, not from that of the read index.
         let now = since_boot();
-        raft.confirm().await.map_err(|error| Self::said(&raft, error))?;
-        let term = raft.standing().term;
-        // Nothing is applied in the meantime: a lease that is there, and whose expiry is not proposed, lives on.
+        raft.read_index().await.map_err(|error| Self::refusal(&raft, error))?;
+        let term = raft.basic_status().term;
+        // No entry is applied in here: a lease that is there, and whose expiry is not proposed, lives on.
         raft.state().read(|replica, _| {
             let state = &replica.state;
-            let Some((ttl, promised)) = state.leases().ttl(lease).zip(state.promised(lease)) else { return Ok(0) };
+            let Some((ttl, guaranteed)) = state.leases().ttl(lease).zip(state.guaranteed_ttl(lease)) else {
+                return Ok(0);
+            };
             let mut timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
-            // Timers of an earlier term do not know what was granted since.
+            // Timers of an earlier term lack the leases that were granted since.
             if timers.term() != Some(term) {
-                return Err(Said::NotLeader(None));
+                return Err(RefusalReason::NotLeader(None));
             }
-            timers.seen(now, lease, ttl);
-            let confirmed = timers.confirmed(now, lease);
-            Ok(confirmed.map_or(0, |ttl| promised.min(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))))
+            timers.ensure(now, lease, ttl);
+            let lives = timers.keep_alive(now, lease);
+            Ok(lives.map_or(0, |ttl| guaranteed.min(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))))
         })
     }
 
-    /// Gives also up to which revision there is nothing to tell.
-    pub(super) fn watch(&self, watch: Watch) -> Result<(Watcher, u64), Said> {
-        let raft = self.need()?;
-        // What it had before it was restarted may be of a store that is no more.
+    /// Begins a watch. Also returns the last revision before its first event.
+    pub(super) fn watch(&self, watch: Watch) -> Result<(Watcher, u64), RefusalReason> {
+        let raft = self.require_raft()?;
+        // Until then the state may be older than what this voter had before it restarted.
         if !raft.has_recovered() {
-            return Err(Said::NotLeader(None));
+            return Err(RefusalReason::NotLeader(None));
         }
         let start = watch.start_revision;
-        let (watcher, revision) = Watcher::begin(raft.state(), watch).map_err(Said::Refused)?;
+        let (watcher, revision) = Watcher::begin(raft.state(), watch).map_err(RefusalReason::State)?;
         Ok((watcher, start.checked_sub(1).unwrap_or(revision)))
     }
 
     pub(super) async fn status(&self) -> VoterStatus {
-        let mut status = self.seen();
+        let mut status = self.local_status();
         if let Some(raft) = self.raft() {
             status.founded = raft.is_founded().await.unwrap_or(true);
         }
         status
     }
 
-    /// How it is, but for whether its cluster has been founded. It asks nobody, and waits for nothing.
-    pub(super) fn seen(&self) -> VoterStatus {
+    /// The status without [`VoterStatus::founded`]. It waits for nothing.
+    pub(super) fn local_status(&self) -> VoterStatus {
         let mut status = VoterStatus {
             name: self.name.clone(),
             id: self.id,
             configured: self.configured.clone(),
-            ephemeral: matches!(self.place, Place::Memory(_)),
+            ephemeral: matches!(self.disk, VoterDisk::Memory(_)),
             has_room: true,
             versions: self.versions.clone(),
             failure: self.failed.borrow().clone(),
             ..VoterStatus::default()
         };
         let Some(raft) = self.raft() else { return status };
-        let view = raft.view();
+        let raft_status = raft.status();
         status.cluster = Some(raft.ids().cluster);
-        self.figures.write(Instant::now(), &view, self.id, &mut status);
-        status.last_term = raft.last().map(|last| last.term);
-        status.voters = view.voters.into_iter().collect();
-        status.learners = view.learners.into_iter().collect();
-        status.has_room = raft.room().accepts_proposals;
-        status.failure = status.failure.or(view.failure);
+        self.stats.fill(Instant::now(), &raft_status, self.id, &mut status);
+        status.last_term = raft.last_log_id().map(|last| last.term);
+        status.voters = raft_status.voters.into_iter().collect();
+        status.learners = raft_status.learners.into_iter().collect();
+        status.has_room = raft.space().accepts_proposals;
+        status.failure = status.failure.or(raft_status.failure);
         raft.state().read(|replica, _| {
             let keys = replica.state.keys();
             (status.revision, status.compacted) = (keys.revision(), keys.compacted());
@@ -438,13 +453,13 @@ impl Voter {
         status
     }
 
-    /// Founds the cluster, if that is this voter's to do and has not been done. Ends when it is founded.
+    /// Founds the store, if this is the voter to do it and nobody has. Returns when it is founded.
     pub(super) async fn found(&self) {
         if self.configured.first() != Some(&self.name) {
             return;
         }
-        let mut told = Instant::now();
-        let mut said = String::new();
+        let mut logged_at = Instant::now();
+        let mut logged = String::new();
         while !self.has_stopped() {
             if let Some(raft) = self.raft()
                 && raft.is_founded().await.unwrap_or(true)
@@ -454,14 +469,14 @@ impl Voter {
             match self.try_to_found().await {
                 Ok(()) => return,
                 Err(problem) => {
-                    let silent = said.is_empty() && told.elapsed() < ASK;
-                    if !silent && (problem != said || told.elapsed() >= TELL_EVERY) {
+                    let is_early = logged.is_empty() && logged_at.elapsed() < STATUS_TIMEOUT;
+                    if !is_early && (problem != logged || logged_at.elapsed() >= LOG_INTERVAL) {
                         info!(node = self.name, event = "store_waits", "no store yet: {problem}");
-                        (said, told) = (problem, Instant::now());
+                        (logged, logged_at) = (problem, Instant::now());
                     }
                 }
             }
-            sleep(FOUND_EVERY).await;
+            sleep(FOUND_INTERVAL).await;
         }
     }
 
@@ -470,7 +485,7 @@ impl Voter {
         let mut voters = BTreeMap::from([(self.id, self.name.clone())]);
         let mut clusters: Vec<u64> = mine.cluster.into_iter().collect();
         let others = self.configured.iter().filter(|name| **name != self.name);
-        let asked = others.map(async |name| (name, ask(&self.sessions, name).await));
+        let asked = others.map(async |name| (name, fetch_status(&self.sessions, name).await));
         for (name, status) in futures_util::future::join_all(asked).await {
             let status = status.map_err(|problem| format!("waiting for {name}: {problem}"))?;
             if status.founded {
@@ -501,9 +516,9 @@ impl Voter {
             _ => return Err("voters have been told of different stores; empty the data directories of all".into()),
         };
         for name in self.configured.iter().filter(|name| **name != self.name) {
-            let told = self.sessions.call(name, JOIN, cluster.to_be_bytes().to_vec(), ASK).await;
-            let id = told.map_err(|error| format!("waiting for {name}: {error}"))?;
-            // It may be another one by now.
+            let joined = self.sessions.call(name, JOIN, cluster.to_be_bytes().to_vec(), STATUS_TIMEOUT).await;
+            let id = joined.map_err(|error| format!("waiting for {name}: {error}"))?;
+            // It may have restarted without its disk, as another node.
             let id = <[u8; 8]>::try_from(&*id).map(u64::from_be_bytes).unwrap_or_default();
             if voters.get(&id) != Some(name) {
                 return Err(format!("{name} was restarted, and is another node"));
@@ -521,28 +536,28 @@ impl Voter {
         Ok(())
     }
 
-    /// Has another voter lead, if this one does: then nobody waits for an election.
-    pub(super) async fn hand_over(&self) {
-        let Some(raft) = self.raft().filter(|raft| raft.view().leads) else { return };
-        let view = raft.view();
-        let others = view.voters.keys().filter(|id| **id != self.id);
-        let Some(next) = others.max_by_key(|id| view.replicated.get(id).copied().flatten()) else { return };
-        if raft.hand_over(*next).await.is_err() {
+    /// Transfers leadership to the voter with the longest log, if this one leads: then nobody waits for an election.
+    pub(super) async fn transfer_leadership(&self) {
+        let Some(raft) = self.raft().filter(|raft| raft.status().leads) else { return };
+        let raft_status = raft.status();
+        let others = raft_status.voters.keys().filter(|id| **id != self.id);
+        let Some(next) = others.max_by_key(|id| raft_status.replicated.get(id).copied().flatten()) else { return };
+        if raft.transfer_leadership(*next).await.is_err() {
             return;
         }
-        let mut views = raft.watch();
-        let follows = async { while views.next().await.is_some_and(|view| view.leads) {} };
-        // Nobody has to lead for this one to stop.
+        let mut statuses = raft.watch_status();
+        let follows = async { while statuses.next().await.is_some_and(|raft_status| raft_status.leads) {} };
+        // If that fails, an election follows.
         let _ = timeout(Duration::from_millis(500), follows).await;
     }
 
-    /// Stops voting, and lets its folder go; what is under way is given up.
+    /// Stops Raft and unlocks the directory. Requests under way fail.
     pub(super) async fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
-        // It may not have begun yet.
+        // It may not have joined a store yet.
         drop(self.folder.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(raft) = self.running.send_replace(None) {
-            // A disk that hangs is not waited for.
+            // A disk may hang.
             let _ = timeout(Duration::from_secs(1), raft.stop()).await;
         }
     }
@@ -556,8 +571,8 @@ fn no_machine(name: &str) -> String {
     format!("the voter that leads has no machine {name:?}: upgrade it")
 }
 
-/// How the voter of that name is.
-pub(super) async fn ask(sessions: &Sessions, name: &str) -> Result<VoterStatus, String> {
-    let answer = sessions.call(name, VOTER, Bytes::new(), ASK).await.map_err(|error| error.to_string())?;
+/// Asks the voter of that name for its status.
+pub(super) async fn fetch_status(sessions: &Sessions, name: &str) -> Result<VoterStatus, String> {
+    let answer = sessions.call(name, VOTER, Bytes::new(), STATUS_TIMEOUT).await.map_err(|error| error.to_string())?;
     serde_json::from_slice(&answer).map_err(|error| format!("it answers what cannot be read: {error}"))
 }

@@ -6,8 +6,8 @@ use std::io;
 use bytes::Bytes;
 use openraft::{EntryPayload, Membership};
 
-use super::types::{Command, CommittedLeaderId, LeaderId, LogId, RaftEntry, RaftVote, StoredMembership, Voter};
-use crate::log::{Entry, Position, Vote};
+use super::types::{CommittedLeaderId, LeaderId, Proposal, RaftEntry, RaftLogId, RaftNode, RaftVote, StoredMembership};
+use crate::log::{Entry, LogId, Vote};
 
 const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
@@ -17,12 +17,12 @@ fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{what}: a later version of this program may have written it"))
 }
 
-pub(super) fn position(id: &LogId) -> Position {
-    Position { term: id.leader_id.term, index: id.index }
+pub(super) fn log_id(id: &RaftLogId) -> LogId {
+    LogId { term: id.leader_id.term, index: id.index }
 }
 
-pub(super) fn log_id(position: Position) -> LogId {
-    LogId::new(CommittedLeaderId::new(position.term), position.index)
+pub(super) fn raft_log_id(log_id: LogId) -> RaftLogId {
+    RaftLogId::new(CommittedLeaderId::new(log_id.term), log_id.index)
 }
 
 pub(super) fn vote(vote: &RaftVote) -> Vote {
@@ -40,24 +40,24 @@ pub(super) fn entry(entry: RaftEntry) -> Entry {
         EntryPayload::Normal(command) => (NORMAL, command.0),
         EntryPayload::Membership(membership) => (MEMBERSHIP, write_membership(&membership).into()),
     };
-    Entry { position: position(&entry.log_id), kind, payload }
+    Entry { log_id: log_id(&entry.log_id), kind, payload }
 }
 
 pub(super) fn raft_entry(entry: Entry) -> io::Result<RaftEntry> {
     let payload = match entry.kind {
         BLANK => EntryPayload::Blank,
-        NORMAL => EntryPayload::Normal(Command(entry.payload)),
+        NORMAL => EntryPayload::Normal(Proposal(entry.payload)),
         MEMBERSHIP => {
             let mut bytes = &entry.payload[..];
             EntryPayload::Membership(read_membership(&mut bytes)?)
         }
-        kind => return Err(damaged(&format!("entry {} has the unknown kind {kind}", entry.position.index))),
+        kind => return Err(damaged(&format!("entry {} has the unknown kind {kind}", entry.log_id.index))),
     };
-    Ok(RaftEntry { log_id: log_id(entry.position), payload })
+    Ok(RaftEntry { log_id: raft_log_id(entry.log_id), payload })
 }
 
 // Counts and ids are u32 and u64, little endian; names have their length before them.
-fn write_membership(membership: &Membership<u64, Voter>) -> Vec<u8> {
+fn write_membership(membership: &Membership<u64, RaftNode>) -> Vec<u8> {
     let mut out = Vec::new();
     let count =
         |out: &mut Vec<u8>, n: usize| out.extend_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
@@ -90,7 +90,7 @@ fn take_number(bytes: &mut &[u8]) -> io::Result<u64> {
     Ok(u64::from_le_bytes(take(bytes, 8)?.try_into().expect("eight bytes")))
 }
 
-fn read_membership(bytes: &mut &[u8]) -> io::Result<Membership<u64, Voter>> {
+fn read_membership(bytes: &mut &[u8]) -> io::Result<Membership<u64, RaftNode>> {
     let mut configs = Vec::new();
     for _ in 0..take_count(bytes)? {
         let mut voters = BTreeSet::new();
@@ -104,7 +104,7 @@ fn read_membership(bytes: &mut &[u8]) -> io::Result<Membership<u64, Voter>> {
         let id = take_number(bytes)?;
         let length = take_count(bytes)? as usize;
         let name = std::str::from_utf8(take(bytes, length)?).map_err(|_| damaged("a voter's name is not text"))?;
-        nodes.insert(id, Voter { name: name.to_owned() });
+        nodes.insert(id, RaftNode { name: name.to_owned() });
     }
     if !bytes.is_empty() {
         return Err(damaged("who votes has more bytes than it should"));
@@ -117,9 +117,9 @@ fn read_membership(bytes: &mut &[u8]) -> io::Result<Membership<u64, Voter>> {
 }
 
 pub(super) fn write_stored_membership(stored: &StoredMembership) -> Vec<u8> {
-    let position = stored.log_id().as_ref().map(position);
-    let mut out = vec![u8::from(position.is_some())];
-    let at = position.unwrap_or_default();
+    let log_id = stored.log_id().as_ref().map(log_id);
+    let mut out = vec![u8::from(log_id.is_some())];
+    let at = log_id.unwrap_or_default();
     out.extend_from_slice(&at.term.to_le_bytes());
     out.extend_from_slice(&at.index.to_le_bytes());
     out.extend(write_membership(stored.membership()));
@@ -128,10 +128,10 @@ pub(super) fn write_stored_membership(stored: &StoredMembership) -> Vec<u8> {
 
 pub(super) fn read_stored_membership(mut bytes: &[u8]) -> io::Result<StoredMembership> {
     let some = take(&mut bytes, 1)?[0];
-    let position = Position { term: take_number(&mut bytes)?, index: take_number(&mut bytes)? };
+    let log_id = LogId { term: take_number(&mut bytes)?, index: take_number(&mut bytes)? };
     let id = match some {
         0 => None,
-        1 => Some(log_id(position)),
+        1 => Some(raft_log_id(log_id)),
         _ => return Err(damaged("who votes begins with an unknown byte")),
     };
     Ok(StoredMembership::new(id, read_membership(&mut bytes)?))

@@ -21,15 +21,15 @@ use openraft::{
 };
 
 use super::{
-    Replicated, Shared, StateMachine,
+    ReplicatedState, SharedState, StateMachine,
     log_store::LogStore,
-    network::{self, Kind, Network},
+    network::{self, MessageKind, Network},
     settings,
-    types::{Command, SnapshotMeta, StoreTypes, TypeConfig, Voter},
+    types::{Proposal, RaftNode, RaftSnapshotMeta, StoreTypes, TypeConfig},
 };
 use crate::{
     disk::{Disk, Ids},
-    log::{Log, Position, Room, RoomReader},
+    log::{Log, LogId, LogSpace, LogSpaceReader},
     snapshot::Snapshots,
 };
 
@@ -67,7 +67,7 @@ pub enum ConsensusError {
 
 /// How a voter sees its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
+pub struct RaftStatus {
     /// The term.
     pub term: u64,
     /// Who leads in it, as far as it knows.
@@ -102,9 +102,9 @@ pub struct View {
     pub failure: Option<String>,
 }
 
-/// What of a [`View`] whoever looks often needs: it takes no memory to make.
+/// What of a [`RaftStatus`] whoever looks often needs: it takes no memory to make.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct BasicStatus {
     /// The term.
     pub term: u64,
     /// Who leads in it, as far as it knows.
@@ -116,38 +116,38 @@ pub struct Standing {
 }
 
 /// One voter's part in Raft.
-pub struct Consensus<D: Disk, S: Replicated> {
+pub struct Consensus<D: Disk, S: ReplicatedState> {
     raft: Raft<C, StateMachine<C, S, D>>,
     ids: Ids,
-    shared: Shared<S>,
+    shared: SharedState<S>,
     snapshots: Snapshots<D>,
-    room: RoomReader<D>,
+    space: LogSpaceReader<D>,
     /// Whether it has again what it had before it was restarted.
     recovered: Arc<AtomicBool>,
     installing: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl<D: Disk, S: Replicated> Clone for Consensus<D, S> {
+impl<D: Disk, S: ReplicatedState> Clone for Consensus<D, S> {
     fn clone(&self) -> Self {
         Self {
             raft: self.raft.clone(),
             ids: self.ids,
             shared: self.shared.clone(),
             snapshots: self.snapshots.clone(),
-            room: self.room.clone(),
+            space: self.space.clone(),
             recovered: self.recovered.clone(),
             installing: self.installing.clone(),
         }
     }
 }
 
-impl<D: Disk, S: Replicated> fmt::Debug for Consensus<D, S> {
+impl<D: Disk, S: ReplicatedState> fmt::Debug for Consensus<D, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consensus").field("ids", &self.ids).finish_non_exhaustive()
     }
 }
 
-impl<D: Disk, S: Replicated> Consensus<D, S> {
+impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
     /// Begins with what is on the disk. `empty` is the state before the first entry.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     ) -> Result<Self, ConsensusError> {
         let settings = settings(ids.cluster).map_err(stopped)?;
         let network = Network { sessions, cluster: ids.cluster, me: ids.node, _disk: PhantomData };
-        let room = log.watch_room();
+        let space = log.space_reader();
         let machine = StateMachine::new(empty, snapshots.clone());
         let shared = machine.shared();
         let raft = Raft::new(ids.node, Arc::new(settings), network, LogStore::new(log), machine).await;
@@ -175,7 +175,7 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
                 flag.store(true, Ordering::Relaxed);
             }
         });
-        Ok(Self { raft, ids, shared, snapshots, room, recovered, installing: Arc::default() })
+        Ok(Self { raft, ids, shared, snapshots, space, recovered, installing: Arc::default() })
     }
 
     /// Whether its state is at least as new as it was before this voter was restarted. Until then it is nobody's to read.
@@ -189,24 +189,24 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     }
 
     /// The state as it is now.
-    pub fn state(&self) -> &Shared<S> {
+    pub fn state(&self) -> &SharedState<S> {
         &self.shared
     }
 
     /// The last entry of its log.
-    pub fn last(&self) -> Option<Position> {
-        self.room.last()
+    pub fn last_log_id(&self) -> Option<LogId> {
+        self.space.last()
     }
 
     /// How much fits on the disk.
-    pub fn room(&self) -> Room {
-        self.room.get()
+    pub fn space(&self) -> LogSpace {
+        self.space.get()
     }
 
     /// Tries to get room, if the disk was full: somebody may have made some.
-    pub fn make_room(&self) {
-        if !self.room.get().accepts_proposals {
-            self.room.make_room();
+    pub fn prepare_spare(&self) {
+        if !self.space.get().accepts_proposals {
+            self.space.prepare_spare();
         }
     }
 
@@ -217,7 +217,7 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
 
     /// Founds the cluster, with these voters: once, on one of them, with none of them having been part of any.
     pub async fn found(&self, voters: BTreeMap<u64, String>) -> Result<(), ConsensusError> {
-        let voters: BTreeMap<_, _> = voters.into_iter().map(|(id, name)| (id, Voter { name })).collect();
+        let voters: BTreeMap<_, _> = voters.into_iter().map(|(id, name)| (id, RaftNode { name })).collect();
         match self.raft.initialize(voters).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(stopped(error)),
@@ -230,11 +230,11 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     ///
     /// See [`ConsensusError`].
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, ConsensusError> {
-        let room = self.room.get();
-        if !room.accepts_proposals {
+        let space = self.space.get();
+        if !space.accepts_proposals {
             return Err(ConsensusError::Full);
         }
-        match self.raft.client_write(Command(command)).await {
+        match self.raft.client_write(Proposal(command)).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ConsensusError::NotLeader { leader: forward.leader_id })
@@ -253,28 +253,28 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     /// # Errors
     ///
     /// See [`ConsensusError`].
-    pub async fn confirm(&self) -> Result<(), ConsensusError> {
-        confirm(&self.raft).await
+    pub async fn read_index(&self) -> Result<(), ConsensusError> {
+        read_index(&self.raft).await
     }
 
     /// How this voter sees its cluster now.
-    pub fn view(&self) -> View {
-        view(&self.raft.metrics())
+    pub fn status(&self) -> RaftStatus {
+        status(&self.raft.metrics())
     }
 
     /// The same, in short.
-    pub fn standing(&self) -> Standing {
-        standing(&self.raft.metrics())
+    pub fn basic_status(&self) -> BasicStatus {
+        basic_status(&self.raft.metrics())
     }
 
     /// Whether that node votes or is told, as far as this voter knows.
-    pub fn knows(&self, id: u64) -> bool {
+    pub fn is_member(&self, id: u64) -> bool {
         self.raft.metrics().borrow_watched().membership_config.membership().get_node(&id).is_some()
     }
 
     /// Its views from now on: resolves when there is another.
-    pub fn watch(&self) -> Views {
-        Views(self.raft.metrics())
+    pub fn watch_status(&self) -> RaftStatusReceiver {
+        RaftStatusReceiver(self.raft.metrics())
     }
 
     /// Makes these the voters, and nobody else. Their number may be even for a while, not none.
@@ -293,7 +293,7 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     ///
     /// See [`ConsensusError`].
     pub async fn add_learner(&self, id: u64, name: String) -> Result<(), ConsensusError> {
-        let added = self.raft.add_learner(id, Voter { name }, true).await;
+        let added = self.raft.add_learner(id, RaftNode { name }, true).await;
         added.map(|_| ()).map_err(of_change)
     }
 
@@ -311,7 +311,7 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     /// # Errors
     ///
     /// It has stopped.
-    pub async fn hand_over(&self, to: u64) -> Result<(), ConsensusError> {
+    pub async fn transfer_leadership(&self, to: u64) -> Result<(), ConsensusError> {
         self.raft.trigger().transfer_leader(to).await.map_err(stopped)
     }
 
@@ -321,9 +321,9 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     ///
     /// In words: it is of another cluster, for another node, in the name of another than the caller, cannot be read, or this
     /// voter has stopped.
-    pub async fn answer(&self, caller: u64, message: &[u8]) -> Result<Bytes, String> {
+    pub async fn handle_message(&self, caller: u64, message: &[u8]) -> Result<Bytes, String> {
         let (kind, rest) = self.open(message)?;
-        let kind = Kind::of(kind).ok_or("a message of an unknown kind")?;
+        let kind = MessageKind::of(kind).ok_or("a message of an unknown kind")?;
         let unreadable = |error: io::Error| format!("a message that cannot be read: {error}");
         let failed = |error: &dyn fmt::Display| error.to_string();
         let full = || "the disk is full".to_owned();
@@ -332,27 +332,27 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
             if id == caller { Ok(()) } else { Err(format!("{caller:016x} speaks for {id:016x}")) }
         };
         let answer = match kind {
-            Kind::Append => {
+            MessageKind::Append => {
                 let request: openraft::raft::AppendEntriesRequest<C> = network::decode(rest).map_err(unreadable)?;
                 speaks_for(&request.vote)?;
                 // A log that does not take entries fails for good: it is not asked to.
-                if !request.entries.is_empty() && self.room.get().free < Room::bytes(rest.len() as u64) {
+                if !request.entries.is_empty() && self.space.get().free < LogSpace::bytes(rest.len() as u64) {
                     return Err(full());
                 }
                 let answer = self.raft.append_entries(request).await.map_err(|error| failed(&error))?;
                 network::encode(Vec::new(), &answer)
             }
-            Kind::Vote => {
+            MessageKind::Vote => {
                 let request: openraft::raft::VoteRequest<C> = network::decode(rest).map_err(unreadable)?;
                 speaks_for(&request.vote)?;
                 network::encode(Vec::new(), &self.raft.vote(request).await.map_err(|error| failed(&error))?)
             }
-            Kind::PreVote => {
+            MessageKind::PreVote => {
                 let request: openraft::raft::VoteRequest<C> = network::decode(rest).map_err(unreadable)?;
                 speaks_for(&request.vote)?;
                 network::encode(Vec::new(), &self.raft.pre_vote(request).await.map_err(|error| failed(&error))?)
             }
-            Kind::Transfer => {
+            MessageKind::Transfer => {
                 let request: openraft::raft::TransferLeaderRequest<C> = network::decode(rest).map_err(unreadable)?;
                 speaks_for(request.from_leader())?;
                 let answer = self.raft.handle_transfer_leader(request).await.map_err(|error| failed(&error))?;
@@ -366,12 +366,12 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     ///
     /// # Errors
     ///
-    /// As with [`answer`](Self::answer); or the disk failed.
-    pub async fn install(&self, caller: u64, body: &mut IncomingBody) -> Result<Bytes, String> {
+    /// As with [`handle_message`](Self::handle_message); or the disk failed.
+    pub async fn receive_snapshot(&self, caller: u64, body: &mut IncomingBody) -> Result<Bytes, String> {
         let in_words = |error: &dyn fmt::Display| error.to_string();
         let first = body.next().await.map_err(|error| in_words(&error))?.ok_or("a snapshot of nothing")?;
         let (_, rest) = self.open(&first)?;
-        let (vote, meta, size): (VoteOf<C>, SnapshotMeta, u64) =
+        let (vote, meta, size): (VoteOf<C>, RaftSnapshotMeta, u64) =
             network::decode(rest).map_err(|error| format!("a snapshot that cannot be read: {error}"))?;
         if vote.leader_id.voted_for != caller {
             return Err(format!("{caller:016x} speaks for {:016x}", vote.leader_id.voted_for));
@@ -422,9 +422,9 @@ impl<D: Disk, S: Replicated> Consensus<D, S> {
     }
 }
 
-/// [`Consensus::confirm`], on any runtime.
+/// [`Consensus::read_index`], on any runtime.
 #[doc(hidden)]
-pub async fn confirm<T: StoreTypes, S: Replicated, D: Disk>(
+pub async fn read_index<T: StoreTypes, S: ReplicatedState, D: Disk>(
     raft: &Raft<T, StateMachine<T, S, D>>,
 ) -> Result<(), ConsensusError> {
     match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
@@ -452,31 +452,31 @@ fn of_change(error: RaftError<C, ClientWriteError<C>>) -> ConsensusError {
 }
 
 /// The views of a voter, one after the other.
-pub struct Views(Metrics);
+pub struct RaftStatusReceiver(Metrics);
 
-impl fmt::Debug for Views {
+impl fmt::Debug for RaftStatusReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Views")
+        f.write_str("RaftStatusReceiver")
     }
 }
 
-impl Views {
+impl RaftStatusReceiver {
     /// The next one; nothing once the voter has stopped.
-    pub async fn next(&mut self) -> Option<View> {
+    pub async fn next(&mut self) -> Option<RaftStatus> {
         self.0.changed().await.ok()?;
-        Some(view(&self.0))
+        Some(status(&self.0))
     }
 
     /// The next one, in short.
-    pub async fn next_standing(&mut self) -> Option<Standing> {
+    pub async fn next_basic(&mut self) -> Option<BasicStatus> {
         self.0.changed().await.ok()?;
-        Some(standing(&self.0))
+        Some(basic_status(&self.0))
     }
 }
 
-fn standing(metrics: &Metrics) -> Standing {
+fn basic_status(metrics: &Metrics) -> BasicStatus {
     let metrics = metrics.borrow_watched();
-    Standing {
+    BasicStatus {
         term: metrics.current_term,
         leader: metrics.current_leader,
         leads: metrics.state.is_leader() && metrics.last_quorum_acked.is_some(),
@@ -484,13 +484,13 @@ fn standing(metrics: &Metrics) -> Standing {
     }
 }
 
-fn view(metrics: &Metrics) -> View {
+fn status(metrics: &Metrics) -> RaftStatus {
     // Whoever holds what is borrowed holds up Raft.
     let metrics = metrics.borrow_watched().clone();
     let membership = metrics.membership_config.membership();
     let name = |id: u64| (id, membership.get_node(&id).map(|voter| voter.name.clone()).unwrap_or_default());
-    let index = |id: &Option<super::types::LogId>| id.as_ref().map(|id| id.index);
-    View {
+    let index = |id: &Option<super::types::RaftLogId>| id.as_ref().map(|id| id.index);
+    RaftStatus {
         term: metrics.current_term,
         leader: metrics.current_leader,
         leads: metrics.state.is_leader() && metrics.last_quorum_acked.is_some(),

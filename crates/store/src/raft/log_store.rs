@@ -9,9 +9,9 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, base::BoxStream};
 
 use super::codec;
-use super::types::{LogId, RaftEntry, RaftVote, StoreTypes};
+use super::types::{RaftEntry, RaftLogId, RaftVote, StoreTypes};
 use crate::disk::Disk;
-use crate::log::{Log, Reader, bounds};
+use crate::log::{Log, LogReader, bounds};
 
 /// The log as openraft's.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct LogStore<D: Disk> {
 }
 
 impl<D: Disk> LogStore<D> {
-    /// Takes the log for openraft. Keep a [`watch_room`](Log::watch_room) before.
+    /// Takes the log for openraft. Keep a [`space_reader`](Log::space_reader) before.
     pub fn new(log: Log<D>) -> Self {
         Self { log }
     }
@@ -28,17 +28,17 @@ impl<D: Disk> LogStore<D> {
 
 /// Reads the log for openraft.
 #[derive(Debug)]
-pub struct LogReader<F> {
-    reader: Reader<F>,
+pub struct LogStoreReader<F> {
+    reader: LogReader<F>,
 }
 
-impl<F> Clone for LogReader<F> {
+impl<F> Clone for LogStoreReader<F> {
     fn clone(&self) -> Self {
         Self { reader: self.reader.clone() }
     }
 }
 
-impl<F: crate::disk::DiskFile> LogReader<F> {
+impl<F: crate::disk::DiskFile> LogStoreReader<F> {
     async fn read<C: StoreTypes>(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<RaftEntry>> {
         let found = self.reader.find(start..end, limit)?;
         // The newest are in memory; what is not may have to wait for the disk.
@@ -47,7 +47,7 @@ impl<F: crate::disk::DiskFile> LogReader<F> {
     }
 }
 
-impl<C: StoreTypes, F: crate::disk::DiskFile> RaftLogReader<C> for LogReader<F> {
+impl<C: StoreTypes, F: crate::disk::DiskFile> RaftLogReader<C> for LogStoreReader<F> {
     // Its callers ask for few entries, and want all of them: there is no limit of bytes here.
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -87,27 +87,30 @@ impl<C: StoreTypes, F: crate::disk::DiskFile> RaftLogReader<C> for LogReader<F> 
 }
 
 impl<C: StoreTypes, D: Disk> RaftLogStorage<C> for LogStore<D> {
-    type LogReader = LogReader<D::File>;
+    type LogReader = LogStoreReader<D::File>;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<C>> {
         let state = self.log.state();
-        Ok(LogState { last_purged_log_id: state.purged.map(codec::log_id), last_log_id: state.last.map(codec::log_id) })
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(codec::raft_log_id),
+            last_log_id: state.last.map(codec::raft_log_id),
+        })
     }
 
-    async fn get_log_reader(&mut self) -> LogReader<D::File> {
-        LogReader { reader: self.log.reader() }
+    async fn get_log_reader(&mut self) -> LogStoreReader<D::File> {
+        LogStoreReader { reader: self.log.reader() }
     }
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
         Ok(self.log.save_vote(codec::vote(vote)).await?)
     }
 
-    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        Ok(self.log.save_committed(committed.as_ref().map(codec::position))?)
+    async fn save_committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
+        Ok(self.log.save_committed(committed.as_ref().map(codec::log_id))?)
     }
 
-    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.log.state().committed.map(codec::log_id))
+    async fn read_committed(&mut self) -> io::Result<Option<RaftLogId>> {
+        Ok(self.log.state().committed.map(codec::raft_log_id))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<C>) -> io::Result<()>
@@ -119,11 +122,11 @@ impl<C: StoreTypes, D: Disk> RaftLogStorage<C> for LogStore<D> {
         Ok(self.log.append(entries, Box::new(|result| callback.io_completed(result))).await?)
     }
 
-    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        Ok(self.log.truncate_after(last.as_ref().map(codec::position)).await?)
+    async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
+        Ok(self.log.truncate_after(last.as_ref().map(codec::log_id)).await?)
     }
 
-    async fn purge(&mut self, up_to: LogId) -> io::Result<()> {
-        Ok(self.log.purge(codec::position(&up_to)).await?)
+    async fn purge(&mut self, up_to: RaftLogId) -> io::Result<()> {
+        Ok(self.log.purge(codec::log_id(&up_to)).await?)
     }
 }

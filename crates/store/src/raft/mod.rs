@@ -3,11 +3,11 @@
 //! Nothing else in this crate names openraft, so that its next version is a change of this folder.
 //!
 //! - [`TypeConfig`] says what Raft replicates: a [`Command`] is bytes that only the state knows, so that a voter replicates
-//!   what a later version of the program has proposed. [`Voter`] has a name only: where it is comes by gossip.
+//!   what a later version of the program has proposed. [`RaftNode`] has a name only: where it is comes by gossip.
 //! - [`settings`] has openraft's settings, each with its reason.
 //! - [`LogStore`] is our log as openraft's.
 //! - [`Consensus`] is one voter's part in Raft, in names of this crate, with its messages as calls of sessions.
-//! - [`StateMachine`] keeps a [`Replicated`] state, applies entries to it, and builds and installs its snapshots.
+//! - [`StateMachine`] keeps a [`ReplicatedState`] state, applies entries to it, and builds and installs its snapshots.
 //! - `offline` reads and writes what Raft keeps on a disk that no voter uses.
 //!
 //! **One leader a term.** openraft can number leaders by term and node, so that two may lead in one term, one after the
@@ -28,12 +28,14 @@ mod types;
 
 pub use config::settings;
 #[doc(hidden)]
-pub use consensus::confirm;
-pub use consensus::{Consensus, ConsensusError, MAX_SNAPSHOT, Standing, View, Views};
-pub use log_store::{LogReader, LogStore};
+pub use consensus::read_index;
+pub use consensus::{BasicStatus, Consensus, ConsensusError, MAX_SNAPSHOT, RaftStatus, RaftStatusReceiver};
+pub use log_store::{LogStore, LogStoreReader};
 pub use network::{MAX_MESSAGE, RAFT, SNAPSHOT};
-pub(crate) use offline::{Written, alone, members, written};
-pub use state_machine::{Applied, Builder, Input, Replicated, Shared, StateMachine, Stop};
+pub(crate) use offline::{OfflineEntry, decode_entry, single_voter, snapshot_members};
+pub use state_machine::{
+    CommittedEntry, EntryContent, EntryError, ReplicatedState, SharedState, SnapshotBuilder, StateMachine,
+};
 #[cfg(feature = "sim")]
 pub use types::SimTypeConfig;
-pub use types::{Command, Reply, StoreTypes, TypeConfig, Voter};
+pub use types::{Proposal, ProposalResponse, RaftNode, StoreTypes, TypeConfig};

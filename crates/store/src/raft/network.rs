@@ -25,7 +25,7 @@ use openraft::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::types::{SnapshotMeta, TypeConfig, Voter};
+use super::types::{RaftNode, RaftSnapshotMeta, TypeConfig};
 use crate::{disk::Disk, snapshot::SnapshotFile};
 
 type C = TypeConfig;
@@ -46,14 +46,14 @@ const PIECE: usize = 64 << 10;
 /// Which message it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(super) enum MessageKind {
     Append = 1,
     Vote = 2,
     PreVote = 3,
     Transfer = 4,
 }
 
-impl Kind {
+impl MessageKind {
     pub(super) fn of(byte: u8) -> Option<Self> {
         [Self::Append, Self::Vote, Self::PreVote, Self::Transfer].into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -97,24 +97,24 @@ pub(super) struct Network<D> {
 
 /// What one voter says to another.
 #[derive(Debug)]
-pub(super) struct Client<D> {
+pub(super) struct PeerClient<D> {
     network: Network<D>,
     target: u64,
     name: String,
 }
 
 impl<D: Disk> RaftNetworkFactory<C> for Network<D> {
-    type Network = Client<D>;
+    type Network = PeerClient<D>;
 
-    async fn new_client(&mut self, target: u64, node: &Voter) -> Client<D> {
-        Client { network: self.clone(), target, name: node.name.clone() }
+    async fn new_client(&mut self, target: u64, node: &RaftNode) -> PeerClient<D> {
+        PeerClient { network: self.clone(), target, name: node.name.clone() }
     }
 }
 
-impl<D: Disk> Client<D> {
+impl<D: Disk> PeerClient<D> {
     async fn call<T: Serialize, A: DeserializeOwned>(
         &self,
-        kind: Kind,
+        kind: MessageKind,
         action: RPCTypes,
         request: &T,
         within: Duration,
@@ -170,7 +170,7 @@ impl<D: Disk> Client<D> {
 
 /// The same requests, without those that only say how far is committed and are soon followed by another one, which says it,
 /// too. Each write would take twice the messages, and the next one would wait until it was said.
-fn joined(
+fn merge_commits(
     input: impl Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
 ) -> impl Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static {
     let requests = stream::unfold(input.fuse(), async |mut input| {
@@ -185,7 +185,7 @@ fn joined(
     Box::pin(requests)
 }
 
-impl<D: Disk> RaftNetworkV2<C> for Client<D> {
+impl<D: Disk> RaftNetworkV2<C> for PeerClient<D> {
     type SnapshotData = SnapshotFile<D>;
 
     async fn append_entries(
@@ -195,7 +195,7 @@ impl<D: Disk> RaftNetworkV2<C> for Client<D> {
     ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
         // Entries take the time that they need; openraft gives them no more than a heartbeat.
         let within = if request.entries.is_empty() { option.soft_ttl() } else { option.soft_ttl().max(ENTRIES) };
-        self.call(Kind::Append, RPCTypes::AppendEntries, &request, within).await
+        self.call(MessageKind::Append, RPCTypes::AppendEntries, &request, within).await
     }
 
     fn stream_append<'s, S>(
@@ -206,15 +206,15 @@ impl<D: Disk> RaftNetworkV2<C> for Client<D> {
     where
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
-        stream_append_sequential(self, joined(input), option)
+        stream_append_sequential(self, merge_commits(input), option)
     }
 
     async fn vote(&mut self, request: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
-        self.call(Kind::Vote, RPCTypes::Vote, &request, option.soft_ttl()).await
+        self.call(MessageKind::Vote, RPCTypes::Vote, &request, option.soft_ttl()).await
     }
 
     async fn pre_vote(&mut self, request: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
-        self.call(Kind::PreVote, RPCTypes::Vote, &request, option.soft_ttl()).await
+        self.call(MessageKind::PreVote, RPCTypes::Vote, &request, option.soft_ttl()).await
     }
 
     async fn transfer_leader(
@@ -222,7 +222,7 @@ impl<D: Disk> RaftNetworkV2<C> for Client<D> {
         request: TransferLeaderRequest<C>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
-        self.call(Kind::Transfer, RPCTypes::TransferLeader, &request, option.soft_ttl()).await
+        self.call(MessageKind::Transfer, RPCTypes::TransferLeader, &request, option.soft_ttl()).await
     }
 
     async fn full_snapshot(
@@ -232,7 +232,7 @@ impl<D: Disk> RaftNetworkV2<C> for Client<D> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
-        let about: (VoteOf<C>, SnapshotMeta, u64) = (vote, snapshot.meta, snapshot.snapshot.size());
+        let about: (VoteOf<C>, RaftSnapshotMeta, u64) = (vote, snapshot.meta, snapshot.snapshot.size());
         let head = encode(head(0, self.network.cluster, self.target), &about);
         let head = head.map_err(|error| NetworkError::new(&error))?;
         let sending =

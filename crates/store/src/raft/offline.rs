@@ -10,20 +10,20 @@ use openraft::{EntryPayload, Membership};
 
 use super::{
     codec,
-    types::{StoredMembership, Voter},
+    types::{RaftNode, StoredMembership},
 };
 use crate::{
-    log::{Entry, Position},
-    snapshot::Meta,
+    log::{Entry, LogId},
+    snapshot::SnapshotMeta,
 };
 
 /// Where the log of a store begins that has the state of another. A node that is taken in counts as nearly equal if it is
 /// not more than `replication_lag_threshold` entries behind ([`settings`](super::settings)): with nothing at all it is
 /// further behind than that, and so gets the state before it votes.
-const BEGINNING: Position = Position { term: 0, index: 1000 };
+const BEGINNING: LogId = LogId { term: 0, index: 1000 };
 
 /// What an entry of the log says.
-pub(crate) enum Written {
+pub(crate) enum OfflineEntry {
     /// A leader has begun.
     Blank,
     /// A command to the state.
@@ -32,27 +32,27 @@ pub(crate) enum Written {
     Members(BTreeMap<u64, String>),
 }
 
-pub(crate) fn written(entry: Entry) -> io::Result<Written> {
+pub(crate) fn decode_entry(entry: Entry) -> io::Result<OfflineEntry> {
     Ok(match codec::raft_entry(entry)?.payload {
-        EntryPayload::Blank => Written::Blank,
-        EntryPayload::Normal(command) => Written::Command(command.0),
-        EntryPayload::Membership(membership) => Written::Members(names(&membership)),
+        EntryPayload::Blank => OfflineEntry::Blank,
+        EntryPayload::Normal(command) => OfflineEntry::Command(command.0),
+        EntryPayload::Membership(membership) => OfflineEntry::Members(names(&membership)),
     })
 }
 
 /// Who took part when a snapshot was written, by id and name.
-pub(crate) fn members(meta: &Meta) -> io::Result<BTreeMap<u64, String>> {
+pub(crate) fn snapshot_members(meta: &SnapshotMeta) -> io::Result<BTreeMap<u64, String>> {
     Ok(names(codec::read_stored_membership(&meta.membership)?.membership()))
 }
 
-fn names(membership: &Membership<u64, Voter>) -> BTreeMap<u64, String> {
+fn names(membership: &Membership<u64, RaftNode>) -> BTreeMap<u64, String> {
     membership.nodes().map(|(id, voter)| (*id, voter.name.clone())).collect()
 }
 
 /// What the snapshot of a store is of that begins with this voter alone.
-pub(crate) fn alone(id: u64, name: &str) -> io::Result<Meta> {
-    let voter = BTreeMap::from([(id, Voter { name: name.to_owned() })]);
+pub(crate) fn single_voter(id: u64, name: &str) -> io::Result<SnapshotMeta> {
+    let voter = BTreeMap::from([(id, RaftNode { name: name.to_owned() })]);
     let membership = Membership::new(vec![BTreeSet::from([id])], voter).map_err(io::Error::other)?;
-    let stored = StoredMembership::new(Some(codec::log_id(BEGINNING)), membership);
-    Ok(Meta { last: Some(BEGINNING), membership: codec::write_stored_membership(&stored) })
+    let stored = StoredMembership::new(Some(codec::raft_log_id(BEGINNING)), membership);
+    Ok(SnapshotMeta { last: Some(BEGINNING), membership: codec::write_stored_membership(&stored) })
 }

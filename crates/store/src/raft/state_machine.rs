@@ -12,9 +12,11 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, S
 use openraft::{EntryPayload, OptionalSend};
 
 use super::codec;
-use super::types::{CommittedLeaderId, LogId, Reply, SnapshotMeta, StoreTypes, StoredMembership, Voter};
+use super::types::{
+    CommittedLeaderId, ProposalResponse, RaftLogId, RaftNode, RaftSnapshotMeta, StoreTypes, StoredMembership,
+};
 use crate::disk::Disk;
-use crate::snapshot::{Meta, SnapshotFile, Snapshots};
+use crate::snapshot::{SnapshotFile, SnapshotMeta, Snapshots};
 
 /// After how many more entries a snapshot is tried again, after the disk was full.
 const RETRY_AFTER: u64 = 500;
@@ -23,13 +25,13 @@ const RETRY_AFTER: u64 = 500;
 ///
 /// What it does may follow only from itself and the entry: not from a clock, a random number, the order of a hash map, or
 /// from who is there.
-pub trait Replicated: Send + Sync + Sized + 'static {
+pub trait ReplicatedState: Send + Sync + Sized + 'static {
     /// The state at one moment, to be written while the state itself goes on.
     type Copy: Send + Sync + 'static;
 
     /// Applies an entry, and answers who proposed it. An entry that it does not know must stop it, never be skipped: the
     /// states would differ from here on.
-    fn apply(&mut self, entry: Applied<'_>) -> Result<Bytes, Stop>;
+    fn apply(&mut self, entry: CommittedEntry<'_>) -> Result<Bytes, EntryError>;
 
     /// A consistent copy. It should cost little: nothing is applied in the meantime.
     fn copy(&self) -> Self::Copy;
@@ -53,18 +55,18 @@ pub trait Replicated: Send + Sync + Sized + 'static {
 
 /// An entry that is committed.
 #[derive(Clone, Copy, Debug)]
-pub struct Applied<'a> {
+pub struct CommittedEntry<'a> {
     /// Its index: it grows by one with each.
     pub index: u64,
     /// The term of the leader that made it.
     pub term: u64,
     /// What it is.
-    pub input: Input<'a>,
+    pub input: EntryContent<'a>,
 }
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
+pub enum EntryContent<'a> {
     /// A new leader's first entry.
     Blank,
     /// A command.
@@ -76,60 +78,60 @@ pub enum Input<'a> {
 /// Why a state cannot apply an entry. The node stops.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot apply an entry: {0}")]
-pub struct Stop(pub String);
+pub struct EntryError(pub String);
 
 /// What is applied, and up to which entry.
 #[derive(Debug)]
-struct Machine<S> {
+struct AppliedState<S> {
     state: S,
-    applied: Option<LogId>,
+    applied: Option<RaftLogId>,
     membership: StoredMembership,
 }
 
 /// Reads the state, beside who applies entries to it.
 #[derive(Debug)]
-pub struct Shared<S> {
-    machine: Arc<RwLock<Machine<S>>>,
+pub struct SharedState<S> {
+    machine: Arc<RwLock<AppliedState<S>>>,
 }
 
-impl<S> Clone for Shared<S> {
+impl<S> Clone for SharedState<S> {
     fn clone(&self) -> Self {
         Self { machine: self.machine.clone() }
     }
 }
 
-impl<S> Shared<S> {
+impl<S> SharedState<S> {
     /// Reads the state, and up to which index it is. Nothing is applied in the meantime, so be short.
     pub fn read<T>(&self, read: impl FnOnce(&S, Option<u64>) -> T) -> T {
         let machine = self.lock();
         read(&machine.state, machine.applied.as_ref().map(|applied| applied.index))
     }
 
-    fn lock(&self) -> RwLockReadGuard<'_, Machine<S>> {
+    fn lock(&self) -> RwLockReadGuard<'_, AppliedState<S>> {
         self.machine.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_to_write(&self) -> RwLockWriteGuard<'_, Machine<S>> {
+    fn lock_to_write(&self) -> RwLockWriteGuard<'_, AppliedState<S>> {
         self.machine.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A [`Replicated`] state as openraft's state machine.
+/// A [`ReplicatedState`] state as openraft's state machine.
 #[derive(Debug)]
 pub struct StateMachine<C, S, D: Disk> {
-    shared: Shared<S>,
+    shared: SharedState<S>,
     snapshots: Snapshots<D>,
     /// From which index on a snapshot is tried again, after the disk was full.
     retry_at: Arc<AtomicU64>,
     _types: PhantomData<C>,
 }
 
-impl<C, S: Replicated, D: Disk> StateMachine<C, S, D> {
+impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
     /// Begins with the state `empty`; openraft installs the newest snapshot, and applies the log after it.
     pub fn new(empty: S, snapshots: Snapshots<D>) -> Self {
-        let machine = Machine { state: empty, applied: None, membership: StoredMembership::default() };
+        let machine = AppliedState { state: empty, applied: None, membership: StoredMembership::default() };
         Self {
-            shared: Shared { machine: Arc::new(RwLock::new(machine)) },
+            shared: SharedState { machine: Arc::new(RwLock::new(machine)) },
             snapshots,
             retry_at: Arc::default(),
             _types: PhantomData,
@@ -137,34 +139,38 @@ impl<C, S: Replicated, D: Disk> StateMachine<C, S, D> {
     }
 
     /// One who reads the state.
-    pub fn shared(&self) -> Shared<S> {
+    pub fn shared(&self) -> SharedState<S> {
         self.shared.clone()
     }
 }
 
-impl<S: Replicated> Machine<S> {
-    fn apply(&mut self, id: LogId, payload: &EntryPayload<super::Command, u64, Voter>) -> Result<Bytes, Stop> {
+impl<S: ReplicatedState> AppliedState<S> {
+    fn apply(
+        &mut self,
+        id: RaftLogId,
+        payload: &EntryPayload<super::Proposal, u64, RaftNode>,
+    ) -> Result<Bytes, EntryError> {
         let voters: BTreeSet<u64>;
         let input = match payload {
-            EntryPayload::Blank => Input::Blank,
-            EntryPayload::Normal(command) => Input::Command(&command.0),
+            EntryPayload::Blank => EntryContent::Blank,
+            EntryPayload::Normal(command) => EntryContent::Command(&command.0),
             EntryPayload::Membership(membership) => {
                 voters = membership.voter_ids().collect();
                 self.membership = StoredMembership::new(Some(id), membership.clone());
-                Input::Voters(&voters)
+                EntryContent::Voters(&voters)
             }
         };
-        let reply = self.state.apply(Applied { index: id.index, term: id.leader_id.term, input })?;
+        let reply = self.state.apply(CommittedEntry { index: id.index, term: id.leader_id.term, input })?;
         self.applied = Some(id);
         Ok(reply)
     }
 }
 
-impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine<C, S, D> {
+impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMachine<C, S, D> {
     type SnapshotData = SnapshotFile<D>;
-    type SnapshotBuilder = Builder<C, S, D>;
+    type SnapshotBuilder = SnapshotBuilder<C, S, D>;
 
-    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
         let machine = self.shared.lock();
         Ok((machine.applied, machine.membership.clone()))
     }
@@ -179,14 +185,14 @@ impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine
             let reply = self.shared.lock_to_write().apply(entry.log_id, &entry.payload);
             let reply = reply.map_err(|stop| io::Error::other(format!("entry {}: {stop}", entry.log_id)))?;
             if let Some(responder) = responder {
-                responder.send(Reply(reply));
+                responder.send(ProposalResponse(reply));
             }
         }
         Ok(())
     }
 
     // openraft asks after each entry, once it wants a snapshot. On a full disk that would keep the disk busy for nothing.
-    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder<C, S, D>> {
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder<C, S, D>> {
         let next = self.shared.read(|_, applied| applied.map_or(0, |applied| applied + 1));
         if !force && next < self.retry_at.load(Ordering::Relaxed) {
             return None;
@@ -194,11 +200,11 @@ impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine
         Some(RaftStateMachine::<C>::get_snapshot_builder(self).await)
     }
 
-    async fn get_snapshot_builder(&mut self) -> Builder<C, S, D> {
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder<C, S, D> {
         let machine = self.shared.lock();
-        let meta = SnapshotMeta { last_log_id: machine.applied, last_membership: machine.membership.clone() };
-        let work = Work { copy: machine.state.copy(), meta };
-        Builder {
+        let meta = RaftSnapshotMeta { last_log_id: machine.applied, last_membership: machine.membership.clone() };
+        let work = SnapshotJob { copy: machine.state.copy(), meta };
+        SnapshotBuilder {
             work: Some(work),
             snapshots: self.snapshots.clone(),
             retry_at: self.retry_at.clone(),
@@ -206,7 +212,7 @@ impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, file: SnapshotFile<D>) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, file: SnapshotFile<D>) -> io::Result<()> {
         let (snapshots, expected) = (self.snapshots.clone(), stored(meta));
         let empty = self.shared.read(|state, _| state.empty());
         let state = C::blocking(move || -> io::Result<S> {
@@ -221,7 +227,7 @@ impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine
             Ok(state)
         });
         let state = state.await??;
-        let machine = Machine { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let machine = AppliedState { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         let mut current = self.shared.lock_to_write();
         let former = std::mem::replace(&mut *current, machine);
         current.state.succeed(&former.state);
@@ -236,44 +242,44 @@ impl<C: StoreTypes, S: Replicated, D: Disk> RaftStateMachine<C> for StateMachine
 fn current<D: Disk>(snapshots: &Snapshots<D>) -> io::Result<Option<RaftSnapshot<D>>> {
     let Some((meta, snapshot)) = snapshots.current() else { return Ok(None) };
     let last_membership = codec::read_stored_membership(&meta.membership)?;
-    let meta = SnapshotMeta { last_log_id: meta.last.map(codec::log_id), last_membership };
+    let meta = RaftSnapshotMeta { last_log_id: meta.last.map(codec::raft_log_id), last_membership };
     Ok(Some(Snapshot { meta, snapshot }))
 }
 
-fn stored(meta: &SnapshotMeta) -> Meta {
-    Meta {
-        last: meta.last_log_id.as_ref().map(codec::position),
+fn stored(meta: &RaftSnapshotMeta) -> SnapshotMeta {
+    SnapshotMeta {
+        last: meta.last_log_id.as_ref().map(codec::log_id),
         membership: codec::write_stored_membership(&meta.last_membership),
     }
 }
 
-type RaftSnapshot<D> = Snapshot<CommittedLeaderId, u64, Voter, SnapshotFile<D>>;
+type RaftSnapshot<D> = Snapshot<CommittedLeaderId, u64, RaftNode, SnapshotFile<D>>;
 
 /// Builds a snapshot of a copy, while entries are applied to the state.
 #[derive(Debug)]
-pub struct Builder<C, S: Replicated, D: Disk> {
-    work: Option<Work<S>>,
+pub struct SnapshotBuilder<C, S: ReplicatedState, D: Disk> {
+    work: Option<SnapshotJob<S>>,
     snapshots: Snapshots<D>,
     retry_at: Arc<AtomicU64>,
     _types: PhantomData<C>,
 }
 
-struct Work<S: Replicated> {
+struct SnapshotJob<S: ReplicatedState> {
     copy: S::Copy,
-    meta: SnapshotMeta,
+    meta: RaftSnapshotMeta,
 }
 
-impl<S: Replicated> std::fmt::Debug for Work<S> {
+impl<S: ReplicatedState> std::fmt::Debug for SnapshotJob<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Work").field("meta", &self.meta).finish_non_exhaustive()
+        f.debug_struct("SnapshotJob").field("meta", &self.meta).finish_non_exhaustive()
     }
 }
 
-impl<C: StoreTypes, S: Replicated, D: Disk> RaftSnapshotBuilder<C> for Builder<C, S, D> {
+impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftSnapshotBuilder<C> for SnapshotBuilder<C, S, D> {
     type SnapshotData = SnapshotFile<D>;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot<D>> {
-        let Some(Work { copy, meta }) = self.work.take() else {
+        let Some(SnapshotJob { copy, meta }) = self.work.take() else {
             return Err(io::Error::other("a builder builds one snapshot"));
         };
         let (snapshots, description) = (self.snapshots.clone(), stored(&meta));
@@ -286,7 +292,7 @@ impl<C: StoreTypes, S: Replicated, D: Disk> RaftSnapshotBuilder<C> for Builder<C
                 tracing::warn!(%error, "no room for a snapshot: the log grows until there is");
                 let next = meta.last_log_id.map_or(0, |last| last.index + 1);
                 self.retry_at.store(next + RETRY_AFTER, Ordering::Relaxed);
-                let nothing = || Snapshot { meta: SnapshotMeta::default(), snapshot: self.snapshots.nothing() };
+                let nothing = || Snapshot { meta: RaftSnapshotMeta::default(), snapshot: self.snapshots.nothing() };
                 Ok(current(&self.snapshots)?.unwrap_or_else(nothing))
             }
             Err(error) => Err(error.into()),

@@ -10,33 +10,33 @@ use serde::{Deserialize, Serialize};
 
 /// A command to the state, in its own encoding, which has its own version.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command(pub Bytes);
+pub struct Proposal(pub Bytes);
 
 /// The state's answer to a command, in its own encoding.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply(pub Bytes);
+pub struct ProposalResponse(pub Bytes);
 
 /// What Raft knows of a node besides its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Voter {
+pub struct RaftNode {
     /// Its name in the gossip, by which its address is found.
     pub name: String,
 }
 
 // Values may be secret, and large: what is logged says how long they are.
-impl fmt::Debug for Command {
+impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Command({} bytes)", self.0.len())
     }
 }
 
-impl fmt::Display for Command {
+impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
     }
 }
 
-impl fmt::Debug for Reply {
+impl fmt::Debug for ProposalResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reply({} bytes)", self.0.len())
     }
@@ -44,20 +44,20 @@ impl fmt::Debug for Reply {
 
 pub(super) type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
 pub(super) type CommittedLeaderId = <LeaderId as openraft::vote::RaftLeaderId>::Committed;
-pub(super) type Payload = openraft::EntryPayload<Command, u64, Voter>;
+pub(super) type Payload = openraft::EntryPayload<Proposal, u64, RaftNode>;
 pub(super) type RaftEntry = openraft::Entry<CommittedLeaderId, Payload>;
 pub(super) type RaftVote = openraft::Vote<LeaderId>;
-pub(super) type LogId = openraft::LogId<CommittedLeaderId>;
-pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, Voter>;
-pub(super) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, Voter>;
+pub(super) type RaftLogId = openraft::LogId<CommittedLeaderId>;
+pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, RaftNode>;
+pub(super) type RaftSnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, RaftNode>;
 
 openraft::declare_raft_types!(
     /// What Raft replicates, on Tokio.
     pub TypeConfig:
-        D = Command,
-        R = Reply,
+        D = Proposal,
+        R = ProposalResponse,
         NodeId = u64,
-        Node = Voter,
+        Node = RaftNode,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );
 
@@ -65,10 +65,10 @@ openraft::declare_raft_types!(
 openraft::declare_raft_types!(
     /// What Raft replicates, on openraft's simulated runtime.
     pub SimTypeConfig:
-        D = Command,
-        R = Reply,
+        D = Proposal,
+        R = ProposalResponse,
         NodeId = u64,
-        Node = Voter,
+        Node = RaftNode,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         AsyncRuntime = openraft_rt_sim::SimRuntime,
 );
@@ -76,17 +76,17 @@ openraft::declare_raft_types!(
 /// The same types, on any runtime.
 pub trait StoreTypes:
     RaftTypeConfig<
-        D = Command,
-        R = Reply,
+        D = Proposal,
+        R = ProposalResponse,
         NodeId = u64,
-        Node = Voter,
+        Node = RaftNode,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         Vote = openraft::Vote<openraft::impls::leader_id_std::LeaderId<u64, u64>>,
-        Payload = openraft::EntryPayload<Command, u64, Voter>,
+        Payload = openraft::EntryPayload<Proposal, u64, RaftNode>,
         Entry = openraft::Entry<
             <openraft::impls::leader_id_std::LeaderId<u64, u64> as openraft::vote::RaftLeaderId>::Committed,
-            openraft::EntryPayload<Command, u64, Voter>,
+            openraft::EntryPayload<Proposal, u64, RaftNode>,
         >,
     >
 {

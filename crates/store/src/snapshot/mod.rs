@@ -3,7 +3,7 @@
 //! # A file
 //!
 //! `TERM-INDEX.snapshot`: a header of 64 bytes (format, cluster, length of what follows, how long the description is, all
-//! with a checksum), the description ([`Meta`]), then the state in pieces of at most 64 KiB, each with its length and its
+//! with a checksum), the description ([`SnapshotMeta`]), then the state in pieces of at most 64 KiB, each with its length and its
 //! checksum, and an empty piece at the end. It is written and read piece by piece, and no byte of a piece is given to
 //! whoever reads it before its checksum fits.
 //!
@@ -18,7 +18,7 @@
 //! - The process ends before a snapshot has its name: it is removed at the next start, and the older one is there yet.
 //! - It ends after that, before the log is purged or older snapshots are removed: the newer one is used.
 //! - The newest is damaged: an older one, or none, is used if the log still has all entries since; else the store does not
-//!   open ([`SnapshotError::Gap`]), for it would have lost what others believe it has.
+//!   open ([`SnapshotFileError::Gap`]), for it would have lost what others believe it has.
 //! - The disk is full: the snapshot is given up, the older one stays, and so does the log; after so many more entries it
 //!   is tried again. The log keeps room of its own.
 
@@ -27,24 +27,24 @@ mod pieces;
 mod store;
 
 pub use file::SnapshotFile;
-pub use store::{Incoming, Snapshots};
+pub use store::{SnapshotReceiver, Snapshots};
 
 use std::io;
 
-use crate::log::Position;
+use crate::log::LogId;
 
 /// What a snapshot is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Meta {
+pub struct SnapshotMeta {
     /// The last entry that is in it.
-    pub last: Option<Position>,
+    pub last: Option<LogId>,
     /// Who votes, as bytes that this module does not look at.
     pub membership: Vec<u8>,
 }
 
 /// Why a snapshot cannot be written or read.
 #[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
+pub enum SnapshotFileError {
     /// The disk failed.
     #[error("{file}: cannot {what}: {source}")]
     Io {
@@ -108,7 +108,7 @@ pub enum SnapshotError {
     },
 }
 
-impl SnapshotError {
+impl SnapshotFileError {
     /// Whether it is for want of room.
     pub fn is_full(&self) -> bool {
         match self {
@@ -125,10 +125,10 @@ impl SnapshotError {
     }
 }
 
-impl From<SnapshotError> for io::Error {
-    fn from(error: SnapshotError) -> Self {
+impl From<SnapshotFileError> for io::Error {
+    fn from(error: SnapshotFileError) -> Self {
         let kind = match &error {
-            SnapshotError::Io { source, .. } | SnapshotError::State { source, .. } => source.kind(),
+            SnapshotFileError::Io { source, .. } | SnapshotFileError::State { source, .. } => source.kind(),
             _ => io::ErrorKind::InvalidData,
         };
         Self::new(kind, error)

@@ -9,14 +9,14 @@ const PIECE: usize = 64 << 10;
 const HEAD: usize = 8;
 
 /// Writes pieces to a file from an offset on.
-pub(super) struct Pieces<'a, F> {
+pub(super) struct PieceWriter<'a, F> {
     file: &'a F,
     pub(super) offset: u64,
     /// The piece that is being filled, behind the room for its head.
     buffer: Vec<u8>,
 }
 
-impl<'a, F: DiskFile> Pieces<'a, F> {
+impl<'a, F: DiskFile> PieceWriter<'a, F> {
     pub(super) fn new(file: &'a F, offset: u64) -> Self {
         Self { file, offset, buffer: vec![0; HEAD] }
     }
@@ -40,7 +40,7 @@ impl<'a, F: DiskFile> Pieces<'a, F> {
     }
 }
 
-impl<F: DiskFile> Write for Pieces<'_, F> {
+impl<F: DiskFile> Write for PieceWriter<'_, F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = bytes.len().min(PIECE + HEAD - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..n]);

@@ -4,11 +4,11 @@ use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::file::{self, HEADER, Header, Name, SnapshotFile};
-use super::pieces::Pieces;
-use super::{Meta, SnapshotError};
+use super::file::{self, FileName, HEADER, SnapshotFile, SnapshotHeader};
+use super::pieces::PieceWriter;
+use super::{SnapshotFileError, SnapshotMeta};
 use crate::disk::{Disk, DiskFile};
-use crate::log::Position;
+use crate::log::LogId;
 
 const SUFFIX: &str = ".snapshot";
 const TEMPORARY: &str = ".snapshot.tmp";
@@ -31,12 +31,12 @@ struct Shared<D: Disk> {
     cluster: u64,
     store: Arc<()>,
     temporary: AtomicU64,
-    current: Mutex<Option<(Meta, SnapshotFile<D>)>>,
+    current: Mutex<Option<(SnapshotMeta, SnapshotFile<D>)>>,
     /// One at a time is made durable: two would disagree about which is the newest.
     keeping: Mutex<()>,
 }
 
-fn file_name(last: Option<Position>) -> String {
+fn file_name(last: Option<LogId>) -> String {
     // The snapshot of a state before any entry is older than all others.
     let (term, index) = last.map_or((0, 0), |last| (last.term, last.index + 1));
     format!("{term:020}-{index:020}{SUFFIX}")
@@ -44,11 +44,11 @@ fn file_name(last: Option<Position>) -> String {
 
 impl<D: Disk> Snapshots<D> {
     /// Opens the snapshots of a folder whose log has lost all entries up to `purged`.
-    pub fn open(disk: D, cluster: u64, purged: Option<Position>) -> Result<Self, SnapshotError> {
+    pub fn open(disk: D, cluster: u64, purged: Option<LogId>) -> Result<Self, SnapshotFileError> {
         let folder = disk.name();
-        let mut names = disk.list().map_err(SnapshotError::io(&folder, "list its files"))?;
+        let mut names = disk.list().map_err(SnapshotFileError::io(&folder, "list its files"))?;
         for name in names.iter().filter(|name| name.ends_with(TEMPORARY)) {
-            disk.remove(name).map_err(SnapshotError::io(name, "remove"))?;
+            disk.remove(name).map_err(SnapshotFileError::io(name, "remove"))?;
         }
         names.retain(|name| name.ends_with(SUFFIX));
         names.sort_unstable();
@@ -60,7 +60,7 @@ impl<D: Disk> Snapshots<D> {
                     current = Some(found);
                     break;
                 }
-                Err(error @ SnapshotError::Damaged { .. }) => {
+                Err(error @ SnapshotFileError::Damaged { .. }) => {
                     tracing::error!(%error, "a snapshot cannot be read; an older one may do");
                     damaged += &format!(" ({error})");
                     broken.push(name);
@@ -69,16 +69,16 @@ impl<D: Disk> Snapshots<D> {
                 Err(error) => return Err(error),
             }
         }
-        let last = current.as_ref().and_then(|(meta, _): &(Meta, _)| meta.last).map(|last| last.index);
+        let last = current.as_ref().and_then(|(meta, _): &(SnapshotMeta, _)| meta.last).map(|last| last.index);
         if let Some(purged) = purged.map(|purged| purged.index).filter(|purged| last.is_none_or(|last| last < *purged))
         {
-            return Err(SnapshotError::Gap { purged, snapshot: last, damaged });
+            return Err(SnapshotFileError::Gap { purged, snapshot: last, damaged });
         }
         // A process that ended may have given a snapshot its name without making that durable.
-        disk.sync_folder().map_err(SnapshotError::io(&folder, "sync the folder"))?;
+        disk.sync_folder().map_err(SnapshotFileError::io(&folder, "sync the folder"))?;
         // Only now is it certain that the others are not wanted, for a repair by hand.
         for name in names.iter().chain(&broken) {
-            disk.remove(name).map_err(SnapshotError::io(name, "remove"))?;
+            disk.remove(name).map_err(SnapshotFileError::io(name, "remove"))?;
         }
         let shared = Shared {
             disk,
@@ -92,27 +92,27 @@ impl<D: Disk> Snapshots<D> {
     }
 
     /// The newest snapshot that is durable.
-    pub fn current(&self) -> Option<(Meta, SnapshotFile<D>)> {
+    pub fn current(&self) -> Option<(SnapshotMeta, SnapshotFile<D>)> {
         self.lock().clone()
     }
 
     /// Writes a snapshot whose state `state` writes, and makes it durable. Blocks.
     pub fn write(
         &self,
-        meta: &Meta,
+        meta: &SnapshotMeta,
         state: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> Result<SnapshotFile<D>, SnapshotError> {
+    ) -> Result<SnapshotFile<D>, SnapshotFileError> {
         let mut incoming = self.receive()?;
         let name = incoming.name.clone();
         let description = meta.write();
         let start = HEADER + description.len() as u64;
         let file = incoming.file.as_ref().ok_or_else(|| gone(&name))?;
-        file.write_at(&description, HEADER).map_err(SnapshotError::io(&name, "write"))?;
-        let mut pieces = Pieces::new(file, start);
-        state(&mut pieces).map_err(|source| SnapshotError::State { file: name.clone(), source })?;
-        let end = pieces.finish().map_err(SnapshotError::io(&name, "write"))?;
-        let header = Header { cluster: self.shared.cluster, length: end - HEADER, description };
-        file.write_at(&header.write(), 0).map_err(SnapshotError::io(&name, "write its header"))?;
+        file.write_at(&description, HEADER).map_err(SnapshotFileError::io(&name, "write"))?;
+        let mut pieces = PieceWriter::new(file, start);
+        state(&mut pieces).map_err(|source| SnapshotFileError::State { file: name.clone(), source })?;
+        let end = pieces.finish().map_err(SnapshotFileError::io(&name, "write"))?;
+        let header = SnapshotHeader { cluster: self.shared.cluster, length: end - HEADER, description };
+        file.write_at(&header.write(), 0).map_err(SnapshotFileError::io(&name, "write its header"))?;
         incoming.size = end;
         let file = incoming.finish()?;
         self.keep(meta, &file)?;
@@ -120,11 +120,11 @@ impl<D: Disk> Snapshots<D> {
     }
 
     /// Begins to receive a snapshot's file from another node.
-    pub fn receive(&self) -> Result<Incoming<D>, SnapshotError> {
+    pub fn receive(&self) -> Result<SnapshotReceiver<D>, SnapshotFileError> {
         let number = self.shared.temporary.fetch_add(1, Ordering::Relaxed);
         let name = format!("{number}{TEMPORARY}");
-        let file = self.shared.disk.create(&name).map_err(SnapshotError::io(&name, "create"))?;
-        Ok(Incoming { snapshots: self.clone(), name, file: Some(file), size: 0 })
+        let file = self.shared.disk.create(&name).map_err(SnapshotFileError::io(&name, "create"))?;
+        Ok(SnapshotReceiver { snapshots: self.clone(), name, file: Some(file), size: 0 })
     }
 
     /// Reads a snapshot's state with `state`, and checks that the file is whole and of this cluster. Blocks.
@@ -132,7 +132,7 @@ impl<D: Disk> Snapshots<D> {
         &self,
         file: &SnapshotFile<D>,
         state: impl FnOnce(&mut dyn Read) -> io::Result<T>,
-    ) -> Result<(Meta, T), SnapshotError> {
+    ) -> Result<(SnapshotMeta, T), SnapshotFileError> {
         let inner = &file.inner;
         let name = inner.name().name;
         let file = inner.file.as_ref().ok_or_else(|| gone(&name))?;
@@ -141,7 +141,7 @@ impl<D: Disk> Snapshots<D> {
 
     /// Makes a snapshot that was read through durable, and the current one if it is the newest; then removes older ones.
     /// Blocks.
-    pub fn keep(&self, meta: &Meta, file: &SnapshotFile<D>) -> Result<(), SnapshotError> {
+    pub fn keep(&self, meta: &SnapshotMeta, file: &SnapshotFile<D>) -> Result<(), SnapshotFileError> {
         if !Arc::ptr_eq(&file.inner.store, &self.shared.store) {
             return self.keep(meta, &self.copy(file)?);
         }
@@ -152,11 +152,11 @@ impl<D: Disk> Snapshots<D> {
             return Ok(());
         }
         let bytes = file.inner.file.as_ref().ok_or_else(|| gone(&old.name))?;
-        bytes.sync().map_err(SnapshotError::io(&old.name, "sync"))?;
+        bytes.sync().map_err(SnapshotFileError::io(&old.name, "sync"))?;
         let name = file_name(meta.last);
-        disk.rename(&old.name, &name).map_err(SnapshotError::io(&old.name, "rename"))?;
-        file.inner.set_name(Name { name: name.clone(), temporary: false });
-        disk.sync_folder().map_err(SnapshotError::io(&name, "sync its folder"))?;
+        disk.rename(&old.name, &name).map_err(SnapshotFileError::io(&old.name, "rename"))?;
+        file.inner.set_name(FileName { name: name.clone(), temporary: false });
+        disk.sync_folder().map_err(SnapshotFileError::io(&name, "sync its folder"))?;
         let before = self.lock().replace((meta.clone(), file.clone()));
         if let Some((_, before)) = before
             && before.inner.name().name != name
@@ -169,12 +169,12 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
-    fn copy(&self, file: &SnapshotFile<D>) -> Result<SnapshotFile<D>, SnapshotError> {
+    fn copy(&self, file: &SnapshotFile<D>) -> Result<SnapshotFile<D>, SnapshotFileError> {
         let mut incoming = self.receive()?;
         let (mut piece, mut offset) = (vec![0; 64 << 10], 0);
         loop {
             let name = file.inner.name().name;
-            let n = file.read_at(&mut piece, offset).map_err(SnapshotError::io(&name, "read"))?;
+            let n = file.read_at(&mut piece, offset).map_err(SnapshotFileError::io(&name, "read"))?;
             if n == 0 {
                 return incoming.finish();
             }
@@ -185,17 +185,17 @@ impl<D: Disk> Snapshots<D> {
 
     /// No snapshot, for who must give one: it is of nothing, and empty.
     pub(crate) fn nothing(&self) -> SnapshotFile<D> {
-        let name = Name { name: "no snapshot".into(), temporary: false };
+        let name = FileName { name: "no snapshot".into(), temporary: false };
         SnapshotFile::new(&self.shared.disk, None, name, 0, &self.shared.store)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Meta, SnapshotFile<D>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(SnapshotMeta, SnapshotFile<D>)>> {
         self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn gone(name: &str) -> SnapshotError {
-    SnapshotError::Io { file: name.into(), what: "use", source: io::ErrorKind::NotFound.into() }
+fn gone(name: &str) -> SnapshotFileError {
+    SnapshotFileError::Io { file: name.into(), what: "use", source: io::ErrorKind::NotFound.into() }
 }
 
 // Reads the whole file: one that cannot be read must be known before the log is believed.
@@ -204,31 +204,34 @@ fn load<D: Disk>(
     store: &Arc<()>,
     name: &str,
     cluster: u64,
-) -> Result<(Meta, SnapshotFile<D>), SnapshotError> {
-    let file = disk.open(name).map_err(SnapshotError::io(name, "open"))?;
-    let size = file.size().map_err(SnapshotError::io(name, "read its length"))?;
+) -> Result<(SnapshotMeta, SnapshotFile<D>), SnapshotFileError> {
+    let file = disk.open(name).map_err(SnapshotFileError::io(name, "open"))?;
+    let size = file.size().map_err(SnapshotFileError::io(name, "read its length"))?;
     let (meta, _) = file::read(&file, size, name, cluster, |state| io::copy(state, &mut io::sink()))?;
     if file_name(meta.last) != name {
-        return Err(SnapshotError::Damaged { file: name.into(), problem: "has the name of another snapshot".into() });
+        return Err(SnapshotFileError::Damaged {
+            file: name.into(),
+            problem: "has the name of another snapshot".into(),
+        });
     }
-    let name = Name { name: name.into(), temporary: false };
+    let name = FileName { name: name.into(), temporary: false };
     Ok((meta, SnapshotFile::new(disk, Some(file), name, size, store)))
 }
 
 /// A snapshot's file that is on its way. It is removed if it is dropped before it is whole.
 #[derive(Debug)]
-pub struct Incoming<D: Disk> {
+pub struct SnapshotReceiver<D: Disk> {
     snapshots: Snapshots<D>,
     name: String,
     file: Option<D::File>,
     size: u64,
 }
 
-impl<D: Disk> Incoming<D> {
+impl<D: Disk> SnapshotReceiver<D> {
     /// Writes the next bytes of the file. Blocks.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotFileError> {
         let file = self.file.as_ref().ok_or_else(|| gone(&self.name))?;
-        file.write_at(bytes, self.size).map_err(SnapshotError::io(&self.name, "write"))?;
+        file.write_at(bytes, self.size).map_err(SnapshotFileError::io(&self.name, "write"))?;
         self.size += bytes.len() as u64;
         Ok(())
     }
@@ -239,15 +242,15 @@ impl<D: Disk> Incoming<D> {
     }
 
     /// The file is whole. It is neither checked nor durable yet.
-    pub fn finish(mut self) -> Result<SnapshotFile<D>, SnapshotError> {
+    pub fn finish(mut self) -> Result<SnapshotFile<D>, SnapshotFileError> {
         let file = self.file.take().ok_or_else(|| gone(&self.name))?;
-        let name = Name { name: self.name.clone(), temporary: true };
+        let name = FileName { name: self.name.clone(), temporary: true };
         let shared = &self.snapshots.shared;
         Ok(SnapshotFile::new(&shared.disk, Some(file), name, self.size, &shared.store))
     }
 }
 
-impl<D: Disk> Drop for Incoming<D> {
+impl<D: Disk> Drop for SnapshotReceiver<D> {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             let _ = self.snapshots.shared.disk.remove(&self.name);

@@ -8,11 +8,11 @@ use std::{
 };
 
 use broadcast_store::{
-    Config, Error, Store, StoreError,
-    backup::{self, Backup, BackupError, Founded},
-    keys::{Cancelled, KeyRange, Put, Range, Watch, WatchEvent},
+    Error, Store, StoreConfig, StoreError,
+    backup::{self, Backup, BackupError, NewStore},
+    keys::{CancelReason, KeyRange, Put, Range, Watch, WatchEvent},
     machine::Machines,
-    node::{Change, VoterError},
+    node::{VoterChange, VoterError},
 };
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -29,11 +29,11 @@ async fn save(node: &Node, file: &Path) {
     fs::write(file, bytes).expect("it can be written");
 }
 
-fn restore(file: &Path, folder: &Path, node: u64, name: &str) -> Result<Founded, BackupError> {
+fn restore(file: &Path, folder: &Path, node: u64, name: &str) -> Result<NewStore, BackupError> {
     backup::restore(Backup::open(file)?, &Machines::default(), folder, node, name)
 }
 
-fn recover(folder: &Path, node: u64) -> Result<Founded, BackupError> {
+fn recover(folder: &Path, node: u64) -> Result<NewStore, BackupError> {
     backup::recover(&Machines::default(), folder, node)
 }
 
@@ -46,7 +46,7 @@ async fn cluster(node: &Node) -> u64 {
 
 /// What is of the former store, and was told after the backup, is not of the new one.
 #[track_caller]
-fn assert_jumped(founded: &Founded) {
+fn assert_jumped(founded: &NewStore) {
     // As late as it is, so later than any store that was founded before.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than that").as_micros();
     assert!(u128::from(founded.revision) <= now && now < u128::from(founded.revision) + 60_000_000, "{founded:?}");
@@ -103,7 +103,8 @@ async fn a_backup_has_all_that_was_acknowledged_and_founds_another_store() {
     assert_eq!(leader(&nodes[1..2]).await, 0);
     assert_eq!(cluster(&nodes[1]).await, founded.cluster);
     for name in ["node1", "node3"] {
-        until("it is taken in", async || nodes[1].store.change_voters(Change::Add(name.into())).await.is_ok()).await;
+        until("it is taken in", async || nodes[1].store.change_voters(VoterChange::Add(name.into())).await.is_ok())
+            .await;
         // It has the state before it votes.
         let status = nodes[1].store.status().await;
         let revision =
@@ -134,7 +135,7 @@ async fn a_backup_has_all_that_was_acknowledged_and_founds_another_store() {
     let from = Watch { keys: KeyRange::all(), start_revision: lost + 1, ..Watch::default() };
     let mut watching = stranger.store.watch(from);
     watching.next().await.expect("it begins");
-    let cancelled = Cancelled::Compacted { start: lost + 1, compacted: founded.revision };
+    let cancelled = CancelReason::Compacted { start: lost + 1, compacted: founded.revision };
     assert_eq!(watching.next().await, Ok(Some(WatchEvent::Cancelled(cancelled))));
     assert!(stranger.put("after", "x").await > founded.revision);
     // Two of three are enough again.
@@ -180,8 +181,8 @@ async fn what_is_left_of_a_store_founds_another() {
     // An empty one is taken in, the one of the former store is not.
     let one = disks.start("node1", &[&three]).await;
     let two = disks.start("node2", &[&three]).await;
-    until("it is taken in", async || three.store.change_voters(Change::Add("node1".into())).await.is_ok()).await;
-    let error = three.store.change_voters(Change::Add("node2".into())).await.expect_err("it is of another store");
+    until("it is taken in", async || three.store.change_voters(VoterChange::Add("node1".into())).await.is_ok()).await;
+    let error = three.store.change_voters(VoterChange::Add("node2".into())).await.expect_err("it is of another store");
     assert!(matches!(&error, StoreError::NotPossible { why } if why.contains("another store")), "{error}");
     one.put("after", "y").await;
     // Nobody is told of the former store, at whichever node: what that one has is no news.
@@ -256,7 +257,7 @@ async fn a_recovery_that_was_broken_off_is_done_again() {
     // As if the process had ended between the two renames.
     fs::rename(&path, disks.path("node1.new")).expect("it is there");
     let stranger = disks.start("stranger", &[]).await;
-    let config = || Config::default().voters(["node1"]).data(&path);
+    let config = || StoreConfig::default().voters(["node1"]).data(&path);
     let error = Store::start(&stranger.sessions, config()).await.expect_err("it is half done");
     assert!(matches!(&error, VoterError::Io { .. }) && error.to_string().contains("recover again"), "{error}");
     let again = recover(&path, id).expect("it is done again");

@@ -48,7 +48,7 @@ async fn every_node_reads_and_writes_what_all_have_agreed_on() {
 async fn a_cluster_without_voters_says_so() {
     let disks = Disks::new(1);
     let client = disks.start("client", &[]).await;
-    let store = client.store.clone().patience(Duration::from_millis(300));
+    let store = client.store.clone().request_timeout(Duration::from_millis(300));
     let error = store.range(Range::of("x")).await.expect_err("nobody votes");
     assert_eq!(error, StoreError::NoVoters);
     assert!(error.to_string().contains("`voters`"), "{error}");

@@ -12,10 +12,10 @@ use broadcast::{
 };
 use broadcast_session::Sessions;
 use broadcast_store::{
-    Config, Store,
+    Store, StoreConfig,
     keys::{Put, Range},
     machine::Machines,
-    node::ROLE,
+    node::VOTER_ROLE,
 };
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -80,7 +80,7 @@ impl Disks {
         let keyring = Keyring::new([SecretKey::new([7; 32]).expect("a key")]).expect("one key");
         let mut info = NodeInfo::new(if votes { self.id(name) } else { NodeId::random().expect("randomness") });
         if votes {
-            info = info.role(ROLE);
+            info = info.role(VOTER_ROLE);
         }
         let config = broadcast::Config::new(name)
             .bind((Ipv4Addr::LOCALHOST, 0).into())
@@ -90,7 +90,7 @@ impl Disks {
             .join(seeds.iter().map(|seed| seed.addr().parse().expect("an address")).collect::<Vec<_>>());
         let node = broadcast::start(config).await.expect("it starts");
         let sessions = Sessions::start(&node, Default::default()).await.expect("it runs");
-        let mut config = Config::default().replace_after(self.replace_after).machines(machines);
+        let mut config = StoreConfig::default().replace_after(self.replace_after).machines(machines);
         if votes {
             let path = self.path(name);
             make(&path);
@@ -98,7 +98,7 @@ impl Disks {
         }
         let store = Store::start(&sessions, config).await.expect("the disk can be used");
         let folder = votes.then(|| self.path(name));
-        Node { name: name.into(), store: store.patience(SOON), sessions, folder }
+        Node { name: name.into(), store: store.request_timeout(SOON), sessions, folder }
     }
 
     /// Starts all voters.

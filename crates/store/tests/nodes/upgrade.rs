@@ -9,7 +9,7 @@ use broadcast_store::{
     StoreError,
     keys::{Put, Range},
     machine::{Command, Machines, Outcome},
-    node::Change,
+    node::VoterChange,
 };
 
 use crate::{
@@ -89,7 +89,8 @@ async fn a_command_waits_until_all_voters_know_it() {
     let four = more.start("node4", &seeds).await;
     let mut why = String::new();
     until("it is asked what it knows", async || {
-        let error = other.store.change_voters(Change::Add("node4".into())).await.expect_err("it does not know all");
+        let error =
+            other.store.change_voters(VoterChange::Add("node4".into())).await.expect_err("it does not know all");
         why = error.to_string();
         why.contains("commands of")
     })

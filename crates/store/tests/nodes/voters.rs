@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use broadcast_store::{
-    Config, Store, StoreError,
+    Store, StoreConfig, StoreError,
     keys::Range,
-    node::{Change, Read, VoterError},
+    node::{Read, VoterChange, VoterError},
 };
 
 use crate::support::{Disks, leader, until};
@@ -45,7 +45,7 @@ async fn without_a_quorum_nothing_is_agreed_on_and_nothing_is_founded() {
     let disks = Disks::new(3);
     let one = disks.start("node1", &[]).await;
     let two = disks.start("node2", &[&one]).await;
-    let short = |store: &Store| store.clone().patience(Duration::from_secs(2));
+    let short = |store: &Store| store.clone().request_timeout(Duration::from_secs(2));
     for node in [&one, &two] {
         let error = short(&node.store).range(Range::of("x")).await.expect_err("the third is missing");
         assert!(matches!(error, StoreError::NoLeader { .. }), "{error}");
@@ -106,11 +106,11 @@ async fn voters_come_and_go_as_an_operator_says() {
     .await;
     // Its list is another one: that of the cluster it joins counts.
     let change = |change: Change| async { nodes[1].store.change_voters(change).await };
-    let error = change(Change::Add("node2".into())).await.expect_err("it votes already");
+    let error = change(VoterChange::Add("node2".into())).await.expect_err("it votes already");
     assert!(error.to_string().contains("votes already"), "{error}");
-    let error = change(Change::Remove("nobody".into())).await.expect_err("there is none");
+    let error = change(VoterChange::Remove("nobody".into())).await.expect_err("there is none");
     assert!(error.to_string().contains("does not vote"), "{error}");
-    change(Change::Add("node4".into())).await.expect("it is taken in");
+    change(VoterChange::Add("node4".into())).await.expect("it is taken in");
     let voters = async || {
         let status = nodes[0].store.status().await;
         let status = status.iter().find_map(|(_, status)| status.as_ref().ok().filter(|status| status.leads));
@@ -118,7 +118,7 @@ async fn voters_come_and_go_as_an_operator_says() {
     };
     until("four vote", async || voters().await.is_some_and(|voters| voters.len() == 4)).await;
     let lead = leader(&nodes).await;
-    change(Change::Remove(nodes[lead].name.clone())).await.expect("the leader goes, too");
+    change(VoterChange::Remove(nodes[lead].name.clone())).await.expect("the leader goes, too");
     until("three vote", async || {
         let names = voters().await;
         names.is_some_and(|names| names.len() == 3 && !names.contains(&nodes[lead].name))
@@ -133,7 +133,7 @@ async fn a_folder_is_of_one_node_and_one_process() {
     let disks = Disks::new(1);
     let one = disks.start("node1", &[]).await;
     one.put("x", "y").await;
-    let config = || Config::default().voters(["node1"]).data(disks.path("node1"));
+    let config = || StoreConfig::default().voters(["node1"]).data(disks.path("node1"));
     let error = Store::start(&one.sessions, config()).await.expect_err("another has it");
     assert!(matches!(error, VoterError::Folder(_)) && error.to_string().contains("another process"), "{error}");
     one.crash().await;

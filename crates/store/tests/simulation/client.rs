@@ -6,7 +6,7 @@ use std::time::Duration;
 use broadcast_store::{
     keys::{self, Compare, CompareOp, CompareTarget, Delete, KeyRange, Op, Put, Range, RangeOutcome, Txn},
     machine::{Command, Outcome},
-    raft::{ConsensusError, confirm},
+    raft::{ConsensusError, read_index},
 };
 use bytes::Bytes;
 use openraft::type_config::TypeConfigExt as _;
@@ -24,7 +24,7 @@ const KEYS: u64 = 4;
 async fn read(session: &mut Session) -> Option<RangeOutcome> {
     session
         .ask(|peer| async move {
-            match confirm(&peer.raft).await {
+            match read_index(&peer.raft).await {
                 Ok(()) => Ok(range(&peer)),
                 Err(ConsensusError::NotLeader { leader }) => Err(Missed::NotLeader(leader)),
                 Err(_) => Err(Missed::Lost),
@@ -41,9 +41,9 @@ fn range(peer: &Peer) -> RangeOutcome {
 fn command(ask: &Ask) -> Option<Command> {
     let put = |key: &Bytes, value: &Bytes| Put { key: key.clone(), value: value.clone(), ..Put::default() };
     let command = match ask {
-        Ask::Put { key, value } => keys::Command::Put(put(key, value)),
-        Ask::Delete { key } => keys::Command::Delete(Delete { keys: KeyRange::one(key.clone()), prev_kv: true }),
-        Ask::Swap { key, expected, value } => keys::Command::Txn(Txn {
+        Ask::Put { key, value } => keys::KeysCommand::Put(put(key, value)),
+        Ask::Delete { key } => keys::KeysCommand::Delete(Delete { keys: KeyRange::one(key.clone()), prev_kv: true }),
+        Ask::Swap { key, expected, value } => keys::KeysCommand::Txn(Txn {
             compare: vec![Compare {
                 keys: KeyRange::one(key.clone()),
                 op: CompareOp::Equal,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast_store::keys::{Event, OpOutcome, Outcome, RangeOutcome};
+use broadcast_store::keys::{KeyEvent, KeysOutcome, OpOutcome, RangeOutcome};
 use bytes::Bytes;
 
 /// What a client has asked for.
@@ -36,7 +36,7 @@ pub(crate) enum Ask {
 /// What was answered.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    Changed(Outcome),
+    Changed(KeysOutcome),
     Found(RangeOutcome),
     /// Nothing: it may have been done, or may yet be.
     Nothing,
@@ -66,7 +66,7 @@ pub(crate) struct LeaseHeld {
 pub(crate) struct History {
     failures: Vec<String>,
     /// The changes of each revision, and when they were first told.
-    revisions: BTreeMap<u64, (Vec<Event>, Duration)>,
+    revisions: BTreeMap<u64, (Vec<KeyEvent>, Duration)>,
     /// Up to which revision each watcher was told.
     pub(crate) told: BTreeMap<u64, u64>,
     states: BTreeMap<u64, u32>,
@@ -98,7 +98,7 @@ impl History {
     }
 
     /// A watcher was told of a revision.
-    pub(crate) fn told(&mut self, watcher: u64, revision: u64, events: &[Event], now: Duration) {
+    pub(crate) fn told(&mut self, watcher: u64, revision: u64, events: &[KeyEvent], now: Duration) {
         self.told.insert(watcher, revision);
         match self.revisions.get(&revision) {
             Some((before, _)) if before != events => {
@@ -181,7 +181,7 @@ struct Timeline {
 type Place = Option<(u64, bool)>;
 
 impl Timeline {
-    fn of(revisions: &BTreeMap<u64, (Vec<Event>, Duration)>) -> Self {
+    fn of(revisions: &BTreeMap<u64, (Vec<KeyEvent>, Duration)>) -> Self {
         let mut all = Self { keys: BTreeMap::new(), values: BTreeMap::new(), last: 1, problems: Vec::new() };
         for (revision, (events, _)) in revisions {
             all.last = *revision;
@@ -223,8 +223,8 @@ impl Timeline {
                 Ok(self.values.get(value).map(|revision| (*revision, true)))
             }
             (_, Answer::Nothing) => Ok(None),
-            (Ask::Put { key, value }, Answer::Changed(Outcome::Put(done))) => put(key, value, done.revision),
-            (Ask::Delete { key }, Answer::Changed(Outcome::Delete(done))) => {
+            (Ask::Put { key, value }, Answer::Changed(KeysOutcome::Put(done))) => put(key, value, done.revision),
+            (Ask::Delete { key }, Answer::Changed(KeysOutcome::Delete(done))) => {
                 let before = self.at(key, done.revision - 1).1.is_some();
                 let after = self.at(key, done.revision).1.is_some();
                 match (done.deleted, before, after) {
@@ -233,7 +233,10 @@ impl Timeline {
                     _ => Err(format!("there {before}, then {after}")),
                 }
             }
-            (Ask::Swap { key, expected, value }, Answer::Changed(Outcome::Txn { revision, succeeded, responses })) => {
+            (
+                Ask::Swap { key, expected, value },
+                Answer::Changed(KeysOutcome::Txn { revision, succeeded, responses }),
+            ) => {
                 if *succeeded {
                     let before = self.at(key, revision - 1).0;
                     if before != *expected {

@@ -6,7 +6,7 @@ use broadcast_store::{
     Error,
     keys::{self, Put},
     machine::{Command, Outcome},
-    raft::{ConsensusError, confirm},
+    raft::{ConsensusError, read_index},
 };
 use bytes::Bytes;
 use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};
@@ -25,7 +25,7 @@ fn least(ttl: i64) -> Duration {
 
 async fn keep_alive(peer: Peer, lease: i64) -> Result<Option<Duration>, Missed> {
     let asked = peer.clock.now();
-    match confirm(&peer.raft).await {
+    match read_index(&peer.raft).await {
         Ok(()) => {}
         Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
         Err(_) => return Err(Missed::Lost),
@@ -34,7 +34,7 @@ async fn keep_alive(peer: Peer, lease: i64) -> Result<Option<Duration>, Missed> 
     if timers.term() != Some(peer.raft.metrics().borrow_watched().current_term) {
         return Err(Missed::NotLeader(None));
     }
-    Ok(timers.confirmed(asked, lease))
+    Ok(timers.keep_alive(asked, lease))
 }
 
 /// Has one lease after the other, until the faults are over.
@@ -54,9 +54,9 @@ pub(crate) async fn run(world: World, number: u64, voters: u64) {
             other => world.fail(format!("{other:?} answers a grant")),
         }
         let put = Put { key: key.clone(), value: key.clone(), lease, ..Put::default() };
-        let put = Command::keys(&keys::Command::Put(put)).expect("a command as good as any");
+        let put = Command::keys(&keys::KeysCommand::Put(put)).expect("a command as good as any");
         let since = match session.execute(put).await {
-            Some(Outcome::Keys(keys::Outcome::Put(done))) => done.revision,
+            Some(Outcome::Keys(keys::KeysOutcome::Put(done))) => done.revision,
             Some(Outcome::Refused(Error::LeaseNotFound { .. })) => {
                 if now() < kept + least(ttl) {
                     world.fail(format!("lease {lease} has ended early, at {:?}: granted after {kept:?}", now()));

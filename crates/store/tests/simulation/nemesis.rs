@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use broadcast_store::{
-    keys::Command as Keys,
+    keys::KeysCommand as Keys,
     machine::{Command, Machines},
-    raft::Command as Entry,
+    raft::Proposal as Entry,
 };
 use futures_util::future::join_all;
 use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};

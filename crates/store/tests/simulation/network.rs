@@ -13,7 +13,7 @@ use broadcast_store::{
     disk::SimDisk,
     machine::{LeaseTimers, Machines},
     node::Replica,
-    raft::{Shared, SimTypeConfig, StateMachine, Voter},
+    raft::{RaftNode, SharedState, SimTypeConfig, StateMachine},
     snapshot::{SnapshotFile, Snapshots},
 };
 use openraft::{
@@ -43,7 +43,7 @@ pub(crate) struct Peer {
     pub(crate) life: u64,
     pub(crate) raft: Raft<C, Machine>,
     pub(crate) snapshots: Snapshots<SimDisk>,
-    pub(crate) state: Shared<Replica>,
+    pub(crate) state: SharedState<Replica>,
     pub(crate) timers: Arc<Mutex<LeaseTimers>>,
     pub(crate) disk: SimDisk,
     pub(crate) clock: Clock,
@@ -196,7 +196,7 @@ pub(crate) struct Network {
 impl RaftNetworkFactory<C> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: u64, _node: &Voter) -> Client {
+    async fn new_client(&mut self, target: u64, _node: &RaftNode) -> Client {
         Client { world: self.world.clone(), from: self.from, target }
     }
 }

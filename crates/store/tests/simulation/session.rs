@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use broadcast_store::{
     machine::{Command, Outcome, RequestId},
-    raft::Command as Entry,
+    raft::Proposal as Entry,
 };
 use openraft::{
     errors::{ClientWriteError, RaftError},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long a client asks for one thing.
-const PATIENCE: Duration = Duration::from_secs(8);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Who asks. Only one thing is asked for at a time.
 pub(crate) struct Session {
@@ -104,7 +104,7 @@ impl Session {
         call: impl Fn(Peer) -> F,
     ) -> Option<A> {
         let world = self.world.clone();
-        let until = now() + PATIENCE;
+        let until = now() + REQUEST_TIMEOUT;
         while now() < until {
             let target = self.target;
             let mut answer = Err(Missed::Lost);

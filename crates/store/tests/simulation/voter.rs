@@ -7,11 +7,11 @@ use std::{
 };
 
 use broadcast_store::{
-    disk::{Ids, Landing, SimDisk},
-    log::{Log, Options},
+    disk::{CrashOutcome, Ids, SimDisk},
+    log::{Log, LogOptions},
     machine::{Command, LeaseTimers, Outcome},
     node::Replica,
-    raft::{Command as Entry, LogStore, StateMachine, Voter, confirm, settings},
+    raft::{LogStore, Proposal as Entry, RaftNode, StateMachine, read_index, settings},
     snapshot::Snapshots,
 };
 use openraft::{Raft, SnapshotPolicy, async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};
@@ -39,8 +39,8 @@ impl Clock {
     }
 }
 
-fn options() -> Options {
-    Options { segment: 16 << 10, reserve: 1 << 10, queue: 64 << 10, cache: 4 << 10, read: 4 << 10 }
+fn options() -> LogOptions {
+    LogOptions { segment: 16 << 10, reserve: 1 << 10, queue: 64 << 10, cache: 4 << 10, read: 4 << 10 }
 }
 
 async fn start(world: &World, id: u64, disk: &SimDisk, clock: Clock) {
@@ -112,7 +112,8 @@ async fn keep(world: World, id: u64) {
         // One in four is away for long enough to fall behind what the others' logs still have.
         let away = if world.chance(250) && !world.done() { 15_000 } else { 1500 };
         C::sleep(Duration::from_millis(world.below(away))).await;
-        let landing = [Landing::Nothing, Landing::Torn, Landing::Everything, Landing::Kept][world.below(4) as usize];
+        let landing = [CrashOutcome::Nothing, CrashOutcome::Torn, CrashOutcome::Everything, CrashOutcome::ProcessOnly]
+            [world.below(4) as usize];
         disk.reboot(landing);
         start(&world, id, &disk, clock).await;
     }
@@ -124,7 +125,7 @@ pub(crate) async fn found(world: &World, voters: u64) {
     while world.peers().len() as u64 != voters {
         C::sleep(Duration::from_millis(1)).await;
     }
-    let names: BTreeMap<_, _> = (1..=voters).map(|id| (id, Voter { name: format!("node{id}") })).collect();
+    let names: BTreeMap<_, _> = (1..=voters).map(|id| (id, RaftNode { name: format!("node{id}") })).collect();
     let first = world.peer(1).expect("it runs");
     first.raft.initialize(names).await.expect("nobody was part of a cluster");
 }
@@ -150,7 +151,7 @@ async fn lead(world: World, peer: Peer) {
             continue;
         }
         if leads_in != Some(term) {
-            if confirm(&peer.raft).await.is_err() || peer.raft.metrics().borrow_watched().current_term != term {
+            if read_index(&peer.raft).await.is_err() || peer.raft.metrics().borrow_watched().current_term != term {
                 continue;
             }
             peer.state.read(|replica, _| {
@@ -180,7 +181,7 @@ async fn expire(world: World, peer: Peer, term: u64, lease: i64) {
     }
     let outcome = propose_expiry(&world, &peer, term, command()).await;
     let again = peer.clock.now() + Duration::from_millis(500);
-    peer.timers.lock().expect("no panic").proposed(again, term, lease, outcome.as_ref());
+    peer.timers.lock().expect("no panic").expiry_outcome(again, term, lease, outcome.as_ref());
 }
 
 async fn propose_expiry(world: &World, peer: &Peer, term: u64, command: Entry) -> Option<Outcome> {

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broadcast_store::disk::{Ids, Landing, SimDisk};
-use broadcast_store::log::{Log, Options};
-use broadcast_store::raft::{Command, LogStore, Shared, SimTypeConfig, StateMachine, Voter, settings};
+use broadcast_store::disk::{CrashOutcome, Ids, SimDisk};
+use broadcast_store::log::{Log, LogOptions};
+use broadcast_store::raft::{LogStore, Proposal, RaftNode, SharedState, SimTypeConfig, StateMachine, settings};
 use broadcast_store::snapshot::{SnapshotFile, Snapshots};
 use futures_util::future::join_all;
 use openraft::async_runtime::WatchReceiver;
@@ -74,7 +74,7 @@ impl Client {
 impl RaftNetworkFactory<C> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: u64, _node: &Voter) -> Client {
+    async fn new_client(&mut self, target: u64, _node: &RaftNode) -> Client {
         Client { network: self.clone(), target }
     }
 }
@@ -148,8 +148,8 @@ struct Node {
     network: Network,
 }
 
-fn options() -> Options {
-    Options { segment: 16 << 10, reserve: 1 << 10, queue: 64 << 10, cache: 4 << 10, read: 4 << 10 }
+fn options() -> LogOptions {
+    LogOptions { segment: 16 << 10, reserve: 1 << 10, queue: 64 << 10, cache: 4 << 10, read: 4 << 10 }
 }
 
 impl Node {
@@ -188,8 +188,10 @@ impl Node {
         let _ = self.raft.shutdown().await;
         // Long enough to fall behind what the others' logs still have.
         C::sleep(Duration::from_millis(random.below(20_000))).await;
-        self.disk
-            .reboot([Landing::Nothing, Landing::Torn, Landing::Everything, Landing::Kept][random.below(4) as usize]);
+        self.disk.reboot(
+            [CrashOutcome::Nothing, CrashOutcome::Torn, CrashOutcome::Everything, CrashOutcome::ProcessOnly]
+                [random.below(4) as usize],
+        );
         *self = Self::start(self.id, self.disk.clone(), network).await;
     }
 }
@@ -202,7 +204,7 @@ async fn write(network: Network, key: u64) {
         let peers: Vec<_> = network.peers.lock().expect("no panic").values().cloned().collect();
         let leader = peers.into_iter().find(|peer| peer.raft.is_leader());
         if let Some(leader) = leader {
-            let written = leader.raft.client_write(Command(command(key, &value)));
+            let written = leader.raft.client_write(Proposal(command(key, &value)));
             if let Ok(Ok(_)) = C::timeout(Duration::from_secs(5), written).await {
                 return;
             }
@@ -220,7 +222,7 @@ async fn scenario(seed: u64) -> u64 {
     for id in 1..=3 {
         nodes.push(Node::start(id, SimDisk::new(random.number()), &network).await);
     }
-    let voters = |id| (id, Voter { name: format!("node{id}") });
+    let voters = |id| (id, RaftNode { name: format!("node{id}") });
     nodes[0].raft.initialize((1..=3).map(voters).collect::<BTreeMap<_, _>>()).await.expect("three pristine nodes");
     let writer = network.clone();
     let writing = C::spawn(async move {

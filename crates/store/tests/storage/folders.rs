@@ -1,6 +1,6 @@
 //! Whose a folder is.
 
-use broadcast_store::disk::{DataFolder, DataFolderError, Disk, DiskFile, Folder, Landing, SimDisk};
+use broadcast_store::disk::{CrashOutcome, DataFolder, DataFolderError, Disk, DiskFile, Folder, SimDisk};
 use tempfile::TempDir;
 
 #[test]
@@ -32,7 +32,7 @@ fn a_folder_belongs_to_one_cluster() {
 
 #[test]
 fn an_id_is_kept_or_was_never_told() {
-    let landings = [Landing::Nothing, Landing::Torn, Landing::Everything, Landing::Kept];
+    let landings = [CrashOutcome::Nothing, CrashOutcome::Torn, CrashOutcome::Everything, CrashOutcome::ProcessOnly];
     for (steps, landing) in (0..40).flat_map(|steps| landings.map(|landing| (steps, landing))) {
         let disk = SimDisk::new(steps);
         disk.end_after(steps);
@@ -44,7 +44,7 @@ fn an_id_is_kept_or_was_never_told() {
             assert!(!joined || folder.cluster() == Some(9), "ended after {steps} steps");
         }
         let told = (folder.node(), folder.cluster());
-        disk.reboot(Landing::Nothing);
+        disk.reboot(CrashOutcome::Nothing);
         let folder = DataFolder::open(disk, 10).expect("whole");
         assert_eq!((folder.node(), folder.cluster()), told, "ended after {steps} steps, then without power");
     }

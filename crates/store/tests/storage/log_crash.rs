@@ -4,27 +4,27 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use broadcast_store::disk::{Ids, Landing, SimDisk};
-use broadcast_store::log::{Entry, Log, LogError, Options, Position, State, Vote};
+use broadcast_store::disk::{CrashOutcome, Ids, SimDisk};
+use broadcast_store::log::{Entry, Log, LogError, LogId, LogOptions, LogState, Vote};
 use bytes::Bytes;
 
 use crate::random::{Random, seeds};
 
 const IDS: Ids = Ids { cluster: 7, node: 8 };
 
-fn options() -> Options {
-    Options { segment: 2048, reserve: 256, queue: 4096, cache: 600, read: 500 }
+fn options() -> LogOptions {
+    LogOptions { segment: 2048, reserve: 256, queue: 4096, cache: 600, read: 500 }
 }
 
 /// What the log should have.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
-    state: State,
+    state: LogState,
     entries: BTreeMap<u64, Entry>,
 }
 
 impl Model {
-    fn truncate(&mut self, last: Option<Position>) {
+    fn truncate(&mut self, last: Option<LogId>) {
         self.entries.retain(|index, _| last.is_some_and(|last| *index <= last.index));
         self.state.last = last.max(self.state.purged);
         if self.state.committed > self.state.last {
@@ -32,7 +32,7 @@ impl Model {
         }
     }
 
-    fn purge(&mut self, up_to: Position) {
+    fn purge(&mut self, up_to: LogId) {
         self.entries.retain(|index, _| *index > up_to.index);
         self.state.purged = Some(up_to);
         if self.entries.is_empty() {
@@ -69,9 +69,9 @@ async fn change(log: &mut Log<SimDisk>, history: &mut History, random: &mut Rand
             for index in next..=next + random.below(6) {
                 let size = if random.below(10) == 0 { 1200 } else { random.below(150) };
                 let payload = Bytes::from(vec![random.number() as u8; size as usize]);
-                let entry = Entry { position: Position { term, index }, kind: random.below(3) as u8, payload };
-                model.state.last = Some(entry.position);
-                model.entries.insert(entry.position.index, entry.clone());
+                let entry = Entry { log_id: LogId { term, index }, kind: random.below(3) as u8, payload };
+                model.state.last = Some(entry.log_id);
+                model.entries.insert(entry.log_id.index, entry.clone());
                 history.models.push(model.clone());
                 entries.push(entry);
             }
@@ -93,7 +93,7 @@ async fn change(log: &mut Log<SimDisk>, history: &mut History, random: &mut Rand
             history.told(history.models.len() - 1);
         }
         12..=13 => {
-            let candidates: Vec<_> = model.entries.values().map(|entry| entry.position).collect();
+            let candidates: Vec<_> = model.entries.values().map(|entry| entry.log_id).collect();
             let to = match random.below(candidates.len() as u64 + 1) as usize {
                 0 => model.state.purged,
                 n => Some(candidates[n - 1]),
@@ -103,9 +103,9 @@ async fn change(log: &mut Log<SimDisk>, history: &mut History, random: &mut Rand
             log.truncate_after(to).await?;
         }
         14..=15 => {
-            let mut candidates: Vec<_> = model.entries.values().map(|entry| entry.position).collect();
+            let mut candidates: Vec<_> = model.entries.values().map(|entry| entry.log_id).collect();
             let next = last.map_or(0, |last| last.index + 1 + random.below(30));
-            candidates.push(Position { term: last.map_or(1, |last| last.term), index: next });
+            candidates.push(LogId { term: last.map_or(1, |last| last.term), index: next });
             // Mostly the front: else the log is nearly always empty.
             let at = random.below(candidates.len() as u64).min(random.below(candidates.len() as u64));
             model.purge(candidates[at as usize]);
@@ -113,7 +113,7 @@ async fn change(log: &mut Log<SimDisk>, history: &mut History, random: &mut Rand
             log.purge(candidates[at as usize]).await?;
         }
         16..=17 => {
-            let candidates: Vec<_> = model.entries.values().map(|entry| entry.position).collect();
+            let candidates: Vec<_> = model.entries.values().map(|entry| entry.log_id).collect();
             if !candidates.is_empty() {
                 model.state.committed = Some(candidates[random.below(candidates.len() as u64) as usize]);
                 let committed = model.state.committed;
@@ -138,8 +138,8 @@ fn found(log: &Log<SimDisk>) -> Model {
     loop {
         let read = reader.read(next.., 700).expect("the log can be read");
         let Some(last) = read.last() else { break };
-        next = last.position.index + 1;
-        entries.extend(read.into_iter().map(|entry| (entry.position.index, entry)));
+        next = last.log_id.index + 1;
+        entries.extend(read.into_iter().map(|entry| (entry.log_id.index, entry)));
     }
     Model { state, entries }
 }
@@ -172,7 +172,8 @@ fn crash(seed: u64) {
         } else {
             assert!(disk.ended(), "life {life}: cannot open: {:?}", opened.err());
         }
-        let landing = [Landing::Nothing, Landing::Everything, Landing::Torn, Landing::Kept][random.below(4) as usize];
+        let landing = [CrashOutcome::Nothing, CrashOutcome::Everything, CrashOutcome::Torn, CrashOutcome::ProcessOnly]
+            [random.below(4) as usize];
         disk.reboot(landing);
         let (log, _writer) = match Log::open(disk.clone(), IDS, options()) {
             Ok(opened) => opened,

@@ -3,18 +3,18 @@
 use std::io;
 use std::sync::mpsc;
 
-use broadcast_store::disk::{Disk, DiskFile, Ids, Landing, SimDisk};
-use broadcast_store::log::{Entry, Log, LogError, Options, Position, Room, Vote};
+use broadcast_store::disk::{CrashOutcome, Disk, DiskFile, Ids, SimDisk};
+use broadcast_store::log::{Entry, Log, LogError, LogId, LogOptions, LogSpace, Vote};
 use bytes::Bytes;
 
 const IDS: Ids = Ids { cluster: 7, node: 8 };
 
-fn options() -> Options {
-    Options { segment: 2048, reserve: 256, queue: 4096, cache: 0, read: 1 << 20 }
+fn options() -> LogOptions {
+    LogOptions { segment: 2048, reserve: 256, queue: 4096, cache: 0, read: 1 << 20 }
 }
 
 fn entry(index: u64, size: usize) -> Entry {
-    Entry { position: Position { term: 1, index }, kind: 1, payload: Bytes::from(vec![index as u8 | 1; size]) }
+    Entry { log_id: LogId { term: 1, index }, kind: 1, payload: Bytes::from(vec![index as u8 | 1; size]) }
 }
 
 /// A log whose writer runs on a thread.
@@ -25,7 +25,7 @@ struct Running {
 }
 
 impl Running {
-    fn open(disk: &SimDisk, options: Options) -> Result<Self, LogError> {
+    fn open(disk: &SimDisk, options: LogOptions) -> Result<Self, LogError> {
         let (log, writer) = Log::open(disk.clone(), IDS, options)?;
         let (sender, ended) = mpsc::channel();
         writer.spawn(move |result| drop(sender.send(result))).expect("a thread");
@@ -155,7 +155,7 @@ fn a_failed_sync_is_never_tried_again() {
     assert!(failure.contains("cannot sync"), "{failure}");
     let error = running.close().expect_err("the writer says why it ended");
     assert!(matches!(error, LogError::Io { what: "sync", .. }), "{error}");
-    disk.reboot(Landing::Nothing);
+    disk.reboot(CrashOutcome::Nothing);
     assert_eq!(Running::open(&disk, options()).expect("whole").entries().len(), 1);
 }
 
@@ -163,36 +163,36 @@ fn a_failed_sync_is_never_tried_again() {
 fn a_full_disk_refuses_proposals_and_keeps_votes() {
     let disk = SimDisk::new(1);
     let mut running = Running::open(&disk, options()).expect("an empty log");
-    assert!(running.log.room().accepts_proposals);
+    assert!(running.log.space().accepts_proposals);
     // Two segments, and no more.
     disk.set_capacity(Some(disk.used()));
     let mut next = 0;
-    while running.log.room().accepts_proposals {
+    while running.log.space().accepts_proposals {
         running.append(vec![entry(next, 100)]).expect("it is durable");
         next += 1;
         assert!(next < 100, "the disk is never full");
     }
     // What is on its way still fits.
-    let room = running.log.room();
+    let room = running.log.space();
     assert!(room.free > 1000, "{room:?}");
-    while running.log.room().free >= Room::bytes(100) {
+    while running.log.space().free >= LogSpace::bytes(100) {
         running.append(vec![entry(next, 100)]).expect("there was room for it");
         next += 1;
     }
     running.vote(2).expect("votes have a reserve");
-    running.log.save_committed(Some(entry(3, 0).position)).expect("it has a reserve");
+    running.log.save_committed(Some(entry(3, 0).log_id)).expect("it has a reserve");
     running.runtime.block_on(running.log.flush()).expect("it has a reserve");
-    let room = running.runtime.block_on(running.log.make_room()).expect("it tries");
+    let room = running.runtime.block_on(running.log.prepare_spare()).expect("it tries");
     assert!(!room.accepts_proposals, "{room:?}");
     // A node can start on a full disk.
     running.close().expect("nothing failed");
     let mut running = Running::open(&disk, options()).expect("the disk is full, but the log is whole");
     assert_eq!(running.entries().len() as u64, next);
-    assert!(!running.log.room().accepts_proposals);
+    assert!(!running.log.space().accepts_proposals);
     running.vote(3).expect("votes have a reserve");
     // There is room again.
     disk.set_capacity(None);
-    let room = running.runtime.block_on(running.log.make_room()).expect("it tries");
+    let room = running.runtime.block_on(running.log.prepare_spare()).expect("it tries");
     assert!(room.accepts_proposals, "{room:?}");
     for _ in 0..30 {
         running.append(vec![entry(next, 100)]).expect("it is durable");
@@ -207,13 +207,13 @@ fn purging_makes_room_on_a_full_disk() {
     let mut running = Running::open(&disk, options()).expect("an empty log");
     disk.set_capacity(Some(disk.used()));
     let mut next = 0;
-    while running.log.room().accepts_proposals {
+    while running.log.space().accepts_proposals {
         running.append(vec![entry(next, 100)]).expect("it is durable");
         next += 1;
     }
-    running.runtime.block_on(running.log.purge(entry(next - 1, 0).position)).expect("it is written");
+    running.runtime.block_on(running.log.purge(entry(next - 1, 0).log_id)).expect("it is written");
     running.runtime.block_on(running.log.flush()).expect("it is durable");
-    let room = running.runtime.block_on(running.log.make_room()).expect("it tries");
+    let room = running.runtime.block_on(running.log.prepare_spare()).expect("it tries");
     assert!(room.accepts_proposals, "{room:?}");
 }
 
@@ -231,7 +231,7 @@ fn who_ignores_that_the_disk_is_full_stops() {
     };
     assert!(error.to_string().contains("disk is full"), "{error}");
     running.vote(2).expect_err("the log has stopped");
-    disk.reboot(Landing::Nothing);
+    disk.reboot(CrashOutcome::Nothing);
     assert_eq!(Running::open(&disk, options()).expect("whole").entries().len() as u64, next);
 }
 
@@ -253,7 +253,7 @@ fn entries_must_follow_and_must_fit() {
 #[test]
 fn one_sync_is_for_all_that_waits() {
     let disk = SimDisk::new(1);
-    let options = Options { segment: 1 << 20, queue: 1 << 20, ..options() };
+    let options = LogOptions { segment: 1 << 20, queue: 1 << 20, ..options() };
     let (mut log, writer) = Log::open(disk.clone(), IDS, options).expect("an empty log");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let (sender, receiver) = mpsc::channel();
@@ -277,7 +277,7 @@ fn one_sync_is_for_all_that_waits() {
 #[test]
 fn what_is_not_written_yet_is_read_from_memory() {
     let disk = SimDisk::new(1);
-    let options = Options { segment: 1 << 20, queue: 1 << 20, ..options() };
+    let options = LogOptions { segment: 1 << 20, queue: 1 << 20, ..options() };
     let mut running = Running::open(&disk, options).expect("an empty log");
     for index in 0..5000 {
         let append = running.log.append(vec![entry(index, 10)], Box::new(drop));

@@ -2,10 +2,10 @@
 
 use std::io::{self, Read};
 
-use broadcast_store::disk::{Disk, DiskFile, Landing, SimDisk};
-use broadcast_store::log::Position;
+use broadcast_store::disk::{CrashOutcome, Disk, DiskFile, SimDisk};
+use broadcast_store::log::LogId;
 use broadcast_store::raft::{SimTypeConfig, StateMachine};
-use broadcast_store::snapshot::{Meta, SnapshotError, SnapshotFile, Snapshots};
+use broadcast_store::snapshot::{SnapshotFile, SnapshotFileError, SnapshotMeta, Snapshots};
 use futures_util::stream;
 use openraft::entry::RaftEntry;
 use openraft::impls::leader_id_std;
@@ -18,27 +18,30 @@ use crate::table::Table;
 
 const CLUSTER: u64 = 7;
 
-fn meta(index: u64) -> Meta {
-    Meta { last: Some(Position { term: 3, index }), membership: b"node1, node2".to_vec() }
+fn meta(index: u64) -> SnapshotMeta {
+    SnapshotMeta { last: Some(LogId { term: 3, index }), membership: b"node1, node2".to_vec() }
 }
 
 fn state(index: u64) -> Vec<u8> {
     (0..150_000 + index).map(|at| ((at * index) >> 3) as u8).collect()
 }
 
-fn write(snapshots: &Snapshots<SimDisk>, index: u64) -> Result<SnapshotFile<SimDisk>, SnapshotError> {
+fn write(snapshots: &Snapshots<SimDisk>, index: u64) -> Result<SnapshotFile<SimDisk>, SnapshotFileError> {
     snapshots.write(&meta(index), |out| out.write_all(&state(index)))
 }
 
-fn read(snapshots: &Snapshots<SimDisk>, file: &SnapshotFile<SimDisk>) -> Result<(Meta, Vec<u8>), SnapshotError> {
+fn read(
+    snapshots: &Snapshots<SimDisk>,
+    file: &SnapshotFile<SimDisk>,
+) -> Result<(SnapshotMeta, Vec<u8>), SnapshotFileError> {
     snapshots.read(file, |input| {
         let mut bytes = Vec::new();
         input.read_to_end(&mut bytes).map(|_| bytes)
     })
 }
 
-fn open(disk: &SimDisk, purged: Option<u64>) -> Result<Snapshots<SimDisk>, SnapshotError> {
-    Snapshots::open(disk.clone(), CLUSTER, purged.map(|index| Position { term: 3, index }))
+fn open(disk: &SimDisk, purged: Option<u64>) -> Result<Snapshots<SimDisk>, SnapshotFileError> {
+    Snapshots::open(disk.clone(), CLUSTER, purged.map(|index| LogId { term: 3, index }))
 }
 
 fn files(disk: &SimDisk) -> Vec<String> {
@@ -59,7 +62,7 @@ fn a_newer_snapshot_takes_the_place_of_the_older() {
     assert_eq!(read(&snapshots, &late).expect("whole"), (meta(7), state(7)));
     drop((first, second, late));
     assert_eq!(files(&disk).len(), 1);
-    disk.reboot(Landing::Nothing);
+    disk.reboot(CrashOutcome::Nothing);
     let snapshots = open(&disk, Some(10)).expect("the log goes on after it");
     let (found, file) = snapshots.current().expect("the newest");
     assert_eq!(found, meta(10));
@@ -82,7 +85,8 @@ fn wherever_the_process_ends_there_is_a_whole_snapshot() {
     assert!(both > first + 10, "{first}, {both}");
     let mut newer = 0;
     for end in 1..=both - first + 1 {
-        for landing in [Landing::Nothing, Landing::Torn, Landing::Everything, Landing::Kept] {
+        for landing in [CrashOutcome::Nothing, CrashOutcome::Torn, CrashOutcome::Everything, CrashOutcome::ProcessOnly]
+        {
             let disk = SimDisk::new(end);
             let snapshots = open(&disk, None).expect("none");
             write(&snapshots, 5).expect("written");
@@ -97,7 +101,7 @@ fn wherever_the_process_ends_there_is_a_whole_snapshot() {
             assert_eq!(files(&disk).len(), 1, "step {end}, {landing:?}: nothing is left over");
             newer += u64::from(last == 10);
             // The log may be purged up to what was found: it must not be lost now.
-            disk.reboot(Landing::Nothing);
+            disk.reboot(CrashOutcome::Nothing);
             open(&disk, Some(last)).unwrap_or_else(|error| panic!("step {end}, {landing:?}, without power: {error}"));
         }
     }
@@ -119,7 +123,7 @@ fn an_older_snapshot_does_only_if_the_log_goes_on_after_it() {
     file.sync().expect("the disk works");
     disk.flip(&newer, 100_000);
     let error = open(&disk, Some(7)).expect_err("the entries 6 and 7 are gone");
-    assert!(matches!(error, SnapshotError::Gap { purged: 7, snapshot: Some(5), .. }), "{error}");
+    assert!(matches!(error, SnapshotFileError::Gap { purged: 7, snapshot: Some(5), .. }), "{error}");
     assert!(error.to_string().contains(&newer), "{error}");
     assert_eq!(files(&disk), [older.clone(), newer], "nothing is removed that may help");
     let snapshots = open(&disk, Some(5)).expect("the log has all entries since");
@@ -139,7 +143,7 @@ fn damage_and_strangers_are_errors() {
         disk.flip(&name, at);
         // The bytes of the header that mean nothing yet have a checksum too.
         let error = read(&snapshots, &file).expect_err("damaged");
-        let known = matches!(error, SnapshotError::Damaged { .. } | SnapshotError::Format { .. });
+        let known = matches!(error, SnapshotFileError::Damaged { .. } | SnapshotFileError::Format { .. });
         assert!(known, "byte {at}: {error}");
         disk.flip(&name, at);
     }
@@ -154,12 +158,12 @@ fn damage_and_strangers_are_errors() {
     let size = file.size() as usize;
     assert_eq!(copied(size, b"").expect("whole"), (meta(5), state(5)));
     for short in [0, 10, 63, 64, 80, 5000, size - 8, size - 1] {
-        assert!(matches!(copied(short, b""), Err(SnapshotError::Damaged { .. })), "cut after {short}");
+        assert!(matches!(copied(short, b""), Err(SnapshotFileError::Damaged { .. })), "cut after {short}");
     }
-    assert!(matches!(copied(size, b"x"), Err(SnapshotError::Damaged { .. })), "too long");
+    assert!(matches!(copied(size, b"x"), Err(SnapshotFileError::Damaged { .. })), "too long");
     assert_eq!(files(&disk), [name], "what was received is gone with who had it");
     let error = Snapshots::open(disk, 8, None).expect_err("of another cluster");
-    assert!(matches!(error, SnapshotError::Foreign { found: 7, expected: 8, .. }), "{error}");
+    assert!(matches!(error, SnapshotFileError::Foreign { found: 7, expected: 8, .. }), "{error}");
 }
 
 #[test]

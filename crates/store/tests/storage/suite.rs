@@ -1,7 +1,7 @@
 //! openraft's own tests of a storage: on real files with Tokio, and on a disk in memory with the simulated runtime.
 
 use broadcast_store::disk::{DataFolder, Folder, SimDisk};
-use broadcast_store::log::{Log, Options};
+use broadcast_store::log::{Log, LogOptions};
 use broadcast_store::raft::{LogStore, SimTypeConfig, StateMachine, TypeConfig};
 use broadcast_store::snapshot::Snapshots;
 use openraft::StorageError;
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use crate::table::Table;
 
 // Small, so that the few entries of the tests need several segments, and reads go to the disk.
-fn options() -> Options {
-    Options { segment: 1024, reserve: 128, queue: 4096, cache: 200, read: 200 }
+fn options() -> LogOptions {
+    LogOptions { segment: 1024, reserve: 128, queue: 4096, cache: 200, read: 200 }
 }
 
 struct RealFiles;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
-use broadcast_store::raft::{Applied, Input, Replicated, Stop};
+use broadcast_store::raft::{CommittedEntry, EntryContent, EntryError, ReplicatedState};
 use bytes::Bytes;
 
 /// Keys and values. A command is a key of 8 bytes and its value; the answer is the index.
@@ -20,14 +20,15 @@ pub(crate) fn command(key: u64, value: &[u8]) -> Bytes {
     bytes.into()
 }
 
-impl Replicated for Table {
+impl ReplicatedState for Table {
     type Copy = Self;
 
-    fn apply(&mut self, entry: Applied<'_>) -> Result<Bytes, Stop> {
+    fn apply(&mut self, entry: CommittedEntry<'_>) -> Result<Bytes, EntryError> {
         self.applied += 1;
         self.last_term = entry.term;
-        if let Input::Command(command) = entry.input {
-            let (key, value) = command.split_first_chunk().ok_or_else(|| Stop("a command without a key".into()))?;
+        if let EntryContent::Command(command) = entry.input {
+            let (key, value) =
+                command.split_first_chunk().ok_or_else(|| EntryError("a command without a key".into()))?;
             self.values.insert(u64::from_be_bytes(*key), value.to_vec());
         }
         Ok(Bytes::copy_from_slice(&entry.index.to_be_bytes()))

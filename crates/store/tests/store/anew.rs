@@ -2,8 +2,8 @@
 
 use broadcast_store::{
     Error,
-    keys::{Cancelled, KeyRange, Poll, Put, Range, Watch, WatchEvent, WatchHub},
-    machine::{At, Command, Outcome, REVISION_JUMP, RequestId, State},
+    keys::{CancelReason, KeyRange, Put, Range, Watch, WatchEvent, WatchHub, WatchPoll},
+    machine::{Command, LogId, Outcome, REVISION_JUMP, RequestId, State},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ fn anew(before: &State) -> Member {
     let mut state = before.copy();
     state.found_anew(JUMP).expect("there are revisions left");
     state.keys().assert_invariants();
-    Member { at: state.at(), state }
+    Member { at: state.last_applied(), state }
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn keys_and_leases_are_there_and_nothing_that_names_the_former_store_fits() {
     let before = full();
     let former = before.state.keys().revision();
     let mut member = anew(&before.state);
-    assert_eq!(member.at, At::default());
+    assert_eq!(member.at, LogId::default());
     member.restart();
     let first = former + JUMP;
     assert_eq!((member.state.keys().revision(), member.state.keys().compacted()), (first, first));
@@ -40,7 +40,7 @@ fn keys_and_leases_are_there_and_nothing_that_names_the_former_store_fits() {
         let error = member.state.keys().range(&Range { revision, ..all() }).expect_err("it is compacted");
         assert_eq!(error, Error::Compacted { requested: revision, compacted: first });
     }
-    let command = broadcast_store::keys::Command::Put(put("key-3", "again"));
+    let command = broadcast_store::keys::KeysCommand::Put(put("key-3", "again"));
     let request = RequestId { client: 1, serial: 1, answered_below: 0 };
     let outcome = member.apply(&Command::keys(&command).expect("a command").of(request));
     assert_eq!(outcome, Outcome::Refused(Error::UnknownClient { client: 1 }));
@@ -72,18 +72,21 @@ fn a_watch_begins_where_the_new_store_does_or_is_told_so() {
     };
     for start in [2, former, former + 1, first - 1] {
         let id = watch(&member, &mut hub, start);
-        let cancelled = Cancelled::Compacted { start, compacted: first };
-        assert_eq!(hub.poll(id, member.state.keys()), Poll::Ready(WatchEvent::Cancelled(cancelled)));
+        let cancelled = CancelReason::Compacted { start, compacted: first };
+        assert_eq!(hub.poll(id, member.state.keys()), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
     }
     let well = [0, first, first + 1].map(|start| watch(&member, &mut hub, start));
     for id in well {
-        assert_eq!(hub.poll(id, member.state.keys()), Poll::Idle);
+        assert_eq!(hub.poll(id, member.state.keys()), WatchPoll::Idle);
     }
     member.put("key", "value");
-    assert_eq!(hub.applied(member.state.keys()), well);
+    assert_eq!(hub.observe(member.state.keys()), well);
     for id in well {
         let told = hub.poll(id, member.state.keys());
-        assert!(matches!(told, Poll::Ready(WatchEvent::Changes { revision, .. }) if revision == first + 1), "{told:?}");
+        assert!(
+            matches!(told, WatchPoll::Ready(WatchEvent::Changes { revision, .. }) if revision == first + 1),
+            "{told:?}"
+        );
     }
 }
 

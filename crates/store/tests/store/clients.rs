@@ -3,7 +3,7 @@
 use broadcast_store::{
     Error,
     keys::{self, KeyRange, Op, Range},
-    machine::{Command, MAX_CLIENTS, MAX_KEPT, MAX_KEPT_OUTCOME, Outcome, RequestId},
+    machine::{Command, MAX_CLIENTS, MAX_OUTCOME_BYTES, MAX_OUTCOMES, Outcome, RequestId},
 };
 
 use crate::support::{Member, put, success};
@@ -14,7 +14,7 @@ fn open(member: &mut Member) -> u64 {
 }
 
 fn put_command(key: &str) -> Command {
-    Command::keys(&keys::Command::Put(put(key, "v"))).expect("a command")
+    Command::keys(&keys::KeysCommand::Put(put(key, "v"))).expect("a command")
 }
 
 const fn request(client: u64, serial: u64) -> RequestId {
@@ -86,9 +86,9 @@ fn a_client_that_is_not_known_is_refused() {
 fn a_large_outcome_is_kept_as_applied() {
     let mut member = Member::new();
     let client = open(&mut member);
-    member.put("a", &"x".repeat(MAX_KEPT_OUTCOME as usize));
+    member.put("a", &"x".repeat(MAX_OUTCOME_BYTES as usize));
     let ops = success([Op::Range(Range::in_range(KeyRange::all())), crate::support::put_op("b", "1")]);
-    let command = Command::keys(&keys::Command::Txn(ops)).expect("a command").of(request(client, 1));
+    let command = Command::keys(&keys::KeysCommand::Txn(ops)).expect("a command").of(request(client, 1));
     assert!(matches!(member.apply(&command), Outcome::Keys(_)));
     assert_eq!(member.apply(&command), Outcome::Refused(Error::AlreadyApplied { revision: 3 }));
     assert_eq!(member.state.keys().revision(), 3);
@@ -96,19 +96,19 @@ fn a_large_outcome_is_kept_as_applied() {
 
 #[test]
 fn outcomes_are_bounded_in_number_and_bytes_and_none_is_applied_twice() {
-    for (value, least) in [("", MAX_KEPT - 1), (&*"x".repeat(60_000), 200)] {
+    for (value, least) in [("", MAX_OUTCOMES - 1), (&*"x".repeat(60_000), 200)] {
         let mut member = Member::new();
         let client = open(&mut member);
         member.put("k", value);
         // Its outcome has the key as it was.
-        let put = keys::Command::Put(keys::Put { prev_kv: true, ..put("k", value) });
+        let put = keys::KeysCommand::Put(keys::Put { prev_kv: true, ..put("k", value) });
         let command = |serial| Command::keys(&put).expect("a command").of(request(client, serial));
         let count = least as u64 * 3 / 2;
         for serial in 1..=count {
             member.state.apply(member.at, &command(serial)).expect("it is known");
             if serial % 64 == 0 {
                 let revision = member.state.keys().revision();
-                let compact = Command::keys(&keys::Command::Compact { revision }).expect("a command");
+                let compact = Command::keys(&keys::KeysCommand::Compact { revision }).expect("a command");
                 member.state.apply(member.at, &compact).expect("it is known");
             }
         }
@@ -122,7 +122,7 @@ fn outcomes_are_bounded_in_number_and_bytes_and_none_is_applied_twice() {
             }
         }
         assert_eq!(member.state.keys().revision(), revision);
-        assert!(kept >= least && kept <= MAX_KEPT, "{kept}");
+        assert!(kept >= least && kept <= MAX_OUTCOMES, "{kept}");
         member.restart();
     }
 }

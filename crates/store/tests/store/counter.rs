@@ -3,8 +3,8 @@
 use std::io;
 
 use broadcast_store::{
-    Malformed, SnapshotError,
-    machine::{Context, LeaseEnd, Machine, Sink, Source, View},
+    CodecError, SnapshotError,
+    machine::{ApplyContext, LeaseEndReason, Machine, QueryContext, SectionReader, SectionWriter},
 };
 use bytes::Bytes;
 
@@ -25,23 +25,23 @@ impl Machine for Counter {
         2
     }
 
-    fn check(&self, body: &[u8]) -> Result<(), Malformed> {
-        if body.len() == 1 { Ok(()) } else { Err(Malformed::Cut) }
+    fn check(&self, body: &[u8]) -> Result<(), CodecError> {
+        if body.len() == 1 { Ok(()) } else { Err(CodecError::Cut) }
     }
 
-    fn apply(&mut self, context: &mut Context<'_>, body: &[u8]) -> Result<Bytes, Malformed> {
+    fn apply(&mut self, context: &mut ApplyContext<'_>, body: &[u8]) -> Result<Bytes, CodecError> {
         self.check(body)?;
         self.count += body[0];
-        context.tell(vec![self.count]);
-        Ok(Bytes::from(vec![self.count, context.leases().len() as u8, context.at().term as u8]))
+        context.emit(vec![self.count]);
+        Ok(Bytes::from(vec![self.count, context.leases().len() as u8, context.log_id().term as u8]))
     }
 
-    fn answer(&self, view: &View<'_>, question: &[u8]) -> Result<Bytes, Malformed> {
+    fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError> {
         self.check(question)?;
         Ok(vec![self.count, question[0], view.leases.len() as u8].into())
     }
 
-    fn lease_ended(&mut self, context: &mut Context<'_>, lease: i64, _: LeaseEnd) {
+    fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, _: LeaseEndReason) {
         assert!(!context.leases().contains(lease));
         self.ended.push(lease);
     }
@@ -58,17 +58,17 @@ impl Machine for Counter {
         Box::new(self.clone())
     }
 
-    fn write(&self, sink: &mut Sink<'_>) -> io::Result<()> {
+    fn write(&self, sink: &mut SectionWriter<'_>) -> io::Result<()> {
         sink.record(&[self.count])?;
         self.ended.iter().try_for_each(|lease| sink.record(&lease.to_le_bytes()))
     }
 
-    fn read(&mut self, source: &mut Source<'_>) -> Result<(), SnapshotError> {
+    fn read(&mut self, source: &mut SectionReader<'_>) -> Result<(), SnapshotError> {
         let count = source.record()?.unwrap_or_default();
-        let &[count] = &count[..] else { return Err(source.malformed(Malformed::Cut)) };
+        let &[count] = &count[..] else { return Err(source.malformed(CodecError::Cut)) };
         self.count = count;
         while let Some(record) = source.record()? {
-            let lease = record.try_into().map_err(|_| source.malformed(Malformed::Cut))?;
+            let lease = record.try_into().map_err(|_| source.malformed(CodecError::Cut))?;
             self.ended.push(i64::from_le_bytes(lease));
         }
         Ok(())

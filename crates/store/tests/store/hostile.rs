@@ -1,8 +1,8 @@
 //! Bytes from who knows where.
 
 use broadcast_store::{
-    Malformed, Stop, keys,
-    machine::{At, Command, MAX_COMMAND, Outcome, RequestId, State},
+    ApplyError, CodecError, keys,
+    machine::{Command, LogId, MAX_COMMAND, Outcome, RequestId, State},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -39,7 +39,7 @@ proptest! {
     fn random_bytes_are_no_commands_that_panic(bytes in vec(any::<u8>(), 0..200)) {
         if let Ok(command) = Command::decode(&bytes) {
             prop_assert_eq!(command.encode(), bytes);
-            let _ = full().state.apply(At { index: 1000, term: 1 }, &command);
+            let _ = full().state.apply(LogId { index: 1000, term: 1 }, &command);
         }
     }
 
@@ -54,7 +54,7 @@ proptest! {
         if let Ok(command) = Command::decode(&bytes) {
             prop_assert_eq!(command.encode(), bytes);
             let mut member = full();
-            if let Ok(outcome) = member.state.apply(At { index: 1000, term: 1 }, &command) {
+            if let Ok(outcome) = member.state.apply(LogId { index: 1000, term: 1 }, &command) {
                 prop_assert_eq!(Outcome::decode(&outcome.encode()), Ok(outcome));
                 member.state.keys().assert_invariants();
                 member.restart();
@@ -89,14 +89,14 @@ proptest! {
 
 #[test]
 fn every_cut_command_is_refused() {
-    let put = Command::keys(&keys::Command::Put(put("key", "value"))).expect("a command");
+    let put = Command::keys(&keys::KeysCommand::Put(put("key", "value"))).expect("a command");
     let lease = Command::grant(1 << 40, 1 << 20);
     for whole in [put, lease] {
         let whole = whole.encode();
         for len in 0..whole.len() {
             let refused = Command::decode(&whole[..len])
-                .and_then(|command| State::new().apply(At { index: 1, term: 1 }, &command));
-            assert!(matches!(refused, Err(Stop::Malformed { .. })), "{len}: {refused:?}");
+                .and_then(|command| State::new().apply(LogId { index: 1, term: 1 }, &command));
+            assert!(matches!(refused, Err(ApplyError::Malformed { .. })), "{len}: {refused:?}");
         }
     }
 }
@@ -104,15 +104,18 @@ fn every_cut_command_is_refused() {
 #[test]
 fn what_is_too_large_or_too_deep_is_not_read() {
     let refused = Command::decode(&vec![0; MAX_COMMAND + 1]);
-    assert!(matches!(refused, Err(Stop::Malformed { malformed: Malformed::Contradiction { .. }, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ApplyError::Malformed { malformed: CodecError::Contradiction { .. }, .. })),
+        "{refused:?}"
+    );
     // Transactions within each other: no comparisons, and one operation, which is a transaction.
     let mut deep = vec![2];
     deep.extend([0, 1, 3].repeat(100_000));
     let command = Command::machine("keys", 1, deep).expect("it is small enough");
-    let refused = State::new().apply(At { index: 1, term: 1 }, &command);
-    assert_eq!(refused, Err(Stop::Malformed { machine: "keys".to_owned(), malformed: Malformed::Nested }));
+    let refused = State::new().apply(LogId { index: 1, term: 1 }, &command);
+    assert_eq!(refused, Err(ApplyError::Malformed { machine: "keys".to_owned(), malformed: CodecError::Nested }));
     // A list that says that it has more items than there are bytes.
     let command = Command::machine("keys", 1, vec![2, 0xff, 0xff, 0xff, 0xff, 0x0f]).expect("it is small enough");
-    let refused = State::new().apply(At { index: 1, term: 1 }, &command);
-    assert_eq!(refused, Err(Stop::Malformed { machine: "keys".to_owned(), malformed: Malformed::Cut }));
+    let refused = State::new().apply(LogId { index: 1, term: 1 }, &command);
+    assert_eq!(refused, Err(ApplyError::Malformed { machine: "keys".to_owned(), malformed: CodecError::Cut }));
 }

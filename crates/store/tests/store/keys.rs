@@ -125,7 +125,7 @@ fn space_runs_out_with_an_alarm_and_comes_back() {
     assert!(full(&mut member).is_err());
     member.restart();
     assert!(full(&mut member).is_err(), "the alarm is in the snapshot");
-    member.keys(&keys::Command::Disarm).expect("it is no put");
+    member.keys(&keys::KeysCommand::Disarm).expect("it is no put");
     assert!(full(&mut member).is_ok() && !member.state.keys().alarm());
 }
 

@@ -1,8 +1,8 @@
 //! Machines apart from each other, and versions.
 
 use broadcast_store::{
-    Malformed, SnapshotError, Stop, keys,
-    machine::{self, At, Command, Outcome, State, Versions},
+    ApplyError, CodecError, SnapshotError, keys,
+    machine::{self, Command, CommandVersions, LogId, Outcome, State},
 };
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ fn count(by: u8) -> Command {
     Command::machine("counter", 1, vec![by]).expect("it is small")
 }
 
-const AT: At = At { index: 1, term: 3 };
+const AT: LogId = LogId { index: 1, term: 3 };
 
 fn apply(state: &mut State, command: &Command) -> Outcome {
     state.apply(AT, command).expect("it is known")
@@ -28,7 +28,7 @@ fn each_machine_has_its_own_commands_and_hears_of_leases() {
     apply(&mut state, &Command::grant(5, 10));
     assert_eq!(apply(&mut state, &count(2)), Outcome::Machine(Bytes::from_static(&[2, 1, 3])));
     assert_eq!((state.keys().revision(), state.machine::<Counter>().map(|counter| counter.count)), (1, Some(2)));
-    let put = Command::keys(&keys::Command::Put(put("counter", "9"))).expect("a command");
+    let put = Command::keys(&keys::KeysCommand::Put(put("counter", "9"))).expect("a command");
     apply(&mut state, &put);
     apply(&mut state, &Command::revoke(5));
     apply(&mut state, &Command::set_quota("counter", 77));
@@ -102,7 +102,7 @@ fn what_is_not_known_stops_and_is_not_skipped() {
         assert_eq!(state.hash(), before);
         stop
     };
-    let unknown = |machine: &str, needs, knows| Stop::Unknown { machine: machine.to_owned(), needs, knows };
+    let unknown = |machine: &str, needs, knows| ApplyError::Unknown { machine: machine.to_owned(), needs, knows };
     let newer = Command::machine("counter", 3, vec![1]).expect("it is small");
     assert_eq!(stop(&mut state, &newer), unknown("counter", 3, 2));
     assert_eq!(stop(&mut State::new(), &count(1)), unknown("counter", 1, 0));
@@ -114,13 +114,13 @@ fn what_is_not_known_stops_and_is_not_skipped() {
     assert_eq!(Command::decode(&newer), Err(unknown("store", 2, 1)));
 
     let garbled = Command::machine("counter", 1, vec![]).expect("it is small");
-    let malformed = |machine: &str, malformed| Stop::Malformed { machine: machine.to_owned(), malformed };
-    assert_eq!(state.apply(AT, &garbled), Err(malformed("counter", Malformed::Cut)));
+    let malformed = |machine: &str, malformed| ApplyError::Malformed { machine: machine.to_owned(), malformed };
+    assert_eq!(state.apply(AT, &garbled), Err(malformed("counter", CodecError::Cut)));
     let garbled = Command::machine("keys", 1, vec![200]).expect("it is small");
-    let tag = Malformed::Tag { what: "command for keys", tag: 200 };
+    let tag = CodecError::Tag { what: "command for keys", tag: 200 };
     assert_eq!(state.apply(AT, &garbled), Err(malformed("keys", tag)));
-    let earlier = At { index: 0, term: 3 };
-    assert_eq!(state.apply(earlier, &count(1)), Err(Stop::OutOfOrder { index: 0, applied: 1 }));
+    let earlier = LogId { index: 0, term: 3 };
+    assert_eq!(state.apply(earlier, &count(1)), Err(ApplyError::OutOfOrder { index: 0, applied: 1 }));
 }
 
 #[test]
@@ -129,11 +129,11 @@ fn a_leader_proposes_what_all_voters_know() {
     assert!(ours.iter().eq([("counter", 2), (keys::NAME, keys::VERSION), (machine::NAME, machine::VERSION)]));
     let both = ours.common(&theirs);
     assert_eq!((both.of("counter"), both.of("keys")), (0, 1));
-    let put = Command::keys(&keys::Command::Put(put("a", "1"))).expect("a command");
+    let put = Command::keys(&keys::KeysCommand::Put(put("a", "1"))).expect("a command");
     assert_eq!((ours.check(&count(1)), both.check(&put)), (Ok(()), Ok(())));
     assert_eq!((both.check(&Command::grant(1, 1)), ours.check(&Command::set_quota("counter", 1))), (Ok(()), Ok(())));
     assert!(both.check(&count(1)).is_err() && both.check(&Command::set_quota("counter", 1)).is_err());
-    let older: Versions = [("counter", 1), ("keys", 1)].into_iter().collect();
+    let older: CommandVersions = [("counter", 1), ("keys", 1)].into_iter().collect();
     assert_eq!(ours.common(&older).of("counter"), 1);
     assert!(older.check(&Command::grant(1, 1)).is_err());
 }

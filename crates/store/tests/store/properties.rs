@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use broadcast_store::{
     Error,
-    keys::{self, Event, KeyRange, Poll, Range, Watch, WatchEvent, WatchHub, WatchId},
+    keys::{self, KeyEvent, KeyRange, Range, Watch, WatchEvent, WatchHub, WatchId, WatchPoll},
     machine::{Command, MAX_TTL, MIN_TTL, Outcome},
 };
 use proptest::{collection::vec, prelude::*};
@@ -97,16 +97,16 @@ impl Run {
                 if let Some(id) = self.choose(*which) {
                     self.hub.cancel(id);
                     self.watchers.remove(&id);
-                    assert_eq!(self.hub.poll(id, self.member.state.keys()), Poll::Idle);
+                    assert_eq!(self.hub.poll(id, self.member.state.keys()), WatchPoll::Idle);
                 }
             }
             Step::Applied => {
-                let woken = self.hub.applied(self.member.state.keys());
+                let woken = self.hub.observe(self.member.state.keys());
                 self.woken(&woken);
             }
             Step::Restart => {
                 self.member.restart();
-                let woken = self.hub.installed(self.member.state.keys());
+                let woken = self.hub.observe_snapshot(self.member.state.keys());
                 self.woken(&woken);
             }
         }
@@ -165,35 +165,35 @@ impl Run {
     fn poll(&mut self, id: WatchId) -> bool {
         let watcher = self.watchers.get_mut(&id).expect("chosen");
         match self.hub.poll(id, self.member.state.keys()) {
-            Poll::Again => true,
-            Poll::Idle => {
+            WatchPoll::Again => true,
+            WatchPoll::Idle => {
                 assert!(!watcher.asked);
                 assert_eq!(watcher.next_change(&self.model, self.head), None);
                 watcher.idle = true;
                 false
             }
-            Poll::Ready(WatchEvent::Progress { revision }) => {
+            WatchPoll::Ready(WatchEvent::Progress { revision }) => {
                 assert!(std::mem::take(&mut watcher.asked));
                 assert_eq!(revision, self.head);
                 assert_eq!(watcher.next_change(&self.model, self.head), None);
                 true
             }
-            Poll::Ready(WatchEvent::Changes { revision, events }) => {
+            WatchPoll::Ready(WatchEvent::Changes { revision, events }) => {
                 assert_eq!(Some(revision), watcher.next_change(&self.model, self.head));
                 let expected = self.model.changes[revision as usize].iter().filter(|change| watcher.expects(change));
                 let expected: Vec<_> = expected
                     .map(|(kv, prev)| {
                         let prev = prev.clone().filter(|_| watcher.watch.prev_kv && revision > self.model.compacted);
-                        Event { kv: kv.clone().into(), prev: prev.map(Into::into) }
+                        KeyEvent { kv: kv.clone().into(), prev: prev.map(Into::into) }
                     })
                     .collect();
                 assert_eq!(events, expected);
                 watcher.next = revision + 1;
                 true
             }
-            Poll::Ready(WatchEvent::Cancelled(cancelled)) => {
-                let (keys::Cancelled::Compacted { start: next, compacted } | keys::Cancelled::Slow { next, compacted }) =
-                    cancelled;
+            WatchPoll::Ready(WatchEvent::Cancelled(cancelled)) => {
+                let (keys::CancelReason::Compacted { start: next, compacted }
+                | keys::CancelReason::Slow { next, compacted }) = cancelled;
                 assert!(next < compacted && watcher.next <= next, "{cancelled:?}, told up to {}", watcher.next);
                 assert!(compacted <= self.model.compacted);
                 self.watchers.remove(&id);
@@ -218,7 +218,7 @@ impl Run {
             let range = Range { revision, ..Range::in_range(KeyRange::all()) };
             assert_eq!(self.member.state.keys().range(&range), self.model.range(&range));
         }
-        let woken = self.hub.applied(self.member.state.keys());
+        let woken = self.hub.observe(self.member.state.keys());
         self.woken(&woken);
         for id in self.watchers.keys().copied().collect::<Vec<_>>() {
             while self.poll(id) {}

@@ -24,7 +24,7 @@ pub(crate) fn full() -> Member {
     member.put("key-1", "again");
     member.put("key-2", "again");
     member.delete(KeyRange::one("key-2"));
-    let command = broadcast_store::keys::Command::Put(put("key-3", "again"));
+    let command = broadcast_store::keys::KeysCommand::Put(put("key-3", "again"));
     let request = RequestId { client: 1, serial: 1, answered_below: 0 };
     member.apply(&Command::keys(&command).expect("a command").of(request));
     member
@@ -36,7 +36,7 @@ fn all_is_there_again() {
     let before = member.state.copy();
     member.restart();
     let state = &member.state;
-    assert_eq!((state.at(), state.hash()), (before.at(), before.hash()));
+    assert_eq!((state.last_applied(), state.hash()), (before.last_applied(), before.hash()));
     assert_eq!(state.keys().hash_at(0), before.keys().hash_at(0));
     for revision in 43..=46 {
         let range = Range { revision, ..Range::in_range(KeyRange::all()) };

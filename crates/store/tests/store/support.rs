@@ -3,19 +3,19 @@
 use broadcast_store::{
     Error,
     keys::{self, Delete, KeyRange, Op, OpOutcome, Put, Range, Txn},
-    machine::{At, Command, Outcome, State},
+    machine::{Command, LogId, Outcome, State},
 };
 
 /// A member whose commands all go the way that they go in a cluster: as bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Member {
     pub(crate) state: State,
-    pub(crate) at: At,
+    pub(crate) at: LogId,
 }
 
 impl Member {
     pub(crate) fn new() -> Self {
-        Self { state: State::new(), at: At { index: 0, term: 1 } }
+        Self { state: State::new(), at: LogId { index: 0, term: 1 } }
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
@@ -28,7 +28,7 @@ impl Member {
     }
 
     /// A command for keys; one that is refused beforehand is not proposed, and would be refused all the same.
-    pub(crate) fn keys(&mut self, command: &keys::Command) -> Result<keys::Outcome, Error> {
+    pub(crate) fn keys(&mut self, command: &keys::KeysCommand) -> Result<keys::KeysOutcome, Error> {
         match self.apply(&Command::keys(command)?) {
             Outcome::Keys(outcome) => Ok(outcome),
             Outcome::Refused(error) => Err(error),
@@ -37,25 +37,25 @@ impl Member {
     }
 
     pub(crate) fn put(&mut self, key: &str, value: &str) -> u64 {
-        self.keys(&keys::Command::Put(put(key, value))).expect("there is space").revision()
+        self.keys(&keys::KeysCommand::Put(put(key, value))).expect("there is space").revision()
     }
 
     pub(crate) fn put_with(&mut self, put: Put) -> Result<u64, Error> {
-        self.keys(&keys::Command::Put(put)).map(|outcome| outcome.revision())
+        self.keys(&keys::KeysCommand::Put(put)).map(|outcome| outcome.revision())
     }
 
     pub(crate) fn delete(&mut self, keys: KeyRange) -> u64 {
-        let delete = keys::Command::Delete(Delete { keys, prev_kv: false });
+        let delete = keys::KeysCommand::Delete(Delete { keys, prev_kv: false });
         self.keys(&delete).expect("deletes need no space").revision()
     }
 
     pub(crate) fn compact(&mut self, revision: u64) -> Result<u64, Error> {
-        self.keys(&keys::Command::Compact { revision }).map(|outcome| outcome.revision())
+        self.keys(&keys::KeysCommand::Compact { revision }).map(|outcome| outcome.revision())
     }
 
     pub(crate) fn txn(&mut self, txn: Txn) -> Result<(bool, Vec<OpOutcome>), Error> {
-        match self.keys(&keys::Command::Txn(txn))? {
-            keys::Outcome::Txn { succeeded, responses, .. } => Ok((succeeded, responses)),
+        match self.keys(&keys::KeysCommand::Txn(txn))? {
+            keys::KeysOutcome::Txn { succeeded, responses, .. } => Ok((succeeded, responses)),
             other => panic!("{other:?}"),
         }
     }

@@ -71,8 +71,8 @@ fn a_watcher_has_all_changes_of_a_transaction_at_once_and_in_order() {
     let watch = broadcast_store::keys::Watch { keys: KeyRange::all(), ..Default::default() };
     let id = hub.watch(watch, member.state.keys()).expect("there is room");
     member.txn(success([put_op("y", "1"), delete_op(KeyRange::one("z")), put_op("x", "1")])).expect("it is done");
-    hub.applied(member.state.keys());
-    let broadcast_store::keys::Poll::Ready(WatchEvent::Changes { revision, events }) =
+    hub.observe(member.state.keys());
+    let broadcast_store::keys::WatchPoll::Ready(WatchEvent::Changes { revision, events }) =
         hub.poll(id, member.state.keys())
     else {
         panic!("nothing came")

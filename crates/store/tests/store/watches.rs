@@ -2,7 +2,7 @@
 
 use broadcast_store::{
     Error,
-    keys::{Cancelled, KeyRange, Poll, Watch, WatchEvent, WatchHub, WatchId},
+    keys::{CancelReason, KeyRange, Watch, WatchEvent, WatchHub, WatchId, WatchPoll},
 };
 
 use crate::support::{Member, delete_op, put_op, success};
@@ -30,14 +30,14 @@ impl Watched {
     }
 
     fn applied(&mut self) -> Vec<WatchId> {
-        self.hub.applied(self.member.state.keys())
+        self.hub.observe(self.member.state.keys())
     }
 
     fn watch(&mut self, watch: Watch) -> WatchId {
         self.hub.watch(watch, self.member.state.keys()).expect("there is room")
     }
 
-    fn poll(&mut self, id: WatchId) -> Poll {
+    fn poll(&mut self, id: WatchId) -> WatchPoll {
         self.hub.poll(id, self.member.state.keys())
     }
 
@@ -52,13 +52,13 @@ impl Watched {
         let mut all = Vec::new();
         loop {
             match self.poll(id) {
-                Poll::Ready(WatchEvent::Changes { revision, events }) => {
+                WatchPoll::Ready(WatchEvent::Changes { revision, events }) => {
                     let keys: Vec<_> = events.iter().map(|event| String::from_utf8_lossy(&event.kv.key)).collect();
                     all.push(format!("{revision}:{}", keys.join("+")));
                 }
-                Poll::Ready(other) => all.push(format!("{other:?}")),
-                Poll::Again => {}
-                Poll::Idle => return all.join(" "),
+                WatchPoll::Ready(other) => all.push(format!("{other:?}")),
+                WatchPoll::Again => {}
+                WatchPoll::Idle => return all.join(" "),
             }
         }
     }
@@ -149,7 +149,7 @@ fn the_value_before_is_told_unless_it_is_compacted() {
     watched.applied();
     let before = |watched: &mut Watched, start| {
         let id = watched.watch(Watch { prev_kv: true, ..all_from(start) });
-        let Poll::Ready(WatchEvent::Changes { events, .. }) = watched.poll(id) else { panic!("there is history") };
+        let WatchPoll::Ready(WatchEvent::Changes { events, .. }) = watched.poll(id) else { panic!("there is history") };
         events[0].prev.as_ref().map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
     };
     assert_eq!(before(&mut watched, 2), None);
@@ -159,7 +159,7 @@ fn the_value_before_is_told_unless_it_is_compacted() {
     assert_eq!(before(&mut watched, 4), None);
     assert_eq!(before(&mut watched, 5), Some("3".to_owned()));
     let id = watched.watch(all_from(5));
-    let Poll::Ready(WatchEvent::Changes { events, .. }) = watched.poll(id) else { panic!("there is history") };
+    let WatchPoll::Ready(WatchEvent::Changes { events, .. }) = watched.poll(id) else { panic!("there is history") };
     assert_eq!(events[0].prev, None, "it was not asked for");
 }
 
@@ -171,9 +171,9 @@ fn a_start_that_is_compacted_is_the_end() {
     }
     watched.compact(4);
     let (early, exact) = (watched.watch(all_from(3)), watched.watch(all_from(4)));
-    let cancelled = Cancelled::Compacted { start: 3, compacted: 4 };
-    assert_eq!(watched.poll(early), Poll::Ready(WatchEvent::Cancelled(cancelled)));
-    assert_eq!((watched.poll(early), watched.hub.len()), (Poll::Idle, 1));
+    let cancelled = CancelReason::Compacted { start: 3, compacted: 4 };
+    assert_eq!(watched.poll(early), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
+    assert_eq!((watched.poll(early), watched.hub.len()), (WatchPoll::Idle, 1));
     assert_eq!(watched.told(exact), "4:a 5:a 6:a");
 }
 
@@ -184,12 +184,12 @@ fn a_slow_watcher_is_told_what_it_missed_and_one_with_nothing_to_miss_goes_on() 
     for _ in 0..5 {
         watched.put("a");
     }
-    assert!(matches!(watched.poll(slow), Poll::Ready(WatchEvent::Changes { revision: 2, .. })));
+    assert!(matches!(watched.poll(slow), WatchPoll::Ready(WatchEvent::Changes { revision: 2, .. })));
     assert!(watched.compact(3).is_empty());
-    assert!(matches!(watched.poll(slow), Poll::Ready(WatchEvent::Changes { revision: 3, .. })));
+    assert!(matches!(watched.poll(slow), WatchPoll::Ready(WatchEvent::Changes { revision: 3, .. })));
     assert_eq!(watched.compact(6), [slow]);
-    let cancelled = Cancelled::Slow { next: 4, compacted: 6 };
-    assert_eq!(watched.poll(slow), Poll::Ready(WatchEvent::Cancelled(cancelled)));
+    let cancelled = CancelReason::Slow { next: 4, compacted: 6 };
+    assert_eq!(watched.poll(slow), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
     assert_eq!(watched.put("q"), [quiet]);
     assert_eq!(watched.told(quiet), "7:q");
 }
@@ -205,8 +205,8 @@ fn nothing_is_skipped_if_the_hub_hears_late() {
     let late = watched.watch(all_from(0));
     watched.member.compact(5).expect("it is there");
     assert_eq!(watched.applied(), [early, late]);
-    let cancelled = Cancelled::Slow { next: 2, compacted: 5 };
-    assert_eq!(watched.poll(early), Poll::Ready(WatchEvent::Cancelled(cancelled)));
+    let cancelled = CancelReason::Slow { next: 2, compacted: 5 };
+    assert_eq!(watched.poll(early), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
     assert_eq!(watched.told(late), "");
     watched.put("b");
     assert_eq!(watched.told(late), "7:b");
@@ -214,8 +214,8 @@ fn nothing_is_skipped_if_the_hub_hears_late() {
     // Nor if it is polled before the hub hears of the compaction.
     let pending = watched.watch(all_from(5));
     watched.member.compact(7).expect("it is there");
-    let cancelled = Cancelled::Compacted { start: 5, compacted: 7 };
-    assert_eq!(watched.poll(pending), Poll::Ready(WatchEvent::Cancelled(cancelled)));
+    let cancelled = CancelReason::Compacted { start: 5, compacted: 7 };
+    assert_eq!(watched.poll(pending), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
 }
 
 #[test]
@@ -236,12 +236,15 @@ fn an_installed_snapshot_goes_on_or_ends_what_watched_before() {
     }
     ahead.compact(5).expect("it is there");
     behind.install(&ahead);
-    let woken = behind.hub.installed(behind.member.state.keys());
+    let woken = behind.hub.observe_snapshot(behind.member.state.keys());
     assert_eq!(woken, [silent, told, slow, quiet, future]);
     assert_eq!(behind.told(silent), "");
     assert_eq!(behind.told(told), "5:b 6:c 7:d");
     assert_eq!(behind.told(quiet), "5:b 6:c 7:d");
-    assert!(matches!(behind.poll(slow), Poll::Ready(WatchEvent::Cancelled(Cancelled::Compacted { start: 2, .. }))));
+    assert!(matches!(
+        behind.poll(slow),
+        WatchPoll::Ready(WatchEvent::Cancelled(CancelReason::Compacted { start: 2, .. }))
+    ));
     behind.put("e");
     behind.put("f");
     assert_eq!((behind.told(future), behind.told(silent)), ("9:f".to_owned(), "9:f".to_owned()));
@@ -252,9 +255,9 @@ fn an_installed_snapshot_goes_on_or_ends_what_watched_before() {
     }
     ahead.compact(12).expect("it is there");
     behind.install(&ahead);
-    behind.hub.installed(behind.member.state.keys());
-    let cancelled = Cancelled::Slow { next: 10, compacted: 12 };
-    assert_eq!(behind.poll(future), Poll::Ready(WatchEvent::Cancelled(cancelled)));
+    behind.hub.observe_snapshot(behind.member.state.keys());
+    let cancelled = CancelReason::Slow { next: 10, compacted: 12 };
+    assert_eq!(behind.poll(future), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
 }
 
 #[test]
@@ -263,9 +266,9 @@ fn progress_comes_after_all_that_was_before() {
     let id = watched.watch(all_from(0));
     watched.put("a");
     watched.hub.request_progress(id);
-    assert!(matches!(watched.poll(id), Poll::Ready(WatchEvent::Changes { revision: 2, .. })));
-    assert_eq!(watched.poll(id), Poll::Ready(WatchEvent::Progress { revision: 2 }));
-    assert_eq!(watched.poll(id), Poll::Idle);
+    assert!(matches!(watched.poll(id), WatchPoll::Ready(WatchEvent::Changes { revision: 2, .. })));
+    assert_eq!(watched.poll(id), WatchPoll::Ready(WatchEvent::Progress { revision: 2 }));
+    assert_eq!(watched.poll(id), WatchPoll::Idle);
 }
 
 #[test]
@@ -294,9 +297,9 @@ fn a_long_history_is_looked_through_in_parts() {
     let mut parts = 0;
     loop {
         match watched.poll(id) {
-            Poll::Again => parts += 1,
+            WatchPoll::Again => parts += 1,
             other => {
-                assert!(matches!(other, Poll::Ready(WatchEvent::Changes { revision: 10_002, .. })), "{other:?}");
+                assert!(matches!(other, WatchPoll::Ready(WatchEvent::Changes { revision: 10_002, .. })), "{other:?}");
                 break;
             }
         }

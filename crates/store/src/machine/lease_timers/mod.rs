@@ -5,7 +5,7 @@
 //! a command to expire it that names the leader's term. In another term it is refused.
 //!
 //! A keepalive goes through no log. Therefore it is answered only after this node has confirmed that it still leads:
-//! after that, call [`LeaseTimers::confirmed`]. A lease whose expiry is proposed cannot be kept alive any more: whether
+//! after that, call [`LeaseTimers::keep_alive`]. A lease whose expiry is proposed cannot be kept alive any more: whether
 //! the command is applied is not known.
 //!
 //! `now` is the time since the machine was booted, which goes on while it is suspended (`CLOCK_BOOTTIME`).
@@ -110,7 +110,7 @@ impl LeaseTimers {
     /// A lease is kept alive, and after that was asked for, this node has confirmed that it leads. Answers how long it
     /// lives from now on; nothing, if it is not there, or its expiry is proposed. The former is as good as ended; of
     /// the latter it will be known soon.
-    pub fn confirmed(&mut self, now: Duration, lease: i64) -> Option<Duration> {
+    pub fn keep_alive(&mut self, now: Duration, lease: i64) -> Option<Duration> {
         let timer = *self.timers.get(&lease).filter(|timer| !timer.expiring)?;
         self.set(lease, Timer { deadline: now.saturating_add(timer.ttl), ..timer });
         Some(timer.ttl)
@@ -145,7 +145,7 @@ impl LeaseTimers {
     }
 
     /// Times a lease that there is, unless it is timed already: one that another machine's command has granted.
-    pub fn seen(&mut self, now: Duration, lease: i64, ttl: i64) {
+    pub fn ensure(&mut self, now: Duration, lease: i64, ttl: i64) {
         if !self.timers.contains_key(&lease) {
             self.granted(now, lease, ttl);
         }
@@ -153,7 +153,7 @@ impl LeaseTimers {
 
     /// What became of a proposal to expire a lease, made in `term`; nothing, if that is not known. Then, or if it was
     /// refused, it is due again at `again`. Only in that term: if this node has led anew since, the lease runs anew.
-    pub fn proposed(&mut self, again: Duration, term: u64, lease: i64, outcome: Option<&Outcome>) {
+    pub fn expiry_outcome(&mut self, again: Duration, term: u64, lease: i64, outcome: Option<&Outcome>) {
         if self.term != Some(term) {
             return;
         }

@@ -33,7 +33,7 @@ fn who_does_not_lead_times_nothing() {
     timers.follow();
     timers.granted(at(100), 2, 3);
     assert_eq!((timers.term(), timers.next_deadline()), (None, None));
-    assert_eq!(timers.confirmed(at(100), 1), None);
+    assert_eq!(timers.keep_alive(at(100), 1), None);
     assert_eq!(timers.remaining(at(100), 1), None);
     assert!(timers.due(at(1000), 10).is_empty());
 }
@@ -42,22 +42,22 @@ fn who_does_not_lead_times_nothing() {
 fn a_keepalive_gives_the_full_time_from_when_it_is_confirmed() {
     let mut timers = leading(&[(1, 10), (2, 12)]);
     assert_eq!(timers.remaining(at(109), 1), Some(at(1)));
-    assert_eq!(timers.confirmed(at(109), 1), Some(at(10)));
+    assert_eq!(timers.keep_alive(at(109), 1), Some(at(10)));
     assert_eq!(timers.remaining(at(109), 1), Some(at(10)));
     assert_eq!(timers.due(at(118), 10), [2]);
     assert_eq!(timers.due(at(119), 10), [1]);
-    assert_eq!(timers.confirmed(at(119), 3), None);
+    assert_eq!(timers.keep_alive(at(119), 3), None);
 }
 
 #[test]
 fn a_lease_with_an_expiry_under_way_cannot_be_kept_alive() {
     let mut timers = leading(&[(1, 10)]);
     assert_eq!(timers.due(at(110), 10), [1]);
-    assert_eq!(timers.confirmed(at(110), 1), None);
+    assert_eq!(timers.keep_alive(at(110), 1), None);
     assert_eq!(timers.remaining(at(110), 1), Some(Duration::ZERO));
     assert!(timers.due(at(110), 10).is_empty(), "it is proposed once");
     timers.retry(at(115), 1);
-    assert_eq!(timers.confirmed(at(111), 1), None);
+    assert_eq!(timers.keep_alive(at(111), 1), None);
     assert_eq!(timers.next_deadline(), Some(at(115)));
     assert!(timers.due(at(114), 10).is_empty());
     assert_eq!(timers.due(at(115), 10), [1]);
@@ -108,15 +108,15 @@ fn an_expiry_of_an_earlier_term_does_not_touch_a_lease_that_runs_anew() {
     leases.grant(1, 10).expect("a lease as good as any");
     timers.lead(at(111), 9, &leases);
     let refused = Outcome::Refused(Error::TermPassed { lease: 1, named: 7, term: 9 });
-    timers.proposed(at(112), 7, 1, Some(&refused));
-    assert_eq!(timers.confirmed(at(113), 1), Some(at(10)), "it can be kept alive");
-    timers.proposed(at(114), 7, 1, None);
+    timers.expiry_outcome(at(112), 7, 1, Some(&refused));
+    assert_eq!(timers.keep_alive(at(113), 1), Some(at(10)), "it can be kept alive");
+    timers.expiry_outcome(at(114), 7, 1, None);
     assert_eq!(timers.due(at(123), 10), [1], "and it ends");
     // In the same term it is tried again, until it is gone.
-    timers.proposed(at(125), 9, 1, None);
+    timers.expiry_outcome(at(125), 9, 1, None);
     assert!(timers.due(at(124), 10).is_empty());
     assert_eq!(timers.due(at(125), 10), [1]);
-    timers.proposed(at(126), 9, 1, Some(&Outcome::Refused(Error::LeaseNotFound { lease: 1 })));
+    timers.expiry_outcome(at(126), 9, 1, Some(&Outcome::Refused(Error::LeaseNotFound { lease: 1 })));
     assert_eq!(timers.remaining(at(126), 1), None);
 }
 

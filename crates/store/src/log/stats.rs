@@ -12,7 +12,7 @@ const RECENT: usize = 128;
 
 /// What a log has cost since it was opened.
 #[derive(Debug, Default)]
-pub struct LogFigures {
+pub struct LogStats {
     bytes: AtomicU64,
     syncs: Mutex<Syncs>,
 }
@@ -26,7 +26,7 @@ struct Syncs {
 
 /// How long it took to write and sync what waited for the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SyncTimes {
+pub struct SyncStats {
     /// All of them, since the log was opened.
     pub all: Histogram,
     /// The median of the last 128.
@@ -35,21 +35,21 @@ pub struct SyncTimes {
     pub longest: Duration,
 }
 
-impl LogFigures {
+impl LogStats {
     /// How many bytes its files take on the disk, what is preallocated included.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// How long its syncs took.
-    pub fn syncs(&self) -> SyncTimes {
+    pub fn syncs(&self) -> SyncStats {
         let syncs = self.lock();
         let (all, mut recent) = (syncs.all, Vec::from(syncs.recent.clone()));
         drop(syncs);
         recent.sort_unstable();
         let [median, longest] = [recent.len() / 2, recent.len().saturating_sub(1)];
         let at = |place: usize| recent.get(place).copied().unwrap_or_default();
-        SyncTimes { all, median: at(median), longest: at(longest) }
+        SyncStats { all, median: at(median), longest: at(longest) }
     }
 
     pub(super) fn set_bytes(&self, bytes: u64) {
@@ -76,12 +76,12 @@ mod tests {
 
     #[test]
     fn the_last_syncs_have_a_median_and_all_of_them_a_count() {
-        let figures = LogFigures::default();
-        assert_eq!(figures.syncs(), SyncTimes::default());
-        figures.synced(Duration::from_secs(9));
-        assert_eq!(figures.syncs().longest, Duration::from_secs(9));
-        (1..=128).for_each(|millis| figures.synced(Duration::from_millis(millis)));
-        let syncs = figures.syncs();
+        let stats = LogStats::default();
+        assert_eq!(stats.syncs(), SyncStats::default());
+        stats.synced(Duration::from_secs(9));
+        assert_eq!(stats.syncs().longest, Duration::from_secs(9));
+        (1..=128).for_each(|millis| stats.synced(Duration::from_millis(millis)));
+        let syncs = stats.syncs();
         assert_eq!((syncs.median, syncs.longest), (Duration::from_millis(65), Duration::from_millis(128)));
         assert_eq!(syncs.all.count(), 129);
     }

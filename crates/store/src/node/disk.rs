@@ -1,4 +1,4 @@
-//! Where a voter keeps what it must not forget: in a folder, or only as long as it runs.
+//! Where a voter keeps its log and snapshots: in a directory, or in memory as long as it runs.
 
 use std::{
     collections::BTreeMap,
@@ -9,14 +9,14 @@ use std::{
 
 use crate::disk::{Disk, DiskFile, Folder};
 
-/// A folder on a disk, or one in memory, which is gone with the process.
+/// A directory on a disk, or one in memory that is gone with the process.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum VoterDisk {
     Folder(Folder),
     Memory(Memory),
 }
 
-impl Place {
+impl VoterDisk {
     pub(super) fn open(path: Option<PathBuf>) -> io::Result<Self> {
         Ok(match path {
             Some(path) => Self::Folder(Folder::open(path)?),
@@ -25,15 +25,15 @@ impl Place {
     }
 }
 
-/// An open file of either.
+/// An open file of a [`VoterDisk`].
 #[derive(Debug)]
-pub(super) enum PlaceFile {
+pub(super) enum VoterFile {
     Folder(<Folder as Disk>::File),
     Memory(MemoryFile),
 }
 
-impl Disk for Place {
-    type File = PlaceFile;
+impl Disk for VoterDisk {
+    type File = VoterFile;
     type Lock = Option<<Folder as Disk>::Lock>;
 
     fn name(&self) -> String {
@@ -57,23 +57,23 @@ impl Disk for Place {
         }
     }
 
-    fn open(&self, name: &str) -> io::Result<PlaceFile> {
+    fn open(&self, name: &str) -> io::Result<VoterFile> {
         match self {
-            Self::Folder(folder) => folder.open(name).map(PlaceFile::Folder),
+            Self::Folder(folder) => folder.open(name).map(VoterFile::Folder),
             Self::Memory(memory) => {
                 let file = memory.files().get(name).cloned();
-                file.map(PlaceFile::Memory).ok_or_else(|| io::ErrorKind::NotFound.into())
+                file.map(VoterFile::Memory).ok_or_else(|| io::ErrorKind::NotFound.into())
             }
         }
     }
 
-    fn create(&self, name: &str) -> io::Result<PlaceFile> {
+    fn create(&self, name: &str) -> io::Result<VoterFile> {
         match self {
-            Self::Folder(folder) => folder.create(name).map(PlaceFile::Folder),
+            Self::Folder(folder) => folder.create(name).map(VoterFile::Folder),
             Self::Memory(memory) => {
                 let file = MemoryFile::default();
                 memory.files().insert(name.into(), file.clone());
-                Ok(PlaceFile::Memory(file))
+                Ok(VoterFile::Memory(file))
             }
         }
     }
@@ -107,7 +107,7 @@ impl Disk for Place {
     }
 }
 
-impl DiskFile for PlaceFile {
+impl DiskFile for VoterFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Self::Folder(file) => file.read_at(buffer, offset),
@@ -132,7 +132,7 @@ impl DiskFile for PlaceFile {
     fn preallocate(&self, length: u64) -> io::Result<()> {
         match self {
             Self::Folder(file) => file.preallocate(length),
-            // Memory is taken when it is written.
+            // Nothing is allocated before it is written.
             Self::Memory(file) => {
                 file.0.write().unwrap_or_else(PoisonError::into_inner).size = length;
                 Ok(())
@@ -148,7 +148,7 @@ impl DiskFile for PlaceFile {
     }
 }
 
-/// A folder in memory.
+/// A directory in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory(Arc<Mutex<BTreeMap<String, MemoryFile>>>);
 
@@ -158,13 +158,13 @@ impl Memory {
     }
 }
 
-/// A file in it. Whoever has it open has it, whatever becomes of its name.
+/// A file in memory. It stays as long as somebody has it open, whatever becomes of its name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MemoryFile(Arc<RwLock<Content>>);
 
 #[derive(Debug, Default)]
 struct Content {
-    /// What was written; zeros follow.
+    /// The bytes that were written; zeros follow up to `size`.
     bytes: Vec<u8>,
     size: u64,
 }
