@@ -185,7 +185,7 @@ impl Etcd {
 
     /// The same, of an answer that has no revision of its own: the newest that this node knows.
     async fn header_now(&self) -> ResponseHeader {
-        let seen = self.open().await.ok().and_then(|(store, _)| store.figures().voter);
+        let seen = self.open().await.ok().and_then(|(store, _)| store.stats().voter);
         let mine = seen.map_or(0, |(voter, _)| voter.revision);
         let newest = self.0.known.revision.fetch_max(mine, Ordering::Relaxed);
         self.header(mine.max(newest))
@@ -194,7 +194,7 @@ impl Etcd {
     /// Fails if nobody leads, as far as is known: a voter knows it at any time.
     async fn need_leader(&self) -> Result<(), Status> {
         let (store, _) = self.open().await?;
-        if let Some((voter, _)) = store.figures().voter {
+        if let Some((voter, _)) = store.stats().voter {
             self.see(voter.term, voter.leader.is_some());
         }
         if *self.0.led.borrow() { Ok(()) } else { Err(status::NO_LEADER) }
@@ -226,7 +226,7 @@ async fn look_after(inner: Weak<Inner>, store: Store) {
         let Some(etcd) = inner.upgrade().map(Etcd) else { return };
         let is_led = *etcd.0.led.borrow();
         let is_due = |at: Instant| !is_led || (etcd.0.led.receiver_count() > 0 && at.elapsed() >= ASK_EVERY);
-        if let Some((voter, _)) = store.figures().voter {
+        if let Some((voter, _)) = store.stats().voter {
             etcd.see(voter.term, voter.leader.is_some());
         } else if asked.is_none_or(is_due) {
             asked = Some(Instant::now());

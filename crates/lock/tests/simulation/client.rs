@@ -10,7 +10,7 @@ use broadcast_lock::{
 };
 use broadcast_store::{
     keys::{self, Put},
-    machine::{self, View},
+    machine::{self, QueryContext},
     raft::{ConsensusError, read_index},
 };
 use openraft::type_config::TypeConfigExt as _;
@@ -94,7 +94,7 @@ impl Client {
                     Err(_) => return Err(Missed::Lost),
                 }
                 let answer = peer.state.read(|replica, _| {
-                    let view = View { leases: replica.state.leases(), left: &|_| None };
+                    let view = QueryContext { leases: replica.state.leases(), left: &|_| None };
                     replica.state.query(NAME, &view, &question)
                 });
                 Ok(answer.expect("there are locks").expect("it can be read"))

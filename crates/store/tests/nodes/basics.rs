@@ -202,9 +202,9 @@ async fn the_leader_hands_over_to_whom_it_is_told() {
     let next = (leads + 1) % 3;
     let (from, to) = (&nodes[leads].store, nodes[next].sessions.node().id().get());
     for (refused, to) in [(&nodes[next].store, to), (from, 7)] {
-        assert!(matches!(refused.hand_over(to).await, Err(StoreError::NotPossible { .. })));
+        assert!(matches!(refused.transfer_leadership(to).await, Err(StoreError::NotPossible { .. })));
     }
-    from.hand_over(to).await.expect("it does");
+    from.transfer_leadership(to).await.expect("it does");
     until("it leads", async || leader(&nodes).await == next).await;
-    nodes[next].store.hand_over(to).await.expect("it leads already");
+    nodes[next].store.transfer_leadership(to).await.expect("it leads already");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use broadcast_store::{
     Store, StoreConfig, StoreError,
     keys::Range,
-    node::{Read, VoterChange, VoterError},
+    node::{ReadRequest, VoterChange, VoterError},
 };
 
 use crate::support::{Disks, leader, until};
@@ -57,8 +57,11 @@ async fn without_a_quorum_nothing_is_agreed_on_and_nothing_is_founded() {
     three.crash().await;
     let error = short(&one.store).range(Range::of("x")).await.expect_err("the others are missing");
     assert!(matches!(error, StoreError::NoLeader { .. }), "{error}");
-    let found =
-        one.store.read(Read { serializable: true, ..Range::of("x").into() }).await.expect("what it has itself is read");
+    let found = one
+        .store
+        .read(ReadRequest { serializable: true, ..Range::of("x").into() })
+        .await
+        .expect("what it has itself is read");
     assert_eq!(found.kvs.len(), 1);
 }
 
@@ -105,7 +108,7 @@ async fn voters_come_and_go_as_an_operator_says() {
     })
     .await;
     // Its list is another one: that of the cluster it joins counts.
-    let change = |change: Change| async { nodes[1].store.change_voters(change).await };
+    let change = |change: VoterChange| async { nodes[1].store.change_voters(change).await };
     let error = change(VoterChange::Add("node2".into())).await.expect_err("it votes already");
     assert!(error.to_string().contains("votes already"), "{error}");
     let error = change(VoterChange::Remove("nobody".into())).await.expect_err("there is none");

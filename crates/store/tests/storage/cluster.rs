@@ -144,7 +144,7 @@ struct Node {
     id: u64,
     disk: SimDisk,
     raft: Raft<C, Machine>,
-    table: Shared<Table>,
+    table: SharedState<Table>,
     network: Network,
 }
 

@@ -38,7 +38,7 @@ impl Machine for Counter {
 
     fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError> {
         self.check(question)?;
-        Ok(vec![self.count, question[0], view.leases.len() as u8].into())
+        Ok(vec![self.count, question[0], context.leases.len() as u8].into())
     }
 
     fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, _: LeaseEndReason) {

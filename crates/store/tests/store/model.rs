@@ -5,8 +5,8 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use broadcast_store::{
     Error,
     keys::{
-        Command, Compare, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyRange, KeyValue, Op, OpOutcome, Outcome,
-        Put, PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
+        Compare, CompareOp, CompareTarget, Delete, DeleteOutcome, KeyRange, KeyValue, KeysCommand, KeysOutcome, Op,
+        OpOutcome, Put, PutOutcome, Range, RangeOutcome, SortOrder, SortTarget, Txn,
     },
 };
 use bytes::Bytes;
@@ -130,19 +130,19 @@ impl Model {
         conflicts(&txn.success).2 || conflicts(&txn.failure).2
     }
 
-    pub(crate) fn apply(&mut self, command: &Command) -> Result<Outcome, Error> {
+    pub(crate) fn apply(&mut self, command: &KeysCommand) -> Result<KeysOutcome, Error> {
         let mut draft = self.draft();
         let outcome = match command {
-            Command::Put(put) => {
+            KeysCommand::Put(put) => {
                 check_put(put)?;
                 self.check_lease(put)?;
-                Outcome::Put(draft.put(put)?)
+                KeysOutcome::Put(draft.put(put)?)
             }
-            Command::Delete(delete) => {
+            KeysCommand::Delete(delete) => {
                 check_key(&delete.keys)?;
-                Outcome::Delete(draft.delete(delete))
+                KeysOutcome::Delete(draft.delete(delete))
             }
-            Command::Txn(txn) => {
+            KeysCommand::Txn(txn) => {
                 check_txn(txn, 128)?;
                 if Self::has_duplicate(txn) {
                     return Err(Error::DuplicateKey { key: Bytes::new() });
@@ -151,18 +151,18 @@ impl Model {
                 self.check_path(txn, true)?;
                 self.check_path(txn, false)?;
                 let (succeeded, responses) = self.txn(&mut draft, txn)?;
-                Outcome::Txn { revision: draft.revision(), succeeded, responses }
+                KeysOutcome::Txn { revision: draft.revision(), succeeded, responses }
             }
-            Command::Compact { revision } => {
+            KeysCommand::Compact { revision } => {
                 let requested = *revision;
                 if requested <= self.compacted {
                     return Err(Error::Compacted { requested, compacted: self.compacted });
                 }
                 self.check_revision(requested)?;
                 self.compacted = requested;
-                Outcome::Compact { revision: self.revision() }
+                KeysOutcome::Compact { revision: self.revision() }
             }
-            Command::Disarm => Outcome::Disarmed { revision: self.revision() },
+            KeysCommand::Disarm => KeysOutcome::Disarmed { revision: self.revision() },
         };
         self.commit(draft);
         Ok(outcome)

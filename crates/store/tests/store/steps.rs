@@ -1,7 +1,7 @@
 //! Sequences of what can happen to a state, at random.
 
 use broadcast_store::keys::{
-    Command, Compare, CompareOp, CompareTarget, Delete, KeyRange, Op, Put, Range, SortOrder, SortTarget, Txn, Watch,
+    Compare, CompareOp, CompareTarget, Delete, KeyRange, KeysCommand, Op, Put, Range, SortOrder, SortTarget, Txn, Watch,
 };
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
@@ -9,7 +9,7 @@ use proptest::{collection::vec, prelude::*};
 /// Something that happens.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Command(Command),
+    Command(KeysCommand),
     Read(Range),
     Grant(i64, i64),
     Revoke(i64),
@@ -132,13 +132,13 @@ fn branches(op: impl Strategy<Value = Op> + Clone) -> impl Strategy<Value = Txn>
     })
 }
 
-pub(crate) fn command() -> impl Strategy<Value = Command> {
+pub(crate) fn command() -> impl Strategy<Value = KeysCommand> {
     prop_oneof![
-        10 => put().prop_map(Command::Put),
-        4 => delete().prop_map(Command::Delete),
-        8 => txn().prop_map(Command::Txn),
-        1 => (1u64..50).prop_map(|revision| Command::Compact { revision }),
-        1 => Just(Command::Disarm),
+        10 => put().prop_map(KeysCommand::Put),
+        4 => delete().prop_map(KeysCommand::Delete),
+        8 => txn().prop_map(KeysCommand::Txn),
+        1 => (1u64..50).prop_map(|revision| KeysCommand::Compact { revision }),
+        1 => Just(KeysCommand::Disarm),
     ]
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         1 => (1i64..5, 0u64..2).prop_map(|(lease, behind)| Step::Expire(lease, behind)),
         1 => Just(Step::NewTerm),
         2 => watch().prop_map(Step::Watch),
-        5 => any::<usize>().prop_map(Step::WatchPoll),
+        5 => any::<usize>().prop_map(Step::Poll),
         1 => any::<usize>().prop_map(Step::Progress),
         1 => any::<usize>().prop_map(Step::CancelWatch),
         6 => Just(Step::Applied),

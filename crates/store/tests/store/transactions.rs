@@ -3,7 +3,7 @@
 use broadcast_store::{
     Error,
     keys::{
-        Command, Compare, CompareOp, CompareTarget, KeyRange, KeyValue, MAX_OPS, Op, OpOutcome, Put, Range, Txn,
+        Compare, CompareOp, CompareTarget, KeyRange, KeyValue, KeysCommand, MAX_OPS, Op, OpOutcome, Put, Range, Txn,
         WatchEvent, WatchHub,
     },
 };
@@ -221,7 +221,7 @@ fn a_request_full_of_small_operations_is_checked_quickly() {
         Op::Txn(success((0..width / 2).flat_map(|which| [put(which), delete(which)]).collect::<Vec<_>>()))
     };
     let level = |start: usize| Op::Txn(success((0..20).map(|at| nested(start * 20 + at)).collect::<Vec<_>>()));
-    let txn = Command::Txn(success((0..20).map(level).collect::<Vec<_>>()));
+    let txn = KeysCommand::Txn(success((0..20).map(level).collect::<Vec<_>>()));
     let start = std::time::Instant::now();
     assert_eq!(txn.check(), Ok(()));
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
@@ -232,9 +232,9 @@ proptest! {
 
     #[test]
     fn duplicates_are_found_as_by_comparing_all(txn in txn()) {
-        let refused = matches!(Command::Txn(txn.clone()).check(), Err(Error::DuplicateKey { .. }));
+        let refused = matches!(KeysCommand::Txn(txn.clone()).check(), Err(Error::DuplicateKey { .. }));
         let is_wrong = matches!(
-            Command::Txn(txn.clone()).check(),
+            KeysCommand::Txn(txn.clone()).check(),
             Err(Error::KeyNotProvided | Error::ValueProvided | Error::LeaseProvided)
         );
         prop_assert_eq!(refused, Model::has_duplicate(&txn) && !is_wrong);
