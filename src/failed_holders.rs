@@ -37,7 +37,7 @@ pub(crate) async fn release(node: Handle, locks: Client) {
         let overview = node.overview().await;
         let (dead, others): (Vec<_>, Vec<_>) =
             overview.members.iter().partition(|seen| seen.member.state == MemberState::Dead);
-        let names = |members: Vec<&broadcast::Seen>| -> HashSet<NodeName> {
+        let names = |members: Vec<&broadcast::MemberOverview>| -> HashSet<NodeName> {
             members.into_iter().map(|seen| seen.member.name.clone()).collect()
         };
         let (dead, others) = (names(dead), names(others));

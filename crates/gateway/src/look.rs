@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use broadcast::{Health, MemberState, Overview, Position, Reach, Seen};
+use broadcast::{Health, MemberOverview, MemberState, Overview, Reach, StreamPosition};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
@@ -178,8 +178,8 @@ struct MemberOf<'a> {
 
 impl<'a> MemberOf<'a> {
     /// The first of the members is the node itself.
-    fn new(seen: &'a Seen, is_self: bool) -> Self {
-        let Seen { member, acknowledges, lag, loose, reach, .. } = seen;
+    fn new(seen: &'a MemberOverview, is_self: bool) -> Self {
+        let MemberOverview { member, acknowledges, lag, loose, reach, .. } = seen;
         let meta = std::str::from_utf8(&member.meta);
         let (reach, max_datagram) = match reach {
             Reach::Datagrams => ("udp", None),
@@ -266,9 +266,9 @@ struct Origin {
     retained: usize,
 }
 
-impl From<&Position> for Origin {
-    fn from(position: &Position) -> Self {
-        let Position { origin, epoch, next, end, floor, retained } = position;
+impl From<&StreamPosition> for Origin {
+    fn from(position: &StreamPosition) -> Self {
+        let StreamPosition { origin, epoch, next, end, floor, retained } = position;
         let (epoch, next, end, floor, retained) = (*epoch, *next, *end, *floor, *retained);
         Self { origin: origin.to_string(), epoch, next, end, floor, retained }
     }

@@ -14,7 +14,9 @@ use axum::{
     http::{Uri, header},
     response::{IntoResponse, Response},
 };
-use broadcast::{Counters, Gauges, MembershipCounts, Metrics, OverLimit, Overview, Rejected, Sent, Traffic};
+use broadcast::{
+    Gauges, LimitCounts, MembershipCounts, MessageCounts, Metrics, Overview, RejectionCounts, SentBytes, Traffic,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use prometheus_client::{
     collector::Collector,
@@ -104,8 +106,8 @@ fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {
     sheet.counter("streams_opened", "Streams, by the side that opened them", &["by"], samples)
 }
 
-fn write_sent(sheet: &mut Sheet, sent: &Sent) -> fmt::Result {
-    let &Sent { probes, members, messages, receipts, repair, serf, views } = sent;
+fn write_sent(sheet: &mut Sheet, sent: &SentBytes) -> fmt::Result {
+    let &SentBytes { probes, members, messages, receipts, repair, serf, views } = sent;
     let samples = [
         (["probe"], probes),
         (["member"], members),
@@ -156,8 +158,8 @@ fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result
     sheet.histogram("probe_seconds", "Duration of probes, with or without an answer", probe)
 }
 
-fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
-    let &Counters {
+fn write_messages(sheet: &mut Sheet, counters: &MessageCounts) -> fmt::Result {
+    let &MessageCounts {
         published,
         delivered,
         wanted,
@@ -166,7 +168,7 @@ fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
         duplicates,
         missed,
         strangers,
-        former_lives,
+        past_epochs,
         elsewhere,
         unusable,
         no_events,
@@ -184,12 +186,12 @@ fn write_messages(sheet: &mut Sheet, counters: &Counters) -> fmt::Result {
     ] {
         sheet.counter(name, help, &[], [([], count)])?;
     }
-    let samples = [(["stranger"], strangers), (["former_life"], former_lives), (["unusable"], unusable)];
+    let samples = [(["stranger"], strangers), (["former_life"], past_epochs), (["unusable"], unusable)];
     sheet.counter("messages_dropped", "Messages, and reports about messages, that were dropped", &["why"], samples)
 }
 
-fn write_refusals(sheet: &mut Sheet, rejected: &Rejected, over_limit: &OverLimit) -> fmt::Result {
-    let &Rejected { packets, members, views, messages, streams } = rejected;
+fn write_refusals(sheet: &mut Sheet, rejected: &RejectionCounts, over_limit: &LimitCounts) -> fmt::Result {
+    let &RejectionCounts { packets, members, views, messages, streams } = rejected;
     let samples = [
         (["packet"], packets),
         (["member"], members),
@@ -198,7 +200,7 @@ fn write_refusals(sheet: &mut Sheet, rejected: &Rejected, over_limit: &OverLimit
         (["stream"], streams),
     ];
     sheet.counter("rejected", "Input that was rejected", &["what"], samples)?;
-    let &OverLimit { members, streams, stream_bytes, stream_sizes, stream_times, packets, pings, relays, queued } =
+    let &LimitCounts { members, streams, stream_bytes, stream_sizes, stream_times, packets, pings, relays, queued } =
         over_limit;
     let samples = [
         (["members"], members),

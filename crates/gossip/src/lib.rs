@@ -141,7 +141,7 @@ pub use config::{
     Candidate, Claim, Config, ConfigError, Faults, IpNet, NodeId, NodeInfo, Profile, ResourceLimits, Retention, Seed,
     SerfConfig, Tags, Tuning,
 };
-pub use dissemination::{Acks, Counters, Message, MessageId, Position, PublishError};
+pub use dissemination::{Acks, Message, MessageCounts, MessageId, PublishError, StreamPosition};
 #[cfg(feature = "net")]
 pub use driver::former_names::*;
 #[cfg(feature = "net")]
@@ -155,8 +155,27 @@ pub use event::{Event, Reach};
 pub use member::{Belief, Member, MemberState, NodeName};
 pub use membership::MembershipCounts;
 pub use metrics::Histogram;
-pub use node::{Gauges, Health, Metrics, OverLimit, Overview, Rejected, Seen, Sent, Traffic};
+pub use node::{Gauges, Health, LimitCounts, MemberOverview, Metrics, Overview, RejectionCounts, SentBytes, Traffic};
 pub use wire::envelope::Envelope;
+
+/// The former name of [`MessageCounts`].
+#[deprecated = "use `MessageCounts`"]
+pub type Counters = MessageCounts;
+/// The former name of [`StreamPosition`].
+#[deprecated = "use `StreamPosition`"]
+pub type Position = StreamPosition;
+/// The former name of [`LimitCounts`].
+#[deprecated = "use `LimitCounts`"]
+pub type OverLimit = LimitCounts;
+/// The former name of [`MemberOverview`].
+#[deprecated = "use `MemberOverview`"]
+pub type Seen = MemberOverview;
+/// The former name of [`RejectionCounts`].
+#[deprecated = "use `RejectionCounts`"]
+pub type Rejected = RejectionCounts;
+/// The former name of [`SentBytes`].
+#[deprecated = "use `SentBytes`"]
+pub type Sent = SentBytes;
 
 /// The code in the README compiles.
 #[cfg(doctest)]

@@ -11,7 +11,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
     control::{Control, Route},
-    counters::Counters,
+    counters::MessageCounts,
     lane::Lane,
     limits::{ACKS_PER_SECOND, SWEEP},
     me::Me,
@@ -57,7 +57,7 @@ pub(super) struct Context {
     /// How many members are live and have answered this node, itself included.
     pub(super) live: usize,
     pub(super) rng: Xoshiro256PlusPlus,
-    pub(super) counters: Counters,
+    pub(super) counters: MessageCounts,
     pub(super) timers: Timers<Timer>,
     pub(super) outputs: VecDeque<Output>,
 }

@@ -15,7 +15,7 @@ pub(crate) struct Progress {
 
 /// How far a node is with what an origin says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
+pub struct StreamPosition {
     /// The origin.
     pub origin: NodeName,
     /// Which life of it; odd for what it passes on for plain memberlist nodes.
@@ -32,7 +32,7 @@ pub struct Position {
 
 /// What came of messages to a node since its start, and what was dropped of it, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct MessageCounts {
     /// Messages that this node published.
     pub published: u64,
     /// Messages of others that were delivered to the application.
@@ -50,7 +50,7 @@ pub struct Counters {
     /// Messages, and what is said of them, from who is no member (yet), or not the one it says.
     pub strangers: u64,
     /// Messages, acknowledgements and what is said of messages, of a life that is over.
-    pub former_lives: u64,
+    pub past_epochs: u64,
     /// Members that were heard from another address than they announce, as told by
     /// [`Event::AddressMismatch`](crate::Event::AddressMismatch).
     pub elsewhere: u64,

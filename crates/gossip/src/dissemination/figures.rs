@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Dissemination,
-    counters::{Counters, Position, Progress},
+    counters::{MessageCounts, Progress, StreamPosition},
     draft::MAX_MESSAGE,
     outbound::Outbound,
 };
@@ -42,9 +42,9 @@ impl Dissemination {
     }
 
     /// How far this node is with what each origin says, its own messages first.
-    pub(crate) fn positions(&self) -> Vec<Position> {
+    pub(crate) fn positions(&self) -> Vec<StreamPosition> {
         let own = &self.publisher.own().outbound;
-        let mine = Position {
+        let mine = StreamPosition {
             origin: self.cx.me.name.clone(),
             epoch: own.epoch,
             next: own.next(),
@@ -53,7 +53,7 @@ impl Dissemination {
             retained: own.len(),
         };
         let others = self.receiver.inbound.iter().filter(|stream| stream.over.is_none());
-        let others = others.map(|stream| Position {
+        let others = others.map(|stream| StreamPosition {
             origin: stream.origin.clone(),
             epoch: stream.epoch,
             next: stream.next.unwrap_or_default(),
@@ -65,13 +65,13 @@ impl Dissemination {
     }
 
     /// How many live members have a message of this node, and which do not.
-    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        self.publisher.own().outbound.reached(seq)
+    pub(crate) fn acked_by(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        self.publisher.own().outbound.acked_by(seq)
     }
 
     /// Who has failed, and who has left, while a message was on its way to it.
-    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
-        self.publisher.own().outbound.gone_without(seq)
+    pub(crate) fn departed_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        self.publisher.own().outbound.departed_without(seq)
     }
 
     /// Whether every live member has everything this node says.
@@ -80,7 +80,7 @@ impl Dissemination {
     }
 
     /// What came, and what was dropped of it, since the start.
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> MessageCounts {
         self.cx.counters
     }
 

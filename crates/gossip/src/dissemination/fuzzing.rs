@@ -38,7 +38,7 @@ pub fn payload(data: &[u8]) {
 #[derive(Arbitrary, Debug)]
 pub(crate) enum Control {
     Relay { hops: u8, until: Option<u64>, message: Vec<u8> },
-    Have(Vec<Position>),
+    Have(Vec<StreamPosition>),
     Ack { epoch: u8, life: u8, next: Option<u16> },
     Want { origin: u8, epoch: u8, ranges: Vec<(u16, u16)> },
     Plain { source: u8, value: u8 },
@@ -50,7 +50,7 @@ pub(crate) enum Control {
 
 /// What somebody has of one life.
 #[derive(Arbitrary, Debug)]
-pub(crate) struct Position {
+pub(crate) struct StreamPosition {
     origin: u8,
     epoch: u8,
     base: u16,

@@ -127,7 +127,7 @@ pub(crate) use self::{
     revision::{DELEGATE_MAX, is_ours, probes_paths, tells_info},
 };
 pub use self::{
-    counters::{Counters, Position},
+    counters::{MessageCounts, StreamPosition},
     draft::PublishError,
     id::MessageId,
     message::Message,
@@ -168,7 +168,7 @@ impl Dissemination {
             tuning: tuning.clone(),
             live: 1,
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed),
-            counters: Counters::default(),
+            counters: MessageCounts::default(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
         };

@@ -122,7 +122,7 @@ impl Publisher {
         // One for a former life of this node is late, and no matter.
         let is_meant = |lane: &Lane| self.lanes[*lane].outbound.is_acknowledged_in(ack.epoch, ack.next);
         let Some(lane) = Lane::ALL.into_iter().find(is_meant) else {
-            cx.counters.former_lives += 1;
+            cx.counters.past_epochs += 1;
             return Ok(());
         };
         let outbound = &mut self.lanes[lane].outbound;
@@ -173,7 +173,7 @@ impl Publisher {
             return self.count_ack(cx, now, lane, name, (ack, began), echo);
         }
         if !known {
-            cx.counters.former_lives += 1;
+            cx.counters.past_epochs += 1;
         } else if cookie.is_some() {
             cx.counters.strangers += 1;
         }

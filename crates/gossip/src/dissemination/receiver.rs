@@ -167,7 +167,7 @@ impl Receiver {
         match self.inbound.open(now, origin, id.epoch, begins, cx.me.latest(now)) {
             Ok(()) => Ok(true),
             Err(StreamError::FormerLife(epoch)) => {
-                cx.counters.former_lives += 1;
+                cx.counters.past_epochs += 1;
                 self.doubt(cx, now, origin, epoch, true, membership);
                 Ok(false)
             }

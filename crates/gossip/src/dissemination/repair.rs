@@ -117,7 +117,7 @@ impl Receiver {
             Err(StreamError::FormerLife(_) | StreamError::FutureLife(_))
                 if self.open_between(now, have, source.by_origin) => {}
             Err(StreamError::FormerLife(_)) => {
-                cx.counters.former_lives += 1;
+                cx.counters.past_epochs += 1;
                 // What it reminds of was lost, and cannot have told it.
                 self.doubt(cx, now, origin, epoch, source.by_origin, membership);
                 source.addr.into_iter().for_each(|teller| self.questions.note_former(origin, epoch, teller));

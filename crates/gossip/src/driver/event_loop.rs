@@ -37,7 +37,7 @@ use super::{
 use crate::{
     Acks, Event, Message, PublishError, Seed,
     dissemination::{Draft, Progress},
-    node::{Action, GuessedBy, Node, StreamInput},
+    node::{Action, AddressGuess, Node, StreamInput},
 };
 
 /// Commands that wait for the event loop, at most.
@@ -295,7 +295,7 @@ impl EventLoop {
 
     fn accept(&mut self, stream: TcpStream, from: SocketAddr) {
         if let Some(evicted) = self.pending.push(stream, from) {
-            self.node.handle_silence(Instant::now(), without_zone(evicted), None);
+            self.node.handle_silent_connection(Instant::now(), without_zone(evicted), None);
         }
     }
 
@@ -303,11 +303,11 @@ impl EventLoop {
         let (stream, from) = match outcome {
             PendingOutcome::Stream(stream, from) => (stream, from),
             PendingOutcome::Silent(from, after) => {
-                return self.node.handle_silence(Instant::now(), without_zone(from), Some(after));
+                return self.node.handle_silent_connection(Instant::now(), without_zone(from), Some(after));
             }
         };
         let Some(permit) = self.streams.admit() else {
-            self.node.refused_stream();
+            self.node.count_refused_stream();
             return debug!(%from, "refused a connection: too many are open");
         };
         if let Some(id) = self.node.handle_accept(Instant::now(), without_zone(from)) {
@@ -337,15 +337,15 @@ impl EventLoop {
         if let Ok(found) = &result {
             found.iter().for_each(|addr| self.zones.learn(*addr));
             // Before this node advertises an address that it would have to take back.
-            if self.node.is_free_to_guess() {
-                self.apply_guess(advertise::guess_by_route(found, self.ipv6), GuessedBy::Interfaces);
+            if self.node.may_guess_address() {
+                self.apply_guess(advertise::guess_by_route(found, self.ipv6), AddressGuess::Interfaces);
             }
         }
         let result = result.map(|found| found.into_iter().map(without_zone).collect());
         self.node.handle_lookup(Instant::now(), seed, result);
     }
 
-    fn apply_guess(&mut self, guess: Option<IpAddr>, by: GuessedBy) {
+    fn apply_guess(&mut self, guess: Option<IpAddr>, by: AddressGuess) {
         if let Some(ip) = guess {
             self.node.set_guess(Instant::now(), ip, by);
         }
@@ -369,7 +369,7 @@ impl EventLoop {
         }
         self.datagrams.flush();
         if let Some(since) = self.gossip_since.take() {
-            self.node.gossip_took(since.elapsed());
+            self.node.record_gossip_time(since.elapsed());
         }
         let addr = self.node.addr();
         self.application.addr.send_if_modified(|known| std::mem::replace(known, addr) != addr);
@@ -418,12 +418,12 @@ impl EventLoop {
             Action::Close { id } => self.streams.close(id),
             Action::GuessAddress { peer } => {
                 let guess = advertise::guess_by_route(&[self.zones.with_zone(peer)], self.ipv6);
-                self.apply_guess(guess, GuessedBy::Seed);
+                self.apply_guess(guess, AddressGuess::Seed);
             }
             Action::CheckAddress { peers } => {
                 let peers: Vec<_> = peers.into_iter().map(|peer| self.zones.with_zone(peer)).collect();
                 let guess = advertise::guess_again(self.node.addr().ip(), &peers, self.ipv6);
-                self.apply_guess(guess, GuessedBy::Interfaces);
+                self.apply_guess(guess, AddressGuess::Interfaces);
             }
             Action::Lookup { seed } => {
                 let lookups = self.lookups.clone();

@@ -72,7 +72,7 @@ use crate::{
     Seed, SerfConfig, Tags,
     config::{DEFAULT_PORT, check_meta},
     dissemination::{Draft, Progress},
-    node::{Advertised, Health, Node, NodeConfig},
+    node::{AdvertisedHost, Health, Node, NodeConfig},
     wire::{Address, Nonce, limits},
 };
 
@@ -226,7 +226,7 @@ pub async fn start(mut config: Config) -> Result<Handle, StartError> {
     match advertise {
         Some(host) if !host.is_address() => {
             let host = Seed { port: addr.port(), ..host };
-            node.follow(Instant::now(), Advertised { host, ipv6: sockets.addr.is_ipv6() });
+            node.follow(Instant::now(), AdvertisedHost { host, ipv6: sockets.addr.is_ipv6() });
         }
         Some(_) => {}
         None if sockets.addr.ip().is_unspecified() => node.guess_address(Instant::now()),

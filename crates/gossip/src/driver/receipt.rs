@@ -192,8 +192,8 @@ impl Receipt {
     async fn status(&self) -> Result<ReceiptStatus, DeliveryError> {
         let seq = self.id.seq;
         let status = self.commands.ask(move |event_loop| {
-            let (members, missing) = event_loop.node.reached(seq);
-            let (failed, left) = event_loop.node.gone_without(seq);
+            let (members, missing) = event_loop.node.acked_by(seq);
+            let (failed, left) = event_loop.node.departed_without(seq);
             ReceiptStatus { members, missing, departed: DepartedMembers { failed, left } }
         });
         status.await.ok_or(DeliveryError::Stopped)

@@ -76,14 +76,14 @@ impl Handle {
         timeout: Duration,
         (records, bytes): (usize, usize),
     ) -> Result<Vec<Belief>, ViewError> {
-        let way = self.ask(|event_loop| (event_loop.node.way_of_asking(), event_loop.zones.clone())).await;
+        let way = self.ask(|event_loop| (event_loop.node.exchange_context(), event_loop.zones.clone())).await;
         let ((envelope, limits), zones) = way.ok_or(ViewError::Stopped)?;
         let limits = limits.at_most(records, bytes);
         let addr = zones.with_zone(addr);
         let request = StreamMessage::PushPull(PushPull::default());
         let mut traffic = ExchangeTraffic::default();
         let answer = exchange::request(addr, &envelope, limits, timeout, &request, &mut traffic).await;
-        self.ask(move |event_loop| event_loop.node.count_asked(traffic.sent, traffic.received)).await;
+        self.ask(move |event_loop| event_loop.node.count_exchange(traffic.sent, traffic.received)).await;
         match answer? {
             StreamMessage::PushPull(view) => Ok(Belief::from_view(&view.nodes)),
             StreamMessage::Error(reason) => {

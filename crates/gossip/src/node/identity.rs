@@ -29,7 +29,7 @@ const MAX_PEERS: usize = 8;
 
 /// The name of the address that others reach this node at.
 #[derive(Clone, Debug)]
-pub struct Advertised {
+pub struct AdvertisedHost {
     /// Its port is that of the address, whatever the name resolves to.
     pub host: Seed,
     /// Whether the address may be IPv6.
@@ -38,7 +38,7 @@ pub struct Advertised {
 
 /// What a guessed address was last guessed by. Later ones are better guesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GuessedBy {
+pub enum AddressGuess {
     /// What this host tells.
     Interfaces,
     /// Where a node that joined through this one reached it.
@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// Goes on being reached at the address that a name stands for.
-    pub fn follow(&mut self, now: Instant, advertised: Advertised) {
+    pub fn follow(&mut self, now: Instant, advertised: AdvertisedHost) {
         self.advertised = Some(advertised);
         self.resolve_own_later(now);
     }
@@ -82,7 +82,7 @@ impl Node {
             return;
         }
         match &self.advertised {
-            Some(Advertised { host, .. }) => self.actions.push_back(Action::Lookup { seed: host.clone() }),
+            Some(AdvertisedHost { host, .. }) => self.actions.push_back(Action::Lookup { seed: host.clone() }),
             None => {
                 let peers = self.membership.others().filter(|record| record.is_live()).map(Record::addr);
                 let peers = peers.take(MAX_PEERS).collect();
@@ -94,18 +94,18 @@ impl Node {
 
     /// This node's address is a guess, to be guessed again.
     pub fn guess_address(&mut self, now: Instant) {
-        self.guessed_by = Some(GuessedBy::Interfaces);
+        self.guessed_by = Some(AddressGuess::Interfaces);
         self.resolve_own_later(now);
     }
 
     /// Whether the address is a guess that nobody has been told yet.
-    pub(crate) fn is_free_to_guess(&self) -> bool {
-        self.guessed_by == Some(GuessedBy::Interfaces) && self.membership.live() == 1
+    pub(crate) fn may_guess_address(&self) -> bool {
+        self.guessed_by == Some(AddressGuess::Interfaces) && self.membership.live() == 1
     }
 
     /// A seed has answered, and there is a route to it.
     pub(super) fn guess_by_seed(&mut self, peer: SocketAddr) {
-        if self.guessed_by.is_some_and(|by| by < GuessedBy::Seed) {
+        if self.guessed_by.is_some_and(|by| by < AddressGuess::Seed) {
             self.actions.push_back(Action::GuessAddress { peer });
         }
     }
@@ -113,13 +113,13 @@ impl Node {
     /// Somebody has joined, who reached this node there. One on the same host says nothing of others.
     pub(super) fn guess_where_reached(&mut self, now: Instant, ip: Option<IpAddr>, peer: SocketAddr) {
         let from_elsewhere = ip.filter(|ip| !ip.is_loopback() && *ip != peer.ip());
-        if let (Some(ip), Some(GuessedBy::Interfaces)) = (from_elsewhere, self.guessed_by) {
-            self.set_guess(now, ip, GuessedBy::Joiner);
+        if let (Some(ip), Some(AddressGuess::Interfaces)) = (from_elsewhere, self.guessed_by) {
+            self.set_guess(now, ip, AddressGuess::Joiner);
         }
     }
 
     /// Takes another guess at this node's address.
-    pub fn set_guess(&mut self, now: Instant, ip: IpAddr, by: GuessedBy) {
+    pub fn set_guess(&mut self, now: Instant, ip: IpAddr, by: AddressGuess) {
         let new = SocketAddr::new(ip, self.addr().port());
         let Some(before) = self.guessed_by else { return };
         if self.membership.has_left() || !self.membership.allows(new) {
@@ -135,7 +135,7 @@ impl Node {
 
     /// A name was resolved; it may be that of this node's own address.
     pub(super) fn check_own(&mut self, now: Instant, seed: &Seed, found: &[SocketAddr]) {
-        let Some(Advertised { host, ipv6 }) = &self.advertised else { return };
+        let Some(AdvertisedHost { host, ipv6 }) = &self.advertised else { return };
         let me = self.addr();
         let usable =
             |addr: &&SocketAddr| (addr.is_ipv4() || *ipv6) && !addr.ip().is_unspecified() && !addr.ip().is_multicast();

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use super::{Node, Sent, rejections::Cause};
+use super::{Node, SentBytes, rejections::Cause};
 use crate::{
-    dissemination::Counters,
+    dissemination::MessageCounts,
     membership::{MemberState, MembershipCounts},
     metrics::Histogram,
     wire::{PacketError, stream::StreamError},
@@ -21,15 +21,15 @@ pub struct Metrics {
     /// Bytes and packets.
     pub traffic: Traffic,
     /// Bytes sent, by what they say.
-    pub sent: Sent,
+    pub sent: SentBytes,
     /// Members and probes.
     pub membership: MembershipCounts,
     /// Published messages.
-    pub messages: Counters,
+    pub messages: MessageCounts,
     /// What could not be used, by what it was.
-    pub rejected: Rejected,
+    pub rejected: RejectionCounts,
     /// What exceeded a bound, by which.
-    pub over_limit: OverLimit,
+    pub over_limit: LimitCounts,
     /// How much there is now.
     pub gauges: Gauges,
     /// How long it takes to put together and hand to the system a round of gossip: `memberlist.gossip`. Only
@@ -65,7 +65,7 @@ pub struct Traffic {
 
 /// What arrived and was dropped. [`Event::Rejected`](crate::Event::Rejected) tells why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rejected {
+pub struct RejectionCounts {
     /// Datagrams of which something could not be read.
     pub packets: u64,
     /// Messages about members that were not believed: of another version, without an address, from outside
@@ -81,8 +81,8 @@ pub struct Rejected {
 
 /// What was dropped, refused or cut off because it exceeded a bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OverLimit {
-    /// Members, beyond [`ResourceLimits::max_members`](crate::ResourceLimits).
+pub struct LimitCounts {
+    /// Members, beyond [`Bounds::max_members`](crate::Bounds).
     pub members: u64,
     /// Streams, beyond [`ResourceLimits::max_streams`](crate::ResourceLimits).
     pub streams: u64,
@@ -135,7 +135,7 @@ pub struct Gauges {
 
 impl Metrics {
     pub(super) fn reject(&mut self, cause: Cause) {
-        let Rejected { packets, members, views, messages, streams } = &mut self.rejected;
+        let RejectionCounts { packets, members, views, messages, streams } = &mut self.rejected;
         *match cause {
             Cause::Packet => packets,
             Cause::Member => members,
@@ -161,7 +161,7 @@ impl Metrics {
 
 impl Node {
     /// What came of what is said, and what was dropped of it, since the start.
-    pub(crate) fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> MessageCounts {
         let mut counters = self.dissemination.counters();
         if let Some(place) = &self.place {
             place.count(&mut counters);
@@ -214,12 +214,12 @@ impl Node {
     }
 
     /// A stream was refused before this node heard of it.
-    pub(crate) fn refused_stream(&mut self) {
+    pub(crate) fn count_refused_stream(&mut self) {
         self.metrics.over_limit.streams += 1;
     }
 
     /// A round of gossip has taken so long, as only who has a clock can tell.
-    pub(crate) fn gossip_took(&mut self, time: Duration) {
+    pub(crate) fn record_gossip_time(&mut self, time: Duration) {
         self.metrics.gossip.record(time);
     }
 }

@@ -48,9 +48,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 pub(crate) use self::inspect::Size;
 pub use self::{
     config::NodeConfig,
-    identity::{Advertised, GuessedBy},
-    metrics::{Gauges, Metrics, OverLimit, Rejected, Traffic},
-    overview::{Health, Overview, Seen},
+    identity::{AddressGuess, AdvertisedHost},
+    metrics::{Gauges, LimitCounts, Metrics, RejectionCounts, Traffic},
+    overview::{Health, MemberOverview, Overview},
     seal::KeyChange,
     sent::Sent,
 };
@@ -171,9 +171,9 @@ pub struct Node {
     /// In a serf cluster.
     place: Option<Place>,
     seeds: Seeds,
-    advertised: Option<Advertised>,
+    advertised: Option<AdvertisedHost>,
     /// Nothing where the address was configured.
-    guessed_by: Option<GuessedBy>,
+    guessed_by: Option<AddressGuess>,
     /// Whether this node has been part of a cluster, or has none to join.
     ready: bool,
     /// Whether this node has told that it is about to leave, which the others are to hear first.
@@ -397,13 +397,13 @@ impl Node {
     }
 
     /// How many members have a message of this node, and which do not, of those that are waited for.
-    pub(crate) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
-        self.dissemination.reached(seq)
+    pub(crate) fn acked_by(&self, seq: u64) -> (usize, Vec<NodeName>) {
+        self.dissemination.acked_by(seq)
     }
 
     /// Who has failed, and who has left, while a message was on its way to it.
-    pub(crate) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
-        self.dissemination.gone_without(seq)
+    pub(crate) fn departed_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+        self.dissemination.departed_without(seq)
     }
 
     /// The identity of the next message of this node.
@@ -455,13 +455,13 @@ impl Node {
 
     /// How this node closes what it sends at present, and what it takes at most as an answer, which is not among the
     /// streams that others have open to it.
-    pub(crate) fn way_of_asking(&self) -> (Envelope, StreamLimits) {
-        let ResourceLimits { max_members, max_stream_bytes, stream, .. } = self.resource_limits;
+    pub(crate) fn exchange_context(&self) -> (Envelope, StreamLimits) {
+        let Bounds { max_members, max_stream_bytes, stream, .. } = self.bounds;
         (self.sealer.envelope.clone(), stream.at_most(max_members, max_stream_bytes / 2))
     }
 
     /// Another node was asked for its view, on a connection that is not the node's own.
-    pub(crate) fn count_asked(&mut self, sent: u64, received: u64) {
+    pub(crate) fn count_exchange(&mut self, sent: u64, received: u64) {
         let Metrics { traffic, sent: by_kind, .. } = &mut self.metrics;
         traffic.tcp_connect += 1;
         traffic.tcp_sent += sent;

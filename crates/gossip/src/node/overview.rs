@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Node, Reach};
 use crate::{
     config::{NodeInfo, info::resolve},
-    dissemination::{Position, is_ours},
+    dissemination::{StreamPosition, is_ours},
     membership::{Member, MemberState, Record},
 };
 
@@ -20,15 +20,15 @@ pub struct Overview {
     /// Whether it has begun to leave.
     pub leaving: bool,
     /// Everybody it remembers, itself first, the dead and those who left included.
-    pub members: Vec<Seen>,
+    pub members: Vec<MemberOverview>,
     /// How far it is with what each origin says, itself first.
-    pub positions: Vec<Position>,
+    pub positions: Vec<StreamPosition>,
 }
 
 /// What a node knows of a member.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Seen {
+pub struct MemberOverview {
     /// As [`Handle::members`](crate::Handle::members) has it.
     pub member: Member,
     /// Whether it is a node of this crate, which acknowledges messages.
@@ -45,7 +45,7 @@ pub struct Seen {
     pub info: Option<NodeInfo>,
 }
 
-impl Seen {
+impl MemberOverview {
     /// Where clients reach what the member serves, by the names of these services.
     pub fn endpoints(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
         let endpoints = self.info.iter().flat_map(|info| &info.endpoints);
@@ -92,7 +92,7 @@ impl Node {
     #[must_use]
     pub fn overview(&self) -> Overview {
         let lags = self.dissemination.lags();
-        let seen = |record: &Record| Seen {
+        let seen = |record: &Record| MemberOverview {
             member: self.member(record),
             acknowledges: is_ours(record.versions),
             lag: lags.get(&record.name).copied(),

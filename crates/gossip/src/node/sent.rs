@@ -12,7 +12,7 @@ use crate::{
 /// Bytes that were sent, by what they say. Those of packets without what holds messages together in them, and
 /// before encryption; those of streams as they travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
+pub struct SentBytes {
     /// Whether members are there: pings and their answers.
     pub probes: u64,
     /// What became of members: alive, suspect, dead; and what our nodes tell each other about themselves.
@@ -29,7 +29,7 @@ pub struct Sent {
     pub views: u64,
 }
 
-impl Sent {
+impl SentBytes {
     /// Counts the messages of a packet that goes to so many.
     pub(super) fn packet(&mut self, parts: &[Bytes], receivers: usize) {
         for part in parts {

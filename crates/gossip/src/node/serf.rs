@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Cause, Event, MAX_PARTS, Node, VERSIONS};
 use crate::{
     config,
-    dissemination::{Counters, Dissemination, Draft, Message},
+    dissemination::{Dissemination, Draft, Message, MessageCounts},
     membership::{Member, MemberState, NodeName, Record},
     serf::{self, Serf},
     wire::{PushPull, Versions},
@@ -52,7 +52,7 @@ impl Place {
         Self { serf, unusable: 0, no_events: 0, told: 0, told_at: None }
     }
 
-    pub(super) fn count(&self, counters: &mut Counters) {
+    pub(super) fn count(&self, counters: &mut MessageCounts) {
         counters.unusable += self.unusable;
         counters.no_events = self.no_events;
     }

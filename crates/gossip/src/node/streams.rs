@@ -93,7 +93,7 @@ impl Node {
 
     /// A connection from outside was closed before it became a stream, as nothing came: for so long, or until there were
     /// too many others like it.
-    pub(crate) fn handle_silence(&mut self, now: Instant, from: SocketAddr, after: Option<Duration>) {
+    pub(crate) fn handle_silent_connection(&mut self, now: Instant, from: SocketAddr, after: Option<Duration>) {
         let reason = if let Some(after) = after {
             self.metrics.over_limit.stream_times += 1;
             format!("the stream was still incomplete after {after:?}, with 0 bytes")

@@ -51,13 +51,13 @@ impl Outbound {
     }
 
     /// Who has failed, and who has left, without having got a message that was on its way, and is not back.
-    pub(in crate::dissemination) fn gone_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
+    pub(in crate::dissemination) fn departed_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
         let is_back = |peer: &Peer| peer.standing.is_live() && peer.joined_at <= seq;
         self.departures.without(seq, |name| self.peers.get(name).is_some_and(is_back))
     }
 
     /// How many live members have a message, and which do not. Those that came after it are neither.
-    pub(in crate::dissemination) fn reached(&self, seq: u64) -> (usize, Vec<NodeName>) {
+    pub(in crate::dissemination) fn acked_by(&self, seq: u64) -> (usize, Vec<NodeName>) {
         let is_meant = |peer: &Peer| peer.standing.is_live() && peer.joined_at <= seq;
         let meant = self.peers.iter().filter(|(_, peer)| is_meant(peer));
         let (with, without): (Vec<_>, Vec<_>) = meant.partition(|(_, peer)| peer.acked > seq);

@@ -3,7 +3,7 @@
 use super::{super::outbound::Outbound, *};
 use crate::{
     config::Seed,
-    node::Advertised,
+    node::AdvertisedHost,
     wire::{Dead, Message as Wire, packet},
 };
 
@@ -107,7 +107,7 @@ fn who_moves_goes_on_where_it_was() {
     let host: Seed = "gateway".parse().expect("a name");
     sim.alias("gateway", &addrs[3..]);
     let now = sim.now;
-    sim.node(addrs[3]).follow(now, Advertised { host, ipv6: false });
+    sim.node(addrs[3]).follow(now, AdvertisedHost { host, ipv6: false });
     addrs[3] = sim.relocate(addrs[3], 9);
     sim.alias("gateway", &addrs[3..]);
     // It hears nothing until it has noticed.

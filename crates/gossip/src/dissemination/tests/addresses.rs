@@ -51,11 +51,11 @@ fn who_does_not_say_who_it_is_yet_is_known_by_its_address_as_ever() {
     sim.inject(old, addrs[0], super::watch::alive("old".into(), old, 0xB2));
     sim.publish(addrs[0], "k", "0");
     sim.run(SECOND / 10);
-    assert_eq!(sim.node(addrs[0]).reached(0), (1, vec!["old".into()]));
+    assert_eq!(sim.node(addrs[0]).acked_by(0), (1, vec!["old".into()]));
     let epoch = sim.node(addrs[0]).epoch();
     let ack = Control::Ack { epoch, life: 3, next: Some(1) }.encode();
     sim.inject(SocketAddr::from(([10, 9, 9, 9], 9)), addrs[0], ack.clone());
-    assert_eq!(sim.node(addrs[0]).reached(0).0, 1);
+    assert_eq!(sim.node(addrs[0]).acked_by(0).0, 1);
     sim.inject(old, addrs[0], ack);
-    assert_eq!(sim.node(addrs[0]).reached(0), (2, vec![]));
+    assert_eq!(sim.node(addrs[0]).acked_by(0), (2, vec![]));
 }

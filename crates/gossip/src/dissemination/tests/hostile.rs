@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    dissemination::{Counters, Draft, control::Control},
+    dissemination::{Draft, MessageCounts, control::Control},
     node::Node,
     wire::{Message as Wire, packet},
 };
@@ -24,7 +24,7 @@ fn four() -> (Sim, Vec<SocketAddr>, SocketAddr) {
     (sim, addrs, STRANGER.parse().expect("an address"))
 }
 
-fn counters(sim: &mut Sim, addr: SocketAddr) -> Counters {
+fn counters(sim: &mut Sim, addr: SocketAddr) -> MessageCounts {
     sim.node(addr).counters()
 }
 
@@ -68,9 +68,9 @@ fn a_forged_acknowledgement_is_counted_and_counts_for_nothing() {
     for another in [life.wrapping_sub(2), life + 2, u64::MAX] {
         sim.inject(addrs[1], addrs[0], ack(another, 2));
     }
-    assert_eq!(counters(&mut sim, addrs[0]).former_lives, before.former_lives + 3);
+    assert_eq!(counters(&mut sim, addrs[0]).past_epochs, before.past_epochs + 3);
     assert_eq!(sim.node(addrs[0]).progress().stable, 1);
-    assert_eq!(sim.node(addrs[0]).reached(1).0, 0);
+    assert_eq!(sim.node(addrs[0]).acked_by(1).0, 0);
     sim.heal();
     sim.run(SECOND);
     assert_eq!(sim.node(addrs[0]).progress().stable, 2);
@@ -282,7 +282,7 @@ fn a_life_that_is_over_or_cannot_have_begun_is_not_listened_to() {
         sim.inject(addrs[1], addrs[0], forged("node2", future, 0));
     }
     let after = counters(&mut sim, addrs[0]);
-    assert_eq!((after.former_lives - before.former_lives, after.unusable - before.unusable), (3, 2));
+    assert_eq!((after.past_epochs - before.past_epochs, after.unusable - before.unusable), (3, 2));
     assert_eq!(told(&mut sim, addrs[0]), [""; 0]);
     sim.run(SECOND);
     check_that_all_is_well(&mut sim, &addrs);

@@ -83,7 +83,7 @@ fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it
     };
     assert_eq!((blocked, next), (PublishError::WouldBlock, 74), "the log is full of what node4 needs");
     sim.run(Duration::from_millis(50));
-    let (_, missing) = sim.node(addrs[0]).reached(73);
+    let (_, missing) = sim.node(addrs[0]).acked_by(73);
     assert_eq!(missing.iter().map(ToString::to_string).collect::<Vec<_>>(), ["node4"]);
     while told(&mut sim, addrs[0]) != ["node4 cut loose", "room"] {
         assert_eq!(sim.node(addrs[0]).progress().everywhere, 10);
@@ -93,7 +93,7 @@ fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it
     assert!(sim.now - begin >= SECOND, "it was given the time to catch up");
     let progress = sim.node(addrs[0]).progress();
     assert_eq!((progress.stable, progress.everywhere), (74, 10), "all have it but the one that is not waited for");
-    let (_, missing) = sim.node(addrs[0]).reached(73);
+    let (_, missing) = sim.node(addrs[0]).acked_by(73);
     assert_eq!(missing.iter().map(ToString::to_string).collect::<Vec<_>>(), ["node4"], "which is live all the same");
     while next < 274 {
         if sim.try_publish(addrs[0], "k", &next.to_string()).is_ok() {
@@ -236,14 +236,14 @@ fn who_fails_meanwhile_is_counted_out_and_plain_nodes_apart() {
     let node = sim.node(addrs[0]);
     let progress = node.progress();
     assert_eq!((progress.stable, progress.everywhere, progress.plain), (0, 0, 1));
-    let (with, without) = node.reached(0);
+    let (with, without) = node.acked_by(0);
     assert_eq!((with, without.len()), (3, 1));
     assert_eq!(without[0].to_string(), "node5");
     sim.run_until(60 * SECOND, |sim| sim.find(addrs[0], "node5").is_none());
     sim.run(SECOND / 10);
     let node = sim.node(addrs[0]);
     assert_eq!((node.progress().stable, node.progress().everywhere), (1, 1));
-    assert_eq!(node.reached(0), (3, vec![]));
-    let (failed, left) = node.gone_without(0);
+    assert_eq!(node.acked_by(0), (3, vec![]));
+    let (failed, left) = node.departed_without(0);
     assert_eq!((failed.len(), failed[0].to_string(), left), (1, "node5".into(), vec![]));
 }

@@ -21,7 +21,7 @@ async fn nodes_know_each_others_identity_roles_and_endpoints_and_hear_when_they_
     assert_eq!(b.info_of(&"b".into()).await, Some(NodeInfo::new(b.id())));
     assert_eq!(b.info_of(&"c".into()).await, None);
     let overview = b.overview().await;
-    let seen: &Seen = overview.members.iter().find(|seen| seen.member.name == *"a").expect("it is a member");
+    let seen: &MemberOverview = overview.members.iter().find(|seen| seen.member.name == *"a").expect("it is a member");
     let at = SocketAddr::new(a.addr().ip(), 8946);
     assert_eq!(seen.endpoints().collect::<Vec<_>>(), [("http", at)]);
 

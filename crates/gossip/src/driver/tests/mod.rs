@@ -13,7 +13,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::*;
-use crate::{NodeName, Profile, Seed, Seen};
+use crate::{MemberOverview, NodeName, Profile, Seed};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -420,7 +420,7 @@ async fn who_looks_from_outside_sees_own_messages_too_and_how_far_everybody_is()
     assert_eq!((messages.published, messages.delivered, messages.wanted, delivery.count()), (2, 1, 0, 2));
     let overview = a.overview().await;
     assert!(overview.joined && !overview.leaving);
-    let seen = |seen: &Seen| (seen.member.name.to_string(), seen.acknowledges, seen.lag);
+    let seen = |seen: &MemberOverview| (seen.member.name.to_string(), seen.acknowledges, seen.lag);
     let seen: Vec<_> = overview.members.iter().map(seen).collect();
     assert_eq!(seen, [("a".into(), true, None), ("b".into(), true, Some(0))]);
     let positions = overview.positions.iter().map(|at| (at.origin.to_string(), at.next, at.end));

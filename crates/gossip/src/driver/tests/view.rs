@@ -111,7 +111,7 @@ async fn whoever_watches_the_members_is_woken_when_they_change() {
         a.overview().await;
     }
     assert!(!changes.has_changed().expect("it runs"), "who only looks changes nothing");
-    let mut until = async |what: &str, holds: fn(&crate::Seen) -> bool| {
+    let mut until = async |what: &str, holds: fn(&crate::MemberOverview) -> bool| {
         let watching = async {
             while !a.overview().await.members.get(1).is_some_and(holds) {
                 changes.changed().await.expect("it runs");

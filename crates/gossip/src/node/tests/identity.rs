@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     config::{Config, Seed},
-    node::Advertised,
+    node::AdvertisedHost,
 };
 
 #[test]
@@ -33,7 +33,7 @@ fn a_node_follows_the_name_it_is_reached_at() {
     let host: Seed = "gateway".parse().expect("a name");
     sim.alias("gateway", &addrs[1..2]);
     let now = sim.now;
-    sim.node(addrs[1]).follow(now, Advertised { host, ipv6: false });
+    sim.node(addrs[1]).follow(now, AdvertisedHost { host, ipv6: false });
     sim.run(60 * SECOND);
     assert!(sim.agreed());
     assert_eq!(sim.node(addrs[1]).addr(), addrs[1]);

@@ -81,7 +81,7 @@ fn what_is_sent_is_counted_by_what_it_says() {
     assert!(sent(&mut sim).messages > after + 100, "{:?}", sent(&mut sim));
 
     let metrics = sim.node(addrs[0]).metrics();
-    let Sent { probes, members, messages, receipts, repair, serf, views } = metrics.sent;
+    let SentBytes { probes, members, messages, receipts, repair, serf, views } = metrics.sent;
     let all = probes + members + messages + receipts + repair + serf + views;
     let traffic = metrics.traffic.udp_sent + metrics.traffic.tcp_sent;
     assert!(all <= traffic && all * 4 > traffic * 3, "{all} of {traffic} bytes: {metrics:?}");

@@ -7,7 +7,7 @@ use crate::{
     config::{Config, DEFAULT_PORT, Retention, Seed, Tuning},
     member::NodeName,
     membership::Cohort,
-    node::{Advertised, Node, NodeConfig},
+    node::{AdvertisedHost, Node, NodeConfig},
 };
 
 /// What a node takes for its address.
@@ -59,7 +59,7 @@ impl Boot<'_> {
             Advertises::Guessed => node.guess_address(now),
             Advertises::Named => {
                 let host = Seed { host: name.to_string(), port: DEFAULT_PORT };
-                node.follow(now, Advertised { host, ipv6: false });
+                node.follow(now, AdvertisedHost { host, ipv6: false });
             }
         }
         node

@@ -43,7 +43,7 @@ use super::{
 use crate::{
     Event, Message,
     member::NodeName,
-    node::{Action, GuessedBy, Node, Transmit},
+    node::{Action, AddressGuess, Node, Transmit},
 };
 
 /// What a node tells its application: a message, or what else has happened.
@@ -375,7 +375,7 @@ impl Network {
                 }
                 let addr = place.addr;
                 self.record("address", host, &[]);
-                self.with(host, |node, now| node.set_guess(now, addr.ip(), GuessedBy::Interfaces));
+                self.with(host, |node, now| node.set_guess(now, addr.ip(), AddressGuess::Interfaces));
                 Some(Step::Host(host))
             }
             Due::Call(call) => {

@@ -57,7 +57,7 @@ impl Run<'_> {
             let (host, name) = (publisher.host, self.net.name(publisher.host));
             let node = self.runs(host)?;
             let last = node.next_id().seq.checked_sub(1)?;
-            let (with, without) = node.reached(last);
+            let (with, without) = node.acked_by(last);
             let served = self.checker.served(host, last);
             if let Some(other) = without.first() {
                 return Some(format!("{name} still waits for {other} to acknowledge message {last}"));
@@ -82,7 +82,7 @@ impl Run<'_> {
         for publisher in &self.publishers {
             let Some(node) = self.runs(publisher.host) else { continue };
             let Some(last) = node.next_id().seq.checked_sub(1) else { continue };
-            let (with, _) = node.reached(last);
+            let (with, _) = node.acked_by(last);
             let check = self.checker.receipt(publisher.host, last, with);
             check.map_err(|what| format!("{}: {what}", self.net.name(publisher.host)))?;
         }
