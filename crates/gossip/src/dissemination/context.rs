@@ -1,4 +1,4 @@
-//! What all parts of the dissemination work with: who this node is, how large its cluster, and what it wants done.
+//! What all parts of the dissemination share: this node, the size of its cluster, timers and outputs.
 
 use std::{
     collections::VecDeque,
@@ -13,12 +13,12 @@ use super::{
     control::{Control, Route},
     counters::MessageCounts,
     lane::Lane,
-    limits::{ACKS_PER_SECOND, SWEEP},
-    me::Me,
+    limits::{ACKS_PER_SECOND, SWEEP_INTERVAL},
+    local_node::LocalNode,
+    origin_stream::RepairTiming,
     output::Output,
     revision::ours,
     ring::FANOUT,
-    stream::Pace,
 };
 use crate::{
     config::Tuning,
@@ -27,34 +27,35 @@ use crate::{
     wire::packet,
 };
 
-/// The first answer to a request is waited for this part of the time a probe may take.
-const PATIENCE: u32 = 20;
+/// The response to a request is first awaited for this fraction of a probe's timeout. A larger divisor repairs faster, and
+/// repeats more requests in vain where the network is slow.
+const RESPONSE_TIMEOUT_DIVISOR: u32 = 20;
 
 /// What is due at some time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
-    /// Acknowledgements are sent.
-    Acks,
-    /// What is missing of a life of an origin is asked for.
-    Ask(NodeName, u64),
-    /// Who has not acknowledged is reminded.
+    /// Send acknowledgements.
+    SendAcks,
+    /// Take the next step of repair of this epoch of an origin.
+    Repair(NodeName, u64),
+    /// Remind the peers that have not acknowledged.
     Remind(Lane),
-    /// The voices of plain nodes are reminded.
-    Plain,
-    /// What is over is looked through.
+    /// Repeat messages of plain nodes to their proxies.
+    RetryProxies,
+    /// Look through the epochs that have ended.
     Sweep,
-    /// Who watches is told what has changed.
-    Tell,
-    /// Who is watched is asked again.
-    Watch,
+    /// Report changed positions to watchers.
+    ReportAcks,
+    /// Ask again to be reported positions.
+    RenewWatch,
 }
 
-/// See the [module](self).
+/// See the [module](self). Also written `cx`.
 #[derive(Debug)]
 pub(super) struct Context {
-    pub(super) me: Me,
+    pub(super) local: LocalNode,
     pub(super) tuning: Tuning,
-    /// How many members are live and have answered this node, itself included.
+    /// How many members are live and proven, this node included.
     pub(super) live: usize,
     pub(super) rng: Xoshiro256PlusPlus,
     pub(super) counters: MessageCounts,
@@ -63,54 +64,53 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// How long an answer is waited for.
-    pub(super) fn patience(&self) -> Duration {
-        self.tuning.probe_timeout / PATIENCE
+    /// How long the response to a request is awaited at first.
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.tuning.probe_timeout / RESPONSE_TIMEOUT_DIVISOR
     }
 
-    /// For how many rounds of gossip news is told: enough for everybody to hear it from somebody.
-    pub(super) fn rounds(&self) -> u32 {
+    /// For how many rounds of gossip news is told: enough for all to hear it from somebody.
+    pub(super) fn gossip_rounds(&self) -> u32 {
         digits(self.live)
     }
 
-    pub(super) fn pace(&self) -> Pace {
-        Pace { patience: self.patience(), rounds: self.rounds() }
+    pub(super) fn repair_timing(&self) -> RepairTiming {
+        RepairTiming { response_timeout: self.response_timeout(), gossip_rounds: self.gossip_rounds() }
     }
 
-    /// Over how long acknowledgements are spread, in a cluster too large for all to acknowledge at once.
-    pub(super) fn ack_spread(&self) -> Option<Duration> {
+    /// Over what time acknowledgements are spread, in a cluster that is too large for all to acknowledge at once.
+    pub(super) fn ack_jitter(&self) -> Option<Duration> {
         (self.live > FANOUT + 1).then(|| Duration::from_secs_f64(self.live as f64 / ACKS_PER_SECOND))
     }
 
-    /// The largest message that fits in a packet, with what may go in front of it.
+    /// The largest message that fits in a packet, with what may stand in front of it.
     pub(super) fn max_in_packet(&self) -> usize {
         const ROUTE: usize = 16 + packet::PART_OVERHEAD;
         self.tuning.udp_buffer_size - packet::COMPOUND_OVERHEAD - packet::PART_OVERHEAD - ROUTE
     }
 
-    /// What is missing is asked for by then at the latest.
-    pub(super) fn ask_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
-        let timer = Timer::Ask(origin.clone(), epoch);
+    /// Sees to it that the next step of repair is taken by then at the latest.
+    pub(super) fn request_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
+        let timer = Timer::Repair(origin.clone(), epoch);
         if self.timers.get(&timer).is_none_or(|due| due > at) {
             self.timers.set(timer, at);
         }
     }
 
-    /// What is over is to be looked through.
+    /// Sees to it that ended epochs are looked through.
     pub(super) fn sweep_later(&mut self, now: Instant) {
         if self.timers.get(&Timer::Sweep).is_none() {
-            self.timers.set(Timer::Sweep, now + SWEEP);
+            self.timers.set(Timer::Sweep, now + SWEEP_INTERVAL);
         }
     }
 
-    /// Sends control messages to one of ours.
+    /// Sends control messages to one of our nodes.
     pub(super) fn send(&mut self, to: SocketAddr, messages: Vec<Bytes>) {
         self.outputs.push_back(Output::Packets { to: vec![ours(to)], route: None, messages });
     }
 
-    /// Sends messages on a route to some nodes: those that are small in packets, the others each over a
-    /// stream.
-    pub(super) fn spread(&mut self, to: Vec<Target>, route: Option<Route>, messages: Vec<Bytes>) {
+    /// Sends messages on a route to some nodes: small ones in packets, each large one over a stream.
+    pub(super) fn multicast(&mut self, to: Vec<Target>, route: Option<Route>, messages: Vec<Bytes>) {
         let max = self.max_in_packet();
         let (small, large): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.len() <= max);
         for message in large {

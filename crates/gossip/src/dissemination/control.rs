@@ -1,10 +1,9 @@
-//! What only nodes of this crate say to each other: positions, acknowledgements, requests.
+//! Control messages: what only nodes of this crate say to each other. Digests, acknowledgements, requests.
 //!
-//! A control message is a user message that begins with [`MAGIC`], with which no JSON can begin, and
-//! goes only to nodes that understand it. Then follow its kind and its fields: numbers as unsigned
-//! LEB128, names behind their lengths.
+//! A control message is a user message that begins with [`MAGIC`], with which no JSON can begin. It goes only to nodes
+//! that understand it. Its kind follows, then its fields: numbers as unsigned LEB128, names behind their lengths.
 //!
-//! Reading is bounded: no field is longer than what it stands in, no list longer than its limit.
+//! Reading is bounded: no field is longer than what it stands in, and no list longer than its limit.
 
 use bytes::Bytes;
 
@@ -12,133 +11,135 @@ use crate::wire::{kind, limits};
 
 /// The first byte of a control message, and the revision of its format.
 pub(crate) const MAGIC: u8 = 0xB5;
-/// Entries of a [`Control::Have`] at most.
-pub(super) const MAX_HAVES: usize = 1024;
-/// Members of a [`Control::Acked`] at most.
+/// The most entries of a [`Control::Digest`].
+pub(super) const MAX_DIGESTS: usize = 1024;
+/// The most members of a [`Control::AckReport`].
 pub(super) const MAX_POSITIONS: usize = 1024;
-/// What a [`Control::Acked`] takes at most apart from its members, in bytes.
-pub(super) const ACKED_OVERHEAD: usize = 3 + 10;
-/// Ranges of a [`Control::Want`] at most.
+/// The most bytes that a [`Control::AckReport`] takes without its members.
+pub(super) const ACK_REPORT_OVERHEAD: usize = 3 + 10;
+/// The most ranges of a [`Control::RepairRequest`].
 pub(super) const MAX_RANGES: usize = 32;
 
-/// Kinds from here on are about the paths to members, and from 16 later on about nodes: [`node`](crate::node).
+/// Kinds from here on are about paths to members, and from 16 later on about nodes: see [`node`](crate::node).
 pub(crate) const PATH_KINDS: u8 = 0x40;
 const RELAY: u8 = 1;
-const HAVE: u8 = 2;
+const DIGEST: u8 = 2;
 const ACK: u8 = 3;
-const WANT: u8 = 4;
-const PLAIN: u8 = 5;
-const WATCH: u8 = 6;
-const ACKED: u8 = 7;
-const BY: u8 = 8;
-const RECEIPT: u8 = 9;
+const REPAIR_REQUEST: u8 = 4;
+const PROXY_PUBLISH: u8 = 5;
+const WATCH_ACKS: u8 = 6;
+const ACK_REPORT: u8 = 7;
+const SENDER: u8 = 8;
+const COOKIE_ACK: u8 = 9;
 
-/// What a user message of this crate is about.
+/// What a user message of this crate is for, to count traffic by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Talk {
-    /// It is a message, or says who is to pass one on.
+pub(crate) enum TrafficClass {
+    /// Published messages, and where they go.
     Message,
-    /// Who has which.
-    Receipt,
-    /// Who could give which, and who asks for it.
+    /// Acknowledgements.
+    Ack,
+    /// Digests and requests.
     Repair,
 }
 
-impl Talk {
+impl TrafficClass {
     pub(crate) fn of(payload: &[u8]) -> Self {
         match payload {
-            [MAGIC, BY, rest @ ..] => match Control::decode_by(rest) {
+            [MAGIC, SENDER, rest @ ..] => match Control::decode_sender(rest) {
                 Ok((_, [kind, ..])) => Self::of(&[MAGIC, *kind]),
                 _ => Self::Message,
             },
-            [MAGIC, ACK | WATCH | ACKED | RECEIPT, ..] => Self::Receipt,
-            [MAGIC, HAVE | WANT, ..] => Self::Repair,
+            [MAGIC, ACK | WATCH_ACKS | ACK_REPORT | COOKIE_ACK, ..] => Self::Ack,
+            [MAGIC, DIGEST | REPAIR_REQUEST, ..] => Self::Repair,
             _ => Self::Message,
         }
     }
 }
 
-/// How a message reached whom it reached, and who is to get it from there.
+/// How a message got to a node, and who gets it from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Route {
-    /// Over how many hops it came to who sends it on.
+    /// The hops to the node that sends it.
     pub(super) hops: u8,
-    /// Pass it on to the nodes from the receiver up to this place on the ring, exclusive.
+    /// The receiver passes it on to the nodes from itself up to this position on the ring, exclusive.
     pub(super) until: Option<u64>,
 }
 
 impl Route {
-    /// The message that says that those after it came straight from their origin, and go no further.
+    /// A control message that says that the messages after it came straight from their origin, and go no further.
     pub(crate) fn none() -> Bytes {
         Control::Relay { route: Self::default(), message: &[] }.encode()
     }
 }
 
-/// What a node has of one life of an origin.
+/// What a node has of one epoch of an origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Have<'a> {
+pub(super) struct StreamDigest<'a> {
     pub(super) origin: &'a [u8],
     pub(super) epoch: u64,
-    /// The first number it can still give to others.
+    /// The first number that it can still retransmit.
     pub(super) base: u64,
-    /// The number after the last one it has.
+    /// The number after the last one that it has.
     pub(super) next: u64,
     /// Below this number nobody needs anything any more.
     pub(super) floor: u64,
-    /// Said by the origin to one node: where that node begins, and which life of it is meant (0 when
-    /// that is not known).
-    pub(super) start: Option<Start>,
+    /// Set when an origin tells one node where that node starts.
+    pub(super) start: Option<StreamStart>,
 }
 
+/// Where one receiver starts in an origin's stream, as the origin says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Start {
-    pub(super) at: u64,
-    pub(super) life: u64,
-    /// What that node's acknowledgements are to carry: they come from where it is reached, then.
+pub(super) struct StreamStart {
+    /// The first number that it is owed.
+    pub(super) seq: u64,
+    /// The epoch of the receiver that is meant; 0 if the origin does not know it.
+    pub(super) receiver_epoch: u64,
+    /// What the receiver's acknowledgements have to carry, as proof that they come from where it is reached.
     pub(super) cookie: Option<u64>,
 }
 
-/// A question, or the echo of one in its answer, and how old who says it is.
+/// A challenge, or its echo in the response, with the age of the node that sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    pub(super) number: u64,
-    /// For how long its sender has been running, in microseconds: that tells whether it was there before something
-    /// happened, whatever the clocks of the two say.
+pub(super) struct Challenge {
+    pub(super) nonce: u64,
+    /// For how long the sender has been running, in microseconds. It tells whether the sender was there before something
+    /// happened, whatever its clock says.
     pub(super) age: u64,
 }
 
-/// Who says what follows, wherever its packets leave from. Only nodes of [revisions](super::revision) that know of it are
-/// told.
+/// Who sends the control message that follows, whatever address its packets leave from. Only nodes of
+/// [revisions](super::revision) that know it are sent one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct By<'a> {
-    pub(super) sender: &'a [u8],
-    /// What whom it is told to has asked the sender with.
-    pub(super) echo: Option<Question>,
+pub(super) struct SenderHeader<'a> {
+    pub(super) name: &'a [u8],
+    /// The echo of the receiver's challenge.
+    pub(super) echo: Option<Challenge>,
 }
 
 /// A control message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Control<'a> {
-    /// The route of the messages that follow in the same packet, or in `message` if that is there.
+    /// The route of the messages that follow in the packet, or of `message` unless that is empty.
     Relay { route: Route, message: &'a [u8] },
-    /// What the sender has.
-    Have(Vec<Have<'a>>),
-    /// To an origin: the sender, in this life of it, has everything below `next`. Without one it asks
-    /// where to begin.
-    Ack { epoch: u64, life: u64, next: Option<u64> },
-    /// The same, said by name. It carries the cookie that the origin gave the sender; `question` is to be
-    /// echoed with where the sender begins, and in which life.
-    Receipt { epoch: u64, life: u64, next: Option<u64>, cookie: Option<u64>, question: Option<Question> },
-    /// Send me these: first numbers and counts.
-    Want { origin: &'a [u8], epoch: u64, ranges: Vec<(u64, u64)> },
-    /// A plain node said this; pass it on to everybody.
-    Plain { source: &'a [u8], message: &'a [u8] },
-    /// Tell me for a while who acknowledges what of yours.
-    Watch,
-    /// In this life of the sender these members have everything below these numbers.
-    Acked { epoch: u64, members: Vec<(&'a [u8], u64)> },
-    /// Another control message, and who says it.
-    By { by: By<'a>, control: &'a [u8] },
+    /// What the sender has: one entry for each epoch of each origin.
+    Digest(Vec<StreamDigest<'a>>),
+    /// To an origin, by a receiver in this epoch of its own: it has everything below `next`. Without `next` it asks where to
+    /// start.
+    Ack { epoch: u64, receiver_epoch: u64, next: Option<u64> },
+    /// The same with the cookie that the origin gave the sender. The `challenge` is to be echoed with the answer, which says
+    /// where the sender starts and in which epoch the origin is.
+    CookieAck { epoch: u64, receiver_epoch: u64, next: Option<u64>, cookie: Option<u64>, challenge: Option<Challenge> },
+    /// Retransmit these messages: first numbers and counts.
+    RepairRequest { origin: &'a [u8], epoch: u64, ranges: Vec<(u64, u64)> },
+    /// A plain node sent this; publish it on its behalf.
+    ProxyPublish { source: &'a [u8], message: &'a [u8] },
+    /// Report to the sender for a while who acknowledges the receiver's messages.
+    WatchAcks,
+    /// In this epoch of the sender, these members have everything below these numbers.
+    AckReport { epoch: u64, members: Vec<(&'a [u8], u64)> },
+    /// Another control message, and who sends it.
+    Sender { header: SenderHeader<'a>, control: &'a [u8] },
 }
 
 /// Why a control message cannot be read.
@@ -162,29 +163,29 @@ impl<'a> Control<'a> {
                 let until = reader.option()?;
                 Self::Relay { route: Route { hops, until }, message: reader.rest }
             }
-            HAVE => {
-                let mut haves = Vec::new();
+            DIGEST => {
+                let mut digests = Vec::new();
                 while !reader.rest.is_empty() {
-                    if haves.len() == MAX_HAVES {
+                    if digests.len() == MAX_DIGESTS {
                         return Err(ControlError::Limit);
                     }
-                    haves.push(reader.have()?);
+                    digests.push(reader.digest()?);
                 }
-                Self::Have(haves)
+                Self::Digest(digests)
             }
-            ACK => Self::Ack { epoch: reader.number()?, life: reader.number()?, next: reader.option()? },
-            RECEIPT => Self::Receipt {
+            ACK => Self::Ack { epoch: reader.number()?, receiver_epoch: reader.number()?, next: reader.option()? },
+            COOKIE_ACK => Self::CookieAck {
                 epoch: reader.number()?,
-                life: reader.number()?,
+                receiver_epoch: reader.number()?,
                 next: reader.option()?,
                 cookie: reader.option()?,
-                question: reader.question()?,
+                challenge: reader.challenge()?,
             },
-            BY => {
-                let (by, control) = Self::decode_by(reader.rest)?;
-                Self::By { by, control }
+            SENDER => {
+                let (header, control) = Self::decode_sender(reader.rest)?;
+                Self::Sender { header, control }
             }
-            WANT => {
+            REPAIR_REQUEST => {
                 let (origin, epoch) = (reader.name()?, reader.number()?);
                 let mut ranges = Vec::new();
                 while !reader.rest.is_empty() {
@@ -193,11 +194,11 @@ impl<'a> Control<'a> {
                     }
                     ranges.push((reader.number()?, reader.number()?));
                 }
-                Self::Want { origin, epoch, ranges }
+                Self::RepairRequest { origin, epoch, ranges }
             }
-            PLAIN => Self::Plain { source: reader.name()?, message: reader.rest },
-            WATCH => Self::Watch,
-            ACKED => {
+            PROXY_PUBLISH => Self::ProxyPublish { source: reader.name()?, message: reader.rest },
+            WATCH_ACKS => Self::WatchAcks,
+            ACK_REPORT => {
                 let epoch = reader.number()?;
                 let mut members = Vec::new();
                 while !reader.rest.is_empty() {
@@ -206,30 +207,30 @@ impl<'a> Control<'a> {
                     }
                     members.push((reader.name()?, reader.number()?));
                 }
-                Self::Acked { epoch, members }
+                Self::AckReport { epoch, members }
             }
             kind => return Err(ControlError::Kind(kind)),
         })
     }
 
-    /// Reads who says what follows.
-    fn decode_by(data: &'a [u8]) -> Result<(By<'a>, &'a [u8]), ControlError> {
+    /// Reads a sender's header; gives what follows it, too.
+    fn decode_sender(data: &'a [u8]) -> Result<(SenderHeader<'a>, &'a [u8]), ControlError> {
         let mut reader = Reader { rest: data, len: data.len() };
-        let by = By { sender: reader.name()?, echo: reader.question()? };
-        Ok((by, reader.rest))
+        let header = SenderHeader { name: reader.name()?, echo: reader.challenge()? };
+        Ok((header, reader.rest))
     }
 
-    /// The message, ready for a packet.
+    /// The message as it goes in a packet.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = begin();
         self.put(&mut out);
         out.into()
     }
 
-    /// The same, said by somebody.
-    pub(super) fn encode_by(&self, by: By<'_>) -> Bytes {
+    /// The same behind a sender's header.
+    pub(super) fn encode_from(&self, header: SenderHeader<'_>) -> Bytes {
         let mut out = begin();
-        by.put(&mut out);
+        header.put(&mut out);
         self.put(&mut out);
         out.into()
     }
@@ -242,32 +243,32 @@ impl<'a> Control<'a> {
                 put_option(out, route.until);
                 out.extend_from_slice(message);
             }
-            Self::Have(haves) => {
-                out.push(HAVE);
-                for have in haves {
-                    have.put(out);
+            Self::Digest(digests) => {
+                out.push(DIGEST);
+                for digest in digests {
+                    digest.put(out);
                 }
             }
-            Self::Ack { epoch, life, next } => {
+            Self::Ack { epoch, receiver_epoch, next } => {
                 out.push(ACK);
                 put_number(out, *epoch);
-                put_number(out, *life);
+                put_number(out, *receiver_epoch);
                 put_option(out, *next);
             }
-            Self::Receipt { epoch, life, next, cookie, question } => {
-                out.push(RECEIPT);
+            Self::CookieAck { epoch, receiver_epoch, next, cookie, challenge } => {
+                out.push(COOKIE_ACK);
                 put_number(out, *epoch);
-                put_number(out, *life);
+                put_number(out, *receiver_epoch);
                 put_option(out, *next);
                 put_option(out, *cookie);
-                put_question(out, *question);
+                put_challenge(out, *challenge);
             }
-            Self::By { by, control } => {
-                by.put(out);
+            Self::Sender { header, control } => {
+                header.put(out);
                 out.extend_from_slice(control);
             }
-            Self::Want { origin, epoch, ranges } => {
-                out.push(WANT);
+            Self::RepairRequest { origin, epoch, ranges } => {
+                out.push(REPAIR_REQUEST);
                 put_name(out, origin);
                 put_number(out, *epoch);
                 for (first, count) in ranges {
@@ -275,14 +276,14 @@ impl<'a> Control<'a> {
                     put_number(out, *count);
                 }
             }
-            Self::Plain { source, message } => {
-                out.push(PLAIN);
+            Self::ProxyPublish { source, message } => {
+                out.push(PROXY_PUBLISH);
                 put_name(out, source);
                 out.extend_from_slice(message);
             }
-            Self::Watch => out.push(WATCH),
-            Self::Acked { epoch, members } => {
-                out.push(ACKED);
+            Self::WatchAcks => out.push(WATCH_ACKS),
+            Self::AckReport { epoch, members } => {
+                out.push(ACK_REPORT);
                 put_number(out, *epoch);
                 for (name, next) in members {
                     put_name(out, name);
@@ -293,20 +294,20 @@ impl<'a> Control<'a> {
     }
 }
 
-impl By<'_> {
+impl SenderHeader<'_> {
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(BY);
-        put_name(out, self.sender);
-        put_question(out, self.echo);
+        out.push(SENDER);
+        put_name(out, self.name);
+        put_challenge(out, self.echo);
     }
 
-    /// How many bytes it takes at most in front of a control message.
+    /// The most bytes that it takes in front of a control message.
     pub(super) fn max_len(&self) -> usize {
-        1 + 2 + self.sender.len() + 21
+        1 + 2 + self.name.len() + 21
     }
 }
 
-impl Have<'_> {
+impl StreamDigest<'_> {
     fn put(&self, out: &mut Vec<u8>) {
         put_name(out, self.origin);
         for number in [self.epoch, self.base, self.next, self.floor] {
@@ -314,10 +315,10 @@ impl Have<'_> {
         }
         match self.start {
             None => out.push(0),
-            Some(Start { at, life, cookie }) => {
+            Some(StreamStart { seq, receiver_epoch, cookie }) => {
                 out.push(if cookie.is_some() { 2 } else { 1 });
-                put_number(out, at);
-                put_number(out, life);
+                put_number(out, seq);
+                put_number(out, receiver_epoch);
                 if let Some(cookie) = cookie {
                     put_number(out, cookie);
                 }
@@ -325,28 +326,28 @@ impl Have<'_> {
         }
     }
 
-    /// How many bytes it takes at most in a [`Control::Have`].
+    /// The most bytes that it takes in a [`Control::Digest`].
     pub(super) fn max_len(&self) -> usize {
         2 + self.origin.len() + 7 * 10 + 1
     }
 }
 
-/// A control message, with room for an acknowledgement, which most of them are.
+/// An empty control message, with room for an acknowledgement, since most are one.
 fn begin() -> Vec<u8> {
     let mut out = Vec::with_capacity(96);
     out.extend_from_slice(&[kind::USER, MAGIC]);
     out
 }
 
-/// How many bytes a member takes at most in a [`Control::Acked`].
+/// The most bytes that a member takes in a [`Control::AckReport`].
 pub(super) fn position_len(name: &[u8]) -> usize {
     2 + name.len() + 10
 }
 
-fn put_question(out: &mut Vec<u8>, question: Option<Question>) {
-    put_option(out, question.map(|question| question.number));
-    if let Some(question) = question {
-        put_number(out, question.age);
+fn put_challenge(out: &mut Vec<u8>, challenge: Option<Challenge>) {
+    put_option(out, challenge.map(|challenge| challenge.nonce));
+    if let Some(challenge) = challenge {
+        put_number(out, challenge.age);
     }
 }
 
@@ -399,9 +400,9 @@ impl<'a> Reader<'a> {
         Err(ControlError::Limit)
     }
 
-    fn question(&mut self) -> Result<Option<Question>, ControlError> {
+    fn challenge(&mut self) -> Result<Option<Challenge>, ControlError> {
         Ok(match self.option()? {
-            Some(number) => Some(Question { number, age: self.number()? }),
+            Some(nonce) => Some(Challenge { nonce, age: self.number()? }),
             None => None,
         })
     }
@@ -423,15 +424,17 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
-    fn have(&mut self) -> Result<Have<'a>, ControlError> {
+    fn digest(&mut self) -> Result<StreamDigest<'a>, ControlError> {
         let origin = self.name()?;
         let (epoch, base, next, floor) = (self.number()?, self.number()?, self.number()?, self.number()?);
         let start = match self.byte()? {
             0 => None,
-            1 => Some(Start { at: self.number()?, life: self.number()?, cookie: None }),
-            _ => Some(Start { at: self.number()?, life: self.number()?, cookie: Some(self.number()?) }),
+            1 => Some(StreamStart { seq: self.number()?, receiver_epoch: self.number()?, cookie: None }),
+            _ => {
+                Some(StreamStart { seq: self.number()?, receiver_epoch: self.number()?, cookie: Some(self.number()?) })
+            }
         };
-        Ok(Have { origin, epoch, base, next, floor, start })
+        Ok(StreamDigest { origin, epoch, base, next, floor, start })
     }
 }
 
@@ -454,32 +457,32 @@ mod tests {
             ranges in prop::collection::vec(any::<(u64, u64)>(), 0..=MAX_RANGES), message: Vec<u8>,
         ) {
             let [epoch, base, next, floor] = numbers;
-            let start = start.map(|(at, life, cookie)| Start { at, life, cookie });
-            let have = Have { origin: &origin, epoch, base, next, floor, start };
-            let max_len = have.max_len();
-            let question = until.map(|number| Question { number, age: next });
+            let start = start.map(|(seq, receiver_epoch, cookie)| StreamStart { seq, receiver_epoch, cookie });
+            let digest = StreamDigest { origin: &origin, epoch, base, next, floor, start };
+            let max_len = digest.max_len();
+            let challenge = until.map(|nonce| Challenge { nonce, age: next });
             for control in [
                 Control::Relay { route: Route { hops, until }, message: &message },
-                Control::Have(vec![have.clone(), have]),
-                Control::Ack { epoch, life: base, next: until },
-                Control::Want { origin: &origin, epoch, ranges },
-                Control::Plain { source: &origin, message: &message },
-                Control::Watch,
-                Control::Acked { epoch, members: vec![(&origin, base), (b"", next)] },
-                Control::Receipt { epoch, life: base, next: until, cookie: Some(next), question },
+                Control::Digest(vec![digest.clone(), digest]),
+                Control::Ack { epoch, receiver_epoch: base, next: until },
+                Control::RepairRequest { origin: &origin, epoch, ranges },
+                Control::ProxyPublish { source: &origin, message: &message },
+                Control::WatchAcks,
+                Control::AckReport { epoch, members: vec![(&origin, base), (b"", next)] },
+                Control::CookieAck { epoch, receiver_epoch: base, next: until, cookie: Some(next), challenge },
             ] {
-                let by = By { sender: &origin, echo: question };
-                let said = control.encode_by(by);
-                prop_assert!(said.len() <= control.encode().len() + by.max_len());
+                let header = SenderHeader { name: &origin, echo: challenge };
+                let said = control.encode_from(header);
+                prop_assert!(said.len() <= control.encode().len() + header.max_len());
                 let inner = control.encode();
-                prop_assert_eq!(decode(&said).unwrap(), Control::By { by, control: &inner[2..] });
+                prop_assert_eq!(decode(&said).unwrap(), Control::Sender { header, control: &inner[2..] });
                 let encoded = control.encode();
                 prop_assert_eq!(decode(&encoded).unwrap(), control.clone());
-                if let Control::Have(_) = control {
+                if let Control::Digest(_) = control {
                     prop_assert!(encoded.len() <= 3 + 2 * max_len);
                 }
-                if let Control::Acked { .. } = control {
-                    prop_assert!(encoded.len() <= ACKED_OVERHEAD + position_len(&origin) + position_len(b""));
+                if let Control::AckReport { .. } = control {
+                    prop_assert!(encoded.len() <= ACK_REPORT_OVERHEAD + position_len(&origin) + position_len(b""));
                 }
                 for end in 2..encoded.len() {
                     // Cut off it may be something else, or an error, but nothing worse.
@@ -498,19 +501,19 @@ mod tests {
     fn what_is_beyond_a_limit_is_refused() {
         assert_eq!(Control::decode(&[]), Err(ControlError::Short(0)));
         assert_eq!(Control::decode(&[99]), Err(ControlError::Kind(99)));
-        assert_eq!(Control::decode(&[PLAIN, 5, b'a']), Err(ControlError::Short(3)));
-        assert_eq!(Control::decode(&[PLAIN, 0x80, 0x02]), Err(ControlError::Limit));
+        assert_eq!(Control::decode(&[PROXY_PUBLISH, 5, b'a']), Err(ControlError::Short(3)));
+        assert_eq!(Control::decode(&[PROXY_PUBLISH, 0x80, 0x02]), Err(ControlError::Limit));
         let mut long = vec![ACK];
         long.extend_from_slice(&[0xff; 9]);
         long.push(2);
         assert_eq!(Control::decode(&long), Err(ControlError::Limit));
-        let mut many = vec![WANT, 0, 0];
+        let mut many = vec![REPAIR_REQUEST, 0, 0];
         many.extend_from_slice(&[0; 2 * MAX_RANGES + 2]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
-        let mut many = vec![HAVE];
-        many.extend_from_slice(&[0; 6 * (MAX_HAVES + 1)]);
+        let mut many = vec![DIGEST];
+        many.extend_from_slice(&[0; 6 * (MAX_DIGESTS + 1)]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
-        let mut many = vec![ACKED, 0];
+        let mut many = vec![ACK_REPORT, 0];
         many.extend_from_slice(&[0; 2 * (MAX_POSITIONS + 1)]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
     }

@@ -1,4 +1,4 @@
-//! Telling retransmissions of a plain node from new messages, which it gives no identity.
+//! Deduplication of plain nodes' messages, which have no identity.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,17 +10,19 @@ use bytes::Bytes;
 use super::hash::hash;
 use crate::membership::NodeName;
 
-/// For how long equal messages of a plain node are retransmissions of one.
-pub(super) const WINDOW: Duration = Duration::from_secs(2);
-/// How long a voice may take until it is reminded.
-pub(super) const PATIENCE: Duration = Duration::from_millis(300);
-/// How often a message is handed to a voice.
-pub(super) const TRIES: u32 = 3;
-/// How many messages are remembered at most, and how many wait for their voices at most.
+/// For how long equal messages of a plain node count as one. Longer tolerates later retransmissions; shorter lets a program
+/// say the same again sooner.
+pub(super) const DEDUP_WINDOW: Duration = Duration::from_secs(2);
+/// How long a proxy may take to publish a message before it is sent there again.
+pub(super) const PROXY_TIMEOUT: Duration = Duration::from_millis(300);
+/// How often a message is sent to a proxy.
+pub(super) const PROXY_ATTEMPTS: u32 = 3;
+/// How many messages are remembered, and how many wait for their proxies, at most.
 const MAX_SEEN: usize = 65_536;
 const MAX_WAITING: usize = 4096;
 
-/// What equal messages of a plain node have in common: its name, and a hash of what it said, whatever JSON that was in.
+/// What equal messages of a plain node have in common: its name, and a hash of key and value, however the JSON around them is
+/// written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PayloadKey {
     pub(super) source: NodeName,
@@ -28,47 +30,48 @@ pub(super) struct PayloadKey {
 }
 
 impl PayloadKey {
-    /// `raw` tells that the value stands for bytes of the source's own kind.
+    /// `raw` says that the value stands for bytes that were not JSON.
     pub(super) fn new(source: &NodeName, key: &str, value: &str, raw: bool) -> Self {
         let value = hash(value.as_bytes()) ^ u64::from(raw);
         Self { source: source.clone(), hash: hash(key.as_bytes()) ^ value.rotate_left(32) }
     }
 }
 
-/// There is no room to remember one more.
+/// There is no room to remember one more message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more messages from plain memberlist nodes came within {WINDOW:?} than can be told apart")]
-pub(crate) struct Flooded;
+#[error("more messages from plain memberlist nodes came within {DEDUP_WINDOW:?} than can be told apart")]
+pub(crate) struct DedupFull;
 
-/// What was said by plain nodes of late.
+/// The recent messages of plain nodes.
 #[derive(Debug, Default)]
 pub(super) struct DedupWindow {
-    /// When, and in whose stream.
+    /// When each came, and in whose stream.
     seen: HashMap<PayloadKey, (Instant, NodeName)>,
-    /// The same, oldest first.
+    /// The same keys, oldest first.
     order: VecDeque<(Instant, PayloadKey)>,
-    /// What waits to come back in its voice's stream.
+    /// The messages that have not come back in their proxy's stream yet.
     waiting: BTreeMap<PayloadKey, Waiting>,
 }
 
+/// A message that a proxy is to publish.
 #[derive(Debug)]
 struct Waiting {
     message: Bytes,
-    tries: u32,
+    attempts: u32,
     until: Instant,
 }
 
 impl DedupWindow {
-    /// Whether such a message came within the window, or waits for its voice.
-    pub(super) fn knows(&self, now: Instant, key: &PayloadKey) -> bool {
-        let fresh = |(at, _): &(Instant, NodeName)| now.saturating_duration_since(*at) < WINDOW;
+    /// Whether an equal message came within the window or waits for its proxy.
+    pub(super) fn contains(&self, now: Instant, key: &PayloadKey) -> bool {
+        let fresh = |(at, _): &(Instant, NodeName)| now.saturating_duration_since(*at) < DEDUP_WINDOW;
         self.seen.get(key).is_some_and(fresh) || self.waiting.contains_key(key)
     }
 
-    /// Whether a message that comes in the stream of `voice` is new. From now on it is not.
-    pub(super) fn is_new(&mut self, now: Instant, key: &PayloadKey, voice: &NodeName) -> Result<bool, Flooded> {
+    /// Whether a message in the stream of `proxy` is new. It is remembered from now on.
+    pub(super) fn admit(&mut self, now: Instant, key: &PayloadKey, proxy: &NodeName) -> Result<bool, DedupFull> {
         while let Some((at, old)) = self.order.front() {
-            if now.saturating_duration_since(*at) < WINDOW {
+            if now.saturating_duration_since(*at) < DEDUP_WINDOW {
                 break;
             }
             if self.seen.get(old).is_some_and(|(seen, _)| seen == at) {
@@ -77,43 +80,43 @@ impl DedupWindow {
             self.order.pop_front();
         }
         self.waiting.remove(key);
-        if self.seen.get(key).is_some_and(|(_, by)| by != voice) {
+        if self.seen.get(key).is_some_and(|(_, by)| by != proxy) {
             return Ok(false);
         }
         if self.order.len() >= MAX_SEEN {
-            return Err(Flooded);
+            return Err(DedupFull);
         }
-        self.seen.insert(key.clone(), (now, voice.clone()));
+        self.seen.insert(key.clone(), (now, proxy.clone()));
         self.order.push_back((now, key.clone()));
         Ok(true)
     }
 
-    /// A message is handed to its voice.
-    pub(super) fn wait(&mut self, now: Instant, key: PayloadKey, message: Bytes) -> Result<(), Flooded> {
+    /// Notes that a message was sent to its proxy.
+    pub(super) fn await_proxy(&mut self, now: Instant, key: PayloadKey, message: Bytes) -> Result<(), DedupFull> {
         if self.waiting.len() >= MAX_WAITING {
-            return Err(Flooded);
+            return Err(DedupFull);
         }
-        self.waiting.insert(key, Waiting { message, tries: 1, until: now + PATIENCE });
+        self.waiting.insert(key, Waiting { message, attempts: 1, until: now + PROXY_TIMEOUT });
         Ok(())
     }
 
-    /// It is not handed to its voice any more; gives whether it was.
-    pub(super) fn stop_waiting(&mut self, key: &PayloadKey) -> bool {
+    /// Stops waiting for a message's proxy; gives whether it did wait.
+    pub(super) fn remove_waiting(&mut self, key: &PayloadKey) -> bool {
         self.waiting.remove(key).is_some()
     }
 
-    /// When the next voice is to be reminded.
+    /// When a message is to be repeated to its proxy next.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.waiting.values().map(|waiting| waiting.until).min()
     }
 
-    /// The messages whose voices are to be reminded, and whether they have been reminded often enough.
+    /// The messages to repeat to their proxies, and whether that was done often enough.
     pub(super) fn due(&mut self, now: Instant) -> Vec<(PayloadKey, Bytes, bool)> {
         let due = self.waiting.iter_mut().filter(|(_, waiting)| waiting.until <= now);
         let due = due.map(|(key, waiting)| {
-            waiting.tries += 1;
-            waiting.until = now + PATIENCE * waiting.tries;
-            (key.clone(), waiting.message.clone(), waiting.tries > TRIES)
+            waiting.attempts += 1;
+            waiting.until = now + PROXY_TIMEOUT * waiting.attempts;
+            (key.clone(), waiting.message.clone(), waiting.attempts > PROXY_ATTEMPTS)
         });
         due.collect()
     }
@@ -128,40 +131,40 @@ mod tests {
     }
 
     #[test]
-    fn equal_messages_are_one_message_within_the_window_unless_one_voice_said_them_twice() {
+    fn equal_messages_are_one_message_within_the_window_unless_one_proxy_said_them_twice() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let (a, b) = (NodeName::from("voice a"), NodeName::from("voice b"));
+        let (a, b) = (NodeName::from("proxy a"), NodeName::from("proxy b"));
         let mut window = DedupWindow::default();
         let said = key("go1", "k", "1");
         assert_ne!(said, key("go1", "1", "k"));
         assert_ne!(key("go1", "", "\"x\""), PayloadKey::new(&"go1".into(), "", "\"x\"", true));
-        assert!(!window.knows(at(0), &said));
-        assert_eq!(window.is_new(at(0), &said, &a), Ok(true));
-        assert!(window.knows(at(1999), &said));
-        assert_eq!(window.is_new(at(1999), &said, &b), Ok(false), "two voices, one message");
-        assert_eq!(window.is_new(at(1999), &key("go2", "k", "1"), &b), Ok(true));
-        assert!(!window.knows(at(2000), &said));
-        assert_eq!(window.is_new(at(2000), &said, &b), Ok(true));
-        assert_eq!(window.is_new(at(2001), &said, &b), Ok(true), "a voice knows what it says");
-        assert_eq!(window.is_new(at(4002), &said, &a), Ok(true));
+        assert!(!window.contains(at(0), &said));
+        assert_eq!(window.admit(at(0), &said, &a), Ok(true));
+        assert!(window.contains(at(1999), &said));
+        assert_eq!(window.admit(at(1999), &said, &b), Ok(false), "two proxies, one message");
+        assert_eq!(window.admit(at(1999), &key("go2", "k", "1"), &b), Ok(true));
+        assert!(!window.contains(at(2000), &said));
+        assert_eq!(window.admit(at(2000), &said, &b), Ok(true));
+        assert_eq!(window.admit(at(2001), &said, &b), Ok(true), "a proxy knows what it says");
+        assert_eq!(window.admit(at(4002), &said, &a), Ok(true));
     }
 
     #[test]
-    fn a_voice_is_reminded_a_few_times() {
+    fn a_proxy_is_reminded_a_few_times() {
         let start = Instant::now();
         let mut window = DedupWindow::default();
         let said = key("go1", "k", "1");
-        window.wait(start, said.clone(), Bytes::from_static(b"x")).unwrap();
-        assert!(window.knows(start, &said));
+        window.await_proxy(start, said.clone(), Bytes::from_static(b"x")).unwrap();
+        assert!(window.contains(start, &said));
         let mut now = start;
         let mut last = Vec::new();
-        for _ in 0..TRIES {
+        for _ in 0..PROXY_ATTEMPTS {
             now = window.next_due().unwrap();
             last.extend(window.due(now).into_iter().map(|(_, _, enough)| enough));
         }
         assert_eq!(last, [false, false, true]);
-        assert_eq!(window.is_new(now, &said, &"voice".into()), Ok(true));
+        assert_eq!(window.admit(now, &said, &"proxy".into()), Ok(true));
         assert_eq!(window.next_due(), None);
     }
 
@@ -170,11 +173,11 @@ mod tests {
         let now = Instant::now();
         let mut window = DedupWindow::default();
         let said = |i: usize| key("go1", "k", &i.to_string());
-        let new = (0..2 * MAX_SEEN).filter(|i| window.is_new(now, &said(*i), &"a".into()) == Ok(true)).count();
+        let new = (0..2 * MAX_SEEN).filter(|i| window.admit(now, &said(*i), &"a".into()) == Ok(true)).count();
         assert_eq!(new, MAX_SEEN);
-        let kept = (0..2 * MAX_WAITING).filter(|i| window.wait(now, said(*i), Bytes::new()).is_ok()).count();
+        let kept = (0..2 * MAX_WAITING).filter(|i| window.await_proxy(now, said(*i), Bytes::new()).is_ok()).count();
         assert_eq!(kept, MAX_WAITING);
-        assert_eq!(window.is_new(now + WINDOW, &said(0), &"a".into()), Ok(true));
+        assert_eq!(window.admit(now + DEDUP_WINDOW, &said(0), &"a".into()), Ok(true));
         assert_eq!(window.seen.len(), 1);
     }
 }

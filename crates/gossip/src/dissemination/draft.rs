@@ -1,6 +1,6 @@
-//! A message of this node on its way out: checked, written as JSON, and in the end numbered.
+//! A message on its way out: checked, written as JSON, and numbered last.
 //!
-//! Where its key and its value stand is known from writing it, so that nobody has to read it again here.
+//! Writing it tells where its key and its value are in the JSON, so that this node never has to parse its own messages.
 
 use std::{fmt, io::Write as _, ops::Range};
 
@@ -18,12 +18,12 @@ use crate::{membership::NodeName, wire::kind};
 
 /// The largest message, as JSON with its identity, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
-/// How deep the arrays and objects of a value may nest: 64 with the message around it, the least that a common
-/// JSON parser reads (.NET's; serde_json reads 127, Python's and Java's about 1000).
+/// How deep the arrays and objects of a value may nest: 64 with the message around it, the least that a common JSON parser
+/// reads (.NET's; serde_json reads 127, Python's and Java's about 1000).
 const MAX_DEPTH: usize = 63;
-/// What an identity can take in a message, its origin's name apart: the words and two 64-bit numbers.
+/// The most bytes that an identity takes in a message, besides its origin's name: field names and two 64-bit numbers.
 const IDENTITY: usize = 96;
-/// What may stand around a value and is no part of it (RFC 8259, section 2).
+/// What may stand around a value without being part of it (RFC 8259, section 2).
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// Why something was not published.
@@ -52,16 +52,16 @@ pub enum PublishError {
     Stopped,
 }
 
-/// A message that has everything but its number: a user message with its type byte in front.
+/// A message that is complete but for its number: a user message with its type byte in front.
 #[derive(Debug)]
 pub(crate) struct Draft {
     message: Vec<u8>,
     content: Content,
 }
 
-/// A message of this node that has its number.
+/// A message of this node with its number.
 #[derive(Debug)]
-pub(crate) struct Published {
+pub(crate) struct PublishedMessage {
     pub(super) origin: NodeName,
     pub(super) id: MessageId,
     /// With its type byte in front.
@@ -69,7 +69,7 @@ pub(crate) struct Published {
     pub(super) content: Content,
 }
 
-impl Published {
+impl PublishedMessage {
     /// Its identity.
     pub(crate) fn id(&self) -> MessageId {
         self.id
@@ -77,7 +77,7 @@ impl Published {
 }
 
 impl Draft {
-    /// `value` is JSON.
+    /// Writes a message; `value` is JSON.
     pub(crate) fn new(key: &str, value: &str, origin: &str) -> Self {
         let mut message = Vec::with_capacity(key.len() + value.len() + origin.len() + IDENTITY);
         message.extend_from_slice(&[kind::USER, b'{']);
@@ -94,7 +94,7 @@ impl Draft {
         Self { message, content }
     }
 
-    /// The same, if it can be published.
+    /// Writes a message, if it can be published.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl Draft {
         if size > MAX_MESSAGE { Err(PublishError::TooLarge { size, max: MAX_MESSAGE }) } else { Ok(draft) }
     }
 
-    /// A message that another, plain node said; `raw` if its value is from [`raw_value`](payload::raw_value).
+    /// Marks it as a message of the plain node `plain`; `raw` if its value is from [`raw_value`](payload::raw_value).
     pub(super) fn on_behalf_of(mut self, plain: &str, raw: bool) -> Self {
         put_field(&mut self.message, ",\"plain\":", plain);
         if raw {
@@ -116,7 +116,7 @@ impl Draft {
         self
     }
 
-    /// A message that is an event to serf's agents, of that time.
+    /// Marks it as a user event of serf's agents, of that Lamport time.
     pub(crate) fn with_event(mut self, time: u64) -> Self {
         write!(self.message, ",\"event\":{time}").expect("memory takes all");
         self.content.event = Some(time);
@@ -133,19 +133,19 @@ impl Draft {
         self.content.value(&self.message[1..])
     }
 
-    /// How long the message can become, as JSON.
+    /// The most bytes that the message can take, as JSON.
     pub(crate) fn max_len(&self) -> usize {
         self.message.len() - 1 + "\"epoch\":,\"seq\":,}}".len() + 2 * "18446744073709551615".len()
     }
 
-    /// The message, ready for a packet.
+    /// The message with its number, as it goes in a packet.
     pub(crate) fn finish(self, epoch: u64, seq: u64) -> Bytes {
         close(self.message, epoch, seq)
     }
 
-    /// The same, for who tells it to the application here as well: `origin` is the one that it was drafted for.
-    pub(super) fn publish(self, origin: NodeName, id: MessageId) -> Published {
-        Published { origin, id, message: close(self.message, id.epoch, id.seq), content: self.content }
+    /// The same for the origin, which also delivers it itself. `origin` is the one it was written for.
+    pub(super) fn publish(self, origin: NodeName, id: MessageId) -> PublishedMessage {
+        PublishedMessage { origin, id, message: close(self.message, id.epoch, id.seq), content: self.content }
     }
 }
 
@@ -154,7 +154,7 @@ fn close(mut message: Vec<u8>, epoch: u64, seq: u64) -> Bytes {
     message.into()
 }
 
-/// Gives where the text stands behind the type byte, unless something in it has to be escaped.
+/// Writes a field; gives where its text is behind the type byte, unless some of it is escaped.
 fn put_field(message: &mut Vec<u8>, name: &str, text: &str) -> Option<Range<usize>> {
     message.extend_from_slice(name.as_bytes());
     let quote = message.len() - 1;
@@ -163,7 +163,7 @@ fn put_field(message: &mut Vec<u8>, name: &str, text: &str) -> Option<Range<usiz
     (message.len() == stands_at.end + 2).then_some(stands_at)
 }
 
-/// A finished message of this node, in another life or at another place.
+/// Rewrites a finished message of this node with another epoch and number.
 pub(super) fn renumber(message: &[u8], origin: &str, epoch: u64, seq: u64) -> Bytes {
     let text = std::str::from_utf8(&message[1..]).expect("a draft is made of text");
     let parsed = payload::parse(text).expect("a draft is JSON");
@@ -179,16 +179,16 @@ pub(super) fn renumber(message: &[u8], origin: &str, epoch: u64, seq: u64) -> By
     draft.finish(epoch, seq)
 }
 
-/// Checks that everybody can read a value: what JSON allows, common parsers need not take. A number may be too
-/// large for them (RFC 8259, section 6), an escaped text may be none of Unicode's (section 8.2), and they follow
-/// arrays and objects only so deep.
+/// Checks that everybody can read a value. Common parsers need not take all that JSON allows: a number may be too large for
+/// them (RFC 8259, section 6), an escaped text may not be Unicode (section 8.2), and they follow arrays and objects only so
+/// deep.
 fn check_readable(value: &str) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(value);
     Readable { depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// A value at some depth, of which nothing is kept.
+/// Checks a value at some depth without keeping anything of it.
 #[derive(Clone, Copy)]
 struct Readable {
     depth: usize,

@@ -1,20 +1,20 @@
-//! What is wrong with messages that are dropped.
+//! Why messages are dropped.
 
 use super::{
-    control::ControlError, dedup::Flooded, draft::MAX_MESSAGE, outbound::AckError, payload::PayloadError,
-    stream::StreamError,
+    control::ControlError, dedup::DedupFull, draft::MAX_MESSAGE, origin_stream::OriginStreamError, outbound::AckError,
+    payload::PayloadError,
 };
 use crate::membership::NodeName;
 
-/// Why a user message, or a control message, cannot be used.
+/// Why a message or a control message cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
+pub(crate) enum DisseminationError {
     #[error(transparent)]
     Payload(#[from] PayloadError),
     #[error("a message from \"{origin}\" was dropped: {error}")]
-    Stream { origin: NodeName, error: StreamError },
+    Stream { origin: NodeName, error: OriginStreamError },
     #[error("a message from the plain node \"{0}\" was dropped: {1}")]
-    Plain(NodeName, Flooded),
+    PlainFlood(NodeName, DedupFull),
     #[error(
         "a message from the plain node \"{name}\" was dropped: as JSON it takes {size} bytes; at most {MAX_MESSAGE} are allowed"
     )]

@@ -1,22 +1,22 @@
-//! What travels in user messages, for [`crate::fuzzing`].
+//! Messages and control messages from few bytes, for [`crate::fuzzing`].
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 
 use super::{
-    control::{self, Have, Start},
+    control::{self, StreamDigest, StreamStart},
     draft::{self, Draft},
     payload::{self, Identity},
 };
 
-/// What follows the first byte of a control message: what was read can be written and read again.
+/// A control message without its first byte: what is read can be written and read again.
 pub fn control(data: &[u8]) {
     if let Ok(control) = control::Control::decode(data) {
         assert_eq!(control::Control::decode(&control.encode()[2..]), Ok(control));
     }
 }
 
-/// A message: both ways of reading agree, and it can be given another number.
+/// A message: both parsers agree, and it can be renumbered.
 pub fn payload(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let slow = payload::parse_any(text).ok();
@@ -37,20 +37,52 @@ pub fn payload(data: &[u8]) {
 /// A control message from few bytes.
 #[derive(Arbitrary, Debug)]
 pub(crate) enum Control {
-    Relay { hops: u8, until: Option<u64>, message: Vec<u8> },
-    Have(Vec<StreamPosition>),
-    Ack { epoch: u8, life: u8, next: Option<u16> },
-    Want { origin: u8, epoch: u8, ranges: Vec<(u16, u16)> },
-    Plain { source: u8, value: u8 },
-    Watch,
-    Acked { epoch: u8, members: Vec<(u8, u16)> },
-    Receipt { sender: u8, epoch: u8, life: u8, next: Option<u16>, cookie: Option<u8>, question: Option<u8> },
-    HaveBy { sender: u8, echo: Option<u8>, origin: u8, epoch: u8, next: u16, start: Option<(u16, u8, u8)> },
+    Relay {
+        hops: u8,
+        until: Option<u64>,
+        message: Vec<u8>,
+    },
+    Digest(Vec<DigestEntry>),
+    Ack {
+        epoch: u8,
+        receiver_epoch: u8,
+        next: Option<u16>,
+    },
+    RepairRequest {
+        origin: u8,
+        epoch: u8,
+        ranges: Vec<(u16, u16)>,
+    },
+    ProxyPublish {
+        source: u8,
+        value: u8,
+    },
+    WatchAcks,
+    AckReport {
+        epoch: u8,
+        members: Vec<(u8, u16)>,
+    },
+    CookieAck {
+        sender: u8,
+        epoch: u8,
+        receiver_epoch: u8,
+        next: Option<u16>,
+        cookie: Option<u8>,
+        challenge: Option<u8>,
+    },
+    DigestFrom {
+        sender: u8,
+        echo: Option<u8>,
+        origin: u8,
+        epoch: u8,
+        next: u16,
+        start: Option<(u16, u8, u8)>,
+    },
 }
 
-/// What somebody has of one life.
+/// One entry of a digest.
 #[derive(Arbitrary, Debug)]
-pub(crate) struct StreamPosition {
+pub(crate) struct DigestEntry {
     origin: u8,
     epoch: u8,
     base: u16,
@@ -60,70 +92,74 @@ pub(crate) struct StreamPosition {
 }
 
 impl Control {
-    /// A user message, its type byte included; `name` gives the node at a place, epochs count from
-    /// `epoch`.
+    /// A user message with its type byte. `name` gives the name of a node, and epochs count from `first`.
     pub(crate) fn encode(&self, name: impl Fn(u8) -> Bytes, first: u64) -> Bytes {
-        let life = |epoch: u8| first + u64::from(epoch);
+        let epoch_of = |epoch: u8| first + u64::from(epoch);
         match self {
             Self::Relay { hops, until, message } => {
                 let route = control::Route { hops: *hops, until: *until };
                 control::Control::Relay { route, message }.encode()
             }
-            Self::Have(positions) => {
+            Self::Digest(positions) => {
                 let origins: Vec<_> = positions.iter().map(|position| name(position.origin)).collect();
-                let haves = positions.iter().zip(&origins).map(|(position, origin)| Have {
+                let digests = positions.iter().zip(&origins).map(|(position, origin)| StreamDigest {
                     origin,
-                    epoch: life(position.epoch),
+                    epoch: epoch_of(position.epoch),
                     base: position.base.into(),
                     next: position.next.into(),
                     floor: position.floor.into(),
-                    start: position.start.map(|(at, epoch)| Start { at: at.into(), life: life(epoch), cookie: None }),
+                    start: position.start.map(|(seq, epoch)| StreamStart {
+                        seq: seq.into(),
+                        receiver_epoch: epoch_of(epoch),
+                        cookie: None,
+                    }),
                 });
-                control::Control::Have(haves.collect()).encode()
+                control::Control::Digest(digests.collect()).encode()
             }
-            Self::Ack { epoch, life: other, next } => {
+            Self::Ack { epoch, receiver_epoch: other, next } => {
                 let next = next.map(u64::from);
-                control::Control::Ack { epoch: life(*epoch), life: life(*other), next }.encode()
+                control::Control::Ack { epoch: epoch_of(*epoch), receiver_epoch: epoch_of(*other), next }.encode()
             }
-            Self::Want { origin, epoch, ranges } => {
+            Self::RepairRequest { origin, epoch, ranges } => {
                 let origin = name(*origin);
                 let ranges = ranges.iter().map(|(first, count)| (u64::from(*first), u64::from(*count)));
-                control::Control::Want { origin: &origin, epoch: life(*epoch), ranges: ranges.collect() }.encode()
+                control::Control::RepairRequest { origin: &origin, epoch: epoch_of(*epoch), ranges: ranges.collect() }
+                    .encode()
             }
-            Self::Receipt { sender, epoch, life: other, next, cookie, question } => {
+            Self::CookieAck { sender, epoch, receiver_epoch: other, next, cookie, challenge } => {
                 let (next, cookie) = (next.map(u64::from), cookie.map(u64::from));
-                let question =
-                    question.map(|number| control::Question { number: number.into(), age: u64::from(number) << 24 });
-                let by = control::By { sender: &name(*sender), echo: None };
-                control::Control::Receipt { epoch: life(*epoch), life: life(*other), next, cookie, question }
-                    .encode_by(by)
+                let challenge =
+                    challenge.map(|nonce| control::Challenge { nonce: nonce.into(), age: u64::from(nonce) << 24 });
+                let header = control::SenderHeader { name: &name(*sender), echo: None };
+                let (epoch, receiver_epoch) = (epoch_of(*epoch), epoch_of(*other));
+                control::Control::CookieAck { epoch, receiver_epoch, next, cookie, challenge }.encode_from(header)
             }
-            Self::HaveBy { sender, echo, origin, epoch, next, start } => {
-                let start = start.map(|(at, epoch, cookie)| Start {
-                    at: at.into(),
-                    life: life(epoch),
+            Self::DigestFrom { sender, echo, origin, epoch, next, start } => {
+                let start = start.map(|(seq, epoch, cookie)| StreamStart {
+                    seq: seq.into(),
+                    receiver_epoch: epoch_of(epoch),
                     cookie: Some(cookie.into()),
                 });
                 let (origin, next) = (name(*origin), u64::from(*next));
-                let have = Have { origin: &origin, epoch: life(*epoch), base: 0, next, floor: 0, start };
-                let by = control::By {
-                    sender: &name(*sender),
-                    echo: echo.map(|echo| control::Question {
-                        number: echo.into(),
+                let digest = StreamDigest { origin: &origin, epoch: epoch_of(*epoch), base: 0, next, floor: 0, start };
+                let header = control::SenderHeader {
+                    name: &name(*sender),
+                    echo: echo.map(|echo| control::Challenge {
+                        nonce: echo.into(),
                         age: u64::from(epoch.wrapping_mul(37)) << 20,
                     }),
                 };
-                control::Control::Have(vec![have]).encode_by(by)
+                control::Control::Digest(vec![digest]).encode_from(header)
             }
-            Self::Watch => control::Control::Watch.encode(),
-            Self::Acked { epoch, members } => {
+            Self::WatchAcks => control::Control::WatchAcks.encode(),
+            Self::AckReport { epoch, members } => {
                 let members: Vec<_> = members.iter().map(|(member, next)| (name(*member), u64::from(*next))).collect();
                 let members = members.iter().map(|(name, next)| (&**name, *next)).collect();
-                control::Control::Acked { epoch: life(*epoch), members }.encode()
+                control::Control::AckReport { epoch: epoch_of(*epoch), members }.encode()
             }
-            Self::Plain { source, value } => {
+            Self::ProxyPublish { source, value } => {
                 let message = format!(r#"{{"key":"k","value":{value}}}"#);
-                control::Control::Plain { source: &name(*source), message: message.as_bytes() }.encode()
+                control::Control::ProxyPublish { source: &name(*source), message: message.as_bytes() }.encode()
             }
         }
     }

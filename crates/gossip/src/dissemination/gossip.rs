@@ -1,8 +1,9 @@
-//! What rides on gossip and on exchanges of views: how far everybody is.
+//! Anti-entropy: digests that travel with gossip and with push/pull exchanges.
 //!
-//! News is told for a few rounds by whoever has it, which is enough for everybody to hear it from
-//! somebody (epidemic dissemination; Demers et al., "Epidemic Algorithms for Replicated Database
-//! Maintenance", PODC 1987). At rest nothing is told.
+//! Whoever has news tells it for a few rounds of gossip, which is enough for all to hear it from somebody (Demers et al.:
+//! "Epidemic Algorithms for Replicated Database Maintenance", PODC 1987). A digest says how far a node is with each origin,
+//! like Scuttlebutt's (van Renesse et al.: "Efficient Reconciliation and Flow Control for Anti-Entropy Protocols", LADIS
+//! 2008). At rest nothing is told.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -10,11 +11,11 @@ use bytes::Bytes;
 
 use super::{
     Dissemination,
+    challenges::Sender,
     control::{self, Control, MAGIC},
-    error::Unusable,
-    questions::Teller,
+    error::DisseminationError,
+    origin_stream::OriginStream,
     revision::{is_named, is_ours},
-    stream::Stream,
 };
 use crate::{
     membership::{Membership, Target},
@@ -22,35 +23,35 @@ use crate::{
 };
 
 impl Dissemination {
-    /// Whether there is something to tell in the next round of gossip.
+    /// Whether there are digests or messages for the next round of gossip.
     pub(crate) fn has_gossip(&self) -> bool {
         !self.plain.queue.is_empty()
             || self.publisher.lanes.iter().any(|own| own.rounds > 0)
             || self.receiver.inbound.iter().any(|stream| stream.rounds > 0)
     }
 
-    /// Takes what is to be told in one packet of gossip with `budget` bytes left; gives the bytes used.
+    /// Fills a packet of gossip with what is to be told, in at most `budget` bytes; gives the bytes used.
     pub(crate) fn fill(&mut self, target: Target, budget: usize, out: &mut Vec<Bytes>) -> usize {
         if !is_ours(target.versions) {
-            let plain = self.tree.last_ring().map_or(0, |ring| ring.plain.len());
+            let plain = self.tree.cached_ring().map_or(0, |ring| ring.plain.len());
             return self.plain.queue.take_broadcasts(plain + 1, packet::PART_OVERHEAD, budget, out);
         }
-        let mut haves = Vec::new();
-        let by = if is_named(target.versions) { self.cx.me.by(None).max_len() } else { 0 };
+        let mut digests = Vec::new();
+        let by = if is_named(target.versions) { self.cx.local.header(None).max_len() } else { 0 };
         let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3 + by);
-        let own = self.publisher.lanes.iter().filter(|own| own.rounds > 0).map(|own| own.have(&self.cx.me, None));
+        let own = self.publisher.lanes.iter().filter(|own| own.rounds > 0).map(|own| own.digest(&self.cx.local, None));
         let others = self.receiver.inbound.iter().filter(|stream| stream.rounds > 0 && stream.next.is_some());
-        for have in own.chain(others.map(Stream::have)) {
-            let Some(rest) = left.checked_sub(have.max_len()).filter(|_| haves.len() < control::MAX_HAVES) else {
+        for digest in own.chain(others.map(OriginStream::digest)) {
+            let Some(rest) = left.checked_sub(digest.max_len()).filter(|_| digests.len() < control::MAX_DIGESTS) else {
                 break;
             };
             left = rest;
-            haves.push(have);
+            digests.push(digest);
         }
-        if haves.is_empty() {
+        if digests.is_empty() {
             return 0;
         }
-        let message = self.cx.me.encode_for(target.versions, &Control::Have(haves));
+        let message = self.cx.local.encode_for(target.versions, &Control::Digest(digests));
         let used = message.len() + packet::PART_OVERHEAD;
         out.push(message);
         used
@@ -64,26 +65,26 @@ impl Dissemination {
         }
     }
 
-    /// What this node has, to exchange with another of ours.
+    /// This node's digest of all streams, for a push/pull exchange with another of our nodes.
     pub(crate) fn state(&self) -> Bytes {
-        let own = self.publisher.lanes.iter().filter(|own| own.is_active()).map(|own| own.have(&self.cx.me, None));
+        let own = self.publisher.lanes.iter().filter(|own| own.is_active()).map(|own| own.digest(&self.cx.local, None));
         let others = self.receiver.inbound.iter().filter(|stream| stream.next.is_some());
-        let haves = own.chain(others.map(Stream::have));
-        let message = Control::Have(haves.take(control::MAX_HAVES).collect()).encode();
+        let digests = own.chain(others.map(OriginStream::digest));
+        let message = Control::Digest(digests.take(control::MAX_DIGESTS).collect()).encode();
         message.slice(1..)
     }
 
-    /// What this node has of one origin.
+    /// This node's digest of the streams of one origin.
     pub(crate) fn state_of(&self, origin: &[u8]) -> Bytes {
-        Control::Have(self.receiver.inbound.lives(origin).map(Stream::have).collect()).encode().slice(1..)
+        Control::Digest(self.receiver.inbound.epochs(origin).map(OriginStream::digest).collect()).encode().slice(1..)
     }
 
-    /// Whether another node's state is one of ours.
+    /// Whether another node's state is such a digest.
     pub(crate) fn is_state(state: &[u8]) -> bool {
         state.first() == Some(&MAGIC)
     }
 
-    /// Takes another node's state. `from` is where it can be asked, if that is known.
+    /// Merges another node's digest. `from` is where that node can be asked, if that is known.
     ///
     /// # Errors
     ///
@@ -94,13 +95,13 @@ impl Dissemination {
         from: Option<SocketAddr>,
         state: &[u8],
         membership: &Membership,
-    ) -> Result<(), Unusable> {
+    ) -> Result<(), DisseminationError> {
         if let Some((&MAGIC, data)) = state.split_first()
-            && let Control::Have(haves) = Control::decode(data)?
+            && let Control::Digest(digests) = Control::decode(data)?
         {
-            let teller = from.map(|addr| Teller { addr, certain: true, answers: None });
-            for have in &haves {
-                self.take_have(now, teller, have, membership);
+            let sender = from.map(|addr| Sender { addr, is_verified: true, response_age: None });
+            for digest in &digests {
+                self.handle_digest(now, sender, digest, membership);
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! A hash that is the same on every node.
+//! A hash that is the same on every node: all compute the same tree, and the same proxies.
 
 /// 64-bit FNV-1a (Fowler, Noll, Vo; RFC 9923), finished by MurmurHash3's last step so that names that differ in their
 /// last letter are far apart.

@@ -1,19 +1,24 @@
-//! What a message is called.
+//! The identity of a message.
 
 use std::fmt::Display;
 
-/// What makes a message of an origin different from every other: the origin's life, and a count.
+/// Identifies a message among all of its origin: an epoch, and a number in it.
+///
+/// ```
+/// let id = broadcast::MessageId { epoch: 3591158614380154, seq: 7 };
+/// assert_eq!(id.of("node1"), "node1.3591158614380154.7");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {
-    /// Which life of the origin: later starts have larger ones. Twice its start, in microseconds since
-    /// 1970.
+    /// The epoch: one run of the origin. A later start has a larger one. It is twice the time of the start, in microseconds
+    /// since 1970.
     pub epoch: u64,
-    /// The number of the message in it, from 0.
+    /// The number of the message in its epoch, from 0.
     pub seq: u64,
 }
 
 impl MessageId {
-    /// How a message of `origin` is named in logs and over HTTP.
+    /// How logs and the HTTP API name this message of `origin`.
     #[must_use]
     pub fn of(self, origin: impl Display) -> String {
         let Self { epoch, seq } = self;

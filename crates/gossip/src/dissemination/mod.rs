@@ -1,104 +1,104 @@
-//! What is said: every message reaches every live node, once, in its origin's order, and the origin
-//! knows when.
+//! Reliable broadcast: every message reaches every live node, once, in its origin's order, and the origin knows when.
+//!
+//! `ALGORITHM.md`, beside this file, tells the whole algorithm: its states and messages, why it keeps its promise, and where
+//! the promise ends.
 //!
 //! # On the wire
 //!
-//! A message is a memberlist user message, a JSON object with `key` and `value` at its top level, as any
-//! Go program in the cluster would read and write it, and with its identity in a field that others
-//! ignore ([`payload`]). What only nodes of this crate understand ([`control`]) goes only to nodes that
-//! say so in the largest delegate version of their "alive" messages ([`DELEGATE_MAX`]), which plain
-//! memberlist nodes take part in agreeing on but do not use.
+//! A message is a memberlist user message: a JSON object with `key` and `value` at its top level, as any Go program in the
+//! cluster reads and writes it. Its identity is in a field that other programs ignore ([`payload`]). Control messages
+//! ([`control`]), which only nodes of this crate understand, go only to nodes that announce so: by the largest delegate
+//! version in their "alive" messages ([`DELEGATE_MAX`]), which plain memberlist nodes agree on but do not use.
 //!
-//! # How a message spreads
+//! # Dissemination
 //!
-//! At once, along a tree over the members that is laid out anew for each origin ([`ring`]): up to
-//! [`FANOUT`](ring::FANOUT) members get it straight from the origin. Plain nodes get it straight as well, and through a
-//! [`TransmitLimitedQueue`](crate::membership::TransmitLimitedQueue), as they would from a memberlist node. A message that does not fit in a
-//! packet goes the same way, over TCP.
+//! A message is sent at once, along a tree over the members that each origin has for itself ([`ring`]): up to
+//! [`FANOUT`](ring::FANOUT) members get it straight from the origin. Plain nodes get it straight from the origin, too, and
+//! through a [`TransmitLimitedQueue`](crate::membership::TransmitLimitedQueue), as from a memberlist node. A message that
+//! does not fit in a packet takes the same way over TCP.
 //!
-//! # How it becomes reliable
+//! # Reliability
 //!
-//! | message | from, to | says |
+//! | control message | from, to | says |
 //! |---|---|---|
-//! | `Ack` | receiver to origin | all below this number is here |
-//! | `Have` | origin to who has not acknowledged; anybody in gossip and exchanges of views | what there is, and what nobody needs any more |
-//! | `Want` | who finds a gap, to who told of it, then the origin, then anybody | these are missing |
-//! | `Relay` | in front of messages that are passed on | how far they came, and who is next |
-//! | `Watch` | who wants to see acknowledgements, to each origin | tell me who acknowledges what ([`watch`]) |
-//! | `Acked` | origin to who watches | these members have all below these numbers |
-//! | `Plain` | who hears a plain node, to its voice ([`plain`]) | publish this for it |
-//! | `By` | in front of any of these | who says it, wherever it comes from ([`questions`]) |
-//! | `Receipt` | as `Ack` | the same, with what proves it; or a question |
+//! | `Ack` | receiver to origin | everything below this number is here |
+//! | `CookieAck` | receiver to origin | the same, with proof of who says it; or a request where to start |
+//! | `Digest` | origin to who has not acknowledged; anybody in gossip and in push/pull exchanges | what there is, and what nobody needs any more |
+//! | `RepairRequest` | who finds a gap, to who told of it, then the origin, then anybody | retransmit these |
+//! | `Relay` | in front of messages that are passed on | how many hops they took, and who is next |
+//! | `WatchAcks` | who wants to see acknowledgements, to each origin | report who acknowledges what ([`watch`]) |
+//! | `AckReport` | origin to its watchers | these members have everything below these numbers |
+//! | `ProxyPublish` | who receives a plain node's message, to that node's proxy ([`plain`]) | publish this for it |
+//! | `Sender` | in front of any of these | who sends it, whatever address it comes from ([`challenges`]) |
 //!
-//! Each origin numbers its messages; a gap in the numbers, or a `Have` that goes further than what is
-//! here, is asked for ([`repair`]). The origin keeps what members have not acknowledged and reminds them
-//! ([`publisher`]); should it fail, the others tell each other what they have.
+//! Each origin numbers its messages. A receiver requests what is missing when it finds a gap in the numbers, or hears from
+//! a digest that there is more ([`repair`]). The origin keeps what members have not acknowledged, and reminds them
+//! ([`publisher`]). If the origin fails, the others tell each other what they have.
 //!
-//! A node may speak in two streams: its own, and one as the voice of plain nodes. The lowest bit of an
-//! epoch tells them apart ([`lane`]).
+//! A node publishes in two lanes: its own messages, and those of plain nodes whose proxy it is. The lowest bit of an epoch
+//! tells the two apart ([`lane`]).
 //!
 //! # What can go wrong
 //!
-//! - *Loss, duplication, reordering, a pause, a partition*: repaired, as long as anybody has what is
-//!   missing. What nobody has any more is told, as [`Output::Missed`].
-//! - *A member that does not keep up* holds back the others for the lag limit and no longer.
-//! - *Clocks that are days wrong, jump, or are set back before a restart*: a life that does not fit what is known
-//!   is asked for, and its origin's answer decides ([`questions`]). A node that hears of a later life of its own
-//!   before it has said anything begins a later one still.
-//! - *Packets that leave from another address than their node announces*: what they say counts all the same.
-//! - *Forgeries* (acknowledgements from strangers or of messages never sent, numbers far ahead, former or
-//!   future lives): dropped and told. Gossip without encryption trusts its network for the rest.
-//! - *A plain node that sends from another address than it announces*, having several, is named by the
-//!   address it sends from. Where it has one for some of ours and another for others, they take what it
-//!   says for the words of two nodes, and each delivers both.
+//! - *Loss, duplication, reordering, a pause, a partition*: repaired, as long as anybody keeps what is missing. What nobody
+//!   keeps any more is reported as [`Output::Missed`].
+//! - *A member that does not keep up* holds the others back for the lag limit, and no longer.
+//! - *Clocks that are days wrong, jump, or are set back before a restart*: if an epoch contradicts what a node knows, the
+//!   node challenges the origin, whose response decides ([`challenges`]). A node that hears of a later epoch of its own
+//!   before it has published anything begins one that is later still.
+//! - *Packets that leave from another address than their node announces* count all the same.
+//! - *Forgeries* (acknowledgements from strangers or of messages that were never sent, numbers far ahead, past or future
+//!   epochs) are dropped and counted. Beyond that, gossip without encryption trusts its network.
+//! - *A plain node that sends from another address than it announces* is named by the address that it sends from. If some of
+//!   our nodes see one of its addresses and some another, its messages have two sources, and each of our nodes delivers both.
 //!
-//! # Who owns what
+//! # Modules
 //!
-//! | part | owns |
+//! | module | owns |
 //! |---|---|
-//! | [`publisher`] | what this node says ([`own_stream`], [`outbound`]), who has acknowledged it, and who watches that |
-//! | [`receiver`] | what others say ([`inbound`], [`stream`]), and who they are ([`questions`], [`acquaintances`]) |
-//! | [`plain`] | what plain nodes say and are told, and what tells their messages apart ([`dedup`]) |
+//! | [`publisher`] | what this node publishes ([`own_stream`], [`outbound`]), who has acknowledged it, and who watches that |
+//! | [`receiver`] | what others publish ([`inbound`], [`origin_stream`]), and who they are ([`challenges`], [`member_history`]) |
+//! | [`plain`] | what plain nodes publish and are sent, and what tells their messages apart ([`dedup`]) |
 //! | [`tree`] | the [`ring`], and what is to be passed on along it |
-//! | [`supply`] | what is given to who asks for it |
-//! | [`context`] | what all of them share: this node, its counters, what is due when, and what is wanted done |
+//! | [`retransmit`] | the answers to repair requests |
+//! | [`context`] | what all of them share: this node, its counts and timers, and what is to be done |
 //!
-//! [`Dissemination`] hands what comes to the part that it is for.
+//! [`Dissemination`] gives each input to the part that it is for ([`dispatch`]).
 
-mod acquaintances;
+mod challenges;
 mod context;
 mod control;
 mod counters;
 mod dedup;
+mod dispatch;
 mod draft;
 mod error;
-mod figures;
+mod flush;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod gossip;
-mod handle;
 mod hash;
 mod id;
 mod inbound;
 mod lane;
 mod limits;
-mod me;
+mod local_node;
+mod member_history;
 mod message;
+mod origin_stream;
 mod outbound;
 mod output;
 mod own_stream;
 mod payload;
 mod plain;
 mod publisher;
-mod questions;
 mod quota;
 mod receiver;
 mod repair;
+mod retransmit;
 mod revision;
 mod ring;
-mod spread;
-mod stream;
-mod supply;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -112,17 +112,17 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use self::{
     context::{Context, Timer},
     lane::Lane,
-    me::Me,
+    local_node::LocalNode,
     plain::PlainNodes,
     publisher::Publisher,
     receiver::Receiver,
-    supply::Supply,
+    retransmit::Retransmitter,
     tree::Tree,
 };
 pub(crate) use self::{
-    control::{MAGIC, PATH_KINDS, Route, Talk},
+    control::{MAGIC, PATH_KINDS, Route, TrafficClass},
     counters::Progress,
-    draft::{Draft, Published},
+    draft::{Draft, PublishedMessage},
     output::Output,
     revision::{DELEGATE_MAX, is_ours, probes_paths, tells_info},
 };
@@ -139,7 +139,8 @@ use crate::{
     timers::Timers,
 };
 
-/// See the [module](self).
+/// The dissemination's state machine: it takes messages, news of members and timeouts, and gives [`Output`]s. See the
+/// [module](self).
 #[derive(Debug)]
 pub(crate) struct Dissemination {
     cx: Context,
@@ -148,11 +149,11 @@ pub(crate) struct Dissemination {
     receiver: Receiver,
     plain: PlainNodes,
     tree: Tree,
-    supply: Supply,
+    retransmitter: Retransmitter,
 }
 
 impl Dissemination {
-    /// `start` is when this node started, in microseconds since 1970.
+    /// `start` is when this node was started, in microseconds since 1970.
     pub(crate) fn new(
         now: Instant,
         me: NodeName,
@@ -164,7 +165,7 @@ impl Dissemination {
     ) -> Self {
         let epoch = start.min(u64::MAX / 4) * 2;
         let cx = Context {
-            me: Me { name: me, life: epoch.max(1), started: now },
+            local: LocalNode { name: me, epoch: epoch.max(1), started: now },
             tuning: tuning.clone(),
             live: 1,
             rng: Xoshiro256PlusPlus::seed_from_u64(rng_seed),
@@ -179,17 +180,17 @@ impl Dissemination {
             receiver: Receiver::new(limits, replay),
             plain: PlainNodes::new(tuning.retransmit_mult),
             tree: Tree::default(),
-            supply: Supply::default(),
+            retransmitter: Retransmitter::default(),
         }
     }
 
-    /// The same, where other nodes than ours understand nothing of it.
-    pub(crate) fn among_ours(mut self) -> Self {
-        self.plain.told = false;
+    /// For a cluster in which other nodes than ours do not understand these messages.
+    pub(crate) fn without_plain_nodes(mut self) -> Self {
+        self.plain.enabled = false;
         self
     }
 
-    /// Whether there are live members that are none of ours.
+    /// Whether there are live members that are not ours.
     pub(crate) fn has_plain(&mut self, membership: &Membership) -> bool {
         !self.tree.ring(membership).plain.is_empty()
     }
@@ -199,12 +200,12 @@ impl Dissemination {
         self.publisher.own().next_id()
     }
 
-    /// Whether the log takes one more message.
+    /// Whether the log has room for one more message.
     pub(crate) fn has_room(&self) -> bool {
         self.publisher.own().outbound.has_room()
     }
 
-    /// Takes a message of this node; [`flush`](Self::flush) sends it.
+    /// Appends a message of this node to the log; [`flush`](Self::flush) sends it.
     ///
     /// # Errors
     ///
@@ -214,7 +215,7 @@ impl Dissemination {
         now: Instant,
         draft: Draft,
         membership: &Membership,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<PublishedMessage, PublishError> {
         if !self.has_room() {
             return Err(PublishError::WouldBlock);
         }
@@ -222,53 +223,54 @@ impl Dissemination {
         Ok(self.publisher.append(&mut self.cx, now, Lane::Own, draft, membership))
     }
 
-    /// These members are there from the beginning, whom nobody announced.
+    /// Makes this node know members from the beginning that nobody announced.
     pub(crate) fn acquaint(&mut self, now: Instant, cohort: Arc<Cohort>, membership: &Membership) {
         self.count_members(membership.proven_live());
-        self.receiver.acquaintances.acquaint(now, cohort);
+        self.receiver.history.acquaint(now, cohort);
     }
 
     fn count_members(&mut self, live: usize) {
-        self.tree.lay_out_anew();
+        self.tree.invalidate();
         self.cx.live = live;
     }
 
-    /// A member is there, for the first time, again, or at another address.
+    /// A member is up: new, back, or at another address.
     pub(crate) fn member_up(&mut self, now: Instant, record: &Record, membership: &Membership) {
         self.count_members(membership.proven_live());
         self.receiver.member_up(now, record);
         self.publisher.member_up(&mut self.cx, now, record, membership);
     }
 
-    /// A live member has answered this node for the first time, or at a new address. Before that it costs those
-    /// that answer nothing: it gets what is new straight from here, as long as there are few of its kind
-    /// ([`NEWCOMERS`](limits::NEWCOMERS)), but passes nothing on, is no voice, and is asked for nothing; publishers and
-    /// receipts do not wait for it, while what it may turn out to be owed is kept as there is room.
+    /// A live member is proven: it has answered this node for the first time, or at a new address.
+    ///
+    /// A member that never answers must cost those that do as little as possible. Until it is proven, it is sent new
+    /// messages by the origin itself as long as there are few like it ([`MAX_UNPROVEN`](limits::MAX_UNPROVEN)); publishers
+    /// and receipts wait for it only until it lags; it passes nothing on, is nobody's proxy, and is sent no requests. What it
+    /// may be owed is kept while there is room.
     pub(crate) fn member_proven(&mut self, now: Instant, record: &Record, membership: &Membership) {
         self.count_members(membership.proven_live());
         if is_ours(record.versions) {
-            self.receiver.acquaintances.meet(now, record);
+            self.receiver.history.record_meeting(now, record);
         }
         self.publisher.member_proven(&mut self.cx, now, record, membership);
     }
 
-    /// A member has failed, or has left.
+    /// A member has failed or left.
     pub(crate) fn member_down(&mut self, now: Instant, name: &NodeName, left: bool, live: usize) {
         self.count_members(live);
         self.publisher.member_down(&mut self.cx, now, name, left);
         self.receiver.member_down(&mut self.cx, now, name, left);
-        self.supply.forget(name);
+        self.retransmitter.forget(name);
     }
 
-    /// Some of what is large has come from a member over a stream; without one, it has come to its end.
-    pub(crate) fn note_bringer(&mut self, bringer: Option<(SocketAddr, Instant)>) {
-        self.receiver.bringer = bringer;
+    /// A member is sending something large over a stream, of which some came at that time; `None` when it has ended.
+    pub(crate) fn note_bulk_sender(&mut self, bulk_sender: Option<(SocketAddr, Instant)>) {
+        self.receiver.bulk_sender = bulk_sender;
     }
 
-    /// Tells the application from now on who has acknowledged what of whose messages, beginning with all that
-    /// is known; or does so no longer.
+    /// Reports to the application from now on who has acknowledged which messages, first all that is known; or stops that.
     pub(crate) fn watch_acks(&mut self, now: Instant, wanted: bool, membership: &Membership) {
-        self.publisher.watchers.want(&mut self.cx, now, wanted, membership);
+        self.publisher.watchers.set_wanted(&mut self.cx, now, wanted, membership);
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
@@ -281,17 +283,17 @@ impl Dissemination {
         while let Some(timer) = self.cx.timers.pop(now) {
             let Self { cx, publisher, receiver, plain, .. } = self;
             match timer {
-                Timer::Acks => receiver.send_acks(cx, now, membership),
-                Timer::Ask(origin, epoch) => {
-                    if receiver.ask(cx, now, (&origin, epoch), membership) {
+                Timer::SendAcks => receiver.send_acks(cx, now, membership),
+                Timer::Repair(origin, epoch) => {
+                    if receiver.run_repair(cx, now, (&origin, epoch), membership) {
                         self.deliver(now);
                     }
                 }
                 Timer::Remind(lane) => publisher.remind(cx, now, lane),
-                Timer::Plain => plain.remind_voices(cx, publisher, now, membership),
+                Timer::RetryProxies => plain.retry_proxies(cx, publisher, now, membership),
                 Timer::Sweep => receiver.sweep(cx, now),
-                Timer::Tell => publisher.tell_acks(cx, now, membership),
-                Timer::Watch => publisher.watchers.renew(cx, now, membership),
+                Timer::ReportAcks => publisher.report_acks(cx, now, membership),
+                Timer::RenewWatch => publisher.watchers.renew(cx, now, membership),
             }
         }
     }

@@ -1,15 +1,15 @@
-//! A message as it travels: JSON that any Go program in the cluster can read.
+//! A message on the wire: JSON that any Go program in the cluster can read.
 //!
 //! ```json
 //! {"key":"I am node2","value":0,"broadcast":{"origin":"node2","epoch":1764000000000000,"seq":0}}
 //! ```
 //!
-//! `key` and `value` are the application's. `broadcast` is the message's identity, which plain
-//! memberlist programs ignore; a message without it comes from one of those. What those say in any other
-//! form is passed on as `raw`: the key is empty, and the value has the bytes ([`raw_value`]).
+//! `key` and `value` are the application's. `broadcast` is the message's identity, which plain memberlist programs ignore.
+//! A message without it comes from such a program. If that sends anything but such JSON, it is passed on as `raw`: the key
+//! is empty, and the value stands for the bytes ([`raw_value`]).
 //!
-//! Reading is lenient, through serde_json; but what this crate writes has the identity last and in this
-//! very order, and is read without it, several times as fast ([`parse`]'s fast path gives the same).
+//! Parsing is lenient, by serde_json. But this crate always writes the identity last and in this order, so [`parse`] has a
+//! fast path for its own messages, which is several times as fast and gives the same.
 
 use std::{borrow::Cow, ops::Range, str};
 
@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::membership::NodeName;
 
-/// A message's parts, where they stand in its JSON.
+/// A parsed message: its parts point into its JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parsed<'a> {
     pub(super) key: Cow<'a, str>,
@@ -28,7 +28,7 @@ pub(super) struct Parsed<'a> {
 }
 
 impl Parsed<'_> {
-    /// What stands where in `json`, the text that this was made from.
+    /// Where the parts are in `json`, the text that was parsed.
     pub(super) fn content(&self, json: &[u8]) -> Content {
         let identity = self.identity.as_ref();
         let plain = identity.and_then(|identity| identity.plain.as_deref()).map(NodeName::from);
@@ -41,7 +41,7 @@ impl Parsed<'_> {
         }
     }
 
-    /// Where the key stands in `json`; `None` if it is escaped there.
+    /// Where the key is in `json`; `None` if it is escaped there.
     fn key_range(&self, json: &[u8]) -> Option<Range<usize>> {
         let Cow::Borrowed(key) = self.key else { return None };
         let start = key.as_ptr().addr().checked_sub(json.as_ptr().addr())?;
@@ -49,17 +49,17 @@ impl Parsed<'_> {
     }
 }
 
-/// What a message says, and where that stands in its JSON.
+/// The parts of a message, as positions in its JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Content {
     pub(super) key: Key,
-    /// Small, as many messages are kept.
+    /// 32 bits, as many messages are kept.
     pub(super) value: Range<u32>,
-    /// The plain memberlist node that said it, if its origin only passes it on.
+    /// The plain memberlist node that sent it, if its origin is that node's proxy.
     pub(super) plain: Option<NodeName>,
-    /// Of what time it is an event to serf's agents.
+    /// The Lamport time of the user event that it is to serf's agents.
     pub(super) event: Option<u64>,
-    /// Whether the plain node said the bytes that the value stands for.
+    /// Whether the value stands for bytes that the plain node sent.
     pub(super) raw: bool,
 }
 
@@ -80,32 +80,32 @@ fn text<'a>(json: &'a [u8], range: &Range<usize>) -> &'a str {
     str::from_utf8(&json[range.clone()]).expect("the JSON is text, and this between quotes")
 }
 
-/// The key: where it stands in the JSON, or by itself if it has to be unescaped.
+/// The key: its position in the JSON, or its text if it is escaped there.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Key {
     At(Range<usize>),
     Text(Box<str>),
 }
 
-/// What tells a message apart from every other.
+/// The identity of a message, as its JSON has it.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Identity<'a> {
     #[serde(borrow)]
     pub(super) origin: Cow<'a, str>,
-    /// The plain memberlist node that said it, if `origin` only passes it on.
+    /// The plain memberlist node that sent it, if `origin` is that node's proxy.
     #[serde(borrow, default)]
     pub(super) plain: Option<Cow<'a, str>>,
-    /// Whether that one said bytes of its own kind, which are the value.
+    /// Whether the value stands for bytes that the plain node sent.
     #[serde(default)]
     pub(super) raw: bool,
-    /// In a serf cluster, the time of the event that it is to serf's agents.
+    /// In a serf cluster, the Lamport time of the user event that it is to serf's agents.
     #[serde(default)]
     pub(super) event: Option<u64>,
     pub(super) epoch: u64,
     pub(super) seq: u64,
 }
 
-/// Bytes as JSON: text as a text, anything else as an array of numbers.
+/// Bytes as JSON: UTF-8 as a text, anything else as an array of numbers.
 pub(super) fn raw_value(bytes: &[u8]) -> String {
     let value = match std::str::from_utf8(bytes) {
         Ok(text) => serde_json::to_string(text),
@@ -114,13 +114,13 @@ pub(super) fn raw_value(bytes: &[u8]) -> String {
     value.expect("text and numbers always serialise")
 }
 
-/// The bytes that [`raw_value`] made this of.
+/// The bytes from which [`raw_value`] made a value.
 pub(super) fn raw_bytes(value: &str) -> Option<Vec<u8>> {
     let text = || serde_json::from_str(value).map(String::into_bytes);
     text().or_else(|_| serde_json::from_str(value)).ok()
 }
 
-/// Why a user message is none of this form.
+/// Why a user message has not this form.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PayloadError {
     #[error("a user message of {len} bytes is not a JSON object with a text \"key\" and a \"value\": {source}")]
@@ -129,7 +129,7 @@ pub(crate) enum PayloadError {
     Text(usize),
 }
 
-/// Reads a message that came; gives its text, too.
+/// Parses a message that arrived; gives its text, too.
 pub(super) fn read(payload: &[u8]) -> Result<(&str, Parsed<'_>), PayloadError> {
     let len = payload.len();
     let text = str::from_utf8(payload).map_err(|_| PayloadError::Text(len))?;
@@ -137,7 +137,7 @@ pub(super) fn read(payload: &[u8]) -> Result<(&str, Parsed<'_>), PayloadError> {
     Ok((text, parsed))
 }
 
-/// Reads a message. The parts point into `text`.
+/// Parses a message. The parts point into `text`.
 pub(super) fn parse(text: &str) -> Result<Parsed<'_>, serde_json::Error> {
     match parse_ours(text) {
         Some(parsed) => Ok(parsed),
@@ -145,7 +145,7 @@ pub(super) fn parse(text: &str) -> Result<Parsed<'_>, serde_json::Error> {
     }
 }
 
-/// Reads a message as this crate writes it, with nothing in it that would have to be unescaped.
+/// Parses a message as this crate writes it, with nothing escaped in it.
 pub(super) fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     let (rest, seq) = number_at_end(text.strip_suffix("}}")?)?;
     let (rest, epoch) = number_at_end(rest.strip_suffix(",\"seq\":")?)?;
@@ -157,7 +157,7 @@ pub(super) fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     let key = plain_text(&start[..start.find('"')?])?;
     let at = rest.len() - start.len() + key.len();
     let value = text.get(at..rest.len())?.strip_prefix("\",\"value\":")?;
-    // Nor does what this crate writes have blanks around it, which are no part of the value.
+    // This crate writes no blanks around a value, which are no part of it.
     if value.trim_ascii().len() != value.len() {
         return None;
     }
@@ -166,12 +166,12 @@ pub(super) fn parse_ours(text: &str) -> Option<Parsed<'_>> {
     Some(Parsed { key: key.into(), value: rest.len() - value.len()..rest.len(), identity: Some(identity) })
 }
 
-/// Text that stands in JSON as it is.
+/// The text, if it is not escaped in JSON.
 fn plain_text(text: &str) -> Option<&str> {
     text.bytes().all(|byte| byte >= 0x20 && byte != b'\\' && byte != b'"').then_some(text)
 }
 
-/// Whether this is JSON, as a [`RawValue`] would find out, but cheaper.
+/// Checks that this is JSON, as parsing a [`RawValue`] would, but cheaper.
 fn check_json(value: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<IgnoredAny>(value).map(|IgnoredAny| ())
 }
@@ -206,7 +206,7 @@ pub(super) fn parse_any(text: &str) -> Result<Parsed<'_>, serde_json::Error> {
     Ok(Parsed {
         key: payload.key,
         value: start..start + value.len(),
-        // Some other program's field of that name is no error.
+        // Another program's field of that name is no error.
         identity: payload.broadcast.and_then(|raw| serde_json::from_str(raw.get()).ok()),
     })
 }

@@ -1,6 +1,6 @@
-//! What this node publishes: who has it, who is reminded of it, and who is told who has it.
+//! The origin's side: what this node publishes, who has acknowledged it, and who is reminded.
 //!
-//! An origin tells those that have not acknowledged what it said how far it goes, until they ask for it.
+//! An origin tells peers that have not acknowledged everything how far its stream goes. They then request what they lack.
 
 use std::{
     net::SocketAddr,
@@ -10,19 +10,19 @@ use std::{
 use rand::RngExt;
 
 use super::{
+    challenges::Sender,
     context::{Context, Timer},
-    control::{Control, Question, Start},
-    draft::{Draft, Published},
-    error::Unusable,
+    control::{Challenge, Control, StreamStart},
+    draft::{Draft, PublishedMessage},
+    error::DisseminationError,
     lane::{Lane, Lanes},
-    limits::SWEEP,
-    outbound::{AckError, Began},
+    limits::SWEEP_INTERVAL,
+    outbound::{AckError, StartTime},
     output::Output,
     own_stream::OwnStream,
-    questions::Teller,
     quota::Quota,
+    retransmit::{RetransmitRequest, Retransmitter},
     revision::{is_named, is_ours},
-    supply::{Demand, Supply},
     watch::Watchers,
 };
 use crate::{
@@ -30,18 +30,18 @@ use crate::{
     membership::{Membership, NodeName, Record, Target},
 };
 
-/// How much later than a former life one begins at most that a clock set back would have begin earlier, in
-/// microseconds.
+/// When a clock was set back, the new epoch begins up to so many microseconds after the one that was heard of. It is drawn
+/// at random, as others may know of another such epoch.
 const RENEWAL_SPREAD: u64 = 1 << 20;
 
-/// What a peer acknowledges, or asks.
+/// What a peer acknowledges, or its request where to start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ack {
-    /// The life of this node that is meant.
+    /// The epoch of this node that is meant.
     pub(super) epoch: u64,
-    /// The life of the peer.
-    pub(super) life: u64,
-    /// It has everything below; without, it asks where it begins.
+    /// The epoch of the peer.
+    pub(super) receiver_epoch: u64,
+    /// It has everything below this number; `None` asks where to start.
     pub(super) next: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Ack {
 pub(super) struct Publisher {
     pub(super) lanes: Lanes<OwnStream>,
     pub(super) watchers: Watchers,
-    /// How often each was answered that has not proved who it is.
+    /// Limits the answers to members that have not proved who they are.
     answers: Quota,
 }
 
@@ -64,7 +64,7 @@ impl Publisher {
         &self.lanes[Lane::Own]
     }
 
-    /// Takes a message, for which there is room.
+    /// Appends a message, for which there is room.
     pub(super) fn append(
         &mut self,
         cx: &mut Context,
@@ -72,22 +72,22 @@ impl Publisher {
         lane: Lane,
         draft: Draft,
         membership: &Membership,
-    ) -> Published {
-        self.lanes[lane].append(now, draft, &cx.me, &mut cx.rng, membership)
+    ) -> PublishedMessage {
+        self.lanes[lane].append(now, draft, &cx.local, &mut cx.rng, membership)
     }
 
-    /// A member is there, for the first time, again, or at another address.
+    /// A member is up: new, back, or at another address.
     pub(super) fn member_up(&mut self, cx: &mut Context, now: Instant, record: &Record, membership: &Membership) {
         for lane in Lane::ALL {
             if self.lanes[lane].add_peer(record, &mut cx.rng) {
                 self.remind_later(cx, now, lane);
             }
         }
-        self.watchers.tell_later(cx, now);
+        self.watchers.report_later(cx, now);
         self.watchers.ask(cx, record, membership);
     }
 
-    /// A live member has answered this node for the first time, or at a new address.
+    /// A live member is proven: it has answered this node for the first time, or at a new address.
     pub(super) fn member_proven(&mut self, cx: &mut Context, now: Instant, record: &Record, membership: &Membership) {
         for lane in Lane::ALL {
             if self.lanes[lane].is_active() {
@@ -95,14 +95,14 @@ impl Publisher {
                 self.remind_later(cx, now, lane);
             }
         }
-        self.watchers.tell_later(cx, now);
+        self.watchers.report_later(cx, now);
         self.watchers.ask(cx, record, membership);
     }
 
-    /// A member has failed, or has left.
+    /// A member has failed or left.
     pub(super) fn member_down(&mut self, cx: &mut Context, now: Instant, name: &NodeName, left: bool) {
         for lane in Lane::ALL {
-            self.lanes[lane].lose_peer(now, name, left, cx.rounds());
+            self.lanes[lane].peer_down(now, name, left, cx.gossip_rounds());
             if self.lanes[lane].outbound.len() > 0 {
                 self.remind_later(cx, now, lane);
             }
@@ -110,16 +110,16 @@ impl Publisher {
         self.answers.forget(name);
     }
 
-    /// Takes what who is reached at an address acknowledges, or asks.
-    pub(super) fn take_ack(
+    /// Handles an acknowledgement without a cookie, or a request where to start, from the peer at an address.
+    pub(super) fn handle_ack(
         &mut self,
         cx: &mut Context,
         now: Instant,
         from: SocketAddr,
         ack: Ack,
         membership: &Membership,
-    ) -> Result<(), Unusable> {
-        // One for a former life of this node is late, and no matter.
+    ) -> Result<(), DisseminationError> {
+        // One for an earlier epoch of this node is late, and harmless.
         let is_meant = |lane: &Lane| self.lanes[*lane].outbound.is_acknowledged_in(ack.epoch, ack.next);
         let Some(lane) = Lane::ALL.into_iter().find(is_meant) else {
             cx.counters.past_epochs += 1;
@@ -132,72 +132,72 @@ impl Publisher {
         };
         if outbound.cookie_of(name.as_bytes()).is_some() {
             if membership.get(name.as_bytes()).is_some_and(|record| is_named(record.versions)) {
-                // It does not know yet that it is to say who it is.
+                // It does not know yet that it has to carry a cookie.
                 cx.counters.strangers += u64::from(ack.next.is_some());
                 if self.may_answer(cx, now, &name) {
-                    self.tell_start(cx, lane, name.as_bytes(), None);
+                    self.send_start(cx, lane, name.as_bytes(), None);
                 }
                 return Ok(());
             }
             outbound.forget_cookie(name.as_bytes());
         }
-        let began = outbound.began_by_clock(ack.life);
-        self.count_ack(cx, now, lane, &name, (ack, began), None)
+        let started_at = outbound.start_time_by_clock(ack.receiver_epoch);
+        self.record_ack(cx, now, lane, &name, (ack, started_at), None)
     }
 
-    /// Takes what a member acknowledges by name, or asks.
-    pub(super) fn take_receipt(
+    /// Handles an acknowledgement, or a request where to start, that names its sender.
+    pub(super) fn handle_cookie_ack(
         &mut self,
         cx: &mut Context,
         now: Instant,
-        (record, teller): (&Record, Teller),
+        (record, sender): (&Record, Sender),
         ack: Ack,
         cookie: Option<u64>,
-        question: Option<Question>,
-    ) -> Result<(), Unusable> {
+        challenge: Option<Challenge>,
+    ) -> Result<(), DisseminationError> {
         let (name, lane) = (&record.name, Lane::of(ack.epoch));
         let outbound = &self.lanes[lane].outbound;
         let known = outbound.is_acknowledged_in(ack.epoch, ack.next);
         let proven = match outbound.cookie_of(name.as_bytes()) {
             Some(given) => cookie == Some(given),
-            // It was taken for one of an older revision.
-            None => teller.certain,
+            // It was taken for one of an older release.
+            None => sender.is_verified,
         };
-        // Who is taken for older than it is, is only told of more. Its age leaves out for how long its host slept.
-        let by_age = question.map_or(Began::MAX, |question| outbound.began(now, question.age));
-        let began = by_age.min(outbound.began_by_clock(ack.life));
-        // An answer tells how old who answers is, so that nobody takes numbers for lost that were heard in a former life.
-        let age = if outbound.goes_on() { u64::MAX } else { cx.me.age(now) };
-        let echo = question.map(|question| Question { age, ..question });
+        // A peer that seems older than it is, is only told of more. Its age leaves out the time its host was suspended.
+        let by_age = challenge.map_or(StartTime::MAX, |challenge| outbound.start_time_by_age(now, challenge.age));
+        let started_at = by_age.min(outbound.start_time_by_clock(ack.receiver_epoch));
+        // The answer tells this node's age, so that nobody takes numbers for missed that it heard in an earlier epoch.
+        let age = if outbound.continues_previous() { u64::MAX } else { cx.local.age(now) };
+        let echo = challenge.map(|challenge| Challenge { age, ..challenge });
         if known && proven {
-            return self.count_ack(cx, now, lane, name, (ack, began), echo);
+            return self.record_ack(cx, now, lane, name, (ack, started_at), echo);
         }
         if !known {
             cx.counters.past_epochs += 1;
         } else if cookie.is_some() {
             cx.counters.strangers += 1;
         }
-        if (known || question.is_some()) && self.may_answer(cx, now, name) {
-            // In which life this node is, and where that member begins in it.
+        if (known || challenge.is_some()) && self.may_answer(cx, now, name) {
+            // Answer in which epoch this node is, and where the member starts in it.
             let own = &mut self.lanes[lane];
-            let start = own.outbound.offer(name.as_bytes(), ack.life, began);
-            let have = Control::Have(vec![own.have(&cx.me, start)]).encode_by(cx.me.by(echo));
-            cx.send(record.addr(), vec![have]);
+            let start = own.outbound.start_for(name.as_bytes(), ack.receiver_epoch, started_at);
+            let digest = Control::Digest(vec![own.digest(&cx.local, start)]).encode_from(cx.local.header(echo));
+            cx.send(record.addr(), vec![digest]);
         }
         Ok(())
     }
 
-    /// A peer acknowledges something, or asks where to begin. `began` is when that life of it did.
-    fn count_ack(
+    /// Counts an acknowledgement, or answers a request where to start. The peer's epoch began at `started_at`.
+    fn record_ack(
         &mut self,
         cx: &mut Context,
         now: Instant,
         lane: Lane,
         name: &NodeName,
-        (Ack { life, next, .. }, began): (Ack, Began),
-        echo: Option<Question>,
-    ) -> Result<(), Unusable> {
-        match self.lanes[lane].count_ack(name, (life, next, began), cx.rounds()) {
+        (Ack { receiver_epoch, next, .. }, started_at): (Ack, StartTime),
+        echo: Option<Challenge>,
+    ) -> Result<(), DisseminationError> {
+        match self.lanes[lane].record_ack(name, (receiver_epoch, next, started_at), cx.gossip_rounds()) {
             Err(AckError::Stranger) => {
                 cx.counters.strangers += 1;
                 return Ok(());
@@ -205,93 +205,93 @@ impl Publisher {
             counted => counted?,
         }
         if lane == Lane::Own {
-            self.watchers.tell_later(cx, now);
+            self.watchers.report_later(cx, now);
         }
         if next.is_none() {
-            self.tell_start(cx, lane, name.as_bytes(), echo);
+            self.send_start(cx, lane, name.as_bytes(), echo);
         }
         self.remind_later(cx, now, lane);
         Ok(())
     }
 
-    /// Whether a member that has not proved who it is may be answered: not too often.
+    /// Whether a member that has not proved who it is may be answered now.
     pub(super) fn may_answer(&mut self, cx: &Context, now: Instant, name: &NodeName) -> bool {
-        self.answers.take(now, name, cx.patience() / 2, Duration::ZERO)
+        self.answers.take(now, name, cx.response_timeout() / 2, Duration::ZERO)
     }
 
-    /// Tells a peer where it begins in what this node says, and how far that goes by now.
-    fn tell_start(&self, cx: &mut Context, lane: Lane, peer: &[u8], echo: Option<Question>) {
-        if let Some((to, message)) = self.lanes[lane].start_message(&cx.me, peer, echo) {
+    /// Tells a peer where it starts in this node's stream, and how far the stream goes by now.
+    fn send_start(&self, cx: &mut Context, lane: Lane, peer: &[u8], echo: Option<Challenge>) {
+        if let Some((to, message)) = self.lanes[lane].start_message(&cx.local, peer, echo) {
             cx.send(to, vec![message]);
         }
     }
 
-    /// Who is reached there gets something from here: whoever has not acknowledged anything yet, is told where it begins.
-    pub(super) fn greet(&self, cx: &mut Context, to: SocketAddr) {
+    /// Tells the peer at an address where it starts, if it has not acknowledged anything yet. It is about to get messages.
+    pub(super) fn send_start_if_new(&self, cx: &mut Context, to: SocketAddr) {
         for lane in Lane::ALL {
             let outbound = &self.lanes[lane].outbound;
             if let Some(name) = outbound.name_at(to).filter(|_| outbound.is_new(to)) {
-                self.tell_start(cx, lane, name.as_bytes(), None);
+                self.send_start(cx, lane, name.as_bytes(), None);
             }
         }
     }
 
-    /// Somebody speaks of another life of this node: a former one, which is later than this one by a clock that
-    /// has been set back. Who asks hears that it is over; where nothing has been said yet, or somebody is there
-    /// who cannot ask, a later one still begins.
-    pub(super) fn hear_of_own_life(&mut self, cx: &mut Context, now: Instant, epoch: u64, membership: &Membership) {
+    /// Handles a digest of another epoch of this node: an earlier run's, later than this one by a clock that has been set
+    /// back. A node that has published nothing yet begins a later epoch still. So does one in whose cluster there are
+    /// nodes that cannot challenge it; the others hear from the node itself that the other epoch is over.
+    pub(super) fn handle_own_digest(&mut self, cx: &mut Context, now: Instant, epoch: u64, membership: &Membership) {
         let lane = Lane::of(epoch);
         let outbound = &mut self.lanes[lane].outbound;
-        let later = epoch > outbound.epoch && epoch <= cx.me.latest(now);
+        let later = epoch > outbound.epoch && epoch <= cx.local.max_epoch(now);
         if !later || (outbound.sent() > 0 && !membership.others().any(cannot_ask)) {
             return;
         }
-        // Later by chance: others may know of yet another life that began like this one.
+        // By a random amount: others may know of yet another epoch that began like this one.
         let spread = 2 * cx.rng.random_range(1..=RENEWAL_SPREAD);
-        outbound.renew(epoch.saturating_add(spread), &cx.me.name);
-        // Those who have had something begin after it, as what others lack is said again.
+        outbound.renew(epoch.saturating_add(spread), &cx.local.name);
+        // Peers that had something start after it, as what others lack is sent again.
         let outbound = &self.lanes[lane].outbound;
-        let ahead = |start: Start| start.at > outbound.sent();
+        let ahead = |start: StreamStart| start.seq > outbound.sent();
         for peer in outbound.names() {
             if outbound.start_of(peer.as_bytes()).and_then(|(_, start)| start).is_some_and(ahead) {
-                self.tell_start(cx, lane, peer.as_bytes(), None);
+                self.send_start(cx, lane, peer.as_bytes(), None);
             }
         }
-        self.watchers.tell_anew(cx, now);
+        self.watchers.report_anew(cx, now);
     }
 
-    /// Gives a member the messages it asks for, as far as they are here; who asks in vain learns what there is.
-    pub(super) fn give(
+    /// Retransmits what a member requests, as far as it is kept. If something is not, the member is sent a digest.
+    pub(super) fn retransmit(
         &mut self,
         cx: &mut Context,
         now: Instant,
-        supply: &mut Supply,
+        retransmitter: &mut Retransmitter,
         record: &Record,
         (epoch, ranges): (u64, &[(u64, u64)]),
     ) {
-        // Of its former lives a node knows nothing.
+        // A node knows nothing of its earlier epochs.
         let Some(own) = self.lanes.iter_mut().find(|own| own.outbound.epoch == epoch) else { return };
         let outbound = &mut own.outbound;
-        outbound.lost(ranges.iter().map(|(first, count)| first.saturating_add(*count)).max());
-        let demand = Demand { epoch, ranges, lacked_from: outbound.acked(record.name.as_bytes()) };
+        outbound.on_loss(ranges.iter().map(|(first, count)| first.saturating_add(*count)).max());
+        let request = RetransmitRequest { epoch, ranges, missing_from: outbound.acked(record.name.as_bytes()) };
         let find = |seq| outbound.get(seq).map(|message| (0, message.clone()));
-        let supplied = supply.meet(cx, now, record, demand, find);
-        if supplied.lacking {
+        let retransmit = retransmitter.collect(cx, now, record, request, find);
+        if retransmit.incomplete {
             let peer = outbound.name_at(record.addr()).and_then(|name| outbound.start_of(name.as_bytes()));
-            let have = own.have(&cx.me, peer.and_then(|(_, start)| start));
-            let have = cx.me.encode_for(record.versions, &Control::Have(vec![have]));
-            cx.send(record.addr(), vec![have]);
+            let digest = own.digest(&cx.local, peer.and_then(|(_, start)| start));
+            let digest = cx.local.encode_for(record.versions, &Control::Digest(vec![digest]));
+            cx.send(record.addr(), vec![digest]);
         }
-        supplied.send(cx, Target::from(record));
+        retransmit.send(cx, Target::from(record));
     }
 
-    /// Something was sent: it is told for a while, and whoever does not acknowledge it is reminded.
+    /// Something was sent: gossip tells of it for a while, and peers that do not acknowledge it are reminded.
     pub(super) fn note_sent(&mut self, cx: &mut Context, now: Instant, lane: Lane) {
-        self.lanes[lane].rounds = cx.rounds();
+        self.lanes[lane].rounds = cx.gossip_rounds();
         self.remind_later(cx, now, lane);
     }
 
-    /// Sees to it that peers who do not acknowledge are reminded.
+    /// Sees to it that peers are reminded that do not acknowledge.
     fn remind_later(&mut self, cx: &mut Context, now: Instant, lane: Lane) {
         let timer = Timer::Remind(lane);
         let Some(due) = self.next_reminder(cx, now, lane) else { return };
@@ -301,35 +301,35 @@ impl Publisher {
         }
     }
 
-    /// Reminds those who have not acknowledged.
+    /// Reminds the peers that have not acknowledged.
     pub(super) fn remind(&mut self, cx: &mut Context, now: Instant, lane: Lane) {
-        let (peers, loose) = self.lanes[lane].remind(now, cx.rounds());
+        let (peers, loose) = self.lanes[lane].remind(now, cx.gossip_rounds());
         cx.outputs.extend(loose.into_iter().map(Output::CutLoose));
         for peer in peers {
-            cx.outputs.extend(self.lanes[lane].outbound.silent(&peer).map(Output::Silent));
-            self.tell_start(cx, lane, peer.as_bytes(), None);
+            cx.outputs.extend(self.lanes[lane].outbound.unresponsive(&peer).map(Output::Unresponsive));
+            self.send_start(cx, lane, peer.as_bytes(), None);
         }
         if let Some(due) = self.next_reminder(cx, now, lane) {
             cx.timers.set(Timer::Remind(lane), due);
         }
     }
 
-    /// When to look next who is behind: later where there is nobody but those that are only kept for.
+    /// When to look again who is behind: later if messages are only kept for peers that are away.
     fn next_reminder(&self, cx: &Context, now: Instant, lane: Lane) -> Option<Instant> {
         let outbound = &self.lanes[lane].outbound;
         if outbound.waits_for_acks() {
-            return Some(now + cx.patience() + 2 * cx.ack_spread().unwrap_or_default());
+            return Some(now + cx.response_timeout() + 2 * cx.ack_jitter().unwrap_or_default());
         }
-        outbound.keeps().then_some(now + SWEEP)
+        outbound.has_away_peers().then_some(now + SWEEP_INTERVAL)
     }
 
-    /// Tells who watches what has changed of what is acknowledged.
-    pub(super) fn tell_acks(&mut self, cx: &mut Context, now: Instant, membership: &Membership) {
-        self.watchers.tell(cx, now, &self.lanes[Lane::Own].outbound, membership);
+    /// Reports to the watchers which positions have changed.
+    pub(super) fn report_acks(&mut self, cx: &mut Context, now: Instant, membership: &Membership) {
+        self.watchers.report(cx, now, &self.lanes[Lane::Own].outbound, membership);
     }
 }
 
-/// Whether a member of ours takes the clock's word for which life is the latest.
+/// Whether a member of ours cannot challenge this node, and so believes the later clock.
 fn cannot_ask(record: &Record) -> bool {
     record.is_live() && record.is_proven() && is_ours(record.versions) && !is_named(record.versions)
 }

@@ -1,4 +1,4 @@
-//! How much each member may get in a while.
+//! A rate limit for each member.
 
 use std::{
     collections::BTreeMap,
@@ -7,19 +7,19 @@ use std::{
 
 use crate::{membership::NodeName, rate::RateLimiter};
 
-/// A rate limit for each member, of those that are live.
+/// How much each live member may get per time.
 #[derive(Debug, Default)]
 pub(super) struct Quota {
     limits: BTreeMap<NodeName, RateLimiter>,
 }
 
 impl Quota {
-    /// Whether a member may have what costs so much; it has it then. See [`RateLimiter::take`].
+    /// Takes `cost` out of a member's allowance, if there is so much. See [`RateLimiter::take`].
     pub(super) fn take(&mut self, now: Instant, name: &NodeName, cost: Duration, burst: Duration) -> bool {
         self.limits.entry(name.clone()).or_default().take(now, cost, burst)
     }
 
-    /// A member is gone.
+    /// Forgets a member that is gone.
     pub(super) fn forget(&mut self, name: &NodeName) {
         self.limits.remove(name);
     }

@@ -1,5 +1,5 @@
-//! What other nodes publish: taking it in, acknowledging it, and in which life its origin is. What is missing of it is
-//! [repaired](super::repair).
+//! The receiver's side: taking in what other nodes publish, acknowledging it, and keeping their epochs in order. What is
+//! missing is [repaired](super::repair).
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Instant};
 
@@ -7,26 +7,26 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    acquaintances::Acquaintances,
+    challenges::{Challenges, Sender},
     context::{Context, Timer},
-    control::{By, Control, Route},
-    error::Unusable,
+    control::{Control, Route, SenderHeader},
+    error::DisseminationError,
     id::MessageId,
-    inbound::Inbound,
+    inbound::InboundStreams,
+    member_history::MemberHistory,
     message::Message,
+    origin_stream::{OriginStreamError, ReceiveOutcome},
     output::Output,
     payload::Parsed,
-    questions::{Questions, Teller},
     revision::{is_named, is_ours},
     ring::FANOUT,
-    stream::{StreamError, Taken},
 };
 use crate::{
     config::Retention,
     membership::{Membership, NodeName, Record},
 };
 
-/// A message with an identity, as it came.
+/// A message with an identity, as it arrived.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival<'a> {
     pub(super) from: SocketAddr,
@@ -40,175 +40,175 @@ pub(super) struct Arrival<'a> {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Receiver {
-    pub(super) inbound: Inbound,
-    /// Streams to acknowledge.
+    pub(super) inbound: InboundStreams,
+    /// The streams to acknowledge.
     acks: BTreeSet<(NodeName, u64)>,
-    pub(super) questions: Questions,
-    pub(super) acquaintances: Acquaintances,
-    /// Who is bringing something large over a stream, and when some of it came last.
-    pub(super) bringer: Option<(SocketAddr, Instant)>,
+    pub(super) challenges: Challenges,
+    pub(super) history: MemberHistory,
+    /// The member that is sending something large over a stream, and when some of it came last.
+    pub(super) bulk_sender: Option<(SocketAddr, Instant)>,
 }
 
 impl Receiver {
     pub(super) fn new(limits: Retention, replay: bool) -> Self {
         Self {
-            inbound: Inbound::new(limits, replay),
+            inbound: InboundStreams::new(limits, replay),
             acks: BTreeSet::new(),
-            questions: Questions::default(),
-            acquaintances: Acquaintances::default(),
-            bringer: None,
+            challenges: Challenges::default(),
+            history: MemberHistory::default(),
+            bulk_sender: None,
         }
     }
 
-    /// A member is there, for the first time, again, or at another address.
+    /// A member is up: new, back, or at another address.
     pub(super) fn member_up(&mut self, now: Instant, record: &Record) {
-        for stream in self.inbound.lives_mut(record.name.as_bytes()) {
-            stream.ask_afresh();
+        for stream in self.inbound.epochs_mut(record.name.as_bytes()) {
+            stream.reset_attempts();
         }
         self.inbound.revive(record.name.as_bytes());
         if is_ours(record.versions) {
-            if self.acquaintances.has_met(&record.name) {
-                self.inbound.iter_mut().for_each(|stream| stream.forget_teller(record.addr()));
+            if self.history.has_met(&record.name) {
+                self.inbound.iter_mut().for_each(|stream| stream.forget_head_source(record.addr()));
             }
-            self.acquaintances.meet(now, record);
+            self.history.record_meeting(now, record);
         }
     }
 
-    /// A member has failed, or has left.
+    /// A member has failed or left.
     pub(super) fn member_down(&mut self, cx: &mut Context, now: Instant, name: &NodeName, left: bool) {
-        self.questions.forget(name);
-        self.acquaintances.forget(name);
-        let rounds = cx.tuning.retransmit_mult * cx.rounds();
-        for stream in self.inbound.lives_mut(name.as_bytes()) {
-            stream.end_life(now, left);
-            // Those who have more than others tell them: the origin does not any more.
+        self.challenges.forget(name);
+        self.history.forget(name);
+        let rounds = cx.tuning.retransmit_mult * cx.gossip_rounds();
+        for stream in self.inbound.epochs_mut(name.as_bytes()) {
+            stream.end_epoch(now, left);
+            // The origin does not tell what there is any more, so whoever has more than others does.
             stream.rounds = rounds;
         }
         cx.sweep_later(now);
     }
 
-    /// Who says this by name, a live member, and whether that is certain.
-    pub(super) fn teller(
+    /// Who sent a control message with this header, and whether that is certain. `record` is the live member that it names.
+    pub(super) fn identify(
         &mut self,
         cx: &mut Context,
         now: Instant,
         from: SocketAddr,
-        by: By<'_>,
+        header: SenderHeader<'_>,
         record: &Record,
-    ) -> Teller {
+    ) -> Sender {
         let addr = record.addr();
-        let answers = by.echo.filter(|echo| self.questions.is_answer(now, &record.name, *echo));
+        let response = header.echo.filter(|echo| self.challenges.is_response(now, &record.name, *echo));
         // Over a stream it comes from a port of the system's choice.
-        let at_home = from.ip() == addr.ip();
-        if !at_home && self.acquaintances.note_elsewhere(&record.name) {
+        let is_at_home = from.ip() == addr.ip();
+        if !is_at_home && self.history.note_elsewhere(&record.name) {
             cx.counters.elsewhere += 1;
-            cx.outputs.push_back(Output::Elsewhere { name: record.name.clone(), announced: addr, from });
+            cx.outputs.push_back(Output::AddressMismatch { name: record.name.clone(), announced: addr, from });
         }
-        Teller { addr, certain: at_home || answers.is_some(), answers: answers.map(|echo| echo.age) }
+        Sender { addr, is_verified: is_at_home || response.is_some(), response_age: response.map(|echo| echo.age) }
     }
 
-    /// Takes a message; gives what came of it, if it may be one.
-    pub(super) fn take(
+    /// Receives a message; gives what became of it, unless its stream is refused.
+    pub(super) fn receive(
         &mut self,
         cx: &mut Context,
         now: Instant,
         arrival: Arrival<'_>,
         membership: &Membership,
-    ) -> Result<Option<Taken>, Unusable> {
+    ) -> Result<Option<ReceiveOutcome>, DisseminationError> {
         let Arrival { from, origin, id, payload, parsed, route } = arrival;
         let known = self.inbound.get(origin, id.epoch).is_some();
-        if !known && !self.open_arrival(cx, now, arrival, membership)? {
+        if !known && !self.open_from_message(cx, now, arrival, membership)? {
             return Ok(None);
         }
-        let begins = self.begins_with(cx, arrival);
-        let pace = cx.pace();
-        let Some((stream, store)) = self.inbound.stream(origin, id.epoch) else { return Ok(None) };
+        let starts = self.starts_with(cx, arrival);
+        let timing = cx.repair_timing();
+        let Some((stream, buffers)) = self.inbound.stream(origin, id.epoch) else { return Ok(None) };
         let build = |origin: NodeName| Message::new(origin, id, parsed, payload, route.hops.saturating_add(1));
-        let taken = stream.receive(id.seq, begins, store, build);
-        let taken = taken.map_err(|error| Unusable::Stream { origin: stream.origin.clone(), error })?;
-        let (acks, lacks) = stream.note_arrival(from, taken == Taken::New, pace.rounds);
-        let name = (acks || lacks).then(|| stream.origin.clone());
+        let outcome = stream.receive(id.seq, starts, buffers, build);
+        let outcome = outcome.map_err(|error| DisseminationError::Stream { origin: stream.origin.clone(), error })?;
+        let (acks, is_missing) = stream.note_arrival(from, outcome == ReceiveOutcome::New, timing.gossip_rounds);
+        let name = (acks || is_missing).then(|| stream.origin.clone());
         if !known {
             cx.sweep_later(now);
-            if self.inbound.is_doubtful(origin, id.epoch) {
-                self.doubt(cx, now, origin, id.epoch, false, membership);
+            if self.inbound.is_disputed(origin, id.epoch) {
+                self.verify_epoch(cx, now, origin, id.epoch, false, membership);
             }
         }
         if let Some(name) = name {
-            if lacks {
-                // What is out of order may just be late.
-                cx.ask_by(now + pace.patience / 5, &name, id.epoch);
+            if is_missing {
+                // What is out of order may only be late.
+                cx.request_by(now + timing.response_timeout / 5, &name, id.epoch);
             }
             if acks {
                 self.ack_later(cx, now, name, id.epoch);
             }
         }
-        Ok(Some(taken))
+        Ok(Some(outcome))
     }
 
-    /// A message comes of a life that is not known: remembers it, if it may be one. Gives whether it does.
-    fn open_arrival(
+    /// Opens the stream of a message whose epoch is not known, if it is credible. Gives whether it did.
+    fn open_from_message(
         &mut self,
         cx: &mut Context,
         now: Instant,
         arrival: Arrival<'_>,
         membership: &Membership,
-    ) -> Result<bool, Unusable> {
+    ) -> Result<bool, DisseminationError> {
         let Arrival { from, origin, id, route, .. } = arrival;
-        // Its origin is a member, or it was passed on by another member.
+        // Its origin is a member, or another member passed it on.
         let is_credible =
-            membership.get(origin).is_some_and(Record::is_live) || (route.hops > 0 && is_at_member(from, membership));
+            membership.get(origin).is_some_and(Record::is_live) || (route.hops > 0 && is_member_ip(from, membership));
         if !is_credible {
-            // If it is one, its origin repeats it once they know each other.
+            // If its origin is about to be a member, it will send the message again.
             cx.counters.strangers += 1;
             return Ok(false);
         }
-        let begins = self.begins_with(cx, arrival).then_some(id.seq);
-        match self.inbound.open(now, origin, id.epoch, begins, cx.me.latest(now)) {
+        let start = self.starts_with(cx, arrival).then_some(id.seq);
+        match self.inbound.open(now, origin, id.epoch, start, cx.local.max_epoch(now)) {
             Ok(()) => Ok(true),
-            Err(StreamError::FormerLife(epoch)) => {
+            Err(OriginStreamError::PastEpoch(epoch)) => {
                 cx.counters.past_epochs += 1;
-                self.doubt(cx, now, origin, epoch, true, membership);
+                self.verify_epoch(cx, now, origin, epoch, true, membership);
                 Ok(false)
             }
-            Err(StreamError::FutureLife(epoch))
+            Err(OriginStreamError::FutureEpoch(epoch))
                 if membership
                     .get(origin)
-                    .is_some_and(|record| self.questions.ask(cx, now, record, epoch, membership)) =>
+                    .is_some_and(|record| self.challenges.send(cx, now, record, epoch, membership)) =>
             {
-                // It comes again, once the origin has said that it is its own.
+                // The message comes again, once the origin has confirmed the epoch.
                 cx.counters.unusable += 1;
                 Ok(false)
             }
-            Err(error) => Err(Unusable::Stream { origin: NodeName::from(origin), error }),
+            Err(error) => Err(DisseminationError::Stream { origin: NodeName::from(origin), error }),
         }
     }
 
-    /// Whether this node begins with a message, unless its origin says otherwise. Whom the origin itself sends its first
-    /// message, is a member to it and begins there; unless it is no first message, but said again in a life that was
-    /// renewed.
-    fn begins_with(&self, cx: &Context, arrival: Arrival<'_>) -> bool {
+    /// Whether this node starts with a message, unless the origin says otherwise. An origin that sends this node its first
+    /// message directly has it as a member, so this node starts there. But the message may also be one that the origin sends
+    /// again in another epoch.
+    fn starts_with(&self, cx: &Context, arrival: Arrival<'_>) -> bool {
         let Arrival { origin, id, route, .. } = arrival;
-        let first = || route.hops == 0 && !self.inbound.has_other_life(origin, id.epoch);
-        id.seq == 0 && (cx.live > FANOUT + 1 || first())
+        let is_first = || route.hops == 0 && !self.inbound.has_other_epoch(origin, id.epoch);
+        id.seq == 0 && (cx.live > FANOUT + 1 || is_first())
     }
 
-    /// An acknowledgement is to be sent, or a question where to begin.
+    /// Sees to it that a stream is acknowledged, or its origin is asked where to start.
     pub(super) fn ack_later(&mut self, cx: &mut Context, now: Instant, origin: NodeName, epoch: u64) {
         self.acks.insert((origin, epoch));
-        if let Some(spread) = cx.ack_spread()
-            && cx.timers.get(&Timer::Acks).is_none()
+        if let Some(jitter) = cx.ack_jitter()
+            && cx.timers.get(&Timer::SendAcks).is_none()
         {
-            cx.timers.set(Timer::Acks, now + spread.mul_f64(cx.rng.random()));
+            cx.timers.set(Timer::SendAcks, now + jitter.mul_f64(cx.rng.random()));
         }
     }
 
-    /// Whether there is something to acknowledge that need not wait for its time.
+    /// Whether acknowledgements are due that are not delayed.
     pub(super) fn acknowledges_now(&self, cx: &Context) -> bool {
-        !self.acks.is_empty() && cx.timers.get(&Timer::Acks).is_none()
+        !self.acks.is_empty() && cx.timers.get(&Timer::SendAcks).is_none()
     }
 
-    /// Sends what is to be acknowledged.
+    /// Sends the acknowledgements that are due.
     pub(super) fn send_acks(&mut self, cx: &mut Context, now: Instant, membership: &Membership) {
         for (origin, epoch) in std::mem::take(&mut self.acks) {
             let Some((stream, _)) = self.inbound.stream(origin.as_bytes(), epoch) else { continue };
@@ -220,7 +220,7 @@ impl Receiver {
         }
     }
 
-    /// What this node acknowledges of a stream, which has that cookie, or that it asks where to begin in it.
+    /// The acknowledgement of a stream with this `cookie`, or without `next` a request where to start.
     pub(super) fn acknowledgement(
         &mut self,
         cx: &mut Context,
@@ -229,25 +229,25 @@ impl Receiver {
         epoch: u64,
         (next, cookie): (Option<u64>, Option<u64>),
     ) -> Bytes {
-        let life = cx.me.life;
+        let receiver_epoch = cx.local.epoch;
         if !is_named(record.versions) && cookie.is_none() {
-            return Control::Ack { epoch, life, next }.encode();
+            return Control::Ack { epoch, receiver_epoch, next }.encode();
         }
-        let question = next.is_none().then(|| self.questions.question(cx, now, &record.name, epoch));
-        Control::Receipt { epoch, life, next, cookie, question }.encode_by(cx.me.by(None))
+        let challenge = next.is_none().then(|| self.challenges.challenge(cx, now, &record.name, epoch));
+        Control::CookieAck { epoch, receiver_epoch, next, cookie, challenge }.encode_from(cx.local.header(None))
     }
 
-    /// A node speaks as in a former life, maybe because its clock has been set back.
-    fn tell_of_later_life(&self, cx: &mut Context, origin: &[u8], epoch: u64, membership: &Membership) {
+    /// Tells an origin its latest epoch known here. It publishes in an earlier one, perhaps as its clock has been set back.
+    fn report_latest_epoch(&self, cx: &mut Context, origin: &[u8], epoch: u64, membership: &Membership) {
         let Some(record) = membership.get(origin).filter(|record| record.is_live()) else { return };
-        let Some(latest) = self.inbound.latest_life(origin, epoch) else { return };
-        let have = cx.me.encode_for(record.versions, &Control::Have(vec![latest.have()]));
-        cx.send(record.addr(), vec![have]);
+        let Some(latest) = self.inbound.latest_epoch(origin, epoch) else { return };
+        let digest = cx.local.encode_for(record.versions, &Control::Digest(vec![latest.digest()]));
+        cx.send(record.addr(), vec![digest]);
     }
 
-    /// Somebody speaks of a life of an origin that does not fit what is known here: asks the origin, or tells it
-    /// what is known.
-    pub(super) fn doubt(
+    /// Somebody speaks of an epoch that contradicts what is known here: challenges the origin or, with `tells`, tells it what is
+    /// known if it cannot be challenged.
+    pub(super) fn verify_epoch(
         &mut self,
         cx: &mut Context,
         now: Instant,
@@ -257,36 +257,36 @@ impl Receiver {
         membership: &Membership,
     ) {
         let record = membership.get(origin).filter(|record| record.is_live());
-        let asked = record.is_some_and(|record| self.questions.ask(cx, now, record, epoch, membership));
-        if !asked && tells {
-            self.tell_of_later_life(cx, origin, epoch, membership);
+        let challenged = record.is_some_and(|record| self.challenges.send(cx, now, record, epoch, membership));
+        if !challenged && tells {
+            self.report_latest_epoch(cx, origin, epoch, membership);
         }
     }
 
-    /// A member has answered that it is in this life, which is so old. If it was met in a former one, who told of that
-    /// is asked for it.
-    pub(super) fn hear_age(
+    /// Handles an origin's response that it is in this epoch, and how old that is. If this node met the origin before, it
+    /// asks whoever told of the previous epoch for that.
+    pub(super) fn handle_origin_age(
         &mut self,
         cx: &mut Context,
         origin: &[u8],
         (epoch, age): (u64, u64),
         membership: &Membership,
     ) {
-        if !self.acquaintances.met_before(origin, self.questions.since(origin), age) {
+        if !self.history.met_before(origin, self.challenges.since(origin), age) {
             return;
         }
         self.inbound.note_met_before(origin, epoch);
-        let former = self.questions.take_former(origin);
-        let known = former.and_then(|(epoch, teller)| Some((epoch, membership.find_addr(teller)?)));
-        if let Some((epoch, teller)) = known.filter(|(epoch, _)| self.inbound.get(origin, *epoch).is_none()) {
-            // Who is asked for what it cannot have answers what there is.
-            let want = Control::Want { origin, epoch, ranges: vec![(u64::MAX - 1, 1)] };
-            cx.send(teller.addr(), vec![cx.me.encode_for(teller.versions, &want)]);
+        let past_epoch = self.challenges.take_past_epoch(origin);
+        let known = past_epoch.and_then(|(epoch, sender)| Some((epoch, membership.find_addr(sender)?)));
+        if let Some((epoch, sender)) = known.filter(|(epoch, _)| self.inbound.get(origin, *epoch).is_none()) {
+            // A request for what it cannot have gets its digest.
+            let request = Control::RepairRequest { origin, epoch, ranges: vec![(u64::MAX - 1, 1)] };
+            cx.send(sender.addr(), vec![cx.local.encode_for(sender.versions, &request)]);
         }
     }
 }
 
-/// Whether some member of ours is at this address, whatever its port.
-pub(super) fn is_at_member(from: SocketAddr, membership: &Membership) -> bool {
+/// Whether a member of ours is at this address, whatever its port.
+pub(super) fn is_member_ip(from: SocketAddr, membership: &Membership) -> bool {
     membership.others().any(|record| record.is_live() && is_ours(record.versions) && record.addr().ip() == from.ip())
 }

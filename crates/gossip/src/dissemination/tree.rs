@@ -1,4 +1,4 @@
-//! Sending along the tree of an origin: to those on this node's arc of the [ring](super::ring::Ring) who are next.
+//! Sending along the tree: to the next nodes on this node's arc of the [ring](super::ring::Ring).
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -12,18 +12,18 @@ use super::{
 };
 use crate::membership::Membership;
 
-/// See the [module](self).
+/// The tree as this node sees it. See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    /// Nothing when the members have changed since it was laid out.
+    /// `None` when the members have changed since it was made.
     ring: Option<Ring>,
-    /// Messages to pass on, by the end of the arc that they are for, and over how many hops they came.
+    /// Messages to pass on, by the end of the arc that they are for and the hops that they took.
     relays: BTreeMap<(u64, u8), Vec<Bytes>>,
 }
 
 impl Tree {
-    /// The members have changed.
-    pub(super) fn lay_out_anew(&mut self) {
+    /// The members have changed: the ring is made anew when it is needed.
+    pub(super) fn invalidate(&mut self) {
         self.ring = None;
     }
 
@@ -31,58 +31,58 @@ impl Tree {
         self.ring.get_or_insert_with(|| Ring::new(membership))
     }
 
-    /// The same, as it was last.
-    pub(super) fn last_ring(&self) -> Option<&Ring> {
+    /// The ring, if the members have not changed since it was made.
+    pub(super) fn cached_ring(&self) -> Option<&Ring> {
         self.ring.as_ref()
     }
 
-    /// A message came over so many hops, and is to be passed on to those up to the end of an arc.
-    pub(super) fn relay(&mut self, until: u64, hops: u8, message: Bytes) {
+    /// Queues a message that took so many `hops`, to be passed on up to the position `until`.
+    pub(super) fn queue_relay(&mut self, until: u64, hops: u8, message: Bytes) {
         self.relays.entry((until, hops)).or_default().push(message);
     }
 
-    /// Passes on what came.
+    /// Passes on what is queued.
     pub(super) fn send_relays(&mut self, cx: &mut Context, membership: &Membership) {
-        let me = ring::place(cx.me.name.as_bytes());
+        let me = ring::position_of(cx.local.name.as_bytes());
         for ((until, hops), messages) in std::mem::take(&mut self.relays) {
             let branches = self.ring(membership).branches(me, until);
             send_along(cx, branches, hops, &messages, |_, _| {});
         }
     }
 
-    /// Sends messages of this node to all. `greet` comes before each of those who get them from here.
+    /// Sends messages of this node to all. `send_start_if_new` is called for each receiver before.
     pub(super) fn send_all(
         &mut self,
         cx: &mut Context,
         messages: &[Bytes],
         membership: &Membership,
-        greet: impl Fn(&mut Context, SocketAddr),
+        send_start_if_new: impl Fn(&mut Context, SocketAddr),
     ) {
-        let me = ring::place(cx.me.name.as_bytes());
+        let me = ring::position_of(cx.local.name.as_bytes());
         let ring = self.ring(membership);
         let mut branches = ring.branches(me, me);
         branches.extend(ring.newcomers.iter().map(|&to| Branch { to, until: None }));
-        send_along(cx, branches, 0, messages, greet);
+        send_along(cx, branches, 0, messages, send_start_if_new);
     }
 }
 
-/// Sends messages that came over so many hops to those who are next.
+/// Sends messages that took so many `hops` to the next nodes.
 fn send_along(
     cx: &mut Context,
     branches: Vec<Branch>,
     hops: u8,
     messages: &[Bytes],
-    greet: impl Fn(&mut Context, SocketAddr),
+    send_start_if_new: impl Fn(&mut Context, SocketAddr),
 ) {
     let mut leaves = Vec::new();
     for branch in branches {
-        greet(cx, branch.to);
+        send_start_if_new(cx, branch.to);
         match branch.until {
             None => leaves.push(ours(branch.to)),
-            until => cx.spread(vec![ours(branch.to)], Some(Route { hops, until }), messages.to_vec()),
+            until => cx.multicast(vec![ours(branch.to)], Some(Route { hops, until }), messages.to_vec()),
         }
     }
     if !leaves.is_empty() {
-        cx.spread(leaves, (hops > 0).then_some(Route { hops, until: None }), messages.to_vec());
+        cx.multicast(leaves, (hops > 0).then_some(Route { hops, until: None }), messages.to_vec());
     }
 }

@@ -1,14 +1,16 @@
-//! Who has acknowledged what, for those who are not the origin.
+//! Acknowledgements for others than the origin: who has which messages.
 //!
-//! Only an origin hears the acknowledgements of its messages. Who wants to see them asks it with a `Watch`,
-//! again every [`RENEWAL`]. For [`WATCH`] after each, the origin tells it of the members whose positions have
-//! changed, at most one packet every [`PACE`]; after a `Watch`, of all. Nothing is repeated: what gets lost is
-//! told with the next `Watch`. This node's own application is told in the same way, without a packet.
+//! Only an origin receives the acknowledgements of its messages. A node whose application wants to see them sends the
+//! origin a `WatchAcks`, again every [`RENEWAL`]. For [`WATCH_DURATION`] after each, the origin reports the members whose
+//! positions have changed, in at most one packet every [`REPORT_INTERVAL`]; right after a `WatchAcks` it reports all.
+//! Reports are not repeated: what gets lost is told after the next `WatchAcks`. The origin's own application is told in
+//! the same way, without a packet.
 //!
 //! # What can go wrong
 //!
-//! - *A forged `Watch`*, in a member's name, costs that member a packet every [`PACE`] for [`WATCH`], as long
-//!   as something changes. Strangers' are dropped, and there are [`MAX_WATCHERS`] at most.
+//! - *A forged `WatchAcks`* in a member's name costs that member a packet every [`REPORT_INTERVAL`] for
+//!   [`WATCH_DURATION`], as long as something changes. From others than members it is dropped, and there are
+//!   [`MAX_WATCHERS`] at most.
 
 use std::{
     collections::BTreeMap,
@@ -18,71 +20,71 @@ use std::{
 use super::{
     context::{Context, Timer},
     control::{self, Control},
-    outbound::Outbound,
+    outbound::OutboundLog,
     output::{Acks, Output},
     revision::is_watchable,
 };
 use crate::membership::{Membership, NodeName, Record};
 
-/// For how long who asked is told.
-const WATCH: Duration = Duration::from_secs(10);
-/// How often is asked again.
+/// For how long a watcher is told.
+const WATCH_DURATION: Duration = Duration::from_secs(10);
+/// How often a watcher asks again.
 const RENEWAL: Duration = Duration::from_secs(5);
-/// How long changes are gathered before they are told.
-const PACE: Duration = Duration::from_millis(50);
-/// How many members are told at once.
+/// How long changes are collected before they are reported. Longer makes fewer packets, and later news.
+const REPORT_INTERVAL: Duration = Duration::from_millis(50);
+/// How many members are told at the same time.
 const MAX_WATCHERS: usize = 32;
 
-/// Somebody who is told.
+/// One watcher.
 #[derive(Debug)]
 struct Watcher {
-    /// Until when.
+    /// It is told until then.
     until: Instant,
-    /// What it was told of each member.
-    told: BTreeMap<NodeName, u64>,
-    /// The member that it was told of last: the next one has its turn.
+    /// The position of each member that was reported to it last.
+    reported: BTreeMap<NodeName, u64>,
+    /// The member that was reported last; the next report begins with the one after it.
     last: NodeName,
 }
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
-    /// Whether this node's application wants to know who has acknowledged what.
+    /// Whether this node's application wants to see acknowledgements.
     wanted: bool,
-    /// Who is told; without a name, this node's application.
+    /// The watchers by name; `None` is this node's own application.
     watchers: BTreeMap<Option<NodeName>, Watcher>,
 }
 
 impl Watchers {
-    /// The application wants to know, or not any longer.
-    pub(super) fn want(&mut self, cx: &mut Context, now: Instant, wanted: bool, membership: &Membership) {
+    /// The application wants to see acknowledgements, or does not any more.
+    pub(super) fn set_wanted(&mut self, cx: &mut Context, now: Instant, wanted: bool, membership: &Membership) {
         self.wanted = wanted;
         if wanted {
             self.renew(cx, now, membership);
         } else {
-            cx.timers.cancel(&Timer::Watch);
+            cx.timers.cancel(&Timer::RenewWatch);
             self.watchers.remove(&None);
         }
     }
 
-    /// Asks everybody who can be watched.
+    /// Asks all members that can be watched.
     pub(super) fn renew(&mut self, cx: &mut Context, now: Instant, membership: &Membership) {
         self.add(cx, now, None);
         for record in membership.others() {
             self.ask(cx, record, membership);
         }
-        cx.timers.set(Timer::Watch, now + RENEWAL);
+        cx.timers.set(Timer::RenewWatch, now + RENEWAL);
     }
 
-    /// Asks a member, if acknowledgements are wanted. One that has just joined may not know this node yet.
+    /// Asks one member, if acknowledgements are wanted. It may have just joined and not know this node yet.
     pub(super) fn ask(&self, cx: &mut Context, record: &Record, membership: &Membership) {
         if self.wanted && record.is_live() && record.is_proven() && is_watchable(record.versions) {
-            let watch = cx.me.encode_for(record.versions, &Control::Watch);
+            let watch = cx.local.encode_for(record.versions, &Control::WatchAcks);
             cx.send(record.addr(), membership.introduction().into_iter().chain([watch]).collect());
         }
     }
 
-    /// A member, or this node's application, is told from now on.
+    /// Adds a watcher: a member, or this node's application.
     pub(super) fn add(&mut self, cx: &mut Context, now: Instant, name: Option<NodeName>) {
         self.watchers.retain(|_, watcher| watcher.until > now);
         let members = self.watchers.keys().flatten().count();
@@ -91,30 +93,30 @@ impl Watchers {
             return;
         }
         let last = NodeName::from("");
-        self.watchers.insert(name, Watcher { until: now + WATCH, told: BTreeMap::new(), last });
-        self.tell_later(cx, now);
+        self.watchers.insert(name, Watcher { until: now + WATCH_DURATION, reported: BTreeMap::new(), last });
+        self.report_later(cx, now);
     }
 
-    /// Positions of members may have changed.
-    pub(super) fn tell_later(&self, cx: &mut Context, now: Instant) {
-        if !self.watchers.is_empty() && cx.timers.get(&Timer::Tell).is_none() {
-            cx.timers.set(Timer::Tell, now + PACE);
+    /// Sees to it that watchers are told soon of changed positions.
+    pub(super) fn report_later(&self, cx: &mut Context, now: Instant) {
+        if !self.watchers.is_empty() && cx.timers.get(&Timer::ReportAcks).is_none() {
+            cx.timers.set(Timer::ReportAcks, now + REPORT_INTERVAL);
         }
     }
 
-    /// A life was renewed: what was told was of the former one.
-    pub(super) fn tell_anew(&mut self, cx: &mut Context, now: Instant) {
-        self.watchers.values_mut().for_each(|watcher| watcher.told.clear());
-        self.tell_later(cx, now);
+    /// This node has begun another epoch: all positions are reported again.
+    pub(super) fn report_anew(&mut self, cx: &mut Context, now: Instant) {
+        self.watchers.values_mut().for_each(|watcher| watcher.reported.clear());
+        self.report_later(cx, now);
     }
 
-    /// Tells everybody who watches what has changed of what is acknowledged of this node's messages.
-    pub(super) fn tell(&mut self, cx: &mut Context, now: Instant, outbound: &Outbound, membership: &Membership) {
+    /// Reports to each watcher which positions have changed.
+    pub(super) fn report(&mut self, cx: &mut Context, now: Instant, outbound: &OutboundLog, membership: &Membership) {
         self.watchers.retain(|_, watcher| watcher.until > now);
         let mut more = false;
         for (name, watcher) in &mut self.watchers {
             let budget = match name {
-                Some(_) => cx.max_in_packet() - cx.me.by(None).max_len(),
+                Some(_) => cx.max_in_packet() - cx.local.header(None).max_len(),
                 None => usize::MAX,
             };
             let (members, left) = watcher.changes(outbound, budget);
@@ -124,23 +126,23 @@ impl Watchers {
             }
             let epoch = outbound.epoch;
             let Some(name) = name else {
-                cx.outputs.push_back(Output::Acks(Acks { origin: cx.me.name.clone(), epoch, members }));
+                cx.outputs.push_back(Output::Acks(Acks { origin: cx.local.name.clone(), epoch, members }));
                 continue;
             };
             if let Some(record) = membership.get(name.as_bytes()).filter(|record| record.is_live()) {
                 let members = members.iter().map(|(name, next)| (name.as_bytes(), *next)).collect();
-                let acked = cx.me.encode_for(record.versions, &Control::Acked { epoch, members });
+                let acked = cx.local.encode_for(record.versions, &Control::AckReport { epoch, members });
                 cx.send(record.addr(), vec![acked]);
             }
         }
         if more {
-            self.tell_later(cx, now);
+            self.report_later(cx, now);
         }
     }
 
-    /// An origin tells who has acknowledged what.
-    pub(super) fn hear(&self, cx: &mut Context, origin: &NodeName, epoch: u64, members: &[(&[u8], u64)]) {
-        // What comes after the application has lost interest is late, and no matter.
+    /// Takes an origin's report.
+    pub(super) fn handle_report(&self, cx: &mut Context, origin: &NodeName, epoch: u64, members: &[(&[u8], u64)]) {
+        // A report may come after the application has lost interest.
         if self.wanted && !members.is_empty() {
             let members = members.iter().map(|(name, next)| (NodeName::from(*name), *next)).collect();
             cx.outputs.push_back(Output::Acks(Acks { origin: origin.clone(), epoch, members }));
@@ -149,13 +151,13 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// What it is to be told next, in so many bytes, and whether there is more.
-    fn changes(&mut self, outbound: &Outbound, budget: usize) -> (Vec<(NodeName, u64)>, bool) {
-        let mut left = budget.saturating_sub(control::ACKED_OVERHEAD);
+    /// The next positions to report that fit in `budget` bytes, and whether there are more.
+    fn changes(&mut self, outbound: &OutboundLog, budget: usize) -> (Vec<(NodeName, u64)>, bool) {
+        let mut left = budget.saturating_sub(control::ACK_REPORT_OVERHEAD);
         let mut changes = Vec::new();
         let last = self.last.clone();
         for (name, acked) in outbound.positions_after(last.as_bytes()) {
-            if self.told.get(name) == Some(&acked) {
+            if self.reported.get(name) == Some(&acked) {
                 continue;
             }
             let len = control::position_len(name.as_bytes());
@@ -163,7 +165,7 @@ impl Watcher {
                 return (changes, true);
             }
             left -= len;
-            self.told.insert(name.clone(), acked);
+            self.reported.insert(name.clone(), acked);
             self.last = name.clone();
             changes.push((name.clone(), acked));
         }

@@ -1,29 +1,29 @@
-//! What a node begins with.
+//! What a node starts with.
 
 use crate::{
     config::Config,
     wire::{Address, Nonce},
 };
 
-/// What a node needs to know, once the outside is settled.
+/// The configuration of a [`Node`](super::Node) with what its driver has settled. See the [module's example](super).
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// What was chosen. [`bind`](Config::bind), [`advertise`](Config::advertise) and [`faults`](Config::faults) are for
-    /// who drives the node, and are not looked at here.
+    /// The user's configuration. [`bind`](Config::bind), [`advertise`](Config::advertise) and [`faults`](Config::faults) are for
+    /// the driver, and not used here.
     pub config: Config,
-    /// Where others reach it.
+    /// Where others reach the node.
     pub address: Address,
     /// When this node starts, in microseconds since 1970.
     pub epoch: u64,
-    /// Seeds the node's random choices.
+    /// Seeds the node's random numbers.
     pub rng_seed: u64,
-    /// Where the nonces begin: at a place no other life of a node of this cluster begins at.
+    /// The first nonce for encryption. No other run of a node of the cluster may start with a nonce near it.
     pub nonce: Nonce,
 }
 
 impl NodeConfig {
-    /// A node at this address. Who runs more than one gives each its own `rng_seed` and, with keys, `nonce`; who starts
-    /// one again gives it a larger `epoch`.
+    /// A node at this address. If you run more than one, give each its own `rng_seed` and, with keys, `nonce`; if you start one
+    /// again, give it a larger `epoch`.
     #[must_use]
     pub fn new(config: Config, address: impl Into<Address>) -> Self {
         Self { config, address: address.into(), epoch: 1, rng_seed: 1, nonce: Nonce::default() }

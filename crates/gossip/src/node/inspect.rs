@@ -1,12 +1,11 @@
-//! What a simulation sees of a node from within: what an application has no use for, and invariants are
-//! about.
+//! What only a simulation sees of a node: invariants are about it, and applications have no use for it.
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Node, serf::Place};
+use super::{Node, serf::SerfLayer};
 use crate::membership::{Cohort, MemberState, Record};
 
-/// How much a node holds of something, and how much it may.
+/// How much a node holds of something, and the most that it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) what: &'static str,
@@ -15,15 +14,15 @@ pub(crate) struct Size {
 }
 
 impl Node {
-    /// Makes this node, which has just begun, know these live members without a word; see
+    /// Makes this node, which has just started, know these live members at once; see
     /// [`Membership::preload_cohort`](crate::membership::Membership::preload_cohort).
     pub(crate) fn acquaint(&mut self, now: Instant, cohort: &Arc<Cohort>) {
         self.membership.preload_cohort(Arc::clone(cohort));
         self.dissemination.acquaint(now, Arc::clone(cohort), &self.membership);
-        self.settle(now);
+        self.process_outputs(now);
     }
 
-    /// What this node thinks of itself, and its incarnation.
+    /// This node's state and incarnation, as it sees itself.
     pub(crate) fn standing(&self) -> (MemberState, u32) {
         let me = self.membership.me();
         (me.state(), me.incarnation)
@@ -34,17 +33,17 @@ impl Node {
         self.membership.has_left()
     }
 
-    /// Everything this node knows of members, itself included.
+    /// All that this node knows of members, itself included.
     pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
         self.membership.records()
     }
 
-    /// How many copies of messages have arrived, the first of each included.
+    /// How many copies of messages have arrived, including the first of each.
     pub(crate) fn copies(&self) -> u64 {
         self.counters().copies
     }
 
-    /// Everything that could grow.
+    /// The sizes of everything that could grow.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = Size> {
         let (queued, capacity) = self.dissemination.queued();
         let sizes = [
@@ -54,14 +53,14 @@ impl Node {
             ("bytes of unfinished streams", self.buffered(), self.resource_limits.max_stream_bytes),
         ];
         let members = self.membership.max_members();
-        let (known, asked, answered) = self.infos.held();
-        let infos = [
+        let (known, pending, responded) = self.info_exchange.held();
+        let info_exchange = [
             ("infos of members", known, members),
-            ("members asked for their info", asked, members),
-            ("members whose question was just answered", answered, members),
+            ("members asked for their info", pending, members),
+            ("members whose question was just answered", responded, members),
         ];
-        let serf = self.place.iter().flat_map(Place::sizes);
-        let sizes = sizes.into_iter().chain(infos).chain(self.dissemination.sizes()).chain(serf);
+        let serf = self.serf.iter().flat_map(SerfLayer::sizes);
+        let sizes = sizes.into_iter().chain(info_exchange).chain(self.dissemination.sizes()).chain(serf);
         sizes.map(|(what, held, bound)| Size { what, held, bound })
     }
 }

@@ -1,4 +1,4 @@
-//! Joining, and finding back: each seed is looked for until it is a member, for ever.
+//! Joining, and rejoining: each seed is looked for until it is a member, for ever.
 //!
 //! # States of a seed
 //!
@@ -9,13 +9,12 @@
 //!      └───────────────────────────────┴────────────────────────────────┘
 //! ```
 //!
-//! A seed is a *member* when any address that its name last resolved to is that of a live member, or all
-//! are this node's own. Members are looked after now and then, missing ones at once when a member is
-//! lost, and again with a delay that doubles up to a limit, jittered. Names are resolved anew each time,
-//! and every address is tried. So nodes may start in any order, seeds may come back at new addresses,
-//! and the sides of a healed partition find each other as long as one has a seed on the other. As one
-//! name may stand for nodes on both sides, those addresses of a member that are not live ones' are tried
-//! too, more rarely, and nobody is bothered with what came of it.
+//! A seed is a *member* when any address that its name last resolved to is a live member's, or all are this node's own. Seeds
+//! that are members are checked now and then. Missing ones are looked for at once when a member is lost, and again with a
+//! delay that doubles up to a limit, with jitter. Names are resolved again each time, and every address is tried. So nodes
+//! may start in any order, seeds may come back at new addresses, and the sides of a healed partition find each other as
+//! long as one has a seed on the other. As one name may stand for nodes on both sides, the other addresses of a seed that
+//! is a member are tried, too, but less often and without reports of failures.
 
 use std::{
     net::SocketAddr,
@@ -27,24 +26,24 @@ use rand::RngExt;
 use super::{Action, Event, Node, Timer};
 use crate::{config::Seed, membership::Record};
 
-/// The delay after the first failed attempt; it doubles with each.
+/// The delay after the first failed attempt. It doubles with each.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-/// What the delay is limited to. Also how often a seed that is a member is looked after.
+/// The longest delay, and how often a seed is checked that is a member.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// How often the name of a seed that is a member is resolved anew, and its other addresses are tried.
+/// How often the name of a seed that is a member is resolved again, and its other addresses are tried.
 const REFRESH: Duration = Duration::from_secs(30);
-/// Failures in a row from which the application is told, about a second after the first: nodes that are
-/// started together find each other sooner than that.
+/// From so many failures in a row on, the application is told. It takes about a second: nodes that are started together find
+/// each other sooner.
 const TOLD_FROM: u32 = 4;
 /// How many addresses of one seed are tried in one attempt, chosen at random if there are more.
 const MAX_ADDRESSES: usize = 32;
 
-/// The seeds, by their place in the configuration.
+/// The seeds, by their index in the configuration.
 #[derive(Debug)]
 pub(super) struct Seeds {
     list: Vec<SeedState>,
     stopped: bool,
-    /// Whether another live node was seen to have this node's name when last joining.
+    /// Whether another live node had this node's name when it last joined.
     name_taken: bool,
 }
 
@@ -55,16 +54,16 @@ struct SeedState {
     addrs: Vec<SocketAddr>,
     /// Failed attempts since the last success.
     failures: u32,
-    /// When all its addresses were last found to be members', or tried.
+    /// When all its addresses were last found to be members', or were tried.
     found: Option<Instant>,
-    phase: Phase,
+    phase: SeedPhase,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum SeedPhase {
     Waiting,
     LookingUp,
-    /// Exchanges under way, whether one succeeded, and what went wrong last.
+    /// Push/pull exchanges under way, whether one has succeeded, and what went wrong last.
     Joining {
         pending: usize,
         joined: bool,
@@ -74,11 +73,11 @@ enum Phase {
 
 impl Seeds {
     pub(super) fn new(seeds: Vec<Seed>) -> Self {
-        let state = |seed| SeedState { seed, addrs: Vec::new(), failures: 0, found: None, phase: Phase::Waiting };
+        let state = |seed| SeedState { seed, addrs: Vec::new(), failures: 0, found: None, phase: SeedPhase::Waiting };
         Self { list: seeds.into_iter().map(state).collect(), stopped: false, name_taken: false }
     }
 
-    /// Looks for no seed any more.
+    /// Stops looking for seeds.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
     }
@@ -102,10 +101,10 @@ impl Node {
         }
     }
 
-    /// A member is gone; if it was a seed, it is looked for at once.
+    /// Looks at once for the seeds that are not members: a member is gone, which may have been one.
     pub(super) fn look_for_seeds(&mut self, now: Instant) {
         for index in 0..self.seeds.list.len() {
-            if matches!(self.seeds.list[index].phase, Phase::Waiting) && !self.is_found(index) {
+            if matches!(self.seeds.list[index].phase, SeedPhase::Waiting) && !self.is_found(index) {
                 let delay = FIRST_DELAY.mul_f64(self.rng.random_range(0.5..1.5));
                 self.timers.set(Timer::Seed(index), now + delay);
             }
@@ -114,7 +113,7 @@ impl Node {
 
     /// Looks for a seed if it is missing.
     pub(super) fn check_seed(&mut self, now: Instant, index: usize) {
-        if self.seeds.stopped || !matches!(self.seeds.list[index].phase, Phase::Waiting) {
+        if self.seeds.stopped || !matches!(self.seeds.list[index].phase, SeedPhase::Waiting) {
             return;
         }
         if self.is_found(index) {
@@ -126,7 +125,7 @@ impl Node {
             }
         }
         let state = &mut self.seeds.list[index];
-        state.phase = Phase::LookingUp;
+        state.phase = SeedPhase::LookingUp;
         self.actions.push_back(Action::Lookup { seed: state.seed.clone() });
     }
 
@@ -137,8 +136,8 @@ impl Node {
         addrs.iter().any(live) || (!addrs.is_empty() && addrs.iter().all(|addr| *addr == me))
     }
 
-    /// Whether nothing is left to do about a seed. While this node's name is another's, there is: the seed
-    /// may be a member, but this node is none to it.
+    /// Whether nothing is left to do about a seed. While this node's name is another's, something is: the seed may be a member
+    /// to this node, but not this node to the seed.
     fn is_found(&self, index: usize) -> bool {
         self.is_member(index) && !self.seeds.name_taken
     }
@@ -148,22 +147,22 @@ impl Node {
     }
 
     fn wait_for_seed(&mut self, now: Instant, index: usize, delay: Duration) {
-        self.seeds.list[index].phase = Phase::Waiting;
+        self.seeds.list[index].phase = SeedPhase::Waiting;
         self.timers.set(Timer::Seed(index), now + delay.mul_f64(self.rng.random_range(0.5..1.5)));
     }
 
-    /// Takes the addresses that a name resolved to, or why it did not.
+    /// Takes the addresses that a name resolved to, or why it did not resolve.
     pub fn handle_lookup(&mut self, now: Instant, seed: &Seed, result: Result<Vec<SocketAddr>, String>) {
         for index in 0..self.seeds.list.len() {
             let state = &self.seeds.list[index];
-            if state.seed == *seed && matches!(state.phase, Phase::LookingUp) {
+            if state.seed == *seed && matches!(state.phase, SeedPhase::LookingUp) {
                 self.join_seed(now, index, result.clone());
             }
         }
         if let Ok(found) = &result {
-            self.check_own(now, seed, found);
+            self.handle_own_lookup(now, seed, found);
         }
-        self.settle(now);
+        self.process_outputs(now);
     }
 
     fn join_seed(&mut self, now: Instant, index: usize, result: Result<Vec<SocketAddr>, String>) {
@@ -187,15 +186,16 @@ impl Node {
             let out = self.rng.random_range(0..addrs.len());
             addrs.swap_remove(out);
         }
-        self.seeds.list[index].phase = Phase::Joining { pending: addrs.len(), joined: false, reason: String::new() };
+        self.seeds.list[index].phase =
+            SeedPhase::Joining { pending: addrs.len(), joined: false, reason: String::new() };
         for addr in addrs {
             self.push_pull(now, addr, Some(index));
         }
     }
 
-    /// An exchange of views with one address of a seed has ended.
+    /// A push/pull exchange with one address of a seed has ended.
     pub(super) fn end_join(&mut self, now: Instant, index: usize, result: Result<(), String>) {
-        let Phase::Joining { pending, joined, reason } = &mut self.seeds.list[index].phase else { return };
+        let SeedPhase::Joining { pending, joined, reason } = &mut self.seeds.list[index].phase else { return };
         *pending -= 1;
         match result {
             Ok(()) => *joined = true,
@@ -228,7 +228,7 @@ impl Node {
         let state = &mut self.seeds.list[index];
         let doublings = state.failures.min(16);
         state.failures += 1;
-        // That the name is taken was told as a conflict of names.
+        // That the name is taken was reported as a conflict of names.
         if state.failures >= TOLD_FROM && !self.seeds.name_taken {
             self.events.push_back(Event::SeedUnreachable { seed: state.seed.clone(), reason });
         }

@@ -1,13 +1,12 @@
-//! What a node counts, all of it.
+//! The metrics of a node.
 //!
-//! The numbers are plain integers of the core, which whoever wants them reads as a snapshot; an event for
-//! each increment would cost more than what it counts. They begin with 0 at the node's start and wrap never
-//! in practice. What memberlist measures has its name beside it.
-//! Who exports them destructures them whole: the compiler then says what is new.
+//! They are plain integers in the core, to be read as a snapshot; an event for each increment would cost more than what it
+//! counts. They begin with 0 when the node starts and never wrap in practice. A metric that memberlist has, too, is given
+//! with its name there. Exporters destructure the structs without `..`, so that the compiler tells them what is new.
 
 use std::time::Duration;
 
-use super::{Node, SentBytes, rejections::Cause};
+use super::{Node, SentBytes, rejections::RejectionCause};
 use crate::{
     dissemination::MessageCounts,
     membership::{MemberState, MembershipCounts},
@@ -15,47 +14,63 @@ use crate::{
     wire::{PacketError, stream::StreamError},
 };
 
-/// What a node has counted since its start, and how much it holds now.
+/// What a node has counted since its start, and its present sizes.
+///
+/// ```
+/// use std::{net::SocketAddr, time::Instant};
+///
+/// use broadcast::{
+///     Config,
+///     node::{Node, NodeConfig},
+/// };
+///
+/// let now = Instant::now();
+/// let mut node = Node::new(now, NodeConfig::new(Config::new("node1"), SocketAddr::from(([127, 0, 0, 1], 7946))));
+/// node.publish(now, "greeting", "\"hello\"")?;
+/// let metrics = node.metrics();
+/// assert_eq!(metrics.messages.published, 1);
+/// assert_eq!(metrics.gauges.alive, 1, "the node itself");
+/// # Ok::<_, broadcast::PublishError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
-    /// Bytes and packets.
+    /// Bytes and packets on the network.
     pub traffic: Traffic,
-    /// Bytes sent, by what they say.
+    /// Bytes sent, by purpose.
     pub sent: SentBytes,
     /// Members and probes.
     pub membership: MembershipCounts,
     /// Published messages.
     pub messages: MessageCounts,
-    /// What could not be used, by what it was.
+    /// Input that was dropped, by kind.
     pub rejected: RejectionCounts,
-    /// What exceeded a bound, by which.
+    /// What exceeded a limit, by limit.
     pub over_limit: LimitCounts,
-    /// How much there is now.
+    /// Present sizes.
     pub gauges: Gauges,
-    /// How long it takes to put together and hand to the system a round of gossip: `memberlist.gossip`. Only
-    /// measured on real sockets.
+    /// How long it takes to put together a round of gossip and give it to the system: `memberlist.gossip`. Measured on real
+    /// sockets only.
     pub gossip: Histogram,
-    /// How long exchanges of views took that this node began and the other side answered:
-    /// `memberlist.pushPullNode`.
+    /// How long push/pull exchanges took that this node began and the other side answered: `memberlist.pushPullNode`.
     pub push_pull: Histogram,
-    /// How long it took from when a message of this node was published until all live members had it.
+    /// How long it took from publishing a message until all live members had it.
     pub delivery: Histogram,
 }
 
-/// What went over the network.
+/// What went over the network: [`Metrics::traffic`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Bytes of datagrams: `memberlist.udp.sent`.
     pub udp_sent: u64,
     /// Bytes of datagrams: `memberlist.udp.received`.
     pub udp_received: u64,
-    /// Datagrams.
+    /// Datagrams sent.
     pub packets_sent: u64,
-    /// Datagrams.
+    /// Datagrams received.
     pub packets_received: u64,
     /// Bytes on streams: `memberlist.tcp.sent`.
     pub tcp_sent: u64,
-    /// Bytes on streams.
+    /// Bytes received on streams.
     pub tcp_received: u64,
     /// Streams that others opened: `memberlist.tcp.accept`.
     pub tcp_accept: u64,
@@ -63,26 +78,26 @@ pub struct Traffic {
     pub tcp_connect: u64,
 }
 
-/// What arrived and was dropped. [`Event::Rejected`](crate::Event::Rejected) tells why.
+/// How often input was dropped: [`Metrics::rejected`]. [`Event::Rejected`](crate::Event::Rejected) tells why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RejectionCounts {
-    /// Datagrams of which something could not be read.
+    /// Datagrams that could not be read, or not all of them.
     pub packets: u64,
-    /// Messages about members that were not believed: of another version, without an address, from outside
-    /// the allowed networks, refused by the application.
+    /// Messages about members that were refused: of another protocol version, without an address, from outside the allowed
+    /// networks, or by the application.
     pub members: u64,
     /// Views that were not merged, or not all of them.
     pub views: u64,
-    /// Published messages, and what is said of them; [`Metrics::messages`] has more.
+    /// Messages and control messages; [`Metrics::messages`] has more.
     pub messages: u64,
     /// Streams that were refused, could not be read, or did not end in time.
     pub streams: u64,
 }
 
-/// What was dropped, refused or cut off because it exceeded a bound.
+/// How often a limit was exceeded, and something dropped, refused or cut off: [`Metrics::over_limit`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitCounts {
-    /// Members, beyond [`Bounds::max_members`](crate::Bounds).
+    /// Members, beyond [`ResourceLimits::max_members`](crate::ResourceLimits).
     pub members: u64,
     /// Streams, beyond [`ResourceLimits::max_streams`](crate::ResourceLimits).
     pub streams: u64,
@@ -98,14 +113,14 @@ pub struct LimitCounts {
     pub pings: u64,
     /// Requests to ping another node, beyond 1024 under way.
     pub relays: u64,
-    /// Messages about members that gave way in the queue, told less often than wanted.
+    /// Messages about members that were dropped from the queue, and so told less often than wanted.
     pub queued: u64,
 }
 
-/// How much there is at the time.
+/// Present sizes: [`Metrics::gauges`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// How slow this node takes itself to be, 0 being well: `memberlist.health.score`.
+    /// How slow this node takes itself to be; 0 is healthy: `memberlist.health.score`.
     pub health_score: u32,
     /// Members by state, this node included: `memberlist.node.instances`.
     pub alive: usize,
@@ -115,33 +130,33 @@ pub struct Gauges {
     pub dead: usize,
     /// The same for those who left and are remembered.
     pub left: usize,
-    /// Messages about members that are to be told: `memberlist.queue.broadcasts`.
+    /// Messages about members that wait to be gossiped: `memberlist.queue.broadcasts`.
     pub queued: usize,
-    /// Messages that are to be repeated to plain memberlist nodes.
+    /// Messages that wait to be repeated to plain memberlist nodes.
     pub queued_messages: usize,
-    /// Streams that are open.
+    /// Open streams.
     pub streams: usize,
-    /// Bytes on them that are not part of anything complete yet.
+    /// Bytes on streams that are not part of anything complete yet.
     pub stream_bytes: usize,
     /// Members that are reached over TCP only, as datagrams do not arrive.
     pub over_tcp: usize,
-    /// Members at which only small datagrams arrive.
+    /// Members that only small datagrams reach.
     pub small_datagrams: usize,
     /// The size of this node's view when it was last sent, in bytes: `memberlist.size.local`.
     pub view_sent: usize,
-    /// The size of the view that last arrived, in bytes: `memberlist.size.remote`.
+    /// The size of the view that arrived last, in bytes: `memberlist.size.remote`.
     pub view_received: usize,
 }
 
 impl Metrics {
-    pub(super) fn reject(&mut self, cause: Cause) {
+    pub(super) fn reject(&mut self, cause: RejectionCause) {
         let RejectionCounts { packets, members, views, messages, streams } = &mut self.rejected;
         *match cause {
-            Cause::Packet => packets,
-            Cause::Member => members,
-            Cause::View => views,
-            Cause::Message => messages,
-            Cause::Stream => streams,
+            RejectionCause::Packet => packets,
+            RejectionCause::Member => members,
+            RejectionCause::View => views,
+            RejectionCause::Message => messages,
+            RejectionCause::Stream => streams,
         } += 1;
     }
 
@@ -160,16 +175,16 @@ impl Metrics {
 }
 
 impl Node {
-    /// What came of what is said, and what was dropped of it, since the start.
+    /// What was counted of messages since the start.
     pub(crate) fn counters(&self) -> MessageCounts {
         let mut counters = self.dissemination.counters();
-        if let Some(place) = &self.place {
-            place.count(&mut counters);
+        if let Some(layer) = &self.serf {
+            layer.count(&mut counters);
         }
         counters
     }
 
-    /// What was counted until now.
+    /// A snapshot of all metrics.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let overflow = self.membership.overflow();
@@ -192,18 +207,18 @@ impl Node {
         gauges.queued_messages = self.dissemination.queued().0;
         gauges.streams = self.streams.len();
         gauges.stream_bytes = self.buffered();
-        (gauges.over_tcp, gauges.small_datagrams) = self.unusually_reached();
+        (gauges.over_tcp, gauges.small_datagrams) = self.count_limited_paths();
         metrics
     }
 
-    /// Every live member has all below this number of what this node has published.
-    pub(super) fn land(&mut self, stable: u64) {
+    /// Every live member has everything below this number of what this node has published.
+    pub(super) fn record_deliveries(&mut self, stable: u64) {
         let first = self.next_id().seq - self.in_flight.len() as u64;
         for published in self.in_flight.drain(..stable.saturating_sub(first) as usize) {
             self.metrics.delivery.record(self.now.saturating_duration_since(published));
         }
         if self.in_flight.is_empty() {
-            // A burst's memory is not kept.
+            // Do not keep the memory of a burst.
             self.in_flight.shrink_to(64);
         }
     }
@@ -213,12 +228,12 @@ impl Node {
         self.gossip_rounds
     }
 
-    /// A stream was refused before this node heard of it.
+    /// Counts a stream that the driver refused.
     pub(crate) fn count_refused_stream(&mut self) {
         self.metrics.over_limit.streams += 1;
     }
 
-    /// A round of gossip has taken so long, as only who has a clock can tell.
+    /// Records how long a round of gossip took, which only the driver's clock can tell.
     pub(crate) fn record_gossip_time(&mut self, time: Duration) {
         self.metrics.gossip.record(time);
     }

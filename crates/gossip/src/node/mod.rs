@@ -1,18 +1,39 @@
-//! One node: membership and dissemination behind a few verbs, without clock, socket or task.
+//! One node without clock, socket or task (sans-IO): membership and dissemination behind a few methods.
 //!
 //! # Contract
 //!
-//! Whoever drives a [`Node`] hands it what happens (`handle_*`, [`publish`](Node::publish),
-//! [`leave`](Node::leave)), always with the time, and then drains what came of it:
-//! [`poll_transmit`](Node::poll_transmit), [`poll_action`](Node::poll_action),
-//! [`poll_message`](Node::poll_message) and [`poll_event`](Node::poll_event) until each gives `None`, and [`poll_timeout`](Node::poll_timeout)
-//! for when to call [`handle_timeout`](Node::handle_timeout) next. One mutation, then drain.
+//! Whoever drives a [`Node`] gives it what happens (`handle_*`, [`publish`](Node::publish), [`leave`](Node::leave)), always
+//! with the time, and then drains what came of it: [`poll_transmit`](Node::poll_transmit),
+//! [`poll_action`](Node::poll_action), [`poll_message`](Node::poll_message) and [`poll_event`](Node::poll_event) until each
+//! gives `None`, and [`poll_timeout`](Node::poll_timeout) for when to call [`handle_timeout`](Node::handle_timeout) next.
+//! One input, then drain.
+//!
+//! ```
+//! use std::{net::SocketAddr, time::Instant};
+//!
+//! use broadcast::{
+//!     Config,
+//!     node::{Node, NodeConfig},
+//! };
+//!
+//! let now = Instant::now();
+//! let mut node = Node::new(now, NodeConfig::new(Config::new("node1"), SocketAddr::from(([127, 0, 0, 1], 7946))));
+//! let id = node.publish(now, "greeting", "\"hello\"")?;
+//! assert_eq!(id.seq, 0, "it is the node's first message");
+//! while let Some(transmit) = node.poll_transmit() {
+//!     println!("send {} bytes to {}", transmit.payload.len(), transmit.to);
+//! }
+//! while let Some(event) = node.poll_event() {
+//!     println!("{event:?}");
+//! }
+//! assert!(node.poll_timeout().is_some(), "the next round of gossip");
+//! # Ok::<_, broadcast::PublishError>(())
+//! ```
 //!
 //! # What can go wrong
 //!
-//! - *A flood of unusable input*: what was wrong is told for the first few of each second, and counted
-//!   for the rest.
-//! - *Streams that never end*: each has a deadline, and all together may hold so many bytes.
+//! - *A flood of unusable input*: the first few of each second are reported, and the rest counted.
+//! - *Streams that never end*: each has a deadline, and all together may hold only so many bytes.
 
 mod config;
 mod identity;
@@ -21,15 +42,15 @@ mod info;
 mod inspect;
 mod join;
 mod metrics;
+mod outputs;
 mod overview;
 mod packets;
 mod paths;
 mod rejections;
 mod seal;
 mod send_queue;
-mod sent;
+mod sent_bytes;
 mod serf;
-mod settle;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -52,16 +73,16 @@ pub use self::{
     metrics::{Gauges, LimitCounts, Metrics, RejectionCounts, Traffic},
     overview::{Health, MemberOverview, Overview},
     seal::KeyChange,
-    sent::Sent,
+    sent_bytes::SentBytes,
 };
 use self::{
-    info::Infos,
+    info::InfoExchange,
     join::Seeds,
     paths::Paths,
-    rejections::{Cause, Rejections},
+    rejections::{RejectionCause, RejectionLog},
     seal::Sealer,
     send_queue::SendQueues,
-    serf::Place,
+    serf::SerfLayer,
     streams::Stream,
 };
 #[cfg(any(test, feature = "fuzzing"))]
@@ -69,74 +90,76 @@ pub(crate) use self::{info::fuzzing, paths::parts_of};
 pub use crate::event::{Event, Reach};
 use crate::{
     config::{Config, ResourceLimits, Seed, Tuning},
-    dissemination::{self, Acks, Dissemination, Draft, Message, MessageId, Progress, PublishError, Published, Route},
+    dissemination::{
+        self, Acks, Dissemination, Draft, Message, MessageId, Progress, PublishError, PublishedMessage, Route,
+    },
     membership::{Belief, Member, Membership, NodeName, Record},
     timers::Timers,
     wire::{self, Versions, envelope::Envelope, limits::StreamLimits, packet},
 };
 
-/// What a node announces that it speaks.
+/// The protocol versions that a node announces.
 pub(crate) const VERSIONS: Versions = [1, 5, 2, 0, dissemination::DELEGATE_MAX, 0];
-/// The pings in one packet that are answered. memberlist sends one; each is answered by a packet of its own,
-/// and whoever forges an address is not to have more sent there than it takes to ask for it.
+/// How many pings in one packet are answered. memberlist sends one. Each is answered by a packet of its own, and a sender
+/// that forges its address must not cause more traffic than it sends.
 const MAX_PINGS: usize = 3;
-/// How many parts a compound can have.
+/// The most parts of a compound packet.
 const MAX_PARTS: usize = u8::MAX as usize;
 
-/// A datagram to send.
+/// A datagram to send. See the [module's example](self).
 #[derive(Clone, Debug)]
 pub struct Transmit {
-    /// To where.
+    /// Its destination.
     pub to: SocketAddr,
-    /// What.
+    /// Its bytes.
     pub payload: Bytes,
 }
 
-/// A stream between this node and another, as long as it lasts.
+/// Identifies a stream between this node and another, while it lasts. [`Node::handle_accept`] gives one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub(crate) u64);
 
-/// Something to be done outside.
+/// Something that the driver has to do. See [`Node::poll_action`].
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Open a stream. What is written to it meanwhile is sent once it stands.
+    /// Open a stream. What is written to it meanwhile is sent once it is open.
     Connect {
         /// The stream.
         id: StreamId,
-        /// To where.
+        /// Its destination.
         to: SocketAddr,
     },
     /// Send bytes on a stream.
     Write {
         /// The stream.
         id: StreamId,
-        /// What.
+        /// The bytes.
         data: Bytes,
     },
-    /// Send what was written, then end the stream. Nothing more is wanted from it.
+    /// Send what was written, then end the stream. Nothing more from it is needed.
     Close {
         /// The stream.
         id: StreamId,
     },
-    /// Resolve a name, of a seed or of this node's own address, and report with [`Node::handle_lookup`].
+    /// Resolve a name, of a seed or of this node's own address, and report it with [`Node::handle_lookup`].
     Lookup {
         /// The name and the port.
         seed: Seed,
     },
-    /// Guess this node's address by the route to a seed that has answered, and report with [`Node::set_guess`].
+    /// Guess this node's address by the route to a seed that has answered, and report it with [`Node::set_guess`].
     GuessAddress {
         /// The seed's address.
         peer: SocketAddr,
     },
-    /// See whether this node's address is still one of the host's. If not, guess it by the route to one of these,
-    /// and report with [`Node::set_guess`].
+    /// Check whether this node's address is still one of the host's. If not, guess it by the route to one of these peers, and
+    /// report it with [`Node::set_guess`].
     CheckAddress {
         /// Addresses of members.
         peers: Vec<SocketAddr>,
     },
 }
 
-/// What happened on a stream.
+/// What happened on a stream, for [`Node::handle_stream`].
 #[derive(Clone, Debug)]
 pub enum StreamInput<'a> {
     /// Bytes arrived.
@@ -154,62 +177,62 @@ enum Timer {
     Stream(StreamId),
     Leave,
     Paths,
-    /// The name of this node's own address is to be resolved again, or the address looked after that was guessed.
+    /// Resolve the name of this node's own address again, or check an address that was guessed.
     Advertise,
 }
 
-/// See the [module](self).
+/// A node. See the [module](self) for how to drive it.
 #[derive(Debug)]
 pub struct Node {
-    /// As configured, but for the size of packets, which is without the envelope's part.
+    /// As configured, but the size of packets is without the envelope.
     tuning: Tuning,
     sealer: Sealer,
     resource_limits: ResourceLimits,
     rng: Xoshiro256PlusPlus,
     membership: Membership,
     dissemination: Dissemination,
-    /// In a serf cluster.
-    place: Option<Place>,
+    /// Set in a serf cluster.
+    serf: Option<SerfLayer>,
     seeds: Seeds,
     advertised: Option<AdvertisedHost>,
-    /// Nothing where the address was configured.
+    /// `None` if the address was configured.
     guessed_by: Option<AddressGuess>,
     /// Whether this node has been part of a cluster, or has none to join.
     ready: bool,
-    /// Whether this node has told that it is about to leave, which the others are to hear first.
+    /// Whether this node has told others that it is about to leave. They hear that before they hear that it has left.
     announced_leave: bool,
     streams: BTreeMap<StreamId, Stream>,
-    /// Those of which more has arrived than was parsed at once, whose turn is next first.
-    busy: VecDeque<StreamId>,
+    /// The streams on which more has arrived than was parsed at once. The first is next.
+    backlog: VecDeque<StreamId>,
     next_stream: u64,
     send_queues: SendQueues,
     paths: Paths,
-    infos: Infos,
-    rejections: Rejections,
-    /// What this room counts itself; [`Node::metrics`] adds the rest.
+    info_exchange: InfoExchange,
+    rejections: RejectionLog,
+    /// What the node itself counts; [`Node::metrics`] adds the rest.
     metrics: Metrics,
     gossip_rounds: u64,
-    /// When each message was published that not all members are known to have, as far as that was looked at.
+    /// When each message was published that not all members are known to have, as far as that was checked.
     in_flight: VecDeque<Instant>,
-    /// Whose turn it is to fill a packet first: the membership's, or the messages'.
+    /// Whether the membership fills the next packet first, or the dissemination does.
     membership_first: bool,
-    /// When something happened last.
+    /// The time of the latest input.
     now: Instant,
-    /// Somebody waits for room in the log.
-    held_back: bool,
+    /// A publisher waits for room in the log.
+    publisher_waits: bool,
     timers: Timers<Timer>,
     transmits: VecDeque<Transmit>,
     actions: VecDeque<Action>,
-    /// What others have published, and what stands for messages that cannot be had.
+    /// Messages of others, and events that stand for missed messages.
     messages: VecDeque<Result<Message, Event>>,
     events: VecDeque<Event>,
     acks: VecDeque<Acks>,
-    /// The messages of the packet at hand, kept for its allocation.
+    /// The messages of the current packet, kept for its allocation.
     scratch: Vec<wire::Message>,
 }
 
 impl Node {
-    /// A node that begins at `now`, and looks for its seeds at once.
+    /// Creates a node that starts at `now` and looks for its seeds at once.
     #[must_use]
     pub fn new(now: Instant, config: NodeConfig) -> Self {
         let NodeConfig { mut config, address, epoch, rng_seed, nonce } = config;
@@ -219,15 +242,15 @@ impl Node {
         let mut timers = Timers::new();
         timers.set(Timer::Gossip, now + config.tuning.gossip_interval.mul_f64(rng.random()));
         let name = NodeName::from(&*config.name);
-        let place = config.serf.clone().map(|serf| Place::new(name.clone(), serf, &config.tuning, config.replay));
-        let versions = if place.is_some() { Place::VERSIONS } else { VERSIONS };
+        let serf = config.serf.clone().map(|serf| SerfLayer::new(name.clone(), serf, &config.tuning, config.replay));
+        let versions = if serf.is_some() { SerfLayer::VERSIONS } else { VERSIONS };
         let membership = Membership::new(now, &config, address, versions, rng.random());
         let Config { join, tuning, retention, resource_limits, replay, envelope, .. } = config;
         let dissemination = Dissemination::new(now, name, epoch, &tuning, retention, replay, rng.random());
         let mut node = Self {
             membership,
-            dissemination: if place.is_some() { dissemination.among_ours() } else { dissemination },
-            place,
+            dissemination: if serf.is_some() { dissemination.without_plain_nodes() } else { dissemination },
+            serf,
             seeds: Seeds::new(join),
             advertised: None,
             guessed_by: None,
@@ -238,18 +261,18 @@ impl Node {
             ready: false,
             announced_leave: false,
             streams: BTreeMap::new(),
-            busy: VecDeque::new(),
+            backlog: VecDeque::new(),
             next_stream: 0,
             send_queues: SendQueues::default(),
             paths: Paths::default(),
-            infos: Infos::default(),
-            rejections: Rejections::default(),
+            info_exchange: InfoExchange::default(),
+            rejections: RejectionLog::default(),
             metrics: Metrics::default(),
             gossip_rounds: 0,
             in_flight: VecDeque::new(),
             membership_first: true,
             now,
-            held_back: false,
+            publisher_waits: false,
             timers,
             transmits: VecDeque::new(),
             actions: VecDeque::new(),
@@ -265,7 +288,7 @@ impl Node {
         node
     }
 
-    /// Handles a datagram that came from `from`.
+    /// Handles a datagram from `from`.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, data: &Bytes) {
         self.now = now;
         self.metrics.traffic.udp_received += data.len() as u64;
@@ -275,12 +298,12 @@ impl Node {
             Ok(data) => {
                 if let Err(error) = packet::decode(&data, &mut messages) {
                     self.metrics.packet_error(&error);
-                    self.reject(now, from, Cause::Packet, &error);
+                    self.reject(now, from, RejectionCause::Packet, &error);
                 }
             }
             Err(error) => {
                 let reason = format_args!("packet of {} bytes is not read: {error}", data.len());
-                self.reject(now, from, Cause::Packet, &reason);
+                self.reject(now, from, RejectionCause::Packet, &reason);
             }
         }
         let mut route = Route::default();
@@ -292,31 +315,31 @@ impl Node {
                     self.metrics.over_limit.pings += 1;
                 }
                 wire::Message::User(payload) => {
-                    // Who introduces itself, and goes on, is to be heard as the member it has become.
+                    // A sender that introduces itself first is a member for what follows in its packet.
                     if std::mem::take(&mut changed) {
-                        self.settle(now);
+                        self.process_outputs(now);
                     }
-                    if paths::is_one(&payload) {
-                        // As those of pings, the answers are bounded.
+                    if paths::is_path_message(&payload) {
+                        // The answers to these are bounded, as those to pings.
                         pings += 1;
                         if pings <= MAX_PINGS {
-                            self.hear_of_path(now, from, &payload, false);
+                            self.handle_path_message(now, from, &payload, false);
                         }
                         continue;
                     }
-                    self.hear(now, from, &payload, &mut route);
+                    self.handle_user_message(now, from, &payload, &mut route);
                 }
                 message => {
                     changed = true;
                     pings += usize::from(matches!(message, wire::Message::Ping(_) | wire::Message::IndirectPing(_)));
                     if let Err(refusal) = self.membership.handle(now, from, message) {
-                        self.reject(now, from, Cause::Member, &refusal);
+                        self.reject(now, from, RejectionCause::Member, &refusal);
                     }
                 }
             }
         }
         self.scratch = messages;
-        self.settle(now);
+        self.process_outputs(now);
     }
 
     /// Does what is due.
@@ -324,34 +347,34 @@ impl Node {
         self.now = now;
         self.membership.handle_timeout(now);
         self.dissemination.handle_timeout(now, &self.membership);
-        self.ask_for_infos(now);
-        self.settle(now);
-        self.work_on_streams(now);
+        self.send_info_requests(now);
+        self.process_outputs(now);
+        self.parse_backlog(now);
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Gossip => self.gossip(now),
                 Timer::Seed(index) => self.check_seed(now, index),
                 Timer::Stream(id) => self.time_out_stream(now, id),
-                Timer::Leave => self.say_good_bye(now),
+                Timer::Leave => self.complete_leave(now),
                 Timer::Paths => self.step_paths(now),
-                Timer::Advertise => self.resolve_own(now),
+                Timer::Advertise => self.check_own_address(now),
             }
         }
-        self.settle(now);
+        self.process_outputs(now);
     }
 
-    /// Sends `value`, which is JSON, under `key` to every other node; it is on its way when the node has been drained.
+    /// Publishes `value`, which is JSON, under `key` to every other node. It is under way when the node has been drained.
     ///
     /// # Errors
     ///
-    /// It is too large, or `value` is not JSON; this node keeps as much as it may for members that lack it; or it has left,
-    /// or has learned that its name is another's.
+    /// The message is too large, or `value` is not JSON; the log is full of messages that members still need; or the node
+    /// has left, or its name is another's.
     pub fn publish(&mut self, now: Instant, key: &str, value: &str) -> Result<MessageId, PublishError> {
         let draft = self.draft(key, value)?;
         self.publish_draft(now, draft).map(|published| published.id())
     }
 
-    /// A message of this node.
+    /// Prepares a message of this node.
     ///
     /// # Errors
     ///
@@ -360,15 +383,15 @@ impl Node {
         Draft::checked(key, value, &self.me().name.to_string())
     }
 
-    /// Sends a message to every other node; it is on its way when the node has been drained.
+    /// Publishes a message to every other node. It is under way when the node has been drained.
     ///
-    /// A node that has left is no member to the others any more, and publishes nothing; nor does one that
-    /// learned that its name is another's, since what it says would be taken for the other's.
+    /// A node that has left is no longer a member to the others and publishes nothing. Nor does one whose name is another's,
+    /// since its messages would be taken for the other's.
     ///
     /// # Errors
     ///
-    /// See there; or the log has no room, which [`Event::PublishReady`] will tell.
-    pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<Published, PublishError> {
+    /// The node has left, its name is another's, or the log has no room, which [`Event::PublishReady`] will tell.
+    pub(crate) fn publish_draft(&mut self, now: Instant, draft: Draft) -> Result<PublishedMessage, PublishError> {
         self.now = now;
         if let Some(refusal) = self.refusal() {
             return Err(refusal);
@@ -377,10 +400,10 @@ impl Node {
         let published = self.dissemination.publish(now, draft, &self.membership);
         if published.is_ok() {
             self.in_flight.push_back(now);
-            self.land(self.dissemination.stable());
+            self.record_deliveries(self.dissemination.stable());
             self.emit_event(now, event);
         }
-        self.held_back |= matches!(published, Err(PublishError::WouldBlock));
+        self.publisher_waits |= matches!(published, Err(PublishError::WouldBlock));
         published
     }
 
@@ -392,16 +415,16 @@ impl Node {
     /// How far the cluster is with what this node publishes.
     pub(crate) fn progress(&mut self) -> Progress {
         let progress = self.dissemination.progress(&self.membership);
-        self.land(progress.stable);
+        self.record_deliveries(progress.stable);
         progress
     }
 
-    /// How many members have a message of this node, and which do not, of those that are waited for.
+    /// How many members have a message of this node, and which do not, of those for which receipts wait.
     pub(crate) fn acked_by(&self, seq: u64) -> (usize, Vec<NodeName>) {
         self.dissemination.acked_by(seq)
     }
 
-    /// Who has failed, and who has left, while a message was on its way to it.
+    /// Who has failed, and who has left, without a message of this node.
     pub(crate) fn departed_without(&self, seq: u64) -> (Vec<NodeName>, Vec<NodeName>) {
         self.dissemination.departed_without(seq)
     }
@@ -411,7 +434,7 @@ impl Node {
         self.dissemination.next_id()
     }
 
-    /// This node's life, as its messages have it.
+    /// This node's epoch, as its messages carry it.
     pub fn epoch(&self) -> u64 {
         self.next_id().epoch
     }
@@ -425,16 +448,16 @@ impl Node {
         }
     }
 
-    /// Takes what another node's application said, or its dissemination.
-    fn hear(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
-        if info::is_one(payload) {
-            return self.hear_of_info(now, from, payload);
+    /// Handles a user message: of another node's application, or of its dissemination.
+    fn handle_user_message(&mut self, now: Instant, from: SocketAddr, payload: &Bytes, route: &mut Route) {
+        if info::is_info_message(payload) {
+            return self.handle_info_message(now, from, payload);
         }
-        if self.hear_serf(now, from, payload) {
+        if self.handle_serf_message(now, from, payload) {
             return;
         }
-        if let Err(unusable) = self.dissemination.handle(now, from, payload, route, &self.membership) {
-            self.reject(now, from, Cause::Message, &unusable);
+        if let Err(error) = self.dissemination.handle(now, from, payload, route, &self.membership) {
+            self.reject(now, from, RejectionCause::Message, &error);
         }
     }
 
@@ -448,19 +471,19 @@ impl Node {
         self.membership.get(name.as_bytes()).filter(|record| record.is_live()).map(|record| self.member(record))
     }
 
-    /// What this node believes of everybody it remembers, itself included, by name.
+    /// What this node believes about everybody that it remembers, by name, itself included.
     pub fn view(&self) -> Vec<Belief> {
         self.membership.beliefs()
     }
 
-    /// How this node closes what it sends at present, and what it takes at most as an answer, which is not among the
-    /// streams that others have open to it.
+    /// The envelope in which this node sends at present, and the limits of an answer to a push/pull request of its own. Such
+    /// an answer does not count as one of the streams that others have opened.
     pub(crate) fn exchange_context(&self) -> (Envelope, StreamLimits) {
-        let Bounds { max_members, max_stream_bytes, stream, .. } = self.bounds;
+        let ResourceLimits { max_members, max_stream_bytes, stream, .. } = self.resource_limits;
         (self.sealer.envelope.clone(), stream.at_most(max_members, max_stream_bytes / 2))
     }
 
-    /// Another node was asked for its view, on a connection that is not the node's own.
+    /// Counts a push/pull request to another node on a connection that is not the node's own.
     pub(crate) fn count_exchange(&mut self, sent: u64, received: u64) {
         let Metrics { traffic, sent: by_kind, .. } = &mut self.metrics;
         traffic.tcp_connect += 1;
@@ -469,13 +492,13 @@ impl Node {
         by_kind.views += sent;
     }
 
-    /// What this node's acknowledgements carry from now on.
+    /// Sets what this node's acks to pings carry from now on.
     pub fn set_ack_payload(&mut self, payload: Bytes) {
         self.membership.set_ack_payload(payload);
     }
 
-    /// The next datagram to send. The first call after something has happened puts together what came of
-    /// all that has happened, so that much fits in few datagrams.
+    /// The next datagram to send. The first call after an input puts together all that came of the inputs so far, so that much
+    /// fits in few datagrams.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         if self.transmits.is_empty() {
             self.flush();
@@ -486,40 +509,39 @@ impl Node {
         Some(transmit)
     }
 
-    /// The next thing to do.
+    /// The next action for the driver.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// The next message of another node, in the order in which its application gets them. `Err` with
-    /// [`Event::Missed`] stands in the place of messages that cannot be had any more.
+    /// The next message of another node, in the order in which the application gets them. `Err` with [`Event::Missed`] stands
+    /// in the place of messages that cannot be had any more.
     pub fn poll_message(&mut self) -> Option<Result<Message, Event>> {
         self.messages.pop_front()
     }
 
-    /// The next thing to tell the application, besides messages.
+    /// The next event for the application, besides messages.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// Tells from now on who has acknowledged what of whose messages, beginning with all that is known; or does
-    /// so no longer.
+    /// Reports from now on who has acknowledged which messages, first all that is known; or stops that.
     pub fn watch(&mut self, now: Instant, wanted: bool) {
         self.dissemination.watch_acks(now, wanted, &self.membership);
-        self.settle(now);
+        self.process_outputs(now);
     }
 
-    /// The next thing to tell the application of acknowledgements.
+    /// The next report of acknowledgements for the application.
     pub fn poll_acks(&mut self) -> Option<Acks> {
         self.acks.pop_front()
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        // What has arrived and is not parsed yet does not wait for anything.
-        let busy = self.busy.front().map(|_| self.now);
+        // What has arrived and is not parsed yet is due at once.
+        let busy = self.backlog.front().map(|_| self.now);
         let (membership, dissemination) = (self.membership.poll_timeout(), self.dissemination.poll_timeout());
-        let rooms = [membership, dissemination, self.infos.poll_timeout(), self.timers.next(), busy];
+        let rooms = [membership, dissemination, self.info_exchange.poll_timeout(), self.timers.next(), busy];
         rooms.into_iter().flatten().min()
     }
 

@@ -1,4 +1,4 @@
-//! How a node sees its cluster, as a whole: for people who look.
+//! A node's view of its whole cluster, for people who look at it.
 
 use std::{net::SocketAddr, ops::Not};
 
@@ -11,50 +11,49 @@ use crate::{
     membership::{Member, MemberState, Record},
 };
 
-/// How a node sees its cluster, at one time.
+/// How a node sees its cluster at one time: [`Node::overview`](crate::node::Node::overview).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Overview {
-    /// Whether it has joined: a seed has answered, or there are none to ask.
+    /// Whether the node has joined: a seed has answered, or there are none to ask.
     pub joined: bool,
     /// Whether it has begun to leave.
     pub leaving: bool,
-    /// Everybody it remembers, itself first, the dead and those who left included.
+    /// Everybody it remembers: itself first, then the others, including the dead and those that left.
     pub members: Vec<MemberOverview>,
-    /// How far it is with what each origin says, itself first.
+    /// How far it is in the stream of each origin, itself first.
     pub positions: Vec<StreamPosition>,
 }
 
-/// What a node knows of a member.
+/// What a node knows of one member: part of an [`Overview`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MemberOverview {
-    /// As [`Handle::members`](crate::Handle::members) has it.
+    /// The member as [`Handle::members`](crate::Handle::members) gives it.
     pub member: Member,
     /// Whether it is a node of this crate, which acknowledges messages.
     pub acknowledges: bool,
-    /// How many of this node's messages it has not acknowledged yet. `None` for the node itself, plain memberlist
-    /// nodes, who is gone, and everybody before the first message.
+    /// How many of this node's messages it has not acknowledged yet. `None` for the node itself, plain memberlist nodes, members
+    /// that are gone, and everybody before the first message.
     pub lag: Option<u64>,
-    /// Whether it was [cut loose](crate::Event::LagLimitExceeded): publishers do not wait for it any more, until it has
-    /// caught up.
+    /// Whether it was [cut loose](crate::Event::LagLimitExceeded): publishers do not wait for it until it has caught up.
     pub loose: bool,
-    /// How it is reached with messages.
+    /// How messages reach it.
     pub reach: Reach,
-    /// What it tells about itself, as far as it has; only a live node of this crate does.
+    /// What it tells about itself, if it has. Only a live node of this crate does.
     pub info: Option<NodeInfo>,
 }
 
 impl MemberOverview {
-    /// Where clients reach what the member serves, by the names of these services.
+    /// The addresses at which the member serves clients, with the names of the services.
     pub fn endpoints(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
         let endpoints = self.info.iter().flat_map(|info| &info.endpoints);
         endpoints.map(|(service, addr)| (service.as_str(), resolve(*addr, self.member.addr)))
     }
 }
 
-/// How a node is: what a health check asks, and so no more than takes no time. It travels as JSON in the answer to a
-/// ping over a stream.
+/// The health of a node: what a health check asks, and so only what takes no time to tell. It travels as JSON in the answer
+/// to a ping over a stream. See [`Node::health`](crate::node::Node::health).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// Whether it has joined: a seed has answered, or there are none to ask.
@@ -73,7 +72,7 @@ impl Node {
         self.ready
     }
 
-    /// How this node is.
+    /// This node's health.
     #[must_use]
     pub fn health(&self) -> Health {
         let leaving = self.refusal().is_some_and(|refusal| refusal == crate::PublishError::Stopped)
@@ -81,14 +80,14 @@ impl Node {
         Health { joined: self.ready, leaving, members: self.membership.live() }
     }
 
-    /// A number that is the same as before when nothing has changed in the [`Overview::members`] but how they are
-    /// reached, of which there is an event.
+    /// A number that changes whenever anything in [`Overview::members`] does, except for how members are reached, for which there
+    /// is an event.
     #[must_use]
     pub fn member_changes(&self) -> u64 {
         self.membership.changes().wrapping_add(self.dissemination.peer_changes())
     }
 
-    /// How this node sees its cluster.
+    /// This node's view of its cluster.
     #[must_use]
     pub fn overview(&self) -> Overview {
         let lags = self.dissemination.lags();

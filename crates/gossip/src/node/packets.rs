@@ -1,4 +1,4 @@
-//! Putting packets together: as few as possible, each within the size that is configured.
+//! Assembling packets: as few as possible, each within the configured size.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ impl Node {
         self.dissemination.after_gossip();
     }
 
-    /// Brings the next round of gossip forward, so that a newcomer is known everywhere at once.
+    /// Brings the next round of gossip forward, so that all hear at once of a new member.
     pub(super) fn gossip_soon(&mut self, now: Instant) {
         let soon = now + self.tuning.gossip_interval / 10;
         if self.timers.get(&Timer::Gossip).is_none_or(|at| at > soon) {
@@ -30,8 +30,8 @@ impl Node {
         }
     }
 
-    /// Fills a packet with what is queued. The membership and the dissemination take turns in going first,
-    /// and the first leaves a quarter to the second, so that neither starves the other.
+    /// Fills a packet with queued messages. Membership and dissemination take turns to go first, and the first leaves a quarter
+    /// to the second, so that neither starves the other.
     pub(super) fn fill(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) {
         let share = self.serf_share(budget);
         let used = self.fill_with_own(target, budget - share, parts);
@@ -40,7 +40,7 @@ impl Node {
 
     fn fill_with_own(&mut self, target: Target, budget: usize, parts: &mut Vec<Bytes>) -> usize {
         self.membership_first = !self.membership_first;
-        // Something said before the name was found to be another's is not said any more.
+        // What was published before the name was found to be another's is not told any more.
         if self.seeds.name_taken() || !self.dissemination.has_gossip() {
             return self.membership.take_broadcasts(budget, parts);
         }
@@ -69,13 +69,13 @@ impl Node {
         }
     }
 
-    /// A checksum is put in packets for whoever reads it, unless they are encrypted, which does the same.
+    /// Whether a packet has a checksum: if its receiver reads one, unless it is encrypted, which does the same.
     fn has_checksum(&self, target: Target) -> bool {
         target.checksum && !self.sealer.envelope.encrypts()
     }
 
-    /// Sends messages in as few packets of up to `size` bytes as possible to each of some nodes, `route` in front
-    /// of each packet. A packet is put together once, however many get it.
+    /// Sends messages to each of some nodes, in as few packets of up to `size` bytes as possible, with `route` in front of each
+    /// packet. A packet is assembled once for all its receivers.
     pub(super) fn send_packets(&mut self, to: &[Target], size: usize, route: Option<Bytes>, messages: Vec<Bytes>) {
         let budget = size - packet::COMPOUND_OVERHEAD;
         let cost = |part: &Bytes| part.len() + packet::PART_OVERHEAD;

@@ -1,4 +1,4 @@
-//! What arrived and could not be used: all of it is counted, and so many of them a second told.
+//! Input that was rejected: all of it is counted, and a few cases a second are reported.
 
 use std::{
     fmt,
@@ -9,12 +9,12 @@ use std::{
 use super::{Event, Node};
 use crate::rate::RateLimiter;
 
-/// Of how many unusable inputs a second the application is told.
+/// How many rejections a second are reported to the application.
 pub(super) const REJECTIONS_PER_SECOND: u32 = 10;
 
 /// What was wrong, to count it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum RejectionCause {
     Packet,
     Member,
     View,
@@ -22,17 +22,17 @@ pub(super) enum Cause {
     Stream,
 }
 
-/// How often the application was told of unusable input.
+/// Limits the reports of rejections.
 #[derive(Debug, Default)]
-pub(super) struct Rejections {
+pub(super) struct RejectionLog {
     limit: RateLimiter,
-    /// How many it was not told of since.
+    /// How many rejections were not reported since the last report.
     suppressed: u64,
 }
 
 impl Node {
-    /// Counts what was dropped, and tells it.
-    pub(super) fn reject(&mut self, now: Instant, from: SocketAddr, cause: Cause, reason: &dyn fmt::Display) {
+    /// Counts a rejection, and reports it if the limit allows.
+    pub(super) fn reject(&mut self, now: Instant, from: SocketAddr, cause: RejectionCause, reason: &dyn fmt::Display) {
         self.metrics.reject(cause);
         let rejections = &mut self.rejections;
         let second = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! Closing what a node sends, and the keys it does that with.
+//! Encryption of what a node sends, and its keys.
 
 use bytes::Bytes;
 
@@ -8,24 +8,24 @@ use crate::wire::{
     envelope::{Direction, Envelope},
 };
 
-/// A change to a node's keys.
+/// A change to a node's keys, for [`Node::change_keys`](super::Node::change_keys).
 #[derive(Clone, Debug)]
 pub enum KeyChange {
-    /// From now on what is encrypted with this key can be read.
+    /// Decrypt with this key, too, from now on.
     Install(SecretKey),
-    /// From now on this key, which is installed, encrypts.
+    /// Encrypt with this key, which is installed, from now on.
     Use(SecretKey),
-    /// From now on what is encrypted with this key cannot be read.
+    /// Do not decrypt with this key any more.
     Remove(SecretKey),
-    /// From now on these are the keys, the first of which encrypts.
+    /// Use these keys from now on, the first one to encrypt.
     Replace(Vec<SecretKey>),
 }
 
-/// An envelope, and a nonce for each time it is closed.
+/// An envelope, and a new nonce for each time that it is sealed.
 ///
-/// Nonces count up from a random place, so that two nodes, or two lives of one, use the same one as good as
-/// never: fewer collisions are to be expected of it than of a random nonce a message (NIST SP 800-38D,
-/// section 8.3, bounds those to 2^32 messages a key).
+/// Nonces count up from a random start. Two nodes, or two runs of one, so use the same nonce with a probability that is
+/// practically zero, and lower than with a random nonce for each message (for which NIST SP 800-38D, section 8.3, allows
+/// 2^32 messages per key).
 #[derive(Debug)]
 pub(super) struct Sealer {
     pub(super) envelope: Envelope,
@@ -57,7 +57,7 @@ impl Sealer {
 }
 
 impl Node {
-    /// Changes the keys. What is on its way, sealed with any key that stays, is still read.
+    /// Changes the keys. What is under way is still decrypted if its key stays.
     ///
     /// # Errors
     ///
@@ -70,7 +70,7 @@ impl Node {
             KeyChange::Remove(key) => ring.remove(&key),
             KeyChange::Replace(keys) => {
                 let keys = Keyring::new(keys)?;
-                // What room a packet has was settled when the node started.
+                // The size of packets depends on whether there are keys, and was settled when the node started.
                 if ring.is_empty() != keys.is_empty() {
                     return Err(KeyError::Off);
                 }
@@ -80,7 +80,7 @@ impl Node {
         }
     }
 
-    /// The keys, the one that encrypts first.
+    /// The keys. The first one encrypts.
     pub fn keys(&self) -> Vec<SecretKey> {
         self.sealer.envelope.keyring.keys().cloned().collect()
     }

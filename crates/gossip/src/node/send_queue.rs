@@ -1,16 +1,15 @@
-//! What goes to members over streams, member by member: large messages, and everything to a member that
-//! datagrams do not reach ([`paths`](super::paths)).
+//! What goes to members over streams, queued per member: large messages, and everything for a member that datagrams do not
+//! reach ([`paths`](super::paths)).
 //!
-//! A large message has a stream of its own, [`LARGE_AT_ONCE`] to a member at a time; the rest wait for
-//! their turn, so that a slow link is not shared by ever more of them. While a message waits or is on its way
-//! it is not taken a second time, however often it is asked for. What is small has one stream, beside the
-//! large ones, which carries all that has come together since the last one ended: behind large messages it is
-//! not starved, and many messages cost one connection.
+//! A large message has a stream of its own. [`LARGE_AT_ONCE`] go to a member at the same time; the others wait for their turn,
+//! so that they do not share a slow link with ever more of them. While a message waits or is under way it is not taken a
+//! second time, however often it is requested. Small messages share one stream beside the large ones. It carries all that
+//! has come together since the last one ended, so they are not starved behind large messages, and many cost one connection.
 //!
 //! # What can go wrong
 //!
-//! - *A member that takes nothing*: what waits for it is bounded; what comes beyond is dropped, and repaired
-//!   as anything that is lost. Its streams end with their time limits, and the next ones are tried.
+//! - *A member that takes nothing*: what waits for it is bounded. What exceeds the bound is dropped, and repaired like any
+//!   other loss. Its streams end by their deadlines, and the next ones are tried.
 //! - *A member that fails or leaves*: what waits for it is dropped.
 
 use std::{
@@ -23,30 +22,30 @@ use bytes::Bytes;
 
 use super::StreamId;
 
-/// Large messages on their way to one member at a time.
+/// How many large messages go to one member at a time. More fills a fast link; fewer shares a slow one less.
 const LARGE_AT_ONCE: usize = 4;
-/// … and that wait, at most: so many, and their bytes.
+/// How many of them wait for one member at most, and their bytes.
 const LARGE_WAITING: usize = 256;
 const LARGE_BYTES: usize = 8 << 20;
-/// Small messages that wait for one member, in bytes.
+/// The bytes of small messages that wait for one member, at most.
 const SMALL_BYTES: usize = 1 << 20;
-/// What one stream takes of them, in bytes.
+/// The bytes of small messages that one stream takes.
 const BUNDLE_BYTES: usize = 256 << 10;
-/// What a small message costs beside its bytes.
+/// The cost of a small message besides its bytes.
 const SMALL_OVERHEAD: usize = 64;
 
-/// Something to send over a stream of its own.
+/// What one stream carries.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Load {
-    /// This message.
+pub(super) enum StreamPayload {
+    /// One large message.
     Large(Bytes),
-    /// These, in one.
+    /// Small messages, as one bundle.
     Bundle(Vec<Bytes>),
 }
 
-/// What waits for one member, and is on its way to it.
+/// What waits for one member, and what is under way to it.
 #[derive(Debug, Default)]
-struct Queue {
+struct SendQueue {
     large: VecDeque<Bytes>,
     large_bytes: usize,
     under_way: Vec<(StreamId, Bytes)>,
@@ -55,13 +54,13 @@ struct Queue {
     bundle: Option<StreamId>,
 }
 
-impl Queue {
+impl SendQueue {
     fn is_empty(&self) -> bool {
         self.large.is_empty() && self.under_way.is_empty() && self.small.is_empty() && self.bundle.is_none()
     }
 
-    /// Whether a message waits or is on its way. One that is passed on has a route before it.
-    fn holds(&self, message: &Bytes) -> bool {
+    /// Whether a message waits or is under way. The same message may have a route in front.
+    fn contains(&self, message: &Bytes) -> bool {
         let is_same = |other: &Bytes| {
             let (long, short) = if other.len() > message.len() { (other, message) } else { (message, other) };
             long.len() - short.len() <= 64 && long.ends_with(&short[1..])
@@ -69,8 +68,8 @@ impl Queue {
         self.large.iter().chain(self.under_way.iter().map(|(_, message)| message)).any(is_same)
     }
 
-    /// The next thing that may be sent.
-    fn next(&mut self) -> Option<Load> {
+    /// The next payload that may be sent.
+    fn next(&mut self) -> Option<StreamPayload> {
         if self.bundle.is_none() && !self.small.is_empty() {
             let (mut bundle, mut bytes) = (Vec::new(), 0);
             while let Some(message) = self.small.front()
@@ -80,27 +79,27 @@ impl Queue {
                 bundle.extend(self.small.pop_front());
             }
             self.small_bytes -= bytes;
-            return Some(Load::Bundle(bundle));
+            return Some(StreamPayload::Bundle(bundle));
         }
         if self.under_way.len() == LARGE_AT_ONCE {
             return None;
         }
         let message = self.large.pop_front()?;
         self.large_bytes -= message.len();
-        Some(Load::Large(message))
+        Some(StreamPayload::Large(message))
     }
 }
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct SendQueues(BTreeMap<SocketAddr, Queue>);
+pub(super) struct SendQueues(BTreeMap<SocketAddr, SendQueue>);
 
 impl SendQueues {
-    /// Takes a large message. Gives whether it was not known, and there was room for it.
+    /// Queues a large message. Gives whether it is new and there was room.
     pub(super) fn push_large(&mut self, to: SocketAddr, message: Bytes) -> bool {
         let queue = self.0.entry(to).or_default();
         let full = queue.large.len() == LARGE_WAITING || queue.large_bytes > LARGE_BYTES;
-        if full || queue.holds(&message) {
+        if full || queue.contains(&message) {
             return false;
         }
         queue.large_bytes += message.len();
@@ -108,7 +107,7 @@ impl SendQueues {
         true
     }
 
-    /// Takes messages that belong together: all of them, or none if there is no room.
+    /// Queues messages that belong together: all of them, or none if there is no room.
     pub(super) fn push_small(&mut self, to: SocketAddr, messages: impl IntoIterator<Item = Bytes>) {
         let queue = self.0.entry(to).or_default();
         if queue.small_bytes > SMALL_BYTES {
@@ -120,13 +119,13 @@ impl SendQueues {
         }
     }
 
-    /// Whether something large is on its way to a member.
-    pub(super) fn is_bringing(&self, to: SocketAddr) -> bool {
+    /// Whether something large is under way to a member.
+    pub(super) fn is_sending_large(&self, to: SocketAddr) -> bool {
         self.0.get(&to).is_some_and(|queue| !queue.under_way.is_empty())
     }
 
-    /// The next thing for a member that may be sent now. [`begin`](Self::begin) tells over which stream it is.
-    pub(super) fn next(&mut self, to: SocketAddr) -> Option<Load> {
+    /// The next payload for a member that may be sent now. [`begin`](Self::begin) then tells its stream.
+    pub(super) fn next(&mut self, to: SocketAddr) -> Option<StreamPayload> {
         self.0.get_mut(&to)?.next()
     }
 
@@ -138,7 +137,7 @@ impl SendQueues {
         }
     }
 
-    /// A stream has ended, well or not.
+    /// A stream has ended, whether it succeeded or not.
     pub(super) fn end(&mut self, to: SocketAddr, id: StreamId) {
         let Some(queue) = self.0.get_mut(&to) else { return };
         queue.under_way.retain(|(stream, _)| *stream != id);
@@ -148,7 +147,7 @@ impl SendQueues {
         }
     }
 
-    /// A member is gone: nothing waits for it any more. What is on its way may still arrive.
+    /// Drops what waits for a member that is gone. What is under way may still arrive.
     pub(super) fn drop_waiting(&mut self, to: SocketAddr) {
         let Some(queue) = self.0.get_mut(&to) else { return };
         (queue.large_bytes, queue.small_bytes) = (0, 0);
@@ -179,7 +178,7 @@ mod tests {
         assert!(!queues.push_large(to(), large(1)), "it waits");
         let routed: Bytes = [&[9; 12][..], &large(1)[1..]].concat().into();
         assert!(!queues.push_large(to(), routed.clone()), "with a route it is the same");
-        assert_eq!(queues.next(to()), Some(Load::Large(large(1))));
+        assert_eq!(queues.next(to()), Some(StreamPayload::Large(large(1))));
         queues.begin(to(), StreamId(1), Some(large(1)));
         assert!(!queues.push_large(to(), large(1)), "it is on its way");
         assert!(!queues.push_large(to(), routed));
@@ -199,20 +198,20 @@ mod tests {
         while let Some(load) = queues.next(to()) {
             let id = StreamId(begun.len() as u64);
             match &load {
-                Load::Large(message) => queues.begin(to(), id, Some(message.clone())),
-                Load::Bundle(_) => queues.begin(to(), id, None),
+                StreamPayload::Large(message) => queues.begin(to(), id, Some(message.clone())),
+                StreamPayload::Bundle(_) => queues.begin(to(), id, None),
             }
             begun.push(load);
         }
-        let bundle = Load::Bundle(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        let bundle = StreamPayload::Bundle(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
         assert_eq!(begun[0], bundle);
         assert_eq!(begun.len(), 1 + LARGE_AT_ONCE);
         queues.push_small(to(), [Bytes::from_static(b"c")]);
         assert_eq!(queues.next(to()), None, "one bundle at a time");
         queues.end(to(), StreamId(0));
-        assert_eq!(queues.next(to()), Some(Load::Bundle(vec![Bytes::from_static(b"c")])));
+        assert_eq!(queues.next(to()), Some(StreamPayload::Bundle(vec![Bytes::from_static(b"c")])));
         queues.end(to(), StreamId(3));
-        assert_eq!(queues.next(to()), Some(Load::Large(large(4))));
+        assert_eq!(queues.next(to()), Some(StreamPayload::Large(large(4))));
     }
 
     #[test]
@@ -226,7 +225,7 @@ mod tests {
         let queue = &queues.0[&to()];
         assert!(queue.small_bytes <= SMALL_BYTES + 2000 && queue.large_bytes <= 2 * LARGE_BYTES);
         let mut sizes = Vec::new();
-        while let Some(Load::Bundle(bundle)) = queues.next(to()) {
+        while let Some(StreamPayload::Bundle(bundle)) = queues.next(to()) {
             sizes.push(bundle.iter().map(Bytes::len).sum::<usize>());
         }
         assert!(sizes.len() > 2 && sizes.iter().all(|size| *size <= BUNDLE_BYTES), "{sizes:?}");

@@ -1,4 +1,4 @@
-//! A node in a serf cluster: what its [`Serf`] has to do with messages, views and good-byes.
+//! A node in a serf cluster: how its [`Serf`] takes part in messages, views and leaving.
 
 use std::{
     net::SocketAddr,
@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Cause, Event, MAX_PARTS, Node, VERSIONS};
+use super::{Event, MAX_PARTS, Node, RejectionCause, VERSIONS};
 use crate::{
     config,
     dissemination::{Dissemination, Draft, Message, MessageCounts},
@@ -16,32 +16,32 @@ use crate::{
     wire::{PushPull, Versions},
 };
 
-/// How often the application is told at most of messages that are no events.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often the application is told at most of messages that did not become events.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many members a leaving node tells so directly.
 const LEAVE_FANOUT: usize = 64;
 
-/// What a node of a serf cluster has besides.
+/// What a node has in addition in a serf cluster.
 #[derive(Debug)]
-pub(super) struct Place {
-    serf: Serf,
-    /// What could not be used, and messages that did not become events.
+pub(super) struct SerfLayer {
+    inner: Serf,
+    /// Serf's messages that could not be used, and messages that did not become events.
     unusable: u64,
     no_events: u64,
-    /// How many of those the application was told of, and when.
-    told: u64,
-    told_at: Option<Instant>,
+    /// How many of the latter were reported to the application, and when.
+    reported: u64,
+    reported_at: Option<Instant>,
 }
 
-/// A message that is to become an event.
+/// The event that a message of this node is to become.
 #[derive(Debug)]
-pub(super) struct Planned {
+pub(super) struct PlannedEvent {
     name: String,
     payload: Vec<u8>,
 }
 
-impl Place {
-    /// In serf's versions the largest one is still this crate's mark.
+impl SerfLayer {
+    /// Among serf's versions, the largest one is still this crate's mark.
     pub(super) const VERSIONS: Versions = {
         let [min, max, current, _, ours, _] = VERSIONS;
         [min, max, current, serf::DELEGATE_MIN, ours, serf::DELEGATE]
@@ -49,7 +49,7 @@ impl Place {
 
     pub(super) fn new(me: NodeName, config: config::SerfConfig, tuning: &config::Tuning, replay: bool) -> Self {
         let serf = Serf::new(me, config.tags, replay, tuning.retransmit_mult, tuning.udp_buffer_size);
-        Self { serf, unusable: 0, no_events: 0, told: 0, told_at: None }
+        Self { inner: serf, unusable: 0, no_events: 0, reported: 0, reported_at: None }
     }
 
     pub(super) fn count(&self, counters: &mut MessageCounts) {
@@ -58,149 +58,148 @@ impl Place {
     }
 
     pub(super) fn sizes(&self) -> [(&'static str, usize, usize); 3] {
-        self.serf.sizes()
+        self.inner.sizes()
     }
 }
 
 impl Node {
-    /// Has other tags from now on; gives whether it still tells anything.
+    /// Announces other tags from now on; gives whether the node still announces anything.
     pub(crate) fn update_tags(&mut self, now: Instant, serf: config::SerfConfig) -> bool {
         let meta = Bytes::from(serf.meta());
-        if let Some(place) = &mut self.place {
-            place.serf.set_tags(serf.tags);
+        if let Some(layer) = &mut self.serf {
+            layer.inner.set_tags(serf.tags);
         }
         self.update_meta(now, &meta)
     }
 
-    /// Takes a user message that is one of serf's; gives whether it was.
-    pub(super) fn hear_serf(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) -> bool {
-        let Some(place) = self.place.as_mut().filter(|_| Serf::is_serf_message(payload)) else { return false };
-        if let Err(error) = place.serf.handle(now, payload, &self.membership) {
-            place.unusable += 1;
-            self.reject(now, from, Cause::Message, &error);
+    /// Handles a user message that is one of serf's; gives whether it was.
+    pub(super) fn handle_serf_message(&mut self, now: Instant, from: SocketAddr, payload: &Bytes) -> bool {
+        let Some(layer) = self.serf.as_mut().filter(|_| Serf::is_serf_message(payload)) else { return false };
+        if let Err(error) = layer.inner.handle(now, payload, &self.membership) {
+            layer.unusable += 1;
+            self.reject(now, from, RejectionCause::Message, &error);
         }
         true
     }
 
-    /// Of a packet with `budget` bytes left, what is kept for serf. Every other packet may be all for it, since
-    /// what is long goes in none otherwise.
+    /// How many bytes of a packet with `budget` bytes left are for serf. Every other packet may be all serf's, since long messages
+    /// would not fit otherwise.
     pub(super) fn serf_share(&self, budget: usize) -> usize {
-        self.place.as_ref().map_or(0, |place| place.serf.share(budget, self.membership_first))
+        self.serf.as_ref().map_or(0, |layer| layer.inner.share(budget, self.membership_first))
     }
 
     pub(super) fn fill_serf(&mut self, budget: usize, parts: &mut Vec<Bytes>) {
-        if let Some(place) = self.place.as_mut().filter(|_| parts.len() < MAX_PARTS) {
-            place.serf.take_broadcasts(self.membership.num_nodes(), budget, parts);
+        if let Some(layer) = self.serf.as_mut().filter(|_| parts.len() < MAX_PARTS) {
+            layer.inner.take_broadcasts(self.membership.num_nodes(), budget, parts);
         }
     }
 
-    /// A message of this node that agents are to hear bears the time of its event.
-    pub(super) fn plan_event(&mut self, now: Instant, draft: Draft) -> (Draft, Option<Planned>) {
-        let Some(place) = self.place.as_ref().filter(|_| self.dissemination.has_plain(&self.membership)) else {
+    /// Gives a message the time of an event, if agents are to receive it.
+    pub(super) fn plan_event(&mut self, now: Instant, draft: Draft) -> (Draft, Option<PlannedEvent>) {
+        let Some(layer) = self.serf.as_ref().filter(|_| self.dissemination.has_plain(&self.membership)) else {
             return (draft, None);
         };
         let (name, payload) = (draft.key().to_owned(), serf::from_json(draft.value()));
         let size = name.len() + payload.len();
         if size > serf::MAX_EVENT {
             let max = serf::MAX_EVENT;
-            self.miss_event(now, 1, || {
+            self.count_missed_event(now, 1, || {
                 format!(
                     "the key and value of {name:?} take {size} bytes, more than the {max} that serf allows an event"
                 )
             });
             return (draft, None);
         }
-        (draft.with_event(place.serf.next_event()), Some(Planned { name, payload }))
+        (draft.with_event(layer.inner.next_event()), Some(PlannedEvent { name, payload }))
     }
 
-    /// The message has been published.
-    pub(super) fn emit_event(&mut self, now: Instant, planned: Option<Planned>) {
-        if let (Some(place), Some(Planned { name, payload })) = (&mut self.place, planned) {
-            let lost = place.serf.emit_event(&name, &payload) as u64;
+    /// Emits the event of a message that has been published.
+    pub(super) fn emit_event(&mut self, now: Instant, planned: Option<PlannedEvent>) {
+        if let (Some(layer), Some(PlannedEvent { name, payload })) = (&mut self.serf, planned) {
+            let lost = layer.inner.emit_event(&name, &payload) as u64;
             if lost > 0 {
-                self.miss_event(now, lost, || "more is published than serf's gossip takes".into());
+                self.count_missed_event(now, lost, || "more is published than serf's gossip takes".into());
             }
         }
     }
 
-    fn miss_event(&mut self, now: Instant, count: u64, reason: impl FnOnce() -> String) {
-        let Some(place) = &mut self.place else { return };
-        place.no_events += count;
-        if place.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TOLD_EVERY) {
-            place.told_at = Some(now);
-            let count = place.no_events - std::mem::replace(&mut place.told, place.no_events);
+    fn count_missed_event(&mut self, now: Instant, count: u64, reason: impl FnOnce() -> String) {
+        let Some(layer) = &mut self.serf else { return };
+        layer.no_events += count;
+        if layer.reported_at.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL) {
+            layer.reported_at = Some(now);
+            let count = layer.no_events - std::mem::replace(&mut layer.reported, layer.no_events);
             self.events.push_back(Event::SerfEventDropped { count, reason: reason() });
         }
     }
 
-    /// Tells the application of a message, unless it has it already, as an event.
+    /// Delivers a message to the application, unless it was delivered already as an event.
     pub(super) fn deliver(&mut self, message: Message) {
-        if let (Some(place), Some(time)) = (&mut self.place, message.event())
-            && !place.serf.claim_event(time, message.key(), &serf::from_json(message.value()))
+        if let (Some(layer), Some(time)) = (&mut self.serf, message.event())
+            && !layer.inner.claim_event(time, message.key(), &serf::from_json(message.value()))
         {
             return;
         }
         self.messages.push_back(Ok(message));
     }
 
-    /// A node's state as it travels in an exchange of views: with what our nodes tell each other, if that is
-    /// `ours`.
+    /// This node's state in a push/pull exchange. `ours` is what our nodes tell each other in it.
     pub(super) fn user_state(&self, ours: Option<Bytes>) -> Bytes {
-        match &self.place {
-            Some(place) => place.serf.state(&self.membership, ours),
+        match &self.serf {
+            Some(layer) => layer.inner.state(&self.membership, ours),
             None => ours.unwrap_or_default(),
         }
     }
 
-    /// What our nodes tell each other, in another node's state, if it is one of ours that knows us.
+    /// What our nodes tell each other in another node's state, if it has that.
     pub(super) fn ours_in(&self, state: &Bytes) -> Option<Bytes> {
-        match &self.place {
-            // What is wrong with it is told when it is merged.
+        match &self.serf {
+            // Errors are reported when the state is merged.
             Some(_) => Serf::broadcast_state_in(state).ok().flatten().filter(|ours| Dissemination::is_state(ours)),
             None => Dissemination::is_state(state).then(|| state.clone()),
         }
     }
 
-    /// Takes the state of another node of the serf cluster, which was `asked` for it or came with it.
+    /// Merges the state of another node of the serf cluster. `asked` says that this node began the exchange.
     pub(super) fn merge_serf(&mut self, now: Instant, peer: SocketAddr, remote: &PushPull, asked: bool) {
-        let Some(place) = &mut self.place else { return };
-        // Tools that only look at the members have no state.
+        let Some(layer) = &mut self.serf else { return };
+        // Tools that only look at the members send no state.
         if !remote.user_state.is_empty()
-            && let Err(error) = place.serf.merge(now, &remote.user_state, (remote.join, asked), &self.membership)
+            && let Err(error) = layer.inner.merge(now, &remote.user_state, (remote.join, asked), &self.membership)
         {
-            place.unusable += 1;
-            self.reject(now, peer, Cause::Message, &error);
+            layer.unusable += 1;
+            self.reject(now, peer, RejectionCause::Message, &error);
         }
     }
 
     /// This node has joined through another.
     pub(super) fn join_serf(&mut self, now: Instant) {
-        if let Some(place) = &mut self.place {
-            place.serf.join(now);
+        if let Some(layer) = &mut self.serf {
+            layer.inner.join(now);
         }
     }
 
-    /// This node is about to leave; gives whether others are to hear of that before they hear that it has.
+    /// This node is about to leave; gives whether others are to hear that before they hear that it has left.
     pub(super) fn leave_serf(&mut self, now: Instant) -> bool {
         let others = self.membership.live() > 1;
-        if let Some(place) = self.place.as_mut().filter(|_| others) {
+        if let Some(layer) = self.serf.as_mut().filter(|_| others) {
             let told = self.membership.others().filter(|record: &&Record| record.is_live()).take(LEAVE_FANOUT);
-            place.serf.leave(now, told);
+            layer.inner.leave(now, told);
             return true;
         }
         false
     }
 
-    /// A member has come.
-    pub(super) fn meet_serf(&mut self, node: &NodeName) {
-        if let Some(place) = &mut self.place {
-            place.serf.member_up(node, &self.membership);
+    /// A member is up.
+    pub(super) fn member_up_serf(&mut self, node: &NodeName) {
+        if let Some(layer) = &mut self.serf {
+            layer.inner.member_up(node, &self.membership);
         }
     }
 
-    /// Carries out what serf wants done.
-    pub(super) fn carry_out_serf(&mut self) {
-        while let Some(output) = self.place.as_mut().and_then(|place| place.serf.poll_output()) {
+    /// Does what serf asks for.
+    pub(super) fn process_serf_outputs(&mut self) {
+        while let Some(output) = self.serf.as_mut().and_then(|layer| layer.inner.poll_output()) {
             match output {
                 serf::SerfOutput::Deliver { name, payload } => {
                     let message = Message::of_others(serf::SOURCE, &name, &serf::to_json(&payload));
@@ -216,10 +215,9 @@ impl Node {
         }
     }
 
-    /// What became of a member. Serf may know better than memberlist's messages tell, which stay what other
-    /// nodes are told.
+    /// The state of a member. Serf may know more than memberlist's messages say; other nodes are still told what those say.
     pub(super) fn state_of(&self, record: &Record) -> MemberState {
-        self.place.as_ref().map_or_else(|| record.state(), |place| place.serf.state_of(record))
+        self.serf.as_ref().map_or_else(|| record.state(), |layer| layer.inner.state_of(record))
     }
 
     pub(super) fn failed_or_left(&self, member: Member) -> Event {
@@ -293,10 +291,10 @@ mod tests {
             node.publish(now, "k", &long).expect("there is room");
         }
         assert_eq!((told(&mut node), node.counters().no_events), (vec![1], 3));
-        now += TOLD_EVERY;
+        now += REPORT_INTERVAL;
         node.publish(now, "k", &long).expect("there is room");
         assert_eq!((told(&mut node), node.counters().no_events), (vec![3], 4));
-        // What serf's gossip does not take is no less so.
+        // Messages that serf's gossip does not take count, too.
         for _ in 0..2000 {
             node.publish(now, "k", "1").expect("there is room");
         }
@@ -308,7 +306,7 @@ mod tests {
     fn who_fails_after_a_leave_was_said_of_it_has_left() {
         let now = Instant::now();
         let from = SocketAddr::from(([10, 0, 0, 2], 7946));
-        let hear = |node: &mut Node, message: crate::wire::Message| {
+        let receive = |node: &mut Node, message: crate::wire::Message| {
             node.handle_datagram(now, from, &packet::encode(&[packet::encode_message(&message)], false, false));
         };
         // Time 7, of the member "agent".
@@ -327,25 +325,25 @@ mod tests {
 
         let mut heard_before = node(now);
         meet_agent(&mut heard_before, now);
-        hear(&mut heard_before, intent.clone());
+        receive(&mut heard_before, intent.clone());
         assert_eq!(told(&mut heard_before), [], "it is still there");
-        hear(&mut heard_before, dead.clone());
+        receive(&mut heard_before, dead.clone());
         assert_eq!(told(&mut heard_before), [("left", MemberState::Left)]);
 
         // `serf force-leave`
         let mut heard_after = node(now);
         meet_agent(&mut heard_after, now);
-        hear(&mut heard_after, dead);
+        receive(&mut heard_after, dead);
         assert_eq!(told(&mut heard_after), [("failed", MemberState::Dead)]);
-        hear(&mut heard_after, intent.clone());
-        hear(&mut heard_after, intent);
+        receive(&mut heard_after, intent.clone());
+        receive(&mut heard_after, intent);
         assert_eq!(told(&mut heard_after), [("left", MemberState::Left)], "once");
 
         for node in [heard_before, heard_after] {
             assert_eq!(node.overview().members[1].member.state, MemberState::Left);
             let gauges = node.metrics().gauges;
             assert_eq!((gauges.dead, gauges.left), (0, 1));
-            // What others are told is what memberlist's messages said: to believe more is serf's part.
+            // Other nodes are told what memberlist's messages said. That more is believed is serf's part.
             assert_eq!(node.view()[0].state, MemberState::Dead);
         }
     }

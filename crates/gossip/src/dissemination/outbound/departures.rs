@@ -1,4 +1,4 @@
-//! Who went away before it had all that was on its way to it: receipts name it.
+//! Peers that went away before they had everything: receipts name them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,26 +7,27 @@ use std::{
 
 use crate::membership::NodeName;
 
-/// How many of those who went away are remembered for receipts.
+/// How many departures are remembered for receipts. More name more of those that went away; fewer cost less memory.
 const MAX_DEPARTURES: usize = 256;
 
+/// One peer that went away.
 #[derive(Debug)]
 struct Departure {
     name: NodeName,
     left: bool,
-    /// What it was to get and had not got when it went.
+    /// What it was owed and had not acknowledged when it went.
     lacked: Range<u64>,
 }
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Departures {
-    /// The latest last.
+    /// The latest is last.
     departures: VecDeque<Departure>,
 }
 
 impl Departures {
-    /// A peer has left, or has failed, and lacked these.
+    /// Notes that a peer has left or failed without these messages.
     pub(super) fn add(&mut self, name: &NodeName, left: bool, lacked: Range<u64>) {
         if !lacked.is_empty() {
             self.departures.push_back(Departure { name: name.clone(), left, lacked });
@@ -36,10 +37,10 @@ impl Departures {
         }
     }
 
-    /// Who has failed, and who has left, without having got a message, of those that are not back.
+    /// Who has failed, and who has left, without message `seq` and has not come back.
     pub(super) fn without(&self, seq: u64, is_back: impl Fn(&NodeName) -> bool) -> (Vec<NodeName>, Vec<NodeName>) {
         let without = self.departures.iter().filter(|gone| gone.lacked.contains(&seq) && !is_back(&gone.name));
-        // As it was last.
+        // A peer that went away twice counts as it did last.
         let without: BTreeMap<_, _> = without.map(|gone| (&gone.name, gone.left)).collect();
         let (left, failed): (Vec<_>, Vec<_>) = without.into_iter().partition(|(_, left)| *left);
         let names = |gone: Vec<(&NodeName, bool)>| gone.into_iter().map(|(name, _)| name.clone()).collect();

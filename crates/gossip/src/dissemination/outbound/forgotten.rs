@@ -1,46 +1,46 @@
-//! Peers that were away for so long that they are not kept for any more, and had never said how far they are.
+//! Peers that were dropped after a long absence without ever having acknowledged anything.
 //!
-//! Who has acknowledged something has a position of its own, and goes on from there when it comes back. Who has
-//! not would be taken for a newcomer, and begin at the present number in silence. Which of the two came back its age
-//! tells, or its clock: who has been running for longer than it was away is the one that went. A newcomer that is
-//! mistaken for it is told too much; the other way round something would be skipped in silence.
+//! A peer that has acknowledged something knows its own position and continues from there when it comes back. One that
+//! has not would look like a newcomer, and would start at the present number and skip messages in silence. Its age or
+//! its clock tells the two apart: a node that has run for longer than the peer was away is the peer itself. A newcomer
+//! that is mistaken for the peer is only told too much; the opposite mistake would lose messages in silence.
 
 use std::collections::VecDeque;
 
-use super::peer::Began;
+use super::peer::StartTime;
 use crate::membership::NodeName;
 
-/// How many peers are remembered that were forgotten before they had acknowledged anything.
+/// How many such peers are remembered.
 const MAX_FORGOTTEN: usize = 256;
 
-/// A peer that had never acknowledged anything when it was away for too long. If it comes back as it was, it has
-/// no position of its own to go on from, and is told what it missed.
+/// A peer that was dropped before it had acknowledged anything. If the same run of it comes back, it has no position of
+/// its own to continue from, and is told what it missed.
 #[derive(Debug)]
-struct Forgotten {
+struct ForgottenPeer {
     name: NodeName,
     acked: u64,
     /// When it went away.
-    gone_at: Began,
+    gone_at: StartTime,
 }
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct ForgottenPeers {
-    /// The latest last.
-    peers: VecDeque<Forgotten>,
+    /// The latest is last.
+    peers: VecDeque<ForgottenPeer>,
 }
 
 impl ForgottenPeers {
-    /// A peer that went away then is forgotten. As far as was known it had all below that number.
-    pub(super) fn add(&mut self, name: &NodeName, acked: u64, gone_at: Began) {
+    /// Drops a peer that went away at `gone_at`. As far as is known, it had everything below `acked`.
+    pub(super) fn add(&mut self, name: &NodeName, acked: u64, gone_at: StartTime) {
         self.remove(name.as_bytes());
-        self.peers.push_back(Forgotten { name: name.clone(), acked, gone_at });
+        self.peers.push_back(ForgottenPeer { name: name.clone(), acked, gone_at });
         if self.peers.len() > MAX_FORGOTTEN {
             self.peers.pop_front();
         }
     }
 
-    /// A peer has said itself where it is.
+    /// Removes a peer that has stated its own position.
     pub(super) fn remove(&mut self, name: &[u8]) {
         self.peers.retain(|forgotten| *forgotten.name.as_bytes() != *name);
     }
@@ -49,9 +49,9 @@ impl ForgottenPeers {
         self.peers.iter().any(|forgotten| *forgotten.name.as_bytes() == *name)
     }
 
-    /// Where the life of a peer begins that began then, if it is the one that was forgotten.
-    pub(super) fn start_of(&self, name: &[u8], began: Began) -> Option<u64> {
+    /// Where a peer starts that was started at `started_at`, if it is the one that was dropped.
+    pub(super) fn start_of(&self, name: &[u8], started_at: StartTime) -> Option<u64> {
         let forgotten = self.peers.iter().find(|forgotten| *forgotten.name.as_bytes() == *name)?;
-        (began < forgotten.gone_at).then_some(forgotten.acked)
+        (started_at < forgotten.gone_at).then_some(forgotten.acked)
     }
 }

@@ -1,4 +1,4 @@
-//! The messages that are kept of what a node says.
+//! The messages of this node that are still kept, by number.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use crate::dissemination::draft;
 #[derive(Debug)]
 struct Entry {
     message: Bytes,
-    /// How many bytes the log has ever held up to the end of this message.
+    /// The bytes the log has ever held, up to the end of this message.
     end: u64,
 }
 
@@ -18,7 +18,7 @@ struct Entry {
 pub(super) struct Log {
     base: u64,
     entries: VecDeque<Entry>,
-    /// How many bytes came before `base`.
+    /// The bytes that came before `base`.
     freed: u64,
 }
 
@@ -43,12 +43,12 @@ impl Log {
         self.bytes_from(self.base) as usize
     }
 
-    /// How many bytes the messages from this one on take.
+    /// The bytes of the messages from `seq` on.
     pub(super) fn bytes_from(&self, seq: u64) -> u64 {
         self.offset(self.next()) - self.offset(seq)
     }
 
-    /// How many bytes the log had ever held before this message.
+    /// The bytes the log had ever held before message `seq`.
     pub(super) fn offset(&self, seq: u64) -> u64 {
         match seq.checked_sub(self.base + 1) {
             Some(i) => self.entries.get(i as usize).or(self.entries.back()).map_or(self.freed, |entry| entry.end),
@@ -62,7 +62,7 @@ impl Log {
         self.entries.get(i).map(|entry| &entry.message)
     }
 
-    /// The messages from this one on that take no more than so many bytes, but this many in any case.
+    /// The messages from `seq` on that fit in `budget` bytes, but no fewer than `at_least`.
     pub(super) fn batch(&self, seq: u64, budget: u64, at_least: usize) -> Vec<Bytes> {
         let begin = self.offset(seq);
         let unsent = self.entries.iter().skip((seq - self.base) as usize);
@@ -70,13 +70,13 @@ impl Log {
         unsent.take(fits).map(|entry| entry.message.clone()).collect()
     }
 
-    /// Adds a message, as it travels.
+    /// Appends a message in its wire form.
     pub(super) fn push(&mut self, message: Bytes) {
         let end = self.offset(self.next()) + message.len() as u64;
         self.entries.push_back(Entry { message, end });
     }
 
-    /// Frees messages, the oldest first.
+    /// Frees the oldest messages for as long as `goes_on` holds.
     pub(super) fn free_while(&mut self, goes_on: impl Fn(&Self) -> bool) {
         while goes_on(self) {
             let Some(entry) = self.entries.pop_front() else { break };
@@ -84,12 +84,12 @@ impl Log {
             self.base += 1;
         }
         if self.entries.is_empty() {
-            // A burst's memory is not kept.
+            // Do not keep the memory of a burst.
             self.entries.shrink_to(64);
         }
     }
 
-    /// All of it is said again, by the same node in another life.
+    /// Rewrites all messages for another epoch of the same node.
     pub(super) fn renumber(&mut self, origin: &str, epoch: u64) {
         let mut end = self.freed;
         for (seq, entry) in (self.base..).zip(&mut self.entries) {

@@ -1,12 +1,13 @@
-//! A peer, and what peers of each standing have acknowledged.
+//! One peer, and the positions of all peers by state.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
-/// When a life of a peer began, in microseconds after this node did; negative before.
-pub(in crate::dissemination) type Began = i64;
+/// When a peer was started, in microseconds after this node; negative if before.
+pub(in crate::dissemination) type StartTime = i64;
 
+/// See [the table](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum PeerState {
     Unproven,
     Current,
     Lagging,
@@ -14,7 +15,8 @@ pub(super) enum Standing {
     Away { since: Instant, until: Instant },
 }
 
-impl Standing {
+impl PeerState {
+    /// Whether receipts wait for a peer in this state.
     pub(super) fn is_live(self) -> bool {
         !matches!(self, Self::Unproven | Self::Away { .. })
     }
@@ -24,52 +26,54 @@ impl Standing {
 pub(super) struct Peer {
     /// Where it is reached.
     pub(super) addr: SocketAddr,
-    pub(super) standing: Standing,
-    /// Whether it has answered, or acknowledged anything, where it is.
+    pub(super) state: PeerState,
+    /// Whether it has answered or acknowledged anything at its address.
     pub(super) proven: bool,
     /// It has everything below.
     pub(super) acked: u64,
-    /// What comes before is not for it.
+    /// It is owed nothing below.
     pub(super) joined_at: u64,
-    /// Where it begins, should it turn out to be a new life.
+    /// Where it starts if it turns out to be in a new epoch.
     pub(super) rejoined_at: u64,
-    /// Which life of it acknowledges; 0 until it has.
-    pub(super) life: u64,
-    /// When that life began, as far as it was said.
-    pub(super) began: Began,
-    /// Whether it has ever acknowledged anything, and goes on from there whatever this node knows of it.
+    /// The epoch in which it acknowledges; 0 until it has.
+    pub(super) epoch: u64,
+    /// When that epoch began, as far as is known.
+    pub(super) started_at: StartTime,
+    /// Whether it has ever acknowledged anything: it then continues from there, whatever this node knows of it.
     pub(super) acknowledged: bool,
-    /// Since when it is behind without acknowledging more.
+    /// Since when it has been behind without acknowledging more.
     pub(super) behind_since: Option<Instant>,
-    /// What it had acknowledged when it was last looked at.
-    pub(super) seen: u64,
+    /// What it had acknowledged at the end of the last period.
+    pub(super) acked_at_last_check: u64,
+    /// How often it was reminded in vain; the next pause doubles with each.
     pub(super) backoff: u32,
-    pub(super) periods_left: u32,
-    /// What its acknowledgements are to carry, if it is one that is told so.
+    /// The periods until it is reminded again.
+    pub(super) backoff_left: u32,
+    /// What its acknowledgements have to carry, if its release knows cookies.
     pub(super) cookie: Option<u64>,
 }
 
 impl Peer {
-    /// It says which of its lives it is in.
-    pub(super) fn begin_life(&mut self, life: u64) {
-        if self.life != 0 && self.life != life {
+    /// It states in which epoch it is.
+    pub(super) fn begin_epoch(&mut self, epoch: u64) {
+        if self.epoch != 0 && self.epoch != epoch {
             self.joined_at = self.rejoined_at;
         }
-        self.life = life;
+        self.epoch = epoch;
     }
 }
 
-/// How many peers have acknowledged how much.
+/// How many peers are at each position.
 #[derive(Debug, Default)]
-pub(super) struct Counts(BTreeMap<u64, usize>);
+pub(super) struct SeqCounts(BTreeMap<u64, usize>);
 
-impl Counts {
-    /// The least that one of them has.
+impl SeqCounts {
+    /// The lowest position.
     pub(super) fn first(&self) -> Option<u64> {
         self.0.first_key_value().map(|(at, _)| *at)
     }
 
-    /// The most that one of them has.
+    /// The highest position.
     pub(super) fn last(&self) -> Option<u64> {
         self.0.last_key_value().map(|(at, _)| *at)
     }
@@ -88,45 +92,45 @@ impl Counts {
     }
 }
 
-/// What the peers of each standing have acknowledged.
+/// The positions of the peers, by state.
 #[derive(Debug, Default)]
-pub(super) struct Positions {
-    /// Of the current and the lagging ones.
-    pub(super) held: Counts,
-    /// Of the current ones.
-    pub(super) current: Counts,
-    /// Of those that are loose.
-    pub(super) loose: Counts,
-    /// Of those that are not proven, nor waited for.
-    pub(super) newcomers: Counts,
-    /// Of those that are away.
-    pub(super) kept: Counts,
-    /// How often one of these changed.
+pub(super) struct PeerPositions {
+    /// Those of current and lagging peers, for which publishers wait.
+    pub(super) waited_for: SeqCounts,
+    /// Those of current peers.
+    pub(super) current: SeqCounts,
+    /// Those of peers that were cut loose.
+    pub(super) loose: SeqCounts,
+    /// Those of unproven peers, for which nobody waits.
+    pub(super) unproven: SeqCounts,
+    /// Those of peers that are away.
+    pub(super) away: SeqCounts,
+    /// How often any of these has changed.
     pub(super) changes: u64,
 }
 
-impl Positions {
-    fn of(&mut self, standing: Standing) -> &mut Counts {
-        match standing {
-            Standing::Current | Standing::Lagging => &mut self.held,
-            Standing::Loose => &mut self.loose,
-            Standing::Unproven => &mut self.newcomers,
-            Standing::Away { .. } => &mut self.kept,
+impl PeerPositions {
+    fn of(&mut self, state: PeerState) -> &mut SeqCounts {
+        match state {
+            PeerState::Current | PeerState::Lagging => &mut self.waited_for,
+            PeerState::Loose => &mut self.loose,
+            PeerState::Unproven => &mut self.unproven,
+            PeerState::Away { .. } => &mut self.away,
         }
     }
 
-    pub(super) fn add(&mut self, standing: Standing, acked: u64) {
+    pub(super) fn add(&mut self, state: PeerState, acked: u64) {
         self.changes += 1;
-        self.of(standing).add(acked);
-        if standing == Standing::Current {
+        self.of(state).add(acked);
+        if state == PeerState::Current {
             self.current.add(acked);
         }
     }
 
-    pub(super) fn remove(&mut self, standing: Standing, acked: u64) {
+    pub(super) fn remove(&mut self, state: PeerState, acked: u64) {
         self.changes += 1;
-        self.of(standing).remove(acked);
-        if standing == Standing::Current {
+        self.of(state).remove(acked);
+        if state == PeerState::Current {
             self.current.remove(acked);
         }
     }

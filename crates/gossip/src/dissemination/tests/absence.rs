@@ -1,6 +1,6 @@
 //! Who was away, for however long, goes on from where it was; and what nobody has any more it is told.
 
-use super::{super::outbound::Outbound, *};
+use super::{super::outbound::OutboundLog, *};
 use crate::{
     config::Seed,
     node::AdvertisedHost,
@@ -140,11 +140,11 @@ fn a_short_life_in_between_is_heard_in_whole() {
         say(&mut sim, addrs[0], 12..15, TURN);
         sim.run(20 * SECOND);
         for addr in &addrs[1..4] {
-            assert_eq!(told(&mut sim, *addr), said("node1", 0..15), "{addr}, seed {seed}");
+            assert_eq!(received(&mut sim, *addr), messages_of("node1", 0..15), "{addr}, seed {seed}");
         }
-        let mut heard = told(&mut sim, addrs[4]);
+        let mut heard = received(&mut sim, addrs[4]);
         heard.sort_by_key(|line| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok()));
-        assert_eq!(heard, said("node1", 0..15), "seed {seed}");
+        assert_eq!(heard, messages_of("node1", 0..15), "seed {seed}");
     }
 }
 
@@ -182,8 +182,8 @@ fn who_is_said_to_have_left_when_an_origin_first_speaks_hears_it_all_the_same() 
 #[test]
 fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
     let now = Instant::now();
-    let mut outbound = Outbound::new(now, 100, Retention::default());
-    let add = |outbound: &mut Outbound, i: u16| {
+    let mut outbound = OutboundLog::new(now, 100, Retention::default());
+    let add = |outbound: &mut OutboundLog, i: u16| {
         outbound.add_peer(
             SocketAddr::from(([10, 0, 0, 1], i)),
             &format!("node{i}").as_str().into(),
@@ -197,15 +197,15 @@ fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
     }
     assert_eq!(outbound.take_unsent().len(), 2);
     add(&mut outbound, 3);
-    let start = outbound.offer(b"node3", 7, -1).expect("it is a peer");
-    assert_eq!(start.at, 0, "it was running before this node");
+    let start = outbound.start_for(b"node3", 7, -1).expect("it is a peer");
+    assert_eq!(start.seq, 0, "it was running before this node");
     outbound.ack(b"node2", 5, 2).expect("it is a peer");
     assert_eq!((outbound.floor(), outbound.base()), (0, 0), "of what was offered nothing is gone");
     outbound.ack(b"node3", 7, 2).expect("it is a peer");
     assert_eq!((outbound.floor(), outbound.base()), (2, 2));
     // One that came later is offered nothing of it.
     add(&mut outbound, 4);
-    assert_eq!(outbound.offer(b"node4", 9, 1).map(|start| start.at), Some(2));
+    assert_eq!(outbound.start_for(b"node4", 9, 1).map(|start| start.seq), Some(2));
 }
 
 #[test]
@@ -236,6 +236,6 @@ fn who_was_held_for_failed_when_an_origin_restarted_is_told_what_it_missed() {
         sim.run(10 * SECOND);
         say(&mut sim, addrs[0], 8..10, TURN);
         sim.run(SECOND);
-        assert_eq!(told(&mut sim, new), said("node1", 8..10));
+        assert_eq!(received(&mut sim, new), messages_of("node1", 8..10));
     }
 }

@@ -1,7 +1,7 @@
 //! Packets that leave from another address than their node announces.
 
 use super::{
-    super::control::{By, Have, Start},
+    super::control::{SenderHeader, StreamDigest, StreamStart},
     *,
 };
 use crate::dissemination::control::Control;
@@ -21,16 +21,20 @@ fn who_is_heard_from_elsewhere_is_told_of_once_and_answered_where_it_says() {
     let addrs = cluster(&mut sim, 3);
     sim.publish(addrs[1], "k", "0");
     sim.run(SECOND);
-    assert_eq!(told(&mut sim, addrs[0]), said("node2", 0..1));
+    assert_eq!(received(&mut sim, addrs[0]), messages_of("node2", 0..1));
     let from = SocketAddr::from(([10, 9, 9, 9], 9));
-    let by = By { sender: b"node2", echo: None };
+    let by = SenderHeader { name: b"node2", echo: None };
     let epoch = sim.node(addrs[1]).epoch();
     // What it says of where this node begins, and of what cannot be had any more, is asked for before it counts.
-    let start = Some(Start { at: 900, life: 0, cookie: Some(1) });
-    let have = Have { origin: b"node2", epoch, base: 900, next: 1000, floor: 900, start };
+    let start = Some(StreamStart { seq: 900, receiver_epoch: 0, cookie: Some(1) });
+    let digest = StreamDigest { origin: b"node2", epoch, base: 900, next: 1000, floor: 900, start };
     for _ in 0..20 {
-        sim.inject(from, addrs[0], Control::Have(vec![have.clone()]).encode_by(by));
-        sim.inject(from, addrs[0], Control::Want { origin: b"node1", epoch: 2, ranges: vec![(0, 9)] }.encode_by(by));
+        sim.inject(from, addrs[0], Control::Digest(vec![digest.clone()]).encode_from(by));
+        sim.inject(
+            from,
+            addrs[0],
+            Control::RepairRequest { origin: b"node1", epoch: 2, ranges: vec![(0, 9)] }.encode_from(by),
+        );
         sim.run(SECOND / 10);
     }
     assert_eq!(elsewhere(&mut sim, addrs[0]), [("node2".to_owned(), addrs[1], from)]);
@@ -39,7 +43,7 @@ fn who_is_heard_from_elsewhere_is_told_of_once_and_answered_where_it_says() {
         sim.publish(addrs[1], "k", &number.to_string());
     }
     sim.run(2 * SECOND);
-    assert_eq!(told(&mut sim, addrs[0]), said("node2", 1..6));
+    assert_eq!(received(&mut sim, addrs[0]), messages_of("node2", 1..6));
     assert_eq!(sim.node(addrs[1]).progress().stable, 6, "its acknowledgements count");
 }
 
@@ -53,7 +57,7 @@ fn who_does_not_say_who_it_is_yet_is_known_by_its_address_as_ever() {
     sim.run(SECOND / 10);
     assert_eq!(sim.node(addrs[0]).acked_by(0), (1, vec!["old".into()]));
     let epoch = sim.node(addrs[0]).epoch();
-    let ack = Control::Ack { epoch, life: 3, next: Some(1) }.encode();
+    let ack = Control::Ack { epoch, receiver_epoch: 3, next: Some(1) }.encode();
     sim.inject(SocketAddr::from(([10, 9, 9, 9], 9)), addrs[0], ack.clone());
     assert_eq!(sim.node(addrs[0]).acked_by(0).0, 1);
     sim.inject(old, addrs[0], ack);

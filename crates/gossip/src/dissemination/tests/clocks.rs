@@ -1,7 +1,7 @@
-//! Clocks are a first guess and no judge: whoever is a member is heard, whatever its clock says.
+//! Clocks are only a first guess: a member is heard whatever its clock says.
 
 use super::{
-    super::control::{By, Have, Question, Start},
+    super::control::{Challenge, SenderHeader, StreamDigest, StreamStart},
     *,
 };
 use crate::{
@@ -29,7 +29,7 @@ fn check_heard(sim: &mut Sim, addrs: &[SocketAddr], from: u64, what: &str) -> u6
     }
     sim.run(if sim.loss > 0.0 { 5 * SECOND } else { SECOND });
     for addr in &addrs[..by] {
-        assert_eq!(told(sim, *addr), said(&format!("node{}", by + 1), from..from + 5), "{what}, at {addr}");
+        assert_eq!(received(sim, *addr), messages_of(&format!("node{}", by + 1), from..from + 5), "{what}, at {addr}");
     }
     from + 5
 }
@@ -49,11 +49,11 @@ fn who_is_days_ahead_or_behind_is_heard_and_stays_heard_when_its_clock_is_mended
                 sim.run(SECOND / 2);
                 next = check_heard(&mut sim, &addrs, next, &format!("day {day} of {days:?}, seed {seed}"));
             }
-            // It hears the others, whose lives are in its past or future.
-            told(&mut sim, addrs[3]);
+            // It hears the others, whose epochs are in its past or future.
+            received(&mut sim, addrs[3]);
             sim.publish(addrs[0], "k", "0");
             sim.run(2 * SECOND);
-            assert_eq!(told(&mut sim, addrs[3]), said("node1", 0..1), "{days:?}, seed {seed}");
+            assert_eq!(received(&mut sim, addrs[3]), messages_of("node1", 0..1), "{days:?}, seed {seed}");
         }
     }
 }
@@ -67,7 +67,7 @@ fn who_restarts_at_once_with_an_earlier_clock_is_heard_once() {
         sim.kill(addrs[3]);
         sim.clock = 7 * DAY;
         sim.start("node4", 4, &["node1"]);
-        // It speaks as soon as it is up, maybe before it has heard of its former life.
+        // It speaks as soon as it is up, maybe before it has heard of its previous epoch.
         for number in 5..10 {
             sim.run(SECOND / 20);
             sim.publish(addrs[3], "k", &number.to_string());
@@ -84,7 +84,7 @@ fn a_short_life_by_a_wrong_clock_is_heard_by_who_was_cut_off() {
     for (seed, day) in [(1, 7), (2, 13), (3, 7), (4, 13)] {
         let (mut sim, addrs) = four(seed);
         let mut next = check_heard(&mut sim, &addrs, 0, "before");
-        // Longer than anything is kept of a life that is over.
+        // Longer than anything is kept of an epoch that has ended.
         sim.run(140 * SECOND);
         for restarted in [day, 10] {
             sim.partition(&addrs[..1], &addrs[1..]);
@@ -101,16 +101,16 @@ fn a_short_life_by_a_wrong_clock_is_heard_by_who_was_cut_off() {
         }
         sim.run(SECOND);
         for addr in &addrs[1..3] {
-            assert_eq!(told(&mut sim, *addr), said("node4", 5..next), "seed {seed}, day {day}");
+            assert_eq!(received(&mut sim, *addr), messages_of("node4", 5..next), "seed {seed}, day {day}");
         }
         sim.heal();
         sim.run(20 * SECOND);
         sim.publish(addrs[3], "k", &next.to_string());
-        // It hears of the life when it exchanges views with others, twice a minute.
+        // It hears of the epoch in push/pull exchanges, twice a minute.
         sim.run(90 * SECOND);
-        let mut heard = told(&mut sim, addrs[0]);
+        let mut heard = received(&mut sim, addrs[0]);
         heard.sort_by_key(|line| line.rsplit(' ').next().and_then(|number| number.parse::<u64>().ok()));
-        assert_eq!(heard, said("node4", 5..next + 1), "seed {seed}, day {day}");
+        assert_eq!(heard, messages_of("node4", 5..next + 1), "seed {seed}, day {day}");
     }
 }
 
@@ -118,37 +118,37 @@ fn a_short_life_by_a_wrong_clock_is_heard_by_who_was_cut_off() {
 /// had joined may be told as missed.
 fn check_at_most_once(sim: &mut Sim, addrs: &[SocketAddr], end: u64) {
     for addr in addrs {
-        let mut heard = told(sim, *addr);
+        let mut heard = received(sim, *addr);
         if heard.first().is_some_and(|first| first.starts_with("missed 0 to ")) {
             heard.remove(0);
         }
         let first = end - heard.len() as u64;
-        assert_eq!(heard, said("node4", first..end), "at {addr}");
+        assert_eq!(heard, messages_of("node4", first..end), "at {addr}");
     }
 }
 
 #[test]
 fn a_life_that_is_made_up_does_not_leave_the_name_without_a_next_one() {
-    for life in [u64::MAX, u64::MAX - 1, u64::MAX / 2, 1 << 62] {
+    for epoch in [u64::MAX, u64::MAX - 1, u64::MAX / 2, 1 << 62] {
         let (mut sim, addrs) = four(4);
         let mut next = check_heard(&mut sim, &addrs, 0, "before");
-        let made_up = life & !1;
+        let made_up = epoch & !1;
         let message = Draft::new("k", "\"made up\"", "node4").finish(made_up, 0);
-        let start = Some(Start { at: 7, life: 0, cookie: Some(1) });
-        let have = Have { origin: b"node4", epoch: made_up, base: 0, next: 7, floor: 0, start };
-        let by = By { sender: b"node4", echo: Some(Question { number: 1, age: u64::MAX }) };
+        let start = Some(StreamStart { seq: 7, receiver_epoch: 0, cookie: Some(1) });
+        let digest = StreamDigest { origin: b"node4", epoch: made_up, base: 0, next: 7, floor: 0, start };
+        let by = SenderHeader { name: b"node4", echo: Some(Challenge { nonce: 1, age: u64::MAX }) };
         for addr in &addrs {
             sim.inject(addrs[3], *addr, message.clone());
-            sim.inject(addrs[3], *addr, Control::Have(vec![have.clone()]).encode_by(by));
-            sim.inject(addrs[1], *addr, Control::Have(vec![have.clone()]).encode());
+            sim.inject(addrs[3], *addr, Control::Digest(vec![digest.clone()]).encode_from(by));
+            sim.inject(addrs[1], *addr, Control::Digest(vec![digest.clone()]).encode());
         }
         sim.run(SECOND);
-        next = check_heard(&mut sim, &addrs, next, "while it is said to be in another life");
+        next = check_heard(&mut sim, &addrs, next, "while it is said to be in another epoch");
         sim.kill(addrs[3]);
         sim.start("node4", 4, &["node1"]);
         sim.run_until(60 * SECOND, Sim::agreed);
         sim.run(SECOND / 2);
-        check_heard(&mut sim, &addrs, next, "in its next life");
+        check_heard(&mut sim, &addrs, next, "in its next epoch");
     }
 }
 
@@ -162,14 +162,14 @@ fn a_clock_that_was_mended_before_a_restart_makes_nobody_hear_twice_also_who_joi
     check_heard(&mut sim, &addrs, 0, "ahead");
     sim.kill(addrs[3]);
     sim.clock = 10 * DAY;
-    // One that knows nothing of the life that is ahead.
+    // One that knows nothing of the epoch that is ahead.
     sim.kill(addrs[2]);
     sim.start("node3", 3, &["node1"]);
     sim.start("node4", 4, &["node3"]);
     sim.run_until(60 * SECOND, Sim::agreed);
     sim.run(SECOND);
     let next = check_heard(&mut sim, &addrs, 5, "mended");
-    // Views are exchanged, in which the life that was ahead is told of.
+    // Push/pull exchanges tell of the epoch that was ahead.
     sim.run(120 * SECOND);
     check_heard(&mut sim, &addrs, next, "later");
     assert!(sim.addrs().iter().all(|addr| Node::counters(sim.node(*addr)).missed == 0));

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    super::control::{By, Have, Question},
+    super::control::{Challenge, SenderHeader, StreamDigest},
     *,
 };
 use crate::{
@@ -17,10 +17,10 @@ const STRANGER: &str = "10.9.9.9:9";
 /// Four nodes, of which each has said one thing.
 fn four() -> (Sim, Vec<SocketAddr>, SocketAddr) {
     let mut sim = Sim::new(7, Profile::Lan);
-    // Lives began before theirs.
+    // Epochs began before theirs.
     sim.clock = 1000 * SECOND;
     let addrs = cluster(&mut sim, 4);
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
     (sim, addrs, STRANGER.parse().expect("an address"))
 }
 
@@ -36,8 +36,8 @@ fn forged(origin: &str, epoch: u64, seq: u64) -> Bytes {
     Draft::new("k", "\"forged\"", origin).finish(epoch, seq)
 }
 
-fn have(origin: &[u8], epoch: u64, (base, next, floor): (u64, u64, u64)) -> Have<'_> {
-    Have { origin, epoch, base, next, floor, start: None }
+fn digest(origin: &[u8], epoch: u64, (base, next, floor): (u64, u64, u64)) -> StreamDigest<'_> {
+    StreamDigest { origin, epoch, base, next, floor, start: None }
 }
 
 /// How many datagrams all send in 10 s.
@@ -50,22 +50,28 @@ fn datagrams(sim: &mut Sim) -> u64 {
 #[test]
 fn a_forged_acknowledgement_is_counted_and_counts_for_nothing() {
     let (mut sim, addrs, stranger) = four();
-    let life = epoch(&mut sim, addrs[0]);
+    let node_epoch = epoch(&mut sim, addrs[0]);
     sim.partition(&addrs[..1], &addrs[1..]);
     sim.publish(addrs[0], "k", "\"unheard\"");
-    let ack = |epoch, next| Control::Ack { epoch, life: 1, next: Some(next) }.encode();
+    let ack = |epoch, next| Control::Ack { epoch, receiver_epoch: 1, next: Some(next) }.encode();
     let before = counters(&mut sim, addrs[0]);
-    sim.inject(stranger, addrs[0], ack(life, 2));
+    sim.inject(stranger, addrs[0], ack(node_epoch, 2));
     assert_eq!(counters(&mut sim, addrs[0]).strangers, before.strangers + 1);
     // Nor is one from a member's very address, or in its name, without what that alone was told.
-    let by = By { sender: b"node2", echo: None };
+    let by = SenderHeader { name: b"node2", echo: None };
     for next in [2, 3, 1 << 40, u64::MAX] {
-        sim.inject(addrs[1], addrs[0], ack(life, next));
-        let guessed = Control::Receipt { epoch: life, life: 1, next: Some(next), cookie: Some(next), question: None };
-        sim.inject(stranger, addrs[0], guessed.encode_by(by));
+        sim.inject(addrs[1], addrs[0], ack(node_epoch, next));
+        let guessed = Control::CookieAck {
+            epoch: node_epoch,
+            receiver_epoch: 1,
+            next: Some(next),
+            cookie: Some(next),
+            challenge: None,
+        };
+        sim.inject(stranger, addrs[0], guessed.encode_from(by));
     }
     assert_eq!(counters(&mut sim, addrs[0]).strangers, before.strangers + 9);
-    for another in [life.wrapping_sub(2), life + 2, u64::MAX] {
+    for another in [node_epoch.wrapping_sub(2), node_epoch + 2, u64::MAX] {
         sim.inject(addrs[1], addrs[0], ack(another, 2));
     }
     assert_eq!(counters(&mut sim, addrs[0]).past_epochs, before.past_epochs + 3);
@@ -75,15 +81,15 @@ fn a_forged_acknowledgement_is_counted_and_counts_for_nothing() {
     sim.run(SECOND);
     assert_eq!(sim.node(addrs[0]).progress().stable, 2);
     for addr in &addrs[1..] {
-        assert_eq!(told(&mut sim, *addr), ["node1: \"unheard\""]);
+        assert_eq!(received(&mut sim, *addr), ["node1: \"unheard\""]);
     }
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn absurd_positions_cost_little_and_do_no_harm() {
     let (mut sim, addrs, stranger) = four();
-    let life = epoch(&mut sim, addrs[1]);
+    let node_epoch = epoch(&mut sim, addrs[1]);
     let quiet = datagrams(&mut sim);
     let before = counters(&mut sim, addrs[0]).strangers;
     let numbers = [0, 1, 5, 1 << 40, u64::MAX - 1, u64::MAX];
@@ -91,8 +97,8 @@ fn absurd_positions_cost_little_and_do_no_harm() {
     for base in numbers {
         for next in numbers {
             for floor in numbers {
-                for epoch in [life, life - 2, life + 2, u64::MAX] {
-                    let message = Control::Have(vec![have(b"node2", epoch, (base, next, floor))]).encode();
+                for epoch in [node_epoch, node_epoch - 2, node_epoch + 2, u64::MAX] {
+                    let message = Control::Digest(vec![digest(b"node2", epoch, (base, next, floor))]).encode();
                     sim.inject(addrs[2], addrs[0], message.clone());
                     sim.inject(stranger, addrs[0], message);
                     forgeries += 1;
@@ -101,19 +107,19 @@ fn absurd_positions_cost_little_and_do_no_harm() {
         }
     }
     assert!(counters(&mut sim, addrs[0]).strangers >= before + forgeries);
-    assert!(counters(&mut sim, addrs[0]).unusable > 0, "a life in the far future is counted");
+    assert!(counters(&mut sim, addrs[0]).unusable > 0, "an epoch in the far future is counted");
     let after = datagrams(&mut sim);
     assert!(after < quiet + 300, "{after} datagrams in 10 s, not {quiet}");
     let later = datagrams(&mut sim);
     assert!(later < quiet + 50, "{later} datagrams in 10 s, not {quiet}");
     check_bounds(&mut sim);
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn asking_in_a_members_name_again_and_again_floods_nobody() {
     let (mut sim, addrs, _) = four();
-    let life = epoch(&mut sim, addrs[0]);
+    let node_epoch = epoch(&mut sim, addrs[0]);
     // Kept for node4, so that node2, which has all of it, could be given it again.
     sim.pause(addrs[3]);
     let value = format!("\"{}\"", "x".repeat(1000));
@@ -122,9 +128,9 @@ fn asking_in_a_members_name_again_and_again_floods_nobody() {
     }
     sim.run(SECOND);
     let given = sim.node(addrs[0]).counters().given;
-    let want = Control::Want { origin: b"node1", epoch: life, ranges: vec![(1, 64)] };
+    let want = Control::RepairRequest { origin: b"node1", epoch: node_epoch, ranges: vec![(1, 64)] };
     for _ in 0..1000 {
-        sim.inject(addrs[1], addrs[0], want.encode_by(By { sender: b"node2", echo: None }));
+        sim.inject(addrs[1], addrs[0], want.encode_from(SenderHeader { name: b"node2", echo: None }));
         sim.run(SECOND / 1000);
     }
     let repeated = sim.node(addrs[0]).counters().given - given;
@@ -132,17 +138,17 @@ fn asking_in_a_members_name_again_and_again_floods_nobody() {
     // Who lacks something is given it all the same.
     sim.resume(addrs[3]);
     sim.run(20 * SECOND);
-    assert_eq!(told(&mut sim, addrs[3]).len(), 64);
-    told(&mut sim, addrs[1]);
-    told(&mut sim, addrs[2]);
-    check_that_all_is_well(&mut sim, &addrs);
+    assert_eq!(received(&mut sim, addrs[3]).len(), 64);
+    received(&mut sim, addrs[1]);
+    received(&mut sim, addrs[2]);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn a_forged_floor_does_not_free_what_is_still_to_come() {
     let (mut sim, addrs, _) = four();
-    let life = epoch(&mut sim, addrs[0]);
-    let forged = Control::Have(vec![have(b"node1", life, (0, u64::MAX, u64::MAX))]).encode();
+    let node_epoch = epoch(&mut sim, addrs[0]);
+    let forged = Control::Digest(vec![digest(b"node1", node_epoch, (0, u64::MAX, u64::MAX))]).encode();
     sim.inject(addrs[2], addrs[1], forged);
     sim.run(SECOND);
     // Only node2 gets what node1 says last.
@@ -152,45 +158,45 @@ fn a_forged_floor_does_not_free_what_is_still_to_come() {
     sim.kill(addrs[0]);
     sim.run(10 * SECOND);
     for addr in &addrs[1..] {
-        assert_eq!(told(&mut sim, *addr), ["node1: \"last\""]);
+        assert_eq!(received(&mut sim, *addr), ["node1: \"last\""]);
     }
 }
 
 #[test]
 fn made_up_origins_by_the_thousand_are_counted_and_not_kept() {
     let (mut sim, addrs, stranger) = four();
-    let life = epoch(&mut sim, addrs[1]);
+    let node_epoch = epoch(&mut sim, addrs[1]);
     let quiet = datagrams(&mut sim);
     let before = counters(&mut sim, addrs[0]).strangers;
     for packet in 0..1000 {
         let names: Vec<_> = (0..20).map(|i| format!("made up {}", packet * 20 + i)).collect();
-        let haves = names.iter().map(|name| have(name.as_bytes(), life, (0, 9, 0))).collect();
-        let message = Control::Have(haves).encode();
+        let digests = names.iter().map(|name| digest(name.as_bytes(), node_epoch, (0, 9, 0))).collect();
+        let message = Control::Digest(digests).encode();
         sim.inject(stranger, addrs[0], message.clone());
         sim.inject(addrs[2], addrs[0], message);
-        sim.inject(stranger, addrs[0], forged(&names[0], life, 0));
+        sim.inject(stranger, addrs[0], forged(&names[0], node_epoch, 0));
     }
     assert_eq!(counters(&mut sim, addrs[0]).strangers, before + 1000 + 20_000 + 1000);
     let after = datagrams(&mut sim);
     assert!(after < quiet + 50, "{after} datagrams in 10 s, not {quiet}");
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn a_head_that_is_made_up_for_one_who_is_gone_is_neither_asked_for_for_ever_nor_told_as_missed() {
     let (mut sim, addrs, _) = four();
-    let life = epoch(&mut sim, addrs[3]);
+    let node_epoch = epoch(&mut sim, addrs[3]);
     sim.kill(addrs[3]);
     sim.run_until(60 * SECOND, Sim::agreed);
     let quiet = datagrams(&mut sim);
-    let forged = Control::Have(vec![have(b"node4", life, (0, u64::MAX, 0))]).encode();
+    let forged = Control::Digest(vec![digest(b"node4", node_epoch, (0, u64::MAX, 0))]).encode();
     sim.inject(addrs[1], addrs[0], forged);
     let after = datagrams(&mut sim);
     assert!(after < quiet + 60, "{after} datagrams in 10 s, not {quiet}");
     sim.run(150 * SECOND);
     let later = datagrams(&mut sim);
     assert!(later < quiet + 10, "{later} datagrams in 10 s, not {quiet}");
-    check_that_all_is_well(&mut sim, &addrs[..3]);
+    check_healthy(&mut sim, &addrs[..3]);
 }
 
 #[test]
@@ -200,34 +206,34 @@ fn what_only_the_dead_had_is_told_as_missed() {
     sim.partition(&addrs[3..], &addrs[..2]);
     sim.publish(addrs[3], "k", "\"last\"");
     sim.run(SECOND / 100);
-    let life = epoch(&mut sim, addrs[3]);
-    let true_word = Control::Have(vec![have(b"node4", life, (1, 2, 0))]).encode();
+    let node_epoch = epoch(&mut sim, addrs[3]);
+    let true_word = Control::Digest(vec![digest(b"node4", node_epoch, (1, 2, 0))]).encode();
     sim.kill(addrs[3]);
     sim.kill(addrs[2]);
     sim.inject(addrs[2], addrs[0], true_word);
     sim.run(300 * SECOND);
-    assert_eq!(told(&mut sim, addrs[0]), ["missed 1 to 2 of node4"]);
+    assert_eq!(received(&mut sim, addrs[0]), ["missed 1 to 2 of node4"]);
     assert_eq!(sim.node(addrs[0]).counters().missed, 1);
 }
 
 #[test]
 fn a_forged_request_is_answered_to_members_only_and_within_bounds() {
     let (mut sim, addrs, stranger) = four();
-    let life = epoch(&mut sim, addrs[0]);
+    let node_epoch = epoch(&mut sim, addrs[0]);
     sim.partition(&addrs[..1], &addrs[1..]);
     for _ in 0..200 {
         sim.publish(addrs[0], "k", &format!("\"{}\"", "x".repeat(900)));
     }
     let ranges = vec![(0, u64::MAX), (u64::MAX, u64::MAX), (1 << 40, 1 << 40), (1, u64::MAX - 1)];
-    let want = |origin: &[u8], epoch| Control::Want { origin, epoch, ranges: ranges.clone() }.encode();
+    let want = |origin: &[u8], epoch| Control::RepairRequest { origin, epoch, ranges: ranges.clone() }.encode();
     let (before, strangers) = (sim.datagrams, counters(&mut sim, addrs[0]).strangers);
     for _ in 0..100 {
-        sim.inject(stranger, addrs[0], want(b"node1", life));
-        sim.inject(stranger, addrs[0], want(b"node2", life));
+        sim.inject(stranger, addrs[0], want(b"node1", node_epoch));
+        sim.inject(stranger, addrs[0], want(b"node2", node_epoch));
     }
     assert_eq!(sim.datagrams, before, "nothing is reflected");
     assert_eq!(counters(&mut sim, addrs[0]).strangers, strangers + 200);
-    for (origin, epoch) in [("node1", life), ("node1", life + 2), ("node2", life), ("nobody", 7)] {
+    for (origin, epoch) in [("node1", node_epoch), ("node1", node_epoch + 2), ("node2", node_epoch), ("nobody", 7)] {
         let before = sim.datagrams;
         sim.inject(addrs[1], addrs[0], want(origin.as_bytes(), epoch));
         assert!(sim.datagrams - before < 80, "{} datagrams for one", sim.datagrams - before);
@@ -235,25 +241,25 @@ fn a_forged_request_is_answered_to_members_only_and_within_bounds() {
     sim.heal();
     sim.run(10 * SECOND);
     for addr in &addrs[1..] {
-        assert_eq!(told(&mut sim, *addr).len(), 200);
+        assert_eq!(received(&mut sim, *addr).len(), 200);
     }
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn a_number_far_ahead_is_refused_or_forgotten() {
     let (mut sim, addrs, stranger) = four();
-    let life = epoch(&mut sim, addrs[1]);
+    let node_epoch = epoch(&mut sim, addrs[1]);
     let quiet = datagrams(&mut sim);
     let before = counters(&mut sim, addrs[0]).unusable;
     for seq in [u64::MAX, u64::MAX - 1, 1 << 40, (1 << 16) + 2] {
-        sim.inject(stranger, addrs[0], forged("node2", life, seq));
-        sim.inject(addrs[1], addrs[0], forged("node2", life, seq));
+        sim.inject(stranger, addrs[0], forged("node2", node_epoch, seq));
+        sim.inject(addrs[1], addrs[0], forged("node2", node_epoch, seq));
     }
     assert_eq!(counters(&mut sim, addrs[0]).unusable, before + 8);
     // These could be: the gap is asked for, until the origin knows of nothing.
     for seq in [5, 1000, 60_000] {
-        sim.inject(addrs[1], addrs[0], forged("node2", life, seq));
+        sim.inject(addrs[1], addrs[0], forged("node2", node_epoch, seq));
     }
     let after = datagrams(&mut sim);
     assert!(after < quiet + 150, "{after} datagrams in 10 s, not {quiet}");
@@ -264,42 +270,42 @@ fn a_number_far_ahead_is_refused_or_forgotten() {
     }
     sim.run(SECOND);
     for addr in [addrs[0], addrs[2], addrs[3]] {
-        assert_eq!(told(&mut sim, addr), said("node2", 0..10));
+        assert_eq!(received(&mut sim, addr), messages_of("node2", 0..10));
     }
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn a_life_that_is_over_or_cannot_have_begun_is_not_listened_to() {
     let (mut sim, addrs, _) = four();
-    let life = epoch(&mut sim, addrs[1]);
+    let node_epoch = epoch(&mut sim, addrs[1]);
     let before = counters(&mut sim, addrs[0]);
-    for former in [0, 2, life - 2] {
+    for former in [0, 2, node_epoch - 2] {
         sim.inject(addrs[1], addrs[0], forged("node2", former, 0));
     }
     let days = 3 * 24 * 60 * 60 * 1_000_000;
-    for future in [life + 2 * days, u64::MAX - 1] {
+    for future in [node_epoch + 2 * days, u64::MAX - 1] {
         sim.inject(addrs[1], addrs[0], forged("node2", future, 0));
     }
     let after = counters(&mut sim, addrs[0]);
     assert_eq!((after.past_epochs - before.past_epochs, after.unusable - before.unusable), (3, 2));
-    assert_eq!(told(&mut sim, addrs[0]), [""; 0]);
+    assert_eq!(received(&mut sim, addrs[0]), [""; 0]);
     sim.run(SECOND);
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
 fn a_later_life_that_is_made_up_ends_with_the_origin_in_a_later_one_still() {
     let (mut sim, addrs, _) = four();
-    let life = epoch(&mut sim, addrs[1]);
-    for later in [life + 2, life + 1000] {
-        let made_up = Control::Have(vec![have(b"node2", later, (0, 7, 0))]).encode();
+    let node_epoch = epoch(&mut sim, addrs[1]);
+    for later in [node_epoch + 2, node_epoch + 1000] {
+        let made_up = Control::Digest(vec![digest(b"node2", later, (0, 7, 0))]).encode();
         sim.inject(addrs[2], addrs[0], made_up);
     }
     sim.run(5 * SECOND);
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
     sim.run(30 * SECOND);
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
@@ -314,11 +320,11 @@ fn garbage_is_counted() {
         sim.inject(addrs[1], addrs[0], user(garbage));
         assert_eq!(count(sim.node(addrs[0])), before + 1, "{garbage:?}");
     }
-    let life = epoch(&mut sim, addrs[0]);
+    let node_epoch = epoch(&mut sim, addrs[0]);
     for whole in [
-        Control::Ack { epoch: life, life: 1 << 40, next: Some(1 << 40) }.encode(),
-        Control::Have(vec![have(b"node2", life, (1, 1, 1))]).encode(),
-        Control::Want { origin: b"node1", epoch: life, ranges: vec![(0, 1 << 30)] }.encode(),
+        Control::Ack { epoch: node_epoch, receiver_epoch: 1 << 40, next: Some(1 << 40) }.encode(),
+        Control::Digest(vec![digest(b"node2", node_epoch, (1, 1, 1))]).encode(),
+        Control::RepairRequest { origin: b"node1", epoch: node_epoch, ranges: vec![(0, 1 << 30)] }.encode(),
     ] {
         let before = count(sim.node(addrs[0]));
         for end in 2..whole.len() {
@@ -327,7 +333,7 @@ fn garbage_is_counted() {
         assert!(count(sim.node(addrs[0])) >= before + 4, "{whole:?}");
     }
     sim.run(SECOND);
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 /// Every number that a stranger can send, at its limits and beyond all that can be, in a member's name and from its
@@ -337,28 +343,34 @@ const FAR: [u64; 8] = [0, 1, (1 << 16) + 1, 1 << 32, 1 << 40, 1 << 63, u64::MAX 
 #[test]
 fn no_number_in_what_is_said_besides_messages_stops_anything() {
     let (mut sim, addrs, stranger) = four();
-    let life = epoch(&mut sim, addrs[0]);
+    let node_epoch = epoch(&mut sim, addrs[0]);
     for one in FAR {
         for other in FAR {
-            let question = Some(Question { number: one, age: other });
+            let challenge = Some(Challenge { nonce: one, age: other });
             let members = vec![(&b"node3"[..], one), (b"nobody", other)];
-            for epoch in [life, life + 1, one] {
+            for epoch in [node_epoch, node_epoch + 1, one] {
                 let said = [
-                    Control::Receipt { epoch, life: other, next: Some(one), cookie: Some(other), question },
-                    Control::Receipt { epoch, life: one, next: None, cookie: None, question },
-                    Control::Ack { epoch, life: one, next: Some(other) },
-                    Control::Ack { epoch, life: one, next: None },
-                    Control::Want { origin: b"node1", epoch, ranges: vec![(one, other); 3] },
-                    Control::Want { origin: b"node3", epoch, ranges: vec![(one, other)] },
-                    Control::Acked { epoch, members: members.clone() },
-                    Control::Have(vec![Have {
-                        start: Some(Start { at: one, life: other, cookie: Some(one) }),
-                        ..have(b"node2", epoch, (0, other, 0))
+                    Control::CookieAck {
+                        epoch,
+                        receiver_epoch: other,
+                        next: Some(one),
+                        cookie: Some(other),
+                        challenge,
+                    },
+                    Control::CookieAck { epoch, receiver_epoch: one, next: None, cookie: None, challenge },
+                    Control::Ack { epoch, receiver_epoch: one, next: Some(other) },
+                    Control::Ack { epoch, receiver_epoch: one, next: None },
+                    Control::RepairRequest { origin: b"node1", epoch, ranges: vec![(one, other); 3] },
+                    Control::RepairRequest { origin: b"node3", epoch, ranges: vec![(one, other)] },
+                    Control::AckReport { epoch, members: members.clone() },
+                    Control::Digest(vec![StreamDigest {
+                        start: Some(StreamStart { seq: one, receiver_epoch: other, cookie: Some(one) }),
+                        ..digest(b"node2", epoch, (0, other, 0))
                     }]),
                 ];
                 for said in said {
                     sim.inject(addrs[1], addrs[0], said.encode());
-                    sim.inject(stranger, addrs[0], said.encode_by(By { sender: b"node2", echo: question }));
+                    sim.inject(stranger, addrs[0], said.encode_from(SenderHeader { name: b"node2", echo: challenge }));
                 }
             }
         }
@@ -366,9 +378,9 @@ fn no_number_in_what_is_said_besides_messages_stops_anything() {
     sim.run(30 * SECOND);
     check_bounds(&mut sim);
     for addr in &addrs {
-        told(&mut sim, *addr);
+        received(&mut sim, *addr);
     }
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }
 
 #[test]
@@ -377,17 +389,17 @@ fn whatever_is_made_up_before_a_node_says_anything_it_is_heard_from_its_first_wo
         let (mut sim, mut addrs, stranger) = four();
         let silent = sim.start("node5", 5, &["node1"]);
         sim.run_until(30 * SECOND, Sim::agreed);
-        let life = epoch(&mut sim, silent);
+        let node_epoch = epoch(&mut sim, silent);
         for addr in &addrs {
-            let made_up = Control::Have(vec![have(b"node5", life, (far, far, far))]);
+            let made_up = Control::Digest(vec![digest(b"node5", node_epoch, (far, far, far))]);
             sim.inject(addrs[1], *addr, made_up.encode());
-            sim.inject(stranger, *addr, made_up.encode_by(By { sender: b"node5", echo: None }));
-            sim.inject(stranger, *addr, forged("node5", life, far));
+            sim.inject(stranger, *addr, made_up.encode_from(SenderHeader { name: b"node5", echo: None }));
+            sim.inject(stranger, *addr, forged("node5", node_epoch, far));
         }
         // It is taken for the node's own word, as long as that says nothing.
         sim.run(60 * SECOND);
         for addr in &addrs {
-            told(&mut sim, *addr);
+            received(&mut sim, *addr);
         }
         for number in 0..10 {
             sim.publish(silent, "k", &number.to_string());
@@ -395,12 +407,12 @@ fn whatever_is_made_up_before_a_node_says_anything_it_is_heard_from_its_first_wo
         }
         sim.run(10 * SECOND);
         for addr in &addrs {
-            let told = told(&mut sim, *addr);
+            let told = received(&mut sim, *addr);
             let heard: Vec<_> = told.iter().filter(|line| line.starts_with("node5: ")).cloned().collect();
-            assert_eq!(heard, said("node5", 0..10), "{far}, at {addr}: {told:?}");
+            assert_eq!(heard, messages_of("node5", 0..10), "{far}, at {addr}: {told:?}");
         }
         check_bounds(&mut sim);
         addrs.push(silent);
-        check_that_all_is_well(&mut sim, &addrs);
+        check_healthy(&mut sim, &addrs);
     }
 }

@@ -22,7 +22,7 @@ fn a_mebibyte_arrives_once_everywhere() {
         sim.run(20 * SECOND);
         check_bounds(&mut sim);
         for addr in addrs.iter().filter(|addr| **addr != addrs[1]) {
-            let heard = told(&mut sim, *addr);
+            let heard = received(&mut sim, *addr);
             let lens: Vec<_> = heard.iter().map(String::len).collect();
             assert_eq!(lens, ["node2: 0".len(), "node2: ".len() + value.len(), "node2: 2".len()], "{addr} of {n}");
             assert!(heard[1].ends_with(&value));
@@ -37,5 +37,5 @@ fn more_than_a_message_may_be_is_refused() {
     let addrs = cluster(&mut sim, 2);
     let refused = sim.try_publish(addrs[0], "k", &text(MAX_MESSAGE));
     assert!(matches!(refused, Err(PublishError::TooLarge { size, max: MAX_MESSAGE }) if size > MAX_MESSAGE));
-    check_that_all_is_well(&mut sim, &addrs);
+    check_healthy(&mut sim, &addrs);
 }

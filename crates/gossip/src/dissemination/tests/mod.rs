@@ -3,9 +3,9 @@
 mod absence;
 mod addresses;
 mod clocks;
+mod epochs;
 mod hostile;
 mod large;
-mod lives;
 mod plain;
 mod repair;
 mod retention;
@@ -18,8 +18,8 @@ use std::{
 };
 
 use super::{
-    control::Start,
-    stream::{Store, Stream},
+    control::StreamStart,
+    origin_stream::{OriginStream, ReceiveBuffers},
 };
 use crate::{
     config::{Profile, Retention},
@@ -39,7 +39,7 @@ fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
 }
 
 /// What a node told its application of messages, in words.
-fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
+fn received(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     let words = |told: Notification| match told {
         Ok(message) => Some(format!("{}: {}", message.origin(), message.value())),
         Err(Event::Missed { origin, from, to, .. }) => Some(format!("missed {from} to {to} of {origin}")),
@@ -51,7 +51,7 @@ fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
 }
 
 /// What is to be told of these numbers, said by a node one after the other.
-fn said(name: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
+fn messages_of(name: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|number| format!("{name}: {number}")).collect()
 }
 
@@ -65,19 +65,19 @@ fn check_bounds(sim: &mut Sim) {
 }
 
 /// Messages that a node keeps, of its own and of others.
-fn kept(sim: &mut Sim, addr: SocketAddr) -> usize {
+fn retained(sim: &mut Sim, addr: SocketAddr) -> usize {
     let messages = ["messages in a log of this node", "messages of others that are retained"];
     sim.node(addr).sizes().filter(|size| messages.contains(&size.what)).map(|size| size.held).sum()
 }
 
 /// Checks that what each node says now is heard by all others, once, and nothing else.
-fn check_that_all_is_well(sim: &mut Sim, addrs: &[SocketAddr]) {
+fn check_healthy(sim: &mut Sim, addrs: &[SocketAddr]) {
     for addr in addrs {
         sim.publish(*addr, "k", "\"well\"");
     }
     sim.run(5 * SECOND);
     for (i, addr) in addrs.iter().enumerate() {
-        let mut heard = told(sim, *addr);
+        let mut heard = received(sim, *addr);
         heard.sort();
         let others = (0..addrs.len()).filter(|other| *other != i);
         let mut expected: Vec<_> = others.map(|other| format!("node{}: \"well\"", other + 1)).collect();
@@ -86,14 +86,14 @@ fn check_that_all_is_well(sim: &mut Sim, addrs: &[SocketAddr]) {
     }
 }
 
-struct Talk {
+struct TrafficClass {
     sim: Sim,
     addrs: Vec<SocketAddr>,
     /// The next value of each node.
     next: u64,
 }
 
-impl Talk {
+impl TrafficClass {
     /// As many nodes, which lose that share of their datagrams, all joining through the first.
     fn start(seed: u64, profile: Profile, n: u16, loss: f64) -> Self {
         let mut sim = Sim::new(seed, profile);
@@ -141,43 +141,43 @@ impl Talk {
 fn nodes_that_speak_before_all_know_them_are_heard_in_full_from_when_they_do() {
     for (seed, profile) in (0..4).zip([Profile::Local, Profile::Lan].into_iter().cycle()) {
         println!("seed {seed}, {profile:?}");
-        let mut talk = Talk::start(seed, profile, 13, 0.3);
-        while !talk.sim.agreed() {
-            talk.turn();
-            assert!(talk.next < 300, "they do not agree");
+        let mut chatter = TrafficClass::start(seed, profile, 13, 0.3);
+        while !chatter.sim.agreed() {
+            chatter.turn();
+            assert!(chatter.next < 300, "they do not agree");
         }
-        let agreed = talk.next;
+        let agreed = chatter.next;
         for _ in 0..50 {
-            talk.turn();
+            chatter.turn();
         }
-        talk.sim.run(Duration::from_secs(20));
+        chatter.sim.run(Duration::from_secs(20));
         println!("agreed after {agreed} turns");
-        talk.check(agreed);
+        chatter.check(agreed);
     }
 }
 
 #[test]
 fn what_was_said_while_both_were_cut_off_is_not_skipped() {
-    let mut talk = Talk::start(1, Profile::Lan, 4, 0.0);
+    let mut chatter = TrafficClass::start(1, Profile::Lan, 4, 0.0);
     let minute = Duration::from_secs(60);
-    talk.sim.run_until(minute, Sim::agreed);
-    let [one, two, three, four] = talk.addrs[..] else { panic!("four nodes") };
+    chatter.sim.run_until(minute, Sim::agreed);
+    let [one, two, three, four] = chatter.addrs[..] else { panic!("four nodes") };
     let sees = |addr, n| move |sim: &Sim| sim.view(addr).len() == n;
     // node3 misses the very first message of node2, and has failed when it is back; so has node2.
-    talk.sim.partition(&[three], &[one, two, four]);
-    talk.sim.publish(two, "k", "0");
-    talk.sim.run_until(minute, sees(one, 3));
-    talk.sim.run_until(minute, sees(three, 1));
-    talk.sim.heal();
-    talk.sim.partition(&[two], &[one, three, four]);
-    talk.sim.run_until(minute, |sim| sees(one, 3)(sim) && sees(three, 3)(sim) && sees(two, 1)(sim));
-    talk.sim.publish(two, "k", "1");
-    talk.sim.run(Duration::from_secs(3));
-    talk.sim.heal();
-    talk.sim.run_until(minute, Sim::agreed);
-    talk.sim.run(Duration::from_secs(10));
+    chatter.sim.partition(&[three], &[one, two, four]);
+    chatter.sim.publish(two, "k", "0");
+    chatter.sim.run_until(minute, sees(one, 3));
+    chatter.sim.run_until(minute, sees(three, 1));
+    chatter.sim.heal();
+    chatter.sim.partition(&[two], &[one, three, four]);
+    chatter.sim.run_until(minute, |sim| sees(one, 3)(sim) && sees(three, 3)(sim) && sees(two, 1)(sim));
+    chatter.sim.publish(two, "k", "1");
+    chatter.sim.run(Duration::from_secs(3));
+    chatter.sim.heal();
+    chatter.sim.run_until(minute, Sim::agreed);
+    chatter.sim.run(Duration::from_secs(10));
     for addr in [one, three, four] {
-        let events = talk.sim.events(addr);
+        let events = chatter.sim.events(addr);
         let heard: Vec<_> = events.iter().flatten().map(|message| message.value().to_owned()).collect();
         assert_eq!(heard, ["0", "1"], "{addr}");
     }
@@ -186,14 +186,15 @@ fn what_was_said_while_both_were_cut_off_is_not_skipped() {
 #[test]
 fn an_origin_corrects_a_guess() {
     let next = |guess, at| {
-        let (mut stream, mut store) = (Stream::new("node1".into(), guess * 2, None), Store::new(0, false));
-        stream.guess(guess, &mut store);
-        stream.start(Start { at, life: 0, cookie: None }, (0, 9), &mut store);
-        let begun = stream.next;
-        // Where it has begun it stays.
-        stream.start(Start { at: at + 5, life: 0, cookie: None }, (0, 9), &mut store);
-        assert_eq!(stream.next, begun);
-        begun
+        let (mut stream, mut buffers) =
+            (OriginStream::new("node1".into(), guess * 2, None), ReceiveBuffers::new(0, false));
+        stream.guess(guess, &mut buffers);
+        stream.start(StreamStart { seq: at, receiver_epoch: 0, cookie: None }, (0, 9), &mut buffers);
+        let began_at = stream.next;
+        // Once it has begun, it stays where it is.
+        stream.start(StreamStart { seq: at + 5, receiver_epoch: 0, cookie: None }, (0, 9), &mut buffers);
+        assert_eq!(stream.next, began_at);
+        began_at
     };
     assert_eq!(next(1, 3), Some(3), "what came before was never kept for this node");
     assert_eq!(next(5, 3), Some(3), "what was left out is for this node");

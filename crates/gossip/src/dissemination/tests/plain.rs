@@ -30,7 +30,7 @@ fn retransmissions_to_several_are_one_message_and_the_same_words_later_another()
             }
             sim.run(Duration::from_millis(1800));
             for addr in &addrs {
-                assert_eq!(told(&mut sim, *addr), ["go: 1"], "{addr} with loss {loss}");
+                assert_eq!(received(&mut sim, *addr), ["go: 1"], "{addr} with loss {loss}");
             }
         }
     }
@@ -47,7 +47,7 @@ fn a_message_whose_voice_dies_is_delivered_all_the_same() {
         sim.inject(plain, addrs[0], say("1"));
         sim.run(10 * SECOND);
         for addr in addrs {
-            assert_eq!(told(&mut sim, addr), ["go: 1"], "{addr}, without node{}", dies + 1);
+            assert_eq!(received(&mut sim, addr), ["go: 1"], "{addr}, without node{}", dies + 1);
         }
     }
 }
@@ -65,7 +65,7 @@ fn a_large_message_of_a_plain_node_reaches_all() {
         sim.inject_stream(from, addrs[hears], &data);
         sim.run(5 * SECOND);
         for addr in addrs {
-            assert_eq!(told(&mut sim, addr), [format!("go: {value}")], "{addr}");
+            assert_eq!(received(&mut sim, addr), [format!("go: {value}")], "{addr}");
         }
     }
 }
@@ -84,10 +84,10 @@ fn what_a_plain_node_says_in_another_form_reaches_all_as_it_was() {
     }
     sim.run(SECOND);
     for addr in &addrs {
-        assert_eq!(told(&mut sim, *addr), expected.map(|value| format!("go: {value}")), "{addr}");
+        assert_eq!(received(&mut sim, *addr), expected.map(|value| format!("go: {value}")), "{addr}");
     }
     // Nobody else has an application whose words these could be.
     sim.inject("10.0.9.8:7946".parse().expect("an address"), addrs[1], packet::encode_message(&Wire::User("y".into())));
     sim.run(SECOND);
-    assert!(addrs.iter().all(|addr| told(&mut sim, *addr).is_empty()));
+    assert!(addrs.iter().all(|addr| received(&mut sim, *addr).is_empty()));
 }

@@ -2,38 +2,50 @@
 
 use super::{
     super::{
-        control::Have,
-        stream::{Pace, Peers, Source, Step},
+        control::StreamDigest,
+        origin_stream::{DigestSource, RepairSources, RepairStep, RepairTiming},
     },
     *,
 };
 use crate::membership::NodeName;
 
-const PACE: Pace = Pace { patience: Duration::from_millis(25), rounds: 1 };
-const PEERS: Peers = Peers { has_origin: true, met_origin: true, live: 3 };
+const TIMING: RepairTiming = RepairTiming { response_timeout: Duration::from_millis(25), gossip_rounds: 1 };
+const SOURCES: RepairSources = RepairSources { origin_is_live: true, met_origin: true, live: 3 };
 
 /// Who tells that there are messages from `base` up to `next`.
-fn learn(stream: &mut Stream, store: &mut Store, (base, next): (u64, u64), by_origin: bool) -> Option<Duration> {
-    let have = Have { origin: b"node1", epoch: 2, base, next, floor: 0, start: None };
-    let addr = Some(SocketAddr::from(([10, 0, 0, if by_origin { 1 } else { 2 }], 7946)));
-    stream.learn(&have, None, Source { addr, named: by_origin, by_origin }, PACE, store).ask_in
+fn learn(
+    stream: &mut OriginStream,
+    buffers: &mut ReceiveBuffers,
+    (base, next): (u64, u64),
+    is_origin: bool,
+) -> Option<Duration> {
+    let digest = StreamDigest { origin: b"node1", epoch: 2, base, next, floor: 0, start: None };
+    let addr = Some(SocketAddr::from(([10, 0, 0, if is_origin { 1 } else { 2 }], 7946)));
+    stream.learn(&digest, None, DigestSource { addr, is_origin_addr: is_origin, is_origin }, TIMING, buffers).request_in
 }
 
 #[test]
 fn what_is_missing_is_asked_for_ever_more_rarely_and_given_up_when_its_origin_has_it_no_more() {
-    let (mut stream, mut store) = (Stream::new("node1".into(), 2, Some(0)), Store::new(0, false));
+    let (mut stream, mut buffers) = (OriginStream::new("node1".into(), 2, Some(0)), ReceiveBuffers::new(0, false));
     let mut now = Instant::now();
-    assert_eq!(stream.next_step(now, PEERS, PACE.patience, &mut store), Step::Rest);
-    assert_eq!(learn(&mut stream, &mut store, (0, 3), false), Some(PACE.patience / 5));
-    let teller = Some(SocketAddr::from(([10, 0, 0, 2], 7946)));
+    assert_eq!(stream.next_step(now, SOURCES, TIMING.response_timeout, &mut buffers), RepairStep::Idle);
+    assert_eq!(learn(&mut stream, &mut buffers, (0, 3), false), Some(TIMING.response_timeout / 5));
+    let sender = Some(SocketAddr::from(([10, 0, 0, 2], 7946)));
     let mut asked = Vec::new();
     for _ in 0..5 {
-        let Step::Ask(request) = stream.next_step(now, PEERS, PACE.patience, &mut store) else { panic!("no request") };
-        assert_eq!((&request.ranges[..], request.has_origin), (&[(0, 3)][..], true));
-        now += request.patience;
-        asked.push((request.attempt, request.hint.is_some(), request.patience.as_millis(), request.asked_enough));
+        let RepairStep::Request(request) = stream.next_step(now, SOURCES, TIMING.response_timeout, &mut buffers) else {
+            panic!("no request")
+        };
+        assert_eq!((&request.ranges[..], request.origin_is_live), (&[(0, 3)][..], true));
+        now += request.response_timeout;
+        asked.push((
+            request.attempt,
+            request.preferred_peer.is_some(),
+            request.response_timeout.as_millis(),
+            request.attempts_exhausted,
+        ));
         if request.attempt == 0 {
-            assert_eq!(request.hint, teller, "who told of it is asked first");
+            assert_eq!(request.preferred_peer, sender, "who told of it is asked first");
         }
     }
     let expected = [
@@ -45,31 +57,34 @@ fn what_is_missing_is_asked_for_ever_more_rarely_and_given_up_when_its_origin_ha
     ];
     assert_eq!(asked, expected);
     // What another has no more, the origin may have.
-    learn(&mut stream, &mut store, (3, 3), false);
-    assert!(matches!(stream.next_step(now, PEERS, PACE.patience, &mut store), Step::Ask(_)));
-    learn(&mut stream, &mut store, (3, 3), true);
-    assert_eq!(stream.next_step(now, PEERS, PACE.patience, &mut store), Step::GaveUp);
-    assert_eq!(store.lost, vec![(NodeName::from("node1"), 2, 0..3)]);
-    assert_eq!((stream.next, stream.next_step(now, PEERS, PACE.patience, &mut store)), (Some(3), Step::Rest));
+    learn(&mut stream, &mut buffers, (3, 3), false);
+    assert!(matches!(stream.next_step(now, SOURCES, TIMING.response_timeout, &mut buffers), RepairStep::Request(_)));
+    learn(&mut stream, &mut buffers, (3, 3), true);
+    assert_eq!(stream.next_step(now, SOURCES, TIMING.response_timeout, &mut buffers), RepairStep::GaveUp);
+    assert_eq!(buffers.missed, vec![(NodeName::from("node1"), 2, 0..3)]);
+    assert_eq!(
+        (stream.next, stream.next_step(now, SOURCES, TIMING.response_timeout, &mut buffers)),
+        (Some(3), RepairStep::Idle)
+    );
 }
 
 #[test]
 fn an_origin_is_asked_where_to_begin_until_others_are_believed() {
-    let (mut stream, mut store) = (Stream::new("node1".into(), 2, None), Store::new(0, false));
+    let (mut stream, mut buffers) = (OriginStream::new("node1".into(), 2, None), ReceiveBuffers::new(0, false));
     let mut now = Instant::now();
-    learn(&mut stream, &mut store, (7, 9), false);
+    learn(&mut stream, &mut buffers, (7, 9), false);
     let mut asked = 0;
-    while let Step::AskStart(pause) = stream.next_step(now, PEERS, PACE.patience, &mut store) {
+    while let RepairStep::RequestStart(pause) = stream.next_step(now, SOURCES, TIMING.response_timeout, &mut buffers) {
         now += pause;
         asked += 1;
     }
     assert_eq!((asked, stream.next), (20, Some(7)), "it begins with what others retain");
     assert_eq!(stream.acknowledged(), None, "the origin may still say otherwise");
     // One that failed may turn up first.
-    let mut stream = Stream::new("node1".into(), 2, None);
-    learn(&mut stream, &mut store, (7, 9), false);
-    stream.end_life(now, false);
-    let gone = Peers { has_origin: false, ..PEERS };
-    assert_eq!(stream.next_step(now, gone, PACE.patience, &mut store), Step::Wait(SECOND));
-    assert_eq!(stream.next_step(now + 10 * SECOND, gone, PACE.patience, &mut store), Step::Begun);
+    let mut stream = OriginStream::new("node1".into(), 2, None);
+    learn(&mut stream, &mut buffers, (7, 9), false);
+    stream.end_epoch(now, false);
+    let gone = RepairSources { origin_is_live: false, ..SOURCES };
+    assert_eq!(stream.next_step(now, gone, TIMING.response_timeout, &mut buffers), RepairStep::Wait(SECOND));
+    assert_eq!(stream.next_step(now + 10 * SECOND, gone, TIMING.response_timeout, &mut buffers), RepairStep::Started);
 }

@@ -35,10 +35,10 @@ fn who_joins_begins_with_what_is_said_then_or_with_what_is_retained() {
     sim.run(SECOND);
     numbers(&mut sim, addrs[0], 30..50);
     sim.run(5 * SECOND);
-    let heard = told(&mut sim, newcomer);
-    assert_eq!(heard, said("node1", 30..50), "without it");
-    assert_eq!(told(&mut sim, collector), said("node1", 10..50), "with it");
-    assert_eq!(told(&mut sim, addrs[1]), said("node1", 0..50), "as ever");
+    let heard = received(&mut sim, newcomer);
+    assert_eq!(heard, messages_of("node1", 30..50), "without it");
+    assert_eq!(received(&mut sim, collector), messages_of("node1", 10..50), "with it");
+    assert_eq!(received(&mut sim, addrs[1]), messages_of("node1", 0..50), "as ever");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn what_is_retained_is_replayed_also_while_much_is_said_and_lost() {
     let collector = sim.start("node6", 6, &["node3"]);
     numbers(&mut sim, addrs[0], 105..305);
     sim.run(20 * SECOND);
-    assert_eq!(told(&mut sim, collector), said("node1", 5..305));
+    assert_eq!(received(&mut sim, collector), messages_of("node1", 5..305));
 }
 
 /// Four nodes that keep little, of which the last is cut off once all have heard ten numbers of the first.
@@ -85,7 +85,7 @@ fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it
     sim.run(Duration::from_millis(50));
     let (_, missing) = sim.node(addrs[0]).acked_by(73);
     assert_eq!(missing.iter().map(ToString::to_string).collect::<Vec<_>>(), ["node4"]);
-    while told(&mut sim, addrs[0]) != ["node4 cut loose", "room"] {
+    while received(&mut sim, addrs[0]) != ["node4 cut loose", "room"] {
         assert_eq!(sim.node(addrs[0]).progress().everywhere, 10);
         assert!(sim.now - begin < 4 * SECOND, "it holds them back for ever");
         run(&mut sim, Duration::from_millis(20));
@@ -110,15 +110,15 @@ fn one_that_is_stuck_holds_the_others_back_for_the_lag_limit_and_is_told_what_it
     numbers(&mut sim, addrs[0], 274..300);
     run(&mut sim, 10 * SECOND);
     for addr in &addrs[1..3] {
-        assert_eq!(told(&mut sim, *addr), said("node1", 0..300));
+        assert_eq!(received(&mut sim, *addr), messages_of("node1", 0..300));
     }
-    let heard = told(&mut sim, addrs[3]);
+    let heard = received(&mut sim, addrs[3]);
     let lost: Vec<_> = heard.iter().filter(|line| line.starts_with("missed")).collect();
     let [lost] = lost[..] else { panic!("one gap, told once: {heard:?}") };
     let words: Vec<_> = lost.split(' ').collect();
     let (from, to) = (words[1].parse().expect("a number"), words[3].parse().expect("a number"));
     assert_eq!(from, 10);
-    let expected = [said("node1", 0..from), vec![lost.clone()], said("node1", to..300)].concat();
+    let expected = [messages_of("node1", 0..from), vec![lost.clone()], messages_of("node1", to..300)].concat();
     assert_eq!(heard, expected);
 }
 
@@ -135,7 +135,7 @@ fn what_nobody_has_any_more_is_told_also_while_more_is_said() {
     sim.heal();
     // Something new always comes before what is missing has been asked for often enough.
     numbers(&mut sim, addrs[0], 200..1000);
-    let heard = told(&mut sim, addrs[3]);
+    let heard = received(&mut sim, addrs[3]);
     let missed = heard.iter().filter(|line| line.starts_with("missed")).count();
     assert!((1..10).contains(&missed), "told {missed} times");
     let first = 10 + missed;
@@ -143,7 +143,7 @@ fn what_nobody_has_any_more_is_told_also_while_more_is_said() {
     let to: u64 = to.strip_suffix(" of node1").and_then(|to| to.parse().ok()).expect("a number");
     assert!((100..=200).contains(&to), "what has been kept for it is here: {:?}", &heard[9..=first]);
     assert!(heard.len() > first + 790, "what came after it is here, all but the last few");
-    assert_eq!(heard[first..], said("node1", to..to + (heard.len() - first) as u64));
+    assert_eq!(heard[first..], messages_of("node1", to..to + (heard.len() - first) as u64));
 }
 
 #[test]
@@ -165,9 +165,9 @@ fn one_that_is_slow_for_less_than_the_limit_misses_nothing() {
     }
     run(&mut sim, 5 * SECOND);
     for addr in &addrs[1..] {
-        assert_eq!(told(&mut sim, *addr), said("node1", 0..500));
+        assert_eq!(received(&mut sim, *addr), messages_of("node1", 0..500));
     }
-    assert_eq!(told(&mut sim, addrs[0]).iter().filter(|line| *line != "room").count(), 0);
+    assert_eq!(received(&mut sim, addrs[0]).iter().filter(|line| *line != "room").count(), 0);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn what_all_have_is_freed_everywhere() {
         }
         sim.run(limit * SECOND);
         for addr in addrs {
-            assert_eq!(kept(&mut sim, addr), 0, "at {addr} of {n}");
+            assert_eq!(retained(&mut sim, addr), 0, "at {addr} of {n}");
         }
     }
 }
@@ -200,10 +200,10 @@ fn what_is_kept_for_one_that_failed_is_freed_after_two_minutes() {
     numbers(&mut sim, addrs[0], 1..20);
     sim.run_until(60 * SECOND, Sim::agreed);
     sim.run(100 * SECOND);
-    assert!(kept(&mut sim, addrs[0]) >= 19, "it might be back");
+    assert!(retained(&mut sim, addrs[0]) >= 19, "it might be back");
     sim.run(40 * SECOND);
     for addr in &addrs[..4] {
-        assert_eq!(kept(&mut sim, *addr), 0, "at {addr}");
+        assert_eq!(retained(&mut sim, *addr), 0, "at {addr}");
     }
 }
 
@@ -221,7 +221,7 @@ fn what_is_kept_is_freed_soon_when_the_one_who_lacks_it_leaves() {
     sim.leave(addrs[4]);
     sim.run(45 * SECOND);
     for addr in &addrs[..4] {
-        assert_eq!(kept(&mut sim, *addr), 0, "at {addr}");
+        assert_eq!(retained(&mut sim, *addr), 0, "at {addr}");
     }
 }
 

@@ -78,8 +78,8 @@ fn who_does_not_ask_again_is_told_no_longer_and_strangers_never() {
     sim.run(SECOND);
     let stranger = SocketAddr::from(([10, 9, 9, 9], 9));
     let before = sim.node(addrs[0]).counters().strangers;
-    sim.inject(stranger, addrs[0], Control::Watch.encode());
-    sim.inject(stranger, addrs[0], Control::Acked { epoch: 2, members: vec![(b"node1", 1)] }.encode());
+    sim.inject(stranger, addrs[0], Control::WatchAcks.encode());
+    sim.inject(stranger, addrs[0], Control::AckReport { epoch: 2, members: vec![(b"node1", 1)] }.encode());
     assert_eq!(sim.node(addrs[0]).counters().strangers, before + 2);
     // How many datagrams more a message takes while node2 is told of it.
     let cost = |sim: &mut Sim| {
@@ -91,7 +91,7 @@ fn who_does_not_ask_again_is_told_no_longer_and_strangers_never() {
     };
     sim.run(10 * SECOND);
     let quiet = (0..20).map(|_| cost(&mut sim)).sum::<u64>();
-    sim.inject(addrs[1], addrs[0], Control::Watch.encode());
+    sim.inject(addrs[1], addrs[0], Control::WatchAcks.encode());
     let watched = (0..20).map(|_| cost(&mut sim)).sum::<u64>();
     assert!(watched > quiet + 10, "{watched} datagrams, {quiet} without");
     sim.run(10 * SECOND);
@@ -113,7 +113,7 @@ fn so_many_are_told_at_most_and_old_revisions_are_not_asked() {
     assert_eq!(sim.datagrams - before, 1, "node2 is asked, and nobody else");
     let before = sim.node(addrs[0]).counters().unusable;
     for i in 0..33 {
-        sim.inject(made_up(i), addrs[0], Control::Watch.encode());
+        sim.inject(made_up(i), addrs[0], Control::WatchAcks.encode());
     }
     assert_eq!(sim.node(addrs[0]).counters().unusable, before + 1);
 }

@@ -20,7 +20,7 @@ use self::said::{Packet, View};
 use crate::{
     config::{Config, NodeId, NodeInfo, Profile, Retention, Seed},
     membership::MemberState,
-    node::{Action, Event, Node, NodeConfig, StreamId, StreamInput, fuzzing::Talk},
+    node::{Action, Event, Node, NodeConfig, StreamId, StreamInput, fuzzing::Transcript},
     wire::{
         Message, packet,
         stream::{self, StreamMessage, StreamReader},
@@ -137,7 +137,7 @@ struct World {
     lookups: VecDeque<Seed>,
     /// The numbers of its latest pings.
     pings: VecDeque<u32>,
-    talk: Talk,
+    transcript: Transcript,
     leaving: bool,
 }
 
@@ -160,7 +160,7 @@ impl World {
             opened: VecDeque::new(),
             lookups: VecDeque::new(),
             pings: VecDeque::new(),
-            talk: Talk::default(),
+            transcript: Transcript::default(),
             leaving: false,
         };
         world.drain();
@@ -170,7 +170,7 @@ impl World {
     fn run(&mut self, op: Op) {
         match op {
             Op::Datagram { from, packet } => {
-                let packet = packet.encode(&self.pings, &self.talk);
+                let packet = packet.encode(&self.pings, &self.transcript);
                 self.datagram(from, &packet);
             }
             Op::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
@@ -206,7 +206,7 @@ impl World {
             OverStream::View(view) => StreamMessage::PushPull(view.build()),
             OverStream::Ack(seq) => StreamMessage::Ack(said::ack(*seq, &self.pings)),
             OverStream::Ping(place) => StreamMessage::Ping(said::ping(1, *place, None)),
-            OverStream::User(said) => StreamMessage::User(said.encode(&self.talk).slice(1..)),
+            OverStream::User(said) => StreamMessage::User(said.encode(&self.transcript).slice(1..)),
             OverStream::Error => StreamMessage::Error("no".into()),
             OverStream::Bytes(bytes) => return bytes.clone(),
         };
@@ -259,7 +259,7 @@ impl World {
     fn heard(&mut self, messages: Vec<Message>) {
         for message in messages {
             if let Message::User(payload) = message {
-                self.talk.heard(&payload);
+                self.transcript.heard(&payload);
             }
         }
     }
@@ -326,7 +326,7 @@ impl World {
             match event {
                 Event::LeaveComplete => self.leaving = true,
                 Event::InfoReceived { name, info } => {
-                    assert!(self.talk.is_told(name.as_bytes(), &info), "nobody has told {info:?} for {name}");
+                    assert!(self.transcript.is_told(name.as_bytes(), &info), "nobody has told {info:?} for {name}");
                 }
                 _ => {}
             }
@@ -340,7 +340,7 @@ impl World {
             Message::User(payload) => {
                 let there = self.node.records().filter(|record| to.is_none_or(|to| record.addr() == to));
                 let names = there.map(|record| Bytes::copy_from_slice(record.name.as_bytes()));
-                self.talk.sent(&payload, names);
+                self.transcript.sent(&payload, names);
             }
             _ => {}
         }

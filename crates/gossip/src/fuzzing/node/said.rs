@@ -10,7 +10,7 @@ use crate::{
     dissemination::fuzzing::Control,
     node::{
         VERSIONS,
-        fuzzing::{Info, Talk},
+        fuzzing::{Info, Transcript},
     },
     wire::{
         Ack, Address, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source,
@@ -27,8 +27,8 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    pub(super) fn encode(&self, pings: &VecDeque<u32>, talk: &Talk) -> Bytes {
-        let parts = self.parts.iter().take(packet::COMPOUND_PARTS).map(|part| part.encode(pings, talk));
+    pub(super) fn encode(&self, pings: &VecDeque<u32>, transcript: &Transcript) -> Bytes {
+        let parts = self.parts.iter().take(packet::COMPOUND_PARTS).map(|part| part.encode(pings, transcript));
         packet::encode(&parts.collect::<Vec<_>>(), self.compress, self.checksum)
     }
 }
@@ -46,7 +46,7 @@ enum Part {
 }
 
 impl Part {
-    fn encode(&self, pings: &VecDeque<u32>, talk: &Talk) -> Bytes {
+    fn encode(&self, pings: &VecDeque<u32>, transcript: &Transcript) -> Bytes {
         packet::encode_message(&match *self {
             Self::Ping { seq, node, source } => Message::Ping(ping(seq, node, source)),
             Self::IndirectPing { seq, node, target, nack, source } => Message::IndirectPing(IndirectPing {
@@ -71,7 +71,7 @@ impl Part {
                 meta: node.meta(),
                 versions: node.versions(),
             }),
-            Self::Said(ref said) => return said.encode(talk),
+            Self::Said(ref said) => return said.encode(transcript),
         })
     }
 }
@@ -171,7 +171,7 @@ pub(super) enum Said {
 
 impl Said {
     /// A user message, its type byte included.
-    pub(super) fn encode(&self, talk: &Talk) -> Bytes {
+    pub(super) fn encode(&self, transcript: &Transcript) -> Bytes {
         let user = |bytes: &[u8]| [&[kind::USER], bytes].concat().into();
         match *self {
             Self::Plain { value } => user(format!(r#"{{"key":"k","value":{value}}}"#).as_bytes()),
@@ -182,7 +182,7 @@ impl Said {
                 user(format!(r#"{{"key":"k","value":{value},"broadcast":{identity}}}"#).as_bytes())
             }
             Self::Control(ref control) => control.encode(name, EPOCH),
-            Self::Info(ref info) => talk.encode(info, name),
+            Self::Info(ref info) => transcript.encode(info, name),
             Self::Bytes(ref bytes) => user(bytes),
         }
     }

@@ -1,34 +1,34 @@
-//! Questions and answers about nodes from few bytes, for [`crate::fuzzing`]; and what a node may believe of them.
+//! Messages about infos from few bytes, for [`crate::fuzzing`]; and what a node may believe of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 
-use super::message::{self, InfoMessage, Told as Tells, is_one};
+use super::message::{self, InfoMessage, InfoReply as Reply, is_info_message};
 use crate::{
     config::{NodeId, NodeInfo},
     wire::kind,
 };
 
-/// How many messages are remembered, to be said again.
+/// How many messages are remembered, to be sent again.
 const RECORDED: usize = 16;
 
-/// One of them: asked or answered in anybody's name, or made of one that was said before.
+/// One message: a request or a response in anybody's name, or one that was made of an earlier one.
 #[derive(Arbitrary, Debug)]
 pub(crate) enum Info {
     Ask {
-        number: u8,
+        nonce: u8,
         mine: u8,
         knows: bool,
         from: u8,
     },
     Answer {
-        to: To,
+        to: AnsweredNonce,
         from: u8,
-        told: Told,
+        told: InfoReply,
     },
-    /// As it was said, by the node or to it.
+    /// An earlier message, of the node or to it.
     Again(u8),
     Cut {
         which: u8,
@@ -41,24 +41,24 @@ pub(crate) enum Info {
     },
 }
 
-/// Which question is answered.
+/// Which request is answered.
 #[derive(Arbitrary, Debug)]
-pub(crate) enum To {
+pub(crate) enum AnsweredNonce {
     /// One of the latest of the node.
     Asked(u8),
     Other(u8),
 }
 
 #[derive(Arbitrary, Debug)]
-pub(crate) enum Told {
+pub(crate) enum InfoReply {
     Nothing,
     AsKnown,
     Info { tag: u8, id: u8, roles: Vec<u8>, endpoints: Vec<u8> },
     Bytes { tag: u8, told: Vec<u8> },
 }
 
-impl Told {
-    /// What is told, in bytes.
+impl InfoReply {
+    /// The info in bytes.
     fn info(&self) -> Vec<u8> {
         match self {
             Self::Info { id, roles, endpoints, .. } => {
@@ -74,40 +74,42 @@ impl Told {
     }
 }
 
-/// What was said so far.
+/// The messages so far.
 #[derive(Debug, Default)]
-pub(crate) struct Talk {
+pub(crate) struct Transcript {
     recorded: VecDeque<Bytes>,
-    /// The numbers of the node's questions, with the names of whom it may have asked.
+    /// The nonces of the node's requests, with the names of those that it may have asked.
     asked: BTreeMap<u64, BTreeSet<Bytes>>,
     latest: VecDeque<u64>,
     own_tag: u64,
-    /// What was told in answer to one of them, by whom.
+    /// The infos that were told in response to one of them, with the names of their nodes.
     answered: BTreeSet<(Bytes, Vec<u8>)>,
 }
 
-impl Talk {
-    /// A user message, its type byte included.
+impl Transcript {
+    /// A user message with its type byte.
     pub(crate) fn encode(&self, info: &Info, name: impl Fn(u8) -> Bytes) -> Bytes {
         let said = |which: u8| self.recorded.get(usize::from(which)).cloned().unwrap_or_default();
         let user = |payload: Bytes| [&[kind::USER], &payload[..]].concat().into();
         match info {
-            Info::Ask { number, mine, knows, from } => {
-                let (number, mine, yours) = (u64::from(*number), u64::from(*mine), self.own_tag * u64::from(*knows));
-                InfoMessage::Ask { number, mine, yours, from: &name(*from) }.encode()
+            Info::Ask { nonce, mine, knows, from } => {
+                let (nonce, mine, yours) = (u64::from(*nonce), u64::from(*mine), self.own_tag * u64::from(*knows));
+                InfoMessage::Request { nonce, own_tag: mine, known_tag: yours, from: &name(*from) }.encode()
             }
             Info::Answer { to, from, told } => {
-                let number = match to {
-                    To::Asked(which) => self.latest.get(usize::from(*which)).copied().unwrap_or_default(),
-                    To::Other(number) => (*number).into(),
+                let nonce = match to {
+                    AnsweredNonce::Asked(which) => self.latest.get(usize::from(*which)).copied().unwrap_or_default(),
+                    AnsweredNonce::Other(nonce) => (*nonce).into(),
                 };
                 let info = told.info();
-                let told = match told {
-                    Told::Nothing => Tells::Nothing,
-                    Told::AsKnown => Tells::AsKnown,
-                    Told::Info { tag, .. } | Told::Bytes { tag, .. } => Tells::Info { tag: (*tag).into(), told: &info },
+                let reply = match told {
+                    InfoReply::Nothing => Reply::Nothing,
+                    InfoReply::AsKnown => Reply::Unchanged,
+                    InfoReply::Info { tag, .. } | InfoReply::Bytes { tag, .. } => {
+                        Reply::Info { tag: (*tag).into(), bytes: &info }
+                    }
                 };
-                InfoMessage::Answer { number, from: &name(*from), told }.encode()
+                InfoMessage::Response { nonce, from: &name(*from), reply }.encode()
             }
             Info::Again(which) => user(said(*which)),
             Info::Cut { which, len } => {
@@ -124,16 +126,16 @@ impl Talk {
         }
     }
 
-    /// The node has sent a user message to an address, where members of these names are.
+    /// The node has sent a user message to an address where members of these names are.
     pub(crate) fn sent(&mut self, payload: &Bytes, names: impl Iterator<Item = Bytes>) {
         match read(payload) {
-            Some(InfoMessage::Ask { number, .. }) => {
-                self.asked.entry(number).or_default().extend(names);
-                self.latest.push_front(number);
+            Some(InfoMessage::Request { nonce, .. }) => {
+                self.asked.entry(nonce).or_default().extend(names);
+                self.latest.push_front(nonce);
                 self.latest.truncate(RECORDED);
             }
-            Some(InfoMessage::Answer { told: Tells::Info { tag, .. }, .. }) => self.own_tag = tag,
-            Some(InfoMessage::Answer { .. }) => {}
+            Some(InfoMessage::Response { reply: Reply::Info { tag, .. }, .. }) => self.own_tag = tag,
+            Some(InfoMessage::Response { .. }) => {}
             None => return,
         }
         self.record(payload);
@@ -142,9 +144,9 @@ impl Talk {
     /// The node was sent a user message.
     pub(crate) fn heard(&mut self, payload: &Bytes) {
         match read(payload) {
-            Some(InfoMessage::Answer { number, from, told: Tells::Info { told, .. } }) => {
-                if self.asked.get(&number).is_some_and(|names| names.contains(from)) {
-                    self.answered.insert((Bytes::copy_from_slice(from), told.to_vec()));
+            Some(InfoMessage::Response { nonce, from, reply: Reply::Info { bytes, .. } }) => {
+                if self.asked.get(&nonce).is_some_and(|names| names.contains(from)) {
+                    self.answered.insert((Bytes::copy_from_slice(from), bytes.to_vec()));
                 }
             }
             Some(_) => {}
@@ -158,7 +160,7 @@ impl Talk {
         self.recorded.truncate(RECORDED);
     }
 
-    /// Whether a member has told this of itself when it was asked.
+    /// Whether a member has told this about itself in response to a request.
     pub(crate) fn is_told(&self, name: &[u8], info: &NodeInfo) -> bool {
         let mut told = self.answered.iter().filter(|(from, _)| **from == *name);
         told.any(|(_, told)| message::decode_info(told).as_ref() == Ok(info))
@@ -166,5 +168,5 @@ impl Talk {
 }
 
 fn read(payload: &Bytes) -> Option<InfoMessage<'_>> {
-    is_one(payload).then(|| InfoMessage::decode(payload)).flatten()
+    is_info_message(payload).then(|| InfoMessage::decode(payload)).flatten()
 }

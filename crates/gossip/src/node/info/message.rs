@@ -1,13 +1,13 @@
-//! Questions about nodes and their answers, in bytes.
+//! Requests for infos and their responses, in bytes.
 //!
-//! A user message that begins as control messages do, with a kind of its own: numbers are in network order. An info is
-//! a list of fields, each a kind, a length and so many bytes; fields of unknown kinds are skipped.
+//! They are user messages that begin like control messages, with kinds of their own. Numbers are in network order. An info is a
+//! list of fields: each has a kind, a length and so many bytes. Fields of unknown kinds are skipped.
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf, Bytes};
 
-use super::Tag;
+use super::InfoTag;
 use crate::{
     config::{
         NodeId, NodeInfo,
@@ -17,12 +17,12 @@ use crate::{
     wire::kind,
 };
 
-/// There is room for more of those that are about paths.
-const ASK: u8 = PATH_KINDS + 0x10;
-const ANSWER: u8 = ASK + 1;
+/// Leaves room for more messages about paths.
+const REQUEST: u8 = PATH_KINDS + 0x10;
+const RESPONSE: u8 = REQUEST + 1;
 
 const NOTHING: u8 = 0;
-const AS_KNOWN: u8 = 1;
+const UNCHANGED: u8 = 1;
 const INFO: u8 = 2;
 
 const ID: u8 = 1;
@@ -33,73 +33,73 @@ const ENDPOINT_V6: u8 = 4;
 /// See [`info`](super).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum InfoMessage<'a> {
-    /// Who are you? `mine` is the tag of the asker's info, `yours` that of the one it has of who is asked.
-    Ask { number: u64, mine: Tag, yours: Tag, from: &'a [u8] },
-    /// I am this one.
-    Answer { number: u64, from: &'a [u8], told: Told<'a> },
+    /// Who are you? `own_tag` is the tag of the sender's info, `known_tag` that of the info it has of the receiver.
+    Request { nonce: u64, own_tag: InfoTag, known_tag: InfoTag, from: &'a [u8] },
+    /// The reply of a node with this name.
+    Response { nonce: u64, from: &'a [u8], reply: InfoReply<'a> },
 }
 
-/// What a node tells of itself.
+/// What a node tells about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told<'a> {
+pub(super) enum InfoReply<'a> {
     Nothing,
-    AsKnown,
-    Info { tag: Tag, told: &'a [u8] },
+    Unchanged,
+    Info { tag: InfoTag, bytes: &'a [u8] },
 }
 
 /// Whether a user message is one of these.
-pub(in super::super) fn is_one(payload: &[u8]) -> bool {
-    matches!(payload, [MAGIC, ASK..=ANSWER, ..])
+pub(in super::super) fn is_info_message(payload: &[u8]) -> bool {
+    matches!(payload, [MAGIC, REQUEST..=RESPONSE, ..])
 }
 
 impl<'a> InfoMessage<'a> {
-    /// Reads a user message that [is one](is_one).
+    /// Reads a user message that [is one](is_info_message).
     pub(super) fn decode(payload: &'a [u8]) -> Option<Self> {
         let mut rest = payload.get(2..)?;
-        let number = rest.try_get_u64().ok()?;
+        let nonce = rest.try_get_u64().ok()?;
         Some(match payload[1] {
-            ASK => Self::Ask {
-                number,
-                mine: rest.try_get_u64().ok()?,
-                yours: rest.try_get_u64().ok()?,
+            REQUEST => Self::Request {
+                nonce,
+                own_tag: rest.try_get_u64().ok()?,
+                known_tag: rest.try_get_u64().ok()?,
                 from: short(&mut rest)?,
             },
-            ANSWER => {
+            RESPONSE => {
                 let from = short(&mut rest)?;
-                let told = match rest.try_get_u8().ok()? {
-                    NOTHING => Told::Nothing,
-                    AS_KNOWN => Told::AsKnown,
-                    INFO => Told::Info { tag: rest.try_get_u64().ok()?, told: rest },
+                let reply = match rest.try_get_u8().ok()? {
+                    NOTHING => InfoReply::Nothing,
+                    UNCHANGED => InfoReply::Unchanged,
+                    INFO => InfoReply::Info { tag: rest.try_get_u64().ok()?, bytes: rest },
                     _ => return None,
                 };
-                Self::Answer { number, from, told }
+                Self::Response { nonce, from, reply }
             }
             _ => return None,
         })
     }
 
-    /// The message, ready for a packet.
+    /// The message as it goes in a packet.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = vec![kind::USER, MAGIC];
         match self {
-            Self::Ask { number, mine, yours, from } => {
-                out.push(ASK);
-                for number in [number, mine, yours] {
+            Self::Request { nonce, own_tag, known_tag, from } => {
+                out.push(REQUEST);
+                for number in [nonce, own_tag, known_tag] {
                     out.extend_from_slice(&number.to_be_bytes());
                 }
                 put_short(&mut out, from);
             }
-            Self::Answer { number, from, told } => {
-                out.push(ANSWER);
-                out.extend_from_slice(&number.to_be_bytes());
+            Self::Response { nonce, from, reply } => {
+                out.push(RESPONSE);
+                out.extend_from_slice(&nonce.to_be_bytes());
                 put_short(&mut out, from);
-                match told {
-                    Told::Nothing => out.push(NOTHING),
-                    Told::AsKnown => out.push(AS_KNOWN),
-                    Told::Info { tag, told } => {
+                match reply {
+                    InfoReply::Nothing => out.push(NOTHING),
+                    InfoReply::Unchanged => out.push(UNCHANGED),
+                    InfoReply::Info { tag, bytes } => {
                         out.push(INFO);
                         out.extend_from_slice(&tag.to_be_bytes());
-                        out.extend_from_slice(told);
+                        out.extend_from_slice(bytes);
                     }
                 }
             }
@@ -108,7 +108,7 @@ impl<'a> InfoMessage<'a> {
     }
 }
 
-/// An info as it is told. The same one is always told in the same bytes.
+/// An info in bytes. The same info always has the same bytes.
 pub(super) fn encode_info(info: &NodeInfo) -> Vec<u8> {
     let mut out = Vec::new();
     let mut put = |field: u8, value: &[u8]| {
@@ -130,11 +130,11 @@ pub(super) fn encode_info(info: &NodeInfo) -> Vec<u8> {
     out
 }
 
-/// Reads one.
+/// Reads an info.
 ///
 /// # Errors
 ///
-/// Says what is wrong with it.
+/// Says what is wrong with the bytes.
 pub(super) fn decode_info(mut rest: &[u8]) -> Result<NodeInfo, &'static str> {
     const CUT: &str = "it is cut off";
     if rest.len() > MAX_LEN {
@@ -183,14 +183,14 @@ fn short<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 #[cfg(test)]
-pub(in super::super) fn test_answer(number: u64, from: &str, info: &NodeInfo) -> Bytes {
-    let told = Told::Info { tag: 1, told: &encode_info(info) };
-    InfoMessage::Answer { number, from: from.as_bytes(), told }.encode().slice(1..)
+pub(in super::super) fn test_response(nonce: u64, from: &str, info: &NodeInfo) -> Bytes {
+    let reply = InfoReply::Info { tag: 1, bytes: &encode_info(info) };
+    InfoMessage::Response { nonce, from: from.as_bytes(), reply }.encode().slice(1..)
 }
 
 #[cfg(test)]
-pub(in super::super) fn test_ask(number: u64, (mine, yours): (Tag, Tag), from: &str) -> Bytes {
-    InfoMessage::Ask { number, mine, yours, from: from.as_bytes() }.encode().slice(1..)
+pub(in super::super) fn test_request(nonce: u64, (own_tag, known_tag): (InfoTag, InfoTag), from: &str) -> Bytes {
+    InfoMessage::Request { nonce, own_tag, known_tag, from: from.as_bytes() }.encode().slice(1..)
 }
 
 #[cfg(test)]
@@ -220,24 +220,24 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(
-            number: u64, mine: u64, yours: u64, tag: u64, from in prop::collection::vec(any::<u8>(), 0..=255),
+            nonce: u64, own_tag: u64, known_tag: u64, tag: u64, from in prop::collection::vec(any::<u8>(), 0..=255),
             told in prop::collection::vec(any::<u8>(), 0..=600),
         ) {
-            let answer = |told| InfoMessage::Answer { number, from: &from, told };
+            let response = |reply| InfoMessage::Response { nonce, from: &from, reply };
             for message in [
-                InfoMessage::Ask { number, mine, yours, from: &from },
-                answer(Told::Nothing),
-                answer(Told::AsKnown),
-                answer(Told::Info { tag, told: &told }),
+                InfoMessage::Request { nonce, own_tag, known_tag, from: &from },
+                response(InfoReply::Nothing),
+                response(InfoReply::Unchanged),
+                response(InfoReply::Info { tag, bytes: &told }),
             ] {
                 let encoded = message.encode();
-                prop_assert!(is_one(&encoded[1..]));
+                prop_assert!(is_info_message(&encoded[1..]));
                 prop_assert_eq!(InfoMessage::decode(&encoded[1..]), Some(message));
             }
         }
 
         #[test]
-        fn nothing_makes_it_panic(kind in ASK..=ANSWER, data: Vec<u8>) {
+        fn nothing_makes_it_panic(kind in REQUEST..=RESPONSE, data: Vec<u8>) {
             let _ = InfoMessage::decode(&[&[MAGIC, kind][..], &data].concat());
             let _ = decode_info(&data);
         }

@@ -1,6 +1,6 @@
-//! What nodes say to each other about the paths between them, in bytes.
+//! The messages about paths, in bytes.
 //!
-//! A user message that begins as control messages do, with a kind of its own: numbers are in network order.
+//! They are user messages that begin like control messages, with kinds of their own. Numbers are in network order.
 
 use bytes::{Buf, Bytes};
 
@@ -11,22 +11,22 @@ use crate::{
 };
 
 const PROBE: u8 = PATH_KINDS;
-const ANSWER: u8 = PATH_KINDS + 1;
+const PROBE_REPLY: u8 = PATH_KINDS + 1;
 const BUNDLE: u8 = PATH_KINDS + 2;
 
 /// See [`paths`](super).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PathMessage<'a> {
-    /// A packet of `size` bytes, or none over a stream, asks to be answered.
+    /// A packet of `size` bytes, or a message over a stream with size 0, that asks for a reply.
     Probe { nonce: u64, size: usize, by_stream: bool, from: &'a [u8] },
-    /// It has arrived.
-    Answer { nonce: u64, size: usize },
+    /// The probe has arrived.
+    ProbeReply { nonce: u64, size: usize },
     /// Messages as they stand in packets, one after the other.
     Bundle { from: &'a [u8], parts: Vec<&'a [u8]> },
 }
 
 /// Whether a user message is one of these.
-pub(in super::super) fn is_one(payload: &[u8]) -> bool {
+pub(in super::super) fn is_path_message(payload: &[u8]) -> bool {
     matches!(payload, [MAGIC, PROBE..=BUNDLE, ..])
 }
 
@@ -34,8 +34,8 @@ pub(in super::super) fn is_bundle(payload: &[u8]) -> bool {
     matches!(payload, [MAGIC, BUNDLE, ..])
 }
 
-/// What a bundle is counted as: its first message, without the route before it.
-pub(in super::super) fn talk_of(payload: &[u8]) -> Option<&[u8]> {
+/// The first message of a bundle, behind its route, as which the bundle is counted.
+pub(in super::super) fn first_bundled(payload: &[u8]) -> Option<&[u8]> {
     match is_bundle(payload).then(|| PathMessage::decode(payload)).flatten()? {
         PathMessage::Bundle { parts, .. } => parts.get(1).or(parts.first()).and_then(|part| part.get(1..)),
         _ => None,
@@ -52,7 +52,7 @@ pub(crate) fn parts_of(payload: &Bytes) -> Vec<Bytes> {
 }
 
 impl<'a> PathMessage<'a> {
-    /// Reads a user message that [is one](is_one).
+    /// Reads a user message that [is one](is_path_message).
     pub(super) fn decode(payload: &'a [u8]) -> Option<Self> {
         let mut rest = payload.get(2..)?;
         Some(match payload[1] {
@@ -62,7 +62,7 @@ impl<'a> PathMessage<'a> {
                 by_stream: rest.try_get_u8().ok()? == 1,
                 from: name(&mut rest)?,
             },
-            ANSWER => Self::Answer { nonce: rest.try_get_u64().ok()?, size: rest.try_get_u16().ok()?.into() },
+            PROBE_REPLY => Self::ProbeReply { nonce: rest.try_get_u64().ok()?, size: rest.try_get_u16().ok()?.into() },
             BUNDLE => {
                 let from = name(&mut rest)?;
                 let mut parts = Vec::new();
@@ -81,7 +81,7 @@ impl<'a> PathMessage<'a> {
         })
     }
 
-    /// The message, ready for a packet. A probe fills one.
+    /// The message as it goes in a packet. A probe fills one.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = vec![kind::USER, MAGIC];
         match self {
@@ -91,11 +91,11 @@ impl<'a> PathMessage<'a> {
                 out.extend_from_slice(&size_of(*size));
                 out.push((*by_stream).into());
                 put_name(&mut out, from);
-                // Nothing that could be compressed on the way: the size counts.
+                // Zeros would be compressible, but nothing on the way compresses: the size counts.
                 out.resize(out.len().max(*size), 0);
             }
-            Self::Answer { nonce, size } => {
-                out.push(ANSWER);
+            Self::ProbeReply { nonce, size } => {
+                out.push(PROBE_REPLY);
                 out.extend_from_slice(&nonce.to_be_bytes());
                 out.extend_from_slice(&size_of(*size));
             }
@@ -142,11 +142,11 @@ mod tests {
         ) {
             for message in [
                 PathMessage::Probe { nonce, size, by_stream, from: &from },
-                PathMessage::Answer { nonce, size },
+                PathMessage::ProbeReply { nonce, size },
                 PathMessage::Bundle { from: &from, parts: parts.iter().map(Vec::as_slice).collect() },
             ] {
                 let encoded = message.encode();
-                prop_assert!(is_one(&encoded[1..]));
+                prop_assert!(is_path_message(&encoded[1..]));
                 prop_assert_eq!(PathMessage::decode(&encoded[1..]), Some(message.clone()));
                 if let PathMessage::Probe { size, from, .. } = message {
                     prop_assert_eq!(encoded.len(), size.max(15 + from.len()));

@@ -89,7 +89,7 @@ fn who_is_gone_is_forgotten() {
     sim.run_until(60 * SECOND, |sim| sim.view(addrs[0]).len() == 2);
     assert_eq!(sim.look(addrs[0]).info_of(&"node3".into()), None);
     assert_eq!(sim.look(addrs[0]).info_of(&"node2".into()), Some(info(2)));
-    assert_eq!(sim.look(addrs[0]).infos.poll_timeout(), None, "nobody is asked any more");
+    assert_eq!(sim.look(addrs[0]).info_exchange.poll_timeout(), None, "nobody is asked any more");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn acquainted(now: Instant, versions: Versions) -> Node {
     let mut node = alone(now);
     announce(&mut node, now, "other", MEMBER, versions);
     node.membership.mark_proven_at(MEMBER);
-    node.settle(now);
+    node.process_outputs(now);
     node
 }
 
@@ -209,7 +209,7 @@ fn sent(node: &mut Node, until: Instant) -> Vec<Bytes> {
             let mut messages = Vec::new();
             packet::decode(&transmit.payload, &mut messages).expect("it is one");
             sent.extend(messages.into_iter().filter_map(|message| match message {
-                Wire::User(payload) if info::is_one(&payload) => Some(payload),
+                Wire::User(payload) if info::is_info_message(&payload) => Some(payload),
                 _ => None,
             }));
         }
@@ -234,8 +234,8 @@ fn only_nodes_that_understand_it_are_asked() {
 }
 
 /// As `other` would say it.
-fn answer(number: u64, told: &NodeInfo) -> Bytes {
-    info::test_answer(number, "other", told)
+fn answer(nonce: u64, told: &NodeInfo) -> Bytes {
+    info::test_response(nonce, "other", told)
 }
 
 #[test]
@@ -243,17 +243,17 @@ fn an_answer_counts_only_with_the_number_that_was_asked_with() {
     let now = Instant::now();
     let mut node = acquainted(now, VERSIONS);
     let asked = sent(&mut node, now);
-    let number = u64::from_be_bytes(asked[0][2..10].try_into().expect("8 bytes"));
+    let nonce = u64::from_be_bytes(asked[0][2..10].try_into().expect("8 bytes"));
     let user = |payload: Bytes| packet(&Wire::User(payload));
-    for wrong in [number ^ 1, 0, u64::MAX] {
+    for wrong in [nonce ^ 1, 0, u64::MAX] {
         node.handle_datagram(now, MEMBER, &user(answer(wrong, &info(9))));
         assert_eq!(node.info_of(&"other".into()), None);
     }
     // Wherever it comes from.
     let elsewhere = SocketAddr::from(([10, 9, 9, 9], 1));
-    node.handle_datagram(now, elsewhere, &user(answer(number, &info(2))));
+    node.handle_datagram(now, elsewhere, &user(answer(nonce, &info(2))));
     assert_eq!(node.info_of(&"other".into()), Some(info(2)));
-    node.handle_datagram(now, MEMBER, &user(answer(number, &info(9))));
+    node.handle_datagram(now, MEMBER, &user(answer(nonce, &info(9))));
     assert_eq!(node.info_of(&"other".into()), Some(info(2)), "once");
     assert_eq!(node.metrics().rejected, Default::default());
 }
@@ -265,17 +265,17 @@ fn who_is_only_announced_is_answered_seldom() {
     let names: Vec<_> = (0..1000).map(|i| &*format!("made-up-{i}").leak()).collect();
     for (i, name) in names.iter().enumerate() {
         announce(&mut node, now, name, SocketAddr::from(([10, 1, 0, 1], 1000 + i as u16)), VERSIONS);
-        node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_ask(7, (1, 0), name))));
+        node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_request(7, (1, 0), name))));
     }
-    let answered = node.infos.held().2;
+    let answered = node.info_exchange.held().2;
     assert!((1..=21).contains(&answered), "{answered}");
 }
 
 /// Takes the one question that the node asks now, and has it answered by that member.
 fn answered(node: &mut Node, now: Instant, name: &'static str, told: &NodeInfo) {
     let asked = sent(node, now);
-    let number = u64::from_be_bytes(asked[0][2..10].try_into().expect("8 bytes"));
-    node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_answer(number, name, told))));
+    let nonce = u64::from_be_bytes(asked[0][2..10].try_into().expect("8 bytes"));
+    node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_response(nonce, name, told))));
 }
 
 /// Who has the identity of another one, as the node tells.
@@ -294,7 +294,7 @@ fn an_identity_is_taken_for_copied_only_when_both_answer() {
         let elsewhere = SocketAddr::from(([10, 0, 0, 3], 7946));
         announce(&mut node, now, "new", elsewhere, VERSIONS);
         node.membership.mark_proven_at(elsewhere);
-        node.settle(now);
+        node.process_outputs(now);
         answered(&mut node, now, "new", &info(2));
         assert!(conflicts(&mut node).is_empty(), "the other one may have been killed");
         if both_answer {
@@ -311,7 +311,7 @@ fn forged_questions_are_answered_seldom_however_many_there_are() {
     sent(&mut node, now);
     for i in 0..1000 {
         for name in ["other", "nobody", "me"] {
-            let ask = info::test_ask(i, (i + 1, 0), name);
+            let ask = info::test_request(i, (i + 1, 0), name);
             node.handle_datagram(now, MEMBER, &packet(&Wire::User(ask)));
         }
     }
@@ -321,5 +321,5 @@ fn forged_questions_are_answered_seldom_however_many_there_are() {
     }
     assert_eq!(sent.len(), 1, "{sent:?}");
     // One is asked, and remembered as answered.
-    assert_eq!(node.infos.held(), (0, 1, 1));
+    assert_eq!(node.info_exchange.held(), (0, 1, 1));
 }

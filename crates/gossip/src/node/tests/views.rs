@@ -101,7 +101,7 @@ fn what_is_made_of_streams_counts_as_what_they_hold() {
         let id = node.handle_accept(now, from).expect("room for a stream");
         for chunk in begun.chunks(16 << 10) {
             node.handle_stream(now, id, StreamInput::Data(chunk));
-            while !node.busy.is_empty() {
+            while !node.backlog.is_empty() {
                 node.handle_timeout(now);
             }
             assert!(node.buffered() <= max, "{}", node.buffered());

@@ -1,5 +1,4 @@
-//! What comes of what has happened: the membership, the dissemination and serf say what is to be done, and the node
-//! does it.
+//! Outputs: membership, dissemination and serf give what is to be done, and the node does it.
 
 use std::time::Instant;
 
@@ -12,41 +11,41 @@ use crate::{
 };
 
 impl Node {
-    /// Sends what came of all that has happened.
+    /// Sends all that came of the inputs so far.
     pub(super) fn flush(&mut self) {
         if !self.seeds.name_taken() {
             self.dissemination.flush(self.now, &self.membership);
         }
-        self.carry_out();
+        self.process_dissemination_outputs();
     }
 
-    /// Carries out what the dissemination wants done.
-    pub(super) fn carry_out(&mut self) {
+    /// Does what the dissemination asks for.
+    pub(super) fn process_dissemination_outputs(&mut self) {
         while let Some(output) = self.dissemination.poll_output() {
             match output {
                 dissemination::Output::Packets { to, route, messages } => self.broadcast(&to, route, messages),
-                dissemination::Output::Stream { to, message } => self.tell_over_stream(self.now, to, message),
+                dissemination::Output::Stream { to, message } => self.send_large(self.now, to, message),
                 dissemination::Output::Deliver(message) => self.deliver(message),
                 dissemination::Output::Missed { origin, epoch, seqs } => {
                     self.messages.push_back(Err(Event::Missed { origin, epoch, from: seqs.start, to: seqs.end }));
                 }
                 dissemination::Output::Acks(acks) => self.acks.push_back(acks),
                 dissemination::Output::CutLoose(name) => self.events.push_back(Event::LagLimitExceeded(name)),
-                dissemination::Output::Elsewhere { name, announced, from } => {
+                dissemination::Output::AddressMismatch { name, announced, from } => {
                     self.events.push_back(Event::AddressMismatch { name, announced, from });
                 }
-                dissemination::Output::Silent(addr) => self.suspect_path(self.now, addr),
+                dissemination::Output::Unresponsive(addr) => self.check_path(self.now, addr),
             }
         }
-        self.carry_out_serf();
-        if self.held_back && self.dissemination.has_room() {
-            self.held_back = false;
+        self.process_serf_outputs();
+        if self.publisher_waits && self.dissemination.has_room() {
+            self.publisher_waits = false;
             self.events.push_back(Event::PublishReady);
         }
     }
 
-    /// Carries out what the membership wants done.
-    pub(super) fn settle(&mut self, now: Instant) {
+    /// Does what the membership asks for, then what the dissemination asks for.
+    pub(super) fn process_outputs(&mut self, now: Instant) {
         self.now = now;
         self.leave_if_ready(now);
         while let Some(output) = self.membership.poll_output() {
@@ -62,10 +61,10 @@ impl Node {
                 MembershipOutput::PushPull { to } => self.push_pull(now, to, None),
                 MembershipOutput::StreamPing { to, ping, until } => self.ping_over_stream(now, to, ping, until),
                 MembershipOutput::Proven(name) => self.note_proven(now, &name),
-                MembershipOutput::Event(event) => self.tell(now, event),
+                MembershipOutput::Event(event) => self.emit(now, event),
             }
         }
-        self.carry_out();
+        self.process_dissemination_outputs();
         if !self.ready && self.membership.live() > 1 && !self.seeds.name_taken() {
             self.set_ready();
         }
@@ -81,11 +80,11 @@ impl Node {
         if let Some(record) = self.membership.get(name.as_bytes()).filter(|record| record.is_live()) {
             self.dissemination.member_proven(now, record, &self.membership);
         }
-        self.meet_for_info(now, name);
+        self.request_info(now, name);
     }
 
-    /// Tells the application what the membership has found out, after whoever else is to know.
-    fn tell(&mut self, now: Instant, event: Event) {
+    /// Gives the application an event of the membership, after the other parts of the node have taken it.
+    fn emit(&mut self, now: Instant, event: Event) {
         let event = match event {
             Event::Failed(member) => self.failed_or_left(member),
             event => event,
@@ -95,8 +94,8 @@ impl Node {
                 if let Some(record) = self.membership.get(member.name.as_bytes()).filter(|record| record.is_live()) {
                     self.dissemination.member_up(now, record, &self.membership);
                 }
-                self.meet_serf(&member.name);
-                self.meet_for_info(now, &member.name);
+                self.member_up_serf(&member.name);
+                self.request_info(now, &member.name);
                 self.gossip_soon(now);
             }
             Event::Left(member) | Event::Failed(member) => {
