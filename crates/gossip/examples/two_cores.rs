@@ -1,4 +1,5 @@
-//! Two nodes without sockets, tasks or a clock: in memory, driven by hand.
+//! Two nodes without sockets, tasks or a clock (sans-IO): this program carries their datagrams and streams in memory, and
+//! moves their clock. That is all a driver does; the library's own does it with tokio, the simulator with a virtual network.
 //!
 //! `cargo run -p broadcast-gossip --example two_cores`
 
@@ -13,7 +14,7 @@ use broadcast::{
     node::{Action, Node, NodeConfig, StreamId, StreamInput},
 };
 
-/// Both nodes, the clock, and where each end of a stream leads: to which node, and what it calls the stream.
+/// Both nodes and their clock. `ends` has for each end of a stream, a node and its id of the stream, the other end.
 struct World {
     now: Instant,
     addrs: [SocketAddr; 2],
@@ -22,7 +23,7 @@ struct World {
 }
 
 impl World {
-    /// Carries everything that a node wants sent to the other one, until neither wants anything. Tells what happens.
+    /// Carries all that the nodes want to send, back and forth, until neither has anything left. Prints what happens.
     fn settle(&mut self) {
         for who in [0, 1, 0, 1, 0, 1, 0, 1] {
             while let Some(datagram) = self.nodes[who].poll_transmit() {
@@ -31,8 +32,8 @@ impl World {
             while let Some(action) = self.nodes[who].poll_action() {
                 self.perform(who, action);
             }
-            while let Some(Ok(said)) = self.nodes[who].poll_message() {
-                println!("node{} heard {} = {}", who + 1, said.key(), said.value());
+            while let Some(Ok(message)) = self.nodes[who].poll_message() {
+                println!("node{} heard {} = {}", who + 1, message.key(), message.value());
             }
             while let Some(event) = self.nodes[who].poll_event() {
                 if let Event::Joined(member) = event {
@@ -42,6 +43,7 @@ impl World {
         }
     }
 
+    /// Does what a node asks for.
     fn perform(&mut self, who: usize, action: Action) {
         match action {
             Action::Connect { id, .. } => {
@@ -49,18 +51,19 @@ impl World {
                 self.ends.insert((who, id), (1 - who, other));
                 self.ends.insert((1 - who, other), (who, id));
             }
-            Action::Write { id, data } => self.arrive(who, id, StreamInput::Data(&data)),
-            Action::Close { id } => self.arrive(who, id, StreamInput::Closed),
+            Action::Write { id, data } => self.deliver(who, id, StreamInput::Data(&data)),
+            Action::Close { id } => self.deliver(who, id, StreamInput::Closed),
             Action::Lookup { seed } => {
                 let addr = SocketAddr::new(seed.host.parse().expect("no names here"), seed.port);
                 self.nodes[who].handle_lookup(self.now, &seed, Ok(vec![addr]));
             }
-            // No addresses that change.
+            // The addresses never change.
             Action::GuessAddress { .. } | Action::CheckAddress { .. } => {}
         }
     }
 
-    fn arrive(&mut self, who: usize, id: StreamId, input: StreamInput<'_>) {
+    /// Delivers stream input to the other end.
+    fn deliver(&mut self, who: usize, id: StreamId, input: StreamInput<'_>) {
         let (other, stream) = self.ends[&(who, id)];
         self.nodes[other].handle_stream(self.now, stream, input);
     }
@@ -84,7 +87,7 @@ fn main() {
             published = true;
             continue;
         }
-        // Nobody waits: the clock goes on to when something is due.
+        // Nobody waits: the clock jumps to the next deadline.
         let due = world.nodes.iter().filter_map(Node::poll_timeout).min();
         world.now = due.unwrap_or(end).max(world.now);
         world.nodes.iter_mut().for_each(|node| node.handle_timeout(world.now));

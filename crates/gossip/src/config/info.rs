@@ -141,7 +141,8 @@ impl NodeInfo {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Info`]: more than 16 roles or endpoints, more than 512 bytes, or a name with other than letters, digits, `-` and `_`.
+    /// [`ConfigError::Info`]: more than 16 roles or endpoints, more than 512 bytes, or a name with other characters than
+    /// letters, digits, `-` and `_`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let too_many =
             |what, count, most| ConfigError::Info { problem: format!("{count} {what} are more than {most}") };

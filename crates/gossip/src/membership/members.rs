@@ -443,7 +443,7 @@ mod tests {
         SocketAddr::from((Ipv4Addr::LOCALHOST, i)).into()
     }
 
-    /// Checks that whoever is at an address is found there: of several, one that is live, then one that is proven.
+    /// Checks that each address leads to a member that has it: of several, one that is live, then one that is proven.
     fn check_addresses(members: &Members) {
         for record in members.iter() {
             let rank = |record: &Record| (record.is_live(), record.is_proven());

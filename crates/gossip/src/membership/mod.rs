@@ -446,7 +446,7 @@ impl Membership {
     /// The message is not believed; nothing has changed.
     pub(crate) fn handle(&mut self, now: Instant, from: SocketAddr, message: Message) -> Result<(), MembershipError> {
         self.recorder.record_arrival(&message);
-        // memberlist asks only of "alive" messages who sent them.
+        // memberlist checks only the senders of "alive" messages.
         if let Message::Suspect(Suspect { node, .. })
         | Message::Alive(Alive { node, .. })
         | Message::Dead(Dead { node, .. }) = &message

@@ -145,7 +145,7 @@ fn a_message_of_ours_is_no_second_message_by_its_event() {
     early.handle(now, &unmarked, &membership).expect("it is one");
     assert_eq!(delivered(&mut early), []);
 
-    // And the origin hears itself.
+    // The origin gets its own event, too.
     for echo in [&flood, &unmarked] {
         origin.handle(now, echo, &membership).expect("it is one");
     }
@@ -343,7 +343,7 @@ fn a_time_that_is_made_up_moves_no_clock_far_whatever_it_stands_in() {
         assert_eq!([serf.member_clock, serf.event_clock, serf.query_clock].map(LamportClock::time), [1; 3]);
         assert_goes_on(now, &mut serf, &membership);
     }
-    // What is believed of who is asked leaves room for all that will ever be said.
+    // Even a clock that a reply has pushed as far ahead as possible has room for all that will ever be said.
     let (mut serf, membership) = cluster(now, &[2]);
     serf.merge(now, &state(1 << 40, 1 << 40, 1 << 40, &[], &[]), (true, true), &membership)
         .expect("this node was away");

@@ -1,4 +1,4 @@
-//! Labels and encryption, as Go's and against whoever has not the key.
+//! Labels and encryption: as Go has them, and against those who have no key.
 
 use broadcast_wire::{
     KeyError, Keyring, Message, Nonce, Ping, SecretKey,
@@ -37,7 +37,7 @@ fn ping_message() -> StreamMessage {
     StreamMessage::Ping(Ping { seq: 1, node: "n1".into(), source: None })
 }
 
-/// From the Go library, with the key, nonce and ping of here.
+/// Packets of the Go library, with the key, nonce and ping above.
 const PLAIN_LABEL: &str =
     "016162636465666768696a6b6ce550d8fb3cc13c0737011169934f91660b8ea6d302edc86b3271a71604bcc8d5bb";
 const PLAIN_BARE: &str = "016162636465666768696a6b6ce550d8fb3cc13c0737011169934f91660b2716e1bec7ccd4f15e71a131cb8d4b8c";
@@ -148,7 +148,7 @@ fn a_label_is_bound_to_what_it_seals() {
     assert_eq!(b.open_packet(&sealed.into()), Err(EnvelopeError::Undecryptable { keys: 1 }));
 }
 
-/// The four steps of a cluster that goes over to encryption, and each beside the next.
+/// The four steps in which a cluster begins to encrypt, and nodes of each beside nodes of the next.
 #[test]
 fn a_cluster_goes_over_to_encryption_without_losing_anything() {
     let step = |keys: &[SecretKey], verify_incoming, verify_outgoing| Envelope {

@@ -1,4 +1,4 @@
-//! Bytes that the Go library emitted (memberlist v0.6.0, go-msgpack v2.1.5), against ours.
+//! Encodings compared with bytes that the Go library emitted (memberlist v0.6.0, go-msgpack v2.1.5).
 
 use broadcast_wire::{
     Ack, Alive, Dead, IndirectPing, Message, Nack, NodeState, Ping, PushPull, PushPullState, Source, Suspect, compress,

@@ -12,7 +12,7 @@ fn user(data: impl Into<Bytes>) -> Bytes {
     encode_message(&Message::User(data.into()))
 }
 
-/// What is read from a packet beside the error it must have.
+/// The error of a packet that must have one, and the messages that are read all the same.
 #[track_caller]
 fn broken(datagram: impl Into<Bytes>) -> (PacketError, Vec<Message>) {
     let mut out = Vec::new();
@@ -27,7 +27,7 @@ fn error(datagram: impl Into<Bytes>) -> PacketError {
     error
 }
 
-/// A compressed message, of which `data` is claimed to be the LZW.
+/// A compressed message with `data` as its LZW.
 fn compressed(data: &[u8]) -> Bytes {
     let len = match u8::try_from(data.len()) {
         Ok(len) if len < 32 => vec![0xa0 | len],

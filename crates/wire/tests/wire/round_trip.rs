@@ -1,4 +1,4 @@
-//! Every message survives, and no input panics.
+//! Every message survives a round trip, and no input panics.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -94,7 +94,7 @@ fn stream_message() -> impl Strategy<Value = StreamMessage> {
     ]
 }
 
-/// What can happen to bytes on their way.
+/// A fault that bytes can suffer on their way.
 #[derive(Clone, Debug)]
 enum Harm {
     Set(Index, u8),
@@ -135,7 +135,7 @@ fn harmed(mut bytes: Vec<u8>, harms: Vec<Harm>) -> Vec<u8> {
     bytes
 }
 
-/// A stream read in pieces of the given lengths, over and over; `None` when it needs more.
+/// Reads a stream in pieces of these lengths, over and over; `None` if the message is not complete.
 fn read(stream: &[u8], pieces: &[usize]) -> Result<Option<StreamMessage>, StreamError> {
     let mut reader = StreamReader::new();
     let (mut rest, mut pieces) = (stream, pieces.iter().cycle());

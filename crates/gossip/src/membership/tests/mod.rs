@@ -340,7 +340,7 @@ fn a_restarted_node_hears_at_once_what_is_said_of_its_former_life() {
         bench.handle(2, Message::Alive(alive("a", 1, 2))).expect("ignored");
         assert_eq!(bench.sent_to(2), [heard]);
     }
-    // Of a life that goes on, only who speaks of itself needs to hear.
+    // An old "alive" of a member that is alive is answered only if the member itself has sent it.
     let mut bench = Bench::with_a();
     bench.alive("a", 6, 2).expect("news");
     bench.outputs();
