@@ -1,5 +1,9 @@
 //! What the fuzzer `etcd` in `fuzz/` runs, and what the ordinary tests replay of what it found.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use std::fmt::Debug;
 
 use axum::body::Body;
@@ -128,17 +132,8 @@ fn answered(message: &impl Fields) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
-
     #[test]
     fn the_corpus_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/etcd");
-        let files: Vec<_> =
-            fs::read_dir(&folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
-        assert!(!files.is_empty(), "{} is empty", folder.display());
-        for file in files {
-            eprintln!("{}", file.display());
-            super::etcd(&fs::read(file).expect("it can be read"));
-        }
+        super::replay::replay("etcd", super::etcd);
     }
 }

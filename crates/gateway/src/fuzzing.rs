@@ -1,5 +1,9 @@
 //! What the fuzzer `http` in `fuzz/` runs, and what the ordinary tests replay of what it found.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use axum::{
     body::Body,
     extract::Request,
@@ -66,18 +70,9 @@ fn refused<T>(read: Result<T, Problem>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
-
     #[test]
     fn the_corpus_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/http");
-        let files: Vec<_> =
-            fs::read_dir(&folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
-        assert!(!files.is_empty(), "{} is empty", folder.display());
-        for file in files {
-            eprintln!("{}", file.display());
-            super::http(&fs::read(file).expect("it can be read"));
-        }
+        super::replay::replay("http", super::http);
     }
 
     #[test]

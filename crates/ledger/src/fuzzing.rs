@@ -1,5 +1,9 @@
 //! What the fuzzer `ledger` in `fuzz/` runs, and what the tests replay of its corpus.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use crate::LogEntry;
 
 /// Reads the input as the lines of a log: a line written from what was read must read the same.
@@ -25,17 +29,8 @@ pub fn ledger(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
-
     #[test]
     fn the_corpus_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/ledger");
-        let files: Vec<_> =
-            fs::read_dir(&folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
-        assert!(!files.is_empty(), "{} is empty", folder.display());
-        for file in files {
-            eprintln!("{}", file.display());
-            super::ledger(&fs::read(file).expect("it can be read"));
-        }
+        super::replay::replay("ledger", super::ledger);
     }
 }

@@ -1,5 +1,9 @@
 //! What the fuzzers `handshake` and `frames` in `fuzz/` run, and what the tests replay of their corpora.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use broadcast::{NodeId, NodeName};
 use bytes::BytesMut;
 
@@ -139,19 +143,11 @@ pub fn man_in_the_middle(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use super::replay::replay;
 
     #[test]
     fn the_corpora_hold() {
-        for (target, run) in [("handshake", super::handshake as fn(&[u8])), ("frames", super::man_in_the_middle)] {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-            let files: Vec<_> =
-                fs::read_dir(&folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
-            assert!(!files.is_empty(), "{} is empty", folder.display());
-            for file in files {
-                eprintln!("{}", file.display());
-                run(&fs::read(file).expect("it can be read"));
-            }
-        }
+        replay("handshake", super::handshake);
+        replay("frames", super::man_in_the_middle);
     }
 }

@@ -1,5 +1,9 @@
 //! What the fuzzer `timeline` in `fuzz/` runs, and what the ordinary tests replay of what it found.
 
+#[cfg(test)]
+#[path = "../../../fuzz/replay.rs"]
+mod replay;
+
 use super::line::{Line, read};
 
 /// What of a line is kept, of each text, in bytes: the longest, and the sign that it is cut.
@@ -25,17 +29,8 @@ pub(super) fn timeline(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
-
     #[test]
     fn the_corpus_holds() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/timeline");
-        let files: Vec<_> =
-            fs::read_dir(&folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
-        assert!(!files.is_empty(), "{} is empty", folder.display());
-        for file in files {
-            eprintln!("{}", file.display());
-            super::timeline(&fs::read(file).expect("it can be read"));
-        }
+        super::replay::replay("timeline", super::timeline);
     }
 }

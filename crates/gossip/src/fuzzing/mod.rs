@@ -5,6 +5,9 @@
 //! in `fuzz/corpus/` without anything that a fuzzer needs. How to add one is told in `fuzz/README.md`.
 
 mod node;
+#[cfg(test)]
+#[path = "../../../../fuzz/replay.rs"]
+mod replay;
 mod text;
 mod wire;
 
@@ -31,7 +34,7 @@ targets![packet, sealed, serf, stream, lzw, control, payload, text, node, sessio
 mod tests {
     use std::{collections::BTreeSet, fs, path::PathBuf};
 
-    use super::TARGETS;
+    use super::{TARGETS, replay::replay};
 
     /// Those of other crates, which replay their corpora themselves.
     const ELSEWHERE: [&str; 6] = ["etcd", "http", "frames", "handshake", "ledger", "timeline"];
@@ -43,19 +46,7 @@ mod tests {
     #[test]
     fn the_corpora_hold() {
         for (name, target) in TARGETS {
-            let folder = fuzz().join("corpus").join(name);
-            let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-            let mut replayed = 0;
-            for file in files {
-                let path = file.expect("a folder that could be opened can be read").path();
-                let input = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                if let Err(panic) = std::panic::catch_unwind(|| target(&input)) {
-                    eprintln!("this was {}", path.display());
-                    std::panic::resume_unwind(panic);
-                }
-                replayed += 1;
-            }
-            assert!(replayed > 0, "{} is empty: fuzz/README.md tells how it is filled", folder.display());
+            replay(name, *target);
         }
     }
 
