@@ -1,4 +1,4 @@
-//! `broadcast chaos`: what it breaks, and that it heals. It runs on this host, as users run it.
+//! `broadcast chaos` against the compose project: what it breaks, and that everything heals. It runs on the host, as for users.
 
 use std::{
     io::{BufRead, BufReader},
@@ -10,10 +10,10 @@ use std::{
 use crate::support::{
     compose::Project,
     docker::{PROGRAM, success, wait_until},
-    require,
+    require, signal,
 };
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     require::cases(
         require::compose().as_ref(),
@@ -24,7 +24,7 @@ pub fn cases() -> Vec<require::Case> {
     )
 }
 
-/// How often it is looked how nodes are: each look runs two programs in every container, which takes the processors.
+/// How often the nodes are looked at. Each look runs two programs in every container, so it takes much of the processors.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Five nodes of the compose file.
@@ -44,7 +44,7 @@ impl Cluster {
         command
     }
 
-    /// What it says, and its exit code.
+    /// Its output, and its exit code.
     fn run(&self, args: &[&str]) -> (Option<i32>, String) {
         let Output { status, stdout, stderr } = self.chaos(args).output().expect("the program runs");
         (status.code(), (String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr)).into_owned())
@@ -54,7 +54,7 @@ impl Cluster {
         success(&mut self.chaos(args))
     }
 
-    /// Its exit code, where as many lines are read from it as `| head -n` would.
+    /// Its exit code if only its first lines are read, as by `| head -n`.
     fn read_only(&self, args: &[&str], lines: usize) -> Option<i32> {
         let mut child = self.chaos(args).stdout(Stdio::piped()).spawn().expect("the program runs");
         let output = BufReader::new(child.stdout.take().expect("piped"));
@@ -62,7 +62,7 @@ impl Cluster {
         child.wait().expect("it was started").code()
     }
 
-    /// Who was away for a moment sees all again a moment later.
+    /// Waits until all is well: a node that was away sees the others again only a moment later.
     fn all_well(&self) {
         self.wait_for("all 5 nodes are well");
     }
@@ -112,7 +112,7 @@ fn what_is_broken_is_named_and_heals() {
     cluster.0.compose(&["stop", "node1", "node3"]);
     cluster.wait_for("node1: exited\nnode2: paused\nnode3: exited, off the network\nsender-2: delay=5ms..50ms");
     // Who is interrupted undoes what it did.
-    success(Command::new("kill").arg(lasting.id().to_string()));
+    signal(lasting.id(), "TERM");
     assert_eq!(lasting.wait().expect("it was started").code(), Some(143));
     cluster.wait_for("node1: exited\nnode2: paused\nnode3: exited, off the network");
     cluster.good(&["heal"]);

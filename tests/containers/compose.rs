@@ -1,4 +1,4 @@
-//! The repository's own compose file: up, scaled, stopped and down, as docs/demo.md has it.
+//! The repository's compose file: up, scaled, stopped and down, as docs/demo.md shows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,10 +9,10 @@ use crate::support::{
     Process,
     compose::Project,
     docker::{self, docker, wait_until},
-    require, talk,
+    require, traffic,
 };
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     require::cases(
         require::compose().as_ref(),
@@ -29,7 +29,7 @@ fn follow(containers: &BTreeSet<String>) -> BTreeMap<String, Process> {
     docker::follow(|| Command::new("docker"), containers)
 }
 
-fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<talk::Node<'_>> {
+fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<traffic::NamedLog<'_>> {
     nodes.iter().map(|(name, node)| (name.as_str(), &*node.log)).collect()
 }
 
@@ -39,8 +39,8 @@ fn three_nodes_talk_and_ten_more_and_all_leave() {
     let three = project.containers();
     let nodes = follow(&three);
     assert_eq!(nodes.keys().collect::<Vec<_>>(), ["node1", "node2", "node3"]);
-    let since = talk::everyone_sees(3, &cluster(&nodes));
-    talk::everyone_hears(&["node2", "node3"], 2, &since, &cluster(&nodes));
+    let since = traffic::wait_members(3, &cluster(&nodes));
+    traffic::wait_delivered(&["node2", "node3"], 2, &since, &cluster(&nodes));
 
     project.compose(&["up", "--detach", "--no-build", "--scale", "sender=10"]);
     let all = project.containers();
@@ -52,9 +52,9 @@ fn three_nodes_talk_and_ten_more_and_all_leave() {
         (1..=10).map(|n| format!("sender-{n}")).chain((1..=3).map(|n| format!("node{n}"))).collect();
     assert_eq!(nodes.keys().cloned().collect::<BTreeSet<_>>(), names);
     let nodes_of = cluster(&nodes);
-    let since = talk::everyone_sees(13, &nodes_of);
+    let since = traffic::wait_members(13, &nodes_of);
     let senders: Vec<_> = nodes.keys().map(String::as_str).filter(|name| *name != "node1").collect();
-    talk::everyone_hears(&senders, 3, &since, &nodes_of);
+    traffic::wait_delivered(&senders, 3, &since, &nodes_of);
 
     wait_until("every container to be healthy", || {
         let ids = all.iter().map(String::as_str);
@@ -76,7 +76,7 @@ fn three_nodes_talk_and_ten_more_and_all_leave() {
         assert!(node.wait().success());
         node.log.wait_end();
         let lines = node.log.lines();
-        talk::check(name, &lines);
+        traffic::check_log(name, &lines);
         for line in &lines {
             // One that starts late on a busy machine is missed for a while; and its ports are open to the network.
             let told = ["etcd_open", "http_open", "seed_unreachable"].iter().any(|event| line["event"] == *event);
@@ -91,7 +91,7 @@ fn three_nodes_talk_and_ten_more_and_all_leave() {
     assert_eq!(docker(&["network", "ls", "--quiet", "--filter", &filter]), "");
 }
 
-/// There is an image of that name; an older one, for all that compose knows.
+/// Compose builds the image from these sources even if there is one of that name, which may be older.
 fn whoever_is_started_is_of_the_sources_that_are_here() {
     let project = Project::new("sources", &[]);
     for some in [&[][..], &["node3"], &["--scale", "sender=2", "sender"]] {
@@ -132,12 +132,12 @@ fn settings_come_from_the_environment() {
 
     project.compose(&["up", "--detach", "--no-build"]);
     nodes = follow(&project.containers());
-    let since = talk::everyone_sees(3, &cluster(&nodes));
-    talk::everyone_hears(&["node2", "node3"], 5, &since, &cluster(&nodes));
+    let since = traffic::wait_members(3, &cluster(&nodes));
+    traffic::wait_delivered(&["node2", "node3"], 5, &since, &cluster(&nodes));
     assert_eq!(health(), (Some(0), String::new()));
     for (name, node) in &nodes {
         let lines = node.log.lines();
-        talk::check(name, &lines);
+        traffic::check_log(name, &lines);
         assert!(lines.iter().any(|line| line["level"] == "DEBUG"), "{name}");
     }
 }
@@ -147,7 +147,7 @@ fn the_cluster_has_a_key_of_its_own() {
     let up = || project.compose(&["up", "--detach", "--no-build", "node1", "node2"]);
     up();
     let nodes = follow(&project.containers());
-    talk::everyone_sees(2, &cluster(&nodes));
+    traffic::wait_members(2, &cluster(&nodes));
     let bind = |project: &Project| {
         let containers = project.containers();
         let format = "{{.Config.Hostname}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";

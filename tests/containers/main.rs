@@ -1,5 +1,6 @@
-//! Nodes in containers, the repository's own compose file and stack, and what breaks them. A package of its own, so that
-//! nothing else waits for what it takes to speak to a Docker engine.
+//! Tests that need a Docker engine: nodes in containers, the compose file, the Swarm stack, and `broadcast chaos`.
+//!
+//! They are a package of their own, so that no other test waits until testcontainers is built.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -9,9 +10,6 @@ mod compose;
 mod nemesis;
 mod nodes;
 mod swarm;
-#[allow(dead_code, reason = "the tests without containers use the rest")]
-#[path = "../interop/voters.rs"]
-mod voters;
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! The store under faults, in containers: the voters of the repository's own compose file; beside each a process that uses it,
-//! over HTTP; and `broadcast chaos`, which breaks them as users do. Afterwards all that was answered and told is checked: by
-//! revision, and by real time.
+//! The store under faults, in containers: the voters of the repository's compose file; beside each a client that uses it over
+//! HTTP; and `broadcast chaos`, which breaks them as users do. Afterwards all answers and events are checked: by revision, and
+//! by real time.
 //!
-//! Forty seconds long; `BROADCAST_TESTS_NEMESIS` says how many instead.
+//! It takes forty seconds; `BROADCAST_TESTS_NEMESIS` says how many instead.
 
 #[path = "../interop/nemesis/client.rs"]
 mod client;
@@ -28,19 +28,18 @@ use rand_xoshiro::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    support::{
-        Process,
-        compose::Project,
-        docker::{PROGRAM, docker, success, wait_until},
-        require, wait,
-    },
-    voters,
+use crate::support::{
+    Process,
+    compose::Project,
+    docker::{PROGRAM, docker, success, wait_until},
+    require,
+    voters::leader,
+    wait,
 };
 
 const VOTERS: [&str; 3] = ["node1", "node2", "node3"];
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     require::cases(require::compose().as_ref(), &[("nemesis/what_was_answered_is_true", what_was_answered_is_true)])
 }
@@ -131,7 +130,7 @@ impl Nemesis {
         self.tell_addresses();
         wait_until("all to vote again", || {
             let status = self.status().unwrap_or_default();
-            voters::leader(&status).map(|_| ()).ok_or_else(|| format!("{status} after {:?}", self.faults))
+            leader(&status, 3).map(|_| ()).ok_or_else(|| format!("{status} after {:?}", self.faults))
         });
         for name in VOTERS {
             let state = docker(&["inspect", "--format", "{{.State.Running}}", &self.container(name)]);
@@ -142,11 +141,12 @@ impl Nemesis {
     /// The leader, or anybody.
     fn victim(&mut self) -> &'static str {
         let any = self.below(3);
-        let any = if self.below(10) < 4 { any } else { self.status().as_ref().and_then(voters::leader).unwrap_or(any) };
+        let any =
+            if self.below(10) < 4 { any } else { self.status().and_then(|status| leader(&status, 3)).unwrap_or(any) };
         VOTERS[any]
     }
 
-    /// Breaks something, and mends it after 1 s to what outlives elections and leases.
+    /// Breaks something, and repairs it after 1 s to 6 s, which is longer than elections and leases last.
     fn chaos(&mut self, fault: &[&str]) {
         let time = format!("{}s", 1 + self.below(6));
         success(Command::new(&*PROGRAM).args(["chaos", "--project-name", &self.project.name]).args(fault).arg(time));
@@ -210,7 +210,7 @@ impl Nemesis {
         self.tell_addresses();
     }
 
-    /// A voter loses its volume, and an operator has it vote again.
+    /// A voter loses its volume, and an operator adds it again.
     fn wipe(&mut self, victim: &str) {
         self.wait_well();
         self.project.compose(&["rm", "--stop", "--force", victim]);
@@ -224,7 +224,7 @@ impl Nemesis {
     }
 
     /// Breaks one thing after the other for so long, and waits until all is well again.
-    fn rage(&mut self, time: Duration) {
+    fn break_things(&mut self, time: Duration) {
         let began = Instant::now();
         while began.elapsed() < time {
             self.fault();
@@ -235,8 +235,8 @@ impl Nemesis {
     }
 
     /// Ends the clients, and gives what they printed.
-    fn printed(&mut self) -> Vec<Value> {
-        self.clients.iter_mut().for_each(|client| client.say("rest"));
+    fn client_lines(&mut self) -> Vec<Value> {
+        self.clients.iter_mut().for_each(|client| client.send_line("rest"));
         for client in &self.clients {
             client
                 .log
@@ -255,6 +255,6 @@ impl Nemesis {
 
 fn what_was_answered_is_true() {
     let mut nemesis = Nemesis::start();
-    nemesis.rage(Duration::from_secs(client::seconds(40)));
-    run::check(nemesis.printed(), nemesis.seed, &nemesis.faults);
+    nemesis.break_things(Duration::from_secs(client::seconds(40)));
+    run::check(nemesis.client_lines(), nemesis.seed, &nemesis.faults);
 }

@@ -1,5 +1,5 @@
-//! Nodes in containers, on networks of their own: they find each other, hear each other, leave, fail and
-//! return. The image is made here, from a binary of this checkout.
+//! Nodes in containers, each test on a network of its own: they find each other, exchange messages, leave, fail and return.
+//! Their image has the program of this checkout.
 
 use std::{
     collections::BTreeSet,
@@ -12,12 +12,12 @@ use crate::support::{
     Log,
     docker::{IMAGE, docker},
     ledger::{self, Life},
-    require, talk,
+    require, traffic,
 };
 use serde_json::{Value, json};
 use testcontainers::{Container, GenericImage, ImageExt as _, core::Healthcheck, runners::SyncRunner as _};
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     require::cases(
         require::docker().as_ref(),
@@ -57,13 +57,13 @@ impl Node {
         assert_eq!(self.container.exit_code().expect("it is still there"), Some(0), "{}", self.name);
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     fn kill(&self) {
         docker(&["kill", self.container.id()]);
     }
 }
 
-/// A network with a name that no other test has, nor a compose project. It goes with its last container.
+/// A network whose name no other test or compose project has. It is removed with its last container.
 struct Network {
     name: String,
     faults: &'static str,
@@ -75,13 +75,13 @@ impl Network {
         Self { name: format!("broadcast-{}-{test}", id()), faults: "", label: "" }
     }
 
-    /// The name of a node's container, which is also what the name server knows it by.
+    /// The name of a node's container, by which the others find it.
     fn container(&self, node: &str) -> String {
         // As compose names them: project-service-number.
         format!("{}-{node}", self.name)
     }
 
-    /// Starts a node. One without a `host` has to find a name by itself.
+    /// Starts a node. Without a `host`, it has to find a name by itself.
     fn start(&self, node: &str, host: Option<&str>, role: &str, seeds: &[&str], format: &str) -> Node {
         let seeds: Vec<_> = seeds.iter().map(|seed| self.container(seed)).collect();
         let (name, tag) = IMAGE.split_once(':').expect("the image has a tag");
@@ -111,7 +111,7 @@ impl Network {
         self.start(node, Some(node), "sender", seeds, "json")
     }
 
-    /// The demo's three nodes, started in the order that suits them least.
+    /// The demo's three nodes, started in the worst order.
     fn three_nodes(&self) -> [Node; 3] {
         let node3 = self.sender("node3", &["node1", "node2"]);
         let node2 = self.sender("node2", &["node1", "node3"]);
@@ -119,13 +119,13 @@ impl Network {
     }
 }
 
-/// For [`talk`].
-fn cluster<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<talk::Node<'a>> {
+/// For [`traffic`].
+fn cluster<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<traffic::NamedLog<'a>> {
     nodes.into_iter().map(|node| (node.name.as_str(), &*node.log)).collect()
 }
 
 fn check<'a>(nodes: impl IntoIterator<Item = &'a Node>) {
-    nodes.into_iter().for_each(|node| talk::check(&node.name, &node.log.lines()));
+    nodes.into_iter().for_each(|node| traffic::check_log(&node.name, &node.log.lines()));
 }
 
 fn the_image_holds_a_program_and_no_more() {
@@ -145,8 +145,8 @@ fn the_image_holds_a_program_and_no_more() {
 fn three_nodes_hear_each_other() {
     let nodes = Network::new("three").three_nodes();
     let cluster = cluster(&nodes);
-    let since = talk::everyone_sees(3, &cluster);
-    talk::everyone_hears(&["node2", "node3"], 5, &since, &cluster);
+    let since = traffic::wait_members(3, &cluster);
+    traffic::wait_delivered(&["node2", "node3"], 5, &since, &cluster);
     check(&nodes);
     assert!(nodes[0].log.lines().iter().all(|line| line["event"] != "send"), "a receiver sends nothing");
 }
@@ -159,13 +159,13 @@ fn a_node_that_is_killed_has_failed_and_returns() {
     goes_and_returns("killed", Node::kill, "failed");
 }
 
-/// node3 goes, the others see how, and it is taken back with its name at another address.
+/// node3 goes, and the others see how. It comes back under its name at another address, and they accept it.
 fn goes_and_returns(test: &str, go: impl Fn(&Node), seen: &str) {
     let network = Network::new(test);
     let [node1, node2, node3] = network.three_nodes();
     let three = cluster([&node1, &node2, &node3]);
-    let since = talk::everyone_sees(3, &three);
-    talk::everyone_hears(&["node3"], 1, &since, &three);
+    let since = traffic::wait_members(3, &three);
+    traffic::wait_delivered(&["node3"], 1, &since, &three);
     let places = [&node1, &node2].map(|node| node.log.len());
 
     go(&node3);
@@ -177,8 +177,8 @@ fn goes_and_returns(test: &str, go: impl Fn(&Node), seen: &str) {
             Some(())
         });
     }
-    let since = talk::everyone_sees(2, &cluster([&node1, &node2]));
-    talk::everyone_hears(&["node2"], 2, &since, &cluster([&node1, &node2]));
+    let since = traffic::wait_members(2, &cluster([&node1, &node2]));
+    traffic::wait_delivered(&["node2"], 2, &since, &cluster([&node1, &node2]));
     check([&node1, &node2, &node3]);
     let (old, places) = (node3.addr(), [&node1, &node2].map(|node| node.log.len()));
     drop(node3);
@@ -195,11 +195,11 @@ fn goes_and_returns(test: &str, go: impl Fn(&Node), seen: &str) {
         assert_eq!(node.log.lines()[joined]["addr"], node3.addr());
     }
     let three = cluster([&node1, &node2, &node3]);
-    let since = talk::everyone_sees(3, &three);
-    talk::everyone_hears(&["node2", "node3"], 2, &since, &three);
+    let since = traffic::wait_members(3, &three);
+    traffic::wait_delivered(&["node2", "node3"], 2, &since, &three);
     // Its clock started anew, so what it says now may be what it said before.
     check([&node3]);
-    talk::check("node1", &node1.log.lines()[places[0]..]);
+    traffic::check_log("node1", &node1.log.lines()[places[0]..]);
     assert!(node1.log.lines().iter().all(|line| line["event"] != "name_conflict"), "nobody else had its name");
 }
 
@@ -216,9 +216,9 @@ fn ten_more_senders_are_heard_by_all_once() {
         nodes.extend(starting.into_iter().map(|node| node.join().expect("it starts")));
     });
     let cluster = cluster(&nodes);
-    let since = talk::everyone_sees(13, &cluster);
+    let since = traffic::wait_members(13, &cluster);
     let senders: Vec<&str> = nodes[1..].iter().map(|node| node.name.as_str()).collect();
-    talk::everyone_hears(&senders, 3, &since, &cluster);
+    traffic::wait_delivered(&senders, 3, &since, &cluster);
     check(&nodes);
     let addrs: BTreeSet<_> = nodes.iter().map(Node::addr).collect();
     assert_eq!(addrs.len(), 13);
@@ -245,7 +245,7 @@ fn the_log_is_for_people_too() {
     }
 }
 
-/// A subnet of its own, in which a node keeps its address when it comes back. Removed when dropped.
+/// A subnet in which a node gets its former address when it comes back. Removed when dropped.
 struct Subnet {
     network: String,
 }
@@ -269,7 +269,7 @@ impl Subnet {
         docker(&["network", "disconnect", &self.network, node.container.id()]);
     }
 
-    /// And back, to the address it had.
+    /// Puts it back, at its former address.
     fn let_in(&self, node: &Node) {
         let addr = node.addr();
         let (ip, _) = addr.rsplit_once(':').expect("an address");
@@ -297,13 +297,13 @@ fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_o
         let starting: Vec<_> = (2..=13).map(start).collect();
         nodes.extend(starting.into_iter().map(|node| node.join().expect("it starts")));
     });
-    let since = talk::everyone_sees(13, &cluster(&nodes));
+    let since = traffic::wait_members(13, &cluster(&nodes));
     let faults_told = |node: &Node| node.log.lines().iter().any(|line| line["event"] == "faults");
     assert!(nodes.iter().all(faults_told), "faults that are on are told of");
 
     let [paused, killed, cut] = [4, 6, 8];
     // Of others that come and go not even the first message may have been heard.
-    talk::everyone_hears(&[&nodes[killed].name], 1, &since, &cluster(&nodes));
+    traffic::wait_delivered(&[&nodes[killed].name], 1, &since, &cluster(&nodes));
     let others_see = |what: &str, who: usize| {
         for (i, node) in nodes.iter().enumerate().filter(|(i, _)| ![paused, killed, cut].contains(i)) {
             node.log.wait(&format!("node{} to see that node{} {what}", i + 1, who + 1), |lines| {
@@ -330,11 +330,11 @@ fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_o
     });
 
     let cluster = cluster(&nodes);
-    let restarted = talk::everyone_sees(13, &cluster);
+    let restarted = traffic::wait_members(13, &cluster);
     let names: Vec<&str> = nodes[1..].iter().map(|node| node.name.as_str()).collect();
-    talk::everyone_hears(&names, 3, &restarted, &cluster);
+    traffic::wait_delivered(&names, 3, &restarted, &cluster);
     let (said, until) = ledger::last_sent(&cluster);
-    ledger::wait_heard(&said, &cluster);
+    ledger::wait_received(&said, &cluster);
     let life = |node: &Node, n, since: &str, until: &str, killed| Life {
         node: node.name.clone(),
         lines: ledger::nth_life(&node.log.lines(), n),
@@ -342,10 +342,10 @@ fn under_loss_a_pause_a_crash_and_a_cut_everybody_hears_everything_once_and_in_o
         until: until.to_owned(),
         killed,
     };
-    ledger::wait_last_words(&life(&nodes[killed], 0, &since, &until, true), &cluster);
+    ledger::wait_last_messages(&life(&nodes[killed], 0, &since, &until, true), &cluster);
     thread::scope(|scope| nodes[1..].iter().for_each(|node| _ = scope.spawn(|| node.stop())));
     nodes[1..].iter().for_each(|node| node.log.wait_end());
-    ledger::wait_heard(&ledger::last_sent(&cluster).0, &cluster[..1]);
+    ledger::wait_received(&ledger::last_sent(&cluster).0, &cluster[..1]);
     nodes[0].stop();
     nodes[0].log.wait_end();
 

@@ -1,5 +1,5 @@
-//! The repository's stack on a Docker Swarm of several engines: all its nodes hear each other, and no message is
-//! lost while they are updated.
+//! The repository's stack on a Docker Swarm of several engines: all nodes receive each other's messages, and none is lost while
+//! the nodes are updated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,15 +12,15 @@ use crate::support::{
     docker::{self, IMAGE, success, wait_until},
     repository, require,
     swarm::{self, Engine, Swarm},
-    talk,
+    traffic,
 };
 use serde_json::{Value, json};
 
-/// So that what the overlay network does between engines is tested, and a node is on each of them.
+/// Several, so that messages cross the overlay network between engines; each of them runs a node.
 const ENGINES: u8 = 3;
 const STACK: &str = "demo";
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     require::cases(
         swarm::missing().as_ref(),
@@ -52,13 +52,13 @@ fn wait_for_replicas(swarm: &Swarm, wanted: &str) {
     });
 }
 
-/// What became of each task, for who reads why it went wrong.
+/// What happened to each task, for the message of a test that fails.
 fn tasks(swarm: &Swarm) -> String {
     let format = "{{.Name}} {{.Node}} {{.CurrentState}} {{.Error}}";
     swarm.manager().run(&["stack", "ps", STACK, "--no-trunc", "--format", format])
 }
 
-/// As the stack's first lines say: two secrets, and the stack.
+/// Deploys the stack as its first lines say: two secrets, then the stack.
 fn deploy(swarm: &Swarm) {
     for secret in ["broadcast-keys", "broadcast-token"] {
         let value = docker::docker(&["run", "--rm", "--network", "none", &IMAGE, "keygen"]);
@@ -85,11 +85,11 @@ fn deploy(swarm: &Swarm) {
     );
 }
 
-fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<talk::Node<'_>> {
+fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<traffic::NamedLog<'_>> {
     nodes.iter().map(|(name, node)| (name.as_str(), &*node.log)).collect()
 }
 
-/// Publishes at a node until the update has ended, each time until all have it: to how many each of them was
+/// Publishes at a node until the update has ended, and waits each time until all have the message. Gives to how many each was
 /// delivered.
 fn publish_during(update: &mut Command, node: &mut impl FnMut(&str) -> Command) -> Vec<u64> {
     let mut update = update.stdout(Stdio::null()).spawn().expect("docker runs");
@@ -126,8 +126,8 @@ fn a_stack_of_thirteen_talks_and_is_updated_while_it_talks() {
     let with_receivers = |of: &BTreeMap<String, Process>, name: &str| {
         assert_eq!(of.keys().cloned().collect::<BTreeSet<_>>(), names.iter().cloned().collect(), "{name}");
         let all = [cluster(&receivers), cluster(of)].concat();
-        let since = talk::everyone_sees(13, &all);
-        talk::everyone_hears(&senders, 3, &since, &all);
+        let since = traffic::wait_members(13, &all);
+        traffic::wait_delivered(&senders, 3, &since, &all);
     };
     let before = follow(&swarm, "sender");
     with_receivers(&before, "the first ones");

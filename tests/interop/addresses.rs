@@ -1,15 +1,15 @@
-//! Nodes on hosts whose addresses are not plain: several networks, an address that changes, link-local IPv6. Each
-//! host is a network namespace, with cables between them.
+//! Nodes on hosts with unusual addresses: several networks, an address that changes, link-local IPv6. Each host is a network
+//! namespace; virtual cables connect them.
 
 use std::{
     net::SocketAddr,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
-use crate::support::{Log, Process, program, require};
+use crate::support::{Log, Process, child::OwnedChild, program, require};
 use serde_json::Value;
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let missing = (!require::answers(Command::new("unshare").args(["--net", "nsenter", "--version"]))
         || !require::answers(Command::new("ip").arg("-V")))
@@ -25,7 +25,7 @@ pub fn cases() -> Vec<require::Case> {
 }
 
 /// A host of its own, as long as this is held.
-struct Host(Child);
+struct Host(OwnedChild);
 
 impl Host {
     fn new() -> Self {
@@ -36,7 +36,7 @@ impl Host {
         let mut first = [0];
         let output = child.stdout.as_mut().expect("it is piped");
         std::io::Read::read_exact(output, &mut first).expect("it is in its namespace");
-        let host = Self(child);
+        let host = Self(OwnedChild(child));
         host.ip("link set lo up");
         host
     }
@@ -97,22 +97,15 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Waits until a node has seen the other come at this address; gives the place in its log.
 #[track_caller]
 fn wait_there(log: &Log, from: usize, member: &str, addr: &str) -> usize {
     log.wait_line(from, &serde_json::json!({"event": "joined", "member": member, "addr": addr}))
 }
 
-/// Waits until each has heard something new of the other.
+/// Waits until each has received three new messages of the other.
 #[track_caller]
-fn talk(one: (&str, &Process), other: (&str, &Process)) {
+fn wait_received(one: (&str, &Process), other: (&str, &Process)) {
     for ((_, hearer), (name, _)) in [(one, other), (other, one)] {
         let from = hearer.log.len();
         for _ in 0..3 {
@@ -158,7 +151,7 @@ fn first_seed_decides() {
     let b = right.node("b", &[]);
     wait_there(&b.log, 0, "a", "10.77.0.1:7946");
     moved(&a.log, "10.66.0.1:7946", "10.77.0.1:7946");
-    talk(("a", &a), ("b", &b));
+    wait_received(("a", &a), ("b", &b));
     let left = |line: &Value| line["event"] == "left" || line["event"] == "failed";
     assert!(!b.log.lines().iter().any(left), "nobody was told of the wrong address: {:?}", b.log.lines());
 }
@@ -171,7 +164,7 @@ fn first_joiner_decides() {
     let b = right.node("b", &["--join", "10.77.0.1"]);
     wait_there(&b.log, 0, "a", "10.77.0.1:7946");
     moved(&a.log, "10.66.0.1:7946", "10.77.0.1:7946");
-    talk(("a", &a), ("b", &b));
+    wait_received(("a", &a), ("b", &b));
 
     // What is configured is not overridden.
     let c = both.node("c", &["--bind", "0.0.0.0:7947", "--advertise", "10.66.0.1", "--join", "10.77.0.2"]);
@@ -203,13 +196,13 @@ fn a_node_goes_on_at_another_address() {
     b.up("net0", &["10.77.0.2/24"]);
     let (mut one, two) = (a.node("a", &[]), b.node("b", &["--join", "10.77.0.1"]));
     wait_there(&two.log, 0, "a", "10.77.0.1:7946");
-    talk(("a", &one), ("b", &two));
+    wait_received(("a", &one), ("b", &two));
 
     a.ip("addr del 10.77.0.1/24 dev net0");
     a.ip("addr add 10.77.0.9/24 dev net0");
     moved(&one.log, "10.77.0.1:7946", "10.77.0.9:7946");
     wait_there(&two.log, 0, "a", "10.77.0.9:7946");
-    talk(("a", &one), ("b", &two));
+    wait_received(("a", &one), ("b", &two));
     check_order(&two.log, "a");
     check_order(&one.log, "b");
 
@@ -221,7 +214,7 @@ fn a_node_goes_on_at_another_address() {
     a.ip("route add 10.77.0.0/24 dev net0");
     moved(&one.log, "10.77.0.9:7946", "10.88.0.1:7946");
     wait_there(&two.log, 0, "a", "10.88.0.1:7946");
-    talk(("a", &one), ("b", &two));
+    wait_received(("a", &one), ("b", &two));
     one.signal("TERM");
     assert_eq!(one.wait().code(), Some(0));
 }
@@ -239,12 +232,12 @@ fn link_local_addresses_work() {
     let guessed = a.node("guessed", &["--join", "fe80::b%link0"]);
     wait_there(&bound.log, 0, "guessed", "[fe80::a]:7946");
     wait_there(&guessed.log, 0, "bound", "[fe80::b]:7946");
-    talk(("bound", &bound), ("guessed", &guessed));
+    wait_received(("bound", &bound), ("guessed", &guessed));
     let told =
         a.node("told", &["--bind", "[::]:7950", "--advertise", "fe80::a%link0", "--join", "[fe80::b%link0]:7946"]);
     wait_there(&bound.log, 0, "told", "[fe80::a]:7950");
-    talk(("bound", &bound), ("told", &told));
-    talk(("guessed", &guessed), ("told", &told));
+    wait_received(("bound", &bound), ("told", &told));
+    wait_received(("guessed", &guessed), ("told", &told));
 
     let health = b.run(&["health", "--bind", "[fe80::b%link0]:7946"]);
     assert!(health.status.success(), "{health:?}");

@@ -1,7 +1,7 @@
-//! A cluster of twenty, half of them built on memberlist (both releases), half of ours, under one key.
+//! A cluster of twenty under one key: half are built on memberlist (both releases), half are ours.
 //!
-//! For a while nodes join, leave and are killed. At the end all agree on who is there, and nobody was
-//! declared dead who was not killed. Then the key is changed everywhere, while all speak.
+//! For a while nodes join, leave and are killed. At the end all agree on who is there, and nobody was declared dead who was not
+//! killed. Then the key is changed everywhere, while all send.
 
 use std::{
     collections::BTreeSet,
@@ -21,13 +21,13 @@ use crate::support::{LIMIT, Log, Process, embedded::Embedded, go::Release, requi
 
 const OLD: [u8; 32] = [1; 32];
 const NEW: [u8; 32] = [2; 32];
-/// How many nodes there are of either kind.
+/// How many nodes of each kind there are.
 const HALF: usize = 10;
 /// How long nodes come and go, unless `BROADCAST_TESTS_CHURN` says another number of seconds.
 const CHURN: Duration = Duration::from_secs(27);
-/// How often one does.
+/// How often a node joins or goes.
 const TURN: Duration = Duration::from_secs(1);
-/// How long nobody speaks after everybody has.
+/// The pause after all nodes have sent something.
 const ROUND: Duration = Duration::from_millis(100);
 
 /// The one case, which is long.
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    /// The key under which all speak is the old one, and is to be the new one.
+    /// One step of replacing the old key by the new one.
     fn change_keys(&mut self, step: &str) {
         let key = if step == "remove" { OLD } else { NEW };
         match self {
@@ -110,7 +110,7 @@ impl Node {
             }
             Self::Go { process, .. } => {
                 let from = process.log.len();
-                process.say(&format!("key {step} {}", STANDARD.encode(key)));
+                process.send_line(&format!("key {step} {}", STANDARD.encode(key)));
                 process.log.wait_line(from, &json!({"event": "key", "line": step}));
             }
         }
@@ -122,7 +122,7 @@ impl Node {
             // Memberlist's gossip is for whom it picks; this goes to each member.
             Self::Go { process, .. } => {
                 let said = json!({"key": key, "value": 1}).to_string();
-                process.say(&format!("best-effort {}", STANDARD.encode(said)));
+                process.send_line(&format!("best-effort {}", STANDARD.encode(said)));
             }
         }
     }
@@ -131,14 +131,14 @@ impl Node {
 #[derive(Debug, Default)]
 struct Cluster {
     nodes: Vec<Node>,
-    /// Those that have gone, for what they saw.
+    /// The logs of nodes that are gone.
     logs: Vec<(String, std::sync::Arc<Log>)>,
     started: usize,
     killed: BTreeSet<String>,
 }
 
 impl Cluster {
-    /// Starts a node that joins through one of those that are there.
+    /// Starts a node that joins through a running one.
     fn join(&mut self, ours: bool) {
         self.started += 1;
         let name = format!("{}-{}", if ours { "ours" } else { "go" }, self.started);
@@ -147,7 +147,7 @@ impl Cluster {
         self.nodes.push(node);
     }
 
-    /// One comes or goes, by turns.
+    /// One node joins or goes, by turns.
     fn turn(&mut self, turn: usize) {
         let ours = (turn / 3).is_multiple_of(2);
         let place = turn * 5 % HALF;
@@ -174,9 +174,9 @@ impl Cluster {
                 if kills {
                     process.kill();
                 } else {
-                    process.say("leave");
+                    process.send_line("leave");
                     process.log.wait_line(0, &json!({"event": "left"}));
-                    process.say("quit");
+                    process.send_line("quit");
                     process.wait();
                 }
             }
@@ -186,7 +186,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until each sees all, and nobody else.
+    /// Waits until each node sees all of them, and nobody else.
     fn agree(&mut self) {
         let names: BTreeSet<String> = self.nodes.iter().map(|node| node.name().to_owned()).collect();
         for node in &mut self.nodes {
@@ -209,7 +209,7 @@ impl Cluster {
         }
     }
 
-    /// Whoever was declared dead, was killed; and those were.
+    /// Exactly the killed nodes were declared dead.
     fn check_the_dead(&self) {
         let live = self.nodes.iter().map(|node| (node.name(), node.log()));
         let gone = self.logs.iter().map(|(name, log)| (name.as_str(), &**log));
@@ -273,7 +273,7 @@ impl Cluster {
         self.nodes.iter().filter_map(|node| if let Node::Ours(node) = node { Some(node) } else { None })
     }
 
-    /// For as long as each pings some others. Without a pause, the pings would wait for the processors.
+    /// All nodes send, for as long as each needs to ping some others. Without pauses, the pings would wait for the processors.
     fn speak_for_a_while(&mut self, about: &str) {
         let until = Instant::now() + 2 * Profile::Lan.tuning().probe_interval;
         let mut round = 0;
@@ -284,7 +284,7 @@ impl Cluster {
         }
     }
 
-    /// Everybody says something, and everybody hears it.
+    /// Every node sends something, and every other one receives it.
     fn speak(&mut self, about: &str) {
         // Whoever looks at a whole log holds up the node that writes to it.
         let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
@@ -334,7 +334,7 @@ fn seen_by(node: &mut Node) -> BTreeSet<String> {
         }
         Node::Go { process, .. } => {
             let from = process.log.len();
-            process.say("members");
+            process.send_line("members");
             process.log.wait("its members", |lines| {
                 let line = lines[from..].iter().find(|line| line["event"] == "members")?;
                 let names = line["members"].as_array().expect("a list");

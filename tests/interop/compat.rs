@@ -1,4 +1,4 @@
-//! Nodes of the previous release and of this one in a cluster, as while it is upgraded node by node.
+//! Nodes of the previous release and of this one in one cluster, as during an upgrade node by node.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 
@@ -6,7 +6,7 @@ use crate::support::{
     Log, Process,
     cluster::{INTERVAL, Node, own_addr},
     ledger::{self, Life},
-    program, repository, require, talk,
+    program, repository, require, traffic,
 };
 use serde_json::json;
 
@@ -17,7 +17,7 @@ const BUILD: &str = "scripts/previous-release";
 /// How many nodes there are.
 const NODES: usize = 4;
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let missing = (std::env::var_os(PREVIOUS).is_none() && !has_history()).then(|| {
         format!(
@@ -56,9 +56,9 @@ struct Cluster {
     previous: PathBuf,
     addrs: Vec<SocketAddr>,
     nodes: Vec<Node>,
-    /// From when on each of them has to hear everything.
+    /// From when on each node has to receive everything.
     since: Vec<String>,
-    /// Those that have ended.
+    /// Lives that have ended.
     lives: Vec<Life>,
 }
 
@@ -67,7 +67,7 @@ impl Cluster {
         let addrs: Vec<_> = (0..NODES).map(|_| own_addr()).collect();
         let mut cluster = Self { previous: previous(), addrs, nodes: Vec::new(), since: Vec::new(), lives: Vec::new() };
         cluster.nodes = (0..NODES).map(|i| cluster.node(i, release)).collect();
-        cluster.since = vec![talk::everyone_sees(NODES, &cluster.logs()); NODES];
+        cluster.since = vec![traffic::wait_members(NODES, &cluster.logs()); NODES];
         cluster
     }
 
@@ -94,7 +94,7 @@ impl Cluster {
         self.nodes.iter().map(|node| (node.name.as_str(), node.log())).collect()
     }
 
-    /// Waits until each has heard all others anew, and knows that all others have heard it; some times over.
+    /// Waits, several times, until each has received new messages of all others and knows that all others have received its own.
     #[track_caller]
     fn flow(&self) {
         (0..3).for_each(|_| self.flow_once());
@@ -105,19 +105,19 @@ impl Cluster {
         let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
         for (node, from) in self.nodes.iter().zip(&from) {
             for other in self.nodes.iter().filter(|other| other.name != node.name) {
-                node.wait_heard(*from, &other.name);
+                node.wait_received(*from, &other.name);
             }
             let all = NODES - 1;
             node.log().wait_line(*from, &json!({"event": "delivered", "delivered": all, "members": all}));
         }
     }
 
-    /// Ends a node, which says good-bye, when all from it on have heard each other.
+    /// Stops a node in order, once all others have received its messages, and it theirs.
     #[track_caller]
     fn end(&mut self, i: usize, from: usize) {
         let logs = self.logs().split_off(from);
         let (said, until) = ledger::last_sent(&logs);
-        ledger::wait_heard(&said, &logs);
+        ledger::wait_received(&said, &logs);
         let node = &mut self.nodes[i];
         node.process.signal("TERM");
         assert_eq!(node.process.wait().code(), Some(0), "{}", node.name);
@@ -135,7 +135,7 @@ impl Cluster {
             node.wait_event(from, "left", &name);
         }
         self.nodes[i] = self.node(i, release);
-        self.since[i] = talk::everyone_sees(NODES, &self.logs());
+        self.since[i] = traffic::wait_members(NODES, &self.logs());
     }
 }
 

@@ -1,4 +1,4 @@
-//! A node whose log goes to a file on a disk that gets full: a small file system of its own, which nobody else sees.
+//! Nodes whose disk gets full: the log's, and a voter's. Each is a small file system of its own, in a mount namespace.
 
 use std::{
     fs,

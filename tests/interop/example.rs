@@ -1,18 +1,15 @@
-//! The examples: `examples/cache-invalidation`, with its services at real nodes; `examples/one-at-a-time` is in
-//! `one_at_a_time.rs`.
+//! `examples/cache-invalidation`: its service beside real nodes. `one_at_a_time.rs` tests the other example.
 
 use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use crate::one_at_a_time;
-use crate::support::{LIMIT, Process, cluster::own_addr, docker::success, http, require, talk};
+use crate::support::{Process, cluster::own_addr, docker::success, http, require, traffic, wait_for};
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let python = (!require::answers(Command::new("python3").arg("--version")))
         .then(|| "no python3 is installed (Debian: apt-get install python3)".to_owned());
@@ -55,11 +52,7 @@ impl Service {
                 .env("PORT", addr.port().to_string())
                 .stderr(Stdio::null()),
         );
-        let deadline = Instant::now() + LIMIT;
-        while std::net::TcpStream::connect(addr).is_err() {
-            assert!(Instant::now() < deadline, "the service does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
+        wait_for("the service listens", || std::net::TcpStream::connect(addr));
         Self { _process: process, addr }
     }
 
@@ -69,15 +62,10 @@ impl Service {
 
     /// Waits until it serves this.
     fn wait(&self, wanted: &str) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        wait_for(&format!("it serves {wanted:?}"), || {
             let served = self.get();
-            if served.trim_end() == wanted {
-                return;
-            }
-            assert!(Instant::now() < deadline, "it serves {served:?}, not {wanted:?}");
-            thread::sleep(Duration::from_millis(5));
-        }
+            if served.trim_end() == wanted { Ok(()) } else { Err(served) }
+        });
     }
 
     fn put(&self, value: &str) -> String {
@@ -93,7 +81,7 @@ fn what_one_writes_all_serve_also_after_a_node_was_gone() {
     let second = || Process::node(&["--name", "node2", "--bind", &second_at, "--http", &second_http, "--join", &seed]);
     let third = Process::node(&["--name", "node3", "--http", "127.0.0.1:0", "--join", &seed]);
     let mut node = second();
-    talk::everyone_sees(3, &[("node1", &first.log), ("node2", &node.log), ("node3", &third.log)]);
+    traffic::wait_members(3, &[("node1", &first.log), ("node2", &node.log), ("node3", &third.log)]);
     let services = [&first, &node, &third].map(|node| Service::start(store.path(), node.http()));
 
     let mut told = services[0].put("1");

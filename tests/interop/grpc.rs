@@ -1,15 +1,15 @@
-//! The node's health, asked by gRPC's own client (grpcio, which knows nothing of what we use), with and without TLS.
+//! A node's health, asked by gRPC's own client with and without TLS. That client, grpcio, shares no code with the node.
 
 use std::{ffi::OsString, process::Command};
 
-use crate::support::{Process, docker::wait_until, program, repository, require, stdout};
+use crate::support::{Process, docker::wait_until, repository, require, stdout, tls::Certificates};
 
 /// The variable that names the Python of an environment that has the client; else `python3` is tried.
 const PYTHON: &str = "BROADCAST_TESTS_GRPC_PYTHON";
 
 const TOKEN: (&str, &str) = ("BROADCAST_HTTP_TOKEN", "a-token-for-this-test");
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let tests: &[require::Test] = &[
         ("grpc/a_node_tells_its_health", a_node_tells_its_health),
@@ -66,11 +66,8 @@ fn a_node_tells_its_health() {
 
 /// The client shows neither a certificate nor a token.
 fn a_node_tells_its_health_over_tls() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
-    stdout(program(&["tls-selfsigned", &path("")]).output().expect("the program runs"));
-    let (ca, cert, key) = (path("ca.pem"), path("server.pem"), path("server-key.pem"));
-    let tls = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-client-ca-file", &ca];
-    let node = Process::node_with(&[&["--name", "node1", "--http", "127.0.0.1:0"], &tls[..]].concat(), &[TOKEN]);
+    let made = Certificates::new(&[]);
+    let ca = made.file("ca.pem");
+    let node = made.node(&["--tls-client-ca-file", &ca], &[TOKEN]);
     call(node.http().port(), &ca);
 }

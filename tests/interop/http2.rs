@@ -1,4 +1,4 @@
-//! The HTTP API in HTTP/2 with prior knowledge, asked by curl.
+//! The HTTP API over HTTP/2 with prior knowledge, asked by curl.
 
 use std::{
     io::Read as _,
@@ -6,23 +6,18 @@ use std::{
     process::{Command, Stdio},
 };
 
+use super::curl;
 use crate::support::{Process, require};
 use serde_json::{Value, json};
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let tests: &[require::Test] = &[
         ("http2/curl_publishes_and_follows", curl_publishes_and_follows),
         ("http2/curl_is_told_what_is_too_long", curl_is_told_what_is_too_long),
         ("http2/curl_asks_for_health_when_all_permits_are_taken", curl_asks_for_health_when_all_permits_are_taken),
     ];
-    require::cases(missing().as_ref(), tests)
-}
-
-fn missing() -> Option<String> {
-    let version = Command::new("curl").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
-    (!String::from_utf8_lossy(&version).split_whitespace().any(|feature| feature == "HTTP2"))
-        .then(|| "curl does not speak HTTP/2, or is not installed: install one that does (`curl --version`)".into())
+    require::cases(curl::missing(&["HTTP2"]).as_ref(), tests)
 }
 
 fn node(args: &[&str]) -> (Process, SocketAddr) {
@@ -32,19 +27,9 @@ fn node(args: &[&str]) -> (Process, SocketAddr) {
 }
 
 /// What curl says: what it was sent, and then the protocol's version and the status.
-#[track_caller]
 fn curl(at: SocketAddr, path: &str, args: &[&str]) -> (String, String) {
-    let output = Command::new("curl")
-        .args(["--http2-prior-knowledge", "--silent", "--show-error", "--max-time", "20"])
-        .args(["--write-out", "\n%{http_version} %{http_code}"])
-        .args(args)
-        .arg(format!("http://{at}{path}"))
-        .output()
-        .expect("curl runs");
-    let told = String::from_utf8(output.stdout).expect("text");
-    let (body, status) =
-        told.rsplit_once('\n').unwrap_or_else(|| panic!("{:?}", String::from_utf8_lossy(&output.stderr)));
-    (body.into(), status.into())
+    let told = curl::fetch(&format!("http://{at}{path}"), &[&["--http2-prior-knowledge"], args].concat());
+    (told.body, told.status)
 }
 
 fn curl_publishes_and_follows() {

@@ -1,14 +1,13 @@
-//! With what others wrote, and what was written before: nodes of hashicorp/memberlist, agents of serf and nodes of
-//! the previous release in one cluster with ours, the tools that judge what ours show of themselves, networks that
-//! are not plain, and a disk that is full.
+//! Tests with other programs and other networks: nodes of hashicorp/memberlist, serf agents and nodes of the previous release in
+//! one cluster with ours; etcd and its clients; tools that check what nodes show; networks, disks and clocks that fail.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod addresses;
-mod cells;
 mod churn;
 mod compat;
+mod curl;
 mod disk;
 mod etcd;
 mod example;
@@ -24,6 +23,7 @@ mod observe;
 mod one_at_a_time;
 mod openapi;
 mod serf;
+mod serf_matrix;
 mod tls;
 mod voters;
 

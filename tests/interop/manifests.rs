@@ -1,6 +1,6 @@
-//! What is shipped to run clusters with on Kubernetes and on Docker Swarm, `docker/kubernetes` and `docker/stack.yaml`,
-//! as the cluster's own tools read it, against the schemas of Kubernetes, and against the program: each variable,
-//! command and path in it is one that the program has. `tests/containers` runs the stack.
+//! The files for Kubernetes and Docker Swarm, `docker/kubernetes` and `docker/stack.yaml`, checked with the clusters' own tools,
+//! against the schemas of Kubernetes, and against the program: every variable, command and path in them is one that the program
+//! has. `tests/containers` runs the stack.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ const VERSIONS: [&str; 3] = ["1.32", "1.35", "1.37"];
 /// Where the manifests have their secrets.
 const SECRETS: &str = "/run/secrets/";
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let tests: [require::Test; 3] = [
         ("kubernetes_knows_each_field_of_the_manifests", kubernetes_knows_each_field_of_the_manifests),
@@ -144,7 +144,7 @@ impl Trial {
         env.retain(|(name, _)| !own.contains(name));
         let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let node = Process::node_with(&["--http", "127.0.0.1:0"], &env);
-        assert!(node.starts(), "it cannot start with {settings:?}");
+        assert!(node.wait_started(), "it cannot start with {settings:?}");
         Self { node, secrets }
     }
 

@@ -1,28 +1,24 @@
-//! Each configuration of each release of memberlist, joined and joining.
+//! Each configuration of each release of memberlist, once joined by our node and once joining it.
 //!
-//! A cell goes through the life of a cluster of two: they agree, speak, change what they tell about
-//! themselves, suspect each other wrongly, leave and fail. The nodes of ours are the library's.
+//! In a cluster of two they find each other, exchange messages, change their metadata, refute wrong suspicions, leave and fail.
+//! Our nodes run inside the test.
 
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use broadcast::{
     Config, Envelope, MemberState, Profile, Tuning,
-    wire::{
-        Keyring, NodeState, PushPull, PushPullState, SecretKey,
-        envelope::Direction,
-        envelope_reader::EnvelopeReader,
-        stream::{self, StreamMessage},
-    },
+    wire::{Keyring, NodeState, PushPullState, SecretKey},
 };
 use serde_json::{Value, json};
 
-use crate::support::{LIMIT, Process, embedded::Embedded, go::Release, require::Case};
+use crate::support::{
+    LIMIT, Process,
+    cluster::{try_view, wait_believed},
+    embedded::Embedded,
+    go::Release,
+    require::Case,
+};
 
 /// How often members are probed, on both sides. A suspect has three times that to object.
 const PROBE: Duration = Duration::from_millis(500);
@@ -148,7 +144,7 @@ fn cell(setup: Setup, we_join: bool) {
     agree(&ours, &mut go, "go");
     if setup.key.is_some() || setup.label {
         for addr in [ours.addr(), go.addr()] {
-            assert_eq!(view(&Envelope::default(), addr), None, "{addr} tells it to everybody");
+            assert_eq!(try_view(&Envelope::default(), addr), None, "{addr} tells it to everybody");
         }
     }
     ours_speaks(&ours, &go);
@@ -171,7 +167,7 @@ fn cell(setup: Setup, we_join: bool) {
 
     let mut go = setup.go("go2", Some(&ours));
     agree(&ours, &mut go, "go2");
-    go.say("leave");
+    go.send_line("leave");
     ours.log.wait_line(0, &json!({"event": "left", "member": "go2"}));
     let mut go = setup.go("go3", Some(&ours));
     agree(&ours, &mut go, "go3");
@@ -197,7 +193,7 @@ fn agree(ours: &Embedded, go: &mut Process, name: &str) {
     seen.sort_by(|(one, _), (other, _)| one.cmp(other));
     assert_eq!(seen, [(name.to_owned(), MemberState::Alive), (me.to_owned(), MemberState::Alive)]);
     let from = go.log.len();
-    go.say("members");
+    go.send_line("members");
     let at = go.log.wait_line(from, &json!({"event": "members"}));
     assert_eq!(go.log.lines()[at]["members"], json!([name, me]));
     assert_eq!(told(ours, go, MemberState::Alive), [name, me]);
@@ -225,19 +221,19 @@ fn go_speaks(ours: &Embedded, go: &mut Process) {
     for size in SIZES {
         let bytes: Vec<u8> = (0..size).map(|i| 255 - (i ^ i >> 8) as u8).collect();
         let bytes = STANDARD.encode(bytes);
-        go.say(&format!("{} {bytes}", if size < 1400 { "gossip" } else { "reliable" }));
+        go.send_line(&format!("{} {bytes}", if size < 1400 { "gossip" } else { "reliable" }));
         let heard = json!({"event": "raw", "from": "go", "bytes": bytes});
         ours.log.wait_line(0, &heard);
         assert_eq!(ours.log.count(&heard), 1, "{size} bytes");
     }
-    go.say("best-effort aGVsbG8=");
+    go.send_line("best-effort aGVsbG8=");
     ours.log.wait_line(0, &json!({"event": "raw", "from": "go", "bytes": "aGVsbG8="}));
-    go.say("send from go 8");
+    go.send_line("send from go 8");
     ours.log.wait_line(0, &json!({"event": "received", "from": "go", "key": "from go", "value": 8}));
 }
 
 fn metadata_changes(ours: &Embedded, go: &mut Process) {
-    go.say("meta changed");
+    go.send_line("meta changed");
     ours.log.wait_line(0, &json!({"event": "updated", "member": "go", "meta": "changed"}));
     ours.run(|node| async move { node.update_meta("changed, too").await }).expect("it is short");
     go.log.wait_line(0, &json!({"event": "updated", "member": "ours", "meta": "changed, too"}));
@@ -246,9 +242,9 @@ fn metadata_changes(ours: &Embedded, go: &mut Process) {
 /// Each does nothing until the other suspects it, and then says otherwise, in a later incarnation.
 fn both_refute(setup: Setup, ours: &Embedded, go: &Process) {
     let known = believed(setup, go.addr(), "ours", |_| true).incarnation;
-    let halt = ours.halt();
+    let paused = ours.pause();
     believed(setup, go.addr(), "ours", |of| of.state == NodeState::Suspect);
-    drop(halt);
+    drop(paused);
     believed(setup, go.addr(), "ours", |of| of.state == NodeState::Alive && of.incarnation > known);
 
     let known = believed(setup, ours.addr(), "go", |_| true).incarnation;
@@ -261,33 +257,5 @@ fn both_refute(setup: Setup, ours: &Embedded, go: &Process) {
 /// Waits until a node believes of another what `wanted` asks for; gives it.
 #[track_caller]
 fn believed(setup: Setup, by: SocketAddr, name: &str, wanted: impl Fn(&PushPullState) -> bool) -> PushPullState {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let view = view(&setup.envelope(), by).expect("it tells its view");
-        let believed = view.into_iter().find(|state| *state.name == *name.as_bytes());
-        match believed {
-            Some(state) if wanted(&state) => return state,
-            believed => assert!(Instant::now() < deadline, "{by} believes {believed:?} of {name}"),
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A node's view of the cluster: its answer to one that sees nobody; `None` if it gives none that can be read.
-fn view(envelope: &Envelope, of: SocketAddr) -> Option<Vec<PushPullState>> {
-    let question = stream::encode(&StreamMessage::PushPull(PushPull::default()), false);
-    let mut stream = TcpStream::connect(of).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("not zero");
-    // The nonce is the same each time, as is what is said under it.
-    stream.write_all(&envelope.seal_stream([7; 12], question, Direction::Request)).expect("it reads");
-    let mut reader = EnvelopeReader::new(Direction::Answer);
-    let mut chunk = [0; 4096];
-    loop {
-        let len = stream.read(&mut chunk).ok().filter(|len| *len > 0)?;
-        match reader.push(envelope, &chunk[..len]).ok()? {
-            Some(StreamMessage::PushPull(view)) => return Some(view.nodes),
-            Some(_) => return None,
-            None => {}
-        }
-    }
+    wait_believed(&setup.envelope(), by, name, wanted)
 }

@@ -1,27 +1,24 @@
-//! One cluster of our nodes and of nodes built on the real hashicorp/memberlist: `tests/interop/main.go`,
-//! with memberlist's default configuration here, and with every other in [`matrix`].
+//! One cluster of our nodes and of nodes built on hashicorp/memberlist, as `tests/interop/main.go` is. Here memberlist has
+//! its default configuration; [`matrix`] has all others.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
 
-use broadcast::wire::{
-    NodeState, PushPull, PushPullState,
-    stream::{self, StreamMessage, StreamReader},
-};
+use broadcast::wire::NodeState;
 use serde_json::{Value, json};
 
 use crate::support::{
     LIMIT, Log, Process,
+    cluster::ask_view,
     go::Release,
     require::{self, Case},
 };
 use crate::{churn, matrix};
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<Case> {
     let missing = Release::Current.missing();
     let old = Release::Old.missing().filter(|_| missing.is_none());
@@ -67,30 +64,13 @@ fn addr(node: &Process) -> String {
     node.addr().to_string()
 }
 
-/// What a node believes of the cluster: the answer to an exchange of views with an empty one.
-fn view(of: &Process) -> Vec<PushPullState> {
-    let mut stream = TcpStream::connect(of.addr()).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("not zero");
-    stream.write_all(&stream::encode(&StreamMessage::PushPull(PushPull::default()), false)).expect("it reads");
-    let mut reader = StreamReader::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let len = stream.read(&mut chunk).expect("it answers");
-        assert_ne!(len, 0, "it answers with its view");
-        if let Some(message) = reader.push(&chunk[..len]).expect("it speaks memberlist") {
-            let StreamMessage::PushPull(view) = message else { panic!("{message:?} is no view") };
-            return view.nodes;
-        }
-    }
-}
-
 /// Waits until a node's view has `name` in such a state, and such a life.
 #[track_caller]
 fn wait_belief(of: &Process, name: &str, wanted: impl Fn(NodeState, u32) -> bool) {
     let deadline = Instant::now() + LIMIT;
     let mut beliefs = Vec::new();
     loop {
-        let nodes = view(of);
+        let nodes = ask_view(of.addr());
         let belief = nodes.iter().find(|node| node.name == name).map(|node| (node.state, node.incarnation));
         if belief.is_some_and(|(state, incarnation)| wanted(state, incarnation)) {
             return;
@@ -131,7 +111,7 @@ fn on_every_address() {
     let ours = ours("ours", "local", &["--bind", "0.0.0.0:0", "--role", "sender", "--interval", "200ms"]);
     let join = SocketAddr::from(([127, 0, 0, 1], ours.addr().port())).to_string();
     let go = go("go", "local", &["-bind", "0.0.0.0:0", "-join", &join]);
-    if go.starts() {
+    if go.wait_started() {
         hear_each_other(ours, go, false);
     } else {
         eprintln!("skipped: on_every_address: memberlist finds no private address on this machine to advertise");
@@ -142,13 +122,13 @@ fn on_every_address() {
 fn hear_each_other(mut ours: Process, mut go: Process, is_named: bool) {
     ours.log.wait_line(0, &json!({"event": "joined", "member": "go", "addr": addr(&go)}));
     go.log.wait_line(0, &json!({"event": "joined", "member": "ours", "addr": addr(&ours)}));
-    go.say("members");
+    go.send_line("members");
     go.log.wait_line(0, &json!({"event": "members", "members": ["go", "ours"]}));
 
     go.log.wait_line(0, &json!({"event": "received", "key": "I am ours"}));
     let said = [("I am go", 1000), ("with \"quotes\" and ütf", 7), ("I am go", 1001), ("", 0)];
     for (key, value) in said {
-        go.say(&format!("send {key} {value}"));
+        go.send_line(&format!("send {key} {value}"));
     }
     let heard = |(key, value)| {
         let mut line = json!({"event": "received", "key": key, "value": value});
@@ -209,16 +189,16 @@ fn each_sees_the_other_leave_and_return(preset: &str) {
     go_node.log.wait_line(from, &json!({"event": "joined", "member": "ours", "addr": addr(&ours_node)}));
     ours_node.log.wait_line(0, &json!({"event": "joined", "member": "go"}));
 
-    go_node.say("leave");
+    go_node.send_line("leave");
     let from = ours_node.log.wait_line(0, &json!({"event": "left", "member": "go"}));
     go_node.log.wait_line(0, &json!({"event": "left"}));
-    go_node.say("quit");
+    go_node.send_line("quit");
     assert!(go_node.wait().success());
 
     let mut go_node = go("go", preset, &["-join", &addr(&ours_node)]);
     ours_node.log.wait_line(from, &json!({"event": "joined", "member": "go", "addr": addr(&go_node)}));
     assert_eq!(ours_node.log.count(&json!({"event": "failed"})), 0);
-    go_node.say("send back again 1");
+    go_node.send_line("send back again 1");
     ours_node.log.wait_line(from, &json!({"event": "received", "from": "go", "key": "back again", "value": 1}));
 }
 
@@ -231,7 +211,7 @@ fn go_fails_and_returns(preset: &str) {
 
     let mut back = go("go", preset, &["-join", &addr(&ours)]);
     ours.log.wait_line(from, &json!({"event": "joined", "member": "go", "addr": addr(&back)}));
-    back.say("send back again 1");
+    back.send_line("send back again 1");
     ours.log.wait_line(from, &json!({"event": "received", "from": "go", "key": "back again", "value": 1}));
 }
 
@@ -264,7 +244,7 @@ fn ours_returns_elsewhere_when_go_has_forgotten_it() {
 
     let back = ours("ours", "local", &["--join", &join]);
     go.log.wait_line(from, &json!({"event": "joined", "member": "ours", "addr": addr(&back)}));
-    go.say("send there 1");
+    go.send_line("send there 1");
     back.log.wait_line(0, &json!({"event": "received", "from": "go", "key": "there", "value": 1}));
 }
 
@@ -286,7 +266,7 @@ fn what_go_tells_one_of_ours_all_hear_once() {
 
     let said = 0..30_u64;
     for value in said.clone() {
-        go.say(&format!("send I am go {value}"));
+        go.send_line(&format!("send I am go {value}"));
     }
     for value in said.clone() {
         let heard = json!({"event": "received", "from": "go", "key": "I am go", "value": value});
@@ -337,7 +317,7 @@ fn what_go_says_again_is_heard_again() {
     for node in &nodes {
         node.log.wait_lines(3, &heard);
     }
-    go.say("quit");
+    go.send_line("quit");
     assert!(go.wait().success());
     go.log.wait_end();
     for node in &mut nodes {

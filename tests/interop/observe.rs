@@ -1,19 +1,17 @@
-//! What is shipped to watch a cluster with, against a real Prometheus: its configuration, its rules, and every
-//! query of the dashboard.
+//! The shipped monitoring, with a real Prometheus: its configuration, its rules, and every query of the dashboard.
 
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::support::{LIMIT, Process, docker::success, http, program, require, talk};
+use crate::support::{Process, docker::success, http, program, require, traffic, wait_every};
 use serde_json::Value;
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let missing =
         (!["prometheus", "promtool"].iter().all(|tool| require::answers(Command::new(tool).arg("--version"))))
@@ -60,16 +58,14 @@ fn three() -> [Process; 3] {
     let first = node("node1", &["--role", "receiver,voter"]);
     let seed = first.addr().to_string();
     let [second, third] = ["node2", "node3"].map(|name| node(name, &["--role", "sender,voter", "--join", &seed]));
-    talk::everyone_sees(3, &[("node1", &first.log), ("node2", &second.log), ("node3", &third.log)]);
+    traffic::wait_members(3, &[("node1", &first.log), ("node2", &second.log), ("node3", &third.log)]);
     // It is answered once somebody leads.
     assert_eq!(http::ask(first.http(), "PUT", "/v1/kv/color", &[], b"green").status, 200);
     [first, second, third]
 }
 
 fn metrics(node: &Process) -> String {
-    let answer = http::ask(node.http(), "GET", "/metrics", &[], b"");
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.text()
+    http::metrics(node.http())
 }
 
 fn the_metrics_are_as_prometheus_wants_them() {
@@ -89,7 +85,7 @@ fn the_metrics_are_as_prometheus_wants_them() {
     assert!(output.status.success() && complaints.is_empty(), "{}", String::from_utf8_lossy(&complaints));
 }
 
-/// The metrics that a node has, by what it says of them: name, kind, help.
+/// The metrics of a node: name, kind, help.
 fn families(text: &str) -> Vec<[String; 3]> {
     let help = |name: &str| {
         let start = format!("# HELP {name} ");
@@ -119,7 +115,7 @@ fn the_page_of_operations_has_each_alert() {
     assert_eq!(rows, alerts, "docs/operations.md is to say what to do about each alert, in their order");
 }
 
-/// A Prometheus of its own, with the shipped rules, that looks at these nodes. Ended when dropped.
+/// A Prometheus with the shipped rules that scrapes these nodes. Ended when dropped.
 struct Prometheus {
     process: Process,
     addr: SocketAddr,
@@ -155,15 +151,13 @@ impl Prometheus {
     }
 
     fn wait(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + LIMIT;
-        while !holds() {
-            assert!(Instant::now() < deadline, "it does not come to it: {what}");
-            assert!(self.process.log.lines().len() < 10_000);
-            thread::sleep(Duration::from_millis(100));
-        }
+        wait_every(Duration::from_millis(100), what, || {
+            assert!(self.process.log.len() < 10_000);
+            if holds() { Ok(()) } else { Err("it does not hold") }
+        });
     }
 
-    /// The values an expression has now; nothing if Prometheus does not answer yet.
+    /// The current values of an expression; nothing if Prometheus does not answer yet.
     fn query(&self, expression: &str) -> Option<Vec<String>> {
         let stream = std::net::TcpStream::connect(self.addr).ok()?;
         drop(stream);
@@ -185,7 +179,7 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-/// The queries of the dashboard: where each is, and what it asks.
+/// The queries of the dashboard, with where each is.
 fn queries() -> Vec<(String, String)> {
     let text = fs::read_to_string(repository("docker/grafana/dashboards/broadcast.json")).expect("it is there");
     let dashboard: Value = serde_json::from_str(&text).expect("it is JSON");

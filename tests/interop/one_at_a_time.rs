@@ -1,29 +1,16 @@
-//! `examples/one-at-a-time`: ten replicas, of which one at a time runs the job, whatever happens to them.
+//! `examples/one-at-a-time`: of ten replicas one at a time runs the job, whatever happens to them.
 
-use std::{
-    process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::{
     example::example,
-    support::{LIMIT, Process, http, talk},
+    support::{Process, cluster::api_nodes, http, voters::VOTERS, wait_for},
 };
 
 pub fn the_job_is_done_once_a_night_whatever_happens() {
-    let voter = |name: &str, more: &[&str]| {
-        let role =
-            ["--name", name, "--http", "127.0.0.1:0", "--role", "receiver,voter", "--voters", "node1,node2,node3"];
-        Process::node(&[&role[..], more].concat())
-    };
-    let first = voter("node1", &[]);
-    let seed = first.addr().to_string();
-    let [second, third] = ["node2", "node3"].map(|name| voter(name, &["--join", &seed]));
-    talk::everyone_sees(3, &[("node1", &first.log), ("node2", &second.log), ("node3", &third.log)]);
-    let mut nodes = [first, second, third];
+    let mut nodes: [Process; 3] = api_nodes(&["--role", "receiver,voter", "--voters", VOTERS]);
     let mut replicas: Vec<Process> = (0..10)
         .map(|at| {
             let node = format!("http://{}", nodes[at % 3].http());
@@ -34,17 +21,13 @@ pub fn the_job_is_done_once_a_night_whatever_happens() {
         .collect();
     let at = nodes[2].http();
     let get = |path: &str| http::ask(at, "GET", path, &[], b"").json();
-    let wait = |what: &str, is: &mut dyn FnMut() -> bool| {
-        let deadline = Instant::now() + LIMIT;
-        while !is() {
-            assert!(Instant::now() < deadline, "waiting until {what}: {}", get("/v1/locks"));
-            thread::sleep(Duration::from_millis(50));
-        }
+    let wait = |what: &str, holds: &dyn Fn() -> bool| {
+        wait_for(what, || if holds() { Ok(()) } else { Err(get("/v1/locks")) });
     };
     let reports = || get("/v1/kv?prefix=report/")["kvs"].as_array().cloned().unwrap_or_default();
     let more = |nights: usize| {
         let before = reports().len();
-        wait("more nights are done", &mut || reports().len() >= before + nights);
+        wait("more nights are done", &|| reports().len() >= before + nights);
     };
     let holder = || {
         let label = get("/v1/locks/jobs/nightly")["holders"][0]["label"].clone();
@@ -54,12 +37,12 @@ pub fn the_job_is_done_once_a_night_whatever_happens() {
     // The one that has the lock is killed in the middle.
     let killed = holder().expect("somebody has it");
     replicas[killed].kill();
-    wait("another one has it", &mut || holder().is_some_and(|now| now != killed));
+    wait("another one has it", &|| holder().is_some_and(|now| now != killed));
     more(1);
     // The next one is paused for longer than its time to live, and goes on where it was.
     let paused = holder().expect("somebody has it");
     replicas[paused].signal("STOP");
-    wait("another one has it", &mut || holder().is_some_and(|now| now != paused));
+    wait("another one has it", &|| holder().is_some_and(|now| now != paused));
     more(1);
     replicas[paused].signal("CONT");
     more(1);
@@ -67,7 +50,7 @@ pub fn the_job_is_done_once_a_night_whatever_happens() {
     let cut_off = holder().filter(|at| at % 3 != 2);
     if let Some(cut_off) = cut_off {
         nodes[cut_off % 3].kill();
-        wait("one of another node has it", &mut || holder().is_some_and(|now| now % 3 != cut_off % 3));
+        wait("one of another node has it", &|| holder().is_some_and(|now| now % 3 != cut_off % 3));
     }
     more(2);
     for report in reports() {

@@ -1,5 +1,5 @@
-//! The API's description of itself, held against a node that runs: by hand, and by schemathesis, which makes
-//! requests of it that are right, and wrong in every way, and checks each answer.
+//! The description of the API, compared with a node: by hand, and by schemathesis, which makes valid and invalid requests from it
+//! and checks every answer.
 
 use std::{collections::BTreeSet, ffi::OsString, process::Command};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 const PROGRAM: &str = "BROADCAST_SCHEMATHESIS";
 const TOKEN: &str = "a-token-for-this-test";
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let missing = program()
         .is_none()
@@ -36,7 +36,7 @@ fn node() -> Process {
     node
 }
 
-/// What can be done with each path is what its header `Allow` names.
+/// The header `Allow` of each path names exactly the methods that are described.
 fn it_describes_what_can_be_done() {
     let node = node();
     let at = node.http();

@@ -1,19 +1,19 @@
-//! One cluster of our nodes and of real serf agents, seen through serf's own command line and handlers.
+//! One cluster of our nodes and of real serf agents, seen through serf's own commands and handlers.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use broadcast::{Config, Event, Profile, SerfConfig, Tags, start};
 use serde_json::{Value, json};
 
-use crate::cells;
+use crate::serf_matrix;
 use crate::support::{
     LIMIT, Process,
     require::{self, Case},
     serf,
-    serf::{Agent, Answer},
+    serf::{Agent, CommandOutput},
 };
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<Case> {
     let missing = serf::missing();
     let mut cases = require::cases(
@@ -31,22 +31,22 @@ pub fn cases() -> Vec<Case> {
         ],
     );
     cases.extend(require::cases(None, &[("the_page_has_the_cells", the_page_has_the_cells)]));
-    for (name, setup) in cells::setups() {
+    for (name, setup) in serf_matrix::setups() {
         for (we_join, joins) in [(true, "we-join"), (false, "they-join")] {
-            let test = Box::new(move || cells::live(setup, we_join));
+            let test = Box::new(move || serf_matrix::check(setup, we_join));
             cases.push(Case { name: format!("serf/{name}/{joins}"), missing: missing.clone(), test });
         }
     }
     cases
 }
 
-/// Each configuration is in the table of docs/serf.md, and no other.
+/// The table in docs/serf.md has exactly these configurations.
 fn the_page_has_the_cells() {
     let page = include_str!("../../docs/serf.md");
     let (_, table) = page.split_once("\n| | serf 0.10.1 |\n|---|---|\n").expect("the page has the table");
     let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
     let cells: Vec<_> =
-        cells::setups().into_iter().map(|(name, _)| format!("| {name} | we join, they join |")).collect();
+        serf_matrix::setups().into_iter().map(|(name, _)| format!("| {name} | we join, they join |")).collect();
     assert_eq!(rows, cells);
 }
 
@@ -82,8 +82,9 @@ fn members_show_ours(we_join: bool) {
 
     stop(&mut node);
     agent.wait_member("ours", "left");
-    agent.wait_until_heard("that ours left", |heard| heard.iter().any(|line| line.starts_with("member-leave||ours\t")));
-    assert!(!agent.heard().iter().any(|line| line.starts_with("member-failed")), "{:?}", agent.heard());
+    agent
+        .wait_until_events("that ours left", |heard| heard.iter().any(|line| line.starts_with("member-leave||ours\t")));
+    assert!(!agent.events().iter().any(|line| line.starts_with("member-failed")), "{:?}", agent.events());
 
     let mut node = tagged(&["--join", &agent.addr]);
     agent.wait_member("ours", "alive");
@@ -114,7 +115,7 @@ fn an_agent_s_event_is_heard_once_by_each_of_ours() {
         // To serf, what two agents say in the same words before they have heard of each other is one event.
         let line = format!("user|{name}|{payload}");
         for agent in [&first, &second] {
-            agent.wait_until_heard(&line, |heard| heard.iter().filter(|one| **one == line).count() == so_far);
+            agent.wait_until_events(&line, |heard| heard.iter().filter(|one| **one == line).count() == so_far);
         }
     }
 
@@ -167,7 +168,7 @@ fn our_messages_are_events_once() {
         sender.log.lines()[from..].iter().filter(|line| line["event"] == "send").map(|l| l["value"].clone()).collect();
     let lines: Vec<String> = sent.iter().map(|value| format!("user|I am sender|{value}")).collect();
     for agent in [&first, &second] {
-        agent.wait_heard(&lines);
+        agent.wait_events(&lines);
     }
     for node in &receivers {
         for value in &sent {
@@ -188,7 +189,7 @@ fn our_messages_are_events_once() {
     for agent in [&first, &second] {
         let mut counts = BTreeMap::<_, usize>::new();
         agent
-            .heard()
+            .events()
             .into_iter()
             .filter(|line| line.starts_with("user|"))
             .for_each(|l| *counts.entry(l).or_default() += 1);
@@ -234,10 +235,10 @@ async fn values_become_payloads_within_the_limit() {
     node.publish("k", &too_long).await.expect("there is room");
     node.publish("last", "").await.expect("there is room").delivered().await.expect("the witness has it all");
     let lines = values.map(|(_, payload)| format!("user|k|{payload}"));
-    agent.wait_heard(&lines);
-    agent.wait_heard(&["user|last|".to_owned()]);
-    let of_ours = agent.heard().into_iter().filter(|line| line.starts_with("user|")).count();
-    assert_eq!(of_ours, lines.len() + 1, "the long ones are none: {:#?}", agent.heard());
+    agent.wait_events(&lines);
+    agent.wait_events(&["user|last|".to_owned()]);
+    let of_ours = agent.events().into_iter().filter(|line| line.starts_with("user|")).count();
+    assert_eq!(of_ours, lines.len() + 1, "the long ones are none: {:#?}", agent.events());
 
     let (count, reason) = loop {
         if let Some(Ok(Event::SerfEventDropped { count, reason })) = events.recv().await {
@@ -267,7 +268,7 @@ fn serf_s_commands_end_cleanly() {
     };
     // Serf sends each answer in one datagram and waits for some seconds only: a busy machine loses one now and then.
     // What never comes is missing all three times.
-    let ask = |command, args: &[&str], answered: &dyn Fn(&Answer) -> bool| {
+    let ask = |command, args: &[&str], answered: &dyn Fn(&CommandOutput) -> bool| {
         let missed: Vec<_> = (0..3).map(|_| run(command, args)).take_while(|answer| !answered(answer)).collect();
         assert!(missed.len() < 3, "{command} {args:?}: {}", missed[2].text);
     };

@@ -1,4 +1,4 @@
-//! The HTTP API over TLS, asked by curl and by openssl, which know nothing of what we use.
+//! The HTTP API over TLS, asked by curl and openssl, which share no code with the node.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,11 +8,10 @@ use std::{
     thread,
 };
 
-use tempfile::TempDir;
+use super::curl;
+use crate::support::{Process, program, refusal, require, stdout, tls::Certificates};
 
-use crate::support::{Process, program, refusal, require, stdout};
-
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let tests: &[require::Test] = &[
         ("tls/curl_chooses_the_version", curl_chooses_the_version),
@@ -29,55 +28,28 @@ pub fn cases() -> Vec<require::Case> {
 }
 
 fn missing() -> Option<String> {
-    let version = Command::new("curl").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
-    if !["HTTP2", "SSL"]
-        .iter()
-        .all(|wanted| String::from_utf8_lossy(&version).split_whitespace().any(|it| it == *wanted))
-    {
-        return Some(
-            "curl does not speak TLS and HTTP/2, or is not installed: install one that does (`curl --version`)".into(),
-        );
-    }
-    (!require::answers(Command::new("openssl").arg("version"))).then(|| "openssl is not installed: install it".into())
+    curl::missing(&["HTTP2", "SSL"]).or_else(|| {
+        (!require::answers(Command::new("openssl").arg("version")))
+            .then(|| "openssl is not installed: install it".into())
+    })
 }
 
-/// What `broadcast tls-selfsigned` makes.
-fn made() -> (TempDir, impl Fn(&str) -> String) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let root = folder.path().to_owned();
-    let path = move |name: &str| root.join(name).to_str().expect("text").to_owned();
-    stdout(program(&["tls-selfsigned", &path("")]).output().expect("the program runs"));
-    (folder, path)
-}
-
-fn node(path: &impl Fn(&str) -> String, args: &[&str], env: &[(&str, &str)]) -> (Process, SocketAddr) {
-    let (cert, key) = (path("server.pem"), path("server-key.pem"));
-    let own = ["--name", "node1", "--http", "127.0.0.1:0", "--tls-cert-file", &cert, "--tls-key-file", &key];
-    let node = Process::node_with(&[&own, args].concat(), env);
+fn node(made: &Certificates, args: &[&str], env: &[(&str, &str)]) -> (Process, SocketAddr) {
+    let node = made.node(args, env);
     let at = node.http();
     (node, at)
 }
 
 /// What curl is told: the body, and then the protocol's version and the status. Its exit code, if that is not 0.
 fn curl(at: SocketAddr, path: &str, args: &[&str]) -> Result<(String, String), i32> {
-    let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_version} %{http_code}"])
-        .args(args)
-        .arg(format!("https://localhost:{}{path}", at.port()))
-        .output()
-        .expect("curl runs");
-    if !output.status.success() {
-        return Err(output.status.code().expect("it ends"));
-    }
-    let told = String::from_utf8(output.stdout).expect("text");
-    let (body, status) = told.rsplit_once('\n').expect("two lines");
-    Ok((body.into(), status.into()))
+    let told = curl::fetch(&format!("https://localhost:{}{path}", at.port()), args);
+    if told.code == 0 { Ok((told.body, told.status)) } else { Err(told.code) }
 }
 
 fn curl_chooses_the_version() {
-    let (_folder, path) = made();
-    let (_node, at) = node(&path, &[], &[]);
-    let ca = path("ca.pem");
+    let made = Certificates::new(&[]);
+    let (_node, at) = node(&made, &[], &[]);
+    let ca = made.file("ca.pem");
     let message = ["--cacert", &*ca, "--data", r#"{"key":"k","value":[1,2]}"#];
     for (version, args) in [
         ("2", &["--http2"][..]),
@@ -100,9 +72,9 @@ fn curl_chooses_the_version() {
         .output()
         .expect("curl runs");
     assert_eq!(String::from_utf8_lossy(&output.stdout).matches("\ndata: ").count(), 5);
-    let (_other, other) = made();
+    let other = Certificates::new(&[]);
     assert_eq!(
-        curl(at, "/livez", &["--cacert", &other("ca.pem")]),
+        curl(at, "/livez", &["--cacert", &other.file("ca.pem")]),
         Err(60),
         "the peer's certificate cannot be verified"
     );
@@ -111,11 +83,11 @@ fn curl_chooses_the_version() {
 }
 
 fn curl_needs_a_certificate_and_a_token() {
-    let (_folder, path) = made();
-    let (ca, cert, key) = (path("ca.pem"), path("client.pem"), path("client-key.pem"));
-    let tokens = path("tokens");
+    let made = Certificates::new(&[]);
+    let (ca, cert, key) = (made.file("ca.pem"), made.file("client.pem"), made.file("client-key.pem"));
+    let tokens = made.file("tokens");
     std::fs::write(&tokens, "look: read look-look-look\n").expect("it is written");
-    let (node, at) = node(&path, &["--tls-client-ca-file", &ca, "--tokens-file", &tokens], &[]);
+    let (node, at) = node(&made, &["--tls-client-ca-file", &ca, "--tokens-file", &tokens], &[]);
     let trust = ["--cacert", &*ca];
     let shows = [&trust[..], &["--cert", &cert, "--key", &key]].concat();
     let token = ["--header", "authorization: Bearer look-look-look"];
@@ -136,20 +108,20 @@ fn curl_needs_a_certificate_and_a_token() {
     let line = serde_json::json!({"event": "audit", "who": "look", "by": "token", "outcome": "refused", "status": 403});
     node.log.wait_line(0, &line);
     // Of another authority.
-    let (_other, other) = made();
-    let (cert, key) = (other("client.pem"), other("client-key.pem"));
+    let other = Certificates::new(&[]);
+    let (cert, key) = (other.file("client.pem"), other.file("client-key.pem"));
     let foreign = curl(at, "/livez", &[&trust[..], &["--cert", &cert, "--key", &key]].concat());
     assert!(matches!(foreign, Err(35 | 55 | 56)), "{foreign:?}");
 }
 
 fn curl_sees_no_failure_while_certificates_are_renewed() {
-    let (_folder, path) = made();
-    let (node, at) = node(&path, &[], &[]);
-    let (_other, other) = made();
-    let both = path("both.pem");
+    let made = Certificates::new(&[]);
+    let (node, at) = node(&made, &[], &[]);
+    let other = Certificates::new(&[]);
+    let both = made.file("both.pem");
     let read = |file: &str| std::fs::read_to_string(file).expect("it is there");
-    std::fs::write(&both, read(&path("ca.pem")) + &read(&other("ca.pem"))).expect("it is written");
-    let pairs: Vec<_> = [&path("server"), &other("server")]
+    std::fs::write(&both, read(&made.file("ca.pem")) + &read(&other.file("ca.pem"))).expect("it is written");
+    let pairs: Vec<_> = [&made.file("server"), &other.file("server")]
         .map(|pair| [format!("{pair}.pem"), format!("{pair}-key.pem")].map(|file| read(&file)))
         .into();
     let over = AtomicBool::new(false);
@@ -171,8 +143,8 @@ fn curl_sees_no_failure_while_certificates_are_renewed() {
             })
             .collect();
         for (round, [cert, key]) in pairs.iter().cycle().skip(1).take(4).enumerate() {
-            std::fs::write(path("server.pem"), cert).expect("it is written");
-            std::fs::write(path("server-key.pem"), key).expect("it is written");
+            std::fs::write(made.file("server.pem"), cert).expect("it is written");
+            std::fs::write(made.file("server-key.pem"), key).expect("it is written");
             node.signal("HUP");
             // The change may be seen as well, and read again once more.
             node.log.wait_lines(round + 1, &serde_json::json!({"event": "tls", "level": "INFO"}));
@@ -184,7 +156,7 @@ fn curl_sees_no_failure_while_certificates_are_renewed() {
     });
 }
 
-/// As whoever leaves out the extensions gets one from `openssl x509 -req`.
+/// `openssl x509 -req` makes such a certificate if it gets no extensions.
 fn a_certificate_of_version_1_is_told_as_such() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
@@ -209,7 +181,7 @@ fn a_certificate_of_version_1_is_told_as_such() {
     assert!(told.contains("its certificate is of X.509 version 1"), "{told}");
 }
 
-/// What openssl says of a handshake; nothing of it is verified.
+/// What openssl prints about a handshake. It verifies nothing.
 fn s_client(at: SocketAddr, args: &[&str], said: &str) -> String {
     let mut client = Command::new("openssl")
         .args(["s_client", "-connect", &at.to_string(), "-servername", "localhost"])
@@ -228,8 +200,8 @@ fn s_client(at: SocketAddr, args: &[&str], said: &str) -> String {
 }
 
 fn openssl_shakes_hands_oddly() {
-    let (_folder, path) = made();
-    let (node, at) = node(&path, &[], &[]);
+    let made = Certificates::new(&[]);
+    let (node, at) = node(&made, &[], &[]);
     for (args, expected) in [
         (&["-tls1_3"][..], "TLSv1.3"),
         (&["-tls1_2"], "TLSv1.2"),
@@ -252,7 +224,7 @@ fn openssl_shakes_hands_oddly() {
     assert!(!told.contains("HTTP/1.1 200"), "{told}");
     let mut slow = std::net::TcpStream::connect(at).expect("it listens");
     slow.write_all(&[22, 3, 1]).expect("it is taken");
-    let (health, status) = curl(at, "/livez", &["--cacert", &path("ca.pem")]).expect("it is answered");
+    let (health, status) = curl(at, "/livez", &["--cacert", &made.file("ca.pem")]).expect("it is answered");
     assert!(health.contains("alive") && status.ends_with(" 200"), "{status}");
     let mut noise = std::net::TcpStream::connect(at).expect("it listens");
     // A hello of four bytes that say nothing.
@@ -264,14 +236,14 @@ fn openssl_shakes_hands_oddly() {
 }
 
 fn openssl_reads_what_is_made() {
-    let (_folder, path) = made();
-    let text = Command::new("openssl").args(["x509", "-noout", "-text", "-in", &path("server.pem")]).output();
+    let made = Certificates::new(&[]);
+    let text = Command::new("openssl").args(["x509", "-noout", "-text", "-in", &made.file("server.pem")]).output();
     let text = stdout(text.expect("openssl runs"));
     for part in ["DNS:localhost", "IP Address:127.0.0.1", "TLS Web Server Authentication"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let verified = Command::new("openssl")
-        .args(["verify", "-CAfile", &path("ca.pem"), &path("server.pem"), &path("client.pem")])
+        .args(["verify", "-CAfile", &made.file("ca.pem"), &made.file("server.pem"), &made.file("client.pem")])
         .output()
         .expect("openssl runs");
     assert_eq!(stdout(verified).matches(": OK").count(), 2);

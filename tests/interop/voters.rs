@@ -1,13 +1,13 @@
-//! Three voters and a node that does not vote, each in a network of its own: what tests have in common that break them.
+//! Three voters and a node that does not vote, each on a host of its own: what the tests that break them share.
 
 use serde_json::Value;
 
 use crate::support::{
     Process,
     netns::{Host, seed},
+    voters::{VOTERS, leader},
 };
 
-const VOTERS: &str = "node1,node2,node3";
 /// Where each of the nodes answers clients of etcd, in its own network.
 pub const ETCD: &str = "127.0.0.1:2379";
 const KEY: &str = "cg8StVXbQJ0gPvMde8o7yrlKmLfiirVuSpXeQm9WlP8=";
@@ -33,14 +33,5 @@ pub fn status(host: &Host) -> Option<Value> {
 /// Which of the voters leads, from 0 on, if all three vote; otherwise what the store says of itself.
 pub fn leader_of_all(host: &Host) -> Result<usize, Value> {
     let status = status(host).unwrap_or_default();
-    leader(&status).ok_or(status)
-}
-
-/// Which of the voters leads, from 0 on, by what the store says of itself; nothing, if not all three vote.
-pub fn leader(status: &Value) -> Option<usize> {
-    let voters = status["voters"].as_array()?;
-    let well = voters.iter().filter(|voter| voter["votes"] == true && voter.get("problem").is_none()).count();
-    let leader = voters.iter().find(|voter| voter["leads"] == true)?;
-    let leader: usize = leader["name"].as_str()?.strip_prefix("node")?.parse().ok()?;
-    (well == 3).then(|| leader - 1)
+    leader(&status, 3).ok_or(status)
 }

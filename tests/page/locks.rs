@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{check_quiet, open, three};
-use crate::support::http::ask;
+use super::{check_quiet, open};
+use crate::support::{cluster::api_nodes, http::ask, voters::VOTERS};
 
 pub(super) fn the_tab_of_locks_shows_who_holds_them() {
-    let nodes = three(&["--role", "receiver,voter", "--voters", "node1,node2,node3"]);
+    let nodes = api_nodes::<3>(&["--role", "receiver,voter", "--voters", VOTERS]);
     let at = nodes[0].http();
     let send = |method: &str, path: &str, body: Value| {
         let answer = ask(at, method, path, &["content-type: application/json"], body.to_string().as_bytes());

@@ -1,4 +1,4 @@
-//! Backups of the replicated store, and founding it anew: the commands, beside real nodes.
+//! Backups of the store, and founding it anew: the commands, with real nodes.
 
 use std::{
     fs,
@@ -11,20 +11,20 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::store::{Cluster, alone_with_much, command, put, put_much, put_on};
+use super::store::{Cluster, command, put, put_24_mib, put_until_stopped, single_voter_with_data};
 use crate::support::{
-    LIMIT, Process,
+    Process,
     http::{ask, connect, read_head, request},
-    program, refusal, stdout,
+    program, refusal, stdout, wait, wait_for,
 };
 
-/// The first revision of a store that was founded anew, as a command tells it.
+/// The first revision of a store that was founded anew, from a command's output.
 #[track_caller]
 fn first_revision(told: &str, former: u64) -> u64 {
     let first = told.split_once(", from revision ").and_then(|(_, rest)| rest.split_once(" on, with "));
@@ -57,11 +57,7 @@ fn numbers(at: SocketAddr, prefix: &str) -> Vec<u64> {
 
 #[track_caller]
 fn wait_more(at: SocketAddr, prefix: &str, than: u64) {
-    let deadline = Instant::now() + LIMIT;
-    while put(at, &format!("{prefix}/0"), b"0").1["revision"].as_u64().expect("a revision") < than {
-        assert!(Instant::now() < deadline, "nothing is put any more");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait("more is put", || put(at, &format!("{prefix}/0"), b"0").1["revision"].as_u64().expect("a revision") >= than);
 }
 
 impl Cluster {
@@ -69,7 +65,7 @@ impl Cluster {
         self.folder.path().join(format!("node{}", at + 1))
     }
 
-    /// All voters end at once; these lose what they had.
+    /// Kills all voters at once. These lose their data.
     fn lose(&mut self, disks: &[usize]) {
         for voter in &self.voters {
             voter.signal("KILL");
@@ -80,22 +76,17 @@ impl Cluster {
         disks.iter().for_each(|at| fs::remove_dir_all(self.data(*at)).expect("it is there"));
     }
 
-    /// Has a node that waits take part.
+    /// Adds a voter that is not part of the store yet.
     #[track_caller]
     fn add(&self, name: &str) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        // It may not have been seen yet.
+        wait_for(&format!("{name} is added"), || {
             let added = command(self.other.http(), &["voters", "add", name]).output().expect("it runs");
-            if added.status.success() {
-                return;
-            }
-            // It may not have been seen yet.
-            assert!(Instant::now() < deadline, "{added:?}");
-            thread::sleep(Duration::from_millis(100));
-        }
+            if added.status.success() { Ok(()) } else { Err(added) }
+        });
     }
 
-    /// A store with one voter is there, and takes the others in.
+    /// Starts one voter that has a store, and adds the others to it.
     fn take_in(&mut self, first: usize) {
         self.restart(first);
         // Nobody founds another beside it, whoever is there first.
@@ -115,7 +106,7 @@ fn what_was_saved_under_load_is_there_in_another_store_and_the_former_one_is_nam
         ask(at, "POST", "/v1/leases", &[], b"{\"ttl\": 300}").json()["lease"].as_str().expect("text").to_owned();
     assert_eq!(ask(at, "PUT", &format!("/v1/kv/held?lease={lease}"), &[], b"x").status, 200);
     let stop = Arc::new(AtomicBool::new(false));
-    let writers = [put_on(at, "a", &stop), put_on(cluster.voters[1].http(), "b", &stop)];
+    let writers = [put_until_stopped(at, "a", &stop), put_until_stopped(cluster.voters[1].http(), "b", &stop)];
     wait_more(at, "c", 60);
     // What is there now was acknowledged before.
     let before = ["a", "b"].map(|prefix| numbers(at, prefix));
@@ -183,7 +174,7 @@ fn one_voter_that_is_left_goes_on_with_all_that_it_had() {
     let mut cluster = Cluster::start();
     let at = cluster.other.http();
     let stop = Arc::new(AtomicBool::new(false));
-    let writer = put_on(at, "a", &stop);
+    let writer = put_until_stopped(at, "a", &stop);
     wait_more(at, "c", 60);
     stop.store(true, Ordering::Relaxed);
     let (done, _) = writer.join().expect("it puts");
@@ -252,7 +243,7 @@ fn what_cannot_be_is_refused_in_one_line_and_nothing_is_written() {
     assert!(!target.exists());
 }
 
-/// Something that answers once, with this and no more; the body should have `length` bytes.
+/// A server that answers once with `body`, and promises `length` bytes.
 fn answers(length: usize, body: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let at = listener.local_addr().expect("it is bound");
@@ -286,18 +277,18 @@ fn a_backup_that_is_not_whole_leaves_the_former_one() {
     assert!(line.contains(" is no whole backup: ") && line.ends_with("; save again"), "{line}");
 }
 
-/// Somebody who begins to save, and reads no more than the head.
-fn begin_to_save(at: SocketAddr) -> (u16, BufReader<TcpStream>) {
+/// Begins a backup, and reads only the head of the answer.
+fn begin_backup(at: SocketAddr) -> (u16, BufReader<TcpStream>) {
     let mut stream = connect(at);
     stream.write_all(&request("GET", "/v1/store/snapshot", &[], b"")).expect("it reads");
     let mut stream = BufReader::new(stream);
     (read_head(&mut stream).expect("it answers").0, stream)
 }
 
-/// Reads a part of a backup, then has something happen to who writes it: what comes is cut, or at least does not end as a
+/// Reads part of a backup, then lets something happen to its writer: the rest is cut off, or at least does not end as a
 /// body in chunks does (RFC 9112, section 7.1).
 fn cut_off(at: SocketAddr, happens: impl FnOnce()) {
-    let (status, mut stream) = begin_to_save(at);
+    let (status, mut stream) = begin_backup(at);
     assert_eq!(status, 200);
     let mut first = [0; 1 << 16];
     stream.read_exact(&mut first).expect("a part of it");
@@ -310,7 +301,7 @@ fn cut_off(at: SocketAddr, happens: impl FnOnce()) {
 
 #[test]
 fn a_voter_that_stops_cuts_a_backup_off_visibly() {
-    let mut node = alone_with_much();
+    let mut node = single_voter_with_data();
     cut_off(node.http(), || node.signal("TERM"));
     node.wait();
 }
@@ -318,7 +309,7 @@ fn a_voter_that_stops_cuts_a_backup_off_visibly() {
 #[test]
 fn a_leader_that_is_lost_cuts_a_backup_off_visibly_and_the_next_one_gives_a_whole_one() {
     let mut cluster = Cluster::start();
-    put_much(cluster.other.http());
+    put_24_mib(cluster.other.http());
     let (leader, at) = (cluster.wait_led(3), cluster.other.http());
     cut_off(at, || cluster.voters[leader].signal("KILL"));
     cluster.voters[leader].wait();
@@ -331,8 +322,8 @@ fn a_leader_that_is_lost_cuts_a_backup_off_visibly_and_the_next_one_gives_a_whol
 
 #[test]
 fn a_voter_writes_two_backups_at_once() {
-    let node = alone_with_much();
-    let save = || begin_to_save(node.http());
+    let node = single_voter_with_data();
+    let save = || begin_backup(node.http());
     let [first, second] = [save(), save()];
     assert_eq!((first.0, second.0), (200, 200));
     let third = ask(node.http(), "GET", "/v1/store/snapshot", &[], b"");
@@ -340,9 +331,6 @@ fn a_voter_writes_two_backups_at_once() {
     assert!(third.text().contains("node1 writes as many backups as it may already"), "{}", third.text());
     // Whoever goes makes room.
     drop(first);
-    let deadline = Instant::now() + LIMIT;
-    while ask(node.http(), "GET", "/v1/store/snapshot", &[], b"").status != 200 {
-        assert!(Instant::now() < deadline, "nobody can save");
-    }
+    wait("it can be saved", || ask(node.http(), "GET", "/v1/store/snapshot", &[], b"").status == 200);
     drop(second);
 }

@@ -1,5 +1,5 @@
-//! What must not harm a node of a cluster, let alone the others: names taken, seeds that do not exist,
-//! packets and streams that are none, bombs. Each is told on one clear line and costs little.
+//! Bad input must not harm a node, let alone its cluster: names that are taken, seeds that do not exist, malformed packets and
+//! streams, compression bombs. The node reports each on one clear line, and each costs little.
 
 use std::{
     io::{Read as _, Write as _},
@@ -19,14 +19,14 @@ use broadcast::wire::{
 use bytes::Bytes;
 use serde_json::Value;
 
-/// What a node under attack may hold at most, over what it holds anyhow. In bytes.
+/// How much more memory a node may take under attack, in bytes.
 const PACKETS_COST: usize = 16 << 20;
 const STREAMS_COST: usize = 160 << 20;
 
-/// Speaks protocol versions that no node here does.
+/// Protocol versions that no node has yet.
 const FUTURE: [u8; 6] = [9, 9, 9, 0, 0, 0];
 
-/// A peer that sends what it likes.
+/// A peer that sends anything.
 struct Attacker(UdpSocket);
 
 impl Attacker {
@@ -38,7 +38,7 @@ impl Attacker {
         self.0.send_to(packet, to).expect("loopback takes it");
     }
 
-    /// Opens a stream and sends `bytes`. Whether the node reads them all is the node's matter.
+    /// Opens a stream and sends `bytes`. The node need not read them all.
     fn stream(to: SocketAddr, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(to).expect("the node listens");
         let _ = stream.write_all(bytes);
@@ -46,7 +46,7 @@ impl Attacker {
     }
 }
 
-/// Waits for the line that says why something was dropped; gives its words.
+/// Waits for the line that says why something was dropped; gives the reason.
 #[track_caller]
 fn dropped(node: &Node, from: usize, reason: &str) -> String {
     let line = node.log().wait(&format!("{} to drop it: {reason:?}", node.name), |lines| {
@@ -59,7 +59,7 @@ fn dropped(node: &Node, from: usize, reason: &str) -> String {
     words
 }
 
-/// Waits until the node ends a stream, whatever it says before.
+/// Waits until the node closes a stream, whatever it sends before.
 #[track_caller]
 fn ended(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(LIMIT)).expect("a time above zero");
@@ -74,7 +74,7 @@ fn ended(stream: &mut TcpStream) {
     }
 }
 
-/// A compressed message, of which `plain` comes out.
+/// `plain`, compressed as a message.
 fn compressed(plain: &[u8]) -> Vec<u8> {
     let data = compress::compress(plain);
     let mut out = b"\x09\x82\xa4Algo\x00\xa3Buf\xdb".to_vec();

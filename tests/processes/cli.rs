@@ -1,5 +1,4 @@
-//! The program's help, what it says to settings that cannot be, its demo and its health check: the
-//! real binary.
+//! The program's help, how it refuses bad settings, its demo and its health check.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +14,7 @@ use std::{
 use crate::support::{Process, program, refusal, repository, stdout};
 use serde_json::Value;
 
-/// Runs the program with nothing of its own in its environment but `env`.
+/// Runs the program; of its own variables, only those in `env` are set.
 fn run(args: &[&str], env: &[(&str, &str)]) -> Output {
     program(args).envs(env.iter().copied()).output().expect("the program runs")
 }

@@ -1,5 +1,5 @@
-//! Clusters of real processes on loopback: how nodes find each other, leave, fail and come back, and
-//! that everybody hears everything.
+//! Clusters of real processes on loopback: nodes find each other, leave, fail and come back, and every node receives every
+//! message.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,9 +13,9 @@ use crate::support::{
     LIMIT, Process,
     cluster::{Cluster, Node, ask_view, own_addr, wait_believed},
     ledger::{self, Life},
-    program, talk,
+    program, traffic,
 };
-use broadcast::wire::NodeState;
+use broadcast::{Envelope, wire::NodeState};
 use serde_json::Value;
 
 #[test]
@@ -184,7 +184,7 @@ fn a_node_restarted_at_once_is_the_same_one_and_at_another_port_once_the_old_one
     cluster.nodes.push(Node::sender("node3", &[&seed], &[]));
     let moved = cluster.nodes[2].addr();
     for node in &cluster.nodes[..2] {
-        wait_believed(node.addr(), "node3", |state| state.address.socket_addr() == moved);
+        wait_believed(&Envelope::default(), node.addr(), "node3", |state| state.address.socket_addr() == moved);
     }
     cluster.agree();
     cluster.flow();
@@ -217,9 +217,11 @@ fn a_node_that_hangs_is_suspected_and_says_otherwise_when_it_goes_on() {
     let cluster = Cluster::start(3);
     let (judge, hung) = (cluster.nodes[0].addr(), &cluster.nodes[2].process);
     hung.signal("STOP");
-    let suspected = wait_believed(judge, "node3", |state| state.state == NodeState::Suspect);
+    let suspected = wait_believed(&Envelope::default(), judge, "node3", |state| state.state == NodeState::Suspect);
     hung.signal("CONT");
-    wait_believed(judge, "node3", |state| state.state == NodeState::Alive && state.incarnation > suspected.incarnation);
+    wait_believed(&Envelope::default(), judge, "node3", |state| {
+        state.state == NodeState::Alive && state.incarnation > suspected.incarnation
+    });
     cluster.assert_unharmed();
 }
 
@@ -242,7 +244,7 @@ fn a_node_whose_output_nobody_reads_goes_on_all_the_same() {
     let bind = own_addr();
     let args = ["node", "--name", "unread", "--bind", &bind.to_string(), "--profile", "local"];
     let unread = program(&args).stdout(Stdio::piped()).spawn().expect("the program runs");
-    let mut unread = Process { child: unread, log: Arc::default() };
+    let mut unread = Process::new(unread, Arc::default());
     let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
     let deadline = Instant::now() + LIMIT;
     while TcpStream::connect(bind).is_err() {
@@ -267,11 +269,11 @@ fn thirteen_nodes_hear_every_message_of_the_others_once() {
     let cluster = Cluster::start(13);
     // What was said from here on has to be heard by all; what came before, only by those who were there.
     let from: Vec<_> = cluster.nodes.iter().map(|node| node.log().len()).collect();
-    type Said = (String, u64);
+    type SentValue = (String, u64);
     let is = |line: &Value, event: &str| line["event"] == event;
     let value = |line: &Value| line["value"].as_u64().expect("a number");
     let said = || {
-        let mut said: Vec<Said> = Vec::new();
+        let mut said: Vec<SentValue> = Vec::new();
         for (node, from) in cluster.nodes.iter().zip(&from) {
             let lines = node.log().lines();
             let sent = lines[*from..].iter().filter(|line| is(line, "send"));
@@ -287,7 +289,7 @@ fn thirteen_nodes_hear_every_message_of_the_others_once() {
     let speakers: BTreeSet<_> = said.iter().map(|(name, _)| name).collect();
     assert_eq!(speakers.len(), 12, "{said:?}");
     let heard = |lines: &[Value]| {
-        let mut heard: BTreeMap<Said, usize> = BTreeMap::new();
+        let mut heard: BTreeMap<SentValue, usize> = BTreeMap::new();
         for line in lines.iter().filter(|line| is(line, "received")) {
             *heard.entry((line["from"].as_str().expect("text").to_owned(), value(line))).or_default() += 1;
         }
@@ -330,7 +332,7 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
     };
     let began = logs(&cluster);
     let began: Vec<_> = began.iter().map(|(name, log)| (name.as_str(), &**log)).collect();
-    let since = talk::everyone_sees(13, &began);
+    let since = traffic::wait_members(13, &began);
     cluster.flow();
 
     let everybody_sees = |cluster: &Cluster, what: &str, who: &str| {
@@ -350,11 +352,11 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
     cluster.nodes.push(Node::sender("node7", &[&seed], &bound));
     let logs = logs(&cluster);
     let logs: Vec<_> = logs.iter().map(|(name, log)| (name.as_str(), &**log)).collect();
-    let restarted = talk::everyone_sees(13, &logs);
+    let restarted = traffic::wait_members(13, &logs);
     cluster.flow();
 
     let (said, until) = ledger::last_sent(&logs);
-    ledger::wait_heard(&said, &logs);
+    ledger::wait_received(&said, &logs);
     let life = |node: &Node, since: &str, until: &str, killed| Life {
         node: node.name.clone(),
         lines: node.log().lines(),
@@ -362,7 +364,7 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
         until: until.to_owned(),
         killed,
     };
-    ledger::wait_last_words(&life(&killed, &since, &until, true), &logs);
+    ledger::wait_last_messages(&life(&killed, &since, &until, true), &logs);
     let leave = |nodes: &mut [Node]| {
         nodes.iter().for_each(|node| node.process.signal("TERM"));
         for node in nodes {
@@ -371,7 +373,7 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
         }
     };
     leave(&mut cluster.nodes[1..]);
-    ledger::wait_heard(&ledger::last_sent(&logs).0, &logs[..1]);
+    ledger::wait_received(&ledger::last_sent(&logs).0, &logs[..1]);
     leave(&mut cluster.nodes[..1]);
 
     // The receiver has outlived the senders, and heard what they said to the very last.
@@ -381,7 +383,7 @@ fn under_loss_a_pause_and_a_crash_everybody_hears_everything_once_and_in_order()
     println!("{} messages heard", ledger::check(&lives));
 }
 
-/// After v, sent or heard, a sender goes on from at least v + 1; and it goes on from nothing else.
+/// A sender's clock: the next value is one more than the highest one that it has sent or received.
 fn assert_clock(name: &str, lines: &[Value]) {
     let mut next = 0;
     for line in lines {

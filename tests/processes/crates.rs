@@ -1,10 +1,10 @@
-//! What the crates depend on: each other only downwards, and little else.
+//! The dependencies of the crates: on each other only downwards, and on little else.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
 use crate::{documents::help, settings::files_in, support::repository};
 
-/// The packages that a crate brings in, itself included.
+/// The packages that a crate depends on, itself included.
 fn packages(crate_name: &str, more: &[&str]) -> BTreeSet<String> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(repository("."));
@@ -15,7 +15,7 @@ fn packages(crate_name: &str, more: &[&str]) -> BTreeSet<String> {
     names.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// Who embeds gossip gets gossip.
+/// Programs that embed the library get few other packages.
 #[test]
 fn the_library_brings_in_little() {
     for (more, most) in [(&["--no-default-features"][..], 50), (&[], 64)] {
@@ -46,7 +46,7 @@ fn crates_know_those_below_them_only() {
     }
 }
 
-/// What a library's files say outside of comments and tests, a line each.
+/// The lines of the libraries' files, without comments and tests.
 fn lines_of_libraries() -> Vec<(PathBuf, String)> {
     let crates = ["wire", "gossip", "session", "store", "lock", "gateway", "etcd"];
     let files = crates.map(|name| files_in(&repository(&format!("crates/{name}/src"))));
@@ -63,7 +63,7 @@ fn lines_of_libraries() -> Vec<(PathBuf, String)> {
     all
 }
 
-/// Who embeds a library sets no variables and gives no flags: the program names these, where a library names a setting.
+/// Programs that embed a library have no variables or flags. So a library names settings, and the program translates the names.
 #[test]
 fn libraries_name_settings_and_no_variables() {
     for (file, line) in lines_of_libraries() {
@@ -72,7 +72,7 @@ fn libraries_name_settings_and_no_variables() {
     }
 }
 
-/// A name between backquotes is one that the program knows, so that it can put its own there.
+/// A library puts names of settings between backquotes. The program knows each of them, so that it can translate it.
 #[test]
 fn the_program_knows_the_settings_that_libraries_name() {
     let help = help(&["node", "--help"]);

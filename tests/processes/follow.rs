@@ -1,35 +1,21 @@
-//! Publishing and following over HTTP, at real nodes: what is acknowledged, what is refused, and that whoever
-//! comes back hears everything once.
+//! Publishing and following over HTTP: what is acknowledged, what is refused, and that a follower that comes back receives
+//! everything once.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     net::{SocketAddr, TcpStream},
     thread,
-    time::Instant,
 };
 
 use crate::support::{
-    Process,
-    http::{ask, connect, read_head},
-    talk,
+    cluster::{api_node, api_nodes},
+    http::{ask, open_stream},
+    wait,
 };
 use serde_json::{Value, json};
 
 const LINES: &str = "content-type: application/x-ndjson";
 const FORMS: [&str; 2] = ["text/event-stream", "application/x-ndjson"];
-
-fn node(name: &str, seed: Option<&Process>, args: &[&str]) -> Process {
-    let seed = seed.map(|seed| seed.addr().to_string()).unwrap_or_default();
-    Process::node(&[&["--name", name, "--join", &seed, "--http", "127.0.0.1:0"], args].concat())
-}
-
-/// node1 and node2, once they see each other.
-fn two(args: &[&str]) -> [Process; 2] {
-    let first = node("node1", None, args);
-    let second = node("node2", Some(&first), args);
-    talk::everyone_sees(2, &[("node1", &first.log), ("node2", &second.log)]);
-    [first, second]
-}
 
 /// Publishes messages of these keys, whose values count from 0.
 #[track_caller]
@@ -40,11 +26,11 @@ fn publish(at: SocketAddr, keys: &[&str], count: usize) {
     assert_eq!((answer.status, &answer.json()["published"]), (202, &json!(count)), "{}", answer.text());
 }
 
-/// Somebody who follows messages.
+/// A client that follows messages.
 struct Follower {
     stream: BufReader<TcpStream>,
     events: bool,
-    /// Where to go on from.
+    /// The cursor to resume at.
     place: String,
 }
 
@@ -57,12 +43,9 @@ impl Follower {
     /// Over HTTP/1.0, whose bodies have no chunks.
     #[track_caller]
     fn of(at: SocketAddr, form: &str, path: &str, place: &str) -> Self {
-        let mut stream = BufReader::new(connect(at));
-        let id = if place.is_empty() { String::new() } else { format!("last-event-id: {place}\r\n") };
-        let head = format!("GET {path} HTTP/1.0\r\naccept: {form}\r\n{id}\r\n");
-        stream.get_mut().write_all(head.as_bytes()).expect("it is taken");
-        let (status, head) = read_head(&mut stream).expect("it answers");
-        assert_eq!(status, 200, "{head:?}");
+        let (accept, id) = (format!("accept: {form}"), format!("last-event-id: {place}"));
+        let headers = if place.is_empty() { &[&*accept][..] } else { &[&*accept, &id] };
+        let (stream, head) = open_stream(at, path, headers);
         assert!(head.iter().any(|line| *line == format!("content-type: {form}")), "{head:?}");
         Self { stream, events: form == FORMS[0], place: place.into() }
     }
@@ -102,7 +85,7 @@ impl Follower {
 
 #[test]
 fn who_has_not_acknowledged_is_named() {
-    let [first, second] = two(&["--profile", "lan"]);
+    let [first, second] = api_nodes(&["--profile", "lan"]);
     let (at, body) = (first.http(), br#"{"key":"a","value":1}"#);
     let done = ask(at, "POST", "/v1/messages?ack=all&timeout=20s", &[], body);
     let told = done.json();
@@ -121,7 +104,7 @@ fn who_has_not_acknowledged_is_named() {
 
 #[test]
 fn a_full_log_takes_nothing_until_there_is_room() {
-    let [first, second] = two(&["--profile", "lan", "--retain-messages", "16"]);
+    let [first, second] = api_nodes(&["--profile", "lan", "--retain-messages", "16"]);
     // Large ones, of which few wait before the log.
     let body = format!("{{\"key\":\"a\",\"value\":\"{}\"}}", "x".repeat(100 << 10));
     let publish = || ask(first.http(), "POST", "/v1/messages", &[], body.as_bytes());
@@ -140,17 +123,14 @@ fn a_full_log_takes_nothing_until_there_is_room() {
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{}", refused.text());
     assert!(refused.text().contains("have not caught up"), "{}", refused.text());
     second.signal("CONT");
-    let deadline = Instant::now() + crate::support::LIMIT;
-    while publish().status != 202 {
-        assert!(Instant::now() < deadline, "there is room again");
-    }
+    wait("there is room again", || publish().status == 202);
     let mut follower = Follower::new(second.http(), FORMS[1], "?last=1000", "");
     (0..=taken).for_each(|seq| assert_eq!(follower.expect()["seq"], seq, "what was taken arrives, and no more"));
 }
 
 #[test]
 fn a_batch_is_published_up_to_the_line_that_is_none() {
-    let [first, second] = two(&[]);
+    let [first, second] = api_nodes(&[]);
     let mut follower = Follower::new(second.http(), FORMS[1], "", "");
     let body = b"{\"key\":\"a\",\"value\":1}\n\n{\"key\":\"b\",\"value\":2}\r\n{\"key\":\"c\" \"value\":3}\n{\"key\":\"d\",\"value\":4}\n";
     let answer = ask(first.http(), "POST", "/v1/messages", &[LINES], body);
@@ -172,7 +152,7 @@ fn a_batch_is_published_up_to_the_line_that_is_none() {
 
 #[test]
 fn whoever_comes_back_hears_all_once() {
-    let [first, second] = two(&[]);
+    let [first, second] = api_nodes(&[]);
     let (at, count) = (first.http(), 20_000);
     let names = ["apple", "pear", "apricot"];
     let followers = FORMS.iter().flat_map(|form| [(form, ""), (form, "?key=ap&from=node2"), (form, "?from=node2")]);
@@ -210,7 +190,7 @@ fn whoever_comes_back_hears_all_once() {
 
 #[test]
 fn one_stream_tells_all_there_is() {
-    let [first, second] = two(&[]);
+    let [first, second] = api_nodes(&[]);
     let (at, count) = (first.http(), 2000);
     let follow = |place: &str| Follower::of(at, FORMS[0], "/v1/events?messages=1", place);
     let mut plain = Follower::of(at, FORMS[0], "/v1/events", "1f.7");
@@ -261,7 +241,7 @@ fn one_stream_tells_all_there_is() {
 
 #[test]
 fn what_is_not_kept_is_told() {
-    let mut node1 = node("node1", None, &[]);
+    let mut node1 = api_node("node1", None, &[]);
     let at = node1.http();
     for form in FORMS {
         let mut follower = Follower::new(at, form, "", "1f.7");
@@ -298,7 +278,7 @@ fn what_is_not_kept_is_told() {
         assert_eq!(follower.next(), None);
     }
     node1.wait();
-    let again = node("node1", None, &[]);
+    let again = api_node("node1", None, &[]);
     let gone = Follower::new(again.http(), FORMS[0], "", &first).expect();
     assert_eq!((&gone["event"], &gone["missed"]), (&json!("gone"), &Value::Null), "{gone}");
     let reason = gone["reason"].as_str().expect("a reason");

@@ -1,4 +1,4 @@
-//! Whether a node is well, asked while others take all that it gives: who asks for that does not wait for them.
+//! Health checks are answered at once, however busy others keep the node.
 
 use std::{
     io::{BufReader, Write as _},
@@ -11,13 +11,13 @@ use std::{
 use crate::support::{
     Process,
     http::{Answer, ask, connect, raw, read_head, request},
-    program, talk,
+    program, traffic, wait,
 };
 use serde_json::json;
 
-/// Those who follow, and do not read.
+/// Followers that do not read.
 const FOLLOWERS: usize = 900;
-/// How long a health check may take meanwhile: as long as the program's own has.
+/// How long a health check may take meanwhile: as long as the program's own check waits.
 const SOON: Duration = Duration::from_secs(2);
 const CHECKS: usize = 20;
 
@@ -25,7 +25,7 @@ fn node(name: &str, args: &[&str]) -> Process {
     Process::node(&[&["--name", name, "--http", "127.0.0.1:0"], args].concat())
 }
 
-/// Asks, and gives how long that took.
+/// Asks; gives the answer and how long it took.
 #[track_caller]
 fn timed(at: SocketAddr, path: &str) -> (Answer, Duration) {
     let began = Instant::now();
@@ -36,14 +36,10 @@ fn timed(at: SocketAddr, path: &str) -> (Answer, Duration) {
 /// Waits until a node is ready.
 #[track_caller]
 fn until_ready(at: SocketAddr) {
-    let deadline = Instant::now() + crate::support::LIMIT;
-    while timed(at, "/readyz").0.status != 200 {
-        assert!(Instant::now() < deadline, "it is ready");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait("it is ready", || timed(at, "/readyz").0.status == 200);
 }
 
-/// Somebody who follows, and reads nothing.
+/// A follower that reads nothing.
 fn follower(at: SocketAddr, path: &str) -> TcpStream {
     let mut stream = connect(at);
     stream.write_all(&request("GET", path, &[], b"")).expect("it is taken");
@@ -57,7 +53,7 @@ fn health_is_told_soon_whoever_follows_and_does_not_read() {
     let others = ["node2", "node3", "node4"].map(|name| node(name, &["--profile", "lan", "--join", &addr]));
     let [second, third, fourth] = &others;
     let logs = [("node1", &*seed.log), ("node2", &second.log), ("node3", &third.log), ("node4", &fourth.log)];
-    talk::everyone_sees(4, &logs);
+    traffic::wait_members(4, &logs);
     until_ready(at);
     // What is heard is not logged, which is another matter.
     for node in [&seed, second, third, fourth] {
@@ -133,8 +129,5 @@ fn health_is_told_when_all_places_are_taken() {
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
     assert_eq!(answer.json()["status"], "alive", "nothing comes after it");
     drop(followers);
-    let deadline = Instant::now() + crate::support::LIMIT;
-    while timed(at, "/v1/members").0.status != 200 {
-        assert!(Instant::now() < deadline, "there is room again");
-    }
+    wait("there is room again", || timed(at, "/v1/members").0.status == 200);
 }

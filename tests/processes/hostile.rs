@@ -1,5 +1,5 @@
-//! Peers that mean harm, on real sockets, beside clusters that talk all the while: who has no key changes
-//! nothing, who replays what was said changes nothing, and who makes up members costs bounded memory.
+//! Hostile peers on real sockets, beside a cluster that sends all the while. A peer without the key changes nothing; replayed
+//! packets change nothing; invented members cost bounded memory.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ use serde_json::Value;
 /// What an attack may cost a node, in bytes: all that its streams may hold that is not complete (64 MiB),
 /// what the largest of them is copied to when it is opened, and the allocator's share.
 const COST: usize = 160 << 20;
-/// What it costs to know 10,000 members that there are not, in bytes, and to tell others of them.
+/// How much memory it may cost to know 10,000 invented members, and to tell others of them, in bytes.
 const FAKES_COST: usize = 96 << 20;
 /// How long each attack lasts.
 const ATTACK: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ fn assert_cost(cluster: &Cluster, before: &[usize], bound: usize) {
     }
 }
 
-/// Every node has heard every message of each sender once and in order, from the first that it heard.
+/// Every node has received each sender's messages once and in order, from the first one that it received.
 #[track_caller]
 fn assert_once_and_in_order(cluster: &Cluster) {
     for node in &cluster.nodes {
@@ -82,7 +82,7 @@ fn assert_once_and_in_order(cluster: &Cluster) {
     }
 }
 
-/// Nobody but the real members was ever seen.
+/// No node ever saw anybody but the real members.
 #[track_caller]
 fn assert_no_strangers(cluster: &Cluster) {
     for node in &cluster.nodes {
@@ -107,7 +107,7 @@ fn suspect(name: &'static str, incarnation: u32) -> Message {
     Message::Suspect(Suspect { incarnation, node: name.into(), from: "node1".into() })
 }
 
-/// A view with so many members that there are not.
+/// A view with so many invented members.
 fn fakes(count: usize) -> Vec<u8> {
     let record = |i: usize| PushPullState {
         name: format!("fake{i}").into(),
@@ -206,7 +206,7 @@ fn what_was_recorded_and_is_sent_again_changes_nothing() {
     let key = SecretKey::new(KEY).expect("32 bytes are a key").reveal();
     let cluster = cluster(&["--label", "prod"], &[("BROADCAST_SECRET_KEYS", &key)]);
     for sender in &cluster.nodes[1..] {
-        cluster.nodes[0].wait_heard(0, &sender.name);
+        cluster.nodes[0].wait_received(0, &sender.name);
     }
     let before = peaks(&cluster);
     // What the senders have said, in the very bytes, is what a recorder of the network would have.
@@ -252,7 +252,7 @@ fn ten_thousand_made_up_members_cost_bounded_memory_and_no_message() {
     assert_cost(&cluster, &before, FAKES_COST);
 }
 
-/// Each is told in 2,000 packets of members that there are not, and that never answer.
+/// Each node is told of invented members, which never answer, in 2,000 packets.
 #[test]
 fn members_made_up_in_packets_delay_neither_messages_nor_the_news_of_a_failure() {
     const FAKES: usize = 20_000;

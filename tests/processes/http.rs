@@ -1,5 +1,4 @@
-//! Clients of the HTTP API that err, mean harm, or are too many, at real nodes: each is told what was wrong, and
-//! nobody else has to suffer for it.
+//! Clients of the HTTP API that make mistakes, are hostile, or too many: each is told what was wrong, and nobody else suffers.
 
 use std::{
     io::{BufRead as _, BufReader, ErrorKind, Write as _},
@@ -10,8 +9,8 @@ use std::{
 
 use crate::support::{
     Process,
-    http::{Answer, ask, connect, raw, read, read_head, request},
-    program, stdout, talk,
+    http::{Answer, ask, connect, open_stream, raw, read, read_head, request},
+    program, stdout, traffic, wait,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -366,7 +365,7 @@ fn ten_thousand_connections_do_not_hold_up_the_gossip() {
     let other = |name| Process::node(&["--name", name, "--http", "127.0.0.1:0", "--join", &seed]);
     let (node2, node3) = (other("node2"), other("node3"));
     let nodes = [("node1", &*node1.log), ("node2", &node2.log), ("node3", &node3.log)];
-    talk::everyone_sees(3, &nodes);
+    traffic::wait_members(3, &nodes);
     let pause = || thread::sleep(Duration::from_millis(20));
     let before = probe_time(node2.http(), 50, pause);
 
@@ -425,13 +424,7 @@ fn ten_thousand_connections_do_not_hold_up_the_gossip() {
 
 /// Follows all messages from here on, over a connection without chunks; its head is read.
 fn follow(at: SocketAddr) -> BufReader<TcpStream> {
-    let mut stream = BufReader::new(connect(at));
-    stream
-        .get_mut()
-        .write_all(b"GET /v1/messages HTTP/1.0\r\naccept: application/x-ndjson\r\n\r\n")
-        .expect("it is taken");
-    let (status, _) = read_head(&mut stream).expect("it answers");
-    assert_eq!(status, 200);
+    let (mut stream, _) = open_stream(at, "/v1/messages", &["accept: application/x-ndjson"]);
     let mut here = String::new();
     stream.read_line(&mut here).expect("it begins");
     assert!(here.starts_with(r#"{"event":"here","cursor":""#), "{here}");
@@ -468,11 +461,7 @@ fn bodies_that_are_not_finished_cost_bounded_memory() {
     // What they hold together, twice where it grows, and what the connections read ahead.
     assert!(grown < 256 << 20, "{grown}");
     drop(held);
-    let deadline = Instant::now() + crate::support::LIMIT;
-    while ask(at, "POST", "/v1/messages", &[], br#"{"key":"a","value":1}"#).status != 202 {
-        assert!(Instant::now() < deadline, "there is room again");
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait("there is room again", || ask(at, "POST", "/v1/messages", &[], br#"{"key":"a","value":1}"#).status == 202);
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Who a node is: its roles, and the identity that it keeps in its data directory.
+//! A node's identity: its roles, and the id that it keeps in its data directory.
 
 use std::{fs, net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{LIMIT, Process, http::ask, program, refusal, stdout};
+use crate::support::{Process, http::ask, program, refusal, stdout, wait_for};
 
 const HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
 
@@ -25,16 +25,11 @@ fn members(node: &Process) -> Value {
 /// Waits until the node has been told by the member who it is.
 #[track_caller]
 fn wait_told(node: &Process, name: &str) -> Value {
-    let deadline = std::time::Instant::now() + LIMIT;
-    loop {
+    wait_for(&format!("{name} tells who it is"), || {
         let members = members(node);
         let member = members.as_array().expect("a list").iter().find(|member| member["name"] == name);
-        if let Some(member) = member.filter(|member| member["id"].is_string()) {
-            return member.clone();
-        }
-        assert!(std::time::Instant::now() < deadline, "{name} has not told who it is: {members}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+        member.filter(|member| member["id"].is_string()).cloned().ok_or(members)
+    })
 }
 
 fn stop(mut node: Process) -> Vec<Value> {
@@ -97,7 +92,7 @@ fn two_nodes_never_share_a_data_directory() {
         )
     );
     stop(one);
-    assert!(node("two", folder.path(), &[], &[]).starts(), "it is free again");
+    assert!(node("two", folder.path(), &[], &[]).wait_started(), "it is free again");
 }
 
 #[test]

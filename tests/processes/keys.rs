@@ -1,5 +1,4 @@
-//! Encrypted clusters of real processes: the keys come from a file or a variable, change while the nodes
-//! talk, and are shown nowhere.
+//! Encrypted clusters: keys come from a file or a variable, change while nodes send, and are never shown.
 
 use std::{
     collections::BTreeSet,
@@ -201,7 +200,7 @@ fn a_node_whose_terminal_is_closed_says_good_bye() {
     // It gives a command a terminal of its own, which is gone when it is.
     let script = Command::new("script").args(["-qefc", &words.join(" "), "/dev/null"]).stdin(Stdio::piped()).spawn();
     let Ok(child) = script else { return eprintln!("skipped: `script` is not installed; it is of util-linux") };
-    let mut terminal = Process { child, log: Arc::default() };
+    let mut terminal = Process::new(child, Arc::default());
     let at = stays.wait_event(0, "joined", "typed");
     terminal.kill();
     stays.wait_event(at, "left", "typed");

@@ -1,4 +1,4 @@
-//! Locks over HTTP, on three voters and a node without the role.
+//! Locks over HTTP, on three voters and a node that does not vote.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use crate::{
     store::Cluster,
     support::{
-        LIMIT, Process,
+        Process,
+        child::OwnedChild,
         http::{self, Answer, ask},
-        program, refusal, stdout,
+        program, refusal, stdout, wait,
     },
 };
 
@@ -27,14 +28,14 @@ fn get(at: SocketAddr, path: &str) -> Value {
     ask(at, "GET", path, &[], b"").json()
 }
 
-/// Somebody who is told what becomes of its wish.
-struct Waiting {
+/// A request for a lock, and the events that tell what happens to it.
+struct LockRequest {
     lines: BufReader<TcpStream>,
     /// As long as it is open, it waits.
     stream: TcpStream,
 }
 
-impl Waiting {
+impl LockRequest {
     fn ask(at: SocketAddr, body: &Value) -> Self {
         let mut stream = http::connect(at);
         let headers = ["accept: text/event-stream", "content-type: application/json"];
@@ -46,7 +47,7 @@ impl Waiting {
         Self { lines, stream }
     }
 
-    /// The next event of that name; others may come before it, but only these.
+    /// The next event of that name. Only the events in `before` may come first.
     fn event(&mut self, name: &str, before: &[&str]) -> Value {
         let mut line = String::new();
         loop {
@@ -61,15 +62,6 @@ impl Waiting {
             }
             assert!(before.contains(&&*event), "{event} {data}, and not {name}");
         }
-    }
-}
-
-#[track_caller]
-fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !is() {
-        assert!(Instant::now() < deadline, "waiting until {what}");
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -92,14 +84,14 @@ fn a_lock_is_taken_waited_for_and_handed_over_at_any_node() {
     let tried = send(there, "POST", "/v1/locks", &json!({"names": ["jobs/nightly"], "session": other, "wait": 0}));
     assert_eq!((tried.status, &tried.json()["holders"][0]["token"]), (409, &token.into()));
     assert_eq!(tried.json()["holders"][0]["label"], "nightly job");
-    let mut next = Waiting::ask(there, &json!({"names": ["jobs/nightly"], "session": other}));
+    let mut next = LockRequest::ask(there, &json!({"names": ["jobs/nightly"], "session": other}));
     let queued = next.event("queued", &[]);
     assert_eq!((&queued["ahead"], &queued["ttl"]), (&1.into(), &60.into()));
     // Whoever goes away gives up its place.
-    let mut gone = Waiting::ask(here, &json!({"names": ["jobs/nightly"], "session": other}));
+    let mut gone = LockRequest::ask(here, &json!({"names": ["jobs/nightly"], "session": other}));
     assert_eq!(gone.event("queued", &[])["ahead"], 2);
     drop(gone);
-    wait_for("one waits", || waiting(here, "jobs/nightly") == 1);
+    wait("one waits", || waiting(here, "jobs/nightly") == 1);
     let late = send(here, "POST", "/v1/locks", &json!({"names": ["jobs/nightly"], "session": other, "wait": 0.1}));
     assert_eq!((late.status, waiting(here, "jobs/nightly")), (409, 1), "{}", late.text());
 
@@ -146,7 +138,7 @@ fn who_is_elected_says_something_and_all_who_observe_hear_it() {
     let mut lines = BufReader::new(stream.try_clone().expect("a second end"));
     let (status, _) = http::read_head(&mut lines).expect("an answer");
     assert_eq!(status, 200);
-    let mut observed = Waiting { lines, stream };
+    let mut observed = LockRequest { lines, stream };
     assert_eq!(observed.event("vacant", &[]), json!({}));
     let campaign = json!({"names": ["leader"], "session": {"ttl": 60}, "value": "10.0.0.7:80"});
     let won = send(here, "POST", "/v1/locks", &campaign).json();
@@ -220,7 +212,7 @@ fn locks_outlive_the_voters_and_who_waits_is_told_by_whoever_leads_then() {
     let mut cluster = Cluster::start();
     let here = cluster.other.http();
     let held = send(here, "POST", "/v1/locks", &json!({"names": ["a"], "session": {"ttl": 60}})).json();
-    let mut next = Waiting::ask(here, &json!({"names": ["a"], "session": {"ttl": 60}}));
+    let mut next = LockRequest::ask(here, &json!({"names": ["a"], "session": {"ttl": 60}}));
     next.event("queued", &[]);
     let leads = cluster.wait_led(3);
     cluster.voters[leads].kill();
@@ -245,8 +237,8 @@ fn commands_hold_locks_of_a_real_cluster() {
     let cluster = Cluster::start();
     let (here, there) = (cluster.other.http().to_string(), cluster.voters[2].http().to_string());
     let first = program(&["lock", "jobs/a", "--node", &here, "--", "sleep", "60"]).spawn().expect("it starts");
-    let mut first = Ended(first);
-    wait_for("it has the lock", || get(cluster.other.http(), "/v1/locks/jobs/a")["holders"][0]["token"].is_u64());
+    let mut first = OwnedChild(first);
+    wait("it has the lock", || get(cluster.other.http(), "/v1/locks/jobs/a")["holders"][0]["token"].is_u64());
     let run = |args: &[&str]| program(args).output().expect("it runs");
     let tried = run(&["lock", "jobs/a", "--node", &there, "--try", "--", "true"]);
     assert_eq!(tried.status.code(), Some(124), "{}", String::from_utf8_lossy(&tried.stderr));
@@ -258,7 +250,7 @@ fn commands_hold_locks_of_a_real_cluster() {
     let script = "echo \"$BROADCAST_LOCK_NAME $BROADCAST_LOCK_TOKEN\"";
     let waits = program(&["lock", "jobs/a", "--node", &there, "--", "sh", "-c", script]);
     let waits = thread::spawn(move || { waits }.output().expect("it runs"));
-    wait_for("it waits", || waiting(cluster.other.http(), "jobs/a") == 1);
+    wait("it waits", || waiting(cluster.other.http(), "jobs/a") == 1);
     let released = stdout(run(&["locks", "release", "jobs/a", "--force", "--node", &here]));
     assert!(released.starts_with("released jobs/a, token "), "{released}");
     assert_eq!(first.0.wait().expect("it was started here").code(), Some(123));
@@ -274,9 +266,9 @@ fn commands_hold_locks_of_a_real_cluster() {
     assert!(line.starts_with("jobs/a is held by the command that this is part of"), "{line}");
 
     let elected = program(&["elect", "leader", "--node", &here, "--value", "10.0.0.7:80", "--", "sleep", "60"]);
-    let _elected = Ended({ elected }.spawn().expect("it starts"));
+    let _elected = OwnedChild({ elected }.spawn().expect("it starts"));
     let leader = || run(&["elect", "leader", "--leader", "--node", &there]);
-    wait_for("somebody leads", || leader().status.success());
+    wait("somebody leads", || leader().status.success());
     assert!(stdout(leader()).contains(": 10.0.0.7:80"));
     let fence = |token: u64| run(&["fence", "disk", &token.to_string(), "--node", &here, "--", "true"]).status.code();
     assert_eq!((fence(token), fence(token - 1)), (Some(0), Some(124)));
@@ -302,10 +294,10 @@ fn a_failed_node_has_its_sessions_end_that_ask_for_it_and_no_others() {
     assert_eq!(held.status, 200, "{}", held.text());
     failing.kill();
     let is_held = |name: &str| get(there, &format!("/v1/locks/{name}"))["holders"][0]["token"].is_u64();
-    wait_for("the lock of a failed node is released", || !is_held("at-once"));
+    wait("the lock of a failed node is released", || !is_held("at-once"));
     let released = Instant::now();
     assert!(is_held("delayed"), "its lock-delay is not over");
-    wait_for("the delayed one is released", || !is_held("delayed"));
+    wait("the delayed one is released", || !is_held("delayed"));
     // It is looked every half second who has failed.
     assert!(released.elapsed() > DELAY - Duration::from_secs(1), "{:?}", released.elapsed());
     assert!(is_held("kept") && is_held("other"));
@@ -322,26 +314,26 @@ fn how_long_locks_are_waited_for_and_held_is_counted_by_whoever_leads() {
     };
     let count = |what: &str| -> u64 {
         let of = |voter: &Process| {
-            let text = ask(voter.http(), "GET", "/metrics", &[], b"").text();
+            let text = http::metrics(voter.http());
             let line = text.lines().find_map(|line| line.strip_prefix(&format!("broadcast_lock_{what} ")));
             line.expect("it is there").parse::<f64>().expect("a number") as u64
         };
         cluster.voters.iter().map(of).sum()
     };
     // It begins a moment after it came to lead.
-    wait_for("it is counted", || {
+    wait("it is counted", || {
         release(&take());
         count("hold_seconds_count") > 0
     });
     let before = (count("wait_seconds_count"), count("wait_seconds_sum"), count("hold_seconds_sum"));
     let held = take();
-    let mut next = Waiting::ask(here, &json!({"names": ["a"], "session": {"ttl": 60}}));
+    let mut next = LockRequest::ask(here, &json!({"names": ["a"], "session": {"ttl": 60}}));
     next.event("queued", &[]);
     let until = Instant::now() + Duration::from_secs(2);
-    wait_for("it has waited", || Instant::now() > until);
+    wait("it has waited", || Instant::now() > until);
     release(&held);
     next.event("granted", &["queued"]);
-    wait_for("both are counted", || count("wait_seconds_count") >= before.0 + 2);
+    wait("both are counted", || count("wait_seconds_count") >= before.0 + 2);
     assert!(count("wait_seconds_sum") > before.1 && count("hold_seconds_sum") > before.2);
 }
 
@@ -361,15 +353,4 @@ fn nobody_waits_longer_than_asked_for_a_node_that_is_paused_or_has_no_leader() {
     waits(&format!("the voters gave {node} no answer; see broadcast store status whether one leads"));
     cluster.other.signal("STOP");
     waits(&format!("{node} did not answer"));
-}
-
-/// A process that is ended with the test.
-struct Ended(std::process::Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -1,12 +1,10 @@
-//! The real program: its commands, clusters of its processes on loopback, its HTTP API, those who mean it harm, and
-//! the documents about it.
+//! The program: its commands, clusters on loopback, its HTTP API, hostile peers, and the documents about it.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod backups;
 mod bad_input;
-mod circles;
 mod cli;
 mod cluster;
 mod crates;
@@ -16,12 +14,13 @@ mod health;
 mod hostile;
 mod http;
 mod identity;
+mod invented_members;
 mod keys;
 mod lock_api;
 mod locks;
-mod made_up;
+mod module_cycles;
 mod settings;
-mod silent;
+mod silent_connections;
 mod sim;
 mod store;
 mod terminal;

@@ -1,5 +1,4 @@
-//! The settings: what the help has of them is what pages, manual pages, completions and the files for Docker say of
-//! them, all of it and nothing else.
+//! The settings: pages, manual pages, completions and the files for Docker say exactly what the help says.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +13,7 @@ use crate::{
     support::{Process, program, repository, stdout},
 };
 
-/// What compose.yaml and docker/stack.yaml read themselves.
+/// Variables that compose.yaml and docker/stack.yaml read themselves.
 const OF_COMPOSE: [&str; 4] = ["BROADCAST_ETCD_PORT", "BROADCAST_HTTP_PORT", "BROADCAST_IMAGE", "BROADCAST_MEM_LIMIT"];
 /// What else begins with `BROADCAST_`: what the tests read, what Kubernetes sets, and what `broadcast lock` gives to its
 /// command.
@@ -29,14 +28,14 @@ const OTHERS: [&str; 7] = [
 ];
 const TESTS: &str = "BROADCAST_TESTS_";
 
-/// What the help says of a setting.
+/// A setting, as the help describes it.
 #[derive(Clone, Debug)]
 struct Setting {
     /// A secret has none.
     flag: Option<String>,
     /// All of it, on one line.
     help: String,
-    /// If it is a plain value, and not explained.
+    /// Its default, if the help gives it as a plain value.
     default: Option<String>,
 }
 
@@ -65,7 +64,7 @@ fn settings(command: &str) -> BTreeMap<String, Setting> {
     settings
 }
 
-/// Those of all commands.
+/// The settings of all commands.
 fn all_settings() -> BTreeMap<String, Setting> {
     let all: BTreeMap<_, _> = commands().iter().flat_map(|command| settings(command)).collect();
     assert!(all.len() > 30, "{all:?}");

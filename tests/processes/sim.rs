@@ -1,6 +1,6 @@
-//! `broadcast sim`, as a program.
+//! The command `broadcast sim`.
 
-use std::{fs, process::Output, time::Duration};
+use std::{fs, process::Output};
 
 use crate::support::program;
 use serde_json::Value;
@@ -106,11 +106,9 @@ fn what_cannot_be_is_refused_in_one_line() {
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_ends_it_with_what_is_done() {
-    use std::{
-        process::{Command, Stdio},
-        thread,
-        time::Instant,
-    };
+    use std::process::Stdio;
+
+    use crate::support::{signal, wait};
 
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("long.toml");
@@ -120,23 +118,15 @@ fn ctrl_c_ends_it_with_what_is_done() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program");
-    let deadline = Instant::now() + crate::support::LIMIT;
     // Until it has set up its handler, the signal itself would end it.
     let handles_interrupt = || {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("its status");
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("what it catches").trim();
         u64::from_str_radix(caught, 16).expect("a mask") & 0b10 != 0
     };
-    while !handles_interrupt() {
-        assert!(Instant::now() < deadline, "it does not start");
-        thread::sleep(Duration::from_millis(10));
-    }
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-    assert!(status.success());
-    while child.try_wait().expect("its state").is_none() {
-        assert!(Instant::now() < deadline, "it does not end");
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait("it handles the interrupt", handles_interrupt);
+    signal(child.id(), "INT");
+    wait("it ends", || child.try_wait().expect("its state").is_some());
     let output = child.wait_with_output().expect("its output");
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -1,5 +1,5 @@
-//! `broadcast timeline` and `broadcast demo --timeline`: what they draw of real logs and of real nodes, compared with the
-//! picture that the project's description has.
+//! `broadcast timeline` and `broadcast demo --timeline`: what they draw of logs and of real nodes, compared with the picture in
+//! the project's description.
 
 use std::{
     fmt::Write as _,
@@ -8,7 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use crate::support::{Log, Process, http::ask, program, refusal, stdout, talk};
+use crate::support::{
+    Log, Process,
+    cluster::{api_node, api_nodes},
+    http::ask,
+    program, refusal, stdout,
+};
 use serde_json::{Value, json};
 
 /// The picture as the description of the project has it.
@@ -26,7 +31,7 @@ struct Line {
     json: String,
 }
 
-/// How a line was written down.
+/// How a line is written, as text or as JSON.
 type Form = fn(&Line) -> String;
 
 /// The lines of the description's scenario, as nodes of ours log it.
@@ -163,7 +168,7 @@ fn endless_input_is_drawn_as_it_comes_and_takes_little_memory() {
         command.env_remove("COLUMNS").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut input = child.stdin.take().expect("it is piped");
     let drawn = Log::follow(child.stdout.take().expect("it is piped"));
-    let mut timeline = Process { child, log: drawn };
+    let mut timeline = Process::new(child, drawn);
     let count = 30_000;
     for i in 0..count {
         let time = format!("2026-11-25T{:02}:{:02}:{:02}.000Z", i / 3600, i / 60 % 60, i % 60);
@@ -197,7 +202,8 @@ fn what_happens_now_is_drawn_while_more_comes() {
     let mut command = program(&["timeline"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program runs");
     let mut input = child.stdin.take().expect("it is piped");
-    let mut timeline = Process { log: Log::follow(child.stdout.take().expect("it is piped")), child };
+    let drawn = Log::follow(child.stdout.take().expect("it is piped"));
+    let mut timeline = Process::new(child, drawn);
     for line in scenario() {
         writeln!(input, "{}", line.text).expect("it reads");
         let words = line.text.split_once(line.node).expect("both").1.trim().to_owned();
@@ -217,14 +223,14 @@ fn it_ends_with_its_reader() {
     assert!(out.read(&mut [0; 16]).expect("it draws something") > 0);
     drop(out);
     // Nothing more comes: it notices by itself.
-    let mut timeline = Process { child, log: Arc::default() };
+    let mut timeline = Process::new(child, Arc::default());
     assert_eq!(timeline.wait().code(), Some(0));
     let mut demo = program(&["demo", "--timeline", "--http", "off", "--interval", "100ms"]);
     let mut child = demo.stdout(Stdio::piped()).spawn().expect("the program runs");
     let mut out = child.stdout.take().expect("it is piped");
     assert!(out.read(&mut [0; 16]).expect("it draws something") > 0);
     drop(out);
-    assert_eq!(Process { child, log: Arc::default() }.wait().code(), Some(0));
+    assert_eq!(Process::new(child, Arc::default()).wait().code(), Some(0));
 }
 
 #[test]
@@ -260,19 +266,6 @@ fn what_the_demo_logs_is_drawn() {
     }
 }
 
-fn node(name: &str, seed: Option<&Process>) -> Process {
-    let seed = seed.map(|seed| seed.addr().to_string()).unwrap_or_default();
-    Process::node(&["--name", name, "--join", &seed, "--http", "127.0.0.1:0"])
-}
-
-/// node1 to node3, once they see each other.
-fn three() -> [Process; 3] {
-    let first = node("node1", None);
-    let [second, third] = ["node2", "node3"].map(|name| node(name, Some(&first)));
-    talk::everyone_sees(3, &[("node1", &first.log), ("node2", &second.log), ("node3", &third.log)]);
-    [first, second, third]
-}
-
 fn publish(node: &Process, key: &str, value: u64) {
     let body = format!("{{\"key\":\"{key}\",\"value\":{value}}}");
     assert_eq!(ask(node.http(), "POST", "/v1/messages?ack=all", &[], body.as_bytes()).status, 200);
@@ -298,7 +291,7 @@ fn wait_rows(picture: &Process, rows: &[[&str; 3]]) {
 
 #[test]
 fn running_nodes_speak_for_themselves_and_others_are_told_of() {
-    let nodes = three();
+    let nodes = api_nodes::<3>(&[]);
     let [first, second, third] = &nodes;
     publish(second, "before", 1);
     let all = follow(&[first, second, third], &[]);
@@ -345,7 +338,7 @@ fn running_nodes_speak_for_themselves_and_others_are_told_of() {
 
 #[test]
 fn a_node_that_cannot_be_followed_is_named() {
-    let first = node("node1", None);
+    let first = api_node("node1", None, &[]);
     let url = format!("http://{}", first.http());
     let run = |args: &[&str]| {
         let mut command: Command = program(&[&["timeline"], args].concat());

@@ -1,38 +1,11 @@
-//! The program over TLS: what `tls-selfsigned` makes, its commands as clients, health checks, and files that change.
+//! The program over TLS: `tls-selfsigned`, its commands as clients, health checks, and certificates that change.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Output};
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Process, program, refusal, stdout};
-
-/// What `tls-selfsigned` makes, in a folder of its own.
-struct Made(TempDir);
-
-impl Made {
-    fn new(args: &[&str]) -> Self {
-        let made = Self(TempDir::new().expect("a folder"));
-        let directory = made.path("tls");
-        stdout(program(&[&["tls-selfsigned", &directory], args].concat()).output().expect("the program runs"));
-        made
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().expect("text").into()
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.path(&format!("tls/{name}"))
-    }
-
-    /// A node with the certificate.
-    fn node(&self, args: &[&str], env: &[(&str, &str)]) -> Process {
-        let (cert, key) = (self.file("server.pem"), self.file("server-key.pem"));
-        let own = ["--name", "node1", "--http", "127.0.0.1:0", "--tls-cert-file", &cert, "--tls-key-file", &key];
-        Process::node_with(&[&own, args].concat(), env)
-    }
-}
+use crate::support::{Process, program, refusal, stdout, tls::Certificates};
 
 fn url(node: &Process) -> String {
     format!("https://localhost:{}", node.http().port())
@@ -45,7 +18,7 @@ fn command(node: &Process, args: &[&str], more: &[&str]) -> Output {
 
 #[test]
 fn what_a_trial_needs_is_made_once() {
-    let made = Made::new(&["--host", "node1.example.org, 10.0.0.7,[fd00::1]", "--client", "ci"]);
+    let made = Certificates::new(&["--host", "node1.example.org, 10.0.0.7,[fd00::1]", "--client", "ci"]);
     for (name, mode) in [
         ("ca.pem", 0o644),
         ("server.pem", 0o644),
@@ -83,7 +56,7 @@ fn what_a_trial_needs_is_made_once() {
 
 #[test]
 fn commands_ask_a_node_over_tls() {
-    let made = Made::new(&[]);
+    let made = Certificates::new(&[]);
     let node = made.node(&[], &[]);
     let ca = made.file("ca.pem");
     let trust = ["--ca-file", &*ca];
@@ -96,7 +69,7 @@ fn commands_ask_a_node_over_tls() {
     );
     tail.log.wait("the message", |lines| lines.iter().any(|line| line["value"] == 1).then_some(()));
     tail.kill();
-    let other = Made::new(&[]);
+    let other = Certificates::new(&[]);
     let line = refusal(command(&node, &["members"], &["--ca-file", &other.file("ca.pem")]), 1);
     let told =
         "it is from no authority that is known here; BROADCAST_CA_FILE (--ca-file) names a file with those that are";
@@ -123,7 +96,7 @@ fn commands_ask_a_node_over_tls() {
 
 #[test]
 fn health_checks_work_whatever_the_certificate_is_for() {
-    let made = Made::new(&[]);
+    let made = Certificates::new(&[]);
     let clients = made.file("ca.pem");
     let node = made.node(&["--tls-client-ca-file", &clients], &[]);
     let (bind, url) = (node.addr().to_string(), format!("https://{}", node.http()));
@@ -135,7 +108,7 @@ fn health_checks_work_whatever_the_certificate_is_for() {
         let health = program(&[&["health"], args].concat()).output().expect("the program runs");
         assert!(stdout(health).starts_with("healthy: "), "{args:?}");
     }
-    let other = Made::new(&[]);
+    let other = Certificates::new(&[]);
     let health = program(&["health", "--live", "--node", &url, "--ca-file", &other.file("ca.pem")]).output();
     let line = refusal(health.expect("the program runs"), 1);
     assert!(line.starts_with("unhealthy: ") && line.contains("from no authority that is known here"), "{line}");
@@ -143,7 +116,7 @@ fn health_checks_work_whatever_the_certificate_is_for() {
 
 #[test]
 fn who_has_no_certificate_may_not_call_and_who_has_one_is_audited() {
-    let made = Made::new(&["--client", "ci\u{1b}[2J"]);
+    let made = Certificates::new(&["--client", "ci\u{1b}[2J"]);
     let ca = made.file("ca.pem");
     let node = made.node(&["--tls-client-ca-file", &ca], &[]);
     let trust = ["--ca-file", &*ca];
@@ -163,7 +136,7 @@ fn who_has_no_certificate_may_not_call_and_who_has_one_is_audited() {
 
 #[test]
 fn certificates_are_read_again_when_they_change_and_bad_ones_are_not_taken() {
-    let [first, second] = [Made::new(&[]), Made::new(&[])];
+    let [first, second] = [Certificates::new(&[]), Certificates::new(&[])];
     let node = first.node(&[], &[]);
     let cas = [first.file("ca.pem"), second.file("ca.pem")];
     let ask = |ca: &str| command(&node, &["members"], &["--ca-file", ca]).status.code();
@@ -295,7 +268,7 @@ fn the_http_token_replaces_that_for_all_ports() {
 
 #[test]
 fn files_that_cannot_be_are_refused_at_the_start() {
-    let made = Made::new(&[]);
+    let made = Certificates::new(&[]);
     let (cert, key, ca) = (made.file("server.pem"), made.file("server-key.pem"), made.file("ca.pem"));
     let tokens = made.path("tokens");
     fs::write(&tokens, "ci: read, publish hunter2hunter2").expect("it is written");

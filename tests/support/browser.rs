@@ -2,17 +2,21 @@
 //! HTTP, to a chromedriver of its own.
 
 use std::{
-    io::{BufRead, BufReader, Read as _, Write as _},
+    io::{BufReader, Write as _},
     net::TcpStream,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use super::{LIMIT, Log, require::answers};
+use super::{
+    LIMIT, Log,
+    child::OwnedChild,
+    http::{self, Answer},
+    require::answers,
+    wait_for,
+};
 
 /// The Tab key, in WebDriver's alphabet.
 pub const TAB: &str = "\u{e004}";
@@ -34,7 +38,7 @@ pub fn missing() -> Option<String> {
 /// A running browser with one page. Ended when dropped.
 #[derive(Debug)]
 pub struct Browser {
-    driver: Child,
+    _driver: OwnedChild,
     port: u16,
     session: String,
 }
@@ -43,7 +47,7 @@ impl Browser {
     /// Starts one whose page is this large, in CSS pixels.
     pub fn start(width: u32, height: u32) -> Self {
         let (driver, port) = (0..5).find_map(|_| Self::try_driver()).expect("chromedriver finds a port that is free");
-        let mut browser = Self { driver, port, session: String::new() };
+        let mut browser = Self { _driver: OwnedChild(driver), port, session: String::new() };
         // The sandbox does not work for root, as whom containers run this, nor does their small /dev/shm.
         let arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"];
         let capabilities = json!({ "alwaysMatch": {
@@ -146,15 +150,10 @@ impl Browser {
     /// Waits until an expression in the page has a value that `is_right`, and gives it.
     #[track_caller]
     pub fn wait_for(&self, expression: &str, is_right: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        wait_for(&format!("in the page, `{expression}`"), || {
             let value = self.eval(expression);
-            if is_right(&value) {
-                return value;
-            }
-            assert!(Instant::now() < deadline, "in the page, `{expression}` remains {value}");
-            thread::sleep(Duration::from_millis(20));
-        }
+            if is_right(&value) { Ok(value) } else { Err(value) }
+        })
     }
 
     /// Types on the keyboard, to whatever has the focus.
@@ -164,8 +163,8 @@ impl Browser {
         self.post("/actions", &json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": strokes }] }));
     }
 
-    /// What the page has complained about in its console.
-    pub fn complaints(&self) -> Vec<Value> {
+    /// The warnings and errors in the page's console.
+    pub fn console_errors(&self) -> Vec<Value> {
         let log = self.post("/se/log", &json!({ "type": "browser" }));
         let entries = log.as_array().expect("a list of entries").iter();
         entries.filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING").cloned().collect()
@@ -182,43 +181,24 @@ impl Browser {
     }
 
     fn request(&self, method: &str, path: &str, body: &Value) -> Value {
-        let (status, answer) = exchange(self.port, method, path, body).expect("chromedriver answers");
-        assert_eq!(status, 200, "{method} {path} {body}: {answer}");
-        answer["value"].clone()
+        let answer = exchange(self.port, method, path, body).expect("chromedriver answers");
+        assert_eq!(answer.status, 200, "{method} {path} {body}: {}", answer.text());
+        answer.json()["value"].clone()
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends the browser with the session. What fails here has ended already.
+        // The driver ends the browser with the session. If this fails, it has ended already.
         let _ = exchange(self.port, "DELETE", &format!("/session/{}", self.session), &Value::Null);
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 
-/// A request on a connection of its own; gives the answer's status and its JSON.
-fn exchange(port: u16, method: &str, path: &str, body: &Value) -> std::io::Result<(u16, Value)> {
+/// A request on a connection of its own; nothing if nobody answers.
+fn exchange(port: u16, method: &str, path: &str, body: &Value) -> Option<Answer> {
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n\r\n");
-    stream.write_all((head + &body).as_bytes())?;
-    let mut reader = BufReader::new(stream);
-    let (mut status, mut length) = (0, 0);
-    for line in reader.by_ref().lines() {
-        let line = line?.to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(rest) = line.strip_prefix("http/1.1 ") {
-            status = rest.get(..3).and_then(|code| code.parse().ok()).unwrap_or_default();
-        } else if let Some(rest) = line.strip_prefix("content-length:") {
-            length = rest.trim().parse().map_err(std::io::Error::other)?;
-        }
-    }
-    let mut answer = vec![0; length];
-    reader.read_exact(&mut answer)?;
-    Ok((status, serde_json::from_slice(&answer)?))
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(LIMIT)).ok()?;
+    stream.write_all(&http::request(method, path, &[], body.as_bytes())).ok()?;
+    http::read(&mut BufReader::new(stream))
 }

@@ -1,21 +1,25 @@
-//! Clusters of real processes: what their nodes see, hear and say, by their logs, and how they are
-//! asked over the wire.
+//! Clusters of real processes: whom their nodes see and what they receive, by their logs, and their views, asked for over the
+//! wire.
 
 use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicU8, Ordering},
-    time::{Duration, Instant},
 };
 
-use broadcast::wire::{
-    PushPull, PushPullState,
-    stream::{StreamMessage, StreamReader, encode},
+use broadcast::{
+    Envelope,
+    wire::{
+        PushPull, PushPullState,
+        envelope::Direction,
+        envelope_reader::EnvelopeReader,
+        stream::{self, StreamMessage},
+    },
 };
 use serde_json::Value;
 
-use super::{LIMIT, Log, Process};
+use super::{LIMIT, Log, Process, traffic, wait_for};
 
 /// How often the senders of these tests send.
 pub const INTERVAL: &str = "200ms";
@@ -60,7 +64,7 @@ impl Node {
         self.log().wait(&what, |lines| (view(&self.name, lines) == *names).then_some(()));
     }
 
-    /// Waits for a line on what happened to a member, from the place `from` on; gives its place.
+    /// Waits for a line on what happened to a member, from the line `from` on; gives its number.
     #[track_caller]
     pub fn wait_event(&self, from: usize, event: &str, member: &str) -> usize {
         let what = format!("{}: {member} {event}, from line {from} on", self.name);
@@ -68,10 +72,10 @@ impl Node {
         self.log().wait(&what, |lines| (from..lines.len()).find(|&i| is(&lines[i])))
     }
 
-    /// Waits for a message of `sender`, from the place `from` on.
+    /// Waits for a message of `sender`, from the line `from` on; gives its line.
     #[track_caller]
-    pub fn wait_heard(&self, from: usize, sender: &str) -> usize {
-        let what = format!("{} to hear {sender}, from line {from} on", self.name);
+    pub fn wait_received(&self, from: usize, sender: &str) -> usize {
+        let what = format!("{} to receive from {sender}, from line {from} on", self.name);
         let is = |line: &Value| line["event"] == "received" && line["from"] == sender;
         self.log().wait(&what, |lines| (from..lines.len()).find(|&i| is(&lines[i])))
     }
@@ -82,7 +86,7 @@ impl Node {
     }
 }
 
-/// Whom a node sees, as its log tells.
+/// The members that a node sees, by its log.
 pub fn view(name: &str, lines: &[Value]) -> BTreeSet<String> {
     let mut view = BTreeSet::from([name.to_owned()]);
     for line in lines {
@@ -122,18 +126,18 @@ impl Cluster {
         self.nodes.iter().for_each(|node| node.wait_view(&names));
     }
 
-    /// Waits until every node has heard something new of every other that sends.
+    /// Waits until every node has received new messages of every sender.
     #[track_caller]
     pub fn flow(&self) {
         let from: Vec<_> = self.nodes.iter().map(|node| node.log().len()).collect();
         for sender in self.nodes.iter().filter(|node| node.count("send") > 0) {
             for (node, from) in self.nodes.iter().zip(&from).filter(|(node, _)| node.name != sender.name) {
-                node.wait_heard(*from, &sender.name);
+                node.wait_received(*from, &sender.name);
             }
         }
     }
 
-    /// Whatever was done to it: messages flow, all agree, and nobody was ever taken for gone.
+    /// Checks that whatever was done to it, messages flow, all nodes agree, and no node was ever declared failed or gone.
     #[track_caller]
     pub fn assert_unharmed(&self) {
         self.flow();
@@ -149,6 +153,26 @@ impl Cluster {
             );
         }
     }
+}
+
+/// A node that serves its HTTP API, and joins through `seed` if there is one.
+pub fn api_node(name: &str, seed: Option<&Process>, args: &[&str]) -> Process {
+    let seed = seed.map(|seed| seed.addr().to_string()).unwrap_or_default();
+    Process::node(&[&["--name", name, "--join", &seed, "--http", "127.0.0.1:0"], args].concat())
+}
+
+/// `node1` to `node<N>`, which serve their HTTP APIs, once they see each other.
+#[track_caller]
+pub fn api_nodes<const N: usize>(args: &[&str]) -> [Process; N] {
+    let names: [String; N] = std::array::from_fn(|at| format!("node{}", at + 1));
+    let mut nodes: Vec<Process> = Vec::new();
+    for name in &names {
+        let node = api_node(name, nodes.first(), args);
+        nodes.push(node);
+    }
+    let logs: Vec<_> = names.iter().map(String::as_str).zip(nodes.iter().map(|node| &*node.log)).collect();
+    traffic::wait_members(N, &logs);
+    nodes.try_into().expect("there are as many")
 }
 
 /// An address of loopback that no other test has, so that its port is still free when a node that was
@@ -167,34 +191,43 @@ pub fn own_addr() -> SocketAddr {
     panic!("no port of {ip} is free for both TCP and UDP");
 }
 
-/// A node's view of the cluster, asked for over the wire.
-pub fn ask_view(addr: SocketAddr) -> Vec<PushPullState> {
+/// A node's view of the cluster, asked for over the wire as a newcomer does; nothing if the node gives no answer that can be
+/// read with this envelope.
+pub fn try_view(envelope: &Envelope, addr: SocketAddr) -> Option<Vec<PushPullState>> {
+    let question = stream::encode(&StreamMessage::PushPull(PushPull::default()), false);
     let mut stream = TcpStream::connect(addr).expect("the node listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a time above zero");
-    stream.write_all(&encode(&StreamMessage::PushPull(PushPull::default()), false)).expect("the node reads");
-    let mut reader = StreamReader::new();
+    // The nonce is the same each time, and so is what it seals.
+    stream.write_all(&envelope.seal_stream([7; 12], question, Direction::Request)).expect("the node reads");
+    let mut reader = EnvelopeReader::new(Direction::Answer);
     let mut chunk = [0; 4096];
     loop {
-        let len = stream.read(&mut chunk).expect("the node answers");
-        assert_ne!(len, 0, "the answer was cut off");
-        match reader.push(&chunk[..len]).expect("an answer in memberlist's protocol") {
-            Some(StreamMessage::PushPull(view)) => return view.nodes,
-            Some(other) => panic!("{other:?}"),
+        let len = stream.read(&mut chunk).ok().filter(|len| *len > 0)?;
+        match reader.push(envelope, &chunk[..len]).ok()? {
+            Some(StreamMessage::PushPull(view)) => return Some(view.nodes),
+            Some(_) => return None,
             None => {}
         }
     }
 }
 
+/// The view of a node without a key or a label.
+#[track_caller]
+pub fn ask_view(addr: SocketAddr) -> Vec<PushPullState> {
+    try_view(&Envelope::default(), addr).expect("an answer in memberlist's protocol")
+}
+
 /// Waits until `addr` believes of `name` what `wanted` asks for; gives it.
 #[track_caller]
-pub fn wait_believed(addr: SocketAddr, name: &str, wanted: impl Fn(&PushPullState) -> bool) -> PushPullState {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let believed = ask_view(addr).into_iter().find(|state| *state.name == *name.as_bytes());
-        match believed {
-            Some(state) if wanted(&state) => return state,
-            believed => assert!(Instant::now() < deadline, "{addr} believes {believed:?} of {name}"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub fn wait_believed(
+    envelope: &Envelope,
+    addr: SocketAddr,
+    name: &str,
+    wanted: impl Fn(&PushPullState) -> bool,
+) -> PushPullState {
+    wait_for(&format!("{addr} believes of {name} what is wanted"), || {
+        let view = try_view(envelope, addr).expect("it tells its view");
+        let state = view.into_iter().find(|state| *state.name == *name.as_bytes());
+        state.ok_or(None).and_then(|state| if wanted(&state) { Ok(state) } else { Err(Some(state)) })
+    })
 }

@@ -1,4 +1,4 @@
-//! The repository's compose project, as many times as tests need it.
+//! The repository's compose project, once for each test that needs it.
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     docker::{IMAGE, docker, printed},
-    repository,
+    remove_env, repository,
 };
 
 /// How often the engine is asked for a port of its choice.
@@ -29,12 +29,7 @@ impl Project {
     /// `docker compose` for it.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("docker");
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if name.starts_with("BROADCAST_") || name.starts_with("COMPOSE_") {
-                command.env_remove(&*name);
-            }
-        }
+        remove_env(&mut command, &["BROADCAST_", "COMPOSE_"]);
         command.args(["compose", "--project-name", &self.name, "--file"]).arg(repository("compose.yaml")).args(args);
         // Projects that run at the same time cannot publish the same port.
         command.envs([("BROADCAST_IMAGE", IMAGE.as_str()), ("BROADCAST_HTTP_PORT", "0"), ("BROADCAST_ETCD_PORT", "0")]);

@@ -6,46 +6,47 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, id},
     sync::LazyLock,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::{LIMIT, Process, repository};
+use super::{Process, repository, wait_every};
 
 /// The variable that names an image to test; else one is made, of a binary of this checkout.
-const GIVEN: &str = "BROADCAST_TESTS_IMAGE";
+const IMAGE_VARIABLE: &str = "BROADCAST_TESTS_IMAGE";
 
 /// The image under test, with its tag: of this process alone, since several may test at a time, each what it
 /// was built from.
 pub static IMAGE: LazyLock<String> = LazyLock::new(|| {
-    std::env::var(GIVEN).unwrap_or_else(|_| {
+    std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| {
         // The quick profile: what is tested here is how nodes live in containers, not their size or speed.
-        success(Command::new(repository("scripts/image")).args(["--profile", "dev", "--tag", &made()]));
-        made()
+        success(Command::new(repository("scripts/image")).args(["--profile", "dev", "--tag", &own_image()]));
+        own_image()
     })
 });
 
-fn made() -> String {
+/// The name of an image that this process makes.
+fn own_image() -> String {
     format!("broadcast:test-{}", id())
 }
 
 /// The program that is in the image. It is static, and so runs on this host too.
 pub static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     let container = docker(&["create", &IMAGE]);
-    docker(&["cp", &format!("{container}:/broadcast"), &taken().display().to_string()]);
+    docker(&["cp", &format!("{container}:/broadcast"), &program_copy().display().to_string()]);
     docker(&["rm", &container]);
-    taken()
+    program_copy()
 });
 
-fn taken() -> PathBuf {
+/// Where this process puts the program that it copies out of the image.
+fn program_copy() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("broadcast-{}", id()))
 }
 
-/// Removes what was taken out of the image, and the image, if it was made here.
+/// Removes the copy of the program, and the image, if it was made here.
 pub fn clean_up() {
-    let _ = fs::remove_file(taken());
+    let _ = fs::remove_file(program_copy());
     // There may be none, where all tests were skipped.
-    let _ = Command::new("docker").args(["image", "rm", &made()]).output();
+    let _ = Command::new("docker").args(["image", "rm", &own_image()]).output();
 }
 
 /// Runs `docker`, which must succeed, and gives what it prints.
@@ -85,10 +86,6 @@ pub fn printed(command: &Command, Output { status, stdout, stderr }: &Output) ->
 
 /// Asks again and again until the answer is the one waited for.
 #[track_caller]
-pub fn wait_until(what: &str, mut ask: impl FnMut() -> Result<(), String>) {
-    let deadline = Instant::now() + LIMIT;
-    while let Err(answer) = ask() {
-        assert!(Instant::now() < deadline, "waiting for {what}: {answer}");
-        thread::sleep(Duration::from_millis(100));
-    }
+pub fn wait_until(what: &str, ask: impl FnMut() -> Result<(), String>) {
+    wait_every(Duration::from_millis(100), what, ask);
 }

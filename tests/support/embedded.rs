@@ -1,5 +1,5 @@
-//! Nodes inside the test: the library, each with a runtime on a thread of its own, so that it can be
-//! stopped in the middle of everything, or halted for a while, as a process can.
+//! Nodes inside the test: the library, each node on a thread and a runtime of its own. So it can be stopped in the middle of
+//! everything, or paused for a while, as a process can.
 
 use std::{
     future::Future,
@@ -15,10 +15,10 @@ use tokio::{runtime, sync::oneshot};
 
 use super::{LIMIT, Log};
 
-/// A running node. It fails, without a word, when dropped.
+/// A running node. If it is dropped, it stops at once, as if it was killed.
 #[derive(Debug)]
 pub struct Embedded {
-    /// What it tells its application, in the words of the program's log.
+    /// The events and messages that its application gets, as the program logs them.
     pub log: Arc<Log>,
     name: String,
     addr: SocketAddr,
@@ -28,9 +28,9 @@ pub struct Embedded {
     thread: Option<JoinHandle<()>>,
 }
 
-/// As long as this is there, a node does nothing.
+/// While this exists, a node does nothing.
 #[derive(Debug)]
-pub struct Halt(#[expect(dead_code, reason = "what counts is when it is dropped")] mpsc::Sender<()>);
+pub struct Pause(#[expect(dead_code, reason = "what counts is when it is dropped")] mpsc::Sender<()>);
 
 impl Embedded {
     /// Starts a node.
@@ -98,13 +98,13 @@ impl Embedded {
     }
 
     /// Lets it do nothing, as a process that gets SIGSTOP.
-    pub fn halt(&self) -> Halt {
+    pub fn pause(&self) -> Pause {
         let (resume, resumed) = mpsc::channel();
         self.runtime.spawn(async move {
             // An error says it, too.
             let _ = resumed.recv();
         });
-        Halt(resume)
+        Pause(resume)
     }
 }
 
@@ -118,23 +118,23 @@ impl Drop for Embedded {
     }
 }
 
-/// Writes down what the node tells.
+/// Logs the node's events and messages.
 fn follow(handle: &Handle, log: &Arc<Log>) {
     let (mut events, to) = (handle.events(), Arc::clone(log));
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            to.push(&told(&event.expect("a test keeps up")).to_string());
+            to.push(&event_json(&event.expect("a test keeps up")).to_string());
         }
     });
     let (mut messages, to) = (handle.subscribe(), Arc::clone(log));
     tokio::spawn(async move {
         while let Some(message) = messages.recv().await {
-            to.push(&heard(&message.expect("a test keeps up")).to_string());
+            to.push(&message_json(&message.expect("a test keeps up")).to_string());
         }
     });
 }
 
-fn told(event: &Event) -> Value {
+fn event_json(event: &Event) -> Value {
     let of = |event: &str, member: &Member| {
         let meta = String::from_utf8_lossy(&member.meta).into_owned();
         json!({"event": event, "member": member.name.to_string(), "addr": member.addr.to_string(), "meta": meta})
@@ -148,7 +148,7 @@ fn told(event: &Event) -> Value {
     }
 }
 
-fn heard(message: &Message) -> Value {
+fn message_json(message: &Message) -> Value {
     let value: Value = serde_json::from_str(message.value()).expect("it is JSON");
     let from = message.origin().to_string();
     match message.raw() {

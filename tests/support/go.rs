@@ -1,5 +1,4 @@
-//! Nodes built on the real memberlist: what is missing for them, and running the program in
-//! `tests/interop`.
+//! Nodes built on the real memberlist: what is missing for them, and running the program in `tests/interop`.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! A client of the HTTP API that can also misbehave: plain sockets, and requests written by hand.
+//! An HTTP client for tests. It uses plain sockets and requests written by hand, so that it can also misbehave.
 
 use std::{
     io::{BufRead, BufReader, Write as _},
@@ -49,7 +49,7 @@ pub fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A request's bytes; more `headers` as `name: value`.
+/// A request's bytes. The additional `headers` look like `name: value`.
 pub fn request(method: &str, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n");
     headers.iter().for_each(|header| head += &format!("{header}\r\n"));
@@ -75,7 +75,28 @@ pub fn raw(to: SocketAddr, bytes: &[u8]) -> Answer {
     read(&mut BufReader::new(stream)).expect("it answers")
 }
 
-/// Reads a head: the status, and its other lines. Nothing where the stream ends instead.
+/// Asks for a stream over HTTP/1.0, whose bodies have no chunks. Expects the status 200; gives the stream from its body on, and
+/// the lines of its head.
+#[track_caller]
+pub fn open_stream(to: SocketAddr, path: &str, headers: &[&str]) -> (BufReader<TcpStream>, Vec<String>) {
+    let mut stream = BufReader::new(connect(to));
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let head = format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n{headers}\r\n");
+    stream.get_mut().write_all(head.as_bytes()).expect("it is taken");
+    let (status, head) = read_head(&mut stream).expect("it answers");
+    assert_eq!(status, 200, "{path}: {head:?}");
+    (stream, head)
+}
+
+/// A node's metrics, as Prometheus reads them.
+#[track_caller]
+pub fn metrics(to: SocketAddr) -> String {
+    let answer = ask(to, "GET", "/metrics", &[], b"");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.text()
+}
+
+/// Reads a head: the status, and its other lines. Gives nothing if the stream ends instead.
 pub fn read_head(stream: &mut impl BufRead) -> Option<(u16, Vec<String>)> {
     let mut lines = Vec::new();
     loop {

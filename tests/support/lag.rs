@@ -1,4 +1,4 @@
-//! How late this machine is: what has a deadline may miss it where nobody gets a processor in time.
+//! How late threads of this machine wake up. If a busy machine gives nobody a processor in time, a deadline may be missed.
 
 use std::{
     collections::VecDeque,
@@ -8,14 +8,14 @@ use std::{
 };
 
 const STEP: Duration = Duration::from_millis(5);
-/// How long is looked back at most.
+/// How long measurements are kept.
 const KEPT: Duration = Duration::from_secs(30);
 
 static STARTED: Once = Once::new();
 /// When steps ended, and by how much they were late.
 static LATE: Mutex<VecDeque<(Instant, Duration)>> = Mutex::new(VecDeque::new());
 
-/// Begins to look.
+/// Starts measuring.
 pub fn watch() {
     STARTED.call_once(|| {
         thread::spawn(|| {
@@ -33,7 +33,7 @@ pub fn watch() {
     });
 }
 
-/// By how much a thread that had to do something since then may have been late: twice what one was that did nothing.
+/// By how much a thread may have been late since then: twice as much as an idle thread was.
 pub fn allowed(since: Instant) -> Duration {
     let late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
     2 * late.iter().filter(|(at, _)| *at >= since).map(|(_, late)| *late).max().unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Whether everybody heard everything, once and in order, told from the logs of all the lives of all
-//! the nodes of a cluster; and waiting until they have.
+//! Whether every node received every message, once and in order, judged by the logs of all lives of all nodes of a cluster;
+//! and waiting until they have.
 
 use broadcast_ledger::{LogEntry, Obligation, judge};
 use serde_json::Value;
@@ -13,11 +13,11 @@ pub struct Life {
     pub node: String,
     /// What it logged from its start to its end.
     pub lines: Vec<Value>,
-    /// What is sent after this time and up to the next one, it has to hear.
+    /// What is sent after this time and up to `until`, it has to receive.
     pub since: String,
     /// See `since`.
     pub until: String,
-    /// It was killed: what it said last may have reached nobody, and what it heard ends anywhere.
+    /// It was killed: what it sent last may have reached nobody, and what it received ends anywhere.
     pub killed: bool,
 }
 
@@ -32,25 +32,25 @@ pub fn nth_life(lines: &[Value], n: usize) -> Vec<Value> {
 }
 
 /// What a sender has sent last: its name and the value.
-pub type Said = (String, u64);
+pub type LastSent = (String, u64);
 
 /// What each sender has sent last by now, and a time by which all that was sent before is part of it.
-pub fn last_sent(nodes: &[(&str, &Log)]) -> (Vec<Said>, String) {
+pub fn last_sent(nodes: &[(&str, &Log)]) -> (Vec<LastSent>, String) {
     let last = |(name, log): &(&str, &Log)| {
         let lines = log.lines();
         let last = lines.iter().rfind(|line| line["event"] == "send")?;
         Some((((*name).to_owned(), number(last, "value")), last["timestamp"].as_str().expect("a time").to_owned()))
     };
-    let (said, times): (_, Vec<_>) = nodes.iter().filter_map(last).unzip();
-    (said, times.into_iter().min().unwrap_or_default())
+    let (sent, times): (_, Vec<_>) = nodes.iter().filter_map(last).unzip();
+    (sent, times.into_iter().min().unwrap_or_default())
 }
 
-/// Waits until every node has heard what each sender had sent last.
+/// Waits until every node has received what each sender had sent last.
 #[track_caller]
-pub fn wait_heard(sent: &[Said], nodes: &[(&str, &Log)]) {
+pub fn wait_received(sent: &[LastSent], nodes: &[(&str, &Log)]) {
     for (name, log) in nodes {
         for (sender, value) in sent.iter().filter(|(sender, _)| sender != name) {
-            log.wait(&format!("{name} to hear {value} of {sender}"), |lines| {
+            log.wait(&format!("{name} to receive {value} of {sender}"), |lines| {
                 let mut heard = lines.iter().rev().filter(|line| line["event"] == "received");
                 heard.any(|line| line["from"] == **sender && number(line, "value") == *value).then_some(())
             });
@@ -58,28 +58,27 @@ pub fn wait_heard(sent: &[Said], nodes: &[(&str, &Log)]) {
     }
 }
 
-/// Waits until every other node has heard of a life that was killed what any of them has: who was cut off meanwhile
-/// may hear of it only when it exchanges views with one of them.
+/// Waits until every other node has received of a life that was killed what any of them has. A node that was cut off meanwhile
+/// may get it only when it exchanges views with one of them.
 #[track_caller]
-pub fn wait_last_words(dead: &Life, nodes: &[(&str, &Log)]) {
+pub fn wait_last_messages(dead: &Life, nodes: &[(&str, &Log)]) {
     let epoch = epoch(dead);
     let last = |lines: &[Value]| {
         let heard = lines.iter().filter(|line| line["event"] == "received" && line["from"] == *dead.node);
         heard.filter(|line| number(line, "epoch") == epoch).map(|line| number(line, "seq")).max()
     };
     let nodes: Vec<_> = nodes.iter().filter(|(name, _)| *name != dead.node).collect();
-    let said = nodes.iter().map(|(_, log)| last(&log.lines())).max().flatten();
+    let newest = nodes.iter().map(|(_, log)| last(&log.lines())).max().flatten();
     for (name, log) in nodes {
-        log.wait(&format!("{name} to hear the last words of {}", dead.node), |lines| {
-            (last(lines) >= said).then_some(())
+        log.wait(&format!("{name} to receive the last messages of {}", dead.node), |lines| {
+            (last(lines) >= newest).then_some(())
         });
     }
 }
 
-/// Checks that of each life of each sender every life of every other node heard one unbroken run of what
-/// was sent: each message once, in order, none left out, and all that was sent between the node's `since`
-/// and its `until`. What a killed node said last, either all who outlived it have heard, or none. Gives how many messages
-/// were heard.
+/// Checks that of each life of each sender every life of every other node received one unbroken run of what was sent: each
+/// message once, in order, none left out, and all that was sent between the node's `since` and its `until`. What a killed
+/// node sent last, either all who outlived it have received, or none. Gives how many messages were received.
 #[track_caller]
 pub fn check(lives: &[Life]) -> usize {
     let verdict = judge(&lives.iter().map(Life::judged).collect::<Vec<_>>());

@@ -1,10 +1,11 @@
-//! What the tests of whole nodes share: running the program, following its log, waiting for conditions,
-//! and saying what is missing on this machine.
+//! What the tests of whole nodes share: running the program, following its log, waiting for conditions, and saying what is
+//! missing on this machine.
 
 // Each test binary uses its part of it.
 #![allow(dead_code)]
 
 pub mod browser;
+pub mod child;
 pub mod cluster;
 pub mod compose;
 pub mod docker;
@@ -17,9 +18,12 @@ pub mod netns;
 pub mod require;
 pub mod serf;
 pub mod swarm;
-pub mod talk;
+pub mod tls;
+pub mod traffic;
+pub mod voters;
 
 use std::{
+    fmt::Debug,
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -31,16 +35,51 @@ use std::{
 
 use serde_json::Value;
 
-/// How long anything may take that is only waited for.
-pub const LIMIT: Duration = Duration::from_secs(60);
+use self::child::OwnedChild;
 
-/// Waits until something is so.
+/// How long a test waits for anything, at most.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// How often a condition is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until a condition holds. `what` names it if it does not.
 #[track_caller]
-pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    wait_for(what, || if holds() { Ok(()) } else { Err("it does not hold") });
+}
+
+/// Tries until it succeeds; gives the outcome. If time is up, says `what` was waited for, and the last failure.
+#[track_caller]
+pub fn wait_for<T, E: Debug>(what: &str, attempt: impl FnMut() -> Result<T, E>) -> T {
+    wait_every(POLL_INTERVAL, what, attempt)
+}
+
+/// The same, with this time between two attempts.
+#[track_caller]
+pub fn wait_every<T, E: Debug>(interval: Duration, what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
-        thread::sleep(Duration::from_millis(50));
+    loop {
+        match attempt() {
+            Ok(outcome) => return outcome,
+            Err(failure) => assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}: {failure:?}"),
+        }
+        thread::sleep(interval);
+    }
+}
+
+/// Sends a signal to a process, by its name without `SIG`.
+#[track_caller]
+pub fn signal(pid: u32, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).stdin(Stdio::null()).status();
+    assert!(sent.expect("kill runs").success(), "{signal} to {pid}");
+}
+
+/// Keeps variables that begin with one of these from a command.
+pub fn remove_env(command: &mut Command, prefixes: &[&str]) {
+    for (name, _) in std::env::vars_os() {
+        if prefixes.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
     }
 }
 
@@ -57,11 +96,7 @@ pub fn program(args: &[&str]) -> Command {
         panic!("only the program's own package tests it");
     };
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("BROADCAST_") {
-            command.env_remove(name);
-        }
-    }
+    remove_env(&mut command, &["BROADCAST_"]);
     command.args(args);
     command
 }
@@ -119,7 +154,7 @@ impl Log {
         self.changed.notify_all();
     }
 
-    /// There will be no more.
+    /// Marks the end.
     pub fn end(&self) {
         self.lock().ended = true;
         self.changed.notify_all();
@@ -130,12 +165,12 @@ impl Log {
         self.lock().lines.clone()
     }
 
-    /// How many lines there are: a place to wait from.
+    /// How many lines there are, to wait for later ones.
     pub fn len(&self) -> usize {
         self.lock().lines.len()
     }
 
-    /// Waits until `find` gives something of the lines so far. `what` names it if it does not come.
+    /// Waits until `find` finds something in the lines so far. `what` names it if it does not come.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, mut find: impl FnMut(&[Value]) -> Option<T>) -> T {
         self.wait_until(what, |lines, _| find(lines))
@@ -167,7 +202,7 @@ impl Log {
         }
     }
 
-    /// Waits for a line from the place `from` on with these words in its `message`; gives its place.
+    /// Waits for a line from number `from` on whose `message` is this; gives its number.
     #[track_caller]
     pub fn wait_message(&self, from: usize, words: &str) -> usize {
         self.wait(&format!("{words:?} from line {from} on"), |lines| {
@@ -175,7 +210,7 @@ impl Log {
         })
     }
 
-    /// Waits for a line from the place `from` on that has all `fields`; gives its place.
+    /// Waits for a line from number `from` on that has all `fields`; gives its number.
     #[track_caller]
     pub fn wait_line(&self, from: usize, fields: &Value) -> usize {
         self.wait(&format!("{fields} from line {from} on"), |lines| {
@@ -210,8 +245,8 @@ fn has(line: &Value, fields: &Value) -> bool {
 /// A running node. Killed when dropped, so that nothing is left behind by a test that fails.
 #[derive(Debug)]
 pub struct Process {
-    /// It itself.
-    pub child: Child,
+    /// The process.
+    pub child: OwnedChild,
     /// What it logs.
     pub log: Arc<Log>,
 }
@@ -236,47 +271,52 @@ impl Process {
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
         let log = Log::follow(child.stdout.take().expect("it is piped"));
-        Self { child, log }
+        Self::new(child, log)
+    }
+
+    /// Takes over a process that was started elsewhere, and its log, which is empty if nobody follows it.
+    pub fn new(child: Child, log: Arc<Log>) -> Self {
+        Self { child: OwnedChild(child), log }
     }
 
     /// Where the node serves its HTTP API, once it does.
     #[track_caller]
     pub fn http(&self) -> SocketAddr {
-        self.log.wait("the address of its HTTP API", |lines| {
-            let line = lines.iter().find(|line| line["event"] == "http")?;
-            line["addr"].as_str().expect("text").parse().ok()
-        })
+        self.wait_addr("http")
     }
 
     /// Where the node serves clients of etcd, once it does.
     #[track_caller]
     pub fn etcd(&self) -> SocketAddr {
-        self.log.wait("the address at which it serves clients of etcd", |lines| {
-            let line = lines.iter().find(|line| line["event"] == "etcd")?;
-            line["addr"].as_str().expect("text").parse().ok()
-        })
+        self.wait_addr("etcd")
     }
 
     /// Where the node listens, once it does.
     #[track_caller]
     pub fn addr(&self) -> SocketAddr {
-        self.log.wait("the address it listens on", |lines| {
-            let line = lines.iter().find(|line| line["event"] == "listening")?;
+        self.wait_addr("listening")
+    }
+
+    /// The address in the line of this event.
+    #[track_caller]
+    fn wait_addr(&self, event: &str) -> SocketAddr {
+        self.log.wait(&format!("the address of the event {event}"), |lines| {
+            let line = lines.iter().find(|line| line["event"] == event)?;
             line["addr"].as_str().expect("text").parse().ok()
         })
     }
 
     /// Waits until it listens, or has ended instead; gives which.
     #[track_caller]
-    pub fn starts(&self) -> bool {
+    pub fn wait_started(&self) -> bool {
         self.log.wait_until("it listens, or ends", |lines, ended| {
             let listens = lines.iter().any(|line| line["event"] == "listening");
             (listens || ended).then_some(listens)
         })
     }
 
-    /// Writes a line to its standard input, which has to be piped.
-    pub fn say(&mut self, line: &str) {
+    /// Writes a line to its standard input, which must be piped.
+    pub fn send_line(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("it is piped");
         writeln!(input, "{line}").expect("it reads");
     }
@@ -295,12 +335,12 @@ impl Process {
     }
 
     /// Sends it a signal, by its name without `SIG`.
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
-        assert!(sent.expect("kill runs").success(), "{signal} to {}", self.pid());
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it has been ended");
@@ -317,13 +357,5 @@ impl Process {
             assert!(Instant::now() < deadline, "it did not end");
             thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

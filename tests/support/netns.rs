@@ -16,20 +16,19 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
-    process::{Child, Command, Output, Stdio},
-    time::Instant,
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{LIMIT, Process, program, require};
+use super::{Process, child::OwnedChild, program, require, wait_for};
 
 /// The port of nodes in these networks: each has its host to itself.
 pub const PORT: u16 = 7946;
 /// Where they serve their HTTP API, in their hosts.
 const HTTP: &str = "127.0.0.1:8946";
-/// What a namespace has to allow.
+/// What a namespace must allow.
 const TRIAL: &str = "ip link set lo up && ip link add v0 type veth peer name v1 && ip link add br0 type bridge && \
      tc qdisc add dev v0 root tbf rate 1mbit burst 4kb latency 1s && iptables -w -A OUTPUT -p udp -m length --length 9 -j DROP && \
      iptables -w -t nat -A POSTROUTING -p udp -j SNAT --to-source 10.0.0.1 && iptables -w -t raw -A PREROUTING -p udp -j NOTRACK";
@@ -73,7 +72,7 @@ fn unshare() -> Command {
 
 /// A namespace, held by a process that ends when its standard input does.
 #[derive(Debug)]
-struct Namespace(Child);
+struct Namespace(OwnedChild);
 
 impl Namespace {
     /// Its processes see the files `hosts` and `resolv.conf` of a folder as the system's.
@@ -85,7 +84,7 @@ impl Namespace {
         }
         script += "ip link set lo up\necho ready\nexec cat";
         command.args(["sh", "-ec", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut namespace = Self(command.spawn().expect("namespaces can be made here"));
+        let mut namespace = Self(OwnedChild(command.spawn().expect("namespaces can be made here")));
         let mut line = String::new();
         let output = namespace.0.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut line).expect("it can be read");
@@ -106,14 +105,6 @@ impl Namespace {
     #[track_caller]
     fn sh(&self, script: &str) -> String {
         output(self.enter().args(["sh", "-ec", script]), script)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -161,7 +152,7 @@ impl Net {
         host
     }
 
-    /// Plugs a host in, with an address, if it has one, of so many bits of network.
+    /// Connects a host to a bridge. `addr` has the length of the network's prefix; if it is empty, the interface gets none.
     pub fn attach(&self, host: &Host, interface: &str, bridge: &str, addr: &str) {
         let (pid, port) = (host.namespace.0.id(), format!("{interface}-{}", host.name));
         self.switch.sh(&format!(
@@ -203,7 +194,7 @@ impl Host {
         self.namespace.sh(script)
     }
 
-    /// A program that runs on it, for who gives it its arguments and starts it.
+    /// A command that runs a program on it; the caller adds arguments and starts it.
     pub fn run(&self, program: &str) -> Command {
         let mut command = self.namespace.enter();
         command.arg(program);
@@ -221,7 +212,7 @@ impl Host {
         self.node_with(&[], args)
     }
 
-    /// Starts a node by a program that gets the node's as its last arguments.
+    /// Starts a node through a wrapper, a command that runs what its last arguments say.
     pub fn node_with(&self, wrapper: &[&str], args: &[&str]) -> Process {
         let defaults = [
             ["--name", &self.name],
@@ -260,7 +251,7 @@ impl Host {
         child.wait_with_output().expect("it was started here")
     }
 
-    /// Has the node here publish a value, and waits until all have acknowledged it: to how many of how many it
+    /// Has the node here publish a value, and waits until all have acknowledged it. Gives to how many of how many members it
     /// was delivered.
     #[track_caller]
     pub fn publish(&self, key: &str, value: &str) -> (u64, u64) {
@@ -281,7 +272,7 @@ impl Host {
         assert!(status.success(), "publish at {}: {}", self.name, String::from_utf8_lossy(&stderr));
     }
 
-    /// What the node here tells of its members.
+    /// The members, as the node here lists them.
     #[track_caller]
     pub fn members(&self) -> Vec<Value> {
         let Output { status, stdout, stderr } = self.ask(&["members", "--json"], b"");
@@ -305,15 +296,11 @@ impl Host {
     /// Waits until the host has a link-local IPv6 address; gives it.
     #[track_caller]
     pub fn link_local(&self, interface: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        wait_for(&format!("{interface} has a link-local address"), || {
             let list = self.sh(&format!("ip -6 -o addr show dev {interface} scope link -tentative"));
-            if let Some(addr) = list.split_whitespace().find(|word| word.starts_with("fe80:")) {
-                return addr.split('/').next().expect("the first part").to_owned();
-            }
-            assert!(Instant::now() < deadline, "{interface} has no link-local address");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+            let addr = list.split_whitespace().find(|word| word.starts_with("fe80:"));
+            addr.and_then(|addr| addr.split('/').next()).map(str::to_owned).ok_or(list)
+        })
     }
 }
 

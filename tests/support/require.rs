@@ -1,5 +1,5 @@
-//! Tests that need something of the machine: skipped, with a line that says what is missing, unless
-//! `BROADCAST_TESTS_REQUIRE=all`, which makes that a failure.
+//! Tests that need something of the machine. If it is missing, they are skipped, with a line that says what it is. With
+//! `BROADCAST_TESTS_REQUIRE=all` they fail instead.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Of how many tests it is told how long they took.
+/// How many of the slowest tests are listed.
 const SLOWEST: usize = 8;
 
 /// A test's name, and what it does.

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{LIMIT, require::answers};
+use super::{LIMIT, child::OwnedChild, require::answers, wait_for};
 
 /// What is missing to run agents.
 pub fn missing() -> Option<String> {
@@ -27,7 +27,7 @@ fn program() -> Command {
 
 /// What a command printed, and whether it succeeded.
 #[derive(Debug)]
-pub struct Answer {
+pub struct CommandOutput {
     pub success: bool,
     pub text: String,
 }
@@ -35,11 +35,11 @@ pub struct Answer {
 /// A running agent, with a handler that writes down every event. Killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
-    child: Child,
+    child: OwnedChild,
     /// Where others reach it.
     pub addr: String,
     rpc: String,
-    heard: PathBuf,
+    event_file: PathBuf,
 }
 
 impl Agent {
@@ -55,17 +55,17 @@ impl Agent {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("serf");
         fs::create_dir_all(&folder).expect("cargo's folder can be written to");
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let heard = folder.join(format!("{name}.{}.{count}", std::process::id()));
-        fs::write(&heard, "").expect("it can be written");
+        let event_file = folder.join(format!("{name}.{}.{count}", std::process::id()));
+        fs::write(&event_file, "").expect("it can be written");
         // One `printf`, so that lines are whole.
         let handler =
-            format!("printf '%s|%s|%s\\n' $SERF_EVENT \"$SERF_USER_EVENT\" \"$(cat)\" >>'{}'", heard.display());
+            format!("printf '%s|%s|%s\\n' $SERF_EVENT \"$SERF_USER_EVENT\" \"$(cat)\" >>'{}'", event_file.display());
         let (addr, rpc) = (free(), free());
         let mut command = program();
         command.arg("agent").args([&format!("-node={name}"), &format!("-bind={addr}"), &format!("-rpc-addr={rpc}")]);
         command.args(["-profile=local", &format!("-event-handler={handler}")]).args(args);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("serf runs");
-        let mut agent = Self { child, addr, rpc, heard };
+        let mut agent = Self { child: OwnedChild(child), addr, rpc, event_file };
         let deadline = Instant::now() + LIMIT;
         while !agent.run("members", &[]).success {
             if agent.child.try_wait().expect("it was started here").is_some() {
@@ -79,7 +79,7 @@ impl Agent {
 
     /// Runs one of serf's commands with this agent. It has to end by itself.
     #[track_caller]
-    pub fn run(&self, command: &str, args: &[&str]) -> Answer {
+    pub fn run(&self, command: &str, args: &[&str]) -> CommandOutput {
         let mut run = program();
         run.args([command, &format!("-rpc-addr={}", self.rpc)]).args(args).stdin(Stdio::null());
         let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("serf runs");
@@ -93,7 +93,7 @@ impl Agent {
         }
         let output = child.wait_with_output().expect("it has ended");
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Answer { success: output.status.success(), text }
+        CommandOutput { success: output.status.success(), text }
     }
 
     /// Sends a user event that handlers are not to miss for another of its name.
@@ -114,49 +114,39 @@ impl Agent {
     /// Waits until `serf members` lists somebody in such a state; gives the line.
     #[track_caller]
     pub fn wait_member(&self, name: &str, status: &str) -> Value {
-        let deadline = Instant::now() + LIMIT;
-        loop {
+        wait_for(&format!("{name} is {status}"), || {
             let members = self.members();
-            if let Some(found) = members.iter().find(|member| member["name"] == name && member["status"] == status) {
-                return found.clone();
-            }
-            assert!(Instant::now() < deadline, "{name} is not {status}: {members:#?}");
-            thread::sleep(Duration::from_millis(20));
-        }
+            let found = members.iter().find(|member| member["name"] == name && member["status"] == status);
+            found.cloned().ok_or(members)
+        })
     }
 
-    /// What its handler heard, as `event|name|payload`.
-    pub fn heard(&self) -> Vec<String> {
-        fs::read_to_string(&self.heard).expect("it was written").lines().map(str::to_owned).collect()
+    /// The events that its handler got, as `event|name|payload`.
+    pub fn events(&self) -> Vec<String> {
+        fs::read_to_string(&self.event_file).expect("it was written").lines().map(str::to_owned).collect()
     }
 
-    /// Waits until its handler has heard all of these.
+    /// Waits until its handler has got all of these.
     #[track_caller]
-    pub fn wait_heard(&self, lines: &[String]) {
-        self.wait_until_heard(&format!("{lines:?}"), |heard| lines.iter().all(|line| heard.contains(line)));
+    pub fn wait_events(&self, lines: &[String]) {
+        self.wait_until_events(&format!("{lines:?}"), |events| lines.iter().all(|line| events.contains(line)));
     }
 
-    /// Waits for what its handler hears.
+    /// Waits until the events that its handler got are `done`.
     #[track_caller]
-    pub fn wait_until_heard(&self, what: &str, done: impl Fn(&[String]) -> bool) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let heard = self.heard();
-            if done(&heard) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "the handler did not hear {what}, but {heard:#?}");
-            thread::sleep(Duration::from_millis(20));
-        }
+    pub fn wait_until_events(&self, what: &str, done: impl Fn(&[String]) -> bool) {
+        wait_for(&format!("the handler gets {what}"), || {
+            let events = self.events();
+            if done(&events) { Ok(()) } else { Err(events) }
+        });
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.heard);
+        // Its handler writes to the file.
+        self.child.end();
+        let _ = fs::remove_file(&self.event_file);
     }
 }
 

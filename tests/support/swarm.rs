@@ -1,7 +1,7 @@
-//! A Docker Swarm for tests: engines of their own, each on a host of a small network that nothing else is on.
+//! A Docker Swarm for tests: several engines, each on a host of a small network that nothing else is on.
 //!
-//! The machine's engine is not part of it, and keeps what it has: a swarm's engine takes part in decisions, and opens
-//! ports. These end with the test, and what they stored goes with them.
+//! The machine's own engine is not part of it: a member of a swarm takes part in its decisions, and opens ports. The engines and
+//! what they stored go with the test.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::{
     docker::{IMAGE, docker, success, wait_until},
     netns::{self, Host, Net},
-    require,
+    remove_env, require,
 };
 
 /// What an engine on such a host needs of the kernel, beside what [`netns::missing`] looks for.
@@ -129,11 +129,7 @@ impl Engine {
     /// `docker` for it, without what the environment says of the machine's own.
     pub fn docker(&self) -> Command {
         let mut command = Command::new("docker");
-        for (name, _) in std::env::vars_os() {
-            if ["BROADCAST_", "DOCKER_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-                command.env_remove(name);
-            }
-        }
+        remove_env(&mut command, &["BROADCAST_", "DOCKER_"]);
         command.args(["--host", &format!("unix://{}", self.folder.join("sock").display())]);
         command
     }
@@ -162,6 +158,7 @@ impl Drop for Swarm {
 impl Engine {
     /// Has it stop its containers, and unmount what it has mounted.
     fn end(&self) {
+        // It may have ended: that is no failure.
         let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
     }
 }

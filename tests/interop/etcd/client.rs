@@ -1,5 +1,4 @@
-//! A client of gRPC, as small as can be: messages go over HTTP/2 as they are, so that what two servers answer can be
-//! compared as it is.
+//! A small gRPC client. It changes nothing of what two servers answer, so that their answers can be compared.
 
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
@@ -16,7 +15,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 pub const UNAVAILABLE: u16 = 14;
 
 /// How a call failed: gRPC's code, and why.
-pub type Failed = (u16, String);
+pub type CallError = (u16, String);
 
 /// A connection.
 #[derive(Clone)]
@@ -30,7 +29,7 @@ pub struct Call {
     sent: SendStream<Bytes>,
     answer: Option<ResponseFuture>,
     body: Option<RecvStream>,
-    come: BytesMut,
+    received: BytesMut,
 }
 
 impl Client {
@@ -38,7 +37,7 @@ impl Client {
         Self::try_connect(addr).await.expect("somebody listens, who speaks HTTP/2")
     }
 
-    pub async fn try_connect(addr: SocketAddr) -> Result<Self, Failed> {
+    pub async fn try_connect(addr: SocketAddr) -> Result<Self, CallError> {
         let stream = TcpStream::connect(addr).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let mut builder = h2::client::Builder::new();
@@ -54,7 +53,7 @@ impl Client {
         self.try_open(path, metadata).await.expect("the connection stands")
     }
 
-    pub async fn try_open(&mut self, path: &str, metadata: &[(&'static str, &str)]) -> Result<Call, Failed> {
+    pub async fn try_open(&mut self, path: &str, metadata: &[(&'static str, &str)]) -> Result<Call, CallError> {
         let mut request = http::Request::post(format!("http://{}{path}", self.addr));
         let headers = [("content-type", "application/grpc"), ("te", "trailers")];
         for (name, value) in headers.iter().chain(metadata) {
@@ -64,11 +63,11 @@ impl Client {
         self.sender = sender.ready().await.map_err(failed)?;
         let request = request.body(()).expect("a request");
         let (answer, sent) = self.sender.send_request(request, false).map_err(failed)?;
-        Ok(Call { sent, answer: Some(answer), body: None, come: BytesMut::new() })
+        Ok(Call { sent, answer: Some(answer), body: None, received: BytesMut::new() })
     }
 
     /// A call of one message with one answer.
-    pub async fn call<A: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<A, Failed> {
+    pub async fn call<A: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<A, CallError> {
         let mut call = self.try_open(path, &[]).await?;
         call.send(request);
         call.end();
@@ -95,12 +94,12 @@ impl Call {
     }
 
     /// The next answer; nothing at the end.
-    pub async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Failed> {
-        timeout(LIMIT, self.next_at_any_time()).await.expect("an answer in time")
+    pub async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, CallError> {
+        timeout(LIMIT, self.next_without_limit()).await.expect("an answer in time")
     }
 
     /// The same, whenever it comes. Nothing is lost when this is given up.
-    pub async fn next_at_any_time<A: Message + Default>(&mut self) -> Result<Option<A>, Failed> {
+    pub async fn next_without_limit<A: Message + Default>(&mut self) -> Result<Option<A>, CallError> {
         if let Some(answer) = &mut self.answer {
             let response = answer.await.map_err(failed)?;
             self.answer = None;
@@ -117,19 +116,19 @@ impl Call {
         }
         let body = self.body.as_mut().expect("there was an answer");
         loop {
-            if let Some((&[compressed, a, b, c, d], rest)) = self.come.split_first_chunk::<5>() {
+            if let Some((&[compressed, a, b, c, d], rest)) = self.received.split_first_chunk::<5>() {
                 let length = u32::from_be_bytes([a, b, c, d]) as usize;
                 if rest.len() >= length {
                     assert_eq!(compressed, 0, "nobody asked for that");
-                    self.come.advance(5);
-                    return Ok(Some(A::decode(self.come.split_to(length)).expect("a message")));
+                    self.received.advance(5);
+                    return Ok(Some(A::decode(self.received.split_to(length)).expect("a message")));
                 }
             }
             match body.data().await {
                 Some(data) => {
                     let data = data.map_err(failed)?;
                     body.flow_control().release_capacity(data.len()).expect("it was taken");
-                    self.come.extend_from_slice(&data);
+                    self.received.extend_from_slice(&data);
                 }
                 None => {
                     let trailers = body.trailers().await.map_err(failed)?;
@@ -141,11 +140,11 @@ impl Call {
 }
 
 /// The connection has failed, not the call.
-fn failed(error: impl Display) -> Failed {
+fn failed(error: impl Display) -> CallError {
     (u16::MAX, error.to_string())
 }
 
-fn ended(trailers: &HeaderMap) -> Result<(), Failed> {
+fn ended(trailers: &HeaderMap) -> Result<(), CallError> {
     let text = |name: &str| trailers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match text("grpc-status") {
         "0" => Ok(()),

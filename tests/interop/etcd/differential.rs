@@ -1,7 +1,7 @@
-//! The same operations at random, to a real etcd and to ours, through the same client: whatever one answers, the other
-//! answers, and each watch is told the same. What differs is who answers, and when a lease that was granted for days ends.
+//! A differential test: the same random operations go to a real etcd and to the store. Both must answer the same, and their
+//! watches must get the same events. Only who answers may differ, and how long a lease of days has left.
 //!
-//! Ours is asked at a node that does not vote, so everything is asked of the voters.
+//! The store is asked at a node that does not vote, so every operation also goes to the voters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,19 +25,19 @@ use tokio::{
 
 use super::{
     Cluster, RealEtcd,
-    client::{Client, Failed, LIMIT},
+    client::{CallError, Client, LIMIT},
     requests::{self, World},
 };
 
 const SEED: &str = "BROADCAST_TESTS_SEED";
 const OPERATIONS: &str = "BROADCAST_TESTS_OPERATIONS";
 
-/// What of an answer has to be the same.
+/// An answer, which both servers have to give alike.
 trait Answer: Message + Default + PartialEq + Clone + Debug {
     fn header(&mut self) -> &mut Option<ResponseHeader>;
 
-    /// Takes out what says who answers, and when.
-    fn same(mut self) -> Self {
+    /// Without what says who answers, and when.
+    fn comparable(mut self) -> Self {
         let header = self.header().as_mut().expect("each answer has one");
         *header = ResponseHeader { revision: header.revision, ..ResponseHeader::default() };
         self
@@ -66,19 +66,19 @@ answers!(
 );
 
 /// An event: put or delete, the key, and the key before.
-type Seen = (i32, Vec<u8>, Vec<u8>);
+type SeenEvent = (i32, Vec<u8>, Vec<u8>);
 
-/// What happened on one stream of watches: what each was told, in order.
+/// What happened on one stream of watches: the events of each watch, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Told {
+struct WatchLog {
     /// Who was created, with which ids, and why not.
     created: Vec<(i64, bool, String)>,
-    events: BTreeMap<i64, Vec<Seen>>,
+    events: BTreeMap<i64, Vec<SeenEvent>>,
     /// Who was cancelled, and at which compacted revision.
     cancelled: BTreeSet<(i64, i64)>,
 }
 
-impl Told {
+impl WatchLog {
     fn add(&mut self, answer: WatchResponse) {
         let id = answer.watch_id;
         if answer.created {
@@ -94,14 +94,14 @@ impl Told {
 }
 
 /// A server, and the stream of watches on it.
-struct Side {
+struct Server {
     client: Client,
     watches: mpsc::UnboundedSender<WatchRequest>,
     answers: mpsc::UnboundedReceiver<WatchResponse>,
-    told: Told,
+    log: WatchLog,
 }
 
-impl Side {
+impl Server {
     async fn connect(addr: std::net::SocketAddr) -> Self {
         let mut client = Client::connect(addr).await;
         let mut call = client.open("/etcdserverpb.Watch/Watch", &[]).await;
@@ -114,40 +114,40 @@ impl Side {
                         Some(request) => call.send(&request),
                         None => return,
                     },
-                    answer = call.next_at_any_time() => match answer {
+                    answer = call.next_without_limit() => match answer {
                         Ok(Some(answer)) => drop(answered.send(answer)),
                         other => panic!("the stream has ended: {other:?}"),
                     },
                 }
             }
         });
-        Self { client, watches, answers, told: Told::default() }
+        Self { client, watches, answers, log: WatchLog::default() }
     }
 
     fn take(&mut self) {
         while let Ok(answer) = self.answers.try_recv() {
-            self.told.add(answer);
+            self.log.add(answer);
         }
     }
 
     /// Waits until so many watches were created, or not.
     async fn created(&mut self, count: usize) {
-        while self.told.created.len() < count {
+        while self.log.created.len() < count {
             let answer = timeout(LIMIT, self.answers.recv()).await.expect("an answer in time");
-            self.told.add(answer.expect("the stream stands"));
+            self.log.add(answer.expect("the stream stands"));
         }
     }
 }
 
-/// Both servers.
-struct Both {
-    etcd: Side,
-    ours: Side,
+/// Pair servers.
+struct Pair {
+    etcd: Server,
+    ours: Server,
     seed: u64,
     number: u64,
 }
 
-impl Both {
+impl Pair {
     fn fail(&self, what: &str) -> ! {
         panic!(
             "operation {} differs: {what}\nagain: {SEED}={} cargo test --test interop -- etcd/ten_thousand",
@@ -156,7 +156,7 @@ impl Both {
     }
 
     /// Asks both, and gives what both answer.
-    async fn call<A: Answer>(&mut self, path: &str, request: &(impl Message + Debug)) -> Result<A, Failed> {
+    async fn call<A: Answer>(&mut self, path: &str, request: &(impl Message + Debug)) -> Result<A, CallError> {
         self.call_as(path, request, |answer: A| answer).await
     }
 
@@ -165,10 +165,10 @@ impl Both {
         path: &str,
         request: &(impl Message + Debug),
         same: fn(A) -> A,
-    ) -> Result<A, Failed> {
+    ) -> Result<A, CallError> {
         let (etcd, ours) = (self.etcd.client.call::<A>(path, request), self.ours.client.call::<A>(path, request));
         let (etcd, ours) = tokio::join!(etcd, ours);
-        let [etcd, ours] = [etcd, ours].map(|answer| answer.map(|answer| same(answer.same())));
+        let [etcd, ours] = [etcd, ours].map(|answer| answer.map(|answer| same(answer.comparable())));
         if etcd != ours {
             self.fail(&format!("{path} {request:?}\netcd: {etcd:#?}\nours: {ours:#?}"));
         }
@@ -181,15 +181,15 @@ impl Both {
         loop {
             self.etcd.take();
             self.ours.take();
-            if self.etcd.told == self.ours.told {
+            if self.etcd.log == self.ours.log {
                 return;
             }
             if Instant::now() > end {
                 let differ =
-                    self.etcd.told.events.iter().filter(|(id, events)| self.ours.told.events.get(id) != Some(events));
+                    self.etcd.log.events.iter().filter(|(id, events)| self.ours.log.events.get(id) != Some(events));
                 let differ: Vec<_> =
-                    differ.map(|(id, events)| (id, events.len(), self.ours.told.events.get(id))).collect();
-                let [etcd, ours] = [&self.etcd.told, &self.ours.told].map(|told| (&told.created, &told.cancelled));
+                    differ.map(|(id, events)| (id, events.len(), self.ours.log.events.get(id))).collect();
+                let [etcd, ours] = [&self.etcd.log, &self.ours.log].map(|log| (&log.created, &log.cancelled));
                 self.fail(&format!("watches\netcd: {etcd:?}\nours: {ours:?}\nevents: {differ:?}"));
             }
             sleep(Duration::from_millis(10)).await;
@@ -224,8 +224,8 @@ async fn run(seed: u64, operations: u64) {
     for voter in &cluster.voters {
         voter.etcd();
     }
-    let (etcd, ours) = tokio::join!(Side::connect(real.addr), Side::connect(cluster.other.etcd()));
-    let mut both = Both { etcd, ours, seed, number: 0 };
+    let (etcd, ours) = tokio::join!(Server::connect(real.addr), Server::connect(cluster.other.etcd()));
+    let mut both = Pair { etcd, ours, seed, number: 0 };
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut world = World { revision: 1, ..World::default() };
     let mut watching: Vec<Watching> = Vec::new();
@@ -238,17 +238,17 @@ async fn run(seed: u64, operations: u64) {
         step(&mut both, &mut rng, &mut world, &mut watching).await;
         if at % 100 == 99 {
             both.agree().await;
-            let told = &both.ours.told;
-            watching.retain(|watch| !told.cancelled.iter().any(|(id, _)| *id == watch.id));
+            let log = &both.ours.log;
+            watching.retain(|watch| !log.cancelled.iter().any(|(id, _)| *id == watch.id));
         }
     }
     both.agree().await;
-    let told = &both.ours.told;
-    let events: usize = told.events.values().map(Vec::len).sum();
-    assert!(operations < 1000 || (told.created.len() > 10 && events > 100), "{} watches, {events}", told.created.len());
+    let log = &both.ours.log;
+    let events: usize = log.events.values().map(Vec::len).sum();
+    assert!(operations < 1000 || (log.created.len() > 10 && events > 100), "{} watches, {events}", log.created.len());
 }
 
-async fn step(both: &mut Both, rng: &mut impl Rng, world: &mut World, watching: &mut Vec<Watching>) {
+async fn step(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: &mut Vec<Watching>) {
     let mut seen = 0;
     match rng.random_range(0..1000) {
         0..250 => {
@@ -307,17 +307,17 @@ async fn step(both: &mut Both, rng: &mut impl Rng, world: &mut World, watching: 
         935..940 => compact(both, rng, world, watching).await,
         940..980 => {
             let mut create = requests::watch(rng, world);
-            if both.ours.told.cancelled.iter().any(|(id, _)| *id == create.watch_id) {
+            if both.ours.log.cancelled.iter().any(|(id, _)| *id == create.watch_id) {
                 create.watch_id = 0;
             }
             let begins = Some(create.start_revision).filter(|start| *start != 0 && *start <= world.revision);
-            let count = both.ours.told.created.len() + 1;
+            let count = both.ours.log.created.len() + 1;
             both.watch(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
             both.etcd.created(count).await;
             both.ours.created(count).await;
-            let (id, refused, _) = both.ours.told.created[count - 1];
-            if both.etcd.told.created != both.ours.told.created {
-                both.fail(&format!("{:?}, {:?}", both.etcd.told.created.last(), both.ours.told.created.last()));
+            let (id, refused, _) = both.ours.log.created[count - 1];
+            if both.etcd.log.created != both.ours.log.created {
+                both.fail(&format!("{:?}, {:?}", both.etcd.log.created.last(), both.ours.log.created.last()));
             }
             if !refused {
                 watching.push(Watching { id, behind: begins, begun_at: world.revision });
@@ -332,7 +332,7 @@ async fn step(both: &mut Both, rng: &mut impl Rng, world: &mut World, watching: 
             let cancel = Some(WatchCancelRequest { watch_id: id });
             both.watch(&WatchRequest { cancel_request: cancel, ..WatchRequest::default() });
             let end = Instant::now() + LIMIT;
-            let gone = |side: &Side| side.told.cancelled.iter().any(|(cancelled, _)| *cancelled == id);
+            let gone = |side: &Server| side.log.cancelled.iter().any(|(cancelled, _)| *cancelled == id);
             while !gone(&both.etcd) || !gone(&both.ours) {
                 assert!(Instant::now() < end, "watch {id} is not cancelled");
                 both.etcd.take();
@@ -342,7 +342,7 @@ async fn step(both: &mut Both, rng: &mut impl Rng, world: &mut World, watching: 
             watching.retain(|watch| watch.id != id);
             // Its number is free, and what the next one of that number is told is no longer this one's.
             for side in [&mut both.etcd, &mut both.ours] {
-                side.told.cancelled.retain(|(cancelled, _)| *cancelled != id);
+                side.log.cancelled.retain(|(cancelled, _)| *cancelled != id);
             }
         }
     }
@@ -350,15 +350,15 @@ async fn step(both: &mut Both, rng: &mut impl Rng, world: &mut World, watching: 
 }
 
 /// Whether etcd may not have told a watch what was there before it began: nothing says so but what comes later.
-fn is_behind(both: &Both, watch: &Watching) -> bool {
-    let events = both.etcd.told.events.get(&watch.id);
+fn is_behind(both: &Pair, watch: &Watching) -> bool {
+    let events = both.etcd.log.events.get(&watch.id);
     let told = events.and_then(|events| events.last()).map(|(_, kv, _)| kv);
     let told = told.and_then(|kv| broadcast_etcd::messages::KeyValue::decode(&**kv).ok());
     watch.behind.is_some() && told.is_none_or(|kv| kv.mod_revision <= watch.begun_at)
 }
 
 /// Compacts, where that does not overtake a watch of etcd: it looks for what is behind now and then only.
-async fn compact(both: &mut Both, rng: &mut impl Rng, world: &mut World, watching: &[Watching]) {
+async fn compact(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: &[Watching]) {
     both.agree().await;
     let behind = watching.iter().filter(|watch| is_behind(both, watch)).filter_map(|watch| watch.behind);
     let most = behind.min().unwrap_or(world.revision);
@@ -376,6 +376,6 @@ async fn compact(both: &mut Both, rng: &mut impl Rng, world: &mut World, watchin
     }
 }
 
-fn revision(answer: Result<Option<ResponseHeader>, Failed>) -> i64 {
+fn revision(answer: Result<Option<ResponseHeader>, CallError>) -> i64 {
     answer.ok().flatten().map_or(0, |header| header.revision)
 }

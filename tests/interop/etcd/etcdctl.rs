@@ -1,4 +1,4 @@
-//! etcd's own `etcdctl`, unchanged, does with ours what it does with etcd.
+//! etcd's own `etcdctl`, unchanged, at the store: each command does what it does with etcd.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Cluster, wait};
-use crate::support::{program, stdout};
+use crate::support::{program, signal, stdout};
 
 pub fn command(addr: SocketAddr, args: &[&str]) -> Command {
     let mut command = Command::new("etcdctl");
@@ -21,7 +21,7 @@ pub fn command(addr: SocketAddr, args: &[&str]) -> Command {
     command
 }
 
-/// Whether it does what it is told, and what it says.
+/// Whether it succeeds, and its output.
 pub fn run(addr: SocketAddr, args: &[&str]) -> (bool, String) {
     let Output { status, stdout, stderr } = command(addr, args).output().expect("it runs");
     (status.success(), [stdout, stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat())
@@ -40,7 +40,7 @@ fn refuse(addr: SocketAddr, args: &[&str], why: &str) {
     assert!(!done && said.contains(why), "etcdctl {args:?}, which is to be refused with {why:?}: {said}");
 }
 
-/// What it says when this is written to it.
+/// Its output, for this input.
 fn talk(addr: SocketAddr, args: &[&str], text: &str) -> String {
     let mut child = command(addr, args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     child.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
@@ -48,7 +48,7 @@ fn talk(addr: SocketAddr, args: &[&str], text: &str) -> String {
     String::from_utf8(child.wait_with_output().expect("it ends").stdout).expect("text")
 }
 
-/// What something says that goes on for ever, until it says this; what it reads stays open so long.
+/// The output of a command that goes on for ever, up to `end`. Its input stays open until then.
 fn told_until(mut command: Command, text: &str, end: &str) -> String {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut input = child.stdin.take().expect("it is piped");
@@ -81,12 +81,12 @@ pub fn does_everything() {
     // It resigns only if it knows by then that it was elected.
     let told = BufReader::new(elected.stdout.take().expect("it is piped")).lines().nth(1);
     assert_eq!(told.expect("it says who is elected").expect("text"), "me");
-    Command::new("kill").arg(elected.id().to_string()).status().expect("it is told to end");
+    signal(elected.id(), "TERM");
     elected.wait().expect("it ends");
     assert_eq!(say(addr, &["get", "--prefix", "e/"]), "", "who ends resigns");
 }
 
-/// A minute of puts, which is all that it has. How slow the slowest may be is for a machine that does nothing else.
+/// `etcdctl check perf` puts for a minute. Its verdict on the slowest puts holds for an idle machine only, and is not tested.
 pub fn measures_the_performance() {
     let cluster = Cluster::start();
     let addr = cluster.other.etcd();

@@ -1,4 +1,4 @@
-//! The calls in JSON: what etcd's gateway says, ours says.
+//! Calls in JSON: the store answers as etcd's gateway does.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

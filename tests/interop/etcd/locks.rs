@@ -1,4 +1,4 @@
-//! Locks and elections that the server makes: the same script, on a real etcd and on ours.
+//! etcd's calls for locks and elections: the same script on a real etcd and on the store.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -91,7 +91,7 @@ async fn script(addr: SocketAddr) -> Vec<String> {
     }
     let key = |answer: Result<Option<LockResponse>, _>| match answer {
         Ok(answer) => Ok(answer.map(|answer| (answer.key, answer.header.map(|header| header.revision)))),
-        Err(failed) => Err::<_, super::client::Failed>(failed),
+        Err(failed) => Err::<_, super::client::CallError>(failed),
     };
     // One has it, and has it again; another one waits, until the first gives it back.
     let mut first = ask(&mut client, 0x1a).await;

@@ -1,7 +1,7 @@
-//! The store, spoken to as if it were etcd: by etcd's own `etcdctl`, and by a client that says the same to a real etcd.
+//! The store through etcd's protocol: `etcdctl`, and a client that asks a real etcd the same.
 //!
-//! `etcd` and `etcdctl` are those of Debian: `apt-get download etcd-server etcd-client`, and `dpkg -x` puts them into a
-//! folder; installed, they would run as a service.
+//! `etcd` and `etcdctl` are Debian's: `apt-get download etcd-server etcd-client`, then `dpkg -x` unpacks them into a folder. If
+//! they were installed, they would run as a service.
 
 pub(crate) mod client;
 mod differential;
@@ -14,14 +14,14 @@ mod requests;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use tempfile::TempDir;
 
-use crate::support::{Process, require, wait};
+use crate::support::{Process, child::OwnedChild, require, voters::VOTERS, wait};
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<require::Case> {
     let beside: &[require::Test] = &[
         ("etcd/ten_thousand_operations_have_the_same_outcomes", differential::ten_thousand_operations),
@@ -66,7 +66,7 @@ fn free_port() -> u16 {
 
 /// A real etcd with one member.
 struct RealEtcd {
-    child: Child,
+    child: OwnedChild,
     addr: SocketAddr,
     _folder: TempDir,
 }
@@ -93,20 +93,13 @@ impl RealEtcd {
         command.args(["--initial-cluster", &format!("a={peer_url}"), "--log-level", "error"]);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, client));
-        let mut etcd = Self { child, addr, _folder: folder };
+        let mut etcd = Self { child: OwnedChild(child), addr, _folder: folder };
         let mut has_ended = false;
         wait("etcd answers", || {
             has_ended = etcd.child.try_wait().expect("it was started here").is_some();
             has_ended || etcdctl::run(addr, &["endpoint", "health"]).0
         });
         (!has_ended).then_some(etcd)
-    }
-}
-
-impl Drop for RealEtcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -127,12 +120,12 @@ impl Cluster {
         let at_all = ["--etcd", "0.0.0.0:0"];
         let other = Process::node_with(&[&["--name", "other"], &etcd[..], args].concat(), env);
         let join = other.addr().to_string();
-        let voters = ["node1", "node2", "node3"].map(|name| {
-            let role = ["--name", name, "--role", "voter", "--voters", "node1,node2,node3", "--join", &join];
+        let voters = VOTERS.split(',').map(|name| {
+            let role = ["--name", name, "--role", "voter", "--voters", VOTERS, "--join", &join];
             let etcd = if name == "node3" { at_all } else { etcd };
             Process::node_with(&[&role[..], &etcd, args].concat(), env)
         });
-        Self { voters: voters.into(), other }
+        Self { voters: voters.collect(), other }
     }
 }
 

@@ -1,9 +1,9 @@
-//! One lock, whoever asks for it: `etcdctl lock` and `broadcast lock` wait for each other in one queue.
+//! One lock, asked for by `etcdctl lock` and by `broadcast lock`: they wait for each other in one queue.
 
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
 };
@@ -11,15 +11,15 @@ use std::{
 use serde_json::Value;
 
 use super::{Cluster, etcdctl, wait};
-use crate::support::{LIMIT, http::ask, program, refusal, stdout};
+use crate::support::{LIMIT, child::OwnedChild, http::ask, program, refusal, signal, stdout};
 
 /// Somebody who holds a lock, or waits for it.
-struct Holder(Child);
+struct Holder(OwnedChild);
 
 impl Holder {
     fn start(mut command: Command) -> Self {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        Self(command.spawn().expect("it runs"))
+        Self(OwnedChild(command.spawn().expect("it runs")))
     }
 
     /// What it prints once it has the lock.
@@ -36,16 +36,8 @@ impl Holder {
 
     /// Ends it as Ctrl-C does.
     fn interrupt(mut self) {
-        let kill = Command::new("kill").args(["-INT", &self.0.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success());
+        signal(self.0.id(), "INT");
         self.0.wait().expect("it ends");
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

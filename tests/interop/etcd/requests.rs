@@ -1,4 +1,4 @@
-//! Requests at random, over few keys, revisions and leases, so that they meet each other.
+//! Random requests over few keys, revisions and leases, so that they often concern the same ones.
 
 use broadcast_etcd::messages::{
     Compare, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest,
@@ -6,7 +6,7 @@ use broadcast_etcd::messages::{
 use bytes::Bytes;
 use rand::{Rng, RngExt as _, seq::IndexedRandom as _};
 
-/// What is known of the stores, which are the same.
+/// What is known of both stores, which have the same content.
 #[derive(Default)]
 pub struct World {
     pub revision: i64,

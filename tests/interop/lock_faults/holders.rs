@@ -1,5 +1,7 @@
-//! Commands that hold locks, beside a node, in its network. What they ask the node goes through here, so that it is known
-//! which keepalive was confirmed last, and when that was sent: by then, plus the time to live, what they run has to be over.
+//! A process that runs `broadcast lock` many times beside a node, in its network.
+//!
+//! Every call to the node passes through here. So the test knows which keepalive was confirmed last and when it was sent: the
+//! command must be over by then, plus the time to live.
 
 use std::{
     collections::HashMap,
@@ -14,16 +16,16 @@ use std::{
 
 use serde_json::json;
 
-use super::super::nemesis::client::{HTTP, now, tell};
+use super::super::nemesis::client::{HTTP, now, print_line};
 use crate::support::{lag, program};
 
-/// No shorter: the margin for a machine with much to do is part of it.
+/// It is not shorter, as it includes the margin for a busy machine.
 const TTL: Duration = Duration::from_secs(6);
-/// How often it is looked who runs.
+/// How often the test checks which processes run.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long after a fault it is looked. Whoever holds its lock by then has kept it.
+/// How long the test looks after a fault. A command that holds its lock by then has kept it.
 const LONGEST: Duration = Duration::from_secs(9);
-/// What heeds no SIGTERM, nor does what it has started in a session of its own.
+/// A script that ignores SIGTERM, as does its child in a session of its own.
 const SCRIPT: &str = "trap '' TERM; setsid sleep 1000 & echo $BROADCAST_LOCK_KEY $$ $!; exec sleep 1000";
 
 /// Until when each session surely lives, as its holder may know it.
@@ -33,7 +35,7 @@ struct Holder {
     command: Child,
     session: String,
     pids: [u32; 2],
-    /// When all of it was seen to be over.
+    /// When all of its processes were seen to have ended.
     ended: Option<Duration>,
     /// How long it ran on beyond its deadline.
     late: Duration,
@@ -43,8 +45,8 @@ fn lock(deadlines: &Deadlines) -> MutexGuard<'_, HashMap<String, Duration>> {
     deadlines.lock().expect("nobody panics while it has this")
 }
 
-/// Holds so many locks; prints so, and waits for a line that says what becomes of the commands. Then it prints what became
-/// of what they run.
+/// Holds so many locks, says so, and waits for a line that says what to do to the commands. Then it prints what happened
+/// to their processes.
 pub(super) fn run(count: usize) {
     lag::watch();
     let deadlines = Deadlines::default();
@@ -63,7 +65,7 @@ pub(super) fn run(count: usize) {
     while !holders.iter().all(|holder| lock(&deadlines)[&holder.session] > opened[&holder.session]) {
         thread::sleep(LOOK_EVERY);
     }
-    tell(&json!({"ready": true}));
+    print_line(&json!({"ready": true}));
     let fault = std::io::stdin().lines().next().and_then(Result::ok).expect("it is told what to do");
     let (fault_at, began) = (now(), Instant::now());
     let signal = match &*fault {
@@ -93,7 +95,7 @@ pub(super) fn run(count: usize) {
     for holder in &mut holders {
         let ended = holder.ended.map(|ended| millis(ended - fault_at));
         let left = holder.ended.map(|ended| millis(deadlines[&holder.session].saturating_sub(ended)));
-        tell(&json!({"ended": ended, "left": left, "late": millis(holder.late), "allowed": allowed}));
+        print_line(&json!({"ended": ended, "left": left, "late": millis(holder.late), "allowed": allowed}));
         // Those that are left end what they run.
         let _ = holder.command.kill();
         let _ = holder.command.wait();
@@ -121,7 +123,7 @@ fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// Passes one call on to the node, and its answer back, and takes note of what the answer confirms.
+/// Passes one call on to the node and its answer back, and notes which keepalive the answer confirms.
 fn pass_on(mut caller: TcpStream, deadlines: &Deadlines) -> Option<()> {
     let mut request = [0; 4096];
     let length = caller.read(&mut request).ok()?;

@@ -1,25 +1,22 @@
-//! `broadcast lock` on real nodes while everything fails: three voters and a node that does not vote, each in a network of its
-//! own, and commands that hold locks beside the latter. Whatever fails, what they run is over by their deadline, or a node has
-//! confirmed that it is theirs; measured from outside of them.
+//! `broadcast lock` on real nodes while everything fails: three voters and a node that does not vote, each on a host of its own,
+//! and commands that hold locks beside the latter. Whatever fails, a command is over by its deadline, unless a node has confirmed
+//! that it still holds its lock. The test measures that from outside.
 //!
-//! Three commands for each kind of fault; `BROADCAST_TESTS_LOCK_FAULTS` says how many instead, and has the figures printed.
+//! It runs three commands for each kind of fault. `BROADCAST_TESTS_LOCK_FAULTS` sets another number, and prints the figures.
 
 mod holders;
 
-use std::{
-    process::Stdio,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
     support::{
-        LIMIT, Process,
+        Process,
         netns::{self, Host, Net},
         require::{self, Case},
+        wait_every,
     },
     voters,
 };
@@ -27,7 +24,7 @@ use crate::{
 /// Set in the processes that hold locks: how many.
 const HOLDERS: &str = "BROADCAST_TESTS_LOCK_HOLDERS";
 const COUNT: &str = "BROADCAST_TESTS_LOCK_FAULTS";
-/// How many hold locks at once, at most.
+/// The most locks that are held at once.
 const AT_ONCE: usize = 25;
 
 pub fn cases() -> Vec<Case> {
@@ -101,14 +98,8 @@ impl Cluster {
 
     /// Waits until all vote, and one leads; gives its place.
     fn wait_well(&self) -> usize {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            match voters::leader_of_all(&self.other.host) {
-                Ok(leader) => return leader,
-                Err(status) => assert!(Instant::now() < deadline, "not all vote: {status}"),
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
+        let attempt = || voters::leader_of_all(&self.other.host);
+        wait_every(Duration::from_millis(100), "all vote, and one leads", attempt)
     }
 
     fn kill_voters(&mut self) {
@@ -125,7 +116,7 @@ impl Cluster {
         }
     }
 
-    /// What becomes of so many commands: a line of each.
+    /// Runs so many commands, applies the fault, and gives a line about each command.
     fn suffer(&mut self, fault: Fault, count: usize) -> Vec<Value> {
         let leader = self.wait_well();
         let me = std::env::current_exe().expect("this program has a path");
@@ -133,7 +124,7 @@ impl Cluster {
         command.arg(format!("{HOLDERS}={count}")).arg(me).stdin(Stdio::piped());
         let mut holders = Process::spawn(&mut command);
         holders.log.wait_line(0, &json!({"ready": true}));
-        holders.say(match fault {
+        holders.send_line(match fault {
             Fault::CommandKilled => "kill",
             Fault::CommandStopped => "stop",
             _ => "look",

@@ -1,5 +1,5 @@
-//! What uses the store during the faults: a process beside each node, which asks the node and prints all that it asked, was
-//! answered and was told, a line of JSON each. Its times are those of the machine's one clock. Here is what asks over HTTP.
+//! Clients that use the store during the faults: a process beside each node. It prints each operation with its answer, and each
+//! event of its watches, as a line of JSON. All times are those of the machine's one clock. The clients here ask over HTTP.
 
 use std::{
     collections::HashMap,
@@ -74,11 +74,11 @@ pub(crate) fn run(name: &str, watches: &[Watch], work: &[Work]) {
                 scope.spawn(move || work(name, seed ^ at, rest));
             }
         });
-        tell(&json!({"resting": name}));
+        print_line(&json!({"resting": name}));
     });
 }
 
-pub(crate) fn tell(line: &Value) {
+pub(crate) fn print_line(line: &Value) {
     let mut output = std::io::stdout().lock();
     // Nobody may be there any more.
     if writeln!(output, "{line}").is_err() {
@@ -165,15 +165,15 @@ pub(super) fn change_keys(
             known =
                 kvs.iter().filter_map(|kv| Some((kv["key"].as_str()?.into(), kv["mod_revision"].as_u64()?))).collect();
         }
-        tell(&json!({
+        print_line(&json!({
             "op": kind, "key": key, "value": value, "expected": expected, "answer": answer,
             "began": began.as_nanos() as u64, "ended": ended.as_nanos() as u64,
         }));
     }
 }
 
-/// How leases are had, by one way or the other; nothing, if nobody answers.
-pub(super) trait Lease {
+/// A client of leases, over HTTP or over gRPC. Gives nothing if nobody answers.
+pub(super) trait LeaseClient {
     type Id;
 
     /// With the time to live that it has then.
@@ -185,7 +185,7 @@ pub(super) trait Lease {
 
 pub(super) struct Http;
 
-impl Lease for Http {
+impl LeaseClient for Http {
     type Id = String;
 
     fn grant(&mut self, ttl: Duration) -> Option<(String, Duration)> {
@@ -203,7 +203,7 @@ impl Lease for Http {
 }
 
 /// Has a lease, with a key; keeps it alive for a while, and then not any more.
-pub(super) fn hold_leases(name: &str, rest: &AtomicBool, by: &mut impl Lease) {
+pub(super) fn hold_leases(name: &str, rest: &AtomicBool, by: &mut impl LeaseClient) {
     let mut number = 0;
     while !rest.load(Ordering::Relaxed) {
         thread::sleep(PACE);
@@ -221,11 +221,11 @@ pub(super) fn hold_leases(name: &str, rest: &AtomicBool, by: &mut impl Lease) {
             not_before = began;
         }
         let not_before = (not_before + ttl).as_nanos() as u64;
-        tell(&json!({"lease": key, "since": since, "not_before": not_before}));
+        print_line(&json!({"lease": key, "since": since, "not_before": not_before}));
     }
 }
 
-/// Tells of each revision, going on where it was whenever it is cut off, as a browser does.
+/// Prints each revision. Whenever it is cut off, it resumes at its cursor, as a browser does.
 fn watch(name: &str) {
     let mut place = String::from("1");
     loop {
@@ -259,11 +259,11 @@ fn follow(name: &str, place: &mut String) -> Option<bool> {
             Some(("data", data)) => {
                 let data: Value = serde_json::from_str(data).expect("the data of events is JSON");
                 if !event.is_empty() {
-                    tell(&json!({"ended": event, "why": data}));
+                    print_line(&json!({"ended": event, "why": data}));
                     return (event == "gone").then_some(true);
                 }
                 let is_last = data["events"].as_array()?.iter().any(|event| event["kv"]["key"] == LAST);
-                tell(&json!({"watcher": name, "told": data, "at": now().as_nanos() as u64}));
+                print_line(&json!({"watcher": name, "told": data, "at": now().as_nanos() as u64}));
                 if is_last {
                     return Some(true);
                 }

@@ -1,5 +1,5 @@
-//! What uses the store during the faults as if it were etcd, beside what asks over HTTP: the same requests over gRPC, and the
-//! same lines about them, so that all are checked together.
+//! Clients that use the store over etcd's protocol during the faults. They print the same lines as those over HTTP, so that all
+//! are checked together.
 
 use std::{net::SocketAddr, sync::LazyLock, thread, time::Duration};
 
@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    client::{LAST, Lease, Operation, PACE, Work, change_keys, hold_leases, now, tell},
-    locks::{Locks, NotHeld},
+    client::{LAST, LeaseClient, Operation, PACE, Work, change_keys, hold_leases, now, print_line},
+    locks::{LockClient, NotHeld},
 };
 use crate::{etcd::client::Client, voters};
 
@@ -130,7 +130,7 @@ fn operate(etcd: &mut Etcd, operation: &Operation<'_>) -> Option<Value> {
     }
 }
 
-/// What is done as a client of etcd does it.
+/// The work of a client of etcd.
 pub(super) const WORK: [Work; 2] = [
     |name, _, rest| hold_leases(&format!("{name}-etcd"), rest, &mut Etcd::new()),
     |name, seed, rest| {
@@ -140,7 +140,7 @@ pub(super) const WORK: [Work; 2] = [
     },
 ];
 
-impl Lease for Etcd {
+impl LeaseClient for Etcd {
     type Id = i64;
 
     fn grant(&mut self, ttl: Duration) -> Option<(i64, Duration)> {
@@ -161,7 +161,7 @@ impl Lease for Etcd {
     }
 }
 
-/// Tells of each revision, going on after the last one whenever it is cut off, as clients of etcd do.
+/// Prints each revision. Whenever it is cut off, it resumes after the last one, as clients of etcd do.
 pub(super) fn watch(name: &str) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut told = 0;
@@ -183,10 +183,10 @@ async fn follow(name: &str, told: &mut i64) -> Option<bool> {
     let create = WatchCreateRequest { key, range_end, start_revision, prev_kv: true, ..WatchCreateRequest::default() };
     call.send(&WatchRequest { create_request: Some(create), ..WatchRequest::default() });
     loop {
-        let answer = timeout(PATIENCE, call.next_at_any_time::<WatchResponse>()).await.ok()?;
+        let answer = timeout(PATIENCE, call.next_without_limit::<WatchResponse>()).await.ok()?;
         let answer = answer.ok()??;
         if answer.canceled {
-            tell(&json!({"ended": answer.cancel_reason, "why": answer.compact_revision}));
+            print_line(&json!({"ended": answer.cancel_reason, "why": answer.compact_revision}));
             return None;
         }
         let at = now().as_nanos() as u64;
@@ -194,7 +194,7 @@ async fn follow(name: &str, told: &mut i64) -> Option<bool> {
         for events in answer.events.chunk_by(|one, next| changed(one) == changed(next)) {
             let revision = changed(&events[0]);
             let all: Vec<_> = events.iter().map(event).collect();
-            tell(&json!({"watcher": name, "told": {"revision": revision, "events": all}, "at": at}));
+            print_line(&json!({"watcher": name, "told": {"revision": revision, "events": all}, "at": at}));
             *told = revision;
             is_last |= events.iter().any(|event| event.kv.as_ref().is_some_and(|kv| kv.key == LAST));
         }
@@ -218,19 +218,19 @@ fn event(event: &Event) -> Value {
 }
 
 /// A lock held by a client of etcd.
-pub(super) struct Held {
+pub(super) struct EtcdLock {
     key: Bytes,
     lease: i64,
     /// The revision that created the key is the token.
     token: u64,
 }
 
-impl Locks for Etcd {
-    const WAY: &str = "etcd";
+impl LockClient for Etcd {
+    const PROTOCOL: &str = "etcd";
 
-    type Held = Held;
+    type Lock = EtcdLock;
 
-    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Held> {
+    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<EtcdLock> {
         let (lease, _) = self.grant(ttl)?;
         let request = LockRequest { name: name.into(), lease };
         // None is granted in no time, and nobody keeps the lease alive meanwhile.
@@ -239,7 +239,7 @@ impl Locks for Etcd {
             let look = RangeRequest { key: locked.key.clone(), ..RangeRequest::default() };
             let found: RangeResponse = self.call("/etcdserverpb.KV/Range", &look)?;
             let token = found.kvs.first()?.create_revision.unsigned_abs();
-            Some(Held { key: locked.key, lease, token })
+            Some(EtcdLock { key: locked.key, lease, token })
         });
         if held.is_none() {
             // It waits no longer then.
@@ -248,15 +248,15 @@ impl Locks for Etcd {
         held
     }
 
-    fn token(held: &Held) -> u64 {
+    fn token(held: &EtcdLock) -> u64 {
         held.token
     }
 
-    fn keep_alive(&mut self, held: &Held) -> bool {
-        Lease::keep_alive(self, &held.lease)
+    fn keep_alive(&mut self, held: &EtcdLock) -> bool {
+        LeaseClient::keep_alive(self, &held.lease)
     }
 
-    fn put_fenced(&mut self, held: &Held, key: &str) -> Option<Result<u64, NotHeld>> {
+    fn put_fenced(&mut self, held: &EtcdLock, key: &str) -> Option<Result<u64, NotHeld>> {
         let token = Some(i64::try_from(held.token).expect("a revision"));
         let is_held = Compare { target: CREATE, create_revision: token, ..compare(held.key.clone()) };
         let put = RequestOp { request_put: Some(puts(key, "x", 0)), ..RequestOp::default() };
@@ -265,7 +265,7 @@ impl Locks for Etcd {
         Some(if done.succeeded { Ok(revision(done.header).unsigned_abs()) } else { Err(NotHeld) })
     }
 
-    fn release(&mut self, held: &Held) {
+    fn release(&mut self, held: &EtcdLock) {
         self.revoke(held.lease);
     }
 }

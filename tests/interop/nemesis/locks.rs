@@ -1,6 +1,8 @@
-//! Locks under the same faults: clients beside each node, some over HTTP and some as if it were etcd, take two locks in turn,
-//! hold them within their deadline or write on beyond it, release them or let them run out. Checked afterwards: nobody holds a lock while another one does, by their own
-//! deadlines; tokens grow; a register outside, and keys of the store, refuse who holds no more, and never who still does.
+//! Locks under the same faults. Clients beside each node, some over HTTP and some over etcd's protocol, take two locks in turn,
+//! hold them within their deadline or write on beyond it, release them or let them run out.
+//!
+//! Checked afterwards: by the holders' own deadlines, nobody holds a lock while another one does; tokens grow; a register
+//! outside, and keys of the store, refuse a former holder, and never a holder.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,14 +23,14 @@ use tempfile::NamedTempFile;
 
 use super::{
     begin,
-    client::{self, Http, ask, now, tell},
+    client::{self, Http, ask, now, print_line},
     etcd::Etcd,
 };
 
 /// Where the register is, in the processes of clients.
 pub(super) const REGISTER: &str = "BROADCAST_TESTS_NEMESIS_REGISTER";
 const TTL: Duration = Duration::from_secs(3);
-/// Between two things that a thread does.
+/// Between two operations of a thread.
 const PACE: Duration = Duration::from_millis(100);
 const LOCKS: [&str; 2] = ["one", "jobs/two"];
 
@@ -72,7 +74,7 @@ pub(super) fn run(name: &str) {
         scope.spawn(move || take_locks(&mut Http, random(0), register, rest));
         scope.spawn(move || take_locks(&mut Etcd::new(), random(1), register, rest));
     });
-    tell(&json!({"resting": name}));
+    print_line(&json!({"resting": name}));
 }
 
 fn post(path: &str, body: &Value) -> Option<Value> {
@@ -80,59 +82,59 @@ fn post(path: &str, body: &Value) -> Option<Value> {
     serde_json::from_slice(&answer.body).ok()
 }
 
-/// How locks are had, by one way or the other.
-pub(super) trait Locks {
-    /// What it is called in what is told.
-    const WAY: &str;
+/// A client of locks, over HTTP or over gRPC.
+pub(super) trait LockClient {
+    /// The name of the protocol, in what is printed.
+    const PROTOCOL: &str;
 
     /// A lock that was granted.
-    type Held;
+    type Lock;
 
     /// Waits so long for it; nothing, if it was not granted by then.
-    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Self::Held>;
-    fn token(held: &Self::Held) -> u64;
-    fn keep_alive(&mut self, held: &Self::Held) -> bool;
+    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Self::Lock>;
+    fn token(held: &Self::Lock) -> u64;
+    fn keep_alive(&mut self, held: &Self::Lock) -> bool;
     /// Puts a key if the lock is held: at which revision, or that it is not held; nothing, if nobody says.
-    fn put_fenced(&mut self, held: &Self::Held, key: &str) -> Option<Result<u64, NotHeld>>;
-    fn release(&mut self, held: &Self::Held);
+    fn put_fenced(&mut self, held: &Self::Lock, key: &str) -> Option<Result<u64, NotHeld>>;
+    fn release(&mut self, held: &Self::Lock);
 }
 
 /// The store says that a lock is not held any more.
 pub(super) struct NotHeld;
 
 /// A lock granted over HTTP.
-pub(super) struct Granted {
+pub(super) struct HttpLock {
     name: &'static str,
     session: String,
     token: u64,
 }
 
-impl Granted {
+impl HttpLock {
     fn path(&self) -> String {
         format!("/v1/sessions/{}", self.session)
     }
 }
 
-impl Locks for Http {
-    const WAY: &str = "HTTP";
+impl LockClient for Http {
+    const PROTOCOL: &str = "HTTP";
 
-    type Held = Granted;
+    type Lock = HttpLock;
 
-    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<Granted> {
+    fn lock(&mut self, name: &'static str, ttl: Duration, wait: Duration) -> Option<HttpLock> {
         let wish = json!({"names": [name], "session": {"ttl": ttl.as_secs()}, "wait": wait.as_secs()});
         let granted = post("/v1/locks", &wish)?;
-        Some(Granted { name, session: granted["session"].as_str()?.to_owned(), token: granted["token"].as_u64()? })
+        Some(HttpLock { name, session: granted["session"].as_str()?.to_owned(), token: granted["token"].as_u64()? })
     }
 
-    fn token(held: &Granted) -> u64 {
+    fn token(held: &HttpLock) -> u64 {
         held.token
     }
 
-    fn keep_alive(&mut self, held: &Granted) -> bool {
+    fn keep_alive(&mut self, held: &HttpLock) -> bool {
         ask("PUT", &held.path(), b"").is_some_and(|answer| answer.status == 200)
     }
 
-    fn put_fenced(&mut self, held: &Granted, key: &str) -> Option<Result<u64, NotHeld>> {
+    fn put_fenced(&mut self, held: &HttpLock, key: &str) -> Option<Result<u64, NotHeld>> {
         let answer = ask("PUT", &format!("/v1/kv/{key}?fence={}:{}", held.name, held.token), b"x")?;
         match answer.status {
             200 => serde_json::from_slice::<Value>(&answer.body).ok()?["revision"].as_u64().map(Ok),
@@ -141,12 +143,12 @@ impl Locks for Http {
         }
     }
 
-    fn release(&mut self, held: &Granted) {
+    fn release(&mut self, held: &HttpLock) {
         let _ = ask("DELETE", &held.path(), b"");
     }
 }
 
-fn take_locks<L: Locks>(by: &mut L, mut random: Xoshiro256PlusPlus, register: &Path, rest: &AtomicBool) {
+fn take_locks<L: LockClient>(by: &mut L, mut random: Xoshiro256PlusPlus, register: &Path, rest: &AtomicBool) {
     let mut below = move |most: u64| random.next_u64() % most;
     while !rest.load(Ordering::Relaxed) {
         thread::sleep(PACE);
@@ -188,15 +190,15 @@ fn take_locks<L: Locks>(by: &mut L, mut random: Xoshiro256PlusPlus, register: &P
         if below(10) < 7 {
             by.release(&held);
         }
-        tell(&json!({
-            "lock": lock, "way": L::WAY, "token": token, "accepted": accepted, "fenced": fenced, "wrong": wrong,
+        print_line(&json!({
+            "lock": lock, "protocol": L::PROTOCOL, "token": token, "accepted": accepted, "fenced": fenced, "wrong": wrong,
             "from": from.as_nanos() as u64, "until": until.as_nanos() as u64,
         }));
     }
 }
 
-/// A lock that somebody held.
-struct Held {
+/// How long a lock was held, and what was written meanwhile.
+struct Holding {
     lock: usize,
     token: u64,
     from: u64,
@@ -208,9 +210,9 @@ pub(super) fn nobody_holds_what_another_one_holds() {
     let register = NamedTempFile::new().expect("a file");
     let seconds = client::seconds(40);
     let mut nemesis = begin("locks", &[(REGISTER, register.path().to_str().expect("text"))]);
-    nemesis.rage(seconds);
-    nemesis.rest();
-    let lines = nemesis.printed();
+    nemesis.break_things(seconds);
+    nemesis.stop_clients();
+    let lines = nemesis.client_lines();
     let (mut all, mut accepted) = (Vec::new(), [0; LOCKS.len()]);
     for line in lines.iter().filter(|line| line.get("lock").is_some()) {
         let number = |field: &str| line[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"));
@@ -218,12 +220,12 @@ pub(super) fn nobody_holds_what_another_one_holds() {
         let lock = usize::try_from(number("lock")).expect("it is small");
         accepted[lock] += number("accepted");
         let fenced = line["fenced"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
-        all.push(Held { lock, token: number("token"), from: number("from"), until: number("until"), fenced });
+        all.push(Holding { lock, token: number("token"), from: number("from"), until: number("until"), fenced });
     }
     let mut file = register.reopen().expect("it is there");
     for (lock, (_, count)) in read_register(&mut file).into_iter().enumerate() {
         assert_eq!(count, accepted[lock], "what {} has accepted is what it was given", LOCKS[lock]);
-        let mut held: Vec<&Held> = all.iter().filter(|held| held.lock == lock).collect();
+        let mut held: Vec<&Holding> = all.iter().filter(|held| held.lock == lock).collect();
         held.sort_by_key(|held| held.from);
         for pair in held.windows(2) {
             let (first, second) = (&pair[0], &pair[1]);
@@ -237,9 +239,9 @@ pub(super) fn nobody_holds_what_another_one_holds() {
         assert!(writes.is_sorted_by_key(|(_, token)| *token), "who held no more has written: {writes:?}");
         assert!(held.len() > 5, "{} was granted {} times only", LOCKS[lock], held.len());
     }
-    for way in [Http::WAY, Etcd::WAY] {
-        let held = lines.iter().filter(|line| line["way"] == way).count();
-        assert!(held > 3, "{held} locks were granted by {way}, after {:?}", nemesis.faults);
+    for protocol in [Http::PROTOCOL, Etcd::PROTOCOL] {
+        let held = lines.iter().filter(|line| line["protocol"] == protocol).count();
+        assert!(held > 3, "{held} locks were granted over {protocol}, after {:?}", nemesis.faults);
     }
     eprintln!("{} locks held in {seconds} s, {accepted:?} writes; faults {:?}", all.len(), nemesis.faults);
 }

@@ -1,8 +1,8 @@
-//! The store under faults, with real processes, networks, disks and clocks: three voters and a node that does not vote, each
-//! in a network of its own; what uses them ([`client`]); and somebody who breaks things. Afterwards all that was answered and
-//! told is checked as in the simulation: by revision, and by real time.
+//! The store under faults, with real processes, networks, disks and clocks: three voters and a node that does not vote, each on
+//! a host of its own; [clients](client) that use them; and a nemesis that breaks things. Afterwards all answers and events are
+//! checked as in the simulation: by revision, and by real time.
 //!
-//! A minute long; `BROADCAST_TESTS_NEMESIS` says how many seconds instead.
+//! It takes a minute; `BROADCAST_TESTS_NEMESIS` says how many seconds instead.
 
 pub(crate) mod client;
 mod etcd;
@@ -158,7 +158,7 @@ impl Nemesis {
         }
     }
 
-    /// Whatever is done to it, no node ends by itself.
+    /// No node ends by itself, whatever is done to it.
     fn check_running(&mut self) {
         for node in &mut self.nodes {
             let ended = node.process.child.try_wait().expect("it was started here");
@@ -168,13 +168,13 @@ impl Nemesis {
         }
     }
 
-    /// Between 1 s and what outlives elections and leases.
+    /// Waits between 1 s and longer than elections and leases last.
     fn hold(&mut self) {
         let time = Duration::from_millis(1000 + 500 * self.below(11) as u64);
         thread::sleep(time);
     }
 
-    /// Breaks something for a while, and mends it.
+    /// Breaks something for a while, and repairs it.
     fn fault(&mut self) {
         let victim = self.victim();
         if self.kinds.is_empty() {
@@ -264,7 +264,7 @@ impl Nemesis {
     }
 
     /// Breaks one thing after the other for so long, and waits until all is well again.
-    fn rage(&mut self, seconds: u64) {
+    fn break_things(&mut self, seconds: u64) {
         self.wait_well();
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(seconds) {
@@ -275,13 +275,13 @@ impl Nemesis {
         self.wait_well();
     }
 
-    /// Has the clients come to rest.
-    fn rest(&mut self) {
-        self.nodes.iter_mut().for_each(|node| node.client.say("rest"));
+    /// Tells the clients to finish.
+    fn stop_clients(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.client.send_line("rest"));
     }
 
     /// Waits until all clients have ended, and gives what they printed.
-    fn printed(&mut self) -> Vec<Value> {
+    fn client_lines(&mut self) -> Vec<Value> {
         let mut lines = Vec::new();
         for node in &mut self.nodes {
             assert!(node.client.wait().success(), "the client of {} ends well", node.host.name);
@@ -301,7 +301,7 @@ impl Nemesis {
         rules(self, "-D");
     }
 
-    /// All disks are slow to sync, which must not be taken for a failure of whoever waits for them.
+    /// All disks are slow to sync. No node may be declared failed because of it.
     fn slow_disks(&mut self) {
         let deadline = Instant::now() + LIMIT;
         let sees_all =
@@ -323,7 +323,7 @@ impl Nemesis {
         assert_eq!(failures(&self.nodes), before, "nobody is taken for failed because disks are slow");
     }
 
-    /// A voter loses its disk, and an operator has it vote again.
+    /// A voter loses its disk, and an operator adds it again.
     fn wipe(&mut self, victim: usize) {
         self.wait_well();
         self.nodes[victim].process.kill();
@@ -333,7 +333,7 @@ impl Nemesis {
         self.operate("replace", victim);
     }
 
-    /// A voter loses its vote, and is taken in again with an empty disk.
+    /// An operator removes a voter, and adds it again with an empty disk.
     fn change_voters(&mut self, victim: usize) {
         self.wait_well();
         self.operate("remove", victim);
@@ -361,7 +361,7 @@ impl Nemesis {
     }
 }
 
-/// Three voters, one that is none, and beside each a client of that kind.
+/// Starts three voters, a node that does not vote, and beside each a client of this kind.
 fn begin(client: &str, env: &[(&str, &str)]) -> Nemesis {
     let seed = client::now().as_nanos() as u64;
     let (net, tools) = (Net::new(), TempDir::new().expect("a folder for temporary files"));
@@ -376,14 +376,14 @@ fn begin(client: &str, env: &[(&str, &str)]) -> Nemesis {
 fn what_was_answered_is_true() {
     let seconds = client::seconds(60);
     let mut nemesis = begin("", &[]);
-    nemesis.rage(seconds);
-    nemesis.rest();
+    nemesis.break_things(seconds);
+    nemesis.stop_clients();
     for node in &nemesis.nodes {
         node.client.log.wait_line(0, &json!({"resting": node.host.name}));
     }
     let other = &nemesis.nodes[3].host;
     wait("leases end", || run::has_ended(|args| other.ask(args, b"")));
-    let lines = run::check(nemesis.printed(), nemesis.seed, &nemesis.faults);
+    let lines = run::check(nemesis.client_lines(), nemesis.seed, &nemesis.faults);
     let by_etcd = lines.iter().filter(|line| {
         line["value"].as_str().is_some_and(|value| value.contains("-etcd-")) && !line["answer"].is_null()
     });

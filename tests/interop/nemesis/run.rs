@@ -1,4 +1,4 @@
-//! What the clients of a [`nemesis`](super) printed, read and checked: by revision, and by real time.
+//! Reads what the clients of a [nemesis](super) printed, and checks it: by revision, and by real time.
 
 use std::{collections::BTreeMap, process::Output, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     history::{Answer, Ask, History, LeaseHeld, Operation},
 };
 
-/// Whether all leases of the clients have ended, so that the key was put whose change ends their watches. `ask` runs the
+/// Whether all leases of the clients have ended. Then it also puts the key whose change ends their watches. `ask` runs the
 /// program.
 pub(crate) fn has_ended(ask: impl Fn(&[&str]) -> Output) -> bool {
     let left = ask(&["kv", "get", "--prefix", "lease-", "--json"]);
@@ -32,7 +32,7 @@ pub(crate) fn check(mut lines: Vec<Value>, seed: u64, faults: &BTreeMap<&'static
     lines
 }
 
-/// What the clients printed, read.
+/// What the clients printed, as a history.
 #[derive(Default)]
 struct Run {
     history: History,
@@ -59,7 +59,7 @@ impl Run {
             let not_before = Duration::from_nanos(number("not_before"));
             self.history.leases.push(LeaseHeld { key, since: number("since"), not_before });
         } else if line.get("op").is_some() {
-            let (ask, answer) = asked(line);
+            let (ask, answer) = operation_of(line);
             let mut ended = number("ended");
             match answer {
                 Answer::Changed(_) => self.changes.push(ended),
@@ -90,7 +90,7 @@ impl Run {
     }
 }
 
-fn asked(line: &Value) -> (Ask, Answer) {
+fn operation_of(line: &Value) -> (Ask, Answer) {
     let text = |field: &str| bytes::Bytes::from(line[field].as_str().expect("text").to_owned());
     let (key, value) = (text("key"), text("value"));
     let answer = &line["answer"];

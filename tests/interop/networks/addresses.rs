@@ -1,4 +1,4 @@
-//! Hosts with several addresses, with others on their way, and with new ones.
+//! Hosts with several addresses, addresses that are translated on the way, and addresses that change.
 
 use serde_json::Value;
 

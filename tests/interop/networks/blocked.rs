@@ -29,12 +29,12 @@ pub(super) fn cases() -> Vec<Case> {
     )
 }
 
-/// How often a node has said that a member is reached in such a way.
+/// How often a node has logged that it reaches a member in this way.
 fn reached(node: &Node, member: &str, reach: &str) -> usize {
     node.log().count(&json!({"event": "reached", "member": member, "reach": reach}))
 }
 
-/// A node has said once that it reaches a member over TCP only.
+/// A node has logged once that it reaches a member over TCP only.
 #[track_caller]
 fn reached_over_tcp(node: &Node, member: &str) {
     let is = |line: &Value| line["event"] == "reached" && line["member"] == member && line["reach"] == "tcp";
@@ -87,7 +87,7 @@ fn udp_blocked_between_two() {
     all_hear_all(&nodes, "no UDP still");
 }
 
-/// The other way about.
+/// TCP is blocked, and UDP is not.
 fn tcp_blocked_for_one_node() {
     let net = Net::new();
     let nodes = cluster(&net, &["", "", ""], &SENDER);
@@ -95,7 +95,7 @@ fn tcp_blocked_for_one_node() {
     all_hear_all(&nodes, "no TCP");
 }
 
-/// It begins, and it ends.
+/// UDP is blocked only for a while.
 fn udp_blocked_while_it_runs() {
     let net = Net::new();
     let nodes = cluster(&net, &["", "", ""], &SENDER);
@@ -112,7 +112,7 @@ fn udp_blocked_while_it_runs() {
     nodes[..2].iter().for_each(|node| reached_over_tcp(node, "node3"));
 }
 
-/// A path whose MTU is 1280, for datagrams and streams, and of which nobody is told.
+/// A path with an MTU of 1280 bytes, for datagrams and streams, that drops what is larger without telling anybody.
 fn large_packets_dropped() {
     let net = Net::new();
     let hole = "iptables -w -A INPUT -i eth0 -m length --length 1281:65535 -j DROP";
@@ -121,8 +121,8 @@ fn large_packets_dropped() {
     first.host.publish_all("large", ["x".repeat(1250)]);
     first.host.publish_all("behind", (0..MESSAGES).map(|i| i.to_string()));
     for node in [second, third] {
-        node.wait_heard("large", "node1", 1);
-        node.wait_heard("behind", "node1", MESSAGES);
+        node.wait_received("large", "node1", 1);
+        node.wait_received("behind", "node1", MESSAGES);
     }
     all_hear_all(&nodes, "and on");
     for other in [second, third] {
@@ -132,13 +132,13 @@ fn large_packets_dropped() {
     }
 }
 
-/// A path that takes less than any node sends by itself.
+/// A path that takes only datagrams smaller than those that nodes send.
 fn all_but_the_smallest_datagrams_dropped() {
     let net = Net::new();
     let hole = "iptables -w -A INPUT -p udp -m length --length 577:65535 -j DROP";
     let nodes = cluster(&net, &[hole, "", ""], &["--profile", "lan"]);
     nodes[1].host.publish_all("large", (0..MESSAGES).map(|_| "x".repeat(700)));
-    nodes[0].wait_heard("large", "node2", MESSAGES);
+    nodes[0].wait_received("large", "node2", MESSAGES);
     all_hear_all(&nodes, "and on");
 }
 
@@ -149,20 +149,20 @@ fn a_firewall_that_refuses_what_is_sent_to_one() {
     let [first, second, third] = &nodes[..] else { unreachable!("there are three") };
     let before = batching(first, second, "before");
     assert!(before > 1.5, "there is something to lose: {before} datagrams in a call");
-    third.wait_heard("before", "node1", BURST);
+    third.wait_received("before", "node1", BURST);
     let refuse = "OUTPUT -p udp -d 10.77.0.3 -j DROP";
     first.host.iptables(&format!("-A {refuse}"));
     batching(first, second, "refused");
     let after = batching(first, second, "after");
     assert!(after > before / 2.0, "{before} datagrams in a call before, {after} after");
     first.host.iptables(&format!("-D {refuse}"));
-    ["refused", "after"].iter().for_each(|key| third.wait_heard(key, "node1", BURST));
+    ["refused", "after"].iter().for_each(|key| third.wait_received(key, "node1", BURST));
     all_hear_all(&nodes, "without it");
 }
 
 const BURST: usize = 2000;
 
-/// How many datagrams a node sends in one call, when it has much to say.
+/// How many datagrams a node sends in one system call, when it sends many.
 fn batching(node: &Node, hearer: &Node, key: &str) -> f64 {
     let counts = || {
         let packets = node.host.metric("broadcast_packets_total{direction=\"sent\"}");
@@ -174,12 +174,12 @@ fn batching(node: &Node, hearer: &Node, key: &str) -> f64 {
     };
     let before = counts();
     node.host.publish_all(key, (0..BURST).map(|i| format!("a message of some length, number {i:06}")));
-    hearer.wait_heard(key, node.name(), BURST);
+    hearer.wait_received(key, node.name(), BURST);
     let after = counts();
     (after.0 - before.0) as f64 / (after.1 - before.1) as f64
 }
 
-/// At 500 kbit/s it takes longer than a connection that stands still is kept for. What is said behind it does not
+/// At 500 kbit/s it takes longer than an idle connection is kept. What is sent after it does not
 /// wait for much more.
 fn a_large_message_over_a_slow_link(profile: &str, bytes: usize) {
     let net = Net::new();

@@ -1,11 +1,11 @@
-//! Real networks, as they are and as they should not be: each test has hosts of its own, with real interfaces,
-//! addresses, firewalls and slow links between them (`support::netns`).
+//! Real networks, good and bad: each test has hosts of its own, with real interfaces, addresses, firewalls and slow links between
+//! them (`support::netns`).
 //!
-//! What is checked is always the same: every message is delivered everywhere, once and in order, or told as
-//! missed, and its sender knows.
+//! Every test checks the same: each message is delivered everywhere, once and in order, or reported as missed, and its sender
+//! knows.
 
+mod absence;
 mod addresses;
-mod away;
 mod blocked;
 
 use std::{collections::BTreeMap, panic::resume_unwind, thread};
@@ -19,13 +19,13 @@ use crate::support::{
     wait,
 };
 
-/// All of them.
+/// The tests of this module.
 pub fn cases() -> Vec<Case> {
     // The longest come first.
-    [away::cases(), blocked::cases(), addresses::cases()].into_iter().flatten().collect()
+    [absence::cases(), blocked::cases(), addresses::cases()].into_iter().flatten().collect()
 }
 
-/// How many messages are said where it matters that all arrive.
+/// How many messages are sent where it matters that all arrive.
 const MESSAGES: usize = 28;
 
 /// More than a datagram takes, in bytes.
@@ -51,24 +51,24 @@ impl Node {
         &self.process.log
     }
 
-    /// Has it say something, which all others have to acknowledge.
+    /// Publishes a value, and waits until all others have acknowledged it.
     #[track_caller]
     fn publish(&self, key: &str, value: &str, others: u64) {
         assert_eq!(self.host.publish(key, value), (others, others), "{key} of {}", self.name());
     }
 
-    /// Has it say many things, and waits until all others have heard them, and acknowledged them.
+    /// Publishes many values, and waits until all others have received and acknowledged them.
     #[track_caller]
     fn publish_many(&self, key: &str, nodes: &[Node]) {
         self.host.publish_all(key, (0..MESSAGES).map(|i| format!("number {i}")));
         let others = nodes.iter().filter(|node| node.name() != self.name());
-        others.clone().for_each(|node| node.wait_heard(key, self.name(), MESSAGES));
+        others.clone().for_each(|node| node.wait_received(key, self.name(), MESSAGES));
         self.publish(&format!("{key}, the last"), "", others.count() as u64);
     }
 
-    /// Waits until it has heard so many messages of a key.
+    /// Waits until it has received so many messages of a key.
     #[track_caller]
-    fn wait_heard(&self, key: &str, from: &str, count: usize) {
+    fn wait_received(&self, key: &str, from: &str, count: usize) {
         let wanted = json!({"event": "received", "from": from, "key": key});
         self.log().wait_lines(count, &wanted);
     }
@@ -80,7 +80,7 @@ impl Node {
         }
     }
 
-    /// Waits until it does not remember a member.
+    /// Waits until it has forgotten a member.
     #[track_caller]
     fn wait_forgotten(&self, name: &str) {
         wait(&format!("{} to forget {name}", self.name()), || {
@@ -102,7 +102,7 @@ fn cluster(net: &Net, scripts: &[&str], args: &[&str]) -> Vec<Node> {
     nodes
 }
 
-/// The arguments of a node that says something by itself, again and again.
+/// The arguments of a node that sends by itself.
 const SENDER: [&str; 4] = ["--role", "sender", "--interval", "100ms"];
 
 /// Each says many things, which all others hear, in whatever way; nobody heard anything twice, or in another

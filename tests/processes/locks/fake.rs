@@ -1,5 +1,5 @@
-//! A server that speaks what of the lock manager's HTTP interface a command needs, and that can fail in every way: it
-//! takes no answer, hangs, cuts connections, or ends what is held.
+//! A fake server with the part of the locks' HTTP API that commands need. It can fail in every way: refuse connections, hang, cut
+//! connections, or end sessions and locks.
 
 use std::{
     collections::BTreeMap,
@@ -17,39 +17,39 @@ use crate::support::{LIMIT, lag};
 /// How often it looks whether a session is over, or a caller gone.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How an answer begins that tells events.
+/// The head of an answer with events.
 const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Fault {
     #[default]
     None,
     /// The connection is closed.
     Close,
-    /// Nothing is answered.
+    /// There is no answer.
     Hang,
-    /// A problem is answered.
+    /// The answer is a problem with this status.
     Status(u16),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Of keepalives.
+    /// What happens to keepalives.
     pub(super) keepalives: Fault,
-    /// Of everything else.
+    /// What happens to all other calls.
     pub(super) others: Fault,
-    /// Set while all streams of events are to be cut.
+    /// While set, all streams of events are cut.
     pub(super) cut_streams: bool,
-    /// Set while they tell nothing, though what they would tell happens.
+    /// While set, streams stay silent about what happens.
     pub(super) mute_streams: bool,
     pub(super) sessions: BTreeMap<String, Session>,
-    /// Who holds and awaits each lock, the holder first.
+    /// The queue of each lock: token and session, the holder first.
     pub(super) locks: BTreeMap<String, Vec<(u64, String)>>,
     pub(super) fences: BTreeMap<String, u64>,
     /// All calls so far, `POST /v1/locks` and so on, with their bodies.
     pub(super) calls: Vec<(String, Value)>,
-    /// When the last session to be opened or kept alive is over, if nothing more is heard of it.
+    /// When the session that was opened or kept alive last ends, if no keepalive follows.
     pub(super) deadline: Option<Instant>,
     last_token: u64,
 }
@@ -57,17 +57,17 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) ttl: Duration,
-    /// When it was heard of last.
+    /// When it was opened or kept alive last.
     pub(super) kept: Instant,
     pub(super) label: String,
-    /// What it says of itself when it leads.
+    /// Its value when it leads.
     pub(super) value: Value,
-    /// With their tokens.
+    /// The locks that it holds or waits for, with their tokens.
     pub(super) names: Vec<(String, u64)>,
 }
 
 impl Session {
-    /// One that lives for an hour, and holds nothing.
+    /// A session that lives for an hour, and holds nothing.
     pub(super) fn idle() -> Self {
         let (ttl, label) = (Duration::from_secs(3600), String::new());
         Self { ttl, kept: Instant::now(), label, value: Value::Null, names: Vec::new() }
@@ -130,13 +130,13 @@ pub(super) struct Fake {
     state: Arc<(Mutex<State>, Condvar)>,
 }
 
-/// A call as it came.
+/// A call.
 struct Request {
     method: String,
     path: String,
     query: String,
     body: Value,
-    /// Whether events are wanted, and not one answer.
+    /// Whether the client wants a stream of events instead of one answer.
     events: bool,
 }
 
@@ -164,7 +164,7 @@ impl Fake {
         fake
     }
 
-    /// The session of the request with this token. No other server has it: commands are found by it.
+    /// The session of the request with this token. No other server has one of that name, so a process can be found by it.
     pub(super) fn session(&self, token: u64) -> String {
         format!("{:08x}{token:08x}", self.addr.port())
     }
@@ -179,7 +179,7 @@ impl Fake {
         changed
     }
 
-    /// Waits until something can be seen in its state.
+    /// Waits until `look` finds something in the state.
     #[track_caller]
     pub(super) fn wait<T>(&self, what: &str, mut find: impl FnMut(&State) -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
@@ -292,7 +292,7 @@ impl Fake {
         }
     }
 
-    /// As events: who leads, at each change.
+    /// Answers with events: who leads, at each change.
     fn observe(&self, mut stream: &TcpStream, name: &str) -> Option<()> {
         stream.write_all(EVENTS).ok()?;
         let mut told = None;
@@ -309,7 +309,7 @@ impl Fake {
         None
     }
 
-    /// As events: the place in the queue, the grant, and the loss.
+    /// Answers with events: the place in the queue, the grant, and the loss.
     fn acquire(&self, mut stream: &TcpStream, body: &Value) -> Option<()> {
         let names: Vec<String> = serde_json::from_value(body["names"].clone()).ok()?;
         let wait = body["wait"].as_f64().map(Duration::from_secs_f64);
@@ -395,12 +395,12 @@ impl Fake {
         }
     }
 
-    /// The calls so far that begin so.
+    /// How many calls so far begin with this.
     pub(super) fn calls(&self, beginning: &str) -> usize {
         self.look().calls.iter().filter(|(call, _)| call.starts_with(beginning)).count()
     }
 
-    /// Whether somebody holds it under this token.
+    /// Whether the lock is held with this token.
     pub(super) fn is_held(&self, name: &str, token: u64) -> bool {
         self.look().holder(name, token)
     }

@@ -1,4 +1,5 @@
-//! `broadcast lock` and its kin against a server that fails in every way: what becomes of the command that is run.
+//! `broadcast lock` and the commands beside it, against a server that fails in every way: what happens to the command that runs
+//! under the lock.
 
 mod fake;
 mod terminal;
@@ -16,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 
 use self::fake::{Fake, Fault};
-use crate::support::{LIMIT, Log, Process, lag, program, refusal, stdout};
+use crate::support::{LIMIT, Log, Process, lag, program, refusal, signal, stdout};
 
 fn run(fake: &Fake, args: &[&str]) -> Output {
     let mut command = program(args);
@@ -24,7 +25,7 @@ fn run(fake: &Fake, args: &[&str]) -> Output {
     command.stdin(Stdio::null()).output().expect("the program runs")
 }
 
-/// A command that holds a lock, and what it says.
+/// A command that holds a lock, and its output.
 struct Holder {
     process: Process,
     errors: Arc<Log>,
@@ -43,7 +44,7 @@ impl Holder {
         Self { process, errors }
     }
 
-    /// Waits for a line of the command that begins with this word, and gives the number behind it.
+    /// Waits for a line that begins with this word; gives the number after it.
     #[track_caller]
     fn number(&self, word: &str) -> u32 {
         self.process
@@ -61,16 +62,25 @@ impl Holder {
             .map(|line| line.as_str().map_or_else(|| line.to_string(), str::to_owned) + "\n")
             .collect()
     }
+
+    /// Stops it until these processes have ended, in time; then it goes on, and finds its lock lost.
+    #[track_caller]
+    fn loses_its_lock_while_stopped(&mut self, fake: &Fake, pids: &[u32]) {
+        self.process.signal("STOP");
+        pids.iter().for_each(|pid| ends_in_time(fake, *pid));
+        self.process.signal("CONT");
+        self.ends(123);
+    }
 }
 
-/// A script that heeds no SIGTERM, nor does its child in a session of its own; it tells of both.
+/// A script that ignores SIGTERM, as does its child in a session of its own. It prints the process ids of both.
 const STUBBORN: &str = "trap '' TERM; setsid sh -c 'echo grandchild $$; exec sleep 1000' & echo child $$; \
     while :; do sleep 1000; done";
 
-/// Of locks that are lost: no shorter, since the margin for a busy machine is part of it.
+/// The time to live of locks that get lost. It is not shorter, as it includes the margin for a busy machine.
 const TTL: &str = "6s";
 
-/// Whether a process runs: what is only not waited for does not, unless threads of it are left.
+/// Whether a process runs. A zombie does not, unless threads of it are left.
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| {
@@ -79,7 +89,7 @@ fn runs(pid: u32) -> bool {
     })
 }
 
-/// Waits until a process does not run, and gives when.
+/// Waits until a process does not run; gives when.
 #[track_caller]
 fn until_ended(pid: u32) -> Instant {
     let deadline = Instant::now() + LIMIT;
@@ -299,8 +309,7 @@ fn one_that_is_stopped_is_over_by_the_deadline_as_well() {
     let mut holder =
         Holder::start(&fake, &["lock", "a", "--ttl", TTL, "--", "sh", "-c", "echo child $$; exec sleep 1000"]);
     let child = holder.number("child");
-    let stopped = Command::new("kill").args(["-STOP", &child.to_string()]).status();
-    assert!(stopped.expect("kill runs").success());
+    signal(child, "STOP");
     fake.change(|state| state.keepalives = Fault::Hang);
     ends_in_time(&fake, child);
     holder.ends(123);
@@ -311,12 +320,7 @@ fn a_command_is_over_by_the_deadline_while_its_supervisor_is_stopped() {
     let fake = Fake::start();
     let mut holder = Holder::start(&fake, &["lock", "a", "--ttl", TTL, "--", "sh", "-c", STUBBORN]);
     let pids = ["child", "grandchild"].map(|word| holder.number(word));
-    holder.process.signal("STOP");
-    for pid in pids {
-        ends_in_time(&fake, pid);
-    }
-    holder.process.signal("CONT");
-    holder.ends(123);
+    holder.loses_its_lock_while_stopped(&fake, &pids);
 }
 
 #[test]
@@ -325,7 +329,7 @@ fn what_a_command_leaves_behind_is_left_alone() {
     let output = run(&fake, &["lock", "a", "--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);
     let pid: u32 = stdout(output).trim().parse().expect("a process id");
     assert!(runs(pid));
-    assert!(Command::new("kill").arg(pid.to_string()).status().expect("kill runs").success());
+    signal(pid, "TERM");
     until_ended(pid);
 }
 

@@ -1,4 +1,4 @@
-//! A command with a lock at a terminal: it reads what is typed, Ctrl-C reaches it once, and Ctrl-Z stops it and its
+//! `broadcast lock` at a terminal: its command reads what is typed, Ctrl-C reaches it once, and Ctrl-Z stops it and its
 //! supervisor, but not the deadline.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use super::{Fake, Holder, ends_in_time, runs};
-use crate::support::{Log, Process, program};
+use crate::support::{Log, Process, program, signal};
 
 /// A shell command at a terminal of its own: script(1), whose input is what is typed.
 ///
@@ -42,7 +42,7 @@ impl Terminal {
         self.log().wait(line, |lines| (count(lines, line) >= times).then_some(()));
     }
 
-    /// Waits for a line with this word, and gives the number behind it.
+    /// Waits for a line with this word; gives the number after it.
     #[track_caller]
     fn number(&self, word: &str) -> u32 {
         self.log()
@@ -80,8 +80,7 @@ fn ctrl_c_reaches_a_command_once() {
     let supervisor = terminal.number("supervisor");
     terminal.types("\u{3}");
     terminal.shows(1, "interrupted");
-    let kill = Command::new("kill").arg(supervisor.to_string()).status();
-    assert!(kill.expect("kill runs").success());
+    signal(supervisor, "TERM");
     terminal.shows(1, "over");
     assert_eq!(terminal.0.wait().code(), Some(5), "what is not of the terminal is passed on");
     assert_eq!(count(&terminal.log().lines(), "interrupted"), 1);
@@ -100,12 +99,8 @@ fn ctrl_c_at_the_grant_is_not_lost() {
             Some(state.sessions.get(session)?.label.clone())
         });
         let pid: u32 = label.split(' ').nth(2).and_then(|pid| pid.parse().ok()).expect("its process is in its label");
-        let signal = |name: &str| {
-            let sent = Command::new("kill").args([name, &pid.to_string()]).status();
-            assert!(sent.expect("kill runs").success());
-        };
         // All comes while it is stopped: the grant, and Ctrl-C behind it.
-        signal("-STOP");
+        signal(pid, "STOP");
         first.process.signal("TERM");
         first.ends(143);
         fake.wait("it to be granted", |state| (state.locks["a"].len() == 1).then_some(()));
@@ -116,7 +111,7 @@ fn ctrl_c_at_the_grant_is_not_lost() {
             let pending = u64::from_str_radix(pending.trim(), 16).expect("a mask");
             (pending >> 1 & 1 == 1).then_some(())
         });
-        signal("-CONT");
+        signal(pid, "CONT");
         terminal.shows(1, "code 130");
         assert_eq!(count(&terminal.log().lines(), "ran"), 0, "{:?}", terminal.log().lines());
         assert!(fake.look().sessions.is_empty(), "{:?}", fake.look());

@@ -1,12 +1,9 @@
-//! What a command starts is found and ended in whatever state it is, and by whoever is left.
+//! All processes that a command starts are found and ended, in whatever state they are, and whichever watchdog is left.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-};
+use std::{fs, process::Command};
 
 use super::{Fake, Fault, Holder, STUBBORN, TTL, ends_in_time, runs};
-use crate::support::{program, require};
+use crate::support::{program, require, signal};
 
 /// A process whose first thread ends, and another one goes on; it heeds no SIGTERM. (93 and 60 are exit(2), which ends a
 /// thread, on ARM and x86.)
@@ -55,16 +52,10 @@ fn a_watchdog_that_was_killed_is_replaced() {
     let pids = ["child", "grandchild"].map(|word| holder.number(word));
     let supervisor = holder.process.pid();
     let first = fake.wait("it to be watched over", |_| watchdog(supervisor));
-    let killed = Command::new("kill").args(["-KILL", &first.to_string()]).stdin(Stdio::null()).status();
-    assert!(killed.expect("kill runs").success());
+    signal(first, "KILL");
     fake.wait("another one", |_| watchdog(supervisor).filter(|pid| *pid != first));
     // It does what the first one would have done.
-    holder.process.signal("STOP");
-    for pid in pids {
-        ends_in_time(&fake, pid);
-    }
-    holder.process.signal("CONT");
-    holder.ends(123);
+    holder.loses_its_lock_while_stopped(&fake, &pids);
 }
 
 #[test]
@@ -75,10 +66,7 @@ fn what_was_there_before_the_command_is_none_of_its_business() {
     command.args(["-c", script]).arg(program(&[]).get_program());
     let mut holder = Holder::spawn_at(&fake, command);
     let (before, child) = (holder.number("before"), holder.number("child"));
-    holder.process.signal("STOP");
-    ends_in_time(&fake, child);
-    holder.process.signal("CONT");
-    holder.ends(123);
+    holder.loses_its_lock_while_stopped(&fake, &[child]);
     assert!(runs(before));
-    assert!(Command::new("kill").arg(before.to_string()).status().expect("kill runs").success());
+    signal(before, "TERM");
 }

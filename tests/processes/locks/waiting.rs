@@ -1,4 +1,4 @@
-//! What ends the wait for a lock: a signal at whatever moment, the time that was given, and that it would never come.
+//! What ends the wait for a lock: a signal at any moment, the time limit, and that the lock could never be granted.
 
 use std::{
     process::Output,
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::{Fake, Fault, Holder, run};
 use crate::support::{program, refusal, stdout};
 
-/// How much longer than asked a command may take, and so much more on a machine with much to do.
+/// How much longer than asked a command may take, doubled for a busy machine.
 const MARGIN: Duration = Duration::from_secs(4 + 4);
 
-/// Runs it, and gives how long that took.
+/// Runs a command; gives how long it took.
 fn timed(fake: &Fake, args: &[&str]) -> (Output, Duration) {
     let began = Instant::now();
     (run(fake, args), began.elapsed())

@@ -1,9 +1,9 @@
-//! The commands that speak a node's HTTP API, and what a node logs of it: real programs.
+//! The commands that ask a node over its HTTP API, and what the node logs of that.
 
-mod look;
+mod errors;
+mod inspect;
 mod publish;
 mod receipts;
-mod refused;
 mod tail;
 
 use std::{
@@ -49,7 +49,7 @@ fn object(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// A command that is fed and followed while it runs.
+/// A running command, with its input and its output.
 struct Running {
     process: Process,
     errors: Arc<Log>,

@@ -1,4 +1,4 @@
-//! What is published, as arguments, as lines and as JSON.
+//! `broadcast publish`: values as arguments, as lines and as JSON.
 
 use std::net::TcpListener;
 

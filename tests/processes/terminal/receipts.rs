@@ -1,4 +1,4 @@
-//! What `publish --ack all` says of members that do not answer, lag or fail.
+//! `broadcast publish --ack all`: what it says of members that do not answer, lag or fail.
 
 use super::{ask, command, node, object, pair, with_input};
 use crate::support::{refusal, stdout};

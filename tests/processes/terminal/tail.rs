@@ -1,4 +1,4 @@
-//! Following messages, when nodes and readers come and go.
+//! `broadcast tail`, while nodes and readers come and go.
 
 use std::{io::Read as _, process::Stdio, sync::Arc};
 
@@ -54,6 +54,6 @@ fn a_tail_ends_with_its_reader() {
     assert_eq!(out.read(&mut [0; 16]).expect("it says something"), 16);
     drop(out);
     // Nothing more is said: it notices by itself.
-    let mut tail = Process { child, log: Arc::default() };
+    let mut tail = Process::new(child, Arc::default());
     assert_eq!(code(tail.wait()), Some(0));
 }

@@ -1,4 +1,4 @@
-//! What the nodes of a cluster said and heard, from their logs.
+//! What the nodes of a cluster sent and received, from their logs.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::Log;
 
 /// A node of the cluster: its name, and what it logs.
-pub type Node<'a> = (&'a str, &'a Log);
+pub type NamedLog<'a> = (&'a str, &'a Log);
 
 /// Waits until every node sees `count` nodes. Gives the time when the last one did.
 #[track_caller]
-pub fn everyone_sees(count: usize, nodes: &[Node<'_>]) -> String {
+pub fn wait_members(count: usize, nodes: &[NamedLog<'_>]) -> String {
     let since = nodes.iter().map(|(name, log)| {
         log.wait(&format!("{name} to see {count} nodes"), |lines| {
             let last = lines.iter().rfind(|line| line["event"] == "nodes")?;
@@ -24,7 +24,7 @@ pub fn everyone_sees(count: usize, nodes: &[Node<'_>]) -> String {
 /// Waits for the next `each` messages that each of `senders` sends after `since`, and for every other
 /// node to receive them.
 #[track_caller]
-pub fn everyone_hears(senders: &[&str], each: usize, since: &str, nodes: &[Node<'_>]) {
+pub fn wait_delivered(senders: &[&str], each: usize, since: &str, nodes: &[NamedLog<'_>]) {
     for sender in senders {
         let (_, log) = nodes.iter().find(|(name, _)| name == sender).expect("it is one of the nodes");
         let values: Vec<u64> = log.wait(&format!("{sender} to send {each} messages"), |lines| {
@@ -44,10 +44,10 @@ pub fn everyone_hears(senders: &[&str], each: usize, since: &str, nodes: &[Node<
     }
 }
 
-/// Checks what holds in the log of any node: it is that node's own, it hears others and not itself,
-/// each message once, and what it says follows Lamport's rule.
+/// Checks what holds in the log of any node: it is that node's own, it receives messages of others and not its own,
+/// each once, and the values that it sends are a Lamport clock's.
 #[track_caller]
-pub fn check(name: &str, lines: &[Value]) {
+pub fn check_log(name: &str, lines: &[Value]) {
     let mut heard = BTreeSet::new();
     let mut next = 0;
     for line in lines {

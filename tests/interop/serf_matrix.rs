@@ -1,7 +1,7 @@
-//! Each configuration of an agent, joined and joining: the table in docs/serf.md.
+//! One configuration of a serf agent and a node of ours, for each row of the table in docs/serf.md.
 //!
-//! A cell goes through the life of a cluster of two: they agree, speak, change their tags, are suspected
-//! wrongly, leave and fail. The nodes of ours are the library's.
+//! In a cluster of two they find each other, exchange messages, change their tags, refute wrong suspicions, leave and fail. Our
+//! nodes run inside the test.
 
 use std::net::UdpSocket;
 
@@ -12,7 +12,7 @@ use broadcast::{
 };
 use serde_json::json;
 
-use crate::support::{embedded::Embedded, serf::Agent};
+use crate::support::{embedded::Embedded, serf::Agent, wait_for};
 
 /// How both sides are configured.
 #[derive(Clone, Copy, Debug)]
@@ -73,15 +73,14 @@ fn life(node: &Embedded, name: &str) -> Option<u32> {
 
 #[track_caller]
 fn wait_for_life_after(node: &Embedded, name: &str, before: u32) {
-    let deadline = std::time::Instant::now() + crate::support::LIMIT;
-    while life(node, name).is_none_or(|life| life <= before) {
-        assert!(std::time::Instant::now() < deadline, "{name} does not refute: {:?}", node.members());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_for(&format!("{name} refutes the suspicion"), || {
+        let refuted = life(node, name).is_some_and(|life| life > before);
+        if refuted { Ok(()) } else { Err(node.members()) }
+    });
 }
 
-/// One cell.
-pub fn live(setup: Setup, we_join: bool) {
+/// Checks one configuration.
+pub fn check(setup: Setup, we_join: bool) {
     let (agent, node) = if we_join {
         let agent = setup.agent("agent", None);
         let node = setup.ours("ours", Some(&agent.addr));
@@ -104,7 +103,7 @@ pub fn live(setup: Setup, we_join: bool) {
         agent.event("of agent", payload);
         node.publish("of ours.", &json!(payload));
     }
-    agent.wait_heard(&sizes.each_ref().map(|payload| format!("user|of ours.|{payload}")));
+    agent.wait_events(&sizes.each_ref().map(|payload| format!("user|of ours.|{payload}")));
     for payload in &sizes {
         node.log.wait_line(0, &json!({"event": "received", "from": "serf", "key": "of agent", "value": payload}));
     }
@@ -116,7 +115,7 @@ pub fn live(setup: Setup, we_join: bool) {
     let meta = node.log.lines()[told]["meta"].as_str().expect("text").to_owned();
     assert!(meta.contains("role") && meta.contains("queue"), "{meta:?}");
     node.run(|node| async move { node.update_tags(tags("cache")).await }).expect("it has not left");
-    agent.wait_until_heard("our new tags", |heard| {
+    agent.wait_until_events("our new tags", |heard| {
         heard.iter().any(|line| line.contains("ours\t") && line.contains("role=cache"))
     });
     assert_eq!(agent.wait_member("ours", "alive")["tags"], json!({"role": "cache"}));
@@ -136,7 +135,7 @@ pub fn live(setup: Setup, we_join: bool) {
     node.leave();
     agent.wait_member("ours", "left");
     assert_eq!((count("of agent", &log), count("of ours.", &log)), (sizes.len(), 0));
-    let heard = agent.heard();
+    let heard = agent.events();
     assert_eq!(heard.iter().filter(|line| line.starts_with("user|of ours.|")).count(), sizes.len(), "{heard:#?}");
     assert!(!heard.iter().any(|line| line.starts_with("member-failed")), "{heard:#?}");
     let back = setup.ours("ours", Some(&agent.addr));

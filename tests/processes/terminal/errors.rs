@@ -1,4 +1,4 @@
-//! What cannot be asked, written or understood; and what helps a shell and its user.
+//! Requests that fail, output that cannot be written, input that is malformed; completions and manual pages.
 
 use std::{
     io::{Read as _, Write as _},

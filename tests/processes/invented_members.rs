@@ -1,5 +1,5 @@
-//! Members that there are not, where somebody looks at them over HTTP: what they say of themselves, and answer when they
-//! are asked, costs bounded memory, however many they are and however slowly it is read.
+//! Invented members that somebody looks at over HTTP. What they say of themselves, and answer when a node asks them, costs
+//! bounded memory, however many they are and however slowly the client reads.
 
 use std::{
     io::{BufReader, Read as _, Write as _},
@@ -25,7 +25,7 @@ const MEMBERS_COST: usize = 64 << 20;
 const ASKED: usize = 64;
 const VERSIONS: [u8; 6] = [1, 5, 2, 0, 0, 0];
 
-/// A node that serves its API, and believes for a while in members that answer no probe.
+/// A node that serves its HTTP API, and takes long to declare a member dead that answers no probe.
 fn node(args: &[&str]) -> Process {
     Process::node(&[&["--name", "node1", "--http", "127.0.0.1:0", "--profile", "wan"], args].concat())
 }
@@ -38,13 +38,13 @@ fn known(at: SocketAddr) -> usize {
     members["members"].as_array().expect("members").len()
 }
 
-/// Made-up members that answer whoever asks for their view, with this.
-struct MadeUp {
+/// Invented members. They answer every request for their view with the same bytes.
+struct InventedMembers {
     addrs: Vec<SocketAddr>,
 }
 
-impl MadeUp {
-    /// So many, each at an address of its own. They are there as long as the tests are.
+impl InventedMembers {
+    /// So many, each at an address of its own. They answer until the test process ends.
     fn new(count: u8, answer: Vec<u8>) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").expect("there are free ports");
         let port = listener.local_addr().expect("a bound socket has an address").port();
@@ -67,7 +67,7 @@ impl MadeUp {
         Self { addrs: (1..=count).map(|i| SocketAddr::from(([127, 0, 1, i], port))).collect() }
     }
 
-    /// Tells a node of them, until it believes in them all.
+    /// Announces them to a node, until it believes in them all.
     #[track_caller]
     fn wait_believed(&self, node: &Process, at: SocketAddr) {
         let deadline = Instant::now() + LIMIT;
@@ -78,7 +78,7 @@ impl MadeUp {
         }
     }
 
-    /// Tells a node of them.
+    /// Announces them to a node.
     fn announce(&self, to: SocketAddr) {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has free ports");
         for (i, addr) in self.addrs.iter().enumerate() {
@@ -129,7 +129,7 @@ fn the_views_of_made_up_members_cost_bounded_memory_however_many_there_are() {
     let at = node.http();
     let view = large_view(6700);
     assert!((2_000_000..2_200_000).contains(&view.len()), "{} bytes", view.len());
-    let made_up = MadeUp::new(FAKES, view);
+    let made_up = InventedMembers::new(FAKES, view);
     made_up.wait_believed(&node, at);
     let before = node.peak_memory();
     let (length, end) = read_views(at).expect("it is told to its end");
@@ -145,7 +145,7 @@ fn the_views_of_made_up_members_cost_bounded_memory_however_many_there_are() {
 #[test]
 fn a_view_of_more_members_than_are_remembered_is_refused_and_told() {
     let node = node(&["--max-members", "2000"]);
-    let made_up = MadeUp::new(1, large_view(2001));
+    let made_up = InventedMembers::new(1, large_view(2001));
     made_up.announce(node.addr());
     let deadline = Instant::now() + LIMIT;
     let views = loop {
@@ -166,7 +166,7 @@ fn a_view_of_more_members_than_are_remembered_is_refused_and_told() {
 fn who_reads_views_slowly_keeps_nobody_from_them_for_long_and_little_memory() {
     let node = node(&[]);
     let at = node.http();
-    let made_up = MadeUp::new(20, large_view(6700));
+    let made_up = InventedMembers::new(20, large_view(6700));
     made_up.wait_believed(&node, at);
     let before = node.peak_memory();
     let mut slow: Vec<_> = (0..20).map(|_| http::connect(at)).collect();

@@ -1,4 +1,4 @@
-//! Nodes that are away for longer than they are remembered, and clocks that are wrong.
+//! Nodes that are away for longer than others remember them, and wrong clocks.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
     )
 }
 
-/// Time goes by so much faster for all of these nodes, which cannot know.
+/// How much faster time passes for all of these nodes.
 const FASTER: &str = "+0 x5";
 
 /// Members are waited for for 120 s after they have failed; so many times half a second is longer.
@@ -47,7 +47,7 @@ fn deaf_for_longer_than_remembered() {
     absent(&[], |node| rule(node, "-A"), |node| rule(node, "-D"));
 }
 
-/// Of three nodes that go on speaking one goes away until the others have forgotten all about it, and comes back.
+/// Of three nodes that keep sending, one goes away until the others have forgotten it, and comes back.
 /// Gives how many messages it was told to have missed.
 fn absent(args: &[&str], go: impl Fn(&Node), come: impl Fn(&Node)) -> u64 {
     let net = Net::new();
@@ -67,7 +67,7 @@ fn absent(args: &[&str], go: impl Fn(&Node), come: impl Fn(&Node)) -> u64 {
     check_told(&nodes[2])
 }
 
-/// All are members again, and know what was said.
+/// All are members again, and receive what is published.
 fn back_again(nodes: &[Node]) {
     for node in &nodes[..2] {
         wait(&format!("{} to see node3 again", node.name()), || {
@@ -103,7 +103,7 @@ fn clocks_two_days_ahead_and_behind() {
     all_hear_all(&nodes, "at any time");
 }
 
-/// A node that began in the future begins again in the present, and so on, whatever its clock says.
+/// A node whose clock was ahead starts again with a right clock, and so on: it goes on whatever its clock says.
 fn a_clock_that_is_another_with_each_restart() {
     let net = Net::new();
     let mut nodes = cluster(&net, &["", ""], &SENDER);

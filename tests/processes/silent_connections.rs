@@ -1,4 +1,4 @@
-//! Connections that say nothing, as many as a stranger likes, from as many addresses as it has.
+//! Connections that send nothing, as many as a stranger likes, from as many addresses as it has.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -15,9 +15,9 @@ use crate::{
 };
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-/// More than a node holds.
+/// More than a node keeps open.
 const CONNECTIONS: u16 = 400;
-/// From so many addresses, of which each has its share.
+/// From so many addresses. Each may have its share of connections.
 const HOSTS: u16 = 16;
 
 fn connect(to: SocketAddr, number: u16) -> TcpStream {

@@ -1,4 +1,4 @@
-//! What a node says of its cluster and of itself, what may be changed while it runs, and what it keeps to itself.
+//! Commands that show a node and its cluster, and settings that can be changed while it runs.
 
 use super::{ask, command, node, object, pair};
 use crate::support::{program, refusal, stdout};
