@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use broadcast::sim::{Batch, Control, DEFAULT, End, Job, Outcome, Random, Scenario, Violation, lifeguard, table};
+use broadcast::sim::{
+    Batch, DEFAULT, Job, RandomScenario, RunControl, RunEnd, RunOutcome, Scenario, Violation, lifeguard, table,
+};
 use clap::Args;
 use serde_json::json;
 use tokio::{task, time::sleep};
@@ -91,10 +93,10 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
     }
     let scenarios = read(&args)?;
     let total = jobs(&scenarios).len();
-    let control = Control::until(args.until_step);
+    let control = RunControl::until(args.until_step);
     let work = {
         let scenarios = scenarios.clone();
-        move |control: &Control| Batch::new(jobs(&scenarios)).run(control)
+        move |control: &RunControl| Batch::new(jobs(&scenarios)).run(control)
     };
     let (outcomes, interrupted) = supervise(control, total, work).await?;
     // Asked twice to stop, it does not wait for the runs to notice.
@@ -103,10 +105,10 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
     Ok(interrupted.unwrap_or_else(|| verdict(&args, &outcomes)))
 }
 
-fn verdict(args: &SimArgs, outcomes: &[Outcome]) -> ExitCode {
-    let good = outcomes.iter().all(Outcome::is_good);
+fn verdict(args: &SimArgs, outcomes: &[RunOutcome]) -> ExitCode {
+    let good = outcomes.iter().all(RunOutcome::is_good);
     // Asked to stop at a step, a run that got there has done what it was to do.
-    let stopped = args.until_step.is_some() && outcomes.iter().all(|outcome| matches!(outcome.end, End::Stopped));
+    let stopped = args.until_step.is_some() && outcomes.iter().all(|outcome| matches!(outcome.end, RunEnd::Stopped));
     if good || stopped { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -115,12 +117,12 @@ async fn run_random(args: SimArgs, count: u32) -> Result<ExitCode, Failure> {
     let first = args.seed.unwrap_or(1);
     let seeds = first..=first.saturating_add(u64::from(count) - 1);
     if count == 1 && !args.json {
-        let _ = writeln!(io::stdout(), "{}", Random::of(first).text);
+        let _ = writeln!(io::stdout(), "{}", RandomScenario::of(first).text);
     }
-    let control = Control::until(args.until_step);
-    let work = move |control: &Control| {
-        let scenarios: Vec<Random> = seeds.map(Random::of).collect();
-        Batch::new(scenarios.iter().map(Random::job).collect()).run(control)
+    let control = RunControl::until(args.until_step);
+    let work = move |control: &RunControl| {
+        let scenarios: Vec<RandomScenario> = seeds.map(RandomScenario::of).collect();
+        Batch::new(scenarios.iter().map(RandomScenario::job).collect()).run(control)
     };
     let (outcomes, interrupted) = supervise(control, count as usize, work).await?;
     let Some(outcomes) = outcomes else { return Ok(interrupted.unwrap_or(ExitCode::FAILURE)) };
@@ -131,16 +133,16 @@ async fn run_random(args: SimArgs, count: u32) -> Result<ExitCode, Failure> {
 /// Plain SWIM and Lifeguard side by side.
 async fn compare(args: SimArgs) -> Result<ExitCode, Failure> {
     let members = args.size.map_or(lifeguard::MEMBERS, |size| size as usize);
-    if members < lifeguard::FEWEST {
+    if members < lifeguard::MIN_MEMBERS {
         return Err(Failure::usage(format!(
             "--size = {members}: give {} or more, as many are slow",
-            lifeguard::FEWEST
+            lifeguard::MIN_MEMBERS
         )));
     }
     let seeds = args.seeds.unwrap_or_else(|| args.seed.map_or(1..=1, |seed| seed..=seed));
     let total = lifeguard::runs(seeds.clone().count());
-    let work = move |control: &Control| lifeguard::compare(members, seeds, control);
-    let (report, interrupted) = supervise(Control::default(), total, work).await?;
+    let work = move |control: &RunControl| lifeguard::compare(members, seeds, control);
+    let (report, interrupted) = supervise(RunControl::default(), total, work).await?;
     if let Some(report) = report {
         let mut out = io::stdout().lock();
         let _ = if args.json { writeln!(out, "{:#}", report.to_json()) } else { write!(out, "{}", report.table()) };
@@ -151,9 +153,9 @@ async fn compare(args: SimArgs) -> Result<ExitCode, Failure> {
 /// Has the runs done while it shows how far they are. A signal stops them, and is returned; the second one
 /// does not wait for what they did until then.
 async fn supervise<T: Send + 'static>(
-    control: Control,
+    control: RunControl,
     total: usize,
-    work: impl FnOnce(&Control) -> T + Send + 'static,
+    work: impl FnOnce(&RunControl) -> T + Send + 'static,
 ) -> Result<(Option<T>, Option<ExitCode>), Failure> {
     let mut signals = Signals::new().map_err(Failure::other)?;
     let control = Arc::new(control);
@@ -218,7 +220,7 @@ fn jobs(scenarios: &Scenarios) -> Vec<Job<'_>> {
 }
 
 /// On a terminal only: what is written to a file is to be read later.
-fn show_progress(control: &Control, total: usize) {
+fn show_progress(control: &RunControl, total: usize) {
     const WIDTH: usize = 30;
     let mut to = io::stderr();
     if !to.is_terminal() {
@@ -239,12 +241,12 @@ fn clear_progress() {
     }
 }
 
-fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[Outcome], total: usize) {
+fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[RunOutcome], total: usize) {
     // Where nobody reads it, the exit code says it too.
     let mut out = io::stdout().lock();
     if args.json {
-        let runs: Vec<_> = outcomes.iter().map(Outcome::to_json).collect();
-        let good = outcomes.len() == total && outcomes.iter().all(Outcome::is_good);
+        let runs: Vec<_> = outcomes.iter().map(RunOutcome::to_json).collect();
+        let good = outcomes.len() == total && outcomes.iter().all(RunOutcome::is_good);
         let _ = writeln!(out, "{:#}", json!({ "runs": runs, "total": total, "good": good }));
     } else if !outcomes.is_empty() {
         for (_, scenario) in scenarios.iter().filter(|(_, scenario)| !scenario.about.is_empty()) {
@@ -263,13 +265,13 @@ fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[Outcome], total: us
     }
 }
 
-fn file_of<'a>(scenarios: &'a Scenarios, outcome: &Outcome) -> Option<&'a str> {
+fn file_of<'a>(scenarios: &'a Scenarios, outcome: &RunOutcome) -> Option<&'a str> {
     scenarios.iter().find(|(_, scenario)| scenario.name == outcome.scenario)?.0.as_deref()
 }
 
 /// What went wrong in a run, and how to see it again.
-fn trouble(outcome: &Outcome, file: Option<&str>, random: bool) -> Vec<String> {
-    let Outcome { scenario, size, seed, .. } = outcome;
+fn trouble(outcome: &RunOutcome, file: Option<&str>, random: bool) -> Vec<String> {
+    let RunOutcome { scenario, size, seed, .. } = outcome;
     let command = match file {
         Some(file) => format!("broadcast sim {file} --seed {seed} --size {size}"),
         None if random => format!("broadcast sim --random 1 --seed {seed}"),
@@ -277,14 +279,14 @@ fn trouble(outcome: &Outcome, file: Option<&str>, random: bool) -> Vec<String> {
     };
     let run = format!("{scenario}, {size} nodes, seed {seed}");
     let mut lines = outcome.trace.clone();
-    if let End::Violated(Violation { what, step, at }) = &outcome.end {
-        lines.push(format!("violated: {run}, step {step}, {:.6} s: {what}", at.as_secs_f64()));
+    if let RunEnd::Violated(Violation { description, step, at }) = &outcome.end {
+        lines.push(format!("violated: {run}, step {step}, {:.6} s: {description}", at.as_secs_f64()));
         lines.push(format!("  repeat it: {command} --until-step {step}"));
     }
-    for short in &outcome.short {
-        lines.push(format!("missed: {run}: {short}"));
+    for unmet in &outcome.unmet {
+        lines.push(format!("missed: {run}: {unmet}"));
     }
-    if !outcome.short.is_empty() {
+    if !outcome.unmet.is_empty() {
         lines.push(format!("  repeat it: {command}"));
     }
     lines

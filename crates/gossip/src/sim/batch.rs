@@ -1,4 +1,4 @@
-//! Many runs, as many at a time as the machine has cores.
+//! Runs many jobs, as many at a time as the machine has cores.
 
 use std::{
     num::NonZero,
@@ -10,45 +10,45 @@ use std::{
 };
 
 use super::{
-    figures::Outcome,
-    run::{Control, run},
+    outcome::RunOutcome,
+    run::{RunControl, run},
     scenario::Scenario,
 };
 
-/// From this size on runs take so much memory that they go one at a time.
-const LARGE: usize = 4000;
+/// Runs of this size and larger take so much memory that they run one at a time.
+const LARGE_RUN: usize = 4000;
 
-/// One run to do.
+/// One run of a scenario, at one size and with one seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
-    /// What is run.
+    /// The scenario.
     pub scenario: &'a Scenario,
-    /// With how many nodes at the start.
+    /// How many nodes there are at the start.
     pub size: usize,
-    /// What all that is random in it comes from.
+    /// The seed of all randomness.
     pub seed: u64,
 }
 
-/// Many runs, on all processors.
+/// Jobs to run on all cores. [`RunControl`] has an example.
 #[derive(Debug)]
 pub struct Batch<'a> {
     jobs: Vec<Job<'a>>,
 }
 
 impl<'a> Batch<'a> {
-    /// Of these runs.
+    /// A batch of these jobs.
     #[must_use]
     pub fn new(jobs: Vec<Job<'a>>) -> Self {
         Self { jobs }
     }
 
-    /// Does all runs, in their order. Those that are stopped halfway are left out.
+    /// Runs all jobs, and returns their outcomes in order, without those of runs that were stopped halfway.
     #[must_use]
-    pub fn run(&self, control: &Control) -> Vec<Outcome> {
+    pub fn run(&self, control: &RunControl) -> Vec<RunOutcome> {
         let large = Mutex::new(());
         in_parallel(self.jobs.len(), control, |index| {
             let job = self.jobs[index];
-            let alone = (job.size >= LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
+            let alone = (job.size >= LARGE_RUN).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
             let outcome = run(job.scenario, job.size, job.seed, control);
             drop(alone);
             outcome
@@ -56,9 +56,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Does so many things, as many at a time as the machine has cores, and gives what came of them, in their
-/// order. Those that are stopped halfway are left out.
-pub(super) fn in_parallel<T: Send>(count: usize, control: &Control, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+/// Calls `work` with each index, on all cores, and returns the results in order, without those that were stopped halfway.
+pub(super) fn in_parallel<T: Send>(count: usize, control: &RunControl, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(count);

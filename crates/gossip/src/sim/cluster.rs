@@ -1,4 +1,4 @@
-//! A few nodes on the virtual network, for tests that say by name what happens to which.
+//! A small cluster on the virtual network, for unit tests that control each node.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    link::Link,
-    network::{Advertises, Boot, Cut, HostId, Network, Notification},
+    link::LinkConditions,
+    network::{BootOptions, HostId, Network, Notification, Partition},
 };
 use crate::{
     Envelope,
-    config::{Profile, Retention, Seed, Tuning},
+    config::{Retention, Profile, Seed, Tuning},
     dissemination::{MessageId, PublishError},
     membership::Member,
     node::{Node, StreamInput},
@@ -25,24 +25,24 @@ use crate::{
 pub(crate) struct Sim {
     pub(crate) now: Instant,
     tuning: Tuning,
-    /// Of the nodes that are started from now on; and whether they begin with what is still retained.
+    /// For nodes that are started from now on; and whether these ask for retained messages.
     pub(crate) limits: Retention,
     pub(crate) replay: bool,
     pub(crate) envelope: Envelope,
-    /// How far their clocks are ahead of the time since the beginning.
+    /// How far the wall clocks of new nodes are ahead of the time since the beginning.
     pub(crate) clock: Duration,
     /// The share of datagrams that are lost.
     pub(crate) loss: f64,
     pub(crate) datagrams: u64,
     network: Network,
     hosts: BTreeMap<SocketAddr, HostId>,
-    told: Vec<(HostId, Notification)>,
-    cuts: u64,
+    notifications: Vec<(HostId, Notification)>,
+    partitions: u64,
 }
 
 impl Sim {
     pub(crate) fn new(seed: u64, profile: Profile) -> Self {
-        let network = Network::new(seed, Link::default());
+        let network = Network::new(seed, LinkConditions::default());
         Self {
             now: network.now(),
             tuning: profile.tuning(),
@@ -54,49 +54,37 @@ impl Sim {
             datagrams: 0,
             network,
             hosts: BTreeMap::new(),
-            told: Vec::new(),
-            cuts: 0,
+            notifications: Vec::new(),
+            partitions: 0,
         }
     }
 
-    /// Starts a node at `10.0.0.host:7946`, which joins through the seeds named.
+    /// Starts a node at `10.0.0.host:7946`, which joins through these seeds.
     pub(crate) fn start(&mut self, name: &str, host: u16, seeds: &[&str]) -> SocketAddr {
         let addr = Network::address(u32::from(host));
         let seeds: Vec<Seed> = seeds.iter().map(|seed| seed.parse().expect("a test's seed")).collect();
         let id = self.network.add_host(name, addr);
         let epoch = u64::try_from((self.clock + self.network.elapsed()).as_micros()).expect("tests are short");
-        let (tuning, limits, replay, envelope) = (&self.tuning, self.limits, self.replay, self.envelope.clone());
-        self.network.boot(
-            id,
-            &Boot {
-                seeds: &seeds,
-                tuning,
-                limits,
-                replay,
-                envelope,
-                epoch,
-                advertises: Advertises::Fixed,
-                acquainted: None,
-            },
-        );
+        let (limits, replay, envelope) = (self.limits, self.replay, self.envelope.clone());
+        let options = BootOptions { seeds: &seeds, limits, replay, envelope, epoch, ..BootOptions::new(&self.tuning) };
+        self.network.boot(id, &options);
         let old = self.hosts.insert(addr, id);
         assert!(old.is_none(), "{addr} is taken");
         self.settle();
         addr
     }
 
-    /// Lets a name stand for several nodes.
+    /// Gives a name several addresses.
     pub(crate) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
         self.network.alias(name, addrs);
     }
 
-    /// From now on datagrams of more bytes than this are dropped on the way from one host to another; with
-    /// `usize::MAX` none are.
+    /// From now on, drops larger datagrams on the way from one host to another; with `usize::MAX`, none.
     pub(crate) fn narrow(&mut self, from: SocketAddr, to: SocketAddr, max: usize) {
         self.network.narrow.insert((from, to), max);
     }
 
-    /// Gives a running node's host another address, `10.0.0.host:7946`; its old one is nobody's then.
+    /// Moves a running node's host to another address, `10.0.0.host:7946`. No host has its old one then.
     pub(crate) fn relocate(&mut self, addr: SocketAddr, host: u16) -> SocketAddr {
         let (id, new) = (self.id(addr), Network::address(u32::from(host)));
         self.network.move_host(id, new);
@@ -105,12 +93,12 @@ impl Sim {
         new
     }
 
-    /// Changes what a node tells of itself.
+    /// Changes a node's metadata.
     pub(crate) fn update_meta(&mut self, addr: SocketAddr, meta: &'static [u8]) {
         assert!(self.with(addr, |node, now| node.update_meta(now, &Bytes::from_static(meta))), "it has left");
     }
 
-    /// Ends a node without a word.
+    /// Crashes a node.
     pub(crate) fn kill(&mut self, addr: SocketAddr) {
         let id = self.hosts.remove(&addr).expect("a running node");
         self.network.kill(id);
@@ -121,7 +109,7 @@ impl Sim {
         self.network.pause(self.id(addr));
     }
 
-    /// Lets it go on.
+    /// Continues a node's process.
     pub(crate) fn resume(&mut self, addr: SocketAddr) {
         self.network.resume(self.id(addr));
     }
@@ -139,12 +127,12 @@ impl Sim {
         self.with(addr, |node, now| node.publish(now, key, value))
     }
 
-    /// Lets a node see who has acknowledged what, or no longer.
+    /// Has a node watch acknowledgements, or no longer.
     pub(crate) fn watch(&mut self, addr: SocketAddr, wanted: bool) {
         self.with(addr, |node, now| node.watch(now, wanted));
     }
 
-    /// Makes a plain memberlist node, "go", known to these. It answers nothing, and fails after a while.
+    /// Tells these nodes of a plain memberlist node, "go". It answers nothing, and fails after a while.
     pub(crate) fn introduce_plain(&mut self, addrs: &[SocketAddr]) -> SocketAddr {
         let plain = SocketAddr::from(([10, 0, 9, 9], 7946));
         let alive = Alive {
@@ -161,12 +149,12 @@ impl Sim {
         plain
     }
 
-    /// Hands a node a datagram, as from an address.
+    /// Hands a datagram from an address to a node.
     pub(crate) fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Bytes) {
         self.with(to, |node, now| node.handle_datagram(now, from, &payload));
     }
 
-    /// Hands a node what comes over a stream from an address.
+    /// Hands data of a stream from an address to a node.
     pub(crate) fn inject_stream(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) {
         self.with(to, |node, now| {
             let id = node.handle_accept(now, from).expect("room for a stream");
@@ -184,39 +172,39 @@ impl Sim {
                 sides[id] = Some(side);
             }
         }
-        self.network.cut(self.cuts, Cut { sides, one_way: false });
-        self.cuts += 1;
+        self.network.partition(self.partitions, Partition { sides, one_way: false });
+        self.partitions += 1;
     }
 
     pub(crate) fn heal(&mut self) {
-        for id in 0..self.cuts {
+        for id in 0..self.partitions {
             self.network.heal(id);
         }
     }
 
-    /// Takes what a node told its application since the last time, messages and events.
+    /// Takes the messages and events that a node has delivered since the last time.
     pub(crate) fn events(&mut self, addr: SocketAddr) -> Vec<Notification> {
         self.settle();
         let id = self.id(addr);
-        let all = std::mem::take(&mut self.told);
+        let all = std::mem::take(&mut self.notifications);
         let (its, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(host, _)| *host == id);
-        self.told = others;
-        its.into_iter().map(|(_, told)| told).collect()
+        self.notifications = others;
+        its.into_iter().map(|(_, notification)| notification).collect()
     }
 
-    /// The names a node believes live, sorted, its own included.
+    /// The sorted names of the members that a node believes live, its own included.
     pub(crate) fn view(&self, addr: SocketAddr) -> Vec<String> {
         let mut names: Vec<_> = self.look(addr).members().iter().map(|m| m.name.to_string()).collect();
         names.sort();
         names
     }
 
-    /// What a node believes of a member, if it sees it.
+    /// A member as a node sees it, if it does.
     pub(crate) fn find(&self, addr: SocketAddr, name: &str) -> Option<Member> {
         self.look(addr).members().into_iter().find(|member| member.name == *name)
     }
 
-    /// What a node believes of a member that it must see.
+    /// A member as a node sees it, which it must.
     pub(crate) fn member(&self, addr: SocketAddr, name: &str) -> Member {
         self.find(addr, name).unwrap_or_else(|| panic!("{addr} sees no {name}"))
     }
@@ -226,7 +214,7 @@ impl Sim {
         self.hosts.keys().copied().collect()
     }
 
-    /// A node, to look into.
+    /// A node, to change it.
     pub(crate) fn node(&mut self, addr: SocketAddr) -> &mut Node {
         let id = self.id(addr);
         self.network.node_mut(id).expect("a running node")
@@ -245,7 +233,7 @@ impl Sim {
         while self.step(end) {}
     }
 
-    /// Runs until a condition holds; gives the time that took.
+    /// Runs until a condition holds, and returns how long that took.
     ///
     /// # Panics
     ///
@@ -268,10 +256,10 @@ impl Sim {
     fn settle(&mut self) {
         self.now = self.network.now();
         self.datagrams = self.network.datagrams;
-        self.network.take_told(&mut self.told);
+        self.network.drain_notifications(&mut self.notifications);
     }
 
-    /// Has a node do something.
+    /// Runs something on a node.
     pub(crate) fn with<T>(&mut self, addr: SocketAddr, act: impl FnOnce(&mut Node, Instant) -> T) -> T {
         self.network.link.loss = self.loss;
         let id = self.id(addr);

@@ -1,9 +1,9 @@
-//! A hash of all that happens in a run, so that two runs can be shown to be the same.
+//! A hash of everything that happens in a run, to compare two runs.
 
 /// Odd, with its bits well mixed (wyhash's first secret).
 const MULTIPLIER: u64 = 0xa076_1d64_78bd_642f;
 
-/// Takes eight bytes at a time: multiply, then fold the upper half in. Not for hostile input.
+/// Hashes eight bytes at a time: multiplies, then folds the upper half in. Not for hostile input.
 #[derive(Clone, Debug)]
 pub(super) struct Digest(u64);
 

@@ -1,4 +1,4 @@
-//! When what goes wrong, drawn up for a whole run before it begins.
+//! The schedule of fault injection: which fault begins and ends when. It is drawn for the whole run before the run begins.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use super::{
     scenario::{Fault, FaultKind, Scenario},
 };
 
-/// The hosts that all others join through: the first ones.
+/// How many hosts, the first ones, are the seeds of all others.
 pub(super) const SEEDS: usize = 3;
-/// How long a node that starts anew is away unless the scenario says.
+/// How long a node that restarts is away, unless the scenario says otherwise.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// Something done to hosts or to the network.
+/// A step of fault injection: what is done to hosts or to the network.
 #[derive(Clone, Debug)]
 pub(super) enum FaultAction {
     Partition {
@@ -37,7 +37,7 @@ pub(super) enum FaultAction {
     Leave {
         hosts: Vec<HostId>,
     },
-    BootOptions {
+    Boot {
         hosts: Vec<HostId>,
         new_address: bool,
     },
@@ -45,15 +45,16 @@ pub(super) enum FaultAction {
         hosts: Vec<HostId>,
         step: f64,
     },
+    /// By so much more; negative to end it.
     AddLoss {
         more: f64,
     },
-    /// To an address that nobody had.
+    /// To an address that no host has had.
     Move {
         hosts: Vec<HostId>,
         named: bool,
     },
-    /// Whether what they send leaves from another address.
+    /// What they send comes from another address, or from their own again.
     ChangeSource {
         hosts: Vec<HostId>,
         other: bool,
@@ -66,18 +67,18 @@ pub(super) enum FaultAction {
     Restore {
         id: u64,
     },
-    /// It is told that they have left, or have failed.
+    /// Everybody gets a forged message that they have left, or have failed.
     Forge {
         hosts: Vec<HostId>,
         failed: bool,
     },
 }
 
-/// What happens when, from the beginning of the workload, in that order.
+/// The steps of fault injection, in order of time, which counts from the beginning of the workload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FaultSchedule {
     pub(super) actions: Vec<(Duration, FaultAction)>,
-    /// How many hosts there are, those that join later included.
+    /// How many hosts there are, including those that join later.
     pub(super) hosts: usize,
 }
 
@@ -99,9 +100,9 @@ impl FaultSchedule {
         schedule
     }
 
-    /// What a host's node takes for its address: one that is to move looks for it.
+    /// Where a host's node has its address from. The node of a host that will move has to look for it.
     pub(super) fn address_source(&self, host: HostId) -> AddressSource {
-        let moves = self.actions.iter().filter_map(|(_, op)| match op {
+        let moves = self.actions.iter().filter_map(|(_, action)| match action {
             FaultAction::Move { hosts, named } if hosts.contains(&host) => Some(*named),
             _ => None,
         });
@@ -112,7 +113,7 @@ impl FaultSchedule {
         }
     }
 
-    /// When the last of it is over.
+    /// When the last fault is over.
     pub(super) fn end(&self) -> Duration {
         self.actions.last().map_or(Duration::ZERO, |(at, _)| *at)
     }
@@ -126,11 +127,11 @@ impl FaultSchedule {
         next_id: &mut u64,
         rng: &mut Xoshiro256PlusPlus,
     ) {
-        // What comes again and again has healed when the workload ends; what is timed lasts as written.
+        // A fault that recurs ends with the workload at the latest. One with a time of its own lasts as long as it says.
         let until = |lasts: Duration| if fault.at.is_some() { at + lasts } else { (at + lasts).min(end.max(at)) };
         let lasts = fault.lasts;
         let for_good = fault.kind == FaultKind::Crash || (fault.kind == FaultKind::Leave && lasts.is_none());
-        // Without any of the hosts that others join through, nobody could come back.
+        // Without any seed, nobody could come back.
         let first = if for_good { SEEDS.min(size) } else { 0 };
         let hosts: Vec<HostId> = match fault.kind {
             _ if !fault.hosts.is_empty() => fault.hosts.clone(),
@@ -143,7 +144,7 @@ impl FaultSchedule {
             FaultKind::Partition => choose(first..size, count(fault, size, 0.5), rng),
             _ => choose(first..size, count(fault, size, 0.0), rng),
         };
-        let mut add = |at, op| self.actions.push((at, op));
+        let mut add = |at, action| self.actions.push((at, action));
         match fault.kind {
             FaultKind::Partition => {
                 let id = *next_id;
@@ -214,7 +215,7 @@ impl FaultSchedule {
     }
 }
 
-/// The paths that a fault of them concerns.
+/// The paths that a fault affects.
 fn affected_paths(fault: &Fault, hosts: &[HostId], size: usize) -> AffectedPaths {
     let one_way = fault.one_way;
     if let ([first, second], true) = (hosts, fault.pair) {
@@ -233,7 +234,7 @@ fn impairment(fault: &Fault) -> Impairment {
     }
 }
 
-/// Until the next time: exponential, so that the past tells nothing of it.
+/// The time until a recurring fault comes again. It is exponential, so that the faults are a Poisson process.
 fn next_gap(fault: &Fault, rng: &mut Xoshiro256PlusPlus) -> Duration {
     let u: f64 = rng.random();
     fault.every.unwrap_or_default().mul_f64(-(1.0 - u).ln()).max(Duration::from_millis(1))
@@ -244,7 +245,7 @@ fn count(fault: &Fault, size: usize, usual: f64) -> usize {
     fault.count.unwrap_or((share * size as f64).round() as usize).clamp(1, size)
 }
 
-fn choose(range: std::actions::Range<HostId>, count: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<HostId> {
+fn choose(range: std::ops::Range<HostId>, count: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<HostId> {
     let mut hosts: Vec<HostId> = range.collect();
     let (chosen, _) = hosts.partial_shuffle(rng, count);
     let mut chosen = chosen.to_vec();

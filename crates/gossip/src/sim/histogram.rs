@@ -1,20 +1,20 @@
-//! How long things took: a histogram whose buckets grow with what is in them, so that each figure is
-//! within 1/32 of the truth (as HdrHistogram has it).
+//! A histogram of durations whose buckets grow with their values, so that each quantile is within 1/32 of the true value, as in
+//! HdrHistogram.
 
 use std::time::Duration;
 
-/// Buckets for each doubling.
+/// The number of buckets for each power of two.
 const PER_DOUBLING: u64 = 32;
 
 /// See the [module](self).
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Histogram {
+pub(crate) struct LatencyHistogram {
     counts: Vec<u64>,
     count: u64,
     max: Duration,
 }
 
-impl Histogram {
+impl LatencyHistogram {
     pub(super) fn add(&mut self, took: Duration) {
         let bucket = bucket(took.as_micros() as u64);
         if self.counts.len() <= bucket {
@@ -34,7 +34,7 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// What a share of them took no longer than; `None` when there are none.
+    /// The duration that this share of all does not exceed; `None` if there are none.
     pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
         let rank = ((self.count as f64 * share).ceil() as u64).clamp(1, self.count.max(1));
         let mut seen = 0;
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn figures_are_close_to_the_truth() {
-        let mut histogram = Histogram::default();
+        let mut histogram = LatencyHistogram::default();
         assert_eq!((histogram.quantile(0.5), histogram.max()), (None, None));
         for micros in 1..=100_000 {
             histogram.add(Duration::from_micros(micros));

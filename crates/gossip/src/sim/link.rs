@@ -1,18 +1,18 @@
-//! What a network does to datagrams: how long they take, and which are lost, doubled or held up.
+//! Network conditions: delay, loss, duplication and reordering of datagrams.
 
 use std::{f64::consts::TAU, fmt, str::FromStr, time::Duration};
 
 use rand::RngExt;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// How long something takes, as a distribution.
+/// A distribution of delays.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Delay {
     Constant(Duration),
     Uniform(Duration, Duration),
-    /// Mean and deviation; no less than a tenth of the mean.
+    /// Mean and standard deviation. A delay is at least a tenth of the mean.
     Normal(Duration, Duration),
-    /// Median, and the deviation of the logarithm.
+    /// Median, and the standard deviation of the logarithm.
     LogNormal(Duration, f64),
 }
 
@@ -25,13 +25,13 @@ impl Delay {
                 let seconds = mean.as_secs_f64() + deviation.as_secs_f64() * normal(rng);
                 Duration::from_secs_f64(seconds.max(mean.as_secs_f64() / 10.0))
             }
-            // Beyond 5 deviations nothing is drawn in practice; the bound keeps the product finite.
+            // More than 5 deviations practically never occur. The bound keeps the product finite.
             Self::LogNormal(median, sigma) => median.mul_f64((sigma * normal(rng).clamp(-5.0, 5.0)).exp()),
         }
     }
 }
 
-/// Of the standard normal distribution (Box and Muller, 1958).
+/// A sample of the standard normal distribution (Box and Muller, 1958).
 fn normal(rng: &mut Xoshiro256PlusPlus) -> f64 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     (-2.0 * (1.0 - u).ln()).sqrt() * (TAU * v).cos()
@@ -89,22 +89,22 @@ impl fmt::Display for Delay {
 
 /// See the [module](self).
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Link {
+pub(crate) struct LinkConditions {
     pub(crate) delay: Delay,
-    /// The share of datagrams that are lost.
+    /// The share of lost datagrams.
     pub(crate) loss: f64,
-    /// The share that arrive twice.
+    /// The share of datagrams that arrive twice.
     pub(crate) duplicate: f64,
-    /// The share that are overtaken: they take `reorder_delay` longer.
+    /// The share of datagrams that others overtake: they take `reorder_delay` longer.
     pub(crate) reorder: f64,
     pub(crate) reorder_delay: Delay,
-    /// How many bytes of datagrams wait for a host that is paused; Linux's default.
+    /// How many bytes of datagrams wait for a paused host; by default as on Linux.
     pub(crate) socket_buffer: usize,
-    /// After how long without getting through a stream breaks.
+    /// How long a stream may be blocked before it breaks.
     pub(crate) stream_timeout: Duration,
 }
 
-impl Default for Link {
+impl Default for LinkConditions {
     fn default() -> Self {
         let ms = Duration::from_millis;
         Self {
@@ -119,18 +119,18 @@ impl Default for Link {
     }
 }
 
-impl Link {
-    /// After how long each copy of a datagram arrives; none if it is lost.
+impl LinkConditions {
+    /// The delay of each copy of a datagram; none if it is lost.
     pub(super) fn datagram(&self, rng: &mut Xoshiro256PlusPlus) -> [Option<Duration>; 2] {
         if chance(rng, self.loss) {
             return [None, None];
         }
-        let first = self.one(rng);
-        let second = chance(rng, self.duplicate).then(|| self.one(rng));
+        let first = self.copy(rng);
+        let second = chance(rng, self.duplicate).then(|| self.copy(rng));
         [Some(first), second]
     }
 
-    fn one(&self, rng: &mut Xoshiro256PlusPlus) -> Duration {
+    fn copy(&self, rng: &mut Xoshiro256PlusPlus) -> Duration {
         let mut delay = self.delay.draw(rng);
         if chance(rng, self.reorder) {
             delay += self.reorder_delay.draw(rng);
@@ -138,20 +138,20 @@ impl Link {
         delay
     }
 
-    /// After how long a piece of a stream arrives: what is lost of it is sent again, after TCP's
-    /// shortest timeout, which doubles (RFC 6298; Linux: 200 ms).
+    /// The delay of a segment of a stream. A lost segment is sent again after TCP's shortest timeout, which doubles (RFC 6298;
+    /// Linux: 200 ms).
     pub(super) fn segment(&self, rng: &mut Xoshiro256PlusPlus) -> Duration {
         let mut delay = self.delay.draw(rng);
-        let mut again = Duration::from_millis(200);
-        while chance(rng, self.loss) && again < Duration::from_secs(10) {
-            delay += again;
-            again *= 2;
+        let mut timeout = Duration::from_millis(200);
+        while chance(rng, self.loss) && timeout < Duration::from_secs(10) {
+            delay += timeout;
+            timeout *= 2;
         }
         delay
     }
 }
 
-/// Draws nothing where there is no choice.
+/// Whether something of this probability happens. Draws no random number if that is certain not to.
 fn chance(rng: &mut Xoshiro256PlusPlus, share: f64) -> bool {
     share > 0.0 && rng.random_bool(share.min(1.0))
 }
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn datagrams_are_lost_and_doubled_as_often_as_asked() {
-        let link = Link { loss: 0.3, duplicate: 0.1, ..Link::default() };
+        let link = LinkConditions { loss: 0.3, duplicate: 0.1, ..LinkConditions::default() };
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
         let drawn: Vec<_> = (0..10_000).map(|_| link.datagram(&mut rng)).collect();
         let lost = drawn.iter().filter(|copies| copies[0].is_none()).count();

@@ -1,31 +1,33 @@
-//! Nodes on a virtual clock and network: the very same [`Node`](crate::node::Node)s that the driver runs,
-//! many at a time, with no sockets and no waiting. The same seed gives the same run.
+//! A deterministic simulator: the same [`Node`](crate::node::Node)s that the driver runs, many at a time, on a virtual clock and
+//! network with injected faults. A checker looks at every step. The same seed always produces the same run. [`RunControl`] has an
+//! example.
 //!
-//! | module | holds |
+//! | module | contents |
 //! |---|---|
-//! | `network`, `agenda`, `link` | the virtual network |
-//! | `scenario`, `faults` | what a run is of, and what goes wrong in it |
-//! | `random` | scenarios that are made from a number |
+//! | `network`, `event_queue`, `link` | the virtual network, a discrete-event simulation |
+//! | `scenario`, `fault_schedule` | the description of a run, and the faults to inject |
+//! | `random` | random scenarios |
 //! | `run` | one run of a scenario |
-//! | `checker`, `ranges` | what must hold in every run |
-//! | `figures`, `histogram` | what came of it |
+//! | `checker`, `range_set` | what must hold in every run |
+//! | `outcome`, `histogram` | results and reports |
 //! | `batch` | many runs at once |
-//! | `lifeguard` | slow members, and what the others make of them |
+//! | [`lifeguard`] | the experiments of the Lifeguard paper |
+//! | `cluster` | clusters for unit tests |
 
-mod agenda;
 mod batch;
 mod checker;
 #[cfg(test)]
 mod cluster;
 mod digest;
-mod faults;
-mod figures;
+mod event_queue;
+mod fault_schedule;
 mod histogram;
 pub mod lifeguard;
 mod link;
 mod network;
+mod outcome;
 mod random;
-mod ranges;
+mod range_set;
 mod run;
 mod scenario;
 #[cfg(test)]
@@ -34,15 +36,39 @@ mod trace;
 
 pub use self::{
     batch::{Batch, Job},
-    figures::{End, Figures, Outcome, Violation, table},
-    random::Random,
-    run::Control,
+    outcome::{RunEnd, RunOutcome, RunStats, Violation, table},
+    random::RandomScenario,
+    run::RunControl,
     scenario::{DEFAULT, MAX_SIZE, Scenario, ScenarioError, parse_seeds},
 };
 #[cfg(test)]
 pub(crate) use self::{cluster::Sim, network::Notification};
 
-use self::checker::Promises;
+/// Public names that were changed, for programs that use them still.
+mod former_names {
+    #[doc(hidden)]
+    #[deprecated(note = "now `RunControl`")]
+    pub type Control = super::RunControl;
 
-/// What nodes promise of messages.
-const KEPT: Promises = Promises { complete: true, ordered: true };
+    #[doc(hidden)]
+    #[deprecated(note = "now `RunEnd`")]
+    pub type End = super::RunEnd;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `RunStats`")]
+    pub type Figures = super::RunStats;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `RunOutcome`")]
+    pub type Outcome = super::RunOutcome;
+
+    #[doc(hidden)]
+    #[deprecated(note = "now `RandomScenario`")]
+    pub type Random = super::RandomScenario;
+}
+
+use self::checker::Guarantees;
+pub use self::former_names::*;
+
+/// What nodes guarantee.
+const GUARANTEES: Guarantees = Guarantees { complete: true, ordered: true };

@@ -1,4 +1,4 @@
-//! What came of a run: the figures, whether they are what the scenario expects, and the report on many.
+//! The outcome of a run: its statistics, whether they meet the scenario's expectations, and the report on many runs.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -6,92 +6,92 @@ use serde_json::{Value, json};
 
 use super::{histogram::LatencyHistogram, scenario::Expect};
 
-/// The figures of a run.
+/// The statistics of a run. [`RunOutcome::to_json`] returns all of them.
 #[derive(Clone, Debug, Default)]
 pub struct RunStats {
     pub(super) published: u64,
-    /// The share of what must be delivered that was; `None` when nothing was published.
+    /// The share of the owed messages that were delivered; `None` if nothing was published.
     pub(super) reach: Option<f64>,
     pub(super) duplicates: u64,
     /// Deliveries after a later message of the same origin.
     pub(super) disorder: u64,
     pub(super) missed: u64,
-    /// From publishing to each delivery.
+    /// From publication to each delivery.
     pub(super) latency: LatencyHistogram,
-    /// From publishing to the last delivery.
+    /// From publication to the last delivery.
     pub(super) last: LatencyHistogram,
-    /// On the longest way of any message; `None` when nodes do not count.
+    /// The largest number of hops of any message; `None` if nodes do not count them.
     pub(super) hops: Option<u8>,
-    /// Copies that arrived for each delivery.
+    /// How many copies arrived for each delivery.
     pub(super) copies: Option<f64>,
-    /// A node and second.
+    /// Of each node, per second; so are the next two.
     pub(super) packets: f64,
     pub(super) packet_bytes: f64,
     pub(super) stream_bytes: f64,
-    /// From a failure to each node's noticing.
+    /// From a failure to its detection by each node.
     pub(super) detect: LatencyHistogram,
     pub(super) false_alarms: u64,
-    /// The most that a node held of each thing.
+    /// The largest size of each thing that can grow.
     pub(super) held: BTreeMap<&'static str, usize>,
 }
 
-/// What broke an invariant, and when.
+/// A broken invariant. [`RunEnd::Violated`] has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// In words.
+    /// What is wrong.
     pub description: String,
-    /// At which step of the run.
+    /// The step of the run.
     pub step: u64,
-    /// How long after its start, by the virtual clock.
+    /// The virtual time since the run's start.
     pub at: Duration,
 }
 
-/// How a run ended.
+/// How a run ended. [`RunOutcome::end`] has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// To its end, and nothing promised was broken.
+    /// The run finished, and all guarantees held.
     Finished,
-    /// A promise was broken.
+    /// A guarantee was broken.
     Violated(Violation),
-    /// It was told to stop there.
+    /// The run was stopped.
     Stopped,
 }
 
-/// What came of a run.
+/// The outcome of a run. [`RunControl`](super::RunControl) has an example.
 #[derive(Clone, Debug)]
 pub struct RunOutcome {
-    /// The name of what was run.
+    /// The scenario's name.
     pub scenario: String,
-    /// With how many nodes at the start.
+    /// How many nodes there were at the start.
     pub size: usize,
-    /// What all that was random came from.
+    /// The seed of all randomness.
     pub seed: u64,
     /// How it ended.
     pub end: RunEnd,
-    /// What was measured.
+    /// The statistics.
     pub stats: RunStats,
     /// How many steps it took.
     pub steps: u64,
-    /// Equal runs have equal ones.
+    /// A digest of everything that happened. Equal runs have equal digests.
     pub digest: u64,
-    /// By the virtual clock.
+    /// How long it took in virtual time.
     pub simulated: Duration,
-    /// By the clock on the wall.
+    /// How long it took in real time.
     pub took: Duration,
-    /// What was missed of what the scenario expects, in words.
+    /// The scenario's expectations that were not met, with the results.
     pub unmet: Vec<String>,
-    /// The last steps, where they were asked for.
+    /// The last steps, if a trace was requested.
     pub trace: Vec<String>,
 }
 
 impl RunOutcome {
-    /// Whether all is as it must be.
+    /// Whether all guarantees held and all expectations were met.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.end == RunEnd::Finished && self.unmet.is_empty()
     }
 
-    /// All of it, as `broadcast sim --json` prints it.
+    /// The outcome as `broadcast sim --json` prints it.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let RunStats { latency, last, detect, .. } = &self.stats;
@@ -101,7 +101,7 @@ impl RunOutcome {
             RunEnd::Finished => json!("finished"),
             RunEnd::Stopped => json!("stopped"),
             RunEnd::Violated(Violation { description, step, at }) => {
-                json!({ "violated": what, "step": step, "at_seconds": at.as_secs_f64() })
+                json!({ "violated": description, "step": step, "at_seconds": at.as_secs_f64() })
             }
         };
         json!({
@@ -125,7 +125,7 @@ impl RunOutcome {
 }
 
 impl Expect {
-    /// Where the figures fall short, in words.
+    /// The expectations that are not met, with the results.
     pub(super) fn unmet(&self, stats: &RunStats) -> Vec<String> {
         let mut unmet = Vec::new();
         if let (Some(wanted), Some(reach)) = (self.reach, stats.reach)
@@ -167,7 +167,11 @@ impl Expect {
     }
 }
 
-/// One line for each scenario and size: the worst of its seeds, and the mean of what is a rate.
+/// A table with a row for each scenario and size: the worst result of all seeds, and the mean of rates.
+///
+/// ```
+/// assert!(broadcast::sim::table(&[]).starts_with("scenario"));
+/// ```
 #[must_use]
 pub fn table(outcomes: &[RunOutcome]) -> String {
     let mut groups: Vec<((&str, usize), Vec<&RunOutcome>)> = Vec::new();
@@ -204,7 +208,7 @@ pub fn table(outcomes: &[RunOutcome]) -> String {
     aligned(&rows)
 }
 
-/// Rows of as many cells each, in columns.
+/// Aligns the cells of rows in columns.
 pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> =
@@ -212,7 +216,7 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> String {
     let mut table = String::new();
     for row in rows {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            // Words to the left, numbers to the right.
+            // The first column is text, the others are numbers.
             let _ = if column == 0 { write!(table, "{cell:<width$}") } else { write!(table, "  {cell:>width$}") };
         }
         table.push('\n');
@@ -258,7 +262,7 @@ fn row(scenario: &str, size: usize, group: &[&RunOutcome]) -> Vec<String> {
     ]
 }
 
-/// Not rounded up to 100 % when something lacks.
+/// Rounds down, so that 100 % means all.
 fn share(share: f64) -> String {
     let percent = (share * 10_000.0).floor() / 100.0;
     if share >= 1.0 { "100 %".to_owned() } else { format!("{percent:.2} %") }

@@ -1,8 +1,7 @@
-//! Random scenarios: from each number one, and always the same.
+//! Random scenarios, for fuzzing: each seed always makes the same one.
 //!
-//! One in five is of up to 50 nodes and short faults. The others are of a few nodes, and of all that real
-//! networks do to them, for up to 400 s: longer than a dead member is remembered, and than anything is kept
-//! for it.
+//! One in five has up to 50 nodes and short faults. The others have a few nodes and the faults of real networks, for up to
+//! 400 s: longer than nodes remember a dead member, or keep messages for it.
 
 use std::fmt::Write as _;
 
@@ -12,41 +11,49 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::{Job, scenario::Scenario};
 
 /// The longest absence, in seconds.
-const LONGEST: f64 = 400.0;
-/// Absences that may be too long for everything to be kept, in seconds.
-const TOO_LONG: f64 = 90.0;
-/// How long nodes may take at the end, where lives may be over.
+const MAX_ABSENCE: f64 = 400.0;
+/// The longest absence for which nodes keep all messages, in seconds.
+const MAX_KEPT_ABSENCE: f64 = 90.0;
+/// How long nodes may take to settle at the end, if some of them have ended.
 const SETTLE: &str = "150s";
-/// How long it goes on after the last fault, in seconds.
-const LAST_WORDS: f64 = 15.0;
+/// How long the workload goes on after the last fault, in seconds.
+const QUIET_TIME: f64 = 15.0;
 
 /// A random scenario.
+///
+/// ```
+/// use broadcast::sim::RandomScenario;
+///
+/// let random = RandomScenario::of(17);
+/// assert_eq!(random.text, RandomScenario::of(17).text);
+/// assert!(random.text.contains("[workload]"));
+/// ```
 #[derive(Clone, Debug)]
-pub struct Random {
-    /// What it was made from.
+pub struct RandomScenario {
+    /// The seed that it was made from.
     pub seed: u64,
-    /// As it would be written in a file.
+    /// The scenario's TOML text.
     pub text: String,
-    /// The same, read.
+    /// The scenario that the text describes.
     pub scenario: Scenario,
 }
 
-impl Random {
-    /// The scenario of a number.
+impl RandomScenario {
+    /// The scenario of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
-        let text = if Self::is_large(seed) { large(seed) } else { Rough::text(seed) };
+        let text = if Self::is_large(seed) { large(seed) } else { RealisticScenario::generate(seed) };
         let scenario = Scenario::parse("random", &text).unwrap_or_else(|error| panic!("seed {seed}: {error}\n{text}"));
         Self { seed, text, scenario }
     }
 
-    /// Whether it is of many nodes and short faults.
+    /// Whether the scenario of a seed has many nodes and short faults.
     #[must_use]
     pub fn is_large(seed: u64) -> bool {
         seed.is_multiple_of(5)
     }
 
-    /// Its run.
+    /// The job that runs it.
     #[must_use]
     pub fn job(&self) -> Job<'_> {
         Job { scenario: &self.scenario, size: self.scenario.sizes[0], seed: self.seed }
@@ -57,7 +64,7 @@ fn one_of(rng: &mut Xoshiro256PlusPlus, texts: &[&'static str]) -> &'static str 
     texts[rng.random_range(0..texts.len())]
 }
 
-/// Of up to 50 nodes, with short faults.
+/// The text of a scenario of up to 50 nodes with short faults.
 pub(super) fn large(seed: u64) -> String {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let size: usize = rng.random_range(3..=50);
@@ -92,42 +99,42 @@ pub(super) fn large(seed: u64) -> String {
     if rng.random_bool(0.3) {
         let _ = writeln!(text, "[[fault]]\nkind = \"crash\"\nat = \"5s\"");
     }
-    // A process that hangs for long may be cut loose, and is told what it missed.
+    // The others give up on a process that hangs for long, and tell it what it missed.
     let _ = writeln!(text, "[expect]\nmissed = 1000000");
-    // In the smallest clusters a crash would leave nobody to come back to.
+    // In the smallest clusters, a crash might leave no seed.
     if size <= 4 {
         text = text.replace("\"crash\"", "\"restart\"");
     }
-    // What is lacking of a life that is over is told after two minutes.
+    // Nodes learn what they have missed of an ended origin after two minutes.
     let settle = if ["crash", "restart", "leave"].iter().any(|end| text.contains(end)) { SETTLE } else { "60s" };
     format!("sizes = [{size}]\nstart = \"{start}\"\nduration = \"12s\"\nsettle = \"{settle}\"\n{text}")
 }
 
-/// A few nodes on a network as there are.
-struct Rough {
+/// Writes scenarios of a few nodes with the faults of real networks.
+struct RealisticScenario {
     rng: Xoshiro256PlusPlus,
     size: usize,
     faults: String,
     /// When the last fault is over, in seconds.
     end: f64,
-    /// How long anybody may be away in all, in seconds.
+    /// The longest that a node may be away in all, in seconds.
     away: f64,
     /// UDP is blocked for good.
-    streams_alone: bool,
-    /// Somebody is said to have left, and has not.
+    streams_only: bool,
+    /// There are forged messages that a node has left.
     forged: bool,
 }
 
-impl Rough {
-    fn text(seed: u64) -> String {
+impl RealisticScenario {
+    fn generate(seed: u64) -> String {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let size = rng.random_range(3..=9);
-        let mut rough =
-            Self { rng, size, faults: String::new(), end: 5.0, away: 0.0, streams_alone: false, forged: false };
-        for _ in 0..rough.rng.random_range(1..=3) {
-            rough.add_fault();
+        let mut scenario =
+            Self { rng, size, faults: String::new(), end: 5.0, away: 0.0, streams_only: false, forged: false };
+        for _ in 0..scenario.rng.random_range(1..=3) {
+            scenario.add_fault();
         }
-        rough.write()
+        scenario.write()
     }
 
     fn write(mut self) -> String {
@@ -135,31 +142,31 @@ impl Rough {
         let (size, start) = (self.size, one_of(rng, &["join", "acquainted"]));
         let profile = one_of(rng, &["local", "lan", "lan"]);
         let mut text = format!("sizes = [{size}]\nstart = \"{start}\"\nprofile = \"{profile}\"\n");
-        let duration = self.end + LAST_WORDS;
+        let duration = self.end + QUIET_TIME;
         let _ = writeln!(text, "duration = \"{}\"\nsettle = \"{SETTLE}\"", seconds(duration));
         if rng.random_bool(0.4) {
             let _ = writeln!(text, "clocks = \"{}\"", one_of(rng, &["3s", "1h", "2days", "30days"]));
         }
         let delay = one_of(rng, &["1ms", "100us..5ms", "lognormal(2ms, 0.8)", "1ms..80ms"]);
-        // Over streams alone, which break where a packet of theirs is lost here, members come and go.
-        let lossless = rng.random_bool(0.5) || self.streams_alone;
+        // With loss, nodes that have only streams would come and go.
+        let lossless = rng.random_bool(0.5) || self.streams_only;
         let loss = if lossless { 0.0 } else { rng.random_range(0.0..0.2) };
         let _ = writeln!(text, "[network]\ndelay = \"{delay}\"\nloss = {loss:.3}");
-        // About as many messages whatever it takes, but for the shortest.
+        // About the same number of messages for all but the shortest durations.
         let (publishers, most) = (rng.random_range(1..=3), (400.0 / duration).clamp(0.5, 5.0));
         let (rate, value) = (rng.random_range(0.2..most), one_of(rng, &["24", "200", "200", "1250"]));
         let _ = writeln!(text, "[workload]\npublishers = {publishers}\nrate = {rate:.2}\nsize = {value}");
         text.push_str(&self.faults);
-        // What one lacks that is said to have left is not asked for as long as it may be away.
-        if self.away > TOO_LONG || (self.forged && self.away > 0.0) {
+        // Nodes give up sooner on messages of a node that has allegedly left.
+        if self.away > MAX_KEPT_ABSENCE || (self.forged && self.away > 0.0) {
             text.push_str("[expect]\nmissed = 1000000\n");
         }
         text
     }
 
-    /// Short ones as often as long ones.
+    /// A duration whose logarithm is uniform, so that short ones are as frequent as long ones.
     fn absence(&mut self) -> f64 {
-        LONGEST.powf(self.rng.random::<f64>())
+        MAX_ABSENCE.powf(self.rng.random::<f64>())
     }
 
     fn fault(&mut self, kind: &str, at: f64, lasts: Option<f64>, more: &str) {
@@ -187,11 +194,11 @@ impl Rough {
             }
             4 => self.restart_twice(at),
             5 => {
-                let lasts = self.some_time();
+                let lasts = self.restart_time();
                 self.fault("restart", at, Some(lasts), "");
             }
             6 => {
-                let lasts = self.some_time();
+                let lasts = self.restart_time();
                 self.fault("leave", at, Some(lasts), "");
             }
             7 => self.fault("move", at, None, ""),
@@ -202,7 +209,7 @@ impl Rough {
             }
             10 => {
                 let step = one_of(&mut self.rng, &["-172800", "-3600", "-5", "172800"]);
-                let lasts = self.some_time();
+                let lasts = self.restart_time();
                 self.fault("clock", at, Some(lasts), &format!("step = {step}\n"));
             }
             11 => {
@@ -212,7 +219,7 @@ impl Rough {
             }
             kind @ 12..=14 => {
                 let lasts = self.rng.random_bool(0.5).then(|| self.absence());
-                self.streams_alone |= kind == 12 && lasts.is_none();
+                self.streams_only |= kind == 12 && lasts.is_none();
                 let of = one_of(
                     &mut self.rng,
                     &["share = 1.0\n", "", "one_way = true\n", "pair = true\n", "pair = true\none_way = true\n"],
@@ -233,7 +240,7 @@ impl Rough {
         }
     }
 
-    /// An origin restarts twice while a member hears nothing.
+    /// An origin restarts twice while another node receives nothing.
     fn restart_twice(&mut self, at: f64) {
         let (origin, deaf) = (self.size - 1, self.size - 2);
         let gap = self.rng.random_range(0.2..1.5);
@@ -245,8 +252,8 @@ impl Rough {
         }
     }
 
-    /// Between the end of a node and its return.
-    fn some_time(&mut self) -> f64 {
+    /// The time between a node's end and its restart.
+    fn restart_time(&mut self) -> f64 {
         [0.05, 0.3, 1.0, 3.0, 10.0, 60.0][self.rng.random_range(0..6)]
     }
 }

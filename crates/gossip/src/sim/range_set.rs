@@ -1,6 +1,6 @@
-//! A set of numbers that mostly follow each other.
+//! A set of numbers, stored as ranges: its numbers mostly follow each other.
 
-/// See the [module](self): ranges, both ends included, sorted, with gaps between them.
+/// See the [module](self). The ranges include both ends, are sorted, and have gaps between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RangeSet(Vec<(u64, u64)>);
 
@@ -12,7 +12,7 @@ impl RangeSet {
             *last = to;
             return;
         }
-        // Those that touch the new one melt into it.
+        // Merges the ranges that touch the new one.
         let first = self.0.partition_point(|range| range.1 + 1 < from);
         let end = self.0.partition_point(|range| range.0 <= to.saturating_add(1));
         let touched = &self.0[first..end];
@@ -25,14 +25,14 @@ impl RangeSet {
         self.count(number, number) > 0
     }
 
-    /// How many of the numbers from `from` to `to`, both included, are in it.
+    /// How many of the numbers from `from` to `to`, both included, are in the set.
     pub(super) fn count(&self, from: u64, to: u64) -> u64 {
         let first = self.0.partition_point(|range| range.1 < from);
         let within = self.0[first..].iter().take_while(|range| range.0 <= to);
         within.map(|range| range.1.min(to) - range.0.max(from) + 1).sum()
     }
 
-    /// The first of the numbers from `from` to `to`, both included, that is not in it.
+    /// The first of the numbers from `from` to `to`, both included, that is not in the set.
     pub(super) fn first_missing(&self, from: u64, to: u64) -> Option<u64> {
         let mut next = from;
         let first = self.0.partition_point(|range| range.1 < from);

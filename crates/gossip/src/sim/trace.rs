@@ -1,10 +1,10 @@
-//! The last steps of a run, for whoever looks into a violation.
+//! A trace of a run's last steps, to see what led to a violation.
 
 use std::{collections::VecDeque, fmt::Write as _, time::Duration};
 
-use super::agenda::Time;
+use super::event_queue::VirtualTime;
 
-/// See the [module](self). Costs nothing when it is off.
+/// See the [module](self). It costs nothing if it is off.
 #[derive(Debug)]
 pub(crate) struct Trace {
     capacity: usize,
@@ -16,12 +16,12 @@ impl Trace {
         Self::of(0)
     }
 
-    /// Keeps the last so many steps.
+    /// A trace of the last steps, of so many.
     pub(super) fn of(capacity: usize) -> Self {
         Self { capacity, lines: VecDeque::new() }
     }
 
-    pub(super) fn note(&mut self, step: u64, at: Time, what: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, step: u64, at: VirtualTime, what: impl FnOnce() -> String) {
         if self.capacity == 0 {
             return;
         }

@@ -1,20 +1,20 @@
-//! The checker is shown wrong histories, and must object to each.
+//! Shows the checker wrong histories; it must object to each.
 
 use super::*;
 
-const STRICT: Promises = Promises { complete: true, ordered: true };
-const LAX: Promises = Promises { complete: false, ordered: false };
-const SECOND: Time = 1_000_000_000;
+const STRICT: Guarantees = Guarantees { complete: true, ordered: true };
+const LAX: Guarantees = Guarantees { complete: false, ordered: false };
+const SECOND: VirtualTime = 1_000_000_000;
 
 fn value(seq: u64) -> String {
     format!("\"value {seq}\"")
 }
 
 /// Three hosts that run; host 0 has published five messages of epoch 7, one each second.
-fn history(promises: Promises, missing_allowed: bool) -> Checker {
-    let mut checker = Checker::new(4, promises, missing_allowed);
+fn history(guarantees: Guarantees, missing_allowed: bool) -> Checker {
+    let mut checker = Checker::new(4, guarantees, missing_allowed);
     for host in 0..3 {
-        checker.begin(host);
+        checker.node_started(host);
         checker.oblige(0, host);
     }
     for seq in 0..5 {
@@ -24,13 +24,13 @@ fn history(promises: Promises, missing_allowed: bool) -> Checker {
     checker
 }
 
-fn deliver(checker: &mut Checker, host: HostId, seq: u64) -> Check {
+fn deliver(checker: &mut Checker, host: HostId, seq: u64) -> CheckResult {
     let value = value(seq);
     let id = Some(MessageId { epoch: 7, seq });
-    checker.delivered(10 * SECOND, host, &Delivery { origin: 0, id, key: "k", value: &value, hops: 1 })
+    checker.delivered(10 * SECOND, host, &DeliveryEvent { origin: 0, id, key: "k", value: &value, hops: 1 })
 }
 
-fn objects(check: Check, word: &str) {
+fn objects(check: CheckResult, word: &str) {
     let violation = check.expect_err("this is wrong");
     assert!(violation.contains(word), "{violation}");
 }
@@ -43,15 +43,15 @@ fn a_right_history_is_right() {
             deliver(&mut checker, host, seq).expect("it is the next");
         }
     }
-    let standing = checker.standing();
-    assert_eq!(standing, Standing { expected: 10, delivered: 10, first_missing: None });
-    assert_eq!(checker.spread().0.max(), Some(Duration::from_secs(9)));
+    let completeness = checker.completeness();
+    assert_eq!(completeness, Completeness { expected: 10, delivered: 10, first_missing: None });
+    assert_eq!(checker.last_deliveries().0.max(), Some(Duration::from_secs(9)));
 }
 
 #[test]
 fn twice_is_once_too_often_whatever_is_promised() {
-    for promises in [STRICT, LAX] {
-        let mut checker = history(promises, true);
+    for guarantees in [STRICT, LAX] {
+        let mut checker = history(guarantees, true);
         deliver(&mut checker, 1, 0).expect("it is the first");
         objects(deliver(&mut checker, 1, 0), "delivered twice");
         assert_eq!(checker.counts.duplicates, 1);
@@ -76,10 +76,10 @@ fn order_and_gaps_matter_where_order_is_promised() {
 fn a_stream_that_goes_on_in_a_later_life_is_the_same() {
     let mut checker = history(STRICT, false);
     deliver(&mut checker, 1, 0).expect("it is the first");
-    checker.speaks_in(0, 9);
+    checker.set_epoch(0, 9);
     let (second, at) = (value(1), 10 * SECOND);
     let id = Some(MessageId { epoch: 9, seq: 1 });
-    let again = Delivery { origin: 0, id, key: "k", value: &second, hops: 1 };
+    let again = DeliveryEvent { origin: 0, id, key: "k", value: &second, hops: 1 };
     checker.delivered(at, 1, &again).expect("it is the next");
     objects(checker.delivered(at, 1, &again), "delivered twice");
     objects(deliver(&mut checker, 1, 1), "delivered twice");
@@ -89,14 +89,14 @@ fn a_stream_that_goes_on_in_a_later_life_is_the_same() {
 #[test]
 fn what_is_altered_or_invented_is_found() {
     let mut checker = history(LAX, false);
-    let first = Delivery { origin: 0, id: Some(MessageId { epoch: 7, seq: 0 }), key: "k", value: "1", hops: 0 };
-    let mut check = |delivery: Delivery<'_>| checker.delivered(SECOND, 1, &delivery);
+    let first = DeliveryEvent { origin: 0, id: Some(MessageId { epoch: 7, seq: 0 }), key: "k", value: "1", hops: 0 };
+    let mut check = |delivery: DeliveryEvent<'_>| checker.delivered(SECOND, 1, &delivery);
     objects(check(first), "altered");
-    objects(check(Delivery { key: "\"value", value: "0\"", ..first }), "altered");
-    objects(check(Delivery { id: None, ..first }), "without an identity");
+    objects(check(DeliveryEvent { key: "\"value", value: "0\"", ..first }), "altered");
+    objects(check(DeliveryEvent { id: None, ..first }), "without an identity");
     for (origin, epoch, seq) in [(1, 7, 0), (0, 8, 0), (0, 7, 5), (0, 7, u64::MAX)] {
         let id = Some(MessageId { epoch, seq });
-        objects(check(Delivery { origin, id, ..first }), "never published");
+        objects(check(DeliveryEvent { origin, id, ..first }), "never published");
     }
     objects(deliver(&mut checker, 0, 0), "to its origin");
     objects(deliver(&mut checker, 3, 0), "does not run");
@@ -111,27 +111,27 @@ fn what_is_lacking_is_found() {
     for seq in 0..3 {
         deliver(&mut checker, 2, seq).expect("it is the next");
     }
-    let standing = checker.standing();
-    assert_eq!((standing.expected, standing.delivered), (10, 8));
-    assert!(standing.first_missing.expect("it lacks two").contains("host 2 lacks 7/3 of host 0"));
+    let completeness = checker.completeness();
+    assert_eq!((completeness.expected, completeness.delivered), (10, 8));
+    assert!(completeness.first_missing.expect("it lacks two").contains("host 2 lacks 7/3 of host 0"));
     // One that ends is owed nothing.
-    checker.end(2);
-    assert_eq!(checker.standing(), Standing { expected: 5, delivered: 5, first_missing: None });
+    checker.node_ended(2);
+    assert_eq!(checker.completeness(), Completeness { expected: 5, delivered: 5, first_missing: None });
 }
 
 #[test]
 fn a_late_joiner_is_owed_what_is_published_after() {
     let mut checker = history(STRICT, false);
-    checker.begin(3);
+    checker.node_started(3);
     checker.oblige(4 * SECOND, 3);
     deliver(&mut checker, 3, 3).expect("it may start anywhere");
     objects(deliver(&mut checker, 3, 2), "was delivered after");
-    let lacks = checker.standing().first_missing.expect("hosts 1 and 2 lack everything");
+    let lacks = checker.completeness().first_missing.expect("hosts 1 and 2 lack everything");
     assert!(lacks.contains("host 1 lacks 7/0"), "{lacks}");
-    checker.end(1);
-    checker.end(2);
-    assert_eq!(checker.standing().expected, 2);
-    assert!(checker.standing().first_missing.expect("it lacks the last").contains("host 3 lacks 7/4"));
+    checker.node_ended(1);
+    checker.node_ended(2);
+    assert_eq!(checker.completeness().expected, 2);
+    assert!(checker.completeness().first_missing.expect("it lacks the last").contains("host 3 lacks 7/4"));
 }
 
 #[test]
@@ -139,24 +139,24 @@ fn of_an_origin_that_ended_only_what_somebody_has_is_owed() {
     let mut checker = history(STRICT, false);
     deliver(&mut checker, 1, 0).expect("it is the first");
     deliver(&mut checker, 1, 1).expect("it is the next");
-    checker.end(0);
-    let standing = checker.standing();
-    assert_eq!((standing.expected, standing.delivered), (4, 2));
-    assert!(standing.first_missing.expect("host 2 lacks both").contains("host 2 lacks 7/0"));
+    checker.node_ended(0);
+    let completeness = checker.completeness();
+    assert_eq!((completeness.expected, completeness.delivered), (4, 2));
+    assert!(completeness.first_missing.expect("host 2 lacks both").contains("host 2 lacks 7/0"));
     objects(checker.clone().missed(109 * SECOND, 2, 0, 7, (0, 0)), "but host 1 had them lately");
     checker.missed(111 * SECOND, 2, 0, 7, (0, 0)).expect("its origin is gone, and nobody keeps them that long");
     deliver(&mut checker, 2, 1).expect("it is the next");
-    assert_eq!(checker.standing().first_missing, None);
+    assert_eq!(checker.completeness().first_missing, None);
 }
 
 #[test]
 fn who_was_known_once_is_owed_what_follows_even_if_it_is_forgotten() {
     let mut checker = history(STRICT, false);
-    let lacks = |checker: &Checker| checker.standing().first_missing;
+    let lacks = |checker: &Checker| checker.completeness().first_missing;
     let publish = |checker: &mut Checker, seq: u64, known: &[HostId]| {
         let id = MessageId { epoch: 7, seq };
         checker.published(11 * SECOND, 0, id, "k", &value(seq)).expect("it may publish");
-        checker.knew(0, |host| known.contains(&host));
+        checker.members_known(0, |host| known.contains(&host));
     };
     publish(&mut checker, 5, &[1]);
     for seq in 0..6 {
@@ -175,14 +175,14 @@ fn who_was_known_once_is_owed_what_follows_even_if_it_is_forgotten() {
 #[test]
 fn a_receipt_counts_only_who_has_the_message_or_was_told() {
     let mut checker = history(STRICT, true);
-    checker.knew(0, |_| true);
-    checker.receipt(0, 0, 0).expect("nobody has it");
-    objects(checker.receipt(0, 0, 1), "says that 1 nodes have message 0, but 0 have");
+    checker.members_known(0, |_| true);
+    checker.check_receipt(0, 0, 0).expect("nobody has it");
+    objects(checker.check_receipt(0, 0, 1), "says that 1 nodes have message 0, but 0 have");
     deliver(&mut checker, 1, 0).expect("it is the first");
     checker.missed(10 * SECOND, 2, 0, 7, (0, 1)).expect("loss is allowed");
-    checker.receipt(0, 0, 2).expect("one has it, one was told");
-    objects(checker.receipt(0, 1, 2), "but 1 have");
-    assert_eq!([0, 1, 2].map(|seq| checker.served(0, seq)), [2, 1, 0]);
+    checker.check_receipt(0, 0, 2).expect("one has it, one was told");
+    objects(checker.check_receipt(0, 1, 2), "but 1 have");
+    assert_eq!([0, 1, 2].map(|seq| checker.delivered_count(0, seq)), [2, 1, 0]);
 }
 
 #[test]
@@ -215,33 +215,33 @@ fn a_node_publishes_in_its_own_order() {
 #[test]
 fn a_node_that_gives_itself_up_is_found() {
     let mut checker = history(LAX, false);
-    checker.standing_of(1, MemberState::Alive, 3, false).expect("it is well");
-    checker.standing_of(1, MemberState::Left, 3, true).expect("it leaves");
-    objects(checker.standing_of(1, MemberState::Dead, 3, false), "declares itself Dead");
-    objects(checker.standing_of(1, MemberState::Left, 3, false), "declares itself Left");
-    objects(checker.standing_of(1, MemberState::Alive, 2, false), "falls from 3 to 2");
-    checker.begin(1);
-    checker.standing_of(1, MemberState::Alive, 1, false).expect("another life");
+    checker.check_own_state(1, MemberState::Alive, 3, false).expect("it is well");
+    checker.check_own_state(1, MemberState::Left, 3, true).expect("it leaves");
+    objects(checker.check_own_state(1, MemberState::Dead, 3, false), "declares itself Dead");
+    objects(checker.check_own_state(1, MemberState::Left, 3, false), "declares itself Left");
+    objects(checker.check_own_state(1, MemberState::Alive, 2, false), "falls from 3 to 2");
+    checker.node_started(1);
+    checker.check_own_state(1, MemberState::Alive, 1, false).expect("another life");
 }
 
 #[test]
 fn an_incarnation_that_falls_in_a_view_is_found() {
     let at = |port| SocketAddr::from(([10, 0, 0, 2], port));
     let mut checker = history(LAX, false);
-    checker.view(1, [(2, at(1), 5)].into_iter()).expect("it is new");
-    checker.view(1, [(2, at(2), 1)].into_iter()).expect("it has moved");
-    checker.view(1, [(2, at(2), 3)].into_iter()).expect("it rises");
-    objects(checker.view(1, [(2, at(2), 2)].into_iter()), "falls from 3 to 2");
-    checker.view(1, [].into_iter()).expect("it is forgotten");
-    checker.view(1, [(2, at(2), 1)].into_iter()).expect("it is new again");
+    checker.check_view(1, [(2, at(1), 5)].into_iter()).expect("it is new");
+    checker.check_view(1, [(2, at(2), 1)].into_iter()).expect("it has moved");
+    checker.check_view(1, [(2, at(2), 3)].into_iter()).expect("it rises");
+    objects(checker.check_view(1, [(2, at(2), 2)].into_iter()), "falls from 3 to 2");
+    checker.check_view(1, [].into_iter()).expect("it is forgotten");
+    checker.check_view(1, [(2, at(2), 1)].into_iter()).expect("it is new again");
 }
 
 #[test]
 fn more_than_the_bound_is_too_much() {
     let mut checker = history(LAX, false);
     let size = |held| Size { what: "messages", held, bound: 10 };
-    checker.sizes([size(10)]).expect("it is within its bound");
-    checker.sizes([size(3)]).expect("it is within its bound");
+    checker.check_sizes([size(10)]).expect("it is within its bound");
+    checker.check_sizes([size(3)]).expect("it is within its bound");
     assert_eq!(checker.counts.sizes, [size(10)]);
-    objects(checker.sizes([size(11)]), "11 messages, more than its bound of 10");
+    objects(checker.check_sizes([size(11)]), "11 messages, more than its bound of 10");
 }

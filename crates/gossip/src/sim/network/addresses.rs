@@ -1,17 +1,17 @@
-//! Which host is at which address, what its name leads to, and how both change.
+//! The addresses and names of hosts, and how they change.
 
 use std::net::SocketAddr;
 
 use super::{
     Network,
-    host::{Due, HostId},
+    host::{HostId, ScheduledEvent},
 };
 
 /// The port of every node.
 const PORT: u16 = 7946;
 
 impl Network {
-    /// The address `10.a.b.c` of a number.
+    /// The address `10.a.b.c` that is numbered so.
     pub(crate) fn address(number: u32) -> SocketAddr {
         let [_, a, b, c] = number.to_be_bytes();
         SocketAddr::from(([10, a, b, c], PORT))
@@ -31,7 +31,7 @@ impl Network {
         *self.by_ip.get(Self::number(addr)?)?
     }
 
-    /// Gives a host another address; its old one is nobody's then.
+    /// Moves a host to another address; no host has its old one then.
     pub(crate) fn move_host(&mut self, host: HostId, addr: SocketAddr) {
         self.vacate(host, self.hosts[host].addr);
         self.occupy(host, addr);
@@ -55,15 +55,15 @@ impl Network {
         }
     }
 
-    /// Gives a host another address while its node runs: what it has open leads nowhere any more.
-    pub(crate) fn readdress(&mut self, host: HostId, addr: SocketAddr) {
+    /// Moves a host to another address while its node runs, which breaks its streams.
+    pub(crate) fn change_address(&mut self, host: HostId, addr: SocketAddr) {
         self.move_host(host, addr);
         self.hosts[host].has_moved = true;
         self.abandon_streams(host);
     }
 
-    /// Lets what a host sends come from another address, which is its own, too, or from the one it has.
-    pub(crate) fn send_from(&mut self, host: HostId, source: Option<SocketAddr>) {
+    /// From now on, what a host sends comes from another address of its own, or again from its usual one.
+    pub(crate) fn set_source(&mut self, host: HostId, source: Option<SocketAddr>) {
         if let Some(old) = self.hosts[host].source.take() {
             self.vacate(host, old);
         }
@@ -73,19 +73,19 @@ impl Network {
         }
     }
 
-    /// Lets a name stand for several addresses.
+    /// Gives a name several addresses.
     #[cfg(test)]
     pub(crate) fn alias(&mut self, name: &str, addrs: &[SocketAddr]) {
         self.by_name.insert(name.to_owned(), addrs.to_vec());
     }
 
-    /// A node asks whether its address is still its host's; it is told if not.
+    /// Checks for a node whether its address is still its host's. The node gets the new one if not.
     pub(super) fn check_address(&mut self, host: HostId) {
-        // The node is at work, and can be told nothing now.
-        let place = &self.hosts[host];
-        if place.has_moved {
-            let due = Due::Address { host, life: place.life };
-            self.at(self.now, due);
+        // The node is being drained, and takes no input now.
+        let state = &self.hosts[host];
+        if state.has_moved {
+            let event = ScheduledEvent::Address { host, life: state.life };
+            self.at(self.now, event);
         }
     }
 }

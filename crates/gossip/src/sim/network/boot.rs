@@ -1,4 +1,4 @@
-//! How a node is started.
+//! How a node starts on a host.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -10,36 +10,50 @@ use crate::{
     node::{AdvertisedHost, Node, NodeConfig},
 };
 
-/// What a node takes for its address.
+/// Where a node has its address from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Advertises {
-    /// The one its host has when it starts.
+pub(crate) enum AddressSource {
+    /// Its host's address at the start; it never changes.
     #[default]
     Fixed,
-    /// The one its host has.
+    /// Its host's address at any time, which the node guesses.
     Guessed,
-    /// The one that its name leads to.
+    /// A lookup of the host's name.
     Named,
 }
 
-/// What a node is started with.
+/// How to start a node.
 #[derive(Clone, Debug)]
-pub(crate) struct Boot<'a> {
+pub(crate) struct BootOptions<'a> {
     pub(crate) seeds: &'a [Seed],
     pub(crate) tuning: &'a Tuning,
     pub(crate) limits: Retention,
     pub(crate) envelope: Envelope,
-    /// Whether it begins with what the others still retain.
+    /// Whether it asks the others for what they retain.
     pub(crate) replay: bool,
-    /// What the host's wall clock says, in microseconds since 1970.
+    /// The host's wall clock, in microseconds since 1970.
     pub(crate) epoch: u64,
-    pub(crate) advertises: Advertises,
-    /// Whom it knows from the start.
-    pub(crate) acquainted: Option<&'a Arc<Cohort>>,
+    pub(crate) address_source: AddressSource,
+    /// The members that it knows from the start.
+    pub(crate) cohort: Option<&'a Arc<Cohort>>,
 }
 
-impl Boot<'_> {
-    /// A node that begins at `now`, on a host of that name at that address.
+impl<'a> BootOptions<'a> {
+    /// With this tuning, without seeds, and otherwise with the defaults.
+    pub(crate) fn new(tuning: &'a Tuning) -> Self {
+        Self {
+            seeds: &[],
+            tuning,
+            limits: Retention::default(),
+            envelope: Envelope::default(),
+            replay: false,
+            epoch: 1,
+            address_source: AddressSource::Fixed,
+            cohort: None,
+        }
+    }
+
+    /// Starts a node at `now`, on a host of this name and address.
     pub(super) fn start(&self, now: Instant, name: &NodeName, addr: SocketAddr, rng_seed: u64) -> Node {
         let config = Config::new(name.to_string())
             .join(self.seeds.iter().cloned())
@@ -47,17 +61,17 @@ impl Boot<'_> {
             .retention(self.limits)
             .replay(self.replay)
             .envelope(self.envelope.clone());
-        // Different for each life, as the seed is.
+        // It differs for each life, as the seed does.
         let nonce = (u128::from(rng_seed) << 64).to_be_bytes()[..12].try_into().expect("12 bytes of 16");
         let config = NodeConfig { epoch: self.epoch, rng_seed, nonce, ..NodeConfig::new(config, addr) };
         let mut node = Node::new(now, config);
-        if let Some(cohort) = self.acquainted {
+        if let Some(cohort) = self.cohort {
             node.acquaint(now, cohort);
         }
-        match self.advertises {
-            Advertises::Fixed => {}
-            Advertises::Guessed => node.guess_address(now),
-            Advertises::Named => {
+        match self.address_source {
+            AddressSource::Fixed => {}
+            AddressSource::Guessed => node.guess_address(now),
+            AddressSource::Named => {
                 let host = Seed { host: name.to_string(), port: DEFAULT_PORT };
                 node.follow(now, AdvertisedHost { host, ipv6: false });
             }

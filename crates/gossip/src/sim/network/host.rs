@@ -1,4 +1,4 @@
-//! A host, and what is on its way to it.
+//! A host, and the events that concern it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,16 +11,21 @@ use crate::{
     config::Seed,
     member::NodeName,
     node::{Action, Node, StreamId, Transmit},
-    sim::agenda::Time,
+    sim::event_queue::VirtualTime,
 };
 
 /// A host, by its number.
 pub(crate) type HostId = usize;
 
-/// A stream, by the order in which they were opened.
+/// The name of a host, and of the nodes that run on it.
+pub(crate) fn host_name(host: HostId) -> String {
+    format!("n{host}")
+}
+
+/// A stream, numbered in the order of opening.
 pub(super) type ConnectionId = u64;
 
-/// One end of a stream, by where it was opened; and what flows towards it.
+/// One end of a stream, and the flow towards it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Opener = 0,
@@ -36,9 +41,9 @@ impl Side {
     }
 }
 
-/// Something that is to happen.
+/// An event in the [`EventQueue`](crate::sim::event_queue::EventQueue).
 #[derive(Debug)]
-pub(super) enum Due {
+pub(super) enum ScheduledEvent {
     Datagram {
         from: SocketAddr,
         to: SocketAddr,
@@ -56,16 +61,16 @@ pub(super) enum Due {
         life: u32,
         seed: Seed,
     },
-    /// A node is told where it is.
+    /// A node gets its host's new address.
     Address {
         host: HostId,
         life: u32,
     },
-    /// Not the network's: whoever runs it has asked to be called.
-    Call(u64),
+    /// Scheduled by the owner of the network, for itself.
+    Callback(u64),
 }
 
-/// What a host has sent.
+/// How much a host has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
     pub(crate) packets: u64,
@@ -77,23 +82,24 @@ pub(crate) struct Traffic {
 pub(super) struct Host {
     pub(super) name: NodeName,
     pub(super) addr: SocketAddr,
-    /// Where what it sends comes from, if not from there.
+    /// The source address of what it sends, if that is another one.
     pub(super) source: Option<SocketAddr>,
-    /// Its address has changed since its node was started.
+    /// Its address has changed since its node started.
     pub(super) has_moved: bool,
     pub(super) node: Option<Box<Node>>,
     /// How many nodes have been started here.
     pub(super) life: u32,
-    /// When the agenda calls its deadline up.
-    pub(super) armed: Option<Time>,
+    /// When the event for its node's deadline comes up.
+    pub(super) timer_at: Option<VirtualTime>,
     pub(super) paused: bool,
-    /// Its messages are blocked, and wait; its deadlines do not.
+    /// Its messages wait in both directions, but its deadlines pass.
     pub(super) muted: bool,
-    pub(super) held: VecDeque<Due>,
-    pub(super) held_bytes: usize,
-    /// What it wants sent and done meanwhile.
-    pub(super) unsent: VecDeque<Unsent>,
-    pub(super) unsent_bytes: usize,
+    /// What has arrived while the host is stalled.
+    pub(super) inbox: VecDeque<ScheduledEvent>,
+    pub(super) inbox_bytes: usize,
+    /// What the node wants to send and do while it is muted.
+    pub(super) outbox: VecDeque<OutboxItem>,
+    pub(super) outbox_bytes: usize,
     pub(super) streams: BTreeMap<StreamId, (ConnectionId, Side)>,
     /// Sent in all its lives.
     pub(super) traffic: Traffic,
@@ -109,32 +115,32 @@ impl Host {
             has_moved: false,
             node: None,
             life: 0,
-            armed: None,
+            timer_at: None,
             paused: false,
             muted: false,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            unsent: VecDeque::new(),
-            unsent_bytes: 0,
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            outbox: VecDeque::new(),
+            outbox_bytes: 0,
             streams: BTreeMap::new(),
             traffic: Traffic::default(),
         }
     }
 
-    /// Whether what arrives waits.
-    pub(super) fn holds(&self) -> bool {
+    /// Whether arriving events wait in the inbox.
+    pub(super) fn is_stalled(&self) -> bool {
         self.paused || self.muted
     }
 
-    /// Where what it sends comes from.
+    /// The source address of what it sends.
     pub(super) fn sends_from(&self) -> SocketAddr {
         self.source.unwrap_or(self.addr)
     }
 }
 
-/// What a host whose messages are blocked cannot do yet.
+/// What a muted host cannot send or do yet.
 #[derive(Debug)]
-pub(super) enum Unsent {
+pub(super) enum OutboxItem {
     Datagram(Transmit),
     Action(Action),
 }

@@ -1,11 +1,10 @@
 //! The virtual network: hosts with nodes on them, and everything that is on its way between them.
 //!
-//! No step costs more in a larger network: what is to happen waits in one [`Agenda`], a node's deadline
-//! with one entry that is checked when it comes up, and addresses, streams and their ends are found by
-//! number.
+//! It is a discrete-event simulation. The cost of a step does not depend on the size of the network: all events are in one
+//! [`EventQueue`], a node's deadline takes one entry that is checked when it comes up, and addresses, streams and their ends
+//! are found by number.
 //!
-//! A host outlives its node: it is up or down, paused or cut off, and each node that is started on it is
-//! one *life*.
+//! A host outlives its nodes. Each node that starts on a host is one *life* of it; other documents call this an epoch.
 
 mod addresses;
 mod boot;
@@ -17,6 +16,7 @@ use std::{
     collections::BTreeMap,
     mem,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,47 +25,49 @@ use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub(crate) use self::{
-    boot::{Advertises, Boot},
-    host::{HostId, Traffic},
-    paths::{Ways, Wrong},
+    boot::{AddressSource, BootOptions},
+    host::{HostId, Traffic, host_name},
+    paths::{AffectedPaths, Impairment},
 };
 use self::{
-    host::{ConnectionId, Due, Host, Unsent},
+    host::{ConnectionId, Host, OutboxItem, ScheduledEvent},
     paths::Paths,
     streams::Connection,
 };
 use super::{
-    agenda::{Agenda, Time},
     digest::Digest,
-    link::Link,
+    event_queue::{EventQueue, VirtualTime, nanos},
+    link::LinkConditions,
     trace::Trace,
 };
 use crate::{
     Event, Message,
     member::NodeName,
-    node::{Action, AddressGuess, Node, Transmit},
+    membership::Cohort,
+    node::{Action, AddressGuess, Node, Transmit, VERSIONS},
 };
 
-/// What a node tells its application: a message, or what else has happened.
+/// What a node delivers to its application: a message or an event.
 pub(crate) type Notification = Result<Message, Event>;
 
-/// How long a node takes for each of what has piled up while it was paused.
-const HANDLING: Time = 20_000;
-/// What has happened.
+/// How long a node takes for each event that has piled up while it was stalled.
+const HANDLING: VirtualTime = 20_000;
+
+/// What a step has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A node may have changed.
     Host(HostId),
-    /// A call that was asked for.
-    Call(u64),
+    /// A scheduled callback is due.
+    Callback(u64),
 }
 
-/// A division of the network.
+/// A network partition.
 #[derive(Clone, Debug)]
-pub(crate) struct Cut {
-    /// For each host, the side that it is on, if any.
+pub(crate) struct Partition {
+    /// The side that each host is on, if any.
     pub(crate) sides: Vec<Option<bool>>,
-    /// Whether only what the `false` side sends to the `true` side is lost.
+    /// Only what the `false` side sends to the `true` side is lost.
     pub(crate) one_way: bool,
 }
 
@@ -73,20 +75,20 @@ pub(crate) struct Cut {
 #[derive(Debug)]
 pub(crate) struct Network {
     start: Instant,
-    now: Time,
+    now: VirtualTime,
     rng: Xoshiro256PlusPlus,
-    pub(crate) link: Link,
+    pub(crate) link: LinkConditions,
     hosts: Vec<Host>,
-    /// The host at each address, by the lower three bytes of it.
+    /// The host at each address, by the address's lower three bytes.
     by_ip: Vec<Option<HostId>>,
     by_name: BTreeMap<String, Vec<SocketAddr>>,
-    cuts: BTreeMap<u64, Cut>,
+    partitions: BTreeMap<u64, Partition>,
     paths: Paths,
-    agenda: Agenda<Due>,
+    event_queue: EventQueue<ScheduledEvent>,
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
-    told: Vec<(HostId, Notification)>,
-    /// Steps done.
+    notifications: Vec<(HostId, Notification)>,
+    /// How many steps were made.
     pub(crate) steps: u64,
     digest: Digest,
     pub(crate) trace: Trace,
@@ -97,7 +99,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, link: Link) -> Self {
+    pub(crate) fn new(seed: u64, link: LinkConditions) -> Self {
         Self {
             start: Instant::now(),
             now: 0,
@@ -106,12 +108,12 @@ impl Network {
             hosts: Vec::new(),
             by_ip: Vec::new(),
             by_name: BTreeMap::new(),
-            cuts: BTreeMap::new(),
+            partitions: BTreeMap::new(),
             paths: Paths::default(),
-            agenda: Agenda::new(),
+            event_queue: EventQueue::new(),
             connections: BTreeMap::new(),
             next_connection: 0,
-            told: Vec::new(),
+            notifications: Vec::new(),
             steps: 0,
             digest: Digest::new(),
             trace: Trace::off(),
@@ -121,7 +123,7 @@ impl Network {
         }
     }
 
-    /// How long it has been running.
+    /// The virtual time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         Duration::from_nanos(self.now)
     }
@@ -130,11 +132,11 @@ impl Network {
         self.start + self.elapsed()
     }
 
-    fn time(&self, at: Instant) -> Time {
-        u64::try_from(at.saturating_duration_since(self.start).as_nanos()).expect("a run is shorter than 500 years")
+    fn time(&self, at: Instant) -> VirtualTime {
+        nanos(at.saturating_duration_since(self.start))
     }
 
-    /// A host without a node.
+    /// Adds a host without a node.
     pub(crate) fn add_host(&mut self, name: &str, addr: SocketAddr) -> HostId {
         let host = self.hosts.len();
         self.hosts.push(Host::new(name.into(), addr));
@@ -142,107 +144,108 @@ impl Network {
         host
     }
 
-    /// Has a datagram arrive at a host, whoever sent it.
+    /// Sends a forged datagram to a host.
     pub(crate) fn inject(&mut self, from: SocketAddr, host: HostId, payload: Bytes) {
         let delay = self.link.delay.draw(&mut self.rng);
-        self.after(delay, Due::Datagram { from, to: self.hosts[host].addr, payload });
+        self.after(delay, ScheduledEvent::Datagram { from, to: self.hosts[host].addr, payload });
     }
 
     /// Starts a node on a host that has none.
-    pub(crate) fn boot(&mut self, host: HostId, boot: &Boot<'_>) {
+    pub(crate) fn boot(&mut self, host: HostId, options: &BootOptions<'_>) {
         let (now, rng_seed) = (self.now(), self.rng.random());
-        let place = &mut self.hosts[host];
-        assert!(place.node.is_none(), "a node is running on {} already", place.addr);
-        place.life += 1;
-        place.has_moved = false;
-        place.armed = None;
-        let node = boot.start(now, &place.name, place.addr, rng_seed);
-        place.node = Some(Box::new(node));
+        let state = &mut self.hosts[host];
+        assert!(state.node.is_none(), "a node is running on {} already", state.addr);
+        state.life += 1;
+        state.has_moved = false;
+        state.timer_at = None;
+        let node = options.start(now, &state.name, state.addr, rng_seed);
+        state.node = Some(Box::new(node));
         self.drain(host);
     }
 
-    /// Ends a node without a word. Its host refuses streams from then on, and drops datagrams.
+    /// Crashes a node. From then on its host refuses streams, and drops datagrams.
     pub(crate) fn kill(&mut self, host: HostId) {
-        let place = &mut self.hosts[host];
-        place.node = None;
-        place.armed = None;
-        (place.paused, place.muted) = (false, false);
-        place.held.clear();
-        place.unsent.clear();
-        (place.held_bytes, place.unsent_bytes) = (0, 0);
+        let state = &mut self.hosts[host];
+        state.node = None;
+        state.timer_at = None;
+        (state.paused, state.muted) = (false, false);
+        state.inbox.clear();
+        state.outbox.clear();
+        (state.inbox_bytes, state.outbox_bytes) = (0, 0);
         self.reset_streams(host);
     }
 
-    /// Stops a node's process, as SIGSTOP does: what arrives waits, and so do its deadlines.
+    /// Stops a node's process, as SIGSTOP does: arriving events and its deadlines wait.
     pub(crate) fn pause(&mut self, host: HostId) {
         self.hosts[host].paused = self.hosts[host].node.is_some();
     }
 
-    /// Lets it go on. It works off what has piled up, while its deadlines are long due.
+    /// Continues a paused process, as SIGCONT does. Its deadlines are overdue, and its inbox is full.
     pub(crate) fn resume(&mut self, host: HostId) {
-        let place = &mut self.hosts[host];
-        if !mem::take(&mut place.paused) {
+        let state = &mut self.hosts[host];
+        if !mem::take(&mut state.paused) {
             return;
         }
         self.work_off(host);
-        self.arm(host);
+        self.arm_timer(host);
     }
 
-    /// Blocks a node's messages, in both directions, while its time goes on: a process that is overloaded
-    /// notices that answers do not come, and cannot know that it is itself the reason.
+    /// Blocks a node's messages in both directions while its time goes on, as in an overloaded process: it notices missing
+    /// answers, and cannot know that it is itself the cause.
     pub(crate) fn mute(&mut self, host: HostId) {
         self.hosts[host].muted = self.hosts[host].node.is_some();
     }
 
-    /// Lets its messages through: what it has sent meanwhile leaves, and what has arrived is worked off.
+    /// Ends [`mute`](Self::mute): what the node has sent meanwhile leaves, and it handles what has arrived.
     pub(crate) fn unmute(&mut self, host: HostId) {
-        let place = &mut self.hosts[host];
-        place.muted = false;
-        place.unsent_bytes = 0;
-        for unsent in mem::take(&mut place.unsent) {
-            match unsent {
-                Unsent::Datagram(transmit) => self.send(host, transmit),
-                Unsent::Action(action) => self.act(host, action),
+        let state = &mut self.hosts[host];
+        state.muted = false;
+        state.outbox_bytes = 0;
+        for item in mem::take(&mut state.outbox) {
+            match item {
+                OutboxItem::Datagram(transmit) => self.send(host, transmit),
+                OutboxItem::Action(action) => self.perform(host, action),
             }
         }
         self.work_off(host);
     }
 
     fn work_off(&mut self, host: HostId) {
-        let place = &mut self.hosts[host];
-        place.held_bytes = 0;
-        for (at, due) in (self.now..).step_by(HANDLING as usize).zip(mem::take(&mut place.held)) {
-            self.agenda.push(at, due);
+        let state = &mut self.hosts[host];
+        state.inbox_bytes = 0;
+        for (at, event) in (self.now..).step_by(HANDLING as usize).zip(mem::take(&mut state.inbox)) {
+            self.event_queue.push(at, event);
         }
     }
 
-    pub(crate) fn cut(&mut self, id: u64, cut: Cut) {
-        self.cuts.insert(id, cut);
+    pub(crate) fn partition(&mut self, id: u64, partition: Partition) {
+        self.partitions.insert(id, partition);
     }
 
     pub(crate) fn heal(&mut self, id: u64) {
-        self.cuts.remove(&id);
+        self.partitions.remove(&id);
     }
 
-    pub(crate) fn impair(&mut self, id: u64, ways: Ways, wrong: Wrong) {
-        self.paths.impair(id, ways, wrong);
+    pub(crate) fn impair(&mut self, id: u64, paths: AffectedPaths, impairment: Impairment) {
+        self.paths.impair(id, paths, impairment);
     }
 
     pub(crate) fn restore(&mut self, id: u64) {
         self.paths.restore(id);
     }
 
-    /// Whether a host is on a side of some division, or something is wrong with its paths.
-    pub(crate) fn is_cut(&self, host: HostId) -> bool {
-        self.cuts.values().any(|cut| cut.sides.get(host).is_some_and(Option::is_some)) || self.paths.involve(host)
+    /// Whether a host is in a partition, or a path of it is impaired.
+    pub(crate) fn is_disturbed(&self, host: HostId) -> bool {
+        self.partitions.values().any(|partition| partition.sides.get(host).is_some_and(Option::is_some))
+            || self.paths.affect(host)
     }
 
-    fn passes(&self, from: HostId, to: HostId) -> bool {
-        self.cuts.values().all(|cut| {
-            let side = |host: HostId| cut.sides.get(host).copied().flatten();
+    fn is_connected(&self, from: HostId, to: HostId) -> bool {
+        self.partitions.values().all(|partition| {
+            let side = |host: HostId| partition.sides.get(host).copied().flatten();
             match (side(from), side(to)) {
                 (Some(false), Some(true)) => false,
-                (Some(true), Some(false)) => cut.one_way,
+                (Some(true), Some(false)) => partition.one_way,
                 _ => true,
             }
         })
@@ -265,6 +268,12 @@ impl Network {
         &self.hosts[host].name
     }
 
+    /// What nodes know from the start if so many hosts, the first ones, know each other.
+    pub(crate) fn cohort(&self, hosts: usize) -> Arc<Cohort> {
+        let members = self.hosts[..hosts].iter().map(|host| (host.name.clone(), host.addr.into(), VERSIONS));
+        Arc::new(Cohort::new(members))
+    }
+
     pub(crate) fn is_paused(&self, host: HostId) -> bool {
         self.hosts[host].paused
     }
@@ -277,27 +286,27 @@ impl Network {
         })
     }
 
-    /// What stands for all that has happened: equal runs have equal ones.
+    /// The digest of everything that has happened. Equal runs have equal digests.
     pub(crate) fn digest(&self) -> u64 {
         self.digest.finish()
     }
 
-    /// Asks to be called after a time.
-    pub(crate) fn call(&mut self, after: Duration, call: u64) {
-        self.after(after, Due::Call(call));
+    /// Schedules a step for the owner of the network, who gives `callback` a meaning.
+    pub(crate) fn schedule_callback(&mut self, after: Duration, callback: u64) {
+        self.after(after, ScheduledEvent::Callback(callback));
     }
 
-    /// Takes what nodes have told their applications.
-    pub(crate) fn take_told(&mut self, told: &mut Vec<(HostId, Notification)>) {
-        told.append(&mut self.told);
+    /// Moves what nodes have delivered to their applications into `drained`.
+    pub(crate) fn drain_notifications(&mut self, drained: &mut Vec<(HostId, Notification)>) {
+        drained.append(&mut self.notifications);
     }
 
-    /// Moves to the next thing that happens within a time from the start, and lets it happen.
+    /// Advances to the next event, no later than `end` after the start, and processes it. `None` if there is none.
     pub(crate) fn step(&mut self, end: Duration) -> Option<Step> {
         let end = u64::try_from(end.as_nanos()).unwrap_or(u64::MAX);
-        while let Some((at, due)) = self.agenda.pop(end) {
+        while let Some((at, event)) = self.event_queue.pop(end) {
             self.now = self.now.max(at);
-            if let Some(step) = self.happen(due) {
+            if let Some(step) = self.process(event) {
                 self.steps += 1;
                 return Some(step);
             }
@@ -306,39 +315,39 @@ impl Network {
         None
     }
 
-    /// Lets something happen; nothing may come of it.
-    fn happen(&mut self, due: Due) -> Option<Step> {
-        match due {
-            Due::Timer { host } => {
+    /// Processes an event. `None` if nothing comes of it.
+    fn process(&mut self, event: ScheduledEvent) -> Option<Step> {
+        match event {
+            ScheduledEvent::Timer { host } => {
                 let now = self.now();
-                let place = &mut self.hosts[host];
-                if place.armed != Some(self.now) {
+                let state = &mut self.hosts[host];
+                if state.timer_at != Some(self.now) {
                     return None;
                 }
-                place.armed = None;
-                if place.paused {
+                state.timer_at = None;
+                if state.paused {
                     return None;
                 }
-                let is_due = place.node.as_ref()?.poll_timeout().is_some_and(|at| at <= now);
+                let is_due = state.node.as_ref()?.poll_timeout().is_some_and(|at| at <= now);
                 if !is_due {
-                    self.arm(host);
+                    self.arm_timer(host);
                     return None;
                 }
                 self.record("timer", host, &[]);
                 self.with(host, |node, now| node.handle_timeout(now));
                 Some(Step::Host(host))
             }
-            Due::Datagram { from, to, payload } => {
+            ScheduledEvent::Datagram { from, to, payload } => {
                 let host = self.host_at(to)?;
-                if self.host_at(from).is_some_and(|from| !self.passes(from, host)) {
+                if self.host_at(from).is_some_and(|from| !self.is_connected(from, host)) {
                     return None;
                 }
-                let place = &mut self.hosts[host];
-                place.node.as_ref()?;
-                if place.holds() {
-                    if place.held_bytes + payload.len() <= self.link.socket_buffer {
-                        place.held_bytes += payload.len();
-                        place.held.push_back(Due::Datagram { from, to, payload });
+                let state = &mut self.hosts[host];
+                state.node.as_ref()?;
+                if state.is_stalled() {
+                    if state.inbox_bytes + payload.len() <= self.link.socket_buffer {
+                        state.inbox_bytes += payload.len();
+                        state.inbox.push_back(ScheduledEvent::Datagram { from, to, payload });
                     }
                     return None;
                 }
@@ -346,14 +355,14 @@ impl Network {
                 self.with(host, |node, now| node.handle_datagram(now, from, &payload));
                 Some(Step::Host(host))
             }
-            Due::Flow { connection, side } => self.flow(connection, side),
-            Due::Lookup { host, life, seed } => {
-                let place = &mut self.hosts[host];
-                if place.life != life {
+            ScheduledEvent::Flow { connection, side } => self.flow(connection, side),
+            ScheduledEvent::Lookup { host, life, seed } => {
+                let state = &mut self.hosts[host];
+                if state.life != life {
                     return None;
                 }
-                if place.holds() {
-                    place.held.push_back(Due::Lookup { host, life, seed });
+                if state.is_stalled() {
+                    state.inbox.push_back(ScheduledEvent::Lookup { host, life, seed });
                     return None;
                 }
                 let addrs = match seed.host.parse() {
@@ -364,24 +373,24 @@ impl Network {
                 self.with(host, |node, now| node.handle_lookup(now, &seed, addrs));
                 Some(Step::Host(host))
             }
-            Due::Address { host, life } => {
-                let place = &mut self.hosts[host];
-                if place.life != life {
+            ScheduledEvent::Address { host, life } => {
+                let state = &mut self.hosts[host];
+                if state.life != life {
                     return None;
                 }
-                if place.holds() {
-                    place.held.push_back(Due::Address { host, life });
+                if state.is_stalled() {
+                    state.inbox.push_back(ScheduledEvent::Address { host, life });
                     return None;
                 }
-                let addr = place.addr;
+                let addr = state.addr;
                 self.record("address", host, &[]);
                 self.with(host, |node, now| node.set_guess(now, addr.ip(), AddressGuess::Interfaces));
                 Some(Step::Host(host))
             }
-            Due::Call(call) => {
-                self.digest.add(&[self.now, call]);
-                self.trace.note(self.steps, self.now, || format!("call {call}"));
-                Some(Step::Call(call))
+            ScheduledEvent::Callback(callback) => {
+                self.digest.add(&[self.now, callback]);
+                self.trace.note(self.steps, self.now, || format!("call {callback}"));
+                Some(Step::Callback(callback))
             }
         }
     }
@@ -397,7 +406,7 @@ impl Network {
         });
     }
 
-    /// One mutation, then drain. A node that is gone does nothing.
+    /// Runs `act` on a node, then drains the node. `None` if there is no node.
     pub(crate) fn with<T>(&mut self, host: HostId, act: impl FnOnce(&mut Node, Instant) -> T) -> Option<T> {
         let now = self.now();
         let result = act(self.hosts[host].node.as_deref_mut()?, now);
@@ -408,87 +417,84 @@ impl Network {
     fn drain(&mut self, host: HostId) {
         let Some(mut node) = self.hosts[host].node.take() else { return };
         while let Some(transmit) = node.poll_transmit() {
-            let place = &mut self.hosts[host];
-            if !place.muted {
+            let state = &mut self.hosts[host];
+            if !state.muted {
                 self.send(host, transmit);
-            } else if place.unsent_bytes + transmit.payload.len() <= self.link.socket_buffer {
-                place.unsent_bytes += transmit.payload.len();
-                place.unsent.push_back(Unsent::Datagram(transmit));
+            } else if state.outbox_bytes + transmit.payload.len() <= self.link.socket_buffer {
+                state.outbox_bytes += transmit.payload.len();
+                state.outbox.push_back(OutboxItem::Datagram(transmit));
             }
         }
         while let Some(action) = node.poll_action() {
-            let place = &mut self.hosts[host];
-            if place.muted {
-                place.unsent.push_back(Unsent::Action(action));
+            let state = &mut self.hosts[host];
+            if state.muted {
+                state.outbox.push_back(OutboxItem::Action(action));
             } else {
-                self.act(host, action);
+                self.perform(host, action);
             }
         }
         while let Some(message) = node.poll_message() {
-            self.told.push((host, message));
+            self.notifications.push((host, message));
         }
         while let Some(event) = node.poll_event() {
-            self.told.push((host, Err(event)));
+            self.notifications.push((host, Err(event)));
         }
         self.hosts[host].node = Some(node);
-        self.arm(host);
+        self.arm_timer(host);
     }
 
     fn send(&mut self, host: HostId, Transmit { to, payload }: Transmit) {
-        let place = &mut self.hosts[host];
-        let from = place.sends_from();
+        let state = &mut self.hosts[host];
+        let from = state.sends_from();
         self.datagrams += 1;
         #[cfg(test)]
         if self.narrow.get(&(from, to)).is_some_and(|max| payload.len() > *max) {
             return;
         }
-        place.traffic.packets += 1;
-        place.traffic.packet_bytes += payload.len() as u64;
+        state.traffic.packets += 1;
+        state.traffic.packet_bytes += payload.len() as u64;
         let mut begin = self.now;
         if !self.paths.are_clear() {
             let Some(at) = self.paths.datagram(self.now, host, self.host_at(to), payload.len()) else { return };
             begin = at;
         }
         for delay in self.link.datagram(&mut self.rng).into_iter().flatten() {
-            let at = begin + u64::try_from(delay.as_nanos()).expect("delays are short");
-            self.at(at, Due::Datagram { from, to, payload: payload.clone() });
+            self.at(begin + nanos(delay), ScheduledEvent::Datagram { from, to, payload: payload.clone() });
         }
     }
 
-    fn act(&mut self, host: HostId, action: Action) {
+    fn perform(&mut self, host: HostId, action: Action) {
         match action {
             Action::Lookup { seed } => {
                 let (life, delay) = (self.hosts[host].life, self.link.delay.draw(&mut self.rng));
-                self.after(delay, Due::Lookup { host, life, seed });
+                self.after(delay, ScheduledEvent::Lookup { host, life, seed });
             }
             Action::Connect { id, to } => self.connect(host, id, to),
             Action::Write { id, data } => self.write(host, id, data),
             Action::Close { id } => self.close(host, id),
             Action::CheckAddress { .. } => self.check_address(host),
-            // There is one way to each host.
+            // Each host has one address.
             Action::GuessAddress { .. } => {}
         }
     }
 
-    /// Has the agenda call up a node's deadline. One that has moved back is found to be so when it
-    /// comes up.
-    fn arm(&mut self, host: HostId) {
-        let place = &self.hosts[host];
-        let Some(at) = place.node.as_ref().and_then(|node| node.poll_timeout()) else { return };
+    /// Schedules an event for a node's deadline, unless there is an earlier one: that is checked when it comes up.
+    fn arm_timer(&mut self, host: HostId) {
+        let state = &self.hosts[host];
+        let Some(at) = state.node.as_ref().and_then(|node| node.poll_timeout()) else { return };
         let at = self.time(at).max(self.now);
-        let place = &mut self.hosts[host];
-        if !place.paused && place.armed.is_none_or(|armed| at < armed) {
-            place.armed = Some(at);
-            self.agenda.push(at, Due::Timer { host });
+        let state = &mut self.hosts[host];
+        if !state.paused && state.timer_at.is_none_or(|timer_at| at < timer_at) {
+            state.timer_at = Some(at);
+            self.event_queue.push(at, ScheduledEvent::Timer { host });
         }
     }
 
-    fn after(&mut self, delay: Duration, due: Due) {
-        let delay = u64::try_from(delay.as_nanos()).expect("delays are short");
-        self.at(self.now + delay, due);
+    fn after(&mut self, delay: Duration, event: ScheduledEvent) {
+        self.at(self.now + nanos(delay), event);
     }
 
-    fn at(&mut self, at: Time, due: Due) {
-        self.agenda.push(at, due);
+    fn at(&mut self, at: VirtualTime, event: ScheduledEvent) {
+        self.event_queue.push(at, event);
     }
 }

@@ -1,5 +1,5 @@
-//! Streams between hosts: pieces keep their order, what is lost is sent again, and a stream that gets
-//! nothing through for long enough breaks, as TCP's do.
+//! Streams between hosts, as TCP has them: segments keep their order, lost ones are sent again, and a stream that gets nothing
+//! through for long enough breaks.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -7,15 +7,15 @@ use bytes::Bytes;
 
 use super::{
     Network, Step,
-    host::{ConnectionId, Due, HostId, Side},
+    host::{ConnectionId, HostId, ScheduledEvent, Side},
     paths,
 };
 use crate::{
     node::{StreamId, StreamInput},
-    sim::agenda::Time,
+    sim::event_queue::{VirtualTime, nanos},
 };
 
-/// How often a stream that gets nothing through tries again.
+/// How often a blocked stream tries again.
 const RETRY: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ enum Segment {
 }
 
 impl Segment {
-    /// Its bytes on the wire, with TCP's own.
+    /// Its bytes on the wire, with TCP's headers.
     fn len(&self) -> usize {
         const HEADER: usize = 40;
         match self {
@@ -39,18 +39,17 @@ impl Segment {
 
 #[derive(Debug, Default)]
 struct Flow {
-    segments: VecDeque<(Time, Segment)>,
-    /// When the last piece arrives.
-    last: Time,
-    blocked_since: Option<Time>,
+    segments: VecDeque<(VirtualTime, Segment)>,
+    /// When the last segment arrives.
+    last: VirtualTime,
+    blocked_since: Option<VirtualTime>,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Connection {
     to: SocketAddr,
-    /// The host at each end, as far as it is known, and what its node calls the stream while it wants
-    /// something from it.
+    /// The host at each end, as far as it is known, and the stream's number at its node, while the node uses it.
     hosts: [Option<HostId>; 2],
     ends: [Option<StreamId>; 2],
     flows: [Flow; 2],
@@ -81,7 +80,7 @@ impl Network {
         }
     }
 
-    /// A host's node is gone: its host says so to whoever sends to it.
+    /// Resets all streams of a host, as its node is gone.
     pub(super) fn reset_streams(&mut self, host: HostId) {
         for (_, (connection, side)) in std::mem::take(&mut self.hosts[host].streams) {
             self.push(connection, side.other(), Segment::Reset);
@@ -89,7 +88,7 @@ impl Network {
         }
     }
 
-    /// The address of a host has gone: what it has open leads nowhere, which neither end is told.
+    /// Breaks all streams of a host, as its address is gone. Neither end is told.
     pub(super) fn abandon_streams(&mut self, host: HostId) {
         for (_, (id, side)) in std::mem::take(&mut self.hosts[host].streams) {
             let Some(connection) = self.connections.remove(&id) else { continue };
@@ -106,10 +105,10 @@ impl Network {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let flow = &mut connection.flows[side as usize];
         let was_empty = flow.segments.is_empty();
-        let at = flow.last.max(self.now + delay.as_nanos() as u64);
+        let at = flow.last.max(self.now + nanos(delay));
         flow.last = at;
         match segment {
-            // On a slow link its pieces come one by one.
+            // Shares a slow link segment by segment.
             Segment::Data(mut data) if !is_clear => {
                 while data.len() > paths::SEGMENT {
                     flow.segments.push_back((at, Segment::Data(data.split_to(paths::SEGMENT))));
@@ -123,25 +122,29 @@ impl Network {
         }
     }
 
-    /// Puts the next piece of a flow on its way, if there is one.
+    /// Puts the next segment of a flow on its way, if there is one.
     fn send_next(&mut self, id: ConnectionId, side: Side) {
         let Some(connection) = self.connections.get(&id) else { return };
         let Some((at, segment)) = connection.flows[side as usize].segments.front() else { return };
         let (mut at, len) = ((*at).max(self.now), segment.len());
         if !self.paths.are_clear() {
-            let target = match side {
-                Side::Opener => connection.hosts[side as usize],
-                Side::Acceptor => connection.hosts[side as usize].or_else(|| self.host_at(connection.to)),
-            };
+            let target = self.target(connection, side);
             if let Some(source) = connection.hosts[side.other() as usize] {
                 at = at.max(self.paths.segment(self.now, source, target, len));
             }
         }
-        self.at(at, Due::Flow { connection: id, side });
+        self.at(at, ScheduledEvent::Flow { connection: id, side });
     }
 
-    /// An end wants nothing more. The stream is gone when nobody wants anything from it: neither an end,
-    /// nor one to come.
+    /// The host that a flow leads to, if there is one.
+    fn target(&self, connection: &Connection, side: Side) -> Option<HostId> {
+        match side {
+            Side::Opener => connection.hosts[side as usize],
+            Side::Acceptor => connection.hosts[side as usize].or_else(|| self.host_at(connection.to)),
+        }
+    }
+
+    /// One end has closed. The stream is removed when both have, and none is about to be opened.
     fn end(&mut self, id: ConnectionId, side: Side) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.ends[side as usize] = None;
@@ -152,20 +155,17 @@ impl Network {
         }
     }
 
-    /// Lets the next piece of a flow arrive.
+    /// Processes the arrival of the next segment of a flow.
     pub(super) fn flow(&mut self, id: ConnectionId, side: Side) -> Option<Step> {
         let connection = self.connections.get(&id)?;
-        let target = match side {
-            Side::Opener => connection.hosts[side as usize],
-            Side::Acceptor => connection.hosts[side as usize].or_else(|| self.host_at(connection.to)),
-        };
+        let target = self.target(connection, side);
         let source = connection.hosts[side.other() as usize];
         if let (Some(source), Some(target)) = (source, target) {
-            if !self.passes(source, target) {
+            if !self.is_connected(source, target) {
                 return self.block(id, side);
             }
-            if self.hosts[target].holds() {
-                self.hosts[target].held.push_back(Due::Flow { connection: id, side });
+            if self.hosts[target].is_stalled() {
+                self.hosts[target].inbox.push_back(ScheduledEvent::Flow { connection: id, side });
                 return None;
             }
         }
@@ -202,7 +202,7 @@ impl Network {
         }
         let connection = self.connections.get(&id)?;
         let (Some(target), Some(stream)) = (target, connection.ends[side as usize]) else {
-            // Nobody listens, and an opener that has gone waits for nothing: the last piece ends it.
+            // Both ends have closed: the last segment removes the stream.
             if connection.ends == [None, None] && connection.flows[side as usize].segments.is_empty() {
                 self.connections.remove(&id);
             }
@@ -233,28 +233,28 @@ impl Network {
         Some(Step::Host(target))
     }
 
-    /// The network is cut in the way of a flow: it tries again, until it gives up.
+    /// A partition blocks a flow: it tries again, until it gives up.
     fn block(&mut self, id: ConnectionId, side: Side) -> Option<Step> {
-        let (now, limit) = (self.now, self.link.stream_timeout.as_nanos() as u64);
+        let (now, limit) = (self.now, nanos(self.link.stream_timeout));
         let connection = self.connections.get_mut(&id)?;
         let flow = &mut connection.flows[side as usize];
         let since = *flow.blocked_since.get_or_insert(now);
         if now - since < limit {
-            self.after(RETRY, Due::Flow { connection: id, side });
+            self.after(RETRY, ScheduledEvent::Flow { connection: id, side });
             return None;
         }
-        // The sending side notices; what it had to say is lost. The other end waits on by itself.
+        // Only the sending end notices. What it has sent is lost.
         flow.segments.clear();
         let sender = side.other();
         let connection = self.connections.get(&id)?;
-        let told = connection.hosts[sender as usize].zip(connection.ends[sender as usize]);
-        if let Some((host, stream)) = told {
+        let noticed = connection.hosts[sender as usize].zip(connection.ends[sender as usize]);
+        if let Some((host, stream)) = noticed {
             self.record("stream timeout", host, &[]);
             let reason = "connection timed out".to_owned();
             self.with(host, |node, now| node.handle_stream(now, stream, StreamInput::Failed(reason)));
             self.hosts[host].streams.remove(&stream);
         }
         self.end(id, sender);
-        told.map(|(host, _)| Step::Host(host))
+        noticed.map(|(host, _)| Step::Host(host))
     }
 }

@@ -1,27 +1,29 @@
-//! What faults do to hosts and to the network, and what that means for what must come of it.
+//! Fault injection: what the steps of the schedule do to hosts and to the network, and to what hosts are owed.
 
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Run, nanos};
+use super::Run;
 use crate::{
     member::NodeName,
     node::Node,
     sim::{
+        event_queue::nanos,
         fault_schedule::FaultAction,
         network::{HostId, Network},
     },
     wire::{Dead, Message, packet},
 };
 
-/// How long without faults one that starts anew has been with the others when it is owed everything.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long there have to be no faults before a newcomer is owed messages.
+const NEWCOMER_DELAY: Duration = Duration::from_secs(2);
 
 impl Run<'_> {
+    /// Performs a step of fault injection.
     pub(super) fn apply(&mut self, action: FaultAction) {
         let now = self.net.elapsed();
-        self.changed = now;
+        self.last_fault_change = now;
         let disturbed: &[HostId] = match &action {
             FaultAction::Pause { hosts }
             | FaultAction::Resume { hosts }
@@ -43,19 +45,19 @@ impl Run<'_> {
         }
         match action {
             FaultAction::Partition { id, partition } => {
-                self.active += 1;
+                self.active_faults += 1;
                 self.net.partition(id, partition);
             }
             FaultAction::Heal { id } => {
-                self.active -= 1;
+                self.active_faults -= 1;
                 self.net.heal(id);
             }
             FaultAction::Pause { hosts } => {
-                self.active += 1;
+                self.active_faults += 1;
                 hosts.into_iter().for_each(|host| self.net.pause(host));
             }
             FaultAction::Resume { hosts } => {
-                self.active -= 1;
+                self.active_faults -= 1;
                 hosts.into_iter().for_each(|host| self.net.resume(host));
             }
             FaultAction::Crash { hosts } => {
@@ -76,7 +78,7 @@ impl Run<'_> {
             FaultAction::Boot { hosts, new_address } => {
                 for host in hosts {
                     if self.net.node(host).is_some() {
-                        // A good-bye takes its time; who has said it comes back after that.
+                        // A node that is still leaving restarts once it has left.
                         self.hosts[host].restarts |= self.hosts[host].is_leaving;
                         continue;
                     }
@@ -91,7 +93,7 @@ impl Run<'_> {
                 hosts.into_iter().for_each(|host| self.hosts[host].clock_error += (step * 1e6) as i64);
             }
             FaultAction::AddLoss { more } => {
-                self.active += if more > 0.0 { 1 } else { -1 };
+                self.active_faults += if more > 0.0 { 1 } else { -1 };
                 self.net.link.loss = (self.net.link.loss + more).clamp(0.0, 1.0);
             }
             FaultAction::Move { hosts, .. } => {
@@ -112,33 +114,35 @@ impl Run<'_> {
         }
     }
 
-    /// An address that nobody has had.
+    /// An address that no host has had.
     fn new_address(&mut self) -> SocketAddr {
         self.addresses += 1;
         Network::address(self.addresses - 1)
     }
 
-    /// Everybody hears that a host has left or failed, from an address that is nobody's.
+    /// Sends everybody a message that a host has left or failed, from an unknown address.
     fn forge(&mut self, victim: HostId, failed: bool) {
         let Some(node) = self.net.node(victim) else { return };
         let name = self.net.name(victim);
         let by = if failed { self.net.name((victim + 1) % self.hosts.len()) } else { name };
-        let payload = forged_end(node, name, by);
+        let payload = forged_death(node, name, by);
         let from = self.new_address();
         for host in (0..self.hosts.len()).filter(|host| *host != victim) {
             self.net.inject(from, host, payload.clone());
         }
     }
 
-    /// Nodes that are new are owed what is published once they see all others, and no fault stands in
-    /// the way of those seeing them.
+    /// From now on, newcomers are owed messages if they and the publishers know each other, and there are no faults.
     pub(super) fn oblige_newcomers(&mut self) {
         let now = self.net.elapsed();
-        if self.active > 0 || now - self.changed < GRACE || !self.hosts.iter().any(|status| status.is_new) {
+        if self.active_faults > 0
+            || now - self.last_fault_change < NEWCOMER_DELAY
+            || !self.hosts.iter().any(|status| status.is_new)
+        {
             return;
         }
         let running = |host: &HostId| self.net.node(*host).is_some_and(|node| !node.has_left());
-        // A node that came back elsewhere is not the one the others knew.
+        // A node that came back at another address is not the one that the others know.
         let knows = |by: HostId, whom: HostId| {
             let (addr, name) = (self.net.addr(whom), self.net.name(whom));
             let mut records = self.net.node(by).into_iter().flat_map(Node::records);
@@ -154,8 +158,8 @@ impl Run<'_> {
     }
 }
 
-/// That a node is gone: has left, as it would say so itself, or has failed, as another would.
-fn forged_end(node: &Node, name: &NodeName, from: &NodeName) -> Bytes {
+/// A message that a node has left, in its own name, or that it has failed, in the name of another.
+fn forged_death(node: &Node, name: &NodeName, from: &NodeName) -> Bytes {
     let (_, incarnation) = node.standing();
     let [node, from] = [name, from].map(|name| Bytes::copy_from_slice(name.as_bytes()));
     packet::encode_message(&Message::Dead(Dead { incarnation, node, from }))

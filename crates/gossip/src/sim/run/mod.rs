@@ -1,10 +1,10 @@
 //! One run: a scenario at one size from one seed.
 //!
-//! The cluster forms; then, for the scenario's duration, messages are published and faults happen; then
-//! everything must be delivered within the bound. The checker looks at every step.
+//! First the cluster forms. Then, for the scenario's duration, hosts publish messages and faults are injected. Then everything
+//! must be delivered in time. The checker looks at every step.
 
-mod ops;
-mod rest;
+mod convergence;
+mod faults;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,18 +19,19 @@ use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{
-    KEPT,
-    checker::{Check, Checker, Delivery, Promises},
-    faults::{Plan, SEEDS},
-    figures::{End, Figures, Outcome, Violation},
-    histogram::Histogram,
-    network::{Boot, HostId, Network, Notification, Step, Traffic},
+    GUARANTEES,
+    checker::{CheckResult, Checker, DeliveryEvent, Guarantees},
+    event_queue::nanos,
+    fault_schedule::{FaultSchedule, SEEDS},
+    histogram::LatencyHistogram,
+    network::{BootOptions, HostId, Network, Notification, Step, Traffic, host_name},
+    outcome::{RunEnd, RunOutcome, RunStats, Violation},
     scenario::{Scenario, Start},
     trace::Trace,
 };
 use crate::{
-    Envelope, NodeInfo,
-    config::{Retention, Seed, Tuning},
+    NodeInfo,
+    config::{Seed, Tuning},
     dissemination::PublishError,
     event::Event,
     membership::{Cohort, NodeName},
@@ -39,55 +40,64 @@ use crate::{
 
 /// How long a cluster may take to form.
 const FORMING: Duration = Duration::from_secs(120);
-/// Between the forming and the first message.
+/// The time between forming and the first message.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long a run goes on when all is delivered, to see what comes twice.
+/// How long a run goes on when everything is delivered, to see duplicates.
 const LINGER: Duration = Duration::from_secs(2);
-/// How often obligations are looked at.
+/// How often obligations and receipts are checked.
 const CHECKPOINT: Duration = Duration::from_millis(500);
-/// Up to this size, all that a node knows of the others is checked at every step, and they tell each other who they are.
-const VIEWS_CHECKED: usize = 64;
-/// A failure noticed this long after its cause is no false alarm: suspicions take their time, and word
-/// of them goes round.
-const ALARM: Duration = Duration::from_secs(60);
+/// Up to this size, every step checks all that a node knows of the others, and nodes tell each other who they are.
+const MAX_CHECKED_VIEWS: usize = 64;
+/// A failure that is detected within this time after a fault is no false alarm: suspicions take time, and so does their spread.
+const FAULT_AFTERMATH: Duration = Duration::from_secs(60);
 /// The wall clock at the start of a run, in microseconds since 1970.
 const WALL_CLOCK: u64 = 1_764_000_000_000_000;
-/// How many steps are kept for whoever looks into a violation.
-const TRACED: usize = 40;
+/// How many steps are kept to show what led to a violation.
+const TRACED_STEPS: usize = 40;
 
-/// What a run is watched and stopped with.
+/// How another thread watches and stops runs.
+///
+/// ```
+/// use broadcast::sim::{Batch, Job, RunControl, Scenario};
+///
+/// let scenario = Scenario::parse("tiny", "sizes = [3]\nduration = \"1s\"\n[workload]\npublishers = 1")?;
+/// let control = RunControl::default();
+/// let outcomes = Batch::new(vec![Job { scenario: &scenario, size: 3, seed: 1 }]).run(&control);
+/// assert!(outcomes[0].is_good());
+/// # Ok::<(), broadcast::sim::ScenarioError>(())
+/// ```
 #[derive(Debug, Default)]
-pub struct Control {
-    /// Ends every run where it is.
+pub struct RunControl {
+    /// Stops every run where it is.
     pub stop: AtomicBool,
     /// How many runs have ended.
     pub done: AtomicUsize,
-    /// How much has been simulated, in milliseconds.
+    /// The virtual time that has been simulated, in milliseconds.
     pub simulated: AtomicU64,
-    /// Ends a run after that step, and keeps the last ones.
+    /// Stops a run after this step, and keeps a trace of the last ones.
     pub until_step: Option<u64>,
-    /// What nodes promise, if not what they do.
-    pub(super) promises: Option<Promises>,
+    /// Other guarantees to check than the nodes', for tests.
+    pub(super) guarantees: Option<Guarantees>,
 }
 
-impl Control {
-    /// Of runs that end after that step, if one is given, and keep the last ones.
+impl RunControl {
+    /// For runs that stop after this step, if there is one, and keep a trace of the last ones.
     #[must_use]
     pub fn until(step: Option<u64>) -> Self {
         Self { until_step: step, ..Self::default() }
     }
 }
 
-/// What the network is asked to call about.
+/// What a callback of the network is for. The network carries it as a number.
 #[derive(Clone, Copy)]
-enum Call {
+enum Callback {
     Publish(usize),
     Fault(usize),
     Checkpoint,
     Stop(HostId),
 }
 
-impl Call {
+impl Callback {
     fn pack(self) -> u64 {
         let (kind, number) = match self {
             Self::Publish(number) => (0, number),
@@ -98,40 +108,40 @@ impl Call {
         number as u64 * 4 + kind
     }
 
-    fn unpack(call: u64) -> Self {
-        let number = (call / 4) as usize;
-        match call % 4 {
-            0 => Self::Publish(number),
-            1 => Self::Fault(number),
+    fn unpack(number: u64) -> Self {
+        let index = (number / 4) as usize;
+        match number % 4 {
+            0 => Self::Publish(index),
+            1 => Self::Fault(index),
             2 => Self::Checkpoint,
-            _ => Self::Stop(number),
+            _ => Self::Stop(index),
         }
     }
 }
 
-/// What is known of a host from outside.
+/// A host's status, as seen from outside.
 #[derive(Debug, Default)]
-struct Status {
+struct HostStatus {
     /// How many members its node sees, itself included.
-    view: usize,
-    leaves: bool,
+    members_seen: usize,
+    is_leaving: bool,
     /// By how much its wall clock is wrong, in microseconds.
-    clock: i64,
-    /// When something was last done to it.
-    touched: Option<Duration>,
-    crashed: Option<Duration>,
-    /// It runs, but is not yet owed what is published.
+    clock_error: i64,
+    /// When a fault last affected it.
+    last_disturbed: Option<Duration>,
+    crashed_at: Option<Duration>,
+    /// Its node runs, but is not owed any messages yet.
     is_new: bool,
-    /// It starts anew when its good-bye is said.
-    returns: bool,
+    /// Its node restarts once it has left.
+    restarts: bool,
 }
 
 #[derive(Debug)]
 struct Publisher {
     host: HostId,
     count: u64,
-    /// What was held back.
-    held: Option<(String, String)>,
+    /// The key and value that the node has no room for yet.
+    waiting: Option<(String, String)>,
 }
 
 struct Run<'a> {
@@ -142,110 +152,115 @@ struct Run<'a> {
     net: Network,
     checker: Checker,
     rng: Xoshiro256PlusPlus,
-    plan: Plan,
-    hosts: Vec<Status>,
+    schedule: FaultSchedule,
+    hosts: Vec<HostStatus>,
     by_name: HashMap<NodeName, HostId>,
     addresses: u32,
     publishers: Vec<Publisher>,
     publishing: bool,
-    /// Faults that last, and when one of them last changed.
-    active: i64,
-    changed: Duration,
-    told: Vec<(HostId, Notification)>,
-    detect: Histogram,
+    /// How many faults are active now, and when a fault was last injected or ended.
+    active_faults: i64,
+    last_fault_change: Duration,
+    notifications: Vec<(HostId, Notification)>,
+    detect: LatencyHistogram,
     false_alarms: u64,
-    /// Copies that nodes received which have ended.
+    /// Copies that ended nodes had received.
     copies: u64,
+    /// When the workload began, and the traffic and copies until then.
     begin: Duration,
     base: (Traffic, u64),
 }
 
-/// Why a run does not go on.
-enum Break {
+/// Why a run ends early.
+enum RunError {
     Violation(String),
-    /// Something has not come about in time: the step after the last one would be too late.
-    Late(String),
-    Stop,
+    /// Something has not happened in time: the next step would be too late.
+    Overdue(String),
+    Stopped,
 }
 
-impl From<String> for Break {
+impl From<String> for RunError {
     fn from(violation: String) -> Self {
         Self::Violation(violation)
     }
 }
 
 /// Runs a scenario.
-pub(super) fn run(scenario: &Scenario, size: usize, seed: u64, control: &Control) -> Outcome {
+pub(super) fn run(scenario: &Scenario, size: usize, seed: u64, control: &RunControl) -> RunOutcome {
     let started = Instant::now();
     let mut run = Run::new(scenario, size, seed, control);
-    let end = match run.go(control) {
-        Ok(()) => End::Finished,
-        Err(Break::Stop) => End::Stopped,
-        Err(Break::Violation(what)) => End::Violated(Violation { what, step: run.net.steps, at: run.net.elapsed() }),
-        Err(Break::Late(what)) => End::Violated(Violation { what, step: run.net.steps + 1, at: run.net.elapsed() }),
+    let end = match run.run(control) {
+        Ok(()) => RunEnd::Finished,
+        Err(RunError::Stopped) => RunEnd::Stopped,
+        Err(RunError::Violation(what)) => {
+            RunEnd::Violated(Violation { description: what, step: run.net.steps, at: run.net.elapsed() })
+        }
+        Err(RunError::Overdue(what)) => {
+            RunEnd::Violated(Violation { description: what, step: run.net.steps + 1, at: run.net.elapsed() })
+        }
     };
-    let figures = run.figures();
-    let short = if end == End::Finished { scenario.expect.short(&figures) } else { Vec::new() };
-    Outcome {
+    let stats = run.stats();
+    let unmet = if end == RunEnd::Finished { scenario.expect.unmet(&stats) } else { Vec::new() };
+    RunOutcome {
         scenario: scenario.name.clone(),
         size,
         seed,
         end,
-        figures,
+        stats,
         steps: run.net.steps,
         digest: run.net.digest(),
         simulated: run.net.elapsed(),
         took: started.elapsed(),
-        short,
+        unmet,
         trace: run.net.trace.into_lines(),
     }
 }
 
 impl<'a> Run<'a> {
-    fn new(scenario: &'a Scenario, size: usize, seed: u64, control: &Control) -> Self {
+    fn new(scenario: &'a Scenario, size: usize, seed: u64, control: &RunControl) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut net = Network::new(rng.random(), scenario.link());
         if control.until_step.is_some() {
-            net.trace = Trace::of(TRACED);
+            net.trace = Trace::of(TRACED_STEPS);
         }
-        let plan = Plan::draw(scenario, size, &mut rng);
-        let promises = control.promises.unwrap_or(KEPT);
-        let checker = Checker::new(plan.hosts, promises, scenario.expect.missed.is_some_and(|most| most > 0));
+        let schedule = FaultSchedule::generate(scenario, size, &mut rng);
+        let guarantees = control.guarantees.unwrap_or(GUARANTEES);
+        let checker = Checker::new(schedule.hosts, guarantees, scenario.expect.missed.is_some_and(|most| most > 0));
         let mut by_name = HashMap::new();
-        for host in 0..plan.hosts {
-            let name = name(host);
+        for host in 0..schedule.hosts {
+            let name = host_name(host);
             net.add_host(&name, Network::address(host as u32 + 1));
             by_name.insert(NodeName::from(&*name), host);
         }
-        let mut places: Vec<HostId> = (0..size).collect();
-        let (chosen, _) = places.partial_shuffle(&mut rng, scenario.workload.publishers);
+        let mut shuffled: Vec<HostId> = (0..size).collect();
+        let (chosen, _) = shuffled.partial_shuffle(&mut rng, scenario.workload.publishers);
         let chosen: &[HostId] = if scenario.workload.hosts.is_empty() { chosen } else { &scenario.workload.hosts };
-        let publishers = chosen.iter().map(|host| Publisher { host: *host, count: 0, held: None }).collect();
-        let mut hosts: Vec<Status> = (0..plan.hosts).map(|_| Status::default()).collect();
+        let publishers = chosen.iter().map(|host| Publisher { host: *host, count: 0, waiting: None }).collect();
+        let mut hosts: Vec<HostStatus> = (0..schedule.hosts).map(|_| HostStatus::default()).collect();
         if let Some(most) = scenario.clocks {
             let most = i64::try_from(most.as_micros()).expect("clocks are wrong by ten years at most");
-            hosts.iter_mut().for_each(|status| status.clock = rng.random_range(-most..=most));
+            hosts.iter_mut().for_each(|status| status.clock_error = rng.random_range(-most..=most));
         }
-        // In a large cluster looking for a seed costs a walk through all members; one will do.
+        // To look for a seed, a node goes through all its members. In a large cluster one seed is enough.
         let seeds = if size > 2000 { 1 } else { SEEDS.min(size) };
         Self {
             scenario,
             size,
-            seeds: (0..seeds).map(|host| Seed { host: name(host), port: crate::config::DEFAULT_PORT }).collect(),
+            seeds: (0..seeds).map(|host| Seed { host: host_name(host), port: crate::config::DEFAULT_PORT }).collect(),
             tuning: scenario.tuning(),
             net,
             checker,
             rng,
             hosts,
-            addresses: plan.hosts as u32 + 1,
-            plan,
+            addresses: schedule.hosts as u32 + 1,
+            schedule,
             by_name,
             publishers,
             publishing: false,
-            active: 0,
-            changed: Duration::ZERO,
-            told: Vec::new(),
-            detect: Histogram::default(),
+            active_faults: 0,
+            last_fault_change: Duration::ZERO,
+            notifications: Vec::new(),
+            detect: LatencyHistogram::default(),
             false_alarms: 0,
             copies: 0,
             begin: Duration::ZERO,
@@ -253,39 +268,35 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn go(&mut self, control: &Control) -> Result<(), Break> {
+    fn run(&mut self, control: &RunControl) -> Result<(), RunError> {
         let cohort = match self.scenario.start {
             Start::Join => None,
-            Start::Acquainted => {
-                let versions = crate::node::VERSIONS;
-                let member = |host| (self.net.name(host).clone(), Network::address(host as u32 + 1).into(), versions);
-                Some(Arc::new(Cohort::new((0..self.size).map(member))))
-            }
+            Start::Acquainted => Some(self.net.cohort(self.size)),
         };
         for host in 0..self.size {
             if control.stop.load(Ordering::Relaxed) {
-                return Err(Break::Stop);
+                return Err(RunError::Stopped);
             }
             self.boot(host, cohort.as_ref());
         }
-        self.settle(None)?;
+        self.check_step(None)?;
         let size = self.size;
-        while (0..size).any(|host| self.hosts[host].view != size) {
-            // A walk through all hosts, but not at each step.
+        while (0..size).any(|host| self.hosts[host].members_seen != size) {
+            // This looks at all hosts, so not at each step.
             let until = self.net.elapsed() + Duration::from_millis(100);
             if until > FORMING {
-                return Err(Break::Late(format!("the cluster has not formed within {FORMING:?}")));
+                return Err(RunError::Overdue(format!("the cluster has not formed within {FORMING:?}")));
             }
             self.steps(until, control)?;
         }
         self.steps(self.net.elapsed() + WARM_UP, control)?;
-        self.begin(control)
+        self.run_workload(control)
     }
 
-    /// Publishes, has faults happen, and waits for what must come of it.
-    fn begin(&mut self, control: &Control) -> Result<(), Break> {
+    /// Publishes and injects faults, and waits until everything is delivered.
+    fn run_workload(&mut self, control: &RunControl) -> Result<(), RunError> {
         self.begin = self.net.elapsed();
-        self.changed = self.begin;
+        self.last_fault_change = self.begin;
         self.base = (self.net.traffic(), self.copies());
         for host in 0..self.size {
             self.hosts[host].is_new = false;
@@ -293,28 +304,28 @@ impl<'a> Run<'a> {
         }
         self.publishing = true;
         for publisher in 0..self.publishers.len() {
-            self.schedule(publisher);
+            self.schedule_publish(publisher);
         }
-        for (index, (at, _)) in self.plan.ops.iter().enumerate() {
-            self.net.call(*at, Call::Fault(index).pack());
+        for (index, (at, _)) in self.schedule.actions.iter().enumerate() {
+            self.net.schedule_callback(*at, Callback::Fault(index).pack());
         }
-        self.net.call(CHECKPOINT, Call::Checkpoint.pack());
-        let quiet = self.begin + self.scenario.duration.max(self.plan.end());
+        self.net.schedule_callback(CHECKPOINT, Callback::Checkpoint.pack());
+        let quiet = self.begin + self.scenario.duration.max(self.schedule.end());
         self.steps(self.begin + self.scenario.duration, control)?;
         self.publishing = false;
         self.steps(quiet, control)?;
-        self.come_to_rest(quiet, control)?;
-        if !self.plan.ops.is_empty() {
-            // Whatever has happened, who is there hears what is said from now on.
+        self.await_convergence(quiet, control)?;
+        if !self.schedule.actions.is_empty() {
+            // Whatever has happened, all nodes that run receive what is published from now on.
             for publisher in 0..self.publishers.len() {
                 self.publish(publisher)?;
             }
-            self.come_to_rest(self.net.elapsed(), control)?;
+            self.await_convergence(self.net.elapsed(), control)?;
         }
         self.steps(self.net.elapsed() + LINGER, control)
     }
 
-    fn steps(&mut self, end: Duration, control: &Control) -> Result<(), Break> {
+    fn steps(&mut self, end: Duration, control: &RunControl) -> Result<(), RunError> {
         let begin = self.net.elapsed();
         let result = self.steps_until(end, control);
         let millis = (self.net.elapsed() - begin).as_millis() as u64;
@@ -322,61 +333,61 @@ impl<'a> Run<'a> {
         result
     }
 
-    fn steps_until(&mut self, end: Duration, control: &Control) -> Result<(), Break> {
+    fn steps_until(&mut self, end: Duration, control: &RunControl) -> Result<(), RunError> {
         while let Some(step) = self.net.step(end) {
             match step {
-                Step::Host(host) => self.settle(Some(host))?,
-                Step::Call(call) => {
-                    self.called(Call::unpack(call))?;
-                    self.settle(None)?;
+                Step::Host(host) => self.check_step(Some(host))?,
+                Step::Callback(number) => {
+                    self.handle_callback(Callback::unpack(number))?;
+                    self.check_step(None)?;
                 }
             }
             if control.until_step.is_some_and(|last| self.net.steps >= last)
                 || (self.net.steps.is_multiple_of(1024) && control.stop.load(Ordering::Relaxed))
             {
-                return Err(Break::Stop);
+                return Err(RunError::Stopped);
             }
         }
         Ok(())
     }
 
-    /// Looks at what has come of a step.
-    fn settle(&mut self, host: Option<HostId>) -> Check {
+    /// Checks the results of a step.
+    fn check_step(&mut self, host: Option<HostId>) -> CheckResult {
         if let Some((host, node)) = host.and_then(|host| Some((host, self.net.node(host)?))) {
-            self.checker.speaks_in(host, node.epoch());
+            self.checker.set_epoch(host, node.epoch());
         }
-        let mut told = std::mem::take(&mut self.told);
-        self.net.take_told(&mut told);
-        for (host, told) in told.drain(..) {
-            self.hear(host, told)?;
+        let mut notifications = std::mem::take(&mut self.notifications);
+        self.net.drain_notifications(&mut notifications);
+        for (host, notification) in notifications.drain(..) {
+            self.handle_notification(host, notification)?;
         }
-        self.told = told;
+        self.notifications = notifications;
         let Some((host, node)) = host.and_then(|host| Some((host, self.net.node(host)?))) else { return Ok(()) };
         let checked = (|| {
             let (state, incarnation) = node.standing();
-            self.checker.standing_of(host, state, incarnation, node.has_left())?;
-            self.checker.sizes(node.sizes())?;
-            if self.hosts.len() <= VIEWS_CHECKED {
+            self.checker.check_own_state(host, state, incarnation, node.has_left())?;
+            self.checker.check_sizes(node.sizes())?;
+            if self.hosts.len() <= MAX_CHECKED_VIEWS {
                 let known = node
                     .records()
                     .filter_map(|record| Some((*self.by_name.get(&record.name)?, record.addr(), record.incarnation)));
-                self.checker.view(host, known)?;
+                self.checker.check_view(host, known)?;
             }
             Ok(())
         })();
         checked.map_err(|what: String| format!("{}: {what}", self.net.name(host)))
     }
 
-    fn hear(&mut self, host: HostId, told: Notification) -> Check {
+    fn handle_notification(&mut self, host: HostId, notification: Notification) -> CheckResult {
         let now = self.net.elapsed();
         let at = |what| format!("at {}: {what}", self.net.name(host));
-        match told {
+        match notification {
             Ok(message) => {
                 let Some(&origin) = self.by_name.get(message.origin()) else {
                     return Err(at(format!("a message of the unknown {} was delivered", message.origin())));
                 };
                 let (id, key, value, hops) = (message.id(), message.key(), message.value(), message.hops());
-                let delivery = Delivery { origin, id, key, value, hops };
+                let delivery = DeliveryEvent { origin, id, key, value, hops };
                 self.checker.delivered(nanos(now), host, &delivery).map_err(at)?;
             }
             Err(Event::Missed { origin, epoch, from, to }) => {
@@ -385,61 +396,63 @@ impl<'a> Run<'a> {
                 };
                 self.checker.missed(nanos(now), host, origin, epoch, (from, to - 1)).map_err(at)?;
             }
-            Err(Event::PublishReady) => {
+            Err(Event::Room) => {
                 for publisher in 0..self.publishers.len() {
                     if self.publishers[publisher].host == host {
                         self.publish(publisher)?;
                     }
                 }
             }
-            Err(Event::Joined(_)) => self.hosts[host].view += 1,
-            Err(Event::Left(_)) => self.hosts[host].view -= 1,
+            Err(Event::Joined(_)) => self.hosts[host].members_seen += 1,
+            Err(Event::Left(_)) => self.hosts[host].members_seen -= 1,
             Err(Event::Failed(member)) => {
-                self.hosts[host].view -= 1;
-                self.notice(now, &member.name);
+                self.hosts[host].members_seen -= 1;
+                self.count_failure(now, &member.name);
             }
-            Err(Event::LeaveComplete) => self.net.call(Duration::from_millis(100), Call::Stop(host).pack()),
+            Err(Event::LeaveComplete) => {
+                self.net.schedule_callback(Duration::from_millis(100), Callback::Stop(host).pack())
+            }
             Err(_) => {}
         }
         Ok(())
     }
 
-    /// A node believes that another has failed.
-    fn notice(&mut self, now: Duration, name: &NodeName) {
+    /// Counts that a node has declared another one failed.
+    fn count_failure(&mut self, now: Duration, name: &NodeName) {
         let Some(&failed) = self.by_name.get(name) else { return };
         let status = &self.hosts[failed];
-        if let Some(crashed) = status.crashed {
+        if let Some(crashed) = status.crashed_at {
             self.detect.add(now - crashed);
         } else if !self.net.is_paused(failed)
-            && !self.net.is_cut(failed)
-            && status.touched.is_none_or(|touched| now - touched > ALARM)
+            && !self.net.is_disturbed(failed)
+            && status.last_disturbed.is_none_or(|last_disturbed| now - last_disturbed > FAULT_AFTERMATH)
         {
             self.false_alarms += 1;
         }
     }
 
-    fn called(&mut self, call: Call) -> Check {
-        match call {
-            Call::Publish(publisher) => {
+    fn handle_callback(&mut self, callback: Callback) -> CheckResult {
+        match callback {
+            Callback::Publish(publisher) => {
                 if self.publishing {
                     self.publish(publisher)?;
-                    self.schedule(publisher);
+                    self.schedule_publish(publisher);
                 }
             }
-            Call::Fault(index) => {
-                let op = self.plan.ops[index].1.clone();
-                self.carry_out(op);
+            Callback::Fault(index) => {
+                let action = self.schedule.actions[index].1.clone();
+                self.apply(action);
             }
-            Call::Checkpoint => {
+            Callback::Checkpoint => {
                 self.oblige_newcomers();
                 self.check_receipts()?;
-                self.net.call(CHECKPOINT, Call::Checkpoint.pack());
+                self.net.schedule_callback(CHECKPOINT, Callback::Checkpoint.pack());
             }
-            Call::Stop(host) => {
-                // One that has started anew meanwhile is not meant.
+            Callback::Stop(host) => {
+                // The node may have restarted meanwhile.
                 if self.net.node(host).is_some_and(Node::has_left) {
                     self.stop(host);
-                    if std::mem::take(&mut self.hosts[host].returns) {
+                    if std::mem::take(&mut self.hosts[host].restarts) {
                         self.boot(host, None);
                     }
                 }
@@ -448,20 +461,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn schedule(&mut self, publisher: usize) {
+    fn schedule_publish(&mut self, publisher: usize) {
         let gap = self.rng.random_range(0.5..1.5) / self.scenario.workload.rate;
-        self.net.call(Duration::from_secs_f64(gap), Call::Publish(publisher).pack());
+        self.net.schedule_callback(Duration::from_secs_f64(gap), Callback::Publish(publisher).pack());
     }
 
-    /// Publishes the next message, or what was held back, if the node runs.
-    fn publish(&mut self, publisher: usize) -> Check {
-        let Publisher { host, count, ref held } = self.publishers[publisher];
+    /// Publishes the next message, or the one that waits for room, if the node runs.
+    fn publish(&mut self, publisher: usize) -> CheckResult {
+        let Publisher { host, count, ref waiting } = self.publishers[publisher];
         let runs = self.net.node(host).is_some_and(|node| !node.has_left()) && !self.net.is_paused(host);
         let status = &self.hosts[host];
-        if !runs || (status.is_new && status.view < 2) {
+        if !runs || (status.is_new && status.members_seen < 2) {
             return Ok(());
         }
-        let (key, value) = held.clone().unwrap_or_else(|| {
+        let (key, value) = waiting.clone().unwrap_or_else(|| {
             let start = format!("\"{host}.{count}.");
             let padding = self.scenario.workload.size.saturating_sub(start.len() + 1);
             (format!("k{}", count % 3), format!("{start}{}\"", "x".repeat(padding)))
@@ -471,67 +484,57 @@ impl<'a> Run<'a> {
         let this = &mut self.publishers[publisher];
         match published {
             Some(Ok(id)) => {
-                if this.held.take().is_none() {
+                if this.waiting.take().is_none() {
                     this.count += 1;
                 }
                 self.checker
                     .published(now, host, id, &key, &value)
-                    .map_err(|what| format!("{}: {what}", name(host)))?;
+                    .map_err(|what| format!("{}: {what}", host_name(host)))?;
                 let records = self.net.node(host).into_iter().flat_map(Node::records);
                 let known: BTreeSet<HostId> =
                     records.filter_map(|record| self.by_name.get(&record.name).copied()).collect();
-                self.checker.knew(host, |other| known.contains(&other));
+                self.checker.members_known(host, |other| known.contains(&other));
                 Ok(())
             }
             Some(Err(PublishError::WouldBlock)) => {
-                if this.held.is_none() {
+                if this.waiting.is_none() {
                     this.count += 1;
-                    this.held = Some((key, value));
+                    this.waiting = Some((key, value));
                 }
                 Ok(())
             }
-            // It leaves, or its former life holds its name. It is told so, and its application has to live with it.
+            // The node is leaving, or another node has its name. The application is told.
             None | Some(Err(PublishError::Stopped | PublishError::NameTaken)) => Ok(()),
-            Some(Err(why)) => Err(format!("{}: it cannot publish: {why}", name(host))),
+            Some(Err(why)) => Err(format!("{}: it cannot publish: {why}", host_name(host))),
         }
     }
 
-    fn boot(&mut self, host: HostId, acquainted: Option<&Arc<Cohort>>) {
-        let seeds: Vec<Seed> = self.seeds.iter().filter(|seed| seed.host != name(host)).cloned().collect();
+    fn boot(&mut self, host: HostId, cohort: Option<&Arc<Cohort>>) {
+        let seeds: Vec<Seed> = self.seeds.iter().filter(|seed| seed.host != host_name(host)).cloned().collect();
         let micros = self.net.elapsed().as_micros() as u64;
-        let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock);
-        let (tuning, limits) = (&self.tuning, Retention::default());
-        let advertises = self.plan.advertises(host);
-        let boot = Boot {
-            seeds: &seeds,
-            tuning,
-            limits,
-            replay: false,
-            epoch,
-            advertises,
-            acquainted,
-            envelope: Envelope::default(),
-        };
-        self.checker.begin(host);
-        self.net.boot(host, &boot);
-        if self.hosts.len() <= VIEWS_CHECKED && acquainted.is_none() {
-            // Another one in each life.
+        let epoch = (WALL_CLOCK + micros).saturating_add_signed(self.hosts[host].clock_error);
+        let address_source = self.schedule.address_source(host);
+        let options = BootOptions { seeds: &seeds, epoch, address_source, cohort, ..BootOptions::new(&self.tuning) };
+        self.checker.node_started(host);
+        self.net.boot(host, &options);
+        if self.hosts.len() <= MAX_CHECKED_VIEWS && cohort.is_none() {
+            // Another identity in each life.
             self.net.with(host, |node, now| node.update_info(now, NodeInfo::new((epoch << 8 | host as u64).into())));
         }
         let status = &mut self.hosts[host];
-        status.view = acquainted.map_or(1, |cohort| cohort.len());
-        (status.leaves, status.returns, status.is_new, status.crashed) = (false, false, true, None);
+        status.members_seen = cohort.map_or(1, |cohort| cohort.len());
+        (status.is_leaving, status.restarts, status.is_new, status.crashed_at) = (false, false, true, None);
     }
 
-    /// Ends a node.
+    /// Stops a node.
     fn stop(&mut self, host: HostId) {
         if let Some(node) = self.net.node(host) {
             self.copies += node.copies();
             self.net.kill(host);
-            self.checker.end(host);
+            self.checker.node_ended(host);
             self.hosts[host].is_new = false;
             for publisher in self.publishers.iter_mut().filter(|publisher| publisher.host == host) {
-                publisher.held = None;
+                publisher.waiting = None;
             }
         }
     }
@@ -541,16 +544,16 @@ impl<'a> Run<'a> {
         self.copies + running.map(crate::node::Node::copies).sum::<u64>()
     }
 
-    fn figures(&self) -> Figures {
+    fn stats(&self) -> RunStats {
         let counts = &self.checker.counts;
-        let standing = self.checker.standing();
-        let (last, hops) = self.checker.spread();
+        let completeness = self.checker.completeness();
+        let (last, hops) = self.checker.last_deliveries();
         let (traffic, (base, base_copies)) = (self.net.traffic(), self.base);
         let node_seconds = (self.net.elapsed() - self.begin).as_secs_f64().max(1e-3) * self.size as f64;
         let rate = |now: u64, then: u64| (now - then) as f64 / node_seconds;
-        Figures {
+        RunStats {
             published: counts.published,
-            reach: (standing.expected > 0).then(|| standing.delivered as f64 / standing.expected as f64),
+            reach: (completeness.expected > 0).then(|| completeness.delivered as f64 / completeness.expected as f64),
             duplicates: counts.duplicates,
             disorder: counts.disorder,
             missed: counts.missed,
@@ -566,12 +569,4 @@ impl<'a> Run<'a> {
             held: counts.sizes.iter().map(|size| (size.what, size.held)).collect(),
         }
     }
-}
-
-fn name(host: HostId) -> String {
-    format!("n{host}")
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).expect("a run is shorter than 500 years")
 }

@@ -1,52 +1,52 @@
-//! What goes wrong in a scenario: one `[[fault]]` each, and which of its keys go together.
+//! The faults of a scenario, one `[[fault]]` each, and which of its keys go together.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{moment, share, some_duration};
+use super::{share, some_duration, start_time};
 
-/// Why a fault cannot be: its key, and the problem with its remedy.
-type Refusal = (&'static str, String);
+/// Why a fault is invalid: the key, and the problem with a remedy.
+type KeyProblem = (&'static str, String);
 
-/// The smallest packet that a fault can let through: what every IPv4 host must take.
+/// The smallest MTU of a fault: the size that every IPv4 host must accept.
 const SMALLEST_MTU: usize = 576;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    /// A share of the hosts cannot reach the others.
+pub(crate) enum FaultKind {
+    /// Some hosts and the others cannot reach each other.
     Partition,
-    /// Processes stop, as with SIGSTOP, and go on.
+    /// Processes stop, as by SIGSTOP, and go on.
     Pause,
-    /// Nodes end without a word, and stay away.
+    /// Nodes crash, and stay away.
     Crash,
-    /// Nodes end without a word, and start anew.
+    /// Nodes crash, and start again.
     Restart,
-    /// Nodes say good-bye; with `for` they start anew after that.
+    /// Nodes leave; with `for`, they start again after that time.
     Leave,
     /// New nodes start.
     Join,
-    /// The wall clocks of hosts jump by `step`, and their nodes start anew.
+    /// The wall clocks of hosts jump by `step`, and their nodes restart.
     Clock,
-    /// More datagrams are lost.
+    /// A further share of all datagrams is lost.
     Loss,
-    /// Hosts change their address while their nodes run.
+    /// Hosts get another address while their nodes run.
     Move,
-    /// What hosts send leaves from another address than they advertise.
+    /// What hosts send comes from another address than they advertise.
     Source,
     /// Datagrams from and to hosts are lost; streams are not.
     NoUdp,
     /// Datagrams from and to hosts are lost if they are larger than `mtu`; streams are not.
     MtuHole,
-    /// All that hosts send, and all that they receive, shares `bytes_per_second`.
+    /// Everything that a host sends shares `bytes_per_second`, and so does everything that it receives.
     SlowLink,
-    /// Stale or forged packets tell everybody that hosts have left, or have `failed`.
+    /// Forged packets tell everybody that hosts have left, or have `failed`.
     Forge,
 }
 
-impl Kind {
-    /// As it is written in a scenario.
+impl FaultKind {
+    /// Its name in a scenario.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Partition => "partition",
@@ -66,64 +66,64 @@ impl Kind {
         }
     }
 
-    /// Whether it is a property of the paths between hosts.
+    /// Whether it impairs paths between hosts.
     fn is_of_paths(self) -> bool {
         matches!(self, Self::NoUdp | Self::MtuHole | Self::SlowLink)
     }
 }
 
-/// What goes wrong, at a time or again and again.
+/// A fault, which happens once or recurs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fault {
-    pub(crate) kind: Kind,
-    /// When, from the beginning of the workload.
-    #[serde(default, deserialize_with = "moment")]
+    pub(crate) kind: FaultKind,
+    /// When it happens, from the beginning of the workload.
+    #[serde(default, deserialize_with = "start_time")]
     pub(crate) at: Option<Duration>,
-    /// Or how often, on average.
+    /// Or how often it recurs, on average.
     #[serde(default, deserialize_with = "some_duration")]
     pub(crate) every: Option<Duration>,
     /// How long it lasts.
     #[serde(default, rename = "for", deserialize_with = "some_duration")]
     pub(crate) lasts: Option<Duration>,
-    /// How many hosts are concerned.
+    /// How many hosts it affects.
     pub(crate) count: Option<usize>,
-    /// Or what share of them.
+    /// Or which share of them.
     #[serde(default, deserialize_with = "share")]
     pub(crate) share: Option<f64>,
     /// Or which, from 0.
     #[serde(default)]
     pub(crate) hosts: Vec<usize>,
-    /// A partition, or a path: only what these hosts send to the others is concerned.
+    /// For a partition or a path: affects only what these hosts send to the others.
     #[serde(default)]
     pub(crate) one_way: bool,
-    /// A path: only the one between two hosts is concerned, with `one_way` from the first to the second.
+    /// For a path: affects only the one between two hosts, with `one_way` from the first to the second.
     #[serde(default)]
     pub(crate) pair: bool,
-    /// A restart: at an address that the host did not have.
+    /// For a restart: at a new address.
     #[serde(default)]
     pub(crate) new_address: bool,
-    /// A move: the host advertises its name, and the node looks where that leads; it is not told.
+    /// For a move: the node advertises the host's name, and looks it up.
     #[serde(default)]
     pub(crate) named: bool,
-    /// A clock: it jumps while the node runs, which shows when it starts anew.
+    /// For a clock: it jumps while the node runs, and takes effect when the node restarts.
     #[serde(default)]
     pub(crate) running: bool,
-    /// A forgery: it says that others take the hosts for dead, and not that they have left.
+    /// For a forgery: it says that the hosts have failed, not that they have left.
     #[serde(default)]
     pub(crate) failed: bool,
-    /// By how much clocks jump, in seconds.
+    /// How far clocks jump, in seconds.
     pub(crate) step: Option<f64>,
     #[serde(default, deserialize_with = "share")]
     pub(crate) loss: Option<f64>,
-    /// The largest packet that gets through, with its headers.
+    /// The size of the largest packet that gets through, with its headers.
     pub(crate) mtu: Option<usize>,
     pub(crate) bytes_per_second: Option<u64>,
 }
 
 impl Fault {
-    /// Whether it can be among so many hosts.
-    pub(super) fn check(&self, smallest: usize) -> Result<(), Refusal> {
+    /// Checks that it is possible with so many hosts.
+    pub(super) fn check(&self, smallest: usize) -> Result<(), KeyProblem> {
         self.check_hosts(smallest)?;
         self.check_values()?;
         self.check_flags()?;
@@ -133,19 +133,21 @@ impl Fault {
         }
         let lasts = self.lasts.is_some();
         match self.kind {
-            Kind::Partition | Kind::Pause | Kind::Loss if !lasts => {
+            FaultKind::Partition | FaultKind::Pause | FaultKind::Loss if !lasts => {
                 refuse("for", "say how long it lasts, like for = \"5s\"")
             }
-            Kind::Crash if lasts => {
+            FaultKind::Crash if lasts => {
                 refuse("for", "a crash is for good; write kind = \"restart\" for one that comes back")
             }
-            Kind::Move | Kind::Forge if lasts => refuse("for", "it happens at once, and lasts no time; leave it out"),
-            Kind::Clock if lasts && self.running => refuse("for", "no node starts anew; leave it out"),
+            FaultKind::Move | FaultKind::Forge if lasts => {
+                refuse("for", "it happens at once, and lasts no time; leave it out")
+            }
+            FaultKind::Clock if lasts && self.running => refuse("for", "no node starts anew; leave it out"),
             _ => Ok(()),
         }
     }
 
-    fn check_hosts(&self, smallest: usize) -> Result<(), Refusal> {
+    fn check_hosts(&self, smallest: usize) -> Result<(), KeyProblem> {
         let given = [self.count.is_some(), self.share.is_some(), !self.hosts.is_empty()];
         if given.into_iter().filter(|given| *given).count() > 1 {
             return Err(("count, share, hosts", "give one of them, or none for a single host".to_owned()));
@@ -159,13 +161,13 @@ impl Fault {
         if self.pair && (smallest < 2 || self.count.is_some() || self.share.is_some() || self.hosts.len() == 1) {
             return Err(("pair", "give two hosts, like hosts = [3, 4], or none for any two".to_owned()));
         }
-        if self.kind == Kind::Join && !self.hosts.is_empty() {
+        if self.kind == FaultKind::Join && !self.hosts.is_empty() {
             return Err(("hosts", "those that join have no number yet; give a count".to_owned()));
         }
         Ok(())
     }
 
-    fn check_values(&self) -> Result<(), Refusal> {
+    fn check_values(&self) -> Result<(), KeyProblem> {
         let of = |kind, given: bool, key: &'static str, which: &str| {
             if given == (self.kind == kind) {
                 return Ok(());
@@ -173,10 +175,10 @@ impl Fault {
             let name = kind.name();
             Err((key, format!("a {name} needs it, {which}, and nothing else has it")))
         };
-        of(Kind::Clock, self.step.is_some(), "step", "in seconds like -3.5")?;
-        of(Kind::Loss, self.loss.is_some(), "loss", "a share like 0.3")?;
-        of(Kind::MtuHole, self.mtu.is_some(), "mtu", "in bytes like 1280")?;
-        of(Kind::SlowLink, self.bytes_per_second.is_some(), "bytes_per_second", "like 62500")?;
+        of(FaultKind::Clock, self.step.is_some(), "step", "in seconds like -3.5")?;
+        of(FaultKind::Loss, self.loss.is_some(), "loss", "a share like 0.3")?;
+        of(FaultKind::MtuHole, self.mtu.is_some(), "mtu", "in bytes like 1280")?;
+        of(FaultKind::SlowLink, self.bytes_per_second.is_some(), "bytes_per_second", "like 62500")?;
         if self.step.is_some_and(|step| !(-1e8..=1e8).contains(&step)) {
             return Err(("step", "give -100000000 to 100000000 seconds".to_owned()));
         }
@@ -189,25 +191,25 @@ impl Fault {
         Ok(())
     }
 
-    fn check_flags(&self) -> Result<(), Refusal> {
+    fn check_flags(&self) -> Result<(), KeyProblem> {
         let kind = self.kind;
         let flags = [
             (
                 "one_way",
                 self.one_way,
-                kind == Kind::Partition || kind.is_of_paths(),
+                kind == FaultKind::Partition || kind.is_of_paths(),
                 "only a partition or a path can be one-way",
             ),
             ("pair", self.pair, kind.is_of_paths(), "only a path is between two hosts"),
             (
                 "new_address",
                 self.new_address,
-                matches!(kind, Kind::Restart | Kind::Clock),
+                matches!(kind, FaultKind::Restart | FaultKind::Clock),
                 "only what starts anew can have a new address",
             ),
-            ("named", self.named, kind == Kind::Move, "only what moves is looked up by its name"),
-            ("failed", self.failed, kind == Kind::Forge, "only what is forged says so"),
-            ("running", self.running, kind == Kind::Clock, "only a clock can jump"),
+            ("named", self.named, kind == FaultKind::Move, "only what moves is looked up by its name"),
+            ("failed", self.failed, kind == FaultKind::Forge, "only what is forged says so"),
+            ("running", self.running, kind == FaultKind::Clock, "only a clock can jump"),
         ];
         match flags.into_iter().find(|(_, given, can, _)| *given && !can) {
             Some((key, _, _, problem)) => Err((key, problem.to_owned())),

@@ -1,4 +1,4 @@
-//! Scenarios: what a simulation is of, as written in a TOML file, and what must come of it.
+//! Scenarios: TOML files that describe a simulation and its expected results.
 
 mod fault;
 
@@ -6,31 +6,31 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-pub(crate) use self::fault::{Fault, Kind};
-use super::link::{Delay, Link};
+pub(crate) use self::fault::{Fault, FaultKind};
+use super::link::{Delay, LinkConditions};
 use crate::config::{Profile, Tuning};
 
 /// The scenario that is run when no file is given.
 pub const DEFAULT: &str = include_str!("../../../../../scenarios/default.toml");
-/// How many nodes a simulation can have.
+/// The largest number of nodes in a simulation.
 pub const MAX_SIZE: usize = 20_000;
 
-/// Why a scenario cannot be.
+/// Why a scenario is invalid. [`Scenario::parse`] has an example.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScenarioError {
-    /// It is no TOML, or has a key that no scenario has.
+    /// The file is not TOML, or has an unknown key or an invalid value.
     #[error("{file}:{line}: {text}: {problem}")]
     Line {
         /// The file.
         file: String,
         /// The line, from 1.
         line: usize,
-        /// What stands there.
+        /// The text of the line.
         text: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// A value cannot be.
+    /// A value is impossible in this scenario.
     #[error("{file}: {key}: {problem}")]
     Key {
         /// The file.
@@ -42,38 +42,38 @@ pub enum ScenarioError {
     },
 }
 
-/// What a run is of, and what goes wrong in it; `docs/simulator.md` has each key.
+/// The description of a simulation; `docs/simulator.md` explains each key. [`Scenario::parse`] reads one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What it is called in reports; the file's name unless it says otherwise.
+    /// The name in reports; by default the file's name.
     #[serde(default)]
     pub name: String,
-    /// What it shows, in a line.
+    /// A description of one line.
     #[serde(default)]
     pub about: String,
-    /// How many nodes there are at the start; the scenario is run for each.
+    /// The numbers of nodes at the start. The scenario is run for each.
     #[serde(deserialize_with = "sizes")]
     pub sizes: Vec<usize>,
-    /// The scenario is run for each.
+    /// The seeds. The scenario is run for each.
     #[serde(default = "one_seed", deserialize_with = "seeds")]
     pub seeds: RangeInclusive<u64>,
     #[serde(default)]
     pub(crate) start: Start,
     #[serde(default, deserialize_with = "profile")]
     pub(crate) profile: Profile,
-    /// How long messages are published and faults begin.
+    /// How long nodes publish and faults begin.
     #[serde(deserialize_with = "duration")]
     pub(crate) duration: Duration,
-    /// How long after that, and after the last fault has healed, everything must have been delivered.
+    /// How long after that, and after the last fault, everything must have been delivered.
     #[serde(default = "half_a_minute", deserialize_with = "duration")]
     pub(crate) settle: Duration,
     #[serde(default)]
     pub(crate) tuning: Overrides,
     #[serde(default)]
     pub(crate) network: NetworkSection,
-    /// By how much the wall clocks of hosts are wrong, at most; each by chance, either way.
-    #[serde(default, deserialize_with = "long_time")]
+    /// How wrong the wall clocks of hosts are at most. Each is set at random, in either direction.
+    #[serde(default, deserialize_with = "clock_error")]
     pub(crate) clocks: Option<Duration>,
     #[serde(default)]
     pub(crate) workload: Workload,
@@ -83,18 +83,18 @@ pub struct Scenario {
     pub(crate) expect: Expect,
 }
 
-/// How the nodes come together.
+/// How the cluster forms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Start {
-    /// All start at once and join through the first three.
+    /// All nodes start at once and join through the first three.
     #[default]
     Join,
-    /// All know each other from the start.
+    /// All nodes know each other from the start.
     Acquainted,
 }
 
-/// What differs from the profile.
+/// Settings that differ from the profile.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Overrides {
@@ -125,16 +125,16 @@ pub(crate) struct NetworkSection {
     stream_timeout: Option<Duration>,
 }
 
-/// Who publishes what.
+/// How much which hosts publish.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Workload {
     pub(crate) publishers: usize,
-    /// Messages a second of each.
+    /// Messages per second of each publisher.
     pub(crate) rate: f64,
     /// Bytes of each value.
     pub(crate) size: usize,
-    /// The hosts that publish, from 0; by chance if none is given.
+    /// The hosts that publish, from 0; chosen at random if there are none.
     pub(crate) hosts: Vec<usize>,
 }
 
@@ -144,42 +144,52 @@ impl Default for Workload {
     }
 }
 
-/// What a run must come up to.
+/// The expected results of a run.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Expect {
-    /// At least this share of what must be delivered is.
+    /// The least share of the owed messages that are delivered.
     #[serde(default, deserialize_with = "share")]
     pub(crate) reach: Option<f64>,
     pub(crate) duplicates: Option<u64>,
     pub(crate) disorder: Option<u64>,
-    /// How many messages may be reported as missed; none unless it is given.
+    /// How many messages may be reported as missed; by default none.
     pub(crate) missed: Option<u64>,
     pub(crate) hops: Option<u64>,
-    /// Copies that arrive for each delivery.
+    /// How many copies arrive for each delivery.
     pub(crate) copies: Option<f64>,
     #[serde(default, deserialize_with = "some_duration")]
     pub(crate) latency_p99: Option<Duration>,
     #[serde(default, deserialize_with = "some_duration")]
     pub(crate) latency_max: Option<Duration>,
-    /// Of a node and second, streams apart.
+    /// Of each node per second, without streams.
     pub(crate) packet_bytes: Option<f64>,
     /// Of a node and second.
     pub(crate) packets: Option<f64>,
     /// Of a node and second.
     pub(crate) stream_bytes: Option<f64>,
-    /// Until every node has noticed a failure.
+    /// The time until every node has detected a failure.
     #[serde(default, deserialize_with = "some_duration")]
     pub(crate) detect: Option<Duration>,
     pub(crate) false_alarms: Option<u64>,
 }
 
 impl Scenario {
-    /// Reads a scenario that is called like its file unless it says otherwise.
+    /// Parses the text of a scenario file. `file` is for error messages, and the default of the name.
     ///
     /// # Errors
     ///
-    /// The text is not a scenario, or one that cannot be.
+    /// The text is not a valid scenario.
+    ///
+    /// ```
+    /// use broadcast::sim::Scenario;
+    ///
+    /// let scenario = Scenario::parse("small.toml", "sizes = [5]\nduration = \"10s\"")?;
+    /// assert_eq!((scenario.name.as_str(), scenario.sizes), ("small", vec![5]));
+    /// let error = Scenario::parse("small.toml", "sizes = []\nduration = \"10s\"").unwrap_err();
+    /// assert!(error.to_string().starts_with("small.toml:1: sizes = []: give one or more sizes"));
+    /// # Ok::<(), broadcast::sim::ScenarioError>(())
+    /// ```
     pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
         let mut scenario: Self = toml::from_str(text).map_err(|error| {
             let span = error.span().unwrap_or(0..0);
@@ -201,11 +211,11 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// The same with another number of nodes.
+    /// The same scenario with another number of nodes.
     ///
     /// # Errors
     ///
-    /// The scenario cannot be with so many.
+    /// The scenario is impossible with so many nodes.
     pub fn at_size(mut self, size: usize) -> Result<Self, ScenarioError> {
         self.sizes = vec![size];
         let checked = self.check();
@@ -231,17 +241,17 @@ impl Scenario {
             let problem = format!("there is no host {host} in the smallest size; give 0 to {}", smallest - 1);
             return refuse("workload.hosts", &problem);
         }
-        for (place, fault) in self.faults.iter().enumerate() {
+        for (index, fault) in self.faults.iter().enumerate() {
             if let Err((name, problem)) = fault.check(smallest) {
-                return refuse(&format!("fault {} ({}): {name}", place + 1, fault.kind.name()), &problem);
+                return refuse(&format!("fault {} ({}): {name}", index + 1, fault.kind.name()), &problem);
             }
         }
         Ok(())
     }
 
-    pub(super) fn link(&self) -> Link {
-        let (given, usual) = (&self.network, Link::default());
-        Link {
+    pub(super) fn link(&self) -> LinkConditions {
+        let (given, usual) = (&self.network, LinkConditions::default());
+        LinkConditions {
             delay: given.delay.unwrap_or(usual.delay),
             loss: given.loss.unwrap_or(usual.loss),
             duplicate: given.duplicate.unwrap_or(usual.duplicate),
@@ -265,7 +275,11 @@ impl Scenario {
     }
 }
 
-/// `1..5`, both ends included, or a single one.
+/// Parses one seed, or a range like `1..5`, both ends included.
+///
+/// ```
+/// assert_eq!(broadcast::sim::parse_seeds("1..5"), Ok(1..=5));
+/// ```
 pub fn parse_seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
     let number =
         |text: &str| text.trim().parse::<u64>().map_err(|_| "no seeds; write one, like 7, or a range, like 1..5");
@@ -316,7 +330,7 @@ fn profile<'de, D: Deserializer<'de>>(from: D) -> Result<Profile, D::Error> {
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let duration = some_time(from)?;
+    let duration = any_duration(from)?;
     if (Duration::from_millis(1)..=DAY).contains(&duration) {
         Ok(duration)
     } else {
@@ -324,21 +338,21 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     }
 }
 
-fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+fn any_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     const WRITE: &str = "no duration; write a number with its unit, like \"250ms\", \"3s\" or \"1m\"";
     let text = String::deserialize(from).map_err(|_| D::Error::custom(WRITE))?;
     humantime::parse_duration(text.trim()).map_err(|_| D::Error::custom(WRITE))
 }
 
-/// A time after another, which may be at once.
-fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let time = some_time(from)?;
+/// When a fault begins, which may be at once.
+fn start_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let time = any_duration(from)?;
     if time <= DAY { Ok(Some(time)) } else { Err(D::Error::custom("out of range; write a time from 0s to 1day")) }
 }
 
-/// Up to ten years.
-fn long_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let time = some_time(from)?;
+/// How wrong clocks are: up to ten years.
+fn clock_error<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let time = any_duration(from)?;
     if time <= DAY * 3650 {
         Ok(Some(time))
     } else {
