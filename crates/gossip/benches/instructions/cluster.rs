@@ -1,4 +1,4 @@
-//! A cluster in memory: nodes under a virtual clock, whose datagrams and streams are handed over at once.
+//! A cluster in memory: nodes on a virtual clock, with a perfect network that delivers everything at once.
 
 use std::{
     collections::BTreeMap,
@@ -11,19 +11,19 @@ use broadcast::{
     node::{Action, Node, NodeConfig, StreamId, StreamInput, Transmit},
 };
 
-/// How long the nodes may take to find each other, and tell each other what there is to tell.
+/// How long the nodes may take to find each other and to exchange all they know.
 const START: Duration = Duration::from_secs(30);
 
-pub struct World {
+pub struct Cluster {
     pub now: Instant,
     pub nodes: Vec<Node>,
     pub addrs: Vec<SocketAddr>,
-    /// Where each end of a stream leads: to which node, and what it calls the stream.
+    /// The other end of each end of a stream: the node, and its number for the stream.
     ends: BTreeMap<(usize, StreamId), (usize, StreamId)>,
 }
 
-impl World {
-    /// So many nodes that know each other, and have nothing left to say.
+impl Cluster {
+    /// A cluster of so many nodes that know each other and are idle.
     pub fn new(size: u8) -> Self {
         let now = Instant::now();
         let addrs: Vec<_> = (1..=size).map(|n| SocketAddr::from(([10, 0, 0, n], 7946))).collect();
@@ -33,13 +33,13 @@ impl World {
             Node::new(now, NodeConfig { rng_seed: at as u64 + 1, ..NodeConfig::new(config, *addr) })
         };
         let nodes = addrs.iter().enumerate().map(node).collect();
-        let mut world = Self { now, nodes, addrs, ends: BTreeMap::new() };
-        world.run(START);
-        assert!(world.nodes.iter().all(|node| node.members().len() == usize::from(size)), "all know all");
-        world
+        let mut cluster = Self { now, nodes, addrs, ends: BTreeMap::new() };
+        cluster.run(START);
+        assert!(cluster.nodes.iter().all(|node| node.members().len() == usize::from(size)), "all know all");
+        cluster
     }
 
-    /// Lets so much time pass.
+    /// Advances the clock.
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
         self.settle();
@@ -55,7 +55,7 @@ impl World {
         self.now = end;
     }
 
-    /// Hands over what nodes want sent, until none wants anything.
+    /// Delivers what nodes send, until none sends anything.
     pub fn settle(&mut self) {
         loop {
             let mut quiet = true;
@@ -77,20 +77,20 @@ impl World {
         }
     }
 
-    /// Which node has an address.
-    pub fn place(&self, addr: SocketAddr) -> usize {
+    /// The index of the node with this address.
+    pub fn index_of(&self, addr: SocketAddr) -> usize {
         self.addrs.iter().position(|at| *at == addr).expect("nodes know no others")
     }
 
     fn hand_over(&mut self, from: usize, transmit: &Transmit) {
-        let to = self.place(transmit.to);
+        let to = self.index_of(transmit.to);
         self.nodes[to].handle_datagram(self.now, self.addrs[from], &transmit.payload);
     }
 
     fn perform(&mut self, at: usize, action: Action) {
         match action {
             Action::Connect { id, to } => {
-                let other = self.place(to);
+                let other = self.index_of(to);
                 let end = self.nodes[other].handle_accept(self.now, self.addrs[at]).expect("there is room");
                 self.ends.insert((at, id), (other, end));
                 self.ends.insert((other, end), (at, id));
@@ -101,7 +101,7 @@ impl World {
                 let addr = SocketAddr::new(seed.host.parse().expect("seeds are addresses"), seed.port);
                 self.nodes[at].handle_lookup(self.now, &seed, Ok(vec![addr]));
             }
-            // No addresses that change.
+            // Addresses never change here.
             Action::GuessAddress { .. } | Action::CheckAddress { .. } => {}
         }
     }
@@ -112,12 +112,12 @@ impl World {
     }
 }
 
-/// All datagrams that a node wants sent.
+/// All datagrams that a node sends.
 pub fn transmits(node: &mut Node) -> Vec<Transmit> {
     std::iter::from_fn(|| node.poll_transmit()).collect()
 }
 
-/// Takes what a node has for its application; gives how many messages that were.
+/// Takes all messages for a node's application, and returns their number.
 pub fn messages(node: &mut Node) -> usize {
     let mut count = 0;
     while let Some(message) = node.poll_message() {

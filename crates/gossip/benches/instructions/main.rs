@@ -1,23 +1,21 @@
-//! How many instructions the core takes for an operation: figures that do not depend on how busy a machine is.
+//! Counts the instructions of the core's operations: results that do not depend on how busy the machine is.
 //!
-//! `scripts/bench-instructions` runs each operation under valgrind, which counts what happens inside of [`counted`],
-//! and compares the figures with those in `baseline.txt`. Without valgrind nothing is counted: all operations are
-//! run once, to see that they work.
+//! `scripts/bench-instructions` runs each operation under valgrind, which counts the instructions in [`counted`], and compares
+//! them with `baseline.txt`. Without valgrind, all operations run once, to see that they work.
 //!
-//! Nothing here depends on chance: the clock is virtual, the seeds are fixed, and messages are handed over in memory.
-//! Only the hash maps of the standard library have seeds of their own, which make a difference of a few instructions
-//! in a thousand.
+//! The operations are deterministic: the clock is virtual, the seeds are fixed, and messages are handed over in memory. Only the
+//! hash maps of the standard library have random seeds, which change a few instructions in a thousand.
 
+mod cluster;
 mod codec;
 mod messages;
-mod world;
 
 use std::{env, hint::black_box, process::ExitCode};
 
-/// Does something, and gives how many times.
+/// Performs an operation, and returns how often.
 type Operation = fn() -> u64;
 
-/// What is measured.
+/// The operations to measure.
 const OPERATIONS: [(&str, Operation); 12] = [
     ("publish", messages::publish),
     ("publish_batch", messages::publish_batch),
@@ -33,13 +31,13 @@ const OPERATIONS: [(&str, Operation); 12] = [
     ("decrypt", codec::decrypt),
 ];
 
-/// Does something whose instructions count. valgrind knows the place by this name.
+/// Runs something whose instructions count. valgrind knows this function by its name.
 #[inline(never)]
 fn counted<R>(operation: impl FnOnce() -> R) -> R {
     black_box(operation())
 }
 
-/// The instructions that code chooses by, among those that this processor has: what is measured depends on them.
+/// The processor features that code selects its implementation by: the results depend on them.
 fn features() -> String {
     #[cfg(target_arch = "x86_64")]
     let found = [

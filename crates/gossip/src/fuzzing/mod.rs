@@ -1,8 +1,8 @@
-//! What the fuzzers in `fuzz/` run, and what the ordinary tests replay of what they found.
+//! The fuzz targets that `fuzz/` runs, and whose corpora the tests replay.
 //!
-//! Each target takes any bytes and panics if a promise is broken. The targets are here, behind a feature,
-//! and not in `fuzz/`, so that they can reach what is private, and that `cargo test` replays the corpora
-//! in `fuzz/corpus/` without anything that a fuzzer needs. How to add one is told in `fuzz/README.md`.
+//! Each target takes any bytes and panics if a property does not hold. The targets are here, behind a feature, and not in
+//! `fuzz/`, so that they can use private items, and that `cargo test` replays `fuzz/corpus/` without a fuzzer. `fuzz/README.md`
+//! explains how to add one.
 
 mod node;
 #[cfg(test)]
@@ -36,7 +36,7 @@ mod tests {
 
     use super::{TARGETS, replay::replay};
 
-    /// Those of other crates, which replay their corpora themselves.
+    /// Targets of other crates, which replay their corpora themselves.
     const ELSEWHERE: [&str; 6] = ["etcd", "http", "frames", "handshake", "ledger", "timeline"];
 
     fn fuzz() -> PathBuf {

@@ -10,10 +10,10 @@ use crate::wire::{
     stream::{self, StreamError, StreamMessage, StreamReader},
 };
 
-/// A datagram: within its limits, and what was read can be written and read again.
+/// Decodes a datagram. The messages must keep to the limits, and encode to what decodes to the same.
 pub fn packet(data: &[u8]) {
     let mut messages = Vec::new();
-    // Whatever is wrong, what could be read counts.
+    // The messages before an error count.
     let _ = packet::decode(&Bytes::copy_from_slice(data), &mut messages);
     assert!(messages.len() <= limits::PACKET_MESSAGES);
     for message in &messages {
@@ -33,8 +33,8 @@ fn read(datagram: &Bytes) -> Vec<Message> {
     messages
 }
 
-/// A stream, cut into pieces as the first byte says: the pieces make no difference, and what was read
-/// can be written and read again.
+/// Decodes a stream in pieces, whose length is the first byte. The pieces must make no difference, and the message must encode to
+/// what decodes to the same.
 pub fn stream(data: &[u8]) {
     let Some((&cut, data)) = data.split_first() else { return };
     let whole = read_stream(data, data.len().max(1));
@@ -48,9 +48,9 @@ pub fn stream(data: &[u8]) {
     }
 }
 
-fn read_stream(data: &[u8], cut: usize) -> Result<Option<StreamMessage>, StreamError> {
+fn read_stream(data: &[u8], piece_len: usize) -> Result<Option<StreamMessage>, StreamError> {
     let mut reader = StreamReader::new();
-    for piece in data.chunks(cut) {
+    for piece in data.chunks(piece_len) {
         match reader.push(piece) {
             Ok(None) => {}
             result => return result,
@@ -59,7 +59,7 @@ fn read_stream(data: &[u8], cut: usize) -> Result<Option<StreamMessage>, StreamE
     Ok(None)
 }
 
-/// LZW: nothing that comes in makes more than is allowed, and what is compressed comes back.
+/// Decompresses LZW. The output must keep to its limit, and compressed input must decompress to the same.
 pub fn lzw(data: &[u8]) {
     const MAX: usize = 64 << 10;
     if let Ok(plain) = compress::decompress(data, MAX) {
@@ -68,15 +68,15 @@ pub fn lzw(data: &[u8]) {
     assert_eq!(compress::decompress(&compress::compress(data), data.len()).as_deref(), Ok(data));
 }
 
-/// What comes in an envelope, with two keys and a label: nothing that was not sealed is taken for what was,
-/// and what is sealed comes back, however a stream is cut.
+/// Opens an envelope with two keys and a label. Nothing that was not sealed may open, and whatever is sealed must open again, in
+/// whatever pieces a stream comes.
 pub fn sealed(data: &[u8]) {
     let keys = [b"0123456789abcdef".to_vec(), vec![0xa5; 32]].map(|key| SecretKey::new(key).expect("a key's length"));
     let keyring = Keyring::new(keys).expect("two keys");
     let envelope = Envelope { label: "prod".into(), keyring, ..Envelope::default() };
     let packet = Bytes::copy_from_slice(data);
     if let Ok(plain) = envelope.open_packet(&packet) {
-        // Whatever is wrong with what a key holder sealed, nothing breaks.
+        // A key holder may seal anything.
         let _ = packet::decode(&plain, &mut Vec::new());
     }
     let sealed = envelope.seal_packet([7; 12], packet.clone());

@@ -1,4 +1,4 @@
-//! What peers say, from few bytes: names, addresses and numbers that are likely to meet.
+//! Messages of peers, made from few bytes: their names, addresses and numbers are likely to match.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ use crate::{
 /// A datagram.
 #[derive(Arbitrary, Debug)]
 pub(super) struct Packet {
-    parts: Vec<Part>,
+    parts: Vec<PacketPart>,
     compress: bool,
     checksum: bool,
 }
@@ -34,7 +34,7 @@ impl Packet {
 }
 
 #[derive(Arbitrary, Debug)]
-enum Part {
+enum PacketPart {
     Ping { seq: u8, node: u8, source: Option<u8> },
     IndirectPing { seq: u8, node: u8, target: u8, nack: bool, source: Option<u8> },
     Ack { seq: u8 },
@@ -42,10 +42,10 @@ enum Part {
     Suspect { incarnation: u8, node: u8, from: u8 },
     Dead { incarnation: u8, node: u8, from: u8 },
     Alive(Node),
-    Said(Said),
+    User(UserMessage),
 }
 
-impl Part {
+impl PacketPart {
     fn encode(&self, pings: &VecDeque<u32>, transcript: &Transcript) -> Bytes {
         packet::encode_message(&match *self {
             Self::Ping { seq, node, source } => Message::Ping(ping(seq, node, source)),
@@ -54,7 +54,7 @@ impl Part {
                 target: addr(target).into(),
                 node: name(node),
                 nack,
-                source: source.map(source_of),
+                source: source.map(source_at),
             }),
             Self::Ack { seq } => Message::Ack(ack(seq, pings)),
             Self::Nack { seq } => Message::Nack(Nack { seq: ack(seq, pings).seq }),
@@ -66,12 +66,12 @@ impl Part {
             }
             Self::Alive(ref node) => Message::Alive(Alive {
                 incarnation: incarnation(node.incarnation),
-                node: name(node.place),
+                node: name(node.peer),
                 address: node.address(),
                 meta: node.meta(),
                 versions: node.versions(),
             }),
-            Self::Said(ref said) => return said.encode(transcript),
+            Self::User(ref message) => return message.encode(transcript),
         })
     }
 }
@@ -79,16 +79,16 @@ impl Part {
 /// One node, as others describe it.
 #[derive(Arbitrary, Debug)]
 struct Node {
-    place: u8,
-    /// Elsewhere than its name says.
+    peer: u8,
+    /// Another address than its name has.
     elsewhere: Option<u8>,
     incarnation: u8,
     meta: u8,
-    versions: Speaks,
+    versions: VersionsField,
 }
 
 #[derive(Arbitrary, Debug)]
-enum Speaks {
+enum VersionsField {
     Ours,
     Go,
     Nothing,
@@ -97,7 +97,7 @@ enum Speaks {
 
 impl Node {
     fn address(&self) -> Address {
-        addr(self.elsewhere.unwrap_or(self.place)).into()
+        addr(self.elsewhere.unwrap_or(self.peer)).into()
     }
 
     fn meta(&self) -> Bytes {
@@ -106,10 +106,10 @@ impl Node {
 
     fn versions(&self) -> Option<Versions> {
         match self.versions {
-            Speaks::Ours => Some(VERSIONS),
-            Speaks::Go => Some([1, 5, 2, 0, 0, 0]),
-            Speaks::Nothing => None,
-            Speaks::Any(versions) => Some(versions),
+            VersionsField::Ours => Some(VERSIONS),
+            VersionsField::Go => Some([1, 5, 2, 0, 0, 0]),
+            VersionsField::Nothing => None,
+            VersionsField::Any(versions) => Some(versions),
         }
     }
 }
@@ -133,7 +133,7 @@ enum State {
 impl View {
     pub(super) fn build(&self) -> PushPull {
         let nodes = self.nodes.iter().map(|(node, state)| PushPullState {
-            name: name(node.place),
+            name: name(node.peer),
             address: node.address(),
             meta: node.meta(),
             incarnation: incarnation(node.incarnation),
@@ -150,14 +150,14 @@ impl View {
     }
 }
 
-/// What an application, or the dissemination, says.
+/// A user message: of an application, or of this crate's dissemination.
 #[derive(Arbitrary, Debug)]
-pub(super) enum Said {
-    /// As a Go program.
+pub(super) enum UserMessage {
+    /// As a Go program sends it.
     Plain {
         value: u8,
     },
-    /// As a node of this crate.
+    /// As a node of this crate sends it.
     Message {
         origin: u8,
         epoch: u8,
@@ -169,8 +169,8 @@ pub(super) enum Said {
     Bytes(Vec<u8>),
 }
 
-impl Said {
-    /// A user message, its type byte included.
+impl UserMessage {
+    /// The encoded message with its type byte.
     pub(super) fn encode(&self, transcript: &Transcript) -> Bytes {
         let user = |bytes: &[u8]| [&[kind::USER], bytes].concat().into();
         match *self {
@@ -188,28 +188,28 @@ impl Said {
     }
 }
 
-/// Somebody of this crate is there, at its place.
-pub(super) fn alive(place: u8) -> Bytes {
+/// A peer of this crate announces itself.
+pub(super) fn alive(peer: u8) -> Bytes {
     packet::encode_message(&Message::Alive(Alive {
         incarnation: 1,
-        node: name(place),
-        address: addr(place).into(),
+        node: name(peer),
+        address: addr(peer).into(),
         meta: Bytes::new(),
         versions: Some(VERSIONS),
     }))
 }
 
 pub(super) fn ping(seq: u8, node: u8, source: Option<u8>) -> Ping {
-    Ping { seq: seq.into(), node: name(node), source: source.map(source_of) }
+    Ping { seq: seq.into(), node: name(node), source: source.map(source_at) }
 }
 
-/// An answer to one of the latest `pings`, if there are so many.
+/// An ack of one of the latest `pings`, if there are so many.
 pub(super) fn ack(seq: u8, pings: &VecDeque<u32>) -> Ack {
     Ack { seq: pings.get(usize::from(seq)).copied().unwrap_or(seq.into()), payload: Bytes::new() }
 }
 
-fn source_of(place: u8) -> Source {
-    Source { address: addr(place).into(), node: name(place) }
+fn source_at(peer: u8) -> Source {
+    Source { address: addr(peer).into(), node: name(peer) }
 }
 
 /// Small ones, and the largest there are.

@@ -1,11 +1,11 @@
-//! A node among peers that say anything at any time.
+//! A node among peers that send anything at any time.
 //!
-//! What must hold whatever they say: nothing panics; everything that could grow stays within its bound;
-//! whatever the node sends can be read, and datagrams keep to their size; its timers never spin; it
-//! never takes itself for anything but alive before it leaves; and what it believes of a member's identity, roles and
-//! endpoints was told in that member's name in answer to a question that it was asked.
+//! Whatever they send, these properties must hold: nothing panics; everything that can grow keeps to its bound; whatever the
+//! node sends can be decoded, and its datagrams keep to their size; its timers never spin; it never believes itself anything but
+//! alive before it leaves; and what it believes of a member's identity, roles and endpoints was an answer in that member's name
+//! to a question to that member.
 
-mod said;
+mod messages;
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use std::{
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 
-use self::said::{Packet, View};
+use self::messages::{Packet, View};
 use crate::{
     config::{Config, NodeId, NodeInfo, Profile, Retention, Seed},
     membership::MemberState,
@@ -27,18 +27,18 @@ use crate::{
     },
 };
 
-/// The name of the node under test, whose place is 0.
+/// The name of the node under test, which is peer 0.
 const ME: &str = "me";
 /// When it started, in microseconds since 1970.
 const EPOCH: u64 = 1_000_000_000_000_000;
-/// The checksum's, which is not counted when a packet is filled, as in memberlist.
-const CHECKSUM: usize = 5;
-/// How often in a row timers may be due at the same moment.
-const SPIN: u32 = 1000;
+/// The length of a checksum, which does not count when a packet is filled, as in memberlist.
+const CHECKSUM_LEN: usize = 5;
+/// How often in a row timers may be due at the same time.
+const MAX_SPINS: u32 = 1000;
 
-/// What happens next.
+/// The next step of the input.
 #[derive(Arbitrary, Debug)]
-enum Op {
+enum Step {
     Datagram {
         from: u8,
         packet: Packet,
@@ -46,25 +46,25 @@ enum Op {
     Wait {
         millis: u16,
     },
-    /// Somebody is there, and answers pings for so many seconds.
-    Meet {
-        place: u8,
+    /// A peer announces itself, and answers pings for so many seconds.
+    Introduce {
+        peer: u8,
         seconds: u8,
     },
-    /// What the node tells of itself is something else from now on.
-    Change {
+    /// The node under test changes its own info.
+    UpdateInfo {
         id: u8,
         role: u8,
     },
-    /// Somebody opens a stream.
+    /// A peer opens a stream.
     Stream {
         from: u8,
-        said: OverStream,
+        content: StreamContent,
         cut: Option<u8>,
     },
-    /// What becomes of the oldest stream that the node has opened.
+    /// What the oldest stream that the node has opened answers; `None` if it fails.
     Answer {
-        said: Option<OverStream>,
+        content: Option<StreamContent>,
         cut: Option<u8>,
     },
     Publish {
@@ -73,62 +73,62 @@ enum Op {
     Leave,
 }
 
+/// What a peer sends over a stream.
 #[derive(Arbitrary, Debug)]
-enum OverStream {
+enum StreamContent {
     View(View),
     Ack(u8),
     Ping(u8),
-    User(said::Said),
+    User(messages::UserMessage),
     Error,
     Bytes(Vec<u8>),
 }
 
-/// Valid messages in any order, from anybody, with time passing: the state machine.
+/// Tests the state machine: valid messages of any peer, in any order and at any time.
 pub fn node(data: &[u8]) {
     let mut input = Unstructured::new(data);
     let Ok(seeds) = u8::arbitrary(&mut input) else { return };
-    let mut world = World::new(seeds % 3);
+    let mut harness = Harness::new(seeds % 3);
     while !input.is_empty() {
-        let Ok(op) = Op::arbitrary(&mut input) else { return };
-        world.run(op);
+        let Ok(step) = Step::arbitrary(&mut input) else { return };
+        harness.apply(step);
     }
 }
 
-/// What came over the network, as it was recorded: everything from the socket to the state machine.
+/// Replays recorded network traffic: tests everything from the socket to the state machine.
 ///
-/// The input is a list of records: a kind (a datagram, a stream from outside, the answer to the node's own
-/// oldest stream, time), the peer's place, a length in two bytes, and so many bytes; as time the length
-/// counts milliseconds.
+/// The input is a list of records: a kind (a datagram, a stream from outside, the answer to the node's own oldest stream, or
+/// time), the peer's number, a length in two bytes, and so many bytes. For time, the length is in milliseconds.
 pub fn session(data: &[u8]) {
-    let mut world = World::new(1);
+    let mut harness = Harness::new(1);
     let mut rest = data;
     while let Some((&[kind, from, high, low], tail)) = rest.split_first_chunk() {
         let len = u16::from_be_bytes([high, low]);
         if kind % 4 == 3 {
-            world.wait(Duration::from_millis(len.into()));
+            harness.wait(Duration::from_millis(len.into()));
             rest = tail;
             continue;
         }
         let (bytes, tail) = tail.split_at(tail.len().min(len.into()));
         match kind % 4 {
-            0 => world.datagram(from, &Bytes::copy_from_slice(bytes)),
-            1 => world.stream(from, bytes, None),
-            _ => world.answer(Some(bytes), None),
+            0 => harness.datagram(from, &Bytes::copy_from_slice(bytes)),
+            1 => harness.stream(from, bytes, None),
+            _ => harness.answer(Some(bytes), None),
         }
         rest = tail;
     }
 }
 
-fn addr(place: u8) -> SocketAddr {
-    (Ipv4Addr::new(10, 0, 0, place), 7946).into()
+fn addr(peer: u8) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, 0, peer), 7946).into()
 }
 
-fn name(place: u8) -> Bytes {
-    if place == 0 { ME.into() } else { format!("node{place}").into() }
+fn name(peer: u8) -> Bytes {
+    if peer == 0 { ME.into() } else { format!("node{peer}").into() }
 }
 
-/// A node, and what it waits for.
-struct World {
+/// The node under test, and what it waits for.
+struct Harness {
     node: Node,
     now: Instant,
     packet_max: usize,
@@ -141,19 +141,19 @@ struct World {
     leaving: bool,
 }
 
-impl World {
+impl Harness {
     fn new(seeds: u8) -> Self {
         let now = Instant::now();
         let tuning = Profile::Lan.tuning();
-        let packet_max = tuning.udp_buffer_size + CHECKSUM;
+        let packet_max = tuning.udp_buffer_size + CHECKSUM_LEN;
         let config = Config::new(ME)
-            .join((1..=seeds).map(|place| Seed { host: addr(place).ip().to_string(), port: 7946 }))
+            .join((1..=seeds).map(|peer| Seed { host: addr(peer).ip().to_string(), port: 7946 }))
             .tuning(tuning)
             .retention(Retention { retain_messages: 16, retain_bytes: 8 << 20, ..Retention::default() })
             .replay(true)
             .info(info(0, 0));
         let config = NodeConfig { epoch: EPOCH, ..NodeConfig::new(config, addr(0)) };
-        let mut world = Self {
+        let mut harness = Self {
             node: Node::new(now, config),
             now,
             packet_max,
@@ -163,37 +163,37 @@ impl World {
             transcript: Transcript::default(),
             leaving: false,
         };
-        world.drain();
-        world
+        harness.drain();
+        harness
     }
 
-    fn run(&mut self, op: Op) {
-        match op {
-            Op::Datagram { from, packet } => {
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Datagram { from, packet } => {
                 let packet = packet.encode(&self.pings, &self.transcript);
                 self.datagram(from, &packet);
             }
-            Op::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
-            Op::Meet { place, seconds } => self.meet(place, seconds % 8),
-            Op::Change { id, role } => {
+            Step::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
+            Step::Introduce { peer, seconds } => self.introduce(peer, seconds % 8),
+            Step::UpdateInfo { id, role } => {
                 self.node.update_info(self.now, info(id, role));
                 self.drain();
             }
-            Op::Stream { from, said, cut } => {
-                let bytes = self.over_stream(&said);
+            Step::Stream { from, content, cut } => {
+                let bytes = self.encode_content(&content);
                 self.stream(from, &bytes, cut);
             }
-            Op::Answer { said, cut } => {
-                let bytes = said.map(|said| self.over_stream(&said));
+            Step::Answer { content, cut } => {
+                let bytes = content.map(|content| self.encode_content(&content));
                 self.answer(bytes.as_deref(), cut);
             }
-            Op::Publish { len } => {
+            Step::Publish { len } => {
                 let value = format!("\"{}\"", "x".repeat(len.into()));
-                // Refusals are to be expected.
+                // It may be refused.
                 let _ = self.node.publish(self.now, "key", &value);
                 self.drain();
             }
-            Op::Leave => {
+            Step::Leave => {
                 self.leaving = true;
                 self.node.leave(self.now);
                 self.drain();
@@ -201,34 +201,34 @@ impl World {
         }
     }
 
-    fn over_stream(&self, said: &OverStream) -> Vec<u8> {
-        let message = match said {
-            OverStream::View(view) => StreamMessage::PushPull(view.build()),
-            OverStream::Ack(seq) => StreamMessage::Ack(said::ack(*seq, &self.pings)),
-            OverStream::Ping(place) => StreamMessage::Ping(said::ping(1, *place, None)),
-            OverStream::User(said) => StreamMessage::User(said.encode(&self.transcript).slice(1..)),
-            OverStream::Error => StreamMessage::Error("no".into()),
-            OverStream::Bytes(bytes) => return bytes.clone(),
+    fn encode_content(&self, content: &StreamContent) -> Vec<u8> {
+        let message = match content {
+            StreamContent::View(view) => StreamMessage::PushPull(view.build()),
+            StreamContent::Ack(seq) => StreamMessage::Ack(messages::ack(*seq, &self.pings)),
+            StreamContent::Ping(peer) => StreamMessage::Ping(messages::ping(1, *peer, None)),
+            StreamContent::User(content) => StreamMessage::User(content.encode(&self.transcript).slice(1..)),
+            StreamContent::Error => StreamMessage::Error("no".into()),
+            StreamContent::Bytes(bytes) => return bytes.clone(),
         };
         stream::encode(&message, false)
     }
 
-    fn meet(&mut self, place: u8, seconds: u8) {
-        self.datagram(place, &said::alive(place));
+    fn introduce(&mut self, peer: u8, seconds: u8) {
+        self.datagram(peer, &messages::alive(peer));
         for _ in 0..seconds {
             self.wait(Duration::from_secs(1));
             for seq in 0..self.pings.len().min(4) as u8 {
-                let ack = packet::encode_message(&Message::Ack(said::ack(seq, &self.pings)));
-                self.datagram(place, &ack);
+                let ack = packet::encode_message(&Message::Ack(messages::ack(seq, &self.pings)));
+                self.datagram(peer, &ack);
             }
         }
     }
 
     fn datagram(&mut self, from: u8, data: &Bytes) {
         let mut messages = Vec::new();
-        // What can be read is heard, whatever comes behind it.
+        // The messages before an error are received.
         let _ = packet::decode(data, &mut messages);
-        self.heard(messages);
+        self.note_received(messages);
         self.node.handle_datagram(self.now, addr(from), data);
         self.drain();
     }
@@ -255,8 +255,8 @@ impl World {
         self.drain();
     }
 
-    /// What is said to the node of nodes.
-    fn heard(&mut self, messages: Vec<Message>) {
+    /// Notes what the node is told about identities.
+    fn note_received(&mut self, messages: Vec<Message>) {
         for message in messages {
             if let Message::User(payload) = message {
                 self.transcript.heard(&payload);
@@ -264,10 +264,10 @@ impl World {
         }
     }
 
-    /// Whole and to its end, or in two pieces, of which the second may never come.
+    /// Hands over a stream as a whole and with its end, or in two pieces, of which the second may never come.
     fn feed(&mut self, id: StreamId, bytes: &[u8], cut: Option<u8>) {
         if let Ok(Some(StreamMessage::User(payload))) = StreamReader::new().push(bytes) {
-            self.heard(unbundled(&payload));
+            self.note_received(unbundled(&payload));
         }
         let (first, second) = bytes.split_at(cut.map_or(bytes.len(), usize::from).min(bytes.len()));
         self.node.handle_stream(self.now, id, StreamInput::Data(first));
@@ -284,7 +284,7 @@ impl World {
         let mut spins = 0;
         while let Some(due) = self.node.poll_timeout().filter(|due| *due <= end) {
             spins = if due > self.now { 0 } else { spins + 1 };
-            assert!(spins < SPIN, "a timer is due again and again");
+            assert!(spins < MAX_SPINS, "a timer is due again and again");
             self.now = self.now.max(due);
             self.node.handle_timeout(self.now);
             self.drain();
@@ -301,7 +301,7 @@ impl World {
             let mut messages = Vec::new();
             packet::decode(&transmit.payload, &mut messages).expect("what a node sends can be read");
             for message in messages {
-                self.sent(Some(transmit.to), message);
+                self.note_sent(Some(transmit.to), message);
             }
         }
         self.pings.truncate(16);
@@ -312,8 +312,8 @@ impl World {
                     let read = StreamReader::new().push(&data).expect("what a node sends can be read");
                     let message = read.expect("a message is written as a whole");
                     if let StreamMessage::User(payload) = message {
-                        // It may have waited, and whom it is for may have moved.
-                        unbundled(&payload).into_iter().for_each(|message| self.sent(None, message));
+                        // It may have waited, and its receiver may have moved.
+                        unbundled(&payload).into_iter().for_each(|message| self.note_sent(None, message));
                     }
                 }
                 Action::Close { .. } => {}
@@ -334,7 +334,7 @@ impl World {
         self.check();
     }
 
-    fn sent(&mut self, to: Option<SocketAddr>, message: Message) {
+    fn note_sent(&mut self, to: Option<SocketAddr>, message: Message) {
         match message {
             Message::Ping(ping) => self.pings.push_front(ping.seq),
             Message::User(payload) => {
@@ -359,7 +359,7 @@ fn info(id: u8, role: u8) -> NodeInfo {
     NodeInfo::new(NodeId::from(u64::from(id))).role(format!("role{role}"))
 }
 
-/// The messages that are in one, or that one.
+/// The messages in a bundle, or the message itself.
 fn unbundled(payload: &Bytes) -> Vec<Message> {
     let parts = crate::node::parts_of(payload);
     if parts.is_empty() {
@@ -367,7 +367,7 @@ fn unbundled(payload: &Bytes) -> Vec<Message> {
     }
     let mut messages = Vec::new();
     for part in parts {
-        // What can be read is heard.
+        // The messages before an error are received.
         let _ = packet::decode(&part, &mut messages);
     }
     messages
