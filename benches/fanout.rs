@@ -1,8 +1,8 @@
-//! How fast, how surely and at what cost messages reach every node: real sockets on loopback, all nodes
-//! in this process.
+//! Latency, throughput, reliability and CPU cost of messages to all nodes: on real sockets on loopback, with all nodes in this
+//! process.
 //!
-//! `cargo bench --bench fanout -- --help` tells the settings. `scripts/bench-peers` runs this beside
-//! other systems, whose clients measure in the same way (`benches/peers`).
+//! `cargo bench --bench fanout -- --help` explains the settings. `scripts/bench-peers` compares this with other systems, whose
+//! clients measure in the same way (`benches/peers`).
 
 use std::{
     error::Error,
@@ -133,7 +133,7 @@ async fn measure(cli: &Cli, load: &Load) -> Result<Report, Box<dyn Error>> {
     Ok(Report::new(&system, load, (cli.nodes - 1, cli.senders), cost, tallies, receipts))
 }
 
-/// So many nodes that all know each other.
+/// A cluster of so many nodes that all know each other.
 async fn cluster(size: usize, envelope: &Envelope) -> Result<Vec<Handle>, Box<dyn Error>> {
     let mut nodes: Vec<Handle> = Vec::new();
     for number in 1..=size {
@@ -149,7 +149,7 @@ async fn cluster(size: usize, envelope: &Envelope) -> Result<Vec<Handle>, Box<dy
         }
     };
     time::timeout(PATIENCE, known).await.map_err(|_| "the nodes do not find each other")?;
-    // What they still say of each other is not to disturb the measurement.
+    // Remaining gossip about members must not disturb the measurement.
     time::sleep(Duration::from_millis(500)).await;
     Ok(nodes)
 }
@@ -169,7 +169,7 @@ async fn receive(mut messages: Subscription<Message>, mut tally: Tally, mut stop
     }
 }
 
-/// Gives how long each message took to be known to be everywhere.
+/// Publishes at the load's rate. Returns how long the receipt of each message took, in nanoseconds.
 async fn pace(senders: &[Handle], load: &Load, clock: Clock) -> Result<Vec<u64>, Box<dyn Error>> {
     let mut ticks = time::interval(load.period());
     let mut receipts = JoinSet::new();

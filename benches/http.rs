@@ -1,7 +1,7 @@
-//! What the HTTP API does on this machine: how soon a message that is published at one node reaches who follows
-//! another, how many can be published in batches, and what a thousand followers cost.
+//! Benchmarks of the HTTP API: the latency from a publisher at one node to a follower at another, the throughput of batches, and
+//! the cost of a thousand followers.
 //!
-//! The nodes are the program itself, three on loopback. `cargo bench --bench http` prints a table.
+//! Three processes of the program run on loopback. `cargo bench --bench http` prints a table.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-/// How long anything may take that is waited for.
+/// The longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::main(flavor = "current_thread")]
@@ -42,7 +42,7 @@ async fn main() {
     followers(&Cluster::start().await).await;
 }
 
-/// Three nodes that see each other. They end when this does.
+/// Three nodes that know each other. They end when this is dropped.
 struct Cluster([Node; 3]);
 
 struct Node {
@@ -59,7 +59,7 @@ impl Drop for Node {
 }
 
 impl Node {
-    /// Gives where it listens, too.
+    /// Starts a node, and returns it with the address that it listens on.
     fn start(name: &str, seed: Option<&str>) -> (Self, String) {
         let args = ["node", "--name", name, "--bind", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log-format", "json"];
         let join = seed.iter().flat_map(|seed| ["--join", seed]);
@@ -78,7 +78,7 @@ impl Node {
             }
         };
         let (http, listening) = (addr("http"), addr("listening"));
-        // What it hears is not read, and does not stop it.
+        // Reads the log away, so that the node never waits for this.
         std::thread::spawn(move || lines.for_each(drop));
         (Self { process, http }, listening)
     }

@@ -1,6 +1,6 @@
-//! How fast messages are written and read: `cargo bench --bench wire`.
+//! Benchmarks of the wire codec: `cargo bench --bench wire`.
 //!
-//! A full packet has to be decoded in less than 5 µs.
+//! Decoding a full packet has to take less than 5 µs.
 
 use std::net::Ipv4Addr;
 

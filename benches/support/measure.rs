@@ -1,5 +1,5 @@
-//! What is measured, the same for this crate and its peers: stamped values, what each receiver makes of
-//! them, and the report.
+//! The measurement, which is the same for this crate and the other systems: stamped values, each receiver's tally of them, and
+//! the report.
 
 use std::{
     fmt::Write as _,
@@ -14,9 +14,9 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-/// How long nothing may arrive until the rest counts as lost.
+/// If nothing arrives for so long, the remaining messages count as lost.
 const STALL: Duration = Duration::from_secs(5);
-/// The hexadecimal digits in front of a value: its sender, its number, and when it was sent.
+/// The number of hexadecimal digits at the start of a value: its sender, its number, and its time of sending.
 const STAMP: usize = 4 + 16 + 16;
 
 /// How messages are sent.
@@ -53,7 +53,7 @@ impl Load {
     }
 }
 
-/// When the run began; stamps count from it.
+/// The start of the run, from which stamps count.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -75,13 +75,13 @@ impl Clock {
     }
 }
 
-/// What one receiver has heard.
+/// What one receiver has received.
 #[derive(Debug)]
 pub struct Tally {
     clock: Clock,
     timed: bool,
-    /// By sender: which numbers came, as bits, and the number after the last one.
-    heard: Vec<(Vec<u64>, u64)>,
+    /// For each sender: the received numbers, as a bit set, and the number after the largest one.
+    received: Vec<(Vec<u64>, u64)>,
     delivered: Arc<AtomicU64>,
     duplicates: u64,
     disordered: u64,
@@ -90,24 +90,24 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// `delivered` counts for all receivers together.
+    /// `delivered` is the counter of all receivers together.
     pub fn new(clock: Clock, mode: Mode, delivered: &Arc<AtomicU64>) -> Self {
         let delivered = Arc::clone(delivered);
         let timed = mode == Mode::Paced;
-        Self { clock, timed, heard: Vec::new(), delivered, duplicates: 0, disordered: 0, latencies: Vec::new() }
+        Self { clock, timed, received: Vec::new(), delivered, duplicates: 0, disordered: 0, latencies: Vec::new() }
     }
 
-    /// A value has reached the application.
+    /// Records that a value has reached the application.
     pub fn record(&mut self, value: &[u8]) {
         let field = |at: usize, len: usize| {
             let digits = value.get(at..at + len).and_then(|digits| str::from_utf8(digits).ok());
             digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).expect("values are stamped")
         };
         let (sender, number) = (field(0, 4) as usize, field(4, 16));
-        if self.heard.len() <= sender {
-            self.heard.resize(sender + 1, (Vec::new(), 0));
+        if self.received.len() <= sender {
+            self.received.resize(sender + 1, (Vec::new(), 0));
         }
-        let (bits, next) = &mut self.heard[sender];
+        let (bits, next) = &mut self.received[sender];
         let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
         if bits.len() <= word {
             bits.resize(word + 1, 0);
@@ -126,16 +126,16 @@ impl Tally {
     }
 }
 
-/// How times are spread, in milliseconds.
+/// Percentiles of times, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Spread {
+pub struct Percentiles {
     pub p50: f64,
     pub p99: f64,
     pub max: f64,
 }
 
-impl Spread {
-    /// Of times in nanoseconds; `None` of none.
+impl Percentiles {
+    /// The percentiles of times in nanoseconds; `None` if there are none.
     pub fn of(mut nanos: Vec<u64>) -> Option<Self> {
         nanos.sort_unstable();
         let last = nanos.len().checked_sub(1)?;
@@ -153,14 +153,15 @@ pub struct Run {
 }
 
 impl Run {
-    /// `others` are processes that take part, besides this one.
+    /// Begins a run. `others` are the processes that take part besides this one.
     pub fn begin(others: &[u32]) -> Self {
         let mut processes = others.to_vec();
         processes.push(std::process::id());
         Self { began: Instant::now(), cpu: cpu_seconds(&processes), processes }
     }
 
-    /// Waits until `delivered` is what is expected, or does not grow any more.
+    /// Waits until `delivered` is `expected`, or does not grow any more. Returns the time that the run took, and its CPU time in
+    /// seconds.
     pub async fn end(self, delivered: &AtomicU64, expected: u64) -> (Duration, Option<f64>) {
         let (mut seen, mut since) = (delivered.load(Ordering::Relaxed), Instant::now());
         while seen < expected && since.elapsed() < STALL {
@@ -175,11 +176,11 @@ impl Run {
     }
 }
 
-/// What processes have used, by Linux's account of it, in hundredths of a second.
+/// The CPU time of processes in seconds, as Linux counts it, in hundredths.
 fn cpu_seconds(processes: &[u32]) -> Option<f64> {
     let ticks = |process: &u32| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // The command's name, in parentheses, may hold blanks. User and system time are fields 14 and 15.
+        // The command's name, in parentheses, may contain spaces. User and system time are fields 14 and 15.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
         let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
         Some(user + system)
@@ -187,12 +188,12 @@ fn cpu_seconds(processes: &[u32]) -> Option<f64> {
     processes.iter().map(ticks).sum::<Option<u64>>().map(|ticks| ticks as f64 / 100.0)
 }
 
-/// What a run showed; one object a line with `--json`.
+/// The results of a run; with `--json`, one object on a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     pub system: String,
     pub mode: Mode,
-    /// Who gets each message.
+    /// How many receivers get each message.
     pub receivers: usize,
     pub senders: usize,
     pub msgs: u64,
@@ -202,10 +203,10 @@ pub struct Report {
     pub duplicates: u64,
     pub disordered: u64,
     pub seconds: f64,
-    /// From publishing to the application, when paced.
-    pub latency_ms: Option<Spread>,
-    /// From publishing until the publisher knows that every member has it, when paced.
-    pub receipt_ms: Option<Spread>,
+    /// From publication to the application, if paced.
+    pub latency_ms: Option<Percentiles>,
+    /// From publication until the publisher knows that every member has it, if paced.
+    pub receipt_ms: Option<Percentiles>,
     pub deliveries_per_second: f64,
     pub cpu_seconds_per_million: Option<f64>,
 }
@@ -232,25 +233,25 @@ impl Report {
             duplicates: tallies.iter().map(|tally| tally.duplicates).sum(),
             disordered: tallies.iter().map(|tally| tally.disordered).sum(),
             seconds: took.as_secs_f64(),
-            latency_ms: Spread::of(tallies.into_iter().flat_map(|tally| tally.latencies).collect()),
-            receipt_ms: Spread::of(receipts),
+            latency_ms: Percentiles::of(tallies.into_iter().flat_map(|tally| tally.latencies).collect()),
+            receipt_ms: Percentiles::of(receipts),
             deliveries_per_second: delivered as f64 / took.as_secs_f64(),
             cpu_seconds_per_million: cpu.map(|cpu| cpu * 1e6 / delivered.max(1) as f64),
         }
     }
 
-    /// Prints it, for people or as JSON.
+    /// Prints the report as text or as JSON.
     pub fn print(&self, json: bool) {
         if json {
             return println!("{}", serde_json::to_string(self).expect("a report is plain data"));
         }
-        let spread = |Spread { p50, p99, max }| format!("p50 {p50:.2}, p99 {p99:.2}, max {max:.2} ms");
+        let percentiles = |Percentiles { p50, p99, max }| format!("p50 {p50:.2}, p99 {p99:.2}, max {max:.2} ms");
         println!("{}, {:?}: {} to {} receivers", self.system, self.mode, self.msgs, self.receivers);
         println!("  delivered    {} of {} ({})", self.delivered, self.expected, self.share());
         println!("  duplicates   {}, out of order {}", self.duplicates, self.disordered);
         for (name, times) in [("latency ", self.latency_ms), ("receipt ", self.receipt_ms)] {
             if let Some(times) = times {
-                println!("  {name}     {}", spread(times));
+                println!("  {name}     {}", percentiles(times));
             }
         }
         println!("  throughput   {:.0} deliveries/s", self.deliveries_per_second);
@@ -260,7 +261,7 @@ impl Report {
     }
 
     pub fn share(&self) -> String {
-        // Rounded down: all means all.
+        // Rounded down, so that 100 % means all.
         let permille = self.delivered * 1000 / self.expected.max(1);
         format!("{}.{} %", permille / 10, permille % 10)
     }

@@ -1,4 +1,4 @@
-//! The subscribers of another system, each a task of its own that counts what it hears until it is stopped.
+//! The subscribers of another system, each a task of its own that counts what it receives until it is stopped.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -24,7 +24,7 @@ pub struct Setup {
 pub struct Subscribers {
     clock: Clock,
     mode: Mode,
-    /// What all of them have heard.
+    /// How many messages all of them have received.
     pub delivered: Arc<AtomicU64>,
     tasks: JoinSet<Tally>,
     stop: watch::Sender<bool>,
@@ -36,7 +36,7 @@ impl Subscribers {
         Self { clock, mode, delivered: Arc::default(), tasks: JoinSet::new(), stop }
     }
 
-    /// Adds one that has subscribed. `record` puts a message on its tally.
+    /// Adds a subscriber. `record` enters a message in its tally.
     pub fn add<S>(&mut self, messages: S, mut record: impl FnMut(&mut Tally, S::Item) + Send + 'static)
     where
         S: Stream + Send + 'static,
@@ -51,10 +51,10 @@ impl Subscribers {
                     biased;
                     message = messages.next() => match message {
                         Some(message) => record(&mut tally, message),
-                        // What is lost with it is missing in the count of what was delivered.
+                        // Lost messages are missing in the count of delivered ones.
                         None => return tally,
                     },
-                    // It fails only when nobody is left to say so.
+                    // Fails only if the sender is gone, which means the same.
                     _ = stop.changed() => return tally,
                 }
             }

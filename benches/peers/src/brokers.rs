@@ -1,4 +1,4 @@
-//! One publisher and many subscribers at a message broker, each with a connection of its own.
+//! Message brokers: one publisher and many subscribers, each with a connection of its own.
 
 use std::net::SocketAddr;
 

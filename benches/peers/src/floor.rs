@@ -1,5 +1,5 @@
-//! The floor: what the system calls alone take. Bare UDP sockets in one thread, on loopback: each message goes to
-//! all of them, and each acknowledges it, as nodes do. Nothing is encoded, ordered, kept or repaired.
+//! The floor: the cost of the system calls alone. Bare UDP sockets in one thread, on loopback: each message goes to all of them,
+//! and each acknowledges it, as nodes do. There is no encoding, ordering, retention or repair.
 
 use std::{
     io,

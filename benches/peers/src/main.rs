@@ -1,5 +1,5 @@
-//! What this crate is compared with: message brokers and bare sockets, measured as `benches/fanout.rs` measures
-//! this crate; and the tables and the picture of what all of them showed.
+//! The systems that this crate is compared with, message brokers and bare sockets, measured as `benches/fanout.rs` measures this
+//! crate; and the tables and the picture of all results.
 //!
 //! `scripts/bench-peers` runs it.
 

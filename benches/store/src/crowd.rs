@@ -1,4 +1,4 @@
-//! Very many sessions, and very many that wait for one lock: what that takes of our voters.
+//! The cost of very many sessions, and of very many waiters for one lock, for this project's voters.
 
 use std::{
     path::Path,

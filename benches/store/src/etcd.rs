@@ -1,5 +1,4 @@
-//! Three servers of etcd, and a client that speaks to them as its own clients do: gRPC, with the few messages that a load
-//! takes.
+//! Three etcd servers, and a gRPC client with the few messages that the load needs.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! The load, and what is measured under it: the same for both systems.
+//! The load, and the measurements under it, which are the same for both systems.
 
 use std::{
     future::Future,
@@ -29,7 +29,7 @@ const AFTER: Duration = Duration::from_secs(2);
 /// How many keys there are.
 const KEYS: usize = 10_000;
 
-/// Who puts keys. All clones of it are one program.
+/// A client that puts keys. Its clones share connections, as in one program.
 pub(crate) trait Client: Clone + Send + 'static {
     /// Which server leads, once all servers are there, follow it and are equal.
     fn leader(&self) -> impl Future<Output = Outcome<usize>>;

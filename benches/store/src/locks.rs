@@ -1,4 +1,4 @@
-//! Locks, as both systems have them: a session or lease for each client, and a lock service of the servers.
+//! Benchmarks of locks, which both systems have: a session or lease for each client, and a lock service of the servers.
 
 use std::{
     future::Future,
@@ -21,9 +21,9 @@ const TURNS: usize = 40;
 const LOST: usize = 5;
 const COMMANDS: usize = 40;
 
-/// Who takes locks.
+/// A client that takes locks.
 pub(crate) trait Locks: Clone + Send + 'static {
-    /// What locks are held by.
+    /// The session or lease that holds locks.
     type Session: Clone + Send + Sync + 'static;
     /// A lock that is held.
     type Held: Send;

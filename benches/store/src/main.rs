@@ -1,4 +1,4 @@
-//! Measures the replicated store beside etcd: three servers of each on the same disk, with the same load, in turn.
+//! Compares the replicated store with etcd: three servers of each on the same disk, under the same load, in turn.
 //!
 //! `scripts/bench-store` runs it.
 

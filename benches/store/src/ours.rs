@@ -1,4 +1,4 @@
-//! Three voters of ours; and the client, a node that does not vote, as a program that embeds the library would be.
+//! Three voters of this project, and as client a node that does not vote, as in a program that embeds the library.
 
 use std::{
     net::Ipv4Addr,

@@ -1,4 +1,4 @@
-//! What was measured in one round, and tables of all rounds.
+//! The results of one round, and tables of all rounds.
 
 use std::fmt::{self, Write as _};
 

@@ -1,4 +1,4 @@
-//! Processes of servers: how they are started, killed and started again, and what they take.
+//! The server processes: starts, kills and restarts them, and reads their CPU time and memory.
 
 use std::{
     ffi::OsString,

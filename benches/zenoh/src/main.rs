@@ -1,8 +1,6 @@
-//! Peers of Zenoh, one that publishes and many that subscribe, with no router between them: measures what
-//! `benches/fanout.rs` measures of this crate, in the same way.
+//! Zenoh peers, one publisher and many subscribers, without a router: measured as `benches/fanout.rs` measures this crate.
 //!
-//! The subscribers connect to the publisher, each with a session and a TCP connection of its own, so that each
-//! message takes one hop.
+//! Each subscriber has a session and a TCP connection of its own to the publisher, so that each message takes one hop.
 
 use std::{
     error::Error,

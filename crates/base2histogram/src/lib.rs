@@ -1,10 +1,15 @@
-//! Stands in for the crate of this name, which openraft counts with: how many entries a batch has, and the like.
+//! A stub of the crate of this name, which openraft uses for statistics such as the sizes of batches.
 //!
-//! Nothing here reads these counts: that takes openraft's feature `runtime-stats`, which is off. But the first histogram of
-//! the real crate makes tables for all resolutions that there can be, 27 MB of them, which stay in memory. That is twice
-//! what a voter takes otherwise. So these histograms count nothing, and `[patch]` in the workspace's `Cargo.toml` puts
-//! them in the other ones' place. Whoever embeds `broadcast-store` in a program of their own gets the real ones, unless
-//! they do the same.
+//! Nothing here reads these statistics: openraft's feature `runtime-stats` is off. But the first histogram of the real crate
+//! allocates lookup tables for all possible resolutions, 27 MB, which stay in memory. That is twice the memory that a voter needs
+//! otherwise. So these histograms count nothing, and `[patch]` in the workspace's `Cargo.toml` replaces the real crate by this
+//! one. A program that embeds `broadcast-store` gets the real crate, unless it does the same.
+//!
+//! ```
+//! let mut histogram = base2histogram::Histogram::<()>::new();
+//! histogram.record(7);
+//! assert_eq!(histogram.total(), 0);
+//! ```
 
 #![deny(missing_docs, unreachable_pub)]
 
@@ -15,32 +20,32 @@ use std::{fmt, marker::PhantomData};
 pub struct Histogram<T = ()>(PhantomData<T>);
 
 impl<T> Histogram<T> {
-    /// An empty one.
+    /// An empty histogram.
     #[must_use]
     pub fn new() -> Self {
         Self(PhantomData)
     }
 
-    /// Takes a value, and forgets it.
+    /// Ignores a value.
     pub fn record(&mut self, _: u64) {}
 
-    /// Takes a value so many times, and forgets it.
+    /// Ignores a value that comes so many times.
     pub fn record_n(&mut self, _: u64, _: u64) {}
 
-    /// How many values it has.
+    /// The number of values: none.
     #[must_use]
     pub fn total(&self) -> u64 {
         0
     }
 
-    /// What can be told of the values.
+    /// The percentiles of no values.
     #[must_use]
     pub fn percentile_stats(&self) -> PercentileStats {
         PercentileStats::default()
     }
 }
 
-/// What can be told of no values.
+/// Percentiles, which are all 0. [`Histogram::percentile_stats`] returns them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they are all 0, and named after what part of the values is lower")]
 pub struct PercentileStats {
@@ -61,18 +66,18 @@ impl fmt::Display for PercentileStats {
     }
 }
 
-/// A picture of histograms: nothing.
+/// A chart of histograms, which is empty.
 #[derive(Clone, Debug, Default)]
 pub struct AsciiChart;
 
 impl AsciiChart {
-    /// An empty one.
+    /// An empty chart.
     #[must_use]
     pub fn new() -> Self {
         Self
     }
 
-    /// The same, for there is nothing to draw.
+    /// The same chart.
     #[must_use]
     pub fn add(self, _: impl Into<String>, _: Histogram) -> Self {
         self

@@ -1,6 +1,6 @@
-//! What a session costs beside bare TCP, both on loopback, in turns: `cargo bench -p broadcast-session`.
+//! Compares sessions with bare TCP, both on loopback, in turn: `cargo bench -p broadcast-session`.
 //!
-//! - *latency*: one after the other, 64 bytes go there and come back;
+//! - *latency*: 64 bytes go there and come back, one call after the other;
 //! - *throughput*: 64 MiB go there in pieces of 64 KiB, and one byte comes back at the end.
 
 use std::{

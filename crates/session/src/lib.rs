@@ -245,6 +245,15 @@ impl Sessions {
         self.add(method, service, Arc::new(ServiceQuota::isolated()));
     }
 
+    #[doc(hidden)]
+    #[deprecated(note = "now `serve_isolated`")]
+    pub fn serve_apart<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<Response, Refusal>> + Send + 'static,
+    {
+        self.serve_isolated(method, service);
+    }
+
     fn add<F>(&self, method: &str, service: impl Fn(Request) -> F + Send + Sync + 'static, quota: Arc<ServiceQuota>)
     where
         F: Future<Output = Result<Response, Refusal>> + Send + 'static,

@@ -1,5 +1,5 @@
-//! What several rounds showed: of each figure the median, the least and the most; and figures of this crate as
-//! ratios to those of others in the same round, which a machine that is slow for a minute disturbs least.
+//! The results of several rounds: the median, the least and the most of each figure; and ratios of this crate's figures to those
+//! of other systems in the same round, so that a machine that is slow for a minute disturbs them least.
 
 mod picture;
 mod tables;

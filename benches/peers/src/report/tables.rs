@@ -1,5 +1,5 @@
-//! The figures as tables, in Markdown: the median of all rounds, and in parentheses the least and the most; of what
-//! was lost, repeated or put out of order the worst.
+//! The figures as Markdown tables: the median of all rounds, and in parentheses the least and the most; for lost, duplicate and
+//! reordered messages, the worst round.
 
 use super::{
     CPU, FLOOD, Figure, LATENCY_MAX, LATENCY_P50, LATENCY_P99, OURS, RECEIPT_P50, RECEIPT_P99, Ratio, Read, Reports,

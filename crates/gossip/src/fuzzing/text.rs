@@ -29,7 +29,10 @@ pub fn text(data: &[u8]) {
     }
 }
 
-fn assert_round_trip<T: std::fmt::Debug + PartialEq>(read: Result<T, ConfigError>, again: impl Fn(&T) -> Result<T, ConfigError>) {
+fn assert_round_trip<T: std::fmt::Debug + PartialEq>(
+    read: Result<T, ConfigError>,
+    again: impl Fn(&T) -> Result<T, ConfigError>,
+) {
     match read {
         Ok(read) => assert_eq!(again(&read).as_ref(), Ok(&read)),
         Err(error) => assert_short(&error.to_string()),
