@@ -1,5 +1,5 @@
-//! The figures as an SVG picture: bars with whiskers from the least to the most of all rounds. It has no script and no font of its
-//! own, and adapts to the reader's light or dark colours.
+//! The figures as an SVG picture: bars with whiskers from the least to the most of all rounds. It has no script and no font of
+//! its own, and adapts to the reader's light or dark colours.
 
 use std::fmt::Write as _;
 
