@@ -322,10 +322,10 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::limits::Quota;
+    use crate::limits::KeyedQuota;
 
     /// One call: what the caller sends and what it gets, and the same at the callee.
-    async fn call(quota: &Quota<NodeName>) -> (SendStream<Bytes>, IncomingBody, IncomingBody, OutgoingBody) {
+    async fn call(quota: &KeyedQuota<NodeName>) -> (SendStream<Bytes>, IncomingBody, IncomingBody, OutgoingBody) {
         let (near, far) = duplex(1 << 20);
         let (client, server) = tokio::join!(h2::client::handshake(near), h2::server::handshake(far));
         let ((mut client, connection), mut server) = (client.expect("it is h2"), server.expect("it is h2"));
@@ -346,7 +346,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_for_a_call_has_to_go_on() {
-        let quota = Quota::new(8 << 20, 8 << 20);
+        let quota = KeyedQuota::new(8 << 20, 8 << 20);
         let slow = BodyError::Slow { within: PROGRESS_TIMEOUT };
         // A byte now and then is not enough to go on.
         let (mut sending, _answer, mut incoming, _outgoing) = call(&quota).await;

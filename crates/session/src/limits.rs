@@ -18,7 +18,7 @@ use crate::config::{
 
 /// So many units at once in all, and so many for each key: a member, or an address.
 #[derive(Debug)]
-pub(crate) struct Quota<K>(Arc<Inner<K>>);
+pub(crate) struct KeyedQuota<K>(Arc<Inner<K>>);
 
 #[derive(Debug)]
 struct Inner<K> {
@@ -33,7 +33,7 @@ struct Usage<K> {
     by_key: HashMap<K, usize>,
 }
 
-/// Units of a [`Quota`], given back when this is dropped.
+/// Units of a [`KeyedQuota`], given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation<K: Eq + Hash + Clone> {
     quota: Arc<Inner<K>>,
@@ -64,7 +64,7 @@ impl<K: Eq + Hash + Clone> Inner<K> {
     }
 }
 
-impl<K: Eq + Hash + Clone> Quota<K> {
+impl<K: Eq + Hash + Clone> KeyedQuota<K> {
     pub(crate) fn new(total: usize, per_key: usize) -> Self {
         let usage = Mutex::new(Usage { total: 0, by_key: HashMap::new() });
         Self(Arc::new(Inner { total, per_key, usage }))
@@ -114,17 +114,17 @@ impl<K: Eq + Hash + Clone> Drop for Reservation<K> {
 #[derive(Debug)]
 pub(crate) struct ServiceQuota {
     /// Calls that are being answered.
-    pub(crate) calls: Quota<NodeName>,
+    pub(crate) calls: KeyedQuota<NodeName>,
     /// Bytes of gathered requests, and of responses that are being sent.
-    pub(crate) buffered: Quota<NodeName>,
+    pub(crate) buffered: KeyedQuota<NodeName>,
 }
 
 impl ServiceQuota {
     /// For a service of its own.
     pub(crate) fn isolated() -> Self {
         Self {
-            calls: Quota::new(MAX_CALLS_ISOLATED, MAX_CALLS_ISOLATED / 2),
-            buffered: Quota::new(MAX_BUFFERED, MAX_BUFFERED_PER_MEMBER),
+            calls: KeyedQuota::new(MAX_CALLS_ISOLATED, MAX_CALLS_ISOLATED / 2),
+            buffered: KeyedQuota::new(MAX_BUFFERED, MAX_BUFFERED_PER_MEMBER),
         }
     }
 }
@@ -132,8 +132,8 @@ impl ServiceQuota {
 /// All limits of the serving side.
 #[derive(Debug)]
 pub(crate) struct SessionLimits {
-    pub(crate) handshakes: Quota<IpAddr>,
-    pub(crate) sessions: Quota<NodeName>,
+    pub(crate) handshakes: KeyedQuota<IpAddr>,
+    pub(crate) sessions: KeyedQuota<NodeName>,
     /// Shared by all services that have no quota of their own.
     pub(crate) shared: Arc<ServiceQuota>,
     /// Responses in pieces that are being sent.
@@ -143,12 +143,12 @@ pub(crate) struct SessionLimits {
 impl Default for SessionLimits {
     fn default() -> Self {
         let shared = ServiceQuota {
-            calls: Quota::new(MAX_CALLS, MAX_CALLS_PER_MEMBER),
-            buffered: Quota::new(MAX_BUFFERED, MAX_BUFFERED_PER_MEMBER),
+            calls: KeyedQuota::new(MAX_CALLS, MAX_CALLS_PER_MEMBER),
+            buffered: KeyedQuota::new(MAX_BUFFERED, MAX_BUFFERED_PER_MEMBER),
         };
         Self {
-            handshakes: Quota::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST),
-            sessions: Quota::new(MAX_SESSIONS, MAX_SESSIONS_PER_MEMBER),
+            handshakes: KeyedQuota::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST),
+            sessions: KeyedQuota::new(MAX_SESSIONS, MAX_SESSIONS_PER_MEMBER),
             shared: Arc::new(shared),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }
@@ -159,7 +159,7 @@ impl Default for SessionLimits {
 mod tests {
     use super::*;
 
-    fn held(quota: &Quota<&str>) -> (usize, usize) {
+    fn held(quota: &KeyedQuota<&str>) -> (usize, usize) {
         let usage = quota.0.usage();
         assert_eq!(usage.total, usage.by_key.values().sum::<usize>());
         (usage.total, usage.by_key.len())
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn nobody_takes_all_places() {
-        let quota = Quota::new(5, 2);
+        let quota = KeyedQuota::new(5, 2);
         let one: Vec<_> = std::iter::from_fn(|| quota.take("one")).collect();
         assert_eq!(one.len(), 2);
         let rest = [quota.take("two"), quota.take("two"), quota.take("three")];
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_place_grows_as_far_as_there_is_room_and_gives_back_what_it_had() {
-        let quota = Quota::new(100, 60);
+        let quota = KeyedQuota::new(100, 60);
         let (mut one, mut more, mut other) = (quota.empty("one"), quota.empty("one"), quota.empty("other"));
         assert!(one.resize(40) && !more.resize(21) && more.resize(20) && !one.resize(41));
         assert!(!other.resize(41) && other.resize(40));

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Envelope,
-    config::{Retention, Profile, Seed, Tuning},
+    config::{Profile, Retention, Seed, Tuning},
     dissemination::{MessageId, PublishError},
     membership::Member,
     node::{Node, StreamInput},

@@ -72,7 +72,7 @@ pub(super) enum ScheduledEvent {
 
 /// How much a host has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traffic {
+pub(crate) struct HostTraffic {
     pub(crate) packets: u64,
     pub(crate) packet_bytes: u64,
     pub(crate) stream_bytes: u64,
@@ -102,7 +102,7 @@ pub(super) struct Host {
     pub(super) outbox_bytes: usize,
     pub(super) streams: BTreeMap<StreamId, (ConnectionId, Side)>,
     /// Sent in all its lives.
-    pub(super) traffic: Traffic,
+    pub(super) traffic: HostTraffic,
 }
 
 impl Host {
@@ -123,7 +123,7 @@ impl Host {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
             streams: BTreeMap::new(),
-            traffic: Traffic::default(),
+            traffic: HostTraffic::default(),
         }
     }
 

@@ -26,7 +26,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub(crate) use self::{
     boot::{AddressSource, BootOptions},
-    host::{HostId, Traffic, host_name},
+    host::{HostId, HostTraffic, host_name},
     paths::{AffectedPaths, Impairment},
 };
 use self::{
@@ -278,8 +278,8 @@ impl Network {
         self.hosts[host].paused
     }
 
-    pub(crate) fn traffic(&self) -> Traffic {
-        self.hosts.iter().fold(Traffic::default(), |sum, Host { traffic, .. }| Traffic {
+    pub(crate) fn traffic(&self) -> HostTraffic {
+        self.hosts.iter().fold(HostTraffic::default(), |sum, Host { traffic, .. }| HostTraffic {
             packets: sum.packets + traffic.packets,
             packet_bytes: sum.packet_bytes + traffic.packet_bytes,
             stream_bytes: sum.stream_bytes + traffic.stream_bytes,

@@ -24,7 +24,7 @@ use super::{
     event_queue::nanos,
     fault_schedule::{FaultSchedule, SEEDS},
     histogram::LatencyHistogram,
-    network::{BootOptions, HostId, Network, Notification, Step, Traffic, host_name},
+    network::{BootOptions, HostId, HostTraffic, Network, Notification, Step, host_name},
     outcome::{RunEnd, RunOutcome, RunStats, Violation},
     scenario::{Scenario, Start},
     trace::Trace,
@@ -168,7 +168,7 @@ struct Run<'a> {
     copies: u64,
     /// When the workload began, and the traffic and copies until then.
     begin: Duration,
-    base: (Traffic, u64),
+    base: (HostTraffic, u64),
 }
 
 /// Why a run ends early.
@@ -264,7 +264,7 @@ impl<'a> Run<'a> {
             false_alarms: 0,
             copies: 0,
             begin: Duration::ZERO,
-            base: (Traffic::default(), 0),
+            base: (HostTraffic::default(), 0),
         }
     }
 
@@ -396,7 +396,7 @@ impl<'a> Run<'a> {
                 };
                 self.checker.missed(nanos(now), host, origin, epoch, (from, to - 1)).map_err(at)?;
             }
-            Err(Event::Room) => {
+            Err(Event::PublishReady) => {
                 for publisher in 0..self.publishers.len() {
                     if self.publishers[publisher].host == host {
                         self.publish(publisher)?;
