@@ -93,3 +93,17 @@ fn the_program_knows_the_settings_that_libraries_name() {
     }
     assert!(named.contains("max_members") && named.contains("origins"), "{named:?}");
 }
+
+/// `scripts/store-mutants` breaks the store and its locks with these patches. It takes too long for every change, but a patch that
+/// does not fit any more shows at once.
+#[test]
+fn the_mutants_fit_the_code() {
+    let mutants = ["store", "lock"].map(|name| files_in(&repository(&format!("crates/{name}/tests/mutants"))));
+    for patch in mutants.into_iter().flatten() {
+        let mut check = Command::new("git");
+        check.current_dir(repository(".")).args(["apply", "--check"]).arg(&patch);
+        let Ok(output) = check.output() else { return eprintln!("skipped: there is no `git`: install it") };
+        let problem = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} does not fit any more, make it anew: {problem}", patch.display());
+    }
+}

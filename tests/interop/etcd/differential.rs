@@ -212,7 +212,7 @@ pub fn ten_thousand_operations() {
 }
 
 /// A watch that both have begun, and is not cancelled.
-struct Watching {
+struct ActiveWatch {
     id: i64,
     /// The first revision that it is to be told of, as long as it is not known to have been told what had been before.
     behind: Option<i64>,
@@ -228,7 +228,7 @@ async fn run(seed: u64, operations: u64) {
     let mut both = Pair { etcd, ours, seed, number: 0 };
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut world = World { revision: 1, ..World::default() };
-    let mut watching: Vec<Watching> = Vec::new();
+    let mut watching: Vec<ActiveWatch> = Vec::new();
     // The store may not have been founded yet.
     let first = PutRequest { key: "a".into(), value: "first".into(), ..PutRequest::default() };
     while both.ours.client.call::<PutResponse>("/etcdserverpb.KV/Put", &first).await.is_err() {}
@@ -248,7 +248,7 @@ async fn run(seed: u64, operations: u64) {
     assert!(operations < 1000 || (log.created.len() > 10 && events > 100), "{} watches, {events}", log.created.len());
 }
 
-async fn step(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: &mut Vec<Watching>) {
+async fn step(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: &mut Vec<ActiveWatch>) {
     let mut seen = 0;
     match rng.random_range(0..1000) {
         0..250 => {
@@ -320,7 +320,7 @@ async fn step(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: 
                 both.fail(&format!("{:?}, {:?}", both.etcd.log.created.last(), both.ours.log.created.last()));
             }
             if !refused {
-                watching.push(Watching { id, behind: begins, begun_at: world.revision });
+                watching.push(ActiveWatch { id, behind: begins, begun_at: world.revision });
             }
         }
         _ => {
@@ -350,7 +350,7 @@ async fn step(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: 
 }
 
 /// Whether etcd may not have told a watch what was there before it began: nothing says so but what comes later.
-fn is_behind(both: &Pair, watch: &Watching) -> bool {
+fn is_behind(both: &Pair, watch: &ActiveWatch) -> bool {
     let events = both.etcd.log.events.get(&watch.id);
     let told = events.and_then(|events| events.last()).map(|(_, kv, _)| kv);
     let told = told.and_then(|kv| broadcast_etcd::messages::KeyValue::decode(&**kv).ok());
@@ -358,7 +358,7 @@ fn is_behind(both: &Pair, watch: &Watching) -> bool {
 }
 
 /// Compacts, where that does not overtake a watch of etcd: it looks for what is behind now and then only.
-async fn compact(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: &[Watching]) {
+async fn compact(both: &mut Pair, rng: &mut impl Rng, world: &mut World, watching: &[ActiveWatch]) {
     both.agree().await;
     let behind = watching.iter().filter(|watch| is_behind(both, watch)).filter_map(|watch| watch.behind);
     let most = behind.min().unwrap_or(world.revision);
