@@ -22,7 +22,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use broadcast::{Belief, Handle, Member, RequestError, ViewError};
+use broadcast::{Handle, Member, RequestError, ViewEntry, ViewError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::Serialize;
@@ -91,7 +91,7 @@ fn answer(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Respo
 async fn tell(
     app: Arc<App>,
     mut last: OwnedMutexGuard<Recent>,
-    own: Vec<Belief>,
+    own: Vec<ViewEntry>,
     mut pieces: Pieces,
     room: Option<OwnedSemaphorePermit>,
 ) {
@@ -104,7 +104,7 @@ async fn tell(
     }
 }
 
-async fn tell_all(pieces: &mut Pieces, app: &App, own: Vec<Belief>) -> Option<()> {
+async fn tell_all(pieces: &mut Pieces, app: &App, own: Vec<ViewEntry>) -> Option<()> {
     let node = &app.node;
     let until = Instant::now() + ASKING;
     pieces.text = around(&AllViews { node: node.name(), views: [], not_asked: 0 }).0;
@@ -138,7 +138,7 @@ async fn tell_all(pieces: &mut Pieces, app: &App, own: Vec<Belief>) -> Option<()
     pieces.finish().await
 }
 
-async fn tell_view(pieces: &mut Pieces, of: &str, beliefs: &[Belief]) -> Option<()> {
+async fn tell_view(pieces: &mut Pieces, of: &str, beliefs: &[ViewEntry]) -> Option<()> {
     let (before, after) = around(&ViewOf { of, members: [] });
     pieces.text += &before;
     for belief in beliefs {
@@ -180,7 +180,7 @@ struct BeliefOf {
     incarnation: u32,
 }
 
-type View = Result<Vec<Belief>, ViewError>;
+type View = Result<Vec<ViewEntry>, ViewError>;
 
 /// A member that is being asked, however long its answer then waits to be told. Given up when it is dropped.
 struct Asking(JoinHandle<View>);

@@ -152,7 +152,10 @@ pub use driver::{
     host_network, start, zones,
 };
 pub use event::{Event, Reach};
-pub use member::{Belief, Member, MemberState, NodeName};
+#[allow(deprecated)]
+#[doc(hidden)]
+pub use member::Belief;
+pub use member::{Member, MemberState, NodeName, ViewEntry};
 pub use membership::MembershipCounts;
 pub use metrics::Histogram;
 pub use node::{Gauges, Health, LimitCounts, MemberOverview, Metrics, Overview, RejectionCounts, SentBytes, Traffic};

@@ -107,10 +107,10 @@ pub struct Member {
     pub rtt: Option<Duration>,
 }
 
-/// What one member believes of another, or of itself: a record of a view.
-/// [`Handle::view`](crate::Handle::view) gives those of a node.
+/// An entry of a view: what one member believes of another, or of itself. [`Handle::view`](crate::Handle::view) gives those of
+/// a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Belief {
+pub struct ViewEntry {
     /// The member that it is about.
     pub name: NodeName,
     /// Whether that member is there.
@@ -121,16 +121,16 @@ pub struct Belief {
     pub addr: SocketAddr,
 }
 
-impl Belief {
+impl ViewEntry {
     /// The records of a view, sorted by name.
     pub(crate) fn from_view(view: &[PushPullState]) -> Vec<Self> {
-        let mut beliefs: Vec<_> = view.iter().map(Self::from).collect();
-        beliefs.sort_by(|one, other| one.name.cmp(&other.name));
-        beliefs
+        let mut entries: Vec<_> = view.iter().map(Self::from).collect();
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        entries
     }
 }
 
-impl From<&PushPullState> for Belief {
+impl From<&PushPullState> for ViewEntry {
     fn from(node: &PushPullState) -> Self {
         let state = match node.state {
             NodeState::Alive => MemberState::Alive,
@@ -142,3 +142,8 @@ impl From<&PushPullState> for Belief {
         Self { name, state, incarnation: node.incarnation, addr }
     }
 }
+
+#[allow(missing_docs)]
+#[doc(hidden)]
+#[deprecated(note = "renamed to `ViewEntry`")]
+pub type Belief = ViewEntry;

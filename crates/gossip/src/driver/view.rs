@@ -10,7 +10,7 @@ use super::{
     exchange::{self, ExchangeTraffic, RequestError},
 };
 use crate::{
-    Belief,
+    ViewEntry,
     wire::{PushPull, stream::StreamMessage},
 };
 
@@ -36,7 +36,7 @@ pub enum ViewError {
 impl Handle {
     /// What this node believes of every member that it remembers, itself and failed or departed members included, sorted by
     /// name. Empty once it has stopped.
-    pub async fn view(&self) -> Vec<Belief> {
+    pub async fn view(&self) -> Vec<ViewEntry> {
         self.ask(|event_loop| event_loop.node.view()).await.unwrap_or_default()
     }
 
@@ -65,7 +65,7 @@ impl Handle {
     /// assert_eq!(view.len(), 1);
     /// # Ok(()) }
     /// ```
-    pub async fn view_of(&self, addr: SocketAddr, timeout: Duration) -> Result<Vec<Belief>, ViewError> {
+    pub async fn view_of(&self, addr: SocketAddr, timeout: Duration) -> Result<Vec<ViewEntry>, ViewError> {
         self.view_within(addr, timeout, (usize::MAX, usize::MAX)).await
     }
 
@@ -75,7 +75,7 @@ impl Handle {
         addr: SocketAddr,
         timeout: Duration,
         (records, bytes): (usize, usize),
-    ) -> Result<Vec<Belief>, ViewError> {
+    ) -> Result<Vec<ViewEntry>, ViewError> {
         let way = self.ask(|event_loop| (event_loop.node.exchange_context(), event_loop.zones.clone())).await;
         let ((envelope, limits), zones) = way.ok_or(ViewError::Stopped)?;
         let limits = limits.at_most(records, bytes);
@@ -85,7 +85,7 @@ impl Handle {
         let answer = exchange::request(addr, &envelope, limits, timeout, &request, &mut traffic).await;
         self.ask(move |event_loop| event_loop.node.count_exchange(traffic.sent, traffic.received)).await;
         match answer? {
-            StreamMessage::PushPull(view) => Ok(Belief::from_view(&view.nodes)),
+            StreamMessage::PushPull(view) => Ok(ViewEntry::from_view(&view.nodes)),
             StreamMessage::Error(reason) => {
                 Err(ViewError::Refused { addr, reason: String::from_utf8_lossy(&reason).into_owned() })
             }

@@ -91,7 +91,7 @@ pub(crate) use self::{
     queue::{TransmitLimitedQueue, digits},
     record::Record,
 };
-pub(crate) use crate::member::{Belief, Member, MemberState, NodeName};
+pub(crate) use crate::member::{Member, MemberState, NodeName, ViewEntry};
 use crate::{
     config::{Admission, Config, Tuning},
     event::Event,
@@ -334,8 +334,8 @@ impl Membership {
     }
 
     /// What this node believes of all members that it remembers, itself included, sorted by name.
-    pub(crate) fn beliefs(&self) -> Vec<Belief> {
-        Belief::from_view(&self.local_state(false).nodes)
+    pub(crate) fn view_entries(&self) -> Vec<ViewEntry> {
+        ViewEntry::from_view(&self.local_state(false).nodes)
     }
 
     /// This node's own "alive", for a node that may not know it. `None` once this node has begun to leave.

@@ -93,7 +93,7 @@ use crate::{
     dissemination::{
         self, Acks, Dissemination, Draft, Message, MessageId, Progress, PublishError, PublishedMessage, Route,
     },
-    membership::{Belief, Member, Membership, NodeName, Record},
+    membership::{Member, Membership, NodeName, Record, ViewEntry},
     timers::Timers,
     wire::{self, Versions, envelope::Envelope, limits::StreamLimits, packet},
 };
@@ -472,8 +472,8 @@ impl Node {
     }
 
     /// What this node believes about everybody that it remembers, by name, itself included.
-    pub fn view(&self) -> Vec<Belief> {
-        self.membership.beliefs()
+    pub fn view(&self) -> Vec<ViewEntry> {
+        self.membership.view_entries()
     }
 
     /// The envelope in which this node sends at present, and the limits of an answer to a push/pull request of its own. Such

@@ -4,14 +4,14 @@ use tokio::{io::AsyncReadExt as _, io::AsyncWriteExt as _, net::TcpListener};
 
 use super::*;
 use crate::{
-    Belief, Envelope, MemberState,
+    Envelope, MemberState, ViewEntry,
     wire::{
         Keyring, SecretKey,
         stream::{StreamMessage, encode},
     },
 };
 
-fn believed(view: &[Belief], name: &str) -> Option<(MemberState, SocketAddr)> {
+fn believed(view: &[ViewEntry], name: &str) -> Option<(MemberState, SocketAddr)> {
     view.iter().find(|belief| belief.name == *name).map(|belief| (belief.state, belief.addr))
 }
 
