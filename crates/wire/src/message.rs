@@ -1,6 +1,6 @@
 //! The messages of memberlist as plain values. Fields have memberlist's names where those speak for themselves.
 //!
-//! [`packet`](super::packet) and [`stream`](super::stream) encode and decode them; the [crate](crate) has an example.
+//! [`packet`](super::packet) and [`stream`](super::stream) encode and decode them; the [front page](crate) has an example.
 
 use std::net::{IpAddr, SocketAddr};
 

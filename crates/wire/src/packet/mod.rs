@@ -1,4 +1,4 @@
-//! Packets: datagrams to messages and back. The [crate](crate) has an example.
+//! Packets: datagrams to messages and back. The [front page](crate) has an example.
 //!
 //! A packet is, from the outside in: an optional checksum, an optional compressed message, an optional compound, messages.
 //! Only the checksum has a fixed place. Compounds and compressed messages can hold each other, which memberlist never sends,
