@@ -119,6 +119,7 @@ mod dissemination;
 #[cfg(feature = "net")]
 mod driver;
 mod event;
+mod former_names;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -134,16 +135,11 @@ mod timers;
 
 /// The wire protocol of memberlist: bytes to messages and back.
 pub use broadcast_wire as wire;
-#[allow(deprecated)]
-#[doc(hidden)]
-pub use config::{Bounds, Limits, Serf};
 pub use config::{
     Candidate, Claim, Config, ConfigError, Faults, IpNet, NodeId, NodeInfo, Profile, ResourceLimits, Retention, Seed,
     SerfConfig, Tags, Tuning,
 };
 pub use dissemination::{Acks, Message, MessageCounts, MessageId, PublishError, StreamPosition};
-#[cfg(feature = "net")]
-pub use driver::former_names::*;
 #[cfg(feature = "net")]
 pub use driver::{
     Delivery, DeliveryError, DepartedMembers, FaultsError, ForeignStreams, Handle, JoinError, KeysError, Lagged,
@@ -152,33 +148,13 @@ pub use driver::{
     host_network, start, zones,
 };
 pub use event::{Event, Reach};
-#[allow(deprecated)]
 #[doc(hidden)]
-pub use member::Belief;
+pub use former_names::*;
 pub use member::{Member, MemberState, NodeName, ViewEntry};
 pub use membership::MembershipCounts;
 pub use metrics::Histogram;
 pub use node::{Gauges, Health, LimitCounts, MemberOverview, Metrics, Overview, RejectionCounts, SentBytes, Traffic};
 pub use wire::envelope::Envelope;
-
-/// The former name of [`MessageCounts`].
-#[deprecated = "use `MessageCounts`"]
-pub type Counters = MessageCounts;
-/// The former name of [`StreamPosition`].
-#[deprecated = "use `StreamPosition`"]
-pub type Position = StreamPosition;
-/// The former name of [`LimitCounts`].
-#[deprecated = "use `LimitCounts`"]
-pub type OverLimit = LimitCounts;
-/// The former name of [`MemberOverview`].
-#[deprecated = "use `MemberOverview`"]
-pub type Seen = MemberOverview;
-/// The former name of [`RejectionCounts`].
-#[deprecated = "use `RejectionCounts`"]
-pub type Rejected = RejectionCounts;
-/// The former name of [`SentBytes`].
-#[deprecated = "use `SentBytes`"]
-pub type Sent = SentBytes;
 
 /// The code in the README compiles.
 #[cfg(doctest)]

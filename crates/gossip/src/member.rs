@@ -142,8 +142,3 @@ impl From<&PushPullState> for ViewEntry {
         Self { name, state, incarnation: node.incarnation, addr }
     }
 }
-
-#[allow(missing_docs)]
-#[doc(hidden)]
-#[deprecated(note = "renamed to `ViewEntry`")]
-pub type Belief = ViewEntry;

@@ -16,7 +16,6 @@
 
 mod admission;
 mod byte_size;
-mod deprecated;
 mod error;
 mod faults;
 pub(crate) mod info;
@@ -36,9 +35,6 @@ use std::{
 
 pub use ipnet::IpNet;
 
-#[allow(deprecated)]
-#[doc(hidden)]
-pub use self::deprecated::{Bounds, Limits, Serf};
 pub use self::{
     admission::{Admission, AdmissionFilter, Candidate, Claim, MAX_NETWORKS, check_networks, parse_network},
     byte_size::ByteSize,
@@ -254,8 +250,8 @@ impl Config {
     /// Whether a node that joins first gets what the others still retain; `false` by default, so that it begins with
     /// what is published from then on.
     ///
-    /// With `true` a new node knows more, but gets up to all that is [retained](Retention) at once, messages included
-    /// that its application may have seen in a former life.
+    /// With `true` a new node knows more. But it gets all that is [retained](Retention) at once, including messages that its
+    /// application may have seen before a restart.
     #[must_use]
     pub fn replay(mut self, retained: bool) -> Self {
         self.replay = retained;

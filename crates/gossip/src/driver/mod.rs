@@ -17,7 +17,6 @@ mod event_loop;
 mod exchange;
 mod fault_injector;
 mod foreign;
-pub(crate) mod former_names;
 pub(crate) mod health;
 mod info;
 mod join;
