@@ -244,6 +244,12 @@ impl OutgoingBody {
         sent
     }
 
+    #[doc(hidden)]
+    #[deprecated(note = "now `cancelled`")]
+    pub async fn unwanted(&mut self) {
+        self.cancelled().await;
+    }
+
     /// Resolves when the other side cancels the call.
     pub async fn cancelled(&mut self) {
         if let Some(stream) = &mut self.stream {
