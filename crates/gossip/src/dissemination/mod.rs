@@ -1,7 +1,7 @@
 //! Reliable broadcast: every message reaches every live node, once, in its origin's order, and the origin knows when.
 //!
-//! `ALGORITHM.md`, beside this file, tells the whole algorithm: its states and messages, why it keeps its promise, and where
-//! the promise ends.
+//! The [algorithm](#the-algorithm) is told in whole at the end of this page: its states and messages, why it keeps its promise,
+//! and where the promise ends.
 //!
 //! # On the wire
 //!
@@ -64,6 +64,7 @@
 //! | [`context`] | what all of them share: this node, its counts and timers, and what is to be done |
 //!
 //! [`Dissemination`] gives each input to the part that it is for ([`dispatch`]).
+#![doc = include_str!("ALGORITHM.md")]
 
 mod challenges;
 mod context;

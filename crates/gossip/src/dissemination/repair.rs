@@ -2,8 +2,8 @@
 //!
 //! An origin reminds peers that have not acknowledged what it sent. A receiver that finds a gap in the numbers, or hears
 //! that there is more, asks whoever told it, then the origin, then anybody. It waits longer after each request. A stream
-//! [says itself](super::origin_stream) what it needs next; this module carries it out. Such receiver-driven repair with
-//! suppression by order of asking is known from reliable multicast (SRM; Floyd et al., SIGCOMM 1995).
+//! [says itself](super::origin_stream) what it needs next; this module carries it out. Repair by receivers, from any member
+//! that keeps the message, is known from reliable multicast (SRM; Floyd et al., SIGCOMM 1995).
 
 use std::time::{Duration, Instant};
 

@@ -22,7 +22,7 @@
 //! | `Loose`: cut loose | receipts; the log, while there is room | `Current` when it has caught up |
 //! | `Away`: failed or left | the log, while there is room | `Lagging` when it is back; dropped after [`FAILED_GRACE`](super::limits::FAILED_GRACE) or [`LEFT_GRACE`](super::limits::LEFT_GRACE) |
 //!
-//! These are what Raft's leaders keep as the progress of each follower. A peer is identified by its name. It keeps its
+//! A Raft leader keeps much the same about each follower. A peer is identified by its name. It keeps its
 //! position when it moves to another address or is taken for failed for a while. A peer that was dropped starts with
 //! what is sent next, as far as this node knows. But the peer continues from what it has delivered itself, and its first
 //! acknowledgement says how far that is.
