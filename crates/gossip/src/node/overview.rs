@@ -56,7 +56,7 @@ impl MemberOverview {
 /// to a ping over a stream. See [`Node::health`](crate::node::Node::health).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether it has joined: a seed has answered, or there are none to ask.
+    /// Whether the node has joined: a seed has answered, or there are none to ask.
     pub joined: bool,
     /// Whether it has begun to leave.
     #[serde(default, skip_serializing_if = "Not::not")]

@@ -1,4 +1,4 @@
-//! Who was away, for however long, goes on from where it was; and what nobody has any more it is told.
+//! A node that was away, for however long, continues from where it was, and is told what nobody keeps any more.
 
 use super::{super::outbound::OutboundLog, *};
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
     wire::{Dead, Message as Wire, packet},
 };
 
-/// What a node was told of an origin, which said the numbers from 0 up to `end`: each is delivered or told
-/// as missed, once, in order. Gives how many were missed.
+/// Checks what a node was told of an origin that published the numbers from 0 to `end`: each was delivered or reported as
+/// missed, once, in order. Gives how many were missed.
 fn check_unbroken(sim: &mut Sim, addr: SocketAddr, origin: &str, end: u64) -> u64 {
     let (mut next, mut missed) = (0, 0);
     for told in sim.events(addr) {
@@ -110,7 +110,7 @@ fn who_moves_goes_on_where_it_was() {
     sim.node(addrs[3]).follow(now, AdvertisedHost { host, ipv6: false });
     addrs[3] = sim.relocate(addrs[3], 9);
     sim.alias("gateway", &addrs[3..]);
-    // It hears nothing until it has noticed.
+    // It receives nothing until it has noticed the move.
     say(&mut sim, addrs[0], 5..15, TURN);
     let new = addrs[3];
     sim.run_until(40 * SECOND, |sim| sim.find(addrs[0], "node4").is_some_and(|member| member.addr == new));
@@ -203,7 +203,7 @@ fn what_is_offered_to_one_that_was_there_before_is_kept_until_it_has_it() {
     assert_eq!((outbound.floor(), outbound.base()), (0, 0), "of what was offered nothing is gone");
     outbound.ack(b"node3", 7, 2).expect("it is a peer");
     assert_eq!((outbound.floor(), outbound.base()), (2, 2));
-    // One that came later is offered nothing of it.
+    // A peer that came later is offered nothing of it.
     add(&mut outbound, 4);
     assert_eq!(outbound.start_for(b"node4", 9, 1).map(|start| start.seq), Some(2));
 }
@@ -230,7 +230,7 @@ fn who_was_held_for_failed_when_an_origin_restarted_is_told_what_it_missed() {
         say(&mut sim, addrs[0], 5..8, TURN);
         sim.run(10 * SECOND);
         assert_eq!(check_unbroken(&mut sim, addrs[3], "node1", 8), 5, "seed {seed}");
-        // Who has just come begins with what is said then, and misses nothing.
+        // A newcomer starts with what is published then, and misses nothing.
         let new = sim.start("node5", 5, &["node2"]);
         sim.run_until(60 * SECOND, Sim::agreed);
         sim.run(10 * SECOND);

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::dissemination::control::Control;
 
-/// Who was told to be heard from elsewhere: the name, what it announces, and where it is heard from.
+/// The reported members whose packets come from another address: name, announced address, and that address.
 fn elsewhere(sim: &mut Sim, addr: SocketAddr) -> Vec<(String, SocketAddr, SocketAddr)> {
     let told = |told| match told {
         Err(Event::AddressMismatch { name, announced, from }) => Some((name.to_string(), announced, from)),
@@ -25,7 +25,7 @@ fn who_is_heard_from_elsewhere_is_told_of_once_and_answered_where_it_says() {
     let from = SocketAddr::from(([10, 9, 9, 9], 9));
     let by = SenderHeader { name: b"node2", echo: None };
     let epoch = sim.node(addrs[1]).epoch();
-    // What it says of where this node begins, and of what cannot be had any more, is asked for before it counts.
+    // Where this node starts, and what cannot be had any more, is verified by a challenge before it counts.
     let start = Some(StreamStart { seq: 900, receiver_epoch: 0, cookie: Some(1) });
     let digest = StreamDigest { origin: b"node2", epoch, base: 900, next: 1000, floor: 900, start };
     for _ in 0..20 {

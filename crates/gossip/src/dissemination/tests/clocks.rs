@@ -11,7 +11,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Four nodes, whose clocks say that it is the tenth day.
+/// Four nodes whose clocks show the tenth day.
 fn four(seed: u64) -> (Sim, Vec<SocketAddr>) {
     let mut sim = Sim::new(seed, Profile::Lan);
     sim.clock = 10 * DAY;
@@ -19,8 +19,8 @@ fn four(seed: u64) -> (Sim, Vec<SocketAddr>) {
     (sim, addrs)
 }
 
-/// What a node tells all, from the number `from` on; checks that it is heard at once, once. Where packets get lost, one
-/// in fifty takes longer than a second.
+/// Has the last node publish five numbers from `from` on, and checks that all others receive them at once, once. Where packets
+/// get lost, one in fifty takes longer than a second.
 fn check_heard(sim: &mut Sim, addrs: &[SocketAddr], from: u64, what: &str) -> u64 {
     let by = addrs.len() - 1;
     for number in from..from + 5 {
@@ -114,8 +114,8 @@ fn a_short_life_by_a_wrong_clock_is_heard_by_who_was_cut_off() {
     }
 }
 
-/// Checks that nothing is heard twice, and what is heard is heard in order, up to the end. What was said before the node
-/// had joined may be told as missed.
+/// Checks that nothing is delivered twice, and all in order up to `end`. What was published before the node had joined may be
+/// reported as missed.
 fn check_at_most_once(sim: &mut Sim, addrs: &[SocketAddr], end: u64) {
     for addr in addrs {
         let mut heard = received(sim, *addr);

@@ -1,4 +1,4 @@
-//! Origins that crash, and come back.
+//! Origins that crash and come back.
 
 use super::*;
 
@@ -107,7 +107,7 @@ fn the_first_words_after_a_clock_was_set_back_are_not_repeated_to_who_took_them(
 
 #[test]
 fn what_reached_one_before_its_origin_crashed_reaches_all() {
-    // Its very first words, and later ones.
+    // Its very first message, and a later one.
     for before in [0, 5] {
         let mut sim = Sim::new(18, Profile::Lan);
         let addrs = cluster(&mut sim, 5);
@@ -151,7 +151,7 @@ fn the_only_words_of_a_life_reach_who_had_heard_nothing_of_their_origin_yet() {
         let mut heard = received(&mut sim, addrs[1]);
         heard.sort();
         assert_eq!(heard, messages_of("node3", 0..2), "ahead by {ahead} s");
-        // Who joins now wants nothing of what is over.
+        // A node that joins now is owed nothing of the ended epoch.
         let newcomer = sim.start("node4", 4, &["node1"]);
         sim.run_until(30 * SECOND, Sim::agreed);
         sim.publish(addrs[2], "k", "2");

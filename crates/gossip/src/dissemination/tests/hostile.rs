@@ -14,7 +14,7 @@ use crate::{
 
 const STRANGER: &str = "10.9.9.9:9";
 
-/// Four nodes, of which each has said one thing.
+/// Four nodes, each of which has published one message.
 fn four() -> (Sim, Vec<SocketAddr>, SocketAddr) {
     let mut sim = Sim::new(7, Profile::Lan);
     // Epochs began before theirs.
@@ -57,7 +57,7 @@ fn a_forged_acknowledgement_is_counted_and_counts_for_nothing() {
     let before = counters(&mut sim, addrs[0]);
     sim.inject(stranger, addrs[0], ack(node_epoch, 2));
     assert_eq!(counters(&mut sim, addrs[0]).strangers, before.strangers + 1);
-    // Nor is one from a member's very address, or in its name, without what that alone was told.
+    // Nor does one count from a member's own address, or in its name, without the member's cookie.
     let by = SenderHeader { name: b"node2", echo: None };
     for next in [2, 3, 1 << 40, u64::MAX] {
         sim.inject(addrs[1], addrs[0], ack(node_epoch, next));
@@ -135,7 +135,7 @@ fn asking_in_a_members_name_again_and_again_floods_nobody() {
     }
     let repeated = sim.node(addrs[0]).counters().given - given;
     assert!((900..2200).contains(&repeated), "{repeated} of some 64,000 that were asked for");
-    // Who lacks something is given it all the same.
+    // A node that lacks something gets it all the same.
     sim.resume(addrs[3]);
     sim.run(20 * SECOND);
     assert_eq!(received(&mut sim, addrs[3]).len(), 64);
@@ -151,7 +151,7 @@ fn a_forged_floor_does_not_free_what_is_still_to_come() {
     let forged = Control::Digest(vec![digest(b"node1", node_epoch, (0, u64::MAX, u64::MAX))]).encode();
     sim.inject(addrs[2], addrs[1], forged);
     sim.run(SECOND);
-    // Only node2 gets what node1 says last.
+    // Only node2 gets the last message of node1.
     sim.partition(&addrs[..1], &addrs[2..]);
     sim.publish(addrs[0], "k", "\"last\"");
     sim.run(SECOND / 100);
@@ -202,7 +202,7 @@ fn a_head_that_is_made_up_for_one_who_is_gone_is_neither_asked_for_for_ever_nor_
 #[test]
 fn what_only_the_dead_had_is_told_as_missed() {
     let (mut sim, addrs, _) = four();
-    // Only node3 gets what node4 says last; it tells node1 so, and both die before they can give it.
+    // Only node3 gets the last message of node4. It tells node1 so, and both die before they can retransmit it.
     sim.partition(&addrs[3..], &addrs[..2]);
     sim.publish(addrs[3], "k", "\"last\"");
     sim.run(SECOND / 100);
@@ -257,7 +257,7 @@ fn a_number_far_ahead_is_refused_or_forgotten() {
         sim.inject(addrs[1], addrs[0], forged("node2", node_epoch, seq));
     }
     assert_eq!(counters(&mut sim, addrs[0]).unusable, before + 8);
-    // These could be: the gap is asked for, until the origin knows of nothing.
+    // These could exist: the gap is requested until the origin says that it has no such messages.
     for seq in [5, 1000, 60_000] {
         sim.inject(addrs[1], addrs[0], forged("node2", node_epoch, seq));
     }
@@ -396,7 +396,7 @@ fn whatever_is_made_up_before_a_node_says_anything_it_is_heard_from_its_first_wo
             sim.inject(stranger, *addr, made_up.encode_from(SenderHeader { name: b"node5", echo: None }));
             sim.inject(stranger, *addr, forged("node5", node_epoch, far));
         }
-        // It is taken for the node's own word, as long as that says nothing.
+        // It is taken for the node's own message while that publishes nothing.
         sim.run(60 * SECOND);
         for addr in &addrs {
             received(&mut sim, *addr);

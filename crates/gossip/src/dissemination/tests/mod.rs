@@ -30,7 +30,7 @@ use crate::{
 const TURN: Duration = Duration::from_millis(200);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// node1 … nodeN, all joining through node1, agreed on who is there.
+/// node1 … nodeN, which have joined through node1 and agree on who is a member.
 fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
     let addrs: Vec<_> =
         (1..=n).map(|i| sim.start(&format!("node{i}"), i, if i == 1 { &[] } else { &["node1"] })).collect();
@@ -38,7 +38,7 @@ fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
     addrs
 }
 
-/// What a node told its application of messages, in words.
+/// The messages and reports that a node's application got, as text.
 fn received(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     let words = |told: Notification| match told {
         Ok(message) => Some(format!("{}: {}", message.origin(), message.value())),
@@ -50,7 +50,7 @@ fn received(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     sim.events(addr).into_iter().filter_map(words).collect()
 }
 
-/// What is to be told of these numbers, said by a node one after the other.
+/// What an application gets when a node publishes these numbers.
 fn messages_of(name: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers.map(|number| format!("{name}: {number}")).collect()
 }
@@ -64,13 +64,13 @@ fn check_bounds(sim: &mut Sim) {
     }
 }
 
-/// Messages that a node keeps, of its own and of others.
+/// How many messages a node keeps, of its own and of others.
 fn retained(sim: &mut Sim, addr: SocketAddr) -> usize {
     let messages = ["messages in a log of this node", "messages of others that are retained"];
     sim.node(addr).sizes().filter(|size| messages.contains(&size.what)).map(|size| size.held).sum()
 }
 
-/// Checks that what each node says now is heard by all others, once, and nothing else.
+/// Checks that what each node publishes now is delivered at all others, once, and nothing else is.
 fn check_healthy(sim: &mut Sim, addrs: &[SocketAddr]) {
     for addr in addrs {
         sim.publish(*addr, "k", "\"well\"");
@@ -102,7 +102,7 @@ impl TrafficClass {
         Self { sim, addrs, next: 0 }
     }
 
-    /// Everybody says the next value.
+    /// Every node publishes the next value.
     fn turn(&mut self) {
         for addr in &self.addrs {
             self.sim.publish(*addr, "k", &self.next.to_string());
@@ -111,8 +111,7 @@ impl TrafficClass {
         self.sim.run(TURN);
     }
 
-    /// Checks that every node has heard an unbroken run of each other's values, from `from` on at the
-    /// latest up to the last one.
+    /// Checks that every node got an unbroken run of each other's values, from `from` at the latest up to the last one.
     fn check(&mut self, from: u64) {
         for (i, addr) in self.addrs.iter().enumerate() {
             let mut heard: BTreeMap<String, Vec<u64>> = BTreeMap::new();
@@ -122,7 +121,7 @@ impl TrafficClass {
                         let value = message.value().parse().expect("a number");
                         heard.entry(message.origin().to_string()).or_default().push(value);
                     }
-                    // With three in ten packets lost, those of streams too, one may fail, and comes back.
+                    // With 30 % loss, on streams as well, a node may fail; it comes back.
                     Err(event @ (Event::Missed { .. } | Event::LagLimitExceeded(_))) => panic!("{addr}: {event:?}"),
                     _ => {}
                 }

@@ -1,4 +1,4 @@
-//! What plain memberlist nodes say, who give their messages no identity.
+//! Messages of plain memberlist nodes, which have no identity.
 
 use bytes::Bytes;
 
@@ -54,7 +54,7 @@ fn a_message_whose_voice_dies_is_delivered_all_the_same() {
 
 #[test]
 fn a_large_message_of_a_plain_node_reaches_all() {
-    // Heard by its voice, and by others.
+    // Received by its proxy, and by others.
     for hears in 0..3 {
         let mut sim = Sim::new(22, Profile::Lan);
         let addrs = cluster(&mut sim, 3);
@@ -86,7 +86,7 @@ fn what_a_plain_node_says_in_another_form_reaches_all_as_it_was() {
     for addr in &addrs {
         assert_eq!(received(&mut sim, *addr), expected.map(|value| format!("go: {value}")), "{addr}");
     }
-    // Nobody else has an application whose words these could be.
+    // From others than members it is refused.
     sim.inject("10.0.9.8:7946".parse().expect("an address"), addrs[1], packet::encode_message(&Wire::User("y".into())));
     sim.run(SECOND);
     assert!(addrs.iter().all(|addr| received(&mut sim, *addr).is_empty()));

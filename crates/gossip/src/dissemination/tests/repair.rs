@@ -1,4 +1,4 @@
-//! What a stream learns and asks for, step by step.
+//! What a stream learns and requests, step by step.
 
 use super::{
     super::{
@@ -12,7 +12,7 @@ use crate::membership::NodeName;
 const TIMING: RepairTiming = RepairTiming { response_timeout: Duration::from_millis(25), gossip_rounds: 1 };
 const SOURCES: RepairSources = RepairSources { origin_is_live: true, met_origin: true, live: 3 };
 
-/// Who tells that there are messages from `base` up to `next`.
+/// Takes a digest that there are messages from `base` to `next`.
 fn learn(
     stream: &mut OriginStream,
     buffers: &mut ReceiveBuffers,

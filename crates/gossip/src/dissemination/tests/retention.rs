@@ -1,4 +1,4 @@
-//! What is kept, for whom and for how long; and how fast may be published.
+//! What is kept, for whom and for how long; and how fast an origin may publish.
 
 use super::*;
 use crate::dissemination::PublishError;
@@ -58,7 +58,7 @@ fn what_is_retained_is_replayed_also_while_much_is_said_and_lost() {
     assert_eq!(received(&mut sim, collector), messages_of("node1", 5..305));
 }
 
-/// Four nodes that keep little, of which the last is cut off once all have heard ten numbers of the first.
+/// Four nodes that keep little. The last one is cut off once all have got ten numbers of the first.
 fn one_cut_off() -> (Sim, Vec<SocketAddr>) {
     let mut sim = Sim::new(5, Profile::Lan);
     sim.limits = Retention { retain_messages: 64, lag_limit: SECOND, ..Retention::default() };
@@ -133,7 +133,7 @@ fn what_nobody_has_any_more_is_told_also_while_more_is_said() {
         assert!(sim.now - begin < 4 * SECOND, "it holds them back for ever");
     }
     sim.heal();
-    // Something new always comes before what is missing has been asked for often enough.
+    // New messages always come before the missing ones have been requested often enough to be given up.
     numbers(&mut sim, addrs[0], 200..1000);
     let heard = received(&mut sim, addrs[3]);
     let missed = heard.iter().filter(|line| line.starts_with("missed")).count();
@@ -172,7 +172,7 @@ fn one_that_is_slow_for_less_than_the_limit_misses_nothing() {
 
 #[test]
 fn what_all_have_is_freed_everywhere() {
-    // Gossip tells nearly everybody within seconds, and the exchanges of views the rest.
+    // Gossip tells nearly all nodes within seconds, and push/pull exchanges tell the rest.
     for (n, loss, limit) in [(5, 0.0, 3), (40, 0.0, 70), (13, 0.2, 60)] {
         let mut sim = Sim::new(8, Profile::Lan);
         let addrs = cluster(&mut sim, n);

@@ -1,4 +1,4 @@
-//! Who has acknowledged what, as others than the origin see it.
+//! Acknowledgements, as others than the origin see them.
 
 use super::{super::Acks, *};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     wire::{Alive, Message, packet},
 };
 
-/// What a node told its application: whose messages, who has acknowledged, all below which number.
+/// The acknowledgements that a node's application got: the origin, the member, and its position.
 fn seen(sim: &mut Sim, addr: SocketAddr) -> Vec<(String, String, u64)> {
     let node = sim.node(addr);
     let all = std::iter::from_fn(|| node.poll_acks());
@@ -57,7 +57,7 @@ fn who_watches_is_told_what_changes_and_all_of_it_from_time_to_time() {
     assert_eq!(seen(&mut sim, addrs[0]), expected, "all of it again");
     assert_eq!(seen(&mut sim, addrs[2]), [], "it does not watch");
 
-    // One that joins is asked at once; one that has lost interest is told for a while, and hears nothing.
+    // A node that joins is asked at once. A watcher that has lost interest is sent reports for a while, and ignores them.
     let new = sim.start("node4", 4, &["node1"]);
     sim.run(SECOND);
     sim.publish(new, "k", "0");
@@ -81,11 +81,11 @@ fn who_does_not_ask_again_is_told_no_longer_and_strangers_never() {
     sim.inject(stranger, addrs[0], Control::WatchAcks.encode());
     sim.inject(stranger, addrs[0], Control::AckReport { epoch: 2, members: vec![(b"node1", 1)] }.encode());
     assert_eq!(sim.node(addrs[0]).counters().strangers, before + 2);
-    // How many datagrams more a message takes while node2 is told of it.
+    // How many more datagrams a message takes while node2 watches.
     let cost = |sim: &mut Sim| {
         let before = sim.datagrams;
         sim.publish(addrs[0], "k", "1");
-        // No probe, and no round of gossip with something to tell, comes in between.
+        // No probe comes in between, and no round of gossip with something to tell.
         sim.run(SECOND / 10);
         sim.datagrams - before
     };

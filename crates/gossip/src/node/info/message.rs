@@ -246,7 +246,7 @@ mod tests {
         fn what_is_cut_off_is_refused(info in info(), part in 0.0..1.0) {
             let told = encode_info(&info);
             let cut = &told[..(told.len() as f64 * part) as usize];
-            // At the end of a field it may be a smaller one, if it has an id.
+            // If it is cut at the end of a field and has an id, it is a smaller info.
             prop_assert!(decode_info(cut).map_or(true, |less| less.id == info.id && less != info));
         }
     }

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const FULL: usize = 1400;
 const ALL: usize = usize::MAX;
 
-/// node1 … nodeN, all joining through node1, agreed on who is there.
+/// node1 … nodeN, which have joined through node1 and agree on who is a member.
 fn cluster(seed: u64, n: u16) -> (Sim, Vec<SocketAddr>) {
     let mut sim = Sim::new(seed, Profile::Lan);
     let addrs: Vec<_> =
@@ -21,7 +21,7 @@ fn cluster(seed: u64, n: u16) -> (Sim, Vec<SocketAddr>) {
     (sim, addrs)
 }
 
-/// What a node told of messages and of how members are reached.
+/// What a node's application got of messages, and of how members are reached.
 fn reported(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     let words = |reported: Notification| match reported {
         Ok(message) => Some(message.value().chars().take(20).collect()),
@@ -38,7 +38,7 @@ fn said(values: std::ops::Range<u64>) -> Vec<String> {
     values.map(|value| value.to_string()).collect()
 }
 
-/// A node says numbers, one every 100 ms.
+/// Has a node publish numbers, one every 100 ms.
 fn say(sim: &mut Sim, from: SocketAddr, values: std::ops::Range<u64>) {
     for value in values {
         sim.publish(from, "k", &value.to_string());
@@ -46,7 +46,7 @@ fn say(sim: &mut Sim, from: SocketAddr, values: std::ops::Range<u64>) {
     }
 }
 
-/// Waits until all have acknowledged what a node has said.
+/// Waits until all have acknowledged what a node has published.
 fn acknowledged(sim: &mut Sim, from: SocketAddr, limit: Duration) -> Duration {
     let next = sim.node(from).next_id().seq;
     for tenth in 0..10 * limit.as_secs() {
@@ -60,7 +60,7 @@ fn acknowledged(sim: &mut Sim, from: SocketAddr, limit: Duration) -> Duration {
 
 #[test]
 fn with_udp_blocked_messages_arrive_and_are_acknowledged_over_tcp() {
-    // In both directions; where the origin sends; where acknowledgements come back.
+    // In both directions; from the origin; towards the origin.
     for (there, back) in [(0, 0), (0, ALL), (ALL, 0)] {
         let (mut sim, addrs) = cluster(1, 2);
         let [one, two] = addrs[..] else { panic!("two nodes") };
@@ -79,7 +79,7 @@ fn with_udp_blocked_messages_arrive_and_are_acknowledged_over_tcp() {
         let reach = |max| if max == 0 { Reach::Streams } else { Reach::Datagrams };
         assert_eq!(reached, (reach(there), reach(back)), "{there} there, {back} back");
 
-        // Nobody falls out, it stays so, and it is told once.
+        // No member is lost, the path stays as it is, and the change is reported once.
         say(&mut sim, two, 0..10);
         sim.run(120 * SECOND);
         let gauges = sim.node(one).metrics().gauges;
@@ -154,7 +154,7 @@ fn what_does_not_fit_through_a_hole_goes_over_tcp() {
     assert!((1132..=1252).contains(&max), "{max}");
     assert_eq!(sim.node(one).metrics().gauges.small_datagrams, 1);
 
-    // What fits still goes by datagrams, many in one.
+    // Messages that fit still go in datagrams, many in one.
     let streams = sim.node(one).metrics().traffic.tcp_connect;
     for value in 0..200_u64 {
         sim.publish(one, "k", &value.to_string());
@@ -204,7 +204,7 @@ fn who_restarts_or_is_stopped_is_not_taken_for_one_that_udp_does_not_reach() {
     assert_eq!(sim.node(one).reach(two), Reach::Streams);
     sim.kill(two);
     sim.run(SECOND);
-    // That it is not dead it can say only in an exchange of views.
+    // It can refute its death in a push/pull exchange only.
     let two = sim.start("node2", 2, &["node1"]);
     sim.run(60 * SECOND);
     reported(&mut sim, two);
@@ -247,7 +247,7 @@ fn a_search_tries_the_sizes_between_what_arrives_and_what_may_not() {
     assert_eq!(path.step(now, FULL, round), PathStep { reported: Some(Reach::Datagrams), ..PathStep::default() });
     path.reconsider(now, SearchReason::Silence, FULL, 2);
     assert_eq!(path.step(now, FULL, round), PathStep::default(), "it was looked at just now");
-    // A search soon after is followed by a longer pause, and after a pause without one all is forgotten.
+    // Another search soon after is followed by a longer pause. After a pause without a search, the path is forgotten.
     let again = path.due() - SECOND / 100;
     assert_eq!(path.step(again, FULL, round), PathStep::default());
     path.reconsider(again, SearchReason::Silence, FULL, 3);

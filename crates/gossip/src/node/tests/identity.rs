@@ -1,4 +1,4 @@
-//! What nodes tell of themselves, and where they are.
+//! What nodes announce about themselves, and their addresses.
 
 use super::*;
 use crate::{
@@ -20,7 +20,7 @@ fn new_metadata_is_heard_everywhere_and_outlives_a_suspicion() {
     sim.run_until(10 * SECOND, |sim| sim.member(addrs[0], "node3").incarnation > 2);
     assert_eq!(sim.member(addrs[0], "node3").meta, "role=web");
 
-    // A restarted node with other metadata, and the incarnation it began with, is known by what it says now.
+    // A restarted node with other metadata and its first incarnation is known by what it announces now.
     sim.kill(addrs[2]);
     sim.start("node3", 3, &["node1"]);
     sim.run_until(10 * SECOND, |sim| addrs.iter().all(|addr| sim.member(*addr, "node3").meta.is_empty()));
@@ -121,7 +121,7 @@ fn views_from_outside_the_allowed_networks_are_neither_taken_nor_answered() {
     assert!(told.len() == 1 && told[0].contains("`allow`"), "{told:?}");
     let metrics = sim.node(addrs[0]).metrics();
     assert_eq!((metrics.rejected.streams, metrics.gauges.alive, metrics.gauges.view_sent), (1, 2, before));
-    // The same from inside is taken, whatever else is there.
+    // The same from an allowed address is accepted, whatever else is there.
     sim.inject_stream("10.0.0.77:9".parse().expect("an address"), addrs[0], &view);
     assert_eq!(sim.node(addrs[0]).metrics().gauges.alive, 3);
 }
@@ -137,7 +137,7 @@ fn a_cluster_that_restarts_as_a_whole_agrees_whatever_was_said_before() {
         sim.inject(addrs[1], addrs[0], packet(&Wire::Suspect(suspect)));
     }
     sim.run(20 * SECOND);
-    // All but one begin again with the first incarnation, and are called dead while they are away.
+    // All but one restart with the first incarnation, and are declared dead while they are away.
     for addr in &addrs[1..] {
         sim.kill(*addr);
     }

@@ -23,7 +23,7 @@ fn set(sim: &mut Sim, addr: SocketAddr, info: NodeInfo) {
     assert!(sim.with(addr, |node, now| node.update_info(now, info)), "it has left");
 }
 
-/// Whether each node that runs knows what all of them tell now.
+/// Whether each running node knows the present infos of all.
 fn all_know(sim: &Sim) -> bool {
     let addrs = sim.addrs();
     let told: Vec<_> = addrs.iter().map(|addr| (sim.look(*addr).me().name.clone(), sim.look(*addr).info())).collect();
@@ -31,7 +31,7 @@ fn all_know(sim: &Sim) -> bool {
     addrs.into_iter().all(knows)
 }
 
-/// node1 … nodeN, each of which tells its number, and knows those of all.
+/// node1 … nodeN, each of which has its number as id, and knows those of all.
 fn introduced(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
     let addrs = cluster(sim, n);
     for (addr, id) in addrs.iter().zip(1..) {
@@ -99,7 +99,7 @@ fn two_nodes_with_one_identity_are_told_with_both_names() {
     addrs.iter().for_each(|addr| drop(sim.events(*addr)));
     set(&mut sim, addrs[3], info(2));
     sim.run_until(BOUND, all_know);
-    // Node 2 is asked whether it is still there.
+    // Node 2 gets a request, to see whether it still runs.
     sim.run(SECOND);
     for (addr, names) in addrs.iter().zip(["node2 and node4", "node2 and node4", "node2 and node4"]) {
         let conflicts: Vec<_> = told(&mut sim, *addr).into_iter().filter(|line| line.contains(" are ")).collect();
@@ -184,7 +184,7 @@ fn alone(now: Instant) -> Node {
     Node::new(now, NodeConfig::new(Config::new("me").info(info(1)), SocketAddr::from(([10, 0, 0, 1], 7946))))
 }
 
-/// It hears of a member of these versions, which has not answered it.
+/// Announces a member of these versions to a node. The member has not answered it.
 fn announce(node: &mut Node, now: Instant, name: &'static str, addr: SocketAddr, versions: Versions) {
     let (incarnation, address, meta) = (1, addr.into(), Bytes::new());
     let alive = Alive { incarnation, node: name.into(), address, meta, versions: Some(versions) };
@@ -233,7 +233,7 @@ fn only_nodes_that_understand_it_are_asked() {
     }
 }
 
-/// As `other` would say it.
+/// The message as `other` would send it.
 fn answer(nonce: u64, told: &NodeInfo) -> Bytes {
     info::test_response(nonce, "other", told)
 }
@@ -271,14 +271,14 @@ fn who_is_only_announced_is_answered_seldom() {
     assert!((1..=21).contains(&answered), "{answered}");
 }
 
-/// Takes the one question that the node asks now, and has it answered by that member.
+/// Takes the one request that the node sends now, and has that member respond.
 fn answered(node: &mut Node, now: Instant, name: &'static str, told: &NodeInfo) {
     let asked = sent(node, now);
     let nonce = u64::from_be_bytes(asked[0][2..10].try_into().expect("8 bytes"));
     node.handle_datagram(now, MEMBER, &packet(&Wire::User(info::test_response(nonce, name, told))));
 }
 
-/// Who has the identity of another one, as the node tells.
+/// The pairs of members with the same identity, as the node reports them.
 fn conflicts(node: &mut Node) -> Vec<[NodeName; 2]> {
     let events = std::iter::from_fn(|| node.poll_event());
     let names = events.filter_map(|event| if let Event::IdConflict { names, .. } = event { Some(names) } else { None });
@@ -320,6 +320,6 @@ fn forged_questions_are_answered_seldom_however_many_there_are() {
         sent.push(transmit);
     }
     assert_eq!(sent.len(), 1, "{sent:?}");
-    // One is asked, and remembered as answered.
+    // One is sent a request, and remembered as responded to.
     assert_eq!(node.info_exchange.held(), (0, 1, 1));
 }

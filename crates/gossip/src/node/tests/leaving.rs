@@ -1,4 +1,4 @@
-//! Nodes that leave: alone, while they join, or to come back.
+//! Nodes that leave: alone, while they join, or before they come back.
 
 use super::*;
 

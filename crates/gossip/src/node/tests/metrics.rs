@@ -46,7 +46,7 @@ fn traffic_is_counted_on_both_sides_and_views_are_timed() {
     let addrs = cluster(&mut sim, 2);
     sim.run(60 * SECOND);
     let [a, b] = [addrs[0], addrs[1]].map(|addr| sim.node(addr).metrics());
-    // A packet or two may be on their way.
+    // A packet or two may be under way.
     assert!(a.traffic.packets_sent - b.traffic.packets_received <= 2, "{:?} {:?}", a.traffic, b.traffic);
     assert!(a.traffic.udp_sent > 0 && b.traffic.udp_received > 0);
     assert_eq!((a.traffic.tcp_accept, b.traffic.tcp_accept), (b.traffic.tcp_connect, a.traffic.tcp_connect));
@@ -104,7 +104,7 @@ fn what_is_dropped_is_counted_by_what_it_was() {
         versions: Some([9, 9, 9, 0, 0, 0]),
     };
     sim.inject(stranger, addrs[0], packet(&Wire::Alive(odd)));
-    // A stream that announces more records than there can be, and one that is none.
+    // A stream that announces more records than allowed, and one that is no stream of memberlist's.
     let too_many = b"\x06\x83\xa4Join\xc2\xa5Nodes\xce\x7f\xff\xff\xff\xacUserStateLen\x00";
     sim.inject_stream(stranger, addrs[0], too_many);
     sim.inject_stream(stranger, addrs[0], &[99]);
@@ -163,7 +163,7 @@ fn streams_of_made_up_members_fill_the_table_and_no_more() {
     let metrics = sim.node(addrs[0]).metrics();
     assert_eq!(metrics.over_limit.members, 640 - (max as u64 - 3));
     assert_eq!((metrics.rejected.views, sim.node(addrs[0]).records().len()), (10, max));
-    // They are found dead, and forgotten; nobody real is.
+    // They are declared dead and forgotten; no real member is.
     sim.run(600 * SECOND);
     assert_eq!(sim.view(addrs[0]), ["node1", "node2", "node3"]);
     for addr in &addrs {

@@ -24,7 +24,7 @@ fn sim() -> Sim {
     Sim::new(1, Profile::Lan)
 }
 
-/// node1 … nodeN, all joining through node1, agreed on who is there.
+/// node1 … nodeN, which have joined through node1 and agree on who is a member.
 fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
     let addrs: Vec<_> =
         (1..=n).map(|i| sim.start(&format!("node{i}"), i, if i == 1 { &[] } else { &["node1"] })).collect();
@@ -35,7 +35,7 @@ fn cluster(sim: &mut Sim, n: u16) -> Vec<SocketAddr> {
     addrs
 }
 
-/// What a node told its application, in words.
+/// What a node's application got, as text.
 fn told(sim: &mut Sim, addr: SocketAddr) -> Vec<String> {
     let words = |event| match event {
         Event::Joined(member) => format!("{} joined", member.name),
@@ -207,7 +207,7 @@ fn the_sides_of_a_partition_part_and_find_each_other_again() {
 fn one_name_for_nodes_on_both_sides_of_a_partition_is_enough() {
     let mut sim = sim();
     let host = |i: u16| SocketAddr::from(([10, 0, 0, i as u8], 7946));
-    // The last one never runs: that is nobody's concern.
+    // The last one never runs, which concerns no other.
     sim.alias("nodes", &(1..=7).map(host).collect::<Vec<_>>());
     let addrs: Vec<_> = (1..=6).map(|i| sim.start(&format!("node{i}"), i, &["nodes"])).collect();
     sim.run_until(10 * SECOND, Sim::agreed);
@@ -239,7 +239,7 @@ fn a_seed_restarted_at_a_new_address_is_found_by_its_name() {
         }
         sim.kill(addrs[0]);
         sim.run(if leaves { SECOND } else { 30 * SECOND });
-        // It knows of nobody; it is the others who have to find it.
+        // It knows no other node; the others have to find it.
         let moved = sim.start("node1", 77, &[]);
         let took = sim.run_until(30 * SECOND, Sim::agreed);
         assert!(took < 10 * SECOND, "{took:?}");
@@ -277,7 +277,7 @@ fn a_name_at_two_addresses_is_reported_on_both_and_the_first_keeps_it() {
     assert!(!told.iter().any(|line| line.ends_with("unreachable")), "one reason is enough: {told:?}");
     assert_eq!(sim.member(addrs[0], "node2").addr, addrs[1]);
 
-    // It was never let in, so its good-bye is nobody's.
+    // It was never let in, so its goodbye is ignored.
     let third = sim.start("node2", 10, &["node1"]);
     sim.run(5 * SECOND);
     sim.leave(third);
@@ -417,7 +417,7 @@ fn everybody_hears_a_message_once_and_its_sender_never() {
 fn gossip_fills_in_what_is_lost_on_the_direct_way() {
     let mut sim = sim();
     let addrs = cluster(&mut sim, 5);
-    // node1 and node5 do not hear each other; the others pass on what they hear.
+    // node1 and node5 do not reach each other; the others pass on their messages.
     sim.partition(&addrs[..1], &addrs[4..]);
     sim.publish(addrs[0], "k", "1");
     sim.run(2 * SECOND);
@@ -434,7 +434,7 @@ fn a_plain_nodes_message_reaches_all_of_ours_once_and_again_when_said_again() {
     }
     let said = packet(&Wire::User(Bytes::from_static(br#"{"key":"I am go","value":2,"more":[1]}"#)));
     for _ in 0..2 {
-        // Two of ours hear it, one of them twice, as its retransmissions have it.
+        // Two of our nodes receive it, one of them twice, as memberlist retransmits.
         for to in [3, 7, 3] {
             sim.inject(plain, addrs[to], said.clone());
             sim.run(Duration::from_millis(100));
@@ -506,7 +506,7 @@ fn neither_membership_nor_messages_starve_the_other() {
     let addrs = cluster(&mut sim, 3);
     let now = sim.now;
     let node = sim.node(addrs[0]);
-    // Members that do not understand our own messages, and hear by gossip.
+    // Members that do not understand our control messages, and receive by gossip.
     let alive = |i: usize| Alive {
         incarnation: 1,
         node: format!("go{i}").into(),
@@ -545,7 +545,7 @@ fn strangers_are_answered_sparingly() {
     assert_eq!(after.over_limit.pings - before.over_limit.pings, 197);
     assert_eq!(after.traffic.packets_sent - before.traffic.packets_sent, 3);
 
-    // A member is pinged for anybody, anybody for a member, and a stranger for no stranger.
+    // A member is pinged for anybody, and anybody is pinged for a member; a stranger is not pinged for a stranger.
     let ask = |target: SocketAddr| crate::wire::IndirectPing {
         seq: 1,
         target: target.into(),

@@ -7,10 +7,10 @@ use crate::wire::Versions;
 const FAKES: usize = 20_000;
 /// … and how many of them one packet announces.
 const IN_A_PACKET: usize = 10;
-/// How they say that they speak: as nodes of this crate, and as plain ones.
+/// The versions that they announce: those of this crate's nodes, and of plain ones.
 const KINDS: [Versions; 2] = [VERSIONS, [1, 5, 2, 0, 0, 0]];
 
-/// Tells each of these nodes, in 2,000 packets, of members that there are not.
+/// Announces members that do not exist to each of these nodes, in 2,000 packets.
 fn make_up_members(sim: &mut Sim, addrs: &[SocketAddr], versions: Versions) {
     make_up(sim, addrs, versions);
     for addr in addrs {
@@ -40,7 +40,7 @@ fn make_up(sim: &mut Sim, addrs: &[SocketAddr], versions: Versions) {
     }
 }
 
-/// How long it takes until each of the others has heard a message of the first, and the first knows it.
+/// How long it takes until each of the others has got a message of the first, and the first knows it.
 fn delivery(sim: &mut Sim, addrs: &[SocketAddr]) -> (Duration, Duration) {
     let [from, others @ ..] = addrs else { panic!("some nodes") };
     let before: Vec<_> = others.iter().map(|addr| sim.node(*addr).counters().delivered).collect();
@@ -76,7 +76,7 @@ fn who_never_answers_delays_no_message_no_receipt_and_no_failure() {
             assert!(delivered <= SECOND / 10, "{delivered:?}");
             assert!(acknowledged <= SECOND / 2, "{acknowledged:?}");
         }
-        // What is said of the others takes no turn of a real member's failure.
+        // News of members that do not exist does not delay news of a real member's failure.
         sim.kill(addrs[3]);
         let begin = sim.now;
         let sees = |sim: &Sim, addr| sim.find(addr, "node4").is_some();
@@ -111,7 +111,7 @@ fn a_newcomer_among_made_up_ones_is_proven_and_hears_everything_at_once() {
         assert!(sim.now - begin < 2 * SECOND, "they do not meet");
     }
     println!("proven after {:?}", sim.now - begin);
-    // The seed is where it joined; the others hear of it among all that is told of the others.
+    // It joined through the seed. The other nodes learn of it among all the announcements of members that do not exist.
     while !addrs.iter().all(|addr| proven(&mut sim, *addr, "node5")) {
         sim.run(SECOND / 100);
         assert!(sim.now - begin < 60 * SECOND, "it is not known to all");

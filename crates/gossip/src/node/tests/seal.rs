@@ -30,7 +30,7 @@ fn an_encrypted_cluster_of_a_label_works_like_any_other() {
         let told = told(&mut sim, *addr);
         assert_eq!(heard(&told), 2, "{told:?}");
     }
-    // The probes pass too: nobody is suspected.
+    // Probes pass, too: no member is suspected.
     sim.run(60 * SECOND);
     assert!(sim.agreed());
     for addr in addrs {
@@ -97,7 +97,7 @@ fn keys_are_changed_without_losing_anything() {
         assert_eq!(heard(&told), told.len(), "nothing else happened: {told:?}");
         assert_eq!(heard(&told), sent * 4);
     }
-    // A node of the old key finds nobody any more, one of the new key does.
+    // A node with the old key finds no other any more; one with the new key does.
     for (host, key, found) in [(6, old, 1), (7, new, 6)] {
         sim.envelope = envelope("prod", &[key]);
         let addr = sim.start(&format!("node{host}"), host, &["node1"]);

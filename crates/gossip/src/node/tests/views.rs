@@ -1,4 +1,4 @@
-//! Views that are larger than anybody's cluster: refused before they are built, and read in slices.
+//! Views that are larger than any cluster: refused before they are built, and read in slices.
 
 use super::*;
 use crate::wire::{
@@ -69,7 +69,7 @@ fn a_large_view_is_read_in_slices_between_which_all_else_goes_on() {
     while node.streams.contains_key(&id) {
         slices += 1;
         assert!(node.poll_timeout().is_some_and(|at| at <= now), "it goes on at once");
-        // Others are served in between.
+        // Other inputs are served in between.
         let ping = crate::wire::Ping { seq: slices, node: "me".into(), source: None };
         node.handle_datagram(now, from, &packet(&Wire::Ping(ping)));
         let answer = std::iter::from_fn(|| node.poll_transmit()).find(|transmit| transmit.to == from);
