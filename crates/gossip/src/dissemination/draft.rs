@@ -26,25 +26,39 @@ const IDENTITY: usize = 96;
 /// What may stand around a value without being part of it (RFC 8259, section 2).
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// Why something was not published.
+/// Why a message was not published.
+///
+/// ```
+/// use std::{net::SocketAddr, time::Instant};
+///
+/// use broadcast::{
+///     Config, PublishError,
+///     node::{Node, NodeConfig},
+/// };
+///
+/// let now = Instant::now();
+/// let mut node = Node::new(now, NodeConfig::new(Config::new("node1"), SocketAddr::from(([127, 0, 0, 1], 7946))));
+/// assert!(matches!(node.publish(now, "key", "no JSON"), Err(PublishError::Value(_))));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// It is larger than a message may be.
+    /// The message is larger than the limit.
     #[error("the message takes {size} bytes on the wire; at most {max} are allowed: shorten its key or value")]
     TooLarge {
-        /// Its length as it would travel, in bytes.
+        /// Its length on the wire, in bytes.
         size: usize,
-        /// What is allowed, in bytes.
+        /// The limit, in bytes.
         max: usize,
     },
-    /// The value cannot be written as JSON, or as none that everybody could read: a number beyond a double's range, a
-    /// text with half a surrogate pair, more than 63 arrays or objects in one another.
+    /// The value is not JSON, or not JSON that everybody can read: it has a number beyond a double's range, a text with half
+    /// a surrogate pair, or more than 63 nested arrays or objects.
     #[error("the value cannot be published as JSON: {0}")]
     Value(String),
-    /// The log is full of messages that members still need.
+    /// The log is full of messages that members still need. [`Event::PublishReady`](crate::Event::PublishReady) says when
+    /// there is room again.
     #[error("the slowest members have not caught up yet; wait, or publish less")]
     WouldBlock,
-    /// Another node of this node's name is in the cluster.
+    /// Another node in the cluster has this node's name.
     #[error("another node in the cluster has the same name as this one; give one of them another name")]
     NameTaken,
     /// The node has left.

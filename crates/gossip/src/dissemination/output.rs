@@ -28,7 +28,8 @@ pub(crate) enum Output {
     AddressMismatch { name: NodeName, announced: SocketAddr, from: SocketAddr },
 }
 
-/// Which members have which of an origin's messages, as the origin reports.
+/// Which members have which of an origin's messages, as the origin reports. [`Node::watch`](crate::node::Node::watch) asks for
+/// these reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acks {
     /// The origin.

@@ -12,6 +12,21 @@ use crate::{
 };
 
 /// How a node sees its cluster at one time: [`Node::overview`](crate::node::Node::overview).
+///
+/// ```
+/// use std::{net::SocketAddr, time::Instant};
+///
+/// use broadcast::{
+///     Config,
+///     node::{Node, NodeConfig},
+/// };
+///
+/// let address = SocketAddr::from(([127, 0, 0, 1], 7946));
+/// let node = Node::new(Instant::now(), NodeConfig::new(Config::new("node1"), address));
+/// let overview = node.overview();
+/// assert!(overview.joined, "there is no seed to ask");
+/// assert_eq!(overview.members[0].member.addr, address);
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Overview {

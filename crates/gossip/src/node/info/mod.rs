@@ -267,7 +267,8 @@ impl Node {
         // All members hear by the request that there is something new. In a large cluster they respond, and request it, one after
         // the other.
         let time = Duration::from_secs_f64(self.membership.live() as f64 / REQUESTS_PER_SECOND);
-        let all: Vec<_> = self.membership.others().filter(|record| is_asked(record)).map(|r| r.name.clone()).collect();
+        let all: Vec<_> =
+            self.membership.others().filter(|record| can_be_requested(record)).map(|r| r.name.clone()).collect();
         for name in all {
             let (at, nonce) = (now + time.mul_f64(self.rng.random()), self.rng.next_u64());
             self.info_exchange.request_at(at, &name, nonce);
@@ -278,7 +279,7 @@ impl Node {
 
     /// A member is proven, has come back or has moved: its info is requested, if it can be.
     pub(super) fn request_info(&mut self, now: Instant, name: &NodeName) {
-        if self.info_exchange.own.is_some() && self.membership.get(name.as_bytes()).is_some_and(is_asked) {
+        if self.info_exchange.own.is_some() && self.membership.get(name.as_bytes()).is_some_and(can_be_requested) {
             let nonce = self.rng.next_u64();
             self.info_exchange.request_at(now, name, nonce);
         }
@@ -293,7 +294,7 @@ impl Node {
     pub(super) fn send_info_requests(&mut self, now: Instant) {
         self.info_exchange.forget_responses(now);
         while let Some(name) = self.info_exchange.due.pop(now) {
-            let record = self.membership.get(name.as_bytes()).filter(|record| is_asked(record));
+            let record = self.membership.get(name.as_bytes()).filter(|record| can_be_requested(record));
             let Some(record) = record.filter(|_| !self.membership.has_left()) else {
                 self.info_exchange.stop_requesting(&name);
                 continue;
@@ -404,7 +405,7 @@ impl Node {
 }
 
 /// Whether a member's info can be requested. It must be proven: else an announcement alone could have anybody sent requests.
-fn is_asked(record: &Record) -> bool {
+fn can_be_requested(record: &Record) -> bool {
     is_live_of_ours(record) && record.is_proven()
 }
 
