@@ -245,7 +245,11 @@ async fn values_become_payloads_within_the_limit() {
             break (count, reason);
         }
     };
-    assert_eq!((count, node.metrics().await.messages.no_events), (1, 2), "each is counted, and told once for a while");
+    assert_eq!(
+        (count, node.metrics().await.messages.serf_events_dropped),
+        (1, 2),
+        "each is counted, and told once for a while"
+    );
     assert_eq!(reason, "the key and value of \"k\" take 513 bytes, more than the 512 that serf allows an event");
     node.leave().await;
     agent.wait_member("embedded", "left");

@@ -162,27 +162,31 @@ fn write_messages(sheet: &mut Sheet, counters: &MessageCounts) -> fmt::Result {
     let &MessageCounts {
         published,
         delivered,
-        wanted,
-        given,
+        requested,
+        retransmitted,
         copies,
         duplicates,
         missed,
         strangers,
         past_epochs,
-        elsewhere,
+        address_mismatches,
         unusable,
-        no_events,
+        serf_events_dropped,
     } = counters;
     for (name, help, count) in [
         ("messages_published", "Messages that this node published", published),
         ("messages_delivered", "Messages of other nodes that were delivered here", delivered),
-        ("messages_wanted", "Missing messages that this node asked for, counted each time", wanted),
-        ("messages_given", "Messages sent to nodes that asked for them", given),
+        ("messages_wanted", "Missing messages that this node asked for, counted each time", requested),
+        ("messages_given", "Messages sent to nodes that asked for them", retransmitted),
         ("messages_copies", "Messages that arrived, including duplicates", copies),
         ("messages_duplicates", "Messages that arrived although they were here already", duplicates),
         ("messages_missed", "Messages that no member had any more", missed),
-        ("members_heard_elsewhere", "Members whose packets came from another address than they advertise", elsewhere),
-        ("messages_without_serf_event", "Messages that the agents of a serf cluster do not get", no_events),
+        (
+            "members_heard_elsewhere",
+            "Members whose packets came from another address than they advertise",
+            address_mismatches,
+        ),
+        ("messages_without_serf_event", "Messages that the agents of a serf cluster do not get", serf_events_dropped),
     ] {
         sheet.counter(name, help, &[], [([], count)])?;
     }

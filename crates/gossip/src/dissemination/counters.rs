@@ -51,9 +51,9 @@ pub struct MessageCounts {
     /// Messages of others that were delivered to the application.
     pub delivered: u64,
     /// Messages that this node requested because they were missing, counted each time.
-    pub wanted: u64,
+    pub requested: u64,
     /// Messages that this node retransmitted to others that requested them.
-    pub given: u64,
+    pub retransmitted: u64,
     /// Messages that arrived, whether they were here already or not.
     pub copies: u64,
     /// Messages that arrived though they were here already.
@@ -66,10 +66,10 @@ pub struct MessageCounts {
     pub past_epochs: u64,
     /// Members whose packets come from another address than they announce, as told by
     /// [`Event::AddressMismatch`](crate::Event::AddressMismatch).
-    pub elsewhere: u64,
+    pub address_mismatches: u64,
     /// Everything else that could not be used.
     pub unusable: u64,
     /// Messages of this node that a serf cluster's agents do not get, as told by
     /// [`Event::SerfEventDropped`](crate::Event::SerfEventDropped).
-    pub no_events: u64,
+    pub serf_events_dropped: u64,
 }

@@ -101,7 +101,7 @@ impl Receiver {
         // Over a stream it comes from a port of the system's choice.
         let is_at_home = from.ip() == addr.ip();
         if !is_at_home && self.history.note_elsewhere(&record.name) {
-            cx.counters.elsewhere += 1;
+            cx.counters.address_mismatches += 1;
             cx.outputs.push_back(Output::AddressMismatch { name: record.name.clone(), announced: addr, from });
         }
         Sender { addr, is_verified: is_at_home || response.is_some(), response_age: response.map(|echo| echo.age) }

@@ -213,7 +213,7 @@ impl Receiver {
         if let Some(record) = record.filter(|_| attempts_exhausted) {
             self.challenges.send(cx, now, record, epoch, membership);
         }
-        cx.counters.wanted += ranges.iter().map(|(_, count)| count).sum::<u64>();
+        cx.counters.requested += ranges.iter().map(|(_, count)| count).sum::<u64>();
         // First who is sending something large or told of the messages, then the origin, then anybody and the origin by turns.
         let bulk_sender = self.bulk_sender.filter(|(_, at)| now.saturating_duration_since(*at) < BULK_TIMEOUT);
         let preferred_peer = bulk_sender.map(|(addr, _)| addr).or(preferred_peer);

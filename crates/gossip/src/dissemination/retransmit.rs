@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{context::Context, control::Route, origin_stream::MAX_WANTED, quota::Quota};
+use super::{context::Context, control::Route, origin_stream::MAX_REQUESTED, quota::Quota};
 use crate::membership::{NodeName, Record, Target};
 
 /// How much one request is answered with, in bytes. More repairs faster; less has a forged request cost less.
@@ -71,7 +71,7 @@ impl Retransmitter {
         let (max, mut bytes) = (cx.max_in_packet(), 0);
         let mut retransmit = Retransmit::default();
         for &(first, count) in ranges {
-            for seq in first..first.saturating_add(count.min(MAX_WANTED)) {
+            for seq in first..first.saturating_add(count.min(MAX_REQUESTED)) {
                 let Some((hops, message)) = find(seq) else {
                     retransmit.incomplete = true;
                     continue;
@@ -84,7 +84,7 @@ impl Retransmitter {
                     return retransmit;
                 }
                 bytes += message.len();
-                cx.counters.given += 1;
+                cx.counters.retransmitted += 1;
                 retransmit.messages.entry(hops).or_default().push(message);
                 if bytes >= MAX_BATCH_BYTES {
                     return retransmit;

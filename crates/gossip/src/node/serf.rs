@@ -54,7 +54,7 @@ impl SerfLayer {
 
     pub(super) fn count(&self, counters: &mut MessageCounts) {
         counters.unusable += self.unusable;
-        counters.no_events = self.no_events;
+        counters.serf_events_dropped = self.no_events;
     }
 
     pub(super) fn sizes(&self) -> [(&'static str, usize, usize); 3] {
@@ -277,7 +277,7 @@ mod tests {
         let mut node = node(now);
         let long = format!("\"{}\"", "x".repeat(512));
         node.publish(now, "k", &long).expect("there is room");
-        assert_eq!(node.counters().no_events, 0, "no agent is there to miss it");
+        assert_eq!(node.counters().serf_events_dropped, 0, "no agent is there to miss it");
         meet_agent(&mut node, now);
         let told = |node: &mut Node| {
             let events = std::iter::from_fn(|| node.poll_event());
@@ -290,15 +290,15 @@ mod tests {
         for _ in 0..3 {
             node.publish(now, "k", &long).expect("there is room");
         }
-        assert_eq!((told(&mut node), node.counters().no_events), (vec![1], 3));
+        assert_eq!((told(&mut node), node.counters().serf_events_dropped), (vec![1], 3));
         now += REPORT_INTERVAL;
         node.publish(now, "k", &long).expect("there is room");
-        assert_eq!((told(&mut node), node.counters().no_events), (vec![3], 4));
+        assert_eq!((told(&mut node), node.counters().serf_events_dropped), (vec![3], 4));
         // Messages that serf's gossip does not take count, too.
         for _ in 0..2000 {
             node.publish(now, "k", "1").expect("there is room");
         }
-        assert!(node.counters().no_events > 4);
+        assert!(node.counters().serf_events_dropped > 4);
         assert!(told(&mut node).is_empty());
     }
 

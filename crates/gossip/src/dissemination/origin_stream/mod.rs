@@ -16,7 +16,7 @@ use std::{
 
 pub(super) use self::{
     digest::DigestSource,
-    step::{MAX_WANTED, RepairRequest, RepairSources, RepairStep},
+    step::{MAX_REQUESTED, RepairRequest, RepairSources, RepairStep},
 };
 use super::{control::StreamDigest, limits::MAX_ORIGINS, message::Message};
 use crate::membership::NodeName;

@@ -9,7 +9,7 @@ use super::{OriginStream, ReceiveBuffers, StreamEnd};
 use crate::dissemination::{control::MAX_RANGES, limits::FAILED_GRACE};
 
 /// How many messages are requested at once. More repairs faster, and in larger bursts.
-pub(in crate::dissemination) const MAX_WANTED: u64 = 256;
+pub(in crate::dissemination) const MAX_REQUESTED: u64 = 256;
 /// How long this node waits for an origin that is gone to come back and say where the stream starts; and how long others
 /// are asked for what an origin that left cannot give any more. Longer loses less where news of members is wrong; shorter
 /// tells the application sooner what is missing.
@@ -183,7 +183,7 @@ impl OriginStream {
     /// The messages to request: first numbers and counts.
     fn missing(&self) -> Vec<(u64, u64)> {
         let Some(mut at) = self.next else { return Vec::new() };
-        let (mut ranges, mut left) = (Vec::new(), MAX_WANTED);
+        let (mut ranges, mut left) = (Vec::new(), MAX_REQUESTED);
         let ends = self.ahead.keys().map(|seq| (*seq, seq + 1)).chain([(self.end(), self.end())]);
         for (end, after) in ends {
             if end > at {

@@ -38,7 +38,7 @@ fn who_is_heard_from_elsewhere_is_told_of_once_and_answered_where_it_says() {
         sim.run(SECOND / 10);
     }
     assert_eq!(elsewhere(&mut sim, addrs[0]), [("node2".to_owned(), addrs[1], from)]);
-    assert_eq!(sim.node(addrs[0]).counters().elsewhere, 1);
+    assert_eq!(sim.node(addrs[0]).counters().address_mismatches, 1);
     for number in 1..6 {
         sim.publish(addrs[1], "k", &number.to_string());
     }

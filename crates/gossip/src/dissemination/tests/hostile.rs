@@ -127,13 +127,13 @@ fn asking_in_a_members_name_again_and_again_floods_nobody() {
         sim.publish(addrs[0], "k", &value);
     }
     sim.run(SECOND);
-    let given = sim.node(addrs[0]).counters().given;
+    let given = sim.node(addrs[0]).counters().retransmitted;
     let want = Control::RepairRequest { origin: b"node1", epoch: node_epoch, ranges: vec![(1, 64)] };
     for _ in 0..1000 {
         sim.inject(addrs[1], addrs[0], want.encode_from(SenderHeader { name: b"node2", echo: None }));
         sim.run(SECOND / 1000);
     }
-    let repeated = sim.node(addrs[0]).counters().given - given;
+    let repeated = sim.node(addrs[0]).counters().retransmitted - given;
     assert!((900..2200).contains(&repeated), "{repeated} of some 64,000 that were asked for");
     // A node that lacks something gets it all the same.
     sim.resume(addrs[3]);

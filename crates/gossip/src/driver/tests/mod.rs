@@ -417,7 +417,7 @@ async fn who_looks_from_outside_sees_own_messages_too_and_how_far_everybody_is()
     assert_eq!((*next(&mut all).await.origin()).to_string(), "b");
 
     let Metrics { messages, delivery, .. } = a.metrics().await;
-    assert_eq!((messages.published, messages.delivered, messages.wanted, delivery.count()), (2, 1, 0, 2));
+    assert_eq!((messages.published, messages.delivered, messages.requested, delivery.count()), (2, 1, 0, 2));
     let overview = a.overview().await;
     assert!(overview.joined && !overview.leaving);
     let seen = |seen: &MemberOverview| (seen.member.name.to_string(), seen.acknowledges, seen.lag);
