@@ -9,9 +9,9 @@
 //!   freed or evicted │ delivered, kept      │ missing, some ahead    │
 //! ```
 //!
-//! The origin says where a stream starts for this node ([`StreamStart`](super::control::StreamStart)), unless its first message comes straight from the origin.
-//! Until the start is known, messages are held back. A message ahead of its turn waits until those before it have come or
-//! cannot be had any more.
+//! The origin says where a stream starts for this node ([`StreamStart`](super::control::StreamStart)), unless its first
+//! message comes straight from the origin. Until the start is known, messages are held back. A message ahead of its turn
+//! waits until those before it have come or cannot be had any more.
 //!
 //! From then on, a stream continues where this node is, whatever the origin takes this node for. An origin that dropped
 //! this node as a peer tells it to start later, but the node still requests what lies between. What nobody can give any

@@ -5,9 +5,9 @@
 //!
 //! 1. Whoever receives it sends it to the plain node's *proxy*: the one of our nodes that a hash of both names selects
 //!    (rendezvous hashing; Thaler, Ravishankar 1998).
-//! 2. The proxy takes equal messages of one source within [`DEDUP_WINDOW`](super::dedup::DEDUP_WINDOW) of the first for retransmissions of
-//!    it. It publishes the first in a stream of its own, with the source's name. All that holds for our messages then holds
-//!    for it.
+//! 2. The proxy takes equal messages of one source within [`DEDUP_WINDOW`](super::dedup::DEDUP_WINDOW) of the first for
+//!    retransmissions of it. It publishes the first in a stream of its own, with the source's name. All that holds for our
+//!    messages then holds for it.
 //! 3. Whoever sent it to the proxy repeats that until the message comes back in the proxy's stream, and after
 //!    [`PROXY_ATTEMPTS`](super::dedup::PROXY_ATTEMPTS) publishes it itself.
 //!

@@ -82,8 +82,8 @@ impl Node {
         true
     }
 
-    /// How many bytes of a packet with `budget` bytes left are for serf. Every other packet may be all serf's, since long messages
-    /// would not fit otherwise.
+    /// How many bytes of a packet with `budget` bytes left are for serf. Every other packet may be all serf's, since long
+    /// messages would not fit otherwise.
     pub(super) fn serf_share(&self, budget: usize) -> usize {
         self.serf.as_ref().map_or(0, |layer| layer.inner.share(budget, self.membership_first))
     }

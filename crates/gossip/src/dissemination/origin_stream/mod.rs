@@ -1,8 +1,8 @@
 //! The receive side of one stream: one epoch of an origin, its next number, and what is missing.
 //!
-//! A stream changes by a few transitions: it [receives](OriginStream::receive) a message, it
-//! [learns](OriginStream::learn) from a digest, or its [next step](OriginStream::next_step) of repair is due. Each gives what is to
-//! be done; the owner of the streams, which knows the members, does it.
+//! A stream changes by a few transitions: it [receives](OriginStream::receive) a message, it [learns](OriginStream::learn)
+//! from a digest, or its [next step](OriginStream::next_step) of repair is due. Each gives what is to be done; the owner of
+//! the streams, which knows the members, does it.
 
 mod digest;
 mod step;

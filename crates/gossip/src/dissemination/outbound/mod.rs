@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A message is freed when every live peer has it, and every peer that failed less than
-//! [`FAILED_GRACE`](super::limits::FAILED_GRACE) ago, since such a peer may only be cut off. Publishers have to wait while the log
-//! is full of messages that live peers still need.
+//! [`FAILED_GRACE`](super::limits::FAILED_GRACE) ago, since such a peer may only be cut off. Publishers have to wait while
+//! the log is full of messages that live peers still need.
 //!
 //! # States of a peer
 //!
