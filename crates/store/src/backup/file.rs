@@ -20,14 +20,14 @@ const CHECKSUM: usize = 4;
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
 
-/// What a backup is of.
+/// What a backup is of. [`Backup::header`] returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupHeader {
     /// The id of the store.
     pub cluster: u64,
-    /// Its newest revision.
+    /// The store's current revision.
     pub revision: u64,
-    /// The entry of the log that was applied last.
+    /// The index of the last applied entry.
     pub index: u64,
     /// The term of that entry.
     pub term: u64,
@@ -72,7 +72,7 @@ fn damaged(file: &str, problem: impl Into<String>) -> BackupError {
     BackupError::Damaged { file: file.into(), problem: problem.into() }
 }
 
-/// Sums up what passes.
+/// A writer that adds up a checksum of what passes.
 struct ChecksumWriter<'a> {
     to: &'a mut dyn Write,
     sum: crc32fast::Hasher,
@@ -100,7 +100,7 @@ pub(crate) fn write(cluster: u64, state: &State, to: &mut dyn Write) -> io::Resu
     to.flush()
 }
 
-/// The file of a backup, which is whole, and as it was saved.
+/// The file of a backup that is whole, and as it was saved. See [`restore`](super::restore).
 #[derive(Debug)]
 pub struct Backup {
     file: File,

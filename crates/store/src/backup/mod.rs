@@ -1,4 +1,5 @@
-//! Backups: the whole state in a file, and founding a store anew from one, or from what is left of a store.
+//! Backups: the whole state in a file, and founding a new store from one, or from what is left of a store. etcd has
+//! `etcdctl snapshot save`, `etcdutl snapshot restore` and `--force-new-cluster` for this.
 //!
 //! # Saving
 //!
@@ -37,7 +38,7 @@ pub(crate) use file::write;
 pub use file::{Backup, BackupHeader};
 pub use offline::{NewStore, check_voter, recover, restore};
 
-/// Why a store is not founded anew.
+/// Why a backup cannot be used, or a new store cannot be founded. [`restore`] returns it.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// The disk fails, or does not let this process do what it has to.

@@ -21,31 +21,43 @@ use crate::{
 /// How many bytes of the log are read at once.
 const READ: usize = 1 << 20;
 
-/// A store that was founded anew, with a single voter.
+/// A new store with a single voter, and where its state is from. [`restore`] and [`recover`] return it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewStore {
     /// The id of the store that its state is from.
     pub former: u64,
-    /// The newest revision of that.
+    /// The current revision of that store.
     pub former_revision: u64,
     /// The last entry of the log that its state is from.
     pub former_index: u64,
     /// The term of that entry.
     pub former_term: u64,
-    /// Its own id.
+    /// The id of the new store.
     pub cluster: u64,
-    /// Its newest revision, and the first that can be read.
+    /// The current revision of the new store, and the first one that can be read.
     pub revision: u64,
-    /// The name of its voter.
+    /// The name of its only voter.
     pub voter: String,
 }
 
-/// Makes the folder `folder` of the voter `name`, whose id is `node`, from a backup. The folder must be empty, or not be
-/// there. Blocks.
+/// Makes the directory `folder` of the voter `name`, whose id is `node`, from a backup. The directory must be empty, or must not
+/// exist. Blocks.
 ///
 /// # Errors
 ///
-/// See [`BackupError`]. The folder is as it was.
+/// See [`BackupError`]. The directory is unchanged.
+///
+/// ```no_run
+/// # fn run() -> Result<(), broadcast_store::backup::BackupError> {
+/// use std::path::Path;
+/// use broadcast_store::{backup::{Backup, restore}, machine::Machines};
+///
+/// let backup = Backup::open(Path::new("store.backup"))?;
+/// let store = restore(backup, &Machines::default(), Path::new("/var/lib/broadcast"), 7, "node1")?;
+/// println!("store {:016x} begins at revision {}", store.cluster, store.revision);
+/// # Ok(())
+/// # }
+/// ```
 pub fn restore(
     mut backup: Backup,
     machines: &Machines,

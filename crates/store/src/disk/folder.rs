@@ -14,7 +14,7 @@ use super::{Disk, DiskFile};
 
 const LOCK: &str = "lock";
 
-/// A real folder, as [`Disk`].
+/// A real directory, as a [`Disk`]. [`DataFolder`](super::DataFolder) has an example.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: Arc<Path>,

@@ -8,12 +8,12 @@ const FILE: &str = "identity";
 const FORMAT: u32 = 1;
 const LIMIT: u64 = 4096;
 
-/// The node and the cluster that files belong to: both are in the header of each.
+/// The ids of a node and its store. The header of each file has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ids {
-    /// The cluster, by a random number that it was founded with.
+    /// The id of the store: a random number, drawn when it was founded.
     pub cluster: u64,
-    /// The node, by a random number that it drew at its first start and that no other ever has.
+    /// The id of the node: a random number, drawn at its first start. A node that loses its disk draws another.
     pub node: u64,
 }
 
@@ -75,7 +75,18 @@ pub enum DataFolderError {
     },
 }
 
-/// A folder that this process has locked, and whose it is.
+/// A directory that this process has locked, with the ids of its node and store.
+///
+/// ```
+/// use broadcast_store::disk::{DataFolder, Folder};
+///
+/// let path = std::env::temp_dir().join(format!("store-example-{}", std::process::id()));
+/// let folder = DataFolder::open(Folder::open(&path)?, 7)?;
+/// assert_eq!((folder.node(), folder.cluster()), (7, None));
+/// # drop(folder);
+/// # std::fs::remove_dir_all(path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct DataFolder<D: Disk> {
     disk: D,

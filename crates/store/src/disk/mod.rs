@@ -1,11 +1,10 @@
-//! The few operations on files that the log and the snapshots are made of.
+//! The few file operations that the log and the snapshots need.
 //!
-//! [`Disk`] is one folder. [`Folder`] is a real one; `SimDisk` (feature `sim`) is one in memory that forgets at a crash
-//! what was not synced. All that is written to a disk goes through these traits, so that a test may stop a node at any of
-//! these operations.
+//! A [`Disk`] is one directory. [`Folder`] is a real one. `SimDisk` (feature `sim`) is one in memory that forgets at a crash
+//! what was not synced. Everything goes through these traits, so that a test can crash a node at any operation.
 //!
-//! What is written is durable once [`DiskFile::sync`] has returned. A name is durable once [`Disk::sync_folder`] has
-//! returned: a new or renamed file without it may be gone, or have its old name, after a power cut.
+//! Bytes are durable once [`DiskFile::sync`] has returned. A name is durable once [`Disk::sync_folder`] has returned: without it
+//! a new or renamed file may be gone, or have its old name, after a power cut.
 
 mod folder;
 mod identity;
@@ -19,14 +18,14 @@ pub use identity::{DataFolder, DataFolderError, Ids};
 #[cfg(feature = "sim")]
 pub use sim::{CrashOutcome, SimDisk, SimFile};
 
-/// A folder with files in it; clones are the same folder.
+/// A directory with files in it; clones are the same directory. [`Folder`] is a real one.
 pub trait Disk: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
     /// Keeps the folder locked until it is dropped.
     type Lock: std::fmt::Debug + Send + Sync + 'static;
 
-    /// What messages call this folder.
+    /// The directory's name, for messages.
     fn name(&self) -> String;
 
     /// Locks the folder against other processes; `None` if one has it.
@@ -51,7 +50,7 @@ pub trait Disk: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn sync_folder(&self) -> io::Result<()>;
 }
 
-/// An open file. Reads and writes name their offset, so that threads can share it.
+/// An open file of a [`Disk`]. Reads and writes name their offset, so that threads can share it.
 pub trait DiskFile: std::fmt::Debug + Send + Sync + 'static {
     /// Reads at most `buffer.len()` bytes; 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;

@@ -1,8 +1,8 @@
-//! What can be wrong with a log.
+//! Why a log cannot be read or written.
 
 use std::io;
 
-/// Why a log cannot be read or written.
+/// Why a log cannot be read or written. [`Log::open`](super::Log::open) returns it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The disk failed.
@@ -15,7 +15,7 @@ pub enum LogError {
         /// The system's error.
         source: io::Error,
     },
-    /// What was synced is not what is on the disk.
+    /// What is on the disk is not what was synced.
     #[error(
         "{file}: damaged at byte {offset}: {problem}; replace the disk, and let this node join anew with an empty folder"
     )]
@@ -49,7 +49,7 @@ pub enum LogError {
         /// The format that this program writes.
         known: u32,
     },
-    /// Entries do not follow on what is there.
+    /// Entries do not follow the last one.
     #[error("entry {found} does not follow on entry {last:?}; this is a mistake in the program")]
     Order {
         /// The last index that is there.

@@ -1,4 +1,4 @@
-//! What the writer measures, for who looks after it. Nothing is decided by it.
+//! What the writer measures, for metrics and the status. No decision depends on it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use broadcast::Histogram;
 /// How many of the last syncs are kept one by one.
 const RECENT: usize = 128;
 
-/// What a log has cost since it was opened.
+/// What a log's writer has measured since the log was opened. [`Log::stats`](super::Log::stats) returns it.
 #[derive(Debug, Default)]
 pub struct LogStats {
     bytes: AtomicU64,
@@ -24,7 +24,7 @@ struct Syncs {
     recent: VecDeque<Duration>,
 }
 
-/// How long it took to write and sync what waited for the writer.
+/// How long the writer took to write and sync a batch. [`LogStats::syncs`] returns it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncStats {
     /// All of them, since the log was opened.
@@ -36,12 +36,12 @@ pub struct SyncStats {
 }
 
 impl LogStats {
-    /// How many bytes its files take on the disk, what is preallocated included.
+    /// How many bytes the files take on the disk, preallocated ones included.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// How long its syncs took.
+    /// How long the syncs took.
     pub fn syncs(&self) -> SyncStats {
         let syncs = self.lock();
         let (all, mut recent) = (syncs.all, Vec::from(syncs.recent.clone()));

@@ -1,8 +1,8 @@
 //! What readers see of the log: the newest entries from memory, older ones from disk.
 //!
-//! Two times meet here. What was asked for is at once what everybody reads: state and cache. What the writer has written
-//! comes later: where the records are. An entry leaves the cache only after it was written; so an entry that is not in
-//! the cache is where the writer says, and no truncation of it is waiting.
+//! State and cache change at once with each write that is queued; the locations of records change later, once the writer has
+//! written them. An entry leaves the cache only after it was written. So an entry that is not in the cache is where its location
+//! says, and no truncation of it is queued.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, RangeBounds};
@@ -27,7 +27,7 @@ pub(super) struct LogView<F> {
     pub(super) state: LogState,
     /// The index of the first entry; `None` if there is none.
     first: Option<u64>,
-    /// Up to which number the writer has written what was asked for.
+    /// The number of the last write that the writer has finished.
     written: u64,
     cache: VecDeque<Cached>,
     cached_bytes: usize,
@@ -229,7 +229,7 @@ impl LogState {
     }
 }
 
-/// Reads the log, beside whoever writes it. Clones read the same log.
+/// Reads the log beside its owner. Clones read the same log. [`Log::reader`](super::Log::reader) makes one.
 #[derive(Debug)]
 pub struct LogReader<F> {
     pub(super) shared: Arc<SharedLog<F>>,
@@ -246,7 +246,7 @@ enum EntrySource<F> {
     Disk(RecordLocation<F>),
 }
 
-/// Entries that were found, and that may have to be read from disk yet: with [`EntryBatch::read`].
+/// Some entries in a row, of which some may still have to be read from disk. [`LogReader::find`] returns it.
 pub struct EntryBatch<F> {
     sources: Vec<EntrySource<F>>,
 }
@@ -310,7 +310,7 @@ impl<F: DiskFile> LogReader<F> {
         self.find(range, limit)?.read()
     }
 
-    /// How large things are.
+    /// The sizes of the log's parts.
     pub fn options(&self) -> &LogOptions {
         &self.shared.options
     }

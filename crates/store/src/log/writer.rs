@@ -1,4 +1,4 @@
-//! The queue of what is asked for, and the writer that empties it.
+//! The queue of writes, and the writer that empties it: group commit.
 
 use std::future::Future;
 use std::io;
@@ -13,28 +13,40 @@ use super::view::SharedLog;
 use super::{Entry, LogError, LogId, LogOptions, LogReader, LogSpace, LogState, LogStats, Vote, recovery};
 use crate::disk::{Disk, Ids};
 
-/// Is called once, when entries are durable or will never be.
+/// Called once, when entries are durable or never will be. See [`Log::append`].
 pub type DurableCallback = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// How many things may wait for the writer.
+/// How many writes may wait for the writer.
 const QUEUE: usize = 1024;
-/// How many bytes of entries the writer takes at most at a time.
+/// How many bytes of entries the writer takes into one batch.
 const BATCH: usize = 8 << 20;
 
-/// The log, for the one who changes it. Who reads it takes a [`LogReader`].
+/// The log, for its one owner, who changes it. Others read it with a [`LogReader`].
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use broadcast_store::{LogId, disk::{Folder, Ids}, log::{Entry, Log, LogOptions}};
+///
+/// let folder = Folder::open("/tmp/log")?;
+/// let (mut log, writer) = Log::open(folder, Ids { cluster: 1, node: 1 }, LogOptions::default())?;
+/// writer.spawn(|ended| println!("{ended:?}"))?;
+/// let entry = Entry { log_id: LogId { term: 1, index: 0 }, kind: 1, payload: "hello".into() };
+/// log.append(vec![entry], Box::new(|result| println!("durable: {result:?}"))).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Log<D: Disk> {
     shared: Arc<SharedLog<D::File>>,
     queue: mpsc::Sender<WriteTask>,
     bytes: Arc<Semaphore>,
-    /// The number of the last thing that was asked for.
+    /// The number of the last write.
     number: u64,
-    /// How far is committed, where that has not been sent to the writer yet: it goes with what comes next, so that nobody
-    /// has to wake for it alone.
+    /// The committed log id, if the writer does not have it yet. It goes with the next write, so that it alone wakes nobody.
     committed: Option<Record>,
 }
 
-/// Writes what was asked for. It blocks, so it wants a thread of its own.
+/// Writes and syncs the log. It blocks, so it needs a thread of its own. See [`Log`].
 #[derive(Debug)]
 pub struct LogWriter<D: Disk> {
     queue: mpsc::Receiver<WriteTask>,
@@ -43,11 +55,11 @@ pub struct LogWriter<D: Disk> {
 
 struct WriteTask {
     number: u64,
-    /// Goes before the change.
+    /// A record that goes before the write itself.
     before: Option<Record>,
     change: WriteOp,
     done: Option<DurableCallback>,
-    /// Holds room in the queue.
+    /// The room that it takes in the queue.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -66,7 +78,7 @@ impl std::fmt::Debug for WriteTask {
 }
 
 impl<D: Disk> Log<D> {
-    /// Opens the log of this node, or begins one. Nothing is written until the writer runs.
+    /// Opens the log of this node, or begins one. Nothing is written before the writer runs.
     pub fn open(disk: D, ids: Ids, options: LogOptions) -> Result<(Self, LogWriter<D>), LogError> {
         let journal = recovery::open(disk, ids, options)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -75,12 +87,12 @@ impl<D: Disk> Log<D> {
         Ok((log, LogWriter { queue: receiver, journal }))
     }
 
-    /// What the log knows, with all that was asked for, whether it is durable or not.
+    /// The state of the log with all writes so far, durable or not.
     pub fn state(&self) -> LogState {
         self.shared.view().state
     }
 
-    /// One who reads the log beside this.
+    /// A reader of the log.
     pub fn reader(&self) -> LogReader<D::File> {
         LogReader { shared: self.shared.clone() }
     }
@@ -90,29 +102,29 @@ impl<D: Disk> Log<D> {
         self.shared.failure().map(str::to_owned)
     }
 
-    /// What it has cost since it was opened.
+    /// What the writer has measured since the log was opened.
     pub fn stats(&self) -> Arc<LogStats> {
         self.shared.stats.clone()
     }
 
-    /// How much fits.
+    /// How much fits into the log.
     pub fn space(&self) -> LogSpace {
         self.space_reader().get()
     }
 
-    /// Tells how much fits, beside who changes the log.
+    /// A handle that tells others how much fits into the log.
     pub fn space_reader(&self) -> LogSpaceReader<D> {
         LogSpaceReader { shared: self.shared.clone(), bytes: self.bytes.clone(), queue: self.queue.downgrade() }
     }
 
-    /// Stores a vote. It is durable when this returns, and nobody reads it before.
+    /// Writes a vote. It is durable when this returns, and nobody reads it before.
     pub async fn save_vote(&mut self, vote: Vote) -> Result<(), LogError> {
         self.wait(WriteOp::One(Record::Vote(vote))).await?;
         self.shared.view().state.vote = Some(vote);
         Ok(())
     }
 
-    /// Appends entries. They can be read when this returns; `done` is called when they are durable, or if that fails.
+    /// Appends entries. Everybody can read them when this returns. `done` is called when they are durable, or if that fails.
     pub async fn append(&mut self, entries: Vec<Entry>, done: DurableCallback) -> Result<(), LogError> {
         self.shared.check()?;
         let most = super::journal::max_entry_bytes(&self.shared.options);
@@ -125,7 +137,7 @@ impl<D: Disk> Log<D> {
             bytes += size;
         }
         self.shared.view().check_order(&entries)?;
-        // More than the whole queue can hold waits until the queue is empty.
+        // An append larger than the whole queue waits until the queue is empty.
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.shared.options.queue);
         let permit = self.bytes.clone().acquire_many_owned(permits).await.map_err(|_| self.stopped())?;
         let slot = self.queue.reserve().await.map_err(|_| self.stopped())?;
@@ -136,12 +148,13 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Cuts all entries after this one. It is durable before what is appended next is.
+    /// Truncates the log after this entry. That is durable before later appends are.
     pub async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), LogError> {
         self.send(WriteOp::One(Record::Truncate(last)), |view| view.truncate(last)).await
     }
 
-    /// Forgets all entries up to this one, also if it is behind the last: then the log is empty and goes on after it.
+    /// Purges all entries up to this one, for they are in a snapshot. If it is after the last entry, the log is empty and goes on
+    /// after it.
     pub async fn purge(&mut self, up_to: LogId) -> Result<(), LogError> {
         if self.state().purged.is_some_and(|purged| purged.index >= up_to.index) {
             return Ok(());
@@ -149,7 +162,7 @@ impl<D: Disk> Log<D> {
         self.send(WriteOp::One(Record::Purge(up_to)), |view| view.purge(up_to)).await
     }
 
-    /// Stores how far is committed, with what is asked for next. What is ahead of the entries is not stored.
+    /// Writes the committed log id, with the next write. One that is ahead of the entries is ignored.
     pub fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), LogError> {
         let last = self.state().last.map(|last| last.index);
         if committed.map(|committed| committed.index) > last {
@@ -161,7 +174,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Waits until all that was asked for is durable.
+    /// Waits until all writes so far are durable.
     pub async fn flush(&mut self) -> Result<(), LogError> {
         self.wait(WriteOp::Flush).await
     }
@@ -209,14 +222,14 @@ impl<D: Disk> Log<D> {
 impl<D: Disk> Drop for Log<D> {
     fn drop(&mut self) {
         if let Some(committed) = self.committed.take() {
-            // Whoever leads says it again.
+            // If it is lost, the next leader sends it again.
             let change = WriteOp::One(committed);
             let _ = self.queue.try_send(WriteTask { number: 0, before: None, change, done: None, permit: None });
         }
     }
 }
 
-/// Tells how much fits into the log.
+/// Tells others than the log's owner how much fits into the log. [`Log::space_reader`] makes it.
 #[derive(Debug)]
 pub struct LogSpaceReader<D: Disk> {
     shared: Arc<SharedLog<D::File>>,
@@ -246,7 +259,7 @@ impl<D: Disk> LogSpaceReader<D> {
         self.shared.view().state.last
     }
 
-    /// Has the writer try again to get a spare segment, beside all else, after the disk was full.
+    /// Makes the writer try again to get a spare segment, after the disk was full.
     pub fn prepare_spare(&self) {
         if let Some(queue) = self.queue.upgrade() {
             // A queue that is full will be tried again, too.
@@ -262,7 +275,7 @@ impl<D: Disk> LogSpaceReader<D> {
 }
 
 impl<D: Disk> LogWriter<D> {
-    /// Runs on a thread of its own, until the [`Log`] is dropped or the disk fails; then calls `ended`.
+    /// Runs on a thread of its own until the [`Log`] is dropped or the disk fails; then calls `ended`.
     pub fn spawn(mut self, ended: impl FnOnce(Result<(), LogError>) + Send + 'static) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("store-log".into()).spawn(move || {
             ended(loop {
@@ -274,7 +287,7 @@ impl<D: Disk> LogWriter<D> {
         })
     }
 
-    /// Runs as a task of a simulation, and waits with `pause` before each turn, as a sync takes time.
+    /// Runs as a task of a simulation. `pause` comes before each batch, as a sync takes time.
     pub async fn run<P: Future<Output = ()>>(mut self, mut pause: impl FnMut() -> P) -> Result<(), LogError> {
         while let Some(task) = self.queue.recv().await {
             pause().await;
@@ -283,7 +296,7 @@ impl<D: Disk> LogWriter<D> {
         Ok(())
     }
 
-    /// Takes all that waits, writes it, syncs it once, and tells who waits.
+    /// Takes all that waits, writes it, syncs once, and calls back.
     fn write_batch(&mut self, first: WriteTask) -> Result<(), LogError> {
         let (mut batch, mut waiting) = (WriteBatch::default(), Vec::new());
         // They are given back when what they stand for is counted as written.

@@ -1,11 +1,11 @@
-//! Requests that were applied, so that none is applied twice.
+//! The clients and the outcomes of their requests, so that no request is applied twice: client sessions as in chapter 6.3 of
+//! the Raft dissertation.
 //!
-//! A client is opened by a command and gets its id from that. It numbers its requests, has as many under way as it
-//! likes, and sends one again, with the same number, until it hears of it. The outcome of each request is kept until
-//! the client says that it has heard of it, or there are too many outcomes; then the oldest is forgotten. From then on
-//! a request with that number or a lower one is refused, unless its outcome is still there: it may have been applied.
-//! If there are too many clients, the one that was heard of least recently is forgotten, and its requests are refused
-//! likewise.
+//! A command opens a client, and its outcome has the client's id. The client numbers its requests, has as many under way as it
+//! likes, and sends one again with the same number until it has an answer. The state keeps the outcome of each request until
+//! the client says that it has the answer. If there are too many outcomes, the oldest is forgotten; from then on a request with
+//! that number or a lower one is refused unless its outcome is still there, for it may have been applied. If there are too many
+//! clients, the one that was heard of least recently is forgotten, and its requests are refused as well.
 
 use bytes::Bytes;
 
@@ -16,48 +16,55 @@ use crate::{
     error::{CodecError, Error, SnapshotError},
 };
 
-/// How many clients are remembered.
+/// How many clients the state remembers.
 pub const MAX_CLIENTS: usize = 1 << 14;
 
-/// How many outcomes are kept.
+/// How many outcomes the state keeps.
 pub const MAX_OUTCOMES: usize = 1 << 15;
 
-/// How many bytes the outcomes that are kept take.
+/// How many bytes these outcomes may take.
 pub const MAX_OUTCOMES_BYTES: u64 = 16 << 20;
 
-/// The largest outcome that is kept. Of others it is kept that the request was applied.
+/// The largest outcome that is kept. Of a larger one only [`Error::AlreadyApplied`] is kept.
 pub const MAX_OUTCOME_BYTES: u64 = 64 << 10;
 
-/// What an outcome takes besides its bytes.
+/// How many bytes an outcome takes besides its own.
 const KEPT_BYTES: u64 = 160;
 
-/// Who asks, and which of their requests it is.
+/// A client's request: its id for deduplication. See the [module](super).
+///
+/// ```
+/// use broadcast_store::machine::{Command, RequestId};
+///
+/// let request = RequestId { client: 3, serial: 1, answered_below: 1 };
+/// assert_eq!(Command::grant(7, 60).of(request).request(), Some(request));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId {
-    /// The client's id, as [`Outcome::Client`] had it.
+    /// The client's id, from [`Outcome::Client`].
     pub client: u64,
-    /// The request's number, from 1. Each request has a higher one than those before.
+    /// The request's number, from 1 on. Each request has a higher one than those before.
     pub serial: u64,
-    /// All requests with lower numbers were answered: their outcomes can be forgotten.
+    /// All requests with lower numbers were answered: the state may forget their outcomes.
     pub answered_below: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Client {
-    /// What is not kept and has no higher number than this was answered or forgotten.
+    /// A request without an outcome here and with a number up to this was answered or forgotten.
     floor: u64,
-    /// The command that it was heard of last with.
+    /// The number of its last command.
     last: u64,
 }
 
 #[derive(Clone, Debug)]
 struct KeptOutcome {
-    /// The command that brought it.
+    /// The number of the command that led to it.
     command: u64,
     outcome: Bytes,
 }
 
-/// The clients and the outcomes that are kept for them.
+/// The clients, and the outcomes that are kept for them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clients {
     clients: CowMap<u64, Client>,
@@ -68,7 +75,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Opens a client. Its id is that of the command, so no id is given twice.
+    /// Opens a client. Its id is the number of the command, so no two clients have the same.
     pub(super) fn open(&mut self, command: u64) -> u64 {
         if self.clients.len() >= MAX_CLIENTS
             && let Some((_, &oldest)) = self.by_last.first()
@@ -87,7 +94,7 @@ impl Clients {
         }
     }
 
-    /// The outcome of a request that was applied; nothing if the request is a new one.
+    /// The outcome of a request that was applied; `None` if the request is new.
     pub(super) fn find(&self, request: RequestId) -> Result<Option<Bytes>, Error> {
         let RequestId { client, serial, .. } = request;
         let known = self.clients.get(&client).ok_or(Error::UnknownClient { client })?;
@@ -98,12 +105,12 @@ impl Clients {
         }
     }
 
-    /// Keeps the outcome of a new request. At `revision` it can be seen what it did.
+    /// Keeps the outcome of a new request, which left the keys at `revision`.
     pub(super) fn keep(&mut self, request: RequestId, command: u64, revision: u64, outcome: &Outcome) {
         let RequestId { client, serial, answered_below } = request;
         let Some(known) = self.clients.get_mut(&client) else { return };
         let last = std::mem::replace(&mut known.last, command);
-        // A request is not answered before it is applied, whatever it says.
+        // A request cannot be answered before it is applied, whatever it says.
         let answered_below = answered_below.min(serial);
         known.floor = known.floor.max(answered_below.saturating_sub(1));
         self.by_last.remove(&last);
@@ -150,7 +157,7 @@ impl Clients {
             sink.record(&record.finish())?;
             for ((_, serial), kept) in self.kept.iter_from(&(*client, 0)).take_while(|((each, _), _)| each == client) {
                 let mut record = ByteWriter::new();
-                // No client has this id: so it is told apart from a client.
+                // No client has the id 0, so this is no client's record.
                 record.number(0);
                 record.number(*serial);
                 record.number(kept.command);

@@ -1,7 +1,7 @@
-//! What is agreed on, and who knows it.
+//! Commands, and the versions that members know.
 //!
-//! A command is encoded as the version it appeared in, its machine's name, who asks for it, and a body that its machine
-//! reads. The frame never changes, so every release can tell a command that it does not know.
+//! A command is encoded as the version in which it appeared, its machine's name, its request id, and a body that its machine
+//! reads. This frame never changes, so every release recognises a command that it does not know.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,18 @@ use crate::{
     keys::{self, MAX_REQUEST},
 };
 
-/// The most bytes of an encoded command: a request, and the frame around it.
+/// The most bytes of an encoded command: a request and the frame around it.
 pub const MAX_COMMAND: usize = MAX_REQUEST + 1024;
 
-/// A command for the state or one of its machines.
+/// A command: what Raft's entries carry. It is for the state itself or for one of its machines.
+///
+/// ```
+/// use broadcast_store::machine::Command;
+///
+/// let command = Command::grant(7, 60);
+/// assert_eq!(Command::decode(&command.encode())?, command);
+/// # Ok::<(), broadcast_store::ApplyError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     pub(super) request: Option<RequestId>,
@@ -27,7 +35,7 @@ pub struct Command {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// One for the state itself.
+    /// For the state itself.
     Store(StoreCommand),
     Machine {
         machine: String,
@@ -103,14 +111,13 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// Those of [`keys::KeysCommand::check`]: what is wrong in itself is never proposed.
+    /// Those of [`keys::KeysCommand::check`]: a command that is wrong in itself is never proposed.
     pub fn keys(command: &keys::KeysCommand) -> Result<Self, Error> {
         command.check()?;
         Self::machine(keys::NAME, command.version(), command.encode())
     }
 
-    /// A command for another machine: its name, which is short, the version that the command appeared in, and the
-    /// command.
+    /// A command for another machine: its name, the version in which the command appeared, and the encoded command.
     ///
     /// # Errors
     ///
@@ -128,17 +135,17 @@ impl Command {
         Self::store(StoreCommand::OpenClient)
     }
 
-    /// Grants a lease for so many seconds. Who proposes it chooses an id at random; 0 is none.
+    /// Grants a lease for `ttl` seconds. The proposer chooses the id at random; 0 is not an id.
     pub fn grant(lease: i64, ttl: i64) -> Self {
         Self::store(StoreCommand::Grant { lease, ttl })
     }
 
-    /// Ends a lease, with all that is attached to it.
+    /// Revokes a lease: ends it, and deletes its keys.
     pub fn revoke(lease: i64) -> Self {
         Self::store(StoreCommand::Revoke { lease })
     }
 
-    /// Ends a lease that the leader of a term has found run out; in another term that is refused.
+    /// Ends a lease that the leader of `term` has found expired. In another term the state refuses it.
     pub fn expire(lease: i64, term: u64) -> Self {
         Self::store(StoreCommand::Expire { lease, term })
     }
@@ -148,34 +155,34 @@ impl Command {
         Self::store(StoreCommand::SetQuota { machine: machine.to_owned(), bytes })
     }
 
-    /// The same as a request of a client: applied once, however often it is proposed.
+    /// The same command as a request of a client: it is applied once, however often it is proposed.
     #[must_use]
     pub fn of(mut self, request: RequestId) -> Self {
         self.request = Some(request);
         self
     }
 
-    /// The request that it is, if it is one.
+    /// The client's request id, if it has one.
     pub fn request(&self) -> Option<RequestId> {
         self.request
     }
 
-    /// Whether it ends a lease whose time is over, which only the leader knows.
+    /// Whether it expires a lease, which only the leader may propose.
     pub fn is_expiry(&self) -> bool {
         matches!(self.action, Action::Store(StoreCommand::Expire { .. }))
     }
 
-    /// The machine that has to know it, and the lowest version that does.
+    /// The machine that has to know it, and in which version.
     pub fn required_version(&self) -> (&str, u16) {
         match &self.action {
-            // Only who has the machine can set its quota.
+            // Only a member with that machine can set its quota.
             Action::Store(StoreCommand::SetQuota { machine, .. }) => (machine, 1),
             Action::Store(command) => (NAME, command.version()),
             Action::Machine { machine, version, .. } => (machine, *version),
         }
     }
 
-    /// As bytes, for the log.
+    /// Encodes it for the log.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = ByteWriter::new();
         let (machine, version) = match &self.action {
@@ -201,11 +208,11 @@ impl Command {
         bytes
     }
 
-    /// From bytes of the log.
+    /// Decodes an entry of the log.
     ///
     /// # Errors
     ///
-    /// The node has to stop: what is in the log was agreed on.
+    /// The member has to stop: what is in the log was agreed on.
     pub fn decode(bytes: &[u8]) -> Result<Self, ApplyError> {
         let unnamed = |malformed| ApplyError::Malformed { machine: String::new(), malformed };
         if bytes.len() > MAX_COMMAND {
@@ -234,7 +241,7 @@ impl Command {
     }
 }
 
-/// The versions of commands that a member knows, or that all of some members know: for each machine the highest.
+/// The highest version of each machine's commands that a member knows, or that several members all know.
 ///
 /// A leader proposes a command only if [`CommandVersions::check`] lets it through for each voter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,14 +259,14 @@ impl<'a> FromIterator<(&'a str, u16)> for CommandVersions {
 }
 
 impl CommandVersions {
-    /// What both know.
+    /// The versions that both know.
     #[must_use]
     pub fn common(&self, other: &Self) -> Self {
         let both = self.iter().map(|(machine, version)| (machine, version.min(other.of(machine))));
         both.filter(|(_, version)| *version > 0).collect()
     }
 
-    /// The version of a machine's commands; 0 if there is no such machine.
+    /// The version of a machine; 0 if there is none of that name.
     pub fn of(&self, machine: &str) -> u16 {
         self.0.get(machine).copied().unwrap_or(0)
     }
@@ -269,18 +276,18 @@ impl CommandVersions {
         self.0.iter().map(|(machine, version)| (machine.as_str(), *version))
     }
 
-    /// Whether a command is known.
+    /// Checks that a command is known.
     ///
     /// # Errors
     ///
-    /// [`ApplyError::Unknown`]. To a leader that asks before it proposes a command, this says to wait for an upgrade.
+    /// [`ApplyError::Unknown`]: a leader must not propose the command before that member is upgraded.
     pub fn check(&self, command: &Command) -> Result<(), ApplyError> {
         let (machine, _) = command.required_version();
         check(command, self.of(machine))
     }
 }
 
-/// Whether a command is known to who knows its machine in a version.
+/// Checks that a member whose machine has version `knows` knows a command.
 pub(super) fn check(command: &Command, knows: u16) -> Result<(), ApplyError> {
     let (machine, needs) = command.required_version();
     if needs > knows { Err(ApplyError::Unknown { machine: machine.to_owned(), needs, knows }) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! What a machine may see and do while it applies a command.
+//! What a machine may read and do besides itself while it applies a command.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::{
     keys::{self, Keys},
 };
 
-/// What there is besides the machine itself, while it applies a command. All that it changes is part of the same command.
+/// What a machine may read and do besides itself while it applies a command. All of it is part of that command. See
+/// [`Machine::apply`](super::Machine::apply).
 #[derive(Debug)]
 pub struct ApplyContext<'a> {
     log_id: LogId,
@@ -25,7 +26,7 @@ impl<'a> ApplyContext<'a> {
         Self { log_id, leases, keys, events: Vec::new(), ended: Vec::new() }
     }
 
-    /// What was told, and the leases that are to end.
+    /// The events that were emitted, and the leases that have to end.
     pub(super) fn finish(self) -> (Vec<Bytes>, Vec<i64>) {
         (self.events, self.ended)
     }
@@ -35,12 +36,12 @@ impl<'a> ApplyContext<'a> {
         self.log_id
     }
 
-    /// The leases that there are.
+    /// All leases.
     pub fn leases(&self) -> &Leases {
         self.leases
     }
 
-    /// Grants a lease for so many seconds; gives how long it lives.
+    /// Grants a lease for `ttl` seconds. Returns its time to live.
     ///
     /// # Errors
     ///
@@ -49,39 +50,39 @@ impl<'a> ApplyContext<'a> {
         self.leases.grant(lease, ttl)
     }
 
-    /// Has a lease end, as part of the same command, once the machine is done with it: then all machines are told so.
+    /// Ends a lease once this machine is done: then all machines learn of it, this one too.
     pub fn end_lease(&mut self, lease: i64) {
         self.ended.push(lease);
     }
 
-    /// The newest revision.
+    /// The current revision.
     pub fn revision(&self) -> u64 {
         self.keys.revision()
     }
 
-    /// Raises the revision by one, without a change of keys: a number that nothing before had in this store, nor, as
-    /// revisions jump when a store is founded anew, in a former one.
+    /// Raises the revision by one without a change of keys, and returns it. Nothing before had this number, neither in this
+    /// store nor in one that it was restored from.
     pub fn next_revision(&mut self) -> u64 {
         self.keys.skip_revision()
     }
 
-    /// Carries out a command for users' keys. Machines are not told of it, this one neither.
+    /// Carries out a command for users' keys. No machine's [`keys_changed`](super::Machine::keys_changed) is called for it.
     ///
     /// # Errors
     ///
-    /// It was refused, and has changed nothing.
+    /// The command was refused, and has changed nothing.
     pub fn keys(&mut self, command: &keys::KeysCommand) -> Result<keys::KeysOutcome, Error> {
         self.keys.apply(self.leases, command)
     }
 
-    /// What has changed in users' keys at the newest revision, if that is not this one: each key as it is now, or [what a
-    /// delete leaves](keys::KeyValue::is_tombstone).
+    /// The changes of the current revision, if that is not this one: each key as it is now, or its
+    /// [tombstone](keys::KeyValue::is_tombstone).
     pub fn changed_after(&self, revision: u64) -> Option<Arc<[Arc<keys::KeyValue>]>> {
         self.keys.changed_after(revision)
     }
 
-    /// Tells those who follow the machine, at each member, something. It is no part of the state: who was not there does
-    /// not hear it.
+    /// Emits an event to the machine's [subscribers](crate::Store::subscribe). It is not part of the state: later subscribers do not
+    /// get it.
     pub fn emit(&mut self, event: impl Into<Bytes>) {
         self.events.push(event.into());
     }

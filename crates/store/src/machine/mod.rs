@@ -1,35 +1,40 @@
-//! The replicated state: machines apart from each other, and what they share.
+//! The replicated state, Raft's *state machine*: separate machines, and what they share.
 //!
 //! # Machines
 //!
-//! A [`State`] is a set of [machines](Machine). Users' [keys] are one; others are registered when the state is made,
-//! the same on every member of a release. A machine has a name, commands, a quota and a section of the snapshot of its
-//! own. A command names its machine and is read by that alone, so no command for keys can reach another machine's data.
-//! What has changed in a machine is found in its own state after a command, as [`WatchHub`](crate::keys::WatchHub)
-//! finds what has changed in keys.
+//! A [`State`] is a set of [machines](Machine). Users' [keys] are one. Others are registered when the state is made,
+//! the same on every member of a release. Each machine has its own name, commands, quota and section of the snapshot.
+//! A command names its machine, and only that machine reads it, so no command for keys can reach another machine's data.
 //!
-//! All machines share the [leases](Leases): when one ends, each machine is told in the same command.
+//! All machines share the [leases](Leases). When one ends, the same command tells each machine.
+//!
+//! ```
+//! use broadcast_store::{LogId, machine::{Command, Outcome, State}};
+//!
+//! let mut state = State::new();
+//! let granted = state.apply(LogId { term: 1, index: 1 }, &Command::grant(7, 60))?;
+//! assert_eq!(granted, Outcome::Granted { revision: 1, lease: 7, ttl: 60 });
+//! # Ok::<(), broadcast_store::ApplyError>(())
+//! ```
 //!
 //! # What is pure
 //!
-//! [`State::apply`] depends on the state, the command, and the index and term of its entry, and on nothing else: not on
-//! a clock, a random number, the gossip, a setting of this node, or the order of a hash map. What depends on time is
-//! proposed by the leader: it finds with [`LeaseTimers`] and [`Compactor`](crate::keys::Compactor) what is due, and
-//! what these do is in the command.
+//! [`State::apply`] depends only on the state, the command, and the log id of its entry: not on a clock, a random number, the
+//! gossip, a setting of this node, or the order of a hash map. What depends on time, the leader proposes: [`LeaseTimers`] and
+//! [`Compactor`](crate::keys::Compactor) tell it what is due, and the command says what to do.
 //!
 //! # Versions
 //!
-//! Each machine numbers its releases of commands; a command says in which it appeared. A leader proposes a command only
-//! if all voters know it: [`CommandVersions`]. A member that meets a command it does not know [stops](crate::ApplyError): to skip it
-//! would give it another state. A machine's section of a snapshot has the highest version of the commands that led to
-//! it, so a member of an earlier release reads what one of a later release writes, until new commands are in use. Until
-//! then the two write the same bytes, too.
+//! Each machine has a version, and each command says in which version it appeared. A leader proposes a command only
+//! if all voters know it: see [`CommandVersions`]. A member that meets an unknown command [stops](crate::ApplyError): to skip
+//! it would give the member another state. A machine's section of a snapshot has the highest version of the commands that led
+//! to it. So a member of an earlier release reads the snapshot of a later one, until a new command is in use; and until then
+//! both write the same bytes.
 //!
 //! # Retries
 //!
-//! Who does not hear what became of a request sends it again, with the same [`RequestId`]: client and serial. The state
-//! keeps the outcomes of the last requests of each client, so a request is applied once, and answered as the first
-//! time.
+//! A client that gets no answer sends its command again, with the same [`RequestId`]. The state keeps the outcomes of each
+//! client's last requests, so it applies a command once, and answers a repetition as the first time.
 
 mod clients;
 mod command;
@@ -68,67 +73,79 @@ pub use lease_timers::LeaseTimers;
 pub use outcome::Outcome;
 pub use snapshot::FORMAT;
 
-/// The version of the newest of the state's own commands.
+/// The version of the newest of the state's own commands, which are for leases, clients and quotas.
 pub const VERSION: u16 = 1;
 
-/// By how much revisions jump when a store is founded with the state of another, and the clock does not say how far they
-/// should. It is more than a store changes within hours, so that no revision means two things: what etcd's manual advises.
+/// By how much revisions jump when a store is founded from a backup, and the clock does not say how far. A store makes fewer
+/// changes within hours, so no revision means two things. etcd's manual advises the same (`--bump-revision`).
 pub const REVISION_JUMP: u64 = 1_000_000_000;
 
-/// What every release knows.
+/// The versions that every release knows.
 const FIRST: [(&str, u16); 2] = [(NAME, 1), (keys::NAME, 1)];
 
-/// What there is besides a machine, while it answers a question.
+/// What a machine can read besides itself while it answers a query. See [`Machine::query`].
 pub struct QueryContext<'a> {
-    /// The leases that there are.
+    /// All leases.
     pub leases: &'a Leases,
-    /// How long a lease has left, as far as this member knows: only the leader does.
+    /// How long a lease has left; only the leader knows.
     pub left: &'a dyn Fn(i64) -> Option<Duration>,
 }
 
-/// Why a lease has ended.
+/// Why a lease has ended. See [`Machine::lease_ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEndReason {
-    /// Somebody ended it.
+    /// Somebody revoked it.
     Revoked,
     /// Nobody kept it alive.
     Expired,
 }
 
-/// A machine of the state. What it does depends on nothing but itself, the context and the command.
+/// A machine: a part of the replicated state with commands of its own. It must be pure: what it does depends only on itself, the
+/// context and the command.
+///
+/// `tests/store/counter.rs` of this crate is a small machine, and `broadcast-lock` a large one.
+///
+/// ```
+/// use broadcast_store::machine::{Machine, Machines};
+///
+/// fn registered(new: fn() -> Box<dyn Machine>) -> Machines {
+///     Machines::default().with(new)
+/// }
+/// # let _ = registered;
+/// ```
 pub trait Machine: Any + Debug + Send + Sync {
-    /// Its name, which no other machine has. It stays the same in all releases.
+    /// The machine's name, which no other has. It must stay the same in all releases.
     fn name(&self) -> &'static str;
 
-    /// The version of the newest command that it knows.
+    /// The version of the newest command that the machine knows.
     fn version(&self) -> u16;
 
-    /// Whether it can read the body of a command: one that it cannot would stop all members, and is not proposed.
+    /// Checks that the machine can decode the body of a command. One that it cannot would stop all members, so it is not
+    /// proposed.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// The body is malformed.
     fn check(&self, body: &[u8]) -> Result<(), CodecError>;
 
-    /// Carries out a command. A refusal is an outcome.
+    /// Applies a command. Returns the outcome in the machine's own encoding; a refusal is an outcome, too.
     ///
     /// # Errors
     ///
-    /// A body that it cannot read. The node stops.
+    /// The body is malformed. The node stops.
     fn apply(&mut self, context: &mut ApplyContext<'_>, body: &[u8]) -> Result<Bytes, CodecError>;
 
-    /// Answers a question about what it has.
+    /// Answers a query, in the machine's own encoding. [`Store::query`](crate::Store::query) asks it.
     ///
     /// # Errors
     ///
-    /// A question that it cannot read.
+    /// The question is malformed.
     fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError>;
 
-    /// A lease has ended: whatever depended on it ends, too.
+    /// A lease has ended: end whatever depended on it.
     fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, why: LeaseEndReason);
 
-    /// A command is about to put users' keys with these leases, if it does not turn out otherwise. What the machine does now
-    /// comes before that.
+    /// A command may put these keys, which have leases. What the machine does now comes before that.
     ///
     /// # Errors
     ///
@@ -138,58 +155,67 @@ pub trait Machine: Any + Debug + Send + Sync {
         Ok(())
     }
 
-    /// Users' keys have changed: each as it is now, or [what a delete leaves](keys::KeyValue::is_tombstone). What machines
-    /// themselves do to keys is not told.
+    /// Users' keys have changed: each as it is now, or its [tombstone](keys::KeyValue::is_tombstone). Changes that machines make to
+    /// keys do not come here.
     fn keys_changed(&mut self, context: &mut ApplyContext<'_>, changed: &[Arc<keys::KeyValue>]) {
         let _ = (context, changed);
     }
 
-    /// How long, in seconds, whoever keeps a lease alive may rely on it, if that is shorter than the lease lives.
+    /// For how many seconds a client that keeps a lease alive may rely on it, if that is less than its time to live: locks
+    /// subtract their lock-delay.
     fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {
         let _ = lease;
         None
     }
 
-    /// A store was founded with this state, and goes on at this revision: what was agreed on in the former store since the
-    /// state was saved is lost. Gives the leases that are to end, as they belong to the former store.
+    /// A new store begins with this state, at this revision, from a backup or one voter's directory. What the former store agreed
+    /// on later is lost. Returns the leases that belong to the former store, and end now.
     fn founded_anew(&mut self, revision: u64) -> Vec<i64> {
         let _ = revision;
         Vec::new()
     }
 
-    /// How many bytes it takes, about.
+    /// About how many bytes the machine takes.
     fn bytes(&self) -> u64;
 
-    /// Sets how many bytes it may take. It refuses what would be more.
+    /// Sets how many bytes the machine may take. It has to refuse what would be more.
     fn set_quota(&mut self, bytes: u64);
 
-    /// A copy that goes on being as it is now. It has to be cheap: commands wait meanwhile.
+    /// A copy to write a snapshot from. It has to be cheap, for commands wait meanwhile: use a [`CowMap`].
     fn copy(&self) -> Box<dyn Machine>;
 
-    /// Writes its section of a snapshot, so that [`SectionWriter::version`] of it can read that: the highest version of the
-    /// commands that it has had. Machines in the same state write the same bytes. One that has had no command, and
-    /// has never had [bytes](Machine::bytes), is not asked: it is as it was made, whatever leases have ended.
+    /// Writes the machine's section of a snapshot, so that a machine of version [`SectionWriter::version`] can read it: that is
+    /// the highest version of its commands so far. Machines in the same state must write the same bytes. A machine without
+    /// commands so far, and that never had [bytes](Machine::bytes), is not called: it is as it was made.
     ///
     /// # Errors
     ///
-    /// Those of the sink.
+    /// The writer fails.
     fn write(&self, sink: &mut SectionWriter<'_>) -> io::Result<()>;
 
-    /// Becomes what its section of a snapshot says. If that fails, it is not used any more.
+    /// Reads the machine's section of a snapshot into an empty machine. If that fails, the machine is not used.
     ///
     /// # Errors
     ///
-    /// Those of the source, and [`SnapshotError::Malformed`].
+    /// The reader fails, or the section is malformed: [`SnapshotError::Malformed`].
     fn read(&mut self, source: &mut SectionReader<'_>) -> Result<(), SnapshotError>;
 }
 
-/// The machines that a store has besides users' keys. All voters of a store should have the same, and what one of them does
-/// not know yet is not agreed on until it is upgraded.
+/// The machines that a store has besides users' keys. All voters should have the same: a command that one of them does not know
+/// is refused until that voter is upgraded.
+///
+/// ```
+/// use broadcast_store::{StoreConfig, machine::Machines};
+///
+/// // Add machines with `Machines::with`; `broadcast_lock::Locks::machine` makes one.
+/// let config = StoreConfig::default().machines(Machines::default());
+/// # let _ = config;
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Machines(Vec<fn() -> Box<dyn Machine>>);
 
 impl Machines {
-    /// Adds a machine, by how an empty one is made.
+    /// Adds a machine, as a function that makes an empty one.
     #[must_use]
     pub fn with(mut self, make: fn() -> Box<dyn Machine>) -> Self {
         self.0.push(make);
@@ -202,22 +228,22 @@ impl Machines {
     }
 }
 
-/// All that the members agree on.
+/// All that the members agree on. See the [module](self) for an example.
 #[derive(Debug)]
 pub struct State {
     last_applied: LogId,
-    /// How many commands have been applied. Unlike indexes, no two commands have the same.
+    /// How many commands have been applied. An entry may have several commands, so this tells them apart, and indexes do not.
     commands: u64,
     leases: Leases,
     clients: Clients,
     keys: Keys,
-    /// The highest version of the commands that each machine has had.
+    /// The highest version of each machine's commands so far.
     used: BTreeMap<String, u16>,
-    /// In the order of their names.
+    /// The machines besides users' keys, in the order of their names.
     others: Vec<Box<dyn Machine>>,
-    /// What machines have told since that was last taken, by their names. It is no part of what members agree on.
+    /// Events that machines have emitted since they were last taken. They are not part of the replicated state.
     events: Vec<(&'static str, Bytes)>,
-    /// Leases that are still to end, as part of the command that is being carried out.
+    /// Leases that the current command still has to end.
     ending: VecDeque<i64>,
 }
 
@@ -228,7 +254,7 @@ impl Default for State {
 }
 
 impl State {
-    /// An empty state with users' keys alone.
+    /// An empty state with only users' keys.
     pub fn new() -> Self {
         Self::with(Vec::new())
     }
@@ -259,7 +285,7 @@ impl State {
         }
     }
 
-    /// The entry that was applied last.
+    /// The log id of the last applied entry.
     pub fn last_applied(&self) -> LogId {
         self.last_applied
     }
@@ -274,12 +300,12 @@ impl State {
         &self.leases
     }
 
-    /// Another machine, by its type.
+    /// A machine besides users' keys, by its type.
     pub fn machine<M: Machine>(&self) -> Option<&M> {
         self.others.iter().find_map(|machine| (machine.as_ref() as &dyn Any).downcast_ref())
     }
 
-    /// Has another machine, by its name, answer a question; nothing, if there is none of that name.
+    /// Queries a machine by its name; `None` if there is none of that name.
     pub fn query(
         &self,
         machine: &str,
@@ -289,13 +315,13 @@ impl State {
         self.find(machine).map(|machine| machine.query(context, question))
     }
 
-    /// How long, in seconds, whoever keeps a lease alive may rely on it; nothing, if there is none.
+    /// For how many seconds a client that keeps a lease alive may rely on it; `None` if it has ended.
     pub fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {
         let ttl = self.leases.ttl(lease)?;
         Some(self.others.iter().filter_map(|machine| machine.guaranteed_ttl(lease)).fold(ttl, i64::min))
     }
 
-    /// What machines have told since this was called last, by their names.
+    /// The events that machines have emitted since the last call, with the machines' names.
     pub fn take_events(&mut self) -> Vec<(&'static str, Bytes)> {
         std::mem::take(&mut self.events)
     }
@@ -304,11 +330,11 @@ impl State {
         self.others.iter().find(|each| each.name() == machine).map(Box::as_ref)
     }
 
-    /// Whether a command can be carried out here: what cannot would stop all that read it in the log.
+    /// Checks that a command can be applied here. One that cannot would stop every member that reads it in the log.
     ///
     /// # Errors
     ///
-    /// In words.
+    /// Why not, in words.
     pub fn check(&self, command: &Command) -> Result<(), String> {
         let (machine, _) = command.required_version();
         command::check(command, self.known_version(machine)).map_err(|stop| stop.to_string())?;
@@ -320,7 +346,7 @@ impl State {
         checked.map_err(|malformed| malformed.to_string())
     }
 
-    /// The version in which a machine is known; 0 if it is not.
+    /// The version of a machine in this release; 0 if it has none of that name.
     fn known_version(&self, machine: &str) -> u16 {
         match machine {
             NAME => VERSION,
@@ -335,23 +361,23 @@ impl State {
         [(NAME, VERSION), (keys::NAME, keys::VERSION)].into_iter().chain(others).collect()
     }
 
-    /// The versions of commands that all members know, whatever their release: those that the log has had, and the first.
+    /// The versions of commands that every member knows, whatever its release: those that the log has had, and the first.
     pub fn versions_in_use(&self) -> CommandVersions {
         self.used.iter().map(|(machine, version)| (machine.as_str(), *version)).chain(FIRST).collect()
     }
 
-    /// Whether that is so of a command. It is asked for each, and makes no list of all versions.
+    /// Whether every member knows a command for certain. It is called for each command, so it makes no list of all versions.
     pub fn is_known_to_all(&self, command: &Command) -> bool {
         let (machine, version) = command.required_version();
         let first = FIRST.iter().any(|(name, first)| *name == machine && version <= *first);
         first || self.used.get(machine).is_some_and(|used| version <= *used)
     }
 
-    /// Carries out a command. The entries of a log come in their order; one may have several commands.
+    /// Applies a command. The entries of a log come in their order; an entry may have several commands.
     ///
     /// # Errors
     ///
-    /// The node has to stop: it cannot do what the others do. The state is not to be used any more.
+    /// The member has to stop, for it cannot do what the others do. The state must not be used any more.
     pub fn apply(&mut self, log_id: LogId, command: &Command) -> Result<Outcome, ApplyError> {
         if log_id.index < self.last_applied.index {
             return Err(ApplyError::OutOfOrder { index: log_id.index, applied: self.last_applied.index });
@@ -403,7 +429,7 @@ impl State {
         }
     }
 
-    /// Has a machine do something, and carries out what it wants besides.
+    /// Calls a machine, and collects the events and the ended leases that it leaves in its context.
     fn with_machine<T>(&mut self, at: usize, work: impl FnOnce(&mut dyn Machine, &mut ApplyContext<'_>) -> T) -> T {
         let machine = self.others[at].as_mut();
         let mut context = ApplyContext::new(self.last_applied, &mut self.leases, &mut self.keys);
@@ -411,17 +437,17 @@ impl State {
         let (name, (events, ended)) = (machine.name(), context.finish());
         self.events.extend(events.into_iter().map(|event| (name, event)));
         self.ending.extend(ended);
-        // It may have become something by users' keys alone, and then that is part of a snapshot.
+        // Users' keys alone may have changed it; then it has to be in snapshots from now on.
         if machine.bytes() > 0 && !self.used.contains_key(name) {
             self.used.insert(name.to_owned(), 1);
         }
         done
     }
 
-    /// Ends the leases that machines want to end. One may have others end.
+    /// Ends the leases that machines want to end. The end of one may end others.
     fn end_leases(&mut self) {
         while let Some(lease) = self.ending.pop_front() {
-            // Named twice, it is there no more.
+            // A lease that was named twice has ended already.
             let _ = self.end_lease(lease, LeaseEndReason::Revoked);
         }
     }
@@ -486,13 +512,13 @@ impl State {
         Ok(Outcome::LeaseEnded { revision: self.keys.revision(), lease })
     }
 
-    /// Becomes what another store is founded with, before its first entry. Keys and leases stay, but for leases that a
-    /// machine says are of the former store. Revisions go on
-    /// `jump` further, and are compacted there; clients are forgotten, for none of them asks this store.
+    /// Turns this into the first state of a new store (etcd's snapshot restore and `--force-new-cluster`). Keys and leases stay,
+    /// except for leases that a machine says are of the former store. Revisions go on `jump` further, and are compacted there.
+    /// Clients are forgotten, for none of them asks this store.
     ///
     /// # Errors
     ///
-    /// There are no revisions left. The state is as it was.
+    /// There are no revisions left. The state is unchanged.
     pub fn found_anew(&mut self, jump: u64) -> Result<(), CodecError> {
         self.keys.jump(jump)?;
         self.clients = Clients::default();
@@ -504,8 +530,8 @@ impl State {
         Ok(())
     }
 
-    /// A copy to write a snapshot from, while the state itself goes on. It takes a count of references for each 128
-    /// keys, and shares the memory of what does not change.
+    /// A copy to write a snapshot from, while the state itself goes on. It is cheap, and shares the memory of what does not
+    /// change; see [`CowMap`].
     pub fn copy(&self) -> Self {
         Self {
             last_applied: self.last_applied,
@@ -520,11 +546,36 @@ impl State {
         }
     }
 
-    /// The whole state in a number that is equal on all members that have applied the same commands. It takes as long
-    /// as writing a snapshot.
+    /// A hash of the whole state. It is equal on all members that have applied the same commands. It takes as long as writing a
+    /// snapshot.
     pub fn hash(&self) -> u32 {
         let mut hasher = snapshot::Hasher::default();
         self.write_snapshot(&mut hasher).expect("a hasher takes all bytes");
         hasher.finish()
     }
 }
+
+/// Renamed.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `LogId`")]
+pub type At = LogId;
+/// Renamed.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `ApplyContext`")]
+pub type Context<'a> = ApplyContext<'a>;
+/// Renamed.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `QueryContext`")]
+pub type View<'a> = QueryContext<'a>;
+/// Renamed.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `SectionWriter`")]
+pub type Sink<'a> = SectionWriter<'a>;
+/// Renamed.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `SectionReader`")]
+pub type Source<'a> = SectionReader<'a>;
+/// Renamed.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `LeaseEndReason`")]
+pub type LeaseEnd = LeaseEndReason;

@@ -1,4 +1,4 @@
-//! What became of a command.
+//! The outcomes of commands.
 
 use bytes::Bytes;
 
@@ -8,46 +8,47 @@ use crate::{
     keys,
 };
 
-/// How outcomes of leases begin.
+/// The first byte of an outcome of a lease.
 const GRANTED: u8 = 2;
 const LEASE_ENDED: u8 = 3;
 
-/// What became of a command.
+/// The outcome of a [`Command`](super::Command). [`State::apply`](super::State::apply) returns it; see the example of
+/// [`crate::machine`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was refused, and has changed nothing.
+    /// The command was refused, and has changed nothing.
     Refused(Error),
-    /// One for keys.
+    /// The outcome of a command for keys.
     Keys(keys::KeysOutcome),
     /// A lease was granted.
     Granted {
-        /// The newest revision of keys.
+        /// The current revision.
         revision: u64,
-        /// Its id.
+        /// The lease's id.
         lease: i64,
-        /// How long it lives, in seconds.
+        /// Its time to live, in seconds.
         ttl: i64,
     },
     /// A lease has ended.
     LeaseEnded {
-        /// The newest revision of keys: that at which its keys were deleted, if it had any.
+        /// The current revision: the one at which its keys were deleted, if it had any.
         revision: u64,
-        /// Its id.
+        /// The lease's id.
         lease: i64,
     },
     /// A client was opened.
     Client {
-        /// Its id.
+        /// The client's id.
         client: u64,
     },
     /// The quota of a machine was set.
     QuotaSet,
-    /// One for another machine: what it answers.
+    /// The outcome of another machine's command, in that machine's encoding.
     Machine(Bytes),
 }
 
 impl Outcome {
-    /// At least how many bytes it is encoded, without encoding it.
+    /// A lower bound of its encoded size, without encoding it.
     pub(super) fn size(&self) -> u64 {
         match self {
             Self::Keys(outcome) => outcome.size(),
@@ -60,12 +61,12 @@ impl Outcome {
         }
     }
 
-    /// Whether these bytes say that a lease was granted or has ended, without reading the rest of them.
+    /// Whether an encoded outcome says that a lease was granted or has ended; it looks at the first byte only.
     pub fn is_of_lease(bytes: &[u8]) -> bool {
         matches!(bytes.first(), Some(&GRANTED | &LEASE_ENDED))
     }
 
-    /// As bytes, for who asked through another node.
+    /// Encodes it, as the answer to another node.
     pub fn encode(&self) -> Vec<u8> {
         let mut to = ByteWriter::new();
         match self {
@@ -101,11 +102,11 @@ impl Outcome {
         to.finish()
     }
 
-    /// From bytes.
+    /// Decodes an outcome.
     ///
     /// # Errors
     ///
-    /// What is wrong with them.
+    /// The bytes are malformed.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut from = ByteReader::new(bytes);
         let outcome = match from.byte()? {

@@ -1,11 +1,11 @@
-//! The state as a stream of bytes.
+//! The encoding of the whole state.
 //!
-//! A snapshot is a sequence of sections, each a sequence of records that begin with their length. The first record of
-//! a section has its name and version. A machine reads the records of its own section and cannot get beyond that.
-//! Equal states have equal snapshots, byte for byte.
+//! A snapshot is a sequence of sections, each a sequence of records behind their lengths. The first record of a section has
+//! its name and version. A machine reads the records of its own section, and cannot read beyond it. Equal states have equal
+//! snapshots, byte for byte.
 //!
-//! A reader trusts nothing in it: a length allocates only what is there, and values that contradict each other are
-//! refused. Changes by which it stays a valid state are not found: for that, who stores or sends it adds a checksum.
+//! The reader trusts nothing: a length allocates only what is there, and values that contradict each other are refused. It does
+//! not notice a change that leaves a valid state; for that the files and messages that carry a snapshot have checksums.
 
 use std::io::{self, Read, Write};
 
@@ -18,7 +18,7 @@ use crate::{
     error::{CodecError, SnapshotError},
 };
 
-/// The format of snapshots: of sections and records, not of what is in them.
+/// The format of sections and records; what is in them has the machines' versions.
 pub const FORMAT: u16 = 1;
 
 const LEASES: &str = "store/leases";
@@ -35,7 +35,7 @@ impl State {
         to.write_all(&FORMAT.to_le_bytes())?;
         let mut sink = SectionWriter { to, version: 0 };
         let used = |name: &str| self.used.get(name).copied().unwrap_or(0);
-        // Of keys and of what is shared there is always something.
+        // Keys and shared state are always there.
         let version = used(NAME).max(1);
         sink.begin(NAME, version)?;
         let mut head = ByteWriter::new();
@@ -123,7 +123,7 @@ impl State {
         Ok(state)
     }
 
-    /// The place of a section, and the version in which it is known.
+    /// The position of a section among all, and the version that this release knows.
     fn order(&self, section: &str) -> Option<(usize, u16)> {
         let shared = [(NAME, VERSION), (LEASES, VERSION), (CLIENTS, VERSION), (keys::NAME, keys::VERSION)];
         let others = self.others.iter().map(|machine| (machine.name(), machine.version()));

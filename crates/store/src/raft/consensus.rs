@@ -1,4 +1,4 @@
-//! One voter's part in Raft, without openraft's names: what the rest of the crate knows of it.
+//! One voter's part in Raft, in this crate's terms: all that the rest of the crate knows of openraft.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,16 +39,16 @@ type Metrics = WatchReceiverOf<C, openraft::RaftMetrics<C>>;
 /// The largest snapshot that is taken, in bytes: far more than the quotas of all machines allow.
 pub const MAX_SNAPSHOT: u64 = 4 << 30;
 
-/// Why something was not agreed on.
+/// Why Raft did not agree on something. [`Consensus::propose`] returns it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConsensusError {
-    /// This voter does not lead, or is not sure whether it still does. Nothing has been done.
+    /// This voter does not lead, or is not sure that it still does. Nothing has been done.
     #[error("this voter does not lead")]
     NotLeader {
-        /// Who does, as far as it knows.
+        /// The leader, as far as this voter knows.
         leader: Option<u64>,
     },
-    /// It may have been agreed on, or may be yet.
+    /// It may have been committed, or may be yet.
     #[error("it is not known whether it was agreed on: the leader has changed meanwhile")]
     Unknown,
     /// Not enough voters answer.
@@ -57,7 +57,7 @@ pub enum ConsensusError {
     /// The disk is full. Nothing has been done.
     #[error("the disk of the leader is full; make room on it")]
     Full,
-    /// It cannot be.
+    /// The request makes no sense now.
     #[error("{0}")]
     Refused(String),
     /// This voter has stopped.
@@ -65,16 +65,16 @@ pub enum ConsensusError {
     Stopped(String),
 }
 
-/// How a voter sees its cluster.
+/// The status of Raft at a voter. [`Consensus::status`] returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RaftStatus {
     /// The term.
     pub term: u64,
     /// Who leads in it, as far as it knows.
     pub leader: Option<u64>,
-    /// Whether this voter leads, and has heard a quorum say so.
+    /// Whether this voter leads, and a quorum has confirmed that.
     pub leads: bool,
-    /// On a leader: how long ago a quorum said so last.
+    /// On a leader: how long ago a quorum confirmed it last.
     pub acknowledged: Option<Duration>,
     /// The last entry in its log.
     pub last: Option<u64>,
@@ -84,32 +84,32 @@ pub struct RaftStatus {
     pub applied: Option<u64>,
     /// The last one in its newest snapshot.
     pub snapshot: Option<u64>,
-    /// The last one that its log has no more.
+    /// The last one that it has purged from its log.
     pub purged: Option<u64>,
-    /// Who votes, by id and name.
+    /// The voters, by id and name.
     pub voters: BTreeMap<u64, String>,
-    /// Whether that is settled: no change is under way.
+    /// Whether no membership change is under way.
     pub settled: bool,
-    /// Whether former and new voters both have to agree, as a change is half done.
+    /// Whether the configuration is joint: old and new voters both have to agree.
     pub joint: bool,
-    /// Who is to vote once it is done.
+    /// The voters once the change is done.
     pub target: BTreeSet<u64>,
-    /// Who is told, and does not vote.
+    /// The learners, by id and name.
     pub learners: BTreeMap<u64, String>,
-    /// On a leader: the last entry that each other has.
+    /// On a leader: the index of the last entry that each other member has.
     pub replicated: BTreeMap<u64, Option<u64>>,
     /// Why this voter has stopped, if it has.
     pub failure: Option<String>,
 }
 
-/// What of a [`RaftStatus`] whoever looks often needs: it takes no memory to make.
+/// The part of a [`RaftStatus`] that is needed often: it allocates nothing. etcd's raft has the same two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BasicStatus {
     /// The term.
     pub term: u64,
     /// Who leads in it, as far as it knows.
     pub leader: Option<u64>,
-    /// Whether this voter leads, and has heard a quorum say so.
+    /// Whether this voter leads, and a quorum has confirmed that.
     pub leads: bool,
     /// Why this voter has stopped, if it has.
     pub failure: Option<String>,
@@ -122,7 +122,7 @@ pub struct Consensus<D: Disk, S: ReplicatedState> {
     shared: SharedState<S>,
     snapshots: Snapshots<D>,
     space: LogSpaceReader<D>,
-    /// Whether it has again what it had before it was restarted.
+    /// Whether its state is as new again as before it restarted.
     recovered: Arc<AtomicBool>,
     installing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -148,7 +148,7 @@ impl<D: Disk, S: ReplicatedState> fmt::Debug for Consensus<D, S> {
 }
 
 impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
-    /// Begins with what is on the disk. `empty` is the state before the first entry.
+    /// Starts Raft with what is on the disk. `empty` is the state before the first entry.
     ///
     /// # Errors
     ///
@@ -178,44 +178,45 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         Ok(Self { raft, ids, shared, snapshots, space, recovered, installing: Arc::default() })
     }
 
-    /// Whether its state is at least as new as it was before this voter was restarted. Until then it is nobody's to read.
+    /// Whether the state is at least as new as it was before this voter restarted. Until then nobody may read it.
     pub fn has_recovered(&self) -> bool {
         self.recovered.load(Ordering::Relaxed)
     }
 
-    /// Whose disk it is.
+    /// The ids of this node and its store.
     pub fn ids(&self) -> Ids {
         self.ids
     }
 
-    /// The state as it is now.
+    /// The state, to read.
     pub fn state(&self) -> &SharedState<S> {
         &self.shared
     }
 
-    /// The last entry of its log.
+    /// The log id of the last entry of its log.
     pub fn last_log_id(&self) -> Option<LogId> {
         self.space.last()
     }
 
-    /// How much fits on the disk.
+    /// How much fits into the log.
     pub fn space(&self) -> LogSpace {
         self.space.get()
     }
 
-    /// Tries to get room, if the disk was full: somebody may have made some.
+    /// Tries again to get a spare segment, if the disk was full.
     pub fn prepare_spare(&self) {
         if !self.space.get().accepts_proposals {
             self.space.prepare_spare();
         }
     }
 
-    /// Whether this voter has ever been part of a cluster.
+    /// Whether this voter's store has been founded.
     pub async fn is_founded(&self) -> Result<bool, ConsensusError> {
         self.raft.is_initialized().await.map_err(stopped)
     }
 
-    /// Founds the cluster, with these voters: once, on one of them, with none of them having been part of any.
+    /// Founds the store with these voters (openraft's `initialize`). Call it on one of them, when none has ever been part of a
+    /// store.
     pub async fn found(&self, voters: BTreeMap<u64, String>) -> Result<(), ConsensusError> {
         let voters: BTreeMap<_, _> = voters.into_iter().map(|(id, name)| (id, RaftNode { name })).collect();
         match self.raft.initialize(voters).await {
@@ -224,7 +225,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         }
     }
 
-    /// Has a command agreed on and applied, and gives the state's answer.
+    /// Proposes a command. Returns the encoded outcome once it is committed and applied.
     ///
     /// # Errors
     ///
@@ -247,8 +248,8 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         }
     }
 
-    /// Ends when this voter has led after this was called, and has applied all that was committed before: what is read
-    /// then is no older than the call (read index).
+    /// Waits for a read index (chapter 6.4 of the Raft dissertation): a quorum confirms that this voter leads, and it has applied
+    /// all that was committed when this was called. What is read then is no older than the call.
     ///
     /// # Errors
     ///
@@ -257,7 +258,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         read_index(&self.raft).await
     }
 
-    /// How this voter sees its cluster now.
+    /// The status of Raft at this voter.
     pub fn status(&self) -> RaftStatus {
         status(&self.raft.metrics())
     }
@@ -267,17 +268,17 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         basic_status(&self.raft.metrics())
     }
 
-    /// Whether that node votes or is told, as far as this voter knows.
+    /// Whether that node is a voter or a learner, as far as this voter knows.
     pub fn is_member(&self, id: u64) -> bool {
         self.raft.metrics().borrow_watched().membership_config.membership().get_node(&id).is_some()
     }
 
-    /// Its views from now on: resolves when there is another.
+    /// Its statuses from now on.
     pub fn watch_status(&self) -> RaftStatusReceiver {
         RaftStatusReceiver(self.raft.metrics())
     }
 
-    /// Makes these the voters, and nobody else. Their number may be even for a while, not none.
+    /// Makes these the voters, and nobody else; there has to be one.
     ///
     /// # Errors
     ///
@@ -287,7 +288,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         changed.map(|_| ()).map_err(of_change)
     }
 
-    /// Has a node told everything, and ends when it is nearly equal.
+    /// Adds a learner. Returns when it has nearly all entries.
     ///
     /// # Errors
     ///
@@ -297,7 +298,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         added.map(|_| ()).map_err(of_change)
     }
 
-    /// Makes a snapshot soon.
+    /// Triggers a snapshot.
     ///
     /// # Errors
     ///
@@ -306,7 +307,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         self.raft.trigger().snapshot().await.map_err(stopped)
     }
 
-    /// Has another voter lead from now on.
+    /// Transfers leadership to another voter.
     ///
     /// # Errors
     ///
@@ -315,11 +316,11 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         self.raft.trigger().transfer_leader(to).await.map_err(stopped)
     }
 
-    /// Takes a message of another voter, and answers it.
+    /// Handles a message of Raft from another voter. Returns the encoded answer.
     ///
     /// # Errors
     ///
-    /// In words: it is of another cluster, for another node, in the name of another than the caller, cannot be read, or this
+    /// In words: the message is of another store, for another node, in the name of another than the caller, or malformed; or this
     /// voter has stopped.
     pub async fn handle_message(&self, caller: u64, message: &[u8]) -> Result<Bytes, String> {
         let (kind, rest) = self.open(message)?;
@@ -362,7 +363,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         answer.map_err(|error| error.to_string())
     }
 
-    /// Takes a snapshot of another voter, and answers it.
+    /// Receives a snapshot from another voter, and installs it. Returns the encoded answer.
     ///
     /// # Errors
     ///
@@ -403,7 +404,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         network::encode(Vec::new(), &answer).map_err(|error| error.to_string())
     }
 
-    /// Stops; what is under way is given up.
+    /// Stops Raft. Requests under way fail.
     pub async fn stop(&self) {
         // Should a part of it have panicked, it has stopped as well.
         let _ = self.raft.shutdown().await;
@@ -451,7 +452,7 @@ fn of_change(error: RaftError<C, ClientWriteError<C>>) -> ConsensusError {
     }
 }
 
-/// The views of a voter, one after the other.
+/// The statuses of a voter, one after the other. [`Consensus::watch_status`] makes it.
 pub struct RaftStatusReceiver(Metrics);
 
 impl fmt::Debug for RaftStatusReceiver {
@@ -461,13 +462,13 @@ impl fmt::Debug for RaftStatusReceiver {
 }
 
 impl RaftStatusReceiver {
-    /// The next one; nothing once the voter has stopped.
+    /// The next status; `None` once the voter has stopped.
     pub async fn next(&mut self) -> Option<RaftStatus> {
         self.0.changed().await.ok()?;
         Some(status(&self.0))
     }
 
-    /// The next one, in short.
+    /// The next status, in short.
     pub async fn next_basic(&mut self) -> Option<BasicStatus> {
         self.0.changed().await.ok()?;
         Some(basic_status(&self.0))

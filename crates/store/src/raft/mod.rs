@@ -1,13 +1,14 @@
-//! All that touches openraft: its types for this store, its settings, and our log and snapshots as its storage.
+//! The adapter to [openraft](https://docs.rs/openraft): its types for this store, its settings, and our log, state and network
+//! behind its traits.
 //!
-//! Nothing else in this crate names openraft, so that its next version is a change of this folder.
+//! Nothing else in this crate names openraft, so its next version changes only this module.
 //!
 //! - [`TypeConfig`] says what Raft replicates: a [`Command`] is bytes that only the state knows, so that a voter replicates
-//!   what a later version of the program has proposed. [`RaftNode`] has a name only: where it is comes by gossip.
+//!   what a later version of the program has proposed. [`RaftNode`] has only a name: its address comes by gossip.
 //! - [`settings`] has openraft's settings, each with its reason.
-//! - [`LogStore`] is our log as openraft's.
-//! - [`Consensus`] is one voter's part in Raft, in names of this crate, with its messages as calls of sessions.
-//! - [`StateMachine`] keeps a [`ReplicatedState`] state, applies entries to it, and builds and installs its snapshots.
+//! - [`LogStore`] is our log behind openraft's trait.
+//! - [`Consensus`] is one voter's part in Raft, in this crate's terms, with its messages as calls of sessions.
+//! - [`StateMachine`] keeps a [`ReplicatedState`], applies entries to it, and builds and installs its snapshots.
 //! - `offline` reads and writes what Raft keeps on a disk that no voter uses.
 //!
 //! **One leader a term.** openraft can number leaders by term and node, so that two may lead in one term, one after the

@@ -38,7 +38,7 @@ pub const SNAPSHOT: &str = "store/snapshot";
 pub const MAX_MESSAGE: usize = 8 << 20;
 /// How long entries may be on their way.
 const ENTRIES: Duration = Duration::from_secs(5);
-/// How long a message that only says how far is committed waits for entries to go with.
+/// How long a message that only tells the committed index waits for entries to go with.
 const LINGER: Duration = Duration::from_millis(2);
 /// How much of a snapshot is read and sent at once.
 const PIECE: usize = 64 << 10;
@@ -95,7 +95,7 @@ pub(super) struct Network<D> {
     pub(super) _disk: std::marker::PhantomData<fn() -> D>,
 }
 
-/// What one voter says to another.
+/// Sends Raft's messages to one other voter.
 #[derive(Debug)]
 pub(super) struct PeerClient<D> {
     network: Network<D>,
@@ -168,8 +168,8 @@ impl<D: Disk> PeerClient<D> {
     }
 }
 
-/// The same requests, without those that only say how far is committed and are soon followed by another one, which says it,
-/// too. Each write would take twice the messages, and the next one would wait until it was said.
+/// Leaves out requests that only tell the committed index, if another one follows soon and tells it as well. Otherwise each write
+/// would take twice the messages, and the next one would wait for the first.
 fn merge_commits(
     input: impl Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
 ) -> impl Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static {

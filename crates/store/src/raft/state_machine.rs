@@ -1,4 +1,4 @@
-//! The state that is replicated: applying entries to it, and its snapshots.
+//! The replicated state behind openraft's trait: applying entries to it, and its snapshots.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -21,16 +21,16 @@ use crate::snapshot::{SnapshotFile, SnapshotMeta, Snapshots};
 /// After how many more entries a snapshot is tried again, after the disk was full.
 const RETRY_AFTER: u64 = 500;
 
-/// A state that all voters have alike, for they apply the same entries in the same order.
+/// A state that is equal on all voters, for they apply the same entries in the same order.
 ///
-/// What it does may follow only from itself and the entry: not from a clock, a random number, the order of a hash map, or
-/// from who is there.
+/// It has to be pure: what it does may depend only on itself and the entry, not on a clock, a random number, the order of a hash
+/// map, or on who is there. `node/replica.rs` is the store's; `tests/storage/table.rs` is a small one.
 pub trait ReplicatedState: Send + Sync + Sized + 'static {
     /// The state at one moment, to be written while the state itself goes on.
     type Copy: Send + Sync + 'static;
 
-    /// Applies an entry, and answers who proposed it. An entry that it does not know must stop it, never be skipped: the
-    /// states would differ from here on.
+    /// Applies an entry. Returns the answer to the proposer. An unknown entry is an error and must not be skipped: the states
+    /// would differ from then on.
     fn apply(&mut self, entry: CommittedEntry<'_>) -> Result<Bytes, EntryError>;
 
     /// A consistent copy. It should cost little: nothing is applied in the meantime.
@@ -39,7 +39,7 @@ pub trait ReplicatedState: Send + Sync + Sized + 'static {
     /// Writes a copy, in an encoding of its own, which has a version of its own.
     fn write(copy: Self::Copy, out: &mut dyn Write) -> io::Result<()>;
 
-    /// As this was before the first entry.
+    /// The state before the first entry.
     fn empty(&self) -> Self;
 
     /// What [`write`](Self::write) has written, read into an empty state. Its bytes are as they were written, but perhaps by
@@ -53,29 +53,29 @@ pub trait ReplicatedState: Send + Sync + Sized + 'static {
     }
 }
 
-/// An entry that is committed.
+/// A committed entry. See [`ReplicatedState::apply`].
 #[derive(Clone, Copy, Debug)]
 pub struct CommittedEntry<'a> {
-    /// Its index: it grows by one with each.
+    /// Its index.
     pub index: u64,
-    /// The term of the leader that made it.
+    /// The term of the leader that appended it.
     pub term: u64,
-    /// What it is.
+    /// What it has.
     pub input: EntryContent<'a>,
 }
 
-/// What an entry is.
+/// What a committed entry has. See [`CommittedEntry`].
 #[derive(Clone, Copy, Debug)]
 pub enum EntryContent<'a> {
-    /// A new leader's first entry.
+    /// Nothing: the first entry of a new leader.
     Blank,
     /// A command.
     Command(&'a Bytes),
-    /// Who votes from now on.
+    /// The voters from now on.
     Voters(&'a BTreeSet<u64>),
 }
 
-/// Why a state cannot apply an entry. The node stops.
+/// Why a state cannot apply an entry. The node stops. See [`ReplicatedState::apply`].
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot apply an entry: {0}")]
 pub struct EntryError(pub String);
@@ -88,7 +88,7 @@ struct AppliedState<S> {
     membership: StoredMembership,
 }
 
-/// Reads the state, beside who applies entries to it.
+/// Reads the replicated state, beside Raft, which applies entries to it. [`Consensus::state`](super::Consensus::state) returns it.
 #[derive(Debug)]
 pub struct SharedState<S> {
     machine: Arc<RwLock<AppliedState<S>>>,
@@ -101,7 +101,7 @@ impl<S> Clone for SharedState<S> {
 }
 
 impl<S> SharedState<S> {
-    /// Reads the state, and up to which index it is. Nothing is applied in the meantime, so be short.
+    /// Reads the state, and the index of its last applied entry. No entry is applied meanwhile: be quick.
     pub fn read<T>(&self, read: impl FnOnce(&S, Option<u64>) -> T) -> T {
         let machine = self.lock();
         read(&machine.state, machine.applied.as_ref().map(|applied| applied.index))
@@ -116,7 +116,7 @@ impl<S> SharedState<S> {
     }
 }
 
-/// A [`ReplicatedState`] state as openraft's state machine.
+/// A [`ReplicatedState`] as openraft's state machine.
 #[derive(Debug)]
 pub struct StateMachine<C, S, D: Disk> {
     shared: SharedState<S>,
@@ -138,7 +138,7 @@ impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
         }
     }
 
-    /// One who reads the state.
+    /// A handle to read the state.
     pub fn shared(&self) -> SharedState<S> {
         self.shared.clone()
     }

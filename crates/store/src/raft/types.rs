@@ -8,15 +8,15 @@ use bytes::Bytes;
 use openraft::RaftTypeConfig;
 use serde::{Deserialize, Serialize};
 
-/// A command to the state, in its own encoding, which has its own version.
+/// What a client proposes: a command to the state, in the state's own encoding. See [`Consensus::propose`](super::Consensus::propose).
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal(pub Bytes);
 
-/// The state's answer to a command, in its own encoding.
+/// The state's answer to a [`Proposal`], in the state's own encoding.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProposalResponse(pub Bytes);
 
-/// What Raft knows of a node besides its id.
+/// What Raft knows of a member besides its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaftNode {
     /// Its name in the gossip, by which its address is found.

@@ -14,7 +14,8 @@ pub(super) const HEADER: u64 = 64;
 /// The most bytes of a description: who votes is short.
 const DESCRIPTION: u32 = 1 << 20;
 
-/// A snapshot's file, which may be sent as it is. It can be read as long as this is kept, also after it was replaced.
+/// A snapshot's file, which is sent to other nodes as it is. It can be read as long as this exists, also after a newer one took
+/// its place. See [`Snapshots`](super::Snapshots).
 #[derive(Debug)]
 pub struct SnapshotFile<D: Disk> {
     pub(super) inner: Arc<Inner<D>>,

@@ -1,4 +1,4 @@
-//! Snapshots as files: the whole state, up to an entry of the log.
+//! Snapshots as files (etcd's `snap`): the whole state up to an entry of the log.
 //!
 //! # A file
 //!
@@ -33,16 +33,16 @@ use std::io;
 
 use crate::log::LogId;
 
-/// What a snapshot is of.
+/// What a snapshot has: up to which entry, and which members. [`Snapshots`] has an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotMeta {
-    /// The last entry that is in it.
+    /// The log id of the last entry in it.
     pub last: Option<LogId>,
-    /// Who votes, as bytes that this module does not look at.
+    /// The membership, as bytes that this module does not look at.
     pub membership: Vec<u8>,
 }
 
-/// Why a snapshot cannot be written or read.
+/// Why a snapshot's file cannot be written or read. [`Snapshots::open`] returns it.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotFileError {
     /// The disk failed.

@@ -13,7 +13,19 @@ use crate::log::LogId;
 const SUFFIX: &str = ".snapshot";
 const TEMPORARY: &str = ".snapshot.tmp";
 
-/// The snapshots of a folder. Clones are of the same folder.
+/// The snapshots of a directory. Clones are of the same directory.
+///
+/// ```no_run
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use broadcast_store::{disk::Folder, snapshot::{SnapshotMeta, Snapshots}};
+///
+/// let snapshots = Snapshots::open(Folder::open("/tmp/node1")?, 1, None)?;
+/// let file = snapshots.write(&SnapshotMeta::default(), |out| out.write_all(b"the state"))?;
+/// let (_, state) = snapshots.read(&file, |input| std::io::read_to_string(input))?;
+/// assert_eq!(state, "the state");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Snapshots<D: Disk> {
     shared: Arc<Shared<D>>,
@@ -218,7 +230,7 @@ fn load<D: Disk>(
     Ok((meta, SnapshotFile::new(disk, Some(file), name, size, store)))
 }
 
-/// A snapshot's file that is on its way. It is removed if it is dropped before it is whole.
+/// Receives a snapshot's file from another node. Its drop removes the file, unless it is whole. [`Snapshots::receive`] makes it.
 #[derive(Debug)]
 pub struct SnapshotReceiver<D: Disk> {
     snapshots: Snapshots<D>,

@@ -1,14 +1,14 @@
-//! When leases run out, by the clock of the leader.
+//! When leases run out, by the leader's clock (etcd's lessor).
 //!
-//! Only the leader measures time, and a new leader gives every lease its full time again: so no lease ends early
-//! because of another clock, and one that is kept alive never ends because of an election. What runs out is proposed as
-//! a command to expire it that names the leader's term. In another term it is refused.
+//! Only the leader measures time, and a new leader gives every lease its full time again. So no lease ends early
+//! because of another clock, and one that is kept alive never ends because of an election. The leader proposes a command to
+//! expire what has run out, and the command names its term. In another term the state refuses it.
 //!
-//! A keepalive goes through no log. Therefore it is answered only after this node has confirmed that it still leads:
-//! after that, call [`LeaseTimers::keep_alive`]. A lease whose expiry is proposed cannot be kept alive any more: whether
-//! the command is applied is not known.
+//! A keepalive goes through no log. So the leader needs a read index, which confirms that it still leads, before it calls
+//! [`LeaseTimers::keep_alive`] and answers. A lease whose expiry is proposed cannot be kept alive any more: the command may be
+//! applied at any time.
 //!
-//! `now` is the time since the machine was booted, which goes on while it is suspended (`CLOCK_BOOTTIME`).
+//! `now` is the time since the host booted, which goes on while it is suspended (`CLOCK_BOOTTIME`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,20 +21,31 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timer {
     ttl: Duration,
-    /// When it runs out; when to propose again, if that has happened.
+    /// When it runs out; once its expiry is proposed, when to propose that again.
     deadline: Duration,
     /// Whether its expiry is proposed, and may be applied at any time.
     expiring: bool,
 }
 
-/// The leader's deadlines. A node that does not lead has none.
+/// The leader's timers for leases. A node that does not lead has none.
+///
+/// ```
+/// use std::time::Duration;
+/// use broadcast_store::machine::{LeaseTimers, State};
+///
+/// let mut timers = LeaseTimers::new();
+/// timers.lead(Duration::ZERO, 1, State::new().leases());
+/// timers.granted(Duration::ZERO, 7, 10);
+/// assert_eq!(timers.keep_alive(Duration::from_secs(5), 7), Some(Duration::from_secs(10)));
+/// assert_eq!(timers.due(Duration::from_secs(15), 64), [7]);
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct LeaseTimers {
     term: Option<u64>,
     timers: BTreeMap<i64, Timer>,
-    /// Those that run, and those whose expiry is to be proposed again.
+    /// The deadlines of all timers, but for those just returned by `due`.
     deadlines: BTreeSet<(Duration, i64)>,
-    /// The number of the leases' changes when all that there were had a timer.
+    /// The count of the leases' changes when each lease had a timer.
     reconciled: Option<u64>,
 }
 
@@ -43,13 +54,13 @@ fn seconds(ttl: i64) -> Duration {
 }
 
 impl LeaseTimers {
-    /// Nothing runs: this node does not lead.
+    /// No timers: this node does not lead.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// This node leads from now on, in this term: all leases start in full. It has applied all that was committed in
-    /// earlier terms.
+    /// This node leads from now on, in this term: all leases get their full time. It must have applied all that was committed
+    /// in earlier terms.
     pub fn lead(&mut self, now: Duration, term: u64, leases: &Leases) {
         self.follow();
         self.term = Some(term);
@@ -58,12 +69,12 @@ impl LeaseTimers {
         }
     }
 
-    /// This node does not lead any more: nothing runs out, and nothing is kept alive.
+    /// This node does not lead any more: no lease runs out, and none is kept alive.
     pub fn follow(&mut self) {
         *self = Self::default();
     }
 
-    /// The term in which this node leads, if it does: what a command to expire a lease names.
+    /// The term in which this node leads, if it does. Commands to expire a lease name it.
     pub fn term(&self) -> Option<u64> {
         self.term
     }
@@ -84,8 +95,8 @@ impl LeaseTimers {
         }
     }
 
-    /// Times what was granted, and forgets what has ended, without this node having been told: whoever asked may have
-    /// gone before the answer. To be called now and then while it leads.
+    /// Starts the timers of leases that lack one, and stops those of ended leases. Granting and ending do that at once; but the
+    /// request may have been dropped before its answer. Call it now and then while this node leads.
     pub fn reconcile(&mut self, now: Duration, leases: &Leases) {
         if self.term.is_none() || self.reconciled == Some(leases.changes()) {
             return;
@@ -107,16 +118,15 @@ impl LeaseTimers {
         self.deadlines.insert((timer.deadline, lease));
     }
 
-    /// A lease is kept alive, and after that was asked for, this node has confirmed that it leads. Answers how long it
-    /// lives from now on; nothing, if it is not there, or its expiry is proposed. The former is as good as ended; of
-    /// the latter it will be known soon.
+    /// Keeps a lease alive, after a read index has confirmed that this node led when the request came at `now`. Returns how long
+    /// the lease lives from `now` on; `None` if it has ended, or its expiry is proposed.
     pub fn keep_alive(&mut self, now: Duration, lease: i64) -> Option<Duration> {
         let timer = *self.timers.get(&lease).filter(|timer| !timer.expiring)?;
         self.set(lease, Timer { deadline: now.saturating_add(timer.ttl), ..timer });
         Some(timer.ttl)
     }
 
-    /// How long a lease has left; zero, if its expiry is proposed.
+    /// How long a lease has left; zero if its expiry is proposed.
     pub fn remaining(&self, now: Duration, lease: i64) -> Option<Duration> {
         let timer = self.timers.get(&lease)?;
         Some(if timer.expiring { Duration::ZERO } else { timer.deadline.saturating_sub(now) })
@@ -127,7 +137,7 @@ impl LeaseTimers {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// The leases that have run out, the longest ago first, `most` at most. To expire each of them is proposed, in
+    /// The leases that have run out, the longest ago first, at most `most`. Propose to expire each of them, in
     /// [`LeaseTimers::term`]. From now on they cannot be kept alive.
     pub fn due(&mut self, now: Duration, most: usize) -> Vec<i64> {
         let mut due = Vec::new();
@@ -144,15 +154,15 @@ impl LeaseTimers {
         due
     }
 
-    /// Times a lease that there is, unless it is timed already: one that another machine's command has granted.
+    /// Starts the timer of a lease that exists, unless it has one: a machine's command may have granted it.
     pub fn ensure(&mut self, now: Duration, lease: i64, ttl: i64) {
         if !self.timers.contains_key(&lease) {
             self.granted(now, lease, ttl);
         }
     }
 
-    /// What became of a proposal to expire a lease, made in `term`; nothing, if that is not known. Then, or if it was
-    /// refused, it is due again at `again`. Only in that term: if this node has led anew since, the lease runs anew.
+    /// The outcome of a proposal to expire a lease, made in `term`; `None` if it is not known. Then, or if it was refused, the
+    /// lease is due again at `again`; but not if this node has been elected anew since, for then the lease runs anew.
     pub fn expiry_outcome(&mut self, again: Duration, term: u64, lease: i64, outcome: Option<&Outcome>) {
         if self.term != Some(term) {
             return;
@@ -163,8 +173,8 @@ impl LeaseTimers {
         }
     }
 
-    /// What became of a proposal to expire a lease is not known, or it was not taken: it is due again at `at`. Until
-    /// this node leads anew, the lease cannot be kept alive.
+    /// The expiry of a lease failed, or its outcome is not known: it is due again at `at`. Until this node is elected anew, the
+    /// lease cannot be kept alive.
     pub fn retry(&mut self, at: Duration, lease: i64) {
         if let Some(&timer) = self.timers.get(&lease).filter(|timer| timer.expiring) {
             self.set(lease, Timer { deadline: at, ..timer });
