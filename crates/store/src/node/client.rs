@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     change::{self, VoterChange},
-    error::{RefusalReason, StoreError},
+    error::{AttemptError, RefusalReason, StoreError},
     events::{EventStream, LocalEvents},
     leases::{LeaseList, LeaseQuery},
     message::{
@@ -576,27 +576,4 @@ const MAX_ANSWER: usize = 512 << 20;
 
 fn broken(name: &str, error: &broadcast_session::BodyError) -> CallError {
     CallError::Broken { to: name.into(), problem: error.to_string() }
-}
-
-/// Why one attempt at one voter failed.
-enum AttemptError {
-    /// The voter answered, and refused.
-    Refused(RefusalReason),
-    /// The call itself failed.
-    Call(CallError),
-}
-
-impl From<RefusalReason> for AttemptError {
-    fn from(reason: RefusalReason) -> Self {
-        Self::Refused(reason)
-    }
-}
-
-impl From<CallError> for AttemptError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Refused { refusal, .. } => Self::Refused(RefusalReason::read(&refusal)),
-            other => Self::Call(other),
-        }
-    }
 }

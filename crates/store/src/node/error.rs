@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broadcast_session::Refusal;
+use broadcast_session::{CallError, Refusal};
 
 use crate::{
     Error,
@@ -164,6 +164,29 @@ impl From<ConsensusError> for RefusalReason {
             ConsensusError::NoQuorum => Self::NoQuorum,
             ConsensusError::Full => Self::Full,
             ConsensusError::Refused(why) | ConsensusError::Stopped(why) => Self::Stopped(why),
+        }
+    }
+}
+
+/// Why one attempt at one voter failed.
+pub(super) enum AttemptError {
+    /// The voter answered, and refused.
+    Refused(RefusalReason),
+    /// The call itself failed.
+    Call(CallError),
+}
+
+impl From<RefusalReason> for AttemptError {
+    fn from(reason: RefusalReason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl From<CallError> for AttemptError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused { refusal, .. } => Self::Refused(RefusalReason::read(&refusal)),
+            other => Self::Call(other),
         }
     }
 }

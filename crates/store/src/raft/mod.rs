@@ -3,8 +3,8 @@
 //!
 //! Nothing else in this crate names openraft, so its next version changes only this module.
 //!
-//! - [`TypeConfig`] says what Raft replicates: a [`Command`] is bytes that only the state knows, so that a voter replicates
-//!   what a later version of the program has proposed. [`RaftNode`] has only a name: its address comes by gossip.
+//! - [`TypeConfig`] says what Raft replicates: a [`Proposal`] is bytes that only the state can read, so a voter
+//!   replicates what a later release has proposed. A [`RaftNode`] has only a name: its address comes by gossip.
 //! - [`settings`] has openraft's settings, each with its reason.
 //! - [`LogStore`] is our log behind openraft's trait.
 //! - [`Consensus`] is one voter's part in Raft, in this crate's terms, with its messages as calls of sessions.
