@@ -11,7 +11,7 @@ use std::{
 };
 
 use broadcast::{Handle, MemberState, NodeName};
-use broadcast_lock::{Client, Locks};
+use broadcast_lock::{LockClient, Locks};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 64;
 
 /// Does that as long as this voter leads, for as long as it runs.
-pub(crate) async fn release(node: Handle, locks: Client) {
+pub(crate) async fn release(node: Handle, locks: LockClient) {
     // Since when the nodes of sessions have failed, as this voter has seen it while it led.
     let mut failed: HashMap<String, Instant> = HashMap::new();
     loop {
@@ -62,7 +62,7 @@ pub(crate) async fn release(node: Handle, locks: Client) {
             }
             let (locks, me) = (locks.clone(), node.name().to_owned());
             ending.spawn(async move {
-                match locks.end(session).await {
+                match locks.end_session(session).await {
                     Ok(()) => info!(
                         node = me,
                         event = "session_released",

@@ -8,9 +8,9 @@ use std::{
 };
 
 use broadcast_lock::{
-    Client,
+    LockClient,
     machine::NAME,
-    message::{Change, Event},
+    message::{EntryChange, LockEvent},
 };
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -67,7 +67,7 @@ impl Counted {
     }
 
     /// Counts as long as this voter leads, for as long as it runs.
-    pub(crate) async fn follow(self, locks: Client) {
+    pub(crate) async fn follow(self, locks: LockClient) {
         loop {
             if locks.store().leads() {
                 match locks.store().subscribe(NAME).await {
@@ -78,7 +78,7 @@ impl Counted {
                             if !locks.store().leads() {
                                 break;
                             }
-                            if let Ok(event) = Event::decode(&event) {
+                            if let Ok(event) = LockEvent::decode(&event) {
                                 places.see(&event, Instant::now(), &mut self.lock());
                             }
                         }
@@ -103,16 +103,16 @@ struct Place {
 }
 
 impl Places {
-    fn see(&mut self, event: &Event, now: Instant, times: &mut LockTimes) {
+    fn see(&mut self, event: &LockEvent, now: Instant, times: &mut LockTimes) {
         match event.change {
-            Change::Waits => drop(self.0.insert(event.token, Place { since: now, is_held: false })),
-            Change::Granted => {
+            EntryChange::Queued => drop(self.0.insert(event.token, Place { since: now, is_held: false })),
+            EntryChange::Granted => {
                 // One that does not wait is granted at once, and told of only then.
                 let place = self.0.insert(event.token, Place { since: now, is_held: true });
                 times.waits.record(place.map_or(Duration::ZERO, |place| now - place.since));
             }
-            Change::Proclaimed => {}
-            Change::Released | Change::Forced | Change::Ended | Change::Expired => {
+            EntryChange::Proclaimed => {}
+            EntryChange::Released | EntryChange::Forced | EntryChange::Ended | EntryChange::Expired => {
                 if let Some(place) = self.0.remove(&event.token).filter(|place| place.is_held) {
                     times.holds.record(now - place.since);
                 }
@@ -129,19 +129,19 @@ mod tests {
     fn waits_end_with_the_grant_and_holds_with_the_lock() {
         let (mut places, mut times, began) = (Places::default(), LockTimes::default(), Instant::now());
         let mut see = |token, change, after| {
-            let event = Event { token, session: 1, names: Vec::new(), change };
+            let event = LockEvent { token, session: 1, names: Vec::new(), change };
             places.see(&event, began + Duration::from_millis(after), &mut times);
         };
-        see(1, Change::Granted, 0);
-        see(2, Change::Waits, 50);
-        see(3, Change::Waits, 60);
-        see(3, Change::Ended, 70);
-        see(1, Change::Released, 1050);
-        see(2, Change::Granted, 1050);
-        see(2, Change::Proclaimed, 2000);
-        see(2, Change::Expired, 30_000_000);
+        see(1, EntryChange::Granted, 0);
+        see(2, EntryChange::Queued, 50);
+        see(3, EntryChange::Queued, 60);
+        see(3, EntryChange::Ended, 70);
+        see(1, EntryChange::Released, 1050);
+        see(2, EntryChange::Granted, 1050);
+        see(2, EntryChange::Proclaimed, 2000);
+        see(2, EntryChange::Expired, 30_000_000);
         // It was granted before this voter led.
-        see(9, Change::Released, 30_000_001);
+        see(9, EntryChange::Released, 30_000_001);
         let hit = |times: Times| times.buckets().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
         let millis = Duration::from_millis;
         assert_eq!(hit(times.waits), [(Some(millis(1)), 1), (Some(millis(1000)), 1)]);

@@ -22,7 +22,7 @@ use crate::{
     lock_times::{Counted, LockTimes},
 };
 use broadcast::Handle;
-use broadcast_lock::{LockError, Locks, SessionConfig, client::session_config};
+use broadcast_lock::{LockError, LockSessionConfig, Locks, client::session_config};
 use broadcast_session::Sessions;
 use broadcast_store::{
     Store, StoreConfig, StoreError,
@@ -74,14 +74,14 @@ struct Inner {
 #[derive(Clone)]
 struct Running {
     store: Store,
-    locks: broadcast_lock::Client,
+    locks: broadcast_lock::LockClient,
     runtime: runtime::Handle,
 }
 
 impl Running {
     /// On the runtime that this is called on.
     fn new(store: Store, node: &Handle) -> Self {
-        let locks = broadcast_lock::Client::new(store.clone(), node.name());
+        let locks = broadcast_lock::LockClient::new(store.clone(), node.name());
         Self { store, locks, runtime: runtime::Handle::current() }
     }
 }
@@ -175,7 +175,7 @@ impl NodeStore {
     /// Carries out `work` with locks, where the store runs.
     pub(crate) async fn run_locks<T, F>(
         &self,
-        work: impl FnOnce(broadcast_lock::Client) -> F + Send + 'static,
+        work: impl FnOnce(broadcast_lock::LockClient) -> F + Send + 'static,
     ) -> Result<T, LockError>
     where
         T: Send + 'static,
@@ -198,14 +198,14 @@ impl NodeStore {
     }
 
     /// What a session of locks is that was opened through this node now, for the shortest time.
-    pub(crate) fn session_config(&self) -> SessionConfig {
+    pub(crate) fn session_config(&self) -> LockSessionConfig {
         session_config(self.0.node.name(), Duration::ZERO, "")
     }
 
     /// Begins `work` with locks, where the store runs.
     pub(crate) async fn spawn_locks<F>(
         &self,
-        work: impl FnOnce(broadcast_lock::Client) -> F + Send + 'static,
+        work: impl FnOnce(broadcast_lock::LockClient) -> F + Send + 'static,
     ) -> Result<(), StoreError>
     where
         F: Future<Output = ()> + Send + 'static,

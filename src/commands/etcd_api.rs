@@ -10,8 +10,8 @@ use axum::{
     middleware::{self, Next},
 };
 use broadcast::Handle;
-use broadcast_etcd::{Access, ENDPOINT, Etcd, Login, Open, Route, TLS_ENDPOINT};
-use broadcast_gateway::{Audited, Needs, Routes, Scope, Server};
+use broadcast_etcd::{ENDPOINT, Etcd, LoginOutcome, OpenStore, Permission, Route, TLS_ENDPOINT};
+use broadcast_gateway::{AuditHandle, RequiredScopes, Routes, Scope, Server};
 use tracing::{info, warn};
 
 use super::serve::{Live, Served};
@@ -70,16 +70,16 @@ impl EtcdApi {
     pub(super) fn serve(self, node: &Handle, store: &NodeStore) -> Result<Served, Failure> {
         let Some((server, live)) = self.0 else { return Ok(Served(None)) };
         let (addr, store, access) = (server.addr(), store.clone(), live.access().clone());
-        let open: Open = Arc::new(move || {
+        let open: OpenStore = Arc::new(move || {
             let store = store.clone();
             Box::pin(async move { store.running().await })
         });
-        let log_in = move |password: &str| match access.knows(password) {
-            None => Login::NotNeeded,
-            Some(true) => Login::Known,
-            Some(false) => Login::Unknown,
+        let check_password = move |password: &str| match access.knows(password) {
+            None => LoginOutcome::NotRequired,
+            Some(true) => LoginOutcome::Accepted,
+            Some(false) => LoginOutcome::Rejected,
         };
-        let etcd = Etcd::new(node.clone(), open, Arc::new(log_in));
+        let etcd = Etcd::new(node.clone(), open, Arc::new(check_password));
         let server = server.only(adapt).mount(Routes::undescribed(etcd.routes().into_iter().map(route)));
         let served = server.spawn(node.clone()).map_err(Failure::start)?;
         info!(
@@ -95,17 +95,17 @@ impl EtcdApi {
 }
 
 /// What a call needs, and how it is counted: changes of keys are too many to be told one by one.
-fn route((path, access, methods): Route) -> (&'static str, Needs, axum::routing::MethodRouter) {
-    let count = async |Extension(audited): Extension<Audited>, request: Request, next: Next| {
-        audited.count_together();
+fn route((path, permission, methods): Route) -> (&'static str, RequiredScopes, axum::routing::MethodRouter) {
+    let count = async |Extension(audit): Extension<AuditHandle>, request: Request, next: Next| {
+        audit.aggregate();
         next.run(request).await
     };
-    match access {
-        Access::Nothing => (path, Needs::NOTHING, methods),
-        Access::Read => (path, Needs::to_ask(Scope::Read), methods),
-        Access::Write => (path, Needs::scope(Scope::Publish), methods.layer(middleware::from_fn(count))),
-        Access::Lock => (path, Needs::scope(Scope::Locks), methods.layer(middleware::from_fn(count))),
-        Access::Operate => (path, Needs::scope(Scope::Operate), methods),
+    match permission {
+        Permission::Public => (path, RequiredScopes::NONE, methods),
+        Permission::Read => (path, RequiredScopes::read_only(Scope::Read), methods),
+        Permission::Write => (path, RequiredScopes::scope(Scope::Publish), methods.layer(middleware::from_fn(count))),
+        Permission::Lock => (path, RequiredScopes::scope(Scope::Locks), methods.layer(middleware::from_fn(count))),
+        Permission::Operate => (path, RequiredScopes::scope(Scope::Operate), methods),
     }
 }
 

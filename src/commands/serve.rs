@@ -8,7 +8,7 @@ use std::{
 };
 
 use broadcast::Handle;
-use broadcast_gateway::{Access, Config, Routes, Server, Tls};
+use broadcast_gateway::{Access, GatewayConfig, Routes, Server, Tls};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -29,7 +29,7 @@ pub(super) struct Api(Option<(Server, Live)>);
 #[derive(Clone, Debug)]
 pub(super) struct Live {
     args: HttpArgs,
-    config: Config,
+    config: GatewayConfig,
 }
 
 impl Api {
@@ -101,8 +101,8 @@ impl Live {
     }
 
     /// How something else is served there: as the API is.
-    pub(super) fn config(&self, addr: SocketAddr) -> Config {
-        Config { addr, ..self.config.clone() }
+    pub(super) fn config(&self, addr: SocketAddr) -> GatewayConfig {
+        GatewayConfig { addr, ..self.config.clone() }
     }
 
     /// The tokens that callers show.

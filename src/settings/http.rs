@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use broadcast_gateway::{Access, Config, DEFAULT_PORT, MAX_CONNECTIONS, NamedToken, Origin, Token, Tokens};
+use broadcast_gateway::{Access, DEFAULT_PORT, GatewayConfig, MAX_CONNECTIONS, NamedToken, Origin, Token, Tokens};
 use clap::Args;
 
 use super::{
@@ -183,7 +183,7 @@ impl HttpArgs {
     }
 
     /// How the API is to be served, if it is; and what else is served as it is.
-    pub(crate) fn config(&self) -> Result<Config, Failure> {
+    pub(crate) fn config(&self) -> Result<GatewayConfig, Failure> {
         let access = self.tokens()?.map_or_else(Access::open, Access::with);
         let tls = self.tls.tls().map_err(Failure::usage)?;
         let addr = match self.http {
@@ -191,6 +191,6 @@ impl HttpArgs {
             Some(Listen::Off) | None => DEFAULT,
         };
         let (origins, max_connections) = (self.http_origins.clone().unwrap_or_default(), self.http_max_connections);
-        Ok(Config { access, tls, origins, max_connections, ..Config::new(addr) })
+        Ok(GatewayConfig { access, tls, origins, max_connections, ..GatewayConfig::new(addr) })
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use broadcast_gateway::{Certificate, Pem, Tls, TlsError, tls_provider};
+use broadcast_gateway::{Certificate, Pem, Tls, TlsError, crypto_provider};
 use clap::Args;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -116,7 +116,7 @@ impl ClientTlsArgs {
     /// How a command speaks TLS.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
         let roots = self.roots().map_err(Failure::usage)?;
-        let builder = ClientConfig::builder_with_provider(tls_provider()).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(Failure::other)?.with_root_certificates(roots);
         let config = match self.own().map_err(Failure::usage)? {
             None => Ok(builder.with_no_client_auth()),
@@ -136,9 +136,10 @@ impl ClientTlsArgs {
         if self.ca_file.is_some() {
             return self.config();
         }
-        let builder = ClientConfig::builder_with_provider(tls_provider()).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(Failure::other)?.dangerous();
-        let config = builder.with_custom_certificate_verifier(Arc::new(Anyone(tls_provider()))).with_no_client_auth();
+        let config =
+            builder.with_custom_certificate_verifier(Arc::new(Anyone(crypto_provider()))).with_no_client_auth();
         Ok(with_protocol(config))
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use broadcast_lock::{
     Name,
-    client::{Owner, Placed, Request, Session},
+    client::{Owner, EnqueueOutcome, AcquireRequest, Session},
 };
 use tokio::{task::JoinSet, time::sleep};
 
@@ -38,7 +38,7 @@ pub(crate) async fn measure(program: &Path, folder: &Path, count: usize) -> Outc
     let (began, mut opening, mut sessions) = (Instant::now(), JoinSet::new(), Vec::<Session>::new());
     for _ in 0..count {
         let locks = client.locks.clone();
-        opening.spawn(async move { locks.session(locks.config(TTL, "crowd")).await });
+        opening.spawn(async move { locks.session(locks.session_config(TTL, "crowd")).await });
         if opening.len() == AT_ONCE
             && let Some(opened) = opening.join_next().await
         {
@@ -56,39 +56,39 @@ pub(crate) async fn measure(program: &Path, folder: &Path, count: usize) -> Outc
     let cpu = (servers.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
 
     let name = Name::new("crowd")?;
-    let (began, mut asking, mut places) = (Instant::now(), JoinSet::new(), Vec::new());
+    let (began, mut asking, mut waiters) = (Instant::now(), JoinSet::new(), Vec::new());
     for session in &sessions {
-        let request = Request::new(Owner::Session(session.id()), [name.clone()]);
+        let request = AcquireRequest::new(Owner::Session(session.id()), [name.clone()]);
         let locks = client.locks.clone();
-        asking.spawn(async move { locks.place(request).await });
+        asking.spawn(async move { locks.enqueue(request).await });
         if asking.len() == AT_ONCE
             && let Some(placed) = asking.join_next().await
         {
-            places.push(placed??);
+            waiters.push(placed??);
         }
     }
     while let Some(placed) = asking.join_next().await {
-        places.push(placed??);
+        waiters.push(placed??);
     }
     let queued = count as f64 / began.elapsed().as_secs_f64();
-    let mut places: Vec<_> = places
+    let mut waiters: Vec<_> = waiters
         .into_iter()
         .map(|placed| match placed {
-            Placed::Place(place) => Ok(place),
-            Placed::Taken(_) => Err("a place was asked for"),
+            EnqueueOutcome::Queued(waiter) => Ok(waiter),
+            EnqueueOutcome::Taken(_) => Err("a place was asked for"),
         })
         .collect::<Result<_, _>>()?;
     sleep(SETTLE).await;
     let with_waiters = mib(&servers)?;
     // Whoever came first is last here.
-    places.sort_unstable_by_key(|place| std::cmp::Reverse(place.token()));
+    waiters.sort_unstable_by_key(|waiter| std::cmp::Reverse(waiter.token()));
     let mut handovers = Vec::new();
-    let mut holder = places.pop().ok_or("nobody waits")?;
+    let mut holder = waiters.pop().ok_or("nobody waits")?;
     holder.granted().await?;
-    for _ in 0..TURNS.min(places.len()) {
+    for _ in 0..TURNS.min(waiters.len()) {
         let began = Instant::now();
         holder.give_up().await?;
-        holder = places.pop().ok_or("nobody waits")?;
+        holder = waiters.pop().ok_or("nobody waits")?;
         holder.granted().await?;
         handovers.push(began.elapsed());
     }
@@ -107,7 +107,7 @@ pub(crate) async fn measure(program: &Path, folder: &Path, count: usize) -> Outc
     println!("| from one holder to the next, p50, ms | {:.2} |", handover * 1e3);
     println!("| sessions that were lost | {lost} |");
     // Nobody has to give up all of them one by one.
-    places.iter_mut().for_each(|place| _ = place.keep());
-    holder.keep();
+    waiters.iter_mut().for_each(|waiter| _ = waiter.detach());
+    holder.detach();
     servers.stop().await
 }

@@ -9,7 +9,7 @@ use std::{
 use broadcast::{NodeId, NodeInfo};
 use broadcast_lock::{
     Name,
-    client::{Owner, Place, Request},
+    client::{Owner, Waiter, AcquireRequest},
 };
 use broadcast_session::Sessions;
 use broadcast_store::{Store, StoreConfig, keys::Put};
@@ -27,7 +27,7 @@ const NAMES: [&str; 3] = ["node1", "node2", "node3"];
 #[derive(Clone)]
 pub(crate) struct Client {
     store: Store,
-    pub(crate) locks: broadcast_lock::Client,
+    pub(crate) locks: broadcast_lock::LockClient,
     program: PathBuf,
     /// Where a voter answers commands.
     http: String,
@@ -50,7 +50,7 @@ pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Cl
         let args = fixed.iter().chain(&more).map(|arg| arg.into());
         args.chain([folder.join(name).into_os_string()]).collect()
     });
-    let locks = broadcast_lock::Client::new(store.clone(), "client");
+    let locks = broadcast_lock::LockClient::new(store.clone(), "client");
     let servers = Servers::start(program, folder, args.into())?;
     Ok((servers, Client { store, locks, program: program.into(), http }))
 }
@@ -77,17 +77,17 @@ impl load::Client for Client {
 
 impl Locks for Client {
     type Session = i64;
-    type Held = Place;
+    type Held = Waiter;
 
     async fn session(&self, _: usize, ttl: Duration) -> Outcome<i64> {
-        Ok(self.locks.open(self.locks.config(ttl, "bench")).await?)
+        Ok(self.locks.open_session(self.locks.session_config(ttl, "bench")).await?)
     }
 
-    async fn lock(&self, session: &i64, name: &str) -> Outcome<Place> {
-        Ok(self.locks.acquire(Request::new(Owner::Session(*session), [Name::new(name)?]), None).await?)
+    async fn lock(&self, session: &i64, name: &str) -> Outcome<Waiter> {
+        Ok(self.locks.acquire(AcquireRequest::new(Owner::Session(*session), [Name::new(name)?]), None).await?)
     }
 
-    async fn unlock(&self, _: &i64, held: Place) -> Outcome<()> {
+    async fn unlock(&self, _: &i64, held: Waiter) -> Outcome<()> {
         Ok(held.give_up().await?)
     }
 

@@ -1,4 +1,4 @@
-//! Who votes: etcd's members.
+//! etcd's service `Cluster`. Its members are the voters of the store.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::{
 impl Etcd {
     pub(crate) async fn member_list(&self, _: MemberListRequest) -> Result<MemberListResponse, Status> {
         let members = self.members().await?;
-        Ok(MemberListResponse { header: Some(self.header_now().await), members })
+        Ok(MemberListResponse { header: Some(self.current_header().await), members })
     }
 
     pub(crate) async fn member_remove(&self, request: MemberRemoveRequest) -> Result<MemberRemoveResponse, Status> {
@@ -22,23 +22,23 @@ impl Etcd {
         let name = name.ok_or(MEMBER_NOT_FOUND)?;
         self.run(async move |store| store.change_voters(VoterChange::Remove(name)).await).await?;
         let members = self.members().await?;
-        Ok(MemberRemoveResponse { header: Some(self.header_now().await), members })
+        Ok(MemberRemoveResponse { header: Some(self.current_header().await), members })
     }
 
-    /// How each voter is that says so.
+    /// The status of each voter that answers.
     pub(crate) async fn voters(&self) -> Result<Vec<VoterStatus>, Status> {
         let voters = self.run(async |store| Ok(store.status().await)).await?;
         Ok(voters.into_iter().filter_map(|(_, status)| status.ok()).filter(|status| status.founded).collect())
     }
 
-    /// The voter that knows best who votes: the one that leads, if it says so.
-    pub(crate) fn best(voters: &[VoterStatus]) -> Result<&VoterStatus, Status> {
+    /// The status that is most up to date on who votes: the leader's, if it answers.
+    pub(crate) fn most_current(voters: &[VoterStatus]) -> Result<&VoterStatus, Status> {
         voters.iter().max_by_key(|status| (status.leader.is_some(), status.term, status.leads)).ok_or(NO_LEADER)
     }
 
     async fn members(&self) -> Result<Vec<Member>, Status> {
         let voters = self.voters().await?;
-        let best = Self::best(&voters)?;
+        let best = Self::most_current(&voters)?;
         let overview = self.0.node.overview().await;
         let seen = overview.members.iter().map(|seen| (seen.member.name.to_string(), seen));
         let seen: HashMap<_, _> = seen.collect();

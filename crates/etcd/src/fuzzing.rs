@@ -16,9 +16,9 @@ use futures_util::FutureExt as _;
 use prost::Message;
 
 use crate::{
-    grpc::{Messages, Room},
+    grpc::{MemoryBudget, MessageReader},
     http,
-    json::{self, Fields},
+    json::{self, JsonMessage},
     kv,
     messages::{
         CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, LockRequest, PutRequest,
@@ -27,11 +27,11 @@ use crate::{
     status::Status,
 };
 
-/// Of what comes first in a request: it is in JSON, or it has gRPC's frame already.
+/// Bits of the first byte of a request: it is in JSON, or it has gRPC's prefix already.
 const JSON: u8 = 0x80;
 const FRAMED: u8 = 0x40;
-/// A refusal has at most so many bytes, whatever it refuses: a hundred characters of it, and why.
-const REFUSAL: usize = 600;
+/// The longest text of an error, in bytes: a hundred characters of what is refused, and why.
+const MAX_ERROR_TEXT: usize = 600;
 
 /// Requests, one after the other: a byte that says which and in which form, two for its length, and the request. Two members
 /// carry out what they ask for, the second as it is in the log; both have the same state then, which is whole.
@@ -53,10 +53,10 @@ pub fn etcd(mut data: &[u8]) {
         assert_eq!(second.apply(at, &again).expect("nor the other"), outcome);
         if let machine::Outcome::Keys(outcome) = outcome {
             match outcome {
-                keys::KeysOutcome::Put(done) => answered(&kv::put_response(done)),
-                keys::KeysOutcome::Delete(done) => answered(&kv::delete_response(done)),
+                keys::KeysOutcome::Put(done) => check_json(&kv::put_response(done)),
+                keys::KeysOutcome::Delete(done) => check_json(&kv::delete_response(done)),
                 keys::KeysOutcome::Txn { responses, .. } => {
-                    responses.into_iter().for_each(|response| answered(&kv::op_response(response)));
+                    responses.into_iter().for_each(|response| check_json(&kv::op_response(response)));
                 }
                 _ => {}
             }
@@ -76,7 +76,7 @@ fn read(kind: u8, body: &[u8], state: &State) -> Result<Option<machine::Command>
         2 => keys(keys::KeysCommand::Txn(kv::txn(request::<TxnRequest>(kind, body)?, keys::MAX_OPS)?)),
         3 => {
             let CompactionRequest { revision, .. } = request(kind, body)?;
-            keys(keys::KeysCommand::Compact { revision: kv::unsigned(revision) })
+            keys(keys::KeysCommand::Compact { revision: kv::to_u64(revision) })
         }
         4 => {
             let LeaseGrantRequest { ID: id, TTL: ttl } = request(kind, body)?;
@@ -89,7 +89,7 @@ fn read(kind: u8, body: &[u8], state: &State) -> Result<Option<machine::Command>
         }
         6 => {
             let found = state.keys().range(&kv::range(request::<RangeRequest>(kind, body)?))?;
-            answered(&kv::range_response(found));
+            check_json(&kv::range_response(found));
             Ok(None)
         }
         7 => request::<WatchRequest>(kind, body).map(|_| None),
@@ -100,32 +100,35 @@ fn read(kind: u8, body: &[u8], state: &State) -> Result<Option<machine::Command>
 /// As it comes from a client, which is refused in few words.
 fn request<M>(kind: u8, body: &[u8]) -> Result<M, Status>
 where
-    M: Message + Fields + Clone + PartialEq + Debug,
+    M: Message + JsonMessage + Clone + PartialEq + Debug,
 {
-    let room = Room::default();
-    let came = |body: &[u8]| Body::from(body.to_vec());
+    let budget = MemoryBudget::default();
+    let body_of = |body: &[u8]| Body::from(body.to_vec());
     // All of it is there: nothing waits.
     let read = if kind & JSON == 0 {
         let length = u32::try_from(body.len()).expect("it has 16 bits").to_be_bytes();
         let framed = if kind & FRAMED == 0 { &[&[0], &length[..], body].concat() } else { body };
-        Messages::new(came(framed), room, 1).one().now_or_never().map(|read| read.map(|(message, _)| message))
+        MessageReader::new(body_of(framed), budget, 1)
+            .read_one()
+            .now_or_never()
+            .map(|read| read.map(|(message, _)| message))
     } else {
-        let read = http::all(came(body), &room, 1).now_or_never();
+        let read = http::read_messages(body_of(body), &budget, 1).now_or_never();
         read.map(|read| read.map(|(messages, _)| messages.into_iter().next().unwrap_or_default()))
     };
     let read: Result<M, Status> = read.expect("it is there");
     match &read {
         Ok(message) => {
             assert_eq!(M::decode(&*message.encode_to_vec()).as_ref(), Ok(message));
-            answered(message);
+            check_json(message);
         }
-        Err(status) => assert!(status.message.len() < REFUSAL, "{}", status.message),
+        Err(status) => assert!(status.message.len() < MAX_ERROR_TEXT, "{}", status.message),
     }
     read
 }
 
 /// What is answered can be written in JSON.
-fn answered(message: &impl Fields) {
+fn check_json(message: &impl JsonMessage) {
     let text = json::write(message).to_string();
     serde_json::from_str::<serde_json::Value>(&text).expect("it is JSON");
 }

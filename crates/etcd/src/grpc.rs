@@ -1,16 +1,16 @@
-//! gRPC over HTTP/2: how messages are framed, and how a call ends.
+//! gRPC over HTTP/2: reading messages and writing responses.
 //!
-//! The HTTP server speaks HTTP/2, with its limits, whoever calls; what is left of gRPC is five bytes before each message,
-//! and a status behind the last one.
+//! The gateway speaks HTTP/2 already. What gRPC adds is a prefix of five bytes before each message, and a status in trailers
+//! behind the last one (*gRPC over HTTP2*, in gRPC's repository).
 //!
 //! # What can go wrong
 //!
-//! - *A message that is long*: one of more than [`MAX_MESSAGE`] bytes is refused before it is read.
-//! - *Many long messages at once*: all that are being read and carried out may take [`MAX_HELD`] bytes; what would be more is
-//!   refused. What fits in a window does not count: the HTTP server bounds that.
-//! - *A message that does not end*: each has [`PATIENCE`] to come, from its first byte on; one that a call must have, from
-//!   the beginning.
-//! - *Clients that compress*: they are told that nobody here can read that, as the protocol has it.
+//! - *A long message*: one of more than [`MAX_MESSAGE`] bytes is refused before it is read.
+//! - *Many long messages at once*: all that are being read or carried out may take [`MAX_RESERVED`] bytes together; a message
+//!   beyond that is refused. Messages up to [`SMALL_MESSAGE`] do not count: HTTP/2's windows bound them.
+//! - *A message that does not end*: it has [`READ_TIMEOUT`], from its first byte on. The only message of a call has that from
+//!   the call's beginning.
+//! - *Clients that compress*: they are told to send it plainly, by the status that the protocol has for that.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -32,19 +32,19 @@ use tokio::{
 
 use crate::status::{Code, Status, TOO_MANY_REQUESTS};
 
-/// The longest message that is read, in bytes: etcd's limit for requests, and as much around it as etcd allows.
+/// The longest message, in bytes: etcd's limit for a request, and what etcd allows around it.
 pub(crate) const MAX_MESSAGE: usize = (3 << 19) + (512 << 10);
-/// What all messages together may take, in bytes, that are longer than [`SHORT`].
-const MAX_HELD: usize = 64 << 20;
-/// What a message may take without being counted, in bytes.
-pub(crate) const SHORT: usize = 16 << 10;
-/// In what pieces room is counted, in bytes.
-const UNIT: usize = 1 << 10;
+/// What all messages longer than [`SMALL_MESSAGE`] may take together, in bytes.
+const MAX_RESERVED: usize = 64 << 20;
+/// Messages up to this length are not counted, in bytes.
+pub(crate) const SMALL_MESSAGE: usize = 16 << 10;
+/// The unit of the memory budget, in bytes: a semaphore has no more permits than 32 bits can count.
+const BYTES_PER_PERMIT: usize = 1 << 10;
 /// How long a message may take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is no call of gRPC is answered as HTTP.
-pub(crate) fn refusal(parts: &Parts) -> Option<Response> {
+/// The response to a request that is not gRPC, as plain HTTP; nothing if it is gRPC.
+pub(crate) fn reject_other_http(parts: &Parts) -> Option<Response> {
     if parts.version != Version::HTTP_2 {
         let detail = "gRPC needs HTTP/2; over HTTP/1.1, there are the paths that begin with /v3/\n";
         Some((StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail).into_response())
@@ -56,75 +56,74 @@ pub(crate) fn refusal(parts: &Parts) -> Option<Response> {
     }
 }
 
-/// Room for messages, shared by all calls.
+/// The memory that messages may take, shared by all calls.
 #[derive(Clone, Debug)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct MemoryBudget(Arc<Semaphore>);
 
-/// Room that something takes, as long as this is kept.
+/// A part of the [`MemoryBudget`], taken as long as this lives.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct Reservation {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Default for Room {
+impl Default for MemoryBudget {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_HELD / UNIT)))
+        Self(Arc::new(Semaphore::new(MAX_RESERVED / BYTES_PER_PERMIT)))
     }
 }
 
-impl Room {
-    /// Room for something of this length, of which each byte takes so many, if there is any.
-    pub(crate) fn take(&self, length: usize, weight: usize) -> Result<Held, Status> {
-        if length <= SHORT {
-            return Ok(Held::default());
+impl MemoryBudget {
+    /// Reserves memory for a message of this length, of which each byte takes `weight` bytes.
+    pub(crate) fn reserve(&self, length: usize, weight: usize) -> Result<Reservation, Status> {
+        if length <= SMALL_MESSAGE {
+            return Ok(Reservation::default());
         }
-        let units = u32::try_from((length * weight).div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let units = u32::try_from((length * weight).div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.0).try_acquire_many_owned(units);
-        permit.map(|permit| Held { _permit: Some(permit) }).map_err(|_| TOO_MANY_REQUESTS)
+        permit.map(|permit| Reservation { _permit: Some(permit) }).map_err(|_| TOO_MANY_REQUESTS)
     }
 }
 
-/// Messages as a client sends them.
-pub(crate) struct Messages {
+/// Reads the messages of a call, one after the other.
+pub(crate) struct MessageReader {
     body: Body,
-    come: BytesMut,
-    room: Room,
-    /// For the message that is being read, or was read last.
-    held: Option<Held>,
-    /// How many bytes of room each of its bytes takes.
+    received: BytesMut,
+    budget: MemoryBudget,
+    /// That of the message that is being read, or was read last.
+    reservation: Option<Reservation>,
+    /// How many bytes of memory each byte of a message takes.
     weight: usize,
 }
 
-impl Messages {
-    pub(crate) fn new(body: Body, room: Room, weight: usize) -> Self {
-        Self { body, come: BytesMut::new(), room, held: None, weight }
+impl MessageReader {
+    pub(crate) fn new(body: Body, budget: MemoryBudget, weight: usize) -> Self {
+        Self { body, received: BytesMut::new(), budget, reservation: None, weight }
     }
 
-    /// The message that was read last takes no room any more.
-    pub(crate) fn is_dealt_with(&mut self) {
-        self.held = None;
+    /// Gives back the memory of the message that was read last.
+    pub(crate) fn release(&mut self) {
+        self.reservation = None;
     }
 
-    /// The next one; nothing at the end. It is waited for as long as the client likes. Nothing is lost when this is given
-    /// up.
+    /// The next message; nothing at the end. Waits as long as the client takes to begin one. Cancel-safe.
     pub(crate) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
-        // The one before has been dealt with.
-        self.held = None;
-        if self.come.is_empty() && !self.more().await? {
+        // Whoever asks for the next has dealt with the one before.
+        self.reservation = None;
+        if self.received.is_empty() && !self.receive().await? {
             return Ok(None);
         }
-        timeout(PATIENCE, self.whole()).await.map_err(|_| late())?.map(Some)
+        timeout(READ_TIMEOUT, self.read_whole()).await.map_err(|_| timed_out())?.map(Some)
     }
 
-    /// The only one, and the room that it takes.
-    pub(crate) async fn one<M: Message + Default>(mut self) -> Result<(M, Held), Status> {
-        let message = timeout(PATIENCE, self.whole()).await.map_err(|_| late())??;
-        Ok((message, self.held.unwrap_or_default()))
+    /// The only message of a call, and its reservation.
+    pub(crate) async fn read_one<M: Message + Default>(mut self) -> Result<(M, Reservation), Status> {
+        let message = timeout(READ_TIMEOUT, self.read_whole()).await.map_err(|_| timed_out())??;
+        Ok((message, self.reservation.unwrap_or_default()))
     }
 
-    async fn whole<M: Message + Default>(&mut self) -> Result<M, Status> {
+    async fn read_whole<M: Message + Default>(&mut self) -> Result<M, Status> {
         loop {
-            if let Some((&[compressed, a, b, c, d], rest)) = self.come.split_first_chunk::<PREFIX>() {
+            if let Some((&[compressed, a, b, c, d], rest)) = self.received.split_first_chunk::<PREFIX>() {
                 if compressed != 0 {
                     let why = "grpc: a compressed message cannot be read here; send it plainly";
                     return Err(Status::of(Code::Unimplemented, why));
@@ -134,34 +133,34 @@ impl Messages {
                     let why = format!("grpc: received message larger than max ({length} vs. {MAX_MESSAGE})");
                     return Err(Status::new(Code::ResourceExhausted, why));
                 }
-                let come = rest.len();
-                if self.held.is_none() {
-                    self.held = Some(self.room.take(length, self.weight)?);
+                let available = rest.len();
+                if self.reservation.is_none() {
+                    self.reservation = Some(self.budget.reserve(length, self.weight)?);
                 }
-                if come >= length {
-                    self.come.advance(PREFIX);
-                    let message = self.come.split_to(length).freeze();
-                    // What is left is not to keep the memory of what was read.
-                    if self.come.is_empty() {
-                        self.come = BytesMut::new();
+                if available >= length {
+                    self.received.advance(PREFIX);
+                    let message = self.received.split_to(length).freeze();
+                    // An empty buffer would keep the memory of the message that was read.
+                    if self.received.is_empty() {
+                        self.received = BytesMut::new();
                     }
-                    return M::decode(message).map_err(|error| unreadable(&error));
+                    return M::decode(message).map_err(|error| decode_error(&error));
                 }
             }
-            if !self.more().await? {
+            if !self.receive().await? {
                 return Err(Status::of(Code::Internal, "grpc: the request ends within a message"));
             }
         }
     }
 
-    /// Takes what comes; whether there is any more.
-    async fn more(&mut self) -> Result<bool, Status> {
+    /// Waits for more bytes; `false` at the end of the body.
+    async fn receive(&mut self) -> Result<bool, Status> {
         let broken = |error| Status::new(Code::Internal, format!("grpc: the request broke off: {error}"));
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame.map_err(broken)?.into_data()
                 && !data.is_empty()
             {
-                self.come.extend_from_slice(&data);
+                self.received.extend_from_slice(&data);
                 return Ok(true);
             }
         }
@@ -169,40 +168,42 @@ impl Messages {
     }
 }
 
-fn late() -> Status {
-    Status::new(Code::DeadlineExceeded, format!("grpc: the message did not come within {PATIENCE:?}"))
+fn timed_out() -> Status {
+    Status::new(Code::DeadlineExceeded, format!("grpc: the message did not come within {READ_TIMEOUT:?}"))
 }
 
-/// The answer to a call that has one.
-pub(crate) fn answer<M: Message>(answered: Result<M, Status>) -> Response {
-    let (message, trailers) = match answered {
-        Ok(message) => (Some(framed(&message)), trailers(None)),
+/// The response to a unary call.
+pub(crate) fn unary_response<M: Message>(result: Result<M, Status>) -> Response {
+    let (message, trailers) = match result {
+        Ok(message) => (Some(frame_message(&message)), trailers(None)),
         Err(status) => (None, trailers(Some(&status))),
     };
     let frames = message.map(Frame::data).into_iter().chain([Frame::trailers(trailers)]);
     respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>()))))
 }
 
-/// The answer to a call that has many; a failure is the last one.
-pub(crate) fn answer_all<M: Message>(answers: impl Stream<Item = Result<M, Status>> + Send + 'static) -> Response {
-    let frames = answers.map(|answer| match answer {
-        Ok(message) => Frame::data(framed(&message)),
+/// The response to a streaming call. An error ends the stream.
+pub(crate) fn streaming_response<M: Message>(
+    responses: impl Stream<Item = Result<M, Status>> + Send + 'static,
+) -> Response {
+    let frames = responses.map(|response| match response {
+        Ok(message) => Frame::data(frame_message(&message)),
         Err(status) => Frame::trailers(trailers(Some(&status))),
     });
-    // What comes after trailers is not read any more.
+    // After an error these trailers are one frame too many, which the server does not read.
     let frames = frames.chain(stream::iter([Frame::trailers(trailers(None))]));
     respond(Body::new(StreamBody::new(frames.map(Ok::<_, Infallible>))))
 }
 
-/// What is wrong is said last, after each of the fields that it is within.
-fn unreadable(error: &DecodeError) -> Status {
+/// Of a long error the end is told: it begins with the path of fields, and says at its end what is wrong.
+fn decode_error(error: &DecodeError) -> Status {
     const MOST: usize = 200;
     let text = error.to_string();
     let from = text.char_indices().rev().take(MOST).last().map_or(0, |(at, _)| at);
     Status::new(Code::Internal, format!("grpc: failed to unmarshal: {}", &text[from..]))
 }
 
-fn framed(message: &impl Message) -> Bytes {
+fn frame_message(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(PREFIX + length);
     bytes.extend_from_slice(&[0]);
@@ -221,15 +222,15 @@ mod tests {
     use super::*;
     use crate::messages::{LeaseKeepAliveRequest, PutRequest};
 
-    fn sent(pieces: Vec<Vec<u8>>) -> Messages {
+    fn sent(pieces: Vec<Vec<u8>>) -> MessageReader {
         let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
-        Messages::new(Body::new(StreamBody::new(stream::iter(frames))), Room::default(), 1)
+        MessageReader::new(Body::new(StreamBody::new(stream::iter(frames))), MemoryBudget::default(), 1)
     }
 
     #[tokio::test]
     async fn messages_come_whole_however_they_are_cut() {
         let messages = [7, 0, 1 << 40].map(|id| LeaseKeepAliveRequest { ID: id });
-        let bytes: Vec<u8> = messages.iter().flat_map(|message| framed(message).to_vec()).collect();
+        let bytes: Vec<u8> = messages.iter().flat_map(|message| frame_message(message).to_vec()).collect();
         for length in 1..=bytes.len() {
             let mut sent = sent(bytes.chunks(length).map(<[u8]>::to_vec).collect());
             for message in &messages {
@@ -249,21 +250,22 @@ mod tests {
             (b"\x01\0\0\0\0", Code::Unimplemented),
             (b"\0\0\x20\0\x01", Code::ResourceExhausted),
         ] {
-            let refused = sent(vec![bytes.to_vec()]).one::<PutRequest>().await.expect_err("it is none");
+            let refused = sent(vec![bytes.to_vec()]).read_one::<PutRequest>().await.expect_err("it is none");
             assert_eq!(refused.code, code, "{bytes:?}");
         }
         let frames = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0")))]);
-        let mut late = Messages::new(Body::new(StreamBody::new(frames.chain(stream::pending()))), Room::default(), 1);
+        let mut late =
+            MessageReader::new(Body::new(StreamBody::new(frames.chain(stream::pending()))), MemoryBudget::default(), 1);
         assert_eq!(late.next::<PutRequest>().await.expect_err("the rest does not come").code, Code::DeadlineExceeded);
     }
 
     #[tokio::test]
     async fn there_is_room_for_so_many_long_messages_only() {
-        let room = Room::default();
+        let budget = MemoryBudget::default();
         let long = PutRequest { value: vec![0; 1 << 20].into(), ..PutRequest::default() };
         let read = async || {
-            let frame = stream::iter([Ok::<_, Infallible>(Frame::data(framed(&long)))]);
-            Messages::new(Body::new(StreamBody::new(frame)), room.clone(), 1).one::<PutRequest>().await
+            let frame = stream::iter([Ok::<_, Infallible>(Frame::data(frame_message(&long)))]);
+            MessageReader::new(Body::new(StreamBody::new(frame)), budget.clone(), 1).read_one::<PutRequest>().await
         };
         let mut held = Vec::new();
         for _ in 0..63 {
@@ -272,8 +274,8 @@ mod tests {
         assert_eq!(read().await.expect_err("there is none"), TOO_MANY_REQUESTS);
         held.pop();
         read().await.expect("there is room again");
-        drop(room.take(SHORT, 100).expect("what is short takes none"));
-        room.take(2 << 20, 16).expect_err("it weighs more");
+        drop(budget.reserve(SMALL_MESSAGE, 100).expect("what is short takes none"));
+        budget.reserve(2 << 20, 16).expect_err("it weighs more");
     }
 
     #[test]

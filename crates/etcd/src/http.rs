@@ -1,5 +1,5 @@
-//! The calls in JSON over HTTP/1.1 or HTTP/2, as etcd's gateway has them: `POST /v3/…` or `/v3beta/…`, and what etcd tells at `/version`
-//! and `/health`.
+//! The calls in JSON, over HTTP/1.1 or HTTP/2, as etcd's gateway has them: `POST /v3/…` or `/v3beta/…`. Also `/version` and
+//! `/health`.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -17,24 +17,24 @@ use tokio::time::timeout;
 
 use crate::{
     Etcd, VERSION,
-    grpc::{Held, MAX_MESSAGE, Room, SHORT},
-    json::{self, Fields},
+    grpc::{MAX_MESSAGE, MemoryBudget, Reservation, SMALL_MESSAGE},
+    json::{self, JsonMessage},
     messages::RangeRequest,
     status::{Code, Status},
 };
 
 /// The longest body, in bytes: the longest message, in base64.
 const MAX_BODY: usize = MAX_MESSAGE * 2;
-/// How many messages a body may have.
+/// How many messages a body may have: a stream's are in one body.
 const MAX_MESSAGES: usize = 1000;
-/// How long it may take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a body may take to come.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What etcd has, and this does not; and why.
-pub(crate) const MISSING: [(&str, &str); 10] = [
-    ("/etcdserverpb.Cluster/MemberAdd", ADD),
+/// The calls that etcd has and this does not, with the text that clients get.
+pub(crate) const UNSUPPORTED_METHODS: [(&str, &str); 10] = [
+    ("/etcdserverpb.Cluster/MemberAdd", ADD_VOTER),
     ("/etcdserverpb.Cluster/MemberUpdate", "etcdserver: a member tells its addresses itself; restart it with others"),
-    ("/etcdserverpb.Cluster/MemberPromote", ADD),
+    ("/etcdserverpb.Cluster/MemberPromote", ADD_VOTER),
     ("/etcdserverpb.Maintenance/Snapshot", SNAPSHOT),
     ("/etcdserverpb.Maintenance/Downgrade", "etcdserver: there is nothing to downgrade here"),
     ("/etcdserverpb.Auth/AuthEnable", AUTH),
@@ -43,13 +43,13 @@ pub(crate) const MISSING: [(&str, &str); 10] = [
     ("/etcdserverpb.Auth/{method}", AUTH),
     ("/etcdserverpb.KV/RangeStream", "etcdserver: call Range with a limit, and go on after the last key"),
 ];
-const ADD: &str = "etcdserver: a node is made a voter by its name: broadcast voters add NAME";
+const ADD_VOTER: &str = "etcdserver: a node is made a voter by its name: broadcast voters add NAME";
 const SNAPSHOT: &str =
     "etcdserver: a snapshot of this store has a format of its own: broadcast store snapshot save FILE";
 const AUTH: &str = "etcdserver: users and roles are not served here; the node's tokens say who may do what";
 
-/// The status of HTTP that goes with a code.
-fn status_of(code: Code) -> StatusCode {
+/// The status of HTTP for a code of gRPC, as grpc-gateway has it.
+fn http_status(code: Code) -> StatusCode {
     match code {
         Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
@@ -61,26 +61,30 @@ fn status_of(code: Code) -> StatusCode {
     }
 }
 
-/// The messages of a body, one after the other, none if it is empty; and the room that they take, each byte of the body so
-/// many.
-pub(crate) async fn all<M: Fields>(body: Body, room: &Room, weight: usize) -> Result<(Vec<M>, Vec<Held>), Status> {
-    let late = || Status::new(Code::DeadlineExceeded, format!("the body did not come within {PATIENCE:?}"));
+/// Reads the messages of a body, one after the other; none if it is empty. Also gives the memory that is reserved for them:
+/// `weight` bytes for each byte of the body.
+pub(crate) async fn read_messages<M: JsonMessage>(
+    body: Body,
+    budget: &MemoryBudget,
+    weight: usize,
+) -> Result<(Vec<M>, Vec<Reservation>), Status> {
+    let timed_out = || Status::new(Code::DeadlineExceeded, format!("the body did not come within {READ_TIMEOUT:?}"));
     let invalid = |error: &dyn std::fmt::Display| Status::new(Code::InvalidArgument, error.to_string());
     let mut body = Limited::new(body, MAX_BODY);
     let read = async {
-        let (mut bytes, mut held) = (Vec::new(), Vec::new());
-        let mut room_for = 0;
+        let (mut bytes, mut reserved_parts) = (Vec::new(), Vec::new());
+        let mut reserved = 0;
         while let Some(frame) = body.frame().await {
             let data = frame.map_err(|error| invalid(&error))?.into_data().unwrap_or_default();
-            while bytes.len() + data.len() > room_for {
-                held.push(room.take(if room_for == 0 { SHORT } else { room_for }, weight)?);
-                room_for += room_for.max(SHORT);
+            while bytes.len() + data.len() > reserved {
+                reserved_parts.push(budget.reserve(if reserved == 0 { SMALL_MESSAGE } else { reserved }, weight)?);
+                reserved += reserved.max(SMALL_MESSAGE);
             }
             bytes.extend_from_slice(&data);
         }
-        Ok::<_, Status>((bytes, held))
+        Ok::<_, Status>((bytes, reserved_parts))
     };
-    let (bytes, held) = timeout(PATIENCE, read).await.map_err(|_| late())??;
+    let (bytes, reserved_parts) = timeout(READ_TIMEOUT, read).await.map_err(|_| timed_out())??;
     let values = Deserializer::from_slice(&bytes).into_iter::<Value>();
     let read = |value: Result<Value, serde_json::Error>| {
         json::read(value.map_err(|error| invalid(&error))?).map_err(|error| invalid(&error))
@@ -90,27 +94,29 @@ pub(crate) async fn all<M: Fields>(body: Body, room: &Room, weight: usize) -> Re
         let why = format!("the body has more than {MAX_MESSAGES} messages");
         return Err(Status::new(Code::InvalidArgument, why));
     }
-    Ok((messages, held))
+    Ok((messages, reserved_parts))
 }
 
-/// The answer to a call that has one.
-pub(crate) fn answer<M: Fields>(answered: Result<M, Status>) -> Response {
-    let (status, value) = match answered {
+/// The response to a unary call.
+pub(crate) fn unary_response<M: JsonMessage>(result: Result<M, Status>) -> Response {
+    let (status, value) = match result {
         Ok(message) => (StatusCode::OK, json::write(&message)),
         Err(Status { code, message }) => {
-            (status_of(code), json!({"error": message, "message": message, "code": code as i32}))
+            (http_status(code), json!({"error": message, "message": message, "code": code as i32}))
         }
     };
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-/// The answer to a call that has many: one a line. A failure is the last one.
-pub(crate) fn answer_all<M: Fields>(answers: impl Stream<Item = Result<M, Status>> + Send + 'static) -> Response {
-    let frames = answers.map(|answer| {
-        let value = match answer {
+/// The response to a streaming call: one message a line. An error is the last line.
+pub(crate) fn streaming_response<M: JsonMessage>(
+    responses: impl Stream<Item = Result<M, Status>> + Send + 'static,
+) -> Response {
+    let frames = responses.map(|response| {
+        let value = match response {
             Ok(message) => json!({"result": json::write(&message)}),
             Err(Status { code, message }) => {
-                let status = status_of(code);
+                let status = http_status(code);
                 json!({"error": {
                     "grpc_code": code as i32,
                     "http_code": status.as_u16(),
@@ -132,16 +138,16 @@ impl Etcd {
         ([(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
     }
 
-    /// `GET /health`: whether keys can be read, as etcd tells it. An alarm is no matter to it: whether one is raised, all
-    /// voters would have to be asked, and probes do not wait for one that is cut off.
+    /// `GET /health`: whether keys can be read. It does not tell of alarms, as etcd does: for that, all voters would have to
+    /// be asked, and a probe does not wait for one that is cut off.
     pub(crate) async fn health(&self) -> Response {
         let range = RangeRequest { key: "health".into(), count_only: true, ..RangeRequest::default() };
-        let is_well = timeout(HEALTH, self.range(range)).await.is_ok_and(|answered| answered.is_ok());
+        let is_well = timeout(HEALTH_TIMEOUT, self.range(range)).await.is_ok_and(|result| result.is_ok());
         let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let told = json!({"health": is_well.to_string()});
         (status, [(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
     }
 }
 
-/// How long it may take to find out whether the store is well.
-const HEALTH: Duration = Duration::from_secs(5);
+/// How long a health check waits for the store.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);

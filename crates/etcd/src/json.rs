@@ -1,50 +1,54 @@
-//! Messages in JSON, as grpc-gateway maps them: etcd's names, bytes in base64, numbers of 64 bits as text, enumerations by
-//! name. What has its default is left out. Names may be in camel case, too, when they are read; unknown ones are passed over.
+//! Messages in JSON, as grpc-gateway maps them: etcd's names of fields, bytes in base64, numbers of 64 bits as text,
+//! enumerations by name. A field that has its default is left out. Reading takes names in camel case, too, and ignores unknown
+//! ones.
+//!
+//! The macro in `messages` implements [`JsonMessage`] for each message; this module implements [`JsonField`] for each type that a
+//! field may have.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// A message, field by field.
-pub(crate) trait Fields: Default {
-    /// Reads a field; one that is not known is passed over.
+/// A message that JSON can hold.
+pub(crate) trait JsonMessage: Default {
+    /// Reads a field; ignores one that it does not know.
     fn read_field(&mut self, name: &str, value: Value) -> Result<(), String>;
 
     fn write_fields(&self, to: &mut Map<String, Value>);
 }
 
-/// What a field may be.
-pub(crate) trait Field: Sized {
+/// A type that a field may have.
+pub(crate) trait JsonField: Sized {
     fn read(name: &str, value: Value) -> Result<Self, String>;
 
-    /// Nothing, if it is the default.
+    /// Writes it; nothing, if it is the default.
     fn write(&self, name: &str) -> Option<Value>;
 }
 
-/// A message from JSON.
-pub(crate) fn read<M: Fields>(value: Value) -> Result<M, String> {
-    let Value::Object(fields) = value else { return Err(format!("{} is no object", shown(&value))) };
+/// Reads a message.
+pub(crate) fn read<M: JsonMessage>(value: Value) -> Result<M, String> {
+    let Value::Object(fields) = value else { return Err(format!("{} is no object", shortened(&value))) };
     let mut message = M::default();
-    // What is null is not there.
+    // A field that is null counts as absent.
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
         message.read_field(&name, value)?;
     }
     Ok(message)
 }
 
-/// A message as JSON.
-pub(crate) fn write<M: Fields>(message: &M) -> Value {
+/// Writes a message.
+pub(crate) fn write<M: JsonMessage>(message: &M) -> Value {
     let mut fields = Map::new();
     message.write_fields(&mut fields);
     Value::Object(fields)
 }
 
-/// The name of a field, which Rust may not let stand plainly.
-pub(crate) fn name(field: &'static str) -> &'static str {
+/// The name of a field as JSON has it: Rust writes `r#` before words of its own.
+pub(crate) fn name(field: &str) -> &str {
     field.strip_prefix("r#").unwrap_or(field)
 }
 
-/// Whether JSON names this field: as it is called, or in camel case.
+/// Whether a name in JSON is that of this field, as it is or in camel case.
 pub(crate) fn is_named(field: &'static str, given: &str) -> bool {
     let field = name(field);
     if field == given {
@@ -61,9 +65,9 @@ pub(crate) fn is_named(field: &'static str, given: &str) -> bool {
     camel == given
 }
 
-/// The names of an enumeration's numbers, by the field that has it. No two fields of one name have different ones.
-fn names(field: &str) -> &'static [&'static str] {
-    match name_of(field) {
+/// The names of an enumeration's values, by the name of the field: fields of the same name have the same enumeration.
+fn enum_names(field: &str) -> &'static [&'static str] {
+    match name(field) {
         "sort_order" => &["NONE", "ASCEND", "DESCEND"],
         "sort_target" => &["KEY", "VERSION", "CREATE", "MOD", "VALUE"],
         "result" => &["EQUAL", "GREATER", "LESS", "NOT_EQUAL"],
@@ -76,20 +80,17 @@ fn names(field: &str) -> &'static [&'static str] {
     }
 }
 
-fn name_of(field: &str) -> &str {
-    field.strip_prefix("r#").unwrap_or(field)
+fn wrong(field: &str, value: &Value, wanted: &str) -> String {
+    format!("{} = {}: it must be {wanted}", name(field), shortened(value))
 }
 
-fn wrong(name: &str, value: &Value, wanted: &str) -> String {
-    format!("{} = {}: it must be {wanted}", name_of(name), shown(value))
-}
-
-fn shown(value: &Value) -> String {
+/// A value for an error's text, which is not to be as long as a request.
+fn shortened(value: &Value) -> String {
     let text = value.to_string();
     text.chars().take(100).collect()
 }
 
-impl Field for Bytes {
+impl JsonField for Bytes {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         let decoded = value.as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
         decoded.map(Self::from).ok_or_else(|| wrong(name, &value, "bytes in base64"))
@@ -100,7 +101,7 @@ impl Field for Bytes {
     }
 }
 
-impl Field for String {
+impl JsonField for String {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         match value {
             Value::String(text) => Ok(text),
@@ -113,7 +114,7 @@ impl Field for String {
     }
 }
 
-impl Field for bool {
+impl JsonField for bool {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         value.as_bool().ok_or_else(|| wrong(name, &value, "true or false"))
     }
@@ -123,10 +124,10 @@ impl Field for bool {
     }
 }
 
-/// A number of 64 bits, which is text in JSON: not all who read JSON have so many.
+/// A number of 64 bits is text in JSON: many readers keep no more than 53 bits of a number.
 macro_rules! long {
     ($type:ty) => {
-        impl Field for $type {
+        impl JsonField for $type {
             fn read(name: &str, value: Value) -> Result<Self, String> {
                 let number = match &value {
                     Value::String(text) => text.parse().ok(),
@@ -146,7 +147,7 @@ macro_rules! long {
 long!(i64);
 long!(u64);
 
-impl Field for u32 {
+impl JsonField for u32 {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         u64::read(name, value.clone())?.try_into().map_err(|_| wrong(name, &value, "a number of 32 bits"))
     }
@@ -156,24 +157,26 @@ impl Field for u32 {
     }
 }
 
-/// All of 32 bits with a sign are enumerations.
-impl Field for i32 {
+/// Only enumerations are of this type.
+impl JsonField for i32 {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         let number = match &value {
-            Value::String(text) => names(name).iter().position(|known| known == text).and_then(|at| at.try_into().ok()),
+            Value::String(text) => {
+                enum_names(name).iter().position(|known| known == text).and_then(|at| at.try_into().ok())
+            }
             Value::Number(number) => number.as_i64().and_then(|number| number.try_into().ok()),
             _ => None,
         };
-        number.ok_or_else(|| wrong(name, &value, &format!("one of {}", names(name).join(", "))))
+        number.ok_or_else(|| wrong(name, &value, &format!("one of {}", enum_names(name).join(", "))))
     }
 
     fn write(&self, name: &str) -> Option<Value> {
-        let known = usize::try_from(*self).ok().and_then(|at| names(name).get(at));
+        let known = usize::try_from(*self).ok().and_then(|at| enum_names(name).get(at));
         (*self != 0).then(|| known.map_or_else(|| (*self).into(), |name| (*name).into()))
     }
 }
 
-impl<M: Fields> Field for M {
+impl<M: JsonMessage> JsonField for M {
     fn read(_: &str, value: Value) -> Result<Self, String> {
         read(value)
     }
@@ -183,7 +186,7 @@ impl<M: Fields> Field for M {
     }
 }
 
-impl<T: Field> Field for Option<T> {
+impl<T: JsonField> JsonField for Option<T> {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         T::read(name, value).map(Some)
     }
@@ -193,7 +196,7 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-impl<T: Field + Default> Field for Vec<T> {
+impl<T: JsonField + Default> JsonField for Vec<T> {
     fn read(name: &str, value: Value) -> Result<Self, String> {
         match value {
             Value::Array(items) => items.into_iter().map(|item| T::read(name, item)).collect(),
@@ -202,7 +205,7 @@ impl<T: Field + Default> Field for Vec<T> {
     }
 
     fn write(&self, name: &str) -> Option<Value> {
-        // An item is not left out, whatever it is.
+        // In a list, an item that has its default must stay.
         let items = || self.iter().map(|item| item.write(name).unwrap_or_else(|| Value::String(String::new())));
         (!self.is_empty()).then(|| items().collect())
     }
@@ -239,7 +242,7 @@ mod tests {
                 }}],
             })
         );
-        // Of a choice that is written by nobody but clients, 0 is left out as well: it has to be said.
+        // 0 is left out of a `oneof`, too: only clients write one, and they have to name it.
         written["compare"][0]["lease"] = 0.into();
         assert_eq!(read(written), Ok(txn));
     }

@@ -1,4 +1,4 @@
-//! Keys: etcd's requests as the store's, and the store's outcomes as etcd's.
+//! etcd's service `KV`: makes commands of the store from requests, and responses from the store's outcomes.
 
 use broadcast_store::{
     Error,
@@ -31,63 +31,63 @@ impl Etcd {
     }
 
     pub(crate) async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
-        match self.change(KeysCommand::Put(put(request))).await? {
+        match self.propose(KeysCommand::Put(put(request))).await? {
             KeysOutcome::Put(done) => {
                 Ok(PutResponse { header: Some(self.header(done.revision)), ..put_response(done) })
             }
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_outcome(&other)),
         }
     }
 
     pub(crate) async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
-        match self.change(KeysCommand::Delete(delete(request))).await? {
+        match self.propose(KeysCommand::Delete(delete(request))).await? {
             KeysOutcome::Delete(done) => {
                 Ok(DeleteRangeResponse { header: Some(self.header(done.revision)), ..delete_response(done) })
             }
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_outcome(&other)),
         }
     }
 
     pub(crate) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        match self.change(KeysCommand::Txn(txn(request, keys::MAX_OPS)?)).await? {
+        match self.propose(KeysCommand::Txn(txn(request, keys::MAX_OPS)?)).await? {
             KeysOutcome::Txn { revision, succeeded, responses } => Ok(TxnResponse {
                 header: Some(self.header(revision)),
                 succeeded,
                 responses: responses.into_iter().map(op_response).collect(),
             }),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_outcome(&other)),
         }
     }
 
     pub(crate) async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Status> {
-        let outcome = self.change(KeysCommand::Compact { revision: unsigned(request.revision) }).await?;
+        let outcome = self.propose(KeysCommand::Compact { revision: to_u64(request.revision) }).await?;
         Ok(CompactionResponse { header: Some(self.header(outcome.revision())) })
     }
 
-    /// Has a command for keys agreed on.
-    pub(crate) async fn change(&self, command: KeysCommand) -> Result<KeysOutcome, Status> {
+    /// Has the voters agree on a command for keys.
+    pub(crate) async fn propose(&self, command: KeysCommand) -> Result<KeysOutcome, Status> {
         let command = machine::Command::keys(&command)?;
         let outcome = self.run(async move |store| store.execute(command).await).await?;
-        // Somebody leads who had it agreed on.
-        self.see(0, true);
+        // An outcome proves that there is a leader.
+        self.set_leader(0, true);
         match outcome {
             machine::Outcome::Keys(outcome) => Ok(outcome),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_outcome(&other)),
         }
     }
 }
 
-pub(crate) fn unexpected(outcome: &impl std::fmt::Debug) -> Status {
+pub(crate) fn unexpected_outcome(outcome: &impl std::fmt::Debug) -> Status {
     Status::new(Code::Internal, format!("an outcome of another command: {outcome:?}"))
 }
 
-/// What is less than nothing is nothing.
-pub(crate) fn unsigned(number: i64) -> u64 {
+/// Negative numbers count as 0.
+pub(crate) fn to_u64(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
 }
 
-/// No revision and no count is as high as that.
-pub(crate) fn signed(number: u64) -> i64 {
+/// No revision and no count reaches the maximum.
+pub(crate) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -105,20 +105,20 @@ pub(crate) fn range(request: RangeRequest) -> Range {
         SORT_VALUE => SortTarget::Value,
         _ => SortTarget::Key,
     };
-    // At most something below 0 is nothing.
+    // No key has a revision below 0.
     let none = max_mod_revision < 0 || max_create_revision < 0;
     Range {
         keys: KeyRange { key, end },
-        limit: unsigned(request.limit),
-        revision: unsigned(request.revision),
+        limit: to_u64(request.limit),
+        revision: to_u64(request.revision),
         order,
         target,
         keys_only: request.keys_only,
         count_only: request.count_only,
-        min_mod_revision: if none { u64::MAX } else { unsigned(request.min_mod_revision) },
-        max_mod_revision: unsigned(max_mod_revision),
-        min_create_revision: unsigned(request.min_create_revision),
-        max_create_revision: unsigned(max_create_revision),
+        min_mod_revision: if none { u64::MAX } else { to_u64(request.min_mod_revision) },
+        max_mod_revision: to_u64(max_mod_revision),
+        min_create_revision: to_u64(request.min_create_revision),
+        max_create_revision: to_u64(max_create_revision),
     }
 }
 
@@ -132,8 +132,8 @@ pub(crate) fn delete(request: DeleteRangeRequest) -> Delete {
     Delete { keys: KeyRange { key, end }, prev_kv }
 }
 
-/// A transaction with so many operations at most. The store checks all of this, too, but cannot read an operation that is
-/// none, and what is wrong with the first is what etcd says.
+/// Reads a transaction of at most `most` operations. The store checks a transaction, too. But it has no form for an empty
+/// operation; and etcd reports the first thing that is wrong, so the order of the checks matters.
 pub(crate) fn txn(request: TxnRequest, most: usize) -> Result<Txn, Status> {
     let TxnRequest { compare, success, failure } = request;
     let ops = compare.len().max(success.len()).max(failure.len());
@@ -163,7 +163,7 @@ fn op(request: RequestOp, most: usize) -> Result<Op, Status> {
             check_key(&request.key)?;
             Ok(Op::Range(range(request)))
         }
-        // etcd says so of an operation that is none.
+        // etcd says this of an empty operation.
         _ => Err(KEY_NOT_FOUND),
     }
 }
@@ -180,7 +180,8 @@ fn comparison(request: Compare) -> keys::Compare {
         let given = given.unwrap_or_default();
         match u64::try_from(given) {
             Ok(given) => (op, target(given)),
-            // Every number of a key is greater than one below 0, and none is the highest of all.
+            // The store has no numbers below 0. Each number of a key is greater than such a one, and none is the maximum: so
+            // comparing with the maximum gives the same.
             Err(_) if matches!(op, CompareOp::Greater | CompareOp::NotEqual) => (CompareOp::NotEqual, target(u64::MAX)),
             Err(_) => (CompareOp::Equal, target(u64::MAX)),
         }
@@ -195,17 +196,17 @@ fn comparison(request: Compare) -> keys::Compare {
     keys::Compare { keys, op, target }
 }
 
-/// A header within a transaction has the revision alone.
-fn inner(revision: u64) -> Option<ResponseHeader> {
-    Some(ResponseHeader { revision: signed(revision), ..ResponseHeader::default() })
+/// The header of a response within a transaction: it has the revision only.
+fn inner_header(revision: u64) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision: to_i64(revision), ..ResponseHeader::default() })
 }
 
 pub(crate) fn key_value(kv: &keys::KeyValue) -> KeyValue {
     KeyValue {
         key: kv.key.clone(),
-        create_revision: signed(kv.create_revision),
-        mod_revision: signed(kv.mod_revision),
-        version: signed(kv.version),
+        create_revision: to_i64(kv.create_revision),
+        mod_revision: to_i64(kv.mod_revision),
+        version: to_i64(kv.version),
         value: kv.value.clone(),
         lease: kv.lease,
     }
@@ -213,21 +214,21 @@ pub(crate) fn key_value(kv: &keys::KeyValue) -> KeyValue {
 
 pub(crate) fn range_response(found: RangeOutcome) -> RangeResponse {
     RangeResponse {
-        header: inner(found.revision),
+        header: inner_header(found.revision),
         kvs: found.kvs.iter().map(|kv| key_value(kv)).collect(),
         more: found.more,
-        count: signed(found.count),
+        count: to_i64(found.count),
     }
 }
 
 pub(crate) fn put_response(done: PutOutcome) -> PutResponse {
-    PutResponse { header: inner(done.revision), prev_kv: done.prev.map(|kv| key_value(&kv)) }
+    PutResponse { header: inner_header(done.revision), prev_kv: done.prev.map(|kv| key_value(&kv)) }
 }
 
 pub(crate) fn delete_response(done: DeleteOutcome) -> DeleteRangeResponse {
     DeleteRangeResponse {
-        header: inner(done.revision),
-        deleted: signed(done.deleted),
+        header: inner_header(done.revision),
+        deleted: to_i64(done.deleted),
         prev_kvs: done.prev.iter().map(|kv| key_value(kv)).collect(),
     }
 }

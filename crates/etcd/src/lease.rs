@@ -1,4 +1,5 @@
-//! Leases. Those of lock sessions, whose ids are drawn from a range of their own, are none here.
+//! etcd's service `Lease`. Lock sessions are leases of the store, too, with ids of their own range: to clients of etcd they do not
+//! exist.
 
 use broadcast_lock::message::is_session;
 use broadcast_store::machine::{Command, Outcome};
@@ -6,7 +7,7 @@ use rand::{TryRng as _, rngs::SysRng};
 
 use crate::{
     Etcd,
-    kv::{signed, unexpected},
+    kv::{to_i64, unexpected_outcome},
     messages::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
         LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
@@ -22,7 +23,7 @@ impl Etcd {
             return Err(LEASE_EXIST);
         }
         loop {
-            let id = if wanted == 0 { drawn()? } else { wanted };
+            let id = if wanted == 0 { random_lease_id()? } else { wanted };
             let granted = self.run(async move |store| store.execute(Command::grant(id, ttl)).await).await;
             return match granted {
                 Ok(Outcome::Granted { revision, lease, ttl }) => {
@@ -31,7 +32,7 @@ impl Etcd {
                 }
                 Err(status) if status == LEASE_EXIST && wanted == 0 => continue,
                 Err(status) => Err(status),
-                Ok(other) => Err(unexpected(&other)),
+                Ok(other) => Err(unexpected_outcome(&other)),
             };
         }
     }
@@ -43,20 +44,20 @@ impl Etcd {
         }
         match self.run(async move |store| store.execute(Command::revoke(lease)).await).await? {
             Outcome::LeaseEnded { revision, .. } => Ok(LeaseRevokeResponse { header: Some(self.header(revision)) }),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected_outcome(&other)),
         }
     }
 
-    /// A lease that is not there lives for 0 s.
+    /// A lease that does not exist has a time to live of 0 s.
     pub(crate) async fn keep_alive(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Status> {
         let lease = request.ID;
-        let kept =
+        let remaining =
             if is_session(lease) { None } else { self.run(async move |store| store.keep_alive(lease).await).await? };
-        let ttl = kept.map_or(0, |ttl| signed(ttl.as_secs()));
-        Ok(LeaseKeepAliveResponse { header: Some(self.header_now().await), ID: lease, TTL: ttl })
+        let ttl = remaining.map_or(0, |ttl| to_i64(ttl.as_secs()));
+        Ok(LeaseKeepAliveResponse { header: Some(self.current_header().await), ID: lease, TTL: ttl })
     }
 
-    /// A lease that is not there has -1 s left.
+    /// A lease that does not exist has -1 s left.
     pub(crate) async fn time_to_live(
         &self,
         request: LeaseTimeToLiveRequest,
@@ -71,8 +72,8 @@ impl Etcd {
         Ok(LeaseTimeToLiveResponse {
             header,
             ID: lease,
-            TTL: signed(status.left.as_secs()),
-            grantedTTL: signed(status.granted.as_secs()),
+            TTL: to_i64(status.left.as_secs()),
+            grantedTTL: to_i64(status.granted.as_secs()),
             keys: status.keys,
         })
     }
@@ -85,8 +86,8 @@ impl Etcd {
     }
 }
 
-/// An id at random, below those of sessions.
-fn drawn() -> Result<i64, Status> {
+/// A random id, below those of lock sessions.
+fn random_lease_id() -> Result<i64, Status> {
     let random = SysRng.try_next_u64().map_err(|error| Status::new(Code::Internal, error.to_string()))?;
-    Ok(signed(random >> 2).max(1))
+    Ok(to_i64(random >> 2).max(1))
 }

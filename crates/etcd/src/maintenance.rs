@@ -1,10 +1,11 @@
-//! How the store is, and what an operator does with it; and logging in, which gives back the token that was shown.
+//! etcd's service `Maintenance`: the state of the store, and what an operator does with it. Also `Auth`, of which there is only
+//! the login.
 
 use broadcast_store::keys::KeysCommand;
 
 use crate::{
-    Etcd, Login, VERSION,
-    kv::{signed, unsigned},
+    Etcd, LoginOutcome, VERSION,
+    kv::{to_i64, to_u64},
     messages::{
         AlarmMember, AlarmRequest, AlarmResponse, AuthenticateRequest, AuthenticateResponse, DefragmentRequest,
         DefragmentResponse, HashKVRequest, HashKVResponse, HashRequest, HashResponse, MoveLeaderRequest,
@@ -15,33 +16,33 @@ use crate::{
 };
 
 impl Etcd {
-    /// How this node's voter is; of a node that does not vote, the one that leads.
+    /// The status of this node's voter. A node that does not vote tells that of the leader.
     pub(crate) async fn status(&self, _: StatusRequest) -> Result<StatusResponse, Status> {
         let voters = self.voters().await?;
-        let best = Self::best(&voters)?;
+        let best = Self::most_current(&voters)?;
         let me = self.0.node.id().get();
-        let told = voters.iter().find(|status| status.id == me).unwrap_or(best);
-        let leader = told.leader.as_ref().or(best.leader.as_ref());
+        let status = voters.iter().find(|status| status.id == me).unwrap_or(best);
+        let leader = status.leader.as_ref().or(best.leader.as_ref());
         let leader = leader.and_then(|leader| best.voters.iter().find(|(_, name)| name == leader));
         let mut errors: Vec<String> = Vec::new();
-        if told.alarm {
-            errors.push(format!("memberID:{} alarm:NOSPACE ", told.id));
+        if status.alarm {
+            errors.push(format!("memberID:{} alarm:NOSPACE ", status.id));
         }
         if leader.is_none() {
             errors.push("etcdserver: no leader".into());
         }
-        let bytes = signed(told.bytes);
+        let bytes = to_i64(status.bytes);
         Ok(StatusResponse {
-            header: Some(self.header(told.revision)),
+            header: Some(self.header(status.revision)),
             version: VERSION.into(),
             dbSize: bytes,
             leader: leader.map_or(0, |(id, _)| *id),
-            raftIndex: told.committed.unwrap_or_default(),
-            raftTerm: told.term,
-            raftAppliedIndex: told.applied.unwrap_or_default(),
+            raftIndex: status.committed.unwrap_or_default(),
+            raftTerm: status.term,
+            raftAppliedIndex: status.applied.unwrap_or_default(),
             errors,
             dbSizeInUse: bytes,
-            isLearner: told.learners.iter().any(|(id, _)| *id == me),
+            isLearner: status.learners.iter().any(|(id, _)| *id == me),
         })
     }
 
@@ -51,15 +52,14 @@ impl Etcd {
     }
 
     pub(crate) async fn hash_kv(&self, request: HashKVRequest) -> Result<HashKVResponse, Status> {
-        let revision = unsigned(request.revision);
+        let revision = to_u64(request.revision);
         let (hash, revision, compacted) = self.run(async move |store| store.hash(revision).await).await?;
         // etcd has never compacted anything at -1.
-        let compact_revision = if compacted == 0 { -1 } else { signed(compacted) };
+        let compact_revision = if compacted == 0 { -1 } else { to_i64(compacted) };
         Ok(HashKVResponse { header: Some(self.header(revision)), hash, compact_revision })
     }
 
-    /// There is one alarm, too little space, and all voters have it alike. It is raised by what finds no space, and by
-    /// nobody else.
+    /// There is one alarm, `NOSPACE`, and all voters have it together. Only a command that finds no space raises it.
     pub(crate) async fn alarm(&self, request: AlarmRequest) -> Result<AlarmResponse, Status> {
         let of = request.alarm;
         let about_space = of == ALARM_NOSPACE || (request.action == ALARM_GET && of == ALARM_NONE);
@@ -68,14 +68,14 @@ impl Etcd {
         let alarms = raised.map(|status| AlarmMember { memberID: status.id, alarm: ALARM_NOSPACE }).collect();
         match request.action {
             ALARM_GET => {}
-            ALARM_DEACTIVATE if about_space => drop(self.change(KeysCommand::Disarm).await?),
+            ALARM_DEACTIVATE if about_space => drop(self.propose(KeysCommand::Disarm).await?),
             ALARM_DEACTIVATE => {}
-            _ => return Err(Self::missing("raising an alarm", "one is raised when space runs out")),
+            _ => return Err(Self::not_supported("raising an alarm", "one is raised when space runs out")),
         }
-        Ok(AlarmResponse { header: Some(self.header_now().await), alarms })
+        Ok(AlarmResponse { header: Some(self.current_header().await), alarms })
     }
 
-    /// There is nothing to do: what is compacted takes no room. As etcd's, the answer has no header.
+    /// There is nothing to do: what is compacted takes no space. As etcd's, the response has no header.
     pub(crate) async fn defragment(&self, _: DefragmentRequest) -> Result<DefragmentResponse, Status> {
         Ok(DefragmentResponse::default())
     }
@@ -83,7 +83,7 @@ impl Etcd {
     pub(crate) async fn move_leader(&self, request: MoveLeaderRequest) -> Result<MoveLeaderResponse, Status> {
         let to = request.targetID;
         let voters = self.voters().await?;
-        let best = Self::best(&voters)?;
+        let best = Self::most_current(&voters)?;
         if !voters.iter().any(|status| status.id == self.0.node.id().get() && status.leads) {
             return Err(NOT_LEADER);
         }
@@ -91,15 +91,18 @@ impl Etcd {
             return Err(BAD_LEADER_TRANSFEREE);
         }
         self.run(async move |store| store.transfer_leadership(to).await).await?;
-        Ok(MoveLeaderResponse { header: Some(self.header_now().await) })
+        Ok(MoveLeaderResponse { header: Some(self.current_header().await) })
     }
 
-    /// A token is who somebody is: it is the password, whatever the name, and what is shown from then on.
+    /// Logs in. The password is a token of the node, whatever the name, and the same token is given back: clients show it with
+    /// each call from then on.
     pub(crate) async fn authenticate(&self, request: AuthenticateRequest) -> Result<AuthenticateResponse, Status> {
-        match (self.0.log_in)(&request.password) {
-            Login::NotNeeded => Err(AUTH_NOT_ENABLED),
-            Login::Unknown => Err(AUTH_FAILED),
-            Login::Known => Ok(AuthenticateResponse { header: Some(self.header_now().await), token: request.password }),
+        match (self.0.check_password)(&request.password) {
+            LoginOutcome::NotRequired => Err(AUTH_NOT_ENABLED),
+            LoginOutcome::Rejected => Err(AUTH_FAILED),
+            LoginOutcome::Accepted => {
+                Ok(AuthenticateResponse { header: Some(self.current_header().await), token: request.password })
+            }
         }
     }
 }

@@ -1,8 +1,16 @@
-//! The messages of etcd 3.4's `etcdserverpb`, `v3lockpb` and `v3electionpb`: protocol buffers, and JSON as etcd's gateway
+//! The messages of etcd 3.4: `etcdserverpb`, `v3lockpb` and `v3electionpb`. They are protocol buffers, and JSON as etcd's gateway
 //! has it.
 //!
-//! Each field is written once, with its type on the wire, and has etcd's name, which is its name in JSON. Of a `oneof` each
-//! choice is an optional field: on the wire that is the same.
+//! Types and fields have etcd's names; etcd's own documentation describes them. A macro makes of each line the field with its
+//! tag on the wire and its name in JSON. Each choice of a `oneof` is an optional field: on the wire that is the same.
+//!
+//! ```
+//! use broadcast_etcd::messages::PutRequest;
+//! use prost::Message as _;
+//!
+//! let put = PutRequest { key: "greeting".into(), value: "hello".into(), ..PutRequest::default() };
+//! assert_eq!(PutRequest::decode(&*put.encode_to_vec()), Ok(put));
+//! ```
 
 #![allow(missing_docs, reason = "these are etcd's, and described there")]
 #![allow(non_snake_case, reason = "fields have etcd's names, which JSON has, too")]
@@ -10,9 +18,9 @@
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::json::{Field, Fields};
+use crate::json::{JsonField, JsonMessage};
 
-/// What enumerations have on the wire, as far as it is looked at. 0 is what is there if nothing is said.
+/// The values of enumerations on the wire, as far as they are used. 0 is the default.
 pub mod enums {
     pub const ASCEND: i32 = 1;
     pub const DESCEND: i32 = 2;
@@ -42,11 +50,11 @@ macro_rules! messages {
         #[derive(Clone, PartialEq, prost::Message)]
         pub struct $name { $(#[prost($($kind)+, tag = $tag)] pub $field: $type,)* }
 
-        impl Fields for $name {
+        impl JsonMessage for $name {
             #[allow(unused_variables, reason = "some messages are empty")]
             fn read_field(&mut self, name: &str, value: Value) -> Result<(), String> {
                 $(if crate::json::is_named(stringify!($field), name) {
-                    self.$field = Field::read(stringify!($field), value)?;
+                    self.$field = JsonField::read(stringify!($field), value)?;
                     return Ok(());
                 })*
                 Ok(())
@@ -54,7 +62,7 @@ macro_rules! messages {
 
             #[allow(unused_variables, reason = "some messages are empty")]
             fn write_fields(&self, to: &mut Map<String, Value>) {
-                $(if let Some(value) = Field::write(&self.$field, stringify!($field)) {
+                $(if let Some(value) = JsonField::write(&self.$field, stringify!($field)) {
                     to.insert(crate::json::name(stringify!($field)).to_owned(), value);
                 })*
             }

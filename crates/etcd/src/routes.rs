@@ -1,4 +1,7 @@
-//! The calls by their paths: those of gRPC, and of the JSON that etcd's gateway makes of them.
+//! The routes: each call with its path in gRPC, its paths in JSON, and what a caller must be allowed.
+//!
+//! [`Etcd::routes`] is the table. `RouteBuilder` makes a handler of each line: it reads the request in its encoding, calls the
+//! method of [`Etcd`], and writes the response. So a method knows nothing of encodings.
 
 use axum::{
     extract::Request,
@@ -9,49 +12,49 @@ use axum::{
 use futures_util::Stream;
 use prost::Message;
 
-use crate::{Etcd, grpc, http, json::Fields, messages::DefragmentResponse, status::Status};
+use crate::{Etcd, grpc, http, json::JsonMessage, messages::DefragmentResponse, status::Status};
 
-/// What a caller has to be allowed.
+/// What a caller must be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Nothing: whoever reaches the node may call.
-    Nothing,
-    /// To look at keys, leases and how the store is.
+pub enum Permission {
+    /// Nothing: whoever reaches the port may call.
+    Public,
+    /// To read keys, leases and the state of the store.
     Read,
     /// To change keys and leases.
     Write,
-    /// To take and give back locks, and to stand for election.
+    /// To acquire and release locks, and to campaign in elections.
     Lock,
-    /// To change how the store runs.
+    /// To change voters, and how the store runs.
     Operate,
 }
 
-/// What room a call takes.
+/// The memory that a call takes of the budget.
 #[derive(Clone, Copy, Debug)]
-struct Takes {
-    /// For each byte of its message.
+struct RequestCost {
+    /// Bytes for each byte of its message.
     weight: usize,
-    /// Until it is answered; otherwise until it is understood.
-    to_its_end: bool,
+    /// Whether it takes them until it is result, or only until its message is read.
+    until_answered: bool,
 }
 
-const ITS_LENGTH: Takes = Takes { weight: 1, to_its_end: true };
-/// An operation of a few bytes is a structure of hundreds.
-const OPERATIONS: Takes = Takes { weight: 16, to_its_end: true };
-/// It waits for others.
-const NOTHING_WHILE_IT_WAITS: Takes = Takes { weight: 1, to_its_end: false };
+const UNARY_COST: RequestCost = RequestCost { weight: 1, until_answered: true };
+/// An operation of a few bytes becomes a structure of hundreds.
+const TXN_COST: RequestCost = RequestCost { weight: 16, until_answered: true };
+/// A call that waits for other clients, perhaps for hours.
+const WAITING_COST: RequestCost = RequestCost { weight: 1, until_answered: false };
 
-/// The paths of a call in JSON: etcd 3.4 has each at its former place as well.
-macro_rules! at {
+/// The paths of a call in JSON: etcd 3.4 has each at its former path, too.
+macro_rules! json_paths {
     ($path:literal) => {
         [concat!("/v3/", $path), concat!("/v3beta/", $path)]
     };
 }
 
-/// A call: its path, what a caller has to be allowed, and what it does.
-pub type Route = (&'static str, Access, MethodRouter);
+/// A route: its path, what a caller must be allowed, and its handler.
+pub type Route = (&'static str, Permission, MethodRouter);
 
-/// A call of one message with one answer.
+/// A method of [`Etcd`], as a function that its route calls.
 macro_rules! call {
     ($method:ident) => {
         async move |etcd: Etcd, request| etcd.$method(request).await
@@ -59,192 +62,220 @@ macro_rules! call {
 }
 
 impl Etcd {
-    /// All calls.
+    /// All routes. The [crate](crate) shows how to mount them.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
-        use Access::{Lock, Nothing, Operate, Read, Write};
-        let mut all = Calls { etcd: self, routes: Vec::new() };
-        all.unary("/etcdserverpb.KV/Range", at!("kv/range"), Read, call!(range));
-        all.unary("/etcdserverpb.KV/Put", at!("kv/put"), Write, call!(put));
-        all.unary("/etcdserverpb.KV/DeleteRange", at!("kv/deleterange"), Write, call!(delete_range));
-        all.unary_that("/etcdserverpb.KV/Txn", at!("kv/txn"), Write, OPERATIONS, call!(txn));
-        all.unary("/etcdserverpb.KV/Compact", at!("kv/compaction"), Write, call!(compact));
-        all.unary("/etcdserverpb.Lease/LeaseGrant", at!("lease/grant"), Write, call!(grant));
-        all.unary("/etcdserverpb.Lease/LeaseRevoke", at!("lease/revoke"), Write, call!(revoke));
-        all.json(at!("kv/lease/revoke"), Write, call!(revoke));
-        all.unary("/etcdserverpb.Lease/LeaseTimeToLive", at!("lease/timetolive"), Read, call!(time_to_live));
-        all.json(at!("kv/lease/timetolive"), Read, call!(time_to_live));
-        all.unary("/etcdserverpb.Lease/LeaseLeases", at!("lease/leases"), Read, call!(leases));
-        all.json(at!("kv/lease/leases"), Read, call!(leases));
-        all.stream("/etcdserverpb.Lease/LeaseKeepAlive", at!("lease/keepalive"), Write, Etcd::keep_all_alive);
-        all.stream("/etcdserverpb.Watch/Watch", at!("watch"), Read, Etcd::watch);
-        all.unary("/etcdserverpb.Cluster/MemberList", at!("cluster/member/list"), Read, call!(member_list));
-        all.unary("/etcdserverpb.Cluster/MemberRemove", at!("cluster/member/remove"), Operate, call!(member_remove));
-        all.unary("/etcdserverpb.Maintenance/Status", at!("maintenance/status"), Read, call!(status));
-        all.unary("/etcdserverpb.Maintenance/Hash", at!("maintenance/hash"), Operate, call!(hash));
-        all.unary("/etcdserverpb.Maintenance/HashKV", at!("maintenance/hashkv"), Operate, call!(hash_kv));
-        all.unary("/etcdserverpb.Maintenance/Alarm", at!("maintenance/alarm"), Operate, call!(alarm));
-        all.unary("/etcdserverpb.Maintenance/Defragment", at!("maintenance/defragment"), Operate, call!(defragment));
-        let to = at!("maintenance/transfer-leadership");
-        all.unary("/etcdserverpb.Maintenance/MoveLeader", to, Operate, call!(move_leader));
-        all.unary("/etcdserverpb.Auth/Authenticate", at!("auth/authenticate"), Nothing, call!(authenticate));
-        all.unary_that("/v3lockpb.Lock/Lock", at!("lock/lock"), Lock, NOTHING_WHILE_IT_WAITS, call!(lock));
-        all.unary("/v3lockpb.Lock/Unlock", at!("lock/unlock"), Lock, call!(unlock));
-        let campaign = at!("election/campaign");
-        all.unary_that("/v3electionpb.Election/Campaign", campaign, Lock, NOTHING_WHILE_IT_WAITS, call!(campaign));
-        all.unary("/v3electionpb.Election/Proclaim", at!("election/proclaim"), Lock, call!(proclaim));
-        all.unary("/v3electionpb.Election/Leader", at!("election/leader"), Read, call!(leader));
-        all.unary("/v3electionpb.Election/Resign", at!("election/resign"), Lock, call!(resign));
-        all.stream("/v3electionpb.Election/Observe", at!("election/observe"), Read, Etcd::observe);
-        for (service, why) in http::MISSING {
-            let answer = async move |request: Request| match grpc::refusal(&request.into_parts().0) {
-                Some(answer) => answer,
-                None => grpc::answer::<DefragmentResponse>(Err(Status::unimplemented(why))),
+        use Permission::{Lock, Operate, Public, Read, Write};
+        let mut builder = RouteBuilder { etcd: self, routes: Vec::new() };
+        builder.unary("/etcdserverpb.KV/Range", json_paths!("kv/range"), Read, call!(range));
+        builder.unary("/etcdserverpb.KV/Put", json_paths!("kv/put"), Write, call!(put));
+        builder.unary("/etcdserverpb.KV/DeleteRange", json_paths!("kv/deleterange"), Write, call!(delete_range));
+        builder.unary_with_cost("/etcdserverpb.KV/Txn", json_paths!("kv/txn"), Write, TXN_COST, call!(txn));
+        builder.unary("/etcdserverpb.KV/Compact", json_paths!("kv/compaction"), Write, call!(compact));
+        builder.unary("/etcdserverpb.Lease/LeaseGrant", json_paths!("lease/grant"), Write, call!(grant));
+        builder.unary("/etcdserverpb.Lease/LeaseRevoke", json_paths!("lease/revoke"), Write, call!(revoke));
+        builder.json_only(json_paths!("kv/lease/revoke"), Write, call!(revoke));
+        builder.unary(
+            "/etcdserverpb.Lease/LeaseTimeToLive",
+            json_paths!("lease/timetolive"),
+            Read,
+            call!(time_to_live),
+        );
+        builder.json_only(json_paths!("kv/lease/timetolive"), Read, call!(time_to_live));
+        builder.unary("/etcdserverpb.Lease/LeaseLeases", json_paths!("lease/leases"), Read, call!(leases));
+        builder.json_only(json_paths!("kv/lease/leases"), Read, call!(leases));
+        builder.stream(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            json_paths!("lease/keepalive"),
+            Write,
+            Etcd::keep_alive_stream,
+        );
+        builder.stream("/etcdserverpb.Watch/Watch", json_paths!("watch"), Read, Etcd::watch);
+        builder.unary("/etcdserverpb.Cluster/MemberList", json_paths!("cluster/member/list"), Read, call!(member_list));
+        builder.unary(
+            "/etcdserverpb.Cluster/MemberRemove",
+            json_paths!("cluster/member/remove"),
+            Operate,
+            call!(member_remove),
+        );
+        builder.unary("/etcdserverpb.Maintenance/Status", json_paths!("maintenance/status"), Read, call!(status));
+        builder.unary("/etcdserverpb.Maintenance/Hash", json_paths!("maintenance/hash"), Operate, call!(hash));
+        builder.unary("/etcdserverpb.Maintenance/HashKV", json_paths!("maintenance/hashkv"), Operate, call!(hash_kv));
+        builder.unary("/etcdserverpb.Maintenance/Alarm", json_paths!("maintenance/alarm"), Operate, call!(alarm));
+        builder.unary(
+            "/etcdserverpb.Maintenance/Defragment",
+            json_paths!("maintenance/defragment"),
+            Operate,
+            call!(defragment),
+        );
+        let to = json_paths!("maintenance/transfer-leadership");
+        builder.unary("/etcdserverpb.Maintenance/MoveLeader", to, Operate, call!(move_leader));
+        builder.unary("/etcdserverpb.Auth/Authenticate", json_paths!("auth/authenticate"), Public, call!(authenticate));
+        builder.unary_with_cost("/v3lockpb.Lock/Lock", json_paths!("lock/lock"), Lock, WAITING_COST, call!(lock));
+        builder.unary("/v3lockpb.Lock/Unlock", json_paths!("lock/unlock"), Lock, call!(unlock));
+        let campaign = json_paths!("election/campaign");
+        builder.unary_with_cost("/v3electionpb.Election/Campaign", campaign, Lock, WAITING_COST, call!(campaign));
+        builder.unary("/v3electionpb.Election/Proclaim", json_paths!("election/proclaim"), Lock, call!(proclaim));
+        builder.unary("/v3electionpb.Election/Leader", json_paths!("election/leader"), Read, call!(leader));
+        builder.unary("/v3electionpb.Election/Resign", json_paths!("election/resign"), Lock, call!(resign));
+        builder.stream("/v3electionpb.Election/Observe", json_paths!("election/observe"), Read, Etcd::observe);
+        for (service, why) in http::UNSUPPORTED_METHODS {
+            let handler = async move |request: Request| match grpc::reject_other_http(&request.into_parts().0) {
+                Some(response) => response,
+                None => grpc::unary_response::<DefragmentResponse>(Err(Status::unimplemented(why))),
             };
-            all.routes.push((service, Read, post(answer)));
+            builder.routes.push((service, Read, post(handler)));
         }
         let (version, health) = (self.clone(), self.clone());
-        all.routes.push(("/version", Nothing, get(async move || version.version())));
-        all.routes.push(("/health", Nothing, get(async move || health.health().await)));
-        all.routes
+        builder.routes.push(("/version", Public, get(async move || version.version())));
+        builder.routes.push(("/health", Public, get(async move || health.health().await)));
+        builder.routes
     }
 }
 
-struct Calls<'a> {
+/// Makes the handlers.
+struct RouteBuilder<'a> {
     etcd: &'a Etcd,
     routes: Vec<Route>,
 }
 
-impl Calls<'_> {
-    /// A call of one message with one answer, in gRPC and in JSON.
+impl RouteBuilder<'_> {
+    /// A unary call, in gRPC and in JSON.
     fn unary<Q, A, F>(
         &mut self,
         path: &'static str,
         json: [&'static str; 2],
-        access: Access,
+        permission: Permission,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
-        Q: Message + Fields + Send + 'static,
-        A: Message + Fields + 'static,
+        Q: Message + JsonMessage + Send + 'static,
+        A: Message + JsonMessage + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
-        self.unary_that(path, json, access, ITS_LENGTH, call);
+        self.unary_with_cost(path, json, permission, UNARY_COST, call);
     }
 
-    /// The same, of one that takes another room.
-    fn unary_that<Q, A, F>(
+    /// A unary call with a memory cost of its own.
+    fn unary_with_cost<Q, A, F>(
         &mut self,
         path: &'static str,
         json: [&'static str; 2],
-        access: Access,
-        takes: Takes,
+        permission: Permission,
+        cost: RequestCost,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
-        Q: Message + Fields + Send + 'static,
-        A: Message + Fields + 'static,
+        Q: Message + JsonMessage + Send + 'static,
+        A: Message + JsonMessage + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
         let (etcd, called) = (self.etcd.clone(), call.clone());
-        let answer = async move |request: Request| {
+        let handler = async move |request: Request| {
             let (parts, body) = request.into_parts();
-            if let Some(answer) = grpc::refusal(&parts) {
-                return answer;
+            if let Some(response) = grpc::reject_other_http(&parts) {
+                return response;
             }
-            let answered = async {
+            let result = async {
                 if needs_leader(&parts.headers) {
-                    etcd.need_leader().await?;
+                    etcd.require_leader().await?;
                 }
-                let (request, held) = grpc::Messages::new(body, etcd.room().clone(), takes.weight).one().await?;
-                let _held = takes.to_its_end.then_some(held);
+                let (request, reservation) =
+                    grpc::MessageReader::new(body, etcd.budget().clone(), cost.weight).read_one().await?;
+                let _reservation = cost.until_answered.then_some(reservation);
                 called(etcd.clone(), request).await
             };
-            grpc::answer(answered.await)
+            grpc::unary_response(result.await)
         };
-        self.routes.push((path, access, post(answer)));
-        self.json_that(json, access, takes, call);
+        self.routes.push((path, permission, post(handler)));
+        self.json_with_cost(json, permission, cost, call);
     }
 
-    /// The same, in JSON alone.
-    fn json<Q, A, F>(
+    /// A unary call at paths that only JSON has.
+    fn json_only<Q, A, F>(
         &mut self,
         paths: [&'static str; 2],
-        access: Access,
+        permission: Permission,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
-        Q: Fields + Send + 'static,
-        A: Fields + 'static,
+        Q: JsonMessage + Send + 'static,
+        A: JsonMessage + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
-        self.json_that(paths, access, ITS_LENGTH, call);
+        self.json_with_cost(paths, permission, UNARY_COST, call);
     }
 
-    fn json_that<Q, A, F>(
+    fn json_with_cost<Q, A, F>(
         &mut self,
         paths: [&'static str; 2],
-        access: Access,
-        takes: Takes,
+        permission: Permission,
+        cost: RequestCost,
         call: impl Fn(Etcd, Q) -> F + Clone + Send + Sync + 'static,
     ) where
-        Q: Fields + Send + 'static,
-        A: Fields + 'static,
+        Q: JsonMessage + Send + 'static,
+        A: JsonMessage + 'static,
         F: Future<Output = Result<A, Status>> + Send,
     {
         let etcd = self.etcd.clone();
-        let answer = async move |request: Request| -> Response {
-            let answered = async {
-                let (requests, held) = http::all(request.into_body(), etcd.room(), takes.weight).await?;
-                let _held = takes.to_its_end.then_some(held);
+        let handler = async move |request: Request| -> Response {
+            let result = async {
+                let (requests, reservation) =
+                    http::read_messages(request.into_body(), etcd.budget(), cost.weight).await?;
+                let _reservation = cost.until_answered.then_some(reservation);
                 call(etcd, requests.into_iter().next().unwrap_or_default()).await
             };
-            http::answer(answered.await)
+            http::unary_response(result.await)
         };
-        self.at_each(paths, access, post(answer));
+        self.push_json(paths, permission, post(handler));
     }
 
-    /// A call of many messages with many answers. JSON has all messages in one body.
+    /// A call with a stream of requests and a stream of responses. In JSON, one body has all requests.
     fn stream<Q, A, S>(
         &mut self,
         path: &'static str,
         json: [&'static str; 2],
-        access: Access,
+        permission: Permission,
         call: impl Fn(Etcd, Requests<Q>, bool) -> S + Clone + Send + Sync + 'static,
     ) where
-        Q: Message + Fields + Default + Send + 'static,
-        A: Message + Fields + 'static,
+        Q: Message + JsonMessage + Default + Send + 'static,
+        A: Message + JsonMessage + 'static,
         S: Stream<Item = Result<A, Status>> + Send + 'static,
     {
         let (etcd, called) = (self.etcd.clone(), call.clone());
-        let answer = async move |request: Request| {
+        let handler = async move |request: Request| {
             let (parts, body) = request.into_parts();
-            if let Some(answer) = grpc::refusal(&parts) {
-                return answer;
+            if let Some(response) = grpc::reject_other_http(&parts) {
+                return response;
             }
-            let requests = Requests::Grpc(grpc::Messages::new(body, etcd.room().clone(), ITS_LENGTH.weight));
-            grpc::answer_all(called(etcd, requests, needs_leader(&parts.headers)))
+            let requests = Requests::Grpc(grpc::MessageReader::new(body, etcd.budget().clone(), UNARY_COST.weight));
+            grpc::streaming_response(called(etcd, requests, needs_leader(&parts.headers)))
         };
-        self.routes.push((path, access, post(answer)));
+        self.routes.push((path, permission, post(handler)));
         let etcd = self.etcd.clone();
-        let answer =
-            async move |request: Request| match http::all(request.into_body(), etcd.room(), ITS_LENGTH.weight).await {
-                Ok((requests, _)) => http::answer_all(call(etcd, Requests::Json(requests.into_iter()), false)),
-                Err(status) => http::answer::<A>(Err(status)),
-            };
-        self.at_each(json, access, post(answer));
+        let handler = async move |request: Request| match http::read_messages(
+            request.into_body(),
+            etcd.budget(),
+            UNARY_COST.weight,
+        )
+        .await
+        {
+            Ok((requests, _)) => http::streaming_response(call(etcd, Requests::Json(requests.into_iter()), false)),
+            Err(status) => http::unary_response::<A>(Err(status)),
+        };
+        self.push_json(json, permission, post(handler));
     }
 
-    fn at_each(&mut self, paths: [&'static str; 2], access: Access, methods: MethodRouter) {
-        self.routes.extend(paths.map(|path| (path, access, methods.clone())));
+    fn push_json(&mut self, paths: [&'static str; 2], permission: Permission, methods: MethodRouter) {
+        self.routes.extend(paths.map(|path| (path, permission, methods.clone())));
     }
 }
 
-/// What a client sends in the course of a call.
+/// The requests of a streaming call.
 pub(crate) enum Requests<Q> {
-    Grpc(grpc::Messages),
+    Grpc(grpc::MessageReader),
     Json(std::vec::IntoIter<Q>),
 }
 
 impl<Q: Message + Default> Requests<Q> {
-    /// The next one; nothing at the end. Nothing is lost when this is given up.
+    /// The next request; nothing at the end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Q>, Status> {
         match self {
             Self::Grpc(messages) => messages.next().await,
@@ -252,15 +283,15 @@ impl<Q: Message + Default> Requests<Q> {
         }
     }
 
-    /// What was read last takes no room any more.
-    pub(crate) fn is_dealt_with(&mut self) {
+    /// Gives back the memory of the request that was read last.
+    pub(crate) fn release(&mut self) {
         if let Self::Grpc(messages) = self {
-            messages.is_dealt_with();
+            messages.release();
         }
     }
 }
 
-/// Whether a call is to fail at once where nobody leads.
+/// Whether a call is to fail at once where there is no leader.
 fn needs_leader(headers: &HeaderMap) -> bool {
     headers.get("hasleader").is_some_and(|value| value == "true")
 }

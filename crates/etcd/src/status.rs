@@ -1,4 +1,5 @@
-//! Why a call fails: gRPC's codes, and the texts of etcd's `rpctypes`, which clients compare.
+//! The status of a call that fails: gRPC's codes, and the texts of etcd's package `rpctypes`. Clients compare these texts to tell
+//! errors apart, so they are etcd's to the letter.
 
 use std::borrow::Cow;
 
@@ -19,14 +20,14 @@ pub(crate) enum Code {
     Unavailable = 14,
 }
 
-/// Why a call has failed.
+/// The status of a call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
     pub(crate) code: Code,
     pub(crate) message: Cow<'static, str>,
 }
 
-/// What etcd calls by these names.
+/// Errors that etcd has under these names.
 pub(crate) const EMPTY_KEY: Status = Status::of(Code::InvalidArgument, "etcdserver: key is not provided");
 pub(crate) const KEY_NOT_FOUND: Status = Status::of(Code::InvalidArgument, "etcdserver: key not found");
 pub(crate) const LEASE_NOT_FOUND: Status = Status::of(Code::NotFound, "etcdserver: requested lease not found");
@@ -55,7 +56,7 @@ impl Status {
         Self { code, message: Cow::Owned(message.into()) }
     }
 
-    /// Something that etcd has, and this does not.
+    /// etcd has this call, and this service has not.
     pub(crate) fn unimplemented(why: impl Into<String>) -> Self {
         Self::new(Code::Unimplemented, why)
     }
@@ -80,7 +81,7 @@ impl From<Error> for Status {
             Error::LeaseProvided => (Code::InvalidArgument, "etcdserver: lease is provided"),
             Error::RequestTooLarge { .. } => return REQUEST_TOO_LARGE,
             Error::TooManyWatchers { .. } => return TOO_MANY_REQUESTS,
-            // etcd has nothing like these, and its clients know no text for them.
+            // etcd has no such errors, so its clients know no text for them.
             error @ Error::ResponseTooLarge => return Self::new(Code::ResourceExhausted, error.to_string()),
             error @ (Error::TermPassed { .. }
             | Error::UnknownClient { .. }
@@ -96,7 +97,7 @@ impl From<StoreError> for Status {
         match error {
             StoreError::Refused(error) => error.into(),
             StoreError::NoVoters | StoreError::NoLeader { .. } => NO_LEADER,
-            // It may have been done: what etcd says then.
+            // The command may have been carried out. etcd says this then, too.
             StoreError::Unknown { .. } => TIMEOUT,
             StoreError::DiskFull => NO_SPACE,
             StoreError::Busy { .. } => TOO_MANY_REQUESTS,

@@ -5,17 +5,17 @@
 //! health is answered here, and then the connection is closed; every other connection is handed to the other thread, with
 //! its thousands who follow or ask for something large. So a health check waits for the work of nobody but the node.
 //!
-//! Nor does it wait for a permit: when there are no more than [`Config::max_connections`](super::Config), so many
-//! ([`SPARE`]) more are let in for a moment, to say what they want, and all but health checks are refused.
+//! Nor does it wait for a permit: when there are no more than [`GatewayConfig::max_connections`](super::Config), so many
+//! ([`SPARE_CONNECTIONS`]) more are let in for a moment, to say what they want, and all but health checks are refused.
 //!
 //! # What can go wrong
 //!
 //! - *A head that comes in pieces*, or a health check on a connection that has asked for something else before, is
 //!   served like all others: well, but not first.
-//! - *Connections that say nothing* have the time for a head ([`Times`](super::Times)); those without a permit
-//!   [`SPARE_TIME`]. Whoever opens as many as [`SPARE`] in each such time, with all permits taken, keeps health checks
+//! - *Connections that say nothing* have the time for a head ([`Timeouts`](super::Times)); those without a permit
+//!   [`SPARE_TIMEOUT`]. Whoever opens as many as [`SPARE_CONNECTIONS`] in each such time, with all permits taken, keeps health checks
 //!   out.
-//! - *Handshakes* have the time for a head, too. They are computed here, the newest first: whoever begins more of them than
+//! - *HandshakeQueue* have the time for a head, too. They are computed here, the newest first: whoever begins more of them than
 //!   this thread has time for keeps health checks out.
 
 use std::{
@@ -37,25 +37,25 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    access::Caller,
+    access::ConnectionInfo,
     app::App,
-    connection::{PREFACE, Patient, Service, Session, refuse, refuse_plain},
+    connection::{ClientStream, Http2Connection, PREFACE, Service, refuse_http1, refuse_plain},
     guard,
     tls::{Certificate, Tls, handshakes},
     transport::{Socket, Transport},
 };
 
 /// How long the last answers may take once the node has stopped.
-const GOOD_BYE: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Connections beyond the limit that may say what they want; more are closed without a word.
-pub(crate) const SPARE: usize = 256;
+pub(crate) const SPARE_CONNECTIONS: usize = 256;
 /// How long each of those may take, all in all.
-const SPARE_TIME: Duration = Duration::from_secs(2);
+const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to rest when the system has no more connections to give.
-const REST: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest beginning of a connection that shows what is wanted: a method, a path, and what ends it. As long is what
 /// shows HTTP/2: its method, path and version, which nobody else uses.
-const LOOKED_AT: usize = "HEAD /healthz ".len();
+const SNIFF_BYTES: usize = "HEAD /healthz ".len();
 /// What TLS begins with: the type of a record that is part of a handshake (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 
@@ -64,23 +64,23 @@ const HANDSHAKE: u8 = 22;
 struct Acceptor {
     service: Service,
     /// Where all but health checks are served.
-    others: runtime::Handle,
+    clients: runtime::Handle,
 }
 
 /// The right of a connection to be there, which counts it as long as it lasts.
-struct Permit {
+struct ConnectionPermit {
     app: Arc<App>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Permit {
+impl ConnectionPermit {
     fn new(app: &Arc<App>, permit: OwnedSemaphorePermit) -> Self {
         app.counts.connections.fetch_add(1, Ordering::Relaxed);
         Self { app: Arc::clone(app), _permit: permit }
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.app.counts.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -88,43 +88,43 @@ impl Drop for Permit {
 
 /// What a connection begins with.
 #[derive(Debug, PartialEq, Eq)]
-enum Beginning {
+enum ConnectionKind {
     /// A health check in HTTP/1.1.
-    Health,
+    HealthCheck,
     /// Something else in it.
     Http1,
     Http2,
     /// Too little to tell HTTP/2 from what it is not.
-    Unclear,
+    Undecided,
     /// It ended.
-    Nothing,
+    Closed,
 }
 
-/// Takes connections until `keeping` is done, which is when the node has stopped. All but health checks are served by
-/// `others`.
+/// Takes connections until `background` is done, which is when the node has stopped. All but health checks are served by
+/// `clients`.
 pub(super) async fn serve(
     listener: TcpListener,
     app: Arc<App>,
     router: Router,
-    others: runtime::Handle,
-    keeping: impl Future,
+    clients: runtime::Handle,
+    background: impl Future,
 ) {
     let [permits, spare, refusals] =
-        [app.config.max_connections, SPARE, SPARE].map(|count| Arc::new(Semaphore::new(count)));
+        [app.config.max_connections, SPARE_CONNECTIONS, SPARE_CONNECTIONS].map(|count| Arc::new(Semaphore::new(count)));
     let (stop, stopping) = watch::channel(());
     let service = Service { app, router, stopping, permits, refusals };
-    let acceptor = Acceptor { service, others };
-    let mut keeping = pin!(keeping);
+    let acceptor = Acceptor { service, clients };
+    let mut background = pin!(background);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut keeping => break,
+            _ = &mut background => break,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 debug!(%error, "while accepting HTTP connections");
-                sleep(REST).await;
+                sleep(ACCEPT_RETRY_PAUSE).await;
                 continue;
             }
         };
@@ -132,11 +132,11 @@ pub(super) async fn serve(
         let _ = stream.set_nodelay(true);
         let Service { app, permits, .. } = &acceptor.service;
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            tokio::spawn(acceptor.clone().admit(stream, peer, Permit::new(app, permit)));
+            tokio::spawn(acceptor.clone().admit(stream, peer, ConnectionPermit::new(app, permit)));
         } else if let Ok(permit) = Arc::clone(&spare).try_acquire_owned() {
-            let beyond = acceptor.clone().beyond(stream, peer);
+            let serve_over_limit = acceptor.clone().serve_over_limit(stream, peer);
             tokio::spawn(async move {
-                let _ = timeout(SPARE_TIME, beyond).await;
+                let _ = timeout(SPARE_TIMEOUT, serve_over_limit).await;
                 drop(permit);
             });
         } else {
@@ -146,87 +146,89 @@ pub(super) async fn serve(
     drop((listener, acceptor));
     let _ = stop.send(());
     // Ends when the last connection has.
-    let _ = timeout(GOOD_BYE, stop.closed()).await;
+    let _ = timeout(SHUTDOWN_GRACE, stop.closed()).await;
 }
 
 impl Acceptor {
     /// Serves a connection that has a permit.
-    async fn admit(self, stream: TcpStream, peer: SocketAddr, permit: Permit) {
-        let head = self.service.app.config.times.head;
-        let Ok(arrived) = timeout(head, self.arrive(stream, peer)).await else {
+    async fn admit(self, stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit) {
+        let head = self.service.app.config.timeouts.head;
+        let Ok(established) = timeout(head, self.establish(stream, peer)).await else {
             return debug!(%peer, "an HTTP connection said nothing for {head:?}");
         };
-        let Some((mut stream, caller)) = arrived else { return };
-        let Ok(beginning) = timeout(head, beginning(&mut stream)).await else {
+        let Some((mut stream, info)) = established else { return };
+        let Ok(kind) = timeout(head, sniff(&mut stream)).await else {
             return debug!(%peer, "an HTTP connection said nothing for {head:?}");
         };
-        let Self { service, others } = self;
-        match beginning {
-            Ok(Beginning::Health) => service.serve_http1(stream, caller, false).await,
-            Ok(Beginning::Http2) => match timeout(head, Session::begin(stream, caller, service)).await {
-                Ok(Some(session)) if session.asks_for_health() => session.serve(false).await,
-                Ok(Some(session)) => {
-                    let session = session.moved();
-                    others.spawn(async move {
-                        let _permit = permit;
-                        session.serve(true).await;
-                    });
+        let Self { service, clients } = self;
+        match kind {
+            Ok(ConnectionKind::HealthCheck) => service.serve_http1(stream, info, false).await,
+            Ok(ConnectionKind::Http2) => {
+                match timeout(head, Http2Connection::accept_first(stream, info, service)).await {
+                    Ok(Some(connection)) if connection.asks_for_health() => connection.serve(false).await,
+                    Ok(Some(connection)) => {
+                        let connection = connection.moved();
+                        clients.spawn(async move {
+                            let _permit = permit;
+                            connection.serve(true).await;
+                        });
+                    }
+                    Ok(None) => {}
+                    Err(_) => debug!(%peer, "an HTTP/2 connection asked nothing for {head:?}"),
                 }
-                Ok(None) => {}
-                Err(_) => debug!(%peer, "an HTTP/2 connection asked nothing for {head:?}"),
-            },
-            Ok(other @ (Beginning::Http1 | Beginning::Unclear)) => {
+            }
+            Ok(kind @ (ConnectionKind::Http1 | ConnectionKind::Undecided)) => {
                 // The other thread has an own way to wait for it.
-                stream.mover().move_on();
-                others.spawn(async move {
+                stream.runtime_switch().switch();
+                clients.spawn(async move {
                     let _permit = permit;
-                    if other == Beginning::Http1 {
-                        service.serve_http1(stream, caller, true).await;
+                    if kind == ConnectionKind::Http1 {
+                        service.serve_http1(stream, info, true).await;
                     } else {
-                        service.serve_unclear(stream, caller).await;
+                        service.serve_undecided(stream, info).await;
                     }
                 });
             }
-            Ok(Beginning::Nothing) => {}
+            Ok(ConnectionKind::Closed) => {}
             Err(error) => debug!(%peer, %error, "an HTTP connection broke"),
         }
     }
 
     /// Serves a connection that has none.
-    async fn beyond(self, stream: TcpStream, peer: SocketAddr) {
+    async fn serve_over_limit(self, stream: TcpStream, peer: SocketAddr) {
         let refused = || self.service.app.counts.refused.fetch_add(1, Ordering::Relaxed);
-        let Ok(arrived) = timeout(SPARE_TIME / 2, self.arrive(stream, peer)).await else {
+        let Ok(established) = timeout(SPARE_TIMEOUT / 2, self.establish(stream, peer)).await else {
             refused();
             return;
         };
-        let Some((mut stream, caller)) = arrived else { return };
+        let Some((mut stream, info)) = established else { return };
         // Who says nothing is refused as well, while there is time for that.
-        match timeout(SPARE_TIME / 2, beginning(&mut stream)).await {
-            Ok(Ok(Beginning::Health)) => self.service.serve_http1(stream, caller, false).await,
-            Ok(Ok(Beginning::Http2)) => match Session::begin(stream, caller, self.service).await {
-                Some(session) if session.asks_for_health() => session.serve(false).await,
-                Some(session) => session.refuse().await,
+        match timeout(SPARE_TIMEOUT / 2, sniff(&mut stream)).await {
+            Ok(Ok(ConnectionKind::HealthCheck)) => self.service.serve_http1(stream, info, false).await,
+            Ok(Ok(ConnectionKind::Http2)) => match Http2Connection::accept_first(stream, info, self.service).await {
+                Some(connection) if connection.asks_for_health() => connection.serve(false).await,
+                Some(connection) => connection.refuse().await,
                 None => {}
             },
             _ => {
                 refused();
                 // Whoever does not read it has not missed much.
-                let _ = refuse(stream).await;
+                let _ = refuse_http1(stream).await;
             }
         }
     }
 
     /// Makes of a connection what HTTP is spoken over; nothing if that fails. Where TLS is spoken, that takes as long as
     /// the client makes it take.
-    async fn arrive(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Patient, Arc<Caller>)> {
+    async fn establish(&self, stream: TcpStream, peer: SocketAddr) -> Option<(ClientStream, Arc<ConnectionInfo>)> {
         let app = &self.service.app;
-        let stall = app.config.times.stall;
-        let caller = |certificate| Arc::new(Caller { peer, over_tls: app.config.tls.is_some(), certificate });
+        let stall = app.config.timeouts.stall;
+        let info = |certificate| Arc::new(ConnectionInfo { peer, over_tls: app.config.tls.is_some(), certificate });
         let Some(tls) = &app.config.tls else {
-            return Some((Patient::new(Transport::Plain(Socket::new(stream, stall))), caller(None)));
+            return Some((ClientStream::new(Transport::Plain(Socket::new(stream, stall))), info(None)));
         };
-        match shake(tls, &app.handshakes, stream, stall).await {
-            Ok(Some((stream, certificate))) => Some((Patient::new(stream), caller(certificate))),
+        match tls_handshake(tls, &app.handshakes, stream, stall).await {
+            Ok(Some((stream, certificate))) => Some((ClientStream::new(stream), info(certificate))),
             Ok(None) => None,
             Err(error) => {
                 app.counts.handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -238,9 +240,9 @@ impl Acceptor {
 }
 
 /// Shakes hands; gives the subject of the client's certificate, too.
-async fn shake(
+async fn tls_handshake(
     tls: &Tls,
-    handshakes: &handshakes::Handshakes,
+    handshakes: &handshakes::HandshakeQueue,
     stream: TcpStream,
     stall: Duration,
 ) -> io::Result<Option<(Transport, Option<Arc<str>>)>> {
@@ -250,7 +252,7 @@ async fn shake(
         _ if first == [HANDSHAKE] => {}
         _ => return refuse_plain(stream).await.map(|()| None),
     }
-    let stream = handshakes.shake(tls, Socket::new(stream, stall)).await?;
+    let stream = handshakes.handshake(tls, Socket::new(stream, stall)).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let subject = certificate.map(|certificate| {
         let subject = Certificate::read(certificate).map(|certificate| certificate.subject);
@@ -261,27 +263,27 @@ async fn shake(
 }
 
 /// Looks at what comes first, and leaves it there.
-async fn beginning(stream: &mut Patient) -> io::Result<Beginning> {
-    let seen = stream.beginning().await?;
-    Ok(Beginning::of(&seen[..seen.len().min(LOOKED_AT)]))
+async fn sniff(stream: &mut ClientStream) -> io::Result<ConnectionKind> {
+    let seen = stream.peek().await?;
+    Ok(ConnectionKind::of(&seen[..seen.len().min(SNIFF_BYTES)]))
 }
 
-impl Beginning {
+impl ConnectionKind {
     fn of(seen: &[u8]) -> Self {
         match seen {
-            [] => Self::Nothing,
-            _ if asks_for_health(seen) => Self::Health,
-            _ if seen.len() == LOOKED_AT && PREFACE.starts_with(seen) => Self::Http2,
-            _ if PREFACE.starts_with(seen) => Self::Unclear,
+            [] => Self::Closed,
+            _ if asks_for_health(seen) => Self::HealthCheck,
+            _ if seen.len() == SNIFF_BYTES && PREFACE.starts_with(seen) => Self::Http2,
+            _ if PREFACE.starts_with(seen) => Self::Undecided,
             _ => Self::Http1,
         }
     }
 }
 
-fn asks_for_health(beginning: &[u8]) -> bool {
-    let path = [&b"GET "[..], b"HEAD "].iter().find_map(|method| beginning.strip_prefix(*method));
+fn asks_for_health(first_bytes: &[u8]) -> bool {
+    let path = [&b"GET "[..], b"HEAD "].iter().find_map(|method| first_bytes.strip_prefix(*method));
     path.is_some_and(|path| {
-        let rest = guard::OPEN.iter().find_map(|open| path.strip_prefix(open.as_bytes()));
+        let rest = guard::HEALTH_PATHS.iter().find_map(|open| path.strip_prefix(open.as_bytes()));
         rest.and_then(<[u8]>::first).is_some_and(|end| b" ?".contains(end))
     })
 }
@@ -292,21 +294,22 @@ mod tests {
 
     #[test]
     fn http2_is_known_by_its_preface() {
-        assert_eq!(Beginning::of(&PREFACE[..LOOKED_AT]), Beginning::Http2);
-        (1..LOOKED_AT).for_each(|length| assert_eq!(Beginning::of(&PREFACE[..length]), Beginning::Unclear));
-        for request in [&b"POST /v1/messages"[..LOOKED_AT], b"PRI / HTTP/1.1", b"PRI * HTTP/1.1"] {
-            assert_eq!(Beginning::of(request), Beginning::Http1);
+        assert_eq!(ConnectionKind::of(&PREFACE[..SNIFF_BYTES]), ConnectionKind::Http2);
+        (1..SNIFF_BYTES)
+            .for_each(|length| assert_eq!(ConnectionKind::of(&PREFACE[..length]), ConnectionKind::Undecided));
+        for request in [&b"POST /v1/messages"[..SNIFF_BYTES], b"PRI / HTTP/1.1", b"PRI * HTTP/1.1"] {
+            assert_eq!(ConnectionKind::of(request), ConnectionKind::Http1);
         }
-        assert_eq!(Beginning::of(b""), Beginning::Nothing);
+        assert_eq!(ConnectionKind::of(b""), ConnectionKind::Closed);
     }
 
     #[test]
     fn health_checks_are_known_by_how_they_begin() {
-        for path in guard::OPEN {
+        for path in guard::HEALTH_PATHS {
             for request in
                 [format!("GET {path} HTTP/1.1\r\n"), format!("HEAD {path} HTTP"), format!("GET {path}?a=b H")]
             {
-                let seen = &request.as_bytes()[..request.len().min(LOOKED_AT)];
+                let seen = &request.as_bytes()[..request.len().min(SNIFF_BYTES)];
                 assert!(asks_for_health(seen), "{request}");
             }
         }

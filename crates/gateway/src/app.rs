@@ -13,16 +13,16 @@ use std::{
 use broadcast::{Handle, rate::RateLimiter};
 
 use super::{
-    Config,
-    access::Needs,
+    GatewayConfig,
+    access::RequiredScopes,
     audit::Audit,
-    body::BodyLimits,
-    bulletin::Bulletin,
+    body::BodyBudget,
+    event_feed::EventFeed,
     journal::Journal,
-    recent_views::Views,
     routes::{OpenApi, WriteMetrics},
-    snapshot::{LongAnswers, Snapshot, Snapshots},
-    tls::handshakes::Handshakes,
+    status_cache::{LongResponses, NodeStatus, StatusCache},
+    tls::handshakes::HandshakeQueue,
+    view_cache::ViewCache,
 };
 
 /// How often the log says at most that clients were cut off.
@@ -32,53 +32,53 @@ const LOGGED_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) node: Handle,
-    pub(super) config: Config,
+    pub(super) config: GatewayConfig,
     /// What a caller needs, by the path of the route.
-    pub(super) needs: HashMap<&'static str, Needs>,
+    pub(super) required_scopes: HashMap<&'static str, RequiredScopes>,
     pub(super) audit: Arc<Audit>,
-    pub(super) handshakes: Handshakes,
+    pub(super) handshakes: HandshakeQueue,
     /// The API's description.
     pub(super) openapi: OpenApi,
     /// The metrics of what is mounted.
-    pub(super) more_metrics: Vec<WriteMetrics>,
+    pub(super) mounted_metrics: Vec<WriteMetrics>,
     /// The scripts of what is mounted.
     pub(super) scripts: String,
     pub(super) journal: Journal,
-    pub(super) bulletin: Bulletin,
+    pub(super) event_feed: EventFeed,
     /// Set once the members have settled.
     pub(super) settled: OnceLock<()>,
     pub(super) counts: Counts,
-    pub(super) bodies: BodyLimits,
-    pub(super) snapshots: Snapshots,
-    pub(super) views: Views,
-    pub(super) long_answers: LongAnswers,
+    pub(super) bodies: BodyBudget,
+    pub(super) snapshots: StatusCache,
+    pub(super) views: ViewCache,
+    pub(super) long_responses: LongResponses,
 }
 
 impl App {
-    /// `life` differs from that of all other journals.
+    /// `journal_id` differs from that of all other journals.
     pub(super) fn new(
         node: Handle,
-        config: Config,
-        needs: HashMap<&'static str, Needs>,
+        config: GatewayConfig,
+        required_scopes: HashMap<&'static str, RequiredScopes>,
         openapi: OpenApi,
-        more_metrics: Vec<WriteMetrics>,
+        mounted_metrics: Vec<WriteMetrics>,
         scripts: String,
-        life: u64,
+        journal_id: u64,
     ) -> Self {
         Self {
             audit: Arc::new(Audit::new(node.name())),
-            handshakes: Handshakes::default(),
-            needs,
-            journal: Journal::new(life),
-            bulletin: Bulletin::new(),
+            handshakes: HandshakeQueue::default(),
+            required_scopes,
+            journal: Journal::new(journal_id),
+            event_feed: EventFeed::new(),
             settled: OnceLock::new(),
             counts: Counts::default(),
-            bodies: BodyLimits::new(config.times.body),
-            snapshots: Snapshots::default(),
-            views: Views::new(),
-            long_answers: LongAnswers::new(),
+            bodies: BodyBudget::new(config.timeouts.body),
+            snapshots: StatusCache::default(),
+            views: ViewCache::new(),
+            long_responses: LongResponses::new(),
             openapi,
-            more_metrics,
+            mounted_metrics,
             scripts,
             config,
             node,
@@ -86,7 +86,7 @@ impl App {
     }
 
     /// How the node is now.
-    pub(super) async fn look(&self) -> Arc<Snapshot> {
+    pub(super) async fn look(&self) -> Arc<NodeStatus> {
         self.snapshots.take(&self.node).await
     }
 }
@@ -98,7 +98,7 @@ pub(super) struct Counts {
     pub(super) followers: AtomicUsize,
     /// Connections, and requests of HTTP/2, beyond the limit.
     pub(super) refused: AtomicU64,
-    /// Handshakes of TLS that came to nothing.
+    /// HandshakeQueue of TLS that came to nothing.
     pub(super) handshakes_failed: AtomicU64,
     /// Followers that did not keep up, and connections that took nothing.
     pub(super) cut_off: AtomicU64,

@@ -2,15 +2,15 @@
 //!
 //! Each request with a method that is not safe (RFC 9110, section 9.2.1), or that only an operator may make, is told on one
 //! line, with the target [`TARGET`], so that filters can choose it, at level `info`. A line names the token, or else the
-//! subject of the client's certificate, and the path that was asked for, as far as [`MAX_WHAT`] goes; never a token, a query
+//! subject of the client's certificate, and the path that was asked for, as far as [`MAX_DETAIL_BYTES`] goes; never a token, a query
 //! or a body. Of these, handlers add [what matters](Audited::what).
 //!
 //! # High rates
 //!
 //! Each change is told, and so is what broke off, which may have changed something. Publishing and its like change nothing
-//! that stays ([`Audited::count_together`]), and what was refused or failed changed nothing. Of those, the first of each kind is
-//! told at once, and then every [`EVERY`] how many more there were; a kind is the same caller, address, route and outcome. A
-//! batch is one line, with the number of its messages. More than [`KINDS`] kinds at the same time are counted together: of
+//! that stays ([`AuditHandle::aggregate`]), and what was refused or failed changed nothing. Of those, the first of each kind is
+//! told at once, and then every [`SUMMARY_INTERVAL`] how many more there were; a kind is the same caller, address, route and outcome. A
+//! batch is one line, with the number of its messages. More than [`MAX_KEYS`] kinds at the same time are counted together: of
 //! callers with a token or a certificate, and of those without one, who leave the former their room. So who changes nothing
 //! causes no more than some lines a second.
 
@@ -32,73 +32,73 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::access::{Bearer, NOBODY};
+use crate::access::{Credentials, UNAUTHENTICATED_NAMES};
 
 /// What filters know the audit log by: `BROADCAST_LOG=warn,audit=info`. Its lines have the level `info`.
 pub const TARGET: &str = "audit";
 /// How often it is told of a kind how many more there were.
-const EVERY: Duration = Duration::from_secs(10);
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 /// Of how many kinds, of those who are known and of the others each.
-const KINDS: usize = 32;
+const MAX_KEYS: usize = 32;
 /// How much of a path is told, and of what a handler adds, in bytes.
-const MAX_WHAT: usize = 512;
+const MAX_DETAIL_BYTES: usize = 512;
 
 /// What a handler knows of its request that the audit log is to tell. Each request that may change something has one in
 /// its extensions.
 #[derive(Clone, Debug, Default)]
-pub struct Audited(Arc<Known>);
+pub struct AuditHandle(Arc<AuditDetails>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct AuditDetails {
     published: AtomicU64,
-    is_frequent: AtomicBool,
+    is_aggregated: AtomicBool,
     what: OnceLock<String>,
 }
 
-impl Audited {
+impl AuditHandle {
     /// What it changes, if the path does not say that. The first 512 bytes are told, and only the first time counts. To be
     /// called before anything changes: a request that breaks off is told, too.
-    pub fn what(&self, what: impl fmt::Display) {
-        let _ = self.0.what.set(cut(&what.to_string()));
+    pub fn describe(&self, what: impl fmt::Display) {
+        let _ = self.0.what.set(truncated(&what.to_string()));
     }
 
     /// Many requests like it may come, each of which changes nothing that stays. They are counted together, and not
     /// told one by one.
-    pub fn count_together(&self) {
-        self.0.is_frequent.store(true, Ordering::Relaxed);
+    pub fn aggregate(&self) {
+        self.0.is_aggregated.store(true, Ordering::Relaxed);
     }
 
     /// One message more was published.
-    pub(crate) fn one_more(&self) {
+    pub(crate) fn count_message(&self) {
         self.0.published.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// As much of it as is told.
-fn cut(text: &str) -> String {
-    let end = (0..=MAX_WHAT.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+fn truncated(text: &str) -> String {
+    let end = (0..=MAX_DETAIL_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     if end < text.len() { format!("{}… ({} bytes)", &text[..end], text.len()) } else { text.into() }
 }
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Who {
+enum Principal {
     Token(Arc<str>),
     Certificate(Arc<str>),
     Anonymous,
     /// It has shown something that is no token.
-    Stranger,
+    UnknownToken,
 }
 
 /// What came of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Outcome {
+enum AuditOutcome {
     Answered(StatusCode),
     /// The client was gone before there was an answer.
     Aborted,
 }
 
-impl Outcome {
+impl AuditOutcome {
     fn may_have_changed(self) -> bool {
         self.is_done() || self == Self::Aborted
     }
@@ -119,28 +119,28 @@ impl Outcome {
 
 /// Requests that are told together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Kind {
-    who: Who,
+struct AuditKey {
+    who: Principal,
     from: IpAddr,
     method: &'static str,
     route: Arc<str>,
-    outcome: Outcome,
+    outcome: AuditOutcome,
 }
 
-impl Kind {
+impl AuditKey {
     /// Whether it is known who calls.
-    fn is_known(&self) -> bool {
-        matches!(self.who, Who::Token(_) | Who::Certificate(_))
+    fn is_authenticated(&self) -> bool {
+        matches!(self.who, Principal::Token(_) | Principal::Certificate(_))
     }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Sum {
+struct Tally {
     count: u64,
     published: u64,
 }
 
-impl Sum {
+impl Tally {
     fn add(&mut self, published: u64) {
         self.count += 1;
         self.published += published;
@@ -151,135 +151,138 @@ impl Sum {
 #[derive(Debug)]
 pub(crate) struct Audit {
     node: Arc<str>,
-    sums: Mutex<Sums>,
-    begun: Notify,
+    tallies: Mutex<Tallies>,
+    tally_begun: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Sums {
+struct Tallies {
     /// Those that were told, with what came after that.
-    kinds: HashMap<Kind, Sum>,
+    by_key: HashMap<AuditKey, Tally>,
     /// Those for which there was no room.
-    others: Sum,
+    others: Tally,
 }
 
 /// A request that is being answered. Told when it is dropped, whatever has become of it.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct AuditEntry {
     audit: Arc<Audit>,
-    who: Who,
+    who: Principal,
     from: SocketAddr,
     method: &'static str,
     route: Arc<str>,
     path: String,
-    audited: Audited,
-    outcome: Outcome,
+    handle: AuditHandle,
+    outcome: AuditOutcome,
 }
 
-impl Entry {
+impl AuditEntry {
     /// For its handler.
-    pub(crate) fn audited(&self) -> Audited {
-        self.audited.clone()
+    pub(crate) fn handle(&self) -> AuditHandle {
+        self.handle.clone()
     }
 
     /// It was answered.
     pub(crate) fn answered(&mut self, status: StatusCode) {
-        self.outcome = Outcome::Answered(status);
+        self.outcome = AuditOutcome::Answered(status);
     }
 }
 
-impl Drop for Entry {
+impl Drop for AuditEntry {
     fn drop(&mut self) {
-        self.audit.note(self);
+        self.audit.record(self);
     }
 }
 
 impl Audit {
     pub(crate) fn new(node: &str) -> Self {
-        Self { node: node.into(), sums: Mutex::default(), begun: Notify::new() }
+        Self { node: node.into(), tallies: Mutex::default(), tally_begun: Notify::new() }
     }
 
     /// A request that may change something. `route` is nothing where there is none.
     pub(crate) fn begin(
         self: &Arc<Self>,
-        (bearer, certificate): (&Bearer, Option<&Arc<str>>),
+        (credentials, certificate): (&Credentials, Option<&Arc<str>>),
         from: SocketAddr,
         (method, uri): (&Method, &Uri),
         route: Option<&str>,
-    ) -> Entry {
-        let who = match (bearer, certificate) {
-            (Bearer::Named(name, _), _) => Who::Token(Arc::clone(name)),
-            (Bearer::Stranger, _) => Who::Stranger,
-            (_, Some(subject)) => Who::Certificate(Arc::clone(subject)),
-            _ => Who::Anonymous,
+    ) -> AuditEntry {
+        let who = match (credentials, certificate) {
+            (Credentials::Token(name, _), _) => Principal::Token(Arc::clone(name)),
+            (Credentials::Unknown, _) => Principal::UnknownToken,
+            (_, Some(subject)) => Principal::Certificate(Arc::clone(subject)),
+            _ => Principal::Anonymous,
         };
-        let (audit, route, path) = (Arc::clone(self), route.unwrap_or("none").into(), cut(uri.path()));
-        Entry {
+        let (audit, route, path) = (Arc::clone(self), route.unwrap_or("none").into(), truncated(uri.path()));
+        AuditEntry {
             audit,
             who,
             from,
-            method: known(method),
+            method: method_name(method),
             route,
             path,
-            audited: Audited::default(),
-            outcome: Outcome::Aborted,
+            handle: AuditHandle::default(),
+            outcome: AuditOutcome::Aborted,
         }
     }
 
-    fn sums(&self) -> MutexGuard<'_, Sums> {
+    fn tallies(&self) -> MutexGuard<'_, Tallies> {
         // Nothing in between leaves it half done.
-        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, entry: &Entry) {
-        let known = &entry.audited.0;
-        let published = known.published.load(Ordering::Relaxed);
-        let kind = Kind {
+    fn record(&self, entry: &AuditEntry) {
+        let details = &entry.handle.0;
+        let published = details.published.load(Ordering::Relaxed);
+        let key = AuditKey {
             who: entry.who.clone(),
             from: entry.from.ip(),
             method: entry.method,
             route: Arc::clone(&entry.route),
             outcome: entry.outcome,
         };
-        if known.is_frequent.load(Ordering::Relaxed) || !kind.outcome.may_have_changed() {
-            let mut sums = self.sums();
-            if let Some(sum) = sums.kinds.get_mut(&kind) {
-                return sum.add(published);
+        if details.is_aggregated.load(Ordering::Relaxed) || !key.outcome.may_have_changed() {
+            let mut tallies = self.tallies();
+            if let Some(tally) = tallies.by_key.get_mut(&key) {
+                return tally.add(published);
             }
-            if sums.kinds.keys().filter(|other| other.is_known() == kind.is_known()).count() >= KINDS {
-                return sums.others.add(published);
+            if tallies.by_key.keys().filter(|other| other.is_authenticated() == key.is_authenticated()).count()
+                >= MAX_KEYS
+            {
+                return tallies.others.add(published);
             }
-            if sums.kinds.is_empty() {
-                self.begun.notify_one();
+            if tallies.by_key.is_empty() {
+                self.tally_begun.notify_one();
             }
-            sums.kinds.insert(kind.clone(), Sum::default());
+            tallies.by_key.insert(key.clone(), Tally::default());
         }
-        self.tell(&kind, Some(entry), Sum { count: 1, published });
+        self.log(&key, Some(entry), Tally { count: 1, published });
     }
 
     /// Tells how many more there were, now and then, for as long as it is polled.
-    pub(crate) async fn keep(&self) -> std::convert::Infallible {
+    pub(crate) async fn log_summaries(&self) -> std::convert::Infallible {
         loop {
-            self.begun.notified().await;
-            while !self.sums().kinds.is_empty() {
-                sleep_until(Instant::now() + EVERY).await;
-                self.tell_more();
+            self.tally_begun.notified().await;
+            while !self.tallies().by_key.is_empty() {
+                sleep_until(Instant::now() + SUMMARY_INTERVAL).await;
+                self.log_remaining();
             }
         }
     }
 
     /// Tells how many more there were. Kinds of which there was none more are forgotten.
-    pub(crate) fn tell_more(&self) {
+    pub(crate) fn log_remaining(&self) {
         let (more, others) = {
-            let mut sums = self.sums();
-            sums.kinds.retain(|_, sum| sum.count > 0);
-            let more: Vec<_> = sums.kinds.iter_mut().map(|(kind, sum)| (kind.clone(), std::mem::take(sum))).collect();
-            (more, std::mem::take(&mut sums.others))
+            let mut tallies = self.tallies();
+            tallies.by_key.retain(|_, tally| tally.count > 0);
+            let more: Vec<_> =
+                tallies.by_key.iter_mut().map(|(key, tally)| (key.clone(), std::mem::take(tally))).collect();
+            (more, std::mem::take(&mut tallies.others))
         };
-        for (kind, sum) in more {
-            self.tell(&kind, None, sum);
+        for (key, tally) in more {
+            self.log(&key, None, tally);
         }
-        let Sum { count, published } = others;
+        let Tally { count, published } = others;
         if count > 0 {
             let node = &*self.node;
             info!(target: TARGET, node, event = "audit", count, published, "audit: {count} more requests of others");
@@ -287,24 +290,24 @@ impl Audit {
     }
 
     /// Tells of one request, or of how many more like it there were.
-    fn tell(&self, kind: &Kind, one: Option<&Entry>, Sum { count, published }: Sum) {
+    fn log(&self, key: &AuditKey, one: Option<&AuditEntry>, Tally { count, published }: Tally) {
         let node = &*self.node;
-        let Kind { who, from, method, route, outcome } = kind;
+        let AuditKey { who, from, method, route, outcome } = key;
         let (by, name) = match who {
-            Who::Token(name) => ("token", &**name),
-            Who::Certificate(subject) => ("certificate", &**subject),
-            Who::Anonymous => ("nothing", NOBODY[0]),
-            Who::Stranger => ("unknown token", NOBODY[1]),
+            Principal::Token(name) => ("token", &**name),
+            Principal::Certificate(subject) => ("certificate", &**subject),
+            Principal::Anonymous => ("nothing", UNAUTHENTICATED_NAMES[0]),
+            Principal::UnknownToken => ("unknown token", UNAUTHENTICATED_NAMES[1]),
         };
         let status = match outcome {
-            Outcome::Answered(status) => Some(status.as_u16()),
-            Outcome::Aborted => None,
+            AuditOutcome::Answered(status) => Some(status.as_u16()),
+            AuditOutcome::Aborted => None,
         };
         // A subject may have any letters; between quotes it ends where it ends.
         let told = if by == "certificate" { format!("{name:?}") } else { name.into() };
         let place = one.map_or_else(|| from.to_string(), |one| one.from.to_string());
         let path = one.map(|one| &*one.path);
-        let what = one.and_then(|one| one.audited.0.what.get()).map(|what| &**what);
+        let what = one.and_then(|one| one.handle.0.what.get()).map(|what| &**what);
         let published = (published > 0).then_some(published);
         let messages = published.map(|published| format!(", {published} published")).unwrap_or_default();
         let answer = status.map(|status| format!(" ({status})")).unwrap_or_default();
@@ -332,7 +335,7 @@ impl Audit {
 }
 
 /// The methods that there are; others may be as long as a head.
-fn known(method: &Method) -> &'static str {
+fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

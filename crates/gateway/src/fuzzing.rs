@@ -11,15 +11,16 @@ use axum::{
 };
 
 use super::{
-    events::Cursor,
-    follow, guard,
+    guard,
     problem::Problem,
-    publish::{self, Ack},
+    publish::{self, AckMode},
     query,
+    stream_format::Cursor,
+    streams,
 };
 
 /// A refusal has at most so many bytes, whatever it refuses.
-const PROBLEM: usize = 8192;
+const MAX_PROBLEM_BYTES: usize = 8192;
 
 /// A request, as far as it is read before the node is asked: a line with path and query, lines of headers, a blank line and
 /// a body. What is refused is refused in few words.
@@ -41,28 +42,32 @@ pub fn http(data: &[u8]) {
         }
     }
     let (uri, headers) = (request.uri(), request.headers());
-    let _ = guard::unclear(&request);
-    refused(query::none(uri));
-    refused(query::read(uri, ["ack", "timeout"]).and_then(|[ack, time]| Ack::read(ack.as_deref(), time.as_deref())));
-    refused(query::read(uri, ["messages"]).and_then(|[messages]| query::messages("messages", messages)));
-    refused(query::read(uri, ["key", "from", "last", "after"]).and_then(|[_, _, last, after]| {
-        query::messages("last", last)?;
-        follow::last_heard(headers, after.as_deref())
+    let _ = guard::ambiguous(&request);
+    check_problem(query::reject_any(uri));
+    check_problem(
+        query::read(uri, ["ack", "timeout"]).and_then(|[ack, time]| AckMode::read(ack.as_deref(), time.as_deref())),
+    );
+    check_problem(
+        query::read(uri, ["messages"]).and_then(|[messages]| query::parse_message_count("messages", messages)),
+    );
+    check_problem(query::read(uri, ["key", "from", "last", "after"]).and_then(|[_, _, last, after]| {
+        query::parse_message_count("last", last)?;
+        streams::resume_cursor(headers, after.as_deref())
     }));
-    if let Ok(Some(cursor)) = follow::last_heard(headers, None) {
+    if let Ok(Some(cursor)) = streams::resume_cursor(headers, None) {
         let again = cursor.to_string().parse::<Cursor>();
         assert_eq!(again, Ok(cursor));
     }
-    refused(follow::form(headers));
+    check_problem(streams::negotiate_format(headers));
     for line in body.split(|byte| *byte == b'\n') {
-        refused(publish::parse(line));
+        check_problem(publish::parse(line));
     }
 }
 
-fn refused<T>(read: Result<T, Problem>) {
+fn check_problem<T>(read: Result<T, Problem>) {
     if let Err(problem) = read {
         let body = problem.body();
-        assert!(body.len() <= PROBLEM, "{} bytes", body.len());
+        assert!(body.len() <= MAX_PROBLEM_BYTES, "{} bytes", body.len());
         assert!(!body.chars().any(char::is_control), "{body:?}");
         serde_json::from_str::<serde_json::Value>(&body).expect("a problem is JSON");
     }

@@ -9,7 +9,7 @@
 //! # What can go wrong
 //!
 //! - *A message that is long, or does not end*: it may have [`MAX_MESSAGE`] bytes, and has the time of a head
-//!   ([`Times`](super::Times)).
+//!   ([`Timeouts`](super::Times)).
 //! - *Clients that compress*: they are told that nobody here can read that, as the protocol has it.
 
 use std::{convert::Infallible, sync::Arc};
@@ -29,8 +29,8 @@ use tokio::time::timeout;
 
 use super::{
     app::App,
+    cluster,
     grpc::{PREFIX, is_grpc, respond, trailers},
-    look,
     problem::Problem,
 };
 
@@ -87,7 +87,7 @@ async fn check(app: &App, request: Request) -> Result<u8, Failed> {
         let why = format!("only {CHECK} is served; call it again whenever you want to know");
         return Err(Failed(Code::Unimplemented, why));
     }
-    let limit = app.config.times.head;
+    let limit = app.config.timeouts.head;
     let sent = timeout(limit, Limited::new(request.into_body(), PREFIX + MAX_MESSAGE).collect()).await;
     let sent = sent.map_err(|_| {
         let why = format!("the request did not arrive within {limit:?}; send it in one go");
@@ -102,8 +102,8 @@ async fn check(app: &App, request: Request) -> Result<u8, Failed> {
         }
     })?;
     let health = match &*service(message(&sent.to_bytes())?)? {
-        "" => look::readiness(app).await,
-        "live" => look::liveness(app).await,
+        "" => cluster::readiness(app).await,
+        "live" => cluster::liveness(app).await,
         other => {
             let why = format!("there is no service {}; ask for \"\" (ready) or \"live\"", quote(other));
             return Err(Failed(Code::NotFound, why));

@@ -26,14 +26,14 @@ use broadcast::config::quote;
 use serde::Serialize;
 
 use super::{
-    access::{Bearer, Caller, Needs, Scope, Scopes},
+    access::{ConnectionInfo, Credentials, RequiredScopes, Scope, Scopes},
     app::App,
     grpc,
     problem::Problem,
 };
 
 /// What needs no token, beside gRPC's health check.
-pub(super) const OPEN: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+pub(super) const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// Where web pages come from: `https://example.org`, with a port where that is not the scheme's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +56,14 @@ impl FromStr for Origin {
 }
 
 /// Whether a browser says that a page of this origin asks.
-enum Asker {
+enum PageOrigin {
     /// No page, or this node's own.
     Own,
     /// One that is allowed.
     Allowed(HeaderValue),
     Foreign(String),
     /// Nobody knows: the node is called by a name that anybody may have given it.
-    Misled(String),
+    Rebound(String),
 }
 
 /// The name that a request calls this node by: the header Host, or in HTTP/2 `:authority`.
@@ -73,16 +73,16 @@ fn host(request: &Request) -> &str {
     authority.map(Authority::as_str).or_else(header).unwrap_or_default()
 }
 
-fn asker(request: &Request, caller: &Caller, app: &App) -> Asker {
+fn page_origin(request: &Request, connection: &ConnectionInfo, app: &App) -> PageOrigin {
     let (method, headers) = (request.method(), request.headers());
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = host(request).to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
     // No browser calls gRPC in plain HTTP/2: there is no page that could have made up the name.
     let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(headers);
-    let any_name = caller.over_tls || !app.config.access.is_open() || is_grpc;
+    let any_name = connection.over_tls || !app.config.access.is_open() || is_grpc;
     if !any_name && !is_local(&host) && !app.config.origins.iter().any(named) {
-        return Asker::Misled(host);
+        return PageOrigin::Rebound(host);
     }
     let Some(origin) = headers.get(header::ORIGIN) else {
         // What a page only shows or loads has no origin, but a browser says from where it is asked for. A link may
@@ -90,17 +90,17 @@ fn asker(request: &Request, caller: &Caller, app: &App) -> Asker {
         let site = text("sec-fetch-site").unwrap_or_default();
         let followed = text("sec-fetch-mode") == Some("navigate") && method.is_safe();
         let foreign = matches!(site, "cross-site" | "same-site") && !followed;
-        return if foreign { Asker::Foreign(site.into()) } else { Asker::Own };
+        return if foreign { PageOrigin::Foreign(site.into()) } else { PageOrigin::Own };
     };
     let value = origin.to_str().unwrap_or_default().to_ascii_lowercase();
     if app.config.origins.iter().any(|allowed| allowed.0 == value) {
-        return Asker::Allowed(origin.clone());
+        return PageOrigin::Allowed(origin.clone());
     }
     // Without TLS here, something in front of the node may speak it.
     let own = value
         .split_once("://")
-        .is_some_and(|(scheme, authority)| authority == host && (scheme == "https" || !caller.over_tls));
-    if own { Asker::Own } else { Asker::Foreign(value) }
+        .is_some_and(|(scheme, authority)| authority == host && (scheme == "https" || !connection.over_tls));
+    if own { PageOrigin::Own } else { PageOrigin::Foreign(value) }
 }
 
 /// Whether no name on the internet is this host's.
@@ -114,7 +114,7 @@ fn is_local(host: &str) -> bool {
 
 /// Why it cannot be told by which name a request calls this node, or for which page (RFC 9112, section 3.2; RFC 9113,
 /// section 8.3.1).
-pub(super) fn unclear(request: &Request) -> Option<&'static str> {
+pub(super) fn ambiguous(request: &Request) -> Option<&'static str> {
     let headers = request.headers();
     let count = |name| headers.get_all(name).iter().count();
     // Of two, something on the way may have looked at the other one.
@@ -141,61 +141,62 @@ pub(super) fn unclear(request: &Request) -> Option<&'static str> {
 
 /// Lets a request through, or answers why not.
 pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() else {
+    let Some(connection) = request.extensions().get::<Arc<ConnectionInfo>>().cloned() else {
         let detail = "it is not known from where this request comes";
         return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response();
     };
-    let bearer = app.config.access.bearer(request.headers());
+    let credentials = app.config.access.credentials(request.headers());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let (route, needs) = (route.as_ref().map(MatchedPath::as_str), needs(route.as_ref(), &app));
-    let scope = needs.and_then(|needs| needs.of(request.method()));
-    let is_operators = matches!(scope, Some(Scope::Operate | Scope::Deploy));
-    let only_looks = needs.map_or(request.method().is_safe(), |needs| needs.only_looks(request.method()));
-    if only_looks && !is_operators {
-        return judge(&app, &caller, &bearer, needs, request, next).await;
+    let (route, required_scopes) = (route.as_ref().map(MatchedPath::as_str), scopes_of_route(route.as_ref(), &app));
+    let scope = required_scopes.and_then(|required| required.of(request.method()));
+    let is_for_operators = matches!(scope, Some(Scope::Operate | Scope::Deploy));
+    let is_read_only =
+        required_scopes.map_or(request.method().is_safe(), |required| required.is_read_only(request.method()));
+    if is_read_only && !is_for_operators {
+        return authorize_and_run(&app, &connection, &credentials, required_scopes, request, next).await;
     }
-    let who = (&bearer, caller.certificate.as_ref());
-    let mut entry = app.audit.begin(who, caller.peer, (request.method(), request.uri()), route);
-    request.extensions_mut().insert(entry.audited());
-    request.extensions_mut().insert(bearer.scopes().unwrap_or(Scopes::NONE));
-    let response = judge(&app, &caller, &bearer, needs, request, next).await;
+    let who = (&credentials, connection.certificate.as_ref());
+    let mut entry = app.audit.begin(who, connection.peer, (request.method(), request.uri()), route);
+    request.extensions_mut().insert(entry.handle());
+    request.extensions_mut().insert(credentials.scopes().unwrap_or(Scopes::NONE));
+    let response = authorize_and_run(&app, &connection, &credentials, required_scopes, request, next).await;
     entry.answered(response.status());
     response
 }
 
 /// What the route needs. Where there is none, only who may call at all is told so.
-fn needs(route: Option<&MatchedPath>, app: &App) -> Option<Needs> {
-    app.needs.get(route?.as_str()).copied()
+fn scopes_of_route(route: Option<&MatchedPath>, app: &App) -> Option<RequiredScopes> {
+    app.required_scopes.get(route?.as_str()).copied()
 }
 
-async fn judge(
+async fn authorize_and_run(
     app: &App,
-    caller: &Caller,
-    bearer: &Bearer,
-    needs: Option<Needs>,
+    connection: &ConnectionInfo,
+    credentials: &Credentials,
+    required_scopes: Option<RequiredScopes>,
     request: Request,
     next: Next,
 ) -> Response {
-    if let Some(detail) = unclear(&request) {
-        return refused(Problem::bad_request(detail));
+    if let Some(detail) = ambiguous(&request) {
+        return close_connection(Problem::bad_request(detail));
     }
-    let open = needs == Some(Needs::NOTHING);
-    let allowed = match asker(&request, caller, app) {
-        Asker::Own => None,
-        Asker::Misled(_) if open => None,
-        Asker::Misled(host) => {
+    let open = required_scopes == Some(RequiredScopes::NONE);
+    let allowed = match page_origin(&request, connection, app) {
+        PageOrigin::Own => None,
+        PageOrigin::Rebound(_) if open => None,
+        PageOrigin::Rebound(host) => {
             let detail = format!(
                 "this node does not answer to the name {}, which a web page may have made up: call it by an address, by \
                  localhost or by a name without dots, name it in `origins` as http://NAME, or set a `token`",
                 quote(&host)
             );
-            return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
+            return close_connection(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
-        Asker::Allowed(origin) => Some(origin),
-        Asker::Foreign(origin) => {
+        PageOrigin::Allowed(origin) => Some(origin),
+        PageOrigin::Foreign(origin) => {
             let origin = quote(&origin);
             let detail = format!("web pages from {origin} may not call this node; `origins` names those that may");
-            return refused(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
+            return close_connection(Problem::new(StatusCode::FORBIDDEN, (app.config.explain)(&detail)));
         }
     };
     let preflight =
@@ -203,9 +204,9 @@ async fn judge(
     let mut response = if allowed.is_some() && preflight {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        match authorise(&request, caller, bearer, needs, app) {
+        match authorize(&request, connection, credentials, required_scopes, app) {
             Ok(()) => next.run(request).await,
-            Err(problem) => refused(problem),
+            Err(problem) => close_connection(problem),
         }
     };
     let headers = response.headers_mut();
@@ -228,54 +229,54 @@ async fn judge(
 
 /// What a caller lacks.
 #[derive(Serialize)]
-struct Lacks {
+struct MissingScope {
     scope: &'static str,
 }
 
 /// Whether the caller has what the route needs.
-fn authorise(
+fn authorize(
     request: &Request,
-    caller: &Caller,
-    bearer: &Bearer,
-    needs: Option<Needs>,
+    connection: &ConnectionInfo,
+    credentials: &Credentials,
+    required_scopes: Option<RequiredScopes>,
     app: &App,
 ) -> Result<(), Problem> {
     let explained = |status, detail: &str| Problem::new(status, (app.config.explain)(detail));
-    if needs == Some(Needs::NOTHING) {
+    if required_scopes == Some(RequiredScopes::NONE) {
         return Ok(());
     }
     // What clients need now, whatever they needed when they connected.
-    if app.config.tls.as_ref().is_some_and(crate::Tls::asks_for_certificate) && caller.certificate.is_none() {
+    if app.config.tls.as_ref().is_some_and(crate::Tls::asks_for_certificate) && connection.certificate.is_none() {
         let detail = "this node wants to see a client certificate from one of the authorities in `tls_client_ca_file`";
         return Err(explained(StatusCode::FORBIDDEN, detail));
     }
-    let Some(scopes) = bearer.scopes() else { return Err(unauthorized(request.headers(), app)) };
-    let Some(scope) = needs.and_then(|needs| needs.of(request.method())) else { return Ok(()) };
+    let Some(scopes) = credentials.scopes() else { return Err(unauthorized(request.headers(), app)) };
+    let Some(scope) = required_scopes.and_then(|required| required.of(request.method())) else { return Ok(()) };
     if scopes.has(scope) {
         return Ok(());
     }
-    let detail = match bearer {
-        Bearer::Named(name, _) => {
+    let detail = match credentials {
+        Credentials::Token(name, _) => {
             format!("the token {name} does not have the scope {scope}, but {scopes}; `tokens_file` says what each has")
         }
         _ => format!("this needs a token with the scope {scope}; name it in `tokens_file`"),
     };
     Err(explained(StatusCode::FORBIDDEN, &detail)
-        .with(Lacks { scope: scope.name() })
-        .header(header::WWW_AUTHENTICATE, insufficient(scope)))
+        .with(MissingScope { scope: scope.name() })
+        .header(header::WWW_AUTHENTICATE, www_authenticate(scope)))
 }
 
 /// The answer to who asks a route for something that needs this scope, besides what the route needs. What callers have is
 /// in the extensions of requests that may change something, as [`Scopes`].
 #[must_use]
-pub fn lacks(scope: Scope) -> Problem {
+pub fn insufficient_scope(scope: Scope) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, format_args!("this needs a token with the scope {scope}"))
-        .with(Lacks { scope: scope.name() })
-        .header(header::WWW_AUTHENTICATE, insufficient(scope))
+        .with(MissingScope { scope: scope.name() })
+        .header(header::WWW_AUTHENTICATE, www_authenticate(scope))
 }
 
 /// RFC 6750, section 3.
-fn insufficient(scope: Scope) -> &'static str {
+fn www_authenticate(scope: Scope) -> &'static str {
     match scope {
         Scope::Read => r#"Bearer realm="broadcast", error="insufficient_scope", scope="read""#,
         Scope::Publish => r#"Bearer realm="broadcast", error="insufficient_scope", scope="publish""#,
@@ -298,7 +299,7 @@ fn unauthorized(headers: &HeaderMap, app: &App) -> Problem {
 }
 
 /// Who may not call is not to keep a connection that others need.
-fn refused(problem: Problem) -> Response {
+fn close_connection(problem: Problem) -> Response {
     problem.header(header::CONNECTION, "close").into_response()
 }
 

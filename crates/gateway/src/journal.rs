@@ -20,70 +20,70 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::{
-    events::{Cursor, Form, Notice, Read},
-    pieces::PIECE,
+    chunks::CHUNK_BYTES,
     problem,
+    stream_format::{Cursor, Notice, ReadOutcome, StreamFormat},
 };
 
 /// What is kept at most, in entries and in bytes.
 pub(crate) const MAX_ENTRIES: usize = 65_536;
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 /// What an entry takes beside its text.
-const OVERHEAD: usize = 128;
+const ENTRY_OVERHEAD: usize = 128;
 
 /// What somebody wants to hear.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Filter {
+pub(super) struct MessageFilter {
     /// What the key begins with.
-    pub(super) key: String,
+    pub(super) key_prefix: String,
     /// Who says it; anybody if that is not set.
-    pub(super) from: Option<NodeName>,
+    pub(super) origin: Option<NodeName>,
 }
 
 /// An entry, in both forms: the text is `id: …\ndata: {…}\n\n`, of which a part is the line.
 #[derive(Debug)]
-struct Entry {
+struct JournalEntry {
     text: Bytes,
     line: (u32, u32),
     /// Nothing for what everybody is to know.
-    said: Option<(NodeName, Box<str>)>,
+    origin_and_key: Option<(NodeName, Box<str>)>,
 }
 
-impl Entry {
+impl JournalEntry {
     fn size(&self) -> usize {
-        self.text.len() + self.said.as_ref().map_or(0, |(_, key)| key.len()) + OVERHEAD
+        self.text.len() + self.origin_and_key.as_ref().map_or(0, |(_, key)| key.len()) + ENTRY_OVERHEAD
     }
 
-    fn passes(&self, filter: &Filter) -> bool {
-        self.said.as_ref().is_none_or(|(origin, key)| {
-            key.starts_with(&filter.key) && filter.from.as_ref().is_none_or(|from| from == origin)
+    fn passes(&self, filter: &MessageFilter) -> bool {
+        self.origin_and_key.as_ref().is_none_or(|(origin, key)| {
+            key.starts_with(&filter.key_prefix) && filter.origin.as_ref().is_none_or(|wanted| wanted == origin)
         })
     }
 
-    fn text(&self, form: Form) -> Bytes {
-        match form {
-            Form::Events => self.text.clone(),
-            Form::Lines => self.text.slice(self.line.0 as usize..self.line.1 as usize),
+    fn text(&self, format: StreamFormat) -> Bytes {
+        match format {
+            StreamFormat::EventStream => self.text.clone(),
+            StreamFormat::JsonLines => self.text.slice(self.line.0 as usize..self.line.1 as usize),
         }
     }
 }
 
 /// How far a follower has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
+pub(super) struct ReadPosition {
     /// The number of entries before.
     at: u64,
     /// Bytes of that entry that have been told.
     within: usize,
 }
 
-impl Position {
+impl ReadPosition {
     fn before(at: u64) -> Self {
         Self { at, within: 0 }
     }
 
     /// Whether an entry has been told in part: what comes next is its rest.
-    pub(super) fn is_within(self) -> bool {
+    pub(super) fn is_inside_entry(self) -> bool {
         self.within > 0
     }
 }
@@ -91,7 +91,7 @@ impl Position {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Journal {
-    life: u64,
+    journal_id: u64,
     state: Mutex<State>,
     /// The place after the last entry.
     end: watch::Sender<u64>,
@@ -99,7 +99,7 @@ pub(super) struct Journal {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<JournalEntry>,
     bytes: usize,
     /// The place of the first entry.
     first: u64,
@@ -107,9 +107,9 @@ struct State {
 }
 
 impl Journal {
-    /// `life` differs from that of all others.
-    pub(super) fn new(life: u64) -> Self {
-        Self { life, state: Mutex::default(), end: watch::Sender::new(0) }
+    /// `journal_id` differs from that of all others.
+    pub(super) fn new(journal_id: u64) -> Self {
+        Self { journal_id, state: Mutex::default(), end: watch::Sender::new(0) }
     }
 
     /// Adds messages that came at this time.
@@ -118,19 +118,19 @@ impl Journal {
         let received = humantime::format_rfc3339_micros(at.max(SystemTime::UNIX_EPOCH)).to_string();
         let mut state = self.lock();
         for message in messages.drain(..) {
-            let cursor = Cursor { life: self.life, position: state.end() + 1 };
-            let said = (message.origin().clone(), message.key().into());
-            state.add(cursor, None, Some(said), &Heard::text(&message, &received, cursor));
+            let cursor = Cursor { journal_id: self.journal_id, position: state.end() + 1 };
+            let origin_and_key = (message.origin().clone(), message.key().into());
+            state.add(cursor, None, Some(origin_and_key), &MessageJson::text(&message, &received, cursor));
         }
         self.announce(state);
     }
 
     /// Adds something that everybody is to know.
-    pub(super) fn tell(&self, notice: Notice<'_>) {
+    pub(super) fn add_notice(&self, notice: Notice<'_>) {
         let mut state = self.lock();
-        let cursor = Cursor { life: self.life, position: state.end() + 1 };
+        let cursor = Cursor { journal_id: self.journal_id, position: state.end() + 1 };
         let name = notice.name();
-        state.add(cursor, Some(name), None, &problem::text(&notice.at(cursor)));
+        state.add(cursor, Some(name), None, &problem::to_json(&notice.with_cursor(cursor)));
         self.announce(state);
     }
 
@@ -148,75 +148,80 @@ impl Journal {
     }
 
     /// Changes whenever there is more.
-    pub(super) fn news(&self) -> watch::Receiver<u64> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.end.subscribe()
     }
 
-    pub(super) fn cursor(&self, place: Position) -> Cursor {
-        Cursor { life: self.life, position: place.at }
+    pub(super) fn cursor(&self, position: ReadPosition) -> Cursor {
+        Cursor { journal_id: self.journal_id, position: position.at }
     }
 
     /// The place after the last entry.
-    pub(super) fn now(&self) -> Position {
-        Position::before(self.lock().end())
+    pub(super) fn end_position(&self) -> ReadPosition {
+        ReadPosition::before(self.lock().end())
     }
 
     /// The place of the last `count` entries that pass.
-    pub(super) fn last(&self, count: usize, filter: &Filter) -> Position {
+    pub(super) fn position_of_last(&self, count: usize, filter: &MessageFilter) -> ReadPosition {
         let state = self.lock();
         let passing = state.entries.iter().enumerate().rev().filter(|(_, entry)| entry.passes(filter));
-        Position::before(passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64))
+        ReadPosition::before(passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64))
     }
 
     /// The place that a cursor names; the first there is, and `false`, for one of another life.
-    pub(super) fn place(&self, cursor: Cursor) -> (Position, bool) {
+    pub(super) fn position_of(&self, cursor: Cursor) -> (ReadPosition, bool) {
         let state = self.lock();
-        if cursor.life == self.life && cursor.position <= state.end() {
-            (Position::before(cursor.position), true)
+        if cursor.journal_id == self.journal_id && cursor.position <= state.end() {
+            (ReadPosition::before(cursor.position), true)
         } else {
-            (Position::before(state.first), false)
+            (ReadPosition::before(state.first), false)
         }
     }
 
     /// Moves a place on to what is kept; how many entries that leaves out.
-    pub(super) fn skip(&self, place: &mut Position) -> u64 {
+    pub(super) fn skip_missing(&self, position: &mut ReadPosition) -> u64 {
         let first = self.lock().first;
-        let missed = first.saturating_sub(place.at);
-        place.at += missed;
+        let missed = first.saturating_sub(position.at);
+        position.at += missed;
         missed
     }
 
     /// What there is at a place that passes; the place moves on.
-    pub(super) fn read(&self, place: &mut Position, filter: &Filter, form: Form) -> Read {
+    pub(super) fn read(
+        &self,
+        position: &mut ReadPosition,
+        filter: &MessageFilter,
+        format: StreamFormat,
+    ) -> ReadOutcome {
         let state = self.lock();
-        if place.at < state.first {
-            if std::mem::take(&mut place.within) > 0 {
-                return Read::Torn;
+        if position.at < state.first {
+            if std::mem::take(&mut position.within) > 0 {
+                return ReadOutcome::Torn;
             }
-            let missed = state.first - place.at;
-            place.at = state.first;
-            return Read::Lagged(missed);
+            let missed = state.first - position.at;
+            position.at = state.first;
+            return ReadOutcome::Lagged(missed);
         }
-        let mut told = BytesMut::new();
-        for entry in state.entries.range((place.at - state.first) as usize..) {
+        let mut chunk = BytesMut::new();
+        for entry in state.entries.range((position.at - state.first) as usize..) {
             if entry.passes(filter) {
-                let text = entry.text(form);
-                let rest = &text[place.within..];
-                if rest.len() > PIECE && told.is_empty() {
-                    place.within += PIECE;
-                    return Read::Text(Bytes::copy_from_slice(&rest[..PIECE]));
+                let text = entry.text(format);
+                let rest = &text[position.within..];
+                if rest.len() > CHUNK_BYTES && chunk.is_empty() {
+                    position.within += CHUNK_BYTES;
+                    return ReadOutcome::Chunk(Bytes::copy_from_slice(&rest[..CHUNK_BYTES]));
                 }
-                if told.len() + rest.len() > PIECE {
+                if chunk.len() + rest.len() > CHUNK_BYTES {
                     break;
                 }
-                told.extend_from_slice(rest);
+                chunk.extend_from_slice(rest);
             }
-            *place = Position { at: place.at + 1, within: 0 };
+            *position = ReadPosition { at: position.at + 1, within: 0 };
         }
-        match told.is_empty() {
-            false => Read::Text(told.freeze()),
-            true if state.ended => Read::Closed,
-            true => Read::Empty,
+        match chunk.is_empty() {
+            false => ReadOutcome::Chunk(chunk.freeze()),
+            true if state.ended => ReadOutcome::Closed,
+            true => ReadOutcome::Empty,
         }
     }
 
@@ -231,9 +236,15 @@ impl State {
         self.first + self.entries.len() as u64
     }
 
-    fn add(&mut self, cursor: Cursor, name: Option<&str>, said: Option<(NodeName, Box<str>)>, data: &str) {
+    fn add(
+        &mut self,
+        cursor: Cursor,
+        event_name: Option<&str>,
+        origin_and_key: Option<(NodeName, Box<str>)>,
+        data: &str,
+    ) {
         let mut text = format!("id: {cursor}\n");
-        if let Some(name) = name {
+        if let Some(name) = event_name {
             text.extend(["event: ", name, "\n"]);
         }
         text.push_str("data: ");
@@ -241,7 +252,7 @@ impl State {
         text.push_str(data);
         text.push_str("\n\n");
         let line = (start as u32, text.len() as u32 - 1);
-        let entry = Entry { text: text.into(), line, said };
+        let entry = JournalEntry { text: text.into(), line, origin_and_key };
         self.bytes += entry.size();
         self.entries.push_back(entry);
         while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES && self.entries.len() > 1 {
@@ -254,7 +265,7 @@ impl State {
 
 /// A message, as followers are told it.
 #[derive(Serialize)]
-struct Heard<'a> {
+struct MessageJson<'a> {
     id: Option<String>,
     origin: &'a str,
     epoch: Option<u64>,
@@ -266,11 +277,11 @@ struct Heard<'a> {
     cursor: Cursor,
 }
 
-impl Heard<'_> {
+impl MessageJson<'_> {
     fn text(message: &Message, received: &str, cursor: Cursor) -> String {
         let (origin, value) = (message.origin().to_string(), message.value_on_one_line());
         let id = message.id();
-        problem::text(&Heard {
+        problem::to_json(&MessageJson {
             id: id.map(|id| id.of(&origin)),
             origin: &origin,
             epoch: id.map(|id| id.epoch),
@@ -288,95 +299,113 @@ impl Heard<'_> {
 mod tests {
     use super::*;
 
-    fn said(key: &str, value: &str) -> Message {
+    fn message(key: &str, value: &str) -> Message {
         Message::of_others("go", key, value)
     }
 
     fn journal(keys: &[&str]) -> Journal {
         let journal = Journal::new(7);
-        keys.iter().for_each(|key| journal.add(&mut vec![said(key, "1")], SystemTime::UNIX_EPOCH));
+        keys.iter().for_each(|key| journal.add(&mut vec![message(key, "1")], SystemTime::UNIX_EPOCH));
         journal
     }
 
-    fn keys(told: Read) -> Vec<String> {
-        let Read::Text(text) = told else { panic!("{told:?}") };
+    fn keys(outcome: ReadOutcome) -> Vec<String> {
+        let ReadOutcome::Chunk(text) = outcome else { panic!("{outcome:?}") };
         let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()["key"].to_string()).collect()
     }
 
-    fn at(position: u64) -> Position {
-        Position::before(position)
+    fn at(position: u64) -> ReadPosition {
+        ReadPosition::before(position)
     }
 
     #[test]
     fn an_entry_is_one_event_or_one_line() {
         let journal = Journal::new(0xab);
-        journal.add(&mut vec![said("a\n", "{\n\"x\": \"y\\nz\"}")], SystemTime::UNIX_EPOCH);
+        journal.add(&mut vec![message("a\n", "{\n\"x\": \"y\\nz\"}")], SystemTime::UNIX_EPOCH);
         let object = concat!(
             r#"{"id":null,"origin":"go","epoch":null,"seq":null,"key":"a\n","value":{ "x": "y\nz"},"hops":0,"#,
             r#""received":"1970-01-01T00:00:00.000000Z","cursor":"ab.1"}"#
         );
-        let told = |form| journal.read(&mut at(0), &Filter::default(), form);
-        assert_eq!(told(Form::Events), Read::Text(format!("id: ab.1\ndata: {object}\n\n").into()));
-        assert_eq!(told(Form::Lines), Read::Text(format!("{object}\n").into()));
-        journal.tell(Notice::Missed { origin: "node2", epoch: 1, from: 2, to: 3 });
-        let told = journal.read(&mut at(1), &Filter { key: "b".into(), from: None }, Form::Events);
+        let read = |format| journal.read(&mut at(0), &MessageFilter::default(), format);
+        assert_eq!(read(StreamFormat::EventStream), ReadOutcome::Chunk(format!("id: ab.1\ndata: {object}\n\n").into()));
+        assert_eq!(read(StreamFormat::JsonLines), ReadOutcome::Chunk(format!("{object}\n").into()));
+        journal.add_notice(Notice::Missed { origin: "node2", epoch: 1, from: 2, to: 3 });
+        let notice = journal.read(
+            &mut at(1),
+            &MessageFilter { key_prefix: "b".into(), origin: None },
+            StreamFormat::EventStream,
+        );
         let event = concat!(
             "id: ab.2\nevent: missed\n",
             "data: {\"event\":\"missed\",\"origin\":\"node2\",\"epoch\":1,\"from\":2,\"to\":3,\"cursor\":\"ab.2\"}\n\n"
         );
-        assert_eq!(told, Read::Text(event.into()), "everybody is told");
+        assert_eq!(notice, ReadOutcome::Chunk(event.into()), "everybody is told");
     }
 
     #[test]
     fn whoever_comes_back_goes_on_where_it_was() {
         let journal = journal(&["a", "b", "ab", "c"]);
-        let all = Filter::default();
-        let mut place = at(1);
-        assert_eq!(keys(journal.read(&mut place, &all, Form::Lines)), [r#""b""#, r#""ab""#, r#""c""#]);
-        assert_eq!((place, journal.read(&mut place, &all, Form::Lines)), (at(4), Read::Empty));
+        let all = MessageFilter::default();
+        let mut position = at(1);
+        assert_eq!(keys(journal.read(&mut position, &all, StreamFormat::JsonLines)), [r#""b""#, r#""ab""#, r#""c""#]);
+        assert_eq!((position, journal.read(&mut position, &all, StreamFormat::JsonLines)), (at(4), ReadOutcome::Empty));
         let cursor: Cursor = "7.3".parse().unwrap();
-        assert_eq!(journal.place(cursor), (at(3), true));
-        assert_eq!(journal.place("8.3".parse().unwrap()), (at(0), false), "of another life");
-        assert_eq!(journal.place("7.5".parse().unwrap()), (at(0), false), "of what has not been said");
+        assert_eq!(journal.position_of(cursor), (at(3), true));
+        assert_eq!(journal.position_of("8.3".parse().unwrap()), (at(0), false), "of another life");
+        assert_eq!(journal.position_of("7.5".parse().unwrap()), (at(0), false), "of what has not been said");
         for text in ["", "7", "7.", ".3", "x.3", "7.-1", "7.3.1"] {
             assert!(text.parse::<Cursor>().is_err(), "{text}");
         }
-        let a = Filter { key: "a".into(), from: None };
-        assert_eq!(keys(journal.read(&mut at(0), &a, Form::Lines)), [r#""a""#, r#""ab""#]);
-        let of_x = Filter { from: Some("x".into()), ..a.clone() };
-        assert_eq!(journal.read(&mut at(0), &of_x, Form::Lines), Read::Empty);
-        assert_eq!([1, 2, 9, 0].map(|count| journal.last(count, &a)), [2, 0, 0, 4].map(at));
+        let a = MessageFilter { key_prefix: "a".into(), origin: None };
+        assert_eq!(keys(journal.read(&mut at(0), &a, StreamFormat::JsonLines)), [r#""a""#, r#""ab""#]);
+        let of_x = MessageFilter { origin: Some("x".into()), ..a.clone() };
+        assert_eq!(journal.read(&mut at(0), &of_x, StreamFormat::JsonLines), ReadOutcome::Empty);
+        assert_eq!([1, 2, 9, 0].map(|count| journal.position_of_last(count, &a)), [2, 0, 0, 4].map(at));
         journal.end();
-        assert_eq!(journal.read(&mut place, &all, Form::Lines), Read::Closed);
+        assert_eq!(journal.read(&mut position, &all, StreamFormat::JsonLines), ReadOutcome::Closed);
     }
 
     #[test]
     fn it_is_bounded_and_says_what_is_gone() {
         let journal = Journal::new(7);
-        let mut many: Vec<_> = (0..MAX_ENTRIES + 3).map(|_| said("k", "1")).collect();
+        let mut many: Vec<_> = (0..MAX_ENTRIES + 3).map(|_| message("k", "1")).collect();
         journal.add(&mut many, SystemTime::UNIX_EPOCH);
         assert!(journal.lock().bytes <= MAX_BYTES && journal.lock().entries.len() <= MAX_ENTRIES);
         let first = journal.lock().first;
-        let mut place = at(0);
-        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Lagged(first));
-        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Text(_)));
+        let mut position = at(0);
+        assert_eq!(
+            journal.read(&mut position, &MessageFilter::default(), StreamFormat::EventStream),
+            ReadOutcome::Lagged(first)
+        );
+        assert!(matches!(
+            journal.read(&mut position, &MessageFilter::default(), StreamFormat::EventStream),
+            ReadOutcome::Chunk(_)
+        ));
 
         let large = format!("\"{}\"", "x".repeat(MAX_BYTES / 3));
-        journal.add(&mut (0..4).map(|_| said("k", &large)).collect(), SystemTime::UNIX_EPOCH);
+        journal.add(&mut (0..4).map(|_| message("k", &large)).collect(), SystemTime::UNIX_EPOCH);
         assert!(journal.lock().bytes <= MAX_BYTES);
-        let (mut place, mut told) = (at(journal.now().at - 2), Vec::new());
-        while let Read::Text(text) = journal.read(&mut place, &Filter::default(), Form::Lines) {
-            assert!(text.len() <= PIECE);
-            told.extend_from_slice(&text);
+        let (mut position, mut all) = (at(journal.end_position().at - 2), Vec::new());
+        while let ReadOutcome::Chunk(chunk) =
+            journal.read(&mut position, &MessageFilter::default(), StreamFormat::JsonLines)
+        {
+            assert!(chunk.len() <= CHUNK_BYTES);
+            all.extend_from_slice(&chunk);
         }
-        let lines = told.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = all.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         let values = lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()["value"].to_string());
         assert!(values.eq([large.clone(), large.clone()]));
 
-        let mut place = at(journal.now().at - 2);
-        assert!(matches!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Text(_)));
-        journal.add(&mut (0..3).map(|_| said("k", &large)).collect(), SystemTime::UNIX_EPOCH);
-        assert_eq!(journal.read(&mut place, &Filter::default(), Form::Events), Read::Torn);
+        let mut position = at(journal.end_position().at - 2);
+        assert!(matches!(
+            journal.read(&mut position, &MessageFilter::default(), StreamFormat::EventStream),
+            ReadOutcome::Chunk(_)
+        ));
+        journal.add(&mut (0..3).map(|_| message("k", &large)).collect(), SystemTime::UNIX_EPOCH);
+        assert_eq!(
+            journal.read(&mut position, &MessageFilter::default(), StreamFormat::EventStream),
+            ReadOutcome::Torn
+        );
     }
 }

@@ -1,29 +1,77 @@
-//! The node from outside: an HTTP API for programs in any language, and a page for people.
+//! The gateway: a node's HTTP API for programs in any language, and its page for people.
 //!
-//! # States
+//! A [`Server`] listens on a port, and serves a node ([`Handle`]) until that has stopped. It knows the node's public interface
+//! and nothing beneath it.
 //!
-//! A [`Server`] is bound, then runs until its node has stopped: then those who follow are told so, and it
-//! ends. Each connection is a task of its own (`accept`, `connection`), in HTTP/1.1 or HTTP/2; each message is put into
-//! words once, for all who follow (`journal`), and so is what happens (`bulletin`).
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use broadcast_gateway::{Access, GatewayConfig, Server, Tokens};
 //!
-//! Whoever has more to serve mounts its [`Routes`]: they are guarded, limited, logged and described as the gateway's own,
-//! its metrics are told with those of the node, and its script runs in the page.
+//! let node = broadcast::start(broadcast::Config::new("node1")).await?;
+//! let tokens = Tokens::new(Tokens::parse("ci: read,publish e1P9ZZSdSHckQPbIDwl6VbxzIkfqMAAq")?)?;
+//! let config = GatewayConfig { access: Access::with(tokens), ..GatewayConfig::new("127.0.0.1:8946".parse()?) };
+//! Server::bind(config)?.spawn(node)?;
+//! // curl -H "Authorization: Bearer e1P9…" http://127.0.0.1:8946/v1/members
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it promises
+//!
+//! - **Health checks are answered first**, whatever the load: `/healthz`, `/livez`, `/readyz` and gRPC's health check.
+//! - **Every route requires a scope**, or says that it requires none. A request without it changes nothing ([`RequiredScopes`]).
+//! - **Every change is in the audit log** ([`AUDIT_TARGET`]).
+//! - **Memory is bounded**: connections, streams, bodies, followers and what is kept for them have limits, and a client that is
+//!   slow costs nobody else anything.
+//! - **Errors are problem details** (RFC 9457): each says what was wrong, with which value, and what to do ([`Problem`]).
+//!
+//! # How it is put together
+//!
+//! | module | what it has |
+//! |---|---|
+//! | `accept`, `connection`, `transport`, `tls` | from the socket to a request: the accept loop, TLS, HTTP/1.1 and HTTP/2 |
+//! | `trace`, `guard`, `access`, `audit` | the middleware that each request passes: logging, checking, auditing |
+//! | `routes` | routes and their description (OpenAPI); those that others mount |
+//! | `publish` | `POST /v1/messages` |
+//! | `streams`, `journal`, `event_feed`, `stream_format` | following messages and events, as server-sent events or lines of JSON |
+//! | `cluster`, `views`, `status_cache` | how the node sees its cluster, and how other members see it |
+//! | `metrics`, `metrics_writer` | `GET /metrics`, for Prometheus |
+//! | `grpc`, `grpc_health` | what all gRPC has in common, and its health check |
+//! | `page` | the page for people |
+//! | `body`, `query`, `problem`, `chunks` | reading bodies and queries, writing responses |
+//! | `background` | what runs as long as the node is served |
+//!
+//! A program adds its own routes by [`Server::mount`]: they have the same guard, limits, log and description, their metrics are
+//! told with those of the node, and their script runs in the page.
+//!
+//! # One request, from the socket to the response
+//!
+//! A client sends `POST /v1/messages` with a message:
+//!
+//! 1. `accept::serve`, the accept loop, takes the connection. If the limit allows, it gets a `ConnectionPermit`.
+//! 2. `Acceptor::admit` does the TLS handshake, if there is TLS (`tls_handshake`), and looks at the first bytes (`sniff`). A health
+//!    check stays on this thread. Any other connection is handed to the second thread, which serves all clients.
+//! 3. `Service::serve_http1` or `Http2Connection::serve` reads the head and calls `Service::respond`.
+//! 4. The request passes the middleware: `trace::request` logs it; `guard::check` finds the route's [`RequiredScopes`] and the
+//!    caller's token, begins an audit entry if something may change, and refuses what is not allowed.
+//! 5. The router calls the handler, `publish::publish`. That reads the query (`query::read`) and the body (`body::read_within`), and
+//!    publishes the message by [`Handle::try_publish`].
+//! 6. The handler waits for acknowledgements if the client asked for them, and gives a response, or a [`Problem`]. When the audit
+//!    entry is dropped, it is logged.
+//!
+//! The message comes back from the node, as from every other: `App::run_background` writes it into the `journal`, once for all
+//! followers. Each `MessageStream` (`GET /v1/messages`) reads on from its own position.
 //!
 //! # What can go wrong
 //!
-//! - *Too many connections*: more than [`Config::max_connections`] are answered 503 and closed, but for health checks.
-//! - *Clients that are many, and busy*: health checks are answered by another thread than they are (`accept`).
-//! - *Clients that are slow to ask, slow to send, or do not read*: each has a time limit. One that follows
-//!   messages and does not read is overtaken in the journal and cut off; nobody waits for it.
-//! - *Bodies without end*: a message has a limit; a batch is read as it comes, and no faster than the cluster
-//!   takes it.
-//! - *Other web pages in the user's browser*: refused by where they come from (`guard`).
-//! - *Those who may not*: refused by the scopes of the token that they show (`access`); with TLS nobody between sees that
-//!   token (`tls`). Changes are told in a log of their own (`audit`).
-//! - *A flood of requests* takes time of the thread that the server runs on: give it one that is not the node's
-//!   ([`Server::spawn`] gives it two), and the gossip goes on beside it.
-//!
-//! This room knows the [`Handle`] and nothing beneath it.
+//! - *Too many connections*: those beyond [`GatewayConfig::max_connections`] are answered 503, but for health checks.
+//! - *Many busy clients*: they share one thread, and health checks have another (`accept`).
+//! - *Clients that are slow*: to ask, to send or to read, each has a time limit ([`Timeouts`]). A follower that does not read is
+//!   overtaken in the journal and cut off; nobody waits for it.
+//! - *Bodies without end*: a message has a limit; a batch is read line by line, no faster than the cluster takes it.
+//! - *Web pages of others in the user's browser*: refused by their origin (`guard`).
+//! - *Callers without permission*: refused by the scopes of their token (`access`). With TLS nobody on the way sees the token.
+//! - *A flood of requests*: it takes time of the threads of the server. [`Server::spawn`] gives it two of its own, so gossip goes on.
 
 #![deny(missing_docs, unreachable_pub)]
 
@@ -31,11 +79,12 @@ mod accept;
 mod access;
 mod app;
 mod audit;
+mod background;
 mod body;
-mod bulletin;
+mod chunks;
+mod cluster;
 mod connection;
-mod events;
-mod follow;
+mod event_feed;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -43,23 +92,22 @@ pub mod grpc;
 mod grpc_health;
 mod guard;
 mod journal;
-mod keep;
-mod look;
 mod metrics;
+mod metrics_writer;
 mod page;
-mod pieces;
 mod problem;
 mod publish;
 mod query;
-mod recent_views;
 mod routes;
-mod sheet;
-mod snapshot;
+mod status_cache;
+mod stream_format;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod trace;
 mod transport;
+mod view_cache;
 mod views;
 
 use std::{
@@ -85,66 +133,99 @@ use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
 pub use self::{
-    access::{Access, NamedToken, Needs, Scope, Scopes, Token, TokenName, Tokens, TokensError},
-    audit::{Audited, TARGET as AUDIT_TARGET},
-    body::{read, read_bytes, read_up_to},
-    guard::{Origin, lacks},
-    problem::{Problem, answer},
+    access::{Access, NamedToken, RequiredScopes, Scope, Scopes, Token, TokenName, Tokens, TokensError},
+    audit::{AuditHandle, TARGET as AUDIT_TARGET},
+    body::{read_bytes, read_json, read_json_up_to},
+    guard::{Origin, insufficient_scope},
+    metrics_writer::MetricsWriter,
+    problem::{Problem, json_response},
     publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY},
-    query::{none as no_query, number, read as read_query},
+    query::{parse_number, read as read_query, reject_any as no_query},
     routes::Routes,
-    sheet::Sheet,
-    tls::{Certificate, Pem, Tls, TlsError, provider as tls_provider},
+    tls::{Certificate, Pem, Tls, TlsError, crypto_provider},
 };
-use self::{app::App, keep::News};
+use self::{app::App, background::NodeSubscriptions};
 
-/// The port the API listens on unless told otherwise.
+#[doc(hidden)]
+#[deprecated(note = "renamed to `GatewayConfig`")]
+pub type Config = GatewayConfig;
+#[doc(hidden)]
+#[deprecated(note = "renamed to `Timeouts`")]
+pub type Times = Timeouts;
+#[doc(hidden)]
+#[deprecated(note = "renamed to `RequiredScopes`")]
+pub type Needs = RequiredScopes;
+#[doc(hidden)]
+#[deprecated(note = "renamed to `AuditHandle`")]
+pub type Audited = AuditHandle;
+#[doc(hidden)]
+#[deprecated(note = "renamed to `MetricsWriter`")]
+pub type Sheet<'a> = MetricsWriter<'a>;
+
+/// The port on which the API listens by default.
 pub const DEFAULT_PORT: u16 = 8946;
-/// Connections at once, unless told otherwise.
+/// The default of [`GatewayConfig::max_connections`].
 pub const MAX_CONNECTIONS: usize = 4096;
 
-/// Connections that wait to be accepted: with fewer, some of many that come at once have to try again after a second.
+/// How many connections the system queues until they are accepted. Of many that come at once, those beyond it try again after
+/// a second.
 const BACKLOG: i32 = 1024;
-/// How the API is served.
+
+/// The configuration of a [`Server`].
+///
+/// ```
+/// use broadcast_gateway::GatewayConfig;
+///
+/// let config = GatewayConfig { max_connections: 500, ..GatewayConfig::new(([127, 0, 0, 1], 8946).into()) };
+/// assert!(config.access.is_open() && config.tls.is_none());
+/// ```
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Where to listen; port 0 lets the system choose.
+pub struct GatewayConfig {
+    /// The address to listen on; port 0 lets the system choose. An address that others reach, as `0.0.0.0`, lets other machines
+    /// call: then set tokens and TLS.
     pub addr: SocketAddr,
-    /// What callers have to show. The health checks need nothing.
+    /// The tokens that callers must show; health checks need none. Without tokens everybody who reaches the address may call,
+    /// and web pages are told apart by the name they call the node by.
     pub access: Access,
-    /// With what the port speaks TLS, and nothing else then.
+    /// The certificate with which the port speaks TLS, and nothing else then. A handshake costs more than most requests, and
+    /// clients have to trust the certificate; without TLS everybody on the way reads tokens and messages.
     pub tls: Option<Tls>,
-    /// Origins of web pages that may call, besides the node's own.
+    /// The origins of web pages that may call, besides the node's own page. Each one may do what the user's token allows.
     pub origins: Vec<Origin>,
-    /// How many connections may be open at once, at least 1.
+    /// How many connections may be open at once, at least 1. With more, more clients can follow at the same time; each takes a
+    /// file descriptor and up to some hundred KiB of memory. Beyond it, clients are answered 503.
     pub max_connections: usize,
     /// How long clients may take.
-    pub times: Times,
-    /// Puts the program's own names into what a caller is told of a setting, which is the name of a field here or in
-    /// [`broadcast::Config`], between backquotes. Leaves the text as it is, unless told otherwise.
+    pub timeouts: Timeouts,
+    /// Translates a text for callers that names a setting. Names of settings are fields of this type or of
+    /// [`broadcast::Config`], in backquotes; a program puts its own names in their place. The default leaves the text as it is.
     pub explain: fn(&str) -> String,
 }
 
-/// How long clients may take.
+/// How long clients may take. Longer times are kinder to slow networks; shorter ones free the connections of clients that are
+/// gone or mean harm sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
-    /// For a request's head, and how long a connection may stand without one; for the handshake of TLS, too.
+pub struct Timeouts {
+    /// For the head of a request; also for a TLS handshake, and how long a connection may be idle. Longer keeps connections open
+    /// for the next request; shorter makes room for others.
     pub head: Duration,
-    /// For a body, and for each part of a batch's.
+    /// For a body, and for each line of a batch. Longer lets slow clients send large bodies; shorter limits how long a body's
+    /// memory is held.
     pub body: Duration,
-    /// How long they may take nothing of what they are sent.
+    /// How long a client may take nothing of its response. Longer tolerates pauses of the network; shorter frees what waits to
+    /// be sent sooner.
     pub stall: Duration,
 }
 
-impl Default for Times {
+impl Default for Timeouts {
     fn default() -> Self {
         let [head, body, stall] = [15, 30, 30].map(Duration::from_secs);
         Self { head, body, stall }
     }
 }
 
-impl Config {
-    /// Without a token and without TLS, for nobody's pages but the node's own.
+impl GatewayConfig {
+    /// Without tokens and without TLS, for no page but the node's own.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
         Self {
@@ -153,43 +234,44 @@ impl Config {
             tls: None,
             origins: Vec::new(),
             max_connections: MAX_CONNECTIONS,
-            times: Times::default(),
+            timeouts: Timeouts::default(),
             explain: str::to_owned,
         }
     }
 }
 
-/// The API cannot be served there.
+/// The server cannot listen on its address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot serve HTTP on {addr}: {source}; stop what uses it, or set another `addr`, port 0 for any free one")]
 pub struct BindError {
     /// The address.
     pub addr: SocketAddr,
-    /// What the system said.
+    /// The error of the system.
     pub source: io::Error,
 }
 
-/// See the [module](self).
+/// An HTTP server for a node. [`bind`](Self::bind) it, [`mount`](Self::mount) routes, then [`spawn`](Self::spawn) it. The
+/// [crate](self) has an example.
 #[derive(Debug)]
 pub struct Server {
     listener: std::net::TcpListener,
     addr: SocketAddr,
-    config: Config,
+    config: GatewayConfig,
     mounted: Vec<Routes>,
-    /// Whether only what is mounted is served, and what is done to the headers of each request first.
+    /// Set if only mounted routes are served: adapts the headers of each request first.
     only: Option<fn(&mut HeaderMap)>,
 }
 
 impl Server {
-    /// Listens.
+    /// Listens. Connections queue until the server runs.
     ///
     /// # Errors
     ///
     /// See [`BindError`].
-    pub fn bind(config: Config) -> Result<Self, BindError> {
+    pub fn bind(config: GatewayConfig) -> Result<Self, BindError> {
         let listen = || {
             let socket = Socket::new(Domain::for_address(config.addr), Type::STREAM, None)?;
-            // What has just stopped may have left connections that wait for stray packets.
+            // Connections of a server that has just stopped may be in TIME_WAIT, and would keep the address taken.
             socket.set_reuse_address(cfg!(unix))?;
             socket.bind(&config.addr.into())?;
             socket.listen(BACKLOG)?;
@@ -204,130 +286,131 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// The address that it listens on, with the port that the system chose.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Serves these as well, to the same callers, within the same limits.
+    /// Serves these routes as well, with the same guard and limits. See [`Routes::new`] for an example.
     ///
     /// # Panics
     ///
-    /// Not here, but once it runs: two of all routes have the same path.
+    /// Not here, but once the server runs: if two routes have the same path.
     #[must_use]
     pub fn mount(mut self, routes: Routes) -> Self {
         self.mounted.push(routes);
         self
     }
 
-    /// Serves nothing but what is mounted: a port of its own for another protocol, with the same guard and limits. `adapt`
-    /// may change the headers of each request before it is judged: protocols show tokens in their own ways.
+    /// Serves mounted routes only: a port for another protocol, with the same guard and limits. `adapt` may change the headers
+    /// of each request before the guard sees them, since protocols carry tokens in their own ways.
     #[must_use]
     pub fn only(self, adapt: fn(&mut HeaderMap)) -> Self {
         Self { only: Some(adapt), ..self }
     }
 
-    /// Serves `node` until it has stopped. Must run within a tokio runtime. [`Server::spawn`] serves many clients better:
-    /// health checks do not wait for them there.
+    /// Serves `node` until it has stopped. Must run within a tokio runtime. Prefer [`Server::spawn`] where many clients come:
+    /// there, health checks do not wait for them.
     ///
     /// # Errors
     ///
     /// The runtime does not take the socket.
     pub async fn run(self, node: Handle) -> io::Result<()> {
-        let news = News::of(&node);
-        self.run_beside(node, news, runtime::Handle::current()).await
+        let subscriptions = NodeSubscriptions::new(&node);
+        self.run_on(node, subscriptions, runtime::Handle::current()).await
     }
 
-    /// The same; all clients but health checks are served by `others`.
-    async fn run_beside(self, node: Handle, news: News, others: runtime::Handle) -> io::Result<()> {
+    /// Runs here, and serves all clients but health checks on `clients`.
+    async fn run_on(self, node: Handle, subscriptions: NodeSubscriptions, clients: runtime::Handle) -> io::Result<()> {
         let Self { listener, config, mounted, only, .. } = self;
         let listener = TcpListener::from_std(listener)?;
-        // Without a system source of randomness, the time differs as well.
-        let life = SysRng.try_next_u64().unwrap_or_else(|_| {
+        // Without randomness from the system, the time distinguishes this journal from others.
+        let journal_id = SysRng.try_next_u64().unwrap_or_else(|_| {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64
         });
-        let own = routes().into_iter().map(|(path, needs, _)| (path, needs));
-        let own = own.chain([(grpc_health::METHODS, Needs::NOTHING)]).filter(|_| only.is_none());
-        let needs = own.chain(mounted.iter().flat_map(Routes::needs)).collect();
-        let more_metrics = mounted.iter().filter_map(|routes| routes.metrics.clone()).collect();
+        let own = own_routes().into_iter().map(|(path, required_scopes, _)| (path, required_scopes));
+        let own = own.chain([(grpc_health::METHODS, RequiredScopes::NONE)]).filter(|_| only.is_none());
+        let required_scopes = own.chain(mounted.iter().flat_map(Routes::required_scopes)).collect();
+        let mounted_metrics = mounted.iter().filter_map(|routes| routes.metrics.clone()).collect();
         let scripts = mounted.iter().filter_map(|routes| routes.script).collect();
         let openapi = routes::describe(OPENAPI, &mounted);
-        let app = Arc::new(App::new(node, config, needs, openapi, more_metrics, scripts, life));
-        let router = router(&app, mounted, only);
-        let kept = async {
+        let app = Arc::new(App::new(node, config, required_scopes, openapi, mounted_metrics, scripts, journal_id));
+        let router = build_router(&app, mounted, only);
+        let background = async {
             if only.is_some() {
-                return Arc::clone(&app).keep_audit(news).await;
+                return Arc::clone(&app).run_audit(subscriptions).await;
             }
-            let kept = others.spawn(Arc::clone(&app).keep(news));
-            // Should it have panicked, it has ended as well.
-            let _ = tokio::join!(kept, app.settle());
+            let background = clients.spawn(Arc::clone(&app).run_background(subscriptions));
+            // An error means that it has panicked, and so has ended.
+            let _ = tokio::join!(background, app.wait_until_settled());
         };
-        accept::serve(listener, Arc::clone(&app), router, others.clone(), kept).await;
-        app.audit.tell_more();
+        accept::serve(listener, Arc::clone(&app), router, clients.clone(), background).await;
+        app.audit.log_remaining();
         Ok(())
     }
 
-    /// The same, on two threads of its own, so that no number of requests holds up the node, nor a health check.
+    /// Serves `node` until it has stopped, on two threads of its own. So no number of requests delays the node or a health
+    /// check.
     ///
     /// # Errors
     ///
-    /// The system gives no thread.
+    /// The system does not start a thread.
     pub fn spawn(self, node: Handle) -> io::Result<thread::JoinHandle<()>> {
         let runtime = || runtime::Builder::new_current_thread().enable_all().build();
-        let (first, others) = (runtime()?, runtime()?);
+        let (first, clients) = (runtime()?, runtime()?);
         let (serving, served) = oneshot::channel::<Infallible>();
-        let handle = others.handle().clone();
-        // However late the threads begin, nothing is missed.
-        let news = News::of(&node);
-        let others = thread::Builder::new().name("http-clients".into()).spawn(move || {
-            // It is an error that ends it: nothing is ever sent.
-            let _ = others.block_on(served);
-            // A connection that is left has had its time.
-            others.shutdown_background();
+        let handle = clients.handle().clone();
+        // Before the threads begin, so that no message is missed.
+        let subscriptions = NodeSubscriptions::new(&node);
+        let clients = thread::Builder::new().name("http-clients".into()).spawn(move || {
+            // Nothing is ever sent: it ends when the other thread drops its end.
+            let _ = clients.block_on(served);
+            // Connections that are still open have had their time.
+            clients.shutdown_background();
         })?;
         thread::Builder::new().name("http".into()).spawn(move || {
-            if let Err(error) = first.block_on(self.run_beside(node, news, handle)) {
+            if let Err(error) = first.block_on(self.run_on(node, subscriptions, handle)) {
                 tracing::error!(%error, "HTTP is not served");
             }
             first.shutdown_background();
             drop(serving);
-            // Should it have panicked, it has ended as well.
-            let _ = others.join();
+            // An error means that it has panicked, and so has ended.
+            let _ = clients.join();
         })
     }
 }
 
-/// What the API says of itself.
+/// The API's description.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// What `openapi.json` describes, with what a caller needs: all there is but what is mounted, and gRPC.
-fn routes() -> [(&'static str, Needs, MethodRouter<Arc<App>>); 11] {
-    const READ: Needs = Needs::scope(Scope::Read);
-    const PUBLISH: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Publish);
+/// The gateway's own routes, as `openapi.json` describes them. gRPC's health check and mounted routes come besides.
+fn own_routes() -> [(&'static str, RequiredScopes, MethodRouter<Arc<App>>); 11] {
+    const READ: RequiredScopes = RequiredScopes::scope(Scope::Read);
+    const PUBLISH: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Publish);
     [
         ("/", READ, get(page::page)),
         ("/openapi.json", READ, get(page::openapi)),
-        ("/healthz", Needs::NOTHING, get(look::healthz)),
-        ("/livez", Needs::NOTHING, get(look::healthz)),
-        ("/readyz", Needs::NOTHING, get(look::readyz)),
+        ("/healthz", RequiredScopes::NONE, get(cluster::healthz)),
+        ("/livez", RequiredScopes::NONE, get(cluster::healthz)),
+        ("/readyz", RequiredScopes::NONE, get(cluster::readyz)),
         ("/metrics", READ, get(metrics::metrics)),
-        ("/v1/messages", PUBLISH, get(follow::messages).post(publish::publish)),
-        ("/v1/members", READ, get(look::members)),
-        ("/v1/cluster", READ, get(look::cluster)),
+        ("/v1/messages", PUBLISH, get(streams::messages).post(publish::publish)),
+        ("/v1/members", READ, get(cluster::members)),
+        ("/v1/cluster", READ, get(cluster::cluster)),
         ("/v1/views", READ, get(views::views)),
-        ("/v1/events", READ, get(follow::events)),
+        ("/v1/events", READ, get(streams::events)),
     ]
 }
 
-fn router(app: &Arc<App>, mounted: Vec<Routes>, only: Option<fn(&mut HeaderMap)>) -> Router {
-    let grpc_health = (grpc_health::METHODS, Needs::NOTHING, post(grpc_health::call));
-    let own = routes().into_iter().chain([grpc_health]).filter(|_| only.is_none());
+fn build_router(app: &Arc<App>, mounted: Vec<Routes>, only: Option<fn(&mut HeaderMap)>) -> Router {
+    let grpc_health = (grpc_health::METHODS, RequiredScopes::NONE, post(grpc_health::call));
+    let own = own_routes().into_iter().chain([grpc_health]).filter(|_| only.is_none());
     let own = own.map(|(path, _, methods)| (path, methods.with_state(Arc::clone(app))));
     let limits = Extension(app.bodies.clone());
-    let others = mounted.into_iter().flat_map(|routes| routes.methods);
-    let others = others.map(|(path, _, methods)| (path, methods.layer(limits.clone())));
-    let all = own.chain(others).fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    let mounted = mounted.into_iter().flat_map(|routes| routes.methods);
+    let mounted = mounted.map(|(path, _, methods)| (path, methods.layer(limits.clone())));
+    let all = own.chain(mounted).fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     let remedy =
         if only.is_some() { "see the protocol's own documentation" } else { "GET /openapi.json lists what there is" };
     let router = all

@@ -26,10 +26,10 @@ use prometheus_client::{
 
 use super::{
     app::{App, Counts},
+    metrics_writer::MetricsWriter,
     problem::Problem,
     query,
-    sheet::Sheet,
-    snapshot::Snapshot,
+    status_cache::NodeStatus,
 };
 
 /// So many members, and origins, have a line of their own: those that are behind most.
@@ -39,7 +39,7 @@ const TICKS: f64 = 100.0;
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    query::none(&uri)?;
+    query::reject_any(&uri)?;
     let now = app.look().await;
     if now.overview.members.is_empty() {
         return Err(Problem::stopped());
@@ -54,35 +54,35 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
 #[derive(Debug)]
 struct AppMetrics {
     app: Arc<App>,
-    now: Arc<Snapshot>,
+    now: Arc<NodeStatus>,
 }
 
 impl Collector for AppMetrics {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let sheet = &mut Sheet::new(encoder);
+        let writer = &mut MetricsWriter::new(encoder);
         let Metrics { traffic, sent, membership, messages, rejected, over_limit, gauges, gossip, push_pull, delivery } =
             &self.now.metrics;
         let version = env!("CARGO_PKG_VERSION");
         let info = [([self.app.node.name(), version], 1_u64)];
-        sheet.gauge("build_info", "This node's name and version", &["node", "version"], info)?;
-        write_traffic(sheet, traffic)?;
-        write_sent(sheet, sent)?;
-        write_membership(sheet, membership)?;
-        write_messages(sheet, messages)?;
-        write_refusals(sheet, rejected, over_limit)?;
-        write_gauges(sheet, gauges)?;
-        sheet.histogram("gossip_round_seconds", "Time to build and send a round of gossip", gossip)?;
-        sheet.histogram("push_pull_seconds", "Duration of exchanges of views that this node started", push_pull)?;
+        writer.gauge("build_info", "This node's name and version", &["node", "version"], info)?;
+        write_traffic(writer, traffic)?;
+        write_sent(writer, sent)?;
+        write_membership(writer, membership)?;
+        write_messages(writer, messages)?;
+        write_refusals(writer, rejected, over_limit)?;
+        write_gauges(writer, gauges)?;
+        writer.histogram("gossip_round_seconds", "Time to build and send a round of gossip", gossip)?;
+        writer.histogram("push_pull_seconds", "Duration of exchanges of views that this node started", push_pull)?;
         let help = "Time until all live members had a message of this node";
-        sheet.histogram("delivery_seconds", help, delivery)?;
-        write_overview(sheet, &self.now.overview)?;
-        write_http(sheet, &self.app.counts)?;
-        write_process(sheet)?;
-        self.app.more_metrics.iter().try_for_each(|more| more.write(sheet))
+        writer.histogram("delivery_seconds", help, delivery)?;
+        write_overview(writer, &self.now.overview)?;
+        write_http(writer, &self.app.counts)?;
+        write_process(writer)?;
+        self.app.mounted_metrics.iter().try_for_each(|more| more.write(writer))
     }
 }
 
-fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {
+fn write_traffic(writer: &mut MetricsWriter, traffic: &Traffic) -> fmt::Result {
     let &Traffic {
         udp_sent,
         udp_received,
@@ -99,14 +99,14 @@ fn write_traffic(sheet: &mut Sheet, traffic: &Traffic) -> fmt::Result {
         (["sent", "tcp"], tcp_sent),
         (["received", "tcp"], tcp_received),
     ];
-    sheet.counter("bytes", "Bytes sent and received over the network", &["direction", "transport"], samples)?;
+    writer.counter("bytes", "Bytes sent and received over the network", &["direction", "transport"], samples)?;
     let samples = [(["sent"], packets_sent), (["received"], packets_received)];
-    sheet.counter("packets", "Datagrams", &["direction"], samples)?;
+    writer.counter("packets", "Datagrams", &["direction"], samples)?;
     let samples = [(["self"], tcp_connect), (["other"], tcp_accept)];
-    sheet.counter("streams_opened", "Streams, by the side that opened them", &["by"], samples)
+    writer.counter("streams_opened", "Streams, by the side that opened them", &["by"], samples)
 }
 
-fn write_sent(sheet: &mut Sheet, sent: &SentBytes) -> fmt::Result {
+fn write_sent(writer: &mut MetricsWriter, sent: &SentBytes) -> fmt::Result {
     let &SentBytes { probes, members, messages, receipts, repair, serf, views } = sent;
     let samples = [
         (["probe"], probes),
@@ -117,10 +117,10 @@ fn write_sent(sheet: &mut Sheet, sent: &SentBytes) -> fmt::Result {
         (["serf"], serf),
         (["view"], views),
     ];
-    sheet.counter("sent_bytes", "Bytes sent, by the kind of content", &["kind"], samples)
+    writer.counter("sent_bytes", "Bytes sent, by the kind of content", &["kind"], samples)
 }
 
-fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result {
+fn write_membership(writer: &mut MetricsWriter, counts: &MembershipCounts) -> fmt::Result {
     let &MembershipCounts {
         alive,
         suspect,
@@ -140,7 +140,7 @@ fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result
         ref probe,
     } = counts;
     let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead)];
-    sheet.counter("member_news", "News about members that this node accepted", &["what"], samples)?;
+    writer.counter("member_news", "News about members that this node accepted", &["what"], samples)?;
     for (name, help, count) in [
         ("suspicions_expired", "Members declared dead because a suspicion timed out", suspicions_expired),
         ("degraded_timeouts", "Suspicions that timed out with fewer confirmations than expected", degraded_timeouts),
@@ -149,16 +149,16 @@ fn write_membership(sheet: &mut Sheet, counts: &MembershipCounts) -> fmt::Result
         ("name_conflicts", "Conflicts between members with the same name", name_conflicts),
         ("probes_degraded", "Probes that were given more time because this node is slow", probes_degraded),
     ] {
-        sheet.counter(name, help, &[], [([], count)])?;
+        writer.counter(name, help, &[], [([], count)])?;
     }
     let samples = [(["ping"], pings), (["indirect_ping"], indirect_pings), (["ack"], acks), (["nack"], nacks)];
-    sheet.counter("probe_messages", "Probe messages that arrived", &["what"], samples)?;
+    writer.counter("probe_messages", "Probe messages that arrived", &["what"], samples)?;
     let samples = [(["answered"], probes_ok), (["failed"], probes_failed)];
-    sheet.counter("probes", "Probes that have ended", &["result"], samples)?;
-    sheet.histogram("probe_seconds", "Duration of probes, with or without an answer", probe)
+    writer.counter("probes", "Probes that have ended", &["result"], samples)?;
+    writer.histogram("probe_seconds", "Duration of probes, with or without an answer", probe)
 }
 
-fn write_messages(sheet: &mut Sheet, counters: &MessageCounts) -> fmt::Result {
+fn write_messages(writer: &mut MetricsWriter, counters: &MessageCounts) -> fmt::Result {
     let &MessageCounts {
         published,
         delivered,
@@ -188,13 +188,13 @@ fn write_messages(sheet: &mut Sheet, counters: &MessageCounts) -> fmt::Result {
         ),
         ("messages_without_serf_event", "Messages that the agents of a serf cluster do not get", serf_events_dropped),
     ] {
-        sheet.counter(name, help, &[], [([], count)])?;
+        writer.counter(name, help, &[], [([], count)])?;
     }
     let samples = [(["stranger"], strangers), (["former_life"], past_epochs), (["unusable"], unusable)];
-    sheet.counter("messages_dropped", "Messages, and reports about messages, that were dropped", &["why"], samples)
+    writer.counter("messages_dropped", "Messages, and reports about messages, that were dropped", &["why"], samples)
 }
 
-fn write_refusals(sheet: &mut Sheet, rejected: &RejectionCounts, over_limit: &LimitCounts) -> fmt::Result {
+fn write_refusals(writer: &mut MetricsWriter, rejected: &RejectionCounts, over_limit: &LimitCounts) -> fmt::Result {
     let &RejectionCounts { packets, members, views, messages, streams } = rejected;
     let samples = [
         (["packet"], packets),
@@ -203,7 +203,7 @@ fn write_refusals(sheet: &mut Sheet, rejected: &RejectionCounts, over_limit: &Li
         (["message"], messages),
         (["stream"], streams),
     ];
-    sheet.counter("rejected", "Input that was rejected", &["what"], samples)?;
+    writer.counter("rejected", "Input that was rejected", &["what"], samples)?;
     let &LimitCounts { members, streams, stream_bytes, stream_sizes, stream_times, packets, pings, relays, queued } =
         over_limit;
     let samples = [
@@ -217,10 +217,10 @@ fn write_refusals(sheet: &mut Sheet, rejected: &RejectionCounts, over_limit: &Li
         (["relays"], relays),
         (["queued"], queued),
     ];
-    sheet.counter("over_limit", "Input that was dropped because it exceeded a limit", &["bound"], samples)
+    writer.counter("over_limit", "Input that was dropped because it exceeded a limit", &["bound"], samples)
 }
 
-fn write_gauges(sheet: &mut Sheet, gauges: &Gauges) -> fmt::Result {
+fn write_gauges(writer: &mut MetricsWriter, gauges: &Gauges) -> fmt::Result {
     let &Gauges {
         health_score,
         alive,
@@ -237,79 +237,85 @@ fn write_gauges(sheet: &mut Sheet, gauges: &Gauges) -> fmt::Result {
         view_received,
     } = gauges;
     let samples = [(["alive"], alive), (["suspect"], suspect), (["dead"], dead), (["left"], left)];
-    sheet.gauge("members", "Members as this node sees them, including itself", &["state"], samples)?;
+    writer.gauge("members", "Members as this node sees them, including itself", &["state"], samples)?;
     let samples = [(["tcp"], over_tcp), (["small_datagrams"], small_datagrams)];
-    sheet.gauge(
+    writer.gauge(
         "members_reached",
         "Members that are not reached in the usual way, by how they are reached",
         &["by"],
         samples,
     )?;
     let samples = [(["members"], queued), (["plain_messages"], queued_messages)];
-    sheet.gauge("queued", "News and messages that wait to be sent", &["what"], samples)?;
+    writer.gauge("queued", "News and messages that wait to be sent", &["what"], samples)?;
     for (name, help, value) in [
         ("health_score", "How slow this node believes itself to be; 0 is healthy", health_score as usize),
         ("streams", "Streams that are open", streams),
         ("streams_buffered_bytes", "Bytes of incomplete messages on streams", stream_bytes),
     ] {
-        sheet.gauge(name, help, &[], [([], value)])?;
+        writer.gauge(name, help, &[], [([], value)])?;
     }
     let samples = [(["sent"], view_sent), (["received"], view_received)];
-    sheet.gauge("view_bytes", "Size of the view that was last sent, and last received", &["direction"], samples)
+    writer.gauge("view_bytes", "Size of the view that was last sent, and last received", &["direction"], samples)
 }
 
-fn write_overview(sheet: &mut Sheet, overview: &Overview) -> fmt::Result {
+fn write_overview(writer: &mut MetricsWriter, overview: &Overview) -> fmt::Result {
     let Overview { joined, leaving, members, positions, .. } = overview;
-    sheet.gauge("joined", "Whether this node has joined its cluster", &[], [([], u64::from(*joined))])?;
-    sheet.gauge("leaving", "Whether this node has begun to leave", &[], [([], u64::from(*leaving))])?;
+    writer.gauge("joined", "Whether this node has joined its cluster", &[], [([], u64::from(*joined))])?;
+    writer.gauge("leaving", "Whether this node has begun to leave", &[], [([], u64::from(*leaving))])?;
     let retained: usize = positions.iter().map(|position| position.retained).sum();
-    sheet.gauge("retained_messages", "Messages that are kept for other members", &[], [([], retained)])?;
+    writer.gauge("retained_messages", "Messages that are kept for other members", &[], [([], retained)])?;
     let lags = members.iter().filter_map(|seen| Some((seen.member.name.to_string(), seen.lag?)));
     let help = "Messages of this node that a member has not acknowledged, for the 100 members that lag most";
-    write_behind(sheet, "member_lag_messages", help, "member", lags.collect())?;
+    write_behind(writer, "member_lag_messages", help, "member", lags.collect())?;
     let mut missing = BTreeMap::<_, u64>::new();
     for position in positions {
         // An origin may have had several lives, and speaks for others in one of its own.
         *missing.entry(position.origin.to_string()).or_default() += position.end.saturating_sub(position.next);
     }
     let help = "Messages of an origin that are known to be missing here, for the 100 origins with the most";
-    write_behind(sheet, "missing_messages", help, "origin", missing.into_iter().collect())
+    write_behind(writer, "missing_messages", help, "origin", missing.into_iter().collect())
 }
 
-fn write_behind(sheet: &mut Sheet, name: &str, help: &str, label: &str, mut behind: Vec<(String, u64)>) -> fmt::Result {
+fn write_behind(
+    writer: &mut MetricsWriter,
+    name: &str,
+    help: &str,
+    label: &str,
+    mut behind: Vec<(String, u64)>,
+) -> fmt::Result {
     behind.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    sheet.gauge(name, help, &[label], behind.iter().take(MOST).map(|(name, count)| ([name.as_str()], *count)))
+    writer.gauge(name, help, &[label], behind.iter().take(MOST).map(|(name, count)| ([name.as_str()], *count)))
 }
 
-fn write_http(sheet: &mut Sheet, counts: &Counts) -> fmt::Result {
+fn write_http(writer: &mut MetricsWriter, counts: &Counts) -> fmt::Result {
     let Counts { connections, followers, refused, handshakes_failed, cut_off, .. } = counts;
     let (connections, followers) = (connections.load(Ordering::Relaxed), followers.load(Ordering::Relaxed));
-    sheet.gauge("http_connections", "HTTP connections that are open", &[], [([], connections)])?;
-    sheet.gauge("http_followers", "HTTP clients that follow messages or events", &[], [([], followers)])?;
+    writer.gauge("http_connections", "HTTP connections that are open", &[], [([], connections)])?;
+    writer.gauge("http_followers", "HTTP clients that follow messages or events", &[], [([], followers)])?;
     let (refused, cut_off) = (refused.load(Ordering::Relaxed), cut_off.load(Ordering::Relaxed));
-    sheet.counter("http_refused", "HTTP connections that were refused because of the limit", &[], [([], refused)])?;
+    writer.counter("http_refused", "HTTP connections that were refused because of the limit", &[], [([], refused)])?;
     let failed = handshakes_failed.load(Ordering::Relaxed);
-    sheet.counter("http_tls_handshakes_failed", "TLS handshakes that came to nothing", &[], [([], failed)])?;
-    sheet.counter("http_cut_off", "HTTP clients that were cut off because they did not keep up", &[], [([], cut_off)])
+    writer.counter("http_tls_handshakes_failed", "TLS handshakes that came to nothing", &[], [([], failed)])?;
+    writer.counter("http_cut_off", "HTTP clients that were cut off because they did not keep up", &[], [([], cut_off)])
 }
 
 /// What the system says of this process; where it does not say it, there is nothing.
-fn write_process(sheet: &mut Sheet) -> fmt::Result {
+fn write_process(writer: &mut MetricsWriter) -> fmt::Result {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
         let seconds: f64 = [usage.user_time(), usage.system_time()]
             .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
             .iter()
             .sum();
-        sheet.counter("process_cpu_seconds", "Processor time that was used", &[], [([], seconds)])?;
+        writer.counter("process_cpu_seconds", "Processor time that was used", &[], [([], seconds)])?;
     }
     if let Ok(bytes) = resident() {
-        sheet.gauge("process_resident_memory_bytes", "Memory in use", &[], [([], bytes)])?;
+        writer.gauge("process_resident_memory_bytes", "Memory in use", &[], [([], bytes)])?;
     }
     if let Ok(files) = fs::read_dir("/proc/self/fd") {
-        sheet.gauge("process_open_fds", "Open files and sockets", &[], [([], files.count())])?;
+        writer.gauge("process_open_fds", "Open files and sockets", &[], [([], files.count())])?;
     }
     if let Ok(time) = started() {
-        sheet.gauge("process_start_time_seconds", "Start time, in seconds since 1970", &[], [([], time)])?;
+        writer.gauge("process_start_time_seconds", "Start time, in seconds since 1970", &[], [([], time)])?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ pub struct Problem {
 
 /// A problem's body.
 #[derive(Serialize)]
-struct Details<'a> {
+struct ProblemBody<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     title: &'static str,
@@ -88,7 +88,7 @@ impl Problem {
     pub(super) fn body(&self) -> String {
         let Self { status, detail, more, .. } = self;
         let title = status.canonical_reason().unwrap_or("Error");
-        text(&Details { kind: "about:blank", title, status: status.as_u16(), detail, more })
+        to_json(&ProblemBody { kind: "about:blank", title, status: status.as_u16(), detail, more })
     }
 }
 
@@ -110,12 +110,12 @@ impl IntoResponse for Problem {
 ///
 /// `body` is nothing that JSON can hold, such as a map whose keys are no text.
 #[must_use]
-pub fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
-    (status, content_type, text(body)).into_response()
+    (status, content_type, to_json(body)).into_response()
 }
 
 /// As JSON, on one line.
-pub(super) fn text(body: &impl Serialize) -> String {
+pub(super) fn to_json(body: &impl Serialize) -> String {
     serde_json::to_string(body).expect("the bodies of answers are structs, lists, text and numbers")
 }

@@ -22,8 +22,8 @@ use tracing::{Instrument as _, Span, debug, debug_span};
 
 use super::{
     app::App,
-    audit::Audited,
-    body::{self, Limit, Location},
+    audit::AuditHandle,
+    body::{self, LimitJson, LocationJson},
     problem::{self, Problem},
     query,
 };
@@ -37,11 +37,11 @@ pub const ACK_TIME: Duration = Duration::from_secs(5);
 pub const MAX_ACK_TIME: Duration = Duration::from_secs(60);
 
 /// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
-const TURN: u64 = 256;
+const YIELD_EVERY: u64 = 256;
 
 /// What is to be known of a message before the answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ack {
+pub(super) enum AckMode {
     /// That it is on its way.
     Sent,
     /// Who has it, by then.
@@ -50,7 +50,7 @@ pub(super) enum Ack {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Message<'a> {
+pub(super) struct PublishRequest<'a> {
     #[serde(borrow)]
     key: Cow<'a, str>,
     #[serde(borrow)]
@@ -60,21 +60,21 @@ pub(super) struct Message<'a> {
 /// `POST /v1/messages`
 pub(super) async fn publish(
     State(app): State<Arc<App>>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     let [ack, timeout] = query::read(request.uri(), ["ack", "timeout"])?;
-    let ack = Ack::read(ack.as_deref(), timeout.as_deref())?;
-    audited.count_together();
+    let ack = AckMode::read(ack.as_deref(), timeout.as_deref())?;
+    audit.aggregate();
     let content_type = request.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let content_type =
         content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match content_type.as_deref() {
         // The last is what curl says unless told otherwise.
         None | Some("application/json" | "application/x-www-form-urlencoded") => {
-            one(&app, request.into_body(), ack, &audited).await
+            publish_one(&app, request.into_body(), ack, &audit).await
         }
-        Some("application/x-ndjson") => batch(&app, request.into_body(), ack, &audited).await,
+        Some("application/x-ndjson") => publish_batch(&app, request.into_body(), ack, &audit).await,
         Some(other) => {
             let detail = format!(
                 "a body of type {} is not supported; send application/json, or application/x-ndjson with one message per line",
@@ -85,7 +85,7 @@ pub(super) async fn publish(
     }
 }
 
-impl Ack {
+impl AckMode {
     /// What `POST /v1/messages` asks by these.
     pub(super) fn read(ack: Option<&str>, timeout: Option<&str>) -> Result<Self, Problem> {
         let limit = timeout.map_or(Ok(ACK_TIME), |text| {
@@ -99,8 +99,8 @@ impl Ack {
             })
         })?;
         match ack {
-            Some("all") => Ok(Ack::All(limit)),
-            None | Some("none") if timeout.is_none() => Ok(Ack::Sent),
+            Some("all") => Ok(AckMode::All(limit)),
+            None | Some("none") if timeout.is_none() => Ok(AckMode::Sent),
             None | Some("none") => {
                 Err(Problem::bad_request("timeout is only for ack=all; leave it out, or ask for that"))
             }
@@ -109,22 +109,22 @@ impl Ack {
     }
 }
 
-async fn one(app: &App, sent: Body, ack: Ack, audited: &Audited) -> Result<Response, Problem> {
+async fn publish_one(app: &App, sent: Body, ack: AckMode, audit: &AuditHandle) -> Result<Response, Problem> {
     let node = &app.node;
-    let body = body::whole(&app.bodies, sent, MAX_BODY).await?.ok_or_else(too_long)?;
-    let Message { key, value } = parse(&body)?;
-    let receipt = node.try_publish(&key, value).map_err(refusal)?;
-    audited.one_more();
+    let body = body::read_within(&app.bodies, sent, MAX_BODY).await?.ok_or_else(too_long)?;
+    let PublishRequest { key, value } = parse(&body)?;
+    let receipt = node.try_publish(&key, value).map_err(publish_problem)?;
+    audit.count_message();
     let MessageId { epoch, seq } = receipt.id();
-    let ids = Ids::One { id: receipt.id().of(node.name()), origin: node.name(), epoch, seq };
-    let span = published(node, receipt.id(), &key);
-    answer(receipt, ids, ack).instrument(span).await
+    let ids = PublishedIds::One { id: receipt.id().of(node.name()), origin: node.name(), epoch, seq };
+    let span = publish_span(node, receipt.id(), &key);
+    respond(receipt, ids, ack).instrument(span).await
 }
 
-async fn batch(app: &App, mut sent: Body, ack: Ack, audited: &Audited) -> Result<Response, Problem> {
-    let (node, limit) = (&app.node, app.bodies.time);
-    let mut batch = Batch { node, audited, lines: 0, published: 0, ends: None };
-    let (mut buffer, mut held) = (BytesMut::new(), app.bodies.hold());
+async fn publish_batch(app: &App, mut sent: Body, ack: AckMode, audit: &AuditHandle) -> Result<Response, Problem> {
+    let (node, limit) = (&app.node, app.bodies.timeout);
+    let mut batch = Batch { node, audit, lines: 0, published: 0, first_and_last: None };
+    let (mut buffer, mut reservation) = (BytesMut::new(), app.bodies.reserve());
     // What is known to hold no line's end.
     let mut searched = 0;
     // By then a line has to be there.
@@ -135,93 +135,94 @@ async fn batch(app: &App, mut sent: Body, ack: Ack, audited: &Audited) -> Result
             buffer.advance(1);
             searched = 0;
             due = Instant::now() + limit;
-            if let Err(problem) = batch.line(&line).await {
-                return Err(batch.unfinished(problem));
+            if let Err(problem) = batch.publish_line(&line).await {
+                return Err(batch.with_progress(problem));
             }
         }
         searched = buffer.len();
         if searched > MAX_BODY {
             break Err(too_long());
         }
-        if let Err(problem) = held.set(searched) {
+        if let Err(problem) = reservation.resize(searched) {
             break Err(problem);
         }
         match timeout_at(due, sent.frame()).await {
-            Err(_) => break Err(body::too_slow(limit)),
-            Ok(Some(Err(error))) => break Err(body::broken(&error)),
+            Err(_) => break Err(body::timed_out(limit)),
+            Ok(Some(Err(error))) => break Err(body::broken_off(&error)),
             Ok(Some(Ok(frame))) => buffer.extend(frame.into_data()),
-            Ok(None) => break batch.line(&buffer).await,
+            Ok(None) => break batch.publish_line(&buffer).await,
         }
     };
-    match (outcome, batch.ends.take()) {
-        (Err(problem), ends) => {
-            batch.ends = ends;
-            Err(batch.unfinished(problem))
+    match (outcome, batch.first_and_last.take()) {
+        (Err(problem), first_and_last) => {
+            batch.first_and_last = first_and_last;
+            Err(batch.with_progress(problem))
         }
         (Ok(()), None) => Err(Problem::bad_request("the body has no message; send one JSON object per line")
-            .with(NoneOf { published: 0 })),
+            .with(EmptyBatch { published: 0 })),
         (Ok(()), Some((first, last))) => {
             let [first, last_id] = [first, last.id()].map(|id| id.of(node.name()));
-            answer(last, Ids::Batch { published: batch.published, first, last: last_id }, ack).await
+            respond(last, PublishedIds::Batch { published: batch.published, first, last: last_id }, ack).await
         }
     }
 }
 
 struct Batch<'a> {
     node: &'a Handle,
-    audited: &'a Audited,
+    audit: &'a AuditHandle,
     /// Lines that are dealt with.
     lines: u64,
     published: u64,
     /// The first message, and the last.
-    ends: Option<(MessageId, Receipt)>,
+    first_and_last: Option<(MessageId, Receipt)>,
 }
 
 impl Batch<'_> {
     /// Deals with a line: publishes it, as soon as there is room, unless it is blank.
-    async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+    async fn publish_line(&mut self, line: &[u8]) -> Result<(), Problem> {
         if !line.trim_ascii().is_empty() {
-            self.publish(line).await?;
+            self.publish_message(line).await?;
         }
         self.lines += 1;
         Ok(())
     }
 
-    async fn publish(&mut self, line: &[u8]) -> Result<(), Problem> {
-        let Message { key, value } = parse(line)?;
+    async fn publish_message(&mut self, line: &[u8]) -> Result<(), Problem> {
+        let PublishRequest { key, value } = parse(line)?;
         let receipt = match self.node.try_publish(&key, value) {
             Err(PublishError::WouldBlock) => match timeout(ACK_TIME, self.node.publish(&key, value)).await {
-                Ok(published) => published.map_err(refusal)?,
-                Err(_) => return Err(refusal(PublishError::WouldBlock)),
+                Ok(published) => published.map_err(publish_problem)?,
+                Err(_) => return Err(publish_problem(PublishError::WouldBlock)),
             },
-            published => published.map_err(refusal)?,
+            published => published.map_err(publish_problem)?,
         };
-        published(self.node, receipt.id(), &key);
+        publish_span(self.node, receipt.id(), &key);
         self.published += 1;
-        self.audited.one_more();
-        if self.published.is_multiple_of(TURN) {
+        self.audit.count_message();
+        if self.published.is_multiple_of(YIELD_EVERY) {
             yield_now().await;
         }
-        let first = self.ends.take().map_or(receipt.id(), |(first, _)| first);
-        self.ends = Some((first, receipt));
+        let first = self.first_and_last.take().map_or(receipt.id(), |(first, _)| first);
+        self.first_and_last = Some((first, receipt));
         Ok(())
     }
 
     /// What came before the problem is published, and is told.
-    fn unfinished(&self, problem: Problem) -> Problem {
-        problem.with(Unfinished { published: self.published, line: self.lines + 1 })
+    fn with_progress(&self, problem: Problem) -> Problem {
+        problem.with(PartialBatch { published: self.published, line: self.lines + 1 })
     }
 }
 
-pub(super) fn parse(text: &[u8]) -> Result<Message<'_>, Problem> {
-    body::object(text).map_err(|error| {
-        let detail = format!("not a message: {}; send {{\"key\": \"…\", \"value\": …}}", body::wrong(&error));
-        Problem::bad_request(detail).with(Location::from(&error))
+pub(super) fn parse(text: &[u8]) -> Result<PublishRequest<'_>, Problem> {
+    body::parse_object(text).map_err(|error| {
+        let detail =
+            format!("not a message: {}; send {{\"key\": \"…\", \"value\": …}}", body::describe_json_error(&error));
+        Problem::bad_request(detail).with(LocationJson::from(&error))
     })
 }
 
 /// The span of a message that was published, with which it begins.
-fn published(node: &Handle, id: MessageId, key: &str) -> Span {
+fn publish_span(node: &Handle, id: MessageId, key: &str) -> Span {
     let span = debug_span!("publish", node = node.name(), id = id.of(node.name()));
     span.in_scope(|| debug!(event = "published", key, "published {}: key={key}", id.of(node.name())));
     span
@@ -229,27 +230,27 @@ fn published(node: &Handle, id: MessageId, key: &str) -> Span {
 
 /// What is published.
 #[derive(Serialize)]
-struct Published<'a> {
+struct PublishedBody<'a> {
     #[serde(flatten)]
-    ids: Ids<'a>,
+    ids: PublishedIds<'a>,
     /// Told only when it is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     joined: Option<bool>,
     #[serde(flatten)]
-    delivered: Option<Delivered>,
+    delivered: Option<DeliveredJson>,
 }
 
 /// How it is named.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Ids<'a> {
+enum PublishedIds<'a> {
     One { id: String, origin: &'a str, epoch: u64, seq: u64 },
     Batch { published: u64, first: String, last: String },
 }
 
 /// Who has it.
 #[derive(Serialize)]
-struct Delivered {
+struct DeliveredJson {
     delivered: usize,
     members: usize,
     plain: usize,
@@ -260,7 +261,7 @@ struct Delivered {
 
 /// Who does not have it in time.
 #[derive(Serialize)]
-struct Missing {
+struct MissingAcks {
     missing: Vec<String>,
     waited_ms: u64,
     failed: Vec<String>,
@@ -269,23 +270,23 @@ struct Missing {
 
 /// A batch that has no message.
 #[derive(Serialize)]
-struct NoneOf {
+struct EmptyBatch {
     published: u64,
 }
 
 /// A batch that ends with a problem.
 #[derive(Serialize)]
-struct Unfinished {
+struct PartialBatch {
     published: u64,
     line: u64,
 }
 
 /// Waits as asked, and tells what came of it.
-async fn answer(receipt: Receipt, ids: Ids<'_>, ack: Ack) -> Result<Response, Problem> {
-    let mut published = Published { ids, joined: (!receipt.joined()).then_some(false), delivered: None };
+async fn respond(receipt: Receipt, ids: PublishedIds<'_>, ack: AckMode) -> Result<Response, Problem> {
+    let mut published = PublishedBody { ids, joined: (!receipt.joined()).then_some(false), delivered: None };
     let limit = match ack {
-        Ack::Sent => return Ok(problem::answer(StatusCode::ACCEPTED, &published)),
-        Ack::All(limit) => limit,
+        AckMode::Sent => return Ok(problem::json_response(StatusCode::ACCEPTED, &published)),
+        AckMode::All(limit) => limit,
     };
     match receipt.delivered_within(limit).await {
         Ok(done) => {
@@ -300,14 +301,15 @@ async fn answer(receipt: Receipt, ids: Ids<'_>, ack: Ack) -> Result<Response, Pr
                 "delivered to {delivered} of {members} in {elapsed_ms:.1} ms{departed}"
             );
             let (failed, left) = (names(&departed.failed), names(&departed.left));
-            published.delivered = Some(Delivered { delivered, members, plain: done.plain, elapsed_ms, failed, left });
-            Ok(problem::answer(StatusCode::OK, &published))
+            published.delivered =
+                Some(DeliveredJson { delivered, members, plain: done.plain, elapsed_ms, failed, left });
+            Ok(problem::json_response(StatusCode::OK, &published))
         }
         Err(DeliveryError::Stopped) => Err(Problem::stopped()),
         Err(error @ DeliveryError::Missing { .. }) => {
             let problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, &error);
             let DeliveryError::Missing { missing, waited, departed } = error else { return Err(problem) };
-            let missing = Missing {
+            let missing = MissingAcks {
                 missing: names(&missing),
                 waited_ms: waited.as_millis() as u64,
                 failed: names(&departed.failed),
@@ -322,11 +324,11 @@ fn names(members: &[NodeName]) -> Vec<String> {
     members.iter().map(NodeName::to_string).collect()
 }
 
-fn refusal(error: PublishError) -> Problem {
+fn publish_problem(error: PublishError) -> Problem {
     match error {
         PublishError::WouldBlock => Problem::new(StatusCode::TOO_MANY_REQUESTS, error).header(header::RETRY_AFTER, "1"),
         PublishError::TooLarge { max, .. } => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with(Limit { limit: max })
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, error).with(LimitJson { limit: max })
         }
         PublishError::Value(_) => Problem::bad_request(error),
         PublishError::NameTaken => Problem::new(StatusCode::CONFLICT, error),
@@ -337,5 +339,5 @@ fn refusal(error: PublishError) -> Problem {
 fn too_long() -> Problem {
     let detail =
         format!("a message may have at most {MAX_BODY} bytes here, and 1 MiB between nodes; shorten its value");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(Limit { limit: MAX_BODY })
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).with(LimitJson { limit: MAX_BODY })
 }

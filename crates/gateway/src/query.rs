@@ -28,11 +28,11 @@ pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<Strin
     })?;
     let mut values = [const { None }; N];
     for (name, value) in asked {
-        let Some(place) = known.iter().position(|known| *known == name) else {
+        let Some(index) = known.iter().position(|known| *known == name) else {
             let (name, known) = (quote(&name), known.join(", "));
             return Err(Problem::bad_request(format_args!("{name} is not a parameter here; those there are: {known}")));
         };
-        if values[place].replace(value).is_some() {
+        if values[index].replace(value).is_some() {
             return Err(Problem::bad_request(format_args!("{name} is given more than once; give it once")));
         }
     }
@@ -44,7 +44,7 @@ pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<Strin
 /// # Errors
 ///
 /// The answer to give, 400, if it is none.
-pub fn number<T: FromStr>(name: &str, value: Option<String>, expected: &str) -> Result<Option<T>, Problem> {
+pub fn parse_number<T: FromStr>(name: &str, value: Option<String>, expected: &str) -> Result<Option<T>, Problem> {
     let number = |text: String| {
         let not = |_| Problem::bad_request(format_args!("{name} = {}: not {expected}", quote(&text)));
         text.parse().map_err(not)
@@ -53,8 +53,8 @@ pub fn number<T: FromStr>(name: &str, value: Option<String>, expected: &str) -> 
 }
 
 /// A number of messages.
-pub(super) fn messages(name: &str, value: Option<String>) -> Result<Option<usize>, Problem> {
-    number(name, value, &format!("a number of messages; write one like 10, at most {}", usize::MAX))
+pub(super) fn parse_message_count(name: &str, value: Option<String>) -> Result<Option<usize>, Problem> {
+    parse_number(name, value, &format!("a number of messages; write one like 10, at most {}", usize::MAX))
 }
 
 /// What takes no query is asked without one.
@@ -62,7 +62,7 @@ pub(super) fn messages(name: &str, value: Option<String>) -> Result<Option<usize
 /// # Errors
 ///
 /// The answer to give, 400, if there is one.
-pub fn none(uri: &Uri) -> Result<(), Problem> {
+pub fn reject_any(uri: &Uri) -> Result<(), Problem> {
     match uri.query().unwrap_or_default() {
         "" => Ok(()),
         query => Err(Problem::bad_request(format_args!(
@@ -79,7 +79,7 @@ mod tests {
 
     fn refused(query: &str) -> String {
         let uri = format!("/v1/messages?{query}").parse().expect("a URI");
-        let read = read(&uri, ["key", "last"]).and_then(|[_, last]| messages("last", last));
+        let read = read(&uri, ["key", "last"]).and_then(|[_, last]| parse_message_count("last", last));
         read.expect_err("this cannot be").body()
     }
 
@@ -88,8 +88,8 @@ mod tests {
         let uri = "/v1/messages?last=7&key=a%20b+c%26%C3%a4%".parse().expect("a URI");
         let [key, last, from] = read(&uri, ["key", "last", "from"]).expect("it can be");
         assert_eq!((key.as_deref(), from), (Some("a b c&ä%"), None));
-        assert_eq!(messages("last", last).expect("it is one"), Some(7));
-        assert_eq!(messages("last", None).expect("none"), None);
+        assert_eq!(parse_message_count("last", last).expect("it is one"), Some(7));
+        assert_eq!(parse_message_count("last", None).expect("none"), None);
         assert_eq!(read(&"/v1/messages".parse().expect("a URI"), ["key"]).expect("it can be"), [None]);
     }
 

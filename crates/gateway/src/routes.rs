@@ -11,12 +11,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{access::Needs, sheet::Sheet};
+use super::{access::RequiredScopes, metrics_writer::MetricsWriter};
 
 /// Routes with their description, to be mounted on a [`Server`](crate::Server).
 #[derive(Clone, Debug)]
 pub struct Routes {
-    pub(super) methods: Vec<(&'static str, Needs, MethodRouter)>,
+    pub(super) methods: Vec<(&'static str, RequiredScopes, MethodRouter)>,
     description: &'static str,
     pub(super) metrics: Option<WriteMetrics>,
     pub(super) script: Option<&'static str>,
@@ -24,7 +24,7 @@ pub struct Routes {
 
 /// Writes the metrics of what is mounted.
 #[derive(Clone)]
-pub(super) struct WriteMetrics(Arc<dyn Fn(&mut Sheet<'_>) -> fmt::Result + Send + Sync>);
+pub(super) struct WriteMetrics(Arc<dyn Fn(&mut MetricsWriter<'_>) -> fmt::Result + Send + Sync>);
 
 impl fmt::Debug for WriteMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,8 +33,8 @@ impl fmt::Debug for WriteMetrics {
 }
 
 impl WriteMetrics {
-    pub(super) fn write(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
-        (self.0)(sheet)
+    pub(super) fn write(&self, writer: &mut MetricsWriter<'_>) -> fmt::Result {
+        (self.0)(writer)
     }
 }
 
@@ -69,7 +69,7 @@ impl Routes {
     #[must_use]
     pub fn new(
         description: &'static str,
-        methods: impl IntoIterator<Item = (&'static str, Needs, MethodRouter)>,
+        methods: impl IntoIterator<Item = (&'static str, RequiredScopes, MethodRouter)>,
     ) -> Self {
         let Description { paths, .. } = Description::read(description);
         let methods: Vec<_> = methods.into_iter().collect();
@@ -82,13 +82,13 @@ impl Routes {
 
     /// Routes of a protocol that is described elsewhere.
     #[must_use]
-    pub fn undescribed(methods: impl IntoIterator<Item = (&'static str, Needs, MethodRouter)>) -> Self {
+    pub fn undescribed(methods: impl IntoIterator<Item = (&'static str, RequiredScopes, MethodRouter)>) -> Self {
         Self { methods: methods.into_iter().collect(), description: r#"{"paths": {}}"#, metrics: None, script: None }
     }
 
     /// Whoever asks for the node's metrics is told these as well. `write` must not block.
     #[must_use]
-    pub fn metrics(mut self, write: impl Fn(&mut Sheet<'_>) -> fmt::Result + Send + Sync + 'static) -> Self {
+    pub fn metrics(mut self, write: impl Fn(&mut MetricsWriter<'_>) -> fmt::Result + Send + Sync + 'static) -> Self {
         self.metrics = Some(WriteMetrics(Arc::new(write)));
         self
     }
@@ -102,8 +102,8 @@ impl Routes {
     }
 
     /// What callers need, by the path.
-    pub(super) fn needs(&self) -> impl Iterator<Item = (&'static str, Needs)> {
-        self.methods.iter().map(|(path, needs, _)| (*path, *needs))
+    pub(super) fn required_scopes(&self) -> impl Iterator<Item = (&'static str, RequiredScopes)> {
+        self.methods.iter().map(|(path, required_scopes, _)| (*path, *required_scopes))
     }
 }
 

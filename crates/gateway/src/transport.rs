@@ -23,39 +23,45 @@ use tokio_rustls::server::TlsStream;
 pub(crate) const BUFFER: usize = 32 << 10;
 
 /// A TCP stream whose writes fail when nothing of them was taken for a while. It waits where it is used next once its
-/// [`Mover`] was told so.
+/// [`RuntimeSwitch`] was told so.
 pub(crate) struct Socket {
     /// Nothing while it moves, or after that has failed.
     stream: Option<TcpStream>,
-    moved: Mover,
-    patience: Duration,
+    switch_pending: RuntimeSwitch,
+    write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     /// How many bytes more may be read.
-    limit: Option<usize>,
+    read_limit: Option<usize>,
 }
 
 /// Has a stream wait for its socket where it is used next, in another runtime.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Mover(Arc<AtomicBool>);
+pub(crate) struct RuntimeSwitch(Arc<AtomicBool>);
 
-impl Mover {
-    pub(crate) fn move_on(&self) {
+impl RuntimeSwitch {
+    pub(crate) fn switch(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream: Some(stream), moved: Mover::default(), patience, stalled: None, limit: None }
+    pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        Self {
+            stream: Some(stream),
+            switch_pending: RuntimeSwitch::default(),
+            write_timeout,
+            stalled: None,
+            read_limit: None,
+        }
     }
 
     /// No more than so many bytes are read from now on, and those that one read more brings: then it fails.
-    pub(crate) fn limit(&mut self, bytes: Option<usize>) {
-        self.limit = bytes;
+    pub(crate) fn set_read_limit(&mut self, bytes: Option<usize>) {
+        self.read_limit = bytes;
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
-        if self.moved.0.swap(false, Ordering::Relaxed)
+        if self.switch_pending.0.swap(false, Ordering::Relaxed)
             && let Some(stream) = self.stream.take()
         {
             self.stream = Some(TcpStream::from_std(stream.into_std()?)?);
@@ -64,13 +70,13 @@ impl Socket {
     }
 
     /// What is kept above it, as TLS does, is written through here in the end: so this is where patience is.
-    fn judge<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn fail_if_stalled<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let write_timeout = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -85,7 +91,7 @@ impl AsyncRead for Socket {
         let before = buffer.filled().len();
         ready!(self.stream()?.poll_read(context, buffer))?;
         let read = buffer.filled().len() - before;
-        if let Some(limit) = &mut self.limit {
+        if let Some(limit) = &mut self.read_limit {
             *limit = limit.checked_sub(read).ok_or_else(|| io::Error::other("the client sends too much"))?;
         }
         Poll::Ready(Ok(()))
@@ -95,7 +101,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.stream()?.poll_write(context, data);
-        self.judge(context, written)
+        self.fail_if_stalled(context, written)
     }
 
     fn poll_write_vectored(
@@ -104,7 +110,7 @@ impl AsyncWrite for Socket {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = self.stream()?.poll_write_vectored(context, data);
-        self.judge(context, written)
+        self.fail_if_stalled(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -135,17 +141,17 @@ impl Transport {
         }
     }
 
-    pub(crate) fn mover(&mut self) -> Mover {
-        self.socket().moved.clone()
+    pub(crate) fn runtime_switch(&mut self) -> RuntimeSwitch {
+        self.socket().switch_pending.clone()
     }
 
-    pub(crate) fn set_patience(&mut self, patience: Duration) {
-        self.socket().patience = patience;
+    pub(crate) fn set_write_timeout(&mut self, write_timeout: Duration) {
+        self.socket().write_timeout = write_timeout;
     }
 }
 
 /// The same call on whichever it is.
-macro_rules! either {
+macro_rules! dispatch {
     ($transport:expr, $stream:ident => $call:expr) => {
         match $transport.get_mut() {
             Transport::Plain(socket) => {
@@ -162,13 +168,13 @@ macro_rules! either {
 
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read(context, buffer))
+        dispatch!(self, stream => stream.poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write(context, data))
+        dispatch!(self, stream => stream.poll_write(context, data))
     }
 
     fn poll_write_vectored(
@@ -176,7 +182,7 @@ impl AsyncWrite for Transport {
         context: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write_vectored(context, data))
+        dispatch!(self, stream => stream.poll_write_vectored(context, data))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -184,10 +190,10 @@ impl AsyncWrite for Transport {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_flush(context))
+        dispatch!(self, stream => stream.poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_shutdown(context))
+        dispatch!(self, stream => stream.poll_shutdown(context))
     }
 }

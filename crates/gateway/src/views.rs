@@ -10,9 +10,9 @@
 //!
 //! # What can go wrong
 //!
-//! - *Members that answer slowly, or not at all*, have [`PATIENCE`]; all together [`ASKING`]. Who was not asked is told
+//! - *Members that answer slowly, or not at all*, have [`VIEW_TIMEOUT`]; all together [`TOTAL_TIMEOUT`]. Who was not asked is told
 //!   by number.
-//! - *A client that reads slowly* is cut off after [`TURN`], so that the next one has its turn.
+//! - *A client that reads slowly* is cut off after [`READ_TIMEOUT`], so that the next one has its turn.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -34,125 +34,125 @@ use tokio::{
 
 use super::{
     app::App,
-    look::state,
-    pieces::{Pieces, around, pieces, push},
+    chunks::{ChunkWriter, chunked_body, push_element, split_envelope},
+    cluster::state_name,
     problem::Problem,
     query,
-    recent_views::{Kept, Recent},
+    view_cache::{CachedViews, LastViews},
 };
 
 /// For how long answers are given out, and nobody is asked again.
-const FRESH: Duration = Duration::from_secs(1);
+const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a member may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
 /// For how long members are asked.
-const ASKING: Duration = Duration::from_secs(20);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a client may take to read it all, from when it has its turn; and how long another waits for that.
-const TURN: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Members asked at most; how many were not is told.
-pub(crate) const MOST: usize = 256;
+pub(crate) const MAX_ASKED: usize = 256;
 /// Members asked at the same time.
-pub(crate) const AT_ONCE: usize = 16;
+pub(crate) const MAX_CONCURRENT: usize = 16;
 /// The largest view that is asked for along with others, in records and in bytes.
-pub(crate) const SMALL: (usize, usize) = (1024, 256 << 10);
+pub(crate) const SMALL_VIEW: (usize, usize) = (1024, 256 << 10);
 /// The longest text that is kept for a second, in bytes.
-const KEPT: usize = 1 << 20;
+const MAX_CACHED: usize = 1 << 20;
 
 /// `GET /v1/views`
 pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    query::none(&uri)?;
-    let mut last = timeout(TURN, Arc::clone(&app.views.last).lock_owned()).await.map_err(|_| {
+    query::reject_any(&uri)?;
+    let mut last = timeout(READ_TIMEOUT, Arc::clone(&app.views.last).lock_owned()).await.map_err(|_| {
         let detail = "other clients are reading the views of all members slowly; try again in a moment";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
     })?;
-    if let Some(kept) = last.kept.as_ref().filter(|kept| kept.at.elapsed() < FRESH) {
-        let (kept, count) = (Arc::clone(kept), kept.pieces.len());
-        return Ok(answer(stream::iter(0..count).map(move |i| Ok(kept.pieces[i].clone()))));
+    if let Some(cached) = last.cached.as_ref().filter(|cached| cached.at.elapsed() < CACHE_TTL) {
+        let (cached, count) = (Arc::clone(cached), cached.chunks.len());
+        return Ok(views_response(stream::iter(0..count).map(move |i| Ok(cached.chunks[i].clone()))));
     }
     if let Some(at) = last.asked_at {
-        sleep_until(at + FRESH).await;
+        sleep_until(at + CACHE_TTL).await;
     }
-    *last = Recent { asked_at: Some(Instant::now()), kept: None };
+    *last = LastViews { asked_at: Some(Instant::now()), cached: None };
     let own = app.node.view().await;
     if own.is_empty() {
         return Err(Problem::stopped());
     }
-    let room = Arc::clone(&app.views.room).try_acquire_owned().ok();
-    let (pieces, body) = pieces(Instant::now() + TURN, room.as_ref().map(|_| KEPT));
-    tokio::spawn(tell(app, last, own, pieces, room));
-    Ok(answer(body))
+    let cache_permit = Arc::clone(&app.views.permits).try_acquire_owned().ok();
+    let (chunks, body) = chunked_body(Instant::now() + READ_TIMEOUT, cache_permit.as_ref().map(|_| MAX_CACHED));
+    tokio::spawn(write_and_cache(app, last, own, chunks, cache_permit));
+    Ok(views_response(body))
 }
 
-fn answer(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
+fn views_response(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(text)).into_response()
 }
 
 /// Asks all, and tells what they answer, piece by piece.
-async fn tell(
+async fn write_and_cache(
     app: Arc<App>,
-    mut last: OwnedMutexGuard<Recent>,
+    mut last: OwnedMutexGuard<LastViews>,
     own: Vec<ViewEntry>,
-    mut pieces: Pieces,
-    room: Option<OwnedSemaphorePermit>,
+    mut chunks: ChunkWriter,
+    cache_permit: Option<OwnedSemaphorePermit>,
 ) {
-    if tell_all(&mut pieces, &app, own).await.is_none() {
-        if pieces.is_late() {
+    if write_all(&mut chunks, &app, own).await.is_none() {
+        if chunks.is_overdue() {
             app.counts.cut_off("it reads the views of all members too slowly");
         }
-    } else if let (Some(pieces), Some(room)) = (pieces.into_kept(), room) {
-        last.kept = Some(Arc::new(Kept { at: Instant::now(), pieces, _room: room }));
+    } else if let (Some(chunks), Some(cache_permit)) = (chunks.into_cached(), cache_permit) {
+        last.cached = Some(Arc::new(CachedViews { at: Instant::now(), chunks, _permit: cache_permit }));
     }
 }
 
-async fn tell_all(pieces: &mut Pieces, app: &App, own: Vec<ViewEntry>) -> Option<()> {
+async fn write_all(chunks: &mut ChunkWriter, app: &App, own: Vec<ViewEntry>) -> Option<()> {
     let node = &app.node;
-    let until = Instant::now() + ASKING;
-    pieces.text = around(&AllViews { node: node.name(), views: [], not_asked: 0 }).0;
-    tell_view(pieces, node.name(), &own).await?;
+    let until = Instant::now() + TOTAL_TIMEOUT;
+    chunks.text = split_envelope(&AllViewsBody { node: node.name(), views: [], not_asked: 0 }).0;
+    write_view(chunks, node.name(), &own).await?;
     drop(own);
     let others = node.members().await;
     let others = others.into_iter().filter(|member| member.name != *node.name());
     let count = others.clone().count();
-    let others: Vec<_> = others.take(MOST).collect();
+    let others: Vec<_> = others.take(MAX_ASKED).collect();
     let mut asked = 0;
-    let mut views = stream::iter(others).map(|member| Asking::begin(node, member)).buffered(AT_ONCE);
+    let mut views = stream::iter(others).map(|member| ViewRequest::begin(node, member)).buffered(MAX_CONCURRENT);
     while let Ok(Some((member, mut view))) = timeout_at(until, views.next()).await {
         if let Err(ViewError::Request(RequestError::TooLarge { .. })) = view {
-            view = node.view_of(member.addr, PATIENCE).await;
+            view = node.view_of(member.addr, VIEW_TIMEOUT).await;
         }
         let name = member.name.to_string();
         match view {
             Ok(beliefs) => {
-                pieces.text.push(',');
-                tell_view(pieces, &name, &beliefs).await?;
+                chunks.text.push(',');
+                write_view(chunks, &name, &beliefs).await?;
             }
             Err(error) => {
                 let error = (app.config.explain)(&error.to_string());
-                push(&mut pieces.text, &NoView { of: &name, error });
-                pieces.flush().await?;
+                push_element(&mut chunks.text, &MissingViewJson { of: &name, error });
+                chunks.flush().await?;
             }
         }
         asked += 1;
     }
-    pieces.text += &around(&AllViews { node: node.name(), views: [], not_asked: count - asked }).1;
-    pieces.finish().await
+    chunks.text += &split_envelope(&AllViewsBody { node: node.name(), views: [], not_asked: count - asked }).1;
+    chunks.finish().await
 }
 
-async fn tell_view(pieces: &mut Pieces, of: &str, beliefs: &[ViewEntry]) -> Option<()> {
-    let (before, after) = around(&ViewOf { of, members: [] });
-    pieces.text += &before;
+async fn write_view(chunks: &mut ChunkWriter, of: &str, beliefs: &[ViewEntry]) -> Option<()> {
+    let (before, after) = split_envelope(&ViewBody { of, members: [] });
+    chunks.text += &before;
     for belief in beliefs {
-        let (name, state) = (belief.name.to_string(), state(belief.state));
-        push(&mut pieces.text, &BeliefOf { name, state, incarnation: belief.incarnation });
-        pieces.flush().await?;
+        let (name, state) = (belief.name.to_string(), state_name(belief.state));
+        push_element(&mut chunks.text, &BeliefJson { name, state, incarnation: belief.incarnation });
+        chunks.flush().await?;
     }
-    pieces.text += &after;
-    pieces.flush().await
+    chunks.text += &after;
+    chunks.flush().await
 }
 
 /// What all members believe of each other, each view written after the other.
 #[derive(Serialize)]
-struct AllViews<'a> {
+struct AllViewsBody<'a> {
     node: &'a str,
     views: [(); 0],
     not_asked: usize,
@@ -160,41 +160,41 @@ struct AllViews<'a> {
 
 /// What a member believes, of each member after the other.
 #[derive(Serialize)]
-struct ViewOf<'a> {
+struct ViewBody<'a> {
     of: &'a str,
     members: [(); 0],
 }
 
 /// Why there is no view of a member.
 #[derive(Serialize)]
-struct NoView<'a> {
+struct MissingViewJson<'a> {
     of: &'a str,
     error: String,
 }
 
 /// What is believed of a member.
 #[derive(Serialize)]
-struct BeliefOf {
+struct BeliefJson {
     name: String,
     state: &'static str,
     incarnation: u32,
 }
 
-type View = Result<Vec<ViewEntry>, ViewError>;
+type ViewResult = Result<Vec<ViewEntry>, ViewError>;
 
 /// A member that is being asked, however long its answer then waits to be told. Given up when it is dropped.
-struct Asking(JoinHandle<View>);
+struct ViewRequest(JoinHandle<ViewResult>);
 
-impl Asking {
-    async fn begin(node: &Handle, member: Member) -> (Member, View) {
+impl ViewRequest {
+    async fn begin(node: &Handle, member: Member) -> (Member, ViewResult) {
         let (node, addr) = (node.clone(), member.addr);
-        let mut asking = Self(tokio::spawn(async move { node.view_within(addr, PATIENCE, SMALL).await }));
+        let mut asking = Self(tokio::spawn(async move { node.view_within(addr, VIEW_TIMEOUT, SMALL_VIEW).await }));
         let view = (&mut asking.0).await.unwrap_or(Err(ViewError::Stopped));
         (member, view)
     }
 }
 
-impl Drop for Asking {
+impl Drop for ViewRequest {
     fn drop(&mut self) {
         self.0.abort();
     }

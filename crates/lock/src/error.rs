@@ -1,33 +1,33 @@
-//! What fails.
+//! Why an operation on a lock fails.
 
 use broadcast_store::StoreError;
 
 use crate::{message::Holder, name::NameError, refusal::Refusal};
 
-/// Why something was not done with a lock.
+/// Why an operation on a lock failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LockError {
-    /// It was refused.
+    /// The state machine refused it; nothing has changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Others hold it, and it was not granted in time.
+    /// Others hold the lock, and it was not granted in time.
     #[error("the lock is held by {}", by(holders))]
     Taken {
         /// Who holds it, or some of them.
         holders: Vec<Holder>,
     },
-    /// The session has ended while it waited, or somebody has given up its place.
+    /// The session ended while it waited, or somebody gave up its entry.
     #[error("session {session:016x} has ended, or its place was given up")]
-    Ended {
+    SessionEnded {
         /// The session.
         session: i64,
     },
-    /// The store could not be asked.
+    /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What was answered cannot be read: another release has answered.
+    /// The answer cannot be read: another release has sent it.
     #[error("the store answers about locks what cannot be read: {0}")]
-    Answer(String),
+    UnexpectedAnswer(String),
 }
 
 impl From<NameError> for LockError {
@@ -36,6 +36,7 @@ impl From<NameError> for LockError {
     }
 }
 
+/// The holders, in words.
 fn by(holders: &[Holder]) -> String {
     let Some(first) = holders.first() else { return "others who wait".into() };
     let label = if first.label.is_empty() { String::new() } else { format!(" ({})", first.label) };

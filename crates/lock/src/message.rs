@@ -1,222 +1,229 @@
-//! What clients tell the state machine, and what that answers: commands, questions and events, and their bytes.
+//! The messages between clients and the state machine: commands, queries, events, and their bytes.
 //!
-//! They are written by `postcard`. A variant that is added comes last, and raises [`VERSION`](crate::machine::VERSION).
+//! A [`LockCommand`] changes something, and has a [`LockOutcome`]. A [`LockQuery`] asks. A [`LockEvent`] tells those who
+//! follow the machine what happened to an entry of a queue.
+//!
+//! They are written by `postcard`, which goes by the order of variants and fields. A new variant comes last, and raises
+//! [`VERSION`](crate::machine::VERSION).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{name::Name, refusal::Refusal};
 
-/// The most bytes of a value.
-pub const MAX_VALUE: usize = 4096;
-/// The most bytes of a label.
-pub const MAX_LABEL: usize = 255;
-/// The most locks that are taken at once.
+/// The most bytes of a holder's value.
+pub const MAX_VALUE_BYTES: usize = 4096;
+/// The most bytes of a session's label, and of the name of its node.
+pub const MAX_LABEL_BYTES: usize = 255;
+/// The most locks that one request takes at once.
 pub const MAX_NAMES: usize = 16;
 /// The most permits of a semaphore.
 pub const MAX_PERMITS: u16 = 1000;
-/// The shortest and the longest time to live of a session, in seconds. A shorter one would not survive an election.
+/// The shortest time to live of a session, in seconds. A shorter one would not survive the election of another leader.
 pub const MIN_TTL: u32 = 2;
-/// See [`MIN_TTL`].
+/// The longest time to live of a session, in seconds: a day.
 pub const MAX_TTL: u32 = 86_400;
-/// The most places of a session.
-pub const MAX_PLACES_OF_SESSION: usize = 1000;
-/// The most fences.
+/// How many locks a session may hold and wait for; several at once count as one.
+pub const MAX_ENTRIES_PER_SESSION: usize = 1000;
+/// How many resources may have a fence.
 pub const MAX_FENCES: usize = 1 << 16;
-/// Which ids sessions have: those from this one on. No other lease has one of them, so neither is taken for the other. They
-/// are few of all, since clients of etcd may choose the ids of leases.
-pub const SESSION: i64 = 0x7f << 56;
-/// The longest lock-delay, in seconds.
+/// The first id of a session; all above it are of sessions, too. No other lease has such an id, so neither is taken for the
+/// other. The range is a small part of all ids, since clients of etcd may choose the ids of their leases.
+pub const FIRST_SESSION_ID: i64 = 0x7f << 56;
+/// The longest lock delay, in seconds.
 pub const MAX_LOCK_DELAY: u32 = 3600;
 
 /// How a lock is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// By one, and nobody else.
+    /// One holds it, and nobody else.
     #[default]
     Exclusive,
-    /// By all that ask for it so.
+    /// All hold it together that ask for it in this mode, as readers do.
     Shared,
-    /// By so many at a time as there are permits. If those in a queue name different numbers, the smallest counts for
-    /// whoever comes after it.
+    /// As many hold it as there are permits. Each request names their number. Where requests in a queue name different
+    /// numbers, the smallest so far counts.
     Semaphore {
-        /// How many: 1 to [`MAX_PERMITS`].
+        /// The number of permits: 1 to [`MAX_PERMITS`].
         permits: u16,
     },
 }
 
-/// What a session is to be.
+/// The configuration of a lock session. [`LockClient::session_config`](crate::LockClient::session_config) makes one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionConfig {
-    /// How long it lives when nobody keeps it alive, in seconds: [`MIN_TTL`] to [`MAX_TTL`]. Shorter, and what a lost
-    /// client held is free sooner; longer, and a slow network or a change of leaders ends it less easily.
+pub struct LockSessionConfig {
+    /// The time to live, in seconds, [`MIN_TTL`] to [`MAX_TTL`]: how long the session lives without a keep-alive. The longer,
+    /// the less easily a slow network or an election ends the session of a client that is well; and the longer others wait
+    /// for the locks of a client that is lost.
     pub ttl: u32,
-    /// How long what it held stays taken beyond that, in seconds, up to [`MAX_LOCK_DELAY`]: time for a holder that does not
-    /// know yet. It protects all clients, and is not waited for when the session is ended, or a lock released.
+    /// The lock delay, in seconds, up to [`MAX_LOCK_DELAY`]: how long the locks of an expired session stay taken beyond its
+    /// time to live. The longer, the more time has a holder that has not noticed yet to stop; and the longer others wait.
+    /// Nobody waits for it when the session is ended, or a lock released. (Chubby has it under this name.)
     pub lock_delay: u32,
-    /// Whether it ends when the cluster has taken its node for failed for as long as the lock-delay, sooner than its time to
-    /// live says. The gossip may be wrong about that, so then only the token protects.
+    /// Whether the session ends as soon as the gossip has taken its node for failed for as long as the lock delay. So locks
+    /// of a failed node are free before the time to live is over. But the gossip may be wrong: then two may hold a lock at
+    /// the same time, and only the fencing token protects what they write to.
     pub release_on_failure: bool,
-    /// The node that it was opened through.
+    /// The node through which the session was opened.
     pub node: String,
-    /// What it is for, for people: up to [`MAX_LABEL`] bytes.
+    /// What the session is for, in words for people: up to [`MAX_LABEL_BYTES`] bytes.
     pub label: String,
-    /// When it was opened, in milliseconds since 1970, by the clock of that node. It is shown, and decides nothing.
+    /// When the session was opened, in milliseconds since 1970, by the clock of that node. It is shown, and decides nothing.
     pub since: u64,
 }
 
-/// A place that is asked for.
+/// A request for locks, as it is in the log. See [`LockCommand::Acquire`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Acquire {
-    /// Whose it is to be.
+pub struct AcquireCommand {
+    /// The session that acquires them.
     pub session: i64,
-    /// Opens that session first, if it is to be a new one. If there is to be no place, there is no session, either.
-    pub open: Option<SessionConfig>,
-    /// The locks: 1 to [`MAX_NAMES`], each once. Several are exclusive.
+    /// Opens that session first, if it is a new one. Where the request is refused, the session is not opened, either.
+    pub open: Option<LockSessionConfig>,
+    /// The locks: 1 to [`MAX_NAMES`], each once. Several at once are exclusive.
     pub names: Vec<Name>,
-    /// How.
+    /// How they are to be held.
     pub mode: Mode,
-    /// Whether it waits. If not, it is granted now or refused.
+    /// Whether the request waits. If not, it is granted now or not at all.
     pub waits: bool,
-    /// What the holder says of itself.
+    /// What the holder publishes about itself.
     pub value: Bytes,
-    /// When it was asked for, as [`SessionConfig::since`].
+    /// When the client asked, as [`LockSessionConfig::since`].
     pub since: u64,
 }
 
-/// What is to be done.
+/// A command: it goes through the log, and all voters carry it out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
-    /// Opens a session with this id, which whoever asks has drawn at random: see [`is_session`]. [`Outcome::Done`].
-    Open {
+pub enum LockCommand {
+    /// Opens a session. The client draws its id at random; see [`is_session`]. [`LockOutcome::Done`].
+    OpenSession {
         /// Its id.
         session: i64,
         /// What it is.
-        config: SessionConfig,
+        config: LockSessionConfig,
     },
-    /// Ends a session, with all that it holds and waits for. [`Outcome::Done`].
-    End {
+    /// Ends a session, with all that it holds and waits for. [`LockOutcome::Done`].
+    EndSession {
         /// Its id.
         session: i64,
     },
-    /// Takes a place. [`Outcome::Placed`] or [`Outcome::Taken`].
-    Acquire(Acquire),
-    /// Gives up a place, granted or not. [`Outcome::Released`].
+    /// Puts an entry into the queue of each lock. [`LockOutcome::Queued`] or [`LockOutcome::Taken`].
+    Acquire(AcquireCommand),
+    /// Gives up an entry, granted or not. [`LockOutcome::Released`].
     Release {
-        /// Whose it is.
+        /// The session that has it.
         session: i64,
-        /// Which.
+        /// Its token.
         token: u64,
-        /// A lock that it is for, if that is to be looked at.
+        /// A lock that the entry must be for, if that is to be checked.
         name: Option<Name>,
     },
-    /// Takes a lock from all that hold it, and ends their sessions: so they are told by the next keepalive at the latest.
-    /// [`Outcome::Released`].
-    Force {
+    /// Takes a lock away from all its holders, and ends their sessions: so they learn of it by their next keep-alive at the
+    /// latest. [`LockOutcome::Released`].
+    ForceRelease {
         /// The lock.
         name: Name,
     },
-    /// The holder of an exclusive lock says something else of itself. [`Outcome::Done`].
+    /// Replaces the value that the holder of an exclusive lock publishes. [`LockOutcome::Done`].
     Proclaim {
         /// The lock.
         name: Name,
-        /// Whose place it is.
+        /// The holder's session.
         session: i64,
-        /// Which.
+        /// The holder's token.
         token: u64,
-        /// What.
+        /// The new value.
         value: Bytes,
     },
-    /// Remembers a token of a resource, unless a higher one was seen. [`Outcome::Done`].
-    Fence {
+    /// Raises the fence of a resource to a token, unless it has seen a higher one. [`LockOutcome::Done`].
+    RaiseFence {
         /// The resource.
         name: Name,
         /// The token.
         token: u64,
     },
-    /// Forgets the tokens of a resource. [`Outcome::Done`].
-    Forget {
+    /// Forgets the fence of a resource: the next token may be any. [`LockOutcome::Done`].
+    ForgetFence {
         /// The resource.
         name: Name,
     },
-    /// Carries out a command for users' keys, if a place still holds an exclusive lock. [`Outcome::Keys`].
-    Fenced {
+    /// Carries out a command for users' keys, if this token still holds an exclusive lock. [`LockOutcome::Keys`].
+    FencedWrite {
         /// The lock.
         name: Name,
-        /// The place.
+        /// The holder's token.
         token: u64,
         /// The command, as [`broadcast_store::keys::KeysCommand::encode`] has it.
         keys: Bytes,
     },
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum LockOutcome {
     /// It was refused, and has changed nothing.
     Refused(Refusal),
     /// It is done.
     Done,
-    /// A place was taken.
-    Placed {
+    /// An entry was put into the queue.
+    Queued {
         /// Its token.
         token: u64,
-        /// Whether it is granted.
+        /// Whether the lock was granted at once.
         granted: bool,
     },
-    /// The lock is held, or waited for, by others; no place was taken.
+    /// Others hold the lock, or wait for it, and the request does not wait: it has no entry.
     Taken {
         /// Who holds it, up to [`MAX_HOLDERS`].
         holders: Vec<Holder>,
     },
-    /// Places were given up.
+    /// Entries were given up.
     Released {
         /// Their tokens.
         tokens: Vec<u64>,
     },
-    /// What became of a command for users' keys, as [`broadcast_store::machine::Outcome::encode`] has it.
+    /// The outcome of a command for users' keys, as [`broadcast_store::machine::Outcome::encode`] has it.
     Keys(Bytes),
 }
 
-/// How many holders are told to whoever was refused a lock.
+/// How many holders are named to whoever was refused a lock.
 pub const MAX_HOLDERS: usize = 16;
 
-/// A place, as it is shown.
+/// Who holds a lock, or waits for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its token.
+    /// Its fencing token.
     pub token: u64,
     /// Its session.
     pub session: i64,
-    /// The node that the session was opened through.
+    /// The node through which the session was opened.
     pub node: String,
     /// What the session is for.
     pub label: String,
     /// How the lock is held.
     pub mode: Mode,
-    /// What it says of itself.
+    /// What it publishes about itself.
     pub value: Bytes,
-    /// When it was asked for, in milliseconds since 1970.
+    /// When it asked for the lock, in milliseconds since 1970.
     pub since: u64,
 }
 
-/// What is asked. Lists have at most [`MAX_LISTED`] entries and about [`MAX_LIST_BYTES`] bytes; they say whether there are
-/// more.
+/// A query: the leader answers it, and nothing changes. Each variant says of what type its answer is. Lists come in pages, of
+/// at most [`MAX_PAGE_ENTRIES`] entries and about [`MAX_PAGE_BYTES`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Question {
-    /// How these places are, [`MAX_PLACES`] at most: [`PlaceState`]s, in this order.
-    Places(Vec<u64>),
-    /// How many places are before one that waits, in the longest of its queues: an optional number.
+pub enum LockQuery {
+    /// The states of the entries with these tokens, [`MAX_ENTRIES_PER_QUERY`] at most: [`EntryState`]s, in this order.
+    EntryStates(Vec<u64>),
+    /// How many entries are ahead of one that waits, in the longest of its queues: an optional number.
     Ahead(u64),
-    /// A lock: an optional [`Lock`].
+    /// A lock: an optional [`LockState`].
     Lock(Name),
     /// Who holds any of these locks, [`MAX_HOLDERS`] at most: [`Holder`]s.
     Holders(Vec<Name>),
-    /// Locks: a [`List`] of [`Lock`]s without their queues, whose names begin so.
+    /// Locks whose names begin with a prefix: a [`ListPage`] of [`LockState`]s, without their queues.
     Locks {
-        /// How they begin.
+        /// The prefix.
         prefix: String,
-        /// The last one of the list before.
+        /// The last name of the page before.
         after: Option<Name>,
         /// How many at most.
         limit: u32,
@@ -225,108 +232,108 @@ pub enum Question {
     Session(i64),
     /// Sessions: a [`List`] of [`SessionState`]s.
     Sessions {
-        /// The last one of the list before.
+        /// The last id of the page before.
         after: Option<i64>,
         /// How many at most.
         limit: u32,
     },
-    /// The highest token seen of a resource: an optional number.
+    /// The highest token that a fence has seen: an optional number.
     Fence(Name),
 }
 
-/// The most places that are asked for at once.
-pub const MAX_PLACES: usize = 10_000;
-/// The most entries of a list.
-pub const MAX_LISTED: u32 = 1000;
-/// About how many bytes a list has at most.
-pub const MAX_LIST_BYTES: usize = 1 << 20;
+/// The most entries that one query asks for.
+pub const MAX_ENTRIES_PER_QUERY: usize = 10_000;
+/// The most entries of a page.
+pub const MAX_PAGE_ENTRIES: u32 = 1000;
+/// About how many bytes a page has at most.
+pub const MAX_PAGE_BYTES: usize = 1 << 20;
 
-/// How a place is.
+/// The state of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PlaceState {
-    /// There is none of that token (any more).
+pub enum EntryState {
+    /// No entry has that token (any more).
     Gone,
     /// It waits.
-    Waits,
-    /// It is granted.
+    Waiting,
+    /// It holds its locks.
     Held,
 }
 
 /// A lock that somebody holds or waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lock {
+pub struct LockState {
     /// Its name.
     pub name: Name,
     /// Who holds it.
     pub holders: Vec<Holder>,
     /// How many wait.
     pub waiting: u64,
-    /// Who waits, in order, if that was asked for.
+    /// Who waits, in order, where that was asked for.
     pub queue: Vec<Holder>,
 }
 
-/// A session.
+/// A session, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionState {
     /// Its id.
     pub session: i64,
-    /// What it is.
-    pub config: SessionConfig,
-    /// How long it lives if nobody keeps it alive, in milliseconds, without its lock-delay.
+    /// Its configuration.
+    pub config: LockSessionConfig,
+    /// How much longer it lives without a keep-alive, in milliseconds, its lock delay left out.
     pub left: Option<u64>,
-    /// What it holds: locks and tokens.
+    /// The locks that it holds, with their tokens.
     pub holds: Vec<(Name, u64)>,
-    /// What it waits for.
+    /// The locks that it waits for, with their tokens.
     pub waits: Vec<(Name, u64)>,
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct List<T> {
+pub struct ListPage<T> {
     /// The entries.
     pub entries: Vec<T>,
-    /// Whether more follow.
+    /// Whether more pages follow.
     pub more: bool,
 }
 
-/// What happens to a place, as it is told to those who follow.
+/// What happened to an entry, as those who follow the machine are told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct LockEvent {
     /// Its token.
     pub token: u64,
     /// Its session.
     pub session: i64,
     /// Its locks.
     pub names: Vec<Name>,
-    /// What.
-    pub change: Change,
+    /// What happened.
+    pub change: EntryChange,
 }
 
-/// See [`Event`].
+/// What may happen to an entry. See [`LockEvent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
+pub enum EntryChange {
     /// It waits.
-    Waits,
-    /// It is granted.
+    Queued,
+    /// It was granted its locks.
     Granted,
-    /// Its holder says something else of itself.
+    /// Its holder publishes another value.
     Proclaimed,
-    /// It was given up.
+    /// Its session gave it up.
     Released,
-    /// Somebody else took it away.
+    /// Somebody else took its lock away.
     Forced,
     /// Its session was ended.
     Ended,
-    /// Nobody kept its session alive.
+    /// Its session expired.
     Expired,
 }
 
-/// As bytes.
+/// Writes a message as bytes.
 pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
     postcard::to_allocvec(message).expect("memory takes all there is")
 }
 
-/// From bytes, all of them.
+/// Reads a message from bytes, all of them.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
     match postcard::take_from_bytes(bytes)? {
         (message, []) => Ok(message),
@@ -334,39 +341,39 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::E
     }
 }
 
-impl Event {
-    /// From bytes that the machine has told.
+impl LockEvent {
+    /// Reads an event that the machine has told.
     ///
     /// # Errors
     ///
-    /// Another release has told them.
+    /// Another release has written it.
     pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
         decode(bytes)
     }
 }
 
-impl Command {
-    /// As bytes, for the log.
+impl LockCommand {
+    /// Writes it as bytes, for the log.
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
     }
 
-    /// What is wrong with it in itself, whatever the state is.
+    /// Checks what does not depend on the state: lengths, counts and ids.
     ///
     /// # Errors
     ///
     /// [`Refusal::Invalid`].
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
-            Self::Open { session, config } => check_session(*session, config),
+            Self::OpenSession { session, config } => check_session(*session, config),
             Self::Acquire(acquire) => acquire.check(),
             Self::Proclaim { value, .. } => check_value(value),
-            Self::End { .. }
+            Self::EndSession { .. }
             | Self::Release { .. }
-            | Self::Force { .. }
-            | Self::Fence { .. }
-            | Self::Forget { .. }
-            | Self::Fenced { .. } => Ok(()),
+            | Self::ForceRelease { .. }
+            | Self::RaiseFence { .. }
+            | Self::ForgetFence { .. }
+            | Self::FencedWrite { .. } => Ok(()),
         }
     }
 }
@@ -376,24 +383,24 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Refusal> {
 }
 
 fn check_value(value: &Bytes) -> Result<(), Refusal> {
-    if value.len() > MAX_VALUE {
-        return invalid(format!("the value has {} bytes; it may have {MAX_VALUE}", value.len()));
+    if value.len() > MAX_VALUE_BYTES {
+        return invalid(format!("the value has {} bytes; it may have {MAX_VALUE_BYTES}", value.len()));
     }
     Ok(())
 }
 
-/// A lease in hexadecimal digits, as Go writes it, and so etcd's clients in the keys of their places: `NAME/LEASE`.
+/// A lease's id in hexadecimal digits, as Go writes it. So etcd's clients have it in the key of an entry, `NAME/LEASE`.
 pub fn lease_digits(lease: i64) -> String {
     format!("{}{:x}", if lease < 0 { "-" } else { "" }, lease.unsigned_abs())
 }
 
-/// Whether an id is one that a session may have.
+/// Whether an id is that of a session, and not of another lease.
 pub fn is_session(id: i64) -> bool {
-    id >= SESSION
+    id >= FIRST_SESSION_ID
 }
 
-fn check_session(session: i64, config: &SessionConfig) -> Result<(), Refusal> {
-    let SessionConfig { ttl, lock_delay, label, node, .. } = config;
+fn check_session(session: i64, config: &LockSessionConfig) -> Result<(), Refusal> {
+    let LockSessionConfig { ttl, lock_delay, label, node, .. } = config;
     if !is_session(session) {
         return invalid(format!("{session} is no id of a session"));
     }
@@ -403,13 +410,13 @@ fn check_session(session: i64, config: &SessionConfig) -> Result<(), Refusal> {
     if *lock_delay > MAX_LOCK_DELAY {
         return invalid(format!("a lock-delay of {lock_delay} s; it may be {MAX_LOCK_DELAY} s"));
     }
-    if label.len() > MAX_LABEL || node.len() > MAX_LABEL {
-        return invalid(format!("the label has {} bytes; it may have {MAX_LABEL}", label.len().max(node.len())));
+    if label.len() > MAX_LABEL_BYTES || node.len() > MAX_LABEL_BYTES {
+        return invalid(format!("the label has {} bytes; it may have {MAX_LABEL_BYTES}", label.len().max(node.len())));
     }
     Ok(())
 }
 
-impl Acquire {
+impl AcquireCommand {
     fn check(&self) -> Result<(), Refusal> {
         if let Some(config) = &self.open {
             check_session(self.session, config)?;

@@ -5,24 +5,31 @@ use std::{borrow::Borrow, fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of a name.
-pub const MAX_NAME: usize = 255;
+pub const MAX_NAME_BYTES: usize = 255;
 
 /// The name of a lock, an election or a fence: 1 to 255 bytes of text. It may have parts between `/`, as paths do, but
-/// neither begins nor ends with one. A lock is its whole name: `jobs` and `jobs/nightly` are two.
+/// neither begins nor ends with one. The whole name counts: `jobs` and `jobs/nightly` are two locks.
+///
+/// ```
+/// use broadcast_lock::Name;
+///
+/// assert_eq!(Name::new("jobs/nightly").map(String::from).as_deref(), Ok("jobs/nightly"));
+/// assert!(Name::new("jobs/").is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
 
-/// What is wrong with a name.
+/// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing, or too much.
-    #[error("the name has {0} bytes; it must have 1 to {MAX_NAME}")]
+    /// It is empty, or too long.
+    #[error("the name has {0} bytes; it must have 1 to {MAX_NAME_BYTES}")]
     Length(usize),
-    /// An end that is none of a name.
+    /// It begins or ends with `/`.
     #[error("the name {0:?} begins or ends with /; leave that out")]
     Slash(String),
-    /// A character that cannot be shown, nor stand in an environment variable.
+    /// It has a control character, which can neither be shown nor stand in an environment variable.
     #[error("the name {0:?} has a control character; leave that out")]
     Control(String),
 }
@@ -34,7 +41,7 @@ impl Name {
     ///
     /// [`NameError`].
     pub fn new(name: &str) -> Result<Self, NameError> {
-        if name.is_empty() || name.len() > MAX_NAME {
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(NameError::Length(name.len()));
         }
         if name.starts_with('/') || name.ends_with('/') {
@@ -51,12 +58,12 @@ impl Name {
         &self.0
     }
 
-    /// The first that any name can be, to look from there on.
+    /// The first of all names in their order, to look from there on. It is no name itself.
     pub(crate) fn lowest() -> Self {
         Self("".into())
     }
 
-    /// What a list begins at that is to have names beginning so; it may be no name.
+    /// Where a list of names with this prefix begins. It may be no name itself.
     pub(crate) fn prefix(prefix: &str) -> Self {
         Self(prefix.into())
     }

@@ -1,36 +1,36 @@
-//! What is refused.
+//! Why the state machine refuses a command.
 
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
 
-/// Why a command is refused. It has changed nothing then.
+/// Why the state machine refuses a command. A refused command has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// It is wrong in itself: in words, where it was found before the voters were asked. These say it without: each of their
-    /// releases has to say the same.
+    /// The command is wrong in itself. The client says why, before it asks the voters. The voters leave the text empty: each of
+    /// their releases must come to the same outcome.
     #[error("{}", if .0.is_empty() { "the voters know other limits than this node: upgrade them" } else { .0 })]
     Invalid(String),
-    /// A token that is higher than any that was given.
+    /// The token is higher than any that was issued.
     #[error("token {token} was given to nobody yet: the newest is {newest} at most")]
-    NotGiven {
+    TokenNotIssued {
         /// The token.
         token: u64,
         /// The newest revision.
         newest: u64,
     },
-    /// The session has as many places as it may.
+    /// The session has as many entries as it may.
     #[error("session {session:016x} has {most} places, which is as many as it may: open another one")]
-    TooManyPlaces {
+    TooManyEntries {
         /// The session.
         session: i64,
-        /// How many.
+        /// How many it may have.
         most: u64,
     },
     /// There are as many fences as there may be.
     #[error("there are {most} fences, which is as many as there may be: have some forgotten")]
     TooManyFences {
-        /// How many.
+        /// How many there may be.
         most: u64,
     },
     /// There is no such session: it has ended, or never was.
@@ -39,25 +39,25 @@ pub enum Refusal {
         /// Its id.
         session: i64,
     },
-    /// There is a session, or a lease, with that id.
+    /// A session or another lease has that id.
     #[error("there is a session {session:016x} already; draw another id")]
     SessionExists {
         /// Its id.
         session: i64,
     },
-    /// The session has a place in the queue of the lock.
+    /// The session has an entry in the queue of the lock already.
     #[error(
         "session {session:016x} holds or waits for {name} already, with token {token}; release that, or use another session"
     )]
-    HasPlace {
+    AlreadyQueued {
         /// The session.
         session: i64,
         /// The lock.
         name: Name,
-        /// The token of that place.
+        /// The token of that entry.
         token: u64,
     },
-    /// Nobody of that session, or of that lock, has a place with that token.
+    /// The session has no entry with that token, or that entry does not hold the lock.
     #[error("token {token} does not hold this lock (any more)")]
     NotHeld {
         /// The token.
@@ -69,17 +69,17 @@ pub enum Refusal {
         /// The lock.
         name: Name,
     },
-    /// A higher token of the resource was seen.
+    /// The fence of the resource has seen a higher token.
     #[error("token {token} is too old: {name} has seen {highest}")]
-    Fenced {
+    StaleToken {
         /// The resource.
         name: Name,
         /// The token.
         token: u64,
-        /// The highest seen.
+        /// The highest that it has seen.
         highest: u64,
     },
-    /// There is no room.
+    /// Locks take as many bytes as they may.
     #[error("locks take {bytes} bytes, of {quota} that they may; have sessions end, or fences forgotten")]
     NoSpace {
         /// What they may take.
@@ -87,7 +87,7 @@ pub enum Refusal {
         /// What they take.
         bytes: u64,
     },
-    /// A client of etcd waits for the lock, so places are keys, and for these there is no room.
+    /// A client of etcd waits for the lock, so entries are keys, and keys take as many bytes as they may.
     #[error(
         "keys take {bytes} bytes, of {quota} that they may; clients of etcd wait for this lock, so it takes keys: delete some, \
          compact, then disarm the alarm"

@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use broadcast::{Faults, FaultsError, Handle, config::quote};
-use broadcast_gateway::{Audited, Needs, Problem, Routes, Scope, answer, no_query, read};
+use broadcast_gateway::{AuditHandle, Problem, RequiredScopes, Routes, Scope, json_response, no_query, read_json};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -21,7 +21,7 @@ pub(super) const TOLD_TO_LEAVE: &str = "told to leave, over HTTP";
 
 /// What an operator may change on `node`, whose log is controlled by `log`, and which leaves once `leave` is notified.
 pub(super) fn routes(node: &Handle, log: Control, leave: &Arc<Notify>) -> Routes {
-    const OPERATE: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
+    const OPERATE: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Operate);
     let log_routes = get(get_log).put(set_log).with_state(Arc::new(log));
     let faults_routes = get(get_faults).put(set_faults).with_state(node.clone());
     let leave_route = post(begin_to_leave).with_state((node.clone(), Arc::clone(leave)));
@@ -30,7 +30,7 @@ pub(super) fn routes(node: &Handle, log: Control, leave: &Arc<Notify>) -> Routes
         [
             ("/v1/log", OPERATE, log_routes),
             ("/v1/faults", OPERATE, faults_routes),
-            ("/v1/leave", Needs::scope(Scope::Operate), leave_route),
+            ("/v1/leave", RequiredScopes::scope(Scope::Operate), leave_route),
         ],
     )
 }
@@ -45,21 +45,21 @@ struct Log {
 /// `GET /v1/log`
 async fn get_log(State(log): State<Arc<Control>>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    Ok(answer(StatusCode::OK, &Log { filter: log.get() }))
+    Ok(json_response(StatusCode::OK, &Log { filter: log.get() }))
 }
 
 /// `PUT /v1/log`
 async fn set_log(
     State(log): State<Arc<Control>>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let wanted: Log = read(request, "{\"filter\": \"broadcast=debug\"}").await?;
+    let wanted: Log = read_json(request, "{\"filter\": \"broadcast=debug\"}").await?;
     let Log { filter } = &wanted;
-    audited.what(format_args!("filter = {}", quote(filter)));
+    audit.describe(format_args!("filter = {}", quote(filter)));
     log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter = {}: {error}", quote(filter))))?;
-    Ok(answer(StatusCode::OK, &wanted))
+    Ok(json_response(StatusCode::OK, &wanted))
 }
 
 /// The faults, or none.
@@ -79,18 +79,18 @@ async fn get_faults(State(node): State<Handle>, uri: Uri) -> Result<Response, Pr
 
 async fn current(node: &Handle) -> Response {
     let faults = node.faults().await.map(|faults| faults.to_string());
-    answer(StatusCode::OK, &OnPurpose { faults })
+    json_response(StatusCode::OK, &OnPurpose { faults })
 }
 
 /// `PUT /v1/faults`
 async fn set_faults(
     State(node): State<Handle>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let OnPurpose { faults } = read(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
-    audited.what(format_args!("faults = {}", faults.as_deref().map_or_else(|| "null".into(), quote)));
+    let OnPurpose { faults } = read_json(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
+    audit.describe(format_args!("faults = {}", faults.as_deref().map_or_else(|| "null".into(), quote)));
     let faults = faults.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
     match node.set_faults(faults).await {
         Ok(()) => Ok(current(&node).await),
@@ -110,5 +110,5 @@ struct Leaving<'a> {
 async fn begin_to_leave(State((node, leave)): State<(Handle, Arc<Notify>)>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
     leave.notify_one();
-    Ok(answer(StatusCode::ACCEPTED, &Leaving { leaving: node.name() }))
+    Ok(json_response(StatusCode::ACCEPTED, &Leaving { leaving: node.name() }))
 }

@@ -3,8 +3,8 @@
 use std::{ffi::OsString, ops::RangeInclusive, process, time::Duration};
 
 use broadcast_lock::{
-    MAX_NAME, Name, NameError,
-    message::{MAX_LABEL, MAX_LOCK_DELAY, MAX_NAMES, MAX_TTL, MAX_VALUE, MIN_TTL},
+    MAX_NAME_BYTES, Name, NameError,
+    message::{MAX_LABEL_BYTES, MAX_LOCK_DELAY, MAX_NAMES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL},
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -114,7 +114,7 @@ fn default_label(program: Option<&OsString>) -> String {
     let name = name.rsplit('/').next().unwrap_or_default();
     let host = hostname::get().unwrap_or_default();
     let label = format!("{name} (process {} on {})", process::id(), host.to_string_lossy());
-    let end = (0..=MAX_LABEL.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
+    let end = (0..=MAX_LABEL_BYTES.min(label.len())).rev().find(|end| label.is_char_boundary(*end));
     label[..end.unwrap_or_default()].into()
 }
 
@@ -122,7 +122,7 @@ fn default_label(program: Option<&OsString>) -> String {
 pub(super) fn name(text: &str) -> Result<String, String> {
     let problem = |error| match error {
         NameError::Length(0) => "a lock has a name; write one like jobs/nightly".into(),
-        NameError::Length(length) => format!("it is {length} bytes long; shorten it to {MAX_NAME}"),
+        NameError::Length(length) => format!("it is {length} bytes long; shorten it to {MAX_NAME_BYTES}"),
         NameError::Slash(_) => "a name neither begins nor ends with /; write one like jobs/nightly".into(),
         NameError::Control(_) => "a name has no control characters; write one like jobs/nightly".into(),
     };
@@ -157,11 +157,11 @@ fn whole_seconds(duration: Duration) -> Result<Duration, String> {
 }
 
 fn label(text: &str) -> Result<String, String> {
-    up_to(text, MAX_LABEL)
+    up_to(text, MAX_LABEL_BYTES)
 }
 
 pub(super) fn value(text: &str) -> Result<String, String> {
-    up_to(text, MAX_VALUE)
+    up_to(text, MAX_VALUE_BYTES)
 }
 
 fn up_to(text: &str, most: usize) -> Result<String, String> {
@@ -223,6 +223,6 @@ mod tests {
     fn a_label_is_short_and_has_no_arguments() {
         let label = default_label(Some(&"/usr/bin/job".into()));
         assert!(label.starts_with(&format!("job (process {} on ", process::id())), "{label}");
-        assert!(default_label(Some(&"ä".repeat(300).into())).len() <= MAX_LABEL);
+        assert!(default_label(Some(&"ä".repeat(300).into())).len() <= MAX_LABEL_BYTES);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode, sync::Arc, time::Duration};
 
-use broadcast_lock::message::MAX_LISTED;
+use broadcast_lock::message::MAX_PAGE_ENTRIES;
 use hyper::{Method, StatusCode};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -290,7 +290,7 @@ async fn is_held(client: &Client, name: &str, token: u64) -> Option<bool> {
         Ok(answer) => {
             let holders: Vec<_> = list(&answer.json["holders"]).collect();
             // Not all of them are listed where there are many: then its session tells.
-            let is_whole = holders.len() < MAX_LISTED as usize;
+            let is_whole = holders.len() < MAX_PAGE_ENTRIES as usize;
             match holders.iter().any(|holder| holder["token"] == token) {
                 false if !is_whole => None,
                 is_held => Some(is_held),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast_lock::message::MAX_LISTED;
+use broadcast_lock::message::MAX_PAGE_ENTRIES;
 use clap::{Args, Subcommand};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
@@ -54,7 +54,7 @@ pub(in super::super) struct LocksArgs {
     prefix: Option<String>,
 
     /// List this many locks at most
-    #[arg(long, value_name = "N", default_value_t = MAX_LISTED, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PAGE_ENTRIES, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     #[command(flatten)]
@@ -140,7 +140,7 @@ async fn left(client: &Client, lock: &Value) -> HashMap<String, String> {
     found
 }
 
-/// A list that the API gives in pages of [`MAX_LISTED`] entries.
+/// A list that the API gives in pages of [`MAX_PAGE_ENTRIES`] entries.
 pub(super) struct Pages<'a> {
     pub(super) path: &'a str,
     /// More of the query, each part with `&` before it.
@@ -163,7 +163,7 @@ impl Pages<'_> {
         let mut entries: Vec<Value> = Vec::new();
         loop {
             let left = limit - u32::try_from(entries.len()).unwrap_or(limit).min(limit);
-            let mut path = format!("{}?limit={}{}", self.path, left.min(MAX_LISTED), self.query);
+            let mut path = format!("{}?limit={}{}", self.path, left.min(MAX_PAGE_ENTRIES), self.query);
             if let Some(last) = entries.last() {
                 path.extend(["&after=", &encoded(last[self.id].as_str().unwrap_or_default())]);
             }

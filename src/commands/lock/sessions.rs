@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use broadcast_lock::message::MAX_LISTED;
+use broadcast_lock::message::MAX_PAGE_ENTRIES;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::Value;
@@ -37,7 +37,7 @@ pub(in super::super) struct SessionsArgs {
     command: Option<SessionsCommand>,
 
     /// List this many sessions at most
-    #[arg(long, value_name = "N", default_value_t = MAX_LISTED, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PAGE_ENTRIES, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
     #[command(flatten)]

@@ -11,11 +11,11 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use broadcast_gateway::{Audited, Problem, answer, no_query, read};
+use broadcast_gateway::{AuditHandle, Problem, json_response, no_query, read_json};
 use broadcast_lock::{
-    Client, LockError,
-    client::{Owner, Place, Placed, Request as Wish},
-    message::{Change, Question},
+    LockClient, LockError,
+    client::{AcquireRequest, EnqueueOutcome, Owner, Waiter},
+    message::{EntryChange, LockQuery},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -87,9 +87,9 @@ struct Lost {
     reason: &'static str,
 }
 
-/// A wish, and how long it waits.
+/// A request, and how long it waits.
 struct Checked {
-    wish: Wish,
+    acquire: AcquireRequest,
     ttl: Option<u32>,
     within: Option<Duration>,
 }
@@ -116,47 +116,48 @@ fn check(store: &NodeStore, asked: Asked) -> Result<Checked, Problem> {
     };
     let waits = within.is_none_or(|within| !within.is_zero());
     let value = bytes("value", value, value_base64)?.unwrap_or_default();
-    let wish = Wish { mode: mode(how.as_deref(), permits)?, value, waits, ..Wish::new(owner, names) };
-    Ok(Checked { wish, ttl, within })
+    let acquire =
+        AcquireRequest { mode: mode(how.as_deref(), permits)?, value, waits, ..AcquireRequest::new(owner, names) };
+    Ok(Checked { acquire, ttl, within })
 }
 
 /// `POST /v1/locks`
 pub(super) async fn acquire(
     State(store): State<NodeStore>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
     let wants_events = accepts_events(request.headers());
-    let asked: Asked = read(request, EXAMPLE).await?;
-    audited.what(asked.names.join(", "));
+    let asked: Asked = read_json(request, EXAMPLE).await?;
+    audit.describe(asked.names.join(", "));
     let checked = check(&store, asked)?;
     if wants_events { events(&store, checked).await } else { once(&store, checked).await }
 }
 
-async fn once(store: &NodeStore, Checked { wish, ttl, within }: Checked) -> Result<Response, Problem> {
+async fn once(store: &NodeStore, Checked { acquire, ttl, within }: Checked) -> Result<Response, Problem> {
     let granted = store.run_locks(async move |locks| {
-        let names = wish.names.clone();
-        let place = locks.acquire(wish, within).await?;
-        let granted = granted(&locks, &place, &names, ttl).await?;
-        Ok((granted, place))
+        let names = acquire.names.clone();
+        let waiter = locks.acquire(acquire, within).await?;
+        let granted = granted(&locks, &waiter, &names, ttl).await?;
+        Ok((granted, waiter))
     });
-    let (granted, mut place) = granted.await.map_err(problem)?;
+    let (granted, mut waiter) = granted.await.map_err(problem)?;
     // Whoever has gone until now does not have it.
-    place.keep();
-    Ok(answer(StatusCode::OK, &granted))
+    waiter.detach();
+    Ok(json_response(StatusCode::OK, &granted))
 }
 
 async fn granted(
-    locks: &Client,
-    place: &Place,
+    locks: &LockClient,
+    waiter: &Waiter,
     names: &[broadcast_lock::Name],
     ttl: Option<u32>,
 ) -> Result<Granted, LockError> {
     Ok(Granted {
-        token: place.token(),
+        token: waiter.token(),
         names: names.iter().map(ToString::to_string).collect(),
-        session: lease_text(place.session()),
+        session: lease_text(waiter.session()),
         ttl,
         store: format!("{:016x}", locks.store().id().await?),
     })
@@ -164,7 +165,7 @@ async fn granted(
 
 async fn events(store: &NodeStore, checked: Checked) -> Result<Response, Problem> {
     let (told, events) = Told::new();
-    let work = async move |locks: Client| {
+    let work = async move |locks: LockClient| {
         // Whoever has gone is not told.
         let _ = wait(&locks, checked, &told).await;
     };
@@ -172,44 +173,44 @@ async fn events(store: &NodeStore, checked: Checked) -> Result<Response, Problem
     Ok(stream(events))
 }
 
-/// Tells somebody what becomes of its wish, until there is nothing more to tell.
-async fn wait(locks: &Client, Checked { wish, ttl, within }: Checked, told: &Told) -> Result<(), Gone> {
+/// Tells somebody what becomes of its request, until there is nothing more to tell.
+async fn wait(locks: &LockClient, Checked { acquire, ttl, within }: Checked, told: &Told) -> Result<(), Gone> {
     let deadline = within.map(|within| Instant::now() + within);
-    let names = wish.names.clone();
+    let names = acquire.names.clone();
     let late = async || match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     };
     let placed = select! {
-        placed = locks.place(wish) => placed,
+        placed = locks.enqueue(acquire) => placed,
         () = told.gone() => return Err(Gone),
         // To try takes as long as it takes.
         () = late(), if within.is_some_and(|within| !within.is_zero()) => {
             return told.refuse(LockError::Taken { holders: locks.holders(&names).await }).await;
         }
     };
-    let mut place = match placed {
-        Ok(Placed::Place(place)) => place,
-        Ok(Placed::Taken(holders)) => return told.refuse(LockError::Taken { holders }).await,
+    let mut waiter = match placed {
+        Ok(EnqueueOutcome::Queued(waiter)) => waiter,
+        Ok(EnqueueOutcome::Taken(holders)) => return told.refuse(LockError::Taken { holders }).await,
         Err(error) => return told.refuse(error).await,
     };
-    let (mut ahead, place_token) = (None, place.token());
+    let (mut ahead, token) = (None, waiter.token());
     let mut look_at = Instant::now();
-    while !place.is_granted() {
+    while !waiter.is_granted() {
         let look = async {
             sleep_until(look_at).await;
-            look_ahead(locks, place_token).await
+            look_ahead(locks, token).await
         };
         select! {
             biased;
-            granted = place.granted() => {
+            granted = waiter.granted() => {
                 if let Err(error) = granted {
                     return told.refuse(error).await;
                 }
             }
             () = told.gone() => return Err(Gone),
             () = late() => {
-                let given_up = place.give_up().await;
+                let given_up = waiter.give_up().await;
                 let error = match given_up {
                     Ok(()) => LockError::Taken { holders: locks.holders(&names).await },
                     Err(error) => error,
@@ -221,23 +222,23 @@ async fn wait(locks: &Client, Checked { wish, ttl, within }: Checked, told: &Tol
                 look_at = Instant::now() + AHEAD_EVERY + AHEAD_EACH * u32::try_from(now.unwrap_or_default()).unwrap_or_default();
                 let Some(now) = now.filter(|now| Some(*now) != ahead) else { continue };
                 ahead = Some(now);
-                let session = lease_text(place.session());
-                told.tell("queued", &Queued { token: place.token(), session, ttl, ahead: now }).await?;
+                let session = lease_text(waiter.session());
+                told.tell("queued", &Queued { token: waiter.token(), session, ttl, ahead: now }).await?;
             }
         }
     }
-    match granted(locks, &place, &names, ttl).await {
+    match granted(locks, &waiter, &names, ttl).await {
         Ok(granted) => {
             told.tell("granted", &granted).await?;
-            place.keep();
+            waiter.detach();
         }
         Err(error) => return told.refuse(error).await,
     }
     let reason = select! {
-        change = place.lost() => match change {
-            Change::Released => "it was released",
-            Change::Forced => "somebody took it away",
-            Change::Expired => "nobody kept its session alive",
+        change = waiter.lost() => match change {
+            EntryChange::Released => "it was released",
+            EntryChange::Forced => "somebody took it away",
+            EntryChange::Expired => "nobody kept its session alive",
             _ => "its session has ended",
         },
         () = told.gone() => return Err(Gone),
@@ -246,6 +247,6 @@ async fn wait(locks: &Client, Checked { wish, ttl, within }: Checked, told: &Tol
 }
 
 /// How many are before a place, if it still waits.
-async fn look_ahead(locks: &Client, token: u64) -> Option<u64> {
-    locks.ask(&Question::Ahead(token)).await.ok()?
+async fn look_ahead(locks: &LockClient, token: u64) -> Option<u64> {
+    locks.query(&LockQuery::Ahead(token)).await.ok()?
 }

@@ -5,8 +5,8 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::Response,
 };
-use broadcast_gateway::{Problem, answer, no_query, read};
-use broadcast_lock::{Client, Name, message::Command};
+use broadcast_gateway::{Problem, json_response, no_query, read_json};
+use broadcast_lock::{LockClient, Name, message::LockCommand};
 use serde::{Deserialize, Serialize};
 
 use tokio::select;
@@ -51,10 +51,10 @@ pub(super) async fn leader(State(store): State<NodeStore>, uri: Uri, headers: He
     no_query(&uri)?;
     let name = named(uri.path(), "/v1/elections/")?;
     if !accepts_events(&headers) {
-        return Ok(answer(StatusCode::OK, &look(&store, name).await?));
+        return Ok(json_response(StatusCode::OK, &look(&store, name).await?));
     }
     let (told, events) = Told::new();
-    let work = async move |locks: Client| {
+    let work = async move |locks: LockClient| {
         // Whoever has gone is not told.
         let _ = observe(&locks, &name, &told).await;
     };
@@ -63,7 +63,7 @@ pub(super) async fn leader(State(store): State<NodeStore>, uri: Uri, headers: He
 }
 
 /// Tells who leads, now and whenever that changes, until nobody listens.
-async fn observe(locks: &Client, name: &Name, told: &Told) -> Result<(), Gone> {
+async fn observe(locks: &LockClient, name: &Name, told: &Told) -> Result<(), Gone> {
     let mut former = None;
     let mut leaders = locks.observe(name.clone());
     loop {
@@ -90,9 +90,9 @@ pub(super) async fn proclaim(State(store): State<NodeStore>, request: Request) -
     no_query(request.uri())?;
     let name = named(request.uri().path(), "/v1/elections/")?;
     let example = "{\"session\": \"7c3f09a1b2d4e5f6\", \"token\": 12, \"value\": \"10.0.0.7:80\"}";
-    let Proclaimed { session: of, token, value, value_base64 } = read(request, example).await?;
+    let Proclaimed { session: of, token, value, value_base64 } = read_json(request, example).await?;
     let value = bytes("value", value, value_base64)?.unwrap_or_default();
-    let command = Command::Proclaim { name: name.clone(), session: session(&of)?, token, value };
+    let command = LockCommand::Proclaim { name: name.clone(), session: session(&of)?, token, value };
     store.run_locks(async move |locks| locks.execute(&command).await).await.map_err(problem)?;
-    Ok(answer(StatusCode::OK, &look(&store, name).await?))
+    Ok(json_response(StatusCode::OK, &look(&store, name).await?))
 }

@@ -6,8 +6,8 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use broadcast_gateway::{Problem, Scope, Scopes, answer, lacks, no_query, read_query};
-use broadcast_lock::message::{Command, Question};
+use broadcast_gateway::{Problem, Scope, Scopes, insufficient_scope, json_response, no_query, read_query};
+use broadcast_lock::message::{LockCommand, LockQuery};
 use serde::Serialize;
 
 use super::{named, problem::problem};
@@ -28,8 +28,8 @@ pub(super) async fn put(State(store): State<NodeStore>, uri: Uri) -> Result<Resp
     let [token] = read_query(&uri, ["token"])?;
     let name = named(uri.path(), "/v1/fences/")?;
     let token = number("token", token)?.ok_or_else(|| Problem::bad_request("token is missing: write token=12"))?;
-    store.run_locks(async move |locks| locks.fence(name, token).await).await.map_err(problem)?;
-    Ok(answer(StatusCode::OK, &Fence { token }))
+    store.run_locks(async move |locks| locks.raise_fence(name, token).await).await.map_err(problem)?;
+    Ok(json_response(StatusCode::OK, &Fence { token }))
 }
 
 /// `DELETE /v1/fences/NAME`
@@ -42,19 +42,19 @@ pub(super) async fn forget(
     let name = named(uri.path(), "/v1/fences/")?;
     // Whoever was refused gets through then.
     if !scopes.has(Scope::Operate) {
-        return Err(lacks(Scope::Operate));
+        return Err(insufficient_scope(Scope::Operate));
     }
-    let forget = Command::Forget { name: name.clone() };
+    let forget = LockCommand::ForgetFence { name: name.clone() };
     store.run_locks(async move |locks| locks.execute(&forget).await).await.map_err(problem)?;
-    Ok(answer(StatusCode::OK, &Forgotten { name: name.to_string() }))
+    Ok(json_response(StatusCode::OK, &Forgotten { name: name.to_string() }))
 }
 
 /// `GET /v1/fences/NAME`
 pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
     let name = named(uri.path(), "/v1/fences/")?;
-    let question = Question::Fence(name.clone());
-    let highest: Option<u64> = store.run_locks(async move |locks| locks.ask(&question).await).await.map_err(problem)?;
+    let query = LockQuery::Fence(name.clone());
+    let highest: Option<u64> = store.run_locks(async move |locks| locks.query(&query).await).await.map_err(problem)?;
     let unknown = || Problem::new(StatusCode::NOT_FOUND, format_args!("no token was seen of {name}"));
-    Ok(answer(StatusCode::OK, &Fence { token: highest.ok_or_else(unknown)? }))
+    Ok(json_response(StatusCode::OK, &Fence { token: highest.ok_or_else(unknown)? }))
 }

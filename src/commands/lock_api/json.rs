@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use broadcast_gateway::Problem;
 use broadcast_lock::{
-    Mode, SessionConfig,
-    message::{Holder, Lock, MAX_LOCK_DELAY, MAX_PERMITS, MAX_TTL, MIN_TTL, SessionState},
+    LockSessionConfig, Mode,
+    message::{Holder, LockState, MAX_LOCK_DELAY, MAX_PERMITS, MAX_TTL, MIN_TTL, SessionState},
 };
 use serde::{Deserialize, Serialize};
 
@@ -37,11 +37,11 @@ fn seconds(name: &str, value: f64, least: u32, most: u32) -> Result<u32, Problem
 
 impl Wanted {
     /// The same for a session of a node, whose own `config` has its name and the time.
-    pub(super) fn checked(self, config: SessionConfig) -> Result<SessionConfig, Problem> {
+    pub(super) fn checked(self, config: LockSessionConfig) -> Result<LockSessionConfig, Problem> {
         let Self { ttl, lock_delay, label, release_on_failure } = self;
         let ttl = seconds("ttl", ttl, MIN_TTL, MAX_TTL)?;
         let lock_delay = seconds("lock_delay", lock_delay, 0, MAX_LOCK_DELAY)?;
-        Ok(SessionConfig { ttl, lock_delay, label, release_on_failure, ..config })
+        Ok(LockSessionConfig { ttl, lock_delay, label, release_on_failure, ..config })
     }
 }
 
@@ -150,8 +150,8 @@ pub(super) struct LockJson {
 }
 
 impl LockJson {
-    pub(super) fn of(lock: &Lock, with_queue: bool) -> Self {
-        let Lock { name, holders, waiting, queue } = lock;
+    pub(super) fn of(lock: &LockState, with_queue: bool) -> Self {
+        let LockState { name, holders, waiting, queue } = lock;
         let queue = with_queue.then(|| Place::all(queue));
         let held = holders.first().map(|holder| Held::of(holder.mode));
         Self { name: name.to_string(), held, holders: Place::all(holders), waiting: *waiting, queue }

@@ -6,10 +6,10 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use broadcast_gateway::{Audited, Problem, Scope, Scopes, answer, lacks, no_query, read_query};
+use broadcast_gateway::{AuditHandle, Problem, Scope, Scopes, insufficient_scope, json_response, no_query, read_query};
 use broadcast_lock::{
     LockError, Refusal,
-    message::{Command, List, Lock, Outcome, Question},
+    message::{ListPage, LockCommand, LockOutcome, LockQuery, LockState},
 };
 use serde::Serialize;
 
@@ -38,11 +38,11 @@ struct Released {
 pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     let [prefix, after, most] = read_query(&uri, ["prefix", "after", "limit"])?;
     let after = after.map(|after| name(&after)).transpose()?;
-    let question = Question::Locks { prefix: prefix.unwrap_or_default(), after, limit: limit(most)? };
-    let found = store.run_locks(async move |locks| locks.ask::<List<Lock>>(&question).await).await;
-    let List { entries, more } = found.map_err(problem)?;
+    let query = LockQuery::Locks { prefix: prefix.unwrap_or_default(), after, limit: limit(most)? };
+    let found = store.run_locks(async move |locks| locks.query::<ListPage<LockState>>(&query).await).await;
+    let ListPage { entries, more } = found.map_err(problem)?;
     let locks = entries.iter().map(|lock| LockJson::of(lock, false)).collect();
-    Ok(answer(StatusCode::OK, &Locks { locks, more }))
+    Ok(json_response(StatusCode::OK, &Locks { locks, more }))
 }
 
 /// `GET /v1/locks/NAME`
@@ -51,30 +51,30 @@ pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Resp
     let name = named(uri.path(), "/v1/locks/")?;
     let lock = find(&store, name.clone()).await?;
     let free = || Problem::new(StatusCode::NOT_FOUND, format_args!("nobody holds {name}, or waits for it"));
-    Ok(answer(StatusCode::OK, &LockJson::of(&lock.ok_or_else(free)?, true)))
+    Ok(json_response(StatusCode::OK, &LockJson::of(&lock.ok_or_else(free)?, true)))
 }
 
 /// A lock that somebody holds or waits for.
-pub(super) async fn find(store: &NodeStore, name: broadcast_lock::Name) -> Result<Option<Lock>, Problem> {
-    store.run_locks(async move |locks| locks.ask(&Question::Lock(name)).await).await.map_err(problem)
+pub(super) async fn find(store: &NodeStore, name: broadcast_lock::Name) -> Result<Option<LockState>, Problem> {
+    store.run_locks(async move |locks| locks.query(&LockQuery::Lock(name)).await).await.map_err(problem)
 }
 
 /// `DELETE /v1/locks/NAME`
 pub(super) async fn release(
     State(store): State<NodeStore>,
     Extension(scopes): Extension<Scopes>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let [token, of, force] = read_query(&uri, ["token", "session", "force"])?;
     let name = named(uri.path(), "/v1/locks/")?;
     let command = match (number("token", token)?, of, flag("force", force.as_deref())?) {
-        (Some(token), Some(of), false) => Command::Release { session: session(&of)?, token, name: Some(name) },
+        (Some(token), Some(of), false) => LockCommand::Release { session: session(&of)?, token, name: Some(name) },
         (None, None, true) if scopes.has(Scope::Operate) => {
-            audited.what("whoever holds it");
-            Command::Force { name }
+            audit.describe("whoever holds it");
+            LockCommand::ForceRelease { name }
         }
-        (None, None, true) => return Err(lacks(Scope::Operate)),
+        (None, None, true) => return Err(insufficient_scope(Scope::Operate)),
         _ => {
             let detail = "say whose it is, with token and session; or take it from whoever holds it, with force=true";
             return Err(Problem::bad_request(detail));
@@ -82,8 +82,8 @@ pub(super) async fn release(
     };
     let done = store.run_locks(async move |locks| locks.execute(&command).await).await;
     match done {
-        Ok(Outcome::Released { tokens }) => Ok(answer(StatusCode::OK, &Released { released: tokens })),
-        Ok(other) => Err(problem(LockError::Answer(format!("{other:?}")))),
+        Ok(LockOutcome::Released { tokens }) => Ok(json_response(StatusCode::OK, &Released { released: tokens })),
+        Ok(other) => Err(problem(LockError::UnexpectedAnswer(format!("{other:?}")))),
         Err(LockError::Refused(refusal @ Refusal::NotHeld { .. })) => Err(problem(refusal.into())),
         Err(error) => Err(problem(error)),
     }

@@ -14,7 +14,7 @@ mod problem;
 mod sessions;
 
 use axum::routing::get;
-use broadcast_gateway::{Needs, Problem, Routes, Scope};
+use broadcast_gateway::{Problem, RequiredScopes, Routes, Scope};
 use broadcast_lock::Name;
 
 use super::store_api::rest_of_path;
@@ -25,7 +25,7 @@ const LIMIT: u32 = 100;
 
 /// What may be done with the locks of a node's cluster.
 pub(super) fn routes(store: &NodeStore) -> Routes {
-    const LOCKS: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Locks);
+    const LOCKS: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Locks);
     let counted = store.clone();
     let lock = get(locks::get).delete(locks::release).with_state(store.clone());
     let session = get(sessions::get).put(sessions::keep_alive).delete(sessions::end).with_state(store.clone());
@@ -62,7 +62,7 @@ fn name(text: &str) -> Result<Name, Problem> {
 
 /// How many entries a list is asked for.
 fn limit(limit: Option<String>) -> Result<u32, Problem> {
-    let most = broadcast_lock::message::MAX_LISTED;
+    let most = broadcast_lock::message::MAX_PAGE_ENTRIES;
     match super::store_api::number("limit", limit)? {
         None => Ok(LIMIT),
         Some(limit) if (1..=u64::from(most)).contains(&limit) => Ok(u32::try_from(limit).unwrap_or(most)),

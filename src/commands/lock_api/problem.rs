@@ -23,9 +23,9 @@ pub(super) fn problem(error: LockError) -> Problem {
     match error {
         LockError::Refused(refusal) => refused(&refusal),
         LockError::Taken { holders } => taken(&holders),
-        error @ LockError::Ended { .. } => Problem::new(StatusCode::NOT_FOUND, error),
+        error @ LockError::SessionEnded { .. } => Problem::new(StatusCode::NOT_FOUND, error),
         LockError::Store(error) => store_problem(error),
-        error @ LockError::Answer(_) => Problem::new(StatusCode::BAD_GATEWAY, error),
+        error @ LockError::UnexpectedAnswer(_) => Problem::new(StatusCode::BAD_GATEWAY, error),
     }
 }
 
@@ -36,16 +36,16 @@ fn taken(holders: &[Holder]) -> Problem {
 
 fn refused(refusal: &Refusal) -> Problem {
     let status = match refusal {
-        Refusal::Fenced { highest, .. } => {
+        Refusal::StaleToken { highest, .. } => {
             return Problem::new(StatusCode::PRECONDITION_FAILED, refusal).with(Highest { highest: *highest });
         }
-        Refusal::Invalid(_) | Refusal::NotGiven { .. } => StatusCode::BAD_REQUEST,
+        Refusal::Invalid(_) | Refusal::TokenNotIssued { .. } => StatusCode::BAD_REQUEST,
         Refusal::NoSession { .. } | Refusal::Free { .. } => StatusCode::NOT_FOUND,
-        Refusal::SessionExists { .. } | Refusal::HasPlace { .. } | Refusal::NotHeld { .. } => StatusCode::CONFLICT,
+        Refusal::SessionExists { .. } | Refusal::AlreadyQueued { .. } | Refusal::NotHeld { .. } => StatusCode::CONFLICT,
         Refusal::NoSpace { .. }
         | Refusal::KeysFull { .. }
         | Refusal::TooManyFences { .. }
-        | Refusal::TooManyPlaces { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        | Refusal::TooManyEntries { .. } => StatusCode::INSUFFICIENT_STORAGE,
     };
     Problem::new(status, refusal)
 }

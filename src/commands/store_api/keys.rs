@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 use broadcast::config::quote;
-use broadcast_gateway::{Audited, Problem, answer, read_bytes, read_query};
+use broadcast_gateway::{AuditHandle, Problem, json_response, read_bytes, read_query};
 use broadcast_lock::{LockError, Name, Refusal};
 use broadcast_store::{
     keys::{
@@ -123,7 +123,7 @@ pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Res
     };
     let serializable = flag("serializable", serializable.as_deref())?;
     let found = read(&store, ReadRequest { range, serializable, most_bytes: Some(MOST_BYTES) }).await?;
-    Ok(answer(StatusCode::OK, &Found::new(&found, !keys_only)))
+    Ok(json_response(StatusCode::OK, &Found::new(&found, !keys_only)))
 }
 
 /// The part of a range from a key on.
@@ -262,7 +262,7 @@ pub(super) async fn put(State(store): State<NodeStore>, request: Request) -> Res
             (revision, _) => (revision, None),
         }
     };
-    Ok(answer(StatusCode::OK, &Done { revision, prev: prev.as_ref().map(Kv::of) }))
+    Ok(json_response(StatusCode::OK, &Done { revision, prev: prev.as_ref().map(Kv::of) }))
 }
 
 /// Somebody who has to hold a lock still: `fence=NAME:TOKEN`.
@@ -288,7 +288,8 @@ impl Fence {
     async fn put(self, store: &NodeStore, put: Put) -> Result<PutOutcome, Problem> {
         let Self { name, token } = self;
         let refused = format!("token {token} does not hold {name} any more; nothing has changed");
-        let fenced = store.run_locks(async move |locks| locks.fenced(name, token, &KeysCommand::Put(put)).await).await;
+        let fenced =
+            store.run_locks(async move |locks| locks.fenced_write(name, token, &KeysCommand::Put(put)).await).await;
         match fenced {
             Ok(KeysOutcome::Put(done)) => Ok(done),
             Ok(other) => {
@@ -306,7 +307,7 @@ impl Fence {
 /// `DELETE /v1/kv/KEY`
 pub(super) async fn delete(
     State(store): State<NodeStore>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -320,7 +321,7 @@ pub(super) async fn delete(
         ));
     }
     let keys = if is_prefix {
-        audited.what("all keys that begin with it");
+        audit.describe("all keys that begin with it");
         KeyRange::prefix(key.clone())
     } else {
         KeyRange::one(key.clone())
@@ -336,5 +337,5 @@ pub(super) async fn delete(
     };
     let kvs = |prev: &[std::sync::Arc<KeyValue>]| prev.iter().map(Kv::of).collect();
     let prev = prev_kv.then(|| kvs(&done.prev));
-    Ok(answer(StatusCode::OK, &Deleted { revision: done.revision, deleted: done.deleted, prev }))
+    Ok(json_response(StatusCode::OK, &Deleted { revision: done.revision, deleted: done.deleted, prev }))
 }

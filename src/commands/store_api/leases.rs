@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use broadcast_gateway::{Audited, Problem, answer, no_query, read};
+use broadcast_gateway::{AuditHandle, Problem, json_response, no_query, read_json};
 use broadcast_lock::message::is_session;
 use broadcast_store::{Error, StoreError};
 use serde::{Deserialize, Serialize};
@@ -59,38 +59,38 @@ fn gone(lease: i64) -> Problem {
 /// `POST /v1/leases`
 pub(super) async fn grant(
     State(store): State<NodeStore>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let Wanted { ttl } = read(request, "{\"ttl\": 60}, in seconds").await?;
+    let Wanted { ttl } = read_json(request, "{\"ttl\": 60}, in seconds").await?;
     if ttl == 0 {
         return Err(Problem::bad_request("ttl = 0: a lease lives for a second at least"));
     }
     let ttl = Duration::from_secs(ttl.into());
     let (lease, ttl) = store.run(async move |store| store.grant(ttl).await).await.map_err(problem)?;
-    audited.what(format_args!("lease {}", lease_text(lease)));
-    Ok(answer(StatusCode::OK, &Lease { lease: lease_text(lease), ttl: ttl.as_secs() }))
+    audit.describe(format_args!("lease {}", lease_text(lease)));
+    Ok(json_response(StatusCode::OK, &Lease { lease: lease_text(lease), ttl: ttl.as_secs() }))
 }
 
 /// `PUT /v1/leases/LEASE`
 pub(super) async fn keep_alive(
     State(store): State<NodeStore>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    audited.count_together();
+    audit.aggregate();
     let lease = named(&uri)?;
     let kept = store.run(async move |store| store.keep_alive(lease).await).await.map_err(problem)?;
     let ttl = kept.ok_or_else(|| gone(lease))?;
-    Ok(answer(StatusCode::OK, &Lease { lease: lease_text(lease), ttl: ttl.as_secs() }))
+    Ok(json_response(StatusCode::OK, &Lease { lease: lease_text(lease), ttl: ttl.as_secs() }))
 }
 
 /// `DELETE /v1/leases/LEASE`
 pub(super) async fn revoke(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     let lease = named(&uri)?;
     match store.run(async move |store| store.revoke(lease).await).await {
-        Ok(()) => Ok(answer(StatusCode::OK, &Revoked { lease: lease_text(lease) })),
+        Ok(()) => Ok(json_response(StatusCode::OK, &Revoked { lease: lease_text(lease) })),
         Err(StoreError::Refused(Error::LeaseNotFound { lease })) => Err(gone(lease)),
         Err(error) => Err(problem(error)),
     }

@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-use broadcast_gateway::Sheet;
+use broadcast_gateway::MetricsWriter;
 use broadcast_store::{
     log::SyncStats,
     node::{StoreStats, VoterStatus},
 };
 
 /// Writes all of them.
-pub(super) fn write(sheet: &mut Sheet<'_>, figures: &StoreStats) -> fmt::Result {
+pub(super) fn write(writer: &mut MetricsWriter<'_>, figures: &StoreStats) -> fmt::Result {
     let requests = figures.requests.iter().map(|(operation, outcome, count)| ([*operation, *outcome], *count));
     let help = "Requests of this node to the store, by what they were for and how they ended";
-    sheet.counter("store_requests", help, &["operation", "outcome"], requests)?;
-    figures.voter.as_ref().map_or(Ok(()), |(status, syncs)| write_voter(sheet, status, syncs))
+    writer.counter("store_requests", help, &["operation", "outcome"], requests)?;
+    figures.voter.as_ref().map_or(Ok(()), |(status, syncs)| write_voter(writer, status, syncs))
 }
 
-fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncStats) -> fmt::Result {
+fn write_voter(writer: &mut MetricsWriter<'_>, status: &VoterStatus, syncs: &SyncStats) -> fmt::Result {
     let votes = status.voters.iter().any(|(id, _)| *id == status.id);
     for (name, help, value) in [
         (
@@ -29,7 +29,7 @@ fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncStats) -
         ("store_votes", "Whether this node has a vote, as it knows", votes.into()),
         ("store_voters", "Nodes that vote, as this voter knows", status.voters.len() as u64),
     ] {
-        sheet.gauge(name, help, &[], [([], value)])?;
+        writer.gauge(name, help, &[], [([], value)])?;
     }
     for (name, help, count) in [
         ("store_elections", "Terms that have begun, as this voter saw it", status.elections),
@@ -39,9 +39,9 @@ fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncStats) -
             status.leader_changes,
         ),
     ] {
-        sheet.counter(name, help, &[], [([], count)])?;
+        writer.counter(name, help, &[], [([], count)])?;
     }
-    sheet.gauge("store_revision", "The newest revision of keys that this voter has", &[], [([], status.revision)])?;
+    writer.gauge("store_revision", "The newest revision of keys that this voter has", &[], [([], status.revision)])?;
     // The first entry has the number 0.
     let index = |index: Option<u64>| index.unwrap_or_default();
     let indexes = [
@@ -50,11 +50,11 @@ fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncStats) -
         (["applied"], index(status.applied)),
         (["snapshot"], index(status.snapshot)),
     ];
-    sheet.gauge("store_log_index", "How far this voter's log is, and what was done with it", &["what"], indexes)?;
+    writer.gauge("store_log_index", "How far this voter's log is, and what was done with it", &["what"], indexes)?;
     let lags = status.lags.iter().map(|(name, lag)| ([name.as_str()], *lag));
     let help = "Entries that each other voter does not have yet; only the leader knows";
-    sheet.gauge("store_voter_lag_entries", help, &["voter"], lags)?;
-    sheet.histogram("store_sync_seconds", "Time to write to the log and sync it", &syncs.all)?;
+    writer.gauge("store_voter_lag_entries", help, &["voter"], lags)?;
+    writer.histogram("store_sync_seconds", "Time to write to the log and sync it", &syncs.all)?;
     for (name, help, value) in [
         ("store_keys_bytes", "Bytes of keys, with what they were before", status.bytes),
         ("store_keys_quota_bytes", "How many bytes keys may take", status.quota),
@@ -64,7 +64,7 @@ fn write_voter(sheet: &mut Sheet<'_>, status: &VoterStatus, syncs: &SyncStats) -
         ("store_leases", "Leases that there are", status.leases),
         ("store_watchers", "Watches that this voter serves", status.watchers),
     ] {
-        sheet.gauge(name, help, &[], [([], value)])?;
+        writer.gauge(name, help, &[], [([], value)])?;
     }
     Ok(())
 }

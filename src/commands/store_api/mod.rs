@@ -16,14 +16,14 @@ mod voters;
 mod watch;
 
 use axum::routing::{get, post, put};
-use broadcast_gateway::{Needs, Problem, Routes, Scope};
+use broadcast_gateway::{Problem, RequiredScopes, Routes, Scope};
 
 use crate::store::NodeStore;
 
 /// What may be done with the store of a node.
 pub(super) fn routes(store: &NodeStore) -> Routes {
-    const WRITE: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Publish);
-    const VOTERS: Needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
+    const WRITE: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Publish);
+    const VOTERS: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Operate);
     let all = get(keys::list).post(txn::txn).with_state(store.clone());
     let one = get(keys::get).put(keys::put).delete(keys::delete).with_state(store.clone());
     let lease = put(leases::keep_alive).delete(leases::revoke).with_state(store.clone());
@@ -34,11 +34,15 @@ pub(super) fn routes(store: &NodeStore) -> Routes {
         [
             ("/v1/kv", WRITE, all),
             ("/v1/kv/{*key}", WRITE, one),
-            ("/v1/watch", Needs::scope(Scope::Read), get(watch::watch).with_state(store.clone())),
+            ("/v1/watch", RequiredScopes::scope(Scope::Read), get(watch::watch).with_state(store.clone())),
             ("/v1/leases", WRITE, post(leases::grant).with_state(store.clone())),
             ("/v1/leases/{lease}", WRITE, lease),
-            ("/v1/store", Needs::scope(Scope::Read), get(voters::status).with_state(store.clone())),
-            ("/v1/store/snapshot", Needs::scope(Scope::Operate), get(snapshot::save).with_state(store.clone())),
+            ("/v1/store", RequiredScopes::scope(Scope::Read), get(voters::status).with_state(store.clone())),
+            (
+                "/v1/store/snapshot",
+                RequiredScopes::scope(Scope::Operate),
+                get(snapshot::save).with_state(store.clone()),
+            ),
             ("/v1/store/voters/{name}", VOTERS, voter),
         ],
     )
@@ -48,7 +52,7 @@ pub(super) fn routes(store: &NodeStore) -> Routes {
 
 /// A number that a query has.
 pub(super) fn number(name: &str, value: Option<String>) -> Result<Option<u64>, Problem> {
-    broadcast_gateway::number(name, value, "a whole number; write one like 10")
+    broadcast_gateway::parse_number(name, value, "a whole number; write one like 10")
 }
 
 /// A yes or no that a query has: no, if it has none.

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use broadcast::config::quote;
-use broadcast_gateway::{Audited, Problem, answer, no_query, read_up_to};
+use broadcast_gateway::{AuditHandle, Problem, json_response, no_query, read_json_up_to};
 use broadcast_store::keys::{
     Compare, CompareOp, CompareTarget, Delete, KeyRange, MAX_REQUEST, Op, OpOutcome, Put, Range, Txn,
 };
@@ -231,16 +231,16 @@ fn changes_of(txn: &Txn) -> Vec<String> {
 /// `POST /v1/kv`
 pub(super) async fn txn(
     State(store): State<NodeStore>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let txn = read_up_to::<TxnBody>(request, MAX_BODY, EXAMPLE).await?.read()?;
+    let txn = read_json_up_to::<TxnBody>(request, MAX_BODY, EXAMPLE).await?.read()?;
     match changes_of(&txn) {
-        none if none.is_empty() => audited.count_together(),
-        changes => audited.what(format_args!("may {}", changes.join(", "))),
+        none if none.is_empty() => audit.aggregate(),
+        changes => audit.describe(format_args!("may {}", changes.join(", "))),
     }
     let done = store.run(async move |store| store.txn(txn).await).await.map_err(problem)?;
     let (revision, succeeded, outcomes) = done;
-    Ok(answer(StatusCode::OK, &Done { revision, succeeded, responses: responses(&outcomes) }))
+    Ok(json_response(StatusCode::OK, &Done { revision, succeeded, responses: responses(&outcomes) }))
 }

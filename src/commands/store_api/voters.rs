@@ -6,7 +6,7 @@ use axum::{
     http::{StatusCode, Uri},
     response::Response,
 };
-use broadcast_gateway::{Audited, Problem, answer, no_query, read_query};
+use broadcast_gateway::{AuditHandle, Problem, json_response, no_query, read_query};
 use broadcast_store::{
     StoreError,
     node::{VoterChange, VoterStatus},
@@ -198,7 +198,7 @@ fn ms(micros: u64) -> f64 {
 pub(super) async fn status(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
     let told = store.run(async |store| Ok(store.status().await)).await.map_err(problem)?;
-    Ok(answer(StatusCode::OK, &Status::of(told)))
+    Ok(json_response(StatusCode::OK, &Status::of(told)))
 }
 
 /// The node that a path names.
@@ -211,13 +211,13 @@ fn named(uri: &Uri) -> Result<String, Problem> {
 /// `PUT /v1/store/voters/NAME`
 pub(super) async fn add(
     State(store): State<NodeStore>,
-    Extension(audited): Extension<Audited>,
+    Extension(audit): Extension<AuditHandle>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let [replace] = read_query(&uri, ["replace"])?;
     let name = named(&uri)?;
     let wanted = if flag("replace", replace.as_deref())? {
-        audited.what("replaces the one before");
+        audit.describe("replaces the one before");
         VoterChange::Replace(name.clone())
     } else {
         VoterChange::Add(name.clone())
@@ -234,7 +234,7 @@ pub(super) async fn remove(State(store): State<NodeStore>, uri: Uri) -> Result<R
 
 async fn change(store: &NodeStore, change: VoterChange, name: String) -> Result<Response, Problem> {
     match store.run(async move |store| store.change_voters(change).await).await {
-        Ok(()) => Ok(answer(StatusCode::OK, &Changed { name })),
+        Ok(()) => Ok(json_response(StatusCode::OK, &Changed { name })),
         // The leader says why not.
         Err(StoreError::NotPossible { why }) => Err(Problem::new(StatusCode::CONFLICT, why)),
         Err(error) => Err(problem(error)),

@@ -1,6 +1,6 @@
 //! Who may do what: tokens, and the scopes that they have.
 //!
-//! A route declares the scope that a caller needs ([`Needs`]), one to look and one to change something; there is no
+//! A route declares the scope that a caller needs ([`RequiredScopes`]), one to look and one to change something; there is no
 //! route without. A caller shows a token, and has the scopes of that token. Where no token is set, everyone has the
 //! [default scopes](Scopes::DEFAULT), which are all but `deploy`: that one must be given by name.
 //!
@@ -25,9 +25,9 @@ use std::{
 
 use axum::http::HeaderMap;
 
-pub(crate) use self::tokens::NOBODY;
+pub(crate) use self::tokens::UNAUTHENTICATED_NAMES;
 pub use self::{
-    scope::{Needs, Scope, Scopes},
+    scope::{RequiredScopes, Scope, Scopes},
     token::Token,
     tokens::{NamedToken, TokenName, Tokens, TokensError},
 };
@@ -38,7 +38,7 @@ pub struct Access(Arc<RwLock<Option<Arc<Tokens>>>>);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Caller {
+pub(crate) struct ConnectionInfo {
     pub(crate) peer: SocketAddr,
     pub(crate) over_tls: bool,
     /// The subject of its certificate, if it has shown one.
@@ -47,15 +47,15 @@ pub(crate) struct Caller {
 
 /// Who calls, by what it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Bearer {
+pub(crate) enum Credentials {
     /// Nobody has to show anything.
-    Anybody,
+    NotRequired,
     /// It had to, and did not.
-    Nobody,
+    Missing,
     /// It shows something that is no token here.
-    Stranger,
+    Unknown,
     /// The name of its token, and the scopes of that.
-    Named(Arc<str>, Scopes),
+    Token(Arc<str>, Scopes),
 }
 
 impl Access {
@@ -93,24 +93,24 @@ impl Access {
     }
 
     /// Who sends these headers.
-    pub(crate) fn bearer(&self, headers: &HeaderMap) -> Bearer {
-        let Some(tokens) = self.tokens() else { return Bearer::Anybody };
+    pub(crate) fn credentials(&self, headers: &HeaderMap) -> Credentials {
+        let Some(tokens) = self.tokens() else { return Credentials::NotRequired };
         if !headers.contains_key(axum::http::header::AUTHORIZATION) {
-            return Bearer::Nobody;
+            return Credentials::Missing;
         }
-        let shown = token::shown(headers);
+        let shown = token::token_in(headers);
         let found = shown.as_deref().and_then(|shown| tokens.find(shown));
-        found.map_or(Bearer::Stranger, |token| Bearer::Named(Arc::clone(&token.name.0), token.scopes))
+        found.map_or(Credentials::Unknown, |token| Credentials::Token(Arc::clone(&token.name.0), token.scopes))
     }
 }
 
-impl Bearer {
+impl Credentials {
     /// What it may do, if it may call at all.
     pub(crate) fn scopes(&self) -> Option<Scopes> {
         match self {
-            Self::Anybody => Some(Scopes::DEFAULT),
-            Self::Nobody | Self::Stranger => None,
-            Self::Named(_, scopes) => Some(*scopes),
+            Self::NotRequired => Some(Scopes::DEFAULT),
+            Self::Missing | Self::Unknown => None,
+            Self::Token(_, scopes) => Some(*scopes),
         }
     }
 }

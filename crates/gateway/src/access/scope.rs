@@ -93,32 +93,32 @@ impl fmt::Display for Scopes {
 
 /// The scopes that a caller needs for a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
+pub struct RequiredScopes {
     scopes: Option<(Scope, Scope)>,
     /// Whether nothing is changed, whatever the method is.
-    only_looks: bool,
+    is_read_only: bool,
 }
 
-impl Needs {
+impl RequiredScopes {
     /// Health checks and the like: they need no token, and nobody may change anything by them.
-    pub const NOTHING: Self = Self { scopes: None, only_looks: true };
+    pub const NONE: Self = Self { scopes: None, is_read_only: true };
 
     /// This one, whatever is asked of the route.
     #[must_use]
     pub const fn scope(scope: Scope) -> Self {
-        Self::to_look_and_to_change(scope, scope)
+        Self::read_write(scope, scope)
     }
 
     /// This one, to ask something: nothing is changed, although the method is one that may change something.
     #[must_use]
-    pub const fn to_ask(scope: Scope) -> Self {
-        Self { scopes: Some((scope, scope)), only_looks: true }
+    pub const fn read_only(scope: Scope) -> Self {
+        Self { scopes: Some((scope, scope)), is_read_only: true }
     }
 
     /// One to look at it (`GET` and other safe methods), and another one to change it.
     #[must_use]
-    pub const fn to_look_and_to_change(look: Scope, change: Scope) -> Self {
-        Self { scopes: Some((look, change)), only_looks: false }
+    pub const fn read_write(look: Scope, change: Scope) -> Self {
+        Self { scopes: Some((look, change)), is_read_only: false }
     }
 
     /// What a request with this method needs, if anything.
@@ -127,8 +127,8 @@ impl Needs {
     }
 
     /// Whether a request with this method changes nothing.
-    pub(crate) fn only_looks(self, method: &Method) -> bool {
-        self.only_looks || method.is_safe()
+    pub(crate) fn is_read_only(self, method: &Method) -> bool {
+        self.is_read_only || method.is_safe()
     }
 }
 
@@ -156,14 +156,14 @@ mod tests {
 
     #[test]
     fn looking_may_need_another_scope_than_changing() {
-        let needs = Needs::to_look_and_to_change(Scope::Read, Scope::Operate);
+        let needs = RequiredScopes::read_write(Scope::Read, Scope::Operate);
         for (method, scope) in [("GET", Scope::Read), ("HEAD", Scope::Read), ("PUT", Scope::Operate)] {
             assert_eq!(needs.of(&method.parse().unwrap()), Some(scope));
         }
         assert_eq!(needs.of(&"BREW".parse().unwrap()), Some(Scope::Operate), "what nobody knows may change something");
-        assert_eq!(Needs::NOTHING.of(&Method::POST), None);
-        assert!(!needs.only_looks(&Method::PUT) && needs.only_looks(&Method::GET));
-        let asks = Needs::to_ask(Scope::Read);
-        assert!(asks.only_looks(&Method::POST) && asks.of(&Method::POST) == Some(Scope::Read));
+        assert_eq!(RequiredScopes::NONE.of(&Method::POST), None);
+        assert!(!needs.is_read_only(&Method::PUT) && needs.is_read_only(&Method::GET));
+        let asks = RequiredScopes::read_only(Scope::Read);
+        assert!(asks.is_read_only(&Method::POST) && asks.of(&Method::POST) == Some(Scope::Read));
     }
 }

@@ -41,7 +41,7 @@ impl Token {
 }
 
 /// What a request shows as its token.
-pub(super) fn shown(headers: &HeaderMap) -> Option<Zeroizing<String>> {
+pub(super) fn token_in(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, credentials) = value.split_once(' ')?;
     let credentials = credentials.trim();
@@ -114,7 +114,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
-            assert_eq!(shown(&headers).as_deref().map(String::as_str), expected, "{value}");
+            assert_eq!(token_in(&headers).as_deref().map(String::as_str), expected, "{value}");
         }
     }
 }

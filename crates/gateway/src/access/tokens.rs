@@ -16,7 +16,7 @@ const MAX_NAME: usize = 64;
 const MAX_TOKENS: usize = 1000;
 
 /// What the audit log calls callers without a token, and those with one that is not known.
-pub(crate) const NOBODY: [&str; 2] = ["anonymous", "unknown"];
+pub(crate) const UNAUTHENTICATED_NAMES: [&str; 2] = ["anonymous", "unknown"];
 
 /// What a token is called in the log. It has no letters that could mislead who reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl FromStr for TokenName {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_plain) {
             return Err(format!("it is not a name; write up to {MAX_NAME} letters, digits, dots, _ and -"));
         }
-        if NOBODY.contains(&name) {
+        if UNAUTHENTICATED_NAMES.contains(&name) {
             return Err(format!("{name} is what the log calls those without a token; choose another name"));
         }
         Ok(Self(name.into()))
@@ -124,7 +124,7 @@ impl Tokens {
     pub fn parse(text: &str) -> Result<Vec<NamedToken>, TokensError> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        let tokens = lines.map(|(line, text)| named(text).map_err(|problem| TokensError::Line { line, problem }));
+        let tokens = lines.map(|(line, text)| parse_line(text).map_err(|problem| TokensError::Line { line, problem }));
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         // Whatever they are used with, they have to fit together.
         Self::new(tokens).map(|Self(tokens)| tokens)
@@ -143,7 +143,7 @@ impl Tokens {
     }
 }
 
-fn named(line: &str) -> Result<NamedToken, String> {
+fn parse_line(line: &str) -> Result<NamedToken, String> {
     const FORM: &str = "write it as `name: scope,scope token`, like `ci: read,publish TOKEN`";
     let (name, rest) = line.split_once(':').ok_or_else(|| format!("there is no name; {FORM}"))?;
     let mut words = rest.split_whitespace();

@@ -5,18 +5,18 @@ use std::{error::Error as _, pin::pin, sync::Arc};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{Patient, Service};
-use crate::{access::Caller, transport::BUFFER};
+use super::{ClientStream, Service};
+use crate::{access::ConnectionInfo, transport::BUFFER};
 
 /// Serves one, to its end; or one request of it.
-pub(super) async fn serve(stream: Patient, caller: Arc<Caller>, mut service: Service, keep_alive: bool) {
-    let (answering, peer) = (service.clone(), caller.peer);
+pub(super) async fn serve(stream: ClientStream, info: Arc<ConnectionInfo>, mut service: Service, keep_alive: bool) {
+    let (responder, peer) = (service.clone(), info.peer);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(keep_alive)
-        .header_read_timeout(service.app.config.times.head)
+        .header_read_timeout(service.app.config.timeouts.head)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service_fn(move |request| answering.answer(request, &caller)));
+        .serve_connection(TokioIo::new(stream), service_fn(move |request| responder.respond(request, &info)));
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
@@ -27,6 +27,6 @@ pub(super) async fn serve(stream: Patient, caller: Arc<Caller>, mut service: Ser
         }
     };
     if let Err(error) = ended {
-        service.report(peer, error.source().and_then(|source| source.downcast_ref()), &error);
+        service.report_error(peer, error.source().and_then(|source| source.downcast_ref()), &error);
     }
 }

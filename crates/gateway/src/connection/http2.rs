@@ -7,7 +7,7 @@
 //!
 //! # What can go wrong
 //!
-//! - *A client that opens and resets requests without end* (rapid reset): no more than [`STREAMS`] are being worked on;
+//! - *A client that opens and resets requests without end* (rapid reset): no more than [`MAX_STREAMS`] are being worked on;
 //!   those that were reset before their turn end the connection (`h2` allows 20).
 //! - *A client that leaves an answer where it is*: the request is reset when nothing of it was taken for as long as a
 //!   connection in HTTP/1.1 may stall; the others go on.
@@ -44,26 +44,26 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{LINGER, Patient, REFUSAL_TIME, Service, refusal};
+use super::{ClientStream, LINGER, REFUSAL_TIME, Service, over_limit};
 use crate::{
-    Times,
-    access::Caller,
+    Timeouts,
+    access::ConnectionInfo,
     app::App,
     grpc_health, guard,
-    transport::{BUFFER, Mover},
+    transport::{BUFFER, RuntimeSwitch},
 };
 
 /// Requests that a connection may have open at the same time.
-pub(crate) const STREAMS: u32 = 100;
+pub(crate) const MAX_STREAMS: u32 = 100;
 /// What a request may have sent, and nobody has read yet, in bytes: what the protocol begins with.
-pub(crate) const WINDOW: u32 = (64 << 10) - 1;
+pub(crate) const STREAM_WINDOW: u32 = (64 << 10) - 1;
 /// A head may be so long, in bytes, as the protocol counts it: 32 more for each header.
 pub(crate) const MAX_HEAD: u32 = 40 << 10;
 /// … and have so many headers, as in HTTP/1.1.
 pub(crate) const MAX_HEADERS: usize = 100;
 
 /// Headers that are about a connection in HTTP/1.1, and must not be in an answer in HTTP/2 (RFC 9113, section 8.2.2).
-const OF_CONNECTIONS: [HeaderName; 4] = [
+const HOP_BY_HOP_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TRANSFER_ENCODING,
@@ -74,32 +74,36 @@ const OF_CONNECTIONS: [HeaderName; 4] = [
 type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// A connection that has asked for something.
-pub(crate) struct Session {
-    connection: Connection<Patient, Bytes>,
-    mover: Mover,
+pub(crate) struct Http2Connection {
+    connection: Connection<ClientStream, Bytes>,
+    runtime_switch: RuntimeSwitch,
     first: Exchange,
-    caller: Arc<Caller>,
+    info: Arc<ConnectionInfo>,
     service: Service,
 }
 
 /// What becomes of a connection when a request was answered.
 #[derive(PartialEq, Eq)]
-enum After {
-    GoOn,
+enum Disposition {
+    KeepOpen,
     Close,
 }
 
-impl Session {
+impl Http2Connection {
     /// Waits for the first request; nothing if there is none.
-    pub(crate) async fn begin(mut stream: Patient, caller: Arc<Caller>, service: Service) -> Option<Self> {
-        let mover = stream.mover();
-        stream.without_schemes();
+    pub(crate) async fn accept_first(
+        mut stream: ClientStream,
+        info: Arc<ConnectionInfo>,
+        service: Service,
+    ) -> Option<Self> {
+        let runtime_switch = stream.runtime_switch();
+        stream.strip_schemes();
         let begun = async {
             let mut connection = Builder::new()
-                .max_concurrent_streams(STREAMS)
-                .initial_window_size(WINDOW)
+                .max_concurrent_streams(MAX_STREAMS)
+                .initial_window_size(STREAM_WINDOW)
                 // All of them can be full, and none waits for another.
-                .initial_connection_window_size(STREAMS * WINDOW)
+                .initial_connection_window_size(MAX_STREAMS * STREAM_WINDOW)
                 .max_header_list_size(MAX_HEAD)
                 .max_send_buffer_size(BUFFER)
                 .handshake(stream)
@@ -108,9 +112,9 @@ impl Session {
             Ok::<_, h2::Error>(first.map(|first| (connection, first)))
         };
         match begun.await {
-            Ok(begun) => begun.map(|(connection, first)| Self { connection, mover, first, caller, service }),
+            Ok(begun) => begun.map(|(connection, first)| Self { connection, runtime_switch, first, info, service }),
             Err(error) => {
-                service.report(caller.peer, error.get_io(), &error);
+                service.report_error(info.peer, error.get_io(), &error);
                 None
             }
         }
@@ -120,7 +124,7 @@ impl Session {
     pub(crate) fn asks_for_health(&self) -> bool {
         let (request, path) = (&self.first.0, self.first.0.uri().path());
         match *request.method() {
-            Method::GET | Method::HEAD => guard::OPEN.contains(&path),
+            Method::GET | Method::HEAD => guard::HEALTH_PATHS.contains(&path),
             Method::POST => path == grpc_health::CHECK,
             _ => false,
         }
@@ -128,7 +132,7 @@ impl Session {
 
     /// It is served in another runtime from now on.
     pub(crate) fn moved(self) -> Self {
-        self.mover.move_on();
+        self.runtime_switch.switch();
         self
     }
 
@@ -144,39 +148,39 @@ impl Session {
         self.run(!keep_alive, Arc::new(Semaphore::new(1))).await;
     }
 
-    /// `own` has the permit of the connection itself.
-    async fn run(self, once: bool, own: Arc<Semaphore>) {
-        let Self { mut connection, first, caller, mut service, .. } = self;
-        let peer = caller.peer;
-        let Times { head, stall, .. } = service.app.config.times;
+    /// `own_permit` has the permit of the connection itself.
+    async fn run(self, once: bool, own_permit: Arc<Semaphore>) {
+        let Self { mut connection, first, info, mut service, .. } = self;
+        let peer = info.peer;
+        let Timeouts { head, stall, .. } = service.app.config.timeouts;
         let mut exchanges = JoinSet::new();
-        exchanges.spawn(exchange(first, Arc::clone(&caller), service.clone(), Arc::clone(&own)));
+        exchanges.spawn(handle_exchange(first, Arc::clone(&info), service.clone(), Arc::clone(&own_permit)));
         let mut closing = once;
         if once {
             connection.graceful_shutdown();
         }
-        let mut pulse = pin!(pulse(connection.ping_pong(), head, stall));
-        let (mut idle, mut idled) = (pin!(sleep(head)), false);
+        let mut ping_loop = pin!(ping_loop(connection.ping_pong(), head, stall));
+        let (mut idle, mut is_closing_idle) = (pin!(sleep(head)), false);
         loop {
             tokio::select! {
-                accepted = next(&mut connection, exchanges.len()) => match accepted {
+                accepted = next_exchange(&mut connection, exchanges.len()) => match accepted {
                     Some(Ok((_, mut respond))) if once => respond.send_reset(Reason::REFUSED_STREAM),
                     Some(Ok(next)) => {
-                        exchanges.spawn(exchange(next, Arc::clone(&caller), service.clone(), Arc::clone(&own)));
+                        exchanges.spawn(handle_exchange(next, Arc::clone(&info), service.clone(), Arc::clone(&own_permit)));
                     }
-                    Some(Err(error)) => return service.report(peer, error.get_io(), &error),
+                    Some(Err(error)) => return service.report_error(peer, error.get_io(), &error),
                     None => return,
                 },
                 Some(ended) = exchanges.join_next() => {
                     // Should it have panicked, its request was reset.
-                    if ended.is_ok_and(|after| after == After::Close) && !closing {
+                    if ended.is_ok_and(|disposition| disposition == Disposition::Close) && !closing {
                         closing = true;
                         connection.graceful_shutdown();
                     }
                     idle.as_mut().reset(Instant::now() + head);
                 }
-                () = &mut idle, if exchanges.is_empty() && !idled => {
-                    (idled, closing) = (true, true);
+                () = &mut idle, if exchanges.is_empty() && !is_closing_idle => {
+                    (is_closing_idle, closing) = (true, true);
                     connection.abrupt_shutdown(Reason::NO_ERROR);
                 }
                 // The server has gone, or says so.
@@ -184,7 +188,7 @@ impl Session {
                     closing = true;
                     connection.graceful_shutdown();
                 }
-                () = &mut pulse => {
+                () = &mut ping_loop => {
                     return service.app.counts.cut_off(format_args!("{peer} has not answered a ping for {stall:?}"));
                 }
             }
@@ -194,8 +198,11 @@ impl Session {
 
 /// The next request, where so many are being worked on; nothing when the connection has ended. While they are as many as
 /// may be none is taken: `h2` counts those that are reset meanwhile.
-async fn next(connection: &mut Connection<Patient, Bytes>, open: usize) -> Option<Result<Exchange, h2::Error>> {
-    if open < STREAMS as usize {
+async fn next_exchange(
+    connection: &mut Connection<ClientStream, Bytes>,
+    open: usize,
+) -> Option<Result<Exchange, h2::Error>> {
+    if open < MAX_STREAMS as usize {
         return connection.accept().await;
     }
     let ended = poll_fn(|context| connection.poll_closed(context)).await;
@@ -203,11 +210,11 @@ async fn next(connection: &mut Connection<Patient, Bytes>, open: usize) -> Optio
 }
 
 /// Ends when a ping is not answered.
-async fn pulse(pings: Option<PingPong>, every: Duration, patience: Duration) {
+async fn ping_loop(pings: Option<PingPong>, every: Duration, pong_timeout: Duration) {
     let Some(mut pings) = pings else { return pending().await };
     loop {
         sleep(every).await;
-        match timeout(patience, pings.ping(Ping::opaque())).await {
+        match timeout(pong_timeout, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
             // The connection has an end of its own.
             Ok(Err(_)) => return pending().await,
@@ -217,77 +224,80 @@ async fn pulse(pings: Option<PingPong>, every: Duration, patience: Duration) {
 }
 
 /// Answers a request, or says that there is no room for it.
-async fn exchange(
+async fn handle_exchange(
     (request, mut respond): Exchange,
-    caller: Arc<Caller>,
+    info: Arc<ConnectionInfo>,
     service: Service,
-    own: Arc<Semaphore>,
-) -> After {
-    let (app, peer) = (&service.app, caller.peer);
+    own_permit: Arc<Semaphore>,
+) -> Disposition {
+    let (app, peer) = (&service.app, info.peer);
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let (unread, left) = oneshot::channel();
-    let request = request.map(|body| Body::new(Received::new(body, length, unread)));
-    let permit = own.try_acquire_owned().or_else(|_| Arc::clone(&service.permits).try_acquire_owned());
+    let request = request.map(|body| Body::new(RequestBody::new(body, length, unread)));
+    let permit = own_permit.try_acquire_owned().or_else(|_| Arc::clone(&service.permits).try_acquire_owned());
     if permit.is_err() {
         drop(request);
         app.counts.refused.fetch_add(1, Ordering::Relaxed);
         match service.refusals.try_acquire() {
             // Whoever does not read it has not missed much.
             Ok(_place) => {
-                let sent = discarding(send(refusal().into_response(), respond, peer, app), left);
+                let sent = discard_unread_while(send(over_limit().into_response(), respond, peer, app), left);
                 drop(timeout(REFUSAL_TIME, sent).await);
             }
             Err(_) => respond.send_reset(Reason::REFUSED_STREAM),
         }
-        return After::GoOn;
+        return Disposition::KeepOpen;
     }
     let answer = async {
         if request.headers().len() > MAX_HEADERS {
             return StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response();
         }
-        service.answer(request, &caller).await.unwrap_or_else(|never| match never {})
+        service.respond(request, &info).await.unwrap_or_else(|never| match never {})
     };
     let answered = async {
         let response = tokio::select! {
             response = answer => response,
-            _ = poll_fn(|context| respond.poll_reset(context)) => return (After::GoOn, Sent::Part),
+            _ = poll_fn(|context| respond.poll_reset(context)) => return (Disposition::KeepOpen, SendOutcome::Partial),
         };
         send(response, respond, peer, app).await
     };
-    discarding(answered, left).await
+    discard_unread_while(answered, left).await
 }
 
 /// Whether an answer has gone to its end.
 #[derive(PartialEq, Eq)]
-enum Sent {
-    All,
-    Part,
+enum SendOutcome {
+    Complete,
+    Partial,
 }
 
 /// Answers, and beside that drops what comes of the request's body and nobody reads, which would be held for as long as the
 /// answer takes. More than its window is only taken when all was sent, for [`LINGER`]: some clients take it for an error if
 /// their request is reset before they have sent all, although the answer is there (curl 7.88).
-async fn discarding(answer: impl Future<Output = (After, Sent)>, left: oneshot::Receiver<RecvStream>) -> After {
-    let (mut answer, mut rest) = (pin!(answer), Rest::of(left));
-    let (after, sent) = tokio::select! {
+async fn discard_unread_while(
+    answer: impl Future<Output = (Disposition, SendOutcome)>,
+    left: oneshot::Receiver<RecvStream>,
+) -> Disposition {
+    let (mut answer, mut unread_body) = (pin!(answer), UnreadBody::of(left));
+    let (disposition, sent) = tokio::select! {
         answered = &mut answer => answered,
-        never = rest.drop_what_comes() => match never {},
+        never = unread_body.discard_within_window() => match never {},
     };
-    if sent == Sent::All {
-        drop(timeout(LINGER, rest.take_all()).await);
+    if sent == SendOutcome::Complete {
+        drop(timeout(LINGER, unread_body.discard_rest()).await);
     }
-    after
+    disposition
 }
 
 /// What is left of a body that nobody reads to its end.
-struct Rest {
+struct UnreadBody {
     left: Option<oneshot::Receiver<RecvStream>>,
     stream: Option<RecvStream>,
     /// How much was dropped, and not made room for.
     dropped: usize,
 }
 
-impl Rest {
+impl UnreadBody {
     fn of(left: oneshot::Receiver<RecvStream>) -> Self {
         Self { left: Some(left), stream: None, dropped: 0 }
     }
@@ -307,7 +317,7 @@ impl Rest {
     }
 
     /// Drops what comes, for as long as it is polled, and makes no room for more.
-    async fn drop_what_comes(&mut self) -> Infallible {
+    async fn discard_within_window(&mut self) -> Infallible {
         while let Some(length) = self.next().await {
             self.dropped += length;
         }
@@ -315,7 +325,7 @@ impl Rest {
     }
 
     /// Takes all of it, and drops that.
-    async fn take_all(&mut self) {
+    async fn discard_rest(&mut self) {
         let mut taken = self.dropped;
         loop {
             if let Some(stream) = &mut self.stream
@@ -335,53 +345,53 @@ async fn send(
     mut respond: SendResponse<Bytes>,
     peer: std::net::SocketAddr,
     app: &App,
-) -> (After, Sent) {
-    let (response, after) = finish(response);
+) -> (Disposition, SendOutcome) {
+    let (response, disposition) = prepare_head(response);
     let (head, body) = response.into_parts();
     let response = Response::from_parts(head, ());
-    let stall = app.config.times.stall;
+    let stall = app.config.timeouts.stall;
     let sent = async {
         let stream = respond.send_response(response, body.is_end_stream())?;
         if body.is_end_stream() { Ok(()) } else { send_body(stream, body, stall).await }
     };
     match sent.await {
-        Ok(()) => return (after, Sent::All),
-        Err(Unsent::Stalled) => {
+        Ok(()) => return (disposition, SendOutcome::Complete),
+        Err(SendError::Stalled) => {
             app.counts.cut_off(format_args!("{peer} has read nothing of an answer for {stall:?}"));
         }
-        Err(Unsent::Broken(error)) => debug!(%peer, %error, "an answer in HTTP/2 broke off"),
+        Err(SendError::Broken(error)) => debug!(%peer, %error, "an answer in HTTP/2 broke off"),
     }
-    (after, Sent::Part)
+    (disposition, SendOutcome::Partial)
 }
 
 /// What HTTP/2 wants of a head, and what becomes of the connection.
-fn finish(mut response: Response<Body>) -> (Response<Body>, After) {
+fn prepare_head(mut response: Response<Body>) -> (Response<Body>, Disposition) {
     let length = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
     let headers = response.headers_mut();
     let closes = headers.remove(header::CONNECTION).is_some_and(|value| value == "close");
-    OF_CONNECTIONS.iter().for_each(|name| drop(headers.remove(name)));
+    HOP_BY_HOP_HEADERS.iter().for_each(|name| drop(headers.remove(name)));
     if let Some(length) = length {
         headers.entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
     let date = HeaderValue::from_str(&httpdate::fmt_http_date(SystemTime::now()));
     headers.entry(header::DATE).or_insert(date.expect("a date is of letters that headers carry"));
-    (response, if closes { After::Close } else { After::GoOn })
+    (response, if closes { Disposition::Close } else { Disposition::KeepOpen })
 }
 
 /// Why an answer was not sent to its end.
-enum Unsent {
+enum SendError {
     Stalled,
     Broken(h2::Error),
 }
 
-impl From<h2::Error> for Unsent {
+impl From<h2::Error> for SendError {
     fn from(error: h2::Error) -> Self {
         Self::Broken(error)
     }
 }
 
 /// Sends a body, no more of it at a time than the client has room for.
-async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, stall: Duration) -> Result<(), Unsent> {
+async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, stall: Duration) -> Result<(), SendError> {
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
@@ -415,7 +425,7 @@ async fn send_data(
     mut data: Bytes,
     is_last: bool,
     stall: Duration,
-) -> Result<(), Unsent> {
+) -> Result<(), SendError> {
     if data.is_empty() && is_last {
         return Ok(stream.send_data(data, true)?);
     }
@@ -428,7 +438,7 @@ async fn send_data(
                 Ok(None) => return Err(h2::Error::from(Reason::CANCEL).into()),
                 Err(_) => {
                     stream.send_reset(Reason::CANCEL);
-                    return Err(Unsent::Stalled);
+                    return Err(SendError::Stalled);
                 }
             }
         }
@@ -439,23 +449,23 @@ async fn send_data(
 }
 
 /// A request's body. What was read makes room for more.
-struct Received {
+struct RequestBody {
     /// Set until it is dropped.
     stream: Option<RecvStream>,
     /// Who gets it then, if it has not ended.
     unread: Option<oneshot::Sender<RecvStream>>,
     /// How much is still to come, if that was announced; `h2` sees to it that it is true.
     length: Option<u64>,
-    has_trailers_left: bool,
+    expects_trailers: bool,
 }
 
-impl Received {
+impl RequestBody {
     fn new(stream: RecvStream, length: Option<u64>, unread: oneshot::Sender<RecvStream>) -> Self {
-        Self { stream: Some(stream), unread: Some(unread), length, has_trailers_left: true }
+        Self { stream: Some(stream), unread: Some(unread), length, expects_trailers: true }
     }
 }
 
-impl Drop for Received {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some((stream, unread)) = self.stream.take().zip(self.unread.take())
             && !stream.is_end_stream()
@@ -466,7 +476,7 @@ impl Drop for Received {
     }
 }
 
-impl HttpBody for Received {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = h2::Error;
 
@@ -474,7 +484,7 @@ impl HttpBody for Received {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let Self { stream: Some(stream), length, has_trailers_left, .. } = &mut *self else {
+        let Self { stream: Some(stream), length, expects_trailers, .. } = &mut *self else {
             return Poll::Ready(None);
         };
         match ready!(stream.poll_data(context)) {
@@ -484,11 +494,11 @@ impl HttpBody for Received {
                 return Poll::Ready(Some(released.map(|()| Frame::data(data))));
             }
             Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None if !*has_trailers_left => return Poll::Ready(None),
+            None if !*expects_trailers => return Poll::Ready(None),
             None => {}
         }
         let trailers = ready!(stream.poll_trailers(context)).transpose();
-        *has_trailers_left = false;
+        *expects_trailers = false;
         Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)))
     }
 

@@ -2,12 +2,12 @@
 //!
 //! Each is served by a task of its own, in HTTP/1.1 (`http1`) or in HTTP/2 (`http2`). It has a time limit to send a
 //! request's head, also after an earlier one, and is cut off when it takes nothing of its answer for a while
-//! ([`Times`](super::Times)).
+//! ([`Timeouts`](super::Times)).
 
-mod authority;
+mod client_stream;
 mod http1;
 mod http2;
-mod patient;
+mod scheme_stripper;
 
 use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,12 +26,12 @@ use tokio::{
 };
 use tracing::debug;
 
-pub(super) use self::http2::Session;
+pub(super) use self::client_stream::ClientStream;
+pub(super) use self::http2::Http2Connection;
 #[cfg(test)]
-pub(super) use self::http2::{MAX_HEAD, STREAMS, WINDOW};
-pub(super) use self::patient::Patient;
+pub(super) use self::http2::{MAX_HEAD, MAX_STREAMS, STREAM_WINDOW};
 use super::{
-    access::Caller,
+    access::ConnectionInfo,
     app::App,
     problem::Problem,
     transport::{Socket, Transport},
@@ -60,43 +60,43 @@ pub(super) struct Service {
 
 impl Service {
     /// Serves one in HTTP/1.1, to its end; or one request of it.
-    pub(super) async fn serve_http1(self, stream: Patient, caller: Arc<Caller>, keep_alive: bool) {
-        http1::serve(stream, caller, self, keep_alive).await;
+    pub(super) async fn serve_http1(self, stream: ClientStream, info: Arc<ConnectionInfo>, keep_alive: bool) {
+        http1::serve(stream, info, self, keep_alive).await;
     }
 
     /// Serves one of which it is not known what it speaks, because it says it byte by byte.
-    pub(super) async fn serve_unclear(self, mut stream: Patient, caller: Arc<Caller>) {
-        let (peer, head) = (caller.peer, self.app.config.times.head);
+    pub(super) async fn serve_undecided(self, mut stream: ClientStream, info: Arc<ConnectionInfo>) {
+        let (peer, head) = (info.peer, self.app.config.timeouts.head);
         match timeout(head, stream.begins_with(PREFACE)).await {
-            Ok(Ok(true)) => match timeout(head, Session::begin(stream, caller, self)).await {
-                Ok(Some(session)) => session.serve(true).await,
+            Ok(Ok(true)) => match timeout(head, Http2Connection::accept_first(stream, info, self)).await {
+                Ok(Some(http2)) => http2.serve(true).await,
                 Ok(None) => {}
                 Err(_) => debug!(%peer, "an HTTP/2 connection asked nothing for {head:?}"),
             },
-            Ok(Ok(false)) => http1::serve(stream, caller, self, true).await,
+            Ok(Ok(false)) => http1::serve(stream, info, self, true).await,
             Ok(Err(error)) => debug!(%peer, %error, "an HTTP connection broke"),
             Err(_) => debug!(%peer, "an HTTP connection said nothing whole for {head:?}"),
         }
     }
 
     /// Answers a request; whoever does knows who asks.
-    fn answer<B>(
+    fn respond<B>(
         &self,
         mut request: Request<B>,
-        caller: &Arc<Caller>,
+        info: &Arc<ConnectionInfo>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<B>
     where
         B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        request.extensions_mut().insert(Arc::clone(caller));
+        request.extensions_mut().insert(Arc::clone(info));
         TowerToHyperService::new(self.router.clone()).call(request)
     }
 
     /// A connection has ended with an error.
-    fn report(&self, peer: SocketAddr, cause: Option<&io::Error>, error: &dyn fmt::Display) {
+    fn report_error(&self, peer: SocketAddr, cause: Option<&io::Error>, error: &dyn fmt::Display) {
         if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
-            let stall = self.app.config.times.stall;
+            let stall = self.app.config.timeouts.stall;
             self.app.counts.cut_off(format_args!("{peer} has read nothing for {stall:?}"));
         } else {
             debug!(%peer, %error, "an HTTP connection broke");
@@ -105,26 +105,26 @@ impl Service {
 }
 
 /// Why there is no answer.
-fn refusal() -> Problem {
+fn over_limit() -> Problem {
     let detail = "too many connections are open; close some, or try again in a moment";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
 }
 
 /// Says why it is not served, in HTTP/1.1, to whoever has not asked yet.
-pub(super) async fn refuse(mut stream: Patient) -> io::Result<()> {
-    stream.set_patience(REFUSAL_TIME);
-    answer_all(stream, &refusal(), "503 Service Unavailable\r\nretry-after: 1").await
+pub(super) async fn refuse_http1(mut stream: ClientStream) -> io::Result<()> {
+    stream.set_write_timeout(REFUSAL_TIME);
+    respond_to_any(stream, &over_limit(), "503 Service Unavailable\r\nretry-after: 1").await
 }
 
 /// Says that it speaks plainly where TLS is spoken.
 pub(super) async fn refuse_plain(stream: TcpStream) -> io::Result<()> {
     let detail = "this port speaks HTTP over TLS only: write https:// instead of http://";
-    let stream = Patient::new(Transport::Plain(Socket::new(stream, REFUSAL_TIME)));
-    answer_all(stream, &Problem::bad_request(detail), "400 Bad Request").await
+    let stream = ClientStream::new(Transport::Plain(Socket::new(stream, REFUSAL_TIME)));
+    respond_to_any(stream, &Problem::bad_request(detail), "400 Bad Request").await
 }
 
 /// Answers whatever is asked.
-async fn answer_all(mut stream: Patient, problem: &Problem, status: &str) -> io::Result<()> {
+async fn respond_to_any(mut stream: ClientStream, problem: &Problem, status: &str) -> io::Result<()> {
     // The body ends with the connection.
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n{}",

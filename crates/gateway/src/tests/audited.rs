@@ -77,7 +77,7 @@ const WHO: [&str; 6] = ["who", "by", "method", "route", "status", "outcome"];
 async fn each_change_is_told_with_who_where_and_what_came_of_it() {
     let (log, _guard) = Collected::begin();
     let access = access("ci: read,publish 0123456789\nlook: read 9876543210");
-    let config = Config { access, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = GatewayConfig { access, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     let ci = ("authorization", "Bearer 0123456789");
     let look = ("authorization", "Bearer 9876543210");
@@ -180,7 +180,7 @@ async fn a_client_that_goes_before_its_answer_is_told_too() {
 
 #[tokio::test]
 async fn more_kinds_than_there_is_room_for_are_counted_together() {
-    use crate::access::Bearer;
+    use crate::access::Credentials;
     let (log, _guard) = Collected::begin();
     let audit = Arc::new(crate::audit::Audit::new("a"));
     let to = |path| (Method::POST, Uri::from_static(path));
@@ -188,43 +188,44 @@ async fn more_kinds_than_there_is_room_for_are_counted_together() {
     for i in 0..100_u8 {
         for _ in 0..2 {
             let from = SocketAddr::from(([10, 0, 0, i], 1));
-            let mut entry = audit.begin((&Bearer::Nobody, None), from, (&asked.0, &asked.1), Some("/v1/messages"));
+            let mut entry =
+                audit.begin((&Credentials::Missing, None), from, (&asked.0, &asked.1), Some("/v1/messages"));
             entry.answered(StatusCode::UNAUTHORIZED);
         }
     }
     assert_eq!(log.take(&["from"]).len(), 32, "each kind at once");
-    audit.tell_more();
+    audit.log_remaining();
     let more = log.take(&["from", "count"]);
     assert_eq!(more.len(), 33);
     let all: u64 = more.iter().map(|line| line[1].as_u64().unwrap()).sum();
     assert_eq!(all, 200 - 32, "each is counted");
     // They take no room from who is known.
-    let bearer = Bearer::Named("ops".into(), crate::Scopes::DEFAULT);
+    let credentials = Credentials::Token("ops".into(), crate::Scopes::DEFAULT);
     let from = SocketAddr::from(([10, 0, 0, 1], 1));
     let subject = Arc::from("CN=alice\n");
-    let who = (&bearer, Some(&subject));
+    let who = (&credentials, Some(&subject));
     for _ in 0..2 {
         let mut entry = audit.begin(who, from, (&asked.0, &asked.1), Some("/v1/messages"));
-        entry.audited().count_together();
+        entry.handle().aggregate();
         entry.answered(StatusCode::ACCEPTED);
     }
     assert_eq!(log.take(&["who", "path"]), [["ops", "/v1/messages"].map(Value::from)]);
-    audit.tell_more();
+    audit.log_remaining();
     assert_eq!(log.take(&["who", "count", "path"]), [vec![json!("ops"), json!(1), Value::Null]]);
-    audit.tell_more();
+    audit.log_remaining();
     assert_eq!(log.take(&["from"]).len(), 0);
 }
 
 #[tokio::test]
 async fn each_change_is_told_with_what_it_changes_and_what_fails_only_once() {
-    use crate::access::Bearer;
+    use crate::access::Credentials;
     let (log, _guard) = Collected::begin();
     let audit = Arc::new(crate::audit::Audit::new("a"));
-    let bearer = Bearer::Named("ops".into(), crate::Scopes::DEFAULT);
+    let credentials = Credentials::Token("ops".into(), crate::Scopes::DEFAULT);
     let begin = |path: String| {
         let uri: Uri = path.parse().unwrap();
         audit.begin(
-            (&bearer, None),
+            (&credentials, None),
             SocketAddr::from(([10, 0, 0, 1], 1)),
             (&Method::DELETE, &uri),
             Some("/v1/kv/{*key}"),
@@ -233,7 +234,7 @@ async fn each_change_is_told_with_what_it_changes_and_what_fails_only_once() {
     for (i, answer) in [Some(StatusCode::OK), Some(StatusCode::BAD_REQUEST), None].into_iter().enumerate() {
         for j in 0..100 {
             let mut entry = begin(format!("/v1/kv/{i}/{j}?prev=a-secret"));
-            entry.audited().what("all that is there");
+            entry.handle().describe("all that is there");
             answer.into_iter().for_each(|status| entry.answered(status));
         }
         let paths: Vec<_> = log.take(&["path", "what"]);
@@ -244,7 +245,7 @@ async fn each_change_is_told_with_what_it_changes_and_what_fails_only_once() {
     // However much it is.
     let long = "é".repeat(10_000);
     let entry = begin(format!("/v1/kv/{}", "%20".repeat(10_000)));
-    entry.audited().what(&long);
+    entry.handle().describe(&long);
     drop(entry);
     let lines = log.0.lock().unwrap().clone();
     assert!(lines[0]["path"].as_str().unwrap().ends_with("%20%… (30007 bytes)"), "{lines:?}");

@@ -42,7 +42,7 @@ const GRPC: &str = "application/grpc";
 #[tokio::test]
 async fn it_tells_what_readyz_and_livez_tell_and_needs_no_token() {
     let (log, _guard) = Collected::begin();
-    let config = Config { access: token(), ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = GatewayConfig { access: token(), ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     // It cannot join: nobody is there.
     let absent = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (alone, at) = served_with("a", &[absent], config).await;
@@ -63,7 +63,7 @@ async fn it_tells_what_readyz_and_livez_tell_and_needs_no_token() {
 
 #[tokio::test]
 async fn what_is_no_call_of_it_is_refused_in_words() {
-    let config = Config { access: token(), ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = GatewayConfig { access: token(), ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     let long = [&[0, 0, 0, 4, 1][..], &[b'x'; 1025]].concat();
     for (method, message, code, words) in [
@@ -101,8 +101,8 @@ async fn what_is_no_call_of_it_is_refused_in_words() {
 #[tokio::test]
 async fn it_is_answered_first_and_whoever_does_not_end_its_call_does_not_stay() {
     let head = Duration::from_millis(400);
-    let times = Times { head, ..Times::default() };
-    let config = Config { max_connections: 1, times, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let timeouts = Timeouts { head, ..Timeouts::default() };
+    let config = GatewayConfig { max_connections: 1, timeouts, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     until(at, "/readyz", |status, _| status == 200).await;
     // The one that there is room for begins a call, and does not end it.

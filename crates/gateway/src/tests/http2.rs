@@ -7,8 +7,8 @@ use tokio::io::AsyncBufReadExt as _;
 
 use super::*;
 use crate::{
-    accept::SPARE,
-    connection::{MAX_HEAD, PREFACE, STREAMS, WINDOW},
+    accept::SPARE_CONNECTIONS,
+    connection::{MAX_HEAD, MAX_STREAMS, PREFACE, STREAM_WINDOW},
 };
 
 const SETTINGS: u8 = 4;
@@ -21,9 +21,9 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// Short times, so that tests need not wait.
-fn impatient() -> Config {
+fn impatient() -> GatewayConfig {
     let [head, body, stall] = [400, 400, 400].map(Duration::from_millis);
-    Config { times: Times { head, body, stall }, ..Config::new("127.0.0.1:0".parse().unwrap()) }
+    GatewayConfig { timeouts: Timeouts { head, body, stall }, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) }
 }
 
 pub(super) async fn connect(addr: SocketAddr) -> http2::SendRequest<Full<bytes::Bytes>> {
@@ -171,7 +171,7 @@ async fn a_node_is_called_by_its_authority() {
 
 #[tokio::test]
 async fn each_open_request_but_the_first_takes_the_place_of_a_connection() {
-    let config = Config { max_connections: 3, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = GatewayConfig { max_connections: 3, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     until(at, "/readyz", |status, _| status == 200).await;
     let sender = connect(at).await;
@@ -205,7 +205,7 @@ async fn each_open_request_but_the_first_takes_the_place_of_a_connection() {
 #[tokio::test]
 async fn those_for_whom_there_is_no_room_do_not_stay() {
     // Those who asked until now may still be on their way out.
-    let config = Config { max_connections: 8, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = GatewayConfig { max_connections: 8, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     until(at, "/readyz", |status, _| status == 200).await;
     let asked = || hyper::Request::get(format!("http://{at}/v1/messages")).body(()).unwrap();
@@ -222,7 +222,7 @@ async fn those_for_whom_there_is_no_room_do_not_stay() {
     }
     let mut responses = Vec::new();
     for mut sender in senders {
-        for _ in 1..STREAMS {
+        for _ in 1..MAX_STREAMS {
             sender = sender.ready().await.unwrap();
             responses.push(sender.send_request(asked(), true).unwrap().0);
         }
@@ -243,13 +243,13 @@ async fn those_for_whom_there_is_no_room_do_not_stay() {
             }
         }
     }
-    assert!(told >= SPARE && reset > 0, "{told} {reset}");
+    assert!(told >= SPARE_CONNECTIONS && reset > 0, "{told} {reset}");
     node.leave().await;
 }
 
 #[tokio::test]
 async fn who_has_no_token_loses_the_connection() {
-    let config = Config { access: token(), ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let config = GatewayConfig { access: token(), ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     let mut sender = connect(at).await;
     let refused = sender.send_request(request(at, "GET", "/v1/members", "")).await.unwrap();
@@ -277,7 +277,7 @@ async fn an_answer_that_is_left_where_it_is_is_reset_and_the_others_go_on() {
         assert_eq!(error.reason(), Some(Reason::CANCEL));
     }
     assert_eq!(ask("HEAD", "/v1/members").await.status(), 200);
-    assert_eq!(sender.current_max_send_streams(), STREAMS as usize);
+    assert_eq!(sender.current_max_send_streams(), MAX_STREAMS as usize);
     let metrics = ask_text(at, "/metrics").await;
     assert!(metrics.contains("broadcast_http_cut_off_total 2\n"), "{metrics}");
     node.leave().await;
@@ -305,7 +305,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let (response, mut body) = sender.send_request(asked, false).unwrap();
     let _follows = timeout(SOON, response).await.expect("it answers").unwrap();
     let mut room = 0;
-    body.reserve_capacity(4 * WINDOW as usize);
+    body.reserve_capacity(4 * STREAM_WINDOW as usize);
     while let Ok(Some(capacity)) =
         timeout(Duration::from_millis(200), std::future::poll_fn(|context| body.poll_capacity(context))).await
     {
@@ -313,7 +313,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         room += capacity;
         body.send_data(vec![b' '; capacity].into(), false).unwrap();
     }
-    assert!(room <= WINDOW as usize, "{room}");
+    assert!(room <= STREAM_WINDOW as usize, "{room}");
     node.leave().await;
 }
 
@@ -430,11 +430,11 @@ async fn floods_cost_their_connection_only() {
     let mut raw = Raw::connect(at).await;
     let follow = get_head(at, "/v1/messages");
     let many: Vec<u8> =
-        (0..2 * STREAMS).flat_map(|i| frame(HEADERS, END_STREAM | END_HEADERS, 2 * i + 1, &follow)).collect();
+        (0..2 * MAX_STREAMS).flat_map(|i| frame(HEADERS, END_STREAM | END_HEADERS, 2 * i + 1, &follow)).collect();
     let _ = raw.0.write_all(&many).await;
     let heard = raw.hear().await;
     let refused = heard.iter().filter(|(kind, _)| *kind == RESET).count();
-    assert!(refused >= STREAMS as usize || heard.iter().any(|(kind, _)| *kind == GO_AWAY), "{refused}");
+    assert!(refused >= MAX_STREAMS as usize || heard.iter().any(|(kind, _)| *kind == GO_AWAY), "{refused}");
     until(at, "/metrics", |_, metrics| metrics.as_str().unwrap().contains("broadcast_http_followers 0\n")).await;
     node.leave().await;
 }
@@ -457,7 +457,7 @@ async fn send_unwanted(at: SocketAddr) -> (usize, impl Sized) {
         let pings = connection.ping_pong().expect("it is the first to ask");
         tokio::spawn(connection);
         let mut bodies = Vec::new();
-        for _ in 0..STREAMS {
+        for _ in 0..MAX_STREAMS {
             let asked = hyper::Request::get(format!("http://{at}/v1/messages")).body(()).unwrap();
             sender = timeout(SOON, sender.ready()).await.expect("there is room").unwrap();
             let (response, body) = sender.send_request(asked, false).unwrap();
@@ -467,7 +467,7 @@ async fn send_unwanted(at: SocketAddr) -> (usize, impl Sized) {
         }
         open.push((pings, bodies));
     }
-    let (before, data) = (resident(), bytes::Bytes::from(vec![0; WINDOW as usize]));
+    let (before, data) = (resident(), bytes::Bytes::from(vec![0; STREAM_WINDOW as usize]));
     for (pings, bodies) in &mut open {
         for (_, body) in bodies {
             body.send_data(data.clone(), false).unwrap();
@@ -481,7 +481,7 @@ async fn send_unwanted(at: SocketAddr) -> (usize, impl Sized) {
 #[tokio::test]
 async fn bodies_that_nobody_wants_are_not_held_for_as_long_as_the_answer_takes() {
     let (node, at) = served("a", &[]).await;
-    let most = 10 * STREAMS as usize * WINDOW as usize / 3;
+    let most = 10 * MAX_STREAMS as usize * STREAM_WINDOW as usize / 3;
     // Other tests of this process take memory, too, but not each time.
     let (mut grown, mut open) = (Vec::new(), Vec::new());
     while grown.len() < 3 && grown.last().is_none_or(|held| *held >= most) {

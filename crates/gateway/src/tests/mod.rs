@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// A node on loopback that is served, and where.
 async fn served(name: &str, seeds: &[SocketAddr]) -> (Handle, SocketAddr) {
-    served_with(name, seeds, Config::new("127.0.0.1:0".parse().unwrap())).await
+    served_with(name, seeds, GatewayConfig::new("127.0.0.1:0".parse().unwrap())).await
 }
 
 /// Callers need this one.
@@ -38,7 +38,7 @@ fn access(tokens: &str) -> Access {
     Access::with(Tokens::new(Tokens::parse(tokens).unwrap()).unwrap())
 }
 
-async fn served_with(name: &str, seeds: &[SocketAddr], config: Config) -> (Handle, SocketAddr) {
+async fn served_with(name: &str, seeds: &[SocketAddr], config: GatewayConfig) -> (Handle, SocketAddr) {
     let seeds = seeds.iter().map(|addr| Seed { host: addr.ip().to_string(), port: addr.port() });
     let bind = "127.0.0.1:0".parse().unwrap();
     let node =
@@ -175,9 +175,9 @@ async fn who_follows_events_sees_members_and_who_has_what_of_whom() {
 fn the_description_has_all_there_is() {
     let described: Value = serde_json::from_str(OPENAPI).unwrap();
     let described: Vec<_> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(described, routes().map(|(path, ..)| path));
-    let open = routes().into_iter().filter(|(_, needs, _)| *needs == Needs::NOTHING).map(|(path, ..)| path);
-    assert_eq!(open.collect::<Vec<_>>(), guard::OPEN, "what is answered first is what needs no token");
+    assert_eq!(described, own_routes().map(|(path, ..)| path));
+    let open = own_routes().into_iter().filter(|(_, needs, _)| *needs == RequiredScopes::NONE).map(|(path, ..)| path);
+    assert_eq!(open.collect::<Vec<_>>(), guard::HEALTH_PATHS, "what is answered first is what needs no token");
 }
 
 /// What a client hears that sends this, and then a byte at a time without end.
@@ -207,8 +207,9 @@ async fn trickle(addr: SocketAddr, start: &str) -> String {
 
 #[tokio::test]
 async fn whoever_trickles_is_cut_off() {
-    let times = Times { head: Duration::from_millis(300), body: Duration::from_millis(300), ..Times::default() };
-    let config = Config { times, ..Config::new("127.0.0.1:0".parse().unwrap()) };
+    let timeouts =
+        Timeouts { head: Duration::from_millis(300), body: Duration::from_millis(300), ..Timeouts::default() };
+    let config = GatewayConfig { timeouts, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) };
     let (node, at) = served_with("a", &[], config).await;
     let heard = trickle(at, "GET / HTTP/1.1\r\nhost: a\r\nx: ").await;
     assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 408 "), "{heard}");
@@ -219,8 +220,9 @@ async fn whoever_trickles_is_cut_off() {
 
 #[tokio::test]
 async fn whoever_takes_nothing_is_cut_off() {
-    let times = Times { stall: Duration::from_millis(300), ..Times::default() };
-    let (node, at) = served_with("a", &[], Config { times, ..Config::new("127.0.0.1:0".parse().unwrap()) }).await;
+    let timeouts = Timeouts { stall: Duration::from_millis(300), ..Timeouts::default() };
+    let (node, at) =
+        served_with("a", &[], GatewayConfig { timeouts, ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) }).await;
     let mut stream = TcpStream::connect(at).await.unwrap();
     stream.write_all(b"GET /v1/messages HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     stream.readable().await.unwrap();

@@ -17,23 +17,23 @@ struct Number {
 
 async fn number(request: Request) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let number: Number = read(request, "{\"number\": 1}").await?;
-    Ok(answer(StatusCode::OK, &number))
+    let number: Number = read_json(request, "{\"number\": 1}").await?;
+    Ok(json_response(StatusCode::OK, &number))
 }
 
 fn routes() -> Routes {
     let count = [(["odd"], 3_u64)];
-    Routes::new(DESCRIPTION, [("/v1/number", Needs::scope(Scope::Operate), put(number))])
+    Routes::new(DESCRIPTION, [("/v1/number", RequiredScopes::scope(Scope::Operate), put(number))])
         .script("const mounted = 'by somebody';")
-        .metrics(move |sheet| sheet.gauge("numbers", "Numbers that there are", &["kind"], count))
+        .metrics(move |writer| writer.gauge("numbers", "Numbers that there are", &["kind"], count))
 }
 
 #[tokio::test]
 async fn they_are_guarded_limited_and_described_as_the_others_are() {
     let bind = "127.0.0.1:0".parse().unwrap();
     let node = start(broadcast::Config::new("a").bind(bind).profile(Profile::Local)).await.expect("starts");
-    let times = Times { body: Duration::from_millis(300), ..Times::default() };
-    let config = Config { times, access: token(), ..Config::new(bind) };
+    let timeouts = Timeouts { body: Duration::from_millis(300), ..Timeouts::default() };
+    let config = GatewayConfig { timeouts, access: token(), ..GatewayConfig::new(bind) };
     let server = Server::bind(config).expect("loopback has free ports").mount(routes());
     let at = server.addr();
     tokio::spawn(server.run(node.clone()));
@@ -76,5 +76,5 @@ async fn they_are_guarded_limited_and_described_as_the_others_are() {
 #[test]
 #[should_panic(expected = "what is described is what there is")]
 fn what_is_not_described_is_not_mounted() {
-    let _ = Routes::new(DESCRIPTION, [("/v1/letter", Needs::scope(Scope::Operate), put(number))]);
+    let _ = Routes::new(DESCRIPTION, [("/v1/letter", RequiredScopes::scope(Scope::Operate), put(number))]);
 }

@@ -8,7 +8,7 @@ const DESCRIPTION: &str = r#"{ "paths": { "/v1/apps/{name}": { "put": { "respons
 const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "PUT", "DELETE"];
 
 async fn nothing() -> Response {
-    answer(StatusCode::OK, &json!({}))
+    json_response(StatusCode::OK, &json!({}))
 }
 
 /// All routes of the gateway and one of somebody else's, for those who have one of the tokens.
@@ -19,8 +19,8 @@ async fn guarded(tokens: &str) -> (Handle, SocketAddr) {
 async fn guarded_by(access: Access) -> (Handle, SocketAddr) {
     let bind = "127.0.0.1:0".parse().unwrap();
     let node = start(broadcast::Config::new("a").bind(bind).profile(Profile::Local)).await.expect("starts");
-    let deploy = Needs::to_look_and_to_change(Scope::Read, Scope::Deploy);
-    let server = Server::bind(Config { access, ..Config::new(bind) }).expect("loopback has free ports");
+    let deploy = RequiredScopes::read_write(Scope::Read, Scope::Deploy);
+    let server = Server::bind(GatewayConfig { access, ..GatewayConfig::new(bind) }).expect("loopback has free ports");
     let server = server.mount(Routes::new(DESCRIPTION, [("/v1/apps/{name}", deploy, put(nothing).get(nothing))]));
     let addr = server.addr();
     tokio::spawn(server.run(node.clone()));
@@ -39,7 +39,7 @@ fn needed(path: &str, method: &str) -> Option<Scope> {
 }
 
 fn paths() -> Vec<&'static str> {
-    routes().into_iter().map(|(path, ..)| path).chain(["/v1/apps/web"]).collect()
+    own_routes().into_iter().map(|(path, ..)| path).chain(["/v1/apps/web"]).collect()
 }
 
 /// The status alone: some answers have no end.
@@ -144,7 +144,7 @@ async fn tokens_are_replaced_while_a_connection_stays() {
 #[test]
 fn the_description_names_the_scopes() {
     let described: Value = serde_json::from_str(OPENAPI).unwrap();
-    for (path, needs, _) in routes() {
+    for (path, needs, _) in own_routes() {
         for (method, operation) in described["paths"][path].as_object().unwrap() {
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
             let scope = needs.of(&method).map(Scope::name);

@@ -18,7 +18,7 @@ use rustls::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{audited::Collected, *};
-use crate::{Pem, Tls, TlsError, tls::handshakes::MAX_HANDSHAKE, tls_provider};
+use crate::{Pem, Tls, TlsError, crypto_provider, tls::handshakes::MAX_HANDSHAKE};
 
 /// An authority of its own.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -69,7 +69,7 @@ impl Pair {
 fn client(trusts: &Authority, shows: Option<&Pair>, alpn: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(trusts.pem().as_bytes()).unwrap()).unwrap();
-    let builder = ClientConfig::builder_with_provider(tls_provider()).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions().unwrap();
     let builder = builder.with_root_certificates(roots);
     let mut config = match shows {
         None => builder.with_no_client_auth(),
@@ -109,8 +109,8 @@ async fn ask_tls(
     Ok((head.split(' ').nth(1).unwrap().parse().unwrap(), body.into()))
 }
 
-fn config(tls: &Tls) -> Config {
-    Config { tls: Some(tls.clone()), ..Config::new("127.0.0.1:0".parse().unwrap()) }
+fn config(tls: &Tls) -> GatewayConfig {
+    GatewayConfig { tls: Some(tls.clone()), ..GatewayConfig::new("127.0.0.1:0".parse().unwrap()) }
 }
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn a_certificate_is_renewed_while_connections_come_and_stay() {
             roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
         }
         let builder =
-            ClientConfig::builder_with_provider(tls_provider()).with_safe_default_protocol_versions().unwrap();
+            ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions().unwrap();
         Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
     };
     let asking: Vec<_> = (0..4)
@@ -400,17 +400,20 @@ async fn a_handshake_may_be_so_long_and_no_longer() {
         let _ = stream.write_all(&[&[22, 3, 1], &length[..], record].concat()).await;
     }
     let _ = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.expect("it is cut off");
-    assert!(began.elapsed() < Times::default().head / 2, "at once");
+    assert!(began.elapsed() < Timeouts::default().head / 2, "at once");
     node.leave().await;
 }
 
 #[tokio::test]
 async fn whoever_is_slow_is_cut_off_as_without_it() {
-    let times =
-        Times { head: Duration::from_millis(400), body: Duration::from_millis(400), stall: Duration::from_millis(400) };
+    let timeouts = Timeouts {
+        head: Duration::from_millis(400),
+        body: Duration::from_millis(400),
+        stall: Duration::from_millis(400),
+    };
     let authority = Authority::new();
     let tls = Tls::new(authority.server().pem(None)).unwrap();
-    let (node, at) = served_with("a", &[], Config { times, ..config(&tls) }).await;
+    let (node, at) = served_with("a", &[], GatewayConfig { timeouts, ..config(&tls) }).await;
     let ended = async |mut stream: TcpStream| {
         // However it ends.
         let _ = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.expect("it is cut off");

@@ -23,12 +23,12 @@ pub(crate) const MAX_HANDSHAKE: usize = 16 << 10;
 
 /// See the [module](self).
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Handshakes(Arc<Mutex<Turns>>);
+pub(crate) struct HandshakeQueue(Arc<Mutex<QueueState>>);
 
 #[derive(Debug, Default)]
-struct Turns {
+struct QueueState {
     /// Somebody has a turn.
-    is_taken: bool,
+    is_busy: bool,
     /// Names the next who waits.
     next: u64,
     /// Those who wait for one; the newest last, so that their numbers ascend.
@@ -37,66 +37,66 @@ struct Turns {
 
 /// Goes to the next when it is dropped.
 #[derive(Debug)]
-struct Turn(Handshakes);
+struct Turn(HandshakeQueue);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut turns = self.0.turns();
-        let Some((_, next)) = turns.waiting.pop() else {
-            turns.is_taken = false;
+        let mut state = self.0.state();
+        let Some((_, next)) = state.waiting.pop() else {
+            state.is_busy = false;
             return;
         };
-        drop(turns);
+        drop(state);
         // Who has just gone away drops it, too.
         let _ = next.send(Turn(self.0.clone()));
     }
 }
 
 /// Waits no more when it is dropped.
-struct Waiting<'a>(&'a Handshakes, u64);
+struct QueuedTurn<'a>(&'a HandshakeQueue, u64);
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedTurn<'_> {
     fn drop(&mut self) {
-        let mut turns = self.0.turns();
+        let mut state = self.0.state();
         // One that has got its turn does not wait.
-        if let Ok(index) = turns.waiting.binary_search_by_key(&self.1, |(number, _)| *number) {
-            turns.waiting.remove(index);
+        if let Ok(index) = state.waiting.binary_search_by_key(&self.1, |(number, _)| *number) {
+            state.waiting.remove(index);
         }
     }
 }
 
-impl Handshakes {
-    fn turns(&self) -> MutexGuard<'_, Turns> {
+impl HandshakeQueue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         // Nothing in between leaves it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn turn(&self) -> Turn {
+    async fn take_turn(&self) -> Turn {
         let (_waiting, given) = {
-            let mut turns = self.turns();
-            if !turns.is_taken {
-                turns.is_taken = true;
+            let mut state = self.state();
+            if !state.is_busy {
+                state.is_busy = true;
                 return Turn(self.clone());
             }
             let (turn, given) = oneshot::channel();
-            let number = turns.next;
-            turns.next += 1;
-            turns.waiting.push((number, turn));
-            (Waiting(self, number), given)
+            let number = state.next;
+            state.next += 1;
+            state.waiting.push((number, turn));
+            (QueuedTurn(self, number), given)
         };
         given.await.expect("who waits stays on the list until it gets its turn")
     }
 
     /// Shakes hands with whoever is at the other end. The caller sets the time limit.
-    pub(crate) async fn shake(&self, tls: &Tls, mut socket: Socket) -> io::Result<Box<TlsStream<Socket>>> {
-        socket.limit(Some(MAX_HANDSHAKE));
+    pub(crate) async fn handshake(&self, tls: &Tls, mut socket: Socket) -> io::Result<Box<TlsStream<Socket>>> {
+        socket.set_read_limit(Some(MAX_HANDSHAKE));
         let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let turn = self.turn().await;
-        let shaking = hello.into_stream_with(tls.config(), |session| session.set_buffer_limit(Some(BUFFER)));
+        let turn = self.take_turn().await;
+        let handshake = hello.into_stream_with(tls.config(), |session| session.set_buffer_limit(Some(BUFFER)));
         drop(turn);
-        let mut shaken = shaking.await?;
-        shaken.get_mut().0.limit(None);
-        Ok(Box::new(shaken))
+        let mut stream = handshake.await?;
+        stream.get_mut().0.set_read_limit(None);
+        Ok(Box::new(stream))
     }
 }
 
@@ -110,24 +110,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_has_the_next_turn() {
-        let all = Handshakes::default();
-        let first = all.turn().await;
+        let all = HandshakeQueue::default();
+        let first = all.take_turn().await;
         let mut waiting = JoinSet::new();
         for i in 0..3 {
             let all = all.clone();
-            waiting.spawn(async move { (i, all.turn().await) });
+            waiting.spawn(async move { (i, all.take_turn().await) });
             tokio::task::yield_now().await;
         }
         // One of them goes away, and one just when it gets its turn.
-        assert!(timeout(Duration::ZERO, all.turn()).await.is_err() && all.turns().waiting.len() == 3);
-        let mut given = Box::pin(all.turn());
+        assert!(timeout(Duration::ZERO, all.take_turn()).await.is_err() && all.state().waiting.len() == 3);
+        let mut given = Box::pin(all.take_turn());
         assert!(timeout(Duration::ZERO, &mut given).await.is_err());
         drop(first);
-        assert_eq!(all.turns().waiting.len(), 3, "it has its turn");
+        assert_eq!(all.state().waiting.len(), 3, "it has its turn");
         drop(given);
         for expected in [2, 1, 0] {
             assert_eq!(waiting.join_next().await.unwrap().unwrap().0, expected);
         }
-        assert!(!all.turns().is_taken);
+        assert!(!all.state().is_busy);
     }
 }

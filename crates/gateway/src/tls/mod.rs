@@ -49,7 +49,7 @@ pub struct Pem<'a> {
 
 /// The versions and ciphers of TLS that servers and clients here speak.
 #[must_use]
-pub fn provider() -> Arc<CryptoProvider> {
+pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -162,7 +162,7 @@ impl Current {
         }
         let asks_for_certificate = client_ca.is_some();
         let verifier = client_ca.map_or_else(|| Ok(WebPkiClientVerifier::no_client_auth()), clients_of)?;
-        let builder = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Unusable(error.to_string()))?;
         let mut config =
@@ -184,7 +184,7 @@ fn clients_of(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     for certificate in certificates(SETTING, pem)? {
         roots.add(certificate).map_err(|error| TlsError::BadCertificate(SETTING, error.to_string()))?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto_provider());
     let verifier = verifier.allow_unauthenticated().build();
     verifier.map_err(|error| TlsError::BadCertificate(SETTING, error.to_string()))
 }

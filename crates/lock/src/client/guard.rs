@@ -1,44 +1,48 @@
-//! A lock that is held as long as a value is.
+//! The guard of a lock: it holds the lock as long as the value lives.
 
 use std::time::Duration;
 
 use broadcast_store::node::since_boot;
 use tokio::select;
 
-use super::{Client, Owner, Place, Placed, Request, Session};
-use crate::{error::LockError, message::SessionConfig, name::Name};
+use super::{AcquireRequest, EnqueueOutcome, LockClient, Owner, Session, Waiter};
+use crate::{
+    error::LockError,
+    message::{LockCommand, LockSessionConfig},
+    name::Name,
+};
 
-/// A lock that is held. It has a session of its own, which is kept alive. Dropped, the lock is released in the background;
-/// [`release`](Self::release) waits for that.
+/// A lock that is held. The guard has a session of its own, and keeps it alive. A drop releases the lock in the background;
+/// [`release`](Self::release) waits until that is done. See [`LockClient::lock`] for an example.
 #[derive(Debug)]
-pub struct Guard {
+pub struct LockGuard {
     session: Session,
-    place: Place,
+    waiter: Waiter,
     names: Vec<Name>,
 }
 
-impl Guard {
-    pub(super) async fn take(
-        client: &Client,
-        config: SessionConfig,
-        request: impl FnOnce(Owner) -> Request,
+impl LockGuard {
+    pub(super) async fn acquire(
+        client: &LockClient,
+        config: LockSessionConfig,
+        request: impl FnOnce(Owner) -> AcquireRequest,
         within: Option<Duration>,
     ) -> Result<Self, LockError> {
         let ttl = Duration::from_secs(config.ttl.into());
         let request = request(Owner::New(config));
         let names = request.names.clone();
-        let began = since_boot();
-        let mut place = match client.place(request).await? {
-            Placed::Place(place) => place,
-            Placed::Taken(holders) => return Err(LockError::Taken { holders }),
+        let sent_at = since_boot();
+        let mut waiter = match client.enqueue(request).await? {
+            EnqueueOutcome::Queued(waiter) => waiter,
+            EnqueueOutcome::Taken(holders) => return Err(LockError::Taken { holders }),
         };
-        // The place ends with the session from now on.
-        let session = Session::keep(client, place.session(), ttl, began + ttl);
-        place.keep();
+        // From now on the entry ends with the session.
+        let session = Session::start(client, waiter.session(), ttl, sent_at + ttl);
+        waiter.detach();
         let granted = async {
             select! {
-                granted = place.granted() => granted,
-                () = session.lost() => Err(LockError::Ended { session: session.id() }),
+                granted = waiter.granted() => granted,
+                () = session.lost() => Err(LockError::SessionEnded { session: session.id() }),
             }
         };
         let granted = match within {
@@ -48,7 +52,7 @@ impl Guard {
             }
         };
         match granted {
-            Ok(true) => Ok(Self { session, place, names }),
+            Ok(true) => Ok(Self { session, waiter, names }),
             Ok(false) => {
                 session.end().await?;
                 Err(LockError::Taken { holders: client.holders(&names).await })
@@ -59,10 +63,10 @@ impl Guard {
 
     /// Its fencing token: greater than that of every holder before.
     pub fn token(&self) -> u64 {
-        self.place.token
+        self.waiter.token
     }
 
-    /// The locks.
+    /// The locks that it holds.
     pub fn names(&self) -> &[Name] {
         &self.names
     }
@@ -77,48 +81,48 @@ impl Guard {
         self.session.deadline()
     }
 
-    /// How long it is sure to be held from now on.
+    /// How much longer the lock is sure to be held.
     pub fn left(&self) -> Duration {
         self.session.left()
     }
 
-    /// Resolves when it is lost: nobody could keep its session alive until its deadline, the session was ended, or the lock
-    /// was taken away. Then stop what the lock is for. Drop-safe.
+    /// Waits until the lock is lost: its session was not kept alive until the deadline, or was ended, or somebody took the
+    /// lock away. Then stop what the lock is for. Cancel-safe.
     pub async fn lost(&mut self) {
         select! {
-            _ = self.place.lost() => {}
+            _ = self.waiter.lost() => {}
             () = self.session.lost() => {}
         }
     }
 
-    /// Says something else of itself, as the winner of an election does.
+    /// Publishes another value about the holder, as the leader of an election does.
     ///
     /// # Errors
     ///
     /// See [`LockError`].
     pub async fn proclaim(&self, value: impl Into<bytes::Bytes>) -> Result<(), LockError> {
-        let command = crate::message::Command::Proclaim {
+        let command = LockCommand::Proclaim {
             name: self.names[0].clone(),
             session: self.session.id(),
-            token: self.place.token,
+            token: self.waiter.token,
             value: value.into(),
         };
-        self.place.client.execute(&command).await.map(drop)
+        self.waiter.client.execute(&command).await.map(drop)
     }
 
-    /// Releases it, and waits until that is agreed on: then the next one has it.
+    /// Releases the lock, and waits until the voters have agreed on that: then the next one has it.
     ///
     /// # Errors
     ///
-    /// See [`LockError`]. It is released all the same when its session ends.
+    /// See [`LockError`]. The lock is released all the same when its session ends.
     pub async fn release(self) -> Result<(), LockError> {
         self.session.clone().end().await
     }
 }
 
-impl Drop for Guard {
+impl Drop for LockGuard {
     fn drop(&mut self) {
-        // Others may have its session, too. One that was ended is not ended once more.
+        // Clones of the session may live on; a session that was ended is not ended twice.
         self.session.end_in_background();
     }
 }

@@ -5,66 +5,79 @@ use std::time::Duration;
 use broadcast_store::node::EventStream;
 use tokio::time::{sleep, timeout};
 
-use super::Client;
+use super::LockClient;
 use crate::{
     machine::NAME,
-    message::{Change, Event, Holder, Question},
+    message::{EntryChange, Holder, LockEvent, LockQuery},
     name::Name,
 };
 
-/// How often it is asked who leads, whatever was told.
-const ASK_EVERY: Duration = Duration::from_secs(5);
-/// The pause before voters are asked once more.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How often the leader is queried, whatever events say: they may be lost.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// The pause before the voters are asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Who leads, as it changes.
+/// The leaders of an election, one after the other. See [`LockClient::observe`].
 #[derive(Debug)]
-pub struct Leaders {
-    client: Client,
+pub struct LeaderObserver {
+    client: LockClient,
     name: Name,
     events: Option<EventStream>,
 }
 
-impl Client {
+impl LockClient {
     /// Observes an election.
+    ///
+    /// ```no_run
+    /// # async fn example(locks: broadcast_lock::LockClient) -> Result<(), broadcast_lock::NameError> {
+    /// let mut leaders = locks.observe(broadcast_lock::Name::new("scheduler")?);
+    /// loop {
+    ///     match leaders.next().await {
+    ///         Some(leader) => println!("{} leads, with token {}", leader.node, leader.token),
+    ///         None => println!("nobody leads"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     #[must_use]
-    pub fn observe(&self, name: Name) -> Leaders {
-        Leaders { client: self.clone(), name, events: None }
+    pub fn observe(&self, name: Name) -> LeaderObserver {
+        LeaderObserver { client: self.clone(), name, events: None }
     }
 }
 
-impl Leaders {
-    /// Who leads: at first now, and then when something has happened to the election, though it may have been to those who
-    /// wait. While no voter can be asked, it waits. Of leaders that follow each other quickly, one may be left out. Drop-safe.
+impl LeaderObserver {
+    /// Who leads: at first now, then whenever something has happened to the election. It may be the same leader again, as
+    /// waiters come and go, and of leaders that follow each other quickly some may be left out. Waits while no voter answers.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Holder> {
         loop {
             if let Some(events) = &mut self.events {
-                let ended = timeout(ASK_EVERY, next_of(events, &self.name)).await == Ok(false);
+                let ended = timeout(POLL_INTERVAL, next_of(events, &self.name)).await == Ok(false);
                 if ended {
                     self.events = None;
                 }
             }
             if self.events.is_none() {
-                // It is asked after it is followed, so nothing is missed.
+                // First the events, then the query: so nothing is missed in between.
                 self.events = self.client.store().subscribe(NAME).await.ok();
                 if self.events.is_none() {
-                    sleep(PAUSE).await;
+                    sleep(RETRY_PAUSE).await;
                 }
             }
-            let question = Question::Holders(vec![self.name.clone()]);
-            if let Ok(holders) = self.client.ask::<Vec<Holder>>(&question).await {
+            let query = LockQuery::Holders(vec![self.name.clone()]);
+            if let Ok(holders) = self.client.query::<Vec<Holder>>(&query).await {
                 return holders.into_iter().next();
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_PAUSE).await;
         }
     }
 }
 
-/// Waits until something happens to a lock; false if nothing more is told.
+/// Waits for an event of a lock; `false` if the stream has ended.
 async fn next_of(events: &mut EventStream, name: &Name) -> bool {
     while let Some(event) = events.next().await {
-        let tells = |event: &Event| event.change != Change::Waits && event.names.contains(name);
-        if Event::decode(&event).is_ok_and(|event| tells(&event)) {
+        let matters = |event: &LockEvent| event.change != EntryChange::Queued && event.names.contains(name);
+        if LockEvent::decode(&event).is_ok_and(|event| matters(&event)) {
             return true;
         }
     }

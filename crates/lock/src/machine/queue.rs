@@ -1,44 +1,48 @@
-//! Who is granted a lock, and when.
+//! The queue: who is granted a lock, and when.
+//!
+//! A queue is two ordered sets of tokens: those that hold the lock, and those that wait. The waiting ones are granted from
+//! the front, as long as what is before them leaves enough for their mode. So nobody overtakes, and a writer is not starved
+//! by readers.
 
 use broadcast_store::machine::{ApplyContext, CowMap};
 
-use super::{Locks, Place, tell};
+use super::{Locks, QueueEntry, emit};
 use crate::{
-    message::{Change, Holder, Mode, lease_digits},
+    message::{EntryChange, Holder, Mode, lease_digits},
     name::Name,
 };
 
-/// What those who hold a lock, or wait for it before somebody, leave of it.
+/// What holders, and those who wait before somebody, leave of a lock.
 #[derive(Clone, Copy, Debug)]
-enum Left {
-    /// All of it.
-    All,
-    /// A part, for those who share it as well.
+enum Availability {
+    /// Nobody holds it.
+    Free,
+    /// Readers share it: another reader may join them.
     Shared,
-    /// Permits of a semaphore: how many are taken, and how many there are.
+    /// A semaphore: how many of its permits are taken.
     Permits { taken: u16, permits: u16 },
-    /// Nothing.
-    Nothing,
+    /// One holds all of it.
+    Exhausted,
 }
 
-impl Left {
+impl Availability {
     fn admits(self, mode: Mode) -> bool {
         match (self, mode) {
-            (Self::All, _) | (Self::Shared, Mode::Shared) => true,
+            (Self::Free, _) | (Self::Shared, Mode::Shared) => true,
             (Self::Permits { taken, permits }, Mode::Semaphore { permits: asked }) => taken < permits.min(asked),
             _ => false,
         }
     }
 
-    /// What is left when one more has its part.
+    /// What is left after one more grant.
     fn with(self, mode: Mode) -> Self {
         match (self, mode) {
-            (Self::All | Self::Shared, Mode::Shared) => Self::Shared,
-            (Self::All, Mode::Semaphore { permits }) => Self::Permits { taken: 1, permits },
+            (Self::Free | Self::Shared, Mode::Shared) => Self::Shared,
+            (Self::Free, Mode::Semaphore { permits }) => Self::Permits { taken: 1, permits },
             (Self::Permits { taken, permits }, Mode::Semaphore { permits: asked }) => {
                 Self::Permits { taken: taken.saturating_add(1), permits: permits.min(asked) }
             }
-            _ => Self::Nothing,
+            _ => Self::Exhausted,
         }
     }
 }
@@ -60,7 +64,7 @@ impl Locks {
         tokens(&self.waiting, name)
     }
 
-    /// What a session holds or waits for.
+    /// The locks that a session holds or waits for, with its tokens.
     pub(super) fn of_session(&self, session: i64) -> impl Iterator<Item = (&Name, u64)> {
         let all = self.of_session.iter_from(&(session, Name::lowest()));
         all.take_while(move |((each, _), _)| *each == session).map(|((_, name), token)| (name, *token))
@@ -72,127 +76,127 @@ impl Locks {
     }
 
     fn mode(&self, token: u64) -> Mode {
-        self.places.get(&token).map_or(Mode::Exclusive, |place| place.mode)
+        self.entries.get(&token).map_or(Mode::Exclusive, |entry| entry.mode)
     }
 
-    /// What the holders of a lock leave of it. Those that share it are all alike, so that is known from the first.
-    fn left(&self, name: &Name) -> Left {
+    /// What the holders of a lock leave of it. Holders are all of one mode, so only those of a semaphore have to be counted.
+    fn availability(&self, name: &Name) -> Availability {
         let mut held = self.held(name).map(|token| self.mode(token)).peekable();
         match held.peek() {
-            Some(Mode::Semaphore { .. }) => held.fold(Left::All, Left::with),
-            first => first.map_or(Left::All, |mode| Left::All.with(*mode)),
+            Some(Mode::Semaphore { .. }) => held.fold(Availability::Free, Availability::with),
+            first => first.map_or(Availability::Free, |mode| Availability::Free.with(*mode)),
         }
     }
 
-    /// Whether a place that is taken now would be granted at once, as far as this lock goes: those that wait come first.
+    /// Whether a new entry would be granted this lock at once: nobody waits, and the holders leave enough.
     pub(super) fn would_grant(&self, name: &Name, mode: Mode) -> bool {
-        self.waiting(name).next().is_none() && self.left(name).admits(mode)
+        self.waiting(name).next().is_none() && self.availability(name).admits(mode)
     }
 
-    /// Whether nobody who is before a place keeps it from this lock.
+    /// Whether those before an entry leave it enough of this lock.
     pub(super) fn is_turn(&self, name: &Name, token: u64) -> bool {
         let mut before: Vec<u64> = self.held(name).filter(|each| *each != token).collect();
         before.extend(self.waiting(name));
         before.retain(|each| *each < token);
-        let left = before.into_iter().map(|each| self.mode(each)).fold(Left::All, Left::with);
+        let left = before.into_iter().map(|each| self.mode(each)).fold(Availability::Free, Availability::with);
         left.admits(self.mode(token))
     }
 
-    /// Whether a place is the first in the queue of a lock that nobody holds.
+    /// Whether nobody holds a lock, and this entry is the first that waits for it.
     fn is_first(&self, name: &Name, token: u64) -> bool {
         self.held(name).next().is_none() && self.waiting(name).next() == Some(token)
     }
 
-    /// Grants a lock to whoever's turn it is.
+    /// Grants a lock to those at the front of its queue, as many as may have it.
     pub(super) fn grant(&mut self, context: &mut ApplyContext<'_>, name: &Name) {
-        let mut left = self.left(name);
+        let mut left = self.availability(name);
         let mut granted = Vec::new();
         for token in self.waiting(name) {
-            let Some(place) = self.places.get(&token) else { continue };
-            if !left.admits(place.mode) {
+            let Some(entry) = self.entries.get(&token) else { continue };
+            if !left.admits(entry.mode) {
                 break;
             }
-            // Several locks at once are exclusive. Whoever waits for another of them keeps its turn here.
-            if place.names.iter().all(|each| each == name || self.is_first(each, token)) {
+            // An entry for several locks is exclusive. While it waits for another one of them, it keeps its turn here.
+            if entry.names.iter().all(|each| each == name || self.is_first(each, token)) {
                 granted.push(token);
             }
-            left = left.with(place.mode);
+            left = left.with(entry.mode);
         }
         for token in granted {
-            let Some(place) = self.places.get(&token).cloned() else { continue };
-            for name in &place.names {
+            let Some(entry) = self.entries.get(&token).cloned() else { continue };
+            for name in &entry.names {
                 self.waiting.remove(&(name.clone(), token));
                 self.held.insert((name.clone(), token), ());
             }
             self.totals.grants += 1;
-            tell(context, token, &place, Change::Granted);
+            emit(context, token, &entry, EntryChange::Granted);
         }
     }
 
-    /// Puts a place into its queues.
-    pub(super) fn insert(&mut self, token: u64, place: Place, held: bool) {
-        self.bytes += place.bytes();
-        for name in &place.names {
-            if place.is_foreign() {
-                self.count_foreign(name, true);
+    /// Puts an entry into its queues.
+    pub(super) fn insert(&mut self, token: u64, entry: QueueEntry, held: bool) {
+        self.bytes += entry.bytes();
+        for name in &entry.names {
+            if entry.is_etcd_entry() {
+                self.count_etcd_entry(name, true);
             }
             let queue = if held { &mut self.held } else { &mut self.waiting };
             queue.insert((name.clone(), token), ());
-            self.of_session.insert((place.session, name.clone()), token);
+            self.of_session.insert((entry.session, name.clone()), token);
         }
-        self.places.insert(token, place.into());
+        self.entries.insert(token, entry.into());
     }
 
-    /// Takes places out of their queues, and grants what is free then. All are taken out first, so that none of them is
-    /// granted in the place of another.
-    pub(super) fn remove(&mut self, context: &mut ApplyContext<'_>, tokens: &[u64], change: Change) {
+    /// Takes entries out of their queues, and grants what is free then. First all are taken out: otherwise one of them could
+    /// be granted what another one had.
+    pub(super) fn remove(&mut self, context: &mut ApplyContext<'_>, tokens: &[u64], change: EntryChange) {
         let mut names = Vec::new();
         for token in tokens {
-            // Several locks of a session may be one place.
-            let Some(place) = self.places.remove(token) else { continue };
-            self.bytes -= place.bytes();
+            // A token stands here once for each of its locks.
+            let Some(entry) = self.entries.remove(token) else { continue };
+            self.bytes -= entry.bytes();
             let mut was_held = false;
-            for name in &place.names {
+            for name in &entry.names {
                 was_held |= self.held.remove(&(name.clone(), *token)).is_some();
                 self.waiting.remove(&(name.clone(), *token));
-                self.of_session.remove(&(place.session, name.clone()));
-                if place.is_foreign() {
-                    self.count_foreign(name, false);
+                self.of_session.remove(&(entry.session, name.clone()));
+                if entry.is_etcd_entry() {
+                    self.count_etcd_entry(name, false);
                 }
             }
-            if place.shown {
-                Self::hide(context, &place);
+            if entry.has_keys {
+                Self::delete_keys(context, &entry);
             }
             if was_held {
                 match change {
-                    Change::Forced => self.totals.forced += 1,
-                    Change::Expired => self.totals.expired += 1,
+                    EntryChange::Forced => self.totals.forced += 1,
+                    EntryChange::Expired => self.totals.expired += 1,
                     _ => self.totals.releases += 1,
                 }
             }
-            tell(context, *token, &place, change);
-            names.extend(place.names.iter().cloned());
+            emit(context, *token, &entry, change);
+            names.extend(entry.names.iter().cloned());
         }
         names.sort_unstable();
         names.dedup();
         names.iter().for_each(|name| self.grant(context, name));
     }
 
-    /// A place as it is shown.
+    /// An entry, as clients are told of it.
     pub(super) fn holder(&self, token: u64) -> Option<Holder> {
-        let place = self.places.get(&token)?;
-        let (node, label) = match self.sessions.get(&place.session) {
+        let entry = self.entries.get(&token)?;
+        let (node, label) = match self.sessions.get(&entry.session) {
             Some(config) => (config.node.clone(), config.label.clone()),
-            None => (String::new(), format!("etcd lease {}", lease_digits(place.session))),
+            None => (String::new(), format!("etcd lease {}", lease_digits(entry.session))),
         };
         Some(Holder {
             token,
-            session: place.session,
+            session: entry.session,
             node,
             label,
-            mode: place.mode,
-            value: place.value.clone(),
-            since: place.since,
+            mode: entry.mode,
+            value: entry.value.clone(),
+            since: entry.since,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use broadcast_lock::{
     Locks, Mode,
-    message::{Change, Command, Outcome, PlaceState},
+    message::{EntryChange, EntryState, LockCommand, LockOutcome},
 };
 use broadcast_store::{keys, machine};
 use proptest::prelude::*;
@@ -131,22 +131,22 @@ fn run(steps: Vec<Step>) {
             Step::Acquire { session, locks, mode, waits } => {
                 let names: Vec<String> = locks.iter().map(|lock| lock_name(*lock)).collect();
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                let acquire = broadcast_lock::message::Acquire { mode, waits, ..several(session, &names) };
-                let outcome = state.execute(&Command::Acquire(acquire));
+                let acquire = broadcast_lock::message::AcquireCommand { mode, waits, ..several(session, &names) };
+                let outcome = state.execute(&LockCommand::Acquire(acquire));
                 let had = model
                     .0
                     .iter()
                     .find(|place| place.session == session && place.locks.iter().any(|lock| locks.contains(lock)));
                 match (&outcome, had) {
-                    (Outcome::Refused(_), _) if !sessions.contains(&session) => {}
-                    (Outcome::Refused(_), Some(_)) => {}
-                    (Outcome::Placed { token, granted }, None) => {
+                    (LockOutcome::Refused(_), _) if !sessions.contains(&session) => {}
+                    (LockOutcome::Refused(_), Some(_)) => {}
+                    (LockOutcome::Queued { token, granted }, None) => {
                         assert!(*token > last, "tokens grow");
                         last = *token;
                         model.0.push(Place { token: *token, session, locks, mode });
                         assert_eq!(*granted, model.granted().contains(token));
                     }
-                    (Outcome::Taken { .. }, None) => {
+                    (LockOutcome::Taken { .. }, None) => {
                         assert!(!waits);
                         let token = u64::MAX;
                         let mut tried = Model(model.0.clone());
@@ -197,13 +197,14 @@ fn run(steps: Vec<Step>) {
             }
             Step::Force { lock } => {
                 let granted = model.granted();
-                let outcome = state.execute(&Command::Force { name: crate::support::name(&lock_name(lock)) });
+                let outcome =
+                    state.execute(&LockCommand::ForceRelease { name: crate::support::name(&lock_name(lock)) });
                 let held = |place: &Place| place.locks.contains(&lock) && granted.contains(&place.token);
                 let tokens: Vec<u64> = model.0.iter().filter(|place| held(place)).map(|place| place.token).collect();
                 if tokens.is_empty() {
-                    assert!(matches!(outcome, Outcome::Refused(_)));
+                    assert!(matches!(outcome, LockOutcome::Refused(_)));
                 } else {
-                    assert_eq!(outcome, Outcome::Released { tokens });
+                    assert_eq!(outcome, LockOutcome::Released { tokens });
                 }
                 // Their sessions end, and leases.
                 let ended: Vec<i64> = model.0.iter().filter(|place| held(place)).map(|place| place.session).collect();
@@ -224,9 +225,9 @@ fn run(steps: Vec<Step>) {
                 model.0.retain(|place| place.session != session);
             }
             Step::Open { session } => {
-                let outcome = state.execute(&Command::Open { session: sid(session), config: config() });
-                assert_eq!(outcome == Outcome::Done, !sessions.contains(&session));
-                if outcome == Outcome::Done {
+                let outcome = state.execute(&LockCommand::OpenSession { session: sid(session), config: config() });
+                assert_eq!(outcome == LockOutcome::Done, !sessions.contains(&session));
+                if outcome == LockOutcome::Done {
                     sessions.push(session);
                 }
             }
@@ -240,12 +241,12 @@ fn run(steps: Vec<Step>) {
         let told = state.take_events();
         let news: Vec<u64> = granted.iter().filter(|token| !granted_before.contains(token)).copied().collect();
         let mut told_granted: Vec<u64> =
-            told.iter().filter(|(_, change)| *change == Change::Granted).map(|(token, _)| *token).collect();
+            told.iter().filter(|(_, change)| *change == EntryChange::Granted).map(|(token, _)| *token).collect();
         told_granted.sort_unstable();
         assert_eq!(told_granted, news, "what is granted is told, once, with what made it free");
         let tokens: Vec<u64> = model.0.iter().map(|place| place.token).collect();
         for (token, now) in tokens.iter().zip(state.places(&tokens)) {
-            assert_eq!(now == PlaceState::Held, granted.contains(token), "{token}: {now:?}, {model:?}");
+            assert_eq!(now == EntryState::Held, granted.contains(token), "{token}: {now:?}, {model:?}");
         }
         check_recipe(&state, &model);
     }

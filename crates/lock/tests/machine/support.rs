@@ -1,8 +1,10 @@
 //! A store with locks.
 
 use broadcast_lock::{
-    Locks, Mode, Name, SessionConfig,
-    message::{Acquire, Change, Command, Event, Outcome, PlaceState, Question, SESSION},
+    LockSessionConfig, Locks, Mode, Name,
+    message::{
+        AcquireCommand, EntryChange, EntryState, FIRST_SESSION_ID, LockCommand, LockEvent, LockOutcome, LockQuery,
+    },
 };
 use broadcast_store::{
     keys::{self, Compare, CompareOp, CompareTarget, Delete, KeyRange, KeyValue, Op, OpOutcome, Put, Range, Txn},
@@ -22,11 +24,11 @@ pub(crate) fn name(name: &str) -> Name {
 
 /// The id of a session that tests call by a small number.
 pub(crate) const fn sid(session: i64) -> i64 {
-    SESSION | session
+    FIRST_SESSION_ID | session
 }
 
-pub(crate) fn config() -> SessionConfig {
-    SessionConfig {
+pub(crate) fn config() -> LockSessionConfig {
+    LockSessionConfig {
         ttl: 10,
         lock_delay: 0,
         release_on_failure: false,
@@ -36,13 +38,13 @@ pub(crate) fn config() -> SessionConfig {
     }
 }
 
-pub(crate) fn acquire(session: i64, lock: &str, mode: Mode) -> Acquire {
-    Acquire { mode, ..several(session, &[lock]) }
+pub(crate) fn acquire(session: i64, lock: &str, mode: Mode) -> AcquireCommand {
+    AcquireCommand { mode, ..several(session, &[lock]) }
 }
 
-pub(crate) fn several(session: i64, locks: &[&str]) -> Acquire {
+pub(crate) fn several(session: i64, locks: &[&str]) -> AcquireCommand {
     let names = locks.iter().map(|lock| name(lock)).collect();
-    Acquire {
+    AcquireCommand {
         session: sid(session),
         open: None,
         names,
@@ -57,7 +59,10 @@ impl State {
     pub(crate) fn new(sessions: &[i64]) -> Self {
         let mut state = Self { state: machine::State::with(vec![Locks::machine()]) };
         for session in sessions {
-            assert_eq!(state.execute(&Command::Open { session: sid(*session), config: config() }), Outcome::Done);
+            assert_eq!(
+                state.execute(&LockCommand::OpenSession { session: sid(*session), config: config() }),
+                LockOutcome::Done
+            );
         }
         state
     }
@@ -73,7 +78,7 @@ impl State {
         outcome
     }
 
-    pub(crate) fn execute(&mut self, command: &Command) -> Outcome {
+    pub(crate) fn execute(&mut self, command: &LockCommand) -> LockOutcome {
         let command = machine::Command::machine("locks", 1, command.encode()).expect("it is small");
         self.state.check(&command).expect("it can be read");
         match self.apply(&command) {
@@ -83,32 +88,32 @@ impl State {
     }
 
     /// The token, and whether it is granted.
-    pub(crate) fn place(&mut self, acquire: Acquire) -> (u64, bool) {
-        match self.execute(&Command::Acquire(acquire)) {
-            Outcome::Placed { token, granted } => (token, granted),
+    pub(crate) fn place(&mut self, acquire: AcquireCommand) -> (u64, bool) {
+        match self.execute(&LockCommand::Acquire(acquire)) {
+            LockOutcome::Queued { token, granted } => (token, granted),
             other => panic!("{other:?}"),
         }
     }
 
     pub(crate) fn release(&mut self, session: i64, token: u64) {
-        let released = self.execute(&Command::Release { session: sid(session), token, name: None });
-        assert_eq!(released, Outcome::Released { tokens: vec![token] });
+        let released = self.execute(&LockCommand::Release { session: sid(session), token, name: None });
+        assert_eq!(released, LockOutcome::Released { tokens: vec![token] });
     }
 
-    pub(crate) fn ask<T: DeserializeOwned>(&self, question: &Question) -> T {
-        let question = postcard::to_allocvec(question).expect("it can be written");
+    pub(crate) fn ask<T: DeserializeOwned>(&self, query: &LockQuery) -> T {
+        let query = postcard::to_allocvec(query).expect("it can be written");
         let view = QueryContext { leases: self.state.leases(), left: &|_| None };
-        let answer = self.state.query("locks", &view, &question).expect("it has locks").expect("it can be read");
+        let query = self.state.query("locks", &view, &query).expect("it has locks").expect("it can be read");
         postcard::from_bytes(&answer).expect("an answer")
     }
 
-    pub(crate) fn places(&self, tokens: &[u64]) -> Vec<PlaceState> {
-        self.ask(&Question::Places(tokens.into()))
+    pub(crate) fn places(&self, tokens: &[u64]) -> Vec<EntryState> {
+        self.ask(&LockQuery::EntryStates(tokens.into()))
     }
 
-    pub(crate) fn take_events(&mut self) -> Vec<(u64, Change)> {
+    pub(crate) fn take_events(&mut self) -> Vec<(u64, EntryChange)> {
         let told = self.state.take_events().into_iter();
-        told.map(|(_, event)| Event::decode(&event).expect("an event"))
+        told.map(|(_, event)| LockEvent::decode(&event).expect("an event"))
             .map(|event| (event.token, event.change))
             .collect()
     }

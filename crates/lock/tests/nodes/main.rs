@@ -7,9 +7,9 @@ mod support;
 use std::time::Duration;
 
 use broadcast_lock::{
-    Client, LockError, Locks, Mode, Name, Refusal,
-    client::{Owner, Request},
-    message::{Lock, Question},
+    LockClient, LockError, Locks, Mode, Name, Refusal,
+    client::{AcquireRequest, Owner},
+    message::{LockQuery, LockState},
 };
 use broadcast_store::{
     StoreError,
@@ -39,23 +39,23 @@ async fn start(disks: &Disks) -> (Vec<Node>, Node) {
     (nodes, client)
 }
 
-fn locks(node: &Node) -> Client {
-    Client::new(node.store.clone(), &node.name)
+fn locks(node: &Node) -> LockClient {
+    LockClient::new(node.store.clone(), &node.name)
 }
 
 fn name(name: &str) -> Name {
     Name::new(name).expect("a name")
 }
 
-async fn lock_state(client: &Client, lock: &str) -> Option<Lock> {
-    client.ask(&Question::Lock(name(lock))).await.expect("it is answered")
+async fn lock_state(client: &LockClient, lock: &str) -> Option<LockState> {
+    client.query(&LockQuery::Lock(name(lock))).await.expect("it is answered")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_goes_from_node_to_node_and_its_tokens_grow() {
     let disks = Disks::new(3);
     let (nodes, client) = start(&disks).await;
-    let all: Vec<Client> = nodes.iter().chain([&client]).map(locks).collect();
+    let all: Vec<LockClient> = nodes.iter().chain([&client]).map(locks).collect();
     let first = all[3].lock("jobs/nightly").await.expect("it is free");
     let mut waiting = Vec::new();
     for each in all.clone() {
@@ -87,16 +87,19 @@ async fn who_gives_up_leaves_the_queue_and_who_is_gone_loses_its_lock() {
     let (ours, theirs) = (locks(&client), locks(&nodes[1]));
     // Nobody keeps this one alive.
     let ttl = Duration::from_secs(6);
-    let session = ours.open(ours.config(ttl, "forgotten")).await.expect("it is opened");
-    let request = Request::new(Owner::Session(session), [name("a")]);
+    let session = ours.open_session(ours.session_config(ttl, "forgotten")).await.expect("it is opened");
+    let request = AcquireRequest::new(Owner::Session(session), [name("a")]);
     let mut place = ours.acquire(request.clone(), None).await.expect("it is free");
-    let (_, token) = place.keep();
+    let (_, token) = place.detach();
     // Whoever tries is told who has it.
-    let tried = Request { waits: false, ..Request::new(Owner::New(theirs.config(SHORT, "")), [name("a")]) };
+    let tried = AcquireRequest {
+        waits: false,
+        ..AcquireRequest::new(Owner::New(theirs.session_config(SHORT, "")), [name("a")])
+    };
     let Err(LockError::Taken { holders }) = theirs.acquire(tried, None).await.map(|_| ()) else { panic!("it is held") };
     assert_eq!((holders[0].token, &holders[0].label[..], &holders[0].node[..]), (token, "forgotten", "client"));
     // Whoever waits for less than it takes is told so, too, and does not wait on.
-    let waits = Request::new(Owner::New(theirs.config(SHORT, "")), [name("a")]);
+    let waits = AcquireRequest::new(Owner::New(theirs.session_config(SHORT, "")), [name("a")]);
     let given_up = theirs.acquire(waits.clone(), Some(Duration::from_millis(50))).await.map(|_| ());
     assert!(matches!(&given_up, Err(LockError::Taken { holders }) if holders.len() == 1), "{given_up:?}");
     until("the queue is empty", async || lock_state(&ours, "a").await.is_none_or(|lock| lock.waiting == 0)).await;
@@ -118,12 +121,12 @@ async fn a_holder_hears_that_its_lock_was_taken_away() {
     let (ours, theirs) = (locks(&client), locks(&nodes[2]));
     let mut guard = ours.lock("a").await.expect("it is free");
     assert!(timeout(Duration::from_millis(300), guard.lost()).await.is_err(), "it is held");
-    let forced = broadcast_lock::message::Command::Force { name: name("a") };
+    let forced = broadcast_lock::message::LockCommand::ForceRelease { name: name("a") };
     theirs.execute(&forced).await.expect("it is taken away");
     timeout(SOON, guard.lost()).await.expect("it is told soon");
     // A session that somebody ended is lost as well.
     let mut guard = ours.lock("a").await.expect("it is free");
-    theirs.end(guard.session().id()).await.expect("it is there");
+    theirs.end_session(guard.session().id()).await.expect("it is there");
     timeout(SOON, guard.lost()).await.expect("it is told soon");
     // So is one that ends with the guard, for whoever has it, too: long before its deadline.
     let guard = ours.lock("a").await.expect("it is free");
@@ -157,8 +160,8 @@ async fn without_voters_the_holder_gives_up_by_its_own_deadline() {
     let disks = Disks::new(3);
     let (nodes, client) = start(&disks).await;
     let ours = locks(&client);
-    let request = |owner| Request::new(owner, [name("a")]);
-    let mut guard = ours.hold(ours.config(SHORT, ""), request, None).await.expect("it is free");
+    let request = |owner| AcquireRequest::new(owner, [name("a")]);
+    let mut guard = ours.lock_with(ours.session_config(SHORT, ""), request, None).await.expect("it is free");
     for node in nodes {
         node.crash().await;
     }
@@ -172,32 +175,33 @@ async fn semaphores_elections_and_fences() {
     let (nodes, client) = start(&disks).await;
     let (ours, theirs) = (locks(&client), locks(&nodes[0]));
     let two = Mode::Semaphore { permits: 2 };
-    let slot = |owner| Request { mode: two, ..Request::new(owner, [name("pool")]) };
-    let one = ours.hold(ours.config(SHORT, ""), slot, None).await.expect("it is free");
-    let _two = theirs.hold(ours.config(SHORT, ""), slot, None).await.expect("it is free");
-    let third = ours.hold(ours.config(SHORT, ""), slot, Some(Duration::from_millis(50))).await.map(|_| ());
+    let slot = |owner| AcquireRequest { mode: two, ..AcquireRequest::new(owner, [name("pool")]) };
+    let one = ours.lock_with(ours.session_config(SHORT, ""), slot, None).await.expect("it is free");
+    let _two = theirs.lock_with(ours.session_config(SHORT, ""), slot, None).await.expect("it is free");
+    let third = ours.lock_with(ours.session_config(SHORT, ""), slot, Some(Duration::from_millis(50))).await.map(|_| ());
     assert!(matches!(third, Err(LockError::Taken { .. })), "{third:?}");
     drop(one);
-    let third = timeout(SOON, ours.hold(ours.config(SHORT, ""), slot, None)).await.expect("it is free soon");
+    let third =
+        timeout(SOON, ours.lock_with(ours.session_config(SHORT, ""), slot, None)).await.expect("it is free soon");
     third.expect("it is granted");
 
-    let leads = ours.elect("leader", "node7").await.expect("it is won");
+    let leads = ours.campaign("leader", "node7").await.expect("it is won");
     leads.proclaim("node8").await.expect("it leads");
     let lock = lock_state(&theirs, "leader").await.expect("it is held");
     assert_eq!(&lock.holders[0].value[..], b"node8");
     let put = |value: &'static str| {
         keys::KeysCommand::Put(keys::Put { key: "k".into(), value: value.into(), ..Default::default() })
     };
-    ours.fenced(name("leader"), leads.token(), &put("1")).await.expect("it leads");
+    ours.fenced_write(name("leader"), leads.token(), &put("1")).await.expect("it leads");
     let token = leads.token();
     leads.release().await.expect("it is released");
-    let refused = ours.fenced(name("leader"), token, &put("2")).await.map(|_| ());
+    let refused = ours.fenced_write(name("leader"), token, &put("2")).await.map(|_| ());
     assert!(matches!(refused, Err(LockError::Refused(Refusal::NotHeld { .. }))), "{refused:?}");
     let found = ours.store().range(Range::of("k")).await.expect("it is read");
     assert_eq!(&found.kvs[0].value[..], b"1");
-    ours.fence(name("disk"), token).await.expect("it is the first");
-    let refused = ours.fence(name("disk"), token - 1).await;
-    assert!(matches!(refused, Err(LockError::Refused(Refusal::Fenced { .. }))), "{refused:?}");
+    ours.raise_fence(name("disk"), token).await.expect("it is the first");
+    let refused = ours.raise_fence(name("disk"), token - 1).await;
+    assert!(matches!(refused, Err(LockError::Refused(Refusal::StaleToken { .. }))), "{refused:?}");
 }
 
 /// A voter of before has no locks, and says so; the locks are not used before all voters know them.

@@ -7,7 +7,7 @@ use std::{
 
 use broadcast_lock::{
     Mode, Name, Refusal,
-    message::{Command, Outcome},
+    message::{LockCommand, LockOutcome},
 };
 use broadcast_store::machine::LeaseEndReason;
 
@@ -108,8 +108,10 @@ impl Log {
                     self.forced.extend(all.filter(|place| place.session == *session).map(|place| (place.token, at)));
                 }
             }
-            What::Command(Command::Open { session, .. }, Outcome::Done) => drop(self.sessions.insert(*session)),
-            What::Command(Command::Acquire(acquire), Outcome::Placed { token, granted }) => {
+            What::Command(LockCommand::OpenSession { session, .. }, LockOutcome::Done) => {
+                self.sessions.insert(*session);
+            }
+            What::Command(LockCommand::Acquire(acquire), LockOutcome::Queued { token, granted }) => {
                 if acquire.open.is_some() {
                     self.sessions.insert(acquire.session);
                 }
@@ -128,7 +130,7 @@ impl Log {
                     self.problem("it is said to be granted, and is not, or the other way round");
                 }
             }
-            What::Command(Command::Acquire(acquire), Outcome::Taken { .. }) => {
+            What::Command(LockCommand::Acquire(acquire), LockOutcome::Taken { .. }) => {
                 let free = |name: &Name| {
                     let lock = LOCKS.iter().position(|each| *each == name.as_str()).expect("one of them");
                     before[lock].waiting.is_empty() && admits(&before[lock], acquire.mode)
@@ -137,16 +139,18 @@ impl Log {
                     self.problem("a lock is refused that is free");
                 }
             }
-            What::Command(Command::Acquire(acquire), Outcome::Refused(Refusal::NoSession { .. }))
+            What::Command(LockCommand::Acquire(acquire), LockOutcome::Refused(Refusal::NoSession { .. }))
                 if !self.sessions.contains(&acquire.session) => {}
-            What::Command(Command::Acquire(acquire), Outcome::Refused(Refusal::HasPlace { token, .. }))
-                if in_queue(*token, acquire.session) => {}
-            What::Command(Command::Release { session, token, .. }, outcome) => {
-                if matches!(outcome, Outcome::Released { .. }) != in_queue(*token, *session) {
+            What::Command(
+                LockCommand::Acquire(acquire),
+                LockOutcome::Refused(Refusal::AlreadyQueued { token, .. }),
+            ) if in_queue(*token, acquire.session) => {}
+            What::Command(LockCommand::Release { session, token, .. }, outcome) => {
+                if matches!(outcome, LockOutcome::Released { .. }) != in_queue(*token, *session) {
                     self.problem("a place is released that there is not, or the other way round");
                 }
             }
-            What::Command(Command::Force { name }, Outcome::Released { tokens }) => {
+            What::Command(LockCommand::ForceRelease { name }, LockOutcome::Released { tokens }) => {
                 if !tokens.iter().all(|token| holder(before, name, *token).is_some()) {
                     self.problem("a lock is taken from who does not hold it");
                 }
@@ -157,25 +161,25 @@ impl Log {
                 self.forced
                     .extend(all().filter(|place| sessions.contains(&place.session)).map(|place| (place.token, at)));
             }
-            What::Command(Command::Force { .. }, Outcome::Refused(Refusal::Free { .. })) => {}
-            What::Command(Command::Proclaim { session, token, .. }, outcome) => {
+            What::Command(LockCommand::ForceRelease { .. }, LockOutcome::Refused(Refusal::Free { .. })) => {}
+            What::Command(LockCommand::Proclaim { session, token, .. }, outcome) => {
                 let held = before.iter().flat_map(|queue| &queue.held);
                 let mut held = held.filter(|place| (place.token, place.session) == (*token, *session));
-                if (*outcome == Outcome::Done) != held.any(|place| place.mode == Mode::Exclusive) {
+                if (*outcome == LockOutcome::Done) != held.any(|place| place.mode == Mode::Exclusive) {
                     self.problem("who does not hold the lock says something, or who does may not");
                 }
             }
-            What::Command(Command::Fenced { name, token, .. }, outcome) => {
+            What::Command(LockCommand::FencedWrite { name, token, .. }, outcome) => {
                 let holds = holder(before, name, *token).is_some_and(|place| place.mode == Mode::Exclusive);
-                if matches!(outcome, Outcome::Keys(_)) != holds {
+                if matches!(outcome, LockOutcome::Keys(_)) != holds {
                     self.problem("a fenced key is changed by who does not hold the lock, or who does may not");
                 }
             }
-            What::Command(Command::Fence { name, token }, outcome) => {
+            What::Command(LockCommand::RaiseFence { name, token }, outcome) => {
                 let highest = self.fences.entry(name.clone()).or_default();
                 let admits = token >= highest;
                 *highest = (*highest).max(*token);
-                if (*outcome == Outcome::Done) != admits {
+                if (*outcome == LockOutcome::Done) != admits {
                     self.problem("an older token is let through, or a newer one is not");
                 }
             }

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use broadcast_lock::{
-    Mode, Refusal, SessionConfig,
+    LockSessionConfig, Mode, Refusal,
     machine::{NAME, VERSION},
-    message::{Acquire, Command, Outcome, PlaceState, Question},
+    message::{AcquireCommand, EntryState, LockCommand, LockOutcome, LockQuery},
 };
 use broadcast_store::{
     keys::{self, Put},
@@ -66,7 +66,7 @@ pub(crate) async fn run(world: World, voters: u64) {
         C::sleep(Duration::from_millis(world.below(500))).await;
         if world.chance(40) {
             let lock = world.below(LOCKS.len() as u64) as usize;
-            client.execute(Command::Force { name: name(lock) }).await;
+            client.execute(LockCommand::ForceRelease { name: name(lock) }).await;
         } else {
             client.session().await;
         }
@@ -74,7 +74,7 @@ pub(crate) async fn run(world: World, voters: u64) {
 }
 
 impl Client {
-    async fn execute(&mut self, command: Command) -> Option<Outcome> {
+    async fn execute(&mut self, command: LockCommand) -> Option<LockOutcome> {
         let command = machine::Command::machine(NAME, VERSION, command.encode()).expect("it is small");
         match self.requests.execute(command).await? {
             machine::Outcome::Machine(outcome) => Some(postcard::from_bytes(&outcome).expect("an outcome")),
@@ -83,10 +83,10 @@ impl Client {
     }
 
     /// How a place is.
-    async fn state(&mut self, token: u64) -> Option<PlaceState> {
-        let question = postcard::to_allocvec(&Question::Places(vec![token])).expect("it can be written");
+    async fn state(&mut self, token: u64) -> Option<EntryState> {
+        let query = postcard::to_allocvec(&LockQuery::EntryStates(vec![token])).expect("it can be written");
         let ask = self.requests.ask(|peer| {
-            let question = question.clone();
+            let query = query.clone();
             async move {
                 match read_index(&peer.raft).await {
                     Ok(()) => {}
@@ -95,18 +95,18 @@ impl Client {
                 }
                 let answer = peer.state.read(|replica, _| {
                     let view = QueryContext { leases: replica.state.leases(), left: &|_| None };
-                    replica.state.query(NAME, &view, &question)
+                    replica.state.query(NAME, &view, &query)
                 });
                 Ok(answer.expect("there are locks").expect("it can be read"))
             }
         });
-        let states: Vec<PlaceState> = postcard::from_bytes(&ask.await?).expect("an answer");
+        let states: Vec<EntryState> = postcard::from_bytes(&ask.await?).expect("an answer");
         states.first().copied()
     }
 
     async fn session(&mut self) {
         let world = self.world.clone();
-        let config = SessionConfig {
+        let config = LockSessionConfig {
             ttl: 2 + world.below(4) as u32,
             lock_delay: if world.chance(300) { 1 + world.below(2) as u32 } else { 0 },
             release_on_failure: false,
@@ -118,8 +118,8 @@ impl Client {
         // Either by itself, or with its first place.
         let mut open = world.chance(500).then(|| config.clone());
         if open.is_none() {
-            match self.execute(Command::Open { session: kept.id, config }).await {
-                Some(Outcome::Done) => kept.keep(self.voters),
+            match self.execute(LockCommand::OpenSession { session: kept.id, config }).await {
+                Some(LockOutcome::Done) => kept.keep(self.voters),
                 None => return,
                 other => return world.fail(format!("{other:?} answers the opening of a session")),
             }
@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Some locks, in some way.
-    fn request(&self, session: i64, open: Option<SessionConfig>) -> (Acquire, usize) {
+    fn request(&self, session: i64, open: Option<LockSessionConfig>) -> (AcquireCommand, usize) {
         let world = &self.world;
         let lock = world.below(LOCKS.len() as u64) as usize;
         let mode = match world.below(6) {
@@ -159,23 +159,23 @@ impl Client {
             names.extend(others.map(name));
         }
         let waits = world.chance(800);
-        (Acquire { session, open, names, mode, waits, value: LOCKS[lock].into(), since: 0 }, lock)
+        (AcquireCommand { session, open, names, mode, waits, value: LOCKS[lock].into(), since: 0 }, lock)
     }
 
-    async fn turn(&mut self, kept: &Kept, open: Option<SessionConfig>) -> Then {
+    async fn turn(&mut self, kept: &Kept, open: Option<LockSessionConfig>) -> Then {
         let world = self.world.clone();
         let opens = open.is_some();
         let (request, lock) = self.request(kept.id, open);
         let mode = request.mode;
-        let mut outcome = self.execute(Command::Acquire(request.clone())).await;
+        let mut outcome = self.execute(LockCommand::Acquire(request.clone())).await;
         if outcome.is_none() && world.chance(500) {
             // It may have been done: then the session has that place, and gets no other one.
-            outcome = self.execute(Command::Acquire(Acquire { open: None, ..request })).await;
+            outcome = self.execute(LockCommand::Acquire(AcquireCommand { open: None, ..request })).await;
         }
         match outcome {
             // If it has a place all the same, it ends with the session.
-            None | Some(Outcome::Refused(Refusal::HasPlace { .. })) => Then::IsLeft,
-            Some(Outcome::Placed { token, granted }) => {
+            None | Some(LockOutcome::Refused(Refusal::AlreadyQueued { .. })) => Then::IsLeft,
+            Some(LockOutcome::Queued { token, granted }) => {
                 if opens {
                     kept.keep(self.voters);
                 }
@@ -186,9 +186,9 @@ impl Client {
                 world.lock().history.stays.insert(token, Stay { deadline, until });
                 then
             }
-            Some(Outcome::Taken { .. }) if opens => Then::IsLeft,
-            Some(Outcome::Taken { .. }) => Then::GoesOn,
-            Some(Outcome::Refused(Refusal::NoSession { .. })) => {
+            Some(LockOutcome::Taken { .. }) if opens => Then::IsLeft,
+            Some(LockOutcome::Taken { .. }) => Then::GoesOn,
+            Some(LockOutcome::Refused(Refusal::NoSession { .. })) => {
                 if !opens && !kept.left().is_zero() {
                     world.lock().history.gone.push(kept.id);
                 }
@@ -226,12 +226,12 @@ impl Client {
             }
             C::sleep(Duration::from_millis(20 + world.below(300))).await;
             match self.state(place.token).await {
-                Some(PlaceState::Held) => granted = true,
-                Some(PlaceState::Gone) => {
+                Some(EntryState::Held) => granted = true,
+                Some(EntryState::Gone) => {
                     self.denied(place, "wait");
                     return (Then::GoesOn, None);
                 }
-                Some(PlaceState::Waits) | None => {}
+                Some(EntryState::Waiting) | None => {}
             }
         }
         self.hold(place).await;
@@ -274,25 +274,29 @@ impl Client {
                 3 => {
                     let key = format!("fenced/{}", place.lock);
                     let put = Put { key: key.into(), value: token.to_string().into(), ..Put::default() };
-                    Command::Fenced { name: name(place.lock), token, keys: keys::KeysCommand::Put(put).encode() }
+                    LockCommand::FencedWrite {
+                        name: name(place.lock),
+                        token,
+                        keys: keys::KeysCommand::Put(put).encode(),
+                    }
                 }
-                4 if place.lock == ELECTION => Command::Proclaim {
+                4 if place.lock == ELECTION => LockCommand::Proclaim {
                     name: name(place.lock),
                     session: kept.id,
                     token,
                     value: now().as_millis().to_string().into(),
                 },
-                5 if place.mode == Mode::Exclusive => Command::Fence { name: name(place.lock), token },
+                5 if place.mode == Mode::Exclusive => LockCommand::RaiseFence { name: name(place.lock), token },
                 _ => {
                     C::sleep(Duration::from_millis(20 + world.below(300))).await;
                     continue;
                 }
             };
             match self.execute(command).await {
-                Some(Outcome::Refused(Refusal::NotHeld { .. })) if place.mode == Mode::Exclusive => {
+                Some(LockOutcome::Refused(Refusal::NotHeld { .. })) if place.mode == Mode::Exclusive => {
                     self.denied(place, "write");
                 }
-                Some(Outcome::Refused(Refusal::Fenced { .. })) => self.denied(place, "remember its token"),
+                Some(LockOutcome::Refused(Refusal::StaleToken { .. })) => self.denied(place, "remember its token"),
                 _ => {}
             }
         }
@@ -325,11 +329,11 @@ impl Client {
 
     async fn release(&mut self, place: &Place<'_>) -> Then {
         let outcome = self
-            .execute(Command::Release { session: place.kept.id, token: place.token, name: Some(name(place.lock)) })
+            .execute(LockCommand::Release { session: place.kept.id, token: place.token, name: Some(name(place.lock)) })
             .await;
         match outcome {
-            Some(Outcome::Released { .. }) => Then::GoesOn,
-            Some(Outcome::Refused(Refusal::NotHeld { .. })) => {
+            Some(LockOutcome::Released { .. }) => Then::GoesOn,
+            Some(LockOutcome::Refused(Refusal::NotHeld { .. })) => {
                 self.denied(place, "release");
                 Then::GoesOn
             }

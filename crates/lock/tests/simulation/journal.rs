@@ -11,7 +11,7 @@ use std::{
 
 use broadcast_lock::{
     Locks, Mode, Name,
-    message::{Command, Holder, Lock, Outcome, Question},
+    message::{Holder, LockCommand, LockOutcome, LockQuery, LockState},
 };
 use broadcast_store::{
     CodecError, SnapshotError,
@@ -32,7 +32,7 @@ pub(crate) fn name(lock: usize) -> Name {
 /// What an entry of the log was about.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
-    Command(Command, Outcome),
+    Command(LockCommand, LockOutcome),
     Ended(i64, LeaseEndReason),
 }
 
@@ -98,9 +98,9 @@ impl Observed {
 
     fn queue(&self, context: &ApplyContext<'_>, lock: usize) -> Queue {
         let view = QueryContext { leases: context.leases(), left: &|_| None };
-        let question = postcard::to_allocvec(&Question::Lock(name(lock))).expect("it can be written");
-        let answer = self.locks.query(&view, &question).expect("it can be read");
-        let lock: Option<Lock> = postcard::from_bytes(&answer).expect("an answer");
+        let query = postcard::to_allocvec(&LockQuery::Lock(name(lock))).expect("it can be written");
+        let query = self.locks.query(&view, &query).expect("it can be read");
+        let lock: Option<LockState> = postcard::from_bytes(&query).expect("an query");
         let standing = |holder: &Holder| Standing { token: holder.token, session: holder.session, mode: holder.mode };
         lock.map_or_else(Queue::default, |lock| Queue {
             held: lock.holders.iter().map(standing).collect(),
@@ -150,8 +150,8 @@ impl Machine for Observed {
         Ok(answer)
     }
 
-    fn query(&self, context: &QueryContext<'_>, question: &[u8]) -> Result<Bytes, CodecError> {
-        self.locks.query(context, question)
+    fn query(&self, context: &QueryContext<'_>, query: &[u8]) -> Result<Bytes, CodecError> {
+        self.locks.query(context, query)
     }
 
     fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, why: LeaseEndReason) {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use broadcast_lock::{SessionConfig, message::SESSION};
+use broadcast_lock::{LockSessionConfig, message::FIRST_SESSION_ID};
 use broadcast_store::raft::{ConsensusError, read_index};
 use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};
 
@@ -47,8 +47,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Kept {
     /// A session that is about to be opened.
-    pub(crate) fn begin(world: &World, clock: Clock, config: &SessionConfig) -> Self {
-        let id = SESSION + world.below(1 << 56) as i64;
+    pub(crate) fn begin(world: &World, clock: Clock, config: &LockSessionConfig) -> Self {
+        let id = FIRST_SESSION_ID + world.below(1 << 56) as i64;
         let ttl = Duration::from_secs(config.ttl.into());
         let lives = ttl + Duration::from_secs(config.lock_delay.into());
         world.lock().history.sessions.insert(id, Opened { lives, kept: now() });

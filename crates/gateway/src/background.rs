@@ -11,50 +11,50 @@ use std::{
 use broadcast::{Event, Handle, Lagged, Message, Subscription};
 use tokio::time::{Instant, sleep};
 
-use super::{app::App, bulletin::MAX_MEMBERS, events::Notice, look};
+use super::{app::App, cluster, event_feed::MAX_MEMBERS_BYTES, stream_format::Notice};
 
 /// A node's members have settled when nobody has come or gone for so long.
-const SETTLED: Duration = Duration::from_millis(500);
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 /// Those who follow are told of changed members no sooner than so long after the last time; in a large cluster later, so
 /// that it takes no more than a tenth of the time.
-const PAUSE: Duration = Duration::from_millis(250);
-const SHARE: u32 = 10;
+const MIN_MEMBERS_PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_FACTOR: u32 = 10;
 
 /// What a node tells, from when this was made.
-pub(super) struct News {
+pub(super) struct NodeSubscriptions {
     messages: Subscription<Message>,
     events: Subscription<Event>,
 }
 
-impl News {
-    pub(super) fn of(node: &Handle) -> Self {
+impl NodeSubscriptions {
+    pub(super) fn new(node: &Handle) -> Self {
         Self { messages: node.subscribe_all(), events: node.events_from_now() }
     }
 }
 
 impl App {
     /// Writes down what is said, and what happens, until the node stops.
-    pub(super) async fn keep(self: Arc<Self>, news: News) {
+    pub(super) async fn run_background(self: Arc<Self>, subscriptions: NodeSubscriptions) {
         tokio::select! {
-            () = self.keep_journal(news) => {}
-            never = self.keep_bulletin() => match never {},
-            never = self.audit.keep() => match never {},
+            () = self.record_messages(subscriptions) => {}
+            never = self.record_cluster_events() => match never {},
+            never = self.audit.log_summaries() => match never {},
         }
-        self.bulletin.end();
+        self.event_feed.end();
     }
 
     /// Keeps nothing but the audit log, until the node stops.
-    pub(super) async fn keep_audit(self: Arc<Self>, News { messages, mut events }: News) {
+    pub(super) async fn run_audit(self: Arc<Self>, NodeSubscriptions { messages, mut events }: NodeSubscriptions) {
         // What is said is for others.
         drop(messages);
         tokio::select! {
             () = async { while events.recv().await.is_some() {} } => {}
-            never = self.audit.keep() => match never {},
+            never = self.audit.log_summaries() => match never {},
         }
     }
 
     /// Writes down what is said until the node stops.
-    async fn keep_journal(&self, News { mut messages, mut events }: News) {
+    async fn record_messages(&self, NodeSubscriptions { mut messages, mut events }: NodeSubscriptions) {
         let mut batch = Vec::new();
         loop {
             tokio::select! {
@@ -66,18 +66,18 @@ impl App {
                     }
                     Some(Err(Lagged { missed })) => {
                         let reason = "this node cannot store messages as fast as they arrive";
-                        self.journal.tell(Notice::Gone { missed: Some(missed), reason });
+                        self.journal.add_notice(Notice::Gone { missed: Some(missed), reason });
                     }
                     None => break,
                 },
                 event = events.recv() => match event {
                     Some(Ok(Event::Missed { origin, epoch, from, to })) => {
-                        self.journal.tell(Notice::Missed { origin: &origin.to_string(), epoch, from, to });
+                        self.journal.add_notice(Notice::Missed { origin: &origin.to_string(), epoch, from, to });
                     }
                     // Something that was missed may be among it.
                     Some(Err(Lagged { .. })) => {
                         let reason = "this node cannot store events as fast as they happen";
-                        self.journal.tell(Notice::Gone { missed: None, reason });
+                        self.journal.add_notice(Notice::Gone { missed: None, reason });
                     }
                     Some(Ok(_)) => {}
                     None => break,
@@ -88,29 +88,29 @@ impl App {
     }
 
     /// Writes down how members are and what they acknowledge, while somebody follows that.
-    async fn keep_bulletin(&self) -> Infallible {
+    async fn record_cluster_events(&self) -> Infallible {
         loop {
-            self.bulletin.somebody_follows().await;
+            self.event_feed.wait_for_followers().await;
             tokio::select! {
-                () = self.watch_members() => {}
-                () = self.watch_acks() => {}
-                () = self.bulletin.nobody_follows() => {}
+                () = self.record_members() => {}
+                () = self.record_acks() => {}
+                () = self.event_feed.wait_for_no_followers() => {}
             }
-            self.bulletin.forget();
+            self.event_feed.clear();
         }
     }
 
     /// Tells the members, and again whenever they change, until the node stops.
-    async fn watch_members(&self) {
+    async fn record_members(&self) {
         let mut changes = self.node.watch_members();
         loop {
             // Before looking, so that nothing that comes after it is slept through.
             changes.mark_unchanged();
             let began = Instant::now();
-            if let Some(members) = look::members_text(self, MAX_MEMBERS).await {
-                self.bulletin.tell_members(&members);
+            if let Some(members) = cluster::members_json(self, MAX_MEMBERS_BYTES).await {
+                self.event_feed.publish_members(&members);
             }
-            sleep(PAUSE.max(SHARE * began.elapsed())).await;
+            sleep(MIN_MEMBERS_PAUSE.max(PAUSE_FACTOR * began.elapsed())).await;
             if changes.changed().await.is_err() {
                 // The end is told by who writes down the messages, once they have ended.
                 return std::future::pending().await;
@@ -118,20 +118,20 @@ impl App {
         }
     }
 
-    async fn watch_acks(&self) {
+    async fn record_acks(&self) {
         let mut acks = self.node.acks();
         // What is missed, the next ones make up for.
-        while let Some(told) = acks.recv().await {
-            told.iter().for_each(|acks| self.bulletin.tell_acks(acks));
+        while let Some(acks_of_members) = acks.recv().await {
+            acks_of_members.iter().for_each(|acks| self.event_feed.publish_acks(acks));
         }
         std::future::pending().await
     }
 
     /// Waits until the node has joined and its members have settled; or it has stopped.
-    pub(super) async fn settle(&self) {
+    pub(super) async fn wait_until_settled(&self) {
         let mut events = self.node.events_from_now();
         let (mut joining, mut joined) = (pin!(self.node.joined()), false);
-        let mut quiet = pin!(sleep(SETTLED));
+        let mut quiet = pin!(sleep(SETTLE_TIME));
         loop {
             tokio::select! {
                 biased;
@@ -150,7 +150,7 @@ impl App {
                     return;
                 }
             }
-            quiet.as_mut().reset(Instant::now() + SETTLED);
+            quiet.as_mut().reset(Instant::now() + SETTLE_TIME);
         }
     }
 }

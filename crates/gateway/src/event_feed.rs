@@ -16,23 +16,23 @@ use serde::{Serialize, Serializer};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    events::{Form, Read, event, event_of_text},
-    pieces::PIECE,
+    chunks::CHUNK_BYTES,
+    stream_format::{ReadOutcome, StreamFormat, format_event, format_event_text},
 };
 
 /// The longest text of members that is told, about, in bytes; how many are left out is told.
-pub(crate) const MAX_MEMBERS: usize = 4 << 20;
+pub(crate) const MAX_MEMBERS_BYTES: usize = 4 << 20;
 /// What is kept, in events and in bytes.
 pub(crate) const MAX_ENTRIES: usize = 1024;
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Bulletin {
+pub(super) struct EventFeed {
     state: Mutex<State>,
-    news: watch::Sender<()>,
+    updates: watch::Sender<()>,
     /// Told when somebody begins to follow.
-    came: Notify,
+    follower_came: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -48,88 +48,88 @@ struct State {
 
 /// A follower, and how far it has read.
 #[derive(Debug)]
-pub(super) struct Reader {
-    news: watch::Receiver<()>,
+pub(super) struct FeedReader {
+    updates: watch::Receiver<()>,
     /// The number of entries before.
     at: u64,
     /// Bytes of that entry that have been told.
     within: usize,
 }
 
-impl Bulletin {
+impl EventFeed {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), news: watch::Sender::new(()), came: Notify::new() }
+        Self { state: Mutex::default(), updates: watch::Sender::new(()), follower_came: Notify::new() }
     }
 
     /// Somebody follows from now on, beginning with all members.
-    pub(super) fn follow(&self) -> Reader {
-        let news = self.news.subscribe();
-        self.came.notify_one();
+    pub(super) fn follow(&self) -> FeedReader {
+        let updates = self.updates.subscribe();
+        self.follower_came.notify_one();
         let state = self.lock();
-        Reader { news, at: state.members.unwrap_or(state.end()), within: 0 }
+        FeedReader { updates, at: state.members.unwrap_or(state.end()), within: 0 }
     }
 
     /// What comes next at a reader, which moves on.
-    pub(super) fn read(&self, reader: &mut Reader) -> Read {
+    pub(super) fn read(&self, reader: &mut FeedReader) -> ReadOutcome {
         let state = self.lock();
         if reader.at < state.first {
             if std::mem::take(&mut reader.within) > 0 {
-                return Read::Torn;
+                return ReadOutcome::Torn;
             }
             let missed = state.first - reader.at;
             reader.at = state.first;
-            return Read::Lagged(missed);
+            return ReadOutcome::Lagged(missed);
         }
         let Some(text) = state.entries.get((reader.at - state.first) as usize) else {
-            return if state.ended { Read::Closed } else { Read::Empty };
+            return if state.ended { ReadOutcome::Closed } else { ReadOutcome::Empty };
         };
         let rest = &text[reader.within..];
-        let piece = &rest[..rest.len().min(PIECE)];
+        let piece = &rest[..rest.len().min(CHUNK_BYTES)];
         (reader.at, reader.within) =
-            if piece.len() == rest.len() { (reader.at + 1, 0) } else { (reader.at, reader.within + PIECE) };
-        Read::Text(Bytes::copy_from_slice(piece))
+            if piece.len() == rest.len() { (reader.at + 1, 0) } else { (reader.at, reader.within + CHUNK_BYTES) };
+        ReadOutcome::Chunk(Bytes::copy_from_slice(piece))
     }
 
     /// There will be no more.
     pub(super) fn end(&self) {
-        self.change(|state| state.ended = true);
+        self.update(|state| state.ended = true);
     }
 
     /// Tells the members, as JSON, unless they are as before.
-    pub(super) fn tell_members(&self, members: &str) {
-        let members = event_of_text(Form::Events, "members", members);
+    pub(super) fn publish_members(&self, members: &str) {
+        let members = format_event_text(StreamFormat::EventStream, "members", members);
         if self.lock().members().is_none_or(|before| *before != members) {
-            self.change(|state| {
+            self.update(|state| {
                 state.members = Some(state.end());
                 state.add(members.into());
             });
         }
     }
 
-    pub(super) fn tell_acks(&self, acks: &Acks) {
-        let text = event(Form::Events, "acks", &AcksEvent::new(acks));
-        self.change(|state| state.add(text.into()));
+    pub(super) fn publish_acks(&self, acks: &Acks) {
+        let text = format_event(StreamFormat::EventStream, "acks", &AcksJson::new(acks));
+        self.update(|state| state.add(text.into()));
     }
 
     /// Nobody follows any more.
-    pub(super) fn forget(&self) {
-        self.change(|state| *state = State { first: state.end(), ended: state.ended, ..State::default() });
+    pub(super) fn clear(&self) {
+        self.update(|state| *state = State { first: state.end(), ended: state.ended, ..State::default() });
     }
 
-    pub(super) async fn somebody_follows(&self) {
-        while self.news.receiver_count() == 0 {
-            self.came.notified().await;
+    pub(super) async fn wait_for_followers(&self) {
+        while self.updates.receiver_count() == 0 {
+            self.follower_came.notified().await;
         }
     }
 
     /// Resolves when nobody follows any more.
-    pub(super) async fn nobody_follows(&self) {
-        self.news.closed().await;
+    pub(super) async fn wait_for_no_followers(&self) {
+        self.updates.closed().await;
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
-        self.news.send_replace(());
+        self.updates.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -165,34 +165,34 @@ impl State {
     }
 }
 
-impl Reader {
+impl FeedReader {
     /// Waits for more than there was when that was last [marked](Self::mark_seen).
     pub(super) async fn changed(&mut self) {
         // The bulletin is there as long as its server.
-        let _ = self.news.changed().await;
+        let _ = self.updates.changed().await;
     }
 
     /// What there is now has been seen.
     pub(super) fn mark_seen(&mut self) {
-        self.news.mark_unchanged();
+        self.updates.mark_unchanged();
     }
 
     /// Whether an event has been told in part: what comes next is its rest.
-    pub(super) fn is_within(&self) -> bool {
+    pub(super) fn is_inside_entry(&self) -> bool {
         self.within > 0
     }
 }
 
 /// How far members are with an origin, as followers are told it.
 #[derive(Serialize)]
-struct AcksEvent<'a> {
+struct AcksJson<'a> {
     origin: String,
     epoch: u64,
     #[serde(serialize_with = "by_name")]
     members: &'a [(NodeName, u64)],
 }
 
-impl<'a> AcksEvent<'a> {
+impl<'a> AcksJson<'a> {
     fn new(Acks { origin, epoch, members }: &'a Acks) -> Self {
         Self { origin: origin.to_string(), epoch: *epoch, members }
     }
@@ -210,76 +210,77 @@ mod tests {
         Acks { origin: "a".into(), epoch: 7, members: vec![("b".into(), next)] }
     }
 
-    fn acks_told(next: u64) -> Read {
+    fn acks_event(next: u64) -> ReadOutcome {
         let data = format!(r#"{{"origin":"a","epoch":7,"members":{{"b":{next}}}}}"#);
-        Read::Text(format!("event: acks\ndata: {data}\n\n").into())
+        ReadOutcome::Chunk(format!("event: acks\ndata: {data}\n\n").into())
     }
 
-    fn members_told(text: &str) -> Read {
-        Read::Text(format!("event: members\ndata: {text}\n\n").into())
+    fn members_event(text: &str) -> ReadOutcome {
+        ReadOutcome::Chunk(format!("event: members\ndata: {text}\n\n").into())
     }
 
     #[test]
     fn whoever_comes_is_told_the_members_as_they_are_and_then_all_that_happens() {
-        let bulletin = Bulletin::new();
-        bulletin.tell_acks(&acks(1));
-        let mut early = bulletin.follow();
-        assert_eq!(bulletin.read(&mut early), Read::Empty);
-        bulletin.tell_members("one");
-        bulletin.tell_members("two");
-        bulletin.tell_members("two");
-        let mut late = bulletin.follow();
-        bulletin.tell_acks(&acks(2));
-        assert_eq!(bulletin.read(&mut early), members_told("one"));
+        let event_feed = EventFeed::new();
+        event_feed.publish_acks(&acks(1));
+        let mut early = event_feed.follow();
+        assert_eq!(event_feed.read(&mut early), ReadOutcome::Empty);
+        event_feed.publish_members("one");
+        event_feed.publish_members("two");
+        event_feed.publish_members("two");
+        let mut late = event_feed.follow();
+        event_feed.publish_acks(&acks(2));
+        assert_eq!(event_feed.read(&mut early), members_event("one"));
         for reader in [&mut early, &mut late] {
-            assert_eq!(bulletin.read(reader), members_told("two"));
-            assert_eq!([bulletin.read(reader), bulletin.read(reader)], [acks_told(2), Read::Empty]);
+            assert_eq!(event_feed.read(reader), members_event("two"));
+            assert_eq!([event_feed.read(reader), event_feed.read(reader)], [acks_event(2), ReadOutcome::Empty]);
         }
-        bulletin.end();
-        assert_eq!(bulletin.read(&mut early), Read::Closed);
+        event_feed.end();
+        assert_eq!(event_feed.read(&mut early), ReadOutcome::Closed);
     }
 
     #[test]
     fn who_does_not_keep_up_goes_on_with_what_is_kept_and_the_members_are_kept() {
-        let bulletin = Bulletin::new();
-        let mut reader = bulletin.follow();
-        bulletin.tell_members("all");
-        (0..MAX_ENTRIES as u64 + 5).for_each(|next| bulletin.tell_acks(&acks(next)));
-        assert_eq!(bulletin.lock().entries.len(), MAX_ENTRIES);
-        assert!(matches!(bulletin.read(&mut reader), Read::Lagged(_)));
-        let mut told: Vec<_> =
-            std::iter::from_fn(|| Some(bulletin.read(&mut reader)).filter(|told| *told != Read::Empty)).collect();
-        assert_eq!(told.len(), MAX_ENTRIES);
-        assert_eq!(told.pop(), Some(acks_told(MAX_ENTRIES as u64 + 4)));
-        assert_eq!(told.iter().filter(|told| **told == members_told("all")).count(), 1);
-        let mut late = bulletin.follow();
-        assert_eq!(bulletin.read(&mut late), members_told("all"));
-        bulletin.forget();
-        assert_eq!(bulletin.lock().bytes, 0);
-        bulletin.tell_acks(&acks(6));
-        assert_eq!(bulletin.read(&mut reader), acks_told(6));
+        let event_feed = EventFeed::new();
+        let mut reader = event_feed.follow();
+        event_feed.publish_members("all");
+        (0..MAX_ENTRIES as u64 + 5).for_each(|next| event_feed.publish_acks(&acks(next)));
+        assert_eq!(event_feed.lock().entries.len(), MAX_ENTRIES);
+        assert!(matches!(event_feed.read(&mut reader), ReadOutcome::Lagged(_)));
+        let mut events: Vec<_> =
+            std::iter::from_fn(|| Some(event_feed.read(&mut reader)).filter(|event| *event != ReadOutcome::Empty))
+                .collect();
+        assert_eq!(events.len(), MAX_ENTRIES);
+        assert_eq!(events.pop(), Some(acks_event(MAX_ENTRIES as u64 + 4)));
+        assert_eq!(events.iter().filter(|event| **event == members_event("all")).count(), 1);
+        let mut late = event_feed.follow();
+        assert_eq!(event_feed.read(&mut late), members_event("all"));
+        event_feed.clear();
+        assert_eq!(event_feed.lock().bytes, 0);
+        event_feed.publish_acks(&acks(6));
+        assert_eq!(event_feed.read(&mut reader), acks_event(6));
     }
 
     #[test]
     fn what_is_long_is_told_in_pieces_and_bounded() {
-        let bulletin = Bulletin::new();
-        let long = "x".repeat(MAX_MEMBERS);
-        let mut reader = bulletin.follow();
-        bulletin.tell_members(&long);
+        let event_feed = EventFeed::new();
+        let long = "x".repeat(MAX_MEMBERS_BYTES);
+        let mut reader = event_feed.follow();
+        event_feed.publish_members(&long);
         let mut text = Vec::new();
-        while let Read::Text(piece) = bulletin.read(&mut reader) {
-            assert!(piece.len() <= PIECE);
+        while let ReadOutcome::Chunk(piece) = event_feed.read(&mut reader) {
+            assert!(piece.len() <= CHUNK_BYTES);
             text.extend_from_slice(&piece);
-            assert_eq!(reader.is_within(), !text.ends_with(b"\n\n"));
+            assert_eq!(reader.is_inside_entry(), !text.ends_with(b"\n\n"));
         }
         assert_eq!(text, format!("event: members\ndata: {long}\n\n").into_bytes());
-        bulletin.tell_members(&long[1..]);
-        assert!(matches!(bulletin.read(&mut reader), Read::Text(_)) && reader.is_within());
+        event_feed.publish_members(&long[1..]);
+        assert!(matches!(event_feed.read(&mut reader), ReadOutcome::Chunk(_)) && reader.is_inside_entry());
         for i in 2..20 {
-            bulletin.tell_members(&long[i..]);
-            let state = bulletin.lock();
+            event_feed.publish_members(&long[i..]);
+            let state = event_feed.lock();
             assert!(state.bytes <= MAX_BYTES && state.bytes == state.entries.iter().map(Bytes::len).sum::<usize>());
         }
-        assert_eq!(bulletin.read(&mut reader), Read::Torn);
+        assert_eq!(event_feed.read(&mut reader), ReadOutcome::Torn);
     }
 }

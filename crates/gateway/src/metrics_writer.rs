@@ -10,9 +10,9 @@ use prometheus_client::{
 
 /// The answer to `GET /metrics`, written metric by metric.
 #[derive(Debug)]
-pub struct Sheet<'a>(DescriptorEncoder<'a>);
+pub struct MetricsWriter<'a>(DescriptorEncoder<'a>);
 
-impl<'s> Sheet<'s> {
+impl<'s> MetricsWriter<'s> {
     pub(super) fn new(encoder: DescriptorEncoder<'s>) -> Self {
         Self(encoder)
     }

@@ -17,16 +17,16 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     app::App,
-    pieces::{Pieces, around, pieces, push},
-    problem::{Problem, answer},
+    chunks::{ChunkWriter, chunked_body, push_element, split_envelope},
+    problem::{Problem, json_response},
     query,
-    snapshot::Snapshot,
+    status_cache::NodeStatus,
 };
 
 /// The longest text of members that is made at once, about, in bytes.
-const SHORT: usize = 64 << 10;
+const MAX_AT_ONCE: usize = 64 << 10;
 /// How long such a client may take to read it all, and another one wait.
-const TURN: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether the node is well.
 #[derive(Serialize)]
@@ -38,19 +38,19 @@ pub(super) struct HealthBody {
 }
 
 impl HealthBody {
-    fn answer(&self) -> Response {
-        answer(if self.is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, self)
+    fn response(&self) -> Response {
+        json_response(if self.is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, self)
     }
 }
 
 /// `GET /healthz` and `GET /livez`
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
-    liveness(&app).await.answer()
+    liveness(&app).await.response()
 }
 
 /// `GET /readyz`
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    readiness(&app).await.answer()
+    readiness(&app).await.response()
 }
 
 /// Whether the node serves.
@@ -76,25 +76,25 @@ pub(super) async fn readiness(app: &App) -> HealthBody {
 
 /// `GET /v1/members`
 pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    query::none(&uri)?;
+    query::reject_any(&uri)?;
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     let now = app.look().await;
     if now.overview.members.is_empty() {
         return Err(Problem::stopped());
     }
-    let (text, left_out) = members_within(app.node.name(), &now, SHORT);
+    let (text, left_out) = members_up_to(app.node.name(), &now, MAX_AT_ONCE);
     if left_out == 0 {
         return Ok((content_type, text).into_response());
     }
     // Whoever waits holds nothing.
     drop((now, text));
-    let turn = timeout(TURN, Arc::clone(&app.long_answers.0).acquire_owned()).await.map_err(|_| {
+    let turn = timeout(READ_TIMEOUT, Arc::clone(&app.long_responses.0).acquire_owned()).await.map_err(|_| {
         let detail = "other clients are reading the list of members slowly; try again in a moment";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
     })?;
-    let (mut pieces, body) = pieces(Instant::now() + TURN, None);
+    let (mut chunks, body) = chunked_body(Instant::now() + READ_TIMEOUT, None);
     tokio::spawn(async move {
-        if tell_members(&mut pieces, &app).await.is_none() && pieces.is_late() {
+        if write_members(&mut chunks, &app).await.is_none() && chunks.is_overdue() {
             app.counts.cut_off("it reads the members too slowly");
         }
         drop(turn);
@@ -102,51 +102,52 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
     Ok((content_type, Body::from_stream(body)).into_response())
 }
 
-async fn tell_members(pieces: &mut Pieces, app: &App) -> Option<()> {
+async fn write_members(chunks: &mut ChunkWriter, app: &App) -> Option<()> {
     let now = app.look().await;
-    let (before, after) = around(&Members::of(app.node.name()));
-    pieces.text = before;
+    let (before, after) = split_envelope(&MembersBody::of(app.node.name()));
+    chunks.text = before;
     for (place, seen) in now.overview.members.iter().enumerate() {
-        push(&mut pieces.text, &MemberOf::new(seen, place == 0));
-        pieces.flush().await?;
+        push_element(&mut chunks.text, &MemberJson::new(seen, place == 0));
+        chunks.flush().await?;
     }
-    pieces.text += &after;
-    pieces.finish().await
+    chunks.text += &after;
+    chunks.finish().await
 }
 
 /// The members as JSON, as many as a text of about so many bytes has; nothing when the node has stopped.
-pub(super) async fn members_text(app: &App, most: usize) -> Option<String> {
+pub(super) async fn members_json(app: &App, most: usize) -> Option<String> {
     let now = app.look().await;
-    (!now.overview.members.is_empty()).then(|| members_within(app.node.name(), &now, most).0)
+    (!now.overview.members.is_empty()).then(|| members_up_to(app.node.name(), &now, most).0)
 }
 
 /// As many members as go into about so many bytes, and how many are left out.
-fn members_within(node: &str, now: &Snapshot, most: usize) -> (String, usize) {
+fn members_up_to(node: &str, now: &NodeStatus, most: usize) -> (String, usize) {
     let members = &now.overview.members;
-    let (mut text, _) = around(&Members::of(node));
+    let (mut text, _) = split_envelope(&MembersBody::of(node));
     let mut told = 0;
     for seen in members {
         if text.len() >= most {
             break;
         }
-        push(&mut text, &MemberOf::new(seen, told == 0));
+        push_element(&mut text, &MemberJson::new(seen, told == 0));
         told += 1;
     }
     let left_out = members.len() - told;
-    let (_, after) = around(&Members { not_told: (left_out > 0).then_some(left_out), ..Members::of(node) });
+    let (_, after) =
+        split_envelope(&MembersBody { not_told: (left_out > 0).then_some(left_out), ..MembersBody::of(node) });
     (text + &after, left_out)
 }
 
 /// All members, which are written one after the other.
 #[derive(Serialize)]
-struct Members<'a> {
+struct MembersBody<'a> {
     node: &'a str,
     members: [(); 0],
     #[serde(skip_serializing_if = "Option::is_none")]
     not_told: Option<usize>,
 }
 
-impl<'a> Members<'a> {
+impl<'a> MembersBody<'a> {
     fn of(node: &'a str) -> Self {
         Self { node, members: [], not_told: None }
     }
@@ -154,7 +155,7 @@ impl<'a> Members<'a> {
 
 /// A member, as this node sees it.
 #[derive(Serialize)]
-struct MemberOf<'a> {
+struct MemberJson<'a> {
     name: String,
     #[serde(rename = "self")]
     is_self: bool,
@@ -176,7 +177,7 @@ struct MemberOf<'a> {
     meta_base64: Option<String>,
 }
 
-impl<'a> MemberOf<'a> {
+impl<'a> MemberJson<'a> {
     /// The first of the members is the node itself.
     fn new(seen: &'a MemberOverview, is_self: bool) -> Self {
         let MemberOverview { member, acknowledges, lag, loose, reach, .. } = seen;
@@ -189,7 +190,7 @@ impl<'a> MemberOf<'a> {
         Self {
             name: member.name.to_string(),
             is_self,
-            state: state(member.state),
+            state: state_name(member.state),
             kind: if *acknowledges { "broadcast" } else { "memberlist" },
             addr: member.addr,
             incarnation: member.incarnation,
@@ -208,7 +209,7 @@ impl<'a> MemberOf<'a> {
 }
 
 /// The word for what is believed of a member.
-pub(super) fn state(state: MemberState) -> &'static str {
+pub(super) fn state_name(state: MemberState) -> &'static str {
     match state {
         MemberState::Alive => "alive",
         MemberState::Suspect => "suspect",
@@ -219,7 +220,7 @@ pub(super) fn state(state: MemberState) -> &'static str {
 
 /// How this node is, and its cluster.
 #[derive(Serialize)]
-struct Cluster<'a> {
+struct ClusterBody<'a> {
     node: &'a str,
     version: &'static str,
     addr: SocketAddr,
@@ -231,14 +232,14 @@ struct Cluster<'a> {
     incarnation: u32,
     health_score: u32,
     loose: Vec<String>,
-    members: Counted,
-    queues: Queues,
-    origins: Vec<Origin>,
+    members: MemberCountsJson,
+    queues: QueuesJson,
+    origins: Vec<OriginJson>,
 }
 
 /// How many members there are.
 #[derive(Serialize)]
-struct Counted {
+struct MemberCountsJson {
     alive: usize,
     suspect: usize,
     dead: usize,
@@ -247,7 +248,7 @@ struct Counted {
 
 /// What waits in this node, and what it keeps.
 #[derive(Serialize)]
-struct Queues {
+struct QueuesJson {
     gossip: usize,
     plain_messages: usize,
     streams: usize,
@@ -257,7 +258,7 @@ struct Queues {
 
 /// How far this node is with the messages of an origin.
 #[derive(Serialize)]
-struct Origin {
+struct OriginJson {
     origin: String,
     epoch: u64,
     next: u64,
@@ -266,7 +267,7 @@ struct Origin {
     retained: usize,
 }
 
-impl From<&StreamPosition> for Origin {
+impl From<&StreamPosition> for OriginJson {
     fn from(position: &StreamPosition) -> Self {
         let StreamPosition { origin, epoch, next, end, floor, retained } = position;
         let (epoch, next, end, floor, retained) = (*epoch, *next, *end, *floor, *retained);
@@ -276,13 +277,13 @@ impl From<&StreamPosition> for Origin {
 
 /// `GET /v1/cluster`
 pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
-    query::none(&uri)?;
+    query::reject_any(&uri)?;
     let now = app.look().await;
     let Overview { joined, leaving, members, positions, .. } = &now.overview;
     let myself = members.first().ok_or_else(Problem::stopped)?;
     let (me, info) = (&myself.member, myself.info.as_ref());
     let gauges = now.metrics.gauges;
-    let cluster = Cluster {
+    let cluster = ClusterBody {
         node: app.node.name(),
         version: env!("CARGO_PKG_VERSION"),
         addr: me.addr,
@@ -294,15 +295,20 @@ pub(super) async fn cluster(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
         incarnation: me.incarnation,
         health_score: gauges.health_score,
         loose: members.iter().filter(|seen| seen.loose).map(|seen| seen.member.name.to_string()).collect(),
-        members: Counted { alive: gauges.alive, suspect: gauges.suspect, dead: gauges.dead, left: gauges.left },
-        queues: Queues {
+        members: MemberCountsJson {
+            alive: gauges.alive,
+            suspect: gauges.suspect,
+            dead: gauges.dead,
+            left: gauges.left,
+        },
+        queues: QueuesJson {
             gossip: gauges.queued,
             plain_messages: gauges.queued_messages,
             streams: gauges.streams,
             stream_bytes: gauges.stream_bytes,
             retained: positions.iter().map(|position| position.retained).sum(),
         },
-        origins: positions.iter().map(Origin::from).collect(),
+        origins: positions.iter().map(OriginJson::from).collect(),
     };
-    Ok(answer(StatusCode::OK, &cluster))
+    Ok(json_response(StatusCode::OK, &cluster))
 }

@@ -2,7 +2,7 @@
 
 use broadcast_lock::{
     Mode, Refusal,
-    message::{Change, Command, Lock, Outcome, PlaceState, Question},
+    message::{EntryChange, EntryState, LockCommand, LockOutcome, LockQuery, LockState},
 };
 use broadcast_store::{
     Error,
@@ -35,8 +35,8 @@ fn names(state: &State, prefix: &str) -> Vec<String> {
     state.listed(prefix).iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
 }
 
-fn lock(state: &State, lock: &str) -> Lock {
-    state.ask::<Option<Lock>>(&Question::Lock(name(lock))).expect("somebody is there")
+fn lock(state: &State, lock: &str) -> LockState {
+    state.ask::<Option<LockState>>(&LockQuery::Lock(name(lock))).expect("somebody is there")
 }
 
 #[test]
@@ -60,17 +60,17 @@ fn they_wait_for_each_other_in_one_queue() {
     assert_eq!(shown.queue[0].label, "etcd lease 694d81b2");
     state.take_events();
     state.release(1, held.0);
-    assert_eq!(state.take_events(), [(held.0, Change::Released), (one, Change::Granted)]);
+    assert_eq!(state.take_events(), [(held.0, EntryChange::Released), (one, EntryChange::Granted)]);
     assert!(state.delete(ONE, "a"));
-    assert_eq!(state.take_events(), [(one, Change::Released), (second.0, Change::Granted)]);
+    assert_eq!(state.take_events(), [(one, EntryChange::Released), (second.0, EntryChange::Granted)]);
     state.apply(&machine::Command::revoke(sid(2)));
-    assert_eq!(state.places(&[second.0, other]), [PlaceState::Gone, PlaceState::Held]);
+    assert_eq!(state.places(&[second.0, other]), [EntryState::Gone, EntryState::Held]);
     assert_eq!(names(&state, ""), [format!("a/{OTHER:x}")]);
     state.apply(&machine::Command::revoke(OTHER));
     assert_eq!((names(&state, ""), state.locks().counts().1), (Vec::new(), 0));
     // And then nobody pays for them any more.
     state.apply(&machine::Command::revoke(sid(1)));
-    assert_eq!(state.execute(&Command::Open { session: sid(1), config: config() }), Outcome::Done);
+    assert_eq!(state.execute(&LockCommand::OpenSession { session: sid(1), config: config() }), LockOutcome::Done);
     assert!(state.place(acquire(1, "a", Mode::Exclusive)).1);
     assert_eq!(names(&state, ""), [""; 0]);
 }
@@ -84,14 +84,14 @@ fn readers_and_several_locks_are_waited_for_as_well() {
     assert!(!granted);
     assert_eq!(names(&state, ""), [format!("a/{:x}", sid(3)), format!("b/{ONE:x}"), format!("b/{:x}", sid(3))]);
     let places = state.places(&[readers[0].0, both.0, one]);
-    assert_eq!(places, [PlaceState::Held, PlaceState::Waits, PlaceState::Waits]);
+    assert_eq!(places, [EntryState::Held, EntryState::Waiting, EntryState::Waiting]);
     for (session, (token, _)) in [1, 2].into_iter().zip(readers) {
         state.release(session, token);
     }
-    assert_eq!(state.places(&[both.0, one]), [PlaceState::Held, PlaceState::Waits]);
+    assert_eq!(state.places(&[both.0, one]), [EntryState::Held, EntryState::Waiting]);
     // The keys of a place go with it, all of them.
     state.release(3, both.0);
-    assert_eq!((state.places(&[one]), names(&state, "")), (vec![PlaceState::Held], vec![format!("b/{ONE:x}")]));
+    assert_eq!((state.places(&[one]), names(&state, "")), (vec![EntryState::Held], vec![format!("b/{ONE:x}")]));
     assert_eq!(reread(&state).hash(), state.state.hash());
 }
 
@@ -107,10 +107,10 @@ fn who_deletes_the_key_of_a_place_takes_the_lock_away() {
     let delete = keys::KeysCommand::Delete(Delete { keys: KeyRange::prefix("b/"), prev_kv: false });
     state.keys(&delete);
     let told = state.take_events();
-    assert!(told.contains(&(held.0, Change::Forced)) && told.contains(&(more.0, Change::Forced)), "{told:?}");
+    assert!(told.contains(&(held.0, EntryChange::Forced)) && told.contains(&(more.0, EntryChange::Forced)), "{told:?}");
     assert_eq!(
-        told.iter().filter(|(_, change)| *change == Change::Granted).collect::<Vec<_>>(),
-        [&(next.0, Change::Granted)]
+        told.iter().filter(|(_, change)| *change == EntryChange::Granted).collect::<Vec<_>>(),
+        [&(next.0, EntryChange::Granted)]
     );
     // Whoever had it hears of it with its next keepalive.
     assert_eq!(state.state.guaranteed_ttl(sid(1)), None);
@@ -123,8 +123,11 @@ fn whoever_is_forced_out_may_be_a_client_of_etcd() {
     let (one, granted) = state.enter(ONE, "a").expect("it had none");
     assert!(granted);
     let waits = state.place(acquire(1, "a", Mode::Exclusive));
-    assert_eq!(state.execute(&Command::Force { name: name("a") }), Outcome::Released { tokens: vec![one] });
-    assert_eq!(state.places(&[waits.0]), [PlaceState::Held]);
+    assert_eq!(
+        state.execute(&LockCommand::ForceRelease { name: name("a") }),
+        LockOutcome::Released { tokens: vec![one] }
+    );
+    assert_eq!(state.places(&[waits.0]), [EntryState::Held]);
     assert!(!state.state.leases().contains(ONE), "its client finds its lease gone");
     assert_eq!(names(&state, ""), [format!("a/{:x}", sid(1))]);
 }
@@ -137,10 +140,10 @@ fn what_the_elected_say_is_seen_on_both_sides() {
     state.keys(&keys::KeysCommand::Put(put(format!("a/{ONE:x}"), "etcd's", ONE)));
     assert_eq!(&lock(&state, "a").holders[0].value[..], b"etcd's");
     assert!(state.delete(ONE, "a"));
-    assert_eq!(state.places(&[one, ours]), [PlaceState::Gone, PlaceState::Held]);
+    assert_eq!(state.places(&[one, ours]), [EntryState::Gone, EntryState::Held]);
     let proclaim =
-        Command::Proclaim { name: name("a"), session: sid(1), token: ours, value: bytes::Bytes::from("ours") };
-    assert_eq!(state.execute(&proclaim), Outcome::Done);
+        LockCommand::Proclaim { name: name("a"), session: sid(1), token: ours, value: bytes::Bytes::from("ours") };
+    assert_eq!(state.execute(&proclaim), LockOutcome::Done);
     let listed = state.listed("a/");
     assert_eq!((&listed[0].value[..], listed[0].create_revision), (&b"ours"[..], ours));
 }
@@ -152,15 +155,18 @@ fn a_token_is_the_revision_of_the_key_and_passes_fences() {
     assert_eq!(state.listed("a/")[0].create_revision, one);
     let fenced = |token| {
         let keys = keys::KeysCommand::Put(put("k".into(), "v", 0)).encode();
-        Command::Fenced { name: name("a"), token, keys }
+        LockCommand::FencedWrite { name: name("a"), token, keys }
     };
-    assert!(matches!(state.execute(&fenced(one)), Outcome::Keys(_)));
+    assert!(matches!(state.execute(&fenced(one)), LockOutcome::Keys(_)));
     // A fenced write may be about places as well.
     let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
     let keys = keys::KeysCommand::Delete(Delete { keys: KeyRange::prefix("a/"), prev_kv: false }).encode();
-    assert!(matches!(state.execute(&Command::Fenced { name: name("a"), token: one, keys }), Outcome::Keys(_)));
-    assert_eq!(state.places(&[one, ours]), [PlaceState::Gone; 2]);
-    assert_eq!(state.execute(&fenced(one)), Outcome::Refused(Refusal::NotHeld { token: one }));
+    assert!(matches!(
+        state.execute(&LockCommand::FencedWrite { name: name("a"), token: one, keys }),
+        LockOutcome::Keys(_)
+    ));
+    assert_eq!(state.places(&[one, ours]), [EntryState::Gone; 2]);
+    assert_eq!(state.execute(&fenced(one)), LockOutcome::Refused(Refusal::NotHeld { token: one }));
 }
 
 #[test]
@@ -209,9 +215,9 @@ fn a_key_that_changes_its_lease_is_a_place_until_it_is_deleted() {
     state.keys(&keys::KeysCommand::Put(put(format!("a/{ONE:x}"), "", OTHER)));
     let ours = state.place(acquire(1, "a", Mode::Exclusive));
     state.apply(&machine::Command::revoke(ONE));
-    assert_eq!(state.places(&[one, ours.0]), [PlaceState::Held, PlaceState::Waits]);
+    assert_eq!(state.places(&[one, ours.0]), [EntryState::Held, EntryState::Waiting]);
     state.apply(&machine::Command::revoke(OTHER));
-    assert_eq!(state.places(&[one, ours.0]), [PlaceState::Gone, PlaceState::Held]);
+    assert_eq!(state.places(&[one, ours.0]), [EntryState::Gone, EntryState::Held]);
 }
 
 #[test]
@@ -219,12 +225,12 @@ fn what_clients_of_etcd_have_taken_is_part_of_a_snapshot_though_nobody_else_has_
     let mut state = state(&[]);
     let (one, _) = state.enter(ONE, "a").expect("it had none");
     state.state = reread(&state);
-    assert_eq!(state.places(&[one]), [PlaceState::Held]);
-    assert_eq!(state.execute(&Command::Open { session: sid(1), config: config() }), Outcome::Done);
+    assert_eq!(state.places(&[one]), [EntryState::Held]);
+    assert_eq!(state.execute(&LockCommand::OpenSession { session: sid(1), config: config() }), LockOutcome::Done);
     let ours = state.place(acquire(1, "a", Mode::Exclusive));
     assert!(!ours.1 && names(&state, "a/").len() == 2);
     assert!(state.delete(ONE, "a"));
-    assert_eq!(state.places(&[ours.0]), [PlaceState::Held]);
+    assert_eq!(state.places(&[ours.0]), [EntryState::Held]);
 }
 
 #[test]
@@ -253,11 +259,11 @@ fn there_is_room_for_so_many() {
     // Where keys have no room, nobody gets a place that clients of etcd do not see.
     state.apply(&machine::Command::set_quota("locks", 1 << 20));
     state.apply(&machine::Command::set_quota("keys", 1));
-    let refused = state.execute(&Command::Acquire(acquire(1, "a", Mode::Exclusive)));
-    assert!(matches!(refused, Outcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
-    let open = broadcast_lock::message::Acquire { open: Some(config()), ..acquire(2, "a", Mode::Exclusive) };
-    let refused = state.execute(&Command::Acquire(open));
-    assert!(matches!(refused, Outcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
+    let refused = state.execute(&LockCommand::Acquire(acquire(1, "a", Mode::Exclusive)));
+    assert!(matches!(refused, LockOutcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
+    let open = broadcast_lock::message::AcquireCommand { open: Some(config()), ..acquire(2, "a", Mode::Exclusive) };
+    let refused = state.execute(&LockCommand::Acquire(open));
+    assert!(matches!(refused, LockOutcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
     assert_eq!(state.locks().counts(), (1, 1, 0));
     assert!(state.place(acquire(1, "c", Mode::Exclusive)).1, "others go on");
 }

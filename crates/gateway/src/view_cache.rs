@@ -9,31 +9,31 @@ use tokio::{
 };
 
 /// Texts that are kept at the same time, where clients are still reading the former ones.
-const KEPT_AT_ONCE: usize = 16;
+const MAX_CACHED_AT_ONCE: usize = 16;
 
 /// What was answered last, by whoever has had its turn.
 #[derive(Debug)]
-pub(super) struct Views {
-    pub(super) last: Arc<Mutex<Recent>>,
-    pub(super) room: Arc<Semaphore>,
+pub(super) struct ViewCache {
+    pub(super) last: Arc<Mutex<LastViews>>,
+    pub(super) permits: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct LastViews {
     pub(super) asked_at: Option<Instant>,
-    pub(super) kept: Option<Arc<Kept>>,
+    pub(super) cached: Option<Arc<CachedViews>>,
 }
 
 /// A text that is given out.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct CachedViews {
     pub(super) at: Instant,
-    pub(super) pieces: Vec<Bytes>,
-    pub(super) _room: OwnedSemaphorePermit,
+    pub(super) chunks: Vec<Bytes>,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
-impl Views {
+impl ViewCache {
     pub(super) fn new() -> Self {
-        Self { last: Arc::default(), room: Arc::new(Semaphore::new(KEPT_AT_ONCE)) }
+        Self { last: Arc::default(), permits: Arc::new(Semaphore::new(MAX_CACHED_AT_ONCE)) }
     }
 }

@@ -1,11 +1,12 @@
-//! Locks and elections, as etcd makes them on its server: by the recipe of its client. Whoever wants a lock `N` puts the key
-//! `N/<lease>`, and has it when no key of that prefix was created before. So who asks by these calls and who follows the
-//! recipe itself, as `etcdctl lock` and Go's `concurrency.Mutex` do, exclude each other.
+//! etcd's services `Lock` and `Election`. As in etcd's server, they follow the recipe of its client, the Go package
+//! `concurrency`: whoever wants lock `N` puts the key `N/LEASE`, and holds the lock once no key with the prefix `N/` is older.
+//! So a client that calls these services and one that follows the recipe itself (`etcdctl lock`, `concurrency.Mutex`) exclude
+//! each other. The lock service ([`broadcast_lock`]) waits in the same queue.
 //!
 //! # What can go wrong
 //!
-//! - *The lease ends while a call waits*: its key is gone, and the call fails rather than answer that it has the lock.
-//! - *The client goes away while it waits*: its key is deleted.
+//! - *The lease ends while a call waits*: its key is gone, so the call fails.
+//! - *The client goes away while a call waits*: its key is deleted.
 
 use broadcast_lock::message::lease_digits;
 use broadcast_store::{
@@ -19,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     Etcd,
-    kv::unsigned,
+    kv::to_u64,
     messages::{
         CampaignRequest, CampaignResponse, Compare, DeleteRangeRequest, KeyValue, LeaderKey, LeaderRequest,
         LeaderResponse, LeaseGrantRequest, LockRequest, LockResponse, ProclaimRequest, ProclaimResponse, PutRequest,
@@ -31,56 +32,56 @@ use crate::{
     status::{Code, Status},
 };
 
-/// How long a lease lives that nobody has given, in seconds: that of etcd's client.
-const TTL: i64 = 60;
-/// Leaders that wait for an observer who does not read.
-const LEADERS: usize = 16;
+/// The time to live of a lease where the client names none, in seconds: that of etcd's client.
+const DEFAULT_TTL: i64 = 60;
+/// How many leaders a stream holds for an observer that does not read.
+const LEADER_BUFFER: usize = 16;
 
-/// What etcd's client says.
+/// Texts of etcd's client.
 const SESSION_EXPIRED: Status = Status::of(Code::Unknown, "mutex: session is expired");
 const NOT_LEADER: Status = Status::of(Code::Unknown, "election: not leader");
-/// What only this says: etcd's client takes such a key for its own.
-const NOT_A_PLACE: Status = Status::of(
+/// A text of this service only: etcd's client takes such a key for its own.
+const KEY_NOT_OF_LEASE: Status = Status::of(
     Code::FailedPrecondition,
     "etcdserver: the key of this place is there, and not under its lease; delete it",
 );
 const NO_LEADER_KEY: Status = Status::of(Code::Unknown, r#""leader" field must be provided"#);
 const NO_LEADER: Status = Status::of(Code::Unknown, "election: no leader");
 
-/// A place in a queue: a key of one lease.
+/// An entry in a queue: the key of a lease.
 #[derive(Clone, Debug)]
-struct Place {
+struct QueueEntry {
     prefix: Bytes,
     key: Bytes,
     lease: i64,
     /// The revision that created it.
     revision: i64,
-    /// What it had as its value before, if it was there.
+    /// The value of the key, if it was there before.
     value: Option<Bytes>,
 }
 
-/// Deletes the key of a place that was left, unless that was kept.
-struct Leaving {
+/// Deletes the key of an entry when it is dropped, unless it was disarmed.
+struct DeleteOnDrop {
     etcd: Etcd,
-    place: Option<Place>,
+    entry: Option<QueueEntry>,
 }
 
-impl Leaving {
-    fn keep(mut self) {
-        self.place = None;
+impl DeleteOnDrop {
+    fn disarm(mut self) {
+        self.entry = None;
     }
 }
 
-impl Drop for Leaving {
+impl Drop for DeleteOnDrop {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        if let Some(entry) = self.entry.take() {
             let etcd = self.etcd.clone();
             // If this fails, the key ends with its lease.
-            let leave = async move {
-                drop(etcd.txn(if_created(&place.key, place.revision, deletes(&place.key))).await);
+            let delete = async move {
+                drop(etcd.txn(if_created(&entry.key, entry.revision, delete_op(&entry.key))).await);
             };
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(leave);
+                runtime.spawn(delete);
             }
         }
     }
@@ -90,8 +91,8 @@ fn prefix(name: &[u8]) -> Bytes {
     [name, b"/"].concat().into()
 }
 
-/// The first or the last to have been created of those in the queue, up to a revision.
-fn in_queue(prefix: &Bytes, order: i32, max_create_revision: i64) -> RangeRequest {
+/// Reads the oldest key of a queue or the newest, up to a revision; 0 means up to now.
+fn oldest_or_newest(prefix: &Bytes, order: i32, max_create_revision: i64) -> RangeRequest {
     let KeyRange { key, end } = KeyRange::prefix(prefix.clone());
     RangeRequest {
         key,
@@ -104,17 +105,17 @@ fn in_queue(prefix: &Bytes, order: i32, max_create_revision: i64) -> RangeReques
     }
 }
 
-fn deletes(key: &Bytes) -> RequestOp {
+fn delete_op(key: &Bytes) -> RequestOp {
     let delete = DeleteRangeRequest { key: key.clone(), ..DeleteRangeRequest::default() };
     RequestOp { request_delete_range: Some(delete), ..RequestOp::default() }
 }
 
-fn puts(key: &Bytes, value: Bytes, lease: i64) -> RequestOp {
+fn put_op(key: &Bytes, value: Bytes, lease: i64) -> RequestOp {
     let put = PutRequest { key: key.clone(), value, lease, ..PutRequest::default() };
     RequestOp { request_put: Some(put), ..RequestOp::default() }
 }
 
-/// Does something if a key was created at this revision; 0 if it is not there.
+/// Does something if a key was created at this revision; 0 means, if it does not exist.
 fn if_created(key: &Bytes, revision: i64, then: RequestOp) -> TxnRequest {
     let compare = Compare { target: CREATE, key: key.clone(), create_revision: Some(revision), ..Compare::default() };
     TxnRequest { compare: vec![compare], success: vec![then], failure: Vec::new() }
@@ -122,10 +123,10 @@ fn if_created(key: &Bytes, revision: i64, then: RequestOp) -> TxnRequest {
 
 impl Etcd {
     pub(crate) async fn lock(&self, request: LockRequest) -> Result<LockResponse, Status> {
-        let (place, waiting, header) = self.queue_up(&request.name, request.lease, Bytes::new()).await?;
-        let header = self.wait_for_turn(&place).await?.unwrap_or(header);
-        waiting.keep();
-        Ok(LockResponse { header: Some(header), key: place.key })
+        let (entry, guard, header) = self.enqueue(&request.name, request.lease, Bytes::new()).await?;
+        let header = self.wait_for_turn(&entry).await?.unwrap_or(header);
+        guard.disarm();
+        Ok(LockResponse { header: Some(header), key: entry.key })
     }
 
     pub(crate) async fn unlock(&self, request: UnlockRequest) -> Result<UnlockResponse, Status> {
@@ -135,46 +136,46 @@ impl Etcd {
 
     pub(crate) async fn campaign(&self, request: CampaignRequest) -> Result<CampaignResponse, Status> {
         let CampaignRequest { name, lease, value } = request;
-        let (place, waiting, header) = self.queue_up(&name, lease, value.clone()).await?;
-        let leader = LeaderKey { name, key: place.key.clone(), rev: place.revision, lease: place.lease };
-        if place.value.as_ref().is_some_and(|before| *before != value) {
+        let (entry, guard, header) = self.enqueue(&name, lease, value.clone()).await?;
+        let leader = LeaderKey { name, key: entry.key.clone(), rev: entry.revision, lease: entry.lease };
+        if entry.value.as_ref().is_some_and(|before| *before != value) {
             self.proclaim(ProclaimRequest { leader: Some(leader.clone()), value }).await?;
         }
-        self.wait_for_turn(&place).await?;
-        waiting.keep();
+        self.wait_for_turn(&entry).await?;
+        guard.disarm();
         Ok(CampaignResponse { header: Some(header), leader: Some(leader) })
     }
 
     pub(crate) async fn proclaim(&self, request: ProclaimRequest) -> Result<ProclaimResponse, Status> {
         let LeaderKey { key, rev, lease, .. } = request.leader.ok_or(NO_LEADER_KEY)?;
-        let done = self.txn(if_created(&key, rev, puts(&key, request.value, lease))).await?;
+        let done = self.txn(if_created(&key, rev, put_op(&key, request.value, lease))).await?;
         if done.succeeded { Ok(ProclaimResponse { header: done.header }) } else { Err(NOT_LEADER) }
     }
 
     pub(crate) async fn leader(&self, request: LeaderRequest) -> Result<LeaderResponse, Status> {
-        let found = self.range(in_queue(&prefix(&request.name), ASCEND, 0)).await?;
+        let found = self.range(oldest_or_newest(&prefix(&request.name), ASCEND, 0)).await?;
         let kv = found.kvs.into_iter().next().ok_or(NO_LEADER)?;
         Ok(LeaderResponse { header: found.header, kv: Some(kv) })
     }
 
     pub(crate) async fn resign(&self, request: ResignRequest) -> Result<ResignResponse, Status> {
         let LeaderKey { key, rev, .. } = request.leader.ok_or(NO_LEADER_KEY)?;
-        let done = self.txn(if_created(&key, rev, deletes(&key))).await?;
+        let done = self.txn(if_created(&key, rev, delete_op(&key))).await?;
         Ok(ResignResponse { header: done.header })
     }
 
-    /// Tells who leads, and what that one proclaims, from now on.
+    /// Streams the leaders of an election, and the values that they proclaim.
     pub(crate) fn observe(
         self,
         mut requests: Requests<LeaderRequest>,
         _: bool,
     ) -> impl Stream<Item = Result<LeaderResponse, Status>> + Send + 'static {
-        let (out, told) = mpsc::channel(LEADERS);
+        let (out, leaders) = mpsc::channel(LEADER_BUFFER);
         tokio::spawn(async move {
             let observed = async {
                 let request = requests.next().await?.unwrap_or_default();
-                requests.is_dealt_with();
-                self.tell_leaders(&prefix(&request.name), &out).await
+                requests.release();
+                self.send_leaders(&prefix(&request.name), &out).await
             };
             let ended = tokio::select! {
                 ended = observed => ended,
@@ -184,98 +185,99 @@ impl Etcd {
                 let _ = out.send(Err(status)).await;
             }
         });
-        ReceiverStream::new(told)
+        ReceiverStream::new(leaders)
     }
 
-    async fn tell_leaders(
+    async fn send_leaders(
         &self,
         prefix: &Bytes,
         out: &mpsc::Sender<Result<LeaderResponse, Status>>,
     ) -> Result<(), Status> {
-        let tell = async |header: ResponseHeader, kv: KeyValue| {
-            let told = out.send(Ok(LeaderResponse { header: Some(header), kv: Some(kv) })).await;
-            told.map_err(|_| Status::of(Code::Internal, "nobody observes any more"))
+        let send = async |header: ResponseHeader, kv: KeyValue| {
+            let sent = out.send(Ok(LeaderResponse { header: Some(header), kv: Some(kv) })).await;
+            sent.map_err(|_| Status::of(Code::Internal, "nobody observes any more"))
         };
         loop {
-            let found = self.range(in_queue(prefix, ASCEND, 0)).await?;
+            let found = self.range(oldest_or_newest(prefix, ASCEND, 0)).await?;
             let mut header = found.header.unwrap_or_default();
             let Some(kv) = found.kvs.into_iter().next() else {
-                // Whoever comes first is seen the next time.
-                self.changed(KeyRange::prefix(prefix.clone()), header.revision + 1, false).await?;
+                // Nobody leads: wait for the first candidate.
+                self.wait_for_change(KeyRange::prefix(prefix.clone()), header.revision + 1, false).await?;
                 continue;
             };
             let key = kv.key.clone();
-            tell(header.clone(), kv).await?;
+            send(header.clone(), kv).await?;
             loop {
-                let Some(kv) = self.changed(KeyRange::one(key.clone()), header.revision + 1, false).await? else {
+                let Some(kv) = self.wait_for_change(KeyRange::one(key.clone()), header.revision + 1, false).await?
+                else {
                     break;
                 };
-                // It has resigned, or its lease has ended.
+                // The key is deleted: the leader has resigned, or its lease has ended.
                 if kv.version == 0 {
                     break;
                 }
-                header = self.header(unsigned(kv.mod_revision));
-                tell(header.clone(), kv).await?;
+                header = self.header(to_u64(kv.mod_revision));
+                send(header.clone(), kv).await?;
             }
         }
     }
 
-    /// Takes a place in a queue; gives also the header of that answer.
-    async fn queue_up(
+    /// Puts the key of an entry, or finds it there. Also gives the header of that response.
+    async fn enqueue(
         &self,
         name: &[u8],
         lease: i64,
         value: Bytes,
-    ) -> Result<(Place, Leaving, ResponseHeader), Status> {
+    ) -> Result<(QueueEntry, DeleteOnDrop, ResponseHeader), Status> {
         let lease = match lease {
-            // Nobody keeps it alive.
-            0 => self.grant(LeaseGrantRequest { TTL, ID: 0 }).await?.ID,
+            // A lease for this call: nobody keeps it alive.
+            0 => self.grant(LeaseGrantRequest { TTL: DEFAULT_TTL, ID: 0 }).await?.ID,
             lease => lease,
         };
         let prefix = prefix(name);
         let key: Bytes = [&prefix[..], lease_digits(lease).as_bytes()].concat().into();
-        let look = RangeRequest { key: key.clone(), ..RangeRequest::default() };
-        let look = RequestOp { request_range: Some(look), ..RequestOp::default() };
-        let txn = TxnRequest { failure: vec![look], ..if_created(&key, 0, puts(&key, value, lease)) };
-        // etcd's server asks through a client, and passes on what that says, without its code.
-        let of_client = |status: Status| match status.code {
+        let read = RangeRequest { key: key.clone(), ..RangeRequest::default() };
+        let read = RequestOp { request_range: Some(read), ..RequestOp::default() };
+        let txn = TxnRequest { failure: vec![read], ..if_created(&key, 0, put_op(&key, value, lease)) };
+        // etcd's server calls itself through its client, which drops the code of these errors.
+        let as_client_error = |status: Status| match status.code {
             Code::NotFound | Code::InvalidArgument => Status { code: Code::Unknown, ..status },
             _ => status,
         };
-        let done = self.txn(txn).await.map_err(of_client)?;
+        let done = self.txn(txn).await.map_err(as_client_error)?;
         let header = done.header.unwrap_or_default();
-        let there = done.responses.into_iter().next().and_then(|first| first.response_range);
-        let there = there.and_then(|range| range.kvs.into_iter().next());
-        if there.as_ref().is_some_and(|kv| kv.lease != lease) {
-            return Err(NOT_A_PLACE);
+        let existing = done.responses.into_iter().next().and_then(|first| first.response_range);
+        let existing = existing.and_then(|range| range.kvs.into_iter().next());
+        if existing.as_ref().is_some_and(|kv| kv.lease != lease) {
+            return Err(KEY_NOT_OF_LEASE);
         }
-        let (revision, value) = match there {
+        let (revision, value) = match existing {
             Some(kv) => (kv.create_revision, Some(kv.value)),
             None => (header.revision, None),
         };
-        let place = Place { prefix, key, lease, revision, value };
-        let leaving = Leaving { etcd: self.clone(), place: Some(place.clone()) };
-        Ok((place, leaving, header))
+        let entry = QueueEntry { prefix, key, lease, revision, value };
+        let delete_on_drop = DeleteOnDrop { etcd: self.clone(), entry: Some(entry.clone()) };
+        Ok((entry, delete_on_drop, header))
     }
 
-    /// Waits until nobody is before a place; gives the header of the answer that says so, if that took time.
-    async fn wait_for_turn(&self, place: &Place) -> Result<Option<ResponseHeader>, Status> {
+    /// Waits until no entry is older. If it had to wait, gives the header of the response that shows it.
+    async fn wait_for_turn(&self, entry: &QueueEntry) -> Result<Option<ResponseHeader>, Status> {
         let mut waited = false;
         loop {
-            let before = self.range(in_queue(&place.prefix, DESCEND, place.revision - 1)).await?;
+            let before = self.range(oldest_or_newest(&entry.prefix, DESCEND, entry.revision - 1)).await?;
             let header = before.header.unwrap_or_default();
             let before = before.kvs.into_iter().next();
             if before.is_some() || waited {
-                // Its lease may have ended.
-                let mine = RangeRequest { key: place.key.clone(), ..RangeRequest::default() };
+                // The entry is gone if its lease has ended.
+                let mine = RangeRequest { key: entry.key.clone(), ..RangeRequest::default() };
                 let mine = self.range(mine).await?.kvs.into_iter().next();
-                mine.filter(|kv| kv.create_revision == place.revision).ok_or(SESSION_EXPIRED)?;
+                mine.filter(|kv| kv.create_revision == entry.revision).ok_or(SESSION_EXPIRED)?;
             }
             let Some(before) = before else { return Ok(waited.then_some(header)) };
             waited = true;
-            // Whoever is before, or the place itself, which its lease takes along.
-            let [before, mine] =
-                [before.key, place.key.clone()].map(|key| self.changed(KeyRange::one(key), header.revision + 1, true));
+            // Either the entry before this one is deleted, or this one is, with its lease.
+            let [before, mine] = [before.key, entry.key.clone()]
+                .map(|key| self.wait_for_change(KeyRange::one(key), header.revision + 1, true));
             tokio::select! {
                 gone = before => gone?,
                 gone = mine => gone?,
@@ -283,10 +285,10 @@ impl Etcd {
         }
     }
 
-    /// The first change of these keys from a revision on, or the first delete. Nothing, if that is forgotten: then look
-    /// again.
-    async fn changed(&self, keys: KeyRange, from: i64, no_put: bool) -> Result<Option<KeyValue>, Status> {
-        let watch = Watch { keys, start_revision: unsigned(from), no_put, ..Watch::default() };
+    /// Waits for the first change of these keys from a revision on, or with `no_put` for the first delete. Nothing, if history
+    /// has forgotten it: then read again.
+    async fn wait_for_change(&self, keys: KeyRange, from: i64, no_put: bool) -> Result<Option<KeyValue>, Status> {
+        let watch = Watch { keys, start_revision: to_u64(from), no_put, ..Watch::default() };
         self.run(async move |store| {
             let mut watch = store.watch(watch);
             loop {
@@ -296,7 +298,7 @@ impl Etcd {
                     }
                     Ok(Some(WatchEvent::Progress { .. })) => {}
                     Ok(Some(WatchEvent::Cancelled(_)) | None) => return Ok(None),
-                    // Voters may be there again.
+                    // The watch asks again, as soon as voters are there.
                     Err(StoreError::NoLeader { .. } | StoreError::NoVoters) => {}
                     Err(error) => return Err(error),
                 }

@@ -19,35 +19,41 @@ use tokio::io::ReadBuf;
 use super::PREFACE;
 
 /// Before the payload of a frame: three bytes of length, its type, its flags, and its stream.
-const FRAME_HEAD: usize = 9;
+const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
 /// Flags of a head that has more than the block in it. Such clients do not send any.
 const PADDED_OR_PRIORITY: u8 = 0x8 | 0x20;
 /// A longer frame is not read by `h2` either.
 const MAX_FRAME: usize = 16 << 10;
 /// What is read at once.
-const CHUNK: usize = 4 << 10;
+const READ_BYTES: usize = 4 << 10;
 /// A length that does not fit in the seven bits of one byte.
-const LONG: u8 = 0x7f;
+const MULTI_BYTE_LENGTH: u8 = 0x7f;
 /// The index of `:authority` in the table of HPACK that everybody has.
-const AUTHORITY: usize = 1;
+const AUTHORITY_INDEX: usize = 1;
 
 /// What comes on a connection in HTTP/2, from its beginning.
-pub(super) struct Authorities {
+pub(super) struct SchemeStripper {
     /// What came, and was not looked at.
-    came: Vec<u8>,
+    input: Vec<u8>,
     /// What is to be read.
-    ready: Vec<u8>,
+    output: Vec<u8>,
     /// How many bytes come until the next frame begins.
-    within: usize,
+    bytes_left_in_frame: usize,
     /// Whether there may be more to change.
-    goes_on: bool,
-    has_changed: bool,
+    is_active: bool,
+    has_stripped: bool,
 }
 
-impl Authorities {
+impl SchemeStripper {
     pub(super) fn new() -> Self {
-        Self { came: Vec::new(), ready: Vec::new(), within: PREFACE.len(), goes_on: true, has_changed: false }
+        Self {
+            input: Vec::new(),
+            output: Vec::new(),
+            bytes_left_in_frame: PREFACE.len(),
+            is_active: true,
+            has_stripped: false,
+        }
     }
 
     /// Reads as a stream does, of which `more` reads what comes.
@@ -57,85 +63,85 @@ impl Authorities {
         buffer: &mut ReadBuf<'_>,
         mut more: impl FnMut(&mut Context<'_>, &mut ReadBuf<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
-        while self.ready.is_empty() {
-            let mut chunk = [0; CHUNK];
+        while self.output.is_empty() {
+            let mut chunk = [0; READ_BYTES];
             let mut chunk = ReadBuf::new(&mut chunk);
             ready!(more(context, &mut chunk))?;
             if chunk.filled().is_empty() {
                 // It has ended, perhaps within a frame.
-                self.goes_on = false;
+                self.is_active = false;
             }
-            self.came.extend_from_slice(chunk.filled());
-            self.look();
-            if self.ready.is_empty() && !self.goes_on {
+            self.input.extend_from_slice(chunk.filled());
+            self.process();
+            if self.output.is_empty() && !self.is_active {
                 return Poll::Ready(Ok(()));
             }
         }
-        let count = self.ready.len().min(buffer.remaining());
-        buffer.put_slice(&self.ready[..count]);
-        if count < self.ready.len() {
-            self.ready.drain(..count);
+        let count = self.output.len().min(buffer.remaining());
+        buffer.put_slice(&self.output[..count]);
+        if count < self.output.len() {
+            self.output.drain(..count);
         } else {
             // A connection that stays does not keep it.
-            self.ready = Vec::new();
+            self.output = Vec::new();
         }
         Poll::Ready(Ok(()))
     }
 
     /// Whether there is nothing to look for any more, and all was read.
-    pub(super) fn is_done(&self) -> bool {
-        !self.goes_on && self.ready.is_empty()
+    pub(super) fn is_finished(&self) -> bool {
+        !self.is_active && self.output.is_empty()
     }
 
     /// Looks at what came, as far as it is whole.
-    fn look(&mut self) {
+    fn process(&mut self) {
         let mut at = 0;
-        while self.goes_on {
-            let rest = &self.came[at..];
-            if self.within > 0 {
-                let count = self.within.min(rest.len());
-                self.ready.extend_from_slice(&rest[..count]);
-                self.within -= count;
+        while self.is_active {
+            let rest = &self.input[at..];
+            if self.bytes_left_in_frame > 0 {
+                let count = self.bytes_left_in_frame.min(rest.len());
+                self.output.extend_from_slice(&rest[..count]);
+                self.bytes_left_in_frame -= count;
                 at += count;
-                if self.within > 0 {
+                if self.bytes_left_in_frame > 0 {
                     break;
                 }
                 continue;
             }
-            let Some(&[high, middle, low, kind, flags, ..]) = rest.first_chunk::<FRAME_HEAD>() else { break };
+            let Some(&[high, middle, low, kind, flags, ..]) = rest.first_chunk::<FRAME_HEADER>() else { break };
             let length = u32::from_be_bytes([0, high, middle, low]) as usize;
             if kind != HEADERS || length > MAX_FRAME {
-                self.within = FRAME_HEAD + length;
+                self.bytes_left_in_frame = FRAME_HEADER + length;
                 continue;
             }
-            let Some(frame) = rest.get(..FRAME_HEAD + length) else { break };
-            let (head, block) = frame.split_at(FRAME_HEAD);
-            match without_scheme(block).filter(|_| flags & PADDED_OR_PRIORITY == 0) {
+            let Some(frame) = rest.get(..FRAME_HEADER + length) else { break };
+            let (head, block) = frame.split_at(FRAME_HEADER);
+            match strip_scheme(block).filter(|_| flags & PADDED_OR_PRIORITY == 0) {
                 Some(block) => {
                     let length = u32::try_from(block.len()).expect("it is shorter than before").to_be_bytes();
-                    self.ready.extend_from_slice(&length[1..]);
-                    self.ready.extend_from_slice(&head[3..]);
-                    self.ready.extend_from_slice(&block);
-                    self.has_changed = true;
+                    self.output.extend_from_slice(&length[1..]);
+                    self.output.extend_from_slice(&head[3..]);
+                    self.output.extend_from_slice(&block);
+                    self.has_stripped = true;
                 }
                 None => {
-                    self.ready.extend_from_slice(frame);
-                    self.goes_on = self.has_changed;
+                    self.output.extend_from_slice(frame);
+                    self.is_active = self.has_stripped;
                 }
             }
             at += frame.len();
         }
-        if self.goes_on && at < self.came.len() {
-            self.came.drain(..at);
+        if self.is_active && at < self.input.len() {
+            self.input.drain(..at);
         } else {
-            self.ready.extend_from_slice(&self.came[at..]);
-            self.came = Vec::new();
+            self.output.extend_from_slice(&self.input[at..]);
+            self.input = Vec::new();
         }
     }
 }
 
 /// The block without the scheme in the literal value of `:authority`; nothing, if there is none, or it cannot be read.
-fn without_scheme(block: &[u8]) -> Option<Vec<u8>> {
+fn strip_scheme(block: &[u8]) -> Option<Vec<u8>> {
     let mut rest = block;
     while let Some(&first) = rest.first() {
         let name = match first {
@@ -154,25 +160,25 @@ fn without_scheme(block: &[u8]) -> Option<Vec<u8>> {
             _ => integer(&mut rest, 4)?,
         };
         if name == 0 {
-            text(&mut rest)?;
+            string(&mut rest)?;
         }
         let before = block.len() - rest.len();
-        let (value, is_coded) = text(&mut rest)?;
-        if name != AUTHORITY {
+        let (value, is_huffman) = string(&mut rest)?;
+        if name != AUTHORITY_INDEX {
             continue;
         }
         // No real host is longer, and its length is to fit in one byte.
-        if value.len() > usize::from(LONG) {
+        if value.len() > usize::from(MULTI_BYTE_LENGTH) {
             return None;
         }
-        let (value, coded) = if is_coded {
-            (cut_coded(value)?, 0x80)
+        let (value, huffman) = if is_huffman {
+            (strip_huffman(value)?, 0x80)
         } else {
             let plain = value.strip_prefix(b"http://").or_else(|| value.strip_prefix(b"https://"))?;
             (plain.to_vec(), 0)
         };
-        let length = u8::try_from(value.len()).ok().filter(|length| *length < LONG)?;
-        return Some([&block[..before], &[coded | length], &value, rest].concat());
+        let length = u8::try_from(value.len()).ok().filter(|length| *length < MULTI_BYTE_LENGTH)?;
+        return Some([&block[..before], &[huffman | length], &value, rest].concat());
     }
     None
 }
@@ -198,24 +204,24 @@ fn integer(rest: &mut &[u8], bits: u32) -> Option<usize> {
 }
 
 /// A text, and whether it is in Huffman's code (section 5.2).
-fn text<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], bool)> {
-    let is_coded = rest.first()? & 0x80 != 0;
+fn string<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], bool)> {
+    let is_huffman = rest.first()? & 0x80 != 0;
     let length = integer(rest, 7)?;
     let (text, after) = rest.split_at_checked(length)?;
     *rest = after;
-    Some((text, is_coded))
+    Some((text, is_huffman))
 }
 
 /// `http://` and `https://` in Huffman's code: so many bits, and which.
 #[expect(clippy::unusual_byte_groupings, reason = "a group is a symbol")]
-const SCHEMES: [(usize, u64); 2] = [
+const HUFFMAN_SCHEMES: [(usize, u64); 2] = [
     (41, 0b100111_01001_01001_101011_1011100_011000_011000),
     (46, 0b100111_01001_01001_101011_01000_1011100_011000_011000),
 ];
 
 /// The code (section 5.2 and appendix B) is canonical: how long a symbol is, and the first value of so many bits that is
 /// none, as far as a host has such symbols.
-const LENGTHS: [(usize, u64); 8] =
+const HUFFMAN_LENGTHS: [(usize, u64); 8] =
     [(5, 0b01010), (6, 0b10_1110), (7, 0b111_1100), (8, 0xfe), (10, 0x3fd), (11, 0x7fd), (12, 0xffc), (13, 0x1ffe)];
 
 /// So many bits from there on; behind the end there are ones, as in the code.
@@ -227,12 +233,12 @@ fn bits(bytes: &[u8], from: usize, count: usize) -> u64 {
 }
 
 /// A text in Huffman's code without the scheme that it begins with.
-fn cut_coded(text: &[u8]) -> Option<Vec<u8>> {
-    let (from, _) = SCHEMES.into_iter().find(|(count, scheme)| bits(text, 0, *count) == *scheme)?;
+fn strip_huffman(text: &[u8]) -> Option<Vec<u8>> {
+    let (from, _) = HUFFMAN_SCHEMES.into_iter().find(|(count, scheme)| bits(text, 0, *count) == *scheme)?;
     let (mut end, all) = (from, text.len() * 8);
     // What is left is filled up with less than a byte of ones.
     while all - end >= 8 || bits(text, end, 7) != 0x7f {
-        let (length, _) = LENGTHS.into_iter().find(|(length, none)| bits(text, end, *length) < *none)?;
+        let (length, _) = HUFFMAN_LENGTHS.into_iter().find(|(length, none)| bits(text, end, *length) < *none)?;
         end += length;
         if end > all {
             return None;
@@ -258,26 +264,26 @@ mod tests {
     const HOST: &[u8] = b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
 
     /// Bits as they are written, filled up with ones.
-    fn coded(bits: &str) -> Vec<u8> {
+    fn huffman(bits: &str) -> Vec<u8> {
         let bits: Vec<u8> = bits.bytes().filter(|bit| *bit != b' ').map(|bit| bit - b'0').collect();
         bits.chunks(8).map(|byte| (0..8).fold(0, |sum, at| sum << 1 | byte.get(at).copied().unwrap_or(1))).collect()
     }
 
     fn with_scheme(host: &[u8], length: usize) -> Vec<u8> {
         let host: String = (0..length).map(|at| if bits(host, at, 1) == 1 { '1' } else { '0' }).collect();
-        coded(&format!("100111 01001 01001 101011 1011100 011000 011000{host}"))
+        huffman(&format!("100111 01001 01001 101011 1011100 011000 011000{host}"))
     }
 
     #[test]
     fn a_scheme_is_cut_off_in_the_code() {
         // The host has 89 bits.
-        assert_eq!(cut_coded(&with_scheme(HOST, 89)).as_deref(), Some(HOST));
-        assert_eq!(cut_coded(HOST), None);
+        assert_eq!(strip_huffman(&with_scheme(HOST, 89)).as_deref(), Some(HOST));
+        assert_eq!(strip_huffman(HOST), None);
         // Each length of what is filled up: 0, 1 and 2 have five bits, and 1 ends with a one.
         for ones in 1..=16 {
             let host = "00001".repeat(ones);
-            let url = coded(&format!("100111 01001 01001 101011 01000 1011100 011000 011000{host}"));
-            assert_eq!(cut_coded(&url), Some(coded(&host)), "{ones}");
+            let url = huffman(&format!("100111 01001 01001 101011 01000 1011100 011000 011000{host}"));
+            assert_eq!(strip_huffman(&url), Some(huffman(&host)), "{ones}");
         }
     }
 
@@ -288,15 +294,15 @@ mod tests {
             // POST, http, a path that is not coded, the authority, a new header, a size of the table.
             [&b"\x83\x86\x44\x04/a/b\x41"[..], &[size], value, b"\x40\x02te\x08trailers\x3f\xe1\x1f"].concat()
         };
-        assert_eq!(without_scheme(&block(&with_scheme(HOST, 89))), Some(block(HOST)));
-        assert_eq!(without_scheme(&block(HOST)), None);
+        assert_eq!(strip_scheme(&block(&with_scheme(HOST, 89))), Some(block(HOST)));
+        assert_eq!(strip_scheme(&block(HOST)), None);
         let path = [&b"\x83\x14"[..], &[16], b"https://[::1]:80", b"\x84"].concat();
-        assert_eq!(without_scheme(&path), None, "that is another header");
+        assert_eq!(strip_scheme(&path), None, "that is another header");
         let plain = |value: &str| [&b"\x83\x01"[..], &[value.len() as u8], value.as_bytes(), b"\x84"].concat();
-        assert_eq!(without_scheme(&plain("https://[::1]:80")), Some(plain("[::1]:80")));
+        assert_eq!(strip_scheme(&plain("https://[::1]:80")), Some(plain("[::1]:80")));
         // Whatever is cut short is left as it is.
         let whole = block(&with_scheme(HOST, 89));
-        assert!((0..27).all(|length| without_scheme(&whole[..length]).is_none()));
+        assert!((0..27).all(|length| strip_scheme(&whole[..length]).is_none()));
     }
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
@@ -312,28 +318,28 @@ mod tests {
         let sent = [&others[..], &frame(1, url), &frame(0, b"data"), &frame(1, b"\x83\xbe"), &frame(1, url)].concat();
         let read = [&others[..], &frame(1, host), &frame(0, b"data"), &frame(1, b"\x83\xbe"), &frame(1, host)].concat();
         for size in [1, 2, 7, 30, 1000] {
-            let mut look = Authorities::new();
+            let mut stripper = SchemeStripper::new();
             for piece in sent.chunks(size) {
-                look.came.extend_from_slice(piece);
-                look.look();
+                stripper.input.extend_from_slice(piece);
+                stripper.process();
             }
-            assert!(look.ready == read && look.goes_on, "{size}: {:?}", look.ready);
+            assert!(stripper.output == read && stripper.is_active, "{size}: {:?}", stripper.output);
         }
-        let mut look = Authorities::new();
+        let mut stripper = SchemeStripper::new();
         let plain = [&others[..], &frame(1, host), &frame(1, url), b"\0\0"].concat();
-        look.came.extend_from_slice(&plain);
-        look.look();
-        assert!(look.ready == plain && !look.goes_on, "the first head decides");
+        stripper.input.extend_from_slice(&plain);
+        stripper.process();
+        assert!(stripper.output == plain && !stripper.is_active, "the first head decides");
         // Padding, a priority, and what is too long are left to h2.
         let long = frame(1, &[b'x'; MAX_FRAME + 1]);
         for (kind, flags) in [(1, 8), (1, 0x20), (9, 4)] {
             let mut other = frame(kind, url);
             other[4] |= flags;
-            let mut look = Authorities::new();
+            let mut stripper = SchemeStripper::new();
             let plain = [&others[..], &long, &other].concat();
-            look.came.extend_from_slice(&plain);
-            look.look();
-            assert!(look.ready == plain, "{kind} {flags}");
+            stripper.input.extend_from_slice(&plain);
+            stripper.process();
+            assert!(stripper.output == plain, "{kind} {flags}");
         }
     }
 }

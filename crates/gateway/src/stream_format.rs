@@ -5,27 +5,27 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use super::problem::text;
+use super::problem::to_json;
 
 /// How a stream is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum StreamFormat {
     /// Server-sent events.
-    Events,
+    EventStream,
     /// One JSON object a line.
-    Lines,
+    JsonLines,
 }
 
-/// A place in a journal, as text `life.position`: the journal's life, and how many entries came before.
+/// A place in a journal, as text `journal_id.position`: the journal's life, and how many entries came before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cursor {
-    pub(super) life: u64,
+    pub(super) journal_id: u64,
     pub(super) position: u64,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}.{}", self.life, self.position)
+        write!(f, "{:x}.{}", self.journal_id, self.position)
     }
 }
 
@@ -33,9 +33,9 @@ impl FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (life, position) = text.split_once('.').ok_or(())?;
-        let life = u64::from_str_radix(life, 16).map_err(|_| ())?;
-        Ok(Self { life, position: position.parse().map_err(|_| ())? })
+        let (journal_id, position) = text.split_once('.').ok_or(())?;
+        let journal_id = u64::from_str_radix(journal_id, 16).map_err(|_| ())?;
+        Ok(Self { journal_id, position: position.parse().map_err(|_| ())? })
     }
 }
 
@@ -71,24 +71,24 @@ impl Notice<'_> {
     }
 
     /// With the place at which the stream goes on.
-    pub(super) fn at(self, cursor: Cursor) -> Placed<Self> {
-        Placed { what: self, cursor }
+    pub(super) fn with_cursor(self, cursor: Cursor) -> WithCursor<Self> {
+        WithCursor { notice: self, cursor }
     }
 }
 
 /// Something in a stream, and the place after it.
 #[derive(Debug, Serialize)]
-pub(super) struct Placed<T> {
+pub(super) struct WithCursor<T> {
     #[serde(flatten)]
-    what: T,
+    notice: T,
     cursor: Cursor,
 }
 
 /// What a follower reads next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read {
+pub(super) enum ReadOutcome {
     /// An event, or a piece of it; the follower's position has moved on.
-    Text(Bytes),
+    Chunk(Bytes),
     /// There is nothing yet.
     Empty,
     /// So many entries were not kept for this follower; its position is now the first that is.
@@ -100,14 +100,14 @@ pub(super) enum Read {
 }
 
 /// An event with a name, or a line.
-pub(super) fn event(form: Form, name: &str, data: &impl Serialize) -> String {
-    event_of_text(form, name, &text(data))
+pub(super) fn format_event(format: StreamFormat, name: &str, data: &impl Serialize) -> String {
+    format_event_text(format, name, &to_json(data))
 }
 
 /// The same, of what is JSON already.
-pub(super) fn event_of_text(form: Form, name: &str, data: &str) -> String {
-    match form {
-        Form::Events => format!("event: {name}\ndata: {data}\n\n"),
-        Form::Lines => format!("{data}\n"),
+pub(super) fn format_event_text(format: StreamFormat, name: &str, data: &str) -> String {
+    match format {
+        StreamFormat::EventStream => format!("event: {name}\ndata: {data}\n\n"),
+        StreamFormat::JsonLines => format!("{data}\n"),
     }
 }

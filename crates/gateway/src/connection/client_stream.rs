@@ -13,78 +13,78 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{LINGER, authority::Authorities};
-use crate::transport::{Mover, Transport};
+use super::{LINGER, scheme_stripper::SchemeStripper};
+use crate::transport::{RuntimeSwitch, Transport};
 
 /// What is read ahead at most to see what is wanted, in bytes.
-const AHEAD: usize = 1 << 10;
+const MAX_READ_AHEAD: usize = 1 << 10;
 
 /// A stream that lets the other side finish.
-pub(crate) struct Patient {
+pub(crate) struct ClientStream {
     stream: Transport,
     /// What was read before anybody asked for it.
-    ahead: Vec<u8>,
+    read_ahead: Vec<u8>,
     /// As long as there may be a scheme to take out of what comes.
-    authorities: Option<Box<Authorities>>,
-    lingering: Option<Pin<Box<Sleep>>>,
+    scheme_stripper: Option<Box<SchemeStripper>>,
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
+impl ClientStream {
     pub(crate) fn new(stream: Transport) -> Self {
-        Self { stream, ahead: Vec::new(), authorities: None, lingering: None }
+        Self { stream, read_ahead: Vec::new(), scheme_stripper: None, linger: None }
     }
 
     /// From now on nothing of a write may be taken for so long.
-    pub(super) fn set_patience(&mut self, patience: Duration) {
-        self.stream.set_patience(patience);
+    pub(super) fn set_write_timeout(&mut self, write_timeout: Duration) {
+        self.stream.set_write_timeout(write_timeout);
     }
 
     /// What is read from now on, from the beginning of HTTP/2, has no scheme where a host is to be.
-    pub(super) fn without_schemes(&mut self) {
-        self.authorities = Some(Box::new(Authorities::new()));
+    pub(super) fn strip_schemes(&mut self) {
+        self.scheme_stripper = Some(Box::new(SchemeStripper::new()));
     }
 
-    pub(crate) fn mover(&mut self) -> Mover {
-        self.stream.mover()
+    pub(crate) fn runtime_switch(&mut self) -> RuntimeSwitch {
+        self.stream.runtime_switch()
     }
 
     /// What comes first, as far as it comes at once; nothing if it ends. It is read all the same by whoever reads next.
-    pub(crate) async fn beginning(&mut self) -> io::Result<&[u8]> {
-        let mut beginning = [0; AHEAD];
-        let length = self.read(&mut beginning).await?;
-        self.ahead = beginning[..length].to_vec();
-        Ok(&self.ahead)
+    pub(crate) async fn peek(&mut self) -> io::Result<&[u8]> {
+        let mut first_bytes = [0; MAX_READ_AHEAD];
+        let length = self.read(&mut first_bytes).await?;
+        self.read_ahead = first_bytes[..length].to_vec();
+        Ok(&self.read_ahead)
     }
 
     /// Whether these bytes come first. What comes is read all the same by whoever reads next.
     pub(super) async fn begins_with(&mut self, expected: &[u8]) -> io::Result<bool> {
-        let mut beginning = vec![0; expected.len()];
+        let mut first_bytes = vec![0; expected.len()];
         let mut length = 0;
-        while length < expected.len() && beginning[..length] == expected[..length] {
-            match self.read(&mut beginning[length..]).await? {
+        while length < expected.len() && first_bytes[..length] == expected[..length] {
+            match self.read(&mut first_bytes[length..]).await? {
                 0 => break,
                 count => length += count,
             }
         }
-        beginning.truncate(length);
-        let is_it = beginning == expected;
+        first_bytes.truncate(length);
+        let is_it = first_bytes == expected;
         // What is left there comes after it.
-        beginning.append(&mut self.ahead);
-        self.ahead = beginning;
+        first_bytes.append(&mut self.read_ahead);
+        self.read_ahead = first_bytes;
         Ok(is_it)
     }
 }
 
-impl Patient {
+impl ClientStream {
     /// Reads what comes, as it comes.
-    fn poll_plain(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let count = self.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&self.ahead[..count]);
-            self.ahead.drain(..count);
-            if self.ahead.is_empty() {
+    fn poll_unstripped(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.read_ahead.is_empty() {
+            let count = self.read_ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.read_ahead[..count]);
+            self.read_ahead.drain(..count);
+            if self.read_ahead.is_empty() {
                 // A connection that stays does not keep it.
-                self.ahead = Vec::new();
+                self.read_ahead = Vec::new();
             }
             return Poll::Ready(Ok(()));
         }
@@ -92,20 +92,22 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(mut authorities) = self.authorities.take() else { return self.poll_plain(context, buffer) };
-        let read = authorities.poll_read(context, buffer, |context, chunk| self.poll_plain(context, chunk));
-        self.authorities = Some(authorities).filter(|authorities| !authorities.is_done());
+        let Some(mut scheme_stripper) = self.scheme_stripper.take() else {
+            return self.poll_unstripped(context, buffer);
+        };
+        let read = scheme_stripper.poll_read(context, buffer, |context, chunk| self.poll_unstripped(context, chunk));
+        self.scheme_stripper = Some(scheme_stripper).filter(|scheme_stripper| !scheme_stripper.is_finished());
         read
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, data)
     }
@@ -128,10 +130,10 @@ impl AsyncWrite for Patient {
 
     /// Nothing more is sent; what the other side still sends is read, and dropped.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
+        if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
         }
-        if self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(context).is_ready() {
+        if self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(context).is_ready() {
             return Poll::Ready(Ok(()));
         }
         let mut ignored = [0; 16 << 10];

@@ -10,32 +10,32 @@ use tokio::{
 };
 
 /// Clients that are told more than that at the same time: each may hold all that the node knows of its members.
-pub(crate) const LONG_ANSWERS: usize = 4;
+pub(crate) const MAX_LONG_RESPONSES: usize = 4;
 
 /// The right to be told a long answer.
 #[derive(Debug)]
-pub(super) struct LongAnswers(pub(super) Arc<Semaphore>);
+pub(super) struct LongResponses(pub(super) Arc<Semaphore>);
 
-impl LongAnswers {
+impl LongResponses {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(LONG_ANSWERS)))
+        Self(Arc::new(Semaphore::new(MAX_LONG_RESPONSES)))
     }
 }
 
 /// How a node is, and its cluster.
 #[derive(Debug)]
-pub(super) struct Snapshot {
+pub(super) struct NodeStatus {
     pub(super) overview: Overview,
     pub(super) metrics: Metrics,
 }
 
 /// What the node has answered last, and when it was asked.
 #[derive(Debug, Default)]
-pub(super) struct Snapshots(Mutex<Option<(Instant, Arc<Snapshot>)>>);
+pub(super) struct StatusCache(Mutex<Option<(Instant, Arc<NodeStatus>)>>);
 
-impl Snapshots {
+impl StatusCache {
     /// How the node is now.
-    pub(super) async fn take(&self, node: &Handle) -> Arc<Snapshot> {
+    pub(super) async fn take(&self, node: &Handle) -> Arc<NodeStatus> {
         let come = Instant::now();
         let mut last = self.0.lock().await;
         match &*last {
@@ -43,7 +43,7 @@ impl Snapshots {
             _ => {
                 let asked = Instant::now();
                 let (overview, metrics) = (node.overview().await, node.metrics().await);
-                let snapshot = Arc::new(Snapshot { overview, metrics });
+                let snapshot = Arc::new(NodeStatus { overview, metrics });
                 *last = Some((asked, Arc::clone(&snapshot)));
                 snapshot
             }
