@@ -1,22 +1,22 @@
-//! Accepting connections: health first, whatever the load.
+//! The accept loop: health checks first, whatever the load.
 //!
-//! Two threads serve. This one accepts, shakes hands where TLS is spoken ([`handshakes`]), and looks at the first letters
-//! of each connection; of one in HTTP/2, whose heads are compressed, it reads the first request. Who asks for the node's
-//! health is answered here, and then the connection is closed; every other connection is handed to the other thread, with
-//! its thousands who follow or ask for something large. So a health check waits for the work of nobody but the node.
+//! Two threads serve. This one accepts connections, does TLS handshakes ([`handshakes`]), and looks at the first bytes of each
+//! connection. A connection in HTTP/2 has compressed heads, so of that it reads the first request. A health check is answered
+//! here, and its connection is closed. Every other connection is handed to the other thread, which may be busy with thousands of
+//! followers. So a health check waits for nobody's work but the node's.
 //!
-//! Nor does it wait for a permit: when there are no more than [`GatewayConfig::max_connections`](super::Config), so many
-//! ([`SPARE_CONNECTIONS`]) more are let in for a moment, to say what they want, and all but health checks are refused.
+//! Nor does a health check wait for a permit. When [`max_connections`](super::GatewayConfig::max_connections) are open,
+//! [`SPARE_CONNECTIONS`] more are let in for a moment to say what they want, and all but health checks are refused.
 //!
 //! # What can go wrong
 //!
-//! - *A head that comes in pieces*, or a health check on a connection that has asked for something else before, is
-//!   served like all others: well, but not first.
-//! - *Connections that say nothing* have the time for a head ([`Timeouts`](super::Times)); those without a permit
-//!   [`SPARE_TIMEOUT`]. Whoever opens as many as [`SPARE_CONNECTIONS`] in each such time, with all permits taken, keeps health checks
-//!   out.
-//! - *HandshakeQueue* have the time for a head, too. They are computed here, the newest first: whoever begins more of them than
-//!   this thread has time for keeps health checks out.
+//! - *A health check that comes in pieces*, or on a connection that asked for something else before, is served like all others:
+//!   well, but not first.
+//! - *Connections that say nothing* are closed after the timeout for a head ([`Timeouts`](super::Timeouts)); those without a
+//!   permit after [`SPARE_TIMEOUT`]. While all permits are taken, whoever opens [`SPARE_CONNECTIONS`] in each such time keeps health
+//!   checks out.
+//! - *Handshakes* have the timeout for a head, too. They are computed here, the newest first. Whoever begins more of them than
+//!   this thread can compute keeps health checks out.
 
 use std::{
     future::Future,
@@ -45,29 +45,29 @@ use super::{
     transport::{Socket, Transport},
 };
 
-/// How long the last answers may take once the node has stopped.
+/// How long the last responses may take once the node has stopped.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-/// Connections beyond the limit that may say what they want; more are closed without a word.
+/// How many connections beyond the limit may say what they want; more are closed at once.
 pub(crate) const SPARE_CONNECTIONS: usize = 256;
-/// How long each of those may take, all in all.
+/// How long each of those may take in all.
 const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to rest when the system has no more connections to give.
+/// The pause after the system could not accept a connection, as when file descriptors run out.
 const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// The longest beginning of a connection that shows what is wanted: a method, a path, and what ends it. As long is what
-/// shows HTTP/2: its method, path and version, which nobody else uses.
+/// How many bytes show what a connection wants: the longest method and path of a health check, and the blank behind them. As
+/// many show HTTP/2, by a preface that no request of HTTP/1.1 begins with.
 const SNIFF_BYTES: usize = "HEAD /healthz ".len();
-/// What TLS begins with: the type of a record that is part of a handshake (RFC 8446, section 5.1).
+/// The first byte of TLS: the type of a handshake record (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 
-/// Serves connections, each where it belongs.
+/// Decides on which thread each connection is served.
 #[derive(Clone)]
 struct Acceptor {
     service: Service,
-    /// Where all but health checks are served.
+    /// Serves all but health checks.
     clients: runtime::Handle,
 }
 
-/// The right of a connection to be there, which counts it as long as it lasts.
+/// The permit of a connection. It counts the connection as long as it lives.
 struct ConnectionPermit {
     app: Arc<App>,
     _permit: OwnedSemaphorePermit,
@@ -86,22 +86,21 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What a connection begins with.
+/// What the first bytes of a connection say of it.
 #[derive(Debug, PartialEq, Eq)]
 enum ConnectionKind {
     /// A health check in HTTP/1.1.
     HealthCheck,
-    /// Something else in it.
+    /// Any other request in HTTP/1.1.
     Http1,
     Http2,
-    /// Too little to tell HTTP/2 from what it is not.
+    /// Too few bytes to tell HTTP/2 from HTTP/1.1.
     Undecided,
-    /// It ended.
+    /// The client has closed it.
     Closed,
 }
 
-/// Takes connections until `background` is done, which is when the node has stopped. All but health checks are served by
-/// `clients`.
+/// Accepts connections until `background` ends, which is when the node has stopped. `clients` serves all but health checks.
 pub(super) async fn serve(
     listener: TcpListener,
     app: Arc<App>,
@@ -128,7 +127,7 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        // Answers are small and wanted at once.
+        // Responses are small and wanted at once: do not wait to fill packets.
         let _ = stream.set_nodelay(true);
         let Service { app, permits, .. } = &acceptor.service;
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
@@ -145,7 +144,7 @@ pub(super) async fn serve(
     }
     drop((listener, acceptor));
     let _ = stop.send(());
-    // Ends when the last connection has.
+    // Resolves when the last connection is closed.
     let _ = timeout(SHUTDOWN_GRACE, stop.closed()).await;
 }
 
@@ -178,7 +177,7 @@ impl Acceptor {
                 }
             }
             Ok(kind @ (ConnectionKind::Http1 | ConnectionKind::Undecided)) => {
-                // The other thread has an own way to wait for it.
+                // The socket must register with the other thread's runtime.
                 stream.runtime_switch().switch();
                 clients.spawn(async move {
                     let _permit = permit;
@@ -194,7 +193,7 @@ impl Acceptor {
         }
     }
 
-    /// Serves a connection that has none.
+    /// Serves a connection beyond the limit: a health check, or a refusal.
     async fn serve_over_limit(self, stream: TcpStream, peer: SocketAddr) {
         let refused = || self.service.app.counts.refused.fetch_add(1, Ordering::Relaxed);
         let Ok(established) = timeout(SPARE_TIMEOUT / 2, self.establish(stream, peer)).await else {
@@ -202,7 +201,7 @@ impl Acceptor {
             return;
         };
         let Some((mut stream, info)) = established else { return };
-        // Who says nothing is refused as well, while there is time for that.
+        // A client that says nothing is refused, too, while there is time.
         match timeout(SPARE_TIMEOUT / 2, sniff(&mut stream)).await {
             Ok(Ok(ConnectionKind::HealthCheck)) => self.service.serve_http1(stream, info, false).await,
             Ok(Ok(ConnectionKind::Http2)) => match Http2Connection::accept_first(stream, info, self.service).await {
@@ -212,14 +211,14 @@ impl Acceptor {
             },
             _ => {
                 refused();
-                // Whoever does not read it has not missed much.
+                // A client that does not read the refusal misses little.
                 let _ = refuse_http1(stream).await;
             }
         }
     }
 
-    /// Makes of a connection what HTTP is spoken over; nothing if that fails. Where TLS is spoken, that takes as long as
-    /// the client makes it take.
+    /// Makes a stream for HTTP of a connection, with a TLS handshake if there is TLS; nothing if that fails. A handshake takes as
+    /// long as the client makes it take.
     async fn establish(&self, stream: TcpStream, peer: SocketAddr) -> Option<(ClientStream, Arc<ConnectionInfo>)> {
         let app = &self.service.app;
         let stall = app.config.timeouts.stall;
@@ -239,7 +238,7 @@ impl Acceptor {
     }
 }
 
-/// Shakes hands; gives the subject of the client's certificate, too.
+/// Does the TLS handshake. Also gives the subject of the client's certificate.
 async fn tls_handshake(
     tls: &Tls,
     handshakes: &handshakes::HandshakeQueue,
@@ -256,13 +255,13 @@ async fn tls_handshake(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let subject = certificate.map(|certificate| {
         let subject = Certificate::read(certificate).map(|certificate| certificate.subject);
-        // It is genuine all the same.
+        // The handshake has verified the certificate, whatever its subject is.
         Arc::from(subject.filter(|subject| !subject.is_empty()).unwrap_or_else(|| "no subject".into()))
     });
     Ok(Some((Transport::Tls(stream), subject)))
 }
 
-/// Looks at what comes first, and leaves it there.
+/// Looks at the first bytes of a connection, and leaves them to be read.
 async fn sniff(stream: &mut ClientStream) -> io::Result<ConnectionKind> {
     let seen = stream.peek().await?;
     Ok(ConnectionKind::of(&seen[..seen.len().min(SNIFF_BYTES)]))

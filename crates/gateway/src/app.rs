@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::{
     collections::HashMap,
@@ -25,27 +25,27 @@ use super::{
     view_cache::ViewCache,
 };
 
-/// How often the log says at most that clients were cut off.
+/// How often the log may say that clients were cut off.
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// See the [module](self).
+/// The state that all requests share.
 #[derive(Debug)]
 pub(super) struct App {
     pub(super) node: Handle,
     pub(super) config: GatewayConfig,
-    /// What a caller needs, by the path of the route.
+    /// By the path of the route.
     pub(super) required_scopes: HashMap<&'static str, RequiredScopes>,
     pub(super) audit: Arc<Audit>,
     pub(super) handshakes: HandshakeQueue,
-    /// The API's description.
+    /// The description of the API.
     pub(super) openapi: OpenApi,
-    /// The metrics of what is mounted.
+    /// Writes the metrics of mounted routes.
     pub(super) mounted_metrics: Vec<WriteMetrics>,
-    /// The scripts of what is mounted.
+    /// The scripts of mounted routes, for the page.
     pub(super) scripts: String,
     pub(super) journal: Journal,
     pub(super) event_feed: EventFeed,
-    /// Set once the members have settled.
+    /// Set once the members have settled: then the node is ready.
     pub(super) settled: OnceLock<()>,
     pub(super) counts: Counts,
     pub(super) bodies: BodyBudget,
@@ -55,7 +55,7 @@ pub(super) struct App {
 }
 
 impl App {
-    /// `journal_id` differs from that of all other journals.
+    /// `journal_id` distinguishes this node's journal from all others.
     pub(super) fn new(
         node: Handle,
         config: GatewayConfig,
@@ -85,29 +85,29 @@ impl App {
         }
     }
 
-    /// How the node is now.
+    /// The node's status, as it is now.
     pub(super) async fn look(&self) -> Arc<NodeStatus> {
         self.snapshots.take(&self.node).await
     }
 }
 
-/// What is counted here.
+/// Counters of the server, for its metrics.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) connections: AtomicUsize,
     pub(super) followers: AtomicUsize,
     /// Connections, and requests of HTTP/2, beyond the limit.
     pub(super) refused: AtomicU64,
-    /// HandshakeQueue of TLS that came to nothing.
+    /// TLS handshakes that failed.
     pub(super) handshakes_failed: AtomicU64,
-    /// Followers that did not keep up, and connections that took nothing.
+    /// Followers that did not keep up, and connections that took nothing of a response.
     pub(super) cut_off: AtomicU64,
-    /// How many of those the log has, and how often it may get more.
+    /// How many of those the log has told, and when it may tell more.
     logged: Mutex<(u64, RateLimiter)>,
 }
 
 impl Counts {
-    /// One client more was cut off. The log says so, unless it has just done so: then the next time it has this one, too.
+    /// Counts a client that is cut off. The log says so, unless it has just said so: then this one counts for the next time.
     pub(super) fn cut_off(&self, why: impl fmt::Display) {
         let all = self.cut_off.fetch_add(1, Ordering::Relaxed) + 1;
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,18 +1,20 @@
-//! The audit log: who changed what from outside, or tried to, from where, and what came of it.
+//! The audit log: who changed what from outside, or tried to, from where, and with what outcome.
 //!
-//! Each request with a method that is not safe (RFC 9110, section 9.2.1), or that only an operator may make, is told on one
-//! line, with the target [`TARGET`], so that filters can choose it, at level `info`. A line names the token, or else the
-//! subject of the client's certificate, and the path that was asked for, as far as [`MAX_DETAIL_BYTES`] goes; never a token, a query
-//! or a body. Of these, handlers add [what matters](Audited::what).
+//! Each request that may change something, or that only an operator may make, has one line in the log, at level `info`, with the
+//! target [`TARGET`] by which filters choose it. The line names the token, or else the subject of the client's certificate, and
+//! the path, up to [`MAX_DETAIL_BYTES`]. It never has a token itself, a query or a body; handlers add
+//! [what matters](AuditHandle::describe) of these.
 //!
 //! # High rates
 //!
-//! Each change is told, and so is what broke off, which may have changed something. Publishing and its like change nothing
-//! that stays ([`AuditHandle::aggregate`]), and what was refused or failed changed nothing. Of those, the first of each kind is
-//! told at once, and then every [`SUMMARY_INTERVAL`] how many more there were; a kind is the same caller, address, route and outcome. A
-//! batch is one line, with the number of its messages. More than [`MAX_KEYS`] kinds at the same time are counted together: of
-//! callers with a token or a certificate, and of those without one, who leave the former their room. So who changes nothing
-//! causes no more than some lines a second.
+//! Each change has a line of its own, and so has a request that broke off, which may have changed something. Other requests are
+//! aggregated: those that were refused or failed, and those that change nothing lasting, as publishing does
+//! ([`AuditHandle::aggregate`]). Of these, the first with the same caller, address, route and outcome is logged at once, and then
+//! every [`SUMMARY_INTERVAL`] how many more there were. A batch is one line, with the number of its messages.
+//!
+//! At most [`MAX_KEYS`] such kinds are told apart for callers with a token or a certificate, and as many for all others: so nobody
+//! without a token takes the room of those with one. What is beyond is counted together. So whoever changes nothing causes no
+//! more than some lines a second.
 
 use std::{
     collections::HashMap,
@@ -34,17 +36,25 @@ use tracing::info;
 
 use crate::access::{Credentials, UNAUTHENTICATED_NAMES};
 
-/// What filters know the audit log by: `BROADCAST_LOG=warn,audit=info`. Its lines have the level `info`.
+/// The target of the audit log, by which filters choose it: `BROADCAST_LOG=warn,audit=info`. Its lines have the level `info`.
 pub const TARGET: &str = "audit";
-/// How often it is told of a kind how many more there were.
+/// How often the log says how many more requests of a kind there were.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
-/// Of how many kinds, of those who are known and of the others each.
+/// How many kinds are told apart, for authenticated callers and for the others each.
 const MAX_KEYS: usize = 32;
-/// How much of a path is told, and of what a handler adds, in bytes.
+/// How much of a path is logged, and of what a handler adds, in bytes.
 const MAX_DETAIL_BYTES: usize = 512;
 
-/// What a handler knows of its request that the audit log is to tell. Each request that may change something has one in
-/// its extensions.
+/// What a handler adds to the audit entry of its request. Each request that may change something has one in its extensions:
+///
+/// ```
+/// use axum::Extension;
+/// use broadcast_gateway::AuditHandle;
+///
+/// async fn set_filter(Extension(audit): Extension<AuditHandle>, filter: String) {
+///     audit.describe(format_args!("filter = {filter}"));
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct AuditHandle(Arc<AuditDetails>);
 
@@ -56,25 +66,25 @@ struct AuditDetails {
 }
 
 impl AuditHandle {
-    /// What it changes, if the path does not say that. The first 512 bytes are told, and only the first time counts. To be
-    /// called before anything changes: a request that breaks off is told, too.
+    /// Describes the change, if the path does not say it. The log has the first 512 bytes; only the first call counts. Call this
+    /// before anything changes: a request that breaks off is logged, too.
     pub fn describe(&self, what: impl fmt::Display) {
         let _ = self.0.what.set(truncated(&what.to_string()));
     }
 
-    /// Many requests like it may come, each of which changes nothing that stays. They are counted together, and not
-    /// told one by one.
+    /// Aggregates this request with others like it, instead of logging each. For requests that come often and change nothing
+    /// lasting.
     pub fn aggregate(&self) {
         self.0.is_aggregated.store(true, Ordering::Relaxed);
     }
 
-    /// One message more was published.
+    /// Counts a message that was published.
     pub(crate) fn count_message(&self) {
         self.0.published.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// As much of it as is told.
+/// As much of a text as is logged.
 fn truncated(text: &str) -> String {
     let end = (0..=MAX_DETAIL_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
     if end < text.len() { format!("{}… ({} bytes)", &text[..end], text.len()) } else { text.into() }
@@ -86,15 +96,15 @@ enum Principal {
     Token(Arc<str>),
     Certificate(Arc<str>),
     Anonymous,
-    /// It has shown something that is no token.
+    /// It has shown a token that the node does not know.
     UnknownToken,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum AuditOutcome {
     Answered(StatusCode),
-    /// The client was gone before there was an answer.
+    /// The client was gone before there was a response.
     Aborted,
 }
 
@@ -117,7 +127,7 @@ impl AuditOutcome {
     }
 }
 
-/// Requests that are told together.
+/// A kind of requests: those with the same key are aggregated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct AuditKey {
     who: Principal,
@@ -128,7 +138,7 @@ struct AuditKey {
 }
 
 impl AuditKey {
-    /// Whether it is known who calls.
+    /// Whether the caller has shown a token or a certificate.
     fn is_authenticated(&self) -> bool {
         matches!(self.who, Principal::Token(_) | Principal::Certificate(_))
     }
@@ -147,7 +157,7 @@ impl Tally {
     }
 }
 
-/// See the [module](self).
+/// The audit log of a server.
 #[derive(Debug)]
 pub(crate) struct Audit {
     node: Arc<str>,
@@ -157,13 +167,13 @@ pub(crate) struct Audit {
 
 #[derive(Debug, Default)]
 struct Tallies {
-    /// Those that were told, with what came after that.
+    /// The kinds that were logged, with what came after that.
     by_key: HashMap<AuditKey, Tally>,
-    /// Those for which there was no room.
+    /// Requests of kinds beyond [`MAX_KEYS`].
     others: Tally,
 }
 
-/// A request that is being answered. Told when it is dropped, whatever has become of it.
+/// The audit entry of a request. It is logged when it is dropped, whatever became of the request.
 #[derive(Debug)]
 pub(crate) struct AuditEntry {
     audit: Arc<Audit>,
@@ -177,12 +187,12 @@ pub(crate) struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// For its handler.
+    /// The handle for the handler of the request.
     pub(crate) fn handle(&self) -> AuditHandle {
         self.handle.clone()
     }
 
-    /// It was answered.
+    /// Records the status of the response.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.outcome = AuditOutcome::Answered(status);
     }
@@ -199,7 +209,7 @@ impl Audit {
         Self { node: node.into(), tallies: Mutex::default(), tally_begun: Notify::new() }
     }
 
-    /// A request that may change something. `route` is nothing where there is none.
+    /// Begins the entry of a request. `route` is `None` where no route matches.
     pub(crate) fn begin(
         self: &Arc<Self>,
         (credentials, certificate): (&Credentials, Option<&Arc<str>>),
@@ -227,7 +237,7 @@ impl Audit {
     }
 
     fn tallies(&self) -> MutexGuard<'_, Tallies> {
-        // Nothing in between leaves it half done.
+        // No panic under this lock leaves it half done.
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -259,7 +269,7 @@ impl Audit {
         self.log(&key, Some(entry), Tally { count: 1, published });
     }
 
-    /// Tells how many more there were, now and then, for as long as it is polled.
+    /// Logs every [`SUMMARY_INTERVAL`] how many more requests there were, as long as it is polled.
     pub(crate) async fn log_summaries(&self) -> std::convert::Infallible {
         loop {
             self.tally_begun.notified().await;
@@ -270,7 +280,7 @@ impl Audit {
         }
     }
 
-    /// Tells how many more there were. Kinds of which there was none more are forgotten.
+    /// Logs how many more requests of each kind there were, and forgets kinds of which there were none.
     pub(crate) fn log_remaining(&self) {
         let (more, others) = {
             let mut tallies = self.tallies();
@@ -289,7 +299,7 @@ impl Audit {
         }
     }
 
-    /// Tells of one request, or of how many more like it there were.
+    /// Logs one request, or how many more of its kind there were.
     fn log(&self, key: &AuditKey, one: Option<&AuditEntry>, Tally { count, published }: Tally) {
         let node = &*self.node;
         let AuditKey { who, from, method, route, outcome } = key;
@@ -303,7 +313,7 @@ impl Audit {
             AuditOutcome::Answered(status) => Some(status.as_u16()),
             AuditOutcome::Aborted => None,
         };
-        // A subject may have any letters; between quotes it ends where it ends.
+        // A subject may have any characters: quotes show where it ends.
         let told = if by == "certificate" { format!("{name:?}") } else { name.into() };
         let place = one.map_or_else(|| from.to_string(), |one| one.from.to_string());
         let path = one.map(|one| &*one.path);
@@ -334,7 +344,7 @@ impl Audit {
     }
 }
 
-/// The methods that there are; others may be as long as a head.
+/// The name of a method for the log. An unknown one may be as long as a head.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

@@ -1,5 +1,5 @@
-//! What goes on for as long as a node is served, whoever asks: its messages and what happens are written down for
-//! those who follow, and whether its members have settled is found out.
+//! What runs as long as a node is served: it writes messages into the journal and changes of the cluster into the event feed,
+//! and finds out whether the members have settled.
 
 use std::{
     convert::Infallible,
@@ -13,14 +13,14 @@ use tokio::time::{Instant, sleep};
 
 use super::{app::App, cluster, event_feed::MAX_MEMBERS_BYTES, stream_format::Notice};
 
-/// A node's members have settled when nobody has come or gone for so long.
+/// Members have settled when none has come or gone for this long.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
-/// Those who follow are told of changed members no sooner than so long after the last time; in a large cluster later, so
-/// that it takes no more than a tenth of the time.
+/// How long followers wait at least for the next list of changed members. In a large cluster they wait longer, [`PAUSE_FACTOR`]
+/// times as long as a list takes to write: so lists take no more than a tenth of the time.
 const MIN_MEMBERS_PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_FACTOR: u32 = 10;
 
-/// What a node tells, from when this was made.
+/// Subscriptions to a node's messages and events. Nothing is missed from the moment at which they were made.
 pub(super) struct NodeSubscriptions {
     messages: Subscription<Message>,
     events: Subscription<Event>,
@@ -33,7 +33,7 @@ impl NodeSubscriptions {
 }
 
 impl App {
-    /// Writes down what is said, and what happens, until the node stops.
+    /// Fills the journal, the event feed and the audit log until the node stops.
     pub(super) async fn run_background(self: Arc<Self>, subscriptions: NodeSubscriptions) {
         tokio::select! {
             () = self.record_messages(subscriptions) => {}
@@ -43,9 +43,9 @@ impl App {
         self.event_feed.end();
     }
 
-    /// Keeps nothing but the audit log, until the node stops.
+    /// Fills the audit log only, until the node stops.
     pub(super) async fn run_audit(self: Arc<Self>, NodeSubscriptions { messages, mut events }: NodeSubscriptions) {
-        // What is said is for others.
+        // Nobody reads messages here.
         drop(messages);
         tokio::select! {
             () = async { while events.recv().await.is_some() {} } => {}
@@ -53,7 +53,7 @@ impl App {
         }
     }
 
-    /// Writes down what is said until the node stops.
+    /// Writes messages into the journal until the node stops.
     async fn record_messages(&self, NodeSubscriptions { mut messages, mut events }: NodeSubscriptions) {
         let mut batch = Vec::new();
         loop {
@@ -74,7 +74,7 @@ impl App {
                     Some(Ok(Event::Missed { origin, epoch, from, to })) => {
                         self.journal.add_notice(Notice::Missed { origin: &origin.to_string(), epoch, from, to });
                     }
-                    // Something that was missed may be among it.
+                    // Among the missed events may be one that messages were missed.
                     Some(Err(Lagged { .. })) => {
                         let reason = "this node cannot store events as fast as they happen";
                         self.journal.add_notice(Notice::Gone { missed: None, reason });
@@ -87,7 +87,7 @@ impl App {
         self.journal.end();
     }
 
-    /// Writes down how members are and what they acknowledge, while somebody follows that.
+    /// Writes members and acknowledgements into the event feed, while somebody follows it.
     async fn record_cluster_events(&self) -> Infallible {
         loop {
             self.event_feed.wait_for_followers().await;
@@ -100,11 +100,11 @@ impl App {
         }
     }
 
-    /// Tells the members, and again whenever they change, until the node stops.
+    /// Publishes the members, and again whenever they change, until the node stops.
     async fn record_members(&self) {
         let mut changes = self.node.watch_members();
         loop {
-            // Before looking, so that nothing that comes after it is slept through.
+            // Before looking: a change after it wakes this task again.
             changes.mark_unchanged();
             let began = Instant::now();
             if let Some(members) = cluster::members_json(self, MAX_MEMBERS_BYTES).await {
@@ -112,7 +112,7 @@ impl App {
             }
             sleep(MIN_MEMBERS_PAUSE.max(PAUSE_FACTOR * began.elapsed())).await;
             if changes.changed().await.is_err() {
-                // The end is told by who writes down the messages, once they have ended.
+                // `run_background` ends the feed, once the messages have ended.
                 return std::future::pending().await;
             }
         }
@@ -120,14 +120,14 @@ impl App {
 
     async fn record_acks(&self) {
         let mut acks = self.node.acks();
-        // What is missed, the next ones make up for.
+        // Newer acknowledgements make up for missed ones.
         while let Some(acks_of_members) = acks.recv().await {
             acks_of_members.iter().for_each(|acks| self.event_feed.publish_acks(acks));
         }
         std::future::pending().await
     }
 
-    /// Waits until the node has joined and its members have settled; or it has stopped.
+    /// Waits until the node has joined and its members have settled, or until it has stopped.
     pub(super) async fn wait_until_settled(&self) {
         let mut events = self.node.events_from_now();
         let (mut joining, mut joined) = (pin!(self.node.joined()), false);
@@ -136,7 +136,7 @@ impl App {
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
-                    // A member may be among what was missed.
+                    // A member may be among the missed events.
                     Some(Ok(Event::Joined(_) | Event::Left(_) | Event::Failed(_)) | Err(_)) => {}
                     Some(Ok(_)) => continue,
                     None => return,

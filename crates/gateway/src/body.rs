@@ -1,4 +1,4 @@
-//! What is sent here: bodies, and what is in them.
+//! Reading bodies, and JSON in them.
 
 use std::{
     fmt,
@@ -25,20 +25,20 @@ use tokio::time::timeout;
 
 use super::problem::Problem;
 
-/// A body that [`read`] takes is at most this long, in bytes.
+/// The longest body that [`read_json`] takes, in bytes.
 const MAX_SMALL_BODY: usize = 16 << 10;
-/// What all bodies that are being read may hold together, in bytes.
+/// What all bodies that are being read may take together, in bytes.
 pub(crate) const MAX_RESERVED: usize = 64 << 20;
 
-/// What bodies may hold together, and how long one may take. Its clones share that.
+/// The memory that bodies may take together, and the timeout of each. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct BodyBudget {
-    /// How much all hold that are being read.
+    /// What all bodies that are being read take now, in bytes.
     reserved: Arc<AtomicUsize>,
     pub(super) timeout: Duration,
 }
 
-/// What one of them holds; given back when it is dropped.
+/// The part of the budget that one body takes, until this is dropped.
 pub(super) struct BodyReservation<'a> {
     total: &'a AtomicUsize,
     bytes: usize,
@@ -55,7 +55,7 @@ impl BodyBudget {
 }
 
 impl BodyReservation<'_> {
-    /// It holds so much now, unless there is no room for that.
+    /// Takes this many bytes now, or refuses if the budget has no room for more.
     pub(super) fn resize(&mut self, bytes: usize) -> Result<(), Problem> {
         let more = bytes.saturating_sub(self.bytes);
         if self.total.fetch_add(more, Ordering::Relaxed) + more > MAX_RESERVED && more > 0 {
@@ -75,9 +75,9 @@ impl Drop for BodyReservation<'_> {
     }
 }
 
-/// Reads a body in time, or else the problem that it does not come; nothing for one of more than `max` bytes.
+/// Reads a body before its timeout; `None` if it has more than `max` bytes.
 pub(super) async fn read_within(budget: &BodyBudget, mut body: Body, max: usize) -> Result<Option<Bytes>, Problem> {
-    // As far as it is announced.
+    // A content-length tells the length before anything is read.
     if body.size_hint().lower() > max as u64 {
         return Ok(None);
     }
@@ -97,22 +97,36 @@ pub(super) async fn read_within(budget: &BodyBudget, mut body: Body, max: usize)
     timeout(limit, reading).await.map_err(|_| timed_out(limit))?
 }
 
-/// Reads a small body of JSON, an object of at most 16 KiB, in the time and the memory that bodies of all requests
-/// share. `example` shows what one looks like, and is named in the problem if it is none.
+/// Reads a small body of JSON: an object of at most 16 KiB. `example` shows what to send; a problem repeats it.
+///
+/// ```
+/// use axum::{extract::Request, http::StatusCode, response::Response};
+/// use broadcast_gateway::{Problem, json_response, read_json};
+///
+/// #[derive(serde::Deserialize, serde::Serialize)]
+/// struct Level {
+///     level: u8,
+/// }
+///
+/// async fn set_level(request: Request) -> Result<Response, Problem> {
+///     let level: Level = read_json(request, r#"{"level": 3}"#).await?;
+///     Ok(json_response(StatusCode::OK, &level))
+/// }
+/// ```
 ///
 /// # Errors
 ///
-/// The answer to give: 400 for what is not such an object, 408, 413 or 503 for one that comes too slowly, is too long, or
-/// for which there is no room; 500 if the request did not come through a [`Server`](crate::Server).
+/// The response to give: 400 for what is not such an object, 408, 413 or 503 for a body that comes too slowly, is too long, or
+/// for which there is no memory; 500 if the request did not come through a [`Server`](crate::Server).
 pub async fn read_json<T: DeserializeOwned>(request: Request, example: &str) -> Result<T, Problem> {
     read_json_up_to(request, MAX_SMALL_BODY, example).await
 }
 
-/// The same, for an object of up to `max` bytes.
+/// As [`read_json`], for an object of up to `max` bytes.
 ///
 /// # Errors
 ///
-/// As [`read`].
+/// As [`read_json`].
 pub async fn read_json_up_to<T: DeserializeOwned>(request: Request, max: usize, example: &str) -> Result<T, Problem> {
     let sent = read_bytes(request, max, example).await?;
     parse_object(&sent).map_err(|error| {
@@ -121,11 +135,11 @@ pub async fn read_json_up_to<T: DeserializeOwned>(request: Request, max: usize, 
     })
 }
 
-/// Reads a body of any bytes, up to `max` of them. `example` says what is to be sent instead of one that is too long.
+/// Reads a body of any bytes, up to `max` of them. `example` says what to send instead of one that is too long.
 ///
 /// # Errors
 ///
-/// As [`read`], but for what is in it.
+/// As [`read_json`], but for what is in the body.
 pub async fn read_bytes(request: Request, max: usize, example: &str) -> Result<Bytes, Problem> {
     let (head, body) = request.into_parts();
     let budget = head.extensions.get::<BodyBudget>().ok_or_else(|| {
@@ -137,8 +151,8 @@ pub async fn read_bytes(request: Request, max: usize, example: &str) -> Result<B
     })
 }
 
-/// What is wrong with a body of JSON, whose parts it repeats, but not all of a long one, and with what cannot be seen
-/// written as in a Rust string.
+/// What is wrong with a body of JSON. It repeats parts of the body, but not all of a long one; invisible characters are
+/// escaped.
 pub(super) fn describe_json_error(error: &serde_json::Error) -> String {
     const LONGEST: usize = 100;
     let quotes = |letter: char| matches!(letter, '"' | '\'' | '\\');
@@ -155,13 +169,13 @@ pub(super) fn describe_json_error(error: &serde_json::Error) -> String {
     cut().unwrap_or_else(|| text.clone())
 }
 
-/// How much there may be, where that was more.
+/// A limit that was exceeded.
 #[derive(Serialize)]
 pub(super) struct LimitJson {
     pub(super) limit: usize,
 }
 
-/// Where a body is wrong.
+/// Where in a body the error is.
 #[derive(Serialize)]
 pub(super) struct LocationJson {
     line: usize,
@@ -183,7 +197,7 @@ pub(super) fn broken_off(error: &impl fmt::Display) -> Problem {
     Problem::bad_request(format_args!("the body broke off: {error}"))
 }
 
-/// Reads a JSON object. Serde would take an array for one, with its fields by their order.
+/// Reads a JSON object. Serde alone would take an array for an object, by the order of its fields.
 pub(super) fn parse_object<'de, T: Deserialize<'de>>(text: &'de [u8]) -> serde_json::Result<T> {
     serde_json::from_slice(text).map(|Object(object)| object)
 }

@@ -1,4 +1,4 @@
-//! Answers that may be long: told piece by piece, as they are made. Of one that is not read no more than two pieces wait.
+//! Long responses, written in chunks. Of a response that nobody reads, no more than two chunks wait.
 
 use std::io;
 
@@ -12,17 +12,17 @@ use tokio::{
 
 use super::problem;
 
-/// What is told in one piece, about.
+/// About how many bytes a chunk has.
 pub(super) const CHUNK_BYTES: usize = 32 << 10;
 
-/// What comes before the elements of a list, and after them: `envelope` is an object whose last list is empty.
+/// What comes before the elements of a list, and behind them. `envelope` is an object whose last list is empty.
 pub(super) fn split_envelope(envelope: &impl Serialize) -> (String, String) {
     let text = problem::to_json(envelope);
     let (before, after) = text.rsplit_once("[]").expect("the envelope has an empty list");
     (format!("{before}["), format!("]{after}"))
 }
 
-/// Adds an element to a list that is being written.
+/// Writes an element of a list.
 pub(super) fn push_element(text: &mut String, element: &impl Serialize) {
     if !text.ends_with('[') {
         text.push(',');
@@ -30,13 +30,13 @@ pub(super) fn push_element(text: &mut String, element: &impl Serialize) {
     text.push_str(&problem::to_json(element));
 }
 
-/// An answer that is being told. Its functions give nothing when nobody is there any more to be told.
+/// Writes a response in chunks. Its functions give `None` when the client is gone.
 pub(super) struct ChunkWriter {
-    /// What comes next.
+    /// The next chunk.
     pub(super) text: String,
     sender: mpsc::Sender<Chunk>,
     until: Instant,
-    /// All so far, while that is no more than so many bytes.
+    /// All chunks so far, as long as they take no more than so many bytes.
     cached: Option<(Vec<Bytes>, usize)>,
 }
 
@@ -45,7 +45,8 @@ struct Chunk {
     is_last: bool,
 }
 
-/// An answer, which has to be read until then, and its body. It is kept while it has no more than so many bytes.
+/// A writer, and the body that it writes. The client must have read all of it by `until`. If `keep` is set, the chunks are
+/// cached, as long as they take no more bytes than that.
 pub(super) fn chunked_body(
     until: Instant,
     keep: Option<usize>,
@@ -55,7 +56,7 @@ pub(super) fn chunked_body(
         let mut received = received?;
         match received.recv().await {
             Some(Chunk { text, is_last }) => Some((Ok(text), (!is_last).then_some(received))),
-            // Half of an answer is not to be taken for one.
+            // A client must not take a part for the whole: break the connection.
             None => Some((Err(io::Error::other("it was read too slowly")), None)),
         }
     });
@@ -63,22 +64,22 @@ pub(super) fn chunked_body(
 }
 
 impl ChunkWriter {
-    /// Tells what there is, if that is a piece.
+    /// Sends the text, if it is as long as a chunk.
     pub(super) async fn flush(&mut self) -> Option<()> {
         if self.text.len() >= CHUNK_BYTES { self.send(false).await } else { Some(()) }
     }
 
-    /// Tells what there is, which is the last of it.
+    /// Sends the rest of the text, and ends the response.
     pub(super) async fn finish(&mut self) -> Option<()> {
         self.send(true).await
     }
 
-    /// Whether it has not been read in time.
+    /// Whether the client has not read the response in time.
     pub(super) fn is_overdue(&self) -> bool {
         Instant::now() >= self.until
     }
 
-    /// All of it, if that was to be kept.
+    /// All chunks, if they were cached.
     pub(super) fn into_cached(self) -> Option<Vec<Bytes>> {
         self.cached.map(|(chunks, _)| chunks)
     }

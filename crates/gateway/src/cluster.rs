@@ -1,6 +1,6 @@
-//! How this node sees its cluster, and whether it is well.
+//! The cluster as this node sees it, and the node's health.
 //!
-//! The node is asked as `snapshot` has it.
+//! Handlers ask the node by the `status_cache`.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ use super::{
     status_cache::NodeStatus,
 };
 
-/// The longest text of members that is made at once, about, in bytes.
+/// About how many bytes a list of members may have to be written at once. A longer one is written in chunks.
 const MAX_AT_ONCE: usize = 64 << 10;
-/// How long such a client may take to read it all, and another one wait.
+/// How long a client may take to read a longer one, and how long the next client waits for its turn.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whether the node is well.
+/// The body of a health check.
 #[derive(Serialize)]
 pub(super) struct HealthBody {
     status: &'static str,
@@ -53,15 +53,15 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     readiness(&app).await.response()
 }
 
-/// Whether the node serves.
+/// Whether the node runs.
 pub(super) async fn liveness(app: &App) -> HealthBody {
-    // Not the overview, which those who look at the cluster share, and wait for.
+    // Not the overview: health checks would wait for those who look at the cluster.
     let members = app.node.health().await.map_or(0, |health| health.members);
     let is_well = members > 0;
     HealthBody { status: if is_well { "alive" } else { "stopped" }, members, is_well }
 }
 
-/// Whether it has joined, and its members have settled.
+/// Whether the node has joined, and its members have settled.
 pub(super) async fn readiness(app: &App) -> HealthBody {
     let health = app.node.health().await;
     let status = match health {
@@ -86,7 +86,7 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
     if left_out == 0 {
         return Ok((content_type, text).into_response());
     }
-    // Whoever waits holds nothing.
+    // Whoever waits for a turn holds no memory.
     drop((now, text));
     let turn = timeout(READ_TIMEOUT, Arc::clone(&app.long_responses.0).acquire_owned()).await.map_err(|_| {
         let detail = "other clients are reading the list of members slowly; try again in a moment";
@@ -114,13 +114,13 @@ async fn write_members(chunks: &mut ChunkWriter, app: &App) -> Option<()> {
     chunks.finish().await
 }
 
-/// The members as JSON, as many as a text of about so many bytes has; nothing when the node has stopped.
+/// The members as JSON, as many as fit into about `most` bytes; `None` when the node has stopped.
 pub(super) async fn members_json(app: &App, most: usize) -> Option<String> {
     let now = app.look().await;
     (!now.overview.members.is_empty()).then(|| members_up_to(app.node.name(), &now, most).0)
 }
 
-/// As many members as go into about so many bytes, and how many are left out.
+/// As many members as fit into about `most` bytes, and how many are left out.
 fn members_up_to(node: &str, now: &NodeStatus, most: usize) -> (String, usize) {
     let members = &now.overview.members;
     let (mut text, _) = split_envelope(&MembersBody::of(node));
@@ -138,7 +138,7 @@ fn members_up_to(node: &str, now: &NodeStatus, most: usize) -> (String, usize) {
     (text + &after, left_out)
 }
 
-/// All members, which are written one after the other.
+/// A list of members; the elements are written one after the other.
 #[derive(Serialize)]
 struct MembersBody<'a> {
     node: &'a str,
@@ -178,7 +178,7 @@ struct MemberJson<'a> {
 }
 
 impl<'a> MemberJson<'a> {
-    /// The first of the members is the node itself.
+    /// The node's first member is itself.
     fn new(seen: &'a MemberOverview, is_self: bool) -> Self {
         let MemberOverview { member, acknowledges, lag, loose, reach, .. } = seen;
         let meta = std::str::from_utf8(&member.meta);
@@ -208,7 +208,7 @@ impl<'a> MemberJson<'a> {
     }
 }
 
-/// The word for what is believed of a member.
+/// The name of a member's state.
 pub(super) fn state_name(state: MemberState) -> &'static str {
     match state {
         MemberState::Alive => "alive",
@@ -218,7 +218,7 @@ pub(super) fn state_name(state: MemberState) -> &'static str {
     }
 }
 
-/// How this node is, and its cluster.
+/// The node, and its cluster.
 #[derive(Serialize)]
 struct ClusterBody<'a> {
     node: &'a str,
@@ -237,7 +237,7 @@ struct ClusterBody<'a> {
     origins: Vec<OriginJson>,
 }
 
-/// How many members there are.
+/// How many members are in each state.
 #[derive(Serialize)]
 struct MemberCountsJson {
     alive: usize,
@@ -246,7 +246,7 @@ struct MemberCountsJson {
     left: usize,
 }
 
-/// What waits in this node, and what it keeps.
+/// How much waits in this node, and how much it keeps.
 #[derive(Serialize)]
 struct QueuesJson {
     gossip: usize,

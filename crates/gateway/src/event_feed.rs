@@ -1,9 +1,9 @@
-//! What those who follow what happens are told of members and acknowledgements: put into words once for all of them.
+//! The event feed: members and acknowledgements, written once for all followers.
 //!
-//! Each event is kept for a while, for all. Whoever follows has a position among them, not a queue of its own, and is given
-//! copies of pieces: what is not kept any more is not held by anybody. One that does not keep up goes on with what is
-//! kept, in which there are always the members as they are now; acknowledgements are told again every few seconds. One that
-//! is overtaken within an event is cut off. While nobody follows, nothing is looked at.
+//! The feed keeps the last events for a while. A follower has a position in it, not a queue of its own, and is given copies: so
+//! nobody holds what the feed has dropped. A follower that does not keep up goes on with what is kept. There it finds the
+//! members as they are now, always; acknowledgements come again every few seconds. A follower that is overtaken within an event
+//! is cut off. While nobody follows, nothing is written.
 
 use std::{
     collections::VecDeque,
@@ -20,18 +20,18 @@ use super::{
     stream_format::{ReadOutcome, StreamFormat, format_event, format_event_text},
 };
 
-/// The longest text of members that is told, about, in bytes; how many are left out is told.
+/// About how long a list of members may be, in bytes; it says how many are left out.
 pub(crate) const MAX_MEMBERS_BYTES: usize = 4 << 20;
-/// What is kept, in events and in bytes.
+/// How much is kept, in events and in bytes.
 pub(crate) const MAX_ENTRIES: usize = 1024;
 pub(crate) const MAX_BYTES: usize = 16 << 20;
 
-/// See the [module](self).
+/// The event feed of a server.
 #[derive(Debug)]
 pub(super) struct EventFeed {
     state: Mutex<State>,
     updates: watch::Sender<()>,
-    /// Told when somebody begins to follow.
+    /// Notified when somebody begins to follow.
     follower_came: Notify,
 }
 
@@ -39,20 +39,20 @@ pub(super) struct EventFeed {
 struct State {
     entries: VecDeque<Bytes>,
     bytes: usize,
-    /// The place of the first entry.
+    /// The position of the first entry.
     first: u64,
-    /// The place of the entry that has the members as they are now.
+    /// The position of the entry that has the members as they are now.
     members: Option<u64>,
     ended: bool,
 }
 
-/// A follower, and how far it has read.
+/// A follower's position.
 #[derive(Debug)]
 pub(super) struct FeedReader {
     updates: watch::Receiver<()>,
-    /// The number of entries before.
+    /// How many entries come before.
     at: u64,
-    /// Bytes of that entry that have been told.
+    /// How many bytes of the entry were read.
     within: usize,
 }
 
@@ -61,7 +61,7 @@ impl EventFeed {
         Self { state: Mutex::default(), updates: watch::Sender::new(()), follower_came: Notify::new() }
     }
 
-    /// Somebody follows from now on, beginning with all members.
+    /// Follows from now on, beginning with the members as they are.
     pub(super) fn follow(&self) -> FeedReader {
         let updates = self.updates.subscribe();
         self.follower_came.notify_one();
@@ -69,7 +69,7 @@ impl EventFeed {
         FeedReader { updates, at: state.members.unwrap_or(state.end()), within: 0 }
     }
 
-    /// What comes next at a reader, which moves on.
+    /// The next event, or a part of it. The reader moves on.
     pub(super) fn read(&self, reader: &mut FeedReader) -> ReadOutcome {
         let state = self.lock();
         if reader.at < state.first {
@@ -90,12 +90,12 @@ impl EventFeed {
         ReadOutcome::Chunk(Bytes::copy_from_slice(piece))
     }
 
-    /// There will be no more.
+    /// Ends the feed.
     pub(super) fn end(&self) {
         self.update(|state| state.ended = true);
     }
 
-    /// Tells the members, as JSON, unless they are as before.
+    /// Publishes the members, in JSON, unless they are as before.
     pub(super) fn publish_members(&self, members: &str) {
         let members = format_event_text(StreamFormat::EventStream, "members", members);
         if self.lock().members().is_none_or(|before| *before != members) {
@@ -111,7 +111,7 @@ impl EventFeed {
         self.update(|state| state.add(text.into()));
     }
 
-    /// Nobody follows any more.
+    /// Drops all events, since nobody follows.
     pub(super) fn clear(&self) {
         self.update(|state| *state = State { first: state.end(), ended: state.ended, ..State::default() });
     }
@@ -133,7 +133,7 @@ impl EventFeed {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic under this lock but for want of memory.
+        // Only lack of memory can panic under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -154,7 +154,7 @@ impl State {
         while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES && self.entries.len() > 1 {
             let Some(oldest) = self.entries.pop_front() else { break };
             if self.members == Some(self.first) {
-                // They are told once more, instead of being forgotten.
+                // The members must stay: move them to the end.
                 self.members = Some(self.end() + 1);
                 self.entries.push_back(oldest);
             } else {
@@ -166,24 +166,24 @@ impl State {
 }
 
 impl FeedReader {
-    /// Waits for more than there was when that was last [marked](Self::mark_seen).
+    /// Waits for a change since the last [`mark_seen`](Self::mark_seen).
     pub(super) async fn changed(&mut self) {
-        // The bulletin is there as long as its server.
+        // The feed lives as long as the server.
         let _ = self.updates.changed().await;
     }
 
-    /// What there is now has been seen.
+    /// From now on, [`changed`](Self::changed) waits for what comes next.
     pub(super) fn mark_seen(&mut self) {
         self.updates.mark_unchanged();
     }
 
-    /// Whether an event has been told in part: what comes next is its rest.
+    /// Whether a part of an event was read: its rest comes next.
     pub(super) fn is_inside_entry(&self) -> bool {
         self.within > 0
     }
 }
 
-/// How far members are with an origin, as followers are told it.
+/// How far members are with an origin's messages, in JSON.
 #[derive(Serialize)]
 struct AcksJson<'a> {
     origin: String,

@@ -19,11 +19,11 @@ use super::{
     streams,
 };
 
-/// A refusal has at most so many bytes, whatever it refuses.
+/// The longest body of a problem, in bytes.
 const MAX_PROBLEM_BYTES: usize = 8192;
 
-/// A request, as far as it is read before the node is asked: a line with path and query, lines of headers, a blank line and
-/// a body. What is refused is refused in few words.
+/// Reads a request as far as the node is not needed: a line with path and query, lines of headers, a blank line and a body. No
+/// problem may be long.
 pub fn http(data: &[u8]) {
     let end = data.windows(2).position(|bytes| bytes == b"\n\n");
     let (head, body) = end.map_or((data, &[][..]), |end| (&data[..end], &data[end + 2..]));

@@ -1,4 +1,10 @@
-//! What all gRPC over HTTP/2 has in common: what is such a call, and how one is answered and ends.
+//! What all gRPC over HTTP/2 has in common: how to tell a call, and how to respond.
+//!
+//! ```
+//! use broadcast_gateway::grpc::trailers;
+//!
+//! assert_eq!(trailers(5, "no such key")["grpc-message"], "no such key");
+//! ```
 
 use axum::{
     body::Body,
@@ -6,14 +12,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
-/// The bytes before a message: whether it is compressed, and its length.
+/// The length of the prefix of a message: whether it is compressed, and how long it is.
 pub const PREFIX: usize = 5;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
-/// Whether the headers are those of a call, with messages of protocol buffers.
+/// Whether these headers are those of a call, with messages of protocol buffers.
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -21,14 +27,14 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     ["application/grpc", "application/grpc+proto"].iter().any(|known| kind.eq_ignore_ascii_case(known))
 }
 
-/// The answer to a call, whose body ends with [`trailers`].
+/// The response to a call. Its body ends with [`trailers`].
 #[must_use]
 pub fn respond(body: Body) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/grpc"), (ACCEPT_ENCODING, "identity")];
     (headers, body).into_response()
 }
 
-/// How a call has ended: with a code of gRPC's, 0 if well, and why, if there is anything to say.
+/// The trailers of a call: gRPC's code, 0 for success, and a text, unless it is empty.
 #[must_use]
 pub fn trailers(code: u16, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from(code))]);
@@ -40,7 +46,7 @@ pub fn trailers(code: u16, message: &str) -> HeaderMap {
     trailers
 }
 
-/// As trailers carry it: with % and two digits for each byte that is no visible ASCII, and for % itself.
+/// A text for trailers: % and two digits stand for each byte that is not visible ASCII, and for % itself.
 fn encoded(message: &str) -> String {
     let mut encoded = String::new();
     for byte in message.bytes() {

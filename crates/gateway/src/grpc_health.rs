@@ -1,16 +1,16 @@
-//! gRPC's health check, `grpc.health.v1.Health`, for orchestrators and load balancers that ask so.
+//! gRPC's health check, `grpc.health.v1.Health`, for orchestrators and load balancers.
 //!
-//! `Check` tells of the service `""` what `/readyz` tells, and of `live` what `/livez` tells. It needs as little, and is
-//! answered as soon. `Watch` and `List` are not there: who has no token is to keep no connection.
+//! `Check` of the service `""` tells what `/readyz` tells, and of `live` what `/livez` tells. It needs no token, and is
+//! answered as soon. `Watch` and `List` are not served: a caller without a token must not keep a connection.
 //!
-//! How a call ended is in the trailers. What is refused before that (by [`guard`](super::guard), for want of room, or as
-//! no gRPC) is answered as all is over HTTP: clients have a status for each of those answers, too.
+//! The status of a call is in the trailers. What is refused before that (by [`guard`](super::guard), for the limit of
+//! connections, or because it is not gRPC) has a response of HTTP: gRPC's clients have a status for each of those.
 //!
 //! # What can go wrong
 //!
-//! - *A message that is long, or does not end*: it may have [`MAX_MESSAGE`] bytes, and has the time of a head
-//!   ([`Timeouts`](super::Times)).
-//! - *Clients that compress*: they are told that nobody here can read that, as the protocol has it.
+//! - *A message that is long, or does not end*: it may have [`MAX_MESSAGE`] bytes, and has the timeout of a head
+//!   ([`Timeouts`](super::Timeouts)).
+//! - *Clients that compress*: they are told to send it plainly, by the status that the protocol has for that.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -34,15 +34,15 @@ use super::{
     problem::Problem,
 };
 
-/// All methods of the service.
+/// The path of all methods of the service.
 pub(super) const METHODS: &str = "/grpc.health.v1.Health/{method}";
-/// The one that is served.
+/// The path of the method that is served.
 pub(super) const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// The longest message that is read, in bytes.
+/// The longest message, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
-/// What is served is well (`HealthCheckResponse.ServingStatus`).
+/// `HealthCheckResponse.ServingStatus` of a service that is well.
 const SERVING: u8 = 1;
 const NOT_SERVING: u8 = 2;
 
@@ -56,11 +56,11 @@ enum Code {
     Internal = 13,
 }
 
-/// … and in words.
+/// A failed call: its code, and why.
 #[derive(Debug, PartialEq, Eq)]
 struct Failed(Code, String);
 
-/// `POST /grpc.health.v1.Health/Check`, and what else may be called there.
+/// `POST /grpc.health.v1.Health/Check`, and the methods that are not served.
 pub(super) async fn call(State(app): State<Arc<App>>, request: Request) -> Response {
     if request.version() != Version::HTTP_2 {
         let detail = "gRPC needs HTTP/2; over HTTP/1.1, GET /readyz and /livez tell the same";
@@ -72,7 +72,7 @@ pub(super) async fn call(State(app): State<Arc<App>>, request: Request) -> Respo
         return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
     }
     let (message, trailers) = match check(&app, request).await {
-        // Field 1, a number.
+        // Field 1, a varint.
         Ok(status) => (Some(framed(&[0x08, status])), trailers(0, "")),
         Err(Failed(code, why)) => (None, trailers(code as u16, &why)),
     };
@@ -80,7 +80,7 @@ pub(super) async fn call(State(app): State<Arc<App>>, request: Request) -> Respo
     respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>()))))
 }
 
-/// How what is asked for is.
+/// The status of the service that the request names.
 async fn check(app: &App, request: Request) -> Result<u8, Failed> {
     let path = request.uri().path();
     if path != CHECK {
@@ -112,7 +112,7 @@ async fn check(app: &App, request: Request) -> Result<u8, Failed> {
     Ok(if health.is_well { SERVING } else { NOT_SERVING })
 }
 
-/// The one message that was sent.
+/// The one message of a request.
 fn message(sent: &[u8]) -> Result<&[u8], Failed> {
     let not_one =
         || Failed(Code::Internal, "this is not one whole message of gRPC; send one HealthCheckRequest".into());
@@ -130,7 +130,7 @@ fn service(message: &[u8]) -> Result<String, Failed> {
     name.ok_or_else(|| Failed(Code::Internal, "this is no HealthCheckRequest, in which field 1 is a text".into()))
 }
 
-/// Field 1 of a message (protocol buffers), or nothing in it; `None` if it is no message. Other fields are passed over.
+/// Field 1 of a message of protocol buffers, empty if it is missing; `None` if this is no message. Ignores other fields.
 fn first_field(mut message: &[u8]) -> Option<&[u8]> {
     let mut first: &[u8] = &[];
     while !message.is_empty() {
@@ -154,7 +154,7 @@ fn first_field(mut message: &[u8]) -> Option<&[u8]> {
     Some(first)
 }
 
-/// Takes a number from the front: seven bits in each byte, the lowest first, of at most ten bytes.
+/// Takes a varint from the front: seven bits in each byte, the lowest first, ten bytes at most.
 fn varint(from: &mut &[u8]) -> Option<u64> {
     let length = from.iter().take(10).position(|byte| byte & 0x80 == 0)? + 1;
     let (bytes, rest) = from.split_at(length);

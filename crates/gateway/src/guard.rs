@@ -1,18 +1,16 @@
-//! Who may call.
+//! The guard: decides whether a request may pass. It checks, in this order:
 //!
-//! *A certificate*, where clients need one ([`tls`](crate::tls)): it is a second condition, and opens nothing by itself.
+//! - **The name and the page.** A web page calls with the user's own browser, from within the user's network. The browser says
+//!   where the page is from: only the node's own page passes, and the pages of configured origins. But a page can point its own
+//!   name to this node (DNS rebinding): then the browser takes the page and the node for one origin, and says nothing. Such a
+//!   name has a dot in it, which `localhost`, addresses and names of containers do not have. So, where no token tells callers
+//!   apart, a request must call the node by a name without dots, by an address, or by the name of a configured origin. Over TLS
+//!   any name may be used, since the browser has compared it with the certificate; then only a page from `https` is the node's
+//!   own. Calls of gRPC come from no page: browsers have no HTTP/2 without TLS.
+//! - **The certificate**, where clients need one ([`tls`](crate::tls)). It is a second condition, and allows nothing by itself.
+//! - **The token**: it must have the scope that the route requires ([`access`](crate::access)).
 //!
-//! *A token* with the scope that the route needs, when tokens are set ([`access`](crate::access)).
-//!
-//! *Web pages* call with the user's own browser, from within the user's network. A browser says where a page
-//! is from: only this node's own page is let in, and the origins that are allowed. A page that has its own
-//! name point to this node (DNS rebinding) is of the same origin to the browser, which says nothing of it then;
-//! but its name has a dot in it, which `localhost`, addresses and the names of containers have not. So, where
-//! no token tells callers apart, a node is called by such a name, or by one of an origin that is allowed. Over TLS it may
-//! be called by any name: the browser has compared it with the certificate. Then only a page from `https` is the node's
-//! own. Calls of gRPC are no page's, as browsers have no HTTP/2 without TLS.
-//!
-//! Whatever is refused or let through, the [`audit`](crate::audit) log has it if it may change something.
+//! Whether it passes or not, a request that may change something has an entry in the [`audit`](crate::audit) log.
 
 use std::{net::IpAddr, str::FromStr, sync::Arc};
 
@@ -32,10 +30,15 @@ use super::{
     problem::Problem,
 };
 
-/// What needs no token, beside gRPC's health check.
+/// The paths of health checks: they need no token. gRPC's health check needs none, either.
 pub(super) const HEALTH_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
-/// Where web pages come from: `https://example.org`, with a port where that is not the scheme's own.
+/// The origin of a web page: `https://example.org`, with a port where that is not the scheme's own.
+///
+/// ```
+/// let origin: broadcast_gateway::Origin = "http://localhost:3000".parse().expect("an origin");
+/// assert!("localhost:3000".parse::<broadcast_gateway::Origin>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
@@ -55,18 +58,18 @@ impl FromStr for Origin {
     }
 }
 
-/// Whether a browser says that a page of this origin asks.
+/// Which page a request comes from, as the browser says.
 enum PageOrigin {
-    /// No page, or this node's own.
+    /// From no page, or from the node's own.
     Own,
-    /// One that is allowed.
+    /// From a page of a configured origin.
     Allowed(HeaderValue),
     Foreign(String),
-    /// Nobody knows: the node is called by a name that anybody may have given it.
+    /// Unknown, because the node is called by a name that anybody may have pointed to it (DNS rebinding).
     Rebound(String),
 }
 
-/// The name that a request calls this node by: the header Host, or in HTTP/2 `:authority`.
+/// The name by which a request calls this node: the header Host, or in HTTP/2 `:authority`.
 fn host(request: &Request) -> &str {
     let authority = request.uri().authority().filter(|_| request.version() == Version::HTTP_2);
     let header = || request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
@@ -78,15 +81,15 @@ fn page_origin(request: &Request, connection: &ConnectionInfo, app: &App) -> Pag
     let text = |name: &str| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = host(request).to_ascii_lowercase();
     let named = |origin: &Origin| origin.0.split_once("://").is_some_and(|(_, authority)| authority == host);
-    // No browser calls gRPC in plain HTTP/2: there is no page that could have made up the name.
+    // No browser calls gRPC in plain HTTP/2, so no page can have made up the name.
     let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(headers);
     let any_name = connection.over_tls || !app.config.access.is_open() || is_grpc;
     if !any_name && !is_local(&host) && !app.config.origins.iter().any(named) {
         return PageOrigin::Rebound(host);
     }
     let Some(origin) = headers.get(header::ORIGIN) else {
-        // What a page only shows or loads has no origin, but a browser says from where it is asked for. A link may
-        // lead here from anywhere; a form may not.
+        // What a page only shows or loads has no origin, but the browser says from which site it is asked for. A link may lead
+        // here from anywhere; a form may not.
         let site = text("sec-fetch-site").unwrap_or_default();
         let followed = text("sec-fetch-mode") == Some("navigate") && method.is_safe();
         let foreign = matches!(site, "cross-site" | "same-site") && !followed;
@@ -96,14 +99,14 @@ fn page_origin(request: &Request, connection: &ConnectionInfo, app: &App) -> Pag
     if app.config.origins.iter().any(|allowed| allowed.0 == value) {
         return PageOrigin::Allowed(origin.clone());
     }
-    // Without TLS here, something in front of the node may speak it.
+    // Without TLS here, a proxy in front of the node may speak it.
     let own = value
         .split_once("://")
         .is_some_and(|(scheme, authority)| authority == host && (scheme == "https" || !connection.over_tls));
     if own { PageOrigin::Own } else { PageOrigin::Foreign(value) }
 }
 
-/// Whether no name on the internet is this host's.
+/// Whether a host is no name on the internet.
 fn is_local(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -112,12 +115,12 @@ fn is_local(host: &str) -> bool {
     name.parse::<IpAddr>().is_ok() || name.ends_with(".localhost") || !name.contains('.')
 }
 
-/// Why it cannot be told by which name a request calls this node, or for which page (RFC 9112, section 3.2; RFC 9113,
+/// Why a request does not tell clearly by which name it calls the node, or for which page (RFC 9112, section 3.2; RFC 9113,
 /// section 8.3.1).
 pub(super) fn ambiguous(request: &Request) -> Option<&'static str> {
     let headers = request.headers();
     let count = |name| headers.get_all(name).iter().count();
-    // Of two, something on the way may have looked at the other one.
+    // Of two, a proxy on the way may have checked the other one.
     if count(header::HOST) > 1 || count(header::ORIGIN) > 1 {
         return Some("a request may have only one Host header and one Origin header, and this one has more");
     }
@@ -139,7 +142,7 @@ pub(super) fn ambiguous(request: &Request) -> Option<&'static str> {
     }
 }
 
-/// Lets a request through, or answers why not.
+/// The middleware: lets a request pass, or says why not. Begins its audit entry.
 pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let Some(connection) = request.extensions().get::<Arc<ConnectionInfo>>().cloned() else {
         let detail = "it is not known from where this request comes";
@@ -164,7 +167,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
     response
 }
 
-/// What the route needs. Where there is none, only who may call at all is told so.
+/// What the route requires; `None` if there is no such route. Only callers who may call at all learn that.
 fn scopes_of_route(route: Option<&MatchedPath>, app: &App) -> Option<RequiredScopes> {
     app.required_scopes.get(route?.as_str()).copied()
 }
@@ -227,13 +230,13 @@ async fn authorize_and_run(
     response
 }
 
-/// What a caller lacks.
+/// The scope that a caller lacks.
 #[derive(Serialize)]
 struct MissingScope {
     scope: &'static str,
 }
 
-/// Whether the caller has what the route needs.
+/// Whether the caller has what the route requires.
 fn authorize(
     request: &Request,
     connection: &ConnectionInfo,
@@ -245,7 +248,7 @@ fn authorize(
     if required_scopes == Some(RequiredScopes::NONE) {
         return Ok(());
     }
-    // What clients need now, whatever they needed when they connected.
+    // What is required now, whatever it was when the client connected.
     if app.config.tls.as_ref().is_some_and(crate::Tls::asks_for_certificate) && connection.certificate.is_none() {
         let detail = "this node wants to see a client certificate from one of the authorities in `tls_client_ca_file`";
         return Err(explained(StatusCode::FORBIDDEN, detail));
@@ -266,8 +269,17 @@ fn authorize(
         .header(header::WWW_AUTHENTICATE, www_authenticate(scope)))
 }
 
-/// The answer to who asks a route for something that needs this scope, besides what the route needs. What callers have is
-/// in the extensions of requests that may change something, as [`Scopes`].
+/// The response to a caller who lacks a scope that its request needs besides what the route requires. Requests that may change
+/// something have the caller's [`Scopes`] in their extensions.
+///
+/// ```
+/// use axum::Extension;
+/// use broadcast_gateway::{Problem, Scope, Scopes, insufficient_scope};
+///
+/// async fn force(Extension(scopes): Extension<Scopes>) -> Result<(), Problem> {
+///     if scopes.has(Scope::Operate) { Ok(()) } else { Err(insufficient_scope(Scope::Operate)) }
+/// }
+/// ```
 #[must_use]
 pub fn insufficient_scope(scope: Scope) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, format_args!("this needs a token with the scope {scope}"))
@@ -275,7 +287,7 @@ pub fn insufficient_scope(scope: Scope) -> Problem {
         .header(header::WWW_AUTHENTICATE, www_authenticate(scope))
 }
 
-/// RFC 6750, section 3.
+/// The header `WWW-Authenticate` (RFC 6750, section 3).
 fn www_authenticate(scope: Scope) -> &'static str {
     match scope {
         Scope::Read => r#"Bearer realm="broadcast", error="insufficient_scope", scope="read""#,
@@ -298,7 +310,7 @@ fn unauthorized(headers: &HeaderMap, app: &App) -> Problem {
     problem.header(header::WWW_AUTHENTICATE, "Basic realm=\"broadcast\", charset=\"UTF-8\"")
 }
 
-/// Who may not call is not to keep a connection that others need.
+/// Closes the connection, too: a caller who may not call must not keep one that others need.
 fn close_connection(problem: Problem) -> Response {
     problem.header(header::CONNECTION, "close").into_response()
 }

@@ -1,11 +1,11 @@
-//! What was said, as those who follow it are told: kept once for all of them, bounded, and numbered.
+//! The journal: the messages that the node received, written once for all followers, bounded and numbered.
 //!
-//! Each message is put into the form it is told in when it comes, once. Whoever follows has a position in the
-//! journal, not a queue of its own: a thousand followers cost a thousand numbers. One that does not read costs
-//! its position, which is overtaken in the end, and the piece that it was given last, a copy: what is not kept any
-//! more is not held by anybody.
+//! A message is formatted when it comes, once. A follower has a position in the journal, not a queue of its own: so a thousand
+//! followers cost a thousand numbers. A follower that does not read costs its position, which is overtaken in the end, and its
+//! last chunk, which is a copy: nobody holds what the journal has dropped.
 //!
-//! A [`Cursor`] names a place. Whoever comes back with one goes on from there; what is not kept any more is told.
+//! A [`Cursor`] names a position for the client. A client that comes back with one goes on from there, and is told if what
+//! comes next is not kept any more.
 
 use std::{
     collections::VecDeque,
@@ -25,27 +25,27 @@ use super::{
     stream_format::{Cursor, Notice, ReadOutcome, StreamFormat},
 };
 
-/// What is kept at most, in entries and in bytes.
+/// How much is kept, in entries and in bytes.
 pub(crate) const MAX_ENTRIES: usize = 65_536;
 pub(crate) const MAX_BYTES: usize = 16 << 20;
-/// What an entry takes beside its text.
+/// What an entry takes besides its text.
 const ENTRY_OVERHEAD: usize = 128;
 
-/// What somebody wants to hear.
+/// Which messages a follower wants.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MessageFilter {
-    /// What the key begins with.
+    /// The prefix of their keys.
     pub(super) key_prefix: String,
-    /// Who says it; anybody if that is not set.
+    /// Their origin; `None` for any.
     pub(super) origin: Option<NodeName>,
 }
 
-/// An entry, in both forms: the text is `id: …\ndata: {…}\n\n`, of which a part is the line.
+/// An entry in both formats: the text is an event, `id: …\ndata: {…}\n\n`, and a part of it is the line.
 #[derive(Debug)]
 struct JournalEntry {
     text: Bytes,
     line: (u32, u32),
-    /// Nothing for what everybody is to know.
+    /// Of a message; `None` for notices, which go to everybody.
     origin_and_key: Option<(NodeName, Box<str>)>,
 }
 
@@ -68,12 +68,12 @@ impl JournalEntry {
     }
 }
 
-/// How far a follower has read.
+/// A follower's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ReadPosition {
-    /// The number of entries before.
+    /// How many entries come before.
     at: u64,
-    /// Bytes of that entry that have been told.
+    /// How many bytes of the entry were read.
     within: usize,
 }
 
@@ -82,18 +82,18 @@ impl ReadPosition {
         Self { at, within: 0 }
     }
 
-    /// Whether an entry has been told in part: what comes next is its rest.
+    /// Whether a part of an entry was read: its rest comes next.
     pub(super) fn is_inside_entry(self) -> bool {
         self.within > 0
     }
 }
 
-/// See the [module](self).
+/// The journal of a server.
 #[derive(Debug)]
 pub(super) struct Journal {
     journal_id: u64,
     state: Mutex<State>,
-    /// The place after the last entry.
+    /// The position behind the last entry.
     end: watch::Sender<u64>,
 }
 
@@ -101,20 +101,20 @@ pub(super) struct Journal {
 struct State {
     entries: VecDeque<JournalEntry>,
     bytes: usize,
-    /// The place of the first entry.
+    /// The position of the first entry.
     first: u64,
     ended: bool,
 }
 
 impl Journal {
-    /// `journal_id` differs from that of all others.
+    /// `journal_id` distinguishes it from all other journals.
     pub(super) fn new(journal_id: u64) -> Self {
         Self { journal_id, state: Mutex::default(), end: watch::Sender::new(0) }
     }
 
     /// Adds messages that came at this time.
     pub(super) fn add(&self, messages: &mut Vec<Message>, at: SystemTime) {
-        // It cannot be written for a clock that stands before 1970.
+        // The format has no times before 1970.
         let received = humantime::format_rfc3339_micros(at.max(SystemTime::UNIX_EPOCH)).to_string();
         let mut state = self.lock();
         for message in messages.drain(..) {
@@ -125,7 +125,7 @@ impl Journal {
         self.announce(state);
     }
 
-    /// Adds something that everybody is to know.
+    /// Adds a notice, which all followers get.
     pub(super) fn add_notice(&self, notice: Notice<'_>) {
         let mut state = self.lock();
         let cursor = Cursor { journal_id: self.journal_id, position: state.end() + 1 };
@@ -134,7 +134,7 @@ impl Journal {
         self.announce(state);
     }
 
-    /// There will be no more.
+    /// Ends the journal.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
@@ -147,7 +147,7 @@ impl Journal {
         self.end.send_replace(end);
     }
 
-    /// Changes whenever there is more.
+    /// Changes whenever entries are added.
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
         self.end.subscribe()
     }
@@ -156,19 +156,19 @@ impl Journal {
         Cursor { journal_id: self.journal_id, position: position.at }
     }
 
-    /// The place after the last entry.
+    /// The position behind the last entry.
     pub(super) fn end_position(&self) -> ReadPosition {
         ReadPosition::before(self.lock().end())
     }
 
-    /// The place of the last `count` entries that pass.
+    /// The position of the last `count` entries that pass the filter.
     pub(super) fn position_of_last(&self, count: usize, filter: &MessageFilter) -> ReadPosition {
         let state = self.lock();
         let passing = state.entries.iter().enumerate().rev().filter(|(_, entry)| entry.passes(filter));
         ReadPosition::before(passing.take(count).last().map_or(state.end(), |(i, _)| state.first + i as u64))
     }
 
-    /// The place that a cursor names; the first there is, and `false`, for one of another life.
+    /// The position that a cursor names, and `true`; for a cursor of another journal the first position, and `false`.
     pub(super) fn position_of(&self, cursor: Cursor) -> (ReadPosition, bool) {
         let state = self.lock();
         if cursor.journal_id == self.journal_id && cursor.position <= state.end() {
@@ -178,7 +178,7 @@ impl Journal {
         }
     }
 
-    /// Moves a place on to what is kept; how many entries that leaves out.
+    /// Moves a position on to what is kept. Gives how many entries that leaves out.
     pub(super) fn skip_missing(&self, position: &mut ReadPosition) -> u64 {
         let first = self.lock().first;
         let missed = first.saturating_sub(position.at);
@@ -186,7 +186,7 @@ impl Journal {
         missed
     }
 
-    /// What there is at a place that passes; the place moves on.
+    /// The next entries that pass the filter, or a part of one. The position moves on.
     pub(super) fn read(
         &self,
         position: &mut ReadPosition,
@@ -226,7 +226,7 @@ impl Journal {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing can panic under this lock but for want of memory.
+        // Only lack of memory can panic under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -263,7 +263,7 @@ impl State {
     }
 }
 
-/// A message, as followers are told it.
+/// A message in JSON.
 #[derive(Serialize)]
 struct MessageJson<'a> {
     id: Option<String>,

@@ -1,7 +1,7 @@
-//! What a node counts, for Prometheus.
+//! `GET /metrics`: what a node counts, for Prometheus.
 //!
-//! Names follow Prometheus' conventions: base units, `_total` for what only grows. Who scrapes knows which
-//! instance it is; the node's name is in `broadcast_build_info`, to join others with.
+//! Names follow Prometheus' conventions: base units, and `_total` for what only grows. A scraper knows which instance it asks;
+//! `broadcast_build_info` has the node's name, to join other metrics with.
 
 use std::{
     collections::BTreeMap,
@@ -32,9 +32,9 @@ use super::{
     status_cache::NodeStatus,
 };
 
-/// So many members, and origins, have a line of their own: those that are behind most.
+/// How many members, and origins, have a line of their own: those that are most behind.
 const MOST: usize = 100;
-/// What the kernel counts a process' start in, per second, on every platform there is a build for.
+/// The unit in which the kernel counts a process' start, per second, on every platform that there is a build for.
 const TICKS: f64 = 100.0;
 
 /// `GET /metrics`
@@ -269,7 +269,7 @@ fn write_overview(writer: &mut MetricsWriter, overview: &Overview) -> fmt::Resul
     write_behind(writer, "member_lag_messages", help, "member", lags.collect())?;
     let mut missing = BTreeMap::<_, u64>::new();
     for position in positions {
-        // An origin may have had several lives, and speaks for others in one of its own.
+        // An origin has several epochs if it was restarted.
         *missing.entry(position.origin.to_string()).or_default() += position.end.saturating_sub(position.next);
     }
     let help = "Messages of an origin that are known to be missing here, for the 100 origins with the most";
@@ -299,7 +299,7 @@ fn write_http(writer: &mut MetricsWriter, counts: &Counts) -> fmt::Result {
     writer.counter("http_cut_off", "HTTP clients that were cut off because they did not keep up", &[], [([], cut_off)])
 }
 
-/// What the system says of this process; where it does not say it, there is nothing.
+/// What the system says of this process. What it does not say is left out.
 fn write_process(writer: &mut MetricsWriter) -> fmt::Result {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
         let seconds: f64 = [usage.user_time(), usage.system_time()]
@@ -330,12 +330,12 @@ fn started() -> io::Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let boot: f64 = number(stat.lines().find_map(|line| line.strip_prefix("btime")))?;
     let own = fs::read_to_string("/proc/self/stat")?;
-    // The program's name comes before, in parentheses, and may hold anything.
+    // The program's name comes before, in parentheses, and may contain anything.
     let ticks: f64 = number(own.rsplit(')').next().and_then(|fields| fields.split_whitespace().nth(19)))?;
     Ok(boot + ticks / TICKS)
 }
 
-/// The first word, as a number.
+/// The first word of a text, as a number.
 fn number<T: std::str::FromStr>(text: Option<&str>) -> io::Result<T> {
     let word = text.and_then(|text| text.split_whitespace().next());
     word.and_then(|word| word.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())

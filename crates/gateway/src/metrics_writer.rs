@@ -1,4 +1,4 @@
-//! What is counted, in the text format of Prometheus: the gateway's own metrics, and those of what is mounted.
+//! Writing metrics in the text format of Prometheus: the gateway's own, and those of mounted routes.
 
 use std::{fmt, time::Duration};
 
@@ -8,7 +8,16 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-/// The answer to `GET /metrics`, written metric by metric.
+/// Writes the response to `GET /metrics`, metric by metric. [`Routes::metrics`](crate::Routes::metrics) gives one:
+///
+/// ```
+/// use broadcast_gateway::MetricsWriter;
+///
+/// fn write(writer: &mut MetricsWriter<'_>) -> std::fmt::Result {
+///     let requests = [(["get"], 7_u64), (["put"], 2)];
+///     writer.counter("shop_requests", "Requests of the shop, by method", &["method"], requests)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct MetricsWriter<'a>(DescriptorEncoder<'a>);
 
@@ -24,17 +33,17 @@ impl<'s> MetricsWriter<'s> {
         kind: MetricType,
         each: impl FnOnce(MetricEncoder) -> fmt::Result,
     ) -> fmt::Result {
-        // What every process tells has the same name for all.
+        // Metrics of a process have the same names in every program.
         let name = if name.starts_with("process_") { name.to_owned() } else { format!("broadcast_{name}") };
         each(self.0.encode_descriptor(&name, help, None, kind)?)
     }
 
-    /// Numbers that only grow, each with a value for each of the labels. `name` is without `broadcast_` in front and without
-    /// `_total` behind.
+    /// Writes a counter: a number that only grows, with a sample for each set of labels' values. `name` has no `broadcast_` in
+    /// front and no `_total` behind: these are added.
     ///
     /// # Errors
     ///
-    /// Those of what is written to; pass them on.
+    /// Those of the text that is written to; pass them on.
     pub fn counter<'a, const N: usize, V: EncodeCounterValue>(
         &mut self,
         name: &str,
@@ -50,12 +59,12 @@ impl<'s> MetricsWriter<'s> {
         })
     }
 
-    /// Numbers that rise and fall, each with a value for each of the labels. `name` is without `broadcast_` in front, and has
-    /// its unit at the end.
+    /// Writes a gauge: a number that rises and falls, with a sample for each set of labels' values. `name` has no `broadcast_`
+    /// in front, and its unit at the end.
     ///
     /// # Errors
     ///
-    /// Those of what is written to; pass them on.
+    /// Those of the text that is written to; pass them on.
     pub fn gauge<'a, const N: usize, V: EncodeGaugeValue>(
         &mut self,
         name: &str,
@@ -71,21 +80,21 @@ impl<'s> MetricsWriter<'s> {
         })
     }
 
-    /// How long something takes. `name` is without `broadcast_` in front, and ends with `_seconds`.
+    /// Writes a histogram of durations. `name` has no `broadcast_` in front, and ends with `_seconds`.
     ///
     /// # Errors
     ///
-    /// Those of what is written to; pass them on.
+    /// Those of the text that is written to; pass them on.
     pub fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
         self.buckets(name, help, histogram.sum(), histogram.buckets())
     }
 
-    /// The same, counted in buckets of one's own: the bound of each, `None` for the last one, and how many it has that none
-    /// before it has.
+    /// Writes a histogram of durations with any buckets: each has its upper bound, `None` for the last one, and how many
+    /// durations fell into it.
     ///
     /// # Errors
     ///
-    /// Those of what is written to; pass them on.
+    /// Those of the text that is written to; pass them on.
     pub fn buckets(
         &mut self,
         name: &str,

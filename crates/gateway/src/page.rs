@@ -1,4 +1,4 @@
-//! What the node says of itself: the page for people, and the API's description for programs.
+//! What the node serves about itself: the page for people, and the API's description for programs.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use rand::{TryRng, rngs::SysRng};
 use super::{app::App, problem::Problem};
 
 const PAGE: &str = include_str!("page.html");
-/// A part of the page's script, and what stands in the page in its place.
+/// A part of the page's script, and its placeholder in the page.
 const TIMELINE: &str = include_str!("timeline.js");
 const TIMELINE_SCRIPT: &str = "TIMELINE_SCRIPT";
-/// Stands in the page for the scripts of what is mounted.
+/// The placeholder for the scripts of mounted routes.
 const MOUNTED_SCRIPTS: &str = "MOUNTED_SCRIPTS";
-/// Stands in the page for what differs at each answer.
+/// The placeholder for the nonce, which differs in each response.
 const NONCE: &str = "NONCE";
 
 /// `GET /`

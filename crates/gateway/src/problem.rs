@@ -1,4 +1,4 @@
-//! Answers of JSON; those that are errors are problem details (RFC 9457).
+//! Responses in JSON. Those to errors are problem details (RFC 9457).
 
 use std::fmt::Display;
 
@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// An error, as it is told: `application/problem+json`.
+/// An error response: `application/problem+json`.
 ///
 /// ```
 /// use axum::{http::StatusCode, response::IntoResponse as _};
@@ -32,7 +32,7 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// A problem's body.
+/// The body of a problem.
 #[derive(Serialize)]
 struct ProblemBody<'a> {
     #[serde(rename = "type")]
@@ -51,23 +51,23 @@ impl Problem {
         Self { status, detail: detail.to_string(), more: Box::default(), headers: Vec::new() }
     }
 
-    /// What was asked cannot be: 400.
+    /// 400: the request is wrong.
     #[must_use]
     pub fn bad_request(detail: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// The node has left, and the program is about to end: 503.
+    /// 503: the node has left its cluster, and its program is about to end.
     #[must_use]
     pub fn stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "this node has left its cluster; ask another one")
     }
 
-    /// Adds fields of its own; one that is there already gets the new value.
+    /// Adds fields; a field that is there already gets the new value.
     ///
     /// # Panics
     ///
-    /// `fields` is not a struct or a map of what JSON can hold.
+    /// `fields` is not a struct or a map that JSON can hold.
     #[must_use]
     pub fn with(mut self, fields: impl Serialize) -> Self {
         match serde_json::to_value(fields) {
@@ -84,7 +84,7 @@ impl Problem {
         self
     }
 
-    /// Its body.
+    /// The body, in JSON.
     pub(super) fn body(&self) -> String {
         let Self { status, detail, more, .. } = self;
         let title = status.canonical_reason().unwrap_or("Error");
@@ -104,18 +104,24 @@ impl IntoResponse for Problem {
     }
 }
 
-/// An answer of JSON.
+/// A response in JSON.
+///
+/// ```
+/// use axum::http::StatusCode;
+///
+/// assert_eq!(broadcast_gateway::json_response(StatusCode::OK, &["a", "b"]).status(), 200);
+/// ```
 ///
 /// # Panics
 ///
-/// `body` is nothing that JSON can hold, such as a map whose keys are no text.
+/// JSON cannot hold `body`, as a map whose keys are no text.
 #[must_use]
 pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
     let content_type = [(header::CONTENT_TYPE, "application/json")];
     (status, content_type, to_json(body)).into_response()
 }
 
-/// As JSON, on one line.
+/// JSON, on one line.
 pub(super) fn to_json(body: &impl Serialize) -> String {
     serde_json::to_string(body).expect("the bodies of answers are structs, lists, text and numbers")
 }

@@ -1,4 +1,4 @@
-//! Publishing: one message, or a batch of lines.
+//! `POST /v1/messages`: publishing one message, or a batch of lines.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -28,23 +28,23 @@ use super::{
     query,
 };
 
-/// A body of one message, and a line of a batch, in bytes: the largest message, with room for another
+/// The longest body of one message, and the longest line of a batch, in bytes: the largest message, with room for another
 /// spelling of it.
 pub const MAX_BODY: usize = (1 << 20) + (64 << 10);
-/// How long acknowledgements are waited for, unless told otherwise; and a batch for room.
+/// How long a request waits for acknowledgements by default; and how long a batch waits for room.
 pub const ACK_TIME: Duration = Duration::from_secs(5);
-/// How long acknowledgements are waited for, at most.
+/// How long a request may wait for acknowledgements.
 pub const MAX_ACK_TIME: Duration = Duration::from_secs(60);
 
-/// Messages of a batch, until others on this thread have their turn: those who follow them, above all.
+/// How many messages of a batch are published until other tasks of this thread have their turn: followers, above all.
 const YIELD_EVERY: u64 = 256;
 
-/// What is to be known of a message before the answer.
+/// What the response says of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AckMode {
-    /// That it is on its way.
+    /// It is on its way.
     Sent,
-    /// Who has it, by then.
+    /// Who has acknowledged it, within this time.
     All(Duration),
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn publish(
     let content_type =
         content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match content_type.as_deref() {
-        // The last is what curl says unless told otherwise.
+        // curl sends the last one by default.
         None | Some("application/json" | "application/x-www-form-urlencoded") => {
             publish_one(&app, request.into_body(), ack, &audit).await
         }
@@ -86,7 +86,7 @@ pub(super) async fn publish(
 }
 
 impl AckMode {
-    /// What `POST /v1/messages` asks by these.
+    /// Reads the query parameters `ack` and `timeout`.
     pub(super) fn read(ack: Option<&str>, timeout: Option<&str>) -> Result<Self, Problem> {
         let limit = timeout.map_or(Ok(ACK_TIME), |text| {
             let limit = humantime::parse_duration(text).ok();
@@ -125,9 +125,9 @@ async fn publish_batch(app: &App, mut sent: Body, ack: AckMode, audit: &AuditHan
     let (node, limit) = (&app.node, app.bodies.timeout);
     let mut batch = Batch { node, audit, lines: 0, published: 0, first_and_last: None };
     let (mut buffer, mut reservation) = (BytesMut::new(), app.bodies.reserve());
-    // What is known to hold no line's end.
+    // So many bytes were searched, and have no end of a line.
     let mut searched = 0;
-    // By then a line has to be there.
+    // The next end of a line must come before that.
     let mut due = Instant::now() + limit;
     let outcome = loop {
         while let Some(end) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
@@ -170,15 +170,15 @@ async fn publish_batch(app: &App, mut sent: Body, ack: AckMode, audit: &AuditHan
 struct Batch<'a> {
     node: &'a Handle,
     audit: &'a AuditHandle,
-    /// Lines that are dealt with.
+    /// Lines that were processed.
     lines: u64,
     published: u64,
-    /// The first message, and the last.
+    /// The first message, and the receipt of the last.
     first_and_last: Option<(MessageId, Receipt)>,
 }
 
 impl Batch<'_> {
-    /// Deals with a line: publishes it, as soon as there is room, unless it is blank.
+    /// Processes a line: publishes it as soon as there is room, unless it is blank.
     async fn publish_line(&mut self, line: &[u8]) -> Result<(), Problem> {
         if !line.trim_ascii().is_empty() {
             self.publish_message(line).await?;
@@ -207,7 +207,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// What came before the problem is published, and is told.
+    /// Adds to a problem how much of the batch was published before it.
     fn with_progress(&self, problem: Problem) -> Problem {
         problem.with(PartialBatch { published: self.published, line: self.lines + 1 })
     }
@@ -221,26 +221,26 @@ pub(super) fn parse(text: &[u8]) -> Result<PublishRequest<'_>, Problem> {
     })
 }
 
-/// The span of a message that was published, with which it begins.
+/// The span of a message, which begins with its publication.
 fn publish_span(node: &Handle, id: MessageId, key: &str) -> Span {
     let span = debug_span!("publish", node = node.name(), id = id.of(node.name()));
     span.in_scope(|| debug!(event = "published", key, "published {}: key={key}", id.of(node.name())));
     span
 }
 
-/// What is published.
+/// The body of the response.
 #[derive(Serialize)]
 struct PublishedBody<'a> {
     #[serde(flatten)]
     ids: PublishedIds<'a>,
-    /// Told only when it is false.
+    /// Present only if the node has not joined a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     joined: Option<bool>,
     #[serde(flatten)]
     delivered: Option<DeliveredJson>,
 }
 
-/// How it is named.
+/// The ids of what was published.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum PublishedIds<'a> {
@@ -248,7 +248,7 @@ enum PublishedIds<'a> {
     Batch { published: u64, first: String, last: String },
 }
 
-/// Who has it.
+/// Who has acknowledged the message.
 #[derive(Serialize)]
 struct DeliveredJson {
     delivered: usize,
@@ -259,7 +259,7 @@ struct DeliveredJson {
     left: Vec<String>,
 }
 
-/// Who does not have it in time.
+/// Who has not acknowledged the message in time.
 #[derive(Serialize)]
 struct MissingAcks {
     missing: Vec<String>,
@@ -268,20 +268,20 @@ struct MissingAcks {
     left: Vec<String>,
 }
 
-/// A batch that has no message.
+/// The fields of the problem of an empty batch.
 #[derive(Serialize)]
 struct EmptyBatch {
     published: u64,
 }
 
-/// A batch that ends with a problem.
+/// The fields of a problem in the middle of a batch.
 #[derive(Serialize)]
 struct PartialBatch {
     published: u64,
     line: u64,
 }
 
-/// Waits as asked, and tells what came of it.
+/// Waits for acknowledgements, if the client wants them, and responds.
 async fn respond(receipt: Receipt, ids: PublishedIds<'_>, ack: AckMode) -> Result<Response, Problem> {
     let mut published = PublishedBody { ids, joined: (!receipt.joined()).then_some(false), delivered: None };
     let limit = match ack {

@@ -1,4 +1,4 @@
-//! What a request asks beside its path.
+//! Reading the query of a request.
 
 use std::str::FromStr;
 
@@ -8,14 +8,20 @@ use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 
-/// The values of these parameters, each where it is asked. Nothing else may be, and nothing twice.
+/// The values of the parameters `known`, in that order. A query may have no other parameter, and none twice.
+///
+/// ```
+/// let uri = "/v1/locks?prefix=jobs%2F&limit=10".parse().expect("a URI");
+/// let [prefix, limit] = broadcast_gateway::read_query(&uri, ["prefix", "limit"]).expect("it has no other parameters");
+/// assert_eq!((prefix.as_deref(), limit.as_deref()), (Some("jobs/"), Some("10")));
+/// ```
 ///
 /// # Errors
 ///
-/// The answer to give, 400, if the query has anything else.
+/// The response to give, 400, if the query has anything else.
 pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<String>; N], Problem> {
     let query = uri.query().unwrap_or_default();
-    // What follows would put U+FFFD there.
+    // Otherwise U+FFFD would stand for what is not UTF-8.
     if percent_decode_str(query).decode_utf8().is_err() {
         let query = quote(query);
         return Err(Problem::bad_request(format_args!(
@@ -39,11 +45,11 @@ pub fn read<const N: usize>(uri: &Uri, known: [&str; N]) -> Result<[Option<Strin
     Ok(values)
 }
 
-/// A number, of which `expected` says what it is, and what to write.
+/// Reads a number; `expected` says what it is and what to write, for the problem.
 ///
 /// # Errors
 ///
-/// The answer to give, 400, if it is none.
+/// The response to give, 400, if it is not a number.
 pub fn parse_number<T: FromStr>(name: &str, value: Option<String>, expected: &str) -> Result<Option<T>, Problem> {
     let number = |text: String| {
         let not = |_| Problem::bad_request(format_args!("{name} = {}: not {expected}", quote(&text)));
@@ -52,16 +58,16 @@ pub fn parse_number<T: FromStr>(name: &str, value: Option<String>, expected: &st
     value.map(number).transpose()
 }
 
-/// A number of messages.
+/// Reads a number of messages.
 pub(super) fn parse_message_count(name: &str, value: Option<String>) -> Result<Option<usize>, Problem> {
     parse_number(name, value, &format!("a number of messages; write one like 10, at most {}", usize::MAX))
 }
 
-/// What takes no query is asked without one.
+/// Checks that a request has no query.
 ///
 /// # Errors
 ///
-/// The answer to give, 400, if there is one.
+/// The response to give, 400, if it has one.
 pub fn reject_any(uri: &Uri) -> Result<(), Problem> {
     match uri.query().unwrap_or_default() {
         "" => Ok(()),

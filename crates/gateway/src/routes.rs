@@ -1,4 +1,4 @@
-//! Routes, and the API's description of them (OpenAPI): the gateway's own, and those that somebody mounts.
+//! Routes and their description (OpenAPI): the gateway's own, and those that a program mounts.
 
 use std::{
     collections::BTreeSet,
@@ -14,6 +14,16 @@ use serde_json::{Map, Value};
 use super::{access::RequiredScopes, metrics_writer::MetricsWriter};
 
 /// Routes with their description, to be mounted on a [`Server`](crate::Server).
+///
+/// ```
+/// use axum::routing::get;
+/// use broadcast_gateway::{RequiredScopes, Routes, Scope};
+///
+/// let description = r#"{"paths": {"/v1/time": {"get": {"summary": "The time", "responses": {"200": {"description":
+/// "It"}}}}}}"#;
+/// let time = get(async || "12:00");
+/// let routes = Routes::new(description, [("/v1/time", RequiredScopes::scope(Scope::Read), time)]);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Routes {
     pub(super) methods: Vec<(&'static str, RequiredScopes, MethodRouter)>,
@@ -22,7 +32,7 @@ pub struct Routes {
     pub(super) script: Option<&'static str>,
 }
 
-/// Writes the metrics of what is mounted.
+/// Writes the metrics of mounted routes.
 #[derive(Clone)]
 pub(super) struct WriteMetrics(Arc<dyn Fn(&mut MetricsWriter<'_>) -> fmt::Result + Send + Sync>);
 
@@ -38,11 +48,11 @@ impl WriteMetrics {
     }
 }
 
-/// The whole API's description, put together when it is first asked for: hardly anybody asks, and who starts a node is not
-/// to pay for it.
+/// The description of the whole API. It is put together when a client first asks for it: hardly any does, and the start of a
+/// node should not pay for it.
 pub(super) type OpenApi = LazyLock<Bytes, Box<dyn FnOnce() -> Bytes + Send>>;
 
-/// What an OpenAPI document says of some paths.
+/// The part of an OpenAPI document that describes some paths.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
@@ -58,14 +68,14 @@ impl Description {
 }
 
 impl Routes {
-    /// Each route has its path, and the scopes that callers need for it.
+    /// Routes, each with its path and the scopes that it requires.
     ///
-    /// `description` is the part of an OpenAPI document that is about these routes: JSON with `paths`, and with
-    /// `components` of their own. It may refer to the components of the gateway's `openapi.json`.
+    /// `description` is the part of an OpenAPI document that describes these routes: JSON with `paths`, and with `components`
+    /// of their own. It may refer to the components of the gateway's `openapi.json`.
     ///
     /// # Panics
     ///
-    /// It is no such description, or is not of these very paths: that is found by whoever starts the program once.
+    /// `description` is no such document, or does not describe exactly these paths. Whoever starts the program once finds that.
     #[must_use]
     pub fn new(
         description: &'static str,
@@ -74,7 +84,7 @@ impl Routes {
         let Description { paths, .. } = Description::read(description);
         let methods: Vec<_> = methods.into_iter().collect();
         let described: BTreeSet<_> = paths.keys().cloned().collect();
-        // What stands for the rest of a path is a parameter like others in the description.
+        // In the description, the rest of a path is a parameter like others.
         let routed: BTreeSet<_> = methods.iter().map(|(path, ..)| path.replace("{*", "{")).collect();
         assert_eq!(described, routed, "what is described is what there is");
         Self { methods, description, metrics: None, script: None }
@@ -86,28 +96,28 @@ impl Routes {
         Self { methods: methods.into_iter().collect(), description: r#"{"paths": {}}"#, metrics: None, script: None }
     }
 
-    /// Whoever asks for the node's metrics is told these as well. `write` must not block.
+    /// Adds metrics to those of the node. `write` must not block.
     #[must_use]
     pub fn metrics(mut self, write: impl Fn(&mut MetricsWriter<'_>) -> fmt::Result + Send + Sync + 'static) -> Self {
         self.metrics = Some(WriteMetrics(Arc::new(write)));
         self
     }
 
-    /// The page runs this as well, after its own script, whose functions and variables it may use: `newLookingTab` and
-    /// `api` are for that. It is not to have the end tag of a script in it.
+    /// Adds a script to the page. It runs after the page's own script, and may use its functions and variables, above all
+    /// `newLookingTab` and `api`. It must not contain the end tag of a script.
     #[must_use]
     pub fn script(mut self, script: &'static str) -> Self {
         self.script = Some(script);
         self
     }
 
-    /// What callers need, by the path.
+    /// The required scopes, by path.
     pub(super) fn required_scopes(&self) -> impl Iterator<Item = (&'static str, RequiredScopes)> {
         self.methods.iter().map(|(path, required_scopes, _)| (*path, *required_scopes))
     }
 }
 
-/// The description `own`, an OpenAPI document, with that of all that is mounted.
+/// The document `own`, with the descriptions of all mounted routes.
 pub(super) fn describe(own: &'static str, mounted: &[Routes]) -> OpenApi {
     let parts: Vec<_> = mounted.iter().map(|routes| routes.description).collect();
     LazyLock::new(Box::new(move || merge(own, &parts)))

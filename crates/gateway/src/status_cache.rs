@@ -1,5 +1,5 @@
-//! What the node says of itself and its cluster, asked for once at a time, however many ask here: those who come while it
-//! is asked share the next answer.
+//! The node's status, shared: the node is asked for it once at a time, however many clients want it. Requests that come while
+//! it is asked share the next status.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use tokio::{
     time::Instant,
 };
 
-/// Clients that are told more than that at the same time: each may hold all that the node knows of its members.
+/// How many clients may be sent long responses at the same time: each may hold all that the node knows of its members.
 pub(crate) const MAX_LONG_RESPONSES: usize = 4;
 
-/// The right to be told a long answer.
+/// The permits for long responses.
 #[derive(Debug)]
 pub(super) struct LongResponses(pub(super) Arc<Semaphore>);
 
@@ -22,19 +22,19 @@ impl LongResponses {
     }
 }
 
-/// How a node is, and its cluster.
+/// The status of the node and its cluster.
 #[derive(Debug)]
 pub(super) struct NodeStatus {
     pub(super) overview: Overview,
     pub(super) metrics: Metrics,
 }
 
-/// What the node has answered last, and when it was asked.
+/// The last status, and when the node was asked for it.
 #[derive(Debug, Default)]
 pub(super) struct StatusCache(Mutex<Option<(Instant, Arc<NodeStatus>)>>);
 
 impl StatusCache {
-    /// How the node is now.
+    /// The status of the node, no older than this call.
     pub(super) async fn take(&self, node: &Handle) -> Arc<NodeStatus> {
         let come = Instant::now();
         let mut last = self.0.lock().await;

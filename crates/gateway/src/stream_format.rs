@@ -1,4 +1,4 @@
-//! How followers are told what happens: as server-sent events (WHATWG HTML, 9.2), or as a line of JSON each.
+//! The formats of streams: server-sent events (WHATWG HTML, section 9.2), or a line of JSON for each event.
 
 use std::{fmt, str::FromStr};
 
@@ -7,16 +7,17 @@ use serde::{Serialize, Serializer};
 
 use super::problem::to_json;
 
-/// How a stream is written.
+/// The format of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StreamFormat {
-    /// Server-sent events.
+    /// Server-sent events: `text/event-stream`.
     EventStream,
-    /// One JSON object a line.
+    /// One JSON object a line: `application/x-ndjson`.
     JsonLines,
 }
 
-/// A place in a journal, as text `journal_id.position`: the journal's life, and how many entries came before.
+/// A position in a journal, as clients know it: the text `journal_id.position`. The position is how many entries come before
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) journal_id: u64,
@@ -45,22 +46,22 @@ impl Serialize for Cursor {
     }
 }
 
-/// What a follower of messages is told besides them.
+/// What a stream of messages tells besides them.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub(super) enum Notice<'a> {
-    /// Nothing but the place.
+    /// Only the cursor.
     Here,
     /// The node does not keep so many entries any more.
     Gone { missed: Option<u64>, reason: &'a str },
     /// Nobody in the cluster has these messages any more.
     Missed { origin: &'a str, epoch: u64, from: u64, to: u64 },
-    /// The node has left.
+    /// The node has left its cluster.
     Left { reason: &'a str },
 }
 
 impl Notice<'_> {
-    /// The name of its event.
+    /// The name of the event.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Here => "here",
@@ -70,13 +71,13 @@ impl Notice<'_> {
         }
     }
 
-    /// With the place at which the stream goes on.
+    /// Adds the cursor at which the stream goes on.
     pub(super) fn with_cursor(self, cursor: Cursor) -> WithCursor<Self> {
         WithCursor { notice: self, cursor }
     }
 }
 
-/// Something in a stream, and the place after it.
+/// An event in a stream, with the cursor behind it.
 #[derive(Debug, Serialize)]
 pub(super) struct WithCursor<T> {
     #[serde(flatten)]
@@ -87,24 +88,24 @@ pub(super) struct WithCursor<T> {
 /// What a follower reads next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReadOutcome {
-    /// An event, or a piece of it; the follower's position has moved on.
+    /// An event, or a part of one. The position has moved on.
     Chunk(Bytes),
-    /// There is nothing yet.
+    /// Nothing yet.
     Empty,
-    /// So many entries were not kept for this follower; its position is now the first that is.
+    /// So many entries are not kept any more. The position is now the first that is kept.
     Lagged(u64),
-    /// The entry that was read in part is not kept any more.
+    /// An entry was read in part, and is not kept any more.
     Torn,
-    /// The node has left: there will be no more.
+    /// The end: the node has left.
     Closed,
 }
 
-/// An event with a name, or a line.
+/// Formats an event.
 pub(super) fn format_event(format: StreamFormat, name: &str, data: &impl Serialize) -> String {
     format_event_text(format, name, &to_json(data))
 }
 
-/// The same, of what is JSON already.
+/// Formats an event whose data is JSON already.
 pub(super) fn format_event_text(format: StreamFormat, name: &str, data: &str) -> String {
     match format {
         StreamFormat::EventStream => format!("event: {name}\ndata: {data}\n\n"),

@@ -1,4 +1,5 @@
-//! Following what is said, and what happens: server-sent events (WHATWG HTML, 9.2), or lines of JSON.
+//! Following messages and changes of the cluster: `GET /v1/messages` and `GET /v1/events`, as server-sent events (WHATWG HTML,
+//! section 9.2) or lines of JSON.
 
 use std::{
     io,
@@ -29,10 +30,10 @@ use super::{
     stream_format::{Cursor, Notice, ReadOutcome, StreamFormat, format_event},
 };
 
-/// How long nothing is said at most: longer, and something on the way might take the connection for dead.
+/// The longest silence of a stream: after a longer one, a proxy might take the connection for dead.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Somebody who follows, counted as long as it lasts.
+/// Counts a follower, as long as it lives.
 struct FollowerCount(Arc<App>);
 
 impl FollowerCount {
@@ -65,19 +66,19 @@ pub(super) async fn messages(State(app): State<Arc<App>>, uri: Uri, headers: Hea
     ))
 }
 
-/// The place to go on from, where one is named.
+/// The cursor at which a client resumes, if it names one.
 pub(super) fn resume_cursor(headers: &HeaderMap, after: Option<&str>) -> Result<Option<Cursor>, Problem> {
     match (after, headers.get("last-event-id")) {
-        // What a browser has heard goes on from what the page began with.
+        // A browser that connects again sends what it has read last; the page's own `after` is older then.
         (_, Some(id)) => parse_cursor("Last-Event-ID", &String::from_utf8_lossy(id.as_bytes())).map(Some),
         (Some(after), None) => parse_cursor("after", after).map(Some),
         (None, None) => Ok(None),
     }
 }
 
-/// Somebody who follows messages.
+/// A stream of messages, for one follower.
 struct MessageStream {
-    /// What is told before anything else.
+    /// What comes before the first message.
     preamble: Option<String>,
     position: ReadPosition,
     filter: MessageFilter,
@@ -89,7 +90,7 @@ struct MessageStream {
 }
 
 impl MessageStream {
-    /// Begins at a place that somebody comes back with, or else with the last so many messages.
+    /// Begins at the cursor at which a client resumes, or with the last so many messages, or now.
     fn new(
         follower: Arc<FollowerCount>,
         format: StreamFormat,
@@ -105,7 +106,7 @@ impl MessageStream {
         };
         let missed = journal.skip_missing(&mut position);
         let mut preamble = String::new();
-        // Names the place, so that who is cut off before the first message does not miss it.
+        // Gives the cursor first: so a client that is cut off before its first message misses none.
         if format == StreamFormat::EventStream {
             preamble += "retry: 1000\n";
         }
@@ -121,7 +122,7 @@ impl MessageStream {
         Self { preamble: Some(preamble), position, filter, format, updates, follower, last_sent_at, ended: false }
     }
 
-    /// What is told next; nothing when that was all. Nothing gets lost where this is not waited for to the end.
+    /// The next chunk; `None` at the end. Cancel-safe.
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         if self.ended {
             return None;
@@ -131,7 +132,7 @@ impl MessageStream {
         }
         let journal = &self.follower.0.journal;
         loop {
-            // Before looking, so that nothing that comes after it is slept through.
+            // Before reading: an entry that comes after it wakes this stream.
             self.updates.mark_unchanged();
             let chunk = match journal.read(&mut self.position, &self.filter, self.format) {
                 ReadOutcome::Chunk(text) => Some(Ok(text)),
@@ -142,7 +143,7 @@ impl MessageStream {
                     self.ended = true;
                     Some(Ok(gone_event(self.format, journal.cursor(self.position), Some(missed), reason).into()))
                 }
-                // Breaks the connection, so that half of an event is not taken for one.
+                // Breaks the connection: a client must not take a part of an event for all of it.
                 ReadOutcome::Torn => {
                     let why = "it was overtaken while it read a long message";
                     self.follower.0.counts.cut_off(why);
@@ -160,7 +161,7 @@ impl MessageStream {
                 return chunk;
             }
             tokio::select! {
-                // The journal is there as long as this is.
+                // The journal lives as long as this stream.
                 _ = self.updates.changed() => {}
                 () = sleep_until(self.last_sent_at + KEEP_ALIVE_INTERVAL) => {
                     self.last_sent_at = Instant::now();
@@ -172,8 +173,7 @@ impl MessageStream {
         }
     }
 
-    /// What happens is told besides, in between; nothing else may come within something that is told in pieces. Ends with
-    /// the messages.
+    /// Interleaves changes of the cluster, but not within an event that is sent in parts. Ends with the messages.
     fn interleaved_with(self, cluster_events: ClusterEventStream) -> impl Stream<Item = io::Result<Bytes>> {
         stream::unfold((self, cluster_events), async |(mut messages, mut cluster_events)| {
             let chunk = if messages.preamble.is_some() || messages.position.is_inside_entry() {
@@ -183,7 +183,7 @@ impl MessageStream {
             } else {
                 tokio::select! {
                     chunk = messages.next() => chunk?,
-                    // It may end first.
+                    // This stream may end first.
                     Some(chunk) = cluster_events.next() => chunk,
                 }
             };
@@ -192,7 +192,7 @@ impl MessageStream {
     }
 }
 
-/// Somebody who follows what happens.
+/// A stream of changes of the cluster, for one follower.
 struct ClusterEventStream {
     follower: Arc<FollowerCount>,
     reader: FeedReader,
@@ -202,7 +202,7 @@ struct ClusterEventStream {
 
 /// `GET /v1/events`
 pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
-    // The messages as well, beginning with the last so many.
+    // With `messages`, the stream has messages, too, beginning with the last so many.
     let [messages] = query::read(&uri, ["messages"])?;
     let messages = query::parse_message_count("messages", messages)?;
     let format = StreamFormat::EventStream;
@@ -224,12 +224,12 @@ pub(super) async fn events(State(app): State<Arc<App>>, uri: Uri, headers: Heade
 impl ClusterEventStream {
     fn new(follower: Arc<FollowerCount>) -> Self {
         let reader = follower.0.event_feed.follow();
-        // Makes the node ask all the others again how far each is, which whoever comes anew is to know.
+        // This makes the node ask all others for their positions, which a new follower needs.
         drop(follower.0.node.acks());
         Self { follower, reader, last_sent_at: Instant::now(), ended: false }
     }
 
-    /// All that is told until the node has stopped.
+    /// All chunks, until the node has stopped.
     fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
         stream::unfold(self, async |mut cluster_events| {
             let chunk = cluster_events.next().await?;
@@ -237,10 +237,10 @@ impl ClusterEventStream {
         })
     }
 
-    /// What is told next; nothing when the node has stopped. Nothing gets lost where this is not waited for to the end.
+    /// The next chunk; `None` when the node has stopped. Cancel-safe.
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
-            // Before looking, so that nothing that comes after it is slept through.
+            // Before reading: an event that comes after it wakes this stream.
             self.reader.mark_seen();
             match self.follower.0.event_feed.read(&mut self.reader) {
                 _ if self.ended => return None,
@@ -248,7 +248,7 @@ impl ClusterEventStream {
                     self.last_sent_at = Instant::now();
                     return Some(Ok(text));
                 }
-                // Breaks the connection, so that half of an event is not taken for one.
+                // Breaks the connection: a client must not take a part of an event for all of it.
                 ReadOutcome::Torn => {
                     let why = "it was overtaken while it read a long event";
                     self.follower.0.counts.cut_off(why);
@@ -256,7 +256,7 @@ impl ClusterEventStream {
                     return Some(Err(io::Error::other(why)));
                 }
                 ReadOutcome::Closed => return None,
-                // The bulletin makes up for what this misses.
+                // Later events make up for what was missed.
                 ReadOutcome::Lagged(_) => continue,
                 ReadOutcome::Empty => {}
             }
@@ -280,7 +280,7 @@ fn parse_cursor(name: &str, text: &str) -> Result<Cursor, Problem> {
     })
 }
 
-/// The form that is wanted most, of two that are wanted alike the lines: nobody asks for those by chance.
+/// The format that the client prefers. Of two that it likes equally, lines: nobody asks for these by chance.
 pub(super) fn negotiate_format(headers: &HeaderMap) -> Result<StreamFormat, Problem> {
     let accept: Vec<_> =
         headers.get_all(header::ACCEPT).iter().map(|value| value.to_str().unwrap_or_default()).collect();
@@ -302,7 +302,7 @@ pub(super) fn negotiate_format(headers: &HeaderMap) -> Result<StreamFormat, Prob
     }
 }
 
-/// How much one of the kinds in `Accept` is wanted, if it is one of these (RFC 9110, 12.4.2).
+/// The quality of a media range in `Accept`, if it is one of `wanted` (RFC 9110, section 12.4.2).
 fn quality_of(kind: &str, wanted: &[&str]) -> Option<f32> {
     let mut parts = kind.split(';').map(str::trim);
     let kind = parts.next()?;
@@ -312,13 +312,13 @@ fn quality_of(kind: &str, wanted: &[&str]) -> Option<f32> {
     })
 }
 
-/// What is told last.
+/// The last event.
 fn left_event(format: StreamFormat) -> String {
     let left = Notice::Left { reason: "this node has left its cluster" };
     format_event(format, left.name(), &left)
 }
 
-/// Names the place at which it goes on.
+/// Says what was missed, and where the stream goes on.
 fn gone_event(format: StreamFormat, cursor: Cursor, missed: Option<u64>, reason: &str) -> String {
     let gone = Notice::Gone { missed, reason };
     let event = format_event(format, gone.name(), &gone.with_cursor(cursor));
@@ -328,7 +328,7 @@ fn gone_event(format: StreamFormat, cursor: Cursor, missed: Option<u64>, reason:
     }
 }
 
-/// Names the place without saying anything: at the beginning, and when nothing else is said.
+/// Gives the cursor only: at the beginning, and when there is nothing else to send.
 fn here_event(format: StreamFormat, cursor: Cursor) -> String {
     match format {
         StreamFormat::EventStream => format!("id: {cursor}\n\n"),
@@ -341,7 +341,7 @@ fn stream_response(format: StreamFormat, body: Body) -> Response {
         StreamFormat::EventStream => "text/event-stream",
         StreamFormat::JsonLines => "application/x-ndjson",
     };
-    // The last for proxies (nginx), which would hold it back.
+    // The last one tells proxies (nginx) not to buffer the stream.
     let headers = [("content-type", content_type), ("cache-control", "no-store"), ("x-accel-buffering", "no")];
     (headers, body).into_response()
 }

@@ -1,4 +1,4 @@
-//! What is logged of requests, at level debug: never their query, headers or body, which may have secrets.
+//! Logging requests, at level debug: never their query, headers or body, which may have secrets.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,7 +11,7 @@ use tracing::{Instrument as _, debug, debug_span};
 
 use super::app::App;
 
-/// Puts a request into a span of its own, and logs what came of it.
+/// The middleware that gives each request a span of its own, and logs its outcome.
 pub(super) async fn request(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let node = app.node.name();
     let span = debug_span!("http_request", node, method = %request.method(), path = request.uri().path());

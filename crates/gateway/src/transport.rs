@@ -1,4 +1,4 @@
-//! What a connection runs over: TCP, or TLS over it. Its writes have a time limit, and it can move to another runtime.
+//! The transport of a connection: TCP, or TLS over it. Its writes have a timeout, and it can move to another runtime.
 
 use std::{
     future::Future as _,
@@ -19,22 +19,22 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// What is read ahead of a request in HTTP/1.1, and written ahead of a client, in bytes; with TLS as much again.
+/// How much is buffered for reading in HTTP/1.1, and how much for writing, in bytes; with TLS as much again.
 pub(crate) const BUFFER: usize = 32 << 10;
 
-/// A TCP stream whose writes fail when nothing of them was taken for a while. It waits where it is used next once its
-/// [`RuntimeSwitch`] was told so.
+/// A TCP stream whose writes fail when nothing of them was taken for a while. When its [`RuntimeSwitch`] was set, its next use
+/// registers it with the runtime of that use.
 pub(crate) struct Socket {
-    /// Nothing while it moves, or after that has failed.
+    /// `None` while it moves to another runtime, or if that has failed.
     stream: Option<TcpStream>,
     switch_pending: RuntimeSwitch,
     write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
-    /// How many bytes more may be read.
+    /// How many more bytes may be read.
     read_limit: Option<usize>,
 }
 
-/// Has a stream wait for its socket where it is used next, in another runtime.
+/// Tells a socket to register with another runtime at its next use.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RuntimeSwitch(Arc<AtomicBool>);
 
@@ -55,7 +55,7 @@ impl Socket {
         }
     }
 
-    /// No more than so many bytes are read from now on, and those that one read more brings: then it fails.
+    /// Reading fails after this many more bytes, rounded up to what one read brings.
     pub(crate) fn set_read_limit(&mut self, bytes: Option<usize>) {
         self.read_limit = bytes;
     }
@@ -69,7 +69,7 @@ impl Socket {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// What is kept above it, as TLS does, is written through here in the end: so this is where patience is.
+    /// Fails if writing has stalled. What layers above buffer, as TLS does, is written here in the end: so the timeout is here.
     fn fail_if_stalled<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
@@ -126,10 +126,10 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// One of the two.
+/// A plain socket, or one with TLS.
 pub(crate) enum Transport {
     Plain(Socket),
-    /// Much larger than the other one.
+    /// In a box, since it is much larger.
     Tls(Box<TlsStream<Socket>>),
 }
 
@@ -150,7 +150,7 @@ impl Transport {
     }
 }
 
-/// The same call on whichever it is.
+/// The same call on either.
 macro_rules! dispatch {
     ($transport:expr, $stream:ident => $call:expr) => {
         match $transport.get_mut() {

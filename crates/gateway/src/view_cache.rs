@@ -1,4 +1,4 @@
-//! What members believed of each other when they were last asked.
+//! The last views of all members, cached for a moment.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use tokio::{
     time::Instant,
 };
 
-/// Texts that are kept at the same time, where clients are still reading the former ones.
+/// How many texts may be cached at the same time, while clients are still reading earlier ones.
 const MAX_CACHED_AT_ONCE: usize = 16;
 
-/// What was answered last, by whoever has had its turn.
+/// The cache. Whoever asks the members holds its lock.
 #[derive(Debug)]
 pub(super) struct ViewCache {
     pub(super) last: Arc<Mutex<LastViews>>,
@@ -24,7 +24,7 @@ pub(super) struct LastViews {
     pub(super) cached: Option<Arc<CachedViews>>,
 }
 
-/// A text that is given out.
+/// A text that is given to several clients.
 #[derive(Debug)]
 pub(super) struct CachedViews {
     pub(super) at: Instant,

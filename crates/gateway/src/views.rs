@@ -1,17 +1,16 @@
-//! Who believes what of whom: each member's view, asked of itself.
+//! `GET /v1/views`: who believes what of whom. Each member is asked for its own view.
 //!
-//! A member may answer with anything, and there may be members that do not exist. So one client at a time is
-//! answered, and what that holds is the budget of all: some views that are small, asked for at the same time, and one
-//! that is as large as views may be. Each is told in pieces and forgotten. A view that turns out not to be small is
-//! asked for a second time, alone.
+//! A member may answer with anything, and may not exist at all. So one client at a time is served, within one budget: some
+//! small views, which are asked for at the same time, and one view as large as views may be. Each is sent in chunks and
+//! forgotten. A view that is not small is asked for a second time, alone.
 //!
-//! Asking costs a connection to each member, so that they are asked once a second at most. What was answered is given out
-//! for so long, and those who ask meanwhile wait for the same answers; unless they are large, which nobody keeps.
+//! Asking costs a connection to each member, so members are asked once a second at most. Until then the last response is given
+//! out, and clients that come meanwhile wait for the same one; unless it is too large to be cached.
 //!
 //! # What can go wrong
 //!
-//! - *Members that answer slowly, or not at all*, have [`VIEW_TIMEOUT`]; all together [`TOTAL_TIMEOUT`]. Who was not asked is told
-//!   by number.
+//! - *Members that answer slowly, or not at all*, have [`VIEW_TIMEOUT`]; all together have [`TOTAL_TIMEOUT`]. The response says
+//!   how many were not asked.
 //! - *A client that reads slowly* is cut off after [`READ_TIMEOUT`], so that the next one has its turn.
 
 use std::{io, sync::Arc, time::Duration};
@@ -41,21 +40,21 @@ use super::{
     view_cache::{CachedViews, LastViews},
 };
 
-/// For how long answers are given out, and nobody is asked again.
+/// How long a response is given out before members are asked again.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a member may take to answer.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(1);
-/// For how long members are asked.
+/// How long all members together may take.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a client may take to read it all, from when it has its turn; and how long another waits for that.
+/// How long a client may take to read the response, and how long the next one waits for that.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Members asked at most; how many were not is told.
+/// How many members are asked; the response says how many were not.
 pub(crate) const MAX_ASKED: usize = 256;
-/// Members asked at the same time.
+/// How many members are asked at the same time.
 pub(crate) const MAX_CONCURRENT: usize = 16;
 /// The largest view that is asked for along with others, in records and in bytes.
 pub(crate) const SMALL_VIEW: (usize, usize) = (1024, 256 << 10);
-/// The longest text that is kept for a second, in bytes.
+/// The longest response that is cached, in bytes.
 const MAX_CACHED: usize = 1 << 20;
 
 /// `GET /v1/views`
@@ -87,7 +86,7 @@ fn views_response(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) 
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(text)).into_response()
 }
 
-/// Asks all, and tells what they answer, piece by piece.
+/// Asks all members, and writes their answers in chunks.
 async fn write_and_cache(
     app: Arc<App>,
     mut last: OwnedMutexGuard<LastViews>,
@@ -150,7 +149,7 @@ async fn write_view(chunks: &mut ChunkWriter, of: &str, beliefs: &[ViewEntry]) -
     chunks.flush().await
 }
 
-/// What all members believe of each other, each view written after the other.
+/// The views of all members, each written after the other.
 #[derive(Serialize)]
 struct AllViewsBody<'a> {
     node: &'a str,
@@ -158,7 +157,7 @@ struct AllViewsBody<'a> {
     not_asked: usize,
 }
 
-/// What a member believes, of each member after the other.
+/// The view of a member; its beliefs are written one after the other.
 #[derive(Serialize)]
 struct ViewBody<'a> {
     of: &'a str,
@@ -172,7 +171,7 @@ struct MissingViewJson<'a> {
     error: String,
 }
 
-/// What is believed of a member.
+/// What a member believes of another one.
 #[derive(Serialize)]
 struct BeliefJson {
     name: String,
@@ -182,7 +181,7 @@ struct BeliefJson {
 
 type ViewResult = Result<Vec<ViewEntry>, ViewError>;
 
-/// A member that is being asked, however long its answer then waits to be told. Given up when it is dropped.
+/// A request to a member. It goes on while the answers of members before it are being sent. A drop cancels it.
 struct ViewRequest(JoinHandle<ViewResult>);
 
 impl ViewRequest {

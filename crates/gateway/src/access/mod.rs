@@ -1,18 +1,18 @@
-//! Who may do what: tokens, and the scopes that they have.
+//! Access: who may do what, by tokens and their scopes.
 //!
-//! A route declares the scope that a caller needs ([`RequiredScopes`]), one to look and one to change something; there is no
-//! route without. A caller shows a token, and has the scopes of that token. Where no token is set, everyone has the
-//! [default scopes](Scopes::DEFAULT), which are all but `deploy`: that one must be given by name.
+//! Each route declares the scopes that it requires ([`RequiredScopes`]): one to read, and one to change something. A caller
+//! shows a token (RFC 6750), and has the scopes of that token. Where no token is set, everybody has the [default
+//! scopes](Scopes::DEFAULT): all but `deploy`, which must be given by name.
 //!
-//! [`Access`] is what a server asks. Its tokens can be replaced while the server runs; a request is judged by those
-//! that there are when it comes.
+//! [`Access`] is what a server asks. Its tokens can be replaced while the server runs; a request is judged by the tokens that
+//! are there when it comes.
 //!
 //! # What can go wrong
 //!
-//! - *Somebody measures how long a comparison takes*: each token is compared in a time that does not depend on where it
-//!   differs, and with all of them, whichever is right.
-//! - *A list without a token*, as an empty file has, would let in everybody or nobody: it is refused.
-//! - *A token that two have*: it could not be told who called. It is refused.
+//! - *Somebody measures how long a comparison takes*: the time to compare a token does not depend on where it differs, and a
+//!   token is compared with all of them, whichever is right.
+//! - *A list without a token*, as an empty file is, would let in everybody or nobody: it is refused.
+//! - *Two names with the same token*: the log could not tell who called. They are refused.
 
 mod scope;
 mod token;
@@ -32,46 +32,56 @@ pub use self::{
     tokens::{NamedToken, TokenName, Tokens, TokensError},
 };
 
-/// The tokens that callers may show, if they have to. Its clones share them.
+/// The tokens that callers must show, or none. Clones share them.
+///
+/// ```
+/// use broadcast_gateway::{Access, Tokens};
+///
+/// let access = Access::open();
+/// assert_eq!(access.knows("5pm4MQDKcJcJmNdY"), None, "no token is needed");
+/// let tokens = Tokens::parse("ci: read,publish 5pm4MQDKcJcJmNdY").and_then(Tokens::new);
+/// access.replace(tokens.expect("one token"));
+/// assert_eq!(access.knows("5pm4MQDKcJcJmNdY"), Some(true));
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Access(Arc<RwLock<Option<Arc<Tokens>>>>);
 
-/// Who is at the other end of a connection.
+/// The connection of a request: who is at its other end.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionInfo {
     pub(crate) peer: SocketAddr,
     pub(crate) over_tls: bool,
-    /// The subject of its certificate, if it has shown one.
+    /// The subject of the client's certificate, if it has shown one.
     pub(crate) certificate: Option<Arc<str>>,
 }
 
-/// Who calls, by what it shows.
+/// The credentials of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    /// Nobody has to show anything.
+    /// No token is set, so nobody needs one.
     NotRequired,
-    /// It had to, and did not.
+    /// The request needs a token, and has none.
     Missing,
-    /// It shows something that is no token here.
+    /// The request has a token that the node does not know.
     Unknown,
-    /// The name of its token, and the scopes of that.
+    /// The request has a token: its name and scopes.
     Token(Arc<str>, Scopes),
 }
 
 impl Access {
-    /// Everyone may call who reaches the server.
+    /// Without tokens: everybody may call who reaches the server.
     #[must_use]
     pub fn open() -> Self {
         Self::default()
     }
 
-    /// Callers have to show one of these.
+    /// Callers must show one of these tokens.
     #[must_use]
     pub fn with(tokens: Tokens) -> Self {
         Self(Arc::new(RwLock::new(Some(Arc::new(tokens)))))
     }
 
-    /// From now on callers have to show one of these.
+    /// From now on, callers must show one of these tokens.
     pub fn replace(&self, tokens: Tokens) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tokens));
     }
@@ -82,7 +92,7 @@ impl Access {
         self.tokens().is_none()
     }
 
-    /// Whether this is one of the tokens that callers may show; nothing if they need none.
+    /// Whether this is one of the tokens; `None` if callers need none.
     #[must_use]
     pub fn knows(&self, token: &str) -> Option<bool> {
         self.tokens().map(|tokens| tokens.find(token).is_some())
@@ -92,7 +102,7 @@ impl Access {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Who sends these headers.
+    /// The credentials that these headers carry.
     pub(crate) fn credentials(&self, headers: &HeaderMap) -> Credentials {
         let Some(tokens) = self.tokens() else { return Credentials::NotRequired };
         if !headers.contains_key(axum::http::header::AUTHORIZATION) {
@@ -105,7 +115,7 @@ impl Access {
 }
 
 impl Credentials {
-    /// What it may do, if it may call at all.
+    /// The scopes of the caller; `None` if it may not call at all.
     pub(crate) fn scopes(&self) -> Option<Scopes> {
         match self {
             Self::NotRequired => Some(Scopes::DEFAULT),

@@ -1,31 +1,31 @@
-//! Scopes: what a token opens, and what a route needs.
+//! Scopes: what a token allows, and what a route requires.
 
 use std::{fmt, str::FromStr};
 
 use axum::http::Method;
 
-/// A part of what a node can be asked for.
+/// A scope: a kind of things that a node can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// To see messages, members, figures and settings.
+    /// Read messages, members, metrics and settings.
     Read,
-    /// To publish messages.
+    /// Publish messages.
     Publish,
-    /// To change how the node runs: its log, its faults, whether it stays.
+    /// Change how the node runs: its log, its faults, whether it stays.
     Operate,
-    /// To take and release locks.
+    /// Take and release locks.
     Locks,
-    /// To read and write the cache.
+    /// Read and write the cache.
     Cache,
-    /// To change what runs on the cluster. No token has it unless it is given by name.
+    /// Change what runs on the cluster. A token has this scope only if it is given by name.
     Deploy,
 }
 
 impl Scope {
-    /// All of them.
+    /// All scopes.
     pub const ALL: [Self; 6] = [Self::Read, Self::Publish, Self::Operate, Self::Locks, Self::Cache, Self::Deploy];
 
-    /// As it is written.
+    /// The scope's name, as files of tokens have it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -60,24 +60,32 @@ impl FromStr for Scope {
     }
 }
 
-/// Some scopes.
+/// A set of scopes.
+///
+/// ```
+/// use broadcast_gateway::{Scope, Scopes};
+///
+/// let scopes = Scopes::NONE.and(Scope::Read).and(Scope::Publish);
+/// assert!(scopes.has(Scope::Read) && !scopes.has(Scope::Operate));
+/// assert_eq!(scopes.to_string(), "read,publish");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scopes(u8);
 
 impl Scopes {
-    /// None at all.
+    /// No scope.
     pub const NONE: Self = Self(0);
-    /// Those of a token that has no list of its own: all but [`Scope::Deploy`].
+    /// The scopes of a token that has no list of its own: all but [`Scope::Deploy`].
     pub const DEFAULT: Self =
         Self(Scope::Read.bit() | Scope::Publish.bit() | Scope::Operate.bit() | Scope::Locks.bit() | Scope::Cache.bit());
 
-    /// These, and that one.
+    /// These scopes, and one more.
     #[must_use]
     pub const fn and(self, scope: Scope) -> Self {
         Self(self.0 | scope.bit())
     }
 
-    /// Whether that one is among them.
+    /// Whether this scope is among them.
     #[must_use]
     pub const fn has(self, scope: Scope) -> bool {
         self.0 & scope.bit() != 0
@@ -91,37 +99,44 @@ impl fmt::Display for Scopes {
     }
 }
 
-/// The scopes that a caller needs for a route.
+/// The scopes that a route requires of its callers.
+///
+/// ```
+/// use broadcast_gateway::{RequiredScopes, Scope};
+///
+/// // GET needs `read`, and PUT needs `operate`.
+/// const SETTINGS: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Operate);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequiredScopes {
     scopes: Option<(Scope, Scope)>,
-    /// Whether nothing is changed, whatever the method is.
+    /// Whether no request changes anything, whatever its method is.
     is_read_only: bool,
 }
 
 impl RequiredScopes {
-    /// Health checks and the like: they need no token, and nobody may change anything by them.
+    /// None: the route needs no token, and no request changes anything. For health checks.
     pub const NONE: Self = Self { scopes: None, is_read_only: true };
 
-    /// This one, whatever is asked of the route.
+    /// This scope, whatever the method is.
     #[must_use]
     pub const fn scope(scope: Scope) -> Self {
         Self::read_write(scope, scope)
     }
 
-    /// This one, to ask something: nothing is changed, although the method is one that may change something.
+    /// This scope; no request changes anything, although its method may be POST. For queries with a body.
     #[must_use]
     pub const fn read_only(scope: Scope) -> Self {
         Self { scopes: Some((scope, scope)), is_read_only: true }
     }
 
-    /// One to look at it (`GET` and other safe methods), and another one to change it.
+    /// One scope to read, by `GET` and other safe methods, and another one to change something.
     #[must_use]
     pub const fn read_write(look: Scope, change: Scope) -> Self {
         Self { scopes: Some((look, change)), is_read_only: false }
     }
 
-    /// What a request with this method needs, if anything.
+    /// The scope that a request with this method needs, if any.
     pub(crate) fn of(self, method: &Method) -> Option<Scope> {
         self.scopes.map(|(look, change)| if method.is_safe() { look } else { change })
     }

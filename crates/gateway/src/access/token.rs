@@ -1,5 +1,5 @@
-//! A token, and how a request shows one: as `Authorization: Bearer`, or as the password of HTTP's basic scheme, in which
-//! browsers ask for it and send it along, also where a page cannot set headers (RFC 6750, RFC 7617).
+//! Tokens, and how a request carries one: as `Authorization: Bearer`, or as the password of HTTP's basic authentication.
+//! Browsers ask for the latter, and send it along where a page cannot set headers (RFC 6750, RFC 7617).
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
@@ -8,29 +8,34 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// What callers have to know. Never shown.
+/// A token: a secret that callers must know. It is never printed.
+///
+/// ```
+/// let token: broadcast_gateway::Token = "5pm4MQDKcJcJmNdY".parse().expect("it is long enough");
+/// assert_eq!(format!("{token:?}"), "Token(…)");
+/// ```
 #[derive(Clone)]
 pub struct Token(Zeroizing<String>);
 
 impl Token {
-    /// How many characters it may have.
+    /// How many characters a token may have.
     pub const LENGTH: RangeInclusive<usize> = 8..=1024;
 
-    /// Whether it is this one, in a time that does not depend on where they differ.
+    /// Whether this is the same token, in a time that does not depend on where they differ.
     pub(super) fn is(&self, other: &str) -> bool {
         self.0.as_bytes().ct_eq(other.as_bytes()).into()
     }
 
-    /// Whether both are the same.
+    /// Whether both tokens are the same.
     pub(super) fn equals(&self, other: &Self) -> bool {
         self.is(&other.0)
     }
 
-    /// The header that tells it to a node.
+    /// The value of the header `Authorization` that carries it.
     ///
     /// # Panics
     ///
-    /// Never: a token has only letters that headers carry.
+    /// Never: a token has only characters that headers carry.
     #[must_use]
     pub fn bearer(&self) -> HeaderValue {
         let text = Zeroizing::new(format!("Bearer {}", *self.0));
@@ -40,7 +45,7 @@ impl Token {
     }
 }
 
-/// What a request shows as its token.
+/// The token that a request carries.
 pub(super) fn token_in(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, credentials) = value.split_once(' ')?;

@@ -1,4 +1,4 @@
-//! A list of tokens, each with a name and scopes; and how a file has one:
+//! A list of tokens, each with a name and scopes; and its form in a file:
 //!
 //! ```text
 //! # who: what it may do, and its token
@@ -10,15 +10,15 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{Scope, Scopes, Token};
 
-/// How long a token's name may be, in bytes.
+/// The longest name of a token, in bytes.
 const MAX_NAME: usize = 64;
-/// How many tokens there may be: each is compared with what a caller shows.
+/// How many tokens there may be: each is compared with the one that a caller shows.
 const MAX_TOKENS: usize = 1000;
 
-/// What the audit log calls callers without a token, and those with one that is not known.
+/// The audit log's names for callers without a token, and for callers with an unknown one.
 pub(crate) const UNAUTHENTICATED_NAMES: [&str; 2] = ["anonymous", "unknown"];
 
-/// What a token is called in the log. It has no letters that could mislead who reads it.
+/// The name of a token, for the log. It has no characters that could mislead a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenName(pub(super) Arc<str>);
 
@@ -43,56 +43,56 @@ impl fmt::Display for TokenName {
     }
 }
 
-/// A token, what it is called, and what it opens.
+/// A token with its name and scopes.
 #[derive(Clone, Debug)]
 pub struct NamedToken {
-    /// What it is called.
+    /// Its name.
     pub name: TokenName,
-    /// What it opens.
+    /// What it allows.
     pub scopes: Scopes,
-    /// It itself.
+    /// The token itself.
     pub token: Token,
 }
 
 impl NamedToken {
-    /// One that opens all but what has to be given by name.
+    /// A token with the [default scopes](Scopes::DEFAULT).
     #[must_use]
     pub fn new(name: TokenName, token: Token) -> Self {
         Self { name, scopes: Scopes::DEFAULT, token }
     }
 }
 
-/// At least one token; no two have the same name, or are the same.
+/// A list of at least one token; no two have the same name, or are the same. [`Access::with`](super::Access::with) takes it.
 #[derive(Clone, Debug)]
 pub struct Tokens(Vec<NamedToken>);
 
-/// Tokens that cannot be used together.
+/// Why a list of tokens cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokensError {
-    /// There is none.
+    /// It is empty.
     #[error("there is no token in it; write one a line, like `ci: read,publish TOKEN`, or do not set it")]
     None,
-    /// There are so many.
+    /// It has too many.
     #[error("there are {0} tokens; at most {max} are allowed", max = MAX_TOKENS)]
     TooMany(usize),
-    /// Two have this name.
+    /// Two tokens have this name.
     #[error("two tokens are called {0}; give each a name of its own")]
     Name(TokenName),
-    /// These two are the same.
+    /// The tokens with these names are the same.
     #[error("{0} and {1} have the same token; give each one of its own")]
     Same(TokenName, TokenName),
-    /// A line of a file is no token.
+    /// A line of a file does not have the form of a token.
     #[error("line {line}: {problem}")]
     Line {
-        /// Which one, from 1.
+        /// Its number, from 1.
         line: usize,
-        /// What is wrong with it, and what to do. It does not show the token.
+        /// What is wrong, and what to do. It does not show the token.
         problem: String,
     },
 }
 
 impl Tokens {
-    /// A list of them.
+    /// Checks a list of tokens.
     ///
     /// # Errors
     ///
@@ -116,23 +116,23 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Those that a file has, one a line: `name: scope,scope token`. What begins with # is a comment.
+    /// Reads the tokens of a file, one a line: `name: scope,scope token`. Lines that begin with # are comments.
     ///
     /// # Errors
     ///
-    /// A line that is none, or see [`TokensError`]. No message shows a token.
+    /// See [`TokensError`]. No message shows a token.
     pub fn parse(text: &str) -> Result<Vec<NamedToken>, TokensError> {
         let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
         let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         let tokens = lines.map(|(line, text)| parse_line(text).map_err(|problem| TokensError::Line { line, problem }));
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
-        // Whatever they are used with, they have to fit together.
+        // Their users combine them with others, but these must fit together already.
         Self::new(tokens).map(|Self(tokens)| tokens)
     }
 
-    /// The one that is shown.
+    /// The token that a caller shows.
     pub(super) fn find(&self, shown: &str) -> Option<&NamedToken> {
-        // All of them, so that the time does not tell which it was.
+        // Compares with all of them, so that the time does not tell which one it was.
         self.0.iter().fold(None, |found, token| if token.token.is(shown) { Some(token) } else { found })
     }
 
@@ -154,11 +154,11 @@ fn parse_line(line: &str) -> Result<NamedToken, String> {
         return Err(format!("there is more than scopes and a token; {FORM}, with no blanks between the scopes"));
     }
     let name = name.trim_end();
-    // What stands there is not shown: it may be a token, in a line that begins with it.
+    // What stands before the colon is not shown: in a line that begins with the token, it is the token.
     let name = name.parse().map_err(|problem: String| format!("what stands before the colon: {problem}"))?;
     let scopes = scopes.split(',').try_fold(Scopes::NONE, |scopes, scope| match scope.parse::<Scope>() {
         Ok(scope) => Ok(scopes.and(scope)),
-        // It may be a token, where the scopes were left out or stand behind it.
+        // It may be a token, where the scopes were left out or come behind it.
         Err(_) if Token::LENGTH.contains(&scope.len()) => {
             Err(format!("there is no list of scopes behind the name; {FORM}"))
         }

@@ -1,4 +1,4 @@
-//! A client's stream: what it begins with can be looked at, and its end lets the client finish.
+//! A client's stream: its first bytes can be looked at before they are read, and its end lets the client finish.
 
 use std::{
     future::Future as _,
@@ -16,15 +16,15 @@ use tokio::{
 use super::{LINGER, scheme_stripper::SchemeStripper};
 use crate::transport::{RuntimeSwitch, Transport};
 
-/// What is read ahead at most to see what is wanted, in bytes.
+/// How much is read ahead at most to see what a client wants, in bytes.
 const MAX_READ_AHEAD: usize = 1 << 10;
 
-/// A stream that lets the other side finish.
+/// The stream of a client's connection.
 pub(crate) struct ClientStream {
     stream: Transport,
-    /// What was read before anybody asked for it.
+    /// Bytes that were looked at, and not read yet.
     read_ahead: Vec<u8>,
-    /// As long as there may be a scheme to take out of what comes.
+    /// Set as long as there may be a scheme to strip.
     scheme_stripper: Option<Box<SchemeStripper>>,
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -34,12 +34,12 @@ impl ClientStream {
         Self { stream, read_ahead: Vec::new(), scheme_stripper: None, linger: None }
     }
 
-    /// From now on nothing of a write may be taken for so long.
+    /// From now on, a write fails when nothing of it was taken for so long.
     pub(super) fn set_write_timeout(&mut self, write_timeout: Duration) {
         self.stream.set_write_timeout(write_timeout);
     }
 
-    /// What is read from now on, from the beginning of HTTP/2, has no scheme where a host is to be.
+    /// From now on, strips schemes from hosts. To be called at the beginning of HTTP/2.
     pub(super) fn strip_schemes(&mut self) {
         self.scheme_stripper = Some(Box::new(SchemeStripper::new()));
     }
@@ -48,7 +48,7 @@ impl ClientStream {
         self.stream.runtime_switch()
     }
 
-    /// What comes first, as far as it comes at once; nothing if it ends. It is read all the same by whoever reads next.
+    /// The first bytes, as many as come at once; none if the client closes the connection. They stay to be read.
     pub(crate) async fn peek(&mut self) -> io::Result<&[u8]> {
         let mut first_bytes = [0; MAX_READ_AHEAD];
         let length = self.read(&mut first_bytes).await?;
@@ -56,7 +56,7 @@ impl ClientStream {
         Ok(&self.read_ahead)
     }
 
-    /// Whether these bytes come first. What comes is read all the same by whoever reads next.
+    /// Whether the stream begins with these bytes. They stay to be read.
     pub(super) async fn begins_with(&mut self, expected: &[u8]) -> io::Result<bool> {
         let mut first_bytes = vec![0; expected.len()];
         let mut length = 0;
@@ -68,7 +68,7 @@ impl ClientStream {
         }
         first_bytes.truncate(length);
         let is_it = first_bytes == expected;
-        // What is left there comes after it.
+        // Bytes that were looked at before come behind those that were read now.
         first_bytes.append(&mut self.read_ahead);
         self.read_ahead = first_bytes;
         Ok(is_it)
@@ -76,14 +76,14 @@ impl ClientStream {
 }
 
 impl ClientStream {
-    /// Reads what comes, as it comes.
+    /// Reads without stripping anything.
     fn poll_unstripped(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.read_ahead.is_empty() {
             let count = self.read_ahead.len().min(buffer.remaining());
             buffer.put_slice(&self.read_ahead[..count]);
             self.read_ahead.drain(..count);
             if self.read_ahead.is_empty() {
-                // A connection that stays does not keep it.
+                // Frees the buffer: the connection may live long.
                 self.read_ahead = Vec::new();
             }
             return Poll::Ready(Ok(()));
@@ -128,7 +128,7 @@ impl AsyncWrite for ClientStream {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    /// Nothing more is sent; what the other side still sends is read, and dropped.
+    /// Closes the sending side. Then reads and drops what the client still sends, until it closes its side, or for [`LINGER`].
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;

@@ -1,4 +1,4 @@
-//! A connection in HTTP/1.1.
+//! Connections in HTTP/1.1.
 
 use std::{error::Error as _, pin::pin, sync::Arc};
 
@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{ClientStream, Service};
 use crate::{access::ConnectionInfo, transport::BUFFER};
 
-/// Serves one, to its end; or one request of it.
+/// Serves a connection to its end, or, without `keep_alive`, one request of it.
 pub(super) async fn serve(stream: ClientStream, info: Arc<ConnectionInfo>, mut service: Service, keep_alive: bool) {
     let (responder, peer) = (service.clone(), info.peer);
     let served = http1::Builder::new()
@@ -20,7 +20,7 @@ pub(super) async fn serve(stream: ClientStream, info: Arc<ConnectionInfo>, mut s
     let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
-        // The server has gone, or says so.
+        // The server stops, or is gone.
         _ = service.stopping.changed() => {
             served.as_mut().graceful_shutdown();
             served.await

@@ -1,20 +1,19 @@
-//! A connection in HTTP/2 (RFC 9113), with prior knowledge: many requests at the same time.
+//! Connections in HTTP/2 (RFC 9113), with prior knowledge: many requests at the same time.
 //!
-//! What one client can hold is what it could hold with HTTP/1.1. A connection has a permit, which its first request
-//! uses; each further one that is open at the same time needs a permit of its own, as a connection would, or is answered
-//! 503 (where many are being told so, it is reset instead). What a request has read ahead is bounded by its window, and
-//! what its answer has written ahead by what the client has room for: no more is given to the connection than that.
+//! A client can hold no more than it could with HTTP/1.1. A connection has one permit, and its first request uses it. Each
+//! further request that is open at the same time needs a permit of its own, as a connection would, or is answered 503; where
+//! many are being answered so, it is reset. What a request has sent and nobody has read is bounded by its window; what is
+//! written of its response is bounded by what the client has room for.
 //!
 //! # What can go wrong
 //!
-//! - *A client that opens and resets requests without end* (rapid reset): no more than [`MAX_STREAMS`] are being worked on;
-//!   those that were reset before their turn end the connection (`h2` allows 20).
-//! - *A client that leaves an answer where it is*: the request is reset when nothing of it was taken for as long as a
-//!   connection in HTTP/1.1 may stall; the others go on.
-//! - *A client that asks nothing* loses its connection as in HTTP/1.1; one that is gone, or sends half a frame and no
-//!   more, does not answer pings.
-//! - *Floods of settings, pings or empty frames* are read no faster than their answers are taken, and `h2` ends those that
-//!   are worth nothing.
+//! - *A client that opens and resets requests without end* (rapid reset): no more than [`MAX_STREAMS`] are worked on. Requests
+//!   that are reset before their turn end the connection (`h2` allows 20).
+//! - *A client that does not read a response*: the request is reset when nothing of it was taken for as long as a connection in
+//!   HTTP/1.1 may stall. The others go on.
+//! - *A client that asks nothing* loses its connection, as in HTTP/1.1. One that is gone, or sends half a frame, does not
+//!   answer pings.
+//! - *Floods of settings, pings or empty frames* are read no faster than their replies are taken, and `h2` ends useless ones.
 
 use std::{
     convert::Infallible,
@@ -53,16 +52,16 @@ use crate::{
     transport::{BUFFER, RuntimeSwitch},
 };
 
-/// Requests that a connection may have open at the same time.
+/// How many requests a connection may have open at the same time.
 pub(crate) const MAX_STREAMS: u32 = 100;
-/// What a request may have sent, and nobody has read yet, in bytes: what the protocol begins with.
+/// How much of a request may be sent and not read yet, in bytes: the protocol's initial window.
 pub(crate) const STREAM_WINDOW: u32 = (64 << 10) - 1;
-/// A head may be so long, in bytes, as the protocol counts it: 32 more for each header.
+/// The longest head of a request, in bytes as the protocol counts them: 32 more for each header.
 pub(crate) const MAX_HEAD: u32 = 40 << 10;
-/// … and have so many headers, as in HTTP/1.1.
+/// How many headers a head may have, as in HTTP/1.1.
 pub(crate) const MAX_HEADERS: usize = 100;
 
-/// Headers that are about a connection in HTTP/1.1, and must not be in an answer in HTTP/2 (RFC 9113, section 8.2.2).
+/// Headers for one hop: they belong to HTTP/1.1, and a response in HTTP/2 must not have them (RFC 9113, section 8.2.2).
 const HOP_BY_HOP_HEADERS: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -70,10 +69,10 @@ const HOP_BY_HOP_HEADERS: [HeaderName; 4] = [
     header::UPGRADE,
 ];
 
-/// A request, and where its answer goes.
+/// A request, and where its response goes.
 type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
 
-/// A connection that has asked for something.
+/// A connection that has sent its first request.
 pub(crate) struct Http2Connection {
     connection: Connection<ClientStream, Bytes>,
     runtime_switch: RuntimeSwitch,
@@ -82,7 +81,7 @@ pub(crate) struct Http2Connection {
     service: Service,
 }
 
-/// What becomes of a connection when a request was answered.
+/// What happens to the connection after a response.
 #[derive(PartialEq, Eq)]
 enum Disposition {
     KeepOpen,
@@ -90,7 +89,7 @@ enum Disposition {
 }
 
 impl Http2Connection {
-    /// Waits for the first request; nothing if there is none.
+    /// Waits for the first request; `None` if the client sends none.
     pub(crate) async fn accept_first(
         mut stream: ClientStream,
         info: Arc<ConnectionInfo>,
@@ -102,7 +101,7 @@ impl Http2Connection {
             let mut connection = Builder::new()
                 .max_concurrent_streams(MAX_STREAMS)
                 .initial_window_size(STREAM_WINDOW)
-                // All of them can be full, and none waits for another.
+                // So all streams can be full, and none waits for another.
                 .initial_connection_window_size(MAX_STREAMS * STREAM_WINDOW)
                 .max_header_list_size(MAX_HEAD)
                 .max_send_buffer_size(BUFFER)
@@ -120,7 +119,7 @@ impl Http2Connection {
         }
     }
 
-    /// Whether it asks for the node's health.
+    /// Whether the first request is a health check.
     pub(crate) fn asks_for_health(&self) -> bool {
         let (request, path) = (&self.first.0, self.first.0.uri().path());
         match *request.method() {
@@ -130,25 +129,25 @@ impl Http2Connection {
         }
     }
 
-    /// It is served in another runtime from now on.
+    /// From now on it is served on another runtime.
     pub(crate) fn moved(self) -> Self {
         self.runtime_switch.switch();
         self
     }
 
-    /// Says why it is not served.
+    /// Answers the first request that there are too many connections.
     pub(crate) async fn refuse(mut self) {
         let none = Arc::new(Semaphore::new(0));
         self.service.permits = Arc::clone(&none);
         self.run(true, none).await;
     }
 
-    /// Serves it to its end; or, if it is not to be kept alive, its first request.
+    /// Serves the connection to its end, or, without `keep_alive`, its first request.
     pub(crate) async fn serve(self, keep_alive: bool) {
         self.run(!keep_alive, Arc::new(Semaphore::new(1))).await;
     }
 
-    /// `own_permit` has the permit of the connection itself.
+    /// `own_permit` stands for the permit of the connection.
     async fn run(self, once: bool, own_permit: Arc<Semaphore>) {
         let Self { mut connection, first, info, mut service, .. } = self;
         let peer = info.peer;
@@ -172,7 +171,7 @@ impl Http2Connection {
                     None => return,
                 },
                 Some(ended) = exchanges.join_next() => {
-                    // Should it have panicked, its request was reset.
+                    // An error means that it has panicked: then its request was reset.
                     if ended.is_ok_and(|disposition| disposition == Disposition::Close) && !closing {
                         closing = true;
                         connection.graceful_shutdown();
@@ -183,7 +182,7 @@ impl Http2Connection {
                     (is_closing_idle, closing) = (true, true);
                     connection.abrupt_shutdown(Reason::NO_ERROR);
                 }
-                // The server has gone, or says so.
+                // The server stops, or is gone.
                 _ = service.stopping.changed(), if !closing => {
                     closing = true;
                     connection.graceful_shutdown();
@@ -196,8 +195,8 @@ impl Http2Connection {
     }
 }
 
-/// The next request, where so many are being worked on; nothing when the connection has ended. While they are as many as
-/// may be none is taken: `h2` counts those that are reset meanwhile.
+/// The next request; `None` when the connection has ended. While `open` is the maximum, none is accepted: `h2` counts those
+/// that are reset meanwhile.
 async fn next_exchange(
     connection: &mut Connection<ClientStream, Bytes>,
     open: usize,
@@ -209,21 +208,21 @@ async fn next_exchange(
     ended.err().map(Err)
 }
 
-/// Ends when a ping is not answered.
+/// Pings the client, and ends when it does not answer.
 async fn ping_loop(pings: Option<PingPong>, every: Duration, pong_timeout: Duration) {
     let Some(mut pings) = pings else { return pending().await };
     loop {
         sleep(every).await;
         match timeout(pong_timeout, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection has an end of its own.
+            // The connection reports its own error.
             Ok(Err(_)) => return pending().await,
             Err(_) => return,
         }
     }
 }
 
-/// Answers a request, or says that there is no room for it.
+/// Responds to a request, or says that there are too many.
 async fn handle_exchange(
     (request, mut respond): Exchange,
     info: Arc<ConnectionInfo>,
@@ -239,7 +238,7 @@ async fn handle_exchange(
         drop(request);
         app.counts.refused.fetch_add(1, Ordering::Relaxed);
         match service.refusals.try_acquire() {
-            // Whoever does not read it has not missed much.
+            // A client that does not read this misses little.
             Ok(_place) => {
                 let sent = discard_unread_while(send(over_limit().into_response(), respond, peer, app), left);
                 drop(timeout(REFUSAL_TIME, sent).await);
@@ -264,16 +263,16 @@ async fn handle_exchange(
     discard_unread_while(answered, left).await
 }
 
-/// Whether an answer has gone to its end.
+/// Whether all of a response was sent.
 #[derive(PartialEq, Eq)]
 enum SendOutcome {
     Complete,
     Partial,
 }
 
-/// Answers, and beside that drops what comes of the request's body and nobody reads, which would be held for as long as the
-/// answer takes. More than its window is only taken when all was sent, for [`LINGER`]: some clients take it for an error if
-/// their request is reset before they have sent all, although the answer is there (curl 7.88).
+/// Responds, and meanwhile drops what comes of the request's body and nobody reads: otherwise it would stay in memory as long
+/// as the response takes. More than a window is only taken when all of the response was sent, for [`LINGER`]: some clients
+/// report an error if their request is reset before they have sent all, although the response is there (curl 7.88).
 async fn discard_unread_while(
     answer: impl Future<Output = (Disposition, SendOutcome)>,
     left: oneshot::Receiver<RecvStream>,
@@ -289,11 +288,11 @@ async fn discard_unread_while(
     disposition
 }
 
-/// What is left of a body that nobody reads to its end.
+/// A body that nobody reads to its end.
 struct UnreadBody {
     left: Option<oneshot::Receiver<RecvStream>>,
     stream: Option<RecvStream>,
-    /// How much was dropped, and not made room for.
+    /// Bytes that were dropped, and for which the window was not opened again.
     dropped: usize,
 }
 
@@ -302,7 +301,7 @@ impl UnreadBody {
         Self { left: Some(left), stream: None, dropped: 0 }
     }
 
-    /// The next piece; none at the end. Nothing is lost when this is given up.
+    /// The length of the next piece; `None` at the end. Cancel-safe.
     async fn next(&mut self) -> Option<usize> {
         if let Some(left) = &mut self.left {
             self.stream = left.await.ok();
@@ -316,7 +315,7 @@ impl UnreadBody {
         length
     }
 
-    /// Drops what comes, for as long as it is polled, and makes no room for more.
+    /// Drops what comes, and opens no window for more.
     async fn discard_within_window(&mut self) -> Infallible {
         while let Some(length) = self.next().await {
             self.dropped += length;
@@ -324,7 +323,7 @@ impl UnreadBody {
         pending().await
     }
 
-    /// Takes all of it, and drops that.
+    /// Drops all that comes, and opens the window for more.
     async fn discard_rest(&mut self) {
         let mut taken = self.dropped;
         loop {
@@ -339,7 +338,7 @@ impl UnreadBody {
     }
 }
 
-/// Sends an answer.
+/// Sends a response.
 async fn send(
     response: Response<Body>,
     mut respond: SendResponse<Bytes>,
@@ -364,7 +363,7 @@ async fn send(
     (disposition, SendOutcome::Partial)
 }
 
-/// What HTTP/2 wants of a head, and what becomes of the connection.
+/// Makes a head fit for HTTP/2. Also says what happens to the connection.
 fn prepare_head(mut response: Response<Body>) -> (Response<Body>, Disposition) {
     let length = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
     let headers = response.headers_mut();
@@ -378,7 +377,7 @@ fn prepare_head(mut response: Response<Body>) -> (Response<Body>, Disposition) {
     (response, if closes { Disposition::Close } else { Disposition::KeepOpen })
 }
 
-/// Why an answer was not sent to its end.
+/// Why a response was not sent to its end.
 enum SendError {
     Stalled,
     Broken(h2::Error),
@@ -399,7 +398,7 @@ async fn send_body(mut stream: SendStream<Bytes>, mut body: Body, stall: Duratio
         };
         let Some(frame) = frame else { return Ok(stream.send_data(Bytes::new(), true)?) };
         let Ok(frame) = frame else {
-            // Half of an answer is not to be taken for one.
+            // A client must not take a part for the whole.
             stream.send_reset(Reason::INTERNAL_ERROR);
             return Ok(());
         };
@@ -434,7 +433,7 @@ async fn send_data(
         while stream.capacity() == 0 {
             match timeout(stall, poll_fn(|context| stream.poll_capacity(context))).await {
                 Ok(Some(capacity)) => drop(capacity?),
-                // It was reset.
+                // The client has reset the stream.
                 Ok(None) => return Err(h2::Error::from(Reason::CANCEL).into()),
                 Err(_) => {
                     stream.send_reset(Reason::CANCEL);
@@ -448,13 +447,13 @@ async fn send_data(
     Ok(())
 }
 
-/// A request's body. What was read makes room for more.
+/// The body of a request. Reading it opens the window for more.
 struct RequestBody {
-    /// Set until it is dropped.
+    /// Set until this is dropped.
     stream: Option<RecvStream>,
-    /// Who gets it then, if it has not ended.
+    /// Receives the stream then, if it has not ended.
     unread: Option<oneshot::Sender<RecvStream>>,
-    /// How much is still to come, if that was announced; `h2` sees to it that it is true.
+    /// How much is still to come, where a content-length says so. `h2` checks that it is true.
     length: Option<u64>,
     expects_trailers: bool,
 }
@@ -470,7 +469,7 @@ impl Drop for RequestBody {
         if let Some((stream, unread)) = self.stream.take().zip(self.unread.take())
             && !stream.is_end_stream()
         {
-            // Nobody takes it where the answer was given up.
+            // Nobody receives it where the response was given up.
             let _ = unread.send(stream);
         }
     }

@@ -1,8 +1,7 @@
-//! Connections: how long they last, and how they end.
+//! Connections, in HTTP/1.1 (`http1`) and in HTTP/2 (`http2`): how long they last, and how they end.
 //!
-//! Each is served by a task of its own, in HTTP/1.1 (`http1`) or in HTTP/2 (`http2`). It has a time limit to send a
-//! request's head, also after an earlier one, and is cut off when it takes nothing of its answer for a while
-//! ([`Timeouts`](super::Times)).
+//! A task of its own serves each. A connection has a timeout to send the head of a request, also of the next one, and is cut
+//! off when it takes nothing of a response for a while ([`Timeouts`](super::Timeouts)).
 
 mod client_stream;
 mod http1;
@@ -37,34 +36,34 @@ use super::{
     transport::{Socket, Transport},
 };
 
-/// What a connection in HTTP/2 begins with (RFC 9113, section 3.4).
+/// The first bytes of a connection in HTTP/2 (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a refused client may take to read why.
+/// How long a refused client may take to read the refusal.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
-/// How long a client may go on sending after it was answered for good. Most read the answer only when they have sent
-/// all, and a connection that is closed before that takes it back.
+/// How long a client may go on sending after the last response. Most clients read the response only when they have sent all,
+/// and a connection that is closed before that discards it.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// What all connections are served with.
+/// What serves the requests of all connections.
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) app: Arc<App>,
     pub(super) router: Router,
     /// Changes when the server stops.
     pub(super) stopping: watch::Receiver<()>,
-    /// One for each connection, and for each request more that one has open.
+    /// A permit for each connection, and for each request that a connection has open besides its first.
     pub(super) permits: Arc<Semaphore>,
-    /// One for each request of HTTP/2 that is being told that there is no permit for it.
+    /// A permit for each request in HTTP/2 that is being refused.
     pub(super) refusals: Arc<Semaphore>,
 }
 
 impl Service {
-    /// Serves one in HTTP/1.1, to its end; or one request of it.
+    /// Serves a connection in HTTP/1.1 to its end, or, without `keep_alive`, one request of it.
     pub(super) async fn serve_http1(self, stream: ClientStream, info: Arc<ConnectionInfo>, keep_alive: bool) {
         http1::serve(stream, info, self, keep_alive).await;
     }
 
-    /// Serves one of which it is not known what it speaks, because it says it byte by byte.
+    /// Serves a connection whose first bytes came one by one, and did not show yet whether it is HTTP/2.
     pub(super) async fn serve_undecided(self, mut stream: ClientStream, info: Arc<ConnectionInfo>) {
         let (peer, head) = (info.peer, self.app.config.timeouts.head);
         match timeout(head, stream.begins_with(PREFACE)).await {
@@ -79,7 +78,7 @@ impl Service {
         }
     }
 
-    /// Answers a request; whoever does knows who asks.
+    /// Responds to a request, through the middleware and the router. Handlers find the [`ConnectionInfo`] in its extensions.
     fn respond<B>(
         &self,
         mut request: Request<B>,
@@ -93,7 +92,7 @@ impl Service {
         TowerToHyperService::new(self.router.clone()).call(request)
     }
 
-    /// A connection has ended with an error.
+    /// Logs or counts the error with which a connection has ended.
     fn report_error(&self, peer: SocketAddr, cause: Option<&io::Error>, error: &dyn fmt::Display) {
         if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
             let stall = self.app.config.timeouts.stall;
@@ -104,28 +103,28 @@ impl Service {
     }
 }
 
-/// Why there is no answer.
+/// The refusal of a connection beyond the limit.
 fn over_limit() -> Problem {
     let detail = "too many connections are open; close some, or try again in a moment";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).header(header::RETRY_AFTER, "1")
 }
 
-/// Says why it is not served, in HTTP/1.1, to whoever has not asked yet.
+/// Refuses a connection in HTTP/1.1 before it has sent a request.
 pub(super) async fn refuse_http1(mut stream: ClientStream) -> io::Result<()> {
     stream.set_write_timeout(REFUSAL_TIME);
     respond_to_any(stream, &over_limit(), "503 Service Unavailable\r\nretry-after: 1").await
 }
 
-/// Says that it speaks plainly where TLS is spoken.
+/// Refuses a connection without TLS where TLS is needed.
 pub(super) async fn refuse_plain(stream: TcpStream) -> io::Result<()> {
     let detail = "this port speaks HTTP over TLS only: write https:// instead of http://";
     let stream = ClientStream::new(Transport::Plain(Socket::new(stream, REFUSAL_TIME)));
     respond_to_any(stream, &Problem::bad_request(detail), "400 Bad Request").await
 }
 
-/// Answers whatever is asked.
+/// Responds without reading a request.
 async fn respond_to_any(mut stream: ClientStream, problem: &Problem, status: &str) -> io::Result<()> {
-    // The body ends with the connection.
+    // Without a content-length: the body ends with the connection.
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n{}",
         problem.body()

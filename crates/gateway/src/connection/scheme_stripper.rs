@@ -1,13 +1,13 @@
-//! Clients that take a URL for a host: those of gRPC for Go, as etcd's client 3.4 uses them, say `http://HOST:PORT` in the
-//! pseudo-header `:authority` if that is what they were given. Go's servers do not look at it; `h2` refuses the request. So
-//! that such clients are served, the scheme is taken out before `h2` reads it.
+//! Strips schemes from hosts. Some clients send a URL where a host belongs: gRPC for Go, as etcd's client 3.4 uses it, sends
+//! `http://HOST:PORT` in the pseudo-header `:authority` if it was given that. Go's servers do not check it, but `h2` refuses
+//! the request. So the scheme is taken out before `h2` reads the head.
 //!
-//! A head comes as a block of HPACK (RFC 7541). A literal value of `:authority` is changed in it; what refers to one that came
-//! before refers to the changed one, as the decoder keeps that in its table: there it takes less room than the client thinks,
-//! so the decoder forgets no entry that the client still counts. In Huffman's code, the scheme is the same bits in
-//! each value, so that they can be cut off without decoding anything but lengths.
+//! A head is a block of HPACK (RFC 7541). This changes the literal value of `:authority` in it. Later heads that refer to an
+//! earlier value then refer to the changed one, since the decoder keeps that in its table. There the entry is smaller than the
+//! client thinks, so the decoder forgets no entry that the client still counts on. In Huffman's code, a scheme is the same bits
+//! in each value: they can be cut off, and only lengths have to be decoded.
 //!
-//! A connection whose first head does not say such a thing is left alone from then on.
+//! A connection whose first head has no scheme to strip is passed through from then on.
 
 use std::{
     io,
@@ -18,29 +18,29 @@ use tokio::io::ReadBuf;
 
 use super::PREFACE;
 
-/// Before the payload of a frame: three bytes of length, its type, its flags, and its stream.
+/// The length of a frame's header: three bytes of length, then type, flags and stream.
 const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
-/// Flags of a head that has more than the block in it. Such clients do not send any.
+/// Flags of a head that has more than the block in it. Clients that need this do not set them.
 const PADDED_OR_PRIORITY: u8 = 0x8 | 0x20;
-/// A longer frame is not read by `h2` either.
+/// The longest frame that `h2` reads.
 const MAX_FRAME: usize = 16 << 10;
-/// What is read at once.
+/// How many bytes are read at once.
 const READ_BYTES: usize = 4 << 10;
-/// A length that does not fit in the seven bits of one byte.
+/// The first length that does not fit into the seven bits of one byte.
 const MULTI_BYTE_LENGTH: u8 = 0x7f;
-/// The index of `:authority` in the table of HPACK that everybody has.
+/// The index of `:authority` in HPACK's static table.
 const AUTHORITY_INDEX: usize = 1;
 
-/// What comes on a connection in HTTP/2, from its beginning.
+/// The bytes of a connection in HTTP/2, from its beginning.
 pub(super) struct SchemeStripper {
-    /// What came, and was not looked at.
+    /// Bytes that came, and were not processed yet.
     input: Vec<u8>,
-    /// What is to be read.
+    /// Bytes to be read.
     output: Vec<u8>,
     /// How many bytes come until the next frame begins.
     bytes_left_in_frame: usize,
-    /// Whether there may be more to change.
+    /// Whether there may be more to strip.
     is_active: bool,
     has_stripped: bool,
 }
@@ -56,7 +56,7 @@ impl SchemeStripper {
         }
     }
 
-    /// Reads as a stream does, of which `more` reads what comes.
+    /// Reads as a stream does; `more` reads from the stream beneath.
     pub(super) fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -68,7 +68,7 @@ impl SchemeStripper {
             let mut chunk = ReadBuf::new(&mut chunk);
             ready!(more(context, &mut chunk))?;
             if chunk.filled().is_empty() {
-                // It has ended, perhaps within a frame.
+                // The stream has ended, perhaps within a frame.
                 self.is_active = false;
             }
             self.input.extend_from_slice(chunk.filled());
@@ -82,18 +82,18 @@ impl SchemeStripper {
         if count < self.output.len() {
             self.output.drain(..count);
         } else {
-            // A connection that stays does not keep it.
+            // Frees the buffer: the connection may live long.
             self.output = Vec::new();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Whether there is nothing to look for any more, and all was read.
+    /// Whether there is nothing more to strip, and all was read.
     pub(super) fn is_finished(&self) -> bool {
         !self.is_active && self.output.is_empty()
     }
 
-    /// Looks at what came, as far as it is whole.
+    /// Processes what came, as far as frames are complete.
     fn process(&mut self) {
         let mut at = 0;
         while self.is_active {
@@ -140,22 +140,22 @@ impl SchemeStripper {
     }
 }
 
-/// The block without the scheme in the literal value of `:authority`; nothing, if there is none, or it cannot be read.
+/// The block without the scheme in the literal value of `:authority`; `None` if there is none, or the block cannot be read.
 fn strip_scheme(block: &[u8]) -> Option<Vec<u8>> {
     let mut rest = block;
     while let Some(&first) = rest.first() {
         let name = match first {
-            // A field of a table.
+            // A field that is in a table.
             0x80.. => {
                 integer(&mut rest, 7)?;
                 continue;
             }
-            // A size of the table.
+            // A new size of the table.
             0x20..0x40 => {
                 integer(&mut rest, 5)?;
                 continue;
             }
-            // A literal, which comes into the table or does not.
+            // A literal, which goes into the table or does not.
             0x40.. => integer(&mut rest, 6)?,
             _ => integer(&mut rest, 4)?,
         };
@@ -167,7 +167,7 @@ fn strip_scheme(block: &[u8]) -> Option<Vec<u8>> {
         if name != AUTHORITY_INDEX {
             continue;
         }
-        // No real host is longer, and its length is to fit in one byte.
+        // No real host is longer, and the new length must fit into one byte.
         if value.len() > usize::from(MULTI_BYTE_LENGTH) {
             return None;
         }
@@ -183,7 +183,7 @@ fn strip_scheme(block: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// An integer whose first byte has so many bits for it (RFC 7541, section 5.1).
+/// An integer of HPACK; its first byte has so many bits for it (RFC 7541, section 5.1).
 fn integer(rest: &mut &[u8], bits: u32) -> Option<usize> {
     let (&first, after) = rest.split_first()?;
     *rest = after;
@@ -203,7 +203,7 @@ fn integer(rest: &mut &[u8], bits: u32) -> Option<usize> {
     None
 }
 
-/// A text, and whether it is in Huffman's code (section 5.2).
+/// A string of HPACK, and whether it is in Huffman's code (section 5.2).
 fn string<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], bool)> {
     let is_huffman = rest.first()? & 0x80 != 0;
     let length = integer(rest, 7)?;
@@ -212,19 +212,19 @@ fn string<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], bool)> {
     Some((text, is_huffman))
 }
 
-/// `http://` and `https://` in Huffman's code: so many bits, and which.
+/// `http://` and `https://` in Huffman's code: how many bits, and which.
 #[expect(clippy::unusual_byte_groupings, reason = "a group is a symbol")]
 const HUFFMAN_SCHEMES: [(usize, u64); 2] = [
     (41, 0b100111_01001_01001_101011_1011100_011000_011000),
     (46, 0b100111_01001_01001_101011_01000_1011100_011000_011000),
 ];
 
-/// The code (section 5.2 and appendix B) is canonical: how long a symbol is, and the first value of so many bits that is
-/// none, as far as a host has such symbols.
+/// The code (section 5.2 and appendix B) is canonical. For each length of a symbol: the first value of so many bits that is no
+/// symbol, for the symbols that hosts have.
 const HUFFMAN_LENGTHS: [(usize, u64); 8] =
     [(5, 0b01010), (6, 0b10_1110), (7, 0b111_1100), (8, 0xfe), (10, 0x3fd), (11, 0x7fd), (12, 0xffc), (13, 0x1ffe)];
 
-/// So many bits from there on; behind the end there are ones, as in the code.
+/// So many bits from a position on. Behind the end come ones, as the code pads.
 fn bits(bytes: &[u8], from: usize, count: usize) -> u64 {
     (from..from + count).fold(0, |bits, at| {
         let byte = bytes.get(at / 8).copied().unwrap_or(0xff);
@@ -232,11 +232,11 @@ fn bits(bytes: &[u8], from: usize, count: usize) -> u64 {
     })
 }
 
-/// A text in Huffman's code without the scheme that it begins with.
+/// A string in Huffman's code, without the scheme at its beginning.
 fn strip_huffman(text: &[u8]) -> Option<Vec<u8>> {
     let (from, _) = HUFFMAN_SCHEMES.into_iter().find(|(count, scheme)| bits(text, 0, *count) == *scheme)?;
     let (mut end, all) = (from, text.len() * 8);
-    // What is left is filled up with less than a byte of ones.
+    // The padding is less than a byte of ones.
     while all - end >= 8 || bits(text, end, 7) != 0x7f {
         let (length, _) = HUFFMAN_LENGTHS.into_iter().find(|(length, none)| bits(text, end, *length) < *none)?;
         end += length;

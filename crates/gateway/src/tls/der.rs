@@ -1,9 +1,9 @@
-//! What is said of a certificate: whose it is, and until when it is valid. Read from its DER (RFC 5280, X.690), as far
-//! as that takes; whether it is genuine is for others to find out.
+//! Reading certificates: whose they are, and how long they are valid. This reads as much of their DER (RFC 5280, X.690) as that
+//! needs. It does not verify them.
 
 use std::time::{Duration, SystemTime};
 
-/// The subject is shown to so many bytes.
+/// How much of a subject is kept, in bytes.
 const MAX_SUBJECT: usize = 256;
 
 const INTEGER: u8 = 0x02;
@@ -15,7 +15,7 @@ const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const VERSION: u8 = 0xa0;
 
-/// Names of attributes, as RFC 4514 has them, with their object identifiers.
+/// Object identifiers of attributes, with the names that RFC 4514 has for them.
 const ATTRIBUTES: [(&[u8], &str); 9] = [
     (&[0x55, 4, 3], "CN"),
     (&[0x55, 4, 6], "C"),
@@ -28,19 +28,19 @@ const ATTRIBUTES: [(&[u8], &str); 9] = [
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1], "emailAddress"),
 ];
 
-/// What is said of a certificate.
+/// What a certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Of X.509: 3, unless it is one that TLS does not take for anybody's own.
+    /// The version of X.509. TLS takes only version 3.
     pub version: u8,
-    /// Whose it is, as in RFC 4514: `CN=alice,O=Example`. It may have any letters, and is cut off if it is long.
+    /// The subject, as in RFC 4514: `CN=alice,O=Example`. It may have any characters, and is cut off if it is long.
     pub subject: String,
     /// When it expires.
     pub not_after: SystemTime,
 }
 
 impl Certificate {
-    /// Reads one of DER; nothing if it is none.
+    /// Reads a certificate from DER; `None` if it is none.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
         let (certificate, _) = expect(SEQUENCE, der)?;
@@ -51,7 +51,7 @@ impl Certificate {
             version = number.first()?.checked_add(1)?;
             fields = rest;
         }
-        // Serial number, algorithm, issuer.
+        // Serial number, algorithm and issuer.
         for tag in [INTEGER, SEQUENCE, SEQUENCE] {
             fields = expect(tag, fields)?.1;
         }
@@ -63,7 +63,7 @@ impl Certificate {
     }
 }
 
-/// The first element: its tag, its content, and what follows.
+/// The first element of a text: its tag, its content, and what follows it.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -79,12 +79,12 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// The first element, if it has this tag: its content, and what follows.
+/// The first element, if it has this tag: its content, and what follows it.
 fn expect(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     element(der).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
 }
 
-/// A name: the most significant part comes last, as RFC 4514 has it.
+/// A name. As RFC 4514 wants, the most significant part comes last.
 fn name(mut der: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
     while !der.is_empty() {
@@ -130,7 +130,7 @@ fn text(tag: u8, value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-/// With a backslash before what would otherwise be taken for the end of the value.
+/// Puts a backslash before each character that would otherwise end the value.
 fn add_escaped(to: &mut String, value: &str) {
     for letter in value.chars() {
         if matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=') {
@@ -140,7 +140,7 @@ fn add_escaped(to: &mut String, value: &str) {
     }
 }
 
-/// A point in time, always UTC (RFC 5280, section 4.1.2.5).
+/// A point in time, in UTC (RFC 5280, section 4.1.2.5).
 fn time(tag: u8, text: &[u8]) -> Option<SystemTime> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (year, rest) = match tag {
@@ -161,11 +161,11 @@ fn time(tag: u8, text: &[u8]) -> Option<SystemTime> {
     let two = |at: usize| rest[at..at + 2].parse::<u64>().ok();
     let [month, day, hour, minute, second] = [two(0)?, two(2)?, two(4)?, two(6)?, two(8)?];
     let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z");
-    // It cannot be before 1970 there; then it has long expired.
+    // Such a certificate has expired long ago; `humantime` reads no time before 1970.
     if year < 1970 {
         return Some(SystemTime::UNIX_EPOCH);
     }
-    // Without an end (RFC 5280, section 4.1.2.5): 9999.
+    // The year 9999 stands for no end (RFC 5280, section 4.1.2.5).
     humantime::parse_rfc3339(&text)
         .ok()
         .or_else(|| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(253_402_300_799)))

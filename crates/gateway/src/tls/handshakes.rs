@@ -1,9 +1,9 @@
-//! Handshakes: their computation in turns, the newest first, and what a client may send in one.
+//! TLS handshakes, one after the other, the newest first.
 //!
-//! A client that begins a handshake and does not go on costs what one costs that connects and says nothing: its
-//! connection. What a whole hello makes this thread compute takes longer than all else here, and health checks wait for
-//! it. So the next turn is that of the hello that came last: of thousands that come at the same time, each health check is
-//! answered as it comes, and the others later.
+//! The computation for one handshake takes this thread longer than anything else it does, and health checks wait for it. So the
+//! hello that came last is next: of thousands that come at once, each health check is answered as it comes, and the others
+//! later. A client that begins a handshake and does not go on costs what one costs that connects and says nothing: its
+//! connection.
 
 use std::{
     io,
@@ -17,25 +17,25 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use super::Tls;
 use crate::transport::{BUFFER, Socket};
 
-/// The most that a client may send in one, in bytes; TLS keeps no more of an open connection, either. A hello takes up to 2
-/// KiB, and a client's certificate with those of its authorities seldom more than 8.
+/// The most that a client may send in a handshake, in bytes. TLS keeps no more of an open connection, either. A hello takes up
+/// to 2 KiB, and a client's certificate with those of its authorities seldom more than 8.
 pub(crate) const MAX_HANDSHAKE: usize = 16 << 10;
 
-/// See the [module](self).
+/// The queue of handshakes that wait for their computation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HandshakeQueue(Arc<Mutex<QueueState>>);
 
 #[derive(Debug, Default)]
 struct QueueState {
-    /// Somebody has a turn.
+    /// Whether somebody has the turn.
     is_busy: bool,
-    /// Names the next who waits.
+    /// The number of the next that waits.
     next: u64,
-    /// Those who wait for one; the newest last, so that their numbers ascend.
+    /// Those who wait for the turn. The newest comes last, so the numbers ascend.
     waiting: Vec<(u64, oneshot::Sender<Turn>)>,
 }
 
-/// Goes to the next when it is dropped.
+/// The turn. A drop passes it on.
 #[derive(Debug)]
 struct Turn(HandshakeQueue);
 
@@ -47,18 +47,18 @@ impl Drop for Turn {
             return;
         };
         drop(state);
-        // Who has just gone away drops it, too.
+        // If the receiver has just gone, this drops the turn, which passes it on.
         let _ = next.send(Turn(self.0.clone()));
     }
 }
 
-/// Waits no more when it is dropped.
+/// A place in the queue. A drop leaves the queue.
 struct QueuedTurn<'a>(&'a HandshakeQueue, u64);
 
 impl Drop for QueuedTurn<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        // One that has got its turn does not wait.
+        // Whoever has got the turn is not in the queue any more.
         if let Ok(index) = state.waiting.binary_search_by_key(&self.1, |(number, _)| *number) {
             state.waiting.remove(index);
         }
@@ -67,7 +67,7 @@ impl Drop for QueuedTurn<'_> {
 
 impl HandshakeQueue {
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing in between leaves it half done.
+        // No panic under this lock leaves it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -87,7 +87,7 @@ impl HandshakeQueue {
         given.await.expect("who waits stays on the list until it gets its turn")
     }
 
-    /// Shakes hands with whoever is at the other end. The caller sets the time limit.
+    /// Does a handshake. The caller sets the time limit.
     pub(crate) async fn handshake(&self, tls: &Tls, mut socket: Socket) -> io::Result<Box<TlsStream<Socket>>> {
         socket.set_read_limit(Some(MAX_HANDSHAKE));
         let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;

@@ -1,22 +1,19 @@
-//! TLS for clients: the certificate that a server shows, and the authority that clients' certificates must be from.
+//! TLS: the server's certificate, and the authorities of clients' certificates.
 //!
-//! A [`Tls`] is made of PEM texts. What it has can be replaced while the server runs: connections that come after that
-//! get the new certificate, and those that are there go on. A client says in the handshake which version of HTTP it
-//! wants (ALPN): `h2`, or `http/1.1`.
+//! A [`Tls`] is made of PEM texts. They can be replaced while the server runs: later connections get the new certificate, and
+//! open ones go on. In the handshake a client chooses its version of HTTP (ALPN): `h2` or `http/1.1`.
 //!
 //! # Clients' certificates
 //!
-//! With an authority set, a client that shows a certificate must have it from there, or the handshake fails. One that
-//! shows none may ask for the node's health, as orchestrators do, which have none to show; all else is refused by
-//! `guard`.
+//! With an authority set, a certificate that a client shows must be from it, or the handshake fails. A client without a
+//! certificate may only make health checks: orchestrators have none to show. `guard` refuses all its other requests.
 //!
 //! # What can go wrong
 //!
-//! - *A handshake that is slow, or never ends* holds its connection, for the time of a head, and no more than others hold
-//!   ([`handshakes`]).
-//! - *A renewed certificate that is no good*, or does not fit its key: [`Tls::replace`] fails, and what there was stays.
-//!   So does one that has expired.
-//! - *A certificate that expires while the server runs*: whoever looks at [`Tls::certificate`] can tell in time.
+//! - *A slow handshake* holds its connection for the timeout of a head, and holds up no others ([`handshakes`]).
+//! - *A renewed certificate that cannot be used*, has expired, or does not fit its key: [`Tls::replace`] fails, and the old one
+//!   stays.
+//! - *A certificate that expires while the server runs*: [`Tls::certificate`] tells when, so a program can warn in time.
 
 mod der;
 pub(crate) mod handshakes;
@@ -36,30 +33,31 @@ use rustls::{
 
 pub use self::der::Certificate;
 
-/// What a server shows, and asks for, as PEM. Never shown.
+/// The certificates and the key of a server, in PEM. Never printed.
 #[derive(Clone, Copy)]
 pub struct Pem<'a> {
-    /// Its certificate, and behind it those of the authorities between it and the root.
+    /// The server's certificate, and behind it those of the authorities between it and the root.
     pub cert: &'a [u8],
-    /// The certificate's private key.
+    /// The private key of the certificate.
     pub key: &'a [u8],
-    /// The certificates of the authorities that clients' certificates must be from, if they need one.
+    /// The certificates of the authorities of clients' certificates. If set, clients need a certificate: others can only make
+    /// health checks, and each client has to be given one.
     pub client_ca: Option<&'a [u8]>,
 }
 
-/// The versions and ciphers of TLS that servers and clients here speak.
+/// The versions and ciphers of TLS that this project's servers and clients speak.
 #[must_use]
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// What cannot be used for TLS. Names the setting at fault.
+/// Why a server cannot use TLS. Each names the setting at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
-    /// There is no certificate.
+    /// A file has no certificate.
     #[error("`{0}`: there is no certificate in it; it must be PEM, with -----BEGIN CERTIFICATE-----")]
     NoCertificate(&'static str),
-    /// There is no key.
+    /// The file has no private key.
     #[error(
         "`tls_key_file`: there is no private key in it; it must be PEM, with -----BEGIN PRIVATE KEY-----, and not encrypted"
     )]
@@ -67,19 +65,19 @@ pub enum TlsError {
     /// A certificate cannot be read.
     #[error("`{0}`: a certificate in it cannot be read: {1}; is it the right file, and whole?")]
     BadCertificate(&'static str, String),
-    /// A certificate is of a version that TLS does not take.
+    /// A certificate has a version of X.509 that TLS does not take.
     #[error(
         "`{0}`: its certificate is of X.509 version {1}, and TLS wants version 3; make it anew with the node's names in \
          it (`openssl x509 -req` needs -extfile with a subjectAltName for that)"
     )]
     OldVersion(&'static str, u8),
-    /// The key is not that of the certificate.
+    /// The key does not belong to the certificate.
     #[error("`tls_key_file` has not the key of the certificate in `tls_cert_file`; set both to files of one pair")]
     Mismatch,
-    /// The pair cannot be used.
+    /// Certificate and key cannot be used together.
     #[error("`tls_cert_file` and `tls_key_file` cannot be used: {0}; use a key of ECDSA, Ed25519 or RSA")]
     Unusable(String),
-    /// The new certificate cannot be used any more.
+    /// The new certificate has expired.
     #[error("`tls_cert_file`: its certificate has expired at {}; renew it", when(.0))]
     Expired(SystemTime),
 }
@@ -88,7 +86,7 @@ fn when(time: &SystemTime) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(*time)
 }
 
-/// What a server shows to those who come now. Its clones share it.
+/// What a server shows to new connections. Clones share it.
 #[derive(Clone)]
 pub struct Tls(Arc<RwLock<Current>>);
 
@@ -106,8 +104,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads them. A certificate that has expired is taken: whether it has been renewed is another matter than whether
-    /// the node runs.
+    /// Reads certificates and key. A certificate that has expired is accepted: the node should run all the same.
     ///
     /// # Errors
     ///
@@ -116,7 +113,7 @@ impl Tls {
         Ok(Self(Arc::new(RwLock::new(Current::new(pem)?))))
     }
 
-    /// Takes these from now on; or, if they cannot be used, what there was.
+    /// From now on uses these. If they cannot be used, the old ones stay.
     ///
     /// # Errors
     ///
@@ -130,7 +127,7 @@ impl Tls {
         Ok(())
     }
 
-    /// What is said of the certificate.
+    /// What the server's certificate says.
     #[must_use]
     pub fn certificate(&self) -> Arc<Certificate> {
         Arc::clone(&self.current().certificate)
