@@ -103,7 +103,7 @@ impl State {
     pub(crate) fn ask<T: DeserializeOwned>(&self, query: &LockQuery) -> T {
         let query = postcard::to_allocvec(query).expect("it can be written");
         let view = QueryContext { leases: self.state.leases(), left: &|_| None };
-        let query = self.state.query("locks", &view, &query).expect("it has locks").expect("it can be read");
+        let answer = self.state.query("locks", &view, &query).expect("it has locks").expect("it can be read");
         postcard::from_bytes(&answer).expect("an answer")
     }
 
