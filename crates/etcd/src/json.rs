@@ -2,8 +2,8 @@
 //! enumerations by name. A field that has its default is left out. Reading takes names in camel case, too, and ignores unknown
 //! ones.
 //!
-//! The macro in `messages` implements [`JsonMessage`] for each message; this module implements [`JsonField`] for each type that a
-//! field may have.
+//! The macro in `messages` implements [`JsonMessage`] for each message; this module implements [`JsonField`] for each type
+//! that a field may have.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;

@@ -1,5 +1,5 @@
-//! etcd's service `Lease`. Lock sessions are leases of the store, too, with ids of their own range: to clients of etcd they do not
-//! exist.
+//! etcd's service `Lease`. Lock sessions are leases of the store, too, with ids of their own range: to clients of etcd they
+//! do not exist.
 
 use broadcast_lock::message::is_session;
 use broadcast_store::machine::{Command, Outcome};

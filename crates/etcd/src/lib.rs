@@ -8,8 +8,8 @@
 //!
 //! - **The protocol of etcd 3.4**: gRPC over HTTP/2, and the same calls in JSON over HTTP/1.1, as etcd's gateway has them
 //!   (`POST /v3/kv/put`, `/v3beta/kv/put`).
-//! - **etcd's guarantees**: reads and writes are linearizable unless a client asks for `serializable`; a watch sees every change
-//!   in order, or is cancelled.
+//! - **etcd's guarantees**: reads and writes are linearizable unless a client asks for `serializable`; a watch sees every
+//!   change in order, or is cancelled.
 //! - **etcd's errors**: codes and texts that clients compare (`status`).
 //! - What etcd has and this has not is answered `Unimplemented`, with the way to do it here.
 //!
@@ -48,8 +48,8 @@
 //!
 //! 1. The gateway accepts the connection, checks the token, and passes the request to the route (see
 //!    [`broadcast_gateway`]).
-//! 2. The handler that `RouteBuilder::unary` has made reads the one message: `grpc::MessageReader::read_one`. It reserves memory
-//!    for it from `grpc::MemoryBudget`, which all calls share.
+//! 2. The handler that `RouteBuilder::unary` has made reads the one message: `grpc::MessageReader::read_one`. It reserves
+//!    memory for it from `grpc::MemoryBudget`, which all calls share.
 //! 3. It calls `Etcd::put`. That makes a command of the store from the request (`kv::put`), and hands it to `Etcd::propose`.
 //! 4. `Etcd::run` opens the store and runs the command on the store's runtime. The store has the voters agree on it.
 //! 5. `kv::put_response` makes etcd's response from the outcome, `Etcd::header` its header, and `grpc::unary_response` the
@@ -60,12 +60,12 @@
 //!
 //! # What can go wrong
 //!
-//! - *No leader*: a call waits for one as long as the store's patience, and then fails with etcd's text. A call with the metadata
-//!   `hasleader` fails at once, and its streams end when the leader is lost.
-//! - *Watchers that do not read*: a stream holds a few responses, and then the store waits. What history forgets meanwhile is told
-//!   as etcd tells it, by cancelling the watch at the compacted revision.
-//! - *Keys and leases that are not the user's*: the sessions of locks are leases with ids of their own, and are not seen here. No
-//!   call reaches anything but users' keys.
+//! - *No leader*: a call waits for one as long as the store's patience, and then fails with etcd's text. A call with the
+//!   metadata `hasleader` fails at once, and its streams end when the leader is lost.
+//! - *Watchers that do not read*: a stream holds a few responses, and then the store waits. What history forgets meanwhile is
+//!   told as etcd tells it, by cancelling the watch at the compacted revision.
+//! - *Keys and leases that are not the user's*: the sessions of locks are leases with ids of their own, and are not seen
+//!   here. No call reaches anything but users' keys.
 
 #![deny(missing_docs, unreachable_pub)]
 

@@ -1,5 +1,5 @@
-//! The messages of etcd 3.4: `etcdserverpb`, `v3lockpb` and `v3electionpb`. They are protocol buffers, and JSON as etcd's gateway
-//! has it.
+//! The messages of etcd 3.4: `etcdserverpb`, `v3lockpb` and `v3electionpb`. They are protocol buffers, and JSON as etcd's
+//! gateway has it.
 //!
 //! Types and fields have etcd's names; etcd's own documentation describes them. A macro makes of each line the field with its
 //! tag on the wire and its name in JSON. Each choice of a `oneof` is an optional field: on the wire that is the same.

@@ -1,5 +1,5 @@
-//! The status of a call that fails: gRPC's codes, and the texts of etcd's package `rpctypes`. Clients compare these texts to tell
-//! errors apart, so they are etcd's to the letter.
+//! The status of a call that fails: gRPC's codes, and the texts of etcd's package `rpctypes`. Clients compare these texts to
+//! tell errors apart, so they are etcd's to the letter.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! etcd's service `Watch`: many watches on one stream. Also the stream on which clients keep leases alive.
 //!
-//! A [`WatchServer`] serves one stream. It starts a [`WatchTask`] for each watch, which follows the store and puts responses into
-//! the stream. The stream holds [`RESPONSE_BUFFER`] responses; then its watches wait until the client reads. The store keeps no
-//! queue for a watch, so a client that does not read delays nobody else.
+//! A [`WatchServer`] serves one stream. It starts a [`WatchTask`] for each watch, which follows the store and puts responses
+//! into the stream. The stream holds [`RESPONSE_BUFFER`] responses; then its watches wait until the client reads. The store
+//! keeps no queue for a watch, so a client that does not read delays nobody else.
 //!
 //! When a client asks for the progress of all watches, the server asks each task, waits until all have reported, and answers
 //! with the lowest revision: all changes up to it are in the stream by then.

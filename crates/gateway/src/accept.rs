@@ -1,9 +1,9 @@
 //! The accept loop: health checks first, whatever the load.
 //!
-//! Two threads serve. This one accepts connections, does TLS handshakes ([`handshakes`]), and looks at the first bytes of each
-//! connection. A connection in HTTP/2 has compressed heads, so of that it reads the first request. A health check is answered
-//! here, and its connection is closed. Every other connection is handed to the other thread, which may be busy with thousands of
-//! followers. So a health check waits for nobody's work but the node's.
+//! Two threads serve. This one accepts connections, does TLS handshakes ([`handshakes`]), and looks at the first bytes of
+//! each connection. A connection in HTTP/2 has compressed heads, so of that it reads the first request. A health check is
+//! answered here, and its connection is closed. Every other connection is handed to the other thread, which may be busy with
+//! thousands of followers. So a health check waits for nobody's work but the node's.
 //!
 //! Nor does a health check wait for a permit. When [`max_connections`](super::GatewayConfig::max_connections) are open,
 //! [`SPARE_CONNECTIONS`] more are let in for a moment to say what they want, and all but health checks are refused.
@@ -13,8 +13,8 @@
 //! - *A health check that comes in pieces*, or on a connection that asked for something else before, is served like all others:
 //!   well, but not first.
 //! - *Connections that say nothing* are closed after the timeout for a head ([`Timeouts`](super::Timeouts)); those without a
-//!   permit after [`SPARE_TIMEOUT`]. While all permits are taken, whoever opens [`SPARE_CONNECTIONS`] in each such time keeps health
-//!   checks out.
+//!   permit after [`SPARE_TIMEOUT`]. While all permits are taken, whoever opens [`SPARE_CONNECTIONS`] in each such time keeps
+//!   health checks out.
 //! - *Handshakes* have the timeout for a head, too. They are computed here, the newest first. Whoever begins more of them than
 //!   this thread can compute keeps health checks out.
 
@@ -217,8 +217,8 @@ impl Acceptor {
         }
     }
 
-    /// Makes a stream for HTTP of a connection, with a TLS handshake if there is TLS; nothing if that fails. A handshake takes as
-    /// long as the client makes it take.
+    /// Makes a stream for HTTP of a connection, with a TLS handshake if there is TLS; nothing if that fails. A handshake
+    /// takes as long as the client makes it take.
     async fn establish(&self, stream: TcpStream, peer: SocketAddr) -> Option<(ClientStream, Arc<ConnectionInfo>)> {
         let app = &self.service.app;
         let stall = app.config.timeouts.stall;

@@ -1,20 +1,20 @@
 //! The audit log: who changed what from outside, or tried to, from where, and with what outcome.
 //!
-//! Each request that may change something, or that only an operator may make, has one line in the log, at level `info`, with the
-//! target [`TARGET`] by which filters choose it. The line names the token, or else the subject of the client's certificate, and
-//! the path, up to [`MAX_DETAIL_BYTES`]. It never has a token itself, a query or a body; handlers add
-//! [what matters](AuditHandle::describe) of these.
+//! Each request that may change something, or that only an operator may make, has one line in the log, at level `info`, with
+//! the target [`TARGET`] by which filters choose it. The line names the token, or else the subject of the client's
+//! certificate, and the path, up to [`MAX_DETAIL_BYTES`]. It never has a token itself, a query or a body; handlers add what matters
+//! of these ([]).
 //!
 //! # High rates
 //!
-//! Each change has a line of its own, and so has a request that broke off, which may have changed something. Other requests are
-//! aggregated: those that were refused or failed, and those that change nothing lasting, as publishing does
-//! ([`AuditHandle::aggregate`]). Of these, the first with the same caller, address, route and outcome is logged at once, and then
-//! every [`SUMMARY_INTERVAL`] how many more there were. A batch is one line, with the number of its messages.
+//! Each change has a line of its own, and so has a request that broke off, which may have changed something. Other requests
+//! are aggregated: those that were refused or failed, and those that change nothing lasting, as publishing does
+//! ([`AuditHandle::aggregate`]). Of these, the first with the same caller, address, route and outcome is logged at once, and
+//! then every [`SUMMARY_INTERVAL`] how many more there were. A batch is one line, with the number of its messages.
 //!
-//! At most [`MAX_KEYS`] such kinds are told apart for callers with a token or a certificate, and as many for all others: so nobody
-//! without a token takes the room of those with one. What is beyond is counted together. So whoever changes nothing causes no
-//! more than some lines a second.
+//! At most [`MAX_KEYS`] such kinds are told apart for callers with a token or a certificate, and as many for all others: so
+//! nobody without a token takes the room of those with one. What is beyond is counted together. So whoever changes nothing
+//! causes no more than some lines a second.
 
 use std::{
     collections::HashMap,
@@ -66,8 +66,8 @@ struct AuditDetails {
 }
 
 impl AuditHandle {
-    /// Describes the change, if the path does not say it. The log has the first 512 bytes; only the first call counts. Call this
-    /// before anything changes: a request that breaks off is logged, too.
+    /// Describes the change, if the path does not say it. The log has the first 512 bytes; only the first call counts. Call
+    /// this before anything changes: a request that breaks off is logged, too.
     pub fn describe(&self, what: impl fmt::Display) {
         let _ = self.0.what.set(truncated(&what.to_string()));
     }

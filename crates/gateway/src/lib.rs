@@ -19,7 +19,8 @@
 //! # What it promises
 //!
 //! - **Health checks are answered first**, whatever the load: `/healthz`, `/livez`, `/readyz` and gRPC's health check.
-//! - **Every route requires a scope**, or says that it requires none. A request without it changes nothing ([`RequiredScopes`]).
+//! - **Every route requires a scope**, or says that it requires none. A request without it changes nothing
+//!   ([`RequiredScopes`]).
 //! - **Every change is in the audit log** ([`AUDIT_TARGET`]).
 //! - **Memory is bounded**: connections, streams, bodies, followers and what is kept for them have limits, and a client that is
 //!   slow costs nobody else anything.
@@ -33,7 +34,7 @@
 //! | `trace`, `guard`, `access`, `audit` | the middleware that each request passes: logging, checking, auditing |
 //! | `routes` | routes and their description (OpenAPI); those that others mount |
 //! | `publish` | `POST /v1/messages` |
-//! | `streams`, `journal`, `event_feed`, `stream_format` | following messages and events, as server-sent events or lines of JSON |
+//! | `streams`, `journal`, `event_feed`, `stream_format` | following messages and events: server-sent events or JSON lines |
 //! | `cluster`, `views`, `status_cache` | how the node sees its cluster, and how other members see it |
 //! | `metrics`, `metrics_writer` | `GET /metrics`, for Prometheus |
 //! | `grpc`, `grpc_health` | what all gRPC has in common, and its health check |
@@ -49,15 +50,15 @@
 //! A client sends `POST /v1/messages` with a message:
 //!
 //! 1. `accept::serve`, the accept loop, takes the connection. If the limit allows, it gets a `ConnectionPermit`.
-//! 2. `Acceptor::admit` does the TLS handshake, if there is TLS (`tls_handshake`), and looks at the first bytes (`sniff`). A health
-//!    check stays on this thread. Any other connection is handed to the second thread, which serves all clients.
+//! 2. `Acceptor::admit` does the TLS handshake, if there is TLS (`tls_handshake`), and looks at the first bytes (`sniff`). A
+//!    health check stays on this thread. Any other connection is handed to the second thread, which serves all clients.
 //! 3. `Service::serve_http1` or `Http2Connection::serve` reads the head and calls `Service::respond`.
 //! 4. The request passes the middleware: `trace::request` logs it; `guard::check` finds the route's [`RequiredScopes`] and the
 //!    caller's token, begins an audit entry if something may change, and refuses what is not allowed.
-//! 5. The router calls the handler, `publish::publish`. That reads the query (`query::read`) and the body (`body::read_within`), and
-//!    publishes the message by [`Handle::try_publish`].
-//! 6. The handler waits for acknowledgements if the client asked for them, and gives a response, or a [`Problem`]. When the audit
-//!    entry is dropped, it is logged.
+//! 5. The router calls the handler, `publish::publish`. That reads the query (`query::read`) and the body
+//!    (`body::read_within`), and publishes the message by [`Handle::try_publish`].
+//! 6. The handler waits for acknowledgements if the client asked for them, and gives a response, or a [`Problem`]. When the
+//!    audit entry is dropped, it is logged.
 //!
 //! The message comes back from the node, as from every other: `App::run_background` writes it into the `journal`, once for all
 //! followers. Each `MessageStream` (`GET /v1/messages`) reads on from its own position.
@@ -66,12 +67,13 @@
 //!
 //! - *Too many connections*: those beyond [`GatewayConfig::max_connections`] are answered 503, but for health checks.
 //! - *Many busy clients*: they share one thread, and health checks have another (`accept`).
-//! - *Clients that are slow*: to ask, to send or to read, each has a time limit ([`Timeouts`]). A follower that does not read is
-//!   overtaken in the journal and cut off; nobody waits for it.
+//! - *Clients that are slow*: to ask, to send or to read, each has a time limit ([`Timeouts`]). A follower that does not read
+//!   is overtaken in the journal and cut off; nobody waits for it.
 //! - *Bodies without end*: a message has a limit; a batch is read line by line, no faster than the cluster takes it.
 //! - *Web pages of others in the user's browser*: refused by their origin (`guard`).
 //! - *Callers without permission*: refused by the scopes of their token (`access`). With TLS nobody on the way sees the token.
-//! - *A flood of requests*: it takes time of the threads of the server. [`Server::spawn`] gives it two of its own, so gossip goes on.
+//! - *A flood of requests*: it takes time of the threads of the server. [`Server::spawn`] gives it two of its own, so gossip
+//!   goes on.
 
 #![deny(missing_docs, unreachable_pub)]
 
@@ -206,8 +208,8 @@ pub struct GatewayConfig {
 /// gone or mean harm sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the head of a request; also for a TLS handshake, and how long a connection may be idle. Longer keeps connections open
-    /// for the next request; shorter makes room for others.
+    /// For the head of a request; also for a TLS handshake, and how long a connection may be idle. Longer keeps connections
+    /// open for the next request; shorter makes room for others.
     pub head: Duration,
     /// For a body, and for each line of a batch. Longer lets slow clients send large bodies; shorter limits how long a body's
     /// memory is held.

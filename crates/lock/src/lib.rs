@@ -19,9 +19,9 @@
 //! - **A fencing token** with each grant, greater than all before. Where a holder cannot heed its deadline, the token protects:
 //!   whoever receives a write refuses tokens lower than the highest it has seen.
 //! - **No lock is lost** when a minority of the voters crashes.
-//! - **A holder learns in time** that it has lost the lock, by its deadline, as long as it runs. A process that is paused learns
-//!   nothing, and then only the token protects. No lock service can promise more in a network that may delay everything (Martin
-//!   Kleppmann, *How to do distributed locking*, 2016; Jepsen's tests of etcd, 2020).
+//! - **A holder learns in time** that it has lost the lock, by its deadline, as long as it runs. A process that is paused
+//!   learns nothing, and then only the token protects. No lock service can promise more in a network that may delay
+//!   everything (Martin Kleppmann, *How to do distributed locking*, 2016; Jepsen's tests of etcd, 2020).
 //!
 //! # Terms
 //!
@@ -29,10 +29,10 @@
 //!
 //! - A **session** is a client of the lock service. It has a time to live, and lives as long as keep-alives come within it.
 //!   When it ends, all its locks are released by the same command. It is a lease of the store.
-//! - A request for a lock becomes an **entry** in the lock's **queue**. It is a **waiter** first, and a **holder** once the lock
-//!   is granted.
-//! - An entry's **token** is the revision of the store at which it was queued. So no two are the same, and in each lock a holder
-//!   has a greater token than all holders before it.
+//! - A request for a lock becomes an **entry** in the lock's **queue**. It is a **waiter** first, and a **holder** once the
+//!   lock is granted.
+//! - An entry's **token** is the revision of the store at which it was queued. So no two are the same, and in each lock a
+//!   holder has a greater token than all holders before it.
 //! - The **lock delay** is how long the locks of an expired session stay taken, for a holder that has not noticed yet.
 //! - A **fence** remembers the highest token seen, for a resource that cannot compare tokens itself.
 //! - An **election** is an exclusive lock whose holder, the **leader**, publishes a value. Those who wait **campaign**.
@@ -47,9 +47,10 @@
 //!   it. An entry of a semaphore is granted when fewer entries are before it than there are permits.
 //! - **One command releases and grants.** It takes an entry out and grants the lock to those that follow. So there is no moment
 //!   at which nobody holds what somebody waits for.
-//! - **Several locks at once** are one entry, in all their queues. It has one token, so its order is the same in all queues, and
-//!   nobody waits in a circle.
-//! - **Clients of etcd** that follow its recipe for locks wait in the same queues: their keys are entries, and entries are keys.
+//! - **Several locks at once** are one entry, in all their queues. It has one token, so its order is the same in all queues,
+//!   and nobody waits in a circle.
+//! - **Clients of etcd** that follow its recipe for locks wait in the same queues: their keys are entries, and entries are
+//!   keys.
 //!
 //! # One lock, step by step
 //!
