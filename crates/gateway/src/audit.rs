@@ -3,7 +3,7 @@
 //! Each request that may change something, or that only an operator may make, has one line in the log, at level `info`, with
 //! the target [`TARGET`] by which filters choose it. The line names the token, or else the subject of the client's
 //! certificate, and the path, up to [`MAX_DETAIL_BYTES`]. It never has a token itself, a query or a body; handlers add what matters
-//! of these ([]).
+//! of these ([`AuditHandle::describe`]).
 //!
 //! # High rates
 //!
