@@ -1,4 +1,4 @@
-//! The data directory: what a node keeps from one start to the next.
+//! The data directory: what a node keeps across restarts.
 //!
 //! | file | holds |
 //! |---|---|
@@ -7,8 +7,8 @@
 //!
 //! # On disk
 //!
-//! `id` is text of three lines, written whole: to a temporary file, which is synced and then takes its place, and the
-//! directory is synced as well. So it is there as it was written, or not at all.
+//! `id` is three lines of text. It is written to a temporary file, which is synced and renamed, and then the directory is
+//! synced. So `id` is whole, or it does not exist.
 //!
 //! ```text
 //! broadcast node id, format 1
@@ -18,11 +18,11 @@
 //!
 //! # What can go wrong
 //!
-//! - *A second process uses the directory*: refused, by a lock of the system, which ends with the process.
-//! - *The directory is copied*, to start another node with it: two nodes then have one identity. Neither can know, but
-//!   all nodes that hear of both say so, with the names of both.
-//! - *The file is damaged, or of a later release*: refused. A node never takes another identity by itself, as others may
-//!   have entrusted something to the former one.
+//! - *A second process opens the directory*: refused, by a file lock that ends with the process.
+//! - *Somebody copies the directory* and starts another node with it: two nodes then have the same identity. Neither can know,
+//!   but every node that hears of both logs their names.
+//! - *The file is damaged, or from a later release*: refused. A node never takes a new identity by itself, since others may
+//!   rely on the old one.
 
 use std::{
     fmt,
@@ -40,71 +40,71 @@ use crate::{failure::Failure, visible};
 const LOCK: &str = "lock";
 const ID: &str = "id";
 const NEW_ID: &str = "id.new";
-/// Before the number of the format.
-const HEAD: &str = "broadcast node id, format ";
+/// Comes before the number of the format.
+const MAGIC: &str = "broadcast node id, format ";
 const FORMAT: &str = "1";
-/// Longer than any file of this format.
-const MOST: usize = 1024;
+/// How many bytes of `id` are read at most: more than any format will need.
+const MAX_ID_FILE: usize = 1024;
 
-/// A data directory that no other process uses as long as this is there.
+/// A data directory. No other process can open it as long as this lives.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
     id: NodeId,
-    /// Locked until it is closed.
+    /// Locked until the file is closed.
     _lock: File,
 }
 
 /// Why a data directory cannot be used.
 #[derive(Debug)]
 pub(crate) enum DataError {
-    /// The system refuses something.
+    /// The system refused an operation.
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// Another process uses it.
     InUse(PathBuf),
     /// Everybody on this host may change what is in it.
     OpenToAll { path: PathBuf, mode: u32 },
-    /// The file has no identity that can be read.
+    /// The file has no readable identity.
     Id { path: PathBuf, problem: String },
-    /// The system gives no identity.
+    /// The system has no randomness for a new identity.
     Randomness,
 }
 
 impl DataDir {
-    /// Uses this directory, which is made if it is not there, as is the identity in it.
+    /// Opens the directory. It and the identity in it are created if they do not exist.
     ///
     /// # Errors
     ///
     /// See [`DataError`].
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused("make the directory", path))?;
-        let mode = path.metadata().map_err(refused("look at", path))?.permissions().mode() & 0o7777;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("make the directory", path))?;
+        let mode = path.metadata().map_err(io_error("look at", path))?.permissions().mode() & 0o7777;
         if mode & 0o002 != 0 {
             return Err(DataError::OpenToAll { path: path.to_owned(), mode });
         }
         let file = path.join(LOCK);
         let mut options = OpenOptions::new();
         let options = options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = open_here(options, &file).map_err(refused("open", &file))?;
+        let lock = open_regular(options, &file).map_err(io_error("open", &file))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(DataError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(refused("lock", &file)(source)),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", &file)(source)),
         }
         let file = path.join(ID);
         let id = match read(&file) {
-            Ok(text) => parse(&text).map_err(|problem| DataError::Id { path: file, problem })?,
+            Ok(text) => decode(&text).map_err(|problem| DataError::Id { path: file, problem })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = NodeId::random().ok_or(DataError::Randomness)?;
-                write(path, id).map_err(refused("write", &path.join(NEW_ID)))?;
+                write_id(path, id).map_err(io_error("write", &path.join(NEW_ID)))?;
                 id
             }
-            Err(source) => return Err(refused("read", &file)(source)),
+            Err(source) => return Err(io_error("read", &file)(source)),
         };
         Ok(Self { path: path.to_owned(), id, _lock: lock })
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -115,61 +115,62 @@ impl DataDir {
     }
 }
 
-/// What the system says when it refuses to do something.
-fn refused(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError + use<> {
+/// Makes an error of what the system refused.
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError + use<> {
     let path = path.to_owned();
     move |source| DataError::Io { doing, path, source }
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    open_here(OpenOptions::new().read(true), file)?.take(MOST as u64 + 1).read_to_end(&mut text)?;
+    open_regular(OpenOptions::new().read(true), file)?.take(MAX_ID_FILE as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
 }
 
-/// Opens a file of the directory itself: no link to another place, and nothing that one would wait for.
-fn open_here(options: &mut OpenOptions, file: &Path) -> io::Result<File> {
+/// Opens a regular file in the directory: not a link to somewhere else, nor a pipe that would block.
+fn open_regular(options: &mut OpenOptions, file: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let opened = options.custom_flags(flags.bits()).open(file)?;
     if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("it is not a file")) }
 }
 
-/// Makes the file, whole or not at all.
-fn write(dir: &Path, id: NodeId) -> io::Result<()> {
+/// Writes the identity, whole or not at all.
+fn write_id(dir: &Path, id: NodeId) -> io::Result<()> {
     let new = dir.join(NEW_ID);
-    // What a former attempt may have left.
+    // A crash may have left one.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text(id).as_bytes())?;
+    file.write_all(encode(id).as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, dir.join(ID))?;
     File::open(dir)?.sync_all()
 }
 
-fn text(id: NodeId) -> String {
-    let told = format!("{HEAD}{FORMAT}\n{id}\n");
-    format!("{told}crc32 {:08x}\n", crc32fast::hash(told.as_bytes()))
+/// The text of the file `id`.
+fn encode(id: NodeId) -> String {
+    let content = format!("{MAGIC}{FORMAT}\n{id}\n");
+    format!("{content}crc32 {:08x}\n", crc32fast::hash(content.as_bytes()))
 }
 
-/// Reads what [`text`] has written.
-fn parse(data: &[u8]) -> Result<NodeId, String> {
-    let whole = text(NodeId::from(0)).len();
+/// Reads what [`encode`] wrote, or says what is wrong with it.
+fn decode(data: &[u8]) -> Result<NodeId, String> {
+    let whole = encode(NodeId::from(0)).len();
     let length = match data.len() {
         0 => return Err("it is empty".into()),
-        len if len > MOST => format!("it has more than {MOST} bytes, instead of {whole}"),
+        len if len > MAX_ID_FILE => format!("it has more than {MAX_ID_FILE} bytes, instead of {whole}"),
         len => format!("it has {len} bytes, instead of {whole}"),
     };
     let cut_off = || format!("it is cut off: {length}");
-    let head = format!("{HEAD}{FORMAT}\n");
+    let head = format!("{MAGIC}{FORMAT}\n");
     let begin = || quote(&String::from_utf8_lossy(&data[..data.len().min(head.len())]));
     let Some(rest) = data.strip_prefix(head.as_bytes()) else {
         if head.as_bytes().starts_with(data) {
             return Err(cut_off());
         }
-        let format = data.strip_prefix(HEAD.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
+        let format = data.strip_prefix(MAGIC.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
         return Err(match format.map(String::from_utf8_lossy) {
             Some(format) if format != FORMAT => {
                 format!("it has the format {}, and this release reads format {FORMAT}", quote(&format))
@@ -179,11 +180,11 @@ fn parse(data: &[u8]) -> Result<NodeId, String> {
     };
     let id = rest.get(..16).and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
     match id {
-        Some(id) if text(id).as_bytes() == data => Ok(id),
-        Some(id) if text(id).as_bytes().starts_with(data) => Err(cut_off()),
+        Some(id) if encode(id).as_bytes() == data => Ok(id),
+        Some(id) if encode(id).as_bytes().starts_with(data) => Err(cut_off()),
         Some(id) if data.len() == whole => {
-            let told = String::from_utf8_lossy(&data[head.len() + 17..]);
-            Err(format!("it has the id {id} with {}, and not the checksum of that", quote(told.trim_end())))
+            let checksum = String::from_utf8_lossy(&data[head.len() + 17..]);
+            Err(format!("it has the id {id} with {}, and not the checksum of that", quote(checksum.trim_end())))
         }
         Some(_) => Err(length),
         None if rest.len() < 16 => Err(cut_off()),
@@ -191,7 +192,7 @@ fn parse(data: &[u8]) -> Result<NodeId, String> {
     }
 }
 
-/// Up to the end of the line.
+/// Text up to its first line end.
 fn first_line(text: &[u8]) -> String {
     String::from_utf8_lossy(text.split(|byte| *byte == b'\n').next().unwrap_or_default()).into_owned()
 }
@@ -210,32 +211,31 @@ impl fmt::Display for DataError {
         f.write_str("BROADCAST_DATA (--data): ")?;
         match self {
             Self::Io { doing, path, source } => {
-                write!(f, "cannot {doing} {}: {source}; {}", told(path), remedy(source.kind()))
+                write!(f, "cannot {doing} {}: {source}; {}", visible::path(path), remedy(source.kind()))
             }
             Self::InUse(path) => {
-                write!(f, "another process uses {0}; stop it, or give each node a directory of its own", told(path))
+                write!(
+                    f,
+                    "another process uses {0}; stop it, or give each node a directory of its own",
+                    visible::path(path)
+                )
             }
             Self::OpenToAll { path, mode } => {
-                let path = told(path);
+                let path = visible::path(path);
                 write!(f, "everybody on this host may write to {path} (mode {mode:04o}); chmod 700 {path}")
             }
             Self::Id { path, problem } => write!(
                 f,
                 "{0} is damaged or of another release: {problem}; restore it, or start the release that wrote it; or \
                  remove it, and the node is a new one to the others, with a new id",
-                told(path)
+                visible::path(path)
             ),
             Self::Randomness => f.write_str("the system has no source of randomness, from which a node has its id"),
         }
     }
 }
 
-/// A path, so that it can be copied.
-fn told(path: &Path) -> String {
-    visible::escaped(&path.to_string_lossy())
-}
-
-/// What helps where the system refuses something.
+/// What to do when the system refuses an operation.
 fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::PermissionDenied => "let the user that runs the node own it, or name another directory",
@@ -340,7 +340,7 @@ mod tests {
     fn a_refusal_says_what_was_found() {
         let dir = TempDir::new().expect("a folder");
         let file = dir.path().join(ID);
-        let written = text(NodeId::from(7));
+        let written = encode(NodeId::from(7));
         for (data, found) in [
             (String::new(), "it is empty"),
             ("\0".repeat(60), r#"it begins with "\0\0\0"#),

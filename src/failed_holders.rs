@@ -1,9 +1,9 @@
-//! Ending the sessions of nodes that have failed, if they asked for that.
+//! Ends the sessions of failed nodes, if the sessions were opened with `release_on_failure`.
 //!
-//! The gossip is sometimes wrong about who has failed, so no session ends for that by default. One that was opened with
-//! `release_on_failure` gives that up, to hand its locks over sooner than its time to live says: the voter that leads ends it
-//! once the cluster has taken its node for failed, without a break, for as long as its lock-delay. A voter that comes to lead
-//! after a node was forgotten does not know that it has failed: then its sessions end when nobody keeps them alive.
+//! Gossip is sometimes wrong about who has failed, so by default a session lives until it expires. `release_on_failure` trades
+//! that safety for a faster handover: the leading voter ends the session once the cluster has considered its node failed,
+//! without a break, for the session's lock-delay. A voter that begins to lead after the node was forgotten does not know that
+//! it failed; then the session expires.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,18 +18,18 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-/// How often it is looked who has failed.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How many sessions are ended at once.
-const AT_ONCE: usize = 64;
+/// How often to check who has failed.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How many sessions are ended at the same time.
+const MAX_IN_FLIGHT: usize = 64;
 
-/// Does that as long as this voter leads, for as long as it runs.
+/// Ends such sessions whenever this voter leads, as long as it runs.
 pub(crate) async fn release(node: Handle, locks: LockClient) {
-    // Since when the nodes of sessions have failed, as this voter has seen it while it led.
+    // Since when nodes have been failed, as this voter saw it while it led.
     let mut failed: HashMap<String, Instant> = HashMap::new();
     loop {
-        sleep(LOOK_EVERY).await;
-        let sessions: Vec<(i64, String, u32)> = locks.store().local(wanting).unwrap_or_default();
+        sleep(POLL_INTERVAL).await;
+        let sessions: Vec<(i64, String, u32)> = locks.store().local(released_on_failure).unwrap_or_default();
         if sessions.is_empty() || !locks.store().leads() {
             failed.clear();
             continue;
@@ -41,7 +41,7 @@ pub(crate) async fn release(node: Handle, locks: LockClient) {
             members.into_iter().map(|seen| seen.member.name.clone()).collect()
         };
         let (dead, others) = (names(dead), names(others));
-        // Whoever has failed is forgotten some day, and has failed still.
+        // A failed node that the cluster has forgotten still counts as failed.
         failed.retain(|name, _| !others.contains(&NodeName::from(name.as_str())));
         let mut ending = JoinSet::new();
         for (session, name, delay) in sessions {
@@ -54,7 +54,7 @@ pub(crate) async fn release(node: Handle, locks: LockClient) {
             if since.elapsed() < Duration::from_secs(delay.into()) {
                 continue;
             }
-            if ending.len() == AT_ONCE {
+            if ending.len() == MAX_IN_FLIGHT {
                 ending.join_next().await;
                 if !locks.store().leads() {
                     break;
@@ -76,7 +76,7 @@ pub(crate) async fn release(node: Handle, locks: LockClient) {
     }
 }
 
-/// The sessions that ask for it.
-fn wanting(locks: &Locks) -> Vec<(i64, String, u32)> {
+/// The sessions with `release_on_failure`, with their nodes and lock-delays.
+fn released_on_failure(locks: &Locks) -> Vec<(i64, String, u32)> {
     locks.released_on_failure().map(|(session, node, delay)| (session, node.into(), delay)).collect()
 }

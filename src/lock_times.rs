@@ -1,5 +1,5 @@
-//! How long locks are waited for and held. The machine of locks reads no clock; so the voter that leads follows what happens,
-//! and takes the time. What began before it came to lead, or was not told, is not counted.
+//! Measures how long locks are waited for and held. The state machine of locks reads no clock, so the voter that leads
+//! follows its events and takes the time. What began before the voter led is not counted.
 
 use std::{
     collections::HashMap,
@@ -15,20 +15,20 @@ use broadcast_lock::{
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-/// How often it is looked who leads.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often to check whether this voter leads.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The longest time that each bucket is for, in milliseconds; one more is for all that takes longer.
+/// The upper bound of each bucket, in milliseconds. One more bucket is for everything longer.
 const BOUNDS: [u64; 10] = [1, 10, 100, 1_000, 5_000, 30_000, 120_000, 600_000, 3_600_000, 21_600_000];
 
-/// Times that are counted by how long they are: from a millisecond to hours.
+/// A histogram of durations from a millisecond to hours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Times {
+pub(crate) struct DurationHistogram {
     counts: [u64; BOUNDS.len() + 1],
     sum: Duration,
 }
 
-impl Times {
+impl DurationHistogram {
     fn record(&mut self, took: Duration) {
         self.counts[BOUNDS.partition_point(|bound| Duration::from_millis(*bound) < took)] += 1;
         self.sum = self.sum.saturating_add(took);
@@ -38,26 +38,26 @@ impl Times {
         self.sum
     }
 
-    /// Each bucket's bound, `None` for the last one, and how many it has that none before it has.
+    /// The bound of each bucket, `None` for the last one, with its own count.
     pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         BOUNDS.into_iter().map(|bound| Some(Duration::from_millis(bound))).chain([None]).zip(self.counts)
     }
 }
 
-/// What was counted.
+/// The times of locks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LockTimes {
-    /// From a place in the queue to its grant.
-    pub(crate) waits: Times,
+    /// From the request to the grant.
+    pub(crate) waits: DurationHistogram,
     /// From the grant to its end.
-    pub(crate) holds: Times,
+    pub(crate) holds: DurationHistogram,
 }
 
-/// The same, as a voter goes on counting. Cheap to clone.
+/// Records the times of locks while a voter leads. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counted(Arc<Mutex<LockTimes>>);
+pub(crate) struct LockTimesRecorder(Arc<Mutex<LockTimes>>);
 
-impl Counted {
+impl LockTimesRecorder {
     pub(crate) fn times(&self) -> LockTimes {
         *self.lock()
     }
@@ -66,55 +66,55 @@ impl Counted {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts as long as this voter leads, for as long as it runs.
-    pub(crate) async fn follow(self, locks: LockClient) {
+    /// Records whenever this voter leads, as long as it runs.
+    pub(crate) async fn run(self, locks: LockClient) {
         loop {
             if locks.store().leads() {
                 match locks.store().subscribe(NAME).await {
                     Ok(mut events) => {
-                        let mut places = Places::default();
+                        let mut entries = OpenEntries::default();
                         while let Some(event) = events.next().await {
-                            // Otherwise these are another voter's.
+                            // Another voter records from now on.
                             if !locks.store().leads() {
                                 break;
                             }
                             if let Ok(event) = LockEvent::decode(&event) {
-                                places.see(&event, Instant::now(), &mut self.lock());
+                                entries.take(&event, Instant::now(), &mut self.lock());
                             }
                         }
                     }
                     Err(error) => debug!(%error, "the times of locks are not taken"),
                 }
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-/// The places that are there, as far as they were told of: no more than the machine has.
+/// The queue entries and grants that events have told of, by token: no more than the state machine has.
 #[derive(Debug, Default)]
-struct Places(HashMap<u64, Place>);
+struct OpenEntries(HashMap<u64, QueueEntry>);
 
 #[derive(Debug)]
-struct Place {
+struct QueueEntry {
     /// When it began to wait, or was granted.
     since: Instant,
     is_held: bool,
 }
 
-impl Places {
-    fn see(&mut self, event: &LockEvent, now: Instant, times: &mut LockTimes) {
+impl OpenEntries {
+    fn take(&mut self, event: &LockEvent, now: Instant, times: &mut LockTimes) {
         match event.change {
-            EntryChange::Queued => drop(self.0.insert(event.token, Place { since: now, is_held: false })),
+            EntryChange::Queued => drop(self.0.insert(event.token, QueueEntry { since: now, is_held: false })),
             EntryChange::Granted => {
-                // One that does not wait is granted at once, and told of only then.
-                let place = self.0.insert(event.token, Place { since: now, is_held: true });
-                times.waits.record(place.map_or(Duration::ZERO, |place| now - place.since));
+                // A lock that is granted at once has no event before this one.
+                let entry = self.0.insert(event.token, QueueEntry { since: now, is_held: true });
+                times.waits.record(entry.map_or(Duration::ZERO, |entry| now - entry.since));
             }
             EntryChange::Proclaimed => {}
             EntryChange::Released | EntryChange::Forced | EntryChange::Ended | EntryChange::Expired => {
-                if let Some(place) = self.0.remove(&event.token).filter(|place| place.is_held) {
-                    times.holds.record(now - place.since);
+                if let Some(entry) = self.0.remove(&event.token).filter(|entry| entry.is_held) {
+                    times.holds.record(now - entry.since);
                 }
             }
         }
@@ -127,26 +127,26 @@ mod tests {
 
     #[test]
     fn waits_end_with_the_grant_and_holds_with_the_lock() {
-        let (mut places, mut times, began) = (Places::default(), LockTimes::default(), Instant::now());
-        let mut see = |token, change, after| {
+        let (mut entries, mut times, began) = (OpenEntries::default(), LockTimes::default(), Instant::now());
+        let mut take = |token, change, after| {
             let event = LockEvent { token, session: 1, names: Vec::new(), change };
-            places.see(&event, began + Duration::from_millis(after), &mut times);
+            entries.take(&event, began + Duration::from_millis(after), &mut times);
         };
-        see(1, EntryChange::Granted, 0);
-        see(2, EntryChange::Queued, 50);
-        see(3, EntryChange::Queued, 60);
-        see(3, EntryChange::Ended, 70);
-        see(1, EntryChange::Released, 1050);
-        see(2, EntryChange::Granted, 1050);
-        see(2, EntryChange::Proclaimed, 2000);
-        see(2, EntryChange::Expired, 30_000_000);
+        take(1, EntryChange::Granted, 0);
+        take(2, EntryChange::Queued, 50);
+        take(3, EntryChange::Queued, 60);
+        take(3, EntryChange::Ended, 70);
+        take(1, EntryChange::Released, 1050);
+        take(2, EntryChange::Granted, 1050);
+        take(2, EntryChange::Proclaimed, 2000);
+        take(2, EntryChange::Expired, 30_000_000);
         // It was granted before this voter led.
-        see(9, EntryChange::Released, 30_000_001);
-        let hit = |times: Times| times.buckets().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+        take(9, EntryChange::Released, 30_000_001);
+        let hit = |times: DurationHistogram| times.buckets().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
         let millis = Duration::from_millis;
         assert_eq!(hit(times.waits), [(Some(millis(1)), 1), (Some(millis(1000)), 1)]);
         assert_eq!(hit(times.holds), [(Some(millis(5000)), 1), (None, 1)]);
         assert_eq!((times.waits.sum(), times.holds.sum()), (millis(1000), millis(1050 + 29_998_950)));
-        assert!(places.0.is_empty());
+        assert!(entries.0.is_empty());
     }
 }

@@ -1,4 +1,13 @@
-//! The `broadcast` program: one node, its roles from the environment, and the commands that speak to nodes.
+//! The `broadcast` program: it runs a node (`broadcast node`), and has the commands that operate nodes over HTTP.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`commands`] | one module for each command, and the parts of the HTTP API that the program adds |
+//! | [`settings`] | flags and environment variables, parsed and checked |
+//! | [`roles`] | what a node does: receiver, sender, voter |
+//! | [`store`] | the replicated store and the locks of a node |
+//! | [`log`] | the log, as text or as JSON |
+//! | [`data`] | the data directory |
 
 #![deny(missing_docs, unreachable_pub)]
 
@@ -33,7 +42,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(failure) => {
-            // Nobody reads it: the exit code says it too.
+            // If nobody can read it, the exit code says it too.
             let _ = writeln!(io::stderr(), "error: {failure}");
             failure.code()
         }
@@ -45,7 +54,7 @@ fn run() -> Result<ExitCode, Failure> {
     // One thread: a node waits far more than it works, and a thread costs memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::start)?;
     let result = runtime.block_on(cli.run());
-    // A name that is still being looked up is not waited for.
+    // Does not wait for a name lookup that still runs.
     runtime.shutdown_background();
     result
 }

@@ -1,6 +1,6 @@
-//! What a misspelt word may have been meant to be.
+//! Suggests what a misspelt word may have meant, by its edit distance to known words.
 
-/// The one of these words that differs in no more than a quarter of its letters, or in one.
+/// The nearest of the words, if no more than a quarter of its letters differ, or one letter.
 pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distances = words.into_iter().filter_map(|other| {
         let distance = distance(word, other);
@@ -9,7 +9,7 @@ pub(crate) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
     distances.min().map(|(_, nearest)| nearest)
 }
 
-/// How many letters have to be put in, left out, replaced or swapped with their neighbour (optimal string alignment).
+/// How many letters must be inserted, deleted, replaced or swapped with their neighbour (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];

@@ -1,12 +1,12 @@
-//! What others chose, made safe to look at: nothing in it moves the cursor, shows a line in another order, or is not
-//! seen at all, so that two names that look alike are alike.
+//! Escapes text that others chose, so that it is safe to print: nothing in it moves the cursor, reorders a line, or is
+//! invisible. So two names that look the same are the same.
 //!
-//! Every text that is printed or logged goes through here, as text or as JSON.
+//! Every such text is escaped before it is printed or logged, as text ([`escaped`]) or as JSON ([`escaped_json`]).
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
-/// Letters that are not seen, or that change how those around them are: Unicode's Bidi_Control, Zl, Zp and
-/// Default_Ignorable_Code_Point (DerivedCoreProperties, Unicode 16), and some noncharacters; from which to which.
+/// Ranges of characters that are invisible, or change how those around them look: Unicode's Bidi_Control, Zl, Zp and
+/// Default_Ignorable_Code_Point (DerivedCoreProperties, Unicode 16), and some noncharacters.
 const HIDDEN: [(char, char); 19] = [
     ('\u{00ad}', '\u{00ad}'),
     ('\u{034f}', '\u{034f}'),
@@ -30,11 +30,11 @@ const HIDDEN: [(char, char); 19] = [
 ];
 
 fn is_hidden(c: char) -> bool {
-    // Most text is plain.
+    // Most text is ASCII.
     !c.is_ascii() && HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// Adds a text with such letters written as in a Rust string: `\u{202e}`.
+/// Adds `text` to `line`, with unsafe characters written as in a Rust string: `\u{202e}`.
 pub(crate) fn escape(line: &mut String, text: &str) {
     for c in text.chars() {
         if c.is_control() || is_hidden(c) {
@@ -45,19 +45,24 @@ pub(crate) fn escape(line: &mut String, text: &str) {
     }
 }
 
-/// The same, anew.
+/// The text with unsafe characters written as in a Rust string.
 pub(crate) fn escaped(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     escape(&mut line, text);
     line
 }
 
-/// What somebody has given, as errors repeat it: between quotation marks, and not more than its beginning.
-pub(crate) fn shown(text: &str) -> String {
+/// Input as errors repeat it: escaped, in quotation marks, and only its beginning if it is long.
+pub(crate) fn quote(text: &str) -> String {
     escaped(&broadcast::config::quote(text))
 }
 
-/// JSON with such letters written as JSON does: `\u202e`. They stand in its strings only, where both are the same.
+/// A path, escaped, without quotation marks.
+pub(crate) fn path(path: &Path) -> String {
+    escaped(&path.to_string_lossy())
+}
+
+/// JSON with unsafe characters written as `\u202e`. They can only be in strings, where that means the same.
 pub(crate) fn escaped_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
@@ -87,8 +92,8 @@ mod tests {
 
     #[test]
     fn what_was_given_is_repeated_in_part_and_in_plain_sight() {
-        assert_eq!(shown("a\u{1b}[2J\u{3164}b"), r#""a\u{1b}[2J\u{3164}b""#);
-        let long = shown(&"\u{3164}".repeat(100_000));
+        assert_eq!(quote("a\u{1b}[2J\u{3164}b"), r#""a\u{1b}[2J\u{3164}b""#);
+        let long = quote(&"\u{3164}".repeat(100_000));
         assert!(long.ends_with("\\u{3164}\"… (300000 bytes)") && long.len() < 1000, "{long}");
     }
 

@@ -1,6 +1,6 @@
-//! `broadcast store snapshot`, `restore` and `recover`: backups of the replicated store, and founding it anew.
+//! `broadcast store snapshot`, `restore` and `recover`: backups of the replicated store, and founding a new one.
 
-use std::{io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use broadcast_store::backup::{self, Backup, BackupError, NewStore};
 use clap::{Args, Subcommand};
@@ -9,10 +9,12 @@ use serde_json::json;
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
-    client::{Call, Client},
-    node::{Signals, name_or_default},
+    atomic_file::AtomicFile,
+    client::{ApiClient, ApiRequest, LEADER_WAIT},
+    node::name_or_default,
     output,
-    unfinished::Unfinished,
+    signals::StopSignals,
+    sse::SILENCE,
 };
 use crate::{
     data::DataDir,
@@ -20,11 +22,6 @@ use crate::{
     settings::{client::ClientArgs, node::node_name, values::path},
     store, visible,
 };
-
-/// How long a node may wait for a leader.
-const WAITS: Duration = Duration::from_secs(15);
-/// How long it may send nothing of a backup.
-const SILENCE: Duration = Duration::from_secs(45);
 
 /// Save all that the store has in a file
 #[derive(Debug, Args)]
@@ -85,8 +82,9 @@ pub(super) struct RestoreArgs {
 ///
 /// The node must not run. Its store has a new id then, this node as its only voter, and revisions that go on far
 /// further. Of the voters that are left, take the one with the latest `last_term` in `store status --json`, and of those
-/// with the same the one with the greatest `last`. Never start the former voters again with their data directories: empty these first, and take the nodes in
-/// with `broadcast voters add`. What the directory had is kept in it, in `store.former`.
+/// with the same the one with the greatest `last`. Never start the former voters again with their data directories:
+/// empty these first, and take the nodes in with `broadcast voters add`. What the directory had is kept in it, in
+/// `store.former`.
 ///
 /// Exit codes: 0, recovered; 1, not recovered, and the directory is as it was; 2, wrong usage.
 #[derive(Debug, Args)]
@@ -103,35 +101,35 @@ pub(super) struct RecoverArgs {
 
 pub(super) async fn snapshot(args: SnapshotArgs) -> Result<ExitCode, Failure> {
     let SnapshotCommand::Save(args) = args.command;
-    let mut signals = Signals::new().map_err(Failure::other)?;
+    let mut signals = StopSignals::new().map_err(Failure::other)?;
     tokio::select! {
         saved = save(args) => saved,
-        code = signals.recv() => Ok(code),
+        code = signals.exit_code() => Ok(code),
     }
 }
 
 async fn save(SaveArgs { file, client: args }: SaveArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(&args)?;
-    let call = Call { path: "/v1/store/snapshot", waits: WAITS, ..Call::default() };
-    let mut body = client.open(call).await?.into_body();
-    let shown = visible::escaped(&file.to_string_lossy());
-    let cannot = |error: io::Error| Failure::other(format!("cannot write {shown}: {error}; name another FILE"));
-    let mut unfinished = Unfinished::new(&file).map_err(&cannot)?;
+    let client = ApiClient::new(&args)?;
+    let request = ApiRequest { path: "/v1/store/snapshot", server_wait: LEADER_WAIT, ..ApiRequest::default() };
+    let mut body = client.send(request).await?.into_body();
+    let shown = visible::path(&file);
+    let cannot_write = |error: io::Error| Failure::other(format!("cannot write {shown}: {error}; name another FILE"));
+    let mut partial = AtomicFile::new(&file).map_err(&cannot_write)?;
     loop {
         let frame = timeout(SILENCE, body.frame()).await;
         let frame = frame.map_err(|_| Failure::other(format!("{} sends nothing any more", client.node)))?;
-        let Some(frame) = frame.transpose().map_err(|error| client.broken(&error))? else { break };
+        let Some(frame) = frame.transpose().map_err(|error| client.broke_off(&error))? else { break };
         let Ok(piece) = frame.into_data() else { continue };
-        // A disk may take its time, and a signal ends the program all the same.
-        let written = spawn_blocking(move || unfinished.write(&piece).map(|()| unfinished));
-        unfinished = written.await.map_err(io::Error::other).and_then(|written| written).map_err(&cannot)?;
+        // Not on this thread: a slow disk must not keep a signal from ending the program.
+        let written = spawn_blocking(move || partial.write(&piece).map(|()| partial));
+        partial = written.await.map_err(io::Error::other).and_then(|written| written).map_err(&cannot_write)?;
     }
-    let checked = spawn_blocking(move || Backup::open(unfinished.path()).map(|backup| (backup, unfinished)));
-    let (backup, unfinished) = checked.await.map_err(Failure::other)?.map_err(|error| {
+    let checked = spawn_blocking(move || Backup::open(partial.path()).map(|backup| (backup, partial)));
+    let (backup, partial) = checked.await.map_err(Failure::other)?.map_err(|error| {
         Failure::other(format!("what {} sent is no whole backup: {error}; save again", client.node))
     })?;
-    let finished = spawn_blocking(move || unfinished.finish()).await;
-    finished.map_err(io::Error::other).and_then(|finished| finished).map_err(&cannot)?;
+    let finished = spawn_blocking(move || partial.commit()).await;
+    finished.map_err(io::Error::other).and_then(|finished| finished).map_err(&cannot_write)?;
     let (header, bytes) = (backup.header(), backup.size());
     let cluster = id(header.cluster);
     output::print_line(&if args.json {
@@ -154,14 +152,14 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<ExitCode, Failure> {
         let data = DataDir::open(&data)?;
         Ok(backup::restore(backup, &store::machines(), &store::folder(data.path()), data.id().get(), &name)?)
     });
-    told("restored", restored.await.map_err(Failure::other)??)
+    print_founded("restored", restored.await.map_err(Failure::other)??)
 }
 
 pub(super) async fn recover(args: RecoverArgs) -> Result<ExitCode, Failure> {
     debug_assert!(args.force_new_cluster, "it has to be given");
     let recovered = spawn_blocking(move || -> Result<NewStore, Failure> {
         if !args.data.is_dir() {
-            let shown = visible::escaped(&args.data.to_string_lossy());
+            let shown = visible::path(&args.data);
             let problem = "there is no such directory; name that of a voter";
             return Err(Failure::other(format!("BROADCAST_DATA (--data) = {shown}: {problem}")));
         }
@@ -169,15 +167,15 @@ pub(super) async fn recover(args: RecoverArgs) -> Result<ExitCode, Failure> {
         let data = DataDir::open(&args.data)?;
         Ok(backup::recover(&store::machines(), &store::folder(data.path()), data.id().get())?)
     });
-    told("recovered", recovered.await.map_err(Failure::other)??)
+    print_founded("recovered", recovered.await.map_err(Failure::other)??)
 }
 
-/// Says which store there is now.
-fn told(done: &str, founded: NewStore) -> Result<ExitCode, Failure> {
+/// Says which store was founded, and from which one.
+fn print_founded(done: &str, founded: NewStore) -> Result<ExitCode, Failure> {
     let NewStore { former, former_revision, former_index, former_term, cluster, revision, voter } = founded;
     output::print(format!(
-        "{done} store {} at revision {former_revision}, entry {former_index} of term {former_term}\nit is store {} now, from revision {revision} on, with {} as its \
-         only voter\n",
+        "{done} store {} at revision {former_revision}, entry {former_index} of term {former_term}\n\
+         it is store {} now, from revision {revision} on, with {} as its only voter\n",
         id(former),
         id(cluster),
         visible::escaped(&voter)
@@ -185,7 +183,7 @@ fn told(done: &str, founded: NewStore) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A store's id, as all show it.
+/// A store's id, as it is shown everywhere.
 fn id(cluster: u64) -> String {
     format!("{cluster:016x}")
 }

@@ -1,6 +1,9 @@
-//! Asking a node over its HTTP API: HTTP/1.1 on one connection a call, with TLS or without.
+//! The client of a node's HTTP API that all commands use: HTTP/1.1, one connection for each request, with TLS or without.
+//!
+//! It promises bounded waiting and bounded memory: a node that does not answer, answers endlessly, or is no node at all
+//! becomes a [`ClientError`] whose text says what to check.
 
-use std::{fmt, io, net::SocketAddrV6, sync::Arc, time::Duration};
+use std::{fmt, fmt::Write as _, io, net::SocketAddrV6, sync::Arc, time::Duration};
 
 use broadcast::zones;
 use broadcast_gateway::Token;
@@ -32,68 +35,71 @@ use crate::{
     visible,
 };
 
-/// How long a connection may take to stand.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long an answer may take, beyond what the node is asked to wait for.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
-/// What an answer has at most, in bytes: more than a hundred thousand members take.
-const MAX_ANSWER: usize = 64 << 20;
+/// How long it may take to connect, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a response may take, beyond what the request has the node wait.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest response that is read, in bytes: a list of a hundred thousand members is shorter.
+const MAX_RESPONSE: usize = 64 << 20;
 
-/// Asks one node.
+/// How long a request has the node wait for the store to have a leader: an election takes less.
+pub(super) const LEADER_WAIT: Duration = Duration::from_secs(15);
+
+/// Sends requests to one node.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct ApiClient {
     pub(super) node: NodeUrl,
     token: Option<Token>,
-    /// Set if it is asked over TLS.
+    /// Set for an https URL.
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// What a connection runs over.
+/// A connection, with TLS or without.
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// What is asked.
+/// One request. Most fields have a default that fits a GET.
 #[derive(Debug, Default)]
-pub(super) struct Call<'a> {
+pub(super) struct ApiRequest<'a> {
     pub(super) method: Method,
     pub(super) path: &'a str,
     pub(super) headers: &'a [(HeaderName, &'a str)],
     pub(super) body: Bytes,
-    /// How long the node is asked to wait before it answers.
-    pub(super) waits: Duration,
-    /// A field that an answer has when all is well, if it is read as a whole.
-    pub(super) has: &'a str,
+    /// How long the node may wait on purpose before it answers; the timeout is that much longer.
+    pub(super) server_wait: Duration,
+    /// A field that every good JSON response to this has. Without it, whatever answered is not a node.
+    pub(super) expects: &'a str,
 }
 
-/// What a node answers.
+/// A whole response, which is a JSON object.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub(super) status: StatusCode,
-    /// As it came.
+    /// The body as it came.
     pub(super) text: String,
     pub(super) json: Value,
 }
 
-/// Why a call came to nothing.
+/// Why a request failed.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// There was no answer, or none that was whole.
-    Silent(String),
-    /// The node says why not.
-    Problem(Answer),
+pub(super) enum ClientError {
+    /// There was no response, or not a whole one; this says why.
+    NoResponse(String),
+    /// The node refused, and its body (RFC 9457) says why.
+    Problem(ApiResponse),
 }
 
-impl Client {
-    /// Without a token, to ask for the health of a node. One of this host need not have a certificate for it.
+impl ApiClient {
+    /// A client without a token, for health checks. A node on this host need not have a certificate for this host's name.
     pub(super) fn for_health(node: NodeUrl, tls: &ClientTlsArgs) -> Result<Self, Failure> {
         let config = || if node.is_loopback() { tls.config_for_own_node() } else { tls.config() };
         let tls = node.is_https.then(config).transpose()?;
         Ok(Self { node, token: None, tls })
     }
 
-    /// Of a command's settings.
-    pub(super) fn of(args: &ClientArgs) -> Result<Self, Failure> {
+    /// A client as the flags and variables of a command say.
+    pub(super) fn new(args: &ClientArgs) -> Result<Self, Failure> {
         Self::with_token(args.node.clone(), &args.token, &args.tls)
     }
 
@@ -102,56 +108,56 @@ impl Client {
         Ok(Self { node, token: token.token()?, tls })
     }
 
-    /// What the node answers when all is well.
-    pub(super) async fn get(&self, path: &str, has: &str) -> Result<Answer, Trouble> {
-        self.call(Call { path, has, ..Call::default() }).await
+    /// GETs a JSON object that has the field `expects`.
+    pub(super) async fn get(&self, path: &str, expects: &str) -> Result<ApiResponse, ClientError> {
+        self.call(ApiRequest { path, expects, ..ApiRequest::default() }).await
     }
 
-    /// What the node answers when it has set what it was told.
-    pub(super) async fn put(&self, path: &str, body: &Value, has: &str) -> Result<Answer, Trouble> {
+    /// PUTs a JSON body.
+    pub(super) async fn put(&self, path: &str, body: &Value, expects: &str) -> Result<ApiResponse, ClientError> {
         let headers = &[(header::CONTENT_TYPE, "application/json")];
         let body = body.to_string().into();
-        self.call(Call { method: Method::PUT, path, headers, body, has, ..Call::default() }).await
+        self.call(ApiRequest { method: Method::PUT, path, headers, body, expects, ..ApiRequest::default() }).await
     }
 
-    /// What the node answers when it was told to do something.
-    pub(super) async fn post(&self, path: &str, has: &str) -> Result<Answer, Trouble> {
-        self.call(Call { method: Method::POST, path, has, ..Call::default() }).await
+    /// POSTs an empty body.
+    pub(super) async fn post(&self, path: &str, expects: &str) -> Result<ApiResponse, ClientError> {
+        self.call(ApiRequest { method: Method::POST, path, expects, ..ApiRequest::default() }).await
     }
 
-    /// The whole answer.
-    pub(super) async fn call(&self, call: Call<'_>) -> Result<Answer, Trouble> {
-        let (limit, has) = (call.waits + ANSWER_TIME, call.has);
-        let response = self.open(call).await?;
-        let answer = timeout(limit, self.read(response)).await.map_err(|_| self.late(limit))??;
-        if answer.json.get(has).is_some() { Ok(answer) } else { Err(self.stranger(answer.status)) }
+    /// Sends a request and reads the whole response.
+    pub(super) async fn call(&self, request: ApiRequest<'_>) -> Result<ApiResponse, ClientError> {
+        let (limit, expects) = (request.server_wait + RESPONSE_TIMEOUT, request.expects);
+        let response = self.send(request).await?;
+        let answer = timeout(limit, self.read(response)).await.map_err(|_| self.timed_out(limit))??;
+        if answer.json.get(expects).is_some() { Ok(answer) } else { Err(self.not_a_node(answer.status)) }
     }
 
-    /// The beginning of an answer that is well, whose body is still to come.
-    pub(super) async fn open(&self, call: Call<'_>) -> Result<Response<Incoming>, Trouble> {
-        let limit = call.waits + ANSWER_TIME;
+    /// Sends a request and gives the head of a successful response, whose body is still to come.
+    pub(super) async fn send(&self, api_request: ApiRequest<'_>) -> Result<Response<Incoming>, ClientError> {
+        let limit = api_request.server_wait + RESPONSE_TIMEOUT;
         let mut request = Request::builder()
-            .method(call.method)
-            .uri(format!("{}{}", self.node.prefix, call.path))
+            .method(api_request.method)
+            .uri(format!("{}{}", self.node.prefix, api_request.path))
             .header(header::HOST, &self.node.authority)
             .header(header::USER_AGENT, concat!("broadcast/", env!("CARGO_PKG_VERSION")));
-        for (name, value) in call.headers {
+        for (name, value) in api_request.headers {
             request = request.header(name, *value);
         }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token.bearer());
         }
-        let request = request.body(Full::new(call.body)).map_err(|error| self.broken(&error))?;
+        let request = request.body(Full::new(api_request.body)).map_err(|error| self.broke_off(&error))?;
         let mut sender = self.connect().await?;
-        let sent = timeout(limit, sender.send_request(request)).await.map_err(|_| self.late(limit))?;
-        let response = sent.map_err(|error| self.broken(&error))?;
+        let sent = timeout(limit, sender.send_request(request)).await.map_err(|_| self.timed_out(limit))?;
+        let response = sent.map_err(|error| self.broke_off(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(Trouble::Problem(timeout(limit, self.read(response)).await.map_err(|_| self.late(limit))??))
+        Err(ClientError::Problem(timeout(limit, self.read(response)).await.map_err(|_| self.timed_out(limit))??))
     }
 
-    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, Trouble> {
+    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, ClientError> {
         let connecting = async {
             let stream = match self.node.zoned.as_ref().and_then(|zoned| zoned.zoned().zip(Some(zoned.port))) {
                 Some(((ip, zone), port)) => {
@@ -170,18 +176,19 @@ impl Client {
             };
             http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
         };
-        let connected = timeout(CONNECT_TIME, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let connected =
+            timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let (sender, connection) = connected.map_err(|error| self.unreachable(&error))?;
-        // What becomes of it the answer tells.
+        // The response says how the connection fares.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
 
-    /// Why there is no connection.
-    fn unreachable(&self, error: &io::Error) -> Trouble {
+    /// Says why it could not connect, and what to do about it.
+    fn unreachable(&self, error: &io::Error) -> ClientError {
         let node = &self.node;
         let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) else {
-            return Trouble::Silent(format!(
+            return ClientError::NoResponse(format!(
                 "nothing answers at {node}: {error}; check that the node runs, and that BROADCAST_NODE (--node) is right"
             ));
         };
@@ -203,67 +210,90 @@ impl Client {
             rustls::Error::InvalidCertificate(_) => "the certificate cannot be trusted",
             _ => "there is no TLS connection",
         };
-        Trouble::Silent(format!("{node}: {what}: {error}; {remedy}"))
+        ClientError::NoResponse(format!("{node}: {what}: {error}; {remedy}"))
     }
 
-    async fn read(&self, response: Response<Incoming>) -> Result<Answer, Trouble> {
+    async fn read(&self, response: Response<Incoming>) -> Result<ApiResponse, ClientError> {
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| self.broken(&*error))?.to_bytes();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+        let body = body.map_err(|error| self.broke_off(&*error))?.to_bytes();
         match (std::str::from_utf8(&body), serde_json::from_slice(&body)) {
-            (Ok(text), Ok(json @ Value::Object(_))) => Ok(Answer { status, text: text.trim_end().into(), json }),
-            _ => Err(self.stranger(status)),
+            (Ok(text), Ok(json @ Value::Object(_))) => Ok(ApiResponse { status, text: text.trim_end().into(), json }),
+            _ => Err(self.not_a_node(status)),
         }
     }
 
-    fn stranger(&self, status: StatusCode) -> Trouble {
-        Trouble::Silent(format!(
+    fn not_a_node(&self, status: StatusCode) -> ClientError {
+        ClientError::NoResponse(format!(
             "what answers at {} ({status}) is not a broadcast node; check that BROADCAST_NODE (--node) is right",
             self.node
         ))
     }
 
-    /// What to say of an answer that broke off.
-    pub(super) fn broken(&self, error: &(dyn std::error::Error + 'static)) -> Trouble {
+    /// Says that a response broke off.
+    pub(super) fn broke_off(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        Trouble::Silent(format!("{} broke off: {error}{cause}; see the node's log", self.node))
+        ClientError::NoResponse(format!("{} broke off: {error}{cause}; see the node's log", self.node))
     }
 
-    fn late(&self, limit: Duration) -> Trouble {
-        Trouble::Silent(format!("{} did not answer within {limit:?}; see the node's log", self.node))
+    fn timed_out(&self, limit: Duration) -> ClientError {
+        ClientError::NoResponse(format!("{} did not answer within {limit:?}; see the node's log", self.node))
     }
 }
 
-impl Answer {
-    /// A text in it.
+impl ApiResponse {
+    /// A text field; empty if there is none.
     pub(super) fn text(&self, field: &str) -> &str {
         self.json[field].as_str().unwrap_or_default()
     }
 
-    /// A number in it.
+    /// A number field; 0 if there is none.
     pub(super) fn number(&self, field: &str) -> u64 {
         self.json[field].as_u64().unwrap_or_default()
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(what) => f.write_str(&visible::escaped(what)),
+            Self::NoResponse(problem) => f.write_str(&visible::escaped(problem)),
             Self::Problem(answer) => match answer.text("detail") {
                 "" => write!(f, "the node answers {}", answer.status),
                 detail => f.write_str(&visible::escaped(detail)),
             },
         }?;
-        if matches!(self, Self::Problem(Answer { status: StatusCode::UNAUTHORIZED, .. })) {
+        if matches!(self, Self::Problem(ApiResponse { status: StatusCode::UNAUTHORIZED, .. })) {
             f.write_str("; set BROADCAST_TOKEN, or BROADCAST_TOKEN_FILE (--token-file)")?;
         }
         Ok(())
     }
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        Self::other(trouble)
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// Text as a URL carries it, percent-encoded (RFC 3986).
+pub(super) fn url_encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(byte.into());
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_carries_any_text() {
+        assert_eq!(url_encoded("I am ä&=#?+%/node-1.x_y~"), "I%20am%20%C3%A4%26%3D%23%3F%2B%25%2Fnode-1.x_y~");
     }
 }

@@ -1,7 +1,7 @@
 //! `broadcast demo`: a receiver and some senders in one process, on loopback.
 //!
-//! The nodes are as real as those of `broadcast node`; only the senders' turns are fixed, evenly over
-//! the interval, so that each value is one more than the last. They begin when every node knows all.
+//! The nodes are as real as those of `broadcast node`. Only the senders' turns are fixed: they are spread evenly over the
+//! interval, so that each value is one more than the last, and they begin once every node knows all others.
 
 use std::{
     future::pending,
@@ -21,18 +21,20 @@ use tokio::{
 };
 
 use super::{
-    control, lock_api,
-    node::{Signals, info},
+    control,
+    http_api::{HttpApi, ServeConfig},
+    lock_api,
+    node::node_info,
     output,
-    serve::{self, Api},
+    signals::StopSignals,
     store_api,
-    timeline::Live,
-    unknown,
+    timeline::LivePicture,
+    unknown_settings,
 };
 use crate::{
     failure::Failure,
     log,
-    roles::{self, Context, Ended, Role, Roles, receiver, sender, voter},
+    roles::{self, Context, Role, RoleResult, Roles, receiver, sender, voter},
     settings::{
         http::HttpArgs,
         log::{Format, LogArgs},
@@ -42,9 +44,9 @@ use crate::{
     store::NodeStore,
 };
 
-/// The first nodes agree on what the store holds, in memory.
+/// How many nodes vote, the first ones. They keep the store in memory.
 const VOTERS: usize = 3;
-/// How many nodes can send at most.
+/// The most nodes that can send.
 const MAX_SENDERS: i64 = 100;
 
 /// Run the whole demo in this terminal: a receiver and some senders, on loopback
@@ -89,53 +91,53 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
-    // All that the timeline draws is logged as `info`.
-    let logged = if args.timeline { "info" } else { &args.log.log };
+    let mut signals = StopSignals::new().map_err(Failure::other)?;
+    // The timeline draws what is logged as `info`.
+    let filter = if args.timeline { "info" } else { &args.log.log };
     let names: Vec<String> = (0..=args.senders).map(|i| format!("node{}", u16::from(i) + 1)).collect();
     if (args.timeline || args.log.log_format == Format::Text) && io::stdout().is_terminal() {
         introduce(names.len());
     }
     let nodes = log::Nodes::Several(names.clone());
-    let (mut live, log) = if args.timeline {
-        let (live, sink) = Live::new(&names);
-        (Some(live), log::start_into(sink, logged, Format::Json, nodes))
+    let (mut picture, log) = if args.timeline {
+        let (picture, sink) = LivePicture::new(&names);
+        (Some(picture), log::start_into(sink, filter, Format::Json, nodes))
     } else {
-        (None, log::start(logged, args.log.log_format, nodes))
+        (None, log::start(filter, args.log.log_format, nodes))
     };
     let log = log.map_err(Failure::start)?;
-    unknown::log("demo", &names[0]);
-    let mut served = None;
-    let leave_asked = Arc::new(Notify::new());
-    let mut api = Some((Api::bind(&serve::Live::read(&args.http, &names[0])?, &names[0])?, log.control));
+    unknown_settings::log("demo", &names[0]);
+    let mut http_thread = None;
+    let leave_request = Arc::new(Notify::new());
+    let mut api = Some((HttpApi::bind(&ServeConfig::read(&args.http, &names[0])?, &names[0])?, log.control));
 
     let every = args.interval.interval;
     let (all_met, met) = watch::channel(false);
     let mut nodes: Vec<Handle> = Vec::new();
-    let mut playing = JoinSet::new();
-    let (running, shutdown) = roles::shutdown();
+    let mut running_roles = JoinSet::new();
+    let (shutdown_guard, shutdown) = roles::shutdown();
     let voters = &names[..names.len().min(VOTERS)];
     for name in &names {
         let role = if nodes.is_empty() { Role::Receiver } else { Role::Sender };
         let votes = voters.contains(name);
         let roles = if votes { Roles::from(role).with(Role::Voter) } else { role.into() };
-        let about = info(None, &roles, api.as_ref().and_then(|(api, _)| api.endpoint()))?;
-        let node = start(config(name.clone(), &nodes).info(about)).await?;
-        let turn = nodes.len().checked_sub(1).map(|sender| part(every, sender, args.senders));
+        let info = node_info(None, &roles, api.as_ref().and_then(|(api, _)| api.endpoint()))?;
+        let node = start(config(name.clone(), &nodes).info(info)).await?;
+        let turn = nodes.len().checked_sub(1).map(|sender| turn_offset(every, sender, args.senders));
         let voters = if votes { voters.to_vec() } else { Vec::new() };
         let store = NodeStore::new(node.clone(), false, voters, None);
         let context = Context { node: node.clone(), data: None, store: store.clone(), shutdown: shutdown.clone() };
         if votes {
-            playing.spawn(voter::run(context.clone()));
+            running_roles.spawn(voter::run(context.clone()));
         }
         match turn {
-            Some(turn) => playing.spawn(sender::run(context, every, first_turn(met.clone(), turn))),
-            None => playing.spawn(receiver::run(context)),
+            Some(turn) => running_roles.spawn(sender::run(context, every, first_turn(met.clone(), turn))),
+            None => running_roles.spawn(receiver::run(context)),
         };
         if let Some((api, log)) = api.take() {
             let routes =
-                [control::routes(&node, log, &leave_asked), store_api::routes(&store), lock_api::routes(&store)];
-            served = Some(api.serve(&node, routes)?);
+                [control::routes(&node, log, &leave_request), store_api::routes(&store), lock_api::routes(&store)];
+            http_thread = Some(api.serve(&node, routes)?);
         }
         nodes.push(node);
     }
@@ -154,18 +156,18 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let (why, mut outcome) = tokio::select! {
         () = meeting => ("the demo is over", Ok(true)),
         () = &mut finished => ("the time is over", Ok(true)),
-        signal = signals.next() => (signal.told(), Ok(true)),
-        () = leave_asked.notified() => (control::TOLD_TO_LEAVE, Ok(true)),
-        // `broadcast demo | head` has seen enough.
+        signal = signals.next() => (signal.reason(), Ok(true)),
+        () = leave_request.notified() => (control::TOLD_TO_LEAVE, Ok(true)),
+        // As in `broadcast demo | head`.
         () = log.closed.notified() => ("nobody reads the log any more", Ok(false)),
         () = output::nobody_reads(), if args.timeline => ("nobody reads the timeline any more", Ok(false)),
-        drawn = draw(&mut live) => ("the timeline cannot be drawn", drawn),
+        drawn = draw(&mut picture) => ("the timeline cannot be drawn", drawn),
     };
-    drop(running);
+    drop(shutdown_guard);
     let leaving = async {
-        leave(nodes, playing, why).await;
-        if let Some(served) = served {
-            served.end().await;
+        leave(nodes, running_roles, why).await;
+        if let Some(http_thread) = http_thread {
+            http_thread.join().await;
         }
     };
     let goes_on = matches!(outcome, Ok(true));
@@ -173,21 +175,21 @@ pub(super) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         let mut leaving = std::pin::pin!(leaving);
         tokio::select! {
             () = &mut leaving => {}
-            _ = draw(&mut live), if goes_on => leaving.await,
+            _ = draw(&mut picture), if goes_on => leaving.await,
         }
     };
-    let code = signals.good_bye(leaving).await;
-    if let Some(live) = live.as_mut().filter(|_| goes_on) {
+    let code = signals.while_leaving(leaving).await;
+    if let Some(picture) = picture.as_mut().filter(|_| goes_on) {
         log::finish();
-        outcome = live.finish().await.map(|()| true);
+        outcome = picture.finish().await.map(|()| true);
     }
     outcome.map(|_| code)
 }
 
-/// Draws until it cannot go on, if anything is drawn.
-async fn draw(live: &mut Option<Live>) -> Result<bool, Failure> {
-    match live {
-        Some(live) => live.draw().await,
+/// Draws the picture until nobody looks any more. Without a picture it never ends.
+async fn draw(picture: &mut Option<LivePicture>) -> Result<bool, Failure> {
+    match picture {
+        Some(picture) => picture.draw().await,
         None => pending().await,
     }
 }
@@ -197,8 +199,8 @@ fn config(name: String, earlier: &[Handle]) -> Config {
     Config::new(name).bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).join(seeds).profile(Profile::Local)
 }
 
-/// The senders' turns, evenly over the interval.
-fn part(every: Duration, sender: usize, senders: u8) -> Duration {
+/// When in the interval a sender sends: turns are spread evenly.
+fn turn_offset(every: Duration, sender: usize, senders: u8) -> Duration {
     every.mul_f64(sender as f64 / f64::from(senders))
 }
 
@@ -207,7 +209,7 @@ async fn first_turn(mut met: watch::Receiver<bool>, turn: Duration) {
     if all_met { sleep(turn).await } else { pending().await }
 }
 
-/// Waits until every node knows all the others.
+/// Waits until every node knows all others.
 async fn meet(nodes: &[Handle]) {
     for node in nodes {
         let mut events = node.events();
@@ -219,8 +221,8 @@ async fn meet(nodes: &[Handle]) {
     }
 }
 
-/// The senders leave first, so that node1 can tell of it.
-async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<Ended>, why: &'static str) {
+/// The senders leave first, so that node1 can log it.
+async fn leave(nodes: Vec<Handle>, mut running_roles: JoinSet<RoleResult>, why: &'static str) {
     let leave = move |node: Handle| async move {
         roles::leaving(node.name(), why);
         node.leave().await;
@@ -232,7 +234,7 @@ async fn leave(nodes: Vec<Handle>, mut playing: JoinSet<Ended>, why: &'static st
     if let Some(receiver) = receiver {
         leave(receiver).await;
     }
-    while playing.join_next().await.is_some() {}
+    while running_roles.join_next().await.is_some() {}
 }
 
 fn introduce(nodes: usize) {
@@ -241,7 +243,7 @@ fn introduce(nodes: usize) {
         3 => "node2 and node3 send in turns".into(),
         last => format!("node2 to node{last} send in turns"),
     };
-    // Nobody reads it: so be it.
+    // The demo runs even if nobody reads this.
     let _ = writeln!(
         io::stdout(),
         "{senders}; watch every value arrive at all the others, node1 included. Ctrl-C stops the demo."
@@ -255,7 +257,9 @@ mod tests {
     #[test]
     fn turns_are_spread_evenly() {
         let turns = |senders: u8| {
-            (0..usize::from(senders)).map(|i| part(Duration::from_secs(3), i, senders).as_millis()).collect::<Vec<_>>()
+            (0..usize::from(senders))
+                .map(|i| turn_offset(Duration::from_secs(3), i, senders).as_millis())
+                .collect::<Vec<_>>()
         };
         assert_eq!(turns(1), [0]);
         assert_eq!(turns(2), [0, 1500]);

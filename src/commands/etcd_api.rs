@@ -1,5 +1,5 @@
-//! Serving the store to clients of etcd, at a port of its own, if the settings say so: within the limits, behind the guard
-//! and with the tokens and TLS of the HTTP API.
+//! Serves the store to clients of etcd as the settings say: at a port of its own, with the limits, tokens and TLS of the HTTP
+//! API.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -14,20 +14,20 @@ use broadcast_etcd::{ENDPOINT, Etcd, LoginOutcome, OpenStore, Permission, Route,
 use broadcast_gateway::{AuditHandle, RequiredScopes, Routes, Scope, Server};
 use tracing::{info, warn};
 
-use super::serve::{Live, Served};
+use super::http_api::{ServeConfig, ServerThread};
 use crate::{failure::Failure, settings::etcd::EtcdArgs, store::NodeStore};
 
-/// What is to serve them once the node runs.
-pub(super) struct EtcdApi(Option<(Server, Live)>);
+/// The port for clients of etcd, which listens already and is served once the node runs; nothing, if it is off.
+pub(super) struct EtcdApi(Option<(Server, ServeConfig)>);
 
 impl EtcdApi {
-    /// Listens, or not. As with HTTP, the default address may be taken, here by an etcd.
-    pub(super) fn bind(args: &EtcdArgs, live: &Live, node: &str, votes: bool) -> Result<Self, Failure> {
+    /// Listens, unless it is off. If the default address is taken, by an etcd perhaps, the node starts without it.
+    pub(super) fn bind(args: &EtcdArgs, serving: &ServeConfig, node: &str, votes: bool) -> Result<Self, Failure> {
         let Some(addr) = args.addr(votes) else { return Ok(Self(None)) };
-        match Server::bind(live.config(addr)) {
+        match Server::bind(serving.config(addr)) {
             Ok(server) => {
                 let addr = server.addr();
-                if live.is_open_at(addr) {
+                if serving.is_open_at(addr) {
                     warn!(
                         node,
                         event = "etcd_open",
@@ -35,7 +35,7 @@ impl EtcdApi {
                         "the store is open to everyone who reaches {addr}: set BROADCAST_TOKEN, or BROADCAST_ETCD=127.0.0.1"
                     );
                 }
-                Ok(Self(Some((server, live.clone()))))
+                Ok(Self(Some((server, serving.clone()))))
             }
             Err(error) if args.is_by_default() => {
                 warn!(
@@ -55,21 +55,21 @@ impl EtcdApi {
         }
     }
 
-    /// Whether they are served.
+    /// Whether clients of etcd are served.
     pub(super) fn is_served(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Where they are served, and as what others are told of it.
+    /// The service that other nodes are told of, and its address.
     pub(super) fn endpoint(&self) -> Option<(&'static str, SocketAddr)> {
-        let service = |live: &Live| if live.scheme() == "https" { TLS_ENDPOINT } else { ENDPOINT };
-        self.0.as_ref().map(|(server, live)| (service(live), server.addr()))
+        let service = |serving: &ServeConfig| if serving.scheme() == "https" { TLS_ENDPOINT } else { ENDPOINT };
+        self.0.as_ref().map(|(server, serving)| (service(serving), server.addr()))
     }
 
-    /// Serves them until the node has stopped.
-    pub(super) fn serve(self, node: &Handle, store: &NodeStore) -> Result<Served, Failure> {
-        let Some((server, live)) = self.0 else { return Ok(Served(None)) };
-        let (addr, store, access) = (server.addr(), store.clone(), live.access().clone());
+    /// Serves clients of etcd until the node has stopped.
+    pub(super) fn serve(self, node: &Handle, store: &NodeStore) -> Result<ServerThread, Failure> {
+        let Some((server, serving)) = self.0 else { return Ok(ServerThread(None)) };
+        let (addr, store, access) = (server.addr(), store.clone(), serving.access().clone());
         let open: OpenStore = Arc::new(move || {
             let store = store.clone();
             Box::pin(async move { store.running().await })
@@ -80,21 +80,21 @@ impl EtcdApi {
             Some(false) => LoginOutcome::Rejected,
         };
         let etcd = Etcd::new(node.clone(), open, Arc::new(check_password));
-        let server = server.only(adapt).mount(Routes::undescribed(etcd.routes().into_iter().map(route)));
-        let served = server.spawn(node.clone()).map_err(Failure::start)?;
+        let server = server.only(adapt_authorization).mount(Routes::undescribed(etcd.routes().into_iter().map(route)));
+        let thread = server.spawn(node.clone()).map_err(Failure::start)?;
         info!(
             node = node.name(),
             event = "etcd",
             %addr,
-            scheme = live.scheme(),
+            scheme = serving.scheme(),
             "serves the store to clients of etcd at {}://{addr}",
-            live.scheme()
+            serving.scheme()
         );
-        Ok(Served(Some(served)))
+        Ok(ServerThread(Some(thread)))
     }
 }
 
-/// What a call needs, and how it is counted: changes of keys are too many to be told one by one.
+/// Gives a route the scope it needs. The audit log counts changes of keys together: there are too many for a line each.
 fn route((path, permission, methods): Route) -> (&'static str, RequiredScopes, axum::routing::MethodRouter) {
     let count = async |Extension(audit): Extension<AuditHandle>, request: Request, next: Next| {
         audit.aggregate();
@@ -109,8 +109,8 @@ fn route((path, permission, methods): Route) -> (&'static str, RequiredScopes, a
     }
 }
 
-/// Clients of etcd show the token that they got in metadata of its own, or without a scheme.
-fn adapt(headers: &mut HeaderMap) {
+/// Makes a bearer token of what clients of etcd send: the metadata `token`, or `authorization` without a scheme.
+fn adapt_authorization(headers: &mut HeaderMap) {
     let plain = |value: &HeaderValue| value.to_str().is_ok_and(|value| !value.trim().contains(' '));
     let shown =
         headers.remove("token").or_else(|| headers.get(header::AUTHORIZATION).filter(|value| plain(value)).cloned());

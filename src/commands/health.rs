@@ -1,4 +1,4 @@
-//! `broadcast health`: whether a node is well, asked by memberlist's ping or over its HTTP API.
+//! `broadcast health`: whether a node is healthy, asked by memberlist's ping or over its HTTP API.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,7 +11,7 @@ use clap::Args;
 use tokio::time::timeout;
 
 use super::{
-    client::{Answer, Client, Trouble},
+    client::{ApiClient, ApiResponse, ClientError},
     output::print_line,
 };
 use crate::{
@@ -80,7 +80,7 @@ pub(super) async fn run(args: HealthArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn by_ping(args: HealthArgs) -> Result<ExitCode, Failure> {
-    let addr = reachable(args.bind.bind)?;
+    let addr = probe_address(args.bind.bind)?;
     let envelope = args.envelope.envelope()?;
     let health = probe(addr, &envelope, args.timeout).await.map_err(unhealthy)?;
     let well = health.joined || args.live;
@@ -103,16 +103,17 @@ async fn over_http(
     node: NodeUrl,
     &HealthArgs { live, timeout: limit, json, ref tls, .. }: &HealthArgs,
 ) -> Result<ExitCode, Failure> {
-    let client = Client::for_health(node, tls)?;
+    let client = ApiClient::for_health(node, tls)?;
     let answer = timeout(limit, client.get(if live { "/livez" } else { "/readyz" }, "status")).await;
     let answer = answer.map_err(|_| unhealthy(format!("{} did not answer within {limit:?}", client.node)))?;
     let (well, answer) = match answer {
         Ok(answer) => (true, answer),
-        Err(Trouble::Problem(answer)) if answer.json["status"].is_string() => (false, answer),
-        Err(trouble) => return Err(unhealthy(trouble)),
+        Err(ClientError::Problem(answer)) if answer.json["status"].is_string() => (false, answer),
+        Err(error) => return Err(unhealthy(error)),
     };
-    let words =
-        |answer: &Answer| format!("{}, {}", visible::escaped(answer.text("status")), members(answer.number("members")));
+    let words = |answer: &ApiResponse| {
+        format!("{}, {}", visible::escaped(answer.text("status")), members(answer.number("members")))
+    };
     match (json, well) {
         (true, _) => print_line(&visible::escaped_json(&answer.text))?,
         (false, true) => print_line(&format!("healthy: {}", words(&answer)))?,
@@ -121,16 +122,16 @@ async fn over_http(
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn unhealthy(what: impl std::fmt::Display) -> Failure {
-    Failure::other(format!("unhealthy: {what}"))
+fn unhealthy(why: impl std::fmt::Display) -> Failure {
+    Failure::other(format!("unhealthy: {why}"))
 }
 
 fn members(count: u64) -> String {
     if count == 1 { "1 member".into() } else { format!("{count} members") }
 }
 
-/// Where to ask a node that listens at `bind`.
-fn reachable(bind: SocketAddr) -> Result<SocketAddr, Failure> {
+/// Where to reach a node that listens at `bind`: on loopback, if it listens at all addresses.
+fn probe_address(bind: SocketAddr) -> Result<SocketAddr, Failure> {
     if bind.port() == 0 {
         return Err(Failure::usage(
             "BROADCAST_BIND (--bind) has port 0, and the system chose the node's port: give that one, which the node's log names",
@@ -158,8 +159,8 @@ mod tests {
             ("[fe80::1%1]:2", "[fe80::1%1]:2"),
         ] {
             let bind = bind.parse().expect("an address");
-            assert_eq!(reachable(bind).expect("a port"), asked.parse().expect("an address"));
+            assert_eq!(probe_address(bind).expect("a port"), asked.parse().expect("an address"));
         }
-        assert!(reachable("0.0.0.0:0".parse().expect("an address")).is_err());
+        assert!(probe_address("0.0.0.0:0".parse().expect("an address")).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! `broadcast keygen`: a secret key for a cluster.
+//! `broadcast keygen`: makes a secret key for a cluster, from the system's source of randomness.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use rand::{TryRng as _, rngs::SysRng};
 use zeroize::Zeroizing;
 
-use super::{output, unfinished::Unfinished};
+use super::{atomic_file::AtomicFile, output};
 use crate::{
     failure::Failure,
     settings::{
@@ -35,12 +35,12 @@ pub(super) struct KeygenArgs {
 
     /// Length of the key
     #[arg(long, value_enum, default_value = "256")]
-    bits: Bits,
+    bits: KeyLength,
 }
 
-/// A key's length.
+/// The length of an AES key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Bits {
+enum KeyLength {
     #[value(name = "128")]
     Aes128,
     #[value(name = "192")]
@@ -49,7 +49,7 @@ enum Bits {
     Aes256,
 }
 
-impl Bits {
+impl KeyLength {
     fn bytes(self) -> usize {
         match self {
             Self::Aes128 => 16,
@@ -71,7 +71,7 @@ pub(super) fn run(args: &KeygenArgs) -> Result<ExitCode, Failure> {
         Some(file) => match write_new(file, line.as_bytes()) {
             Ok(()) => eprintln!("wrote a new key to {}", file.display()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let keys = keys_in(file).map_err(|problem| {
+                let keys = count_keys(file).map_err(|problem| {
                     Failure::other(format!(
                         "{file:?} is there already, and is no file of keys: {problem}; name another --file"
                     ))
@@ -86,8 +86,8 @@ pub(super) fn run(args: &KeygenArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many keys a file has.
-fn keys_in(file: &Path) -> Result<usize, String> {
+/// Counts the keys in a file.
+fn count_keys(file: &Path) -> Result<usize, String> {
     let read = Zeroizing::new(read_up_to(file, FILE_LIMIT)?);
     let text = std::str::from_utf8(&read).map_err(|_| "it is not text in UTF-8")?;
     parse_keys(text).map(|keys| keys.len())
@@ -97,9 +97,9 @@ fn counted(keys: usize) -> String {
     if keys == 1 { "a key".into() } else { format!("{keys} keys") }
 }
 
-/// Writes a file that is not there yet.
+/// Writes a file, unless it exists.
 fn write_new(file: &Path, text: &[u8]) -> io::Result<()> {
-    let mut new = Unfinished::new(file)?;
+    let mut new = AtomicFile::new(file)?;
     new.write(text)?;
-    new.finish_new()
+    new.commit_new()
 }

@@ -1,4 +1,4 @@
-//! `broadcast completions` and `broadcast man`: what shells and readers know of the commands.
+//! `broadcast completions` and `broadcast man`: scripts for shells and manual pages, made from the definition of the commands.
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -50,15 +50,15 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
         clap_mangen::generate_to(definition(), dir)
     };
     write().map_err(|error| {
-        Failure::other(format!("cannot write manual pages into {}: {error}", visible::shown(&dir.to_string_lossy())))
+        Failure::other(format!("cannot write manual pages into {}: {error}", visible::quote(&dir.to_string_lossy())))
     })?;
-    let dir = visible::escaped(&dir.display().to_string());
+    let dir = visible::path(dir);
     let pages = pages(&definition());
     output::print_line(&format!("wrote {pages} manual pages into {dir}, broadcast.1 and the commands' own"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A command's own, and those of its commands.
+/// Counts the pages of a command and its subcommands.
 fn pages(command: &clap::Command) -> usize {
     1 + command.get_subcommands().map(pages).sum::<usize>()
 }

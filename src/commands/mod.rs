@@ -1,36 +1,48 @@
 //! The commands of the `broadcast` program.
 //!
 //! Every setting is a flag and an environment variable ([`settings`](crate::settings)); the flag wins, and an empty
-//! variable counts as unset. What cannot be is refused in one line before anything starts.
+//! variable counts as unset. What is not valid is refused in one line, before anything starts.
+//!
+//! - Commands that run nodes: [`node`], [`demo`], and [`sim`] on a virtual clock. What they serve over HTTP is in
+//!   [`http_api`], with the routes of [`store_api`], [`lock_api`] and [`control`], and in [`etcd_api`].
+//! - Commands that ask a node, with the [`client`]: [`publish`], [`tail`], [`kv`], [`lock`], [`voters`], [`backup`],
+//!   [`cluster`], [`health`] and [`operate`].
+//! - Commands that need no node: [`keygen`], [`selfsigned`], [`manual`], [`timeline`] for logs; and [`chaos`], which
+//!   breaks a compose project.
 
+mod atomic_file;
+mod backoff;
 mod backup;
 mod chaos;
 mod client;
+mod cluster;
 mod control;
 mod demo;
 mod etcd_api;
 mod follow;
 mod health;
+mod http_api;
 mod keygen;
 mod kv;
 mod lock;
 mod lock_api;
-mod look;
 mod manual;
+mod natural_order;
 mod node;
 mod operate;
 mod output;
 mod publish;
 mod reload;
 mod selfsigned;
-mod serve;
+mod signals;
 mod sim;
+mod sse;
 mod store_api;
 mod supervisor;
+mod table;
 mod tail;
 mod timeline;
-mod unfinished;
-mod unknown;
+mod unknown_settings;
 mod usage;
 mod voters;
 
@@ -41,7 +53,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub(crate) use self::{supervisor::enter, usage::parse};
 use crate::{failure::Failure, log};
 
-/// What the program was told to do.
+/// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "broadcast",
@@ -70,7 +82,7 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// All commands, as clap knows them. Help shows no value of a variable, which may be nobody else's business.
+/// The definition of all commands. Help does not show the values of variables, since they may be private.
 fn definition() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
 }
@@ -90,8 +102,8 @@ enum Command {
     Fence(lock::FenceArgs),
     Voters(voters::VotersArgs),
     Store(voters::StoreArgs),
-    Members(look::MembersArgs),
-    Status(look::StatusArgs),
+    Members(cluster::MembersArgs),
+    Status(cluster::StatusArgs),
     Health(health::HealthArgs),
     Log(operate::LogArgs),
     Faults(operate::FaultsArgs),
@@ -106,7 +118,7 @@ enum Command {
 }
 
 impl Command {
-    /// As it is typed, of those that read settings from the environment.
+    /// The name of a command that reads settings from the environment; nothing for the others.
     fn name(&self) -> Option<&'static str> {
         match self {
             Self::Node(_) => Some("node"),
@@ -139,11 +151,11 @@ impl Command {
 }
 
 impl Cli {
-    /// Does it.
+    /// Runs the command.
     ///
     /// # Errors
     ///
-    /// Why it cannot be done.
+    /// The command failed.
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let result = match self.command {
             Command::Node(args) => node::run(*args).await,
@@ -159,8 +171,8 @@ impl Cli {
             Command::Fence(args) => lock::fence(args).await,
             Command::Voters(args) => voters::voters(args).await,
             Command::Store(args) => voters::store(args).await,
-            Command::Members(args) => look::members(args).await,
-            Command::Status(args) => look::status(args).await,
+            Command::Members(args) => cluster::members(args).await,
+            Command::Status(args) => cluster::status(args).await,
             Command::Health(args) => health::run(args).await,
             Command::Log(args) => operate::set_log(args).await,
             Command::Faults(args) => operate::set_faults(args).await,

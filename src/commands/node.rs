@@ -1,27 +1,22 @@
-//! `broadcast node`: one node, until it is told to stop.
+//! `broadcast node`: runs one node until it is told to stop.
+//!
+//! What can be refused is refused before the node joins: the data directory, addresses, tokens and certificates come first.
 
-use std::{
-    future::Future, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, process::ExitCode,
-    sync::Arc, time::Duration,
-};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, pin::pin, process::ExitCode, sync::Arc};
 
 use broadcast::{Handle, NodeId, NodeInfo, start};
 use clap::Args;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{sync::Notify, task::spawn_blocking};
 use tracing::{info, warn};
 
 use super::{
     control,
     etcd_api::EtcdApi,
+    http_api::{HttpApi, ServeConfig},
     lock_api,
-    reload::Reload,
-    serve::{Api, Live},
-    store_api, unknown,
+    reload::Reloader,
+    signals::StopSignals,
+    store_api, unknown_settings,
 };
 use crate::{
     data::DataDir,
@@ -47,96 +42,93 @@ pub(super) struct NodeArgs {
     settings: NodeSettings,
 }
 
-/// How long good-byes may take, so that the process ends within 2 seconds.
-const GOOD_BYE: Duration = Duration::from_millis(1800);
-
 pub(super) async fn run(args: NodeArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
+    let mut signals = StopSignals::new().map_err(Failure::other)?;
     let settings = args.settings;
-    let mut reload = Reload::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
+    let mut reloader = Reloader::new(settings.envelope.secret_keys_file.clone()).map_err(Failure::other)?;
     let (roles, every) = (settings.role.clone(), settings.interval.interval);
-    let Node { node, api, etcd, live, log, data, store } = tokio::select! {
-        node = bring_up(settings) => node?,
-        _ = signals.recv() => return Ok(ExitCode::SUCCESS),
+    let StartedNode { node, api, etcd, serving, log, data, store } = tokio::select! {
+        started = start_node(settings) => started?,
+        _ = signals.exit_code() => return Ok(ExitCode::SUCCESS),
     };
-    let (running, shutdown) = roles::shutdown();
+    let (shutdown_guard, shutdown) = roles::shutdown();
     let context = Context { node: node.clone(), data, store: store.clone(), shutdown };
-    let mut playing = pin!(roles::run(&roles, &context, every));
-    let live = (api.is_served() || etcd.is_served()).then_some(live);
+    let mut running_roles = pin!(roles::run(&roles, &context, every));
+    let serving = (api.is_served() || etcd.is_served()).then_some(serving);
     let leave = Arc::new(Notify::new());
-    let served =
+    let http_thread =
         api.serve(&node, [control::routes(&node, log, &leave), store_api::routes(&store), lock_api::routes(&store)])?;
-    let etcd_served = etcd.serve(&node, &store)?;
+    let etcd_thread = etcd.serve(&node, &store)?;
     let (why, failure) = tokio::select! {
-        () = reload.obey(&node, live) => ("its terminal was closed", None),
-        ended = &mut playing => match ended {
+        () = reloader.run(&node, serving) => ("its terminal was closed", None),
+        ended = &mut running_roles => match ended {
             Ok(()) => return Err(Failure::other("the node stopped by itself; see its log")),
             Err(error) => ("a role cannot go on", Some(Failure::other(error))),
         },
-        signal = signals.next() => (signal.told(), None),
+        signal = signals.next() => (signal.reason(), None),
         () = leave.notified() => (control::TOLD_TO_LEAVE, None),
     };
     roles::leaving(node.name(), why);
-    drop(running);
+    drop(shutdown_guard);
     let leaving = async {
-        // Somebody else leads before this node is gone, so that nobody waits for an election.
+        // Another voter leads before this node is gone, so that nobody waits for an election.
         store.stop().await;
         node.leave().await;
         if failure.is_none() {
-            // What it hears meanwhile is still logged.
-            let _ = playing.await;
+            // Messages that arrive meanwhile are still logged.
+            let _ = running_roles.await;
         }
-        served.end().await;
-        etcd_served.end().await;
+        http_thread.join().await;
+        etcd_thread.join().await;
     };
-    let code = signals.good_bye(leaving).await;
+    let code = signals.while_leaving(leaving).await;
     failure.map_or(Ok(code), Err)
 }
 
-/// A secret that everybody on this host can read is none. That of Docker is, as it makes it, but for the container.
-fn warn_if_open(file: &Path) {
+/// Warns if everybody on this host can read a secret. Docker's secrets are readable by all, but only in the container.
+fn warn_if_world_readable(file: &Path) {
     let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o004 != 0 && !file.starts_with("/run/secrets") {
         warn!(event = "secret", file = %file.display(), "everybody on this host can read {file:?}: chmod 600 {file:?}");
     }
 }
 
-/// A node that has begun, and what belongs to it.
-struct Node {
+/// A node that has started, and what belongs to it.
+struct StartedNode {
     node: Handle,
-    api: Api,
+    api: HttpApi,
     etcd: EtcdApi,
-    /// What both are served with.
-    live: Live,
-    log: log::Control,
+    /// How `api` and `etcd` are served.
+    serving: ServeConfig,
+    log: log::LogControl,
     data: Option<Arc<DataDir>>,
     store: NodeStore,
 }
 
-async fn bring_up(settings: NodeSettings) -> Result<Node, Failure> {
+async fn start_node(settings: NodeSettings) -> Result<StartedNode, Failure> {
     settings.check()?;
     let name = name_or_default(settings.name.clone()).await?;
     let voters = settings.voters_with(&name)?;
     let insecure_sessions = settings.insecure_sessions;
     let log = log::start(&settings.log.log, settings.log.log_format, log::Nodes::One(name.clone()))
         .map_err(Failure::start)?;
-    unknown::log("node", &name);
+    unknown_settings::log("node", &name);
     let secrets = settings.envelope.secret_keys_file.iter().chain(settings.http.token_files());
-    secrets.chain(settings.http.tls.key_file()).for_each(|file| warn_if_open(file));
+    secrets.chain(settings.http.tls.key_file()).for_each(|file| warn_if_world_readable(file));
     let data = match settings.data.clone() {
-        // A disk may take its time, and a signal ends the program all the same.
+        // Not on this thread: a slow disk must not keep a signal from ending the program.
         Some(path) => Some(Arc::new(spawn_blocking(move || DataDir::open(&path)).await.map_err(Failure::other)??)),
         None => None,
     };
-    let live = Live::read(&settings.http, &name)?;
-    let api = Api::bind(&live, &name)?;
-    let etcd = EtcdApi::bind(&settings.etcd, &live, &name, !voters.is_empty())?;
+    let serving = ServeConfig::read(&settings.http, &name)?;
+    let api = HttpApi::bind(&serving, &name)?;
+    let etcd = EtcdApi::bind(&settings.etcd, &serving, &name, !voters.is_empty())?;
     if api.is_served() || etcd.is_served() {
-        live.warn_of_expiry();
+        serving.warn_of_expiry();
     }
-    let about = info(data.as_deref(), &settings.role, api.endpoint().into_iter().chain(etcd.endpoint()))?;
+    let info = node_info(data.as_deref(), &settings.role, api.endpoint().into_iter().chain(etcd.endpoint()))?;
     let has_faults = settings.faults.as_ref().is_some_and(|faults| !faults.is_inactive());
-    let node = start(settings.config(name)?.info(about)).await?;
+    let node = start(settings.config(name)?.info(info)).await?;
     if has_faults {
         info!(node = node.name(), event = "faults_end", "`broadcast faults none` ends the faults");
     }
@@ -148,10 +140,10 @@ async fn bring_up(settings: NodeSettings) -> Result<Node, Failure> {
         );
     }
     let store = NodeStore::new(node.clone(), insecure_sessions, voters, data.as_deref().map(DataDir::path));
-    Ok(Node { node, api, etcd, live, log: log.control, data, store })
+    Ok(StartedNode { node, api, etcd, serving, log: log.control, data, store })
 }
 
-/// The name of a node here.
+/// The name that was given, or a default for this host.
 pub(super) async fn name_or_default(name: Option<String>) -> Result<String, Failure> {
     match name {
         Some(name) => Ok(name),
@@ -161,8 +153,8 @@ pub(super) async fn name_or_default(name: Option<String>) -> Result<String, Fail
     }
 }
 
-/// What the node tells the others about itself.
-pub(super) fn info(
+/// What the node tells the others about itself: its id, its roles and where it is served.
+pub(super) fn node_info(
     data: Option<&DataDir>,
     roles: &Roles,
     endpoints: impl IntoIterator<Item = (&'static str, SocketAddr)>,
@@ -172,54 +164,4 @@ pub(super) fn info(
         id.ok_or_else(|| Failure::other("the system has no source of randomness, from which a node has its id"))?;
     let info = roles.iter().fold(NodeInfo::new(id), |info, role| info.role(role.name()));
     Ok(endpoints.into_iter().fold(info, |info, (service, addr)| info.endpoint(service, addr)))
-}
-
-/// What tells the program to stop: SIGINT and SIGTERM.
-pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-/// One of them, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StopSignal {
-    Interrupt = 2,
-    Terminate = 15,
-}
-
-impl StopSignal {
-    /// As the log says why a node leaves.
-    pub(super) fn told(self) -> &'static str {
-        match self {
-            Self::Interrupt => "told to stop (SIGINT)",
-            Self::Terminate => "told to stop (SIGTERM)",
-        }
-    }
-}
-
-impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// The next one, as the exit code of what is ended by it.
-    pub(super) async fn recv(&mut self) -> ExitCode {
-        ExitCode::from(128 + self.next().await as u8)
-    }
-
-    /// The next one.
-    pub(super) async fn next(&mut self) -> StopSignal {
-        tokio::select! {
-            _ = self.interrupt.recv() => StopSignal::Interrupt,
-            _ = self.terminate.recv() => StopSignal::Terminate,
-        }
-    }
-
-    /// Waits for the good-byes to be said. One more signal, and they are not waited for.
-    pub(super) async fn good_bye(mut self, leaving: impl Future) -> ExitCode {
-        tokio::select! {
-            _ = timeout(GOOD_BYE, leaving) => ExitCode::SUCCESS,
-            code = self.recv() => code,
-        }
-    }
 }

@@ -1,11 +1,11 @@
-//! `broadcast faults`, `broadcast log` and `broadcast leave`: changing how a node runs.
+//! `broadcast faults`, `broadcast log` and `broadcast leave`: an operator's commands to a running node.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{client::Client, output};
+use super::{client::ApiClient, output};
 use crate::{
     failure::Failure,
     settings::{client::ClientArgs, log, node},
@@ -59,13 +59,10 @@ pub(super) struct LeaveArgs {
 }
 
 pub(super) async fn leave(args: LeaveArgs) -> Result<ExitCode, Failure> {
-    let answer = Client::of(&args.client)?.post("/v1/leave", "leaving").await?;
-    let text = if args.client.json {
-        visible::escaped_json(&answer.text)
-    } else {
-        format!("{} leaves", visible::escaped(answer.json["leaving"].as_str().unwrap_or_default()))
-    };
-    output::print_line(&text)?;
+    let answer = ApiClient::new(&args.client)?.post("/v1/leave", "leaving").await?;
+    output::print_response(&args.client, &answer, |answer| {
+        format!("{} leaves\n", visible::escaped(answer.text("leaving")))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,28 +77,25 @@ fn faults(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn set_faults(args: FaultsArgs) -> Result<ExitCode, Failure> {
-    let wanted = args.faults.map(|faults| (faults != NO_FAULTS).then_some(faults).into());
-    setting(&args.client, "faults", wanted).await
+    let new = args.faults.map(|faults| (faults != NO_FAULTS).then_some(faults).into());
+    setting(&args.client, "faults", new).await
 }
 
 pub(super) async fn set_log(args: LogArgs) -> Result<ExitCode, Failure> {
     setting(&args.client, "log", args.filter.map(Value::from)).await
 }
 
-/// Shows a setting, or changes it first.
-async fn setting(args: &ClientArgs, name: &str, wanted: Option<Value>) -> Result<ExitCode, Failure> {
-    let client = Client::of(args)?;
+/// Shows a setting, after changing it if there is a new value.
+async fn setting(args: &ClientArgs, name: &str, new: Option<Value>) -> Result<ExitCode, Failure> {
+    let client = ApiClient::new(args)?;
     let path = format!("/v1/{name}");
     let field = if name == "log" { "filter" } else { name };
-    let answer = match wanted {
+    let answer = match new {
         None => client.get(&path, field).await?,
         Some(value) => client.put(&path, &json!({ field: value }), field).await?,
     };
-    let text = if args.json {
-        visible::escaped_json(&answer.text)
-    } else {
-        visible::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS))
-    };
-    output::print_line(&text)?;
+    output::print_response(args, &answer, |answer| {
+        format!("{}\n", visible::escaped(answer.json[field].as_str().unwrap_or(NO_FAULTS)))
+    })?;
     Ok(ExitCode::SUCCESS)
 }

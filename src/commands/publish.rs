@@ -1,7 +1,7 @@
-//! `broadcast publish`: a message from the command line, or one a line from standard input.
+//! `broadcast publish`: one message from the command line, or one for each line of standard input.
 //!
-//! Lines go out as they come: whatever is at hand is one call, and while the node takes it the next lines
-//! gather. So a line typed is a message at once, and a file goes by the hundreds.
+//! Lines are sent as they arrive: all that are there make one request, and while the node takes it, the next lines gather.
+//! So a typed line is sent at once, and a file by hundreds of lines.
 
 use std::{
     collections::BTreeSet,
@@ -21,9 +21,9 @@ use serde_json::{json, value::RawValue};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    client::{Answer, Call, Client, Trouble},
-    node::Signals,
-    output::print_line,
+    client::{ApiClient, ApiRequest, ApiResponse, ClientError},
+    output::{print_line, warn},
+    signals::StopSignals,
 };
 use crate::{
     failure::Failure,
@@ -31,14 +31,14 @@ use crate::{
     visible,
 };
 
-/// What one call takes of standard input at most, in bytes, but for a line that is longer.
-const BATCH: usize = 64 << 10;
-/// What the keys of a batch take at most, in bytes.
-const BATCH_KEYS: usize = 1 << 20;
-/// How long a node may hold a batch back, because members are slow.
-const BATCH_TIME: Duration = Duration::from_secs(60);
-/// When to try again where a node has no room.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How much of standard input one request takes, in bytes, unless one line is longer.
+const MAX_BATCH: usize = 64 << 10;
+/// How much the keys of a batch may take, in bytes: the key is repeated in each message.
+const MAX_BATCH_KEYS: usize = 1 << 20;
+/// How long a node may hold back a batch because members are slow.
+const BATCH_WAIT: Duration = Duration::from_secs(60);
+/// When to try again after the node had no room (429).
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Send a message to all nodes, through one of them
 ///
@@ -97,7 +97,7 @@ pub(super) struct PublishArgs {
     client: ClientArgs,
 }
 
-/// Who is to have acknowledged it.
+/// Whose acknowledgement to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Ack {
     /// Every live node
@@ -109,9 +109,9 @@ fn ack_time(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(args: PublishArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
+    let mut signals = StopSignals::new().map_err(Failure::other)?;
     let publisher = Publisher {
-        client: Client::of(&args.client)?,
+        client: ApiClient::new(&args.client)?,
         json: args.client.json,
         ack: args.ack.map(|Ack::All| args.timeout.unwrap_or(ACK_TIME)),
     };
@@ -126,7 +126,7 @@ pub(super) async fn run(args: PublishArgs) -> Result<ExitCode, Failure> {
     };
     let ended = tokio::select! {
         ended = publishing => ended,
-        code = signals.recv() => Ok(code),
+        code = signals.exit_code() => Ok(code),
     };
     if lines && !args.client.json && (ended.is_ok() || tally.published > 0) {
         print_line(&tally.to_string())?;
@@ -136,42 +136,42 @@ pub(super) async fn run(args: PublishArgs) -> Result<ExitCode, Failure> {
 
 /// A message as the API takes it.
 #[derive(Serialize)]
-struct Message<'a> {
+struct MessageBody<'a> {
     key: &'a str,
-    value: Value<'a>,
+    value: MessageValue<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Value<'a> {
+enum MessageValue<'a> {
     Json(&'a RawValue),
     Text(&'a str),
 }
 
-impl<'a> Message<'a> {
+impl<'a> MessageBody<'a> {
     fn new(key: &'a str, value: &'a str, text: bool) -> Self {
         let json = serde_json::from_str(value).ok().filter(|_| !text);
-        Self { key, value: json.map_or(Value::Text(value), Value::Json) }
+        Self { key, value: json.map_or(MessageValue::Text(value), MessageValue::Json) }
     }
 
-    fn write(&self) -> Vec<u8> {
+    fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("text and JSON always serialise")
     }
 }
 
 struct Publisher {
-    client: Client,
+    client: ApiClient,
     json: bool,
-    /// How long acknowledgements are waited for, if they are.
+    /// How long to wait for acknowledgements; not at all, if none.
     ack: Option<Duration>,
 }
 
 impl Publisher {
     async fn one(&self, key: &str, value: &str, text: bool) -> Result<ExitCode, Failure> {
-        let body = Message::new(key, value, text).write();
+        let body = MessageBody::new(key, value, text).to_json();
         let answer = match self.post("application/json", body.into(), Duration::ZERO, "id").await {
             Ok(answer) => answer,
-            Err(Trouble::Problem(answer)) if self.json => {
+            Err(ClientError::Problem(answer)) if self.json => {
                 self.print_json(&answer.text)?;
                 return Ok(ExitCode::FAILURE);
             }
@@ -180,7 +180,7 @@ impl Publisher {
         if self.json {
             self.print_json(&answer.text)?;
         } else if self.ack.is_some() {
-            print_line(&Delivered::of(&answer).to_string())?;
+            print_line(&DeliveryReport::new(&answer).to_string())?;
         } else {
             print_line(&visible::escaped(answer.text("id")))?;
         }
@@ -189,10 +189,9 @@ impl Publisher {
     }
 
     async fn lines(&self, key: Option<(&str, bool)>, tally: &mut Tally) -> Result<ExitCode, Failure> {
-        let mut input = Input::start().map_err(Failure::start)?;
-        // The key is in each message.
-        let most = BATCH_KEYS / (1 + key.map_or(0, |(key, _)| key.len()));
-        // Of the next batch.
+        let mut input = StdinReader::start().map_err(Failure::start)?;
+        let most = MAX_BATCH_KEYS / (1 + key.map_or(0, |(key, _)| key.len()));
+        // The first line of the next batch.
         let mut first_line = 1;
         let mut code = ExitCode::SUCCESS;
         while let Some(lines) = input.batch(most.max(1)).await.map_err(|problem| at_line(first_line, problem))? {
@@ -201,46 +200,46 @@ impl Publisher {
                 Some((key, text)) => messages(key, text, &lines, first_line)?,
             };
             loop {
-                match self.post("application/x-ndjson", body.clone(), BATCH_TIME, "published").await {
+                match self.post("application/x-ndjson", body.clone(), BATCH_WAIT, "published").await {
                     Ok(answer) => {
                         tally.add(&answer);
                         self.print_json(&answer.text)?;
                         warn_if_alone(&answer);
                         break;
                     }
-                    // Some lines were taken, and the one it names was not.
-                    Err(Trouble::Problem(answer)) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                    // The node took the lines before the one that it names.
+                    Err(ClientError::Problem(answer)) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
                         let published = answer.number("published");
                         tally.published += published;
                         self.print_json(&json!({ "published": published }).to_string())?;
                         let taken = answer.number("line").saturating_sub(1) as usize;
                         body = body.slice(length_of_lines(&body, taken)..);
                         first_line += taken;
-                        sleep(PAUSE).await;
+                        sleep(RETRY_PAUSE).await;
                     }
-                    Err(Trouble::Problem(answer)) if answer.status == StatusCode::GATEWAY_TIMEOUT => {
+                    Err(ClientError::Problem(answer)) if answer.status == StatusCode::GATEWAY_TIMEOUT => {
                         tally.add(&answer);
                         self.print_json(&answer.text)?;
                         warn(&visible::escaped(answer.text("detail")));
                         code = ExitCode::FAILURE;
                         break;
                     }
-                    Err(Trouble::Problem(answer)) if answer.json["line"].is_u64() => {
+                    Err(ClientError::Problem(answer)) if answer.json["line"].is_u64() => {
                         let published = answer.number("published");
                         tally.published += published;
                         // Each line is an object of its own.
                         let detail = answer.text("detail").replace(" at line 1 column ", " at column ");
                         let line = first_line + answer.number("line").saturating_sub(1) as usize;
-                        let place = json!({ "line": line, "detail": detail });
-                        self.print_json(&with(&answer, place).to_string())?;
+                        let location = json!({ "line": line, "detail": detail });
+                        self.print_json(&with_fields(&answer, location).to_string())?;
                         return Err(at_line(line, visible::escaped(&detail)));
                     }
                     // Nothing but blank lines.
-                    Err(Trouble::Problem(answer)) if answer.json["published"].is_u64() => break,
+                    Err(ClientError::Problem(answer)) if answer.json["published"].is_u64() => break,
                     Err(trouble) => {
-                        if let Trouble::Problem(answer) = &trouble {
-                            let place = json!({ "published": 0, "line": first_line });
-                            self.print_json(&with(answer, place).to_string())?;
+                        if let ClientError::Problem(answer) = &trouble {
+                            let location = json!({ "published": 0, "line": first_line });
+                            self.print_json(&with_fields(answer, location).to_string())?;
                         }
                         return Err(at_line(first_line, trouble));
                     }
@@ -251,15 +250,21 @@ impl Publisher {
         Ok(code)
     }
 
-    async fn post(&self, content_type: &str, body: Bytes, waits: Duration, has: &str) -> Result<Answer, Trouble> {
+    async fn post(
+        &self,
+        content_type: &str,
+        body: Bytes,
+        server_wait: Duration,
+        expects: &str,
+    ) -> Result<ApiResponse, ClientError> {
         let path = match self.ack {
             None => "/v1/messages".into(),
             Some(limit) => format!("/v1/messages?ack=all&timeout={}us", limit.as_micros()),
         };
-        let waits = waits + self.ack.unwrap_or_default();
+        let server_wait = server_wait + self.ack.unwrap_or_default();
         let headers = &[(header::CONTENT_TYPE, content_type)];
-        let has = if self.ack.is_some() { "delivered" } else { has };
-        self.client.call(Call { method: Method::POST, path: &path, headers, body, waits, has }).await
+        let expects = if self.ack.is_some() { "delivered" } else { expects };
+        self.client.call(ApiRequest { method: Method::POST, path: &path, headers, body, server_wait, expects }).await
     }
 
     fn print_json(&self, text: &str) -> Result<(), Failure> {
@@ -267,8 +272,8 @@ impl Publisher {
     }
 }
 
-/// A problem as the API told it, with these fields: it knows only its own part of standard input.
-fn with(answer: &Answer, fields: serde_json::Value) -> serde_json::Value {
+/// A problem with these fields in place of the API's, which knows only its own part of standard input.
+fn with_fields(answer: &ApiResponse, fields: serde_json::Value) -> serde_json::Value {
     let mut problem = answer.json.clone();
     if let (Some(problem), serde_json::Value::Object(fields)) = (problem.as_object_mut(), fields) {
         problem.extend(fields);
@@ -276,14 +281,14 @@ fn with(answer: &Answer, fields: serde_json::Value) -> serde_json::Value {
     problem
 }
 
-/// One message for each line.
+/// Makes a message of each line.
 fn messages(key: &str, text: bool, lines: &[u8], first_line: usize) -> Result<Bytes, Failure> {
     let mut body = Vec::with_capacity(2 * lines.len());
     for (i, line) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let value = std::str::from_utf8(line).map_err(|_| at_line(first_line + i, "it is not text (UTF-8)"))?;
-        body.extend(Message::new(key, value, text).write());
+        body.extend(MessageBody::new(key, value, text).to_json());
         body.push(b'\n');
     }
     Ok(body.into())
@@ -301,7 +306,7 @@ fn at_line(line: usize, problem: impl std::fmt::Display) -> Failure {
     Failure::other(format!("line {line} of standard input: {problem}"))
 }
 
-fn warn_if_alone(answer: &Answer) {
+fn warn_if_alone(answer: &ApiResponse) {
     if answer.json["joined"] == false {
         warn(
             "the node has not joined its cluster yet, so that nobody else gets this; broadcast health says when it has",
@@ -309,24 +314,20 @@ fn warn_if_alone(answer: &Answer) {
     }
 }
 
-fn warn(text: &str) {
-    // The exit code says it too.
-    let _ = writeln!(io::stderr(), "warning: {text}");
-}
-
-/// To whom something was delivered.
+/// How far a message, or a batch, was delivered.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Delivered {
+struct DeliveryReport {
     delivered: u64,
     members: u64,
+    /// Plain memberlist nodes, which cannot acknowledge.
     plain: u64,
     ms: f64,
     failed: BTreeSet<String>,
     left: BTreeSet<String>,
 }
 
-impl Delivered {
-    fn of(answer: &Answer) -> Self {
+impl DeliveryReport {
+    fn new(answer: &ApiResponse) -> Self {
         let names = |field: &str| {
             let names = answer.json[field].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
             names.map(visible::escaped).collect()
@@ -342,7 +343,7 @@ impl Delivered {
     }
 }
 
-impl std::fmt::Display for Delivered {
+impl std::fmt::Display for DeliveryReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { delivered, members, plain, ms, failed, left } = self;
         let live = if failed.is_empty() && left.is_empty() { "" } else { "live " };
@@ -362,24 +363,24 @@ impl std::fmt::Display for Delivered {
     }
 }
 
-/// What became of the lines.
+/// What became of all lines together.
 #[derive(Debug, Default)]
 struct Tally {
     published: u64,
-    /// Of the batch that took longest; who went away while any was on its way is named in it.
-    slowest: Option<Delivered>,
+    /// The report on the slowest batch, with the names of all nodes that failed or left meanwhile.
+    slowest: Option<DeliveryReport>,
 }
 
 impl Tally {
-    fn add(&mut self, answer: &Answer) {
+    fn add(&mut self, answer: &ApiResponse) {
         self.published += answer.number("published");
         if answer.json["delivered"].is_u64() {
-            let mut delivered = Delivered::of(answer);
+            let mut delivered = DeliveryReport::new(answer);
             if let Some(before) = self.slowest.take() {
                 let failed = before.failed.union(&delivered.failed).cloned().collect();
                 let left = before.left.union(&delivered.left).cloned().collect();
                 let slowest = if before.ms > delivered.ms { before } else { delivered };
-                delivered = Delivered { failed, left, ..slowest };
+                delivered = DeliveryReport { failed, left, ..slowest };
             }
             self.slowest = Some(delivered);
         }
@@ -397,23 +398,23 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// Standard input, read by a thread of its own, since a read cannot be given up.
-struct Input {
+/// Standard input, read by a thread of its own: a blocking read cannot be cancelled.
+struct StdinReader {
     chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
-    /// Read, and in no batch yet.
+    /// What was read and is in no batch yet.
     rest: Vec<u8>,
 }
 
-impl Input {
+impl StdinReader {
     fn start() -> io::Result<Self> {
         if io::stdin().is_terminal() {
-            // Who does not see it may find out by typing.
+            // Failing to say so is harmless.
             let _ = writeln!(io::stderr(), "each line is sent when it is complete; Ctrl-D ends");
         }
         let (chunks, received) = mpsc::channel(4);
         thread::Builder::new().name("stdin".into()).spawn(move || {
             let mut stdin = io::stdin().lock();
-            let mut buffer = vec![0; BATCH];
+            let mut buffer = vec![0; MAX_BATCH];
             loop {
                 let chunk = match stdin.read(&mut buffer) {
                     Ok(0) => return,
@@ -430,10 +431,10 @@ impl Input {
         Ok(Self { chunks: received, rest: Vec::new() })
     }
 
-    /// The lines at hand, one to `most` of them; nothing at the end.
+    /// The complete lines that are there, 1 to `most`; nothing at the end.
     async fn batch(&mut self, most: usize) -> Result<Option<Vec<u8>>, String> {
         loop {
-            while self.rest.len() < BATCH
+            while self.rest.len() < MAX_BATCH
                 && let Ok(chunk) = self.chunks.try_recv()
             {
                 self.rest.extend(chunk.map_err(unreadable)?);
@@ -458,9 +459,9 @@ fn unreadable(error: io::Error) -> String {
     format!("it cannot be read: {error}")
 }
 
-/// All of standard input, as one value.
+/// Reads all of standard input as one value.
 async fn whole_input() -> Result<String, Failure> {
-    let mut input = Input::start().map_err(Failure::start)?;
+    let mut input = StdinReader::start().map_err(Failure::start)?;
     let mut bytes = std::mem::take(&mut input.rest);
     while let Some(chunk) = input.chunks.recv().await {
         bytes.extend(chunk.map_err(|error| Failure::other(format!("standard input cannot be read: {error}")))?);
@@ -489,7 +490,7 @@ mod tests {
             (r#""42""#, false, r#"{"key":"k","value":"42"}"#),
             ("", false, r#"{"key":"k","value":""}"#),
         ] {
-            assert_eq!(String::from_utf8(Message::new("k", value, text).write()).expect("text"), body);
+            assert_eq!(String::from_utf8(MessageBody::new("k", value, text).to_json()).expect("text"), body);
         }
     }
 
@@ -505,15 +506,15 @@ mod tests {
 
     #[test]
     fn a_delivery_is_told_with_those_who_cannot_acknowledge() {
-        let delivered = Delivered { delivered: 12, members: 12, ms: 0.93, ..Delivered::default() };
+        let delivered = DeliveryReport { delivered: 12, members: 12, ms: 0.93, ..DeliveryReport::default() };
         assert_eq!(delivered.to_string(), "delivered to 12 of 12 nodes in 0.9 ms");
-        let plain = Delivered { plain: 2, ..delivered.clone() };
+        let plain = DeliveryReport { plain: 2, ..delivered.clone() };
         let words = "delivered to 12 of 12 nodes in 0.9 ms (and 2 plain memberlist nodes, which cannot acknowledge)";
         assert_eq!(plain.to_string(), words);
         let gone = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let fewer = Delivered { delivered: 1, members: 1, failed: gone(&["node3"]), ..delivered.clone() };
+        let fewer = DeliveryReport { delivered: 1, members: 1, failed: gone(&["node3"]), ..delivered.clone() };
         assert_eq!(fewer.to_string(), "delivered to 1 of 1 live nodes in 0.9 ms; node3 failed meanwhile");
-        let fewer = Delivered { left: gone(&["node4", "node5"]), ..fewer };
+        let fewer = DeliveryReport { left: gone(&["node4", "node5"]), ..fewer };
         assert!(fewer.to_string().ends_with("; node3 failed meanwhile; node4, node5 left meanwhile"), "{fewer}");
         let tally = Tally { published: 1, slowest: Some(delivered) };
         assert_eq!(tally.to_string(), "published 1 message, delivered to 12 of 12 nodes in 0.9 ms");

@@ -1,9 +1,9 @@
-//! What a running node reads again: keys, tokens and certificates.
+//! Reloads keys, tokens and certificates while a node runs.
 //!
-//! SIGHUP makes it read all files. It looks every [`LOOK`] whether those for its HTTP API have changed, and reads them when
-//! they have, and then not changed again until the next look: whoever renews a certificate writes two files, one after
-//! the other. Files that are links, as in Kubernetes, have changed when what they lead to has. A file of keys is read
-//! only when it is told to, because the keys of all nodes have to change in steps.
+//! SIGHUP makes the node read all files again. Besides, the node polls the files of its HTTP API every [`POLL_INTERVAL`].
+//! It reads them again once they have changed and then stayed the same for one interval, because whoever renews a
+//! certificate writes two files, one after the other. A symbolic link, as in Kubernetes, changes when its target does. A
+//! file of keys is read only on SIGHUP, because the keys of all nodes must change in steps.
 
 use std::{
     fs,
@@ -21,31 +21,31 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::serve::Live;
+use super::http_api::ServeConfig;
 use crate::settings::envelope;
 
-/// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
-/// How often it is told that a certificate is about to expire.
-const REMIND: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often files are checked for changes.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the log warns that a certificate is about to expire.
+const REMIND_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// See the [module](self).
-pub(super) struct Reload {
+pub(super) struct Reloader {
     keys: Option<PathBuf>,
     hangups: Signal,
     on_terminal: bool,
 }
 
-impl Reload {
-    /// Begins to wait for signals.
+impl Reloader {
+    /// Catches SIGHUP from now on.
     pub(super) fn new(keys: Option<PathBuf>) -> io::Result<Self> {
         Ok(Self { keys, hangups: signal(SignalKind::hangup())?, on_terminal: on_terminal() })
     }
 
-    /// Reads again what has changed, and all when it is told to. A closed terminal sends SIGHUP, too: then it ends, as
-    /// nobody can stop the node otherwise.
-    pub(super) async fn obey(&mut self, node: &Handle, live: Option<Live>) {
-        let mut watch = Watch::new(live.as_ref().map(Live::files).unwrap_or_default()).await;
+    /// Reloads what changes. A terminal that is closed sends SIGHUP, too: then this returns, since nobody could stop the
+    /// node otherwise.
+    pub(super) async fn run(&mut self, node: &Handle, serving: Option<ServeConfig>) {
+        let mut watch = FileWatch::new(serving.as_ref().map(ServeConfig::files).unwrap_or_default()).await;
         let mut reminded = Instant::now();
         loop {
             tokio::select! {
@@ -54,27 +54,27 @@ impl Reload {
                         return;
                     }
                     watch.note_read().await;
-                    self.read_all(node, live.as_ref(), &watch).await;
+                    self.reload_all(node, serving.as_ref(), &watch).await;
                 }
                 () = watch.changed() => {
-                    if let Some(live) = &live {
-                        live.read_again();
+                    if let Some(serving) = &serving {
+                        serving.reload();
                     }
                 }
-                () = sleep(REMIND.saturating_sub(reminded.elapsed())), if live.is_some() => {
+                () = sleep(REMIND_INTERVAL.saturating_sub(reminded.elapsed())), if serving.is_some() => {
                     reminded = Instant::now();
-                    live.iter().for_each(Live::warn_of_expiry);
+                    serving.iter().for_each(ServeConfig::warn_of_expiry);
                 }
             }
         }
     }
 
-    async fn read_all(&self, node: &Handle, live: Option<&Live>, watch: &Watch) {
+    async fn reload_all(&self, node: &Handle, serving: Option<&ServeConfig>, watch: &FileWatch) {
         if let Some(file) = &self.keys {
-            read_keys_again(file, node).await;
+            reload_keys(file, node).await;
         }
-        if let Some(live) = live {
-            live.read_again();
+        if let Some(serving) = serving {
+            serving.reload();
         }
         if self.keys.is_none() && watch.files.is_empty() {
             info!(
@@ -86,12 +86,12 @@ impl Reload {
     }
 }
 
-/// Whether the program runs in a terminal that is still there.
+/// Whether the program runs in a terminal that is still open.
 fn on_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-async fn read_keys_again(file: &Path, node: &Handle) {
+async fn reload_keys(file: &Path, node: &Handle) {
     let keys = match envelope::keys_in_file(file) {
         Ok(keys) => keys,
         Err(problem) => return error!("the keys stay as they are: {problem}"),
@@ -103,42 +103,42 @@ async fn read_keys_again(file: &Path, node: &Handle) {
     }
 }
 
-/// By what it is seen that a file has changed: device, inode, size, and when it was written and changed; nothing of one
-/// that is not there.
-type Look = Option<[i64; 7]>;
+/// What differs when a file has changed: device, inode, size, and the times of the last write and change; nothing if there
+/// is no file.
+type FileStamp = Option<[i64; 7]>;
 
-/// Files that may change.
-struct Watch {
+/// Polls files for changes.
+struct FileWatch {
     files: Vec<PathBuf>,
-    /// How they were when they were read.
-    read: Vec<Look>,
-    /// How they were when they were last looked at.
-    seen: Vec<Look>,
+    /// The stamps when the files were read.
+    read: Vec<FileStamp>,
+    /// The stamps at the last poll.
+    seen: Vec<FileStamp>,
 }
 
-impl Watch {
+impl FileWatch {
     async fn new(files: Vec<PathBuf>) -> Self {
         let mut watch = Self { files, read: Vec::new(), seen: Vec::new() };
         watch.note_read().await;
         watch
     }
 
-    /// They are read now, whether they have changed or not.
+    /// Takes note that the files are read now.
     async fn note_read(&mut self) {
         if !self.files.is_empty() {
-            self.read = self.look().await;
+            self.read = self.stamps().await;
             self.seen.clone_from(&self.read);
         }
     }
 
-    /// Waits until they have changed, and change no more.
+    /// Waits until files have changed and then stayed the same for one interval.
     async fn changed(&mut self) {
         if self.files.is_empty() {
             return std::future::pending().await;
         }
         loop {
-            sleep(LOOK).await;
-            let now = self.look().await;
+            sleep(POLL_INTERVAL).await;
+            let now = self.stamps().await;
             let is_still = now == self.seen;
             self.seen = now;
             if is_still && self.seen != self.read {
@@ -148,18 +148,18 @@ impl Watch {
         }
     }
 
-    /// A disk may take its time, and the node goes on meanwhile.
-    async fn look(&self) -> Vec<Look> {
+    /// The stamps of all files, read on another thread: a slow disk must not hold up the node.
+    async fn stamps(&self) -> Vec<FileStamp> {
         let files = self.files.clone();
-        let looked = spawn_blocking(move || files.iter().map(|file| look(file)).collect()).await;
-        // It cannot have panicked, nor can anybody abort it.
-        looked.unwrap_or_else(|_| self.seen.clone())
+        let stamps = spawn_blocking(move || files.iter().map(|file| stamp(file)).collect()).await;
+        // The task neither panics nor is aborted.
+        stamps.unwrap_or_else(|_| self.seen.clone())
     }
 }
 
-fn look(file: &Path) -> Look {
+fn stamp(file: &Path) -> FileStamp {
     let file = fs::metadata(file).ok()?;
-    // A number that is cut off still differs where it did.
+    // The cast keeps all bits, and numbers that differ still do.
     let [device, inode, size] = [file.dev(), file.ino(), file.size()].map(|number| number as i64);
     Some([device, inode, size, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
 }
@@ -177,16 +177,16 @@ mod tests {
         fs::write(path("one"), "1").expect("it is written");
         fs::write(path("two"), "2").expect("it is written");
         std::os::unix::fs::symlink("one", path("link")).expect("it is made");
-        let mut watch = Watch::new(vec![path("link"), path("none")]).await;
-        assert!(timeout(3 * LOOK, watch.changed()).await.is_err(), "nothing has changed");
+        let mut watch = FileWatch::new(vec![path("link"), path("none")]).await;
+        assert!(timeout(3 * POLL_INTERVAL, watch.changed()).await.is_err(), "nothing has changed");
         std::os::unix::fs::symlink("two", path("new")).expect("it is made");
         fs::rename(path("new"), path("link")).expect("it is replaced");
         watch.changed().await;
         fs::write(path("none"), "now").expect("it is written");
         watch.changed().await;
-        assert_eq!(watch.read, watch.look().await);
+        assert_eq!(watch.read, watch.stamps().await);
         fs::write(path("two"), "22").expect("it is written");
         watch.note_read().await;
-        assert!(timeout(3 * LOOK, watch.changed()).await.is_err(), "it was read already");
+        assert!(timeout(3 * POLL_INTERVAL, watch.changed()).await.is_err(), "it was read already");
     }
 }

@@ -1,4 +1,4 @@
-//! `broadcast tls-selfsigned`: what TLS needs, for a trial.
+//! `broadcast tls-selfsigned`: certificates and keys for a trial of TLS, from an authority whose key is thrown away.
 
 use std::{
     fs::{DirBuilder, OpenOptions},
@@ -23,8 +23,8 @@ use crate::failure::Failure;
 
 /// How long the certificates may be valid, in days: browsers take no longer ones.
 const MAX_DAYS: i64 = 397;
-/// The clocks of other hosts may be behind.
-const BEFORE: Duration = Duration::from_secs(60 * 60);
+/// How long ago validity begins, since the clocks of other hosts may be behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Make certificates and keys for a trial of TLS, in a directory
@@ -63,21 +63,21 @@ pub(super) struct SelfSignedArgs {
     days: u16,
 }
 
-/// A name or an address; nothing, which is between two commas, is none of them.
+/// A name or an address. What is between two commas may be empty.
 fn host(text: &str) -> Result<String, String> {
     let host = text.trim().trim_matches(['[', ']']);
     let name = host.strip_prefix("*.").unwrap_or(host);
-    let is_one =
+    let is_valid =
         host.is_empty() || host.parse::<IpAddr>().is_ok() || (!name.ends_with('.') && DnsName::try_from(name).is_ok());
-    if is_one {
+    if is_valid {
         return Ok(host.into());
     }
     Err("not the name of a host, nor an address; write one like node1.example.org or 10.0.0.7, and commas between them"
         .into())
 }
 
-/// A file to be written.
-struct File {
+/// A file to write.
+struct OutputFile {
     name: &'static str,
     text: Zeroizing<String>,
     is_secret: bool,
@@ -115,19 +115,19 @@ pub(super) fn run(args: &SelfSignedArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An authority, and a pair for each side.
-fn certificates(hosts: &[String], client: &str, until: SystemTime) -> Result<[File; 5], rcgen::Error> {
+/// Makes an authority, and from it a certificate with its key for each side.
+fn certificates(hosts: &[String], client: &str, until: SystemTime) -> Result<[OutputFile; 5], rcgen::Error> {
     let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256);
     let params = |names: &[String], name: &str| {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
-        params.not_before = (SystemTime::now() - BEFORE).into();
+        params.not_before = (SystemTime::now() - CLOCK_SKEW).into();
         params.not_after = until.into();
         Ok::<_, rcgen::Error>(params)
     };
     let authority_key = key()?;
-    // Those of two trials differ, so that clients find the right one.
+    // The authorities of two trials have different names, so that clients find the right one.
     let id: String = authority_key.public_key_raw().iter().rev().take(4).map(|byte| format!("{byte:02x}")).collect();
     let mut authority = params(&[], &format!("broadcast trial authority {id}"))?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -143,8 +143,8 @@ fn certificates(hosts: &[String], client: &str, until: SystemTime) -> Result<[Fi
     };
     let (server, server_key) = pair(hosts, &hosts[0], ExtendedKeyUsagePurpose::ServerAuth)?;
     let (client, client_key) = pair(&[], client, ExtendedKeyUsagePurpose::ClientAuth)?;
-    let public = |name, text: String| File { name, text: Zeroizing::new(text), is_secret: false };
-    let secret = |name, text: String| File { name, text: Zeroizing::new(text), is_secret: true };
+    let public = |name, text: String| OutputFile { name, text: Zeroizing::new(text), is_secret: false };
+    let secret = |name, text: String| OutputFile { name, text: Zeroizing::new(text), is_secret: true };
     Ok([
         public("ca.pem", authority.pem()),
         public("server.pem", server),
@@ -154,15 +154,15 @@ fn certificates(hosts: &[String], client: &str, until: SystemTime) -> Result<[Fi
     ])
 }
 
-/// Writes all of them, or none if one is there already.
-fn write(directory: &Path, files: &[File]) -> Result<(), Failure> {
+/// Writes all files, or none if one of them exists.
+fn write(directory: &Path, files: &[OutputFile]) -> Result<(), Failure> {
     let refuse = |path: &Path, error: &io::Error| {
-        let told = if error.kind() == io::ErrorKind::AlreadyExists {
+        let why = if error.kind() == io::ErrorKind::AlreadyExists {
             "it exists, and is not overwritten; give another directory".into()
         } else {
             error.to_string()
         };
-        Failure::other(format!("cannot write {path:?}: {told}"))
+        Failure::other(format!("cannot write {path:?}: {why}"))
     };
     let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
     made.map_err(|error| refuse(directory, &error))?;

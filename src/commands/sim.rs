@@ -1,4 +1,4 @@
-//! `broadcast sim`: scenarios on the virtual network, a report, and how to repeat what went wrong.
+//! `broadcast sim`: runs scenarios on the virtual network, and reports the results with a command that repeats each failure.
 
 use std::{
     fs,
@@ -17,10 +17,10 @@ use clap::Args;
 use serde_json::json;
 use tokio::{task, time::sleep};
 
-use super::node::Signals;
+use super::signals::StopSignals;
 use crate::failure::Failure;
 
-/// How often the progress is shown.
+/// How often the progress bar is drawn.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Simulate clusters with faults, and check that every message arrives
@@ -77,7 +77,7 @@ pub(super) struct SimArgs {
     json: bool,
 }
 
-/// Seeds of simulations, which clap is to take for one value.
+/// A range of seeds. The alias has clap take it for one value.
 type SimSeeds = RangeInclusive<u64>;
 
 fn sim_seeds(text: &str) -> Result<SimSeeds, String> {
@@ -99,7 +99,7 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
         move |control: &RunControl| Batch::new(jobs(&scenarios)).run(control)
     };
     let (outcomes, interrupted) = supervise(control, total, work).await?;
-    // Asked twice to stop, it does not wait for the runs to notice.
+    // After two signals it does not wait for the runs to notice.
     let Some(outcomes) = outcomes else { return Ok(interrupted.unwrap_or(ExitCode::FAILURE)) };
     report(&args, &scenarios, &outcomes, total);
     Ok(interrupted.unwrap_or_else(|| verdict(&args, &outcomes)))
@@ -107,12 +107,12 @@ pub(super) async fn run(args: SimArgs) -> Result<ExitCode, Failure> {
 
 fn verdict(args: &SimArgs, outcomes: &[RunOutcome]) -> ExitCode {
     let good = outcomes.iter().all(RunOutcome::is_good);
-    // Asked to stop at a step, a run that got there has done what it was to do.
+    // With --until-step, a run that gets there is good.
     let stopped = args.until_step.is_some() && outcomes.iter().all(|outcome| matches!(outcome.end, RunEnd::Stopped));
     if good || stopped { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Scenarios that nobody has written.
+/// Runs random scenarios.
 async fn run_random(args: SimArgs, count: u32) -> Result<ExitCode, Failure> {
     let first = args.seed.unwrap_or(1);
     let seeds = first..=first.saturating_add(u64::from(count) - 1);
@@ -130,7 +130,7 @@ async fn run_random(args: SimArgs, count: u32) -> Result<ExitCode, Failure> {
     Ok(interrupted.unwrap_or_else(|| verdict(&args, &outcomes)))
 }
 
-/// Plain SWIM and Lifeguard side by side.
+/// Compares plain SWIM with Lifeguard.
 async fn compare(args: SimArgs) -> Result<ExitCode, Failure> {
     let members = args.size.map_or(lifeguard::MEMBERS, |size| size as usize);
     if members < lifeguard::MIN_MEMBERS {
@@ -150,14 +150,14 @@ async fn compare(args: SimArgs) -> Result<ExitCode, Failure> {
     Ok(interrupted.unwrap_or(ExitCode::SUCCESS))
 }
 
-/// Has the runs done while it shows how far they are. A signal stops them, and is returned; the second one
-/// does not wait for what they did until then.
+/// Does `work` on another thread, and shows its progress. The first signal stops the runs, and the report is about what ran
+/// until then; a second signal does not wait for that.
 async fn supervise<T: Send + 'static>(
     control: RunControl,
     total: usize,
     work: impl FnOnce(&RunControl) -> T + Send + 'static,
 ) -> Result<(Option<T>, Option<ExitCode>), Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
+    let mut signals = StopSignals::new().map_err(Failure::other)?;
     let control = Arc::new(control);
     let mut work = {
         let control = Arc::clone(&control);
@@ -167,7 +167,7 @@ async fn supervise<T: Send + 'static>(
     let result = loop {
         tokio::select! {
             result = &mut work => break Some(result.map_err(Failure::other)?),
-            code = signals.recv() => {
+            code = signals.exit_code() => {
                 if interrupted.replace(code).is_some() {
                     break None;
                 }
@@ -219,7 +219,7 @@ fn jobs(scenarios: &Scenarios) -> Vec<Job<'_>> {
     jobs
 }
 
-/// On a terminal only: what is written to a file is to be read later.
+/// Only on a terminal: in a file, a progress bar is noise.
 fn show_progress(control: &RunControl, total: usize) {
     const WIDTH: usize = 30;
     let mut to = io::stderr();
@@ -242,7 +242,7 @@ fn clear_progress() {
 }
 
 fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[RunOutcome], total: usize) {
-    // Where nobody reads it, the exit code says it too.
+    // If nobody can read it, the exit code says it too.
     let mut out = io::stdout().lock();
     if args.json {
         let runs: Vec<_> = outcomes.iter().map(RunOutcome::to_json).collect();
@@ -259,7 +259,7 @@ fn report(args: &SimArgs, scenarios: &Scenarios, outcomes: &[RunOutcome], total:
         let _ = writeln!(err, "{} of {total} runs were done", outcomes.len());
     }
     for outcome in outcomes {
-        for line in trouble(outcome, file_of(scenarios, outcome), args.random.is_some()) {
+        for line in failure_lines(outcome, file_of(scenarios, outcome), args.random.is_some()) {
             let _ = writeln!(err, "{line}");
         }
     }
@@ -269,8 +269,8 @@ fn file_of<'a>(scenarios: &'a Scenarios, outcome: &RunOutcome) -> Option<&'a str
     scenarios.iter().find(|(_, scenario)| scenario.name == outcome.scenario)?.0.as_deref()
 }
 
-/// What went wrong in a run, and how to see it again.
-fn trouble(outcome: &RunOutcome, file: Option<&str>, random: bool) -> Vec<String> {
+/// What went wrong in a run, and the command that repeats it.
+fn failure_lines(outcome: &RunOutcome, file: Option<&str>, random: bool) -> Vec<String> {
     let RunOutcome { scenario, size, seed, .. } = outcome;
     let command = match file {
         Some(file) => format!("broadcast sim {file} --seed {seed} --size {size}"),

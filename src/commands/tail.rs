@@ -1,18 +1,18 @@
-//! `broadcast tail`: what is said in the cluster, as one node hears it.
+//! `broadcast tail`: the messages of the cluster, as one node receives them.
 //!
-//! Whoever is cut off from the node hears what it missed, or is told if that is gone: see [`follow`](super::follow).
+//! If the connection breaks off, nothing is lost silently: see [`follow`](super::follow).
 
-use std::{fmt::Write as _, io, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    client::Client,
-    follow::{Follower, warn},
-    node::Signals,
-    output,
+    client::{ApiClient, url_encoded},
+    follow::Follower,
+    output::{self, warn},
+    signals::run_until_stopped,
 };
 use crate::{
     failure::Failure,
@@ -56,14 +56,9 @@ pub(super) struct TailArgs {
 }
 
 pub(super) async fn run(args: TailArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
-    let follower = Follower::new(Client::of(&args.client)?, path(&args));
-    let look = Look { json: args.client.json, colour: log::colour(), width: 0 };
-    tokio::select! {
-        ended = follow(follower, look) => ended,
-        () = output::nobody_reads() => Ok(ExitCode::SUCCESS),
-        code = signals.recv() => Ok(code),
-    }
+    let follower = Follower::new(ApiClient::new(&args.client)?, path(&args));
+    let format = LineFormat { json: args.client.json, colour: log::colour(), width: 0 };
+    run_until_stopped(follow(follower, format)).await
 }
 
 pub(super) fn last(text: &str) -> Result<u32, &'static str> {
@@ -71,11 +66,11 @@ pub(super) fn last(text: &str) -> Result<u32, &'static str> {
 }
 
 fn path(args: &TailArgs) -> String {
-    let mut path = format!("/v1/messages?key={}", encoded(&args.key));
+    let mut path = format!("/v1/messages?key={}", url_encoded(&args.key));
     let parameters = [
-        ("from", args.from.as_deref().map(encoded)),
+        ("from", args.from.as_deref().map(url_encoded)),
         ("last", args.last.map(|last| last.to_string())),
-        ("after", args.after.as_deref().map(encoded)),
+        ("after", args.after.as_deref().map(url_encoded)),
     ];
     for (name, value) in parameters {
         if let Some(value) = value {
@@ -85,53 +80,38 @@ fn path(args: &TailArgs) -> String {
     path
 }
 
-/// As a query can carry it (RFC 3986).
-pub(super) fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
-}
-
-/// Prints what the node tells, until nobody reads it.
-async fn follow(mut follower: Follower, mut look: Look) -> Result<ExitCode, Failure> {
+/// Prints messages until nobody reads.
+async fn follow(mut follower: Follower, mut format: LineFormat) -> Result<ExitCode, Failure> {
     loop {
         let mut text = String::new();
         for event in follower.next().await? {
             if event.name == "message" {
-                look.message(&mut text, &event.data);
+                format.message(&mut text, &event.data);
                 continue;
             }
-            if look.json && !event.data.is_empty() {
+            if format.json && !event.data.is_empty() {
                 text.extend([&event.data, "\n"]);
             }
             if let Some(notice) = event.notice() {
                 warn(&notice);
             }
         }
-        match output::print_slowly(text).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-            Err(error) => return Err(output::unwritable(&error)),
+        if !output::print_in_background(text).await? {
+            return Ok(ExitCode::SUCCESS);
         }
     }
 }
 
-/// How messages look.
-struct Look {
+/// How a message becomes a line.
+struct LineFormat {
     json: bool,
     colour: bool,
-    /// The widest name of a node so far.
+    /// The widest node name so far: names are padded to it.
     width: usize,
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct MessageEvent<'a> {
     origin: String,
     key: String,
     #[serde(borrow)]
@@ -139,12 +119,12 @@ struct Message<'a> {
     received: String,
 }
 
-impl Look {
+impl LineFormat {
     fn message(&mut self, out: &mut String, data: &str) {
         if self.json {
             return out.extend([&*visible::escaped_json(data), "\n"]);
         }
-        let Ok(Message { origin, key, value, received }) = serde_json::from_str(data) else {
+        let Ok(MessageEvent { origin, key, value, received }) = serde_json::from_str(data) else {
             return out.extend([&*visible::escaped(data), "\n"]);
         };
         // To the millisecond, as in the log.
@@ -163,10 +143,10 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_that_cannot_move_the_cursor() {
-        let mut look = Look { json: false, colour: false, width: 0 };
+        let mut format = LineFormat { json: false, colour: false, width: 0 };
         let mut out = String::new();
         for (origin, key) in [("sender-10", "a\\nb\\u001b[2J"), ("node2", "I am node2")] {
-            look.message(
+            format.message(
                 &mut out,
                 &format!(
                     r#"{{"id":null,"origin":"{origin}","key":"{key}","value":[1, "x"],"received":"2026-11-25T03:40:00.123456Z"}}"#
@@ -176,10 +156,5 @@ mod tests {
         let lines = "2026-11-25T03:40:00.123Z sender-10 a\\nb\\u{1b}[2J = [1, \"x\"]\n\
             2026-11-25T03:40:00.123Z node2     I am node2 = [1, \"x\"]\n";
         assert_eq!(out, lines);
-    }
-
-    #[test]
-    fn a_query_carries_any_text() {
-        assert_eq!(encoded("I am ä&=#?+%/node-1.x_y~"), "I%20am%20%C3%A4%26%3D%23%3F%2B%25%2Fnode-1.x_y~");
     }
 }

@@ -1,4 +1,5 @@
-//! Reading the command line and the environment, and saying in one line what is wrong with them.
+//! Parses the command line and the environment. Whatever is wrong with them is said in one line, which names the setting, the
+//! value and what to do.
 
 use std::{
     any::TypeId,
@@ -13,23 +14,23 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{Cli, definition, unknown};
+use super::{Cli, definition, unknown_settings};
 use crate::{
     failure::Failure,
     settings::{NOT_TEXT, named},
-    visible::{escaped, shown},
+    visible::{escaped, quote},
 };
 
-/// Reads the command line and the environment.
+/// Parses the command line and the environment.
 ///
 /// `--help` and `--version` are printed, and end the process.
 ///
 /// # Errors
 ///
-/// What was given cannot be.
+/// An argument or a setting is not valid.
 pub(crate) fn parse() -> Result<Cli, Failure> {
     let cli = from(env::args_os().collect(), |variable| env::var_os(variable))?;
-    unknown::warn(cli.command.name());
+    unknown_settings::warn(cli.command.name());
     Ok(cli)
 }
 
@@ -40,7 +41,7 @@ fn from(args: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Res
         Err(error) => error,
     };
     match error.kind() {
-        // Help shows all variables, whichever of them are empty.
+        // Help shows all variables, the empty ones too.
         ErrorKind::DisplayHelp => {
             definition().try_get_matches_from(&args).map_or_else(|error| error.exit(), |_| error.exit())
         }
@@ -50,8 +51,7 @@ fn from(args: Vec<OsString>, variable: impl Fn(&str) -> Option<OsString>) -> Res
     }
 }
 
-/// clap takes an empty variable for an empty value; here it counts as unset, as in a compose file's
-/// `BROADCAST_JOIN=`.
+/// Takes out empty variables: clap would take one for an empty value, while `BROADCAST_JOIN=` in a compose file means unset.
 fn without_empty_variables(mut command: clap::Command, is_empty: &impl Fn(&str) -> bool) -> clap::Command {
     for subcommand in command.get_subcommands_mut() {
         *subcommand = without_empty_variables(std::mem::take(subcommand), is_empty);
@@ -76,14 +76,14 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
         let setting = setting(&arg);
         let valid = context(ContextKind::ValidValue).filter(|valid| !valid.is_empty());
         let problem = match (std::error::Error::source(error), valid) {
-            (Some(problem), _) => in_words(escaped(&problem.to_string())),
+            (Some(problem), _) => rephrased(escaped(&problem.to_string())),
             (None, Some(valid)) => format!("it must be one of: {valid}"),
             (None, None) => format!("it needs a value, {arg}; see {}", help_of(args)),
         };
         return if value.is_empty() {
             format!("{setting}: {problem}")
         } else {
-            format!("{setting} = {}: {problem}", shown(&value))
+            format!("{setting} = {}: {problem}", quote(&value))
         };
     }
     let help = help_of(args);
@@ -91,10 +91,10 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
         return format!("{args} must be given as well; see {help}");
     }
     let quoted = |given: &str| {
-        let shown = shown(given);
+        let shown = quote(given);
         if shown[1..shown.len() - 1] == *given { format!("'{given}'") } else { shown }
     };
-    // clap repeats what is given as it is, but for what a terminal takes for commands.
+    // Clap repeats arguments as they are, apart from control sequences.
     let problem = match (error.kind(), context(ContextKind::InvalidArg), context(ContextKind::InvalidSubcommand)) {
         (ErrorKind::UnknownArgument, Some(given), _) => format!("unexpected argument {} found", quoted(&given)),
         (ErrorKind::InvalidSubcommand, _, Some(given)) => format!("unrecognized subcommand {}", quoted(&given)),
@@ -106,7 +106,7 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
             let mut lines = text.lines();
             let first = lines.next().unwrap_or_default();
             let first = first.strip_prefix("error: ").unwrap_or(first);
-            // What cannot be given together may be a list.
+            // Arguments that exclude each other may be a list.
             let list = || lines.map_while(|line| line.strip_prefix("  ")).collect::<Vec<_>>().join(", ");
             match first.strip_suffix(':') {
                 Some(first) if first.starts_with("the subcommand") => {
@@ -120,14 +120,14 @@ fn one_line(error: &clap::Error, args: &[OsString]) -> String {
     format!("{problem}{}; see {help}", did_you_mean(error))
 }
 
-/// Which flag or variable is not text, and has to be.
+/// Names the flag or variable whose value should be text but is not.
 fn not_text(args: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> String {
     if let Some(place) = args.iter().skip(1).position(|arg| arg.to_str().is_none()) {
         let text = args[place + 1].to_string_lossy();
         let flag = args[place].to_str().filter(|flag| flag.starts_with("--") && !flag.contains('='));
         return match flag.or_else(|| text.split_once('=').map(|(flag, _)| flag)) {
             Some(flag) if flag.starts_with("--") => format!("{} {NOT_TEXT}", setting(flag)),
-            _ => format!("the argument {} {NOT_TEXT}", shown(&text)),
+            _ => format!("the argument {} {NOT_TEXT}", quote(&text)),
         };
     }
     let mut command = args.get(1).and_then(|name| definition().find_subcommand(name).cloned());
@@ -138,7 +138,7 @@ fn not_text(args: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> S
     let settings = command.iter().flat_map(clap::Command::get_arguments).filter(|arg| arg.get_env().is_some());
     let broken: Vec<_> = settings
         .filter(|arg| {
-            // Names of files may be anything.
+            // A path may have any bytes.
             let is_path = arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
             let value = arg.get_env().and_then(OsStr::to_str).and_then(&variable);
             !is_path && value.is_some_and(|value| value.to_str().is_none())
@@ -148,13 +148,13 @@ fn not_text(args: &[OsString], variable: impl Fn(&str) -> Option<OsString>) -> S
     if broken.is_empty() { format!("an argument {NOT_TEXT}") } else { format!("{} {NOT_TEXT}", broken.join(", ")) }
 }
 
-/// clap's "101 is not in 1..=100", as one says it.
-fn in_words(problem: String) -> String {
+/// Rephrases clap's "101 is not in 1..=100".
+fn rephrased(problem: String) -> String {
     let range = problem.split_once(" is not in ").and_then(|(_, range)| range.split_once("..="));
     range.map(|(least, most)| format!("it must be from {least} to {most}")).unwrap_or(problem)
 }
 
-/// What it may have been meant to be, as it follows other words; or nothing.
+/// Clap's suggestions, to follow other words; empty if there are none.
 fn did_you_mean(error: &clap::Error) -> String {
     let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg];
     let names: Vec<_> = kinds
@@ -162,7 +162,7 @@ fn did_you_mean(error: &clap::Error) -> String {
         .filter_map(|kind| error.get(kind))
         .flat_map(|value| match value {
             ContextValue::String(name) => vec![name.clone()],
-            // The nearest is the last.
+            // Clap has the nearest last.
             ContextValue::Strings(names) => names.iter().rev().cloned().collect(),
             _ => Vec::new(),
         })
@@ -170,7 +170,7 @@ fn did_you_mean(error: &clap::Error) -> String {
     if names.is_empty() { String::new() } else { format!(" (did you mean {}?)", names.join(" or ")) }
 }
 
-/// What tells how the command is used that was given, or that command of it.
+/// The `--help` of the command, or subcommand, that was given.
 fn help_of(args: &[OsString]) -> String {
     let program = definition();
     let (mut command, mut words) = (&program, vec!["broadcast"]);
@@ -180,14 +180,14 @@ fn help_of(args: &[OsString]) -> String {
             command = known;
             words.push(known.get_name());
         } else if arg.starts_with('-') {
-            let is_it = |flag: &&Arg| {
+            let is_this = |flag: &&Arg| {
                 let long = flag.get_long().map(|long| format!("--{long}"));
                 let short = flag.get_short().map(|short| format!("-{short}"));
                 [long, short].iter().flatten().any(|flag| flag == arg)
             };
             let takes_value = |flag: &Arg| flag.get_action().takes_values() && !flag.is_require_equals_set();
-            // The value is none of its commands.
-            if command.get_arguments().find(is_it).is_some_and(takes_value) {
+            // The value of a flag is not a subcommand.
+            if command.get_arguments().find(is_this).is_some_and(takes_value) {
                 args.next();
             }
         } else {
@@ -197,8 +197,8 @@ fn help_of(args: &[OsString]) -> String {
     format!("{} --help", words.join(" "))
 }
 
-/// How a setting is named: `BROADCAST_INTERVAL (--interval)`. `arg` is clap's `--interval <DURATION>`, or `--serf[=<BOOL>]`,
-/// or `[FILTER]`.
+/// Names a setting: `BROADCAST_INTERVAL (--interval)`. `arg` is what clap calls it, like `--interval <DURATION>`,
+/// `--serf[=<BOOL>]` or `[FILTER]`.
 fn setting(arg: &str) -> String {
     if !arg.starts_with('-') {
         return arg.trim_matches(['[', ']', '<', '>', '.']).into();

@@ -1,4 +1,4 @@
-//! `broadcast voters` and `broadcast store`: who agrees on what the store holds, and how it is.
+//! `broadcast voters` and `broadcast store`: who votes in the replicated store, and how it is.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,17 +8,14 @@ use serde_json::Value;
 
 use super::{
     backup::{self, RecoverArgs, RestoreArgs, SnapshotArgs},
-    client::{Answer, Call, Client},
-    look::{list, table, word},
+    client::{ApiClient, ApiRequest, ApiResponse, LEADER_WAIT, url_encoded},
     output,
-    tail::encoded,
+    table::{cell, items, table},
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
-/// How long a node may wait for a leader, or for all voters to tell how they are.
-const WAITS: Duration = Duration::from_secs(15);
-/// How long a change of voters may take: a new one is told everything first.
-const CHANGE: Duration = Duration::from_secs(90);
+/// How long a change of voters may take: a new voter first gets all data.
+const CHANGE_WAIT: Duration = Duration::from_secs(90);
 
 /// List the voters of the replicated store, or change who votes
 ///
@@ -104,8 +101,8 @@ enum StoreCommand {
 pub(super) async fn voters(args: VotersArgs) -> Result<ExitCode, Failure> {
     match args.command {
         VotersCommand::List(args) => {
-            let answer = ask(&args.client).await?;
-            show(&args.client, &answer, voters_table(&answer))?;
+            let answer = status(&args.client).await?;
+            output::print_response(&args.client, &answer, voters_table)?;
             Ok(ExitCode::SUCCESS)
         }
         VotersCommand::Add(args) => change(args, Method::PUT, "", "votes").await,
@@ -123,32 +120,28 @@ pub(super) async fn store(args: StoreArgs) -> Result<ExitCode, Failure> {
         StoreCommand::Restore(args) => return backup::restore(args).await,
         StoreCommand::Recover(args) => return backup::recover(args).await,
     };
-    let answer = ask(&client).await?;
-    show(&client, &answer, status_text(&answer))?;
-    let is_well = list(&answer.json["problems"]).next().is_none();
+    let answer = status(&client).await?;
+    output::print_response(&client, &answer, status_text)?;
+    let is_well = items(&answer.json["problems"]).next().is_none();
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn ask(args: &ClientArgs) -> Result<Answer, Failure> {
-    let call = Call { path: "/v1/store", has: "voters", waits: WAITS, ..Call::default() };
-    Ok(Client::of(args)?.call(call).await?)
-}
-
-fn show(args: &ClientArgs, answer: &Answer, text: String) -> Result<(), Failure> {
-    output::print(if args.json { format!("{}\n", visible::escaped_json(&answer.text)) } else { text })
+async fn status(args: &ClientArgs) -> Result<ApiResponse, Failure> {
+    let call = ApiRequest { path: "/v1/store", expects: "voters", server_wait: LEADER_WAIT, ..ApiRequest::default() };
+    Ok(ApiClient::new(args)?.call(call).await?)
 }
 
 async fn change(args: NameArgs, method: Method, query: &str, done: &str) -> Result<ExitCode, Failure> {
-    let path = format!("/v1/store/voters/{}{query}", encoded(&args.name));
-    let call = Call { method, path: &path, waits: CHANGE, has: "name", ..Call::default() };
-    let answer = Client::of(&args.client)?.call(call).await?;
-    show(&args.client, &answer, format!("{} {done}\n", visible::escaped(&args.name)))?;
+    let path = format!("/v1/store/voters/{}{query}", url_encoded(&args.name));
+    let call = ApiRequest { method, path: &path, server_wait: CHANGE_WAIT, expects: "name", ..ApiRequest::default() };
+    let answer = ApiClient::new(&args.client)?.call(call).await?;
+    output::print_response(&args.client, &answer, |_| format!("{} {done}\n", visible::escaped(&args.name)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn voters_table(answer: &Answer) -> String {
+fn voters_table(answer: &ApiResponse) -> String {
     let mut rows = vec![["NAME", "STATE", "ID", "APPLIED", "REVISION", "BYTES", "KEPT"].map(String::from)];
-    for voter in list(&answer.json["voters"]) {
+    for voter in items(&answer.json["voters"]) {
         let state = match (&voter["problem"], &voter["votes"], &voter["leads"]) {
             (Value::String(_), ..) => "away",
             (_, _, Value::Bool(true)) => "leads",
@@ -161,16 +154,16 @@ fn voters_table(answer: &Answer) -> String {
             None => "-",
         };
         let [name, id, applied, revision, bytes] =
-            ["name", "id", "applied", "revision", "bytes"].map(|field| word(&voter[field]));
+            ["name", "id", "applied", "revision", "bytes"].map(|field| cell(&voter[field]));
         rows.push([name, state.into(), id, applied, revision, bytes, kept.into()]);
     }
     table(&rows)
 }
 
-fn status_text(answer: &Answer) -> String {
+fn status_text(answer: &ApiResponse) -> String {
     let status = &answer.json;
-    let [cluster, leader, term, revision] = ["cluster", "leader", "term", "revision"].map(|field| word(&status[field]));
-    let problems: Vec<_> = list(&status["problems"]).map(word).collect();
+    let [cluster, leader, term, revision] = ["cluster", "leader", "term", "revision"].map(|field| cell(&status[field]));
+    let problems: Vec<_> = items(&status["problems"]).map(cell).collect();
     let problems = if problems.is_empty() { "none".into() } else { problems.join("\n          ") };
     format!(
         "store     {cluster}\nleader    {leader}, in term {term}\nrevision  {revision}\nproblems  {problems}\n\n{}",

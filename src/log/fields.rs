@@ -1,4 +1,4 @@
-//! The fields that lines and spans have.
+//! The fields of events and spans.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use tracing_subscriber::{
 
 use crate::settings::explain;
 
-/// A field's value.
+/// The value of a field.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Value {
@@ -56,19 +56,19 @@ impl Fields {
 }
 
 impl Fields {
-    /// Puts the program's names of settings where a library has its own: into what is told, and why. Names and values that
-    /// others chose stay as they are, and so does what is told where they look like such a name.
+    /// Replaces a library's names of settings by those of the program, in the message and in reasons. Names and values that
+    /// others chose stay as they are. If one of them could be taken for such a name, the message stays as it is, too.
     pub(super) fn explain(&mut self) {
-        let mut foreign = false;
+        let mut is_ambiguous = false;
         for (name, value) in &mut self.others {
             if let Value::Text(text) = value {
                 match *name {
                     "reason" | "error" => *text = explain(text),
-                    _ => foreign |= text.contains('`'),
+                    _ => is_ambiguous |= text.contains('`'),
                 }
             }
         }
-        if !foreign {
+        if !is_ambiguous {
             self.message = explain(&self.message);
         }
     }
@@ -101,7 +101,7 @@ impl Visit for Fields {
     }
 }
 
-/// A span that a line is in.
+/// A span around an event.
 #[derive(Serialize)]
 pub(super) struct Span {
     pub(super) name: &'static str,
@@ -109,7 +109,7 @@ pub(super) struct Span {
     pub(super) fields: Map<String, serde_json::Value>,
 }
 
-/// Keeps the fields of each span as JSON, for the lines in it.
+/// Stores the fields of each span as JSON, for the events in it.
 pub(super) struct SpanFields;
 
 impl<'writer> FormatFields<'writer> for SpanFields {
@@ -124,7 +124,7 @@ impl<'writer> FormatFields<'writer> for SpanFields {
 }
 
 impl Span {
-    /// Those that an event is in, the outermost first.
+    /// The spans around an event, the outermost first.
     pub(super) fn around<S>(context: &FmtContext<'_, S, SpanFields>) -> Vec<Self>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -141,7 +141,7 @@ impl Span {
         spans.collect()
     }
 
-    /// What it says of a field.
+    /// The text of a field.
     pub(super) fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field)?.as_str()
     }

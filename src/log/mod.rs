@@ -1,11 +1,12 @@
-//! The log: one line an event on stdout, as text or as JSON.
+//! The log: one line for each event on standard output, as text or as JSON.
 //!
-//! Text is the time, the level, the node's name and then exactly the words; where several nodes log, the name stands
-//! in front. What comes from the network cannot start a line of its own or move the cursor, because control
-//! characters are escaped.
-//! Warnings and errors may come from the libraries: settings that they name get the names that the program has for them.
-//! JSON has the same words in `message`, every field as a field, and in `spans` those that the line is in, with
-//! their fields.
+//! - **Text** is the time, the level, the node's name and the message. If several nodes log, the name comes first. Control
+//!   characters are escaped, so nothing from the network can forge a line or move the cursor.
+//! - **JSON** has the same text in `message`, each field of the event as a field, and the spans around it in `spans`.
+//!
+//! Warnings and errors of the libraries name settings in their own way: here they get the names of variables and flags.
+//!
+//! A slow reader or a full disk never holds up the node ([`writer`]).
 
 mod fields;
 mod writer;
@@ -46,46 +47,46 @@ use crate::{
     visible::{escape, escaped_json},
 };
 
-/// Whose lines they are.
+/// Which nodes log.
 #[derive(Clone, Debug)]
 pub(crate) enum Nodes {
-    /// Those of one node.
+    /// One node.
     One(String),
-    /// Those of several, told apart by a prefix as compose does.
+    /// Several nodes, each with a prefix, as in Compose.
     Several(Vec<String>),
 }
 
 /// A log that has started.
 pub(crate) struct Log {
-    pub(crate) control: Control,
-    /// Notified when nobody reads stdout any longer.
+    pub(crate) control: LogControl,
+    /// Notified when nobody reads standard output any more.
     pub(crate) closed: Arc<Notify>,
 }
 
-/// What openraft logs of itself is shown to whoever names it in the filter: it calls an error what happens whenever a voter
-/// stops, and the store says itself what matters.
+/// openraft's own log is shown only if the filter names it: it logs errors whenever a voter stops, and the store logs what
+/// matters.
 const OPENRAFT: &str = "openraft";
 static SHOWS_OPENRAFT: AtomicBool = AtomicBool::new(false);
 
-/// To be called before the filter is set, which has everybody ask again what is shown.
+/// Must be called before the filter is set, which makes tracing ask again what is shown.
 fn show_openraft(filter: &EnvFilter) {
     SHOWS_OPENRAFT.store(filter.to_string().contains(OPENRAFT), Ordering::Relaxed);
 }
 
-/// Changes what is logged, but for the audit log: who may change a node must not be able to do so unseen. Whether that is
-/// shown is up to the filter that the log started with.
+/// Changes the filter while the log runs. It does not change whether the audit log is shown, which the first filter decides:
+/// whoever may operate a node must not be able to do so unseen.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub(crate) struct LogControl {
     handle: reload::Handle<EnvFilter, Registry>,
 }
 
-impl Control {
+impl LogControl {
     /// The filter, in tracing's syntax.
     pub(super) fn get(&self) -> String {
         self.handle.with_current(EnvFilter::to_string).unwrap_or_default()
     }
 
-    /// Sets another one; or says why it is none, and what one looks like.
+    /// Sets another filter, or says why it is not valid.
     pub(super) fn set(&self, text: &str) -> Result<(), String> {
         let filter = filter(text)?;
         show_openraft(&filter);
@@ -97,25 +98,25 @@ impl Control {
 
 /// Whether a filter shows the audit log.
 fn shows_audit(filter: EnvFilter) -> bool {
-    let asked = Dispatch::new(Registry::default().with(filter));
-    with_default(&asked, || tracing::enabled!(target: AUDIT, Level::INFO))
+    let probe = Dispatch::new(Registry::default().with(filter));
+    with_default(&probe, || tracing::enabled!(target: AUDIT, Level::INFO))
 }
 
-/// Starts logging to stdout.
+/// Starts logging to standard output.
 ///
 /// # Errors
 ///
-/// The filter is none; or the system gives no thread, or no other hold on stdout.
+/// The filter is not valid, or the system refuses a thread or another file descriptor for standard output.
 ///
 /// # Panics
 ///
-/// Another log was started in this process.
+/// A log was started in this process before.
 pub(crate) fn start(filter: &str, format: Format, nodes: Nodes) -> io::Result<Log> {
-    // Not through the standard library's buffer, which would keep a part of what a full disk does not take.
+    // Without the standard library's buffer, which would keep a part of a line that a full disk refuses.
     start_into(File::from(io::stdout().as_fd().try_clone_to_owned()?), filter, format, nodes)
 }
 
-/// The same, to whatever is given each line at once.
+/// Starts logging to `out`, which gets each line at once.
 pub(crate) fn start_into(
     out: impl io::Write + Send + 'static,
     text: &str,
@@ -127,7 +128,7 @@ pub(crate) fn start_into(
     let filter = filter()?;
     show_openraft(&filter);
     let (chosen, handle) = reload::Layer::new(filter);
-    // Without a hint none of the cheap checks that nobody wants a line is made.
+    // The hint lets tracing skip events cheaply that no filter wants.
     let chosen = chosen.and(filter_fn(|line| line.target() != AUDIT).with_max_level_hint(LevelFilter::TRACE));
     let audit = filter_fn(move |line| shows_audit && line.target() == AUDIT).with_max_level_hint(LevelFilter::INFO);
     let quiet = filter_fn(|line| !line.target().starts_with(OPENRAFT) || SHOWS_OPENRAFT.load(Ordering::Relaxed));
@@ -135,42 +136,42 @@ pub(crate) fn start_into(
     let writer = BackgroundWriter::start(out, Arc::clone(&closed))?;
     let layer = tracing_subscriber::fmt::layer()
         .fmt_fields(SpanFields)
-        .event_format(Lines { format, nodes, colour: colour() })
+        .event_format(LineFormatter { format, nodes, colour: colour() })
         .log_internal_errors(false)
         .with_writer(WRITER.get_or_init(|| writer).clone())
         .with_filter(chosen.or(audit).and(quiet.with_max_level_hint(LevelFilter::TRACE)));
     tracing_subscriber::registry().with(layer).init();
-    Ok(Log { control: Control { handle }, closed })
+    Ok(Log { control: LogControl { handle }, closed })
 }
 
-/// Waits until everything logged so far is written, but no longer than [`FLUSH`].
+/// Waits until everything logged so far is written, but no longer than [`FLUSH_TIMEOUT`].
 pub(crate) fn finish() {
     if let Some(writer) = WRITER.get() {
-        writer.flush_for(FLUSH);
+        writer.flush_for(FLUSH_TIMEOUT);
     }
 }
 
 static WRITER: OnceLock<BackgroundWriter> = OnceLock::new();
-/// How long the end of the program waits for whoever reads its output. The nodes have 1.8 s of its 2 s.
-const FLUSH: Duration = Duration::from_millis(100);
+/// How long the end of the program waits for a slow reader. Leaving the cluster takes 1.8 s of the 2 s that it has.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
-struct Lines {
+struct LineFormatter {
     format: Format,
     nodes: Nodes,
     colour: bool,
 }
 
-/// Whether stdout is somebody who likes colours.
+/// Whether standard output is a terminal and colours are not turned off.
 pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 pub(crate) const DIM: &str = "\x1b[2m";
 pub(crate) const RESET: &str = "\x1b[0m";
-/// Compose's own, in its order.
+/// The colours of prefixes, the same as Compose's.
 pub(crate) const PREFIXES: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
 
-impl<S> FormatEvent<S, SpanFields> for Lines
+impl<S> FormatEvent<S, SpanFields> for LineFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -186,7 +187,7 @@ where
         if fields.node.is_none() {
             fields.node = spans.iter().rev().find_map(|span| span.text("node")).map(String::from);
         }
-        // It cannot be written for a clock that stands before 1970.
+        // RFC 3339 cannot express a clock before 1970.
         let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH)).to_string();
         let level = *event.metadata().level();
         if level <= Level::WARN {
@@ -201,7 +202,7 @@ where
     }
 }
 
-impl Lines {
+impl LineFormatter {
     fn node<'a>(&'a self, fields: &'a Fields) -> &'a str {
         match (&fields.node, &self.nodes) {
             (Some(node), _) => node,
@@ -229,7 +230,7 @@ impl Lines {
             line.push(' ');
         }
         escape(&mut line, &fields.message);
-        // The words of an event that has a name say all; what the gossip logs of itself does not.
+        // The message of a named event says everything. Debug events need their fields and spans.
         if fields.event.is_none() {
             for (name, value) in &fields.others {
                 line.push(' ');
@@ -269,7 +270,7 @@ impl Lines {
         map.serialize_entry("message", &fields.message)?;
         for (name, value) in &fields.others {
             match value {
-                // A message's value is JSON already.
+                // The value of a message is JSON already.
                 Value::Text(text) if *name == "value" && fields.event.is_some() => {
                     match serde_json::from_str::<&RawValue>(text) {
                         Ok(json) => map.serialize_entry(name, json)?,
@@ -287,7 +288,7 @@ impl Lines {
     }
 }
 
-/// A text without its quotes.
+/// A JSON string without its quotes.
 fn plain(value: &serde_json::Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), String::from)
 }
@@ -310,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    fn log(lines: Lines, events: impl FnOnce()) -> String {
+    fn log(lines: LineFormatter, events: impl FnOnce()) -> String {
         let out = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&out);
         let layer = tracing_subscriber::fmt::layer()
@@ -333,8 +334,8 @@ mod tests {
         }
     }
 
-    fn one(format: Format, colour: bool) -> Lines {
-        Lines { format, nodes: Nodes::One("node1".into()), colour }
+    fn one(format: Format, colour: bool) -> LineFormatter {
+        LineFormatter { format, nodes: Nodes::One("node1".into()), colour }
     }
 
     fn received(key: &str, value: &str) {
@@ -409,7 +410,7 @@ mod tests {
         let words = format!(" DEBUG node1 gossip {spans}");
         assert_eq!(rest, [&*words, " DEBUG node1 delivered to 2 of 2 in 0.3 ms"]);
 
-        let lines = log(Lines { format: Format::Json, nodes: Nodes::Several(Vec::new()), colour: false }, say);
+        let lines = log(LineFormatter { format: Format::Json, nodes: Nodes::Several(Vec::new()), colour: false }, say);
         for line in lines.lines() {
             let json: serde_json::Value = serde_json::from_str(line).expect("an object");
             assert_eq!(json["node"], "node1", "the span's");
@@ -430,12 +431,12 @@ mod tests {
             info!(node = "node1", event = "nodes", "broadcast nodes = 2");
             info!(node = "node10", event = "nodes", "broadcast nodes = 2");
         };
-        let plain = log(Lines { format: Format::Text, nodes: nodes(), colour: false }, say);
+        let plain = log(LineFormatter { format: Format::Text, nodes: nodes(), colour: false }, say);
         let lines: Vec<_> = plain.lines().collect();
         assert!(lines[0].starts_with("node1   | 2") && lines[0].ends_with("Z  INFO broadcast nodes = 2"));
         assert!(lines[1].starts_with("node10  | 2") && lines[1].ends_with("Z  INFO broadcast nodes = 2"));
 
-        let coloured = log(Lines { format: Format::Text, nodes: nodes(), colour: true }, say);
+        let coloured = log(LineFormatter { format: Format::Text, nodes: nodes(), colour: true }, say);
         let prefix = |line: &str| line.split('n').next().map(String::from);
         let prefixes: BTreeSet<_> = coloured.lines().map(prefix).collect();
         assert_eq!(prefixes.len(), 2, "{coloured:?}");

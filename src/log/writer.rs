@@ -1,15 +1,15 @@
-//! The log's way out: a thread of its own, so that nothing that holds up the log holds up the node, which the others
-//! would soon take for failed.
+//! Writes the log on a thread of its own, so that a blocked output never holds up the node: other nodes would soon take it
+//! for failed.
 //!
-//! Lines wait for the thread, [`WAITING`] bytes of them at most. What does not fit is lost and counted; once all that
-//! waited is written, the log says how many lines it lost there, and why.
+//! Up to [`MAX_WAITING`] bytes of lines wait for the thread. What does not fit is lost and counted; once everything that waited
+//! is written, the log says how many lines were lost there, and why.
 //!
 //! # What can go wrong
 //!
-//! - *A reader that is slow, or a terminal that is held*: lines wait.
-//! - *A disk that is full*, or any other error: the thread tries again, every [`RETRY`], and goes on in a line where it
-//!   stopped. So lines stay whole, but for the last one of a program that ends while the disk is full.
-//! - *Nobody reads any longer*: whoever waits for that is told, and what is logged is thrown away.
+//! - *A slow reader, or a stopped terminal*: lines wait.
+//! - *A full disk*, or any other error: the thread tries again every [`RETRY`], and continues a line where it stopped. So
+//!   lines stay whole, except the last one of a program that ends while the disk is full.
+//! - *Nobody reads any more*: the program is notified, and lines are thrown away.
 
 use std::{
     io::{self, Write},
@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How much may wait to be written, in bytes.
-const WAITING: usize = 1 << 20;
-/// How long to rest after an error.
+const MAX_WAITING: usize = 1 << 20;
+/// How long to wait after an error.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// See the [module](self).
@@ -45,7 +45,7 @@ enum Output {
 }
 
 impl BackgroundWriter {
-    /// `out` takes what it is given at once or not at all: what it kept back could not be told from what is written.
+    /// Starts the thread. `out` must not buffer: what it kept back would count as written.
     pub(super) fn start(out: impl Write + Send + 'static, closed: Arc<Notify>) -> io::Result<Self> {
         let (lines, received) = mpsc::channel();
         let (waiting, lost) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
@@ -55,11 +55,11 @@ impl BackgroundWriter {
         Ok(Self { lines, waiting, lost, thread })
     }
 
-    /// Waits until everything so far is written, but no longer than this.
+    /// Waits until everything so far is written, but no longer than `time`.
     pub(super) fn flush_for(&self, time: Duration) {
         let (done, flushed) = mpsc::channel();
         if self.lines.send(Output::Flushed(done)).is_ok() {
-            // In time or not: there is nothing more to be done.
+            // In time or not, there is nothing more to do.
             let _ = flushed.recv_timeout(time);
         }
     }
@@ -85,14 +85,14 @@ fn write_all(
                 }
             }
             Output::Flushed(done) => {
-                // It may have waited long enough.
+                // Whoever waits may have given up.
                 let _ = done.send(());
             }
         }
     }
 }
 
-/// Writes a line to its end, however long that takes, and says why it took long. Gives whether anybody reads.
+/// Writes a whole line, however long that takes, and keeps the last error in `failed`. Gives whether anybody still reads.
 fn write_line(out: &mut impl Write, line: &[u8], failed: &mut Option<io::Error>) -> bool {
     let mut rest = line;
     while !rest.is_empty() {
@@ -144,10 +144,10 @@ impl MakeWriter<'_> for BackgroundWriter {
 impl Write for BackgroundWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let waiting = self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-        // What the thread itself has to say, which is how much was lost, must not be lost.
-        let fits = waiting == 0 || waiting + bytes.len() <= WAITING || thread::current().id() == self.thread;
+        // The thread's own message about lost lines must not be lost.
+        let fits = waiting == 0 || waiting + bytes.len() <= MAX_WAITING || thread::current().id() == self.thread;
         if fits {
-            // The thread ends with the program only.
+            // Cannot fail: the thread lives as long as the program.
             let _ = self.lines.send(Output::Line(bytes.to_vec()));
         } else {
             self.waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
@@ -190,13 +190,13 @@ mod tests {
         let out = Arc::new(Mutex::new(Vec::new()));
         let mut writer = BackgroundWriter::start(Held(Arc::clone(&out), held), Arc::default()).expect("a thread");
         let line = [b'x'; 1 << 10];
-        for _ in 0..2 * WAITING / line.len() {
+        for _ in 0..2 * MAX_WAITING / line.len() {
             writer.write_all(&line).expect("it takes everything");
         }
         assert_eq!(writer.lost.load(Ordering::Relaxed), 1 << 10);
         drop(hold);
         writer.flush_for(SOON);
-        assert_eq!(out.lock().expect("nobody panicked with it").len(), WAITING);
+        assert_eq!(out.lock().expect("nobody panicked with it").len(), MAX_WAITING);
         assert_eq!(writer.lost.load(Ordering::Relaxed), 0, "it was told");
     }
 
@@ -252,7 +252,7 @@ mod tests {
         let disk = Disk::default();
         let mut writer = BackgroundWriter::start(disk.clone(), Arc::default()).expect("a thread");
         let line = format!("{}\n", "x".repeat((1 << 10) - 1));
-        for _ in 0..3 * WAITING / line.len() {
+        for _ in 0..3 * MAX_WAITING / line.len() {
             writer.write_all(line.as_bytes()).expect("it takes everything");
         }
         assert_eq!(writer.lost.load(Ordering::Relaxed), 2 << 10);

@@ -1,20 +1,20 @@
-//! What a node of the `broadcast` program does: it plays roles, each of which is one file.
+//! What a node of the `broadcast` program does: its roles, one file for each.
 //!
 //! | role | does |
 //! |---|---|
-//! | [`receiver`] | logs what it hears |
-//! | [`sender`] | says something every interval, and logs what a receiver does |
-//! | [`voter`] | agrees, with the other voters, on what the store holds |
+//! | [`receiver`] | logs the messages it receives, and what happens in the cluster |
+//! | [`sender`] | publishes a message every interval, and logs what a receiver does |
+//! | [`voter`] | votes in the replicated store |
 //!
 //! # Contract of a role
 //!
-//! A role is a function `run` that takes a [`Context`] and gives a future. It subscribes to what it needs when it is
-//! called, so that it misses nothing until it is polled first. It ends with `Ok` once the node has stopped. Should it
-//! end with an error, the node leaves the cluster and the program ends with exit code 1 and what the role says.
+//! A role is a function `run` that takes a [`Context`] and returns a future. It subscribes to what it needs when it is
+//! called, so that it misses nothing before the future is first polled. The future ends with `Ok` once the node has
+//! stopped. If it ends with an error, the node leaves the cluster, and the program ends with exit code 1 and that error.
 //!
-//! A role that does something by itself stops doing so when [`Context::shutdown`] begins, before the node leaves.
+//! A role that acts by itself stops doing so when [`Context::shutdown`] begins, before the node leaves.
 
-mod limit;
+mod rate_limit;
 pub(crate) mod receiver;
 mod report;
 mod selection;
@@ -35,16 +35,16 @@ pub(crate) use self::{
 use crate::{data::DataDir, store::NodeStore};
 
 /// How a role ends: with an error, if it cannot go on.
-pub(crate) type Ended = Result<(), Box<dyn Error + Send + Sync>>;
+pub(crate) type RoleResult = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// What a role is given. Cheap to clone.
+/// What a role works with. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
-    /// The node that plays it.
+    /// The node that has the role.
     pub(crate) node: Handle,
-    /// What the node keeps from one start to the next, if it keeps anything.
+    /// The data directory, if the node has one.
     pub(crate) data: Option<Arc<DataDir>>,
-    /// The replicated store, as this node has it.
+    /// The node's access to the replicated store.
     pub(crate) store: NodeStore,
     /// Begins when the node is about to leave.
     pub(crate) shutdown: Shutdown,
@@ -63,38 +63,38 @@ impl fmt::Display for RoleError {
     }
 }
 
-/// Plays these roles until the node has stopped, or the first of them fails. A sender sends every `every`.
+/// Runs the roles until the node has stopped, or the first of them fails. A sender sends once every `every`.
 pub(crate) fn run(roles: &Roles, context: &Context, every: Duration) -> impl Future<Output = Result<(), RoleError>> {
     if let Some(data) = &context.data {
         report::data(context.node.name(), data.path(), data.id());
     }
-    let mut playing = Playing::default();
-    for role in roles.played() {
+    let mut running = RunningRoles::default();
+    for role in roles.to_run() {
         match role {
-            Role::Receiver => playing.add(role, receiver::run(context.clone())),
-            Role::Voter => playing.add(role, voter::run(context.clone())),
-            Role::Sender => playing.add(role, sender::run(context.clone(), every, sleep(sender::part_of(every)))),
+            Role::Receiver => running.add(role, receiver::run(context.clone())),
+            Role::Voter => running.add(role, voter::run(context.clone())),
+            Role::Sender => running.add(role, sender::run(context.clone(), every, sleep(sender::random_part(every)))),
         }
     }
-    playing.end()
+    running.finish()
 }
 
-/// Roles that are played at the same time.
+/// Roles that run at the same time.
 #[derive(Default)]
-struct Playing(JoinSet<(Role, Ended)>);
+struct RunningRoles(JoinSet<(Role, RoleResult)>);
 
-impl Playing {
-    fn add(&mut self, role: Role, played: impl Future<Output = Ended> + Send + 'static) {
-        self.0.spawn(async move { (role, played.await) });
+impl RunningRoles {
+    fn add(&mut self, role: Role, run: impl Future<Output = RoleResult> + Send + 'static) {
+        self.0.spawn(async move { (role, run.await) });
     }
 
-    /// Waits until all have ended, or one has failed: then the others are not played any more.
-    async fn end(mut self) -> Result<(), RoleError> {
+    /// Waits until all roles have ended, or one has failed, which stops the others.
+    async fn finish(mut self) -> Result<(), RoleError> {
         while let Some(ended) = self.0.join_next().await {
             match ended {
                 Ok((_, Ok(()))) => {}
                 Ok((role, Err(source))) => return Err(RoleError { role, source }),
-                // Nobody else can abort them.
+                // It panicked: nothing else can abort it.
                 Err(error) => resume_unwind(error.into_panic()),
             }
         }
@@ -110,20 +110,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_role_that_fails_ends_all_and_says_why() {
-        let mut playing = Playing::default();
-        playing.add(Role::Receiver, pending());
-        playing.add(Role::Sender, ready(Err("the disk is full".into())));
-        let error = playing.end().await.expect_err("one has failed");
+        let mut running = RunningRoles::default();
+        running.add(Role::Receiver, pending());
+        running.add(Role::Sender, ready(Err("the disk is full".into())));
+        let error = running.finish().await.expect_err("one has failed");
         assert_eq!(error.to_string(), "the node has left, as its role sender cannot go on: the disk is full");
     }
 
     #[tokio::test]
     async fn roles_that_end_well_end_when_all_have() {
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
-        let mut playing = Playing::default();
-        playing.add(Role::Receiver, ready(Ok(())));
-        playing.add(Role::Sender, async move { Ok(gone.await?) });
-        let mut end = std::pin::pin!(playing.end());
+        let mut running = RunningRoles::default();
+        running.add(Role::Receiver, ready(Ok(())));
+        running.add(Role::Sender, async move { Ok(gone.await?) });
+        let mut end = std::pin::pin!(running.finish());
         tokio::select! {
             biased;
             _ = &mut end => panic!("one is still played"),

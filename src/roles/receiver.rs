@@ -1,4 +1,4 @@
-//! The receiver: logs what it hears, and what happens in the cluster.
+//! The role `receiver`: logs the messages it receives, and what happens in the cluster.
 
 use std::{collections::BTreeSet, future::Future, net::SocketAddr, time::Duration};
 
@@ -8,50 +8,51 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Context, Ended, limit::Limiter, report};
+use super::{Context, RoleResult, rate_limit::RateLimiter, report};
 
-/// One kind of complaint is logged at most this often, and one seed that does not answer.
-const REJECTED: Duration = Duration::from_secs(10);
-const UNREACHABLE: Duration = Duration::from_secs(60);
+/// How often one kind of rejected packet is logged, and how often a seed that does not answer.
+const REJECTED_PERIOD: Duration = Duration::from_secs(10);
+const UNREACHABLE_PERIOD: Duration = Duration::from_secs(60);
 
-/// Logs until the node has stopped. It hears everything from this call on, whenever what it gives is polled first.
-pub(crate) fn run(context: Context) -> impl Future<Output = Ended> {
+/// Logs until the node has stopped. It misses nothing from this call on, even before the future is first polled.
+pub(crate) fn run(context: Context) -> impl Future<Output = RoleResult> {
     let mut receiver = Receiver::new(context.node);
     async move {
         receiver.begin();
-        while let Some(news) = receiver.next().await {
-            receiver.log(news).await;
+        while let Some(event) = receiver.next().await {
+            receiver.log(event).await;
         }
         Ok(())
     }
 }
 
-/// What there is to log.
-pub(super) enum News {
+/// What a receiver logs.
+pub(super) enum ReceiverEvent {
     Message(Result<Message, Lagged>),
     Event(Result<Event, Lagged>),
-    /// The node is reached at another address.
+    /// The node's address has changed.
     Moved,
-    /// What was only counted of complaints is to be told.
-    ComplaintsDue,
+    /// The count of rejected packets is due.
+    RejectedDue,
 }
 
-/// What is logged, and what the next line depends on.
+/// The subscriptions of a receiver, and what it remembers of what it logged.
 pub(super) struct Receiver {
     node: Handle,
     messages: Subscription<Message>,
     events: Subscription<Event>,
     addr: watch::Receiver<SocketAddr>,
+    /// The node's address that was logged last.
     reached_at: SocketAddr,
-    /// Who is live, as far as it was logged.
+    /// The live members that were logged.
     live: BTreeSet<NodeName>,
-    rejected: Limiter,
-    unreachable: Limiter,
-    conflicts: Limiter,
+    rejected: RateLimiter,
+    unreachable: RateLimiter,
+    conflicts: RateLimiter,
 }
 
 impl Receiver {
-    /// Nobody may have asked for the node's events before, so that none since its start is missed.
+    /// Must be the first subscriber to the node's events, so that it gets all since the start.
     pub(super) fn new(node: Handle) -> Self {
         let mut addr = node.watch_addr();
         let reached_at = *addr.borrow_and_update();
@@ -61,9 +62,9 @@ impl Receiver {
             addr,
             reached_at,
             live: BTreeSet::from([node.name().into()]),
-            rejected: Limiter::new(REJECTED),
-            unreachable: Limiter::new(UNREACHABLE),
-            conflicts: Limiter::new(REJECTED),
+            rejected: RateLimiter::new(REJECTED_PERIOD),
+            unreachable: RateLimiter::new(UNREACHABLE_PERIOD),
+            conflicts: RateLimiter::new(REJECTED_PERIOD),
             node,
         }
     }
@@ -73,39 +74,39 @@ impl Receiver {
         self.report_count();
     }
 
-    /// Waits for what comes next; nothing once the node has stopped. Nothing is lost if it is dropped meanwhile.
-    pub(super) async fn next(&mut self) -> Option<News> {
-        let complaints_due = self.rejected.next_due();
+    /// The next event; nothing, once the node has stopped. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<ReceiverEvent> {
+        let rejected_due = self.rejected.next_due();
         tokio::select! {
-            message = self.messages.recv() => message.map(News::Message),
-            event = self.events.recv() => event.map(News::Event),
-            Ok(()) = self.addr.changed() => Some(News::Moved),
-            () = until(complaints_due) => Some(News::ComplaintsDue),
+            message = self.messages.recv() => message.map(ReceiverEvent::Message),
+            event = self.events.recv() => event.map(ReceiverEvent::Event),
+            Ok(()) = self.addr.changed() => Some(ReceiverEvent::Moved),
+            () = until(rejected_due) => Some(ReceiverEvent::RejectedDue),
         }
     }
 
-    pub(super) async fn log(&mut self, news: News) {
-        match news {
-            News::Message(Ok(message)) => report::received(self.node.name(), &message),
-            News::Message(Err(Lagged { missed })) => report::lagged(self.node.name(), "messages", missed),
-            News::Event(Ok(event)) => self.notice(event),
-            News::Event(Err(Lagged { missed })) => {
+    pub(super) async fn log(&mut self, event: ReceiverEvent) {
+        match event {
+            ReceiverEvent::Message(Ok(message)) => report::received(self.node.name(), &message),
+            ReceiverEvent::Message(Err(Lagged { missed })) => report::lagged(self.node.name(), "messages", missed),
+            ReceiverEvent::Event(Ok(event)) => self.log_event(event),
+            ReceiverEvent::Event(Err(Lagged { missed })) => {
                 report::lagged(self.node.name(), "events", missed);
-                self.count_anew().await;
+                self.recount().await;
             }
-            News::Moved => {
+            ReceiverEvent::Moved => {
                 let before = std::mem::replace(&mut self.reached_at, *self.addr.borrow_and_update());
                 report::moved(self.node.name(), before, self.reached_at);
             }
-            News::ComplaintsDue => {
+            ReceiverEvent::RejectedDue => {
                 for (kind, count) in self.rejected.expire(Instant::now()) {
-                    report::rejected_more(self.node.name(), &kind, count, REJECTED);
+                    report::rejected_more(self.node.name(), &kind, count, REJECTED_PERIOD);
                 }
             }
         }
     }
 
-    async fn count_anew(&mut self) {
+    async fn recount(&mut self) {
         let live: BTreeSet<_> = self.node.members().await.into_iter().map(|member| member.name).collect();
         let changed = live.len() != self.live.len();
         self.live = live;
@@ -118,7 +119,7 @@ impl Receiver {
         report::nodes(self.node.name(), self.live.len());
     }
 
-    fn notice(&mut self, event: Event) {
+    fn log_event(&mut self, event: Event) {
         let node = self.node.name();
         match event {
             Event::Joined(member) => {
@@ -139,7 +140,7 @@ impl Receiver {
                     self.report_count();
                 }
             }
-            // Also one that has come back at another address before it was found to be gone.
+            // Also a member that came back at another address before it was found to be gone.
             Event::Updated(member) => report::member(node, "updated", &member),
             Event::NameConflict { name, holder, claimant } => {
                 let first = self.conflicts.admit(&name.to_string(), Instant::now());
@@ -171,7 +172,7 @@ impl Receiver {
             Event::LagLimitExceeded(member) => report::cut_loose(node, &member),
             Event::AddressMismatch { name, announced, from } => report::heard_elsewhere(node, &name, announced, from),
             Event::ReachChanged { name, addr, reach } => report::reached(node, &name, addr, reach),
-            // Room, messages, its own start and end, answers to pings: others speak of these.
+            // The rest is logged elsewhere: room, messages, its own start and end, answers to pings.
             _ => {}
         }
     }
@@ -184,7 +185,7 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// What complaints that differ only in their details have in common: the words before the first of them.
+/// The kind of a rejection: the words before its details.
 fn kind(reason: &str) -> &str {
     let details = |c: char| c.is_ascii_digit() || matches!(c, ':' | '"' | '`' | '(' | '=');
     let words = reason.split(details).next().unwrap_or_default().trim();

@@ -1,6 +1,6 @@
-//! The words of the log, and the fields they come with: each in one place.
+//! The messages that the roles log, with their fields, each in one place.
 //!
-//! The text log prints the words; the JSON log has the fields, `event` naming which line it is.
+//! The text log prints the message. The JSON log has the fields too; `event` says which message it is.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -35,7 +35,7 @@ pub(super) fn sent(node: &str, key: &str, value: u64, id: MessageId) {
 pub(super) fn received(node: &str, message: &Message) {
     let (from, key, value) = (message.origin(), message.key(), message.value_on_one_line());
     let value = value.as_ref();
-    // One of a plain node has no number.
+    // A message of a plain memberlist node has no id.
     let id = message.id();
     let (epoch, seq) = id.map(|id| (id.epoch, id.seq)).unzip();
     info!(
@@ -64,7 +64,7 @@ pub(super) fn delivered(node: &str, outcome: Result<Delivery, DeliveryError>) {
                 "delivered to {delivered} of {members} in {ms:.1} ms{departed}"
             );
         }
-        // A node that has stopped has nothing more to tell.
+        // The node has stopped, which is logged elsewhere.
         Err(DeliveryError::Stopped) => {}
         Err(error) => warn!(node, event = "undelivered", %error, "{error}"),
     }

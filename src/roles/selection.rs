@@ -1,4 +1,4 @@
-//! Which roles a node plays: a list, separated by commas.
+//! The roles of a node: a list, separated by commas.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -7,21 +7,21 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use crate::nearest::nearest;
 
-/// What a node does.
+/// One thing that a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// Logs what it receives.
     Receiver,
     /// Sends every interval, and logs what it receives.
     Sender,
-    /// Agrees with the other voters on what the store holds.
+    /// Votes in the replicated store.
     Voter,
 }
 
 impl Role {
     const ALL: [Self; 3] = [Self::Receiver, Self::Sender, Self::Voter];
 
-    /// As settings, logs and other nodes have it.
+    /// The name in settings, in the log and for other nodes.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Receiver => "receiver",
@@ -62,33 +62,33 @@ impl From<Role> for Roles {
 }
 
 impl Roles {
-    /// These, and one more.
+    /// The same roles and one more.
     pub(crate) fn with(mut self, role: Role) -> Self {
         self.0.insert(role);
         self
     }
 
-    /// Whether this is one of them.
+    /// Whether the node has this role.
     pub(crate) fn has(&self, role: Role) -> bool {
         self.0.contains(&role)
     }
 
-    /// Each once, in the same order whatever the order they were given in.
+    /// Each role once, always in the same order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Role> {
         self.0.iter().copied()
     }
 
-    /// Those that have to be played for that: a sender does all that a receiver does.
-    pub(super) fn played(&self) -> impl Iterator<Item = Role> {
-        let is_done_besides = |role: &Role| *role == Role::Receiver && self.0.contains(&Role::Sender);
-        self.iter().filter(move |role| !is_done_besides(role))
+    /// The roles to run: a sender does everything that a receiver does.
+    pub(super) fn to_run(&self) -> impl Iterator<Item = Role> {
+        let is_included = |role: &Role| *role == Role::Receiver && self.0.contains(&Role::Sender);
+        self.iter().filter(move |role| !is_included(role))
     }
 }
 
 impl FromStr for Roles {
     type Err = String;
 
-    /// An empty list is the default. Neither order nor repetition means anything.
+    /// An empty list is the default. Order and repetition do not matter.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         let roles = items.map(|item| role(item, text)).collect::<Result<BTreeSet<_>, _>>()?;
@@ -103,14 +103,14 @@ impl FromStr for Roles {
 fn role(name: &str, list: &str) -> Result<Role, String> {
     Role::ALL.into_iter().find(|role| role.name() == name).ok_or_else(|| {
         let names = Role::ALL.map(Role::name);
-        // The list is named beside it.
+        // The whole list is shown beside this text.
         let which = if name == list.trim() { String::new() } else { format!("{} is not a role; ", quote(name)) };
         let nearest = nearest(name, names).map(|nearest| format!("; did you mean {nearest}?"));
         format!("{which}it must be one of: {}{}", names.join(", "), nearest.unwrap_or_default())
     })
 }
 
-/// How the command line reads them: as one value, whose words help and completions know.
+/// Clap's parser for a list of roles: one value, whose possible words are in the help and in completions.
 pub(crate) fn parser() -> impl TypedValueParser<Value = Roles> {
     RolesParser
 }
@@ -164,7 +164,7 @@ mod tests {
     fn what_a_sender_does_anyway_is_not_done_twice() {
         for (text, played) in [("receiver", "receiver"), ("sender", "sender"), ("sender,receiver", "sender")] {
             let roles: Roles = text.parse().expect("roles");
-            assert_eq!(roles.played().map(Role::name).collect::<Vec<_>>(), [played]);
+            assert_eq!(roles.to_run().map(Role::name).collect::<Vec<_>>(), [played]);
         }
     }
 

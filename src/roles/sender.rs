@@ -1,8 +1,8 @@
-//! The sender: says the value of a Lamport clock every interval, and logs what a receiver does.
+//! The role `sender`: publishes the value of a Lamport clock every interval, and logs what a receiver does.
 //!
-//! Whoever hears a value goes on from a larger one (Lamport, *Time, Clocks, and the Ordering of Events in a
-//! Distributed System*, 1978). Only what senders say of themselves counts for it, and not what is published through a
-//! node besides. Hearing and sending is one loop, so that the log has them in the order in which they happened.
+//! A sender that receives a value goes on from a larger one (Lamport, *Time, Clocks, and the Ordering of Events in a
+//! Distributed System*, 1978). Only the values that senders publish under their own names count. Receiving and sending are
+//! one loop, so that the log has both in the order in which they happened.
 
 use std::{
     future::Future,
@@ -16,77 +16,79 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{Instrument as _, debug_span};
 
 use super::{
-    Context, Ended,
-    receiver::{News, Receiver},
+    Context, RoleResult,
+    receiver::{Receiver, ReceiverEvent},
     report,
 };
 
-/// What the key under which a sender says its clock's value begins with, before its name.
-const I_AM: &str = "I am ";
-/// A message that is not delivered to all by then is reported with those who lack it.
-const DELIVERY_REPORTED: Duration = Duration::from_secs(10);
+/// How the key of a sender begins, before its name.
+const KEY_PREFIX: &str = "I am ";
+/// When to log which members lack a message.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends the clock's value every `every`, from when `first_turn` is over until the node is to stop, and logs until it
-/// has stopped. It hears everything from this call on, whenever what it gives is polled first.
+/// Sends once every `every`, from the end of `first_turn` until the node is about to leave, and logs until the node has
+/// stopped. It misses nothing from this call on, even before the future is first polled.
 pub(crate) fn run(
     context: Context,
     every: Duration,
     first_turn: impl Future<Output = ()>,
-) -> impl Future<Output = Ended> {
+) -> impl Future<Output = RoleResult> {
     let Context { node, mut shutdown, .. } = context;
     let mut receiver = Receiver::new(node.clone());
-    let mut sender = Sender { key: format!("{I_AM}{}", node.name()), node, clock: Clock::default() };
+    let mut sender = Sender { key: format!("{KEY_PREFIX}{}", node.name()), node, clock: LamportClock::default() };
     async move {
         receiver.begin();
-        let mut turns = Turns::Awaited(pin!(first_turn));
+        let mut schedule = Schedule::Waiting(pin!(first_turn));
         loop {
             tokio::select! {
-                news = receiver.next() => {
-                    let Some(news) = news else { return Ok(()) };
-                    if let News::Message(Ok(message)) = &news {
-                        sender.hear(message);
+                event = receiver.next() => {
+                    let Some(event) = event else { return Ok(()) };
+                    if let ReceiverEvent::Message(Ok(message)) = &event {
+                        sender.receive(message);
                     }
-                    receiver.log(news).await;
+                    receiver.log(event).await;
                 }
-                () = turns.next(every) => match sender.send().await {
-                    // It leaves, and may still hear something meanwhile.
-                    Err(PublishError::Stopped) => turns = Turns::Over,
-                    // Told as a conflict of names, and not at every turn.
+                () = schedule.next(every) => match sender.send().await {
+                    // The node leaves, and may still receive messages meanwhile.
+                    Err(PublishError::Stopped) => schedule = Schedule::Over,
+                    // Logged once as a conflict of names, and not every time.
                     Err(PublishError::NameTaken) => {}
                     Err(error) => report::not_sent(sender.node.name(), &error),
                     Ok(()) => {}
                 },
-                () = shutdown.begun(), if !matches!(turns, Turns::Over) => turns = Turns::Over,
+                () = shutdown.begun(), if !matches!(schedule, Schedule::Over) => schedule = Schedule::Over,
             }
         }
     }
 }
 
-/// A random part of an interval: senders that are started together shall not all send at once.
-pub(super) fn part_of(every: Duration) -> Duration {
+/// A random part of an interval, so that senders that start together do not all send at once.
+pub(super) fn random_part(every: Duration) -> Duration {
     let part = SysRng.try_next_u32().unwrap_or_default();
     every.mul_f64(f64::from(part) / f64::from(u32::MAX))
 }
 
-/// A sender's turns.
-enum Turns<'a, F> {
-    Awaited(Pin<&'a mut F>),
-    Taken(Interval),
+/// When a sender sends.
+enum Schedule<'a, F> {
+    /// Until the first turn begins.
+    Waiting(Pin<&'a mut F>),
+    Ticking(Interval),
+    /// The node is about to leave.
     Over,
 }
 
-impl<F: Future<Output = ()>> Turns<'_, F> {
-    /// Waits for the next one. It is not lost if this is dropped meanwhile.
+impl<F: Future<Output = ()>> Schedule<'_, F> {
+    /// Waits for the next turn. Cancel-safe.
     async fn next(&mut self, every: Duration) {
-        if let Self::Awaited(first) = self {
+        if let Self::Waiting(first) = self {
             first.await;
             let mut ticks = interval(every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            *self = Self::Taken(ticks);
+            *self = Self::Ticking(ticks);
         }
         match self {
-            Self::Taken(ticks) => _ = ticks.tick().await,
-            Self::Awaited(_) | Self::Over => std::future::pending().await,
+            Self::Ticking(ticks) => _ = ticks.tick().await,
+            Self::Waiting(_) | Self::Over => std::future::pending().await,
         }
     }
 }
@@ -94,12 +96,12 @@ impl<F: Future<Output = ()>> Turns<'_, F> {
 struct Sender {
     node: Handle,
     key: String,
-    clock: Clock,
+    clock: LamportClock,
 }
 
 impl Sender {
-    fn hear(&mut self, message: &Message) {
-        // Anybody may publish a number under another key; the clock is the senders'.
+    fn receive(&mut self, message: &Message) {
+        // Other keys may have numbers too, but those are no clock's values.
         if is_of_sender(message.key(), message.id().map(|_| message.origin()))
             && let Ok(value) = message.value_as()
         {
@@ -115,30 +117,30 @@ impl Sender {
         report::sent(&node, &self.key, value, id);
         let span = debug_span!("publish", node, id = id.of(&node));
         if !span.is_disabled() {
-            let delivery = async move { report::delivered(&node, receipt.delivered_within(DELIVERY_REPORTED).await) };
+            let delivery = async move { report::delivered(&node, receipt.delivered_within(DELIVERY_TIMEOUT).await) };
             tokio::spawn(delivery.instrument(span));
         }
         Ok(())
     }
 }
 
-/// Whether a sender says its clock's value under this key. Plain memberlist nodes pass on what others said, without a
-/// word of who that was: with them the key is believed.
+/// Whether the key is that of a sender. Plain memberlist nodes pass messages on without their origin: then the key is
+/// believed.
 fn is_of_sender(key: &str, origin: Option<&NodeName>) -> bool {
-    key.strip_prefix(I_AM).is_some_and(|sender| origin.is_none_or(|origin| *origin == *sender))
+    key.strip_prefix(KEY_PREFIX).is_some_and(|sender| origin.is_none_or(|origin| *origin == *sender))
 }
 
 /// A Lamport clock.
 #[derive(Debug, Default)]
-struct Clock(u64);
+struct LamportClock(u64);
 
-impl Clock {
+impl LamportClock {
     /// The value to send.
     fn now(&self) -> u64 {
         self.0
     }
 
-    /// Goes on from a larger value than the one sent or heard.
+    /// Goes on from a larger value than one that was sent or received.
     fn witness(&mut self, value: u64) {
         self.0 = self.0.max(value.saturating_add(1));
     }
@@ -151,14 +153,14 @@ mod tests {
     #[test]
     fn a_part_is_no_more_than_the_whole() {
         let whole = Duration::from_secs(3);
-        let parts: std::collections::BTreeSet<_> = (0..100).map(|_| part_of(whole)).collect();
+        let parts: std::collections::BTreeSet<_> = (0..100).map(|_| random_part(whole)).collect();
         assert!(parts.iter().all(|part| *part <= whole));
         assert!(parts.len() > 1, "it is random");
     }
 
     #[test]
     fn two_clocks_that_take_turns_count_on() {
-        let mut clocks = [Clock::default(), Clock::default()];
+        let mut clocks = [LamportClock::default(), LamportClock::default()];
         let mut said = Vec::new();
         for turn in 0..6 {
             let value = clocks[turn % 2].now();
@@ -171,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_clock_never_goes_back_and_ends_at_its_largest_value() {
-        let mut clock = Clock::default();
+        let mut clock = LamportClock::default();
         clock.witness(7);
         clock.witness(3);
         assert_eq!(clock.now(), 8);

@@ -1,8 +1,8 @@
-//! How roles hear that their node is about to leave.
+//! Tells roles that their node is about to leave.
 
 use tokio::sync::watch;
 
-/// What begins when the node is about to leave. Cheap to clone.
+/// Begins when the node is about to leave. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Shutdown(watch::Receiver<()>);
 
@@ -10,16 +10,16 @@ pub(crate) struct Shutdown(watch::Receiver<()>);
 #[derive(Debug)]
 pub(crate) struct ShutdownGuard(#[expect(dead_code, reason = "what counts is when it is dropped")] watch::Sender<()>);
 
-/// A shutdown, and what it begins with.
+/// A shutdown, and the guard that begins it.
 pub(crate) fn shutdown() -> (ShutdownGuard, Shutdown) {
     let (guard, begun) = watch::channel(());
     (ShutdownGuard(guard), Shutdown(begun))
 }
 
 impl Shutdown {
-    /// Waits until it begins, or ends at once if it has.
+    /// Waits until the shutdown begins; returns at once if it has.
     pub(crate) async fn begun(&mut self) {
-        // Nothing is ever sent: only the end of the sender is an event.
+        // Nothing is ever sent: the end of the sender is the signal.
         while self.0.changed().await.is_ok() {}
     }
 }

@@ -1,4 +1,4 @@
-//! Which node a command asks, and the token that it shows.
+//! How a command reaches a node: its URL, the token and TLS.
 
 use std::{ffi::OsString, fmt, net::IpAddr, str::FromStr};
 
@@ -9,7 +9,7 @@ use hyper::Uri;
 
 use super::{http::TokenArgs, tls::ClientTlsArgs};
 
-/// The variable that says where a node is. [`ClientArgs`] has the default; some commands do without one.
+/// The variable with the URL of a node. [`ClientArgs`] has a default; some commands do something else without it.
 pub(crate) const NODE: &str = "BROADCAST_NODE";
 
 #[derive(Debug, Args)]
@@ -30,25 +30,25 @@ pub(crate) struct ClientArgs {
 }
 
 impl ClientArgs {
-    /// What has another command ask the same node in the same way, as variables: also what flags said.
+    /// Variables with which another command asks the same node in the same way.
     pub(crate) fn env(&self) -> Vec<(&'static str, OsString)> {
-        // Some commands do something else where none is named.
+        // The default is left out: some commands do something else without a node.
         let node = (self.node != NodeUrl::default()).then(|| (NODE, self.node.to_string().into()));
         node.into_iter().chain(self.token.env()).chain(self.tls.env()).collect()
     }
 }
 
-/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or with `https://`, or the same without either; the port is
-/// then a node's own, and not HTTP's, unless it says otherwise.
+/// Where a node serves its API: `http://HOST[:PORT][/PREFIX]`, or the same with `https://`, or without a scheme. The default
+/// port is that of the scheme; without a scheme, it is a node's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeUrl {
-    /// Whether it is asked over TLS.
+    /// Whether to use TLS.
     pub(crate) is_https: bool,
-    /// As the header `Host` has it, which knows no zones (RFC 6874).
+    /// The value of the header `Host`, which has no zones (RFC 6874).
     pub(crate) authority: String,
-    /// Where to connect to, if that is an address with a zone.
+    /// The address to connect to, if it has a zone.
     pub(crate) zoned: Option<Seed>,
-    /// What comes before each path, where a proxy wants that.
+    /// Comes before each path, for a proxy.
     pub(crate) prefix: String,
 }
 
@@ -90,7 +90,7 @@ impl FromStr for NodeUrl {
         let Some((ip, zone)) = host.split_once('%') else {
             return Ok(Self { is_https, authority: format!("{host}:{port}"), zoned: None, prefix });
         };
-        // In a URL the % before it is written %25.
+        // In a URL, the % before the zone is written %25.
         let zone = zone.strip_prefix("25").unwrap_or(zone).trim_end_matches(']');
         let ip = ip.trim_start_matches('[');
         let zoned = Seed { host: format!("{ip}%{zone}"), port };
@@ -106,7 +106,7 @@ impl NodeUrl {
         host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Whether it is on this host.
+    /// Whether the node is on this host.
     pub(crate) fn is_loopback(&self) -> bool {
         let host = self.host();
         host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())

@@ -1,4 +1,4 @@
-//! The cluster's label and keys, as the program is given them.
+//! The cluster's label and its secret keys.
 
 use std::path::{Path, PathBuf};
 
@@ -53,7 +53,7 @@ pub(crate) struct EnvelopeArgs {
 }
 
 impl EnvelopeArgs {
-    /// The envelope, with the keys that the environment or the file has.
+    /// The envelope, with the keys from the environment or the file.
     pub(crate) fn envelope(self) -> Result<Envelope, Failure> {
         let Self { label, secret_keys_file, verify_incoming, verify_outgoing, skip_inbound_label_check } = self;
         let keys = KEYS.read(secret_keys_file.as_deref(), parse_keys)?.unwrap_or_default();
@@ -71,7 +71,7 @@ pub(crate) fn keys_in_file(path: &Path) -> Result<Vec<SecretKey>, String> {
     KEYS.in_file(path, parse_keys)
 }
 
-/// Keys in base64, with commas, spaces or ends of lines between them; what is behind a # is a comment.
+/// Parses keys in base64, separated by commas, spaces or line ends. A # begins a comment.
 pub(crate) fn parse_keys(text: &str) -> Result<Vec<SecretKey>, String> {
     let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(keys, _)| keys));
     let words =

@@ -1,13 +1,13 @@
-//! Where a node serves etcd's clients.
+//! Where a node serves clients of etcd.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use broadcast_etcd::DEFAULT_PORT;
 use clap::Args;
 
-use super::http::Listen;
+use super::http::ListenAddress;
 
-/// Where a voter serves them unless told otherwise.
+/// The default address on a voter.
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -22,24 +22,24 @@ pub(crate) struct EtcdArgs {
              tokens and TLS of the HTTP API [default: {DEFAULT} on a voter, unless that is taken; off elsewhere]"
         )
     )]
-    etcd: Option<Listen>,
+    etcd: Option<ListenAddress>,
 }
 
-fn listen(text: &str) -> Result<Listen, String> {
-    Listen::read(text, DEFAULT_PORT)
+fn listen(text: &str) -> Result<ListenAddress, String> {
+    ListenAddress::parse(text, DEFAULT_PORT)
 }
 
 impl EtcdArgs {
-    /// Whether nobody has said where they are to be served.
+    /// Whether the setting is not set.
     pub(crate) fn is_by_default(&self) -> bool {
         self.etcd.is_none()
     }
 
-    /// Where they are to be served, if they are, by a node that votes or not.
+    /// The address to listen on, if any. The default depends on whether the node votes.
     pub(crate) fn addr(&self, votes: bool) -> Option<SocketAddr> {
         match self.etcd {
-            Some(Listen::Off) => None,
-            Some(Listen::At(addr)) => Some(addr),
+            Some(ListenAddress::Off) => None,
+            Some(ListenAddress::At(addr)) => Some(addr),
             None => votes.then_some(DEFAULT),
         }
     }

@@ -1,4 +1,5 @@
-//! What the libraries say of settings, in the words of the program.
+//! Translates names of settings in errors of the libraries: `max_members` in backquotes becomes
+//! `BROADCAST_MAX_MEMBERS (--max-members)`.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -9,10 +10,10 @@ use clap::{Arg, Args as _, Command};
 use super::{node::NodeSettings, secret};
 use crate::failure::Failure;
 
-/// What the gateway calls settings that have other names here.
+/// Settings that the gateway calls by other names: its name, and the program's.
 const GATEWAY: [(&str, &str); 2] = [("addr", "http"), ("origins", "http_origins")];
 
-/// Of each setting of a node, by its name, how the program names it.
+/// The program's name of each setting of a node, by the library's name.
 static NAMED: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
     let command = NodeSettings::augment_args(Command::new("settings"));
     let flags = command.get_arguments().map(|arg| (arg.get_id().to_string(), named(arg)));
@@ -24,7 +25,7 @@ static NAMED: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
     all
 });
 
-/// How a setting is named: `BROADCAST_INTERVAL (--interval)`.
+/// The full name of a setting: `BROADCAST_INTERVAL (--interval)`.
 pub(crate) fn named(arg: &Arg) -> String {
     let flag = arg.get_long().map(|long| format!("--{long}")).unwrap_or_default();
     match arg.get_env() {
@@ -33,7 +34,7 @@ pub(crate) fn named(arg: &Arg) -> String {
     }
 }
 
-/// A text of a library's, where names of settings between backquotes have become variables and flags.
+/// Replaces names of settings in backquotes by the program's.
 pub(crate) fn explain(text: &str) -> String {
     let mut explained = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! Whether and how a node serves its HTTP API.
+//! How a node serves its HTTP API: address, tokens, origins and limits.
 
 use std::{
     ffi::OsString,
@@ -17,9 +17,9 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// Where it is served unless told otherwise.
+/// The default address.
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
-/// How many connections there may be.
+/// The allowed numbers of connections.
 const CONNECTIONS: RangeInclusive<usize> = 1..=1_000_000;
 
 #[derive(Clone, Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct HttpArgs {
             "Address of the HTTP API and the page, IP or IP:PORT, or off [default: {DEFAULT}, unless that is taken]"
         )
     )]
-    http: Option<Listen>,
+    http: Option<ListenAddress>,
 
     #[command(flatten)]
     token: TokenArgs,
@@ -88,9 +88,9 @@ pub(crate) struct TokenArgs {
     http_token_file: Option<PathBuf>,
 }
 
-/// An address, or nowhere.
+/// An address to listen on, or `off`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Listen {
+pub(super) enum ListenAddress {
     At(SocketAddr),
     Off,
 }
@@ -98,9 +98,9 @@ pub(super) enum Listen {
 /// A list of origins, which clap is to take for one value.
 type Origins = Vec<Origin>;
 
-impl Listen {
-    /// Reads it; without a port, it is this one.
-    pub(super) fn read(text: &str, port: u16) -> Result<Self, String> {
+impl ListenAddress {
+    /// Parses an address with a default port.
+    pub(super) fn parse(text: &str, port: u16) -> Result<Self, String> {
         if text.trim() == "off" {
             return Ok(Self::Off);
         }
@@ -113,8 +113,8 @@ impl Listen {
     }
 }
 
-fn listen(text: &str) -> Result<Listen, String> {
-    Listen::read(text, DEFAULT_PORT)
+fn listen(text: &str) -> Result<ListenAddress, String> {
+    ListenAddress::parse(text, DEFAULT_PORT)
 }
 
 fn origins(text: &str) -> Result<Origins, String> {
@@ -127,21 +127,21 @@ fn max_connections(text: &str) -> Result<usize, String> {
 }
 
 impl TokenArgs {
-    /// What has another command show the same token, as variables.
+    /// Variables with which another command sends the same token.
     pub(super) fn env(&self) -> impl Iterator<Item = (&'static str, OsString)> {
         let files = [("BROADCAST_TOKEN_FILE", &self.token_file), ("BROADCAST_HTTP_TOKEN_FILE", &self.http_token_file)];
         files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into())))
     }
 
-    /// The token for the HTTP API that the environment or a file has.
+    /// The token for the HTTP API, from the environment or a file.
     pub(crate) fn token(&self) -> Result<Option<Token>, Failure> {
         Ok(self.named()?.map(|(_, token)| token))
     }
 
-    /// The same, with the name of its setting.
+    /// The token with the name of its setting.
     fn named(&self) -> Result<Option<(&'static str, Token)>, Failure> {
         let parse = |text: &str| text.parse().map_err(|problem| format!("{problem}; make one with broadcast keygen"));
-        // Both are read, so that one that cannot be is told.
+        // Reads both, so that an error in either is reported.
         let token = TOKEN.read(self.token_file.as_deref(), parse)?;
         let http_token = HTTP_TOKEN.read(self.http_token_file.as_deref(), parse)?;
         let named = |secret: &secret::Secret, token| (secret.name, token);
@@ -163,7 +163,7 @@ impl HttpArgs {
             .map(|(name, token)| NamedToken::new(name.parse().expect("settings have plain names"), token));
         let parse = |text: &str| {
             let named = Tokens::parse(text).map_err(|error| error.to_string())?;
-            // They must differ from the one that is set by itself.
+            // All must differ, also from the one that is set by itself.
             Tokens::new(own.iter().cloned().chain(named)).map_err(|error| error.to_string())
         };
         match &self.tokens_file {
@@ -172,23 +172,23 @@ impl HttpArgs {
         }
     }
 
-    /// Whether nobody has said where it is to be served.
+    /// Whether the address is not set.
     pub(crate) fn is_by_default(&self) -> bool {
         self.http.is_none()
     }
 
-    /// Whether it is not to be served.
+    /// Whether HTTP is off.
     pub(crate) fn is_off(&self) -> bool {
-        matches!(self.http, Some(Listen::Off))
+        matches!(self.http, Some(ListenAddress::Off))
     }
 
-    /// How the API is to be served, if it is; and what else is served as it is.
+    /// The configuration of the API's server, and of what else is served in the same way.
     pub(crate) fn config(&self) -> Result<GatewayConfig, Failure> {
         let access = self.tokens()?.map_or_else(Access::open, Access::with);
         let tls = self.tls.tls().map_err(Failure::usage)?;
         let addr = match self.http {
-            Some(Listen::At(addr)) => addr,
-            Some(Listen::Off) | None => DEFAULT,
+            Some(ListenAddress::At(addr)) => addr,
+            Some(ListenAddress::Off) | None => DEFAULT,
         };
         let (origins, max_connections) = (self.http_origins.clone().unwrap_or_default(), self.http_max_connections);
         Ok(GatewayConfig { access, tls, origins, max_connections, ..GatewayConfig::new(addr) })

@@ -1,4 +1,4 @@
-//! What is logged, and how.
+//! The filter and the format of the log.
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -14,7 +14,7 @@ pub(crate) struct LogArgs {
     pub(crate) log_format: Format,
 }
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people.
@@ -23,22 +23,22 @@ pub(crate) enum Format {
     Json,
 }
 
-/// How long a filter may be, in bytes.
+/// The longest filter, in bytes.
 const MAX_FILTER: usize = 1024;
 
-/// Reads a filter in tracing's syntax, without regular expressions, of which some take minutes and gigabytes.
+/// Parses a filter in tracing's syntax. Regular expressions are off, since some take minutes and gigabytes.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
     if text.len() > MAX_FILTER {
         return Err(format!("it has {} bytes; at most {MAX_FILTER} are allowed", text.len()));
     }
-    // With blanks before a part tracing-subscriber 0.3 cuts it in the wrong places, and panics within a letter.
+    // tracing-subscriber 0.3 miscounts blanks before a part, and may panic within a character.
     let parts: Vec<_> = text.split(',').map(str::trim).collect();
     EnvFilter::builder().with_regex(false).parse(parts.join(",")).map_err(|error| {
         format!("{error}; write a level (error, warn, info, debug, trace), or parts like broadcast=debug with commas")
     })
 }
 
-/// The same text, if it is a filter.
+/// The text itself, if it is a valid filter.
 pub(crate) fn checked(text: &str) -> Result<String, String> {
     filter(text).map(|_| text.into())
 }

@@ -1,12 +1,11 @@
-//! The settings of the program, each in one place.
+//! The settings of the program: flags and environment variables, each in one place.
 //!
 //! A setting is a field of one of the structs here, with its variable, its check and its help. Its name gives the flag and
-//! the variable: `max_members` is `--max-members` and `BROADCAST_MAX_MEMBERS`. Where a library has the setting, too, its
-//! default and its bounds come from there, and texts of the library that name it are put into the words of the program
-//! ([`explain`]).
+//! the variable: `max_members` is `--max-members` and `BROADCAST_MAX_MEMBERS`. If a library has the setting too, its default
+//! and its range come from there, and where errors of the library name it, they get the program's names ([`explain`]).
 //!
-//! Help, completions and manual pages are made from these structs. What the pages in `docs/` and the files for Docker
-//! and Kubernetes say of settings is compared with the help by `tests/processes/documents.rs`.
+//! Help, completions and manual pages are made from these structs. `tests/processes/documents.rs` compares the help with
+//! the pages in `docs/` and with the files for Docker and Kubernetes.
 
 mod access;
 pub(crate) mod client;
@@ -14,10 +13,10 @@ pub(crate) mod envelope;
 pub(crate) mod etcd;
 mod explain;
 pub(crate) mod http;
-mod limits;
 pub(crate) mod log;
 pub(crate) mod name;
 pub(crate) mod node;
+mod retention;
 pub(crate) mod secret;
 pub(crate) mod tls;
 pub(crate) mod values;

@@ -16,17 +16,17 @@ use super::{
     envelope::EnvelopeArgs,
     etcd::EtcdArgs,
     http::HttpArgs,
-    limits::LimitArgs,
     log::LogArgs,
+    retention::RetentionArgs,
     values::{address, boolean, duration, name_of, path, problem},
 };
 use crate::{
     failure::Failure,
     roles::{self, Role, Roles},
-    visible::shown,
+    visible::quote,
 };
 
-/// What `broadcast node` is told.
+/// All settings of `broadcast node`.
 #[derive(Debug, Args)]
 pub(crate) struct NodeSettings {
     /// Name of this node, unique in the cluster [default: the host name; in a container its readable
@@ -103,7 +103,7 @@ pub(crate) struct NodeSettings {
     pub(crate) compression: bool,
 
     #[command(flatten)]
-    pub(crate) limits: LimitArgs,
+    pub(crate) retention: RetentionArgs,
 
     #[command(flatten)]
     pub(crate) access: AccessArgs,
@@ -129,7 +129,7 @@ pub(crate) struct NodeSettings {
 }
 
 impl NodeSettings {
-    /// Whether they fit together.
+    /// Fails if settings contradict each other.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.tags.is_some() && !self.serf {
             return Err(Failure::usage(format!(
@@ -148,7 +148,7 @@ impl NodeSettings {
         Ok(())
     }
 
-    /// The names of those who found the store, if the node of this name is a voter.
+    /// The voters that found the store, if the node of this name is one of them; otherwise none.
     pub(crate) fn voters_with(&self, name: &str) -> Result<Vec<String>, Failure> {
         let voters = self.voters.as_deref().filter(|_| self.role.has(Role::Voter)).unwrap_or_default();
         if !voters.is_empty() && !voters.iter().any(|voter| voter == name) {
@@ -156,8 +156,8 @@ impl NodeSettings {
                 "{} = {}: this node has the role voter, and its name, {}, is not among them; add it on all voters, or \
                  correct {}",
                 name_of("voters"),
-                shown(&voters.join(",")),
-                shown(name),
+                quote(&voters.join(",")),
+                quote(name),
                 name_of("name")
             )));
         }
@@ -175,7 +175,7 @@ impl NodeSettings {
                 ..self.profile.tuning()
             })
             .envelope(self.envelope.envelope()?)
-            .retention(self.limits.into())
+            .retention(self.retention.into())
             .replay(self.replay == Replay::Retained);
         config = self.access.apply(config);
         if self.serf {
@@ -214,7 +214,7 @@ pub(crate) struct IntervalArgs {
     pub(crate) interval: Duration,
 }
 
-/// What a node that joins gets of what was sent before.
+/// Which earlier messages a joining node gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Replay {
     /// Nothing: it begins with what is sent after that
@@ -234,30 +234,30 @@ fn profile() -> impl TypedValueParser<Value = Profile> {
     PossibleValuesParser::new(names).map(|name| Profile::named(&name).expect("clap lets only these pass"))
 }
 
-/// A list of names, which clap is to take for one value.
+/// A list of names. The alias has clap take it for one value.
 type Voters = Vec<String>;
 
-/// More of them than this make each agreement slow, and bear the loss of no more than anybody needs.
-const MOST_VOTERS: usize = 9;
+/// The most voters. More would make each agreement slower, and nine bear the loss of four.
+const MAX_VOTERS: usize = 9;
 
 fn voters(text: &str) -> Result<Voters, String> {
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     let mut voters = Voters::new();
     for name in names {
-        config::check_name(name).map_err(|error| format!("{}: {error}", shown(name)))?;
+        config::check_name(name).map_err(|error| format!("{}: {error}", quote(name)))?;
         if voters.iter().any(|other| other == name) {
-            return Err(format!("{} is named twice; name each voter once", shown(name)));
+            return Err(format!("{} is named twice; name each voter once", quote(name)));
         }
         voters.push(name.into());
     }
     match voters.len() {
         0 => Err("it names no node; write the names of all voters, like node1,node2,node3".into()),
-        1..=MOST_VOTERS => Ok(voters),
-        many => Err(format!("{many} voters are too many; name at most {MOST_VOTERS}, and best three or five")),
+        1..=MAX_VOTERS => Ok(voters),
+        many => Err(format!("{many} voters are too many; name at most {MAX_VOTERS}, and best three or five")),
     }
 }
 
-/// A list of seeds, which clap is to take for one value.
+/// A list of seeds. The alias has clap take it for one value.
 type Seeds = Vec<Seed>;
 
 pub(crate) fn node_name(text: &str) -> Result<String, ConfigError> {
@@ -274,7 +274,7 @@ fn bind(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn advertise(text: &str) -> Result<Seed, ConfigError> {
-    // Without a port, the one listened on.
+    // Port 0 stands for the port that the node listens on.
     Seed::parse(text.trim(), 0)
 }
 

@@ -1,5 +1,5 @@
-//! Settings that are secret: they come from a variable or a file, and never from a flag, which every user of the host
-//! could read. No message shows any of them.
+//! Secret settings: they come from a variable or a file, never from a flag, which every user of the host could read. No
+//! message shows a secret.
 
 use std::{env, ffi::OsString, path::Path};
 
@@ -8,34 +8,34 @@ use zeroize::Zeroizing;
 use super::values::{NOT_TEXT, name_of, of_file, read_file};
 use crate::failure::Failure;
 
-/// What a file has at most, in bytes.
+/// The longest file, in bytes.
 pub(crate) const FILE_LIMIT: u64 = 64 << 10;
 
-/// One of them. The setting that names its file is called `<name>_file`.
+/// A secret setting. The setting with the path of its file is called `<name>_file`.
 #[derive(Debug)]
 pub(crate) struct Secret {
-    /// Its name.
+    /// The name of the setting.
     pub(super) name: &'static str,
-    /// The variable that has the secret itself.
+    /// The variable with the secret itself.
     pub(crate) variable: &'static str,
 }
 
 /// The cluster's keys.
 pub(super) const KEYS: Secret = Secret { name: "secret_keys", variable: "BROADCAST_SECRET_KEYS" };
-/// What callers of all ports must send.
+/// The token for all ports.
 pub(crate) const TOKEN: Secret = Secret { name: "token", variable: "BROADCAST_TOKEN" };
-/// What callers of the HTTP API must send instead.
+/// The token for the HTTP API, in place of the one for all ports.
 pub(crate) const HTTP_TOKEN: Secret = Secret { name: "http_token", variable: "BROADCAST_HTTP_TOKEN" };
-/// All of them.
+/// All secrets.
 pub(crate) const ALL: [Secret; 3] = [KEYS, TOKEN, HTTP_TOKEN];
 
 impl Secret {
-    /// The setting that names the file.
+    /// The name of the setting with the path of the file.
     pub(crate) fn file(&self) -> String {
         format!("{}_file", self.name)
     }
 
-    /// What the variable or the file has, if one of them is set.
+    /// Parses the secret from the variable or the file; nothing, if neither is set.
     pub(super) fn read<T>(
         &self,
         file: Option<&Path>,
@@ -58,13 +58,13 @@ impl Secret {
         parse(&text).map_err(|problem| format!("{}: {problem}", self.variable))
     }
 
-    /// What a file has.
+    /// Parses the secret in a file.
     pub(super) fn in_file<T>(&self, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
         in_file(&self.file(), path, parse)
     }
 }
 
-/// What a file with secrets has, which that setting names.
+/// Parses the secret in the file that a setting names.
 pub(super) fn in_file<T>(setting: &str, path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
     let read = Zeroizing::new(read_file(setting, path, FILE_LIMIT)?);
     let text = std::str::from_utf8(&read).map_err(|_| "it cannot be read: stream did not contain valid UTF-8".into());

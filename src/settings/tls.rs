@@ -1,4 +1,4 @@
-//! TLS: what a node shows to its clients, and whom a command trusts.
+//! TLS: the certificate that a node shows, and the authorities that a command trusts.
 
 use std::{
     ffi::OsString,
@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 use super::values::{name_of, of_file, read_file};
 use crate::failure::Failure;
 
-/// What a file has at most, in bytes: more than two hundred authorities take.
+/// The longest file, in bytes: enough for two hundred authorities.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// What a node shows, and asks for.
+/// The certificate of a node, and what it demands of clients.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerTlsArgs {
     /// File with the certificate that the HTTP API shows, as PEM, and the authorities' certificates behind it: with it
@@ -42,23 +42,23 @@ pub(crate) struct ServerTlsArgs {
 }
 
 impl ServerTlsArgs {
-    /// All files that there are.
+    /// All files that are set.
     pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         [&self.tls_cert_file, &self.tls_key_file, &self.tls_client_ca_file].into_iter().flatten()
     }
 
-    /// The file with the key.
+    /// The file with the private key.
     pub(crate) fn key_file(&self) -> Option<&PathBuf> {
         self.tls_key_file.as_ref()
     }
 
-    /// With what the API is served, if that is with TLS.
+    /// The server's side of TLS; nothing, if TLS is off.
     pub(crate) fn tls(&self) -> Result<Option<Tls>, String> {
         self.with_pem(Tls::new)
     }
 
-    /// Has it served with what the files have now.
-    pub(crate) fn read_again(&self, tls: &Tls) -> Result<(), String> {
+    /// Reads the files again, and replaces what `tls` has.
+    pub(crate) fn reload(&self, tls: &Tls) -> Result<(), String> {
         self.with_pem(|pem| tls.replace(pem)).map(|_| ())
     }
 
@@ -75,17 +75,17 @@ impl ServerTlsArgs {
         };
         let client_ca = self.tls_client_ca_file.as_ref().map(|file| read("tls_client_ca_file", file)).transpose()?;
         let pem = Pem { cert: &cert, key: &key, client_ca: client_ca.as_deref() };
-        make(pem).map(Some).map_err(|error| in_words(&error))
+        make(pem).map(Some).map_err(|error| explained(&error))
     }
 }
 
-/// With the program's names of settings.
-fn in_words(error: &TlsError) -> String {
+/// The error with the program's names of settings.
+fn explained(error: &TlsError) -> String {
     let settings = ["tls_cert_file", "tls_key_file", "tls_client_ca_file"];
     settings.iter().fold(error.to_string(), |text, name| text.replace(&format!("`{name}`"), &name_of(name)))
 }
 
-/// Whom a command trusts, and what it shows.
+/// The authorities that a command trusts, and its own certificate.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ClientTlsArgs {
     /// File with the certificates of the authorities that the node's certificate may be from, as PEM [default: those of
@@ -103,7 +103,7 @@ pub(crate) struct ClientTlsArgs {
 }
 
 impl ClientTlsArgs {
-    /// What has another command do so, as variables.
+    /// Variables with which another command does the same.
     pub(super) fn env(&self) -> impl Iterator<Item = (&'static str, OsString)> {
         let files = [
             ("BROADCAST_CA_FILE", &self.ca_file),
@@ -113,7 +113,7 @@ impl ClientTlsArgs {
         files.into_iter().filter_map(|(variable, file)| Some((variable, file.clone()?.into())))
     }
 
-    /// How a command speaks TLS.
+    /// The client's side of TLS.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
         let roots = self.roots().map_err(Failure::usage)?;
         let builder = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
@@ -129,17 +129,17 @@ impl ClientTlsArgs {
         Ok(with_protocol(config))
     }
 
-    /// The same for a check of this host's own node, which shows nothing secret, and whose certificate may be for other
-    /// names than this host's: unless it is said whom to trust, nobody is asked for more than to have a certificate's
-    /// key.
+    /// The client's side of TLS for a health check of a node on this host. The check sends no secret, and the certificate may
+    /// be for other names. So without a file of authorities, any certificate is accepted.
     pub(crate) fn config_for_own_node(&self) -> Result<Arc<ClientConfig>, Failure> {
         if self.ca_file.is_some() {
             return self.config();
         }
         let builder = ClientConfig::builder_with_provider(crypto_provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(Failure::other)?.dangerous();
-        let config =
-            builder.with_custom_certificate_verifier(Arc::new(Anyone(crypto_provider()))).with_no_client_auth();
+        let config = builder
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(crypto_provider())))
+            .with_no_client_auth();
         Ok(with_protocol(config))
     }
 
@@ -190,7 +190,7 @@ impl ClientTlsArgs {
     }
 }
 
-/// A connection is for HTTP/1.1, whatever else the node speaks.
+/// Offers HTTP/1.1 only, which is all that the client speaks.
 fn with_protocol(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
@@ -212,11 +212,11 @@ fn read(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
     read_file(setting, path, FILE_LIMIT)
 }
 
-/// Takes whoever has the key of the certificate that it shows.
+/// Accepts any certificate whose key the server has.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Reading the values of settings.
+//! Parsers for values of settings, and bounded reading of their files.
 
 use std::{
     fs::OpenOptions,
@@ -17,10 +17,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-/// What is said of a setting whose value is no text, behind its name.
+/// The error for a value that is not text, after the name of the setting.
 pub(crate) const NOT_TEXT: &str = "is not text in UTF-8; write it anew";
 
-/// An address to listen on, whose zone may be that of an interface; nothing if it is none.
+/// Parses an address to listen on, whose zone may name an interface. Gives nothing if the text is not an address.
 pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr>, String> {
     let text = text.trim();
     let ip_alone = || text.parse().map(|ip| SocketAddr::new(ip, default_port));
@@ -33,7 +33,7 @@ pub(super) fn address(text: &str, default_port: u16) -> Result<Option<SocketAddr
     Ok(Some(SocketAddrV6::new(ip, port, 0, zones::interface_index(zone)?).into()))
 }
 
-/// What a duration may be, unless it says otherwise.
+/// The range of most durations.
 const DURATIONS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -51,9 +51,9 @@ pub(crate) fn duration_in(text: &str, range: &RangeInclusive<Duration>) -> Resul
     }
 }
 
-/// A file or a directory, whose name may have any letters.
+/// A parser for paths, which may have any bytes.
 pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
-    /// What the system takes, and the end.
+    /// The system's limit, without the final zero.
     const LONGEST: usize = 4095;
     PathBufValueParser::new().try_map(|path| match path.as_os_str().as_encoded_bytes() {
         name if name.trim_ascii().is_empty() => Err("it is blank; write a path, or leave it out".to_owned()),
@@ -70,7 +70,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// What is wrong with a setting, when setting and value are named beside it.
+/// What is wrong with a setting, for a line that names the setting and its value already.
 pub(super) fn problem(error: ConfigError) -> String {
     match error {
         ConfigError::Range { allowed, .. } => format!("it must be {allowed}"),
@@ -81,19 +81,19 @@ pub(super) fn problem(error: ConfigError) -> String {
     }
 }
 
-/// How the setting of that name is named, as all of them are: `BROADCAST_MAX_MEMBERS (--max-members)`.
+/// The full name of a setting: `BROADCAST_MAX_MEMBERS (--max-members)`.
 pub(super) fn name_of(name: &str) -> String {
     format!("BROADCAST_{} (--{})", name.to_uppercase(), name.replace('_', "-"))
 }
 
-/// How long what is read as a file may take, if it is a pipe, as `<(…)` is.
-const PIPE_TIME: Duration = Duration::from_secs(30);
+/// How long reading a pipe may take, like `<(…)`.
+const PIPE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a file has, up to `limit` bytes; or what is wrong with it.
+/// Reads a file of up to `limit` bytes, or says what is wrong with it.
 pub(crate) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-    match read_within(path, limit, PIPE_TIME) {
+    match read_within(path, limit, PIPE_TIMEOUT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!(
-            "it is a pipe, and was not written to its end within {PIPE_TIME:?}; have something write to it and close it, \
+            "it is a pipe, and was not written to its end within {PIPE_TIMEOUT:?}; have something write to it and close it, \
              or name a file"
         )),
         Err(error) => Err(format!("it cannot be read: {error}")),
@@ -104,9 +104,9 @@ pub(crate) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What it has, up to a byte more than `limit`.
+/// Reads a file, and stops one byte after `limit`.
 fn read_within(path: &Path, limit: u64, time: Duration) -> io::Result<Vec<u8>> {
-    // A pipe that nobody has opened to write to is open at once that way, and what it has is waited for below.
+    // O_NONBLOCK: a pipe opens at once, even if nobody writes to it yet. The loop below waits for its data.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let (deadline, mut bytes) = (Instant::now() + time, Vec::new());
     loop {
@@ -115,7 +115,7 @@ fn read_within(path: &Path, limit: u64, time: Duration) -> io::Result<Vec<u8>> {
         if poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], left)? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // What has come is kept where more is to come.
+        // On WouldBlock, the bytes that came are kept.
         let all = limit + 1 - bytes.len() as u64;
         match (&file).take(all).read_to_end(&mut bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -124,12 +124,12 @@ fn read_within(path: &Path, limit: u64, time: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What the file has that the setting of that name names, up to `limit` bytes.
+/// Reads the file that a setting names, up to `limit` bytes.
 pub(super) fn read_file(name: &str, path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     read_up_to(path, limit).map_err(|problem| of_file(name, path, &problem))
 }
 
-/// A problem of the file that the setting of that name names.
+/// The error about the file that a setting names.
 pub(super) fn of_file(name: &str, path: &Path, problem: &str) -> String {
     format!("{} = {path:?}: {problem}", name_of(name))
 }

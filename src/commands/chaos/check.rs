@@ -1,7 +1,7 @@
-//! Judges nodes' logs: whether each that survived has each message once, and in order.
+//! Checks in the nodes' logs whether each surviving node has each message once, and in order.
 //!
-//! The logs begin in the middle of the nodes' lives. What a node sent first may have been heard before they begin, so that
-//! it does not count. Who says that it is listening has begun a new life, and is no survivor.
+//! The logs begin while the nodes run. Others may have received a node's first message before that, so it does not count. A
+//! node that logs `listening` has restarted, and is not a survivor.
 
 use std::{
     env, fs, io,
@@ -12,29 +12,31 @@ use std::{
 
 use broadcast_ledger::{Life, LogEntry, Obligation, Verdict};
 
-use crate::{commands::output, failure::Failure, visible::shown};
+use crate::{commands::output, failure::Failure, visible::quote};
 
-/// Comes after all times.
+/// Sorts after all times.
 const END: &str = "~";
 
-/// What a node logged from the start: until it is asked what was sent, and until what was heard is looked at.
-pub(super) struct Log {
+/// What a node logged since the start of the run.
+pub(super) struct NodeLog {
     pub(super) name: String,
+    /// Up to when messages count that must arrive.
     pub(super) sent: String,
-    pub(super) heard: String,
+    /// Up to now.
+    pub(super) received: String,
 }
 
 /// The verdict on the logs in a folder.
 pub(super) fn folder(folder: &Path) -> Result<ExitCode, Failure> {
     let unreadable = |error: io::Error| {
-        Failure::other(format!("cannot read the logs in {}: {error}", shown(&folder.to_string_lossy())))
+        Failure::other(format!("cannot read the logs in {}: {error}", quote(&folder.to_string_lossy())))
     };
     let mut logs = Vec::new();
     for path in paths(folder, "log").map_err(unreadable)? {
         let read = |extension: &str| fs::read(path.with_extension(extension)).map_err(unreadable);
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        logs.push(Log { name, sent: text(read("sent")?), heard: text(read("log")?) });
+        logs.push(NodeLog { name, sent: text(read("sent")?), received: text(read("log")?) });
     }
     if logs.is_empty() {
         return Err(Failure::usage(format!(
@@ -54,15 +56,15 @@ fn paths(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Keeps logs where [`folder`] finds them, and gives the folder.
-pub(super) fn keep(logs: &[Log]) -> Result<String, Failure> {
+/// Writes logs to a new folder for [`folder`], and gives its path.
+pub(super) fn keep(logs: &[NodeLog]) -> Result<String, Failure> {
     let folder = env::temp_dir().join(format!("broadcast-chaos-{}", process::id()));
     let write = || {
-        // Messages may be nobody else's business.
+        // Messages may be private.
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
         logs.iter().try_for_each(|log| {
             fs::write(folder.join(format!("{}.sent", log.name)), &log.sent)?;
-            fs::write(folder.join(format!("{}.log", log.name)), &log.heard)
+            fs::write(folder.join(format!("{}.log", log.name)), &log.received)
         })
     };
     write().map_err(|error| Failure::other(format!("cannot keep the logs in {folder:?}: {error}")))?;
@@ -70,16 +72,16 @@ pub(super) fn keep(logs: &[Log]) -> Result<String, Failure> {
 }
 
 /// The verdict on these logs.
-pub(super) fn judge(logs: &[Log]) -> Verdict {
+pub(super) fn judge(logs: &[NodeLog]) -> Verdict {
     let lives: Vec<_> = logs.iter().flat_map(lives).collect();
     broadcast_ledger::judge(&lives)
 }
 
-/// The lives of a node, the first of which had begun before.
-fn lives(log: &Log) -> Vec<Life> {
+/// The lives of a node, from one start to the next. The first began before the log.
+fn lives(log: &NodeLog) -> Vec<Life> {
     let count = |life: &Vec<LogEntry>| life.iter().filter(|entry| matches!(entry, LogEntry::Sent { .. })).count();
     let owed: Vec<_> = entries(&log.sent).iter().map(count).collect();
-    let lives = entries(&log.heard);
+    let lives = entries(&log.received);
     let last = lives.len() - 1;
     let life = |(at, entries)| Life {
         node: log.name.clone(),
@@ -93,7 +95,7 @@ fn lives(log: &Log) -> Vec<Life> {
     lives.into_iter().enumerate().map(life).collect()
 }
 
-/// What a node logged, life by life.
+/// The entries of a log, life by life.
 fn entries(log: &str) -> Vec<Vec<LogEntry>> {
     let mut lives = vec![Vec::new()];
     for entry in log.lines().filter_map(LogEntry::read) {
@@ -117,12 +119,12 @@ mod tests {
         ("node3", "> 0|> 2|< node2 3|> 4|> 5|!|< node2 6|> 7"),
     ];
 
-    /// Judges the nodes' logs, in one of which one thing is another.
+    /// The verdict after one node's log was changed in one place.
     fn verdict(node: &str, what: &str, other: &str, line: fn(&str, &str) -> String) -> Verdict {
         let log = |(name, script): (&str, &str)| {
             let script = if name == node { script.replacen(what, other, 1) } else { script.into() };
             let log: String = script.split('|').filter(|step| !step.is_empty()).map(|step| line(name, step)).collect();
-            Log { name: name.into(), sent: log.clone(), heard: log }
+            NodeLog { name: name.into(), sent: log.clone(), received: log }
         };
         judge(&LOGS.map(log))
     }
@@ -213,7 +215,7 @@ mod tests {
         let logs = ["< node3 2|< node3 7|< node3 7", "< node3 2|< node3 7|< node3 7", "> 2|> 3|> 7|!|> 7"];
         let log = |(name, script): (&str, &str)| {
             let log: String = script.split('|').map(|step| text(name, step)).collect();
-            Log { name: name.into(), sent: log.clone(), heard: log }
+            NodeLog { name: name.into(), sent: log.clone(), received: log }
         };
         let verdict = judge(&["node1", "node2", "node3"].into_iter().zip(logs).map(log).collect::<Vec<_>>());
         assert!(

@@ -1,4 +1,4 @@
-//! What is said while things break, and what ends it early.
+//! Prints what happens during a run, and notices what ends it early: signals, and a closed output.
 
 use std::{
     future::Future,
@@ -15,27 +15,26 @@ use tokio::{
 
 use crate::{commands::output, failure::Failure};
 
-/// The exit code of what a closed pipe ends.
-const UNHEARD: u8 = 128 + 13;
+/// The exit code of a program that SIGPIPE ended.
+const BROKEN_PIPE: u8 = 128 + 13;
 
-/// Why something ends before it is done.
-pub(super) enum Ended {
-    /// It could not be done.
+/// Why a run ends early.
+pub(super) enum Abort {
+    /// It failed.
     Failed(Failure),
-    /// Somebody wanted it, or nobody listens any more: with this exit code.
-    Early(u8),
+    /// A signal came, or nobody reads the output any more; this is the exit code.
+    Stopped(u8),
 }
 
-impl From<Failure> for Ended {
+impl From<Failure> for Abort {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-/// Says what happens, and notices signals between one step and the next. What is done meanwhile is never left half
-/// done, nor is what undoes it.
+/// Prints what happens. It notices signals only while it sleeps, so that no step is interrupted halfway, nor what undoes it.
 pub(super) struct Console {
-    began: Instant,
+    started: Instant,
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
@@ -45,7 +44,7 @@ pub(super) struct Console {
 impl Console {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            began: Instant::now(),
+            started: Instant::now(),
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -53,40 +52,40 @@ impl Console {
         })
     }
 
-    /// Counts the time from here on.
+    /// Counts the time from now on.
     pub(super) fn restart(&mut self) {
-        self.began = Instant::now();
+        self.started = Instant::now();
     }
 
     pub(super) fn elapsed(&self) -> Duration {
-        self.began.elapsed()
+        self.started.elapsed()
     }
 
-    /// A line, with the time. Never fails: what heals is not to be ended by who has stopped reading.
-    pub(super) fn say(&self, what: &str) {
-        let seconds = self.began.elapsed().as_secs();
-        let _ = output::write(format!("{:3}:{:02}  {what}\n", seconds / 60, seconds % 60).as_bytes());
+    /// Prints a line with the time. Never fails: a reader that has gone must not stop the healing.
+    pub(super) fn print(&self, text: &str) {
+        let seconds = self.started.elapsed().as_secs();
+        let _ = output::write(format!("{:3}:{:02}  {text}\n", seconds / 60, seconds % 60).as_bytes());
     }
 
-    /// Waits, and notices a signal that came before, too. Without anybody who listens there is nothing to go on for.
-    pub(super) async fn rest(&mut self, time: Duration) -> Result<(), Ended> {
+    /// Sleeps, unless a signal came, even before this, or nobody reads the output any more.
+    pub(super) async fn sleep(&mut self, time: Duration) -> Result<(), Abort> {
         let code = tokio::select! {
             biased;
             _ = self.hangup.recv() => 128 + 1,
             _ = self.interrupt.recv() => 128 + 2,
             _ = self.terminate.recv() => 128 + 15,
-            () = &mut self.nobody_reads => UNHEARD,
+            () = &mut self.nobody_reads => BROKEN_PIPE,
             () = sleep(time) => return Ok(()),
         };
-        Err(Ended::Early(code))
+        Err(Abort::Stopped(code))
     }
 }
 
-/// What the program ends with.
-pub(super) fn outcome(done: Result<ExitCode, Ended>) -> Result<ExitCode, Failure> {
+/// The exit code of a run, or its failure.
+pub(super) fn outcome(done: Result<ExitCode, Abort>) -> Result<ExitCode, Failure> {
     match done {
         Ok(code) => Ok(code),
-        Err(Ended::Early(code)) => Ok(ExitCode::from(code)),
-        Err(Ended::Failed(failure)) => Err(failure),
+        Err(Abort::Stopped(code)) => Ok(ExitCode::from(code)),
+        Err(Abort::Failed(failure)) => Err(failure),
     }
 }

@@ -1,4 +1,4 @@
-//! What is done to nodes, and undone.
+//! Faults: what is done to nodes, and undone.
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -7,31 +7,31 @@ use tokio::time::sleep;
 use super::{
     console::Console,
     docker,
-    project::{self, Node, Project, State},
+    project::{self, ContainerState, Node, Project},
 };
 use crate::failure::Failure;
 
-/// How often Docker is asked to pause containers that it cannot freeze at once.
+/// How often to try to pause a container that Docker cannot freeze in time.
 const PAUSE_ATTEMPTS: u32 = 5;
-/// How often it is asked to start containers whose ports it cannot get at once.
+/// How often to try to start a container whose port is taken.
 const START_ATTEMPTS: u32 = 20;
-/// How long it waits for such a port each time.
+/// How long to wait for such a port each time.
 const START_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a node can suffer.
+/// A fault of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Fault {
-    /// It is off the network.
+    /// Disconnected from the network.
     Partition,
-    /// It is frozen.
+    /// Frozen.
     Pause,
-    /// It was ended without a word.
+    /// Killed, without a goodbye.
     Kill,
-    /// It is stopped and started again, at once.
+    /// Stopped and started again at once.
     Restart,
-    /// Of the datagrams it sends, so many in a hundred are lost.
+    /// Loses this percentage of the datagrams that it sends.
     Loss(f64),
-    /// They are held back for so long.
+    /// Delays the datagrams that it sends by this much.
     Delay(String),
 }
 
@@ -49,15 +49,15 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Does it to these nodes.
+    /// Begins the fault at these nodes. `duration` is only for the message.
     pub(super) async fn begin(
         &self,
         project: &Project,
         nodes: &[Node],
-        lasting: Option<&str>,
+        duration: Option<&str>,
         console: &Console,
     ) -> Result<(), Failure> {
-        // Asked before: a port is published only while its container is on the network.
+        // Before the fault: a port is published only while its container is on the network.
         let pages = match self {
             Self::Partition | Self::Pause | Self::Kill => project::pages(nodes).await?,
             Self::Restart | Self::Loss(_) | Self::Delay(_) => Vec::new(),
@@ -88,16 +88,16 @@ impl Fault {
                 format!("what is sent is held back for {span}")
             }
         };
-        let lasting = lasting.map(|span| format!(", for {span}")).unwrap_or_default();
+        let duration = duration.map(|duration| format!(", for {duration}")).unwrap_or_default();
         let pages = pages.iter().map(|(name, page)| format!("; {name}'s page {page} does not answer until it is back"));
-        console.say(&format!("{}: {words}{lasting}{}", names(nodes), pages.collect::<String>()));
+        console.print(&format!("{}: {words}{duration}{}", joined_names(nodes), pages.collect::<String>()));
         Ok(())
     }
 
-    /// Undoes it, for those of these nodes that suffer from it.
-    pub(super) async fn finish(&self, project: &Project, of: &[String], console: &Console) -> Result<(), Failure> {
-        let mut nodes = project.look().await?;
-        nodes.retain(|node| of.contains(&node.name) && self.is_suffered(node));
+    /// Undoes the fault at those of the named nodes that have it.
+    pub(super) async fn finish(&self, project: &Project, names: &[String], console: &Console) -> Result<(), Failure> {
+        let mut nodes = project.nodes().await?;
+        nodes.retain(|node| names.contains(&node.name) && self.affects(node));
         if nodes.is_empty() {
             return Ok(());
         }
@@ -120,42 +120,43 @@ impl Fault {
             }
             Self::Restart => return Ok(()),
         };
-        console.say(&format!("{}: {words}", names(&nodes)));
+        console.print(&format!("{}: {words}", joined_names(&nodes)));
         Ok(())
     }
 
-    fn is_suffered(&self, node: &Node) -> bool {
+    /// Whether the node has this fault, as far as Docker knows.
+    fn affects(&self, node: &Node) -> bool {
         match self {
             Self::Partition => !node.attached,
-            Self::Pause => node.state == State::Paused,
+            Self::Pause => node.state == ContainerState::Paused,
             Self::Kill => node.state.has_ended(),
-            Self::Loss(_) | Self::Delay(_) => node.state == State::Running,
+            Self::Loss(_) | Self::Delay(_) => node.state == ContainerState::Running,
             Self::Restart => false,
         }
     }
 }
 
-/// Undoes everything, whoever did it.
+/// Undoes all faults, whoever caused them.
 pub(super) async fn heal(project: &Project, console: &Console) -> Result<(), Failure> {
-    let nodes = project.look().await?;
+    let nodes = project.nodes().await?;
     for fault in [Fault::Pause, Fault::Partition, Fault::Kill] {
-        let suffer = nodes.iter().filter(|node| fault.is_suffered(node));
-        let names: Vec<_> = suffer.map(|node| node.name.clone()).collect();
+        let affected = nodes.iter().filter(|node| fault.affects(node));
+        let names: Vec<_> = affected.map(|node| node.name.clone()).collect();
         if !names.is_empty() {
             fault.finish(project, &names, console).await?;
         }
     }
-    // Who was frozen can be asked only now.
-    let suffer = project::faults(&project.look().await?).await?;
-    let names: Vec<_> = suffer.into_iter().map(|(name, _)| name).collect();
+    // Only now, since a frozen node does not answer.
+    let affected = project::faults(&project.nodes().await?).await?;
+    let names: Vec<_> = affected.into_iter().map(|(name, _)| name).collect();
     if names.is_empty() { Ok(()) } else { Fault::Loss(0.0).finish(project, &names, console).await }
 }
 
-fn names(nodes: &[Node]) -> String {
+fn joined_names(nodes: &[Node]) -> String {
     nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 
-/// On a busy host the kernel may not get to freeze a container in time: Docker then thaws it again, and says so.
+/// On a busy host, the kernel may not freeze a container in time: Docker then thaws it again, and says so.
 async fn pause(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
     let mut nodes = nodes.to_vec();
     for _ in 1..PAUSE_ATTEMPTS {
@@ -163,8 +164,8 @@ async fn pause(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
             Err(failure) if failure.to_string().contains("unable to freeze") => {}
             done => return done,
         }
-        let now = project.look().await?;
-        nodes.retain(|node| now.iter().any(|it| it.container == node.container && it.state == State::Running));
+        let now = project.nodes().await?;
+        nodes.retain(|node| now.iter().any(|it| it.container == node.container && it.state == ContainerState::Running));
         if nodes.is_empty() {
             return Ok(());
         }
@@ -175,31 +176,31 @@ async fn pause(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
 async fn disconnect(project: &Project, nodes: &[Node]) -> Result<(), Failure> {
     let network = project.network().await?;
     for node in nodes {
-        docker::need(&["network", "disconnect", &network, &node.container]).await?;
+        docker::output(&["network", "disconnect", &network, &node.container]).await?;
     }
     Ok(())
 }
 
-/// Docker gives the lowest address that is free, so nodes that come back in the order of their addresses get their own
-/// ones again. One that gets another is not what the others know: it begins a new life.
+/// Connects nodes again. Docker assigns the lowest free address, so nodes that come back in the order of their addresses get
+/// their own again. A node that gets another address is restarted, because the other nodes do not know it there.
 async fn connect(project: &Project, nodes: &[Node], console: &Console) -> Result<(), Failure> {
     let network = project.network().await?;
     let mut back = Vec::new();
     for node in nodes {
-        back.push((node.told_address().await?, node));
+        back.push((node.advertised_address().await?, node));
     }
     back.sort_by_key(|(address, _)| address.as_ref().and_then(|address| address.parse::<IpAddr>().ok()));
     for (address, node) in back {
         let [service, name] = node.aliases();
         let aliases = ["--alias", service, "--alias", name];
         let connect = [&["network", "connect"][..], &aliases, &[&network, &node.container]].concat();
-        docker::need(&connect).await?;
+        docker::output(&connect).await?;
         let Some(address) = address else { continue };
-        let given = node.given_address().await?;
-        if !given.is_empty() && given != address {
+        let assigned = node.docker_address().await?;
+        if !assigned.is_empty() && assigned != address {
             let name = &node.name;
-            console.say(&format!(
-                "{name} gets another address from Docker, {given} and not {address}: restarted, to learn it"
+            console.print(&format!(
+                "{name} gets another address from Docker, {assigned} and not {address}: restarted, to learn it"
             ));
             project::apply("restart", std::slice::from_ref(node)).await?;
         }
@@ -207,28 +208,28 @@ async fn connect(project: &Project, nodes: &[Node], console: &Console) -> Result
     Ok(())
 }
 
-/// All at once: each may take its time to say good-bye.
+/// Restarts all nodes at once, since each may take its time to leave.
 async fn restart(nodes: &[Node]) -> Result<(), Failure> {
-    let printed = project::each(nodes, |node| vec!["restart".into(), node.container.clone()]).await?;
-    let failed = nodes.iter().zip(printed).filter(|(_, printed)| !printed.good);
-    let (stopped, others): (Vec<_>, Vec<_>) = failed.partition(|(_, printed)| is_port_taken(&printed.stderr));
+    let outputs = project::each(nodes, |node| vec!["restart".into(), node.container.clone()]).await?;
+    let failed = nodes.iter().zip(outputs).filter(|(_, output)| !output.success);
+    let (stopped, others): (Vec<_>, Vec<_>) = failed.partition(|(_, output)| is_port_taken(&output.stderr));
     let stopped: Vec<_> = stopped.into_iter().map(|(node, _)| node.clone()).collect();
     if !stopped.is_empty() {
         start(&stopped).await?;
     }
     match others.first() {
-        Some((node, printed)) => {
-            Err(Failure::other(format!("{} was not restarted: {}", node.name, printed.stderr.trim())))
+        Some((node, output)) => {
+            Err(Failure::other(format!("{} was not restarted: {}", node.name, output.stderr.trim())))
         }
         None => Ok(()),
     }
 }
 
-fn is_port_taken(said: &str) -> bool {
-    ["address already in use", "port is already allocated"].iter().any(|words| said.contains(words))
+fn is_port_taken(message: &str) -> bool {
+    ["address already in use", "port is already allocated"].iter().any(|words| message.contains(words))
 }
 
-/// While a node did not run, some connection may have taken the port of the host that Docker had chosen for it.
+/// Starts nodes. While a node did not run, a connection may have taken the host's port that Docker had chosen for it.
 async fn start(nodes: &[Node]) -> Result<(), Failure> {
     for _ in 1..START_ATTEMPTS {
         match project::apply("start", nodes).await {
@@ -240,10 +241,10 @@ async fn start(nodes: &[Node]) -> Result<(), Failure> {
 }
 
 async fn set_faults(faults: &str, nodes: &[Node]) -> Result<(), Failure> {
-    let printed = project::each(nodes, |node| node.exec(&["faults", faults])).await?;
-    for (node, printed) in nodes.iter().zip(printed) {
-        if !printed.good {
-            let why = printed.stderr.trim().trim_start_matches("error: ");
+    let outputs = project::each(nodes, |node| node.exec(&["faults", faults])).await?;
+    for (node, output) in nodes.iter().zip(outputs) {
+        if !output.success {
+            let why = output.stderr.trim().trim_start_matches("error: ");
             return Err(Failure::other(format!("{} did not take the faults {faults}: {why}", node.name)));
         }
     }

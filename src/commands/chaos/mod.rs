@@ -1,7 +1,7 @@
-//! `broadcast chaos`: breaks a running compose project on purpose, heals it, and checks what it bears.
+//! `broadcast chaos`: breaks a running compose project on purpose, heals it, and checks that no message is lost.
 //!
-//! Docker alone knows what is broken, so there is no state to lose: each command looks at the containers anew. What a
-//! command has begun it undoes, whatever ends it.
+//! Docker alone knows what is broken, so there is no state to lose: each command looks at the containers again. A command
+//! undoes what it has begun, whatever ends it.
 
 mod check;
 mod console;
@@ -18,9 +18,9 @@ use broadcast::Faults;
 use clap::{Args, Subcommand};
 
 use self::{
-    console::{Console, Ended},
+    console::{Abort, Console},
     fault::Fault,
-    project::{Node, Project, State},
+    project::{ContainerState, Node, Project},
 };
 use crate::failure::Failure;
 
@@ -48,31 +48,31 @@ pub(super) struct ChaosArgs {
     project: Option<String>,
 
     /// Its compose file; several are merged, as compose does [default: the one that compose finds here]
-    #[arg(short = 'f', long = "file", value_name = "FILE", global = true, value_parser = readable)]
+    #[arg(short = 'f', long = "file", value_name = "FILE", global = true, value_parser = parse_readable_file)]
     files: Vec<PathBuf>,
 
     #[command(subcommand)]
-    verb: Verb,
+    command: ChaosCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum ChaosCommand {
     /// Disconnect each of the nodes from the network (docker network disconnect)
-    Partition(Nodes),
+    Partition(NodesArgs),
     /// Freeze nodes (docker pause)
-    Pause(Nodes),
+    Pause(NodesArgs),
     /// Lose this share of the datagrams that a node sends
     #[command(after_help = "Example:\n  broadcast chaos loss node3 30% 20s")]
     Loss {
         /// Name of the node
-        #[arg(value_parser = node)]
+        #[arg(value_parser = parse_node)]
         name: String,
         /// The share, from 0% to 100%
-        #[arg(value_parser = percent)]
+        #[arg(value_parser = parse_percent)]
         percent: f64,
         /// How long, like 20s or 2m [default: until `heal`]
-        #[arg(value_parser = lasting)]
-        duration: Option<Lasting>,
+        #[arg(value_parser = parse_duration)]
+        duration: Option<FaultDuration>,
     },
     /// Delay the datagrams that a node sends
     #[command(after_help = "Examples:\n  \
@@ -80,21 +80,21 @@ enum Verb {
         broadcast chaos delay node3 5ms..50ms 1m")]
     Delay {
         /// Name of the node
-        #[arg(value_parser = node)]
+        #[arg(value_parser = parse_node)]
         name: String,
         /// How long, like 20ms, or 5ms..50ms, which also reorders them; at most 60s
-        #[arg(value_parser = delay)]
+        #[arg(value_parser = parse_delay)]
         span: String,
         /// For how long, like 20s or 2m [default: until `heal`]
-        #[arg(value_parser = lasting)]
-        duration: Option<Lasting>,
+        #[arg(value_parser = parse_duration)]
+        duration: Option<FaultDuration>,
     },
     /// End nodes at once; they say no goodbye (docker kill)
-    Kill(Nodes),
+    Kill(NodesArgs),
     /// Stop nodes and start them again; start nodes that were killed
     Restart {
         /// Names of the nodes
-        #[arg(required = true, value_name = "NAME", value_parser = node)]
+        #[arg(required = true, value_name = "NAME", value_parser = parse_node)]
         names: Vec<String>,
     },
     /// Undo all faults, no matter who caused them, and start all nodes that have ended
@@ -109,10 +109,10 @@ enum Verb {
     #[command(after_help = "Example:\n  broadcast chaos random 2m --seed 7")]
     Random {
         /// For how long, like 30s or 2m
-        #[arg(value_parser = lasting)]
-        duration: Lasting,
+        #[arg(value_parser = parse_duration)]
+        duration: FaultDuration,
         /// Repeats the choices of the run that printed it [default: a random one]
-        #[arg(long, value_name = "N", value_parser = seed)]
+        #[arg(long, value_name = "N", value_parser = parse_seed)]
         seed: Option<u32>,
     },
     /// Check the logs that `random` kept when something was wrong
@@ -123,35 +123,35 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
-struct Nodes {
+struct NodesArgs {
     /// Names of the nodes; the last may be for how long, like 20s or 2m [default: until `heal`]
-    #[arg(required = true, value_name = "NAME|DURATION", value_parser = node_or_lasting)]
-    names: Vec<Word>,
+    #[arg(required = true, value_name = "NAME|DURATION", value_parser = parse_name_or_duration)]
+    names: Vec<NameOrDuration>,
 }
 
-/// What stands where both can.
+/// An argument that may be a name or a duration.
 #[derive(Clone, Debug)]
-enum Word {
+enum NameOrDuration {
     Name(String),
-    Lasting(Lasting),
+    Duration(FaultDuration),
 }
 
-/// How long a fault stays: as it was written, and what that is.
+/// How long a fault lasts, as it was written and as a time.
 #[derive(Clone, Debug)]
-struct Lasting {
+struct FaultDuration {
     text: String,
     time: Duration,
 }
 
-/// What refers to the help of what was asked for, and cannot be.
-fn misuse(fault: &Fault, what: impl std::fmt::Display) -> Failure {
-    Failure::usage(format!("{what}; see broadcast chaos {fault} --help"))
+/// A usage error that refers to the help of the command.
+fn misuse(fault: &Fault, problem: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("{problem}; see broadcast chaos {fault} --help"))
 }
 
 const NO_DURATION: &str = "not a duration; write minutes and seconds with their unit, like 20s, 2m or 1m30s";
 const NEITHER: &str = "neither a node nor a duration: write minutes and seconds with their unit, like 20s or 2m";
 
-fn lasting(text: &str) -> Result<Lasting, String> {
+fn parse_duration(text: &str) -> Result<FaultDuration, String> {
     let (minutes, rest) = text.split_once('m').map_or((None, text), |(minutes, rest)| (Some(minutes), rest));
     let seconds = if rest.is_empty() { None } else { Some(rest.strip_suffix('s').ok_or(NO_DURATION)?) };
     let number = |part: Option<&str>| match part {
@@ -163,13 +163,13 @@ fn lasting(text: &str) -> Result<Lasting, String> {
     };
     match (number(minutes), number(seconds)) {
         (Some(minutes), Some(seconds)) if !text.is_empty() => {
-            Ok(Lasting { text: text.into(), time: Duration::from_secs((minutes * 60 + seconds).into()) })
+            Ok(FaultDuration { text: text.into(), time: Duration::from_secs((minutes * 60 + seconds).into()) })
         }
         _ => Err(NO_DURATION.into()),
     }
 }
 
-fn node(text: &str) -> Result<String, String> {
+fn parse_node(text: &str) -> Result<String, String> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     // As long as the name of a host, at most.
     if text.len() <= 255 && text.starts_with(is_word) && text.chars().all(|c| is_word(c) || c == '.' || c == '-') {
@@ -179,19 +179,19 @@ fn node(text: &str) -> Result<String, String> {
     }
 }
 
-fn node_or_lasting(text: &str) -> Result<Word, String> {
-    lasting(text).map(Word::Lasting).or_else(|_| node(text).map(Word::Name))
+fn parse_name_or_duration(text: &str) -> Result<NameOrDuration, String> {
+    parse_duration(text).map(NameOrDuration::Duration).or_else(|_| parse_node(text).map(NameOrDuration::Name))
 }
 
-fn percent(text: &str) -> Result<f64, String> {
+fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text);
     let is_plain = number.starts_with(|c: char| c.is_ascii_digit()) && !number.contains(['e', 'E']);
     let share = number.parse().ok().filter(|share| is_plain && (0.0..=100.0).contains(share));
     share.ok_or_else(|| "not a share; write one from 0% to 100%, like 30%".into())
 }
 
-/// Whatever a node takes for a delay.
-fn delay(text: &str) -> Result<String, String> {
+/// Checks a delay as a node does.
+fn parse_delay(text: &str) -> Result<String, String> {
     let faults = format!("delay={text}").parse::<Faults>();
     let is_delay = !text.contains(',') && faults.is_ok();
     is_delay.then(|| text.into()).ok_or_else(|| {
@@ -199,124 +199,125 @@ fn delay(text: &str) -> Result<String, String> {
     })
 }
 
-fn seed(text: &str) -> Result<u32, String> {
+fn parse_seed(text: &str) -> Result<u32, String> {
     let seed = text.parse().ok().filter(|seed| *seed <= 99_999);
     seed.ok_or_else(|| "not a seed; write a number of up to five digits".into())
 }
 
-fn readable(text: &str) -> Result<PathBuf, String> {
+fn parse_readable_file(text: &str) -> Result<PathBuf, String> {
     std::fs::File::open(text).map_err(|error| format!("cannot read this compose file: {error}"))?;
     Ok(text.into())
 }
 
 pub(super) async fn run(args: ChaosArgs) -> Result<ExitCode, Failure> {
-    if let Verb::Check { folder } = &args.verb {
+    if let ChaosCommand::Check { folder } = &args.command {
         return check::folder(folder);
     }
     let mut console = Console::new().map_err(Failure::other)?;
     let project = Project::find(args.project, &args.files).await?;
-    let done = match args.verb {
-        Verb::Partition(nodes) => several(&project, Fault::Partition, nodes, &mut console).await,
-        Verb::Pause(nodes) => several(&project, Fault::Pause, nodes, &mut console).await,
-        Verb::Kill(nodes) => several(&project, Fault::Kill, nodes, &mut console).await,
-        Verb::Restart { names } => once(&project, &Fault::Restart, &names, None, &mut console).await,
-        Verb::Loss { name, percent, duration } => {
-            once(&project, &Fault::Loss(percent), &[name], duration, &mut console).await
+    let done = match args.command {
+        ChaosCommand::Partition(nodes) => inject_at_nodes(&project, Fault::Partition, nodes, &mut console).await,
+        ChaosCommand::Pause(nodes) => inject_at_nodes(&project, Fault::Pause, nodes, &mut console).await,
+        ChaosCommand::Kill(nodes) => inject_at_nodes(&project, Fault::Kill, nodes, &mut console).await,
+        ChaosCommand::Restart { names } => inject(&project, &Fault::Restart, &names, None, &mut console).await,
+        ChaosCommand::Loss { name, percent, duration } => {
+            inject(&project, &Fault::Loss(percent), &[name], duration, &mut console).await
         }
-        Verb::Delay { name, span, duration } => {
-            once(&project, &Fault::Delay(span), &[name], duration, &mut console).await
+        ChaosCommand::Delay { name, span, duration } => {
+            inject(&project, &Fault::Delay(span), &[name], duration, &mut console).await
         }
-        Verb::Heal => fault::heal(&project, &console).await.map_err(Ended::from),
-        Verb::Status => status::print(&project).await.map_err(Ended::from),
-        Verb::Random { duration, seed } => {
+        ChaosCommand::Heal => fault::heal(&project, &console).await.map_err(Abort::from),
+        ChaosCommand::Status => status::print(&project).await.map_err(Abort::from),
+        ChaosCommand::Random { duration, seed } => {
             let seed = seed.unwrap_or_else(random::any_seed);
             return console::outcome(random::run(&project, &duration.text, duration.time, seed, &mut console).await);
         }
-        Verb::Check { .. } => unreachable!("it needs no project"),
+        ChaosCommand::Check { .. } => unreachable!("it needs no project"),
     };
     console::outcome(done.map(|()| ExitCode::SUCCESS))
 }
 
-/// Breaks one thing; the last of the words may say for how long.
-async fn several(
+/// Causes a fault at several nodes. The last argument may be a duration.
+async fn inject_at_nodes(
     project: &Project,
     fault: Fault,
-    Nodes { names: mut words }: Nodes,
+    NodesArgs { names: mut words }: NodesArgs,
     console: &mut Console,
-) -> Result<(), Ended> {
-    let lasting = match words.pop() {
-        Some(Word::Lasting(lasting)) => Some(lasting),
+) -> Result<(), Abort> {
+    let duration = match words.pop() {
+        Some(NameOrDuration::Duration(duration)) => Some(duration),
         last => {
             words.extend(last);
             None
         }
     };
     let names = words.into_iter().map(|word| match word {
-        Word::Name(name) => name,
-        // A node may have such a name.
-        Word::Lasting(lasting) => lasting.text,
+        NameOrDuration::Name(name) => name,
+        // A node may have a name like that.
+        NameOrDuration::Duration(duration) => duration.text,
     });
     let names: Vec<_> = names.collect();
     if names.is_empty() {
-        let lasting = lasting.map(|lasting| lasting.text).unwrap_or_default();
-        return Err(misuse(&fault, format!("{fault} needs the name of a node before the duration {lasting}")).into());
+        let duration = duration.map(|duration| duration.text).unwrap_or_default();
+        return Err(misuse(&fault, format!("{fault} needs the name of a node before the duration {duration}")).into());
     }
-    once(project, &fault, &names, lasting, console).await
+    inject(project, &fault, &names, duration, console).await
 }
 
-/// Breaks one thing; with a duration, for so long.
-async fn once(
+/// Causes a fault; with a duration, waits that long and undoes it.
+async fn inject(
     project: &Project,
     fault: &Fault,
     names: &[String],
-    lasting: Option<Lasting>,
+    duration: Option<FaultDuration>,
     console: &mut Console,
-) -> Result<(), Ended> {
+) -> Result<(), Abort> {
     for (at, name) in names.iter().enumerate() {
         if names[..at].contains(name) {
             return Err(misuse(fault, format!("{name} is named twice")).into());
         }
     }
-    let nodes = named(&project.look().await?, names, fault)?;
-    nodes.iter().try_for_each(|node| can_have(node, fault))?;
-    let paused: Vec<_> = nodes.iter().filter(|node| node.state == State::Paused).cloned().collect();
+    let nodes = find_nodes(&project.nodes().await?, names, fault)?;
+    nodes.iter().try_for_each(|node| check_possible(node, fault))?;
+    let paused: Vec<_> = nodes.iter().filter(|node| node.state == ContainerState::Paused).cloned().collect();
     if !paused.is_empty() {
         project::apply("unpause", &paused).await?;
     }
-    let Some(lasting) = lasting else { return Ok(fault.begin(project, &nodes, None, console).await?) };
+    let Some(duration) = duration else { return Ok(fault.begin(project, &nodes, None, console).await?) };
     let done = async {
-        fault.begin(project, &nodes, Some(&lasting.text), console).await?;
-        console.rest(lasting.time).await
+        fault.begin(project, &nodes, Some(&duration.text), console).await?;
+        console.sleep(duration.time).await
     };
     let done = done.await;
     fault.finish(project, names, console).await?;
     done
 }
 
-/// The nodes of these names.
-fn named(nodes: &[Node], names: &[String], fault: &Fault) -> Result<Vec<Node>, Failure> {
+/// Finds the nodes with these names.
+fn find_nodes(nodes: &[Node], names: &[String], fault: &Fault) -> Result<Vec<Node>, Failure> {
     let find = |name: &String| {
         let found = nodes.iter().find(|node| node.name == *name).cloned();
         found.ok_or_else(|| {
             if looks_like_a_duration(name) {
                 return misuse(fault, format!("{name} is {NEITHER}"));
             }
-            let there: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
-            Failure::other(format!("no node is named {name}: there are {}", there.join(" ")))
+            let known: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
+            Failure::other(format!("no node is named {name}: there are {}", known.join(" ")))
         })
     };
     names.iter().map(find).collect()
 }
 
-/// Whether it is a number, perhaps with a unit of time.
+/// Whether a name is a number, perhaps with a unit of time.
 fn looks_like_a_duration(name: &str) -> bool {
     let unit = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
     name.starts_with(|c: char| c.is_ascii_digit()) && ["", "ms", "h", "sec", "min"].contains(&unit)
 }
 
-fn can_have(node: &Node, fault: &Fault) -> Result<(), Failure> {
+/// Fails if the node cannot have the fault now.
+fn check_possible(node: &Node, fault: &Fault) -> Result<(), Failure> {
     let name = &node.name;
-    if *fault != Fault::Restart && node.state != State::Running {
+    if *fault != Fault::Restart && node.state != ContainerState::Running {
         return Err(Failure::other(format!("{name} is {}: broadcast chaos heal", node.state)));
     }
     if *fault == Fault::Partition && !node.attached {
@@ -335,41 +336,41 @@ mod tests {
     #[test]
     fn a_duration_has_minutes_and_seconds() {
         for (text, seconds) in [("20s", 20), ("2m", 120), ("1m30s", 90), ("0s", 0), ("00100s", 100)] {
-            assert_eq!(lasting(text).map(|lasting| lasting.time.as_secs()), Ok(seconds), "{text}");
+            assert_eq!(parse_duration(text).map(|duration| duration.time.as_secs()), Ok(seconds), "{text}");
         }
         for text in ["", "20", "s", "m", "1ms", "500ms", "1s2m", "1h", "-1s", "+1s", "123456s", "1.5s"] {
-            assert!(lasting(text).is_err(), "{text}");
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_share_is_at_most_all() {
         for (text, share) in [("30%", 30.0), ("0", 0.0), ("100%", 100.0), ("2.5%", 2.5)] {
-            assert_eq!(percent(text), Ok(share), "{text}");
+            assert_eq!(parse_percent(text), Ok(share), "{text}");
         }
         for text in ["130%", "%", "", "-1%", "+1", "nan", "inf", ".5", "1e1%", "30%%", "30 %"] {
-            assert!(percent(text).is_err(), "{text}");
+            assert!(parse_percent(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_delay_is_what_a_node_takes() {
         for text in ["20ms", "5ms..50ms", "60s"] {
-            assert_eq!(delay(text).as_deref(), Ok(text));
+            assert_eq!(parse_delay(text).as_deref(), Ok(text));
         }
         for text in ["foo", "", "50ms..5ms", "5ms..61s", "5ms..50ms,loss=1", "20"] {
-            assert!(delay(text).is_err(), "{text}");
+            assert!(parse_delay(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn the_last_word_may_be_a_duration() {
         for name in ["node2", "sender-4", "_a.b"] {
-            assert!(matches!(node_or_lasting(name), Ok(Word::Name(is)) if is == name));
+            assert!(matches!(parse_name_or_duration(name), Ok(NameOrDuration::Name(is)) if is == name));
         }
-        assert!(matches!(node_or_lasting("20s"), Ok(Word::Lasting(_))));
+        assert!(matches!(parse_name_or_duration("20s"), Ok(NameOrDuration::Duration(_))));
         for text in ["", "*", "-x", "a b", "a/b", &"a".repeat(256)] {
-            assert!(node_or_lasting(text).is_err(), "{text}");
+            assert!(parse_name_or_duration(text).is_err(), "{text}");
         }
         for text in ["20", "500ms", "1.5h", "20sec"] {
             assert!(looks_like_a_duration(text), "{text}");

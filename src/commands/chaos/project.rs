@@ -1,57 +1,57 @@
-//! The compose project, and its nodes as Docker knows them.
+//! A compose project and its nodes, as Docker knows them.
 
-use std::{cmp::Ordering, fmt, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use broadcast::Faults;
 use serde_json::Value;
 
-use super::docker::{self, Printed};
-use crate::failure::Failure;
+use super::docker::{self, DockerOutput};
+use crate::{commands::natural_order::natural_key, failure::Failure};
 
-/// The port of a node's page, in its container.
-const PAGE: &str = "8946/tcp";
+/// The port of a node's page in its container.
+const PAGE_PORT: &str = "8946/tcp";
 
 /// A compose project that runs.
 pub(super) struct Project {
     name: String,
 }
 
-/// A container with a role.
+/// A container that runs a node.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    /// As it names itself.
+    /// The node's own name.
     pub(super) name: String,
     /// The container's id.
     pub(super) container: String,
     container_name: String,
     service: String,
-    pub(super) state: State,
+    pub(super) state: ContainerState,
     /// Whether it is on a network.
     pub(super) attached: bool,
     /// Whether it was started with `BROADCAST_FAULTS`.
     pub(super) takes_faults: bool,
 }
 
-/// What Docker says of a container.
+/// The state of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ContainerState {
     Running,
     Paused,
-    /// It was ended at once.
+    /// It has ended with SIGKILL.
     Killed,
     Exited,
     Created,
     Other(String),
 }
 
-impl State {
-    /// Whether it ran once, or was to, and does not.
+impl ContainerState {
+    /// Whether it should run and does not.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self, Self::Killed | Self::Exited | Self::Created)
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ContainerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Running => "running",
@@ -65,14 +65,14 @@ impl fmt::Display for State {
 }
 
 impl Project {
-    /// The one of this name, or the one that compose uses here.
+    /// The project of this name, or the one that compose uses here.
     pub(super) async fn find(name: Option<String>, files: &[PathBuf]) -> Result<Self, Failure> {
         if let Some(name) = name {
             return Ok(Self { name });
         }
         let files: Vec<_> = files.iter().flat_map(|file| ["--file".to_owned(), file.display().to_string()]).collect();
         let command: Vec<&str> = ["compose"].into_iter().chain(files.iter().map(String::as_str)).collect();
-        let config = docker::need(&[&command[..], &["config", "--format", "json"]].concat()).await;
+        let config = docker::output(&[&command[..], &["config", "--format", "json"]].concat()).await;
         let remedy = "name the compose project with --project-name, or its file with --file";
         let config = config.map_err(|failure| Failure::other(format!("{failure}; {remedy}")))?;
         let config: Value = serde_json::from_str(&config).unwrap_or_default();
@@ -81,11 +81,11 @@ impl Project {
         Ok(Self { name })
     }
 
-    /// All its nodes, in the order of their names.
-    pub(super) async fn look(&self) -> Result<Vec<Node>, Failure> {
+    /// All nodes, sorted by name.
+    pub(super) async fn nodes(&self) -> Result<Vec<Node>, Failure> {
         let label = self.label();
         let filters = ["--filter", &label, "--filter", "label=com.docker.compose.oneoff=False"];
-        let ids = docker::need(&[&["ps", "--all", "--quiet"][..], &filters].concat()).await?;
+        let ids = docker::output(&[&["ps", "--all", "--quiet"][..], &filters].concat()).await?;
         if ids.is_empty() {
             return Err(Failure::other(format!(
                 "no containers of the compose project {}: start it with docker compose up (where no registry can be \
@@ -93,11 +93,11 @@ impl Project {
                 self.name
             )));
         }
-        let inspected = docker::need(&["inspect"].into_iter().chain(ids.lines()).collect::<Vec<_>>()).await?;
+        let inspected = docker::output(&["inspect"].into_iter().chain(ids.lines()).collect::<Vec<_>>()).await?;
         let inspected: Vec<Value> = serde_json::from_str(&inspected)
             .map_err(|error| Failure::other(format!("docker inspect does not print what it should: {error}")))?;
-        let mut nodes: Vec<_> = inspected.iter().filter_map(Node::of).collect();
-        nodes.sort_by(|one, other| by_number(&one.name, &other.name));
+        let mut nodes: Vec<_> = inspected.iter().filter_map(Node::from_inspect).collect();
+        nodes.sort_by_cached_key(|node| natural_key(&node.name));
         Ok(nodes)
     }
 
@@ -105,11 +105,11 @@ impl Project {
         format!("label=com.docker.compose.project={}", self.name)
     }
 
-    /// The network that the nodes talk in.
+    /// The network of the nodes.
     pub(super) async fn network(&self) -> Result<String, Failure> {
         let label = self.label();
         let filters = ["--filter", &label, "--filter", "label=com.docker.compose.network=gossip"];
-        let network = docker::need(&[&["network", "ls", "--quiet"][..], &filters].concat()).await?;
+        let network = docker::output(&[&["network", "ls", "--quiet"][..], &filters].concat()).await?;
         if network.is_empty() {
             return Err(Failure::other(format!(
                 "the compose project {} has no network named gossip: name the project with --project-name, or its \
@@ -122,8 +122,8 @@ impl Project {
 }
 
 impl Node {
-    /// From what `docker inspect` prints of a container. Nothing if it has no role, and so is no node.
-    fn of(container: &Value) -> Option<Self> {
+    /// Reads the output of `docker inspect`. Gives nothing for a container without a role, which is not a node.
+    fn from_inspect(container: &Value) -> Option<Self> {
         let (id, config) = (container["Id"].as_str()?, &container["Config"]);
         let variable = |name: &str| {
             let settings = config["Env"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -132,15 +132,15 @@ impl Node {
         variable("BROADCAST_ROLE")?;
         let label = |name: &str| config["Labels"][format!("com.docker.compose.{name}")].as_str();
         let (service, number) = (label("service")?, label("container-number")?);
-        // As the nodes name themselves: after the host, unless that is the container's id.
+        // A node takes the name of its host, unless that is the container's id.
         let host = config["Hostname"].as_str().filter(|host| !id.starts_with(host));
         let state = match (container["State"]["Status"].as_str()?, &container["State"]["ExitCode"]) {
-            ("running", _) => State::Running,
-            ("paused", _) => State::Paused,
-            ("exited", code) if *code == 128 + 9 => State::Killed,
-            ("exited", _) => State::Exited,
-            ("created", _) => State::Created,
-            (other, _) => State::Other(other.into()),
+            ("running", _) => ContainerState::Running,
+            ("paused", _) => ContainerState::Paused,
+            ("exited", code) if *code == 128 + 9 => ContainerState::Killed,
+            ("exited", _) => ContainerState::Exited,
+            ("created", _) => ContainerState::Created,
+            (other, _) => ContainerState::Other(other.into()),
         };
         Some(Self {
             name: host.map_or_else(|| format!("{service}-{number}"), str::to_owned),
@@ -153,33 +153,32 @@ impl Node {
         })
     }
 
-    /// Whether others are to see it.
-    pub(super) fn is_there(&self) -> bool {
-        self.state == State::Running && self.attached
+    /// Whether the other nodes should see it.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.state == ContainerState::Running && self.attached
     }
 
-    /// The names that others find it by on the network.
+    /// Its names on the network.
     pub(super) fn aliases(&self) -> [&str; 2] {
         [&self.service, &self.container_name]
     }
 
-    /// The arguments of `docker` that run a command of the node's own program in its container.
+    /// Arguments for `docker` that run a command of the program in the container.
     pub(super) fn exec(&self, command: &[&str]) -> Vec<String> {
         let program = ["exec", &self.container, "/broadcast"];
         program.iter().chain(command).map(|arg| (*arg).into()).collect()
     }
 
-    /// The address that Docker gives it.
-    pub(super) async fn given_address(&self) -> Result<String, Failure> {
+    /// The address that Docker has assigned.
+    pub(super) async fn docker_address(&self) -> Result<String, Failure> {
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-        docker::need(&["inspect", "--format", format, &self.container]).await
+        docker::output(&["inspect", "--format", format, &self.container]).await
     }
 
-    /// The address a node has told the others, which it keeps as long as it lives. Nothing where HTTP is off, or it has
-    /// ended.
-    pub(super) async fn told_address(&self) -> Result<Option<String>, Failure> {
-        let printed = docker::run(self.exec(&["status", "--json"])).await?;
-        let status: Value = serde_json::from_str(&printed.stdout).unwrap_or_default();
+    /// The address that the node advertises, which it keeps as long as it runs. Nothing, if HTTP is off or the node has ended.
+    pub(super) async fn advertised_address(&self) -> Result<Option<String>, Failure> {
+        let output = docker::run(self.exec(&["status", "--json"])).await?;
+        let status: Value = serde_json::from_str(&output.stdout).unwrap_or_default();
         let address = status["addr"].as_str().and_then(|addr| addr.rsplit_once(':'));
         Ok(address.map(|(ip, _)| ip.to_owned()))
     }
@@ -188,48 +187,40 @@ impl Node {
 /// Runs `docker COMMAND` for the containers of these nodes.
 pub(super) async fn apply(command: &str, nodes: &[Node]) -> Result<(), Failure> {
     let ids = nodes.iter().map(|node| node.container.as_str());
-    docker::need(&[command].into_iter().chain(ids).collect::<Vec<_>>()).await.map(drop)
+    docker::output(&[command].into_iter().chain(ids).collect::<Vec<_>>()).await.map(drop)
 }
 
-/// Runs `docker` for each of these nodes at the same time, and gives what it prints, in their order.
+/// Runs `docker` for each node at the same time. The outputs are in the order of the nodes.
 pub(super) async fn each<'a>(
     nodes: impl IntoIterator<Item = &'a Node>,
     args: impl Fn(&Node) -> Vec<String>,
-) -> Result<Vec<Printed>, Failure> {
+) -> Result<Vec<DockerOutput>, Failure> {
     docker::all(nodes.into_iter().map(args).collect()).await
 }
 
-/// Where this host finds the pages of these nodes, if their ports are published.
+/// The URLs of the nodes' pages on this host, if their ports are published.
 pub(super) async fn pages(nodes: &[Node]) -> Result<Vec<(String, String)>, Failure> {
-    let ports = each(nodes, |node| ["port", &node.container, PAGE].map(str::to_owned).into()).await?;
-    let page = |(node, port): (&Node, Printed)| {
+    let ports = each(nodes, |node| ["port", &node.container, PAGE_PORT].map(str::to_owned).into()).await?;
+    let page = |(node, port): (&Node, DockerOutput)| {
         let addr = port.stdout.lines().next()?;
         Some((node.name.clone(), format!("http://{addr}/")))
     };
     Ok(nodes.iter().zip(ports).filter_map(page).collect())
 }
 
-/// What the datagrams of those that run suffer, beside the name of each that suffers.
+/// The faults in what running nodes send, with the names of those that have any.
 pub(super) async fn faults(nodes: &[Node]) -> Result<Vec<(String, String)>, Failure> {
-    let asked: Vec<_> = nodes.iter().filter(|node| node.state == State::Running && node.takes_faults).collect();
-    let told = each(asked.iter().copied(), |node| node.exec(&["faults"])).await?;
-    let suffers = |(node, told): (&&Node, Printed)| {
-        let faults: Faults = told.stdout.trim().parse().ok().filter(|faults: &Faults| !faults.is_inactive())?;
+    let running: Vec<_> =
+        nodes.iter().filter(|node| node.state == ContainerState::Running && node.takes_faults).collect();
+    let outputs = each(running.iter().copied(), |node| node.exec(&["faults"])).await?;
+    let active = |(node, output): (&&Node, DockerOutput)| {
+        let faults: Faults = output.stdout.trim().parse().ok().filter(|faults: &Faults| !faults.is_inactive())?;
         let at_rest = Faults { seed: faults.seed, ..Faults::default() }.to_string();
         let (faults, at_rest) = (faults.to_string(), at_rest.split(',').collect::<Vec<_>>());
         let faults: Vec<_> = faults.split(',').filter(|fault| !at_rest.contains(fault)).collect();
         Some((node.name.clone(), faults.join(",")))
     };
-    Ok(asked.iter().zip(told).filter_map(suffers).collect())
-}
-
-/// node2 comes before node10.
-fn by_number(one: &str, other: &str) -> Ordering {
-    let parts = |name: &str| {
-        let end = name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
-        (name[..end].to_owned(), name[end..].parse::<u64>().ok())
-    };
-    parts(one).cmp(&parts(other)).then_with(|| one.cmp(other))
+    Ok(running.iter().zip(outputs).filter_map(active).collect())
 }
 
 #[cfg(test)]
@@ -254,20 +245,13 @@ mod tests {
 
     #[test]
     fn a_node_is_what_has_a_role_and_is_named_as_it_names_itself() {
-        assert!(Node::of(&container("grafana", &["PATH=/bin"])).is_none());
-        let node = Node::of(&container("0123456789ab", &["BROADCAST_ROLE=sender", "BROADCAST_FAULTS="]));
+        assert!(Node::from_inspect(&container("grafana", &["PATH=/bin"])).is_none());
+        let node = Node::from_inspect(&container("0123456789ab", &["BROADCAST_ROLE=sender", "BROADCAST_FAULTS="]));
         let node = node.expect("it has a role");
         assert_eq!((&*node.name, node.aliases()), ("sender-4", ["sender", "demo-sender-4"]));
         assert_eq!((node.state.to_string(), node.attached, node.takes_faults), ("killed".into(), false, false));
-        let node = Node::of(&container("node1", &["BROADCAST_ROLE=receiver", "BROADCAST_FAULTS=ready"]));
+        let node = Node::from_inspect(&container("node1", &["BROADCAST_ROLE=receiver", "BROADCAST_FAULTS=ready"]));
         let node = node.expect("it has a role");
         assert_eq!((&*node.name, node.takes_faults), ("node1", true));
-    }
-
-    #[test]
-    fn names_are_sorted_by_their_numbers() {
-        let mut names = ["sender-1", "node10", "node2", "sender-10", "a", "sender-2"];
-        names.sort_by(|one, other| by_number(one, other));
-        assert_eq!(names, ["a", "node2", "node10", "sender-1", "sender-2", "sender-10"]);
     }
 }

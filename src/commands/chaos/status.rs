@@ -1,29 +1,29 @@
-//! What is broken, and who does not see all others.
+//! `broadcast chaos status`: what is broken, and which nodes do not see all others.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::project::{self, Node, Project, State};
+use super::project::{self, ContainerState, Node, Project};
 use crate::{commands::output, failure::Failure};
 
-/// What nodes suffer from, a line each; none if all are well.
+/// A line for each node with a problem.
 pub(super) async fn broken(nodes: &[Node]) -> Result<Vec<String>, Failure> {
-    let there: Vec<_> = nodes.iter().filter(|node| node.is_there()).collect();
-    // What Docker's health check asks, which may be half a minute old.
+    let reachable: Vec<_> = nodes.iter().filter(|node| node.is_reachable()).collect();
+    // Asks now: the result of Docker's own health check may be half a minute old.
     let (seen, faults) = tokio::try_join!(
-        project::each(there.iter().copied(), |node| node.exec(&["health", "--json"])),
+        project::each(reachable.iter().copied(), |node| node.exec(&["health", "--json"])),
         project::faults(nodes)
     )?;
-    let seen: BTreeMap<_, Value> = there
+    let seen: BTreeMap<_, Value> = reachable
         .iter()
         .zip(seen)
-        .map(|(node, printed)| (node.name.as_str(), serde_json::from_str(&printed.stdout).unwrap_or_default()))
+        .map(|(node, output)| (node.name.as_str(), serde_json::from_str(&output.stdout).unwrap_or_default()))
         .collect();
     let faults: BTreeMap<_, _> = faults.into_iter().collect();
     let line = |node: &Node| {
         let mut words = Vec::new();
-        if node.state != State::Running {
+        if node.state != ContainerState::Running {
             words.push(node.state.to_string());
         }
         if !node.attached {
@@ -35,8 +35,8 @@ pub(super) async fn broken(nodes: &[Node]) -> Result<Vec<String>, Failure> {
             }
             match health["members"].as_u64() {
                 None => words.push("unhealthy: it does not answer (broadcast health)".into()),
-                Some(members) if members < there.len() as u64 => {
-                    words.push(format!("sees only {members} of the {} nodes that run", there.len()));
+                Some(members) if members < reachable.len() as u64 => {
+                    words.push(format!("sees only {members} of the {} nodes that run", reachable.len()));
                 }
                 Some(_) => {}
             }
@@ -48,7 +48,7 @@ pub(super) async fn broken(nodes: &[Node]) -> Result<Vec<String>, Failure> {
 }
 
 pub(super) async fn print(project: &Project) -> Result<(), Failure> {
-    let nodes = project.look().await?;
+    let nodes = project.nodes().await?;
     let broken = broken(&nodes).await?;
     if broken.is_empty() {
         return output::print_line(&format!("all {} nodes are well", nodes.len()));

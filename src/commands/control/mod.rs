@@ -1,4 +1,4 @@
-//! Changing how a node runs, over HTTP: what it logs, its faults on purpose, and that it leaves. Mounted on the gateway.
+//! The operator's part of the HTTP API: the log filter, injected faults, and leaving the cluster.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use broadcast_gateway::{AuditHandle, Problem, RequiredScopes, Routes, Scope, jso
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::{log::Control, settings::explain};
+use crate::{log::LogControl, settings::explain};
 
-/// As the log says why a node leaves.
+/// Why a node leaves that was told so over HTTP, as the log says it.
 pub(super) const TOLD_TO_LEAVE: &str = "told to leave, over HTTP";
 
-/// What an operator may change on `node`, whose log is controlled by `log`, and which leaves once `leave` is notified.
-pub(super) fn routes(node: &Handle, log: Control, leave: &Arc<Notify>) -> Routes {
+/// The routes for `node`. `log` changes its filter, and the node leaves once `leave` is notified.
+pub(super) fn routes(node: &Handle, log: LogControl, leave: &Arc<Notify>) -> Routes {
     const OPERATE: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Operate);
     let log_routes = get(get_log).put(set_log).with_state(Arc::new(log));
     let faults_routes = get(get_faults).put(set_faults).with_state(node.clone());
-    let leave_route = post(begin_to_leave).with_state((node.clone(), Arc::clone(leave)));
+    let leave_route = post(leave_cluster).with_state((node.clone(), Arc::clone(leave)));
     Routes::new(
         include_str!("openapi.json"),
         [
@@ -35,38 +35,38 @@ pub(super) fn routes(node: &Handle, log: Control, leave: &Arc<Notify>) -> Routes
     )
 }
 
-/// What is logged.
+/// The log filter.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Log {
+struct LogBody {
     filter: String,
 }
 
 /// `GET /v1/log`
-async fn get_log(State(log): State<Arc<Control>>, uri: Uri) -> Result<Response, Problem> {
+async fn get_log(State(log): State<Arc<LogControl>>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    Ok(json_response(StatusCode::OK, &Log { filter: log.get() }))
+    Ok(json_response(StatusCode::OK, &LogBody { filter: log.get() }))
 }
 
 /// `PUT /v1/log`
 async fn set_log(
-    State(log): State<Arc<Control>>,
+    State(log): State<Arc<LogControl>>,
     Extension(audit): Extension<AuditHandle>,
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let wanted: Log = read_json(request, "{\"filter\": \"broadcast=debug\"}").await?;
-    let Log { filter } = &wanted;
+    let wanted: LogBody = read_json(request, "{\"filter\": \"broadcast=debug\"}").await?;
+    let LogBody { filter } = &wanted;
     audit.describe(format_args!("filter = {}", quote(filter)));
     log.set(filter).map_err(|error| Problem::bad_request(format_args!("filter = {}: {error}", quote(filter))))?;
     Ok(json_response(StatusCode::OK, &wanted))
 }
 
-/// The faults, or none.
+/// The injected faults; null, if the node cannot have any.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct OnPurpose {
-    // With this it must be there, be it null.
+struct FaultsBody {
+    // Makes the field mandatory, even if it is null.
     #[serde(deserialize_with = "Option::deserialize")]
     faults: Option<String>,
 }
@@ -74,12 +74,12 @@ struct OnPurpose {
 /// `GET /v1/faults`
 async fn get_faults(State(node): State<Handle>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    Ok(current(&node).await)
+    Ok(faults_response(&node).await)
 }
 
-async fn current(node: &Handle) -> Response {
+async fn faults_response(node: &Handle) -> Response {
     let faults = node.faults().await.map(|faults| faults.to_string());
-    json_response(StatusCode::OK, &OnPurpose { faults })
+    json_response(StatusCode::OK, &FaultsBody { faults })
 }
 
 /// `PUT /v1/faults`
@@ -89,26 +89,26 @@ async fn set_faults(
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let OnPurpose { faults } = read_json(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
+    let FaultsBody { faults } = read_json(request, "{\"faults\": \"loss=0.3\"}, or null for none").await?;
     audit.describe(format_args!("faults = {}", faults.as_deref().map_or_else(|| "null".into(), quote)));
     let faults = faults.map(|text| text.parse::<Faults>()).transpose().map_err(Problem::bad_request)?;
     match node.set_faults(faults).await {
-        Ok(()) => Ok(current(&node).await),
+        Ok(()) => Ok(faults_response(&node).await),
         Err(error @ FaultsError::Config(_)) => Err(Problem::bad_request(error)),
         Err(error @ FaultsError::Off) => Err(Problem::new(StatusCode::CONFLICT, explain(&error.to_string()))),
         Err(FaultsError::Stopped) => Err(Problem::stopped()),
     }
 }
 
-/// Who leaves.
+/// The name of the node that leaves.
 #[derive(Serialize)]
-struct Leaving<'a> {
+struct LeaveBody<'a> {
     leaving: &'a str,
 }
 
 /// `POST /v1/leave`
-async fn begin_to_leave(State((node, leave)): State<(Handle, Arc<Notify>)>, uri: Uri) -> Result<Response, Problem> {
+async fn leave_cluster(State((node, leave)): State<(Handle, Arc<Notify>)>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
     leave.notify_one();
-    Ok(json_response(StatusCode::ACCEPTED, &Leaving { leaving: node.name() }))
+    Ok(json_response(StatusCode::ACCEPTED, &LeaveBody { leaving: node.name() }))
 }

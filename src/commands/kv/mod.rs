@@ -6,7 +6,6 @@ mod watch;
 use std::{
     io::{self, Read as _},
     process::ExitCode,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,16 +13,12 @@ use clap::{Args, Subcommand};
 use hyper::{Method, header};
 use serde_json::Value;
 
-pub(super) use self::show::word as field_word;
+pub(super) use self::show::text_field;
 use super::{
-    client::{Answer, Call, Client},
+    client::{ApiClient, ApiRequest, LEADER_WAIT, url_encoded},
     output,
-    tail::encoded,
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
-
-/// How long a node may wait for a leader.
-const WAITS: Duration = Duration::from_secs(15);
 
 /// Read, change and watch the keys of the replicated store
 ///
@@ -178,8 +173,8 @@ pub(super) async fn run(args: KvArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// What is given as an argument, or by `-` on standard input.
-fn given(text: String) -> Result<Bytes, Failure> {
+/// An argument, or all of standard input if that is `-`.
+fn argument_or_stdin(text: String) -> Result<Bytes, Failure> {
     if text != "-" {
         return Ok(text.into());
     }
@@ -193,32 +188,30 @@ fn given(text: String) -> Result<Bytes, Failure> {
     Ok(all.into())
 }
 
-fn print_json(answer: &Answer) -> Result<(), Failure> {
-    output::print_line(&visible::escaped_json(&answer.text))
-}
-
 async fn get(args: GetArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(&args.client)?;
+    let client = ApiClient::new(&args.client)?;
     let which = if args.prefix { "prefix" } else { "key" };
     if !args.prefix && args.key.is_empty() {
         return Err(Failure::usage("KEY: a key has a letter at least; with --prefix, nothing stands for all keys"));
     }
-    let mut path = format!("/v1/kv?{which}={}&limit={}", encoded(&args.key), args.limit);
+    let mut path = format!("/v1/kv?{which}={}&limit={}", url_encoded(&args.key), args.limit);
     if let Some(revision) = args.rev {
         path.extend(["&revision=", &revision.to_string()]);
     }
     if args.keys_only {
         path.push_str("&keys_only=true");
     }
-    let answer = client.call(Call { path: &path, has: "kvs", waits: WAITS, ..Call::default() }).await?;
+    let answer = client
+        .call(ApiRequest { path: &path, expects: "kvs", server_wait: LEADER_WAIT, ..ApiRequest::default() })
+        .await?;
     let kvs = answer.json["kvs"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_missing = !args.prefix && kvs.is_empty();
     if args.client.json {
-        print_json(&answer)?;
+        output::print_json(&answer)?;
     } else if args.prefix {
         output::print(show::list(kvs, args.keys_only))?;
         if answer.json["more"] == Value::Bool(true) {
-            super::follow::warn(&format!(
+            output::warn(&format!(
                 "there are {} keys, and {} are listed: as many as --limit says, and 4 MiB at most",
                 answer.number("count"),
                 kvs.len()
@@ -232,58 +225,62 @@ async fn get(args: GetArgs) -> Result<ExitCode, Failure> {
         output::print(value)?;
     }
     if is_missing {
-        return Err(Failure::other(format!("there is no key {}", visible::shown(&args.key))));
+        return Err(Failure::other(format!("there is no key {}", visible::quote(&args.key))));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn put(args: PutArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(&args.client)?;
-    let body = given(args.value)?;
-    let mut path = format!("/v1/kv/{}?prev={}", encoded(&args.key), args.prev);
+    let client = ApiClient::new(&args.client)?;
+    let body = argument_or_stdin(args.value)?;
+    let mut path = format!("/v1/kv/{}?prev={}", url_encoded(&args.key), args.prev);
     if let Some(lease) = &args.lease {
-        path.extend(["&lease=", &encoded(lease)]);
+        path.extend(["&lease=", &url_encoded(lease)]);
     }
     let headers = &[(header::CONTENT_TYPE, "application/octet-stream")];
-    let call = Call { method: Method::PUT, path: &path, headers, body, waits: WAITS, has: "revision" };
+    let call =
+        ApiRequest { method: Method::PUT, path: &path, headers, body, server_wait: LEADER_WAIT, expects: "revision" };
     let answer = client.call(call).await?;
-    if args.client.json {
-        print_json(&answer)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut text = format!("revision {}\n", answer.number("revision"));
-    if answer.json["prev"].is_object() {
-        text.push_str(&show::list(std::slice::from_ref(&answer.json["prev"]), false));
-    }
-    output::print(text)?;
+    output::print_response(&args.client, &answer, |answer| {
+        let prev = &answer.json["prev"];
+        let prev = if prev.is_object() { std::slice::from_ref(prev) } else { &[] };
+        format!("revision {}\n{}", answer.number("revision"), show::list(prev, false))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn del(args: DelArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(&args.client)?;
-    let path = format!("/v1/kv/{}?prefix={}&prev={}", encoded(&args.key), args.prefix, args.prev);
-    let call = Call { method: Method::DELETE, path: &path, waits: WAITS, has: "deleted", ..Call::default() };
+    let client = ApiClient::new(&args.client)?;
+    let path = format!("/v1/kv/{}?prefix={}&prev={}", url_encoded(&args.key), args.prefix, args.prev);
+    let call = ApiRequest {
+        method: Method::DELETE,
+        path: &path,
+        server_wait: LEADER_WAIT,
+        expects: "deleted",
+        ..ApiRequest::default()
+    };
     let answer = client.call(call).await?;
-    if args.client.json {
-        print_json(&answer)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let prev = answer.json["prev"].as_array().map(Vec::as_slice).unwrap_or_default();
-    output::print(format!("deleted {}\n{}", answer.number("deleted"), show::list(prev, false)))?;
+    output::print_response(&args.client, &answer, |answer| {
+        let prev = answer.json["prev"].as_array().map(Vec::as_slice).unwrap_or_default();
+        format!("deleted {}\n{}", answer.number("deleted"), show::list(prev, false))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn txn(args: TxnArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(&args.client)?;
-    let body = given(args.txn)?;
+    let client = ApiClient::new(&args.client)?;
+    let body = argument_or_stdin(args.txn)?;
     let headers = &[(header::CONTENT_TYPE, "application/json")];
-    let call = Call { method: Method::POST, path: "/v1/kv", headers, body, waits: WAITS, has: "succeeded" };
+    let call = ApiRequest {
+        method: Method::POST,
+        path: "/v1/kv",
+        headers,
+        body,
+        server_wait: LEADER_WAIT,
+        expects: "succeeded",
+    };
     let answer = client.call(call).await?;
     let succeeded = answer.json["succeeded"] == Value::Bool(true);
-    if args.client.json {
-        print_json(&answer)?;
-    } else {
-        output::print(show::txn(&answer.json))?;
-    }
+    output::print_response(&args.client, &answer, |answer| show::txn(&answer.json))?;
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,53 +1,53 @@
-//! Keys and values as lines.
+//! Keys, values and transactions as lines of text.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use crate::visible;
 
-/// The bytes of a field, which are text or base64.
+/// The bytes of a field: the API has text in `field`, and other bytes in `field_base64`.
 pub(super) fn bytes(kv: &Value, field: &str) -> Vec<u8> {
     let base64 = || STANDARD.decode(kv[format!("{field}_base64")].as_str()?).ok();
     kv[field].as_str().map(|text| text.as_bytes().to_vec()).or_else(base64).unwrap_or_default()
 }
 
-/// The same on one line, which cannot move the cursor. Other bytes than text are replaced.
-pub(in super::super) fn word(kv: &Value, field: &str) -> String {
+/// The bytes of a field as text that is safe to print: on one line, with what is not UTF-8 replaced.
+pub(in super::super) fn text_field(kv: &Value, field: &str) -> String {
     visible::escaped(&String::from_utf8_lossy(&bytes(kv, field)))
 }
 
-/// Keys, a line each.
+/// One line for each key.
 pub(super) fn list(kvs: &[Value], keys_only: bool) -> String {
     let line = |kv: &Value| match keys_only {
-        true => format!("{}\n", word(kv, "key")),
-        false => format!("{} = {}\n", word(kv, "key"), word(kv, "value")),
+        true => format!("{}\n", text_field(kv, "key")),
+        false => format!("{} = {}\n", text_field(kv, "key"), text_field(kv, "value")),
     };
     kvs.iter().map(line).collect()
 }
 
-/// What a transaction did.
-pub(super) fn txn(done: &Value) -> String {
+/// Whether the comparisons of a transaction held, and what each operation did.
+pub(super) fn txn(txn: &Value) -> String {
     let held =
-        if done["succeeded"] == Value::Bool(true) { "the comparisons held" } else { "the comparisons did not hold" };
-    let mut text = format!("{held}, revision {}\n", done["revision"]);
-    responses(&mut text, done, "");
+        if txn["succeeded"] == Value::Bool(true) { "the comparisons held" } else { "the comparisons did not hold" };
+    let mut text = format!("{held}, revision {}\n", txn["revision"]);
+    responses(&mut text, txn, "");
     text
 }
 
-fn responses(text: &mut String, done: &Value, indent: &str) {
-    for response in done["responses"].as_array().into_iter().flatten() {
-        let Some((name, did)) = response.as_object().and_then(|response| response.iter().next()) else { continue };
+fn responses(text: &mut String, txn: &Value, indent: &str) {
+    for response in txn["responses"].as_array().into_iter().flatten() {
+        let Some((name, outcome)) = response.as_object().and_then(|response| response.iter().next()) else { continue };
         let kvs =
-            ["kvs", "prev"].iter().find_map(|field| did[*field].as_array()).map(Vec::as_slice).unwrap_or_default();
+            ["kvs", "prev"].iter().find_map(|field| outcome[*field].as_array()).map(Vec::as_slice).unwrap_or_default();
         match &**name {
-            "get" => text.push_str(&format!("{indent}get: {} keys\n", did["count"])),
-            "delete" => text.push_str(&format!("{indent}deleted {}\n", did["deleted"])),
+            "get" => text.push_str(&format!("{indent}get: {} keys\n", outcome["count"])),
+            "delete" => text.push_str(&format!("{indent}deleted {}\n", outcome["deleted"])),
             "txn" => {
                 text.push_str(&format!(
                     "{indent}txn: {}\n",
-                    if did["succeeded"] == Value::Bool(true) { "held" } else { "did not hold" }
+                    if outcome["succeeded"] == Value::Bool(true) { "held" } else { "did not hold" }
                 ));
-                responses(text, did, &format!("{indent}  "));
+                responses(text, outcome, &format!("{indent}  "));
             }
             _ => text.push_str(&format!("{indent}{}\n", visible::escaped(name))),
         }

@@ -1,13 +1,19 @@
-//! `broadcast kv watch`: changes of keys as they happen, for as long as it takes. Whoever loses the node goes on where it
-//! was, at the same node: see [`follow`](super::super::follow).
+//! `broadcast kv watch`: changes of keys as they happen.
+//!
+//! If the node goes away, the watch goes on where it was once the node is back: see [`follow`](super::super::follow).
 
-use std::{fmt::Write as _, io, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 use clap::Args;
 use serde_json::Value;
 
 use super::{
-    super::{client::Client, follow::Follower, node::Signals, output, tail::encoded},
+    super::{
+        client::{ApiClient, url_encoded},
+        follow::Follower,
+        output,
+        signals::run_until_stopped,
+    },
     revision, show,
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
@@ -46,21 +52,16 @@ pub(super) struct WatchArgs {
 }
 
 pub(super) async fn run(args: WatchArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
     let which = if args.prefix { "prefix" } else { "key" };
-    let mut path = format!("/v1/watch?{which}={}&prev={}", encoded(&args.key), args.prev);
+    let mut path = format!("/v1/watch?{which}={}&prev={}", url_encoded(&args.key), args.prev);
     if let Some(revision) = args.rev {
         path.extend(["&after=", &revision.saturating_sub(1).to_string()]);
     }
-    let follower = Follower::new(Client::of(&args.client)?, path);
-    tokio::select! {
-        ended = follow(follower, args.client.json) => ended,
-        () = output::nobody_reads() => Ok(ExitCode::SUCCESS),
-        code = signals.recv() => Ok(code),
-    }
+    let follower = Follower::new(ApiClient::new(&args.client)?, path);
+    run_until_stopped(follow(follower, args.client.json)).await
 }
 
-/// Prints what the node tells, until nobody reads it.
+/// Prints changes until the watch ends or nobody reads.
 async fn follow(mut follower: Follower, json: bool) -> Result<ExitCode, Failure> {
     loop {
         let (mut text, mut end) = (String::new(), None);
@@ -72,10 +73,8 @@ async fn follow(mut follower: Follower, json: bool) -> Result<ExitCode, Failure>
                 _ => {}
             }
         }
-        match output::print_slowly(text).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-            Err(error) => return Err(output::unwritable(&error)),
+        if !output::print_in_background(text).await? {
+            return Ok(ExitCode::SUCCESS);
         }
         if let Some(end) = end {
             return Err(Failure::other(end));
@@ -83,18 +82,18 @@ async fn follow(mut follower: Follower, json: bool) -> Result<ExitCode, Failure>
     }
 }
 
-/// A line for each change of a revision.
+/// Adds a line for each change of a revision.
 fn changes(text: &mut String, data: &str) {
     let changes: Value = serde_json::from_str(data).unwrap_or_default();
     let revision = &changes["revision"];
     for event in changes["events"].as_array().into_iter().flatten() {
-        let key = show::word(&event["kv"], "key");
+        let key = show::text_field(&event["kv"], "key");
         let _ = match event["type"] == "delete" {
             true => write!(text, "{revision} DELETE {key}"),
-            false => write!(text, "{revision} PUT {key} = {}", show::word(&event["kv"], "value")),
+            false => write!(text, "{revision} PUT {key} = {}", show::text_field(&event["kv"], "value")),
         };
         if event["prev"].is_object() {
-            let _ = write!(text, " (was {})", show::word(&event["prev"], "value"));
+            let _ = write!(text, " (was {})", show::text_field(&event["prev"], "value"));
         }
         text.push('\n');
     }

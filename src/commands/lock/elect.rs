@@ -1,25 +1,24 @@
-//! `broadcast elect`: one leader at a time, which is an exclusive lock whose holder says something of itself.
+//! `broadcast elect`: one leader at a time. An election is an exclusive lock whose holder publishes a value.
 
-use std::{env, ffi::OsString, io, process::ExitCode};
+use std::{env, ffi::OsString, process::ExitCode};
 
+use broadcast_lock::Mode;
 use clap::{Args, ValueHint};
 use hyper::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
     super::{
-        client::{Call, Client, Trouble},
-        follow::{Event, Follower},
-        kv,
-        look::word,
-        node::Signals,
-        output,
+        client::{ApiClient, ApiRequest, ClientError, LEADER_WAIT, url_encoded},
+        follow::Follower,
+        kv, output,
+        signals::run_until_stopped,
+        sse::ServerEvent,
         supervisor::Program,
-        tail::encoded,
+        table::cell,
     },
-    ask::{HoldArgs, Mode, name, value},
-    holding::{self, KEY, TOKEN},
-    locks::WAITS,
+    hold::{self, KEY, TOKEN},
+    request::{HoldArgs, name, value},
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
@@ -87,21 +86,21 @@ pub(in super::super) async fn run(args: ElectArgs) -> Result<ExitCode, Failure> 
     }
     let program = Program::of(args.command);
     let value = Some(args.value.unwrap_or_default());
-    let ask = args.hold.ask(vec![args.name], Mode::Exclusive, value, program.as_ref());
-    holding::run(ask, program, &args.client).await
+    let request = args.hold.request(vec![args.name], Mode::Exclusive, value, program.as_ref());
+    hold::run(request, program, &args.client).await
 }
 
 async fn leader(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
-    let path = format!("/v1/elections/{}", encoded(name));
-    let call = Call { path: &path, has: "token", ..Call::default() };
-    let answer = match Client::of(args)?.call(call).await {
+    let path = format!("/v1/elections/{}", url_encoded(name));
+    let request = ApiRequest { path: &path, expects: "token", ..ApiRequest::default() };
+    let answer = match ApiClient::new(args)?.call(request).await {
         Ok(answer) => answer,
-        Err(Trouble::Problem(answer)) if answer.status == StatusCode::NOT_FOUND => {
-            return Err(Failure::other(format!("nobody leads {}", visible::shown(name))));
+        Err(ClientError::Problem(answer)) if answer.status == StatusCode::NOT_FOUND => {
+            return Err(Failure::other(format!("nobody leads {}", visible::quote(name))));
         }
-        Err(trouble) => return Err(trouble.into()),
+        Err(error) => return Err(error.into()),
     };
-    output::print_line(&if args.json { visible::escaped_json(&answer.text) } else { line(&answer.json) })?;
+    output::print_response(args, &answer, |answer| line(&answer.json) + "\n")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -110,43 +109,43 @@ async fn proclaim(name: &str, value: &str, args: &ClientArgs) -> Result<ExitCode
     let (key, token) = (variable(KEY), variable(TOKEN).parse::<u64>());
     let session = key.strip_prefix(name).and_then(|rest| rest.strip_prefix('/'));
     let (Some(session), Ok(token)) = (session, token) else {
-        let name = visible::shown(name);
+        let name = visible::quote(name);
         return Err(Failure::other(format!(
             "{KEY} and {TOKEN} are not those of {name}: have the command that leads it run this"
         )));
     };
-    let path = format!("/v1/elections/{}", encoded(name));
+    let path = format!("/v1/elections/{}", url_encoded(name));
     let body = json!({"session": session, "token": token, "value": value}).to_string().into();
     let headers = &[(header::CONTENT_TYPE, "application/json")];
-    // What is answered is not told, but that it is well.
-    let call = Call { method: Method::PUT, path: &path, headers, body, waits: WAITS, ..Call::default() };
-    Client::of(args)?.open(call).await?;
+    // The exit code says all that matters of the answer.
+    let request = ApiRequest {
+        method: Method::PUT,
+        path: &path,
+        headers,
+        body,
+        server_wait: LEADER_WAIT,
+        ..ApiRequest::default()
+    };
+    ApiClient::new(args)?.send(request).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn observe(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
-    let follower = Follower::new(Client::of(args)?, format!("/v1/elections/{}", encoded(name)));
-    tokio::select! {
-        ended = follow(follower, args.json) => ended,
-        () = output::nobody_reads() => Ok(ExitCode::SUCCESS),
-        code = signals.recv() => Ok(code),
-    }
+    let follower = Follower::new(ApiClient::new(args)?, format!("/v1/elections/{}", url_encoded(name)));
+    run_until_stopped(follow(follower, args.json)).await
 }
 
 async fn follow(mut follower: Follower, json: bool) -> Result<ExitCode, Failure> {
     loop {
-        let text: String = follower.next().await?.iter().filter_map(|event| change(event, json)).collect();
-        match output::print_slowly(text).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-            Err(error) => return Err(output::unwritable(&error)),
+        let text: String = follower.next().await?.iter().filter_map(|event| event_line(event, json)).collect();
+        if !output::print_in_background(text).await? {
+            return Ok(ExitCode::SUCCESS);
         }
     }
 }
 
-/// The line of an event; `{}` in JSON, and a word otherwise, when nobody leads.
-fn change(event: &Event, json: bool) -> Option<String> {
+/// The line of an event. When nobody leads, that is `{}` in JSON and `nobody` in text.
+fn event_line(event: &ServerEvent, json: bool) -> Option<String> {
     let is_vacant = match &*event.name {
         "leader" => false,
         "vacant" => true,
@@ -161,9 +160,9 @@ fn change(event: &Event, json: bool) -> Option<String> {
 
 /// Who leads, as a line.
 fn line(leader: &Value) -> String {
-    let value = kv::field_word(leader, "value");
+    let value = kv::text_field(leader, "value");
     let value = if value.is_empty() { value } else { format!(": {value}") };
-    format!("{} with token {}{value}", word(&leader["node"]), word(&leader["token"]))
+    format!("{} with token {}{value}", cell(&leader["node"]), cell(&leader["token"]))
 }
 
 #[cfg(test)]

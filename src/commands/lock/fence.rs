@@ -1,4 +1,4 @@
-//! `broadcast fence`: runs a command only if no greater fencing token was seen for what it is going to change.
+//! `broadcast fence`: runs a command only if the cluster has seen no greater fencing token for what it changes.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -7,18 +7,17 @@ use hyper::{Method, StatusCode};
 
 use super::{
     super::{
-        client::{Call, Client, Trouble},
+        client::{ApiClient, ApiRequest, ClientError, LEADER_WAIT, url_encoded},
+        output::print_response,
         supervisor::Program,
-        tail::encoded,
     },
-    ask::name,
-    holding::FAILED,
-    locks::{WAITS, show},
-    waiting::NOT_IN_TIME,
+    hold::FAILED,
+    request::name,
+    waiter::NOT_IN_TIME,
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
-/// The exit code when a greater token was seen.
+/// The exit code if a greater token was seen.
 const REFUSED: u8 = NOT_IN_TIME;
 
 /// Run a command unless a later holder of a lock was here before
@@ -60,33 +59,42 @@ fn token(text: &str) -> Result<u64, &'static str> {
 }
 
 pub(in super::super) async fn run(args: FenceArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(&args.client).map_err(|failure| failure.with_code(FAILED))?;
+    let client = ApiClient::new(&args.client).map_err(|failure| failure.with_code(FAILED))?;
     let Some(token) = args.token else {
-        forget(&args.name, &client).await.map_err(|trouble| Failure::from(trouble).with_code(FAILED))?;
+        forget(&args.name, &client).await.map_err(|error| Failure::from(error).with_code(FAILED))?;
         return Ok(ExitCode::SUCCESS);
     };
-    let path = format!("/v1/fences/{}?token={token}", encoded(&args.name));
-    let call = Call { method: Method::PUT, path: &path, waits: WAITS, has: "token", ..Call::default() };
-    let answer = match client.call(call).await {
+    let path = format!("/v1/fences/{}?token={token}", url_encoded(&args.name));
+    let request = ApiRequest {
+        method: Method::PUT,
+        path: &path,
+        server_wait: LEADER_WAIT,
+        expects: "token",
+        ..ApiRequest::default()
+    };
+    let answer = match client.call(request).await {
         Ok(answer) => answer,
-        Err(Trouble::Problem(answer)) if answer.status == StatusCode::PRECONDITION_FAILED => {
+        Err(ClientError::Problem(answer)) if answer.status == StatusCode::PRECONDITION_FAILED => {
             let (name, highest) = (visible::escaped(&args.name), answer.number("highest"));
             let what =
                 format!("{name} has seen token {highest}, which is greater than {token}: its lock has passed on");
             return Err(Failure::other(what).with_code(REFUSED));
         }
-        Err(trouble) => return Err(Failure::from(trouble).with_code(FAILED)),
+        Err(error) => return Err(Failure::from(error).with_code(FAILED)),
     };
     match Program::of(args.command) {
-        Some(program) => Ok(program.become_it().into()),
+        Some(program) => Ok(program.exec().into()),
         None => {
-            show(&args.client, &answer, |_| format!("token {token}\n"))?;
+            print_response(&args.client, &answer, |_| format!("token {token}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-async fn forget(name: &str, client: &Client) -> Result<(), Trouble> {
-    let path = format!("/v1/fences/{}", encoded(name));
-    client.open(Call { method: Method::DELETE, path: &path, waits: WAITS, ..Call::default() }).await.map(drop)
+async fn forget(name: &str, client: &ApiClient) -> Result<(), ClientError> {
+    let path = format!("/v1/fences/{}", url_encoded(name));
+    client
+        .send(ApiRequest { method: Method::DELETE, path: &path, server_wait: LEADER_WAIT, ..ApiRequest::default() })
+        .await
+        .map(drop)
 }

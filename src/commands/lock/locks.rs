@@ -1,9 +1,8 @@
-//! `broadcast locks`: who holds what, and who waits for it.
+//! `broadcast locks`: lists who holds which lock and who waits for it, and takes a lock from its holder.
 
 use std::{
     collections::{HashMap, HashSet},
     process::ExitCode,
-    time::Duration,
 };
 
 use broadcast_lock::message::MAX_PAGE_ENTRIES;
@@ -13,18 +12,13 @@ use serde_json::Value;
 
 use super::{
     super::{
-        client::{Answer, Call, Client, Trouble},
-        follow::warn,
-        look::{list, table, word},
-        output,
-        tail::encoded,
+        client::{ApiClient, ApiRequest, ApiResponse, ClientError, LEADER_WAIT, url_encoded},
+        output::{print_response, warn},
+        table::{cell, items, table},
     },
-    ask::name,
+    request::name,
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
-
-/// How long a node may wait for a leader.
-pub(super) const WAITS: Duration = Duration::from_secs(15);
 
 /// List the locks that are held, or show who holds and awaits one of them
 ///
@@ -96,10 +90,10 @@ pub(in super::super) async fn run(args: LocksArgs) -> Result<ExitCode, Failure> 
 }
 
 async fn all(args: &LocksArgs) -> Result<ExitCode, Failure> {
-    let prefix = args.prefix.as_ref().map(|prefix| format!("&prefix={}", encoded(prefix))).unwrap_or_default();
-    let pages = Pages { path: "/v1/locks", query: &prefix, list: "locks", id: "name" };
-    let answer = pages.read(&Client::of(&args.client)?, args.limit, |_| true).await?;
-    show(&args.client, &answer, locks_table)?;
+    let prefix = args.prefix.as_ref().map(|prefix| format!("&prefix={}", url_encoded(prefix))).unwrap_or_default();
+    let pages = PagedList { path: "/v1/locks", query: &prefix, list: "locks", id: "name" };
+    let answer = pages.read(&ApiClient::new(&args.client)?, args.limit, |_| true).await?;
+    print_response(&args.client, &answer, locks_table)?;
     if answer.json["more"] == true && !args.client.json {
         warn(&format!("there are more than the {} locks listed; see --limit and --prefix", args.limit));
     }
@@ -107,68 +101,73 @@ async fn all(args: &LocksArgs) -> Result<ExitCode, Failure> {
 }
 
 async fn one(name: &str, args: &ClientArgs) -> Result<ExitCode, Failure> {
-    let client = Client::of(args)?;
-    let path = format!("/v1/locks/{}", encoded(name));
-    let answer = match client.call(Call { path: &path, waits: WAITS, has: "name", ..Call::default() }).await {
+    let client = ApiClient::new(args)?;
+    let path = format!("/v1/locks/{}", url_encoded(name));
+    let answer = match client
+        .call(ApiRequest { path: &path, server_wait: LEADER_WAIT, expects: "name", ..ApiRequest::default() })
+        .await
+    {
         Ok(answer) => answer,
-        Err(Trouble::Problem(answer)) if answer.status == StatusCode::NOT_FOUND => {
-            return Err(Failure::other(format!("nobody holds or awaits {}", visible::shown(name))));
+        Err(ClientError::Problem(answer)) if answer.status == StatusCode::NOT_FOUND => {
+            return Err(Failure::other(format!("nobody holds or awaits {}", visible::quote(name))));
         }
-        Err(trouble) => return Err(trouble.into()),
+        Err(error) => return Err(error.into()),
     };
-    let left = if args.json { HashMap::new() } else { left(&client, &answer.json).await };
-    show(args, &answer, |answer| lock_text(answer, &left))?;
+    let left = if args.json { HashMap::new() } else { time_left(&client, &answer.json).await };
+    print_response(args, &answer, |answer| lock_text(answer, &left))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long the sessions of a lock have left. It is not worth a failure.
-async fn left(client: &Client, lock: &Value) -> HashMap<String, String> {
+/// How long the sessions of a lock live on, by session. What cannot be found out is left out.
+async fn time_left(client: &ApiClient, lock: &Value) -> HashMap<String, String> {
     let mut wanted: HashSet<String> =
-        ["holders", "queue"].into_iter().flat_map(|who| list(&lock[who])).map(|who| word(&who["session"])).collect();
+        ["holders", "queue"].into_iter().flat_map(|who| items(&lock[who])).map(|who| cell(&who["session"])).collect();
     let mut found = HashMap::new();
     let more = |page: &[Value]| {
         for session in page {
-            let id = word(&session["session"]);
+            let id = cell(&session["session"]);
             if wanted.remove(&id) {
                 found.insert(id, seconds(&session["left"]));
             }
         }
         !wanted.is_empty()
     };
-    // What was found before a page fails is well.
+    // If a page fails, what the pages before had is still right.
     let _ = SESSIONS.read(client, u32::MAX, more).await;
     found
 }
 
 /// A list that the API gives in pages of [`MAX_PAGE_ENTRIES`] entries.
-pub(super) struct Pages<'a> {
+pub(super) struct PagedList<'a> {
     pub(super) path: &'a str,
-    /// More of the query, each part with `&` before it.
+    /// More parameters, each with `&` before it.
     pub(super) query: &'a str,
-    /// The field with the entries, and that of an entry by which the next page begins behind it.
+    /// The field with the entries, and the field of an entry after which the next page begins.
     pub(super) list: &'static str,
     pub(super) id: &'static str,
 }
 
-pub(super) const SESSIONS: Pages<'_> = Pages { path: "/v1/sessions", query: "", list: "sessions", id: "session" };
+pub(super) const SESSIONS: PagedList<'_> =
+    PagedList { path: "/v1/sessions", query: "", list: "sessions", id: "session" };
 
-impl Pages<'_> {
-    /// So many entries, in one answer, as long as more pages are wanted.
+impl PagedList<'_> {
+    /// Reads up to `limit` entries into one response, page after page, as long as `wants_more` says so of each.
     pub(super) async fn read(
         &self,
-        client: &Client,
+        client: &ApiClient,
         limit: u32,
         mut wants_more: impl FnMut(&[Value]) -> bool,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<ApiResponse, ClientError> {
         let mut entries: Vec<Value> = Vec::new();
         loop {
             let left = limit - u32::try_from(entries.len()).unwrap_or(limit).min(limit);
             let mut path = format!("{}?limit={}{}", self.path, left.min(MAX_PAGE_ENTRIES), self.query);
             if let Some(last) = entries.last() {
-                path.extend(["&after=", &encoded(last[self.id].as_str().unwrap_or_default())]);
+                path.extend(["&after=", &url_encoded(last[self.id].as_str().unwrap_or_default())]);
             }
-            let call = Call { path: &path, waits: WAITS, has: self.list, ..Call::default() };
-            let mut answer = client.call(call).await?;
+            let request =
+                ApiRequest { path: &path, server_wait: LEADER_WAIT, expects: self.list, ..ApiRequest::default() };
+            let mut answer = client.call(request).await?;
             let page = answer.json[self.list].as_array_mut().map(std::mem::take).unwrap_or_default();
             let is_last = answer.json["more"] != true || page.is_empty() || page.len() >= left as usize;
             let is_enough = !wants_more(&page) || is_last;
@@ -184,53 +183,54 @@ impl Pages<'_> {
 
 async fn release(args: &ReleaseArgs) -> Result<ExitCode, Failure> {
     debug_assert!(args.force, "it has to be given");
-    let path = format!("/v1/locks/{}?force=true", encoded(&args.name));
-    let call = Call { method: Method::DELETE, path: &path, waits: WAITS, has: "released", ..Call::default() };
-    let answer = Client::of(&args.client)?.call(call).await?;
-    show(&args.client, &answer, |answer| {
-        let tokens: Vec<_> = list(&answer.json["released"]).map(word).collect();
+    let path = format!("/v1/locks/{}?force=true", url_encoded(&args.name));
+    let request = ApiRequest {
+        method: Method::DELETE,
+        path: &path,
+        server_wait: LEADER_WAIT,
+        expects: "released",
+        ..ApiRequest::default()
+    };
+    let answer = ApiClient::new(&args.client)?.call(request).await?;
+    print_response(&args.client, &answer, |answer| {
+        let tokens: Vec<_> = items(&answer.json["released"]).map(cell).collect();
         format!("released {}, token {}\n", visible::escaped(&args.name), tokens.join(", "))
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// An answer, as JSON or in words.
-pub(super) fn show(args: &ClientArgs, answer: &Answer, text: impl Fn(&Answer) -> String) -> Result<(), Failure> {
-    output::print(if args.json { format!("{}\n", visible::escaped_json(&answer.text)) } else { text(answer) })
-}
-
-/// A number of seconds, to a tenth.
+/// Seconds, to a tenth.
 pub(super) fn seconds(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".into(), |seconds| format!("{seconds:.1} s"))
 }
 
-fn locks_table(answer: &Answer) -> String {
+fn locks_table(answer: &ApiResponse) -> String {
     let mut rows = vec![["NAME", "MODE", "TOKEN", "NODE", "SINCE", "WAITING", "LABEL"].map(String::from)];
-    for lock in list(&answer.json["locks"]) {
-        let holders: Vec<_> = list(&lock["holders"]).collect();
+    for lock in items(&answer.json["locks"]) {
+        let holders: Vec<_> = items(&lock["holders"]).collect();
         let nobody = [&Value::Null];
         for holder in if holders.is_empty() { &nobody[..] } else { &holders } {
-            let [name, mode, waiting] = ["name", "mode", "waiting"].map(|field| word(&lock[field]));
-            let [token, node, since, label] = ["token", "node", "since", "label"].map(|field| word(&holder[field]));
+            let [name, mode, waiting] = ["name", "mode", "waiting"].map(|field| cell(&lock[field]));
+            let [token, node, since, label] = ["token", "node", "since", "label"].map(|field| cell(&holder[field]));
             rows.push([name, mode, token, node, since, waiting, label]);
         }
     }
     table(&rows)
 }
 
-fn lock_text(answer: &Answer, left: &HashMap<String, String>) -> String {
+fn lock_text(answer: &ApiResponse, left: &HashMap<String, String>) -> String {
     let lock = &answer.json;
     let mut rows = vec![["STATE", "TOKEN", "NODE", "SESSION", "LEFT", "SINCE", "LABEL"].map(String::from)];
-    let holders = list(&lock["holders"]).map(|holder| ("holds".to_owned(), holder));
-    let queue = list(&lock["queue"]).zip(1..).map(|(waiter, place)| (format!("waits, {place}"), waiter));
+    let holders = items(&lock["holders"]).map(|holder| ("holds".to_owned(), holder));
+    let queue = items(&lock["queue"]).zip(1..).map(|(waiter, place)| (format!("waits, {place}"), waiter));
     for (state, who) in holders.chain(queue) {
         let [token, node, session, since, label] =
-            ["token", "node", "session", "since", "label"].map(|field| word(&who[field]));
+            ["token", "node", "session", "since", "label"].map(|field| cell(&who[field]));
         let left = left.get(&session).cloned().unwrap_or_else(|| "-".into());
         rows.push([state, token, node, session, left, since, label]);
     }
-    let (name, mode) = (word(&lock["name"]), word(&lock["mode"]));
-    format!("{name}, {mode}, {} waiting\n\n{}", word(&lock["waiting"]), table(&rows))
+    let (name, mode) = (cell(&lock["name"]), cell(&lock["mode"]));
+    format!("{name}, {mode}, {} waiting\n\n{}", cell(&lock["waiting"]), table(&rows))
 }
 
 #[cfg(test)]
@@ -240,8 +240,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(json: Value) -> Answer {
-        Answer { status: StatusCode::OK, text: json.to_string(), json }
+    fn answer(json: Value) -> ApiResponse {
+        ApiResponse { status: StatusCode::OK, text: json.to_string(), json }
     }
 
     #[test]

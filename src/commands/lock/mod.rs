@@ -1,28 +1,30 @@
 //! `broadcast lock`, `elect`, `locks`, `sessions` and `fence`: the locks of the cluster from a shell.
 //!
-//! A request is one call whose events tell the place in the queue and the grant ([`waiting`]). From then on the session is
-//! kept alive ([`keeper`]) and a deadline heeded ([`limits`]), by which the command is over ([`holding`]).
+//! A lock is requested with one HTTP request, whose events tell the position in the queue and the grant ([`waiter`]). While
+//! the lock is held, its session is kept alive ([`keep_alive`]). The command ends before the session can have expired
+//! ([`deadlines`], [`hold`]), whatever happens to the node or the network. So two commands never hold the same lock at the
+//! same time, as long as this machine runs.
 
-mod ask;
+mod deadlines;
 mod elect;
 mod fence;
-mod holding;
-mod keeper;
-mod limits;
+mod hold;
+mod keep_alive;
 mod locks;
 mod nested;
+mod progress;
+mod request;
 mod sessions;
 mod stop;
 mod stream;
-mod told;
-mod waiting;
+mod waiter;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use broadcast_lock::message::MAX_PERMITS;
+use broadcast_lock::{Mode, message::MAX_PERMITS};
 use clap::{Args, ValueHint};
 
-use self::ask::{HoldArgs, Mode, name, names};
+use self::request::{HoldArgs, name, names};
 pub(super) use self::{
     elect::{ElectArgs, run as elect},
     fence::{FenceArgs, run as fence},
@@ -48,8 +50,8 @@ use crate::{failure::Failure, settings::client::ClientArgs};
 /// standard error with COMMAND, and otherwise on standard output.
 ///
 /// Exit codes: that of COMMAND, 128+N if signal N ended it; 123, the lock was lost and COMMAND was ended; 124, not
-/// granted within --wait or --try, for whatever reason; 125, no node answered, or it refused; 126, COMMAND cannot be run; 127, there is no such
-/// COMMAND; 2, wrong usage.
+/// granted within --wait or --try, for whatever reason; 125, no node answered, or it refused; 126, COMMAND cannot be
+/// run; 127, there is no such COMMAND; 2, wrong usage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     broadcast lock jobs/nightly -- ./nightly.sh\n  \
@@ -89,11 +91,11 @@ pub(super) struct LockArgs {
 pub(super) async fn run(args: LockArgs) -> Result<ExitCode, Failure> {
     let names = names(args.name, args.also).map_err(Failure::usage)?;
     let mode = match args.semaphore {
-        Some(permits) => Mode::Semaphore(permits),
+        Some(permits) => Mode::Semaphore { permits },
         None if args.shared => Mode::Shared,
         None => Mode::Exclusive,
     };
     let program = Program::of(args.command);
-    let ask = args.hold.ask(names, mode, None, program.as_ref());
-    holding::run(ask, program, &args.client).await
+    let request = args.hold.request(names, mode, None, program.as_ref());
+    hold::run(request, program, &args.client).await
 }

@@ -1,54 +1,54 @@
-//! Locks within locks: a command that holds a lock and asks for it once more would wait for itself.
+//! Nested locks: a command that runs under a lock and requests it again would wait for itself. It is refused instead.
 
 use std::{env, time::Duration};
 
+use broadcast_lock::Mode;
 use hyper::StatusCode;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
     super::{
-        client::{Call, Client, Trouble},
-        look::list,
-        tail::encoded,
+        client::{ApiClient, ApiRequest, ClientError, url_encoded},
+        table::items,
     },
-    ask::{Ask, Mode},
+    request::LockRequest,
 };
 use crate::{failure::Failure, visible};
 
-/// The sessions of the locks that a command is run under, the outermost first, with spaces between them.
+/// The sessions of the locks that a command runs under, the outermost first, separated by spaces.
 pub(super) const SESSIONS: &str = "BROADCAST_LOCK_SESSIONS";
-/// How long it may take to see who holds what.
-const LOOK: Duration = Duration::from_secs(2);
+/// How long the check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The sessions that this is run under. They may have ended, where a command has left something behind.
+/// The sessions that this process runs under. They may have ended, if a command left this process behind.
 fn outer() -> Vec<String> {
     env::var(SESSIONS).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
-/// What a command has that is run under this session as well.
+/// The variable for a command that runs under one more session.
 pub(super) fn with(session: &str) -> String {
     let mut sessions = outer();
     sessions.push(session.to_owned());
     sessions.join(" ")
 }
 
-/// Refuses what would wait for ever for what this is run under. What waits for some time only is not looked at, and neither
-/// is anything where the node does not answer.
-pub(super) async fn check(client: &Client, ask: &Ask) -> Result<(), Failure> {
+/// Refuses a request that would wait for ever for a session this process runs under. A request with a time limit passes, and
+/// so does every request if the node does not answer.
+pub(super) async fn check(client: &ApiClient, request: &LockRequest) -> Result<(), Failure> {
     let sessions = outer();
-    if sessions.is_empty() || ask.wait.is_some() {
+    if sessions.is_empty() || request.wait.is_some() {
         return Ok(());
     }
     let looking = async {
-        for name in &ask.names {
-            let path = format!("/v1/locks/{}", encoded(name));
-            let lock = match client.call(Call { path: &path, has: "name", ..Call::default() }).await {
+        for name in &request.names {
+            let path = format!("/v1/locks/{}", url_encoded(name));
+            let lock = match client.call(ApiRequest { path: &path, expects: "name", ..ApiRequest::default() }).await {
                 Ok(answer) => answer.json,
-                Err(Trouble::Problem(answer)) if answer.status == StatusCode::NOT_FOUND => continue,
+                Err(ClientError::Problem(answer)) if answer.status == StatusCode::NOT_FOUND => continue,
                 Err(_) => return Ok(()),
             };
-            if is_in_the_way(&lock, &sessions, ask.mode) {
+            if is_in_the_way(&lock, &sessions, request.mode) {
                 let name = visible::escaped(name);
                 return Err(Failure::other(format!(
                     "{name} is held by the command that this is part of, and would be waited for for ever; leave it out \
@@ -58,16 +58,16 @@ pub(super) async fn check(client: &Client, ask: &Ask) -> Result<(), Failure> {
         }
         Ok(())
     };
-    timeout(LOOK, looking).await.unwrap_or(Ok(()))
+    timeout(CHECK_TIMEOUT, looking).await.unwrap_or(Ok(()))
 }
 
-/// Whether those of these sessions that hold a lock keep it from whoever asks so.
+/// Whether the sessions hold the lock, and in a way that excludes a request in this mode.
 fn is_in_the_way(lock: &Value, sessions: &[String], mode: Mode) -> bool {
     let is_ours = |holder: &&Value| holder["session"].as_str().is_some_and(|id| sessions.iter().any(|each| each == id));
-    let ours = list(&lock["holders"]).filter(is_ours).count() as u64;
+    let ours = items(&lock["holders"]).filter(is_ours).count() as u64;
     let leaves_room = match (lock["mode"].as_str(), mode) {
         (Some("shared"), Mode::Shared) => true,
-        (Some("semaphore"), Mode::Semaphore(permits)) => {
+        (Some("semaphore"), Mode::Semaphore { permits }) => {
             ours < lock["permits"].as_u64().unwrap_or(u64::MAX).min(permits.into())
         }
         _ => false,
@@ -89,11 +89,14 @@ mod tests {
         assert!(is_in_the_way(&lock("exclusive", None), &ours, Mode::Shared));
         assert!(is_in_the_way(&lock("shared", None), &ours, Mode::Exclusive));
         assert!(!is_in_the_way(&lock("shared", None), &ours, Mode::Shared));
-        assert!(is_in_the_way(&lock("shared", None), &ours, Mode::Semaphore(3)));
-        assert!(!is_in_the_way(&lock("semaphore", Some(2)), &ours, Mode::Semaphore(3)), "the other one may go");
-        assert!(is_in_the_way(&lock("semaphore", Some(2)), &ours, Mode::Semaphore(1)));
+        assert!(is_in_the_way(&lock("shared", None), &ours, Mode::Semaphore { permits: 3 }));
+        assert!(
+            !is_in_the_way(&lock("semaphore", Some(2)), &ours, Mode::Semaphore { permits: 3 }),
+            "the other one may go"
+        );
+        assert!(is_in_the_way(&lock("semaphore", Some(2)), &ours, Mode::Semaphore { permits: 1 }));
         let both = ["1".to_owned(), "2".to_owned()];
-        assert!(is_in_the_way(&lock("semaphore", Some(2)), &both, Mode::Semaphore(3)));
+        assert!(is_in_the_way(&lock("semaphore", Some(2)), &both, Mode::Semaphore { permits: 3 }));
         assert!(!is_in_the_way(&lock("exclusive", None), &ours[1..], Mode::Exclusive), "it holds it no more");
         assert!(!is_in_the_way(&json!({"name": "a", "holders": [], "waiting": 1}), &ours, Mode::Exclusive));
     }

@@ -1,4 +1,4 @@
-//! `broadcast sessions`: who holds and awaits locks.
+//! `broadcast sessions`: lists the sessions that hold locks and wait for them, and ends one.
 
 use std::process::ExitCode;
 
@@ -9,12 +9,11 @@ use serde_json::Value;
 
 use super::{
     super::{
-        client::{Answer, Call, Client},
-        follow::warn,
-        look::{list, table, word},
-        tail::encoded,
+        client::{ApiClient, ApiRequest, ApiResponse, LEADER_WAIT, url_encoded},
+        output::{print_response, warn},
+        table::{cell, items, table},
     },
-    locks::{SESSIONS, WAITS, seconds, show},
+    locks::{SESSIONS, seconds},
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
@@ -68,8 +67,8 @@ struct EndArgs {
 
 fn session(text: &str) -> Result<String, &'static str> {
     let text = text.trim();
-    let is_one = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_one {
+    let is_valid = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_valid {
         Ok(text.to_ascii_lowercase())
     } else {
         Err("not a session; write its 16 hex digits, as broadcast sessions lists them")
@@ -80,8 +79,8 @@ pub(in super::super) async fn run(args: SessionsArgs) -> Result<ExitCode, Failur
     if let Some(SessionsCommand::End(args)) = args.command {
         return end(&args).await;
     }
-    let answer = SESSIONS.read(&Client::of(&args.client)?, args.limit, |_| true).await?;
-    show(&args.client, &answer, sessions_table)?;
+    let answer = SESSIONS.read(&ApiClient::new(&args.client)?, args.limit, |_| true).await?;
+    print_response(&args.client, &answer, sessions_table)?;
     if answer.json["more"] == true && !args.client.json {
         warn(&format!("there are more than the {} sessions listed; see --limit", args.limit));
     }
@@ -89,27 +88,34 @@ pub(in super::super) async fn run(args: SessionsArgs) -> Result<ExitCode, Failur
 }
 
 async fn end(args: &EndArgs) -> Result<ExitCode, Failure> {
-    let path = format!("/v1/sessions/{}", encoded(&args.session));
-    let call = Call { method: Method::DELETE, path: &path, waits: WAITS, has: "session", ..Call::default() };
-    let answer = Client::of(&args.client)?.call(call).await?;
-    show(&args.client, &answer, |_| format!("ended {}\n", visible::escaped(&args.session)))?;
+    let path = format!("/v1/sessions/{}", url_encoded(&args.session));
+    let request = ApiRequest {
+        method: Method::DELETE,
+        path: &path,
+        server_wait: LEADER_WAIT,
+        expects: "session",
+        ..ApiRequest::default()
+    };
+    let answer = ApiClient::new(&args.client)?.call(request).await?;
+    print_response(&args.client, &answer, |_| format!("ended {}\n", visible::escaped(&args.session)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn sessions_table(answer: &Answer) -> String {
+fn sessions_table(answer: &ApiResponse) -> String {
     let mut rows = vec![["SESSION", "NODE", "TTL", "LEFT", "SINCE", "HOLDS", "WAITS", "LABEL"].map(String::from)];
-    for session in list(&answer.json["sessions"]) {
-        let [id, node, since, label] = ["session", "node", "since", "label"].map(|field| word(&session[field]));
-        let ttl = format!("{} s", word(&session["ttl"]));
+    for session in items(&answer.json["sessions"]) {
+        let [id, node, since, label] = ["session", "node", "since", "label"].map(|field| cell(&session[field]));
+        let ttl = format!("{} s", cell(&session["ttl"]));
         let (holds, waits) = (locks(&session["holds"]), locks(&session["waits"]));
         rows.push([id, node, ttl, seconds(&session["left"]), since, holds, waits, label]);
     }
     table(&rows)
 }
 
-/// Locks with their tokens.
+/// Locks and their tokens, in one cell.
 fn locks(value: &Value) -> String {
-    let locks: Vec<_> = list(value).map(|lock| format!("{} ({})", word(&lock["name"]), word(&lock["token"]))).collect();
+    let locks: Vec<_> =
+        items(value).map(|lock| format!("{} ({})", cell(&lock["name"]), cell(&lock["token"]))).collect();
     if locks.is_empty() { "-".into() } else { locks.join(", ") }
 }
 
@@ -128,7 +134,7 @@ mod tests {
              "waits": [{"name": "c", "token": 15}]},
             {"session": "2f", "node": "node1", "label": "", "ttl": 60, "left": null, "since": "t", "holds": [], "waits": []},
         ], "more": false});
-        let text = sessions_table(&Answer { status: StatusCode::OK, text: json.to_string(), json });
+        let text = sessions_table(&ApiResponse { status: StatusCode::OK, text: json.to_string(), json });
         let expected = "SESSION  NODE   TTL   LEFT   SINCE  HOLDS           WAITS   LABEL\n\
             1f       node2  10 s  7.2 s  t      a (12), b (12)  c (15)  x\n\
             2f       node1  60 s  -      t      -               -\n";

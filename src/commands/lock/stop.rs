@@ -1,37 +1,36 @@
-//! When waiting for a lock ends without one: a signal came, or the time that was given is over.
+//! When to stop waiting for a lock: a signal came, or the time is over.
 //!
-//! A request that is under way is not simply dropped then: if it was granted at that very moment, nobody would end the
-//! session. So a signal leaves a moment to hear which session it is.
+//! A request is not dropped at once then: if it were granted at that moment, nobody would end the session. So after a signal,
+//! the waiter still listens for a moment, to learn which session to end.
 
 use std::{io, time::Duration};
 
 use nix::sys::signal::Signal;
 
-use super::super::supervisor::{BootTime, BootTimer, PassedSignals};
+use super::super::supervisor::{BootTime, BootTimer, ForwardedSignals};
 
-/// How long an answer is waited for that a node owes: how much longer than asked a request takes, and how long it is heard
-/// out after a signal.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How long to wait for an answer that is due: beyond the time limit, and after a signal.
+const GRACE: Duration = Duration::from_secs(2);
 
-/// A reason to stop, once there is one.
+/// Watches for a reason to stop.
 #[derive(Debug)]
-pub(super) struct Stop<'a> {
-    signals: &'a PassedSignals,
+pub(super) struct StopCondition<'a> {
+    signals: &'a ForwardedSignals,
     timer: BootTimer,
-    /// When nothing is waited for any more.
+    /// When to stop at the latest.
     until: Option<BootTime>,
     signal: Option<Signal>,
     is_over: bool,
 }
 
-impl<'a> Stop<'a> {
-    /// Of what may wait so long, from now on.
-    pub(super) fn new(signals: &'a PassedSignals, wait: Option<Duration>) -> io::Result<Self> {
-        let until = wait.map(|wait| BootTime::now() + wait.saturating_add(ANSWER));
+impl<'a> StopCondition<'a> {
+    /// `wait` is the time limit, from now on.
+    pub(super) fn new(signals: &'a ForwardedSignals, wait: Option<Duration>) -> io::Result<Self> {
+        let until = wait.map(|wait| BootTime::now() + wait.saturating_add(GRACE));
         Ok(Self { signals, timer: BootTimer::new()?, until, signal: None, is_over: false })
     }
 
-    /// Waits for the first reason to stop, and for the one after that. Drop-safe.
+    /// Waits for the next reason to stop: after a signal, there may be a second one. Cancel-safe.
     pub(super) async fn next(&mut self) -> io::Result<()> {
         if let Some(until) = self.until {
             self.timer.set(until)?;
@@ -39,9 +38,9 @@ impl<'a> Stop<'a> {
         tokio::select! {
             signal = self.signals.next() => {
                 let signal = signal?.signal;
-                // Who sends another one does not want to wait.
+                // Whoever sends a second signal does not want to wait.
                 self.is_over |= self.signal.replace(signal).is_some();
-                let soon = BootTime::now() + ANSWER;
+                let soon = BootTime::now() + GRACE;
                 self.until = Some(self.until.map_or(soon, |until| until.min(soon)));
             }
             fired = self.timer.fired() => {
@@ -52,12 +51,12 @@ impl<'a> Stop<'a> {
         Ok(())
     }
 
-    /// The signal that came.
+    /// The signal, if one came.
     pub(super) fn signal(&self) -> Option<Signal> {
         self.signal
     }
 
-    /// Whether nothing is waited for any more.
+    /// Whether to stop at once.
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }

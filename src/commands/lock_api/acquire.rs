@@ -1,7 +1,7 @@
-//! Taking a lock: an answer when it is granted, or events meanwhile (server-sent, WHATWG HTML, 9.2).
+//! Acquires locks: one response when the lock is granted, or server-sent events while the client waits and holds it.
 //!
-//! Whoever goes away while it waits gives up its place. Once the lock is granted, only its session and its token count:
-//! that a connection ends means nothing, since it may end for any reason.
+//! A client that disconnects while it waits loses its place in the queue. Once the lock is granted, only its session and its
+//! token count. The end of the connection means nothing then, since a connection may end for any reason.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use axum::{
 use broadcast_gateway::{AuditHandle, Problem, json_response, no_query, read_json};
 use broadcast_lock::{
     LockClient, LockError,
-    client::{AcquireRequest, EnqueueOutcome, Owner, Waiter},
+    client::{self, EnqueueOutcome, Owner, Waiter},
     message::{EntryChange, LockQuery},
 };
 use serde::{Deserialize, Serialize};
@@ -24,29 +24,29 @@ use tokio::{
 };
 
 use super::{
-    events::{Gone, Told, accepts_events, stream},
-    json::{Wanted, mode, session},
-    name,
+    events::{ClientGone, EventSender, accepts_events, response},
+    json::{SessionParams, parse_mode, parse_session},
+    parse_name,
     problem::problem,
 };
 use crate::{
-    commands::store_api::json::{bytes, lease_text},
+    commands::store_api::json::{bytes, id_text, lease_text},
     store::NodeStore,
 };
 
-/// How often somebody who waits is told how many are ahead, at most.
-const AHEAD_EVERY: Duration = Duration::from_secs(1);
-/// And how much less often for each that is.
-const AHEAD_EACH: Duration = Duration::from_millis(10);
-/// The longest that somebody may say it waits: longer is for ever.
-const LONGEST: f64 = 1e9;
+/// How often a waiter is told how many are ahead of it, at most.
+const AHEAD_INTERVAL: Duration = Duration::from_secs(1);
+/// How much longer that takes for each one ahead.
+const AHEAD_EXTRA: Duration = Duration::from_millis(10);
+/// A longer wait, in seconds, has no limit.
+const LONGEST_WAIT: f64 = 1e9;
 
-/// What is asked for.
+/// The body of a request for locks.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct AcquireRequest {
     names: Vec<String>,
-    session: Whose,
+    session: SessionRef,
     mode: Option<String>,
     permits: Option<u64>,
     wait: Option<f64>,
@@ -54,16 +54,17 @@ struct Asked {
     value_base64: Option<String>,
 }
 
+/// The session for a lock: the id of one that exists, or the parameters of a new one.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Whose {
-    There(String),
-    New(Wanted),
+enum SessionRef {
+    Existing(String),
+    New(SessionParams),
 }
 
-/// A lock that is granted.
+/// The lock is granted.
 #[derive(Serialize)]
-struct Granted {
+struct GrantedBody {
     token: u64,
     names: Vec<String>,
     session: String,
@@ -72,9 +73,9 @@ struct Granted {
     store: String,
 }
 
-/// A place that waits.
+/// The request waits in the queue.
 #[derive(Serialize)]
-struct Queued {
+struct QueuedBody {
     token: u64,
     session: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,43 +83,46 @@ struct Queued {
     ahead: u64,
 }
 
+/// The lock is lost.
 #[derive(Serialize)]
-struct Lost {
+struct LostBody {
     reason: &'static str,
 }
 
-/// A request, and how long it waits.
-struct Checked {
-    acquire: AcquireRequest,
+/// A valid request.
+struct Acquisition {
+    lock_request: client::AcquireRequest,
+    /// The TTL of a new session.
     ttl: Option<u32>,
-    within: Option<Duration>,
+    /// How long to wait; as long as it takes, if none.
+    wait: Option<Duration>,
 }
 
 const EXAMPLE: &str = "{\"names\": [\"jobs/nightly\"], \"session\": {\"ttl\": 10}, \"wait\": 5}";
 
-fn check(store: &NodeStore, asked: Asked) -> Result<Checked, Problem> {
-    let Asked { names, session: whose, mode: how, permits, wait, value, value_base64 } = asked;
-    let owner = match whose {
-        Whose::There(text) => Owner::Session(session(&text)?),
-        Whose::New(wanted) => Owner::New(wanted.checked(store.session_config())?),
+fn check(store: &NodeStore, request: AcquireRequest) -> Result<Acquisition, Problem> {
+    let AcquireRequest { names, session, mode, permits, wait, value, value_base64 } = request;
+    let owner = match session {
+        SessionRef::Existing(text) => Owner::Session(parse_session(&text)?),
+        SessionRef::New(params) => Owner::New(params.config(store.session_config())?),
     };
     let ttl = match &owner {
         Owner::Session(_) => None,
         Owner::New(config) => Some(config.ttl),
     };
-    let names = names.iter().map(|text| name(text)).collect::<Result<Vec<_>, _>>()?;
-    let within = match wait {
+    let names = names.iter().map(|text| parse_name(text)).collect::<Result<Vec<_>, _>>()?;
+    let wait = match wait {
         None => None,
-        Some(wait) if wait >= 0.0 => (wait < LONGEST).then(|| Duration::from_secs_f64(wait)),
+        Some(wait) if wait >= 0.0 => (wait < LONGEST_WAIT).then(|| Duration::from_secs_f64(wait)),
         Some(wait) => {
             return Err(Problem::bad_request(format_args!("wait = {wait}: write seconds, 0 or more")));
         }
     };
-    let waits = within.is_none_or(|within| !within.is_zero());
+    let waits = wait.is_none_or(|wait| !wait.is_zero());
     let value = bytes("value", value, value_base64)?.unwrap_or_default();
-    let acquire =
-        AcquireRequest { mode: mode(how.as_deref(), permits)?, value, waits, ..AcquireRequest::new(owner, names) };
-    Ok(Checked { acquire, ttl, within })
+    let mode = parse_mode(mode.as_deref(), permits)?;
+    let lock_request = client::AcquireRequest { mode, value, waits, ..client::AcquireRequest::new(owner, names) };
+    Ok(Acquisition { lock_request, ttl, wait })
 }
 
 /// `POST /v1/locks`
@@ -129,110 +133,119 @@ pub(super) async fn acquire(
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
     let wants_events = accepts_events(request.headers());
-    let asked: Asked = read_json(request, EXAMPLE).await?;
-    audit.describe(asked.names.join(", "));
-    let checked = check(&store, asked)?;
-    if wants_events { events(&store, checked).await } else { once(&store, checked).await }
+    let request: AcquireRequest = read_json(request, EXAMPLE).await?;
+    audit.describe(request.names.join(", "));
+    let acquisition = check(&store, request)?;
+    if wants_events { with_events(&store, acquisition).await } else { without_events(&store, acquisition).await }
 }
 
-async fn once(store: &NodeStore, Checked { acquire, ttl, within }: Checked) -> Result<Response, Problem> {
+/// Answers once the lock is granted, or refused.
+async fn without_events(
+    store: &NodeStore,
+    Acquisition { lock_request, ttl, wait }: Acquisition,
+) -> Result<Response, Problem> {
     let granted = store.run_locks(async move |locks| {
-        let names = acquire.names.clone();
-        let waiter = locks.acquire(acquire, within).await?;
-        let granted = granted(&locks, &waiter, &names, ttl).await?;
+        let names = lock_request.names.clone();
+        let waiter = locks.acquire(lock_request, wait).await?;
+        let granted = granted_body(&locks, &waiter, &names, ttl).await?;
         Ok((granted, waiter))
     });
     let (granted, mut waiter) = granted.await.map_err(problem)?;
-    // Whoever has gone until now does not have it.
+    // A client that has disconnected before this does not get the lock.
     waiter.detach();
     Ok(json_response(StatusCode::OK, &granted))
 }
 
-async fn granted(
+async fn granted_body(
     locks: &LockClient,
     waiter: &Waiter,
     names: &[broadcast_lock::Name],
     ttl: Option<u32>,
-) -> Result<Granted, LockError> {
-    Ok(Granted {
+) -> Result<GrantedBody, LockError> {
+    Ok(GrantedBody {
         token: waiter.token(),
         names: names.iter().map(ToString::to_string).collect(),
         session: lease_text(waiter.session()),
         ttl,
-        store: format!("{:016x}", locks.store().id().await?),
+        store: id_text(locks.store().id().await?),
     })
 }
 
-async fn events(store: &NodeStore, checked: Checked) -> Result<Response, Problem> {
-    let (told, events) = Told::new();
+/// Answers at once, with a stream of events.
+async fn with_events(store: &NodeStore, acquisition: Acquisition) -> Result<Response, Problem> {
+    let (sender, events) = EventSender::new();
     let work = async move |locks: LockClient| {
-        // Whoever has gone is not told.
-        let _ = wait(&locks, checked, &told).await;
+        // A client that is gone hears nothing more.
+        let _ = wait_and_hold(&locks, acquisition, &sender).await;
     };
     store.spawn_locks(work).await.map_err(|error| problem(error.into()))?;
-    Ok(stream(events))
+    Ok(response(events))
 }
 
-/// Tells somebody what becomes of its request, until there is nothing more to tell.
-async fn wait(locks: &LockClient, Checked { acquire, ttl, within }: Checked, told: &Told) -> Result<(), Gone> {
-    let deadline = within.map(|within| Instant::now() + within);
-    let names = acquire.names.clone();
-    let late = async || match deadline {
+/// Acquires the lock and sends all events, until the lock is refused or lost.
+async fn wait_and_hold(
+    locks: &LockClient,
+    Acquisition { lock_request, ttl, wait }: Acquisition,
+    events: &EventSender,
+) -> Result<(), ClientGone> {
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    let names = lock_request.names.clone();
+    let timed_out = async || match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     };
-    let placed = select! {
-        placed = locks.enqueue(acquire) => placed,
-        () = told.gone() => return Err(Gone),
-        // To try takes as long as it takes.
-        () = late(), if within.is_some_and(|within| !within.is_zero()) => {
-            return told.refuse(LockError::Taken { holders: locks.holders(&names).await }).await;
+    let enqueued = select! {
+        enqueued = locks.enqueue(lock_request) => enqueued,
+        () = events.gone() => return Err(ClientGone),
+        // A try without waiting has no time limit of its own.
+        () = timed_out(), if wait.is_some_and(|wait| !wait.is_zero()) => {
+            return events.refuse(LockError::Taken { holders: locks.holders(&names).await }).await;
         }
     };
-    let mut waiter = match placed {
+    let mut waiter = match enqueued {
         Ok(EnqueueOutcome::Queued(waiter)) => waiter,
-        Ok(EnqueueOutcome::Taken(holders)) => return told.refuse(LockError::Taken { holders }).await,
-        Err(error) => return told.refuse(error).await,
+        Ok(EnqueueOutcome::Taken(holders)) => return events.refuse(LockError::Taken { holders }).await,
+        Err(error) => return events.refuse(error).await,
     };
     let (mut ahead, token) = (None, waiter.token());
-    let mut look_at = Instant::now();
+    let mut next_look = Instant::now();
     while !waiter.is_granted() {
         let look = async {
-            sleep_until(look_at).await;
-            look_ahead(locks, token).await
+            sleep_until(next_look).await;
+            count_ahead(locks, token).await
         };
         select! {
             biased;
             granted = waiter.granted() => {
                 if let Err(error) = granted {
-                    return told.refuse(error).await;
+                    return events.refuse(error).await;
                 }
             }
-            () = told.gone() => return Err(Gone),
-            () = late() => {
+            () = events.gone() => return Err(ClientGone),
+            () = timed_out() => {
                 let given_up = waiter.give_up().await;
                 let error = match given_up {
                     Ok(()) => LockError::Taken { holders: locks.holders(&names).await },
                     Err(error) => error,
                 };
-                return told.refuse(error).await;
+                return events.refuse(error).await;
             }
             now = look => {
-                // To count takes longer for who is far behind, who has more time.
-                look_at = Instant::now() + AHEAD_EVERY + AHEAD_EACH * u32::try_from(now.unwrap_or_default()).unwrap_or_default();
+                // Counting costs more for whoever is far behind, who also has more time.
+                next_look = Instant::now() + AHEAD_INTERVAL + AHEAD_EXTRA * u32::try_from(now.unwrap_or_default()).unwrap_or_default();
                 let Some(now) = now.filter(|now| Some(*now) != ahead) else { continue };
                 ahead = Some(now);
                 let session = lease_text(waiter.session());
-                told.tell("queued", &Queued { token: waiter.token(), session, ttl, ahead: now }).await?;
+                events.send("queued", &QueuedBody { token: waiter.token(), session, ttl, ahead: now }).await?;
             }
         }
     }
-    match granted(locks, &waiter, &names, ttl).await {
+    match granted_body(locks, &waiter, &names, ttl).await {
         Ok(granted) => {
-            told.tell("granted", &granted).await?;
+            events.send("granted", &granted).await?;
             waiter.detach();
         }
-        Err(error) => return told.refuse(error).await,
+        Err(error) => return events.refuse(error).await,
     }
     let reason = select! {
         change = waiter.lost() => match change {
@@ -241,12 +254,12 @@ async fn wait(locks: &LockClient, Checked { acquire, ttl, within }: Checked, tol
             EntryChange::Expired => "nobody kept its session alive",
             _ => "its session has ended",
         },
-        () = told.gone() => return Err(Gone),
+        () = events.gone() => return Err(ClientGone),
     };
-    told.tell("lost", &Lost { reason }).await
+    events.send("lost", &LostBody { reason }).await
 }
 
-/// How many are before a place, if it still waits.
-async fn look_ahead(locks: &LockClient, token: u64) -> Option<u64> {
+/// How many are ahead in the queue, if the request still waits.
+async fn count_ahead(locks: &LockClient, token: u64) -> Option<u64> {
     locks.query(&LockQuery::Ahead(token)).await.ok()?
 }

@@ -1,10 +1,9 @@
-//! Server-sent events (WHATWG HTML, 9.2) about locks.
+//! Server-sent events about locks.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use axum::{
-    body::Body,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, header},
     response::{IntoResponse as _, Response},
 };
 use broadcast_lock::LockError;
@@ -12,66 +11,68 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::problem::problem;
+use super::{super::sse, problem::problem};
 
-/// How long nothing is said at most.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Events that wait for who is told.
-const EVENTS: usize = 4;
+/// The longest silence.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// How many events wait for a slow client.
+const MAX_QUEUED: usize = 4;
 
-/// Whether somebody wants events, and not one answer.
+/// Whether a client wants events, and not one response.
 pub(super) fn accepts_events(headers: &HeaderMap) -> bool {
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     accepts.split(',').any(|each| each.split(';').next().is_some_and(|kind| kind.trim() == "text/event-stream"))
 }
 
-/// What somebody is told as it happens; it has gone when this cannot be sent.
-pub(super) struct Told(mpsc::Sender<String>);
+/// Sends events to one client.
+pub(super) struct EventSender(mpsc::Sender<String>);
 
-impl Told {
+/// The client has disconnected.
+pub(super) struct ClientGone;
+
+impl EventSender {
     pub(super) fn new() -> (Self, mpsc::Receiver<String>) {
-        let (told, events) = mpsc::channel(EVENTS);
-        (Self(told), events)
+        let (sender, events) = mpsc::channel(MAX_QUEUED);
+        (Self(sender), events)
     }
 
-    /// Resolves when nobody listens any more.
+    /// Waits until the client disconnects.
     pub(super) async fn gone(&self) {
         self.0.closed().await;
     }
 
-    pub(super) async fn tell(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
-        let data = serde_json::to_string(data).expect("structs, lists, text and numbers");
-        self.0.send(format!("event: {name}\ndata: {data}\n\n")).await.map_err(|_| Gone)
+    /// Sends an event with this name.
+    pub(super) async fn send(&self, name: &str, data: &impl Serialize) -> Result<(), ClientGone> {
+        self.send_text(name, &sse::json(data)).await
     }
 
-    pub(super) async fn refuse(&self, error: LockError) -> Result<(), Gone> {
+    /// Sends the event that refuses a request.
+    pub(super) async fn refuse(&self, error: LockError) -> Result<(), ClientGone> {
         let body = problem(error).into_response().into_body().collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        self.0.send(format!("event: refused\ndata: {}\n\n", String::from_utf8_lossy(&body))).await.map_err(|_| Gone)
+        self.send_text("refused", &String::from_utf8_lossy(&body)).await
+    }
+
+    async fn send_text(&self, name: &str, data: &str) -> Result<(), ClientGone> {
+        self.0.send(sse::event(None, Some(name), data)).await.map_err(|_| ClientGone)
     }
 }
 
-/// Whoever was to be told.
-pub(super) struct Gone;
-
-/// Those events, as an answer without end.
-pub(super) fn stream(events: mpsc::Receiver<String>) -> Response {
-    let body = futures_util::stream::unfold(events, async |mut events| {
-        let text = match timeout(KEEP_ALIVE, events.recv()).await {
+/// A response with these events, and with something to keep the connection alive.
+pub(super) fn response(events: mpsc::Receiver<String>) -> Response {
+    sse::response(futures_util::stream::unfold(events, async |mut events| {
+        let text = match timeout(KEEP_ALIVE_INTERVAL, events.recv()).await {
             Ok(text) => text?,
-            Err(_) => ":\n\n".into(),
+            Err(_) => sse::KEEP_ALIVE.into(),
         };
-        Some((Ok::<_, Infallible>(text), events))
-    });
-    let mut response = Response::new(Body::from_stream(body));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+        Some((text, events))
+    }))
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Locks and sessions as JSON.
+//! Locks and sessions as JSON, and the parts of requests for them.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,12 +9,12 @@ use broadcast_lock::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::commands::store_api::json::{lease, lease_text, text_or_base64};
+use crate::commands::store_api::json::{lease_text, parse_lease, text_or_base64};
 
-/// What a session is to be.
+/// The parameters of a new session.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct SessionParams {
     ttl: f64,
     #[serde(default)]
     lock_delay: f64,
@@ -24,10 +24,10 @@ pub(super) struct Wanted {
     release_on_failure: bool,
 }
 
-/// Whole seconds, rounded up.
-fn seconds(name: &str, value: f64, least: u32, most: u32) -> Result<u32, Problem> {
+/// Checks a number of seconds, and rounds it up to whole ones.
+fn whole_seconds(name: &str, value: f64, least: u32, most: u32) -> Result<u32, Problem> {
     let rounded = value.ceil();
-    // What is no number is in no range.
+    // NaN is in no range.
     if !(f64::from(least)..=f64::from(most)).contains(&rounded) {
         return Err(Problem::bad_request(format_args!("{name} = {value}: it must be from {least} to {most} seconds")));
     }
@@ -35,25 +35,25 @@ fn seconds(name: &str, value: f64, least: u32, most: u32) -> Result<u32, Problem
     Ok(rounded as u32)
 }
 
-impl Wanted {
-    /// The same for a session of a node, whose own `config` has its name and the time.
-    pub(super) fn checked(self, config: LockSessionConfig) -> Result<LockSessionConfig, Problem> {
+impl SessionParams {
+    /// The configuration of the session, based on `config` with the node's name and the time.
+    pub(super) fn config(self, config: LockSessionConfig) -> Result<LockSessionConfig, Problem> {
         let Self { ttl, lock_delay, label, release_on_failure } = self;
-        let ttl = seconds("ttl", ttl, MIN_TTL, MAX_TTL)?;
-        let lock_delay = seconds("lock_delay", lock_delay, 0, MAX_LOCK_DELAY)?;
+        let ttl = whole_seconds("ttl", ttl, MIN_TTL, MAX_TTL)?;
+        let lock_delay = whole_seconds("lock_delay", lock_delay, 0, MAX_LOCK_DELAY)?;
         Ok(LockSessionConfig { ttl, lock_delay, label, release_on_failure, ..config })
     }
 }
 
-/// A session that was opened, or is kept alive.
+/// A session that lives, and its TTL in seconds.
 #[derive(Serialize)]
-pub(super) struct Session {
+pub(super) struct SessionBody {
     pub(super) session: String,
     pub(super) ttl: u64,
 }
 
-/// How a lock is to be held, as two fields say.
-pub(super) fn mode(mode: Option<&str>, permits: Option<u64>) -> Result<Mode, Problem> {
+/// Parses the fields `mode` and `permits`.
+pub(super) fn parse_mode(mode: Option<&str>, permits: Option<u64>) -> Result<Mode, Problem> {
     match (mode, permits) {
         (None | Some("exclusive"), None) => Ok(Mode::Exclusive),
         (Some("shared"), None) => Ok(Mode::Shared),
@@ -74,34 +74,39 @@ pub(super) fn mode(mode: Option<&str>, permits: Option<u64>) -> Result<Mode, Pro
     }
 }
 
+/// The fields `mode` and `permits`.
+pub(in crate::commands) fn mode_fields(mode: Mode) -> (&'static str, Option<u16>) {
+    match mode {
+        Mode::Exclusive => ("exclusive", None),
+        Mode::Shared => ("shared", None),
+        Mode::Semaphore { permits } => ("semaphore", Some(permits)),
+    }
+}
+
 /// How a lock is held.
 #[derive(Serialize)]
-pub(super) struct Held {
+struct ModeJson {
     mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     permits: Option<u16>,
 }
 
-impl Held {
-    fn of(mode: Mode) -> Self {
-        let (mode, permits) = match mode {
-            Mode::Exclusive => ("exclusive", None),
-            Mode::Shared => ("shared", None),
-            Mode::Semaphore { permits } => ("semaphore", Some(permits)),
-        };
+impl ModeJson {
+    fn new(mode: Mode) -> Self {
+        let (mode, permits) = mode_fields(mode);
         Self { mode, permits }
     }
 }
 
-/// Somebody who holds a lock, or waits for it.
+/// A holder of a lock, or a waiter in its queue.
 #[derive(Serialize)]
-pub(super) struct Place {
+pub(super) struct HolderJson {
     token: u64,
     session: String,
     node: String,
     label: String,
     #[serde(flatten)]
-    held: Held,
+    mode: ModeJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,8 +114,8 @@ pub(super) struct Place {
     since: String,
 }
 
-impl Place {
-    pub(super) fn of(holder: &Holder) -> Self {
+impl HolderJson {
+    pub(super) fn new(holder: &Holder) -> Self {
         let Holder { token, session, node, label, mode, value, since } = holder;
         let (value, value_base64) = if value.is_empty() { (None, None) } else { text_or_base64(value) };
         Self {
@@ -118,54 +123,54 @@ impl Place {
             session: lease_text(*session),
             node: node.clone(),
             label: label.clone(),
-            held: Held::of(*mode),
+            mode: ModeJson::new(*mode),
             value,
             value_base64,
-            since: time(*since),
+            since: timestamp(*since),
         }
     }
 
     pub(super) fn all(holders: &[Holder]) -> Vec<Self> {
-        holders.iter().map(Self::of).collect()
+        holders.iter().map(Self::new).collect()
     }
 }
 
-/// A time that was told in milliseconds since 1970, by whatever clock.
-fn time(millis: u64) -> String {
-    // What is later cannot be written.
+/// A time in milliseconds since 1970 as text (RFC 3339).
+fn timestamp(millis: u64) -> String {
+    // RFC 3339 ends with the year 9999.
     const LATEST: u64 = 253_402_300_799_999;
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis.min(LATEST))).to_string()
 }
 
-/// A lock that somebody holds or waits for.
+/// A lock with its holders and its queue.
 #[derive(Serialize)]
 pub(super) struct LockJson {
     name: String,
     #[serde(flatten)]
-    held: Option<Held>,
-    holders: Vec<Place>,
+    mode: Option<ModeJson>,
+    holders: Vec<HolderJson>,
     waiting: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<Vec<Place>>,
+    queue: Option<Vec<HolderJson>>,
 }
 
 impl LockJson {
-    pub(super) fn of(lock: &LockState, with_queue: bool) -> Self {
+    pub(super) fn new(lock: &LockState, with_queue: bool) -> Self {
         let LockState { name, holders, waiting, queue } = lock;
-        let queue = with_queue.then(|| Place::all(queue));
-        let held = holders.first().map(|holder| Held::of(holder.mode));
-        Self { name: name.to_string(), held, holders: Place::all(holders), waiting: *waiting, queue }
+        let queue = with_queue.then(|| HolderJson::all(queue));
+        let mode = holders.first().map(|holder| ModeJson::new(holder.mode));
+        Self { name: name.to_string(), mode, holders: HolderJson::all(holders), waiting: *waiting, queue }
     }
 }
 
-/// A lock of a session.
+/// A lock that a session holds or waits for.
 #[derive(Serialize)]
-struct Named {
+struct LockOfSession {
     name: String,
     token: u64,
 }
 
-/// A session as it is.
+/// The state of a session.
 #[derive(Serialize)]
 pub(super) struct SessionJson {
     session: String,
@@ -176,15 +181,15 @@ pub(super) struct SessionJson {
     release_on_failure: bool,
     left: Option<f64>,
     since: String,
-    holds: Vec<Named>,
-    waits: Vec<Named>,
+    holds: Vec<LockOfSession>,
+    waits: Vec<LockOfSession>,
 }
 
 impl SessionJson {
-    pub(super) fn of(state: &SessionState) -> Self {
+    pub(super) fn new(state: &SessionState) -> Self {
         let SessionState { session, config, left, holds, waits } = state;
-        let named = |all: &[(broadcast_lock::Name, u64)]| {
-            all.iter().map(|(name, token)| Named { name: name.to_string(), token: *token }).collect()
+        let locks = |all: &[(broadcast_lock::Name, u64)]| {
+            all.iter().map(|(name, token)| LockOfSession { name: name.to_string(), token: *token }).collect()
         };
         Self {
             session: lease_text(*session),
@@ -194,16 +199,16 @@ impl SessionJson {
             lock_delay: config.lock_delay,
             release_on_failure: config.release_on_failure,
             left: left.map(|millis| Duration::from_millis(millis).as_secs_f64()),
-            since: time(config.since),
-            holds: named(holds),
-            waits: named(waits),
+            since: timestamp(config.since),
+            holds: locks(holds),
+            waits: locks(waits),
         }
     }
 }
 
-/// A session that was written as 16 digits of base 16.
-pub(super) fn session(text: &str) -> Result<i64, Problem> {
-    lease(text).map_err(|_| {
+/// Parses the id of a session.
+pub(super) fn parse_session(text: &str) -> Result<i64, Problem> {
+    parse_lease(text).map_err(|_| {
         let shown = broadcast::config::quote(text);
         Problem::bad_request(format_args!(
             "session = {shown}: not a session; write the digits that opening it has answered, like 7c3f09a1b2d4e5f6"
@@ -217,18 +222,18 @@ mod tests {
 
     #[test]
     fn times_are_rounded_up_and_in_range() {
-        assert_eq!(seconds("ttl", 2.1, 2, 10).ok(), Some(3));
+        assert_eq!(whole_seconds("ttl", 2.1, 2, 10).ok(), Some(3));
         for bad in [1.0, 11.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(seconds("ttl", bad, 2, 10).is_err(), "{bad}");
+            assert!(whole_seconds("ttl", bad, 2, 10).is_err(), "{bad}");
         }
-        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(u64::MAX), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]
     fn permits_go_with_semaphores() {
-        assert_eq!(mode(None, None).ok(), Some(Mode::Exclusive));
-        assert_eq!(mode(Some("semaphore"), Some(3)).ok(), Some(Mode::Semaphore { permits: 3 }));
+        assert_eq!(parse_mode(None, None).ok(), Some(Mode::Exclusive));
+        assert_eq!(parse_mode(Some("semaphore"), Some(3)).ok(), Some(Mode::Semaphore { permits: 3 }));
         for (name, permits) in [
             (Some("semaphore"), None),
             (Some("semaphore"), Some(0)),
@@ -237,7 +242,7 @@ mod tests {
             (None, Some(1)),
             (Some("mutex"), None),
         ] {
-            assert!(mode(name, permits).is_err(), "{name:?} {permits:?}");
+            assert!(parse_mode(name, permits).is_err(), "{name:?} {permits:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Locks as they are, and releasing them.
+//! Lists and shows locks, and releases them.
 
 use axum::{
     Extension,
@@ -14,8 +14,8 @@ use broadcast_lock::{
 use serde::Serialize;
 
 use super::{
-    json::{LockJson, session},
-    limit, name, named,
+    json::{LockJson, parse_session},
+    name_in_path, parse_limit, parse_name,
     problem::problem,
 };
 use crate::{
@@ -23,38 +23,40 @@ use crate::{
     store::NodeStore,
 };
 
+/// A page of locks.
 #[derive(Serialize)]
-struct Locks {
+struct LocksBody {
     locks: Vec<LockJson>,
     more: bool,
 }
 
+/// The tokens of the grants that were released.
 #[derive(Serialize)]
-struct Released {
+struct ReleasedBody {
     released: Vec<u64>,
 }
 
 /// `GET /v1/locks`
 pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
-    let [prefix, after, most] = read_query(&uri, ["prefix", "after", "limit"])?;
-    let after = after.map(|after| name(&after)).transpose()?;
-    let query = LockQuery::Locks { prefix: prefix.unwrap_or_default(), after, limit: limit(most)? };
+    let [prefix, after, limit] = read_query(&uri, ["prefix", "after", "limit"])?;
+    let after = after.map(|after| parse_name(&after)).transpose()?;
+    let query = LockQuery::Locks { prefix: prefix.unwrap_or_default(), after, limit: parse_limit(limit)? };
     let found = store.run_locks(async move |locks| locks.query::<ListPage<LockState>>(&query).await).await;
     let ListPage { entries, more } = found.map_err(problem)?;
-    let locks = entries.iter().map(|lock| LockJson::of(lock, false)).collect();
-    Ok(json_response(StatusCode::OK, &Locks { locks, more }))
+    let locks = entries.iter().map(|lock| LockJson::new(lock, false)).collect();
+    Ok(json_response(StatusCode::OK, &LocksBody { locks, more }))
 }
 
 /// `GET /v1/locks/NAME`
 pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let name = named(uri.path(), "/v1/locks/")?;
+    let name = name_in_path(uri.path(), "/v1/locks/")?;
     let lock = find(&store, name.clone()).await?;
     let free = || Problem::new(StatusCode::NOT_FOUND, format_args!("nobody holds {name}, or waits for it"));
-    Ok(json_response(StatusCode::OK, &LockJson::of(&lock.ok_or_else(free)?, true)))
+    Ok(json_response(StatusCode::OK, &LockJson::new(&lock.ok_or_else(free)?, true)))
 }
 
-/// A lock that somebody holds or waits for.
+/// The lock of this name, if anybody holds it or waits for it.
 pub(super) async fn find(store: &NodeStore, name: broadcast_lock::Name) -> Result<Option<LockState>, Problem> {
     store.run_locks(async move |locks| locks.query(&LockQuery::Lock(name)).await).await.map_err(problem)
 }
@@ -66,10 +68,12 @@ pub(super) async fn release(
     Extension(audit): Extension<AuditHandle>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let [token, of, force] = read_query(&uri, ["token", "session", "force"])?;
-    let name = named(uri.path(), "/v1/locks/")?;
-    let command = match (number("token", token)?, of, flag("force", force.as_deref())?) {
-        (Some(token), Some(of), false) => LockCommand::Release { session: session(&of)?, token, name: Some(name) },
+    let [token, session, force] = read_query(&uri, ["token", "session", "force"])?;
+    let name = name_in_path(uri.path(), "/v1/locks/")?;
+    let command = match (number("token", token)?, session, flag("force", force.as_deref())?) {
+        (Some(token), Some(session), false) => {
+            LockCommand::Release { session: parse_session(&session)?, token, name: Some(name) }
+        }
         (None, None, true) if scopes.has(Scope::Operate) => {
             audit.describe("whoever holds it");
             LockCommand::ForceRelease { name }
@@ -82,7 +86,7 @@ pub(super) async fn release(
     };
     let done = store.run_locks(async move |locks| locks.execute(&command).await).await;
     match done {
-        Ok(LockOutcome::Released { tokens }) => Ok(json_response(StatusCode::OK, &Released { released: tokens })),
+        Ok(LockOutcome::Released { tokens }) => Ok(json_response(StatusCode::OK, &ReleasedBody { released: tokens })),
         Ok(other) => Err(problem(LockError::UnexpectedAnswer(format!("{other:?}")))),
         Err(LockError::Refused(refusal @ Refusal::NotHeld { .. })) => Err(problem(refusal.into())),
         Err(error) => Err(problem(error)),

@@ -1,4 +1,4 @@
-//! What a voter counts of locks, for Prometheus.
+//! The metrics of locks, which voters have, for Prometheus.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use broadcast_store::machine::Machine;
 
 use crate::lock_times::LockTimes;
 
-/// Writes all of them.
+/// Writes all metrics.
 pub(super) fn write(writer: &mut MetricsWriter<'_>, locks: &Locks, times: &LockTimes) -> fmt::Result {
     let (sessions, held, waiting) = locks.counts();
     for (name, help, value) in [

@@ -1,7 +1,7 @@
-//! Locks, sessions, elections and fences over HTTP. Mounted on the gateway.
+//! Locks, sessions, elections and fences over HTTP.
 //!
-//! Whoever may read messages may see who holds what. To take a lock, and to open a session, is the scope `locks`; to take a
-//! lock from somebody else is an operator's business.
+//! Whoever may read messages may see who holds which lock. Acquiring locks and opening sessions needs the scope `locks`;
+//! taking a lock from its holder needs `operate`.
 
 mod acquire;
 mod elections;
@@ -17,13 +17,14 @@ use axum::routing::get;
 use broadcast_gateway::{Problem, RequiredScopes, Routes, Scope};
 use broadcast_lock::Name;
 
+pub(super) use self::json::mode_fields;
 use super::store_api::rest_of_path;
 use crate::store::NodeStore;
 
-/// How many entries a list has, unless it is asked for more or less.
-const LIMIT: u32 = 100;
+/// How many entries a list has at most, unless the request has `limit`.
+const DEFAULT_LIMIT: u32 = 100;
 
-/// What may be done with the locks of a node's cluster.
+/// The routes for the locks of a node's cluster.
 pub(super) fn routes(store: &NodeStore) -> Routes {
     const LOCKS: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Locks);
     let counted = store.clone();
@@ -49,22 +50,23 @@ pub(super) fn routes(store: &NodeStore) -> Routes {
     })
 }
 
-/// The name that is the rest of a path.
-fn named(path: &str, before: &str) -> Result<Name, Problem> {
-    let rest = rest_of_path(path, before)?;
+/// The name of a lock in a path, after `prefix`.
+fn name_in_path(path: &str, prefix: &str) -> Result<Name, Problem> {
+    let rest = rest_of_path(path, prefix)?;
     let text = String::from_utf8(rest).map_err(|_| Problem::bad_request("the name is not text in UTF-8"))?;
-    name(&text)
+    parse_name(&text)
 }
 
-fn name(text: &str) -> Result<Name, Problem> {
+/// Parses the name of a lock.
+fn parse_name(text: &str) -> Result<Name, Problem> {
     Name::new(text).map_err(Problem::bad_request)
 }
 
-/// How many entries a list is asked for.
-fn limit(limit: Option<String>) -> Result<u32, Problem> {
+/// Parses the most entries that a list may have.
+fn parse_limit(limit: Option<String>) -> Result<u32, Problem> {
     let most = broadcast_lock::message::MAX_PAGE_ENTRIES;
     match super::store_api::number("limit", limit)? {
-        None => Ok(LIMIT),
+        None => Ok(DEFAULT_LIMIT),
         Some(limit) if (1..=u64::from(most)).contains(&limit) => Ok(u32::try_from(limit).unwrap_or(most)),
         Some(limit) => Err(Problem::bad_request(format_args!("limit = {limit}: it must be from 1 to {most}"))),
     }

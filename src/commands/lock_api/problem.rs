@@ -1,24 +1,26 @@
-//! What is answered when a lock is not granted, or something else is not done.
+//! Errors of locks as problems (RFC 9457).
 
 use axum::http::StatusCode;
 use broadcast_gateway::Problem;
 use broadcast_lock::{LockError, Refusal, message::Holder};
 use serde::Serialize;
 
-use super::json::Place;
+use super::json::HolderJson;
 use crate::commands::store_api::problem::problem as store_problem;
 
+/// Part of a problem: who holds the lock.
 #[derive(Serialize)]
-struct Holders {
-    holders: Vec<Place>,
+struct HoldersBody {
+    holders: Vec<HolderJson>,
 }
 
+/// Part of a problem: the highest token that a fence has seen.
 #[derive(Serialize)]
-struct Highest {
+struct HighestTokenBody {
     highest: u64,
 }
 
-/// As HTTP has it.
+/// The problem for an error, with its HTTP status.
 pub(super) fn problem(error: LockError) -> Problem {
     match error {
         LockError::Refused(refusal) => refused(&refusal),
@@ -31,13 +33,13 @@ pub(super) fn problem(error: LockError) -> Problem {
 
 fn taken(holders: &[Holder]) -> Problem {
     let error = LockError::Taken { holders: holders.to_vec() };
-    Problem::new(StatusCode::CONFLICT, error).with(Holders { holders: Place::all(holders) })
+    Problem::new(StatusCode::CONFLICT, error).with(HoldersBody { holders: HolderJson::all(holders) })
 }
 
 fn refused(refusal: &Refusal) -> Problem {
     let status = match refusal {
         Refusal::StaleToken { highest, .. } => {
-            return Problem::new(StatusCode::PRECONDITION_FAILED, refusal).with(Highest { highest: *highest });
+            return Problem::new(StatusCode::PRECONDITION_FAILED, refusal).with(HighestTokenBody { highest: *highest });
         }
         Refusal::Invalid(_) | Refusal::TokenNotIssued { .. } => StatusCode::BAD_REQUEST,
         Refusal::NoSession { .. } | Refusal::Free { .. } => StatusCode::NOT_FOUND,

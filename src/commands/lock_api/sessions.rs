@@ -1,4 +1,4 @@
-//! Sessions: what locks are held by, as long as somebody keeps them alive.
+//! Sessions, which hold locks as long as somebody keeps them alive.
 
 use axum::{
     Extension,
@@ -14,42 +14,48 @@ use broadcast_lock::{
 use serde::Serialize;
 
 use super::{
-    json::{Session, SessionJson, Wanted, session},
-    limit,
+    json::{SessionBody, SessionJson, SessionParams, parse_session},
+    parse_limit,
     problem::problem,
 };
 use crate::{
-    commands::store_api::{json::lease_text, rest_of_path},
+    commands::store_api::{
+        json::{id_text, lease_text},
+        rest_of_path,
+    },
     store::NodeStore,
 };
 
+/// A session that was opened, and the store that it is in.
 #[derive(Serialize)]
-struct Opened {
+struct OpenedBody {
     #[serde(flatten)]
-    session: Session,
+    session: SessionBody,
     store: String,
 }
 
+/// A session that was ended.
 #[derive(Serialize)]
-struct Ended {
+struct EndedBody {
     session: String,
 }
 
+/// A page of sessions.
 #[derive(Serialize)]
-struct Sessions {
+struct SessionsBody {
     sessions: Vec<SessionJson>,
     more: bool,
 }
 
-/// The session that a path names.
-fn named(uri: &Uri) -> Result<i64, Problem> {
+/// The session in a path.
+fn session_in_path(uri: &Uri) -> Result<i64, Problem> {
     no_query(uri)?;
     let text = rest_of_path(uri.path(), "/v1/sessions/")?;
-    let session = session(&String::from_utf8_lossy(&text))?;
-    if is_session(session) { Ok(session) } else { Err(gone(session)) }
+    let session = parse_session(&String::from_utf8_lossy(&text))?;
+    if is_session(session) { Ok(session) } else { Err(not_found(session)) }
 }
 
-fn gone(session: i64) -> Problem {
+fn not_found(session: i64) -> Problem {
     problem(Refusal::NoSession { session }.into())
 }
 
@@ -60,15 +66,15 @@ pub(super) async fn open(
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let wanted: Wanted = read_json(request, "{\"ttl\": 10}, in seconds").await?;
-    let config = wanted.checked(store.session_config())?;
+    let params: SessionParams = read_json(request, "{\"ttl\": 10}, in seconds").await?;
+    let config = params.config(store.session_config())?;
     let ttl = config.ttl.into();
     let opened =
         store.run_locks(async move |locks| Ok((locks.open_session(config).await?, locks.store().id().await?))).await;
     let (session, id) = opened.map_err(problem)?;
     let session = lease_text(session);
     audit.describe(format_args!("session {session}"));
-    Ok(json_response(StatusCode::OK, &Opened { session: Session { session, ttl }, store: format!("{id:016x}") }))
+    Ok(json_response(StatusCode::OK, &OpenedBody { session: SessionBody { session, ttl }, store: id_text(id) }))
 }
 
 /// `PUT /v1/sessions/SESSION`
@@ -78,34 +84,34 @@ pub(super) async fn keep_alive(
     uri: Uri,
 ) -> Result<Response, Problem> {
     audit.aggregate();
-    let session = named(&uri)?;
+    let session = session_in_path(&uri)?;
     let kept = store.run_locks(async move |locks| Ok(locks.keep_alive(session).await?)).await.map_err(problem)?;
-    let ttl = kept.ok_or_else(|| gone(session))?.as_secs();
-    Ok(json_response(StatusCode::OK, &Session { session: lease_text(session), ttl }))
+    let ttl = kept.ok_or_else(|| not_found(session))?.as_secs();
+    Ok(json_response(StatusCode::OK, &SessionBody { session: lease_text(session), ttl }))
 }
 
 /// `DELETE /v1/sessions/SESSION`
 pub(super) async fn end(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
-    let session = named(&uri)?;
+    let session = session_in_path(&uri)?;
     store.run_locks(async move |locks| locks.end_session(session).await).await.map_err(problem)?;
-    Ok(json_response(StatusCode::OK, &Ended { session: lease_text(session) }))
+    Ok(json_response(StatusCode::OK, &EndedBody { session: lease_text(session) }))
 }
 
 /// `GET /v1/sessions/SESSION`
 pub(super) async fn get(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
-    let session = named(&uri)?;
+    let session = session_in_path(&uri)?;
     let asked = store.run_locks(async move |locks| locks.query(&LockQuery::Session(session)).await).await;
     let state: Option<SessionState> = asked.map_err(problem)?;
-    let state = state.ok_or_else(|| gone(session))?;
-    Ok(json_response(StatusCode::OK, &SessionJson::of(&state)))
+    let state = state.ok_or_else(|| not_found(session))?;
+    Ok(json_response(StatusCode::OK, &SessionJson::new(&state)))
 }
 
 /// `GET /v1/sessions`
 pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
-    let [after, most] = read_query(&uri, ["after", "limit"])?;
-    let after = after.map(|text| session(&text)).transpose()?;
-    let query = LockQuery::Sessions { after, limit: limit(most)? };
+    let [after, limit] = read_query(&uri, ["after", "limit"])?;
+    let after = after.map(|text| parse_session(&text)).transpose()?;
+    let query = LockQuery::Sessions { after, limit: parse_limit(limit)? };
     let found = store.run_locks(async move |locks| locks.query::<ListPage<SessionState>>(&query).await).await;
     let ListPage { entries, more } = found.map_err(problem)?;
-    Ok(json_response(StatusCode::OK, &Sessions { sessions: entries.iter().map(SessionJson::of).collect(), more }))
+    Ok(json_response(StatusCode::OK, &SessionsBody { sessions: entries.iter().map(SessionJson::new).collect(), more }))
 }

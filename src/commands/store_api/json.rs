@@ -1,5 +1,5 @@
-//! Keys and values as JSON: what is text is text, in `key` and `value`; other bytes are base64, in `key_base64` and
-//! `value_base64`. One of the two is there, and never both.
+//! Keys and values as JSON: text is in `key` and `value`; other bytes are base64, in `key_base64` and `value_base64`. There
+//! is always one of the two, and never both.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use broadcast_store::keys::{KeyValue, RangeOutcome};
 use bytes::Bytes;
 use serde::Serialize;
 
-/// A key as it is, or was.
+/// A key with its value and revisions.
 #[derive(Debug, Serialize)]
-pub(super) struct Kv {
+pub(super) struct KeyValueJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,16 +27,16 @@ pub(super) struct Kv {
     lease: Option<String>,
 }
 
-/// What a read found.
+/// The keys in a range.
 #[derive(Debug, Serialize)]
-pub(super) struct Found {
+pub(super) struct RangeJson {
     revision: u64,
     count: u64,
     more: bool,
-    kvs: Vec<Kv>,
+    kvs: Vec<KeyValueJson>,
 }
 
-/// Text as text, and other bytes as base64.
+/// The values of the two fields: text, or base64 of other bytes.
 pub(in crate::commands) fn text_or_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
@@ -44,8 +44,8 @@ pub(in crate::commands) fn text_or_base64(bytes: &[u8]) -> (Option<String>, Opti
     }
 }
 
-impl Kv {
-    /// With its value, unless values were not asked for.
+impl KeyValueJson {
+    /// With its value, unless the request was for keys only.
     pub(super) fn new(kv: &KeyValue, has_value: bool) -> Self {
         let (key, key_base64) = text_or_base64(&kv.key);
         let (value, value_base64) = if has_value { text_or_base64(&kv.value) } else { (None, None) };
@@ -59,15 +59,15 @@ impl Kv {
     }
 }
 
-impl Found {
-    pub(super) fn new(found: &RangeOutcome, has_values: bool) -> Self {
-        let RangeOutcome { revision, count, more, kvs } = found;
-        let kvs = kvs.iter().map(|kv| Kv::new(kv, has_values)).collect();
+impl RangeJson {
+    pub(super) fn new(range: &RangeOutcome, has_values: bool) -> Self {
+        let RangeOutcome { revision, count, more, kvs } = range;
+        let kvs = kvs.iter().map(|kv| KeyValueJson::new(kv, has_values)).collect();
         Self { revision: *revision, count: *count, more: *more, kvs }
     }
 }
 
-/// The bytes that a request gives in one of two fields.
+/// The bytes that a request has in one of the two fields; nothing, if it has neither.
 pub(in crate::commands) fn bytes(
     name: &str,
     text: Option<String>,
@@ -87,13 +87,18 @@ pub(in crate::commands) fn bytes(
     }
 }
 
-/// A lease, as it is written: 16 digits of base 16, as it is a number that JavaScript does not hold.
+/// The id of a lease or a session as text: 16 hex digits, since JavaScript cannot hold the number.
 pub(in crate::commands) fn lease_text(lease: i64) -> String {
     format!("{lease:016x}")
 }
 
-/// A lease that was written so.
-pub(in crate::commands) fn lease(text: &str) -> Result<i64, Problem> {
+/// The id of a store or a voter as text, in the same form.
+pub(in crate::commands) fn id_text(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+/// Parses the id of a lease.
+pub(in crate::commands) fn parse_lease(text: &str) -> Result<i64, Problem> {
     let digits = (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let lease = digits.then(|| i64::from_str_radix(text, 16).ok()).flatten().filter(|lease| *lease > 0);
     lease.ok_or_else(|| {
@@ -111,17 +116,17 @@ mod tests {
     #[test]
     fn a_lease_is_written_as_it_is_read() {
         for number in [1, 0x7c3f_09a1_b2d4_e5f6, i64::MAX] {
-            assert_eq!(lease(&lease_text(number)).ok(), Some(number));
+            assert_eq!(parse_lease(&lease_text(number)).ok(), Some(number));
         }
         for bad in ["", "0", "g", "-1", "+1", "ffffffffffffffff", "00000000000000001"] {
-            assert!(lease(bad).is_err(), "{bad}");
+            assert!(parse_lease(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn bytes_that_are_no_text_are_base64() {
         let kv = KeyValue { key: Bytes::from_static(b"\xff"), value: "v".into(), version: 1, ..KeyValue::default() };
-        let json = serde_json::to_value(Kv::new(&kv, true)).expect("JSON");
+        let json = serde_json::to_value(KeyValueJson::new(&kv, true)).expect("JSON");
         assert_eq!((&json["key_base64"], &json["value"]), (&"/w==".into(), &"v".into()));
         assert!(json.get("key").is_none() && json.get("lease").is_none());
         assert_eq!(bytes("key", None, Some("/w==".into())).ok().flatten().as_deref(), Some(&b"\xff"[..]));

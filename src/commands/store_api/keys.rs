@@ -1,4 +1,5 @@
-//! Reading, putting and deleting keys.
+//! Reads, puts and deletes keys. HTTP's preconditions (RFC 9110, section 13.1) make a change depend on the key's revision, and
+//! `fence` makes a put depend on a lock.
 
 use axum::{
     Extension,
@@ -22,44 +23,44 @@ use serde::Serialize;
 
 use super::{
     flag,
-    json::{Found, Kv, lease, lease_text},
+    json::{KeyValueJson, RangeJson, lease_text, parse_lease},
     number,
     problem::problem,
     rest_of_path,
 };
 use crate::store::NodeStore;
 
-/// What a list has at most, unless it is asked for more or less.
-const LIMIT: u64 = 1000;
-/// The most that may be asked for.
-const MOST: u64 = 100_000;
+/// How many keys a list has at most, unless the request has `limit`.
+const DEFAULT_LIMIT: u64 = 1000;
+/// The largest `limit`.
+const MAX_LIMIT: u64 = 100_000;
 /// The most bytes of keys and values in a list.
-const MOST_BYTES: u64 = 4 << 20;
+const MAX_LIST_BYTES: u64 = 4 << 20;
 
-/// What a put did.
+/// The response to a put.
 #[derive(Serialize)]
-struct Done {
+struct PutResponse {
     revision: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prev: Option<Kv>,
+    prev: Option<KeyValueJson>,
 }
 
-/// What a delete did.
+/// The response to a delete.
 #[derive(Serialize)]
-struct Deleted {
+struct DeleteResponse {
     revision: u64,
     deleted: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prev: Option<Vec<Kv>>,
+    prev: Option<Vec<KeyValueJson>>,
 }
 
-/// The revision that a key has, where it is not the one that was named.
+/// Part of a problem: the revision of a key that does not match the precondition.
 #[derive(Serialize)]
-struct Differs {
+struct MismatchBody {
     mod_revision: u64,
 }
 
-/// The key that a path names.
+/// The key in a path.
 fn key(uri: &Uri) -> Result<Bytes, Problem> {
     rest_of_path(uri.path(), "/v1/kv/").map(Bytes::from)
 }
@@ -104,13 +105,13 @@ pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Res
         (None, prefix, start) => from(KeyRange::prefix(prefix.unwrap_or_default()), start)?,
     };
     let limit = match number("limit", limit)? {
-        None => LIMIT,
-        Some(limit @ 1..=MOST) => limit,
+        None => DEFAULT_LIMIT,
+        Some(limit @ 1..=MAX_LIMIT) => limit,
         Some(limit) => {
-            return Err(Problem::bad_request(format_args!("limit = {limit}: it must be from 1 to {MOST}")));
+            return Err(Problem::bad_request(format_args!("limit = {limit}: it must be from 1 to {MAX_LIMIT}")));
         }
     };
-    let (target, order) = sorted(sort.as_deref())?;
+    let (target, order) = parse_sort(sort.as_deref())?;
     let keys_only = flag("keys_only", keys_only.as_deref())?;
     let range = Range {
         limit,
@@ -122,11 +123,11 @@ pub(super) async fn list(State(store): State<NodeStore>, uri: Uri) -> Result<Res
         ..Range::in_range(keys)
     };
     let serializable = flag("serializable", serializable.as_deref())?;
-    let found = read(&store, ReadRequest { range, serializable, most_bytes: Some(MOST_BYTES) }).await?;
-    Ok(json_response(StatusCode::OK, &Found::new(&found, !keys_only)))
+    let found = read(&store, ReadRequest { range, serializable, most_bytes: Some(MAX_LIST_BYTES) }).await?;
+    Ok(json_response(StatusCode::OK, &RangeJson::new(&found, !keys_only)))
 }
 
-/// The part of a range from a key on.
+/// The part of a range from `start` on.
 fn from(all: KeyRange, start: Option<String>) -> Result<KeyRange, Problem> {
     let Some(start) = start.map(Bytes::from).filter(|start| *start > all.key) else { return Ok(all) };
     if !all.contains(&start) {
@@ -135,8 +136,8 @@ fn from(all: KeyRange, start: Option<String>) -> Result<KeyRange, Problem> {
     Ok(KeyRange { key: start, end: all.end })
 }
 
-/// `sort=key`, or `sort=-mod`, the greatest first.
-fn sorted(sort: Option<&str>) -> Result<(SortTarget, SortOrder), Problem> {
+/// Parses `sort=key`, or `sort=-mod` for the greatest first.
+fn parse_sort(sort: Option<&str>) -> Result<(SortTarget, SortOrder), Problem> {
     let Some(sort) = sort else { return Ok((SortTarget::Key, SortOrder::None)) };
     let (by, order) = match sort.strip_prefix('-') {
         Some(by) => (by, SortOrder::Descend),
@@ -163,22 +164,22 @@ async fn read(store: &NodeStore, read: ReadRequest) -> Result<RangeOutcome, Prob
     store.run(async move |store| store.read(read).await).await.map_err(problem)
 }
 
-/// What a key has to be, for it to be changed.
+/// What a key must be for a change to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Precondition {
-    /// Whatever it is.
+    /// Anything.
     None,
-    /// `If-None-Match: *`: there is none.
+    /// `If-None-Match: *`: the key does not exist.
     Absent,
-    /// `If-Match: *`: there is one.
+    /// `If-Match: *`: the key exists.
     Present,
-    /// `If-Match: "7"`: it was changed at this revision.
+    /// `If-Match: "7"`: the key was last changed at this revision.
     Unchanged(u64),
 }
 
 impl Precondition {
-    /// What the headers say (RFC 9110, section 13.1).
-    fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+    /// Parses the headers (RFC 9110, section 13.1).
+    fn parse(headers: &HeaderMap) -> Result<Self, Problem> {
         let wrong = |name: &str, value: &HeaderValue, remedy: &str| {
             let shown = quote(&String::from_utf8_lossy(value.as_bytes()));
             Problem::bad_request(format_args!("{name} = {shown}: {remedy}"))
@@ -198,6 +199,7 @@ impl Precondition {
         }
     }
 
+    /// The comparison of a transaction that checks it.
     fn compare(self, key: &Bytes) -> Option<Compare> {
         let (op, target) = match self {
             Self::None => return None,
@@ -209,8 +211,8 @@ impl Precondition {
     }
 }
 
-/// Does this if the precondition holds; gives the outcome and the newest revision.
-async fn change(
+/// Does an operation if the precondition holds. Gives its outcome and the newest revision.
+async fn change_if(
     store: &NodeStore,
     key: &Bytes,
     precondition: Precondition,
@@ -231,7 +233,7 @@ async fn change(
                 0 => "the key is not there; nothing has changed".to_owned(),
                 now => format!("the key was changed at revision {now}; nothing has changed now"),
             };
-            Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail).with(Differs { mod_revision }))
+            Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail).with(MismatchBody { mod_revision }))
         }
         other => Err(Problem::new(StatusCode::BAD_GATEWAY, format_args!("the store answers {other:?} to a read"))),
     }
@@ -239,12 +241,12 @@ async fn change(
 
 /// `PUT /v1/kv/KEY`
 pub(super) async fn put(State(store): State<NodeStore>, request: Request) -> Result<Response, Problem> {
-    let [named, prev, fence] = read_query(request.uri(), ["lease", "prev", "fence"])?;
+    let [lease, prev, fence] = read_query(request.uri(), ["lease", "prev", "fence"])?;
     let key = key(request.uri())?;
-    let precondition = Precondition::read(request.headers())?;
-    let lease = named.map(|text| lease(&text)).transpose()?.unwrap_or_default();
+    let precondition = Precondition::parse(request.headers())?;
+    let lease = lease.map(|text| parse_lease(&text)).transpose()?.unwrap_or_default();
     let prev_kv = flag("prev", prev.as_deref())?;
-    let fence = fence.map(|text| Fence::read(&text)).transpose()?;
+    let fence = fence.map(|text| FenceToken::parse(&text)).transpose()?;
     if fence.is_some() && precondition != Precondition::None {
         return Err(Problem::bad_request("If-Match and If-None-Match do not go with fence; leave one out"));
     }
@@ -257,22 +259,22 @@ pub(super) async fn put(State(store): State<NodeStore>, request: Request) -> Res
         let done = store.run(async move |store| store.put(put).await).await.map_err(problem)?;
         (done.revision, done.prev)
     } else {
-        match change(&store, &key, precondition, Op::Put(put)).await? {
+        match change_if(&store, &key, precondition, Op::Put(put)).await? {
             (revision, OpOutcome::Put(done)) => (revision, done.prev),
             (revision, _) => (revision, None),
         }
     };
-    Ok(json_response(StatusCode::OK, &Done { revision, prev: prev.as_ref().map(Kv::of) }))
+    Ok(json_response(StatusCode::OK, &PutResponse { revision, prev: prev.as_ref().map(KeyValueJson::of) }))
 }
 
-/// Somebody who has to hold a lock still: `fence=NAME:TOKEN`.
-struct Fence {
+/// A lock that must still be held with this token: `fence=NAME:TOKEN`.
+struct FenceToken {
     name: Name,
     token: u64,
 }
 
-impl Fence {
-    fn read(text: &str) -> Result<Self, Problem> {
+impl FenceToken {
+    fn parse(text: &str) -> Result<Self, Problem> {
         let wrong = |why: &dyn std::fmt::Display| {
             let shown = quote(text);
             Problem::bad_request(format_args!(
@@ -284,7 +286,7 @@ impl Fence {
         Ok(Self { name: Name::new(name).map_err(|error| wrong(&error))?, token })
     }
 
-    /// Puts a key if the token still holds the lock, in the same step.
+    /// Puts a key if the token still holds the lock, in one atomic step.
     async fn put(self, store: &NodeStore, put: Put) -> Result<PutOutcome, Problem> {
         let Self { name, token } = self;
         let refused = format!("token {token} does not hold {name} any more; nothing has changed");
@@ -314,7 +316,7 @@ pub(super) async fn delete(
     let [prefix, prev] = read_query(&uri, ["prefix", "prev"])?;
     let (is_prefix, prev_kv) = (flag("prefix", prefix.as_deref())?, flag("prev", prev.as_deref())?);
     let key = key(&uri)?;
-    let precondition = Precondition::read(&headers)?;
+    let precondition = Precondition::parse(&headers)?;
     if is_prefix && precondition != Precondition::None {
         return Err(Problem::bad_request(
             "If-Match and If-None-Match are for one key, and prefix for many; leave one out",
@@ -330,12 +332,12 @@ pub(super) async fn delete(
     let done = if precondition == Precondition::None {
         store.run(async move |store| store.delete(delete).await).await.map_err(problem)?
     } else {
-        match change(&store, &key, precondition, Op::Delete(delete)).await? {
+        match change_if(&store, &key, precondition, Op::Delete(delete)).await? {
             (_, OpOutcome::Delete(done)) => done,
             (revision, _) => broadcast_store::keys::DeleteOutcome { revision, ..Default::default() },
         }
     };
-    let kvs = |prev: &[std::sync::Arc<KeyValue>]| prev.iter().map(Kv::of).collect();
+    let kvs = |prev: &[std::sync::Arc<KeyValue>]| prev.iter().map(KeyValueJson::of).collect();
     let prev = prev_kv.then(|| kvs(&done.prev));
-    Ok(json_response(StatusCode::OK, &Deleted { revision: done.revision, deleted: done.deleted, prev }))
+    Ok(json_response(StatusCode::OK, &DeleteResponse { revision: done.revision, deleted: done.deleted, prev }))
 }

@@ -1,4 +1,4 @@
-//! Leases: keys that are deleted unless somebody says in time that they are still wanted.
+//! Leases: their keys are deleted unless somebody keeps the lease alive in time.
 
 use std::time::Duration;
 
@@ -14,36 +14,37 @@ use broadcast_store::{Error, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    json::{lease, lease_text},
+    json::{lease_text, parse_lease},
     problem::problem,
     rest_of_path,
 };
 use crate::store::NodeStore;
 
+/// The body of a grant.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct GrantRequest {
     ttl: u32,
 }
 
-/// A lease, and how long it lives from now on.
+/// A lease, and how many seconds it lives from now on.
 #[derive(Serialize)]
-struct Lease {
+struct LeaseBody {
     lease: String,
     ttl: u64,
 }
 
-/// A lease that has ended.
+/// A lease that is revoked.
 #[derive(Serialize)]
-struct Revoked {
+struct RevokedBody {
     lease: String,
 }
 
-/// The lease that a path names.
-fn named(uri: &Uri) -> Result<i64, Problem> {
+/// The lease in a path.
+fn lease_in_path(uri: &Uri) -> Result<i64, Problem> {
     no_query(uri)?;
     let text = rest_of_path(uri.path(), "/v1/leases/")?;
-    let lease = lease(&String::from_utf8_lossy(&text))?;
+    let lease = parse_lease(&String::from_utf8_lossy(&text))?;
     if is_session(lease) {
         let detail = format!("{} is a session of locks; ask /v1/sessions for it", lease_text(lease));
         return Err(Problem::new(StatusCode::NOT_FOUND, detail));
@@ -51,7 +52,7 @@ fn named(uri: &Uri) -> Result<i64, Problem> {
     Ok(lease)
 }
 
-fn gone(lease: i64) -> Problem {
+fn not_found(lease: i64) -> Problem {
     let detail = Error::LeaseNotFound { lease };
     Problem::new(StatusCode::NOT_FOUND, detail)
 }
@@ -63,14 +64,14 @@ pub(super) async fn grant(
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let Wanted { ttl } = read_json(request, "{\"ttl\": 60}, in seconds").await?;
+    let GrantRequest { ttl } = read_json(request, "{\"ttl\": 60}, in seconds").await?;
     if ttl == 0 {
         return Err(Problem::bad_request("ttl = 0: a lease lives for a second at least"));
     }
     let ttl = Duration::from_secs(ttl.into());
     let (lease, ttl) = store.run(async move |store| store.grant(ttl).await).await.map_err(problem)?;
     audit.describe(format_args!("lease {}", lease_text(lease)));
-    Ok(json_response(StatusCode::OK, &Lease { lease: lease_text(lease), ttl: ttl.as_secs() }))
+    Ok(json_response(StatusCode::OK, &LeaseBody { lease: lease_text(lease), ttl: ttl.as_secs() }))
 }
 
 /// `PUT /v1/leases/LEASE`
@@ -80,18 +81,18 @@ pub(super) async fn keep_alive(
     uri: Uri,
 ) -> Result<Response, Problem> {
     audit.aggregate();
-    let lease = named(&uri)?;
+    let lease = lease_in_path(&uri)?;
     let kept = store.run(async move |store| store.keep_alive(lease).await).await.map_err(problem)?;
-    let ttl = kept.ok_or_else(|| gone(lease))?;
-    Ok(json_response(StatusCode::OK, &Lease { lease: lease_text(lease), ttl: ttl.as_secs() }))
+    let ttl = kept.ok_or_else(|| not_found(lease))?;
+    Ok(json_response(StatusCode::OK, &LeaseBody { lease: lease_text(lease), ttl: ttl.as_secs() }))
 }
 
 /// `DELETE /v1/leases/LEASE`
 pub(super) async fn revoke(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
-    let lease = named(&uri)?;
+    let lease = lease_in_path(&uri)?;
     match store.run(async move |store| store.revoke(lease).await).await {
-        Ok(()) => Ok(json_response(StatusCode::OK, &Revoked { lease: lease_text(lease) })),
-        Err(StoreError::Refused(Error::LeaseNotFound { lease })) => Err(gone(lease)),
+        Ok(()) => Ok(json_response(StatusCode::OK, &RevokedBody { lease: lease_text(lease) })),
+        Err(StoreError::Refused(Error::LeaseNotFound { lease })) => Err(not_found(lease)),
         Err(error) => Err(problem(error)),
     }
 }

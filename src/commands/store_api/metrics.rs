@@ -1,4 +1,4 @@
-//! What a node counts of the store, for Prometheus. A node whose store has not begun has none of it.
+//! The metrics of the store, for Prometheus. A node whose store has not started has none of them.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use broadcast_store::{
     node::{StoreStats, VoterStatus},
 };
 
-/// Writes all of them.
-pub(super) fn write(writer: &mut MetricsWriter<'_>, figures: &StoreStats) -> fmt::Result {
-    let requests = figures.requests.iter().map(|(operation, outcome, count)| ([*operation, *outcome], *count));
+/// Writes all metrics.
+pub(super) fn write(writer: &mut MetricsWriter<'_>, stats: &StoreStats) -> fmt::Result {
+    let requests = stats.requests.iter().map(|(operation, outcome, count)| ([*operation, *outcome], *count));
     let help = "Requests of this node to the store, by what they were for and how they ended";
     writer.counter("store_requests", help, &["operation", "outcome"], requests)?;
-    figures.voter.as_ref().map_or(Ok(()), |(status, syncs)| write_voter(writer, status, syncs))
+    stats.voter.as_ref().map_or(Ok(()), |(status, syncs)| write_voter(writer, status, syncs))
 }
 
 fn write_voter(writer: &mut MetricsWriter<'_>, status: &VoterStatus, syncs: &SyncStats) -> fmt::Result {

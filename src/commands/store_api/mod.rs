@@ -1,9 +1,8 @@
-//! The replicated store over HTTP: keys, transactions, watches, leases, and who votes. Mounted on the gateway.
+//! The replicated store over HTTP: keys, transactions, watches, leases, voters and backups.
 //!
-//! A key is the rest of a path, and its value is a body: any bytes. Lists, transactions and events are JSON, in which what
-//! is text is text, and other bytes are base64 in a field of its own ([`json`]). Whoever may read messages may read keys,
-//! whoever may publish may change them, and who votes is an operator's business, as are backups, which have
-//! everything.
+//! A key is the rest of a path, and its value is the body: any bytes. Lists, transactions and events are JSON ([`json`]).
+//! Whoever may read messages may read keys, and whoever may publish may change them. Voters and backups are for operators,
+//! since a backup has everything.
 
 pub(super) mod json;
 mod keys;
@@ -20,7 +19,7 @@ use broadcast_gateway::{Problem, RequiredScopes, Routes, Scope};
 
 use crate::store::NodeStore;
 
-/// What may be done with the store of a node.
+/// The routes for the store of a node.
 pub(super) fn routes(store: &NodeStore) -> Routes {
     const WRITE: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Publish);
     const VOTERS: RequiredScopes = RequiredScopes::read_write(Scope::Read, Scope::Operate);
@@ -47,15 +46,15 @@ pub(super) fn routes(store: &NodeStore) -> Routes {
         ],
     )
     .script(include_str!("tab.js"))
-    .metrics(move |sheet| counted.figures().map_or(Ok(()), |figures| metrics::write(sheet, &figures)))
+    .metrics(move |sheet| counted.stats().map_or(Ok(()), |stats| metrics::write(sheet, &stats)))
 }
 
-/// A number that a query has.
+/// Parses a number in a query.
 pub(super) fn number(name: &str, value: Option<String>) -> Result<Option<u64>, Problem> {
     broadcast_gateway::parse_number(name, value, "a whole number; write one like 10")
 }
 
-/// A yes or no that a query has: no, if it has none.
+/// Parses true or false in a query; false, if it is not there.
 pub(super) fn flag(name: &str, value: Option<&str>) -> Result<bool, Problem> {
     match value {
         None | Some("false") => Ok(false),
@@ -67,9 +66,9 @@ pub(super) fn flag(name: &str, value: Option<&str>) -> Result<bool, Problem> {
     }
 }
 
-/// The rest of a path behind `before`, with what is written as `%2F` and the like as it is meant.
-pub(super) fn rest_of_path(path: &str, before: &str) -> Result<Vec<u8>, Problem> {
-    let rest = path.strip_prefix(before).unwrap_or_default().as_bytes();
+/// The rest of a path after `prefix`, with percent-encoding decoded.
+pub(super) fn rest_of_path(path: &str, prefix: &str) -> Result<Vec<u8>, Problem> {
+    let rest = path.strip_prefix(prefix).unwrap_or_default().as_bytes();
     let mut bytes = Vec::with_capacity(rest.len());
     let mut at = 0;
     while let Some(byte) = rest.get(at) {
@@ -78,7 +77,7 @@ pub(super) fn rest_of_path(path: &str, before: &str) -> Result<Vec<u8>, Problem>
             at += 1;
             continue;
         }
-        let digit = |place: usize| char::from(*rest.get(place)?).to_digit(16);
+        let digit = |at: usize| char::from(*rest.get(at)?).to_digit(16);
         let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
             let shown = broadcast::config::quote(path);
             return Err(Problem::bad_request(format_args!("{shown}: after % come two digits of base 16, as in %2F")));

@@ -1,29 +1,29 @@
-//! What is answered when the store does not do something.
+//! Errors of the store as problems (RFC 9457).
 
 use axum::http::{StatusCode, header};
 use broadcast_gateway::Problem;
 use broadcast_store::{Error, StoreError};
 use serde::Serialize;
 
-/// From which revision on there is history.
+/// Part of a problem: the first revision that can still be read.
 #[derive(Serialize)]
-pub(super) struct Compacted {
-    pub(super) compacted: u64,
+struct CompactedBody {
+    compacted: u64,
 }
 
-/// As HTTP has it.
+/// The problem for an error, with its HTTP status.
 pub(in crate::commands) fn problem(error: StoreError) -> Problem {
-    let again = |problem: Problem| problem.header(header::RETRY_AFTER, "1");
+    let retryable = |problem: Problem| problem.header(header::RETRY_AFTER, "1");
     match error {
         StoreError::Refused(error) => refused(&error),
         error @ StoreError::NoVoters => {
             let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, crate::settings::explain(&error.to_string()));
-            again(problem)
+            retryable(problem)
         }
         error @ (StoreError::NoLeader { .. }
         | StoreError::DiskFull
         | StoreError::Busy { .. }
-        | StoreError::Stopped(_)) => again(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error)),
+        | StoreError::Stopped(_)) => retryable(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error)),
         error @ StoreError::NotPossible { .. } => Problem::new(StatusCode::CONFLICT, error),
         error @ StoreError::OtherStore { .. } => Problem::new(StatusCode::GONE, error),
         error @ StoreError::Unknown { .. } => Problem::new(StatusCode::GATEWAY_TIMEOUT, error),
@@ -34,7 +34,7 @@ pub(in crate::commands) fn problem(error: StoreError) -> Problem {
 fn refused(error: &Error) -> Problem {
     let status = match error {
         Error::Compacted { compacted, .. } => {
-            return Problem::new(StatusCode::GONE, error).with(Compacted { compacted: *compacted });
+            return Problem::new(StatusCode::GONE, error).with(CompactedBody { compacted: *compacted });
         }
         Error::FutureRevision { .. }
         | Error::LeaseTtlTooLarge { .. }

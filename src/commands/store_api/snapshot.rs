@@ -1,19 +1,14 @@
-//! A backup of all that the store has, as a stream of bytes: what `broadcast store restore` reads.
+//! A backup of the whole store as a stream of bytes, which `broadcast store restore` reads.
 
-use axum::{
-    body::Body,
-    extract::State,
-    http::{HeaderValue, Uri, header},
-    response::Response,
-};
+use axum::{extract::State, http::Uri, response::Response};
 use broadcast_gateway::{Problem, no_query};
 use broadcast_store::StoreError;
 use futures_util::stream;
 
-use super::problem::problem;
+use super::{super::sse::streamed, problem::problem};
 use crate::store::NodeStore;
 
-/// `GET /v1/store/snapshot`. If it breaks off, so does the connection.
+/// `GET /v1/store/snapshot`. If the backup breaks off, so does the connection.
 pub(super) async fn save(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
     let backup = store.run(async |store| store.save().await).await.map_err(problem)?;
@@ -21,9 +16,5 @@ pub(super) async fn save(State(store): State<NodeStore>, uri: Uri) -> Result<Res
         let piece = backup.next().await?;
         Ok::<_, StoreError>(piece.map(|piece| (piece, backup)))
     });
-    let mut response = Response::new(Body::from_stream(body));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    Ok(streamed("application/octet-stream", body))
 }

@@ -1,4 +1,4 @@
-//! Transactions: what is done depends on how keys compare, and all of it is done at one revision, or none.
+//! Transactions: comparisons decide between two lists of operations, and all operations of that list happen at one revision.
 
 use axum::{
     Extension,
@@ -15,12 +15,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    json::{Found, Kv, bytes, lease},
+    json::{KeyValueJson, RangeJson, bytes, parse_lease},
     problem::problem,
 };
 use crate::store::NodeStore;
 
-/// The longest body: the longest request, in base64, with room for what is around it.
+/// The longest body: the longest request in base64, with room for the JSON around it.
 const MAX_BODY: usize = 2 * MAX_REQUEST;
 
 const EXAMPLE: &str = r#"{"compare": [{"key": "a", "version": 0}], "success": [{"put": {"key": "a", "value": "1"}}]}"#;
@@ -36,7 +36,7 @@ struct TxnBody {
     failure: Vec<OpBody>,
 }
 
-/// A comparison: of the keys that are named, by one of the other fields.
+/// A comparison: the first fields name the keys, `op` says how to compare, and one of the others says what with.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CompareBody {
@@ -110,21 +110,22 @@ struct DeleteBody {
     prev: bool,
 }
 
+/// The response to a transaction.
 #[derive(Serialize)]
-struct Done {
+struct TxnResponse {
     revision: u64,
     succeeded: bool,
-    responses: Vec<Did>,
+    responses: Vec<OpResponse>,
 }
 
-/// What an operation did.
+/// The response to an operation in a transaction.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Did {
-    Get(Found),
-    Put { prev: Option<Kv> },
-    Delete { deleted: u64, prev: Vec<Kv> },
-    Txn { succeeded: bool, responses: Vec<Did> },
+enum OpResponse {
+    Get(RangeJson),
+    Put { prev: Option<KeyValueJson> },
+    Delete { deleted: u64, prev: Vec<KeyValueJson> },
+    Txn { succeeded: bool, responses: Vec<OpResponse> },
 }
 
 fn key(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> {
@@ -138,17 +139,17 @@ fn keys(text: Option<String>, base64: Option<String>, prefix: bool) -> Result<Ke
 }
 
 impl TxnBody {
-    fn read(self) -> Result<Txn, Problem> {
-        let ops = |ops: Vec<OpBody>| ops.into_iter().map(OpBody::read).collect::<Result<_, _>>();
-        let compare = self.compare.into_iter().map(CompareBody::read).collect::<Result<_, _>>()?;
+    fn parse(self) -> Result<Txn, Problem> {
+        let ops = |ops: Vec<OpBody>| ops.into_iter().map(OpBody::parse).collect::<Result<_, _>>();
+        let compare = self.compare.into_iter().map(CompareBody::parse).collect::<Result<_, _>>()?;
         Ok(Txn { compare, success: ops(self.success)?, failure: ops(self.failure)? })
     }
 }
 
 impl CompareBody {
-    fn read(self) -> Result<Compare, Problem> {
+    fn parse(self) -> Result<Compare, Problem> {
         let value = bytes("value", self.value, self.value_base64)?;
-        let lease = self.lease.map(|text| if text == "0" { Ok(0) } else { lease(&text) }).transpose()?;
+        let lease = self.lease.map(|text| if text == "0" { Ok(0) } else { parse_lease(&text) }).transpose()?;
         let mut targets = [
             self.version.map(CompareTarget::Version),
             self.create_revision.map(CompareTarget::Create),
@@ -174,41 +175,41 @@ impl CompareBody {
 }
 
 impl OpBody {
-    fn read(self) -> Result<Op, Problem> {
+    fn parse(self) -> Result<Op, Problem> {
         Ok(match self {
             Self::Get(GetBody { key, key_base64, prefix, limit }) => {
                 Op::Range(Range { limit, ..Range::in_range(keys(key, key_base64, prefix)?) })
             }
-            Self::Put(PutBody { key: text, key_base64, value, value_base64, lease: named, prev }) => Op::Put(Put {
+            Self::Put(PutBody { key: text, key_base64, value, value_base64, lease, prev }) => Op::Put(Put {
                 key: key(text, key_base64)?,
                 value: bytes("value", value, value_base64)?.unwrap_or_default(),
-                lease: named.map(|text| lease(&text)).transpose()?.unwrap_or_default(),
+                lease: lease.map(|text| parse_lease(&text)).transpose()?.unwrap_or_default(),
                 prev_kv: prev,
                 ..Put::default()
             }),
             Self::Delete(DeleteBody { key, key_base64, prefix, prev }) => {
                 Op::Delete(Delete { keys: keys(key, key_base64, prefix)?, prev_kv: prev })
             }
-            Self::Txn(txn) => Op::Txn(txn.read()?),
+            Self::Txn(txn) => Op::Txn(txn.parse()?),
         })
     }
 }
 
-fn responses(outcomes: &[OpOutcome]) -> Vec<Did> {
+fn responses(outcomes: &[OpOutcome]) -> Vec<OpResponse> {
     let response = |outcome: &OpOutcome| match outcome {
-        OpOutcome::Range(found) => Did::Get(Found::new(found, true)),
-        OpOutcome::Put(put) => Did::Put { prev: put.prev.as_ref().map(Kv::of) },
+        OpOutcome::Range(found) => OpResponse::Get(RangeJson::new(found, true)),
+        OpOutcome::Put(put) => OpResponse::Put { prev: put.prev.as_ref().map(KeyValueJson::of) },
         OpOutcome::Delete(delete) => {
-            Did::Delete { deleted: delete.deleted, prev: delete.prev.iter().map(Kv::of).collect() }
+            OpResponse::Delete { deleted: delete.deleted, prev: delete.prev.iter().map(KeyValueJson::of).collect() }
         }
         OpOutcome::Txn { succeeded, responses: inner, .. } => {
-            Did::Txn { succeeded: *succeeded, responses: responses(inner) }
+            OpResponse::Txn { succeeded: *succeeded, responses: responses(inner) }
         }
     };
     outcomes.iter().map(response).collect()
 }
 
-/// What these operations change, in words.
+/// What operations change, in words for the audit log.
 fn changes(ops: &[Op]) -> Vec<String> {
     let name = |key: &Bytes| quote(&String::from_utf8_lossy(key));
     let changes = |op: &Op| match op {
@@ -223,7 +224,7 @@ fn changes(ops: &[Op]) -> Vec<String> {
     ops.iter().flat_map(changes).collect()
 }
 
-/// … and what a transaction may, whichever half of it is done.
+/// What a transaction may change, in either of its lists.
 fn changes_of(txn: &Txn) -> Vec<String> {
     [&txn.success, &txn.failure].into_iter().flat_map(|ops| changes(ops)).collect()
 }
@@ -235,12 +236,12 @@ pub(super) async fn txn(
     request: Request,
 ) -> Result<Response, Problem> {
     no_query(request.uri())?;
-    let txn = read_json_up_to::<TxnBody>(request, MAX_BODY, EXAMPLE).await?.read()?;
+    let txn = read_json_up_to::<TxnBody>(request, MAX_BODY, EXAMPLE).await?.parse()?;
     match changes_of(&txn) {
         none if none.is_empty() => audit.aggregate(),
         changes => audit.describe(format_args!("may {}", changes.join(", "))),
     }
     let done = store.run(async move |store| store.txn(txn).await).await.map_err(problem)?;
     let (revision, succeeded, outcomes) = done;
-    Ok(json_response(StatusCode::OK, &Done { revision, succeeded, responses: responses(&outcomes) }))
+    Ok(json_response(StatusCode::OK, &TxnResponse { revision, succeeded, responses: responses(&outcomes) }))
 }

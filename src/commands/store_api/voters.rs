@@ -1,4 +1,4 @@
-//! How the store is, and who votes.
+//! The state of the store as its voters tell it, and changes of who votes.
 
 use axum::{
     Extension,
@@ -13,13 +13,13 @@ use broadcast_store::{
 };
 use serde::Serialize;
 
-use super::{flag, problem::problem, rest_of_path};
+use super::{flag, json::id_text, problem::problem, rest_of_path};
 use crate::store::NodeStore;
 
-/// How the store is, as its voters tell it.
+/// The state of the store.
 #[derive(Debug, Default, Serialize)]
-struct Status {
-    /// Its id.
+struct StoreStatusBody {
+    /// The id of the store.
     cluster: Option<String>,
     term: u64,
     leader: Option<String>,
@@ -27,36 +27,36 @@ struct Status {
     revision: u64,
     /// The first revision that can be read.
     compacted: u64,
-    voters: Vec<Voter>,
-    /// What somebody should look at.
+    voters: Vec<VoterBody>,
+    /// What an operator should look at.
     problems: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Voter {
+struct VoterBody {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     /// Whether it has a vote in the store.
     votes: bool,
-    /// Whether it is of a store of its own, beside this one.
+    /// Whether it belongs to another store.
     #[serde(skip)]
     is_of_another: bool,
     leads: bool,
-    /// How many entries it does not have yet, as the leader says.
+    /// How many log entries it lacks, as the leader knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     lag: Option<u64>,
     #[serde(flatten)]
-    figures: Option<Figures>,
-    /// Why it does not tell.
+    figures: Option<VoterFigures>,
+    /// Why it does not answer, or what is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Figures {
+struct VoterFigures {
     last: u64,
-    /// The term that this entry is of.
+    /// The term of the last entry.
     last_term: u64,
     applied: u64,
     revision: u64,
@@ -64,69 +64,72 @@ struct Figures {
     quota: u64,
     log_bytes: u64,
     snapshot_bytes: u64,
-    /// How often it has synced its log.
+    /// How many times it has synced its log.
     syncs: u64,
-    sync_ms: SyncTimes,
+    sync_ms: SyncTimesBody,
     leases: u64,
     watchers: u64,
     ephemeral: bool,
     has_room: bool,
 }
 
-/// How long its last syncs took.
+/// How long the last syncs took, in milliseconds.
 #[derive(Debug, Serialize)]
-struct SyncTimes {
+struct SyncTimesBody {
     median: f64,
     longest: f64,
 }
 
-/// What was changed.
+/// The voter that was changed.
 #[derive(Serialize)]
-struct Changed {
+struct VoterChangedBody {
     name: String,
 }
 
-impl Status {
-    fn of(told: Vec<(String, Result<VoterStatus, String>)>) -> Self {
+impl StoreStatusBody {
+    fn new(reports: Vec<(String, Result<VoterStatus, String>)>) -> Self {
         let mut status = Self::default();
-        let founded = || told.iter().filter_map(|(_, told)| told.as_ref().ok()).filter(|told| told.founded);
-        // A voter of a former store may be there yet. It has no leader, and one that was founded anew has gone on far
-        // beyond its revision. Terms of different stores say nothing of each other.
-        let store = founded().max_by_key(|told| (told.leader.is_some(), told.revision)).map(|told| told.cluster);
-        let well = || founded().filter(|told| Some(told.cluster) == store);
-        // Whoever has seen the latest term knows best, and who leads knows better than who follows.
-        let best = well().max_by_key(|told| (told.term, told.leads, told.leader.is_some()));
+        let founded = || reports.iter().filter_map(|(_, report)| report.as_ref().ok()).filter(|report| report.founded);
+        // A voter of a former store may still run. It has no leader, and the new store's revisions are far beyond its own.
+        // Terms of different stores cannot be compared.
+        let store =
+            founded().max_by_key(|report| (report.leader.is_some(), report.revision)).map(|report| report.cluster);
+        let of_store = || founded().filter(|report| Some(report.cluster) == store);
+        // The voter with the latest term knows best, and a leader knows more than a follower.
+        let best = of_store().max_by_key(|report| (report.term, report.leads, report.leader.is_some()));
         let Some(best) = best.cloned() else {
-            status.problems.push(match told.is_empty() {
+            status.problems.push(match reports.is_empty() {
                 true => crate::settings::explain(&StoreError::NoVoters.to_string()),
                 false => "the store has not been founded yet; all voters have to be there for that".into(),
             });
-            status.voters.extend(told.into_iter().map(|(name, told)| Voter::of(name, told, &VoterStatus::default())));
+            let voters =
+                reports.into_iter().map(|(name, report)| VoterBody::new(name, report, &VoterStatus::default()));
+            status.voters.extend(voters);
             return status;
         };
-        status.cluster = best.cluster.map(|id| format!("{id:016x}"));
+        status.cluster = best.cluster.map(id_text);
         (status.term, status.leader) = (best.term, best.leader.clone());
-        status.revision = well().map(|told| told.revision).max().unwrap_or_default();
-        status.compacted = well().map(|told| told.compacted).max().unwrap_or_default();
+        status.revision = of_store().map(|report| report.revision).max().unwrap_or_default();
+        status.compacted = of_store().map(|report| report.compacted).max().unwrap_or_default();
         if best.leader.is_none() {
             status.problems.push("no voter leads; nothing can be read or written until one does".into());
         }
-        for (name, told) in told {
-            if let Ok(VoterStatus { founded: true, cluster, .. }) = &told
+        for (name, report) in reports {
+            if let Ok(VoterStatus { founded: true, cluster, .. }) = &report
                 && *cluster != best.cluster
             {
                 let other = cluster.map(|id| format!(", {id:016x}")).unwrap_or_default();
                 let remedy = "stop it and empty its data directory";
                 status.problems.push(format!("{name} is of another store{other}: {remedy}"));
             }
-            status.voters.push(Voter::of(name, told, &best));
+            status.voters.push(VoterBody::new(name, report, &best));
         }
-        // Those that vote, and are not even seen.
+        // Voters that are not members of the cluster now.
         for (id, name) in &best.voters {
             if !status.voters.iter().any(|voter| voter.name == *name) {
                 let problem = Err("it is not a live member of the cluster".into());
-                let mut voter = Voter::of(name.clone(), problem, &best);
-                voter.id = Some(format!("{id:016x}"));
+                let mut voter = VoterBody::new(name.clone(), problem, &best);
+                voter.id = Some(id_text(*id));
                 status.voters.push(voter);
             }
         }
@@ -149,11 +152,11 @@ impl Status {
     }
 }
 
-impl Voter {
-    fn of(name: String, told: Result<VoterStatus, String>, best: &VoterStatus) -> Self {
+impl VoterBody {
+    fn new(name: String, report: Result<VoterStatus, String>, best: &VoterStatus) -> Self {
         let lag = best.lags.iter().find(|(voter, _)| *voter == name).map(|(_, lag)| *lag);
-        let told = match told {
-            Ok(told) => told,
+        let report = match report {
+            Ok(report) => report,
             Err(problem) => {
                 let votes = best.voters.iter().any(|(_, voter)| *voter == name);
                 let problem = Some(problem);
@@ -161,30 +164,30 @@ impl Voter {
                 return Self { name, id: None, votes, is_of_another, leads, lag, figures: None, problem };
             }
         };
-        let is_of_another = told.founded && best.founded && told.cluster != best.cluster;
+        let is_of_another = report.founded && best.founded && report.cluster != best.cluster;
         Self {
             name,
-            id: Some(format!("{:016x}", told.id)),
-            votes: !is_of_another && best.voters.iter().any(|(id, _)| *id == told.id),
+            id: Some(id_text(report.id)),
+            votes: !is_of_another && best.voters.iter().any(|(id, _)| *id == report.id),
             is_of_another,
-            leads: !is_of_another && told.leads,
-            lag: lag.or(told.leads.then_some(0)).filter(|_| !is_of_another),
-            problem: told.failure.clone(),
-            figures: Some(Figures {
-                last: told.last.unwrap_or_default(),
-                last_term: told.last_term.unwrap_or_default(),
-                applied: told.applied.unwrap_or_default(),
-                revision: told.revision,
-                bytes: told.bytes,
-                quota: told.quota,
-                log_bytes: told.log_bytes,
-                snapshot_bytes: told.snapshot_bytes,
-                syncs: told.syncs,
-                sync_ms: SyncTimes { median: ms(told.sync_median), longest: ms(told.sync_longest) },
-                leases: told.leases,
-                watchers: told.watchers,
-                ephemeral: told.ephemeral,
-                has_room: told.has_room,
+            leads: !is_of_another && report.leads,
+            lag: lag.or(report.leads.then_some(0)).filter(|_| !is_of_another),
+            problem: report.failure.clone(),
+            figures: Some(VoterFigures {
+                last: report.last.unwrap_or_default(),
+                last_term: report.last_term.unwrap_or_default(),
+                applied: report.applied.unwrap_or_default(),
+                revision: report.revision,
+                bytes: report.bytes,
+                quota: report.quota,
+                log_bytes: report.log_bytes,
+                snapshot_bytes: report.snapshot_bytes,
+                syncs: report.syncs,
+                sync_ms: SyncTimesBody { median: ms(report.sync_median), longest: ms(report.sync_longest) },
+                leases: report.leases,
+                watchers: report.watchers,
+                ephemeral: report.ephemeral,
+                has_room: report.has_room,
             }),
         }
     }
@@ -197,12 +200,12 @@ fn ms(micros: u64) -> f64 {
 /// `GET /v1/store`
 pub(super) async fn status(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let told = store.run(async |store| Ok(store.status().await)).await.map_err(problem)?;
-    Ok(json_response(StatusCode::OK, &Status::of(told)))
+    let reports = store.run(async |store| Ok(store.status().await)).await.map_err(problem)?;
+    Ok(json_response(StatusCode::OK, &StoreStatusBody::new(reports)))
 }
 
-/// The node that a path names.
-fn named(uri: &Uri) -> Result<String, Problem> {
+/// The name of a node in a path.
+fn name_in_path(uri: &Uri) -> Result<String, Problem> {
     let name = String::from_utf8(rest_of_path(uri.path(), "/v1/store/voters/")?).ok();
     let name = name.filter(|name| broadcast::config::check_name(name).is_ok());
     name.ok_or_else(|| Problem::bad_request("this is not the name of a node; GET /v1/members lists them"))
@@ -215,26 +218,26 @@ pub(super) async fn add(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let [replace] = read_query(&uri, ["replace"])?;
-    let name = named(&uri)?;
-    let wanted = if flag("replace", replace.as_deref())? {
+    let name = name_in_path(&uri)?;
+    let change = if flag("replace", replace.as_deref())? {
         audit.describe("replaces the one before");
         VoterChange::Replace(name.clone())
     } else {
         VoterChange::Add(name.clone())
     };
-    change(&store, wanted, name).await
+    change_voters(&store, change, name).await
 }
 
 /// `DELETE /v1/store/voters/NAME`
 pub(super) async fn remove(State(store): State<NodeStore>, uri: Uri) -> Result<Response, Problem> {
     no_query(&uri)?;
-    let name = named(&uri)?;
-    change(&store, VoterChange::Remove(name.clone()), name).await
+    let name = name_in_path(&uri)?;
+    change_voters(&store, VoterChange::Remove(name.clone()), name).await
 }
 
-async fn change(store: &NodeStore, change: VoterChange, name: String) -> Result<Response, Problem> {
+async fn change_voters(store: &NodeStore, change: VoterChange, name: String) -> Result<Response, Problem> {
     match store.run(async move |store| store.change_voters(change).await).await {
-        Ok(()) => Ok(json_response(StatusCode::OK, &Changed { name })),
+        Ok(()) => Ok(json_response(StatusCode::OK, &VoterChangedBody { name })),
         // The leader says why not.
         Err(StoreError::NotPossible { why }) => Err(Problem::new(StatusCode::CONFLICT, why)),
         Err(error) => Err(problem(error)),
@@ -262,8 +265,9 @@ mod tests {
         now.voters = voters(&[2]);
         let waits = VoterStatus { id: 3, ..Default::default() };
         let status = |former: &VoterStatus, now: &VoterStatus| {
-            let told = [(1, former), (2, now), (3, &waits)].map(|(id, told)| (format!("node{id}"), Ok(told.clone())));
-            Status::of(told.into())
+            let reports = [(1, former), (2, now), (3, &waits)];
+            let reports = reports.map(|(id, report)| (format!("node{id}"), Ok(report.clone())));
+            StoreStatusBody::new(reports.into())
         };
         let led = VoterStatus { leads: true, leader: Some("node2".into()), ..now.clone() };
         for now in [&led, &now] {
@@ -277,7 +281,7 @@ mod tests {
             assert!(problems.contains(remedy), "{problems}");
             assert!(!problems.contains("voters add node1") && problems.contains("voters add node3"), "{problems}");
         }
-        // Whatever leads is what can be used.
+        // The store with a leader is the one that works.
         former.leader = Some("node3".into());
         assert_eq!(status(&former, &now).cluster.as_deref(), Some("000000000000000f"));
     }

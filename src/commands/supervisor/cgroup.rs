@@ -1,6 +1,6 @@
-//! A control group (cgroup v2) for a command and all that it starts: `cgroup.kill` ends all of it at once, however it
-//! forks and whatever it is a child of. Few may make one: root, mostly not in a container, and users whose part of the
-//! tree is theirs.
+//! A control group (cgroup v2) for a command and everything it starts. `cgroup.kill` ends all of it at once, however it
+//! forks and whoever its parent is now. Few users may make a group: root, mostly outside of containers, and users to whom
+//! a part of the tree is delegated.
 
 use std::{
     fs, io,
@@ -8,25 +8,25 @@ use std::{
     process,
 };
 
-/// A control group of its own, beside this process. It is removed when this is dropped; what still runs in it is left
-/// alone, and goes back to where it would have been.
+/// A control group for one command. Dropping this removes the group; processes that still run in it move to the group where
+/// they would be without it.
 #[derive(Debug)]
 pub(super) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes one; nothing where that cannot be.
+    /// Makes a group; nothing, if that is not possible here.
     pub(super) fn new() -> Option<Self> {
         let read = |file| fs::read_to_string(file).ok();
-        let own = folder(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?;
+        let own = own_folder(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)?;
         let group = own.join(format!("broadcast-lock-{}", process::id()));
         fs::create_dir(&group).ok()?;
         let group = Self(group);
-        // Linux has it since 5.14.
+        // Since Linux 5.14.
         group.0.join("cgroup.kill").exists().then_some(group)
     }
 
-    /// The one of this folder, whose supervisor is gone.
-    pub(super) fn of(folder: &Path) -> Self {
+    /// Takes over the group in a folder, from a supervisor that is gone.
+    pub(super) fn adopt(folder: &Path) -> Self {
         Self(folder.to_owned())
     }
 
@@ -34,20 +34,20 @@ impl Cgroup {
         &self.0
     }
 
-    /// Takes this process in. What it starts later is in it, too.
+    /// Moves this process into the group of a folder. What it starts later is in it, too.
     pub(super) fn join(folder: &Path) -> io::Result<()> {
         fs::write(folder.join("cgroup.procs"), "0")
     }
 
-    /// Whether nothing runs in the group of this folder or in those in it, as far as is known.
+    /// Whether nothing runs in the group of a folder and in the groups below, as far as is known.
     pub(super) fn is_empty(folder: &Path) -> bool {
         let events = fs::read_to_string(folder.join("cgroup.events")).unwrap_or_default();
         !events.lines().any(|line| line == "populated 1")
     }
 
-    /// Sends SIGKILL to all in the group of this folder.
+    /// Sends SIGKILL to everything in the group of a folder.
     pub(super) fn kill(folder: &Path) {
-        // What cannot be reached that way is ended in another.
+        // If this fails, the processes are killed one by one.
         let _ = fs::write(folder.join("cgroup.kill"), "1");
     }
 }
@@ -63,31 +63,31 @@ impl Drop for Cgroup {
                 let _ = fs::write(parent.join("cgroup.procs"), process);
             }
         }
-        // One that has children of its own stays.
+        // Fails if the group has groups below it.
         let _ = fs::remove_dir(&self.0);
     }
 }
 
-/// Removes a group, and those in it: of locks within the lock, whose supervisors were killed with it.
+/// Removes a group and those below: of nested locks, whose supervisors were killed with it.
 fn remove(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // One that is in use stays, and so does this one.
+            // A group that is in use stays, and so does this one.
             let _ = remove(&entry.path());
         }
     }
     fs::remove_dir(folder)
 }
 
-/// Where the control group of this process is, as /proc/self/mountinfo and /proc/self/cgroup tell it.
-fn folder(mounts: &str, groups: &str) -> Option<PathBuf> {
+/// Finds the folder of this process's group in /proc/self/mountinfo and /proc/self/cgroup.
+fn own_folder(mounts: &str, groups: &str) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     mounts.lines().find_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;
         filesystem.starts_with("cgroup2 ").then_some(())?;
         let mut fields = mount.split(' ').skip(3);
         let (root, at) = (fields.next()?, fields.next()?);
-        // What is outside of what is mounted begins with `..`.
+        // A path outside of the mount begins with `..`.
         let within = Path::new(own).strip_prefix(root).ok()?;
         (!within.starts_with("..")).then(|| Path::new(at).join(within))
     })
@@ -104,13 +104,13 @@ mod tests {
             37 30 0:33 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
         let groups = "9:name=systemd:/\n1:cpu:/a\n0::/user.slice/a.scope\n";
         let expected = "/sys/fs/cgroup/unified/user.slice/a.scope";
-        assert_eq!(folder(mounts, groups).as_deref(), Some(Path::new(expected)));
-        let at = folder("37 30 0:33 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n", "0::/\n");
+        assert_eq!(own_folder(mounts, groups).as_deref(), Some(Path::new(expected)));
+        let at = own_folder("37 30 0:33 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n", "0::/\n");
         assert_eq!(at.as_deref(), Some(Path::new("/sys/fs/cgroup/")));
         let part = "37 30 0:33 /docker/1 /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
-        assert_eq!(folder(part, "0::/docker/1/x\n").as_deref(), Some(Path::new("/sys/fs/cgroup/x")));
-        assert_eq!(folder(part, "0::/else\n"), None);
-        assert_eq!(folder(part, "0::/docker/1/../2\n"), None);
-        assert_eq!(folder(mounts, "1:cpu:/a\n"), None, "version 1 alone");
+        assert_eq!(own_folder(part, "0::/docker/1/x\n").as_deref(), Some(Path::new("/sys/fs/cgroup/x")));
+        assert_eq!(own_folder(part, "0::/else\n"), None);
+        assert_eq!(own_folder(part, "0::/docker/1/../2\n"), None);
+        assert_eq!(own_folder(mounts, "1:cpu:/a\n"), None, "version 1 alone");
     }
 }

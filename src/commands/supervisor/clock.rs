@@ -1,5 +1,5 @@
-//! A clock that goes on while the machine is suspended (`CLOCK_BOOTTIME`), and a timer that heeds it. By any other clock
-//! a laptop that wakes up would take a lock for held that others have long had.
+//! A clock that keeps counting while the machine is suspended (`CLOCK_BOOTTIME`), and a timer that follows it. By any other
+//! clock, a laptop that wakes up would believe that it still holds a lock which others have long had.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use nix::sys::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::watched::watched;
+use super::async_fd::async_fd;
 
 /// A moment, as the time since the machine was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +26,7 @@ impl BootTime {
         Self(since_boot())
     }
 
-    /// The moment that is so long after the start of the machine.
+    /// The moment that long after the machine started.
     pub(crate) fn at(since_start: Duration) -> Self {
         Self(since_start)
     }
@@ -35,19 +35,19 @@ impl BootTime {
         self.0
     }
 
-    /// How long it is after `earlier`; nothing if it is not.
+    /// The time since `earlier`; zero, if that is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Has a timer of [`timer`] fire at this moment, and at no other.
+    /// Sets a timer of [`timer`] to fire at this moment only.
     pub(super) fn set(self, timer: &TimerFd) -> io::Result<()> {
-        // Zero would mean never.
+        // Zero would disarm the timer.
         let at = TimeSpec::from(self.0.max(Duration::from_nanos(1)));
         Ok(timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
     }
 
-    /// The moment so long before it.
+    /// The moment that long before.
     pub(crate) fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(time))
     }
@@ -61,13 +61,13 @@ impl Add<Duration> for BootTime {
     }
 }
 
-/// A timer of this clock, which is not set.
+/// A timer of this clock, not set yet.
 pub(super) fn timer() -> io::Result<TimerFd> {
     let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
     Ok(TimerFd::new(timerfd::ClockId::CLOCK_BOOTTIME, flags)?)
 }
 
-/// Fires at a moment, at once after a suspension that outlasted it.
+/// A timer that fires at a moment, or as soon as the machine wakes up after it.
 #[derive(Debug)]
 pub(crate) struct BootTimer(AsyncFd<Timer>);
 
@@ -82,10 +82,10 @@ impl AsRawFd for Timer {
 
 impl BootTimer {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self(watched(Timer(timer()?))?))
+        Ok(Self(async_fd(Timer(timer()?))?))
     }
 
-    /// Has it fire at this moment, and at no other.
+    /// Sets it to fire at this moment only.
     pub(crate) fn set(&self, at: BootTime) -> io::Result<()> {
         at.set(&self.0.get_ref().0)
     }

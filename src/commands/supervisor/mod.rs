@@ -1,19 +1,20 @@
-//! Runs a command that has to be over by a deadline, with all that it starts.
+//! Runs a command that must be over by a deadline, with everything it starts.
 //!
-//! - **The deadline** is a moment of [`BootTime`], and moves on while somebody says so. SIGTERM comes first, then SIGKILL.
-//! - **Its end with its supervisor**: the command is killed when this process is, by the kernel ([`shim`]).
-//! - **What it starts** is ended with it. It is in a control group where one can be made ([`cgroup`]). Everywhere it is
-//!   in a process group, or in sight as a descendant, since what loses its parent becomes a child of the supervisor
-//!   ([`tree`]). What the command leaves behind when it ends *by itself* is left alone.
-//! - **Signals** that the supervisor gets are passed on.
-//! - **A terminal**: where there is one, the command stays in the process group of its supervisor, as in a shell without
-//!   job control. So it reads the terminal, Ctrl-C and Ctrl-Z reach both, `fg` and pipes work as without a supervisor. What
-//!   the terminal sent has reached the command already, and is not passed on. Where there is no terminal the command
-//!   has a process group of its own, which gets each signal as a whole.
-//! - **Its supervisor's own weakness**: a second process ends the command by the deadline while the supervisor is stopped,
-//!   and what it has started when the supervisor is killed ([`watchdog`]). If both are stopped, as in a container that is
-//!   paused or a virtual machine, nothing ends it: only a fencing token protects from that.
+//! - **The deadline** is a moment of [`BootTime`], which its owner moves on. SIGTERM comes first, then SIGKILL ([`plan`]).
+//! - **If the supervisor dies**, the kernel kills the command ([`shim`]).
+//! - **What the command starts** ends with it. That is in a control group, if one can be made ([`cgroup`]), and always in a
+//!   process group or among the supervisor's descendants: a process that loses its parent becomes a child of the supervisor
+//!   ([`tree`]). What the command leaves behind when it ends *by itself* runs on.
+//! - **Signals** to the supervisor are forwarded ([`signals`]).
+//! - **With a terminal**, the command stays in the process group of its supervisor, as in a shell without job control. So it
+//!   can read the terminal, Ctrl-C and Ctrl-Z reach both, and `fg` and pipes work as without a supervisor. What the terminal
+//!   sends reaches the command directly, and is not forwarded. Without a terminal, the command has a process group of its
+//!   own, which gets each signal as a whole.
+//! - **If the supervisor is stopped**, a second process ends the command by the deadline; if the supervisor is killed, it ends
+//!   what the command has started ([`watchdog`]). If both are stopped, as in a paused container or virtual machine, nothing
+//!   ends the command: only a fencing token protects against that.
 
+mod async_fd;
 mod cgroup;
 mod clock;
 mod gate;
@@ -22,7 +23,6 @@ mod shim;
 mod signals;
 mod tree;
 mod watchdog;
-mod watched;
 
 use std::{fs::File, io, os::unix::process::CommandExt as _, process::ExitCode, time::Duration};
 
@@ -42,66 +42,66 @@ use tokio::{
 
 use self::{
     cgroup::Cgroup,
-    gate::Gate,
-    plan::{Plan, Step},
-    signals::PassedSignal,
-    watchdog::{Reach, Watchdog},
+    gate::StartGate,
+    plan::{Step, TerminationPlan},
+    signals::ForwardedSignal,
+    watchdog::{ProcessScope, Watchdog},
 };
 pub(crate) use self::{
     clock::{BootTime, BootTimer},
-    plan::{Exit, Limits, Outcome},
+    plan::{CommandOutcome, Deadlines, ExitStatus},
     shim::{NOT_FOUND, Program},
-    signals::PassedSignals,
+    signals::ForwardedSignals,
 };
 
-/// How long after one watchdog the next one is started.
-const WATCH_AGAIN: Duration = Duration::from_secs(1);
-/// What a command is said to have died of, if that has no name.
+/// How long after a watchdog was started the next one may be.
+const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
+/// The signal that is reported for a command that died of a real-time signal, which has no name here.
 const FIRST_REAL_TIME: u8 = 34;
 
-/// Does what this process was started for, if that was by a supervisor; otherwise this gives nothing. To be called first
-/// of all.
+/// Runs this process as a supervisor's helper, if it was started as one; otherwise gives nothing. Must be called before
+/// anything else.
 pub(crate) fn enter() -> Option<ExitCode> {
     shim::enter().or_else(watchdog::enter)
 }
 
-/// A command that runs.
+/// A command while it runs.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     command: Pid,
-    /// How it ended, if it has.
-    ended: Option<Exit>,
+    /// How the command ended, if it has.
+    ended: Option<ExitStatus>,
     has_own_group: bool,
-    /// Removed while the watchdog is there, which does so otherwise.
+    /// Removed while the watchdog still runs, which would remove it otherwise.
     cgroup: Option<Cgroup>,
-    /// Gone where it cannot be started, has ended, or cannot be told anything; another one is started then.
+    /// None if it could not be started, has ended, or cannot be told the deadline; then another one is started.
     watchdog: Option<Watchdog>,
-    /// When one was started last.
-    watched_at: BootTime,
-    /// What all of the command has in its environment.
+    /// When the last watchdog was started.
+    watchdog_started: BootTime,
+    /// The variable that marks the command and everything it starts.
     mark: String,
     children: unix::Signal,
     timer: BootTimer,
-    /// Children of this process that were there before, as it may have become what it is by `exec`.
+    /// Children that this process had before: a process that becomes this program by `exec` keeps its children.
     others: Vec<Pid>,
 }
 
 impl Supervisor {
-    /// Starts it, with a variable in its environment that nothing else has, by which what it starts is found. To be called
-    /// from the thread that lives as long as the process: the command dies with it.
+    /// Starts the command, with a variable in its environment that nothing else has, by which what it starts is found. Must be
+    /// called on the thread that lives as long as the process, because the command dies with that thread.
     ///
-    /// It begins once it is watched over until `limits`, and got what signals came before there was anything to pass them on
-    /// to: one that is to end it does so before it has begun.
+    /// The command begins once a watchdog knows the deadlines, and once signals that came earlier were forwarded: one that is
+    /// to end the command does so before it begins.
     pub(crate) fn start(
         program: &Program,
         (name, value): (&str, &str),
-        signals: &PassedSignals,
-        limits: Limits,
+        signals: &ForwardedSignals,
+        deadlines: Deadlines,
     ) -> io::Result<Self> {
         let (children, timer) = (unix::signal(SignalKind::child())?, BootTimer::new()?);
         set_child_subreaper(true)?;
         let cgroup = Cgroup::new();
-        let gate = Gate::new()?;
+        let gate = StartGate::new()?;
         let mut command = shim::command(getpid(), gate.number(), cgroup.as_ref().map(Cgroup::path), program);
         command.env(name, value);
         let has_own_group = File::open("/dev/tty").is_err();
@@ -116,62 +116,70 @@ impl Supervisor {
         let pid = i32::try_from(child.id()).expect("the system's process ids are such numbers");
         let command = Pid::from_raw(pid);
         let mark = format!("{name}={value}");
-        let (ended, watchdog, watched_at) = (None, None, BootTime::at(Duration::ZERO));
+        let (ended, watchdog, watchdog_started) = (None, None, BootTime::at(Duration::ZERO));
         let mut supervisor =
-            Self { command, ended, has_own_group, watchdog, watched_at, mark, cgroup, children, timer, others };
-        supervisor.watch(limits.kill);
-        // What a terminal sent, too: whether the command was there by then is not known.
-        while let Ok(Some(PassedSignal { signal, .. })) = signals.pending() {
-            // It may have ended.
+            Self { command, ended, has_own_group, watchdog, watchdog_started, mark, cgroup, children, timer, others };
+        supervisor.watch(deadlines.kill);
+        // Also those from a terminal: nobody knows whether the command was there by then.
+        while let Ok(Some(ForwardedSignal { signal, .. })) = signals.pending() {
+            // Fails if the command has ended.
             let _ = kill(command, signal);
         }
         gate.open();
         Ok(supervisor)
     }
 
-    /// Has a watchdog that knows when all is to be over, as far as there can be one: without it the command still ends with
-    /// this process, and by its deadline while this runs.
+    /// Sees to it that a watchdog runs and knows when to kill, as far as possible. Without one, the command still ends with
+    /// this process, and by its deadline while this process runs.
     fn watch(&mut self, kill: BootTime) {
         let now = BootTime::now();
-        if self.watchdog.is_none() && now >= self.watched_at + WATCH_AGAIN {
-            self.watched_at = now;
-            let reach = Reach {
+        if self.watchdog.is_none() && now >= self.watchdog_started + WATCHDOG_INTERVAL {
+            self.watchdog_started = now;
+            let scope = ProcessScope {
                 supervisor: getpid(),
                 group: self.is_group_known().then_some(self.command),
                 cgroup: self.cgroup.as_ref().map(Cgroup::path),
                 others: &self.others,
                 mark: &self.mark,
             };
-            self.watchdog = Watchdog::start(&reach, kill).ok();
+            self.watchdog = Watchdog::start(&scope, kill).ok();
         }
         self.watchdog.take_if(|watchdog| watchdog.tell(kill).is_err());
     }
 
-    /// Waits until it has ended, and ends it when its time is over.
+    /// Waits until the command has ended, and ends it by its deadlines.
     ///
     /// # Errors
     ///
-    /// The system does not tell any more what happens. Then it is killed.
-    pub(crate) async fn run(mut self, signals: &PassedSignals, limits: watch::Receiver<Limits>) -> io::Result<Outcome> {
-        let outcome = self.supervise(signals, limits).await;
+    /// The system no longer reports signals or processes. Then the command is killed.
+    pub(crate) async fn run(
+        mut self,
+        signals: &ForwardedSignals,
+        deadlines: watch::Receiver<Deadlines>,
+    ) -> io::Result<CommandOutcome> {
+        let outcome = self.supervise(signals, deadlines).await;
         if outcome.is_err() {
             self.kill();
         }
         outcome
     }
 
-    async fn supervise(&mut self, signals: &PassedSignals, mut limits: watch::Receiver<Limits>) -> io::Result<Outcome> {
-        let mut plan = Plan::default();
+    async fn supervise(
+        &mut self,
+        signals: &ForwardedSignals,
+        mut deadlines: watch::Receiver<Deadlines>,
+    ) -> io::Result<CommandOutcome> {
+        let mut plan = TerminationPlan::default();
         loop {
             self.reap()?;
-            let (now, until) = (BootTime::now(), *limits.borrow_and_update());
+            let (now, until) = (BootTime::now(), *deadlines.borrow_and_update());
             self.watch(plan.kill_at(until));
             let is_alive = plan.is_ending(now, until) && self.children().next().is_some();
             let next = match plan.step(now, until, self.ended, is_alive) {
                 Step::End(outcome) => return Ok(outcome),
                 Step::Wait(next) => next,
-                Step::Ask(next) => {
-                    // One that is stopped stays so: it shall not run on without the lock.
+                Step::Terminate(next) => {
+                    // A stopped command is not continued: it must not run on without the lock.
                     self.signal(Signal::SIGTERM);
                     self.signal_outside(Signal::SIGTERM);
                     next
@@ -181,39 +189,39 @@ impl Supervisor {
                     next
                 }
             };
-            // It may be time for another watchdog before that.
-            let again = self.watchdog.is_none().then(|| now.max(self.watched_at + WATCH_AGAIN));
+            // Another watchdog may be due earlier.
+            let again = self.watchdog.is_none().then(|| now.max(self.watchdog_started + WATCHDOG_INTERVAL));
             self.timer.set(again.map_or(next, |again| next.min(again)))?;
             tokio::select! {
                 biased;
                 fired = self.timer.fired() => fired?,
                 _ = self.children.recv() => {}
-                signal = signals.next() => self.pass_on(signal?),
-                // If nobody moves them any more, they stay.
-                Ok(()) = limits.changed() => {}
+                signal = signals.next() => self.forward(signal?),
+                // If the sender is gone, the deadlines stay.
+                Ok(()) = deadlines.changed() => {}
             }
         }
     }
 
-    /// Takes note of what has ended.
+    /// Reaps processes that have ended.
     fn reap(&mut self) -> io::Result<()> {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) if pid == self.command => {
-                    self.ended = Some(Exit::Code(u8::try_from(code & 0xff).unwrap_or_default()));
+                    self.ended = Some(ExitStatus::Code(u8::try_from(code & 0xff).unwrap_or_default()));
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid == self.command => {
-                    self.ended = Some(Exit::Signal(u8::try_from(signal as i32).unwrap_or_default()));
+                    self.ended = Some(ExitStatus::Signal(u8::try_from(signal as i32).unwrap_or_default()));
                 }
                 Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
                     self.watchdog.take_if(|watchdog| watchdog.has_ended(pid));
-                    // Its number may be given to what the command starts.
+                    // The command may start a process that gets the same number.
                     self.others.retain(|other| *other != pid);
                 }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(()),
-                // Somebody has died of a signal that has no name here: a real-time one.
+                // A process died of a real-time signal, which has no name here.
                 Err(Errno::EINVAL) if self.ended.is_none() && kill(self.command, None) == Err(Errno::ESRCH) => {
-                    self.ended = Some(Exit::Signal(FIRST_REAL_TIME));
+                    self.ended = Some(ExitStatus::Signal(FIRST_REAL_TIME));
                 }
                 Ok(_) | Err(Errno::EINTR | Errno::EINVAL) => {}
                 Err(error) => return Err(error.into()),
@@ -221,15 +229,15 @@ impl Supervisor {
         }
     }
 
-    fn pass_on(&self, PassedSignal { signal, by_terminal }: PassedSignal) {
+    fn forward(&self, ForwardedSignal { signal, by_terminal }: ForwardedSignal) {
         if self.has_own_group || !by_terminal {
             self.signal(signal);
         }
     }
 
-    /// Sends a signal to the command and what it has started, as far as that is in its process group, where it has one.
+    /// Sends a signal to the command's process group; without one, to everything that the command has started.
     fn signal(&self, signal: Signal) {
-        // What is gone needs none.
+        // A process may have ended meanwhile.
         if self.is_group_known() {
             let _ = killpg(self.command, signal);
         } else {
@@ -237,7 +245,7 @@ impl Supervisor {
         }
     }
 
-    /// Sends a signal to what has left the process group that gets it as a whole.
+    /// Sends a signal to what has left the command's process group.
     fn signal_outside(&self, signal: Signal) {
         if self.is_group_known() {
             let is_outside = |pid: &Pid| getpgid(Some(*pid)).is_ok_and(|group| group != self.command);
@@ -245,15 +253,15 @@ impl Supervisor {
         }
     }
 
-    /// What the command is and has started, at any depth.
+    /// The command and everything that it has started.
     fn descendants(&self) -> impl Iterator<Item = Pid> {
         let watchdog = self.watchdog.as_ref().and_then(|watchdog| watchdog.pid);
         let but: Vec<Pid> = self.others.iter().copied().chain(watchdog).collect();
         tree::descendants(getpid(), &but).into_iter()
     }
 
-    /// Ends the command and what it has started. Those whose parents have ended become children of this process, so
-    /// that doing so again reaches all of them.
+    /// Kills the command and what it has started. A process whose parent has ended becomes a child of this process, so
+    /// repeating this reaches all of them.
     fn kill(&self) {
         if let Some(cgroup) = &self.cgroup {
             Cgroup::kill(cgroup.path());
@@ -261,13 +269,13 @@ impl Supervisor {
         if self.is_group_known() {
             let _ = killpg(self.command, Signal::SIGKILL);
         }
-        // To look at all processes takes time, where there are many or much else is to be done.
+        // First what the kernel lists at once: looking through all processes takes time.
         let is_other = |pid| self.is_watchdog(pid) || self.others.contains(&pid);
         tree::listed(getpid(), is_other).into_iter().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
         self.children().for_each(|pid| _ = kill(pid, Signal::SIGKILL));
     }
 
-    /// The children of this process that run, but for the watchdog and those that were there before the command.
+    /// The running children of this process, without the watchdog and those that were there before the command.
     fn children(&self) -> impl Iterator<Item = Pid> {
         tree::children(getpid()).into_iter().filter(|pid| !self.is_watchdog(*pid) && !self.others.contains(pid))
     }
@@ -276,8 +284,8 @@ impl Supervisor {
         self.watchdog.as_ref().is_some_and(|watchdog| watchdog.pid == Some(pid))
     }
 
-    /// Whether the group is surely its own: once the command has ended and nothing is left in the group, the number may be
-    /// somebody else's.
+    /// Whether the process group surely is the command's: once the command has ended and the group is empty, its number may
+    /// belong to somebody else.
     fn is_group_known(&self) -> bool {
         self.has_own_group && self.ended.is_none()
     }

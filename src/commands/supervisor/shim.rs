@@ -1,5 +1,5 @@
-//! What a child does before it becomes the command: this program once more, since only the child itself can ask for
-//! the signal that it gets when its parent dies (`PR_SET_PDEATHSIG`), and join a control group before it starts anything.
+//! The child before it becomes the command. It is this program once more, since only the child itself can request the signal
+//! that it gets when its parent dies (`PR_SET_PDEATHSIG`), and join a control group before it starts anything.
 //!
 //! A program that is setuid or has capabilities loses that signal (prctl(2)).
 
@@ -22,34 +22,34 @@ use nix::{
 };
 
 use super::{cgroup::Cgroup, gate, signals};
-use crate::visible::shown;
+use crate::visible::quote;
 
-/// The first argument of a process that is to become a command. No command of this program is called like that.
+/// The first argument of such a process. No command of this program has this name.
 const ENTRY: &str = "--supervised";
-/// In place of a folder: none.
+/// Stands for no folder, or no group.
 pub(super) const NONE: &str = "-";
-/// As env(1) and timeout(1) have them.
+/// Exit codes as in env(1) and timeout(1).
 const FAILED: u8 = 125;
 pub(crate) const CANNOT_RUN: u8 = 126;
 pub(crate) const NOT_FOUND: u8 = 127;
 
-/// What is run.
+/// A program to run, with its arguments.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) name: OsString,
     pub(crate) args: Vec<OsString>,
-    /// What it has in its environment, besides what is there.
+    /// Variables for it, besides those of this process.
     pub(crate) env: Vec<(&'static str, OsString)>,
 }
 
 impl Program {
-    /// Of a command line; nothing if that is empty.
+    /// The program of a command line; nothing, if that is empty.
     pub(crate) fn of(command: Vec<OsString>) -> Option<Self> {
         let mut args = command.into_iter();
         Some(Self { name: args.next()?, args: args.collect(), env: Vec::new() })
     }
 
-    /// Whether there is a file by this name where programs are looked for. It need not be one that can be run.
+    /// Whether there is a file of this name in `PATH`. It may not be executable.
     pub(crate) fn exists(&self) -> bool {
         if self.name.as_bytes().contains(&b'/') {
             return Path::new(&self.name).exists();
@@ -58,21 +58,21 @@ impl Program {
         env::split_paths(&path).any(|folder| folder.join(&self.name).exists())
     }
 
-    /// Becomes it; or says on standard error why not, and gives the exit code for that.
-    pub(crate) fn become_it(&self) -> u8 {
+    /// Becomes the program. If that fails, says why on standard error, and gives the exit code.
+    pub(crate) fn exec(&self) -> u8 {
         let error = Command::new(&self.name).args(&self.args).envs(self.env.iter().cloned()).exec();
         let (code, problem) = match error.kind() {
             io::ErrorKind::NotFound => (NOT_FOUND, &"there is no such program" as &dyn fmt::Display),
             _ => (CANNOT_RUN, &error as &dyn fmt::Display),
         };
-        say(format_args!("{} cannot be run: {problem}", shown(&self.name.to_string_lossy())));
+        print_error(format_args!("{} cannot be run: {problem}", quote(&self.name.to_string_lossy())));
         code
     }
 }
 
-/// The command that starts such a child.
+/// The command line that starts such a child.
 pub(super) fn command(parent: Pid, gate: RawFd, group: Option<&Path>, program: &Program) -> Command {
-    // Also when the file was replaced meanwhile, or is not there any more.
+    // This finds the program even if its file was replaced or removed meanwhile.
     let mut command = Command::new("/proc/self/exe");
     let group = group.map_or(OsStr::new(NONE), Path::as_os_str);
     command.arg0("broadcast").arg(ENTRY).args([parent.to_string(), gate.to_string()]).arg(group);
@@ -80,8 +80,7 @@ pub(super) fn command(parent: Pid, gate: RawFd, group: Option<&Path>, program: &
     command
 }
 
-/// Becomes a command, if that is what this process was started for; otherwise this gives nothing. To be called first of
-/// all.
+/// Becomes the command, if this process was started for that; otherwise gives nothing.
 pub(super) fn enter() -> Option<ExitCode> {
     let mut args = env::args_os().skip(1);
     if args.next()? != ENTRY {
@@ -92,9 +91,9 @@ pub(super) fn enter() -> Option<ExitCode> {
     let group = args.next()?;
     let program = Program::of(args.collect())?;
     Some(match prepare(Pid::from_raw(parent), gate, &group) {
-        Ok(()) => program.become_it().into(),
+        Ok(()) => program.exec().into(),
         Err(problem) => {
-            say(problem);
+            print_error(problem);
             FAILED.into()
         }
     })
@@ -107,7 +106,7 @@ fn prepare(parent: Pid, gate: RawFd, group: &OsStr) -> Result<(), String> {
         return Err(ENDED.into());
     }
     if group != NONE {
-        // Where it is not let in, it is ended as a process, and so is what it starts.
+        // If it cannot join, it is killed by its process id, and so is what it starts.
         let _ = Cgroup::join(Path::new(group));
     }
     if !gate::wait(gate).map_err(|error| format!("its supervisor cannot be waited for: {error}"))? {
@@ -116,8 +115,8 @@ fn prepare(parent: Pid, gate: RawFd, group: &OsStr) -> Result<(), String> {
     signals::unblock().map_err(|error| format!("its signals cannot be set: {error}"))
 }
 
-fn say(problem: impl fmt::Display) {
-    // Nobody may read it: the exit code says it, too.
+fn print_error(problem: impl fmt::Display) {
+    // If nobody can read it, the exit code says it too.
     let _ = writeln!(io::stderr(), "error: {problem}");
 }
 

@@ -1,8 +1,8 @@
-//! The signals that a supervisor takes instead of being ended by them.
+//! The signals that a supervisor forwards to its command, instead of being ended by them.
 //!
-//! They are blocked and read from a file descriptor (signalfd(2)), which tells who sent them: what a terminal sends
-//! reaches the whole foreground group anyway. One that is ignored, as `nohup` has it of SIGHUP, stays ignored: it is not
-//! among them, as one that is blocked would be told all the same.
+//! They are blocked and read from a file descriptor (signalfd(2)), which tells who sent them: what a terminal sends reaches
+//! the whole foreground group anyway. A signal that is ignored, like SIGHUP under `nohup`, stays ignored. It is not blocked,
+//! since signalfd would report it nevertheless.
 
 use std::{fs, io};
 
@@ -12,45 +12,45 @@ use nix::sys::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::watched::watched;
+use super::async_fd::async_fd;
 
-/// `SI_KERNEL` of sigaction(2): no process sent it. Of these signals it is a terminal that does.
+/// `SI_KERNEL` of sigaction(2): no process sent the signal. These signals then come from a terminal.
 const BY_KERNEL: i32 = 0x80;
 
-/// The signals that are passed on.
-const PASSED_ON: [Signal; 6] =
+/// The signals that are forwarded.
+const FORWARDED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM];
 
-/// Those of them that /proc/self/status does not have as ignored.
-fn taken(status: &str) -> SigSet {
+/// Those of them that are not ignored, according to /proc/self/status.
+fn not_ignored(status: &str) -> SigSet {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    PASSED_ON.into_iter().filter(|signal| ignored >> (*signal as i32 - 1) & 1 == 0).collect()
+    FORWARDED.into_iter().filter(|signal| ignored >> (*signal as i32 - 1) & 1 == 0).collect()
 }
 
-/// Takes them from now on, for the rest of the process.
+/// Receives the signals from now on, for the rest of the process.
 #[derive(Debug)]
-pub(crate) struct PassedSignals(AsyncFd<SignalFd>);
+pub(crate) struct ForwardedSignals(AsyncFd<SignalFd>);
 
-/// One that has come.
+/// A signal that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PassedSignal {
+pub(crate) struct ForwardedSignal {
     pub(crate) signal: Signal,
-    /// Whether a terminal sent it, as Ctrl-C does, and so to the whole foreground group.
+    /// Whether a terminal sent it to the whole foreground group, as with Ctrl-C.
     pub(crate) by_terminal: bool,
 }
 
-impl PassedSignals {
-    /// To be called before any thread is started that could take them.
+impl ForwardedSignals {
+    /// Must be called before any thread starts that could receive the signals.
     pub(crate) fn new() -> io::Result<Self> {
-        let taken = taken(&fs::read_to_string("/proc/self/status").unwrap_or_default());
-        taken.thread_block()?;
-        let signals = SignalFd::with_flags(&taken, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self(watched(signals)?))
+        let signals = not_ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
+        signals.thread_block()?;
+        let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self(async_fd(signals)?))
     }
 
-    /// The next one. Drop-safe.
-    pub(crate) async fn next(&self) -> io::Result<PassedSignal> {
+    /// The next signal. Cancel-safe.
+    pub(crate) async fn next(&self) -> io::Result<ForwardedSignal> {
         loop {
             let mut ready = self.0.readable().await?;
             match self.pending()? {
@@ -60,21 +60,21 @@ impl PassedSignals {
         }
     }
 
-    /// The next one that has come already.
-    pub(crate) fn pending(&self) -> io::Result<Option<PassedSignal>> {
+    /// A signal that has come already.
+    pub(crate) fn pending(&self) -> io::Result<Option<ForwardedSignal>> {
         while let Some(info) = self.0.get_ref().read_signal()? {
             let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             if let Some(signal) = signal {
-                return Ok(Some(PassedSignal { signal, by_terminal: info.ssi_code == BY_KERNEL }));
+                return Ok(Some(ForwardedSignal { signal, by_terminal: info.ssi_code == BY_KERNEL }));
             }
         }
         Ok(None)
     }
 }
 
-/// Has them end this process again, and what it becomes: a child has what its parent blocks.
+/// Unblocks the signals in this process and what it becomes: a child inherits what its parent blocks.
 pub(super) fn unblock() -> io::Result<()> {
-    Ok(PASSED_ON.into_iter().collect::<SigSet>().thread_unblock()?)
+    Ok(FORWARDED.into_iter().collect::<SigSet>().thread_unblock()?)
 }
 
 #[cfg(test)]
@@ -83,10 +83,10 @@ mod tests {
 
     #[test]
     fn what_is_ignored_is_not_taken() {
-        let signals = |status: &str| taken(status).iter().collect::<Vec<_>>();
-        assert_eq!(signals("Name:\tx\nSigIgn:\t0000000000001000\n"), PASSED_ON, "SIGPIPE is");
-        assert_eq!(signals("SigIgn:\t0000000000001001\n"), PASSED_ON[1..], "SIGHUP is");
-        assert_eq!(signals("SigIgn:\t0000000000001007\n"), PASSED_ON[3..]);
-        assert_eq!(signals(""), PASSED_ON);
+        let signals = |status: &str| not_ignored(status).iter().collect::<Vec<_>>();
+        assert_eq!(signals("Name:\tx\nSigIgn:\t0000000000001000\n"), FORWARDED, "SIGPIPE is");
+        assert_eq!(signals("SigIgn:\t0000000000001001\n"), FORWARDED[1..], "SIGHUP is");
+        assert_eq!(signals("SigIgn:\t0000000000001007\n"), FORWARDED[3..]);
+        assert_eq!(signals(""), FORWARDED);
     }
 }

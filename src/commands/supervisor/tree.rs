@@ -1,11 +1,11 @@
-//! The processes that a process has started, and those that these have: what has no parent any more becomes the child of
-//! its supervisor (`PR_SET_CHILD_SUBREAPER`), so that none gets out of sight.
+//! The tree of processes below a process, read from /proc. A process that loses its parent becomes a child of the supervisor
+//! (`PR_SET_CHILD_SUBREAPER`), so none gets out of sight.
 
 use std::{collections::HashMap, fs};
 
 use nix::unistd::Pid;
 
-/// A process as /proc tells of it.
+/// A process in /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     pid: i32,
@@ -21,15 +21,14 @@ pub(super) fn children(of: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// All that a process has started, directly or not, parents first; but for these, and what they have started.
+/// All descendants of a process, parents first, without those in `but` and theirs.
 pub(super) fn descendants(of: Pid, but: &[Pid]) -> Vec<Pid> {
     let all: Vec<Process> = all().into_iter().filter(|process| !but.contains(&Pid::from_raw(process.pid))).collect();
     below(&all, of.as_raw()).into_iter().map(Pid::from_raw).collect()
 }
 
-/// All that a process has started, as far as the kernel lists it (`CONFIG_PROC_CHILDREN`), but for those that are skipped and
-/// what they have started. That takes no longer where there are many other processes; but while some end, others may be
-/// missing.
+/// The descendants of a process as the kernel lists them (`CONFIG_PROC_CHILDREN`), without those to skip and theirs. This is
+/// fast however many other processes there are, but it may miss some while others end.
 pub(super) fn listed(of: Pid, skip: impl Fn(Pid) -> bool) -> Vec<Pid> {
     let (mut found, mut next) = (Vec::new(), vec![of.as_raw()]);
     while let Some(parent) = next.pop() {
@@ -48,7 +47,7 @@ pub(super) fn listed(of: Pid, skip: impl Fn(Pid) -> bool) -> Vec<Pid> {
     found
 }
 
-/// All whose environment has this `NAME=VALUE`, as it was when they were started.
+/// All processes that were started with this `NAME=VALUE` in their environment.
 pub(super) fn marked(mark: &str) -> Vec<Pid> {
     let has_it = |pid: &i32| environ(*pid).split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
     pids().filter(has_it).map(Pid::from_raw).collect()
@@ -56,7 +55,7 @@ pub(super) fn marked(mark: &str) -> Vec<Pid> {
 
 fn environ(pid: i32) -> Vec<u8> {
     let read = |folder: &str| fs::read(format!("{folder}/environ")).ok().filter(|environ| !environ.is_empty());
-    // A thread that has ended has none, but others of the process have.
+    // A thread that has ended has none, but the other threads of the process do.
     let of_threads = || {
         let threads = format!("/proc/{pid}/task");
         numbers(&threads).filter(|thread| *thread != pid).find_map(|thread| read(&format!("{threads}/{thread}")))
@@ -68,25 +67,25 @@ fn pids() -> impl Iterator<Item = i32> {
     numbers("/proc")
 }
 
-/// The files of a folder that are called by a number.
+/// The entries of a folder whose names are numbers.
 fn numbers(folder: &str) -> impl Iterator<Item = i32> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn all() -> Vec<Process> {
-    // One may end meanwhile.
+    // Processes may end meanwhile.
     pids().filter_map(|pid| process(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)).collect()
 }
 
-/// `1 (name) S 0 …`, where the name may have anything in it (proc_pid_stat(5)). One that has ended and is only to be waited
-/// for is none; one whose first thread alone has ended is.
+/// Parses `1 (name) S 0 …`, where the name may be anything (proc_pid_stat(5)). A zombie does not count, unless only its first
+/// thread has ended.
 fn process(pid: i32, stat: &str) -> Option<Process> {
     let (_, behind) = stat.rsplit_once(") ")?;
     let mut fields = behind.split(' ');
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    // The 20th field of all; the next one here is the fifth.
+    // Field 20; the next one here is field 5.
     let mut has_threads =
         || fields.nth(15).and_then(|threads| threads.parse::<u32>().ok()).is_some_and(|count| count > 1);
     let runs = !["Z", "X"].contains(&state) || (state == "Z" && has_threads());
@@ -101,7 +100,7 @@ fn below(all: &[Process], root: i32) -> Vec<i32> {
     let mut found = Vec::new();
     let mut next = vec![root];
     while let Some(parent) = next.pop() {
-        // Taken out, so that what was read while it changed leads nowhere twice.
+        // Removed, so that a list that changed while it was read cannot lead in circles.
         let of_this = children.remove(&parent).unwrap_or_default();
         found.extend(&of_this);
         next.extend(of_this);

@@ -1,8 +1,8 @@
-//! A second process that ends a command where its supervisor cannot: because that is stopped (SIGSTOP, Ctrl-Z) when the
-//! deadline comes, or was killed and left behind what its command had started.
+//! A second process that ends a command if the supervisor cannot: because the supervisor is stopped (SIGSTOP, Ctrl-Z) when
+//! the deadline comes, or was killed and left behind what its command had started.
 //!
-//! It is this program once more. A pipe tells it the deadline, and by its end that the supervisor is gone. It is in a
-//! process group of its own, where no terminal stops it, and takes no signal but those that nobody can refuse.
+//! It is this program once more. The supervisor writes the deadline into a pipe; when the pipe closes, the supervisor is
+//! gone. The watchdog is in a process group of its own, where no terminal stops it, and handles no signals.
 
 use std::{
     env,
@@ -29,39 +29,38 @@ use nix::{
 use super::{
     cgroup::Cgroup,
     clock::{BootTime, timer},
+    plan::{KILL_INTERVAL, KILL_TIMEOUT},
     shim::NONE,
     tree,
 };
 
-/// The first argument of such a process. No command of this program is called like that.
+/// The first argument of such a process. No command of this program has this name.
 const ENTRY: &str = "--watching";
-/// How often SIGKILL is repeated, and how long.
-const AGAIN: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What belongs to a command.
+/// The processes that belong to a command, and how to find them.
 #[derive(Debug)]
-pub(super) struct Reach<'a> {
+pub(super) struct ProcessScope<'a> {
     pub(super) supervisor: Pid,
-    /// The process group, if it is its own.
+    /// The command's process group, if it has its own.
     pub(super) group: Option<Pid>,
     pub(super) cgroup: Option<&'a Path>,
-    /// Children of the supervisor that do not belong to it.
+    /// Children of the supervisor that do not belong to the command.
     pub(super) others: &'a [Pid],
-    /// `NAME=VALUE` in the environment of all that it starts, and of nothing else.
+    /// `NAME=VALUE` in the environment of everything that the command starts, and of nothing else.
     pub(super) mark: &'a str,
 }
 
-/// The process, as its supervisor has it. It ends when this is dropped.
+/// The supervisor's side of the watchdog, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    /// Gone once it has ended.
+    /// None once the watchdog has ended.
     pub(super) pid: Option<Pid>,
     pipe: ChildStdin,
+    /// The deadline that it was told last.
     told: Option<BootTime>,
 }
 
-/// A moment, as the process is told of it.
+/// A moment as the pipe carries it.
 fn number(at: BootTime) -> String {
     at.since_start().as_nanos().to_string()
 }
@@ -71,27 +70,27 @@ fn moment(number: &str) -> Option<BootTime> {
 }
 
 impl Watchdog {
-    /// Starts it; from its first moment on it knows when all of it is to be over.
-    pub(super) fn start(reach: &Reach<'_>, kill: BootTime) -> io::Result<Self> {
+    /// Starts it with the first deadline.
+    pub(super) fn start(scope: &ProcessScope<'_>, kill: BootTime) -> io::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        let group = reach.group.map_or_else(|| NONE.to_owned(), |group| group.to_string());
-        let cgroup = reach.cgroup.map_or(OsStr::new(NONE), Path::as_os_str);
-        let others: Vec<String> = reach.others.iter().map(Pid::to_string).collect();
-        command.arg0("broadcast").arg(ENTRY).args([number(kill), reach.supervisor.to_string(), group]).arg(cgroup);
-        command.arg(others.join(",")).arg(reach.mark);
-        // Among what belongs to this command, and not to another that this one is part of.
-        command.envs(reach.mark.split_once('='));
+        let group = scope.group.map_or_else(|| NONE.to_owned(), |group| group.to_string());
+        let cgroup = scope.cgroup.map_or(OsStr::new(NONE), Path::as_os_str);
+        let others: Vec<String> = scope.others.iter().map(Pid::to_string).collect();
+        command.arg0("broadcast").arg(ENTRY).args([number(kill), scope.supervisor.to_string(), group]).arg(cgroup);
+        command.arg(others.join(",")).arg(scope.mark);
+        // Marks it as part of this command, and not of an outer one.
+        command.envs(scope.mark.split_once('='));
         command.process_group(0).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("the system's process ids are such numbers"));
         let pipe = child.stdin.take().expect("it is piped");
         let watchdog = Self { pid: Some(pid), pipe, told: Some(kill) };
-        // A deadline does not wait for whoever is told.
+        // A full pipe must not block the supervisor, which has a deadline, too.
         fcntl(&watchdog.pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(watchdog)
     }
 
-    /// Tells when all of it is to be over. Where that cannot be told, it must not go by what it was told before.
+    /// Tells it the deadline. If this fails, the watchdog must not run on with an old one.
     pub(super) fn tell(&mut self, kill: BootTime) -> io::Result<()> {
         if self.told.replace(kill) == Some(kill) {
             return Ok(());
@@ -101,7 +100,7 @@ impl Watchdog {
 }
 
 impl Watchdog {
-    /// Takes note that a process has ended; tells whether it was this one.
+    /// Takes note that a process has ended. Gives whether that was the watchdog.
     pub(super) fn has_ended(&mut self, pid: Pid) -> bool {
         self.pid.take_if(|own| *own == pid).is_some()
     }
@@ -109,7 +108,7 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        // Before the end of the pipe would tell it that its supervisor is gone.
+        // Before the pipe closes, which would mean that the supervisor is gone.
         if let Some(pid) = self.pid.take()
             && kill(pid, Signal::SIGKILL).is_ok()
         {
@@ -118,7 +117,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// Watches, if that is what this process was started for; otherwise this gives nothing. To be called first of all.
+/// Runs the watchdog, if this process was started for that; otherwise gives nothing.
 pub(super) fn enter() -> Option<ExitCode> {
     let mut args = env::args_os().skip(1);
     if args.next()? != ENTRY {
@@ -133,29 +132,29 @@ pub(super) fn enter() -> Option<ExitCode> {
         text(args.next()?)?.split(',').filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect();
     let mark = text(args.next()?)?;
     let cgroup = (cgroup != NONE).then(|| Path::new(&cgroup));
-    Some(match watch(&Reach { supervisor, group, cgroup, others: &others, mark: &mark }, kill) {
+    Some(match watch(&ProcessScope { supervisor, group, cgroup, others: &others, mark: &mark }, kill) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
 }
 
-impl Reach<'_> {
-    /// Ends all of it, for good.
+impl ProcessScope<'_> {
+    /// Kills all processes until none is left.
     fn end(&self) {
         let began = BootTime::now();
-        // Later on the number may be somebody else's.
+        // Only once: later the number may belong to another group.
         if let Some(group) = self.group {
             let _ = killpg(group, Signal::SIGKILL);
         }
-        while self.kill() && BootTime::now().since(began) < PATIENCE {
-            thread::sleep(AGAIN);
+        while self.kill() && BootTime::now().since(began) < KILL_TIMEOUT {
+            thread::sleep(KILL_INTERVAL);
         }
         if let Some(cgroup) = self.cgroup.filter(|_| !self.has_supervisor()) {
-            drop(Cgroup::of(cgroup));
+            drop(Cgroup::adopt(cgroup));
         }
     }
 
-    /// Sends SIGKILL to all that is there; tells whether anything was.
+    /// Sends SIGKILL to all processes. Gives whether there were any.
     fn kill(&self) -> bool {
         if let Some(cgroup) = self.cgroup {
             Cgroup::kill(cgroup);
@@ -164,28 +163,28 @@ impl Reach<'_> {
         let mut end = |found: Vec<Pid>| {
             for pid in found.into_iter().filter(|pid| *pid != getpid()) {
                 found_any = true;
-                // What is gone needs none.
+                // It may have ended meanwhile.
                 let _ = kill(pid, Signal::SIGKILL);
             }
         };
         if self.has_supervisor() {
-            // To look at all processes takes time, where there are many or much else is to be done.
+            // First what the kernel lists at once: looking through all processes takes time.
             let others: Vec<Pid> = self.others.iter().copied().chain([getpid()]).collect();
             end(tree::listed(self.supervisor, |pid| others.contains(&pid)));
             end(tree::descendants(self.supervisor, &others));
         }
         end(tree::marked(self.mark));
-        // What is about to die still counts: the group can only be removed after that.
+        // Dying processes count as well: the control group cannot be removed before they are gone.
         found_any || self.cgroup.is_some_and(|cgroup| !Cgroup::is_empty(cgroup))
     }
 
-    /// Whether it is there, be it that it is stopped.
+    /// Whether the supervisor still exists, running or stopped.
     fn has_supervisor(&self) -> bool {
         getppid() == self.supervisor
     }
 }
 
-fn watch(reach: &Reach<'_>, kill: BootTime) -> io::Result<()> {
+fn watch(scope: &ProcessScope<'_>, kill: BootTime) -> io::Result<()> {
     let (timer, mut input) = (timer()?, io::stdin().lock());
     kill.set(&timer)?;
     let (mut kill, mut rest) = (Some(kill), Vec::new());
@@ -195,12 +194,12 @@ fn watch(reach: &Reach<'_>, kill: BootTime) -> io::Result<()> {
             Err(Errno::EINTR) => continue,
             polled => polled?,
         };
-        // What moves the deadline on comes before the deadline.
+        // A new deadline counts before the old one passes.
         if ready[0].any() == Some(true) {
             let mut bytes = [0; 4096];
             let length = input.read(&mut bytes)?;
             if length == 0 {
-                reach.end();
+                scope.end();
                 return Ok(());
             }
             rest.extend_from_slice(&bytes[..length]);
@@ -211,13 +210,13 @@ fn watch(reach: &Reach<'_>, kill: BootTime) -> io::Result<()> {
         }
         if kill.take_if(|kill| BootTime::now() >= *kill).is_some() {
             timer.unset()?;
-            // A supervisor that is stopped may still be killed, and leave its control group behind.
-            reach.end();
+            // It watches on: the supervisor may still be killed, and leave its control group behind.
+            scope.end();
         }
     }
 }
 
-/// The moment in the last whole line; what comes behind it is kept.
+/// The moment in the last complete line. The rest after it stays in `text`.
 fn last_line(text: &mut Vec<u8>) -> Option<BootTime> {
     let end = text.iter().rposition(|byte| *byte == b'\n')?;
     let rest = text.split_off(end + 1);

@@ -1,13 +1,10 @@
 //! Draws the picture as entries come, until there are no more.
 //!
-//! What was collected is gathered first, as long as it keeps coming, and put in order; what happens now is drawn as it
-//! comes. Both go through the same [`Timeline`], by one clock: it follows the times in what was collected, and goes on
-//! by itself where nothing comes. So old logs look as they would have when they were written.
+//! Lines of collected logs are gathered as long as they keep coming, and put in order first. What happens now is drawn as it
+//! comes. Both go through the same [`Timeline`], by one clock, which follows the times in the logs, and goes on by itself
+//! when nothing comes. So old logs look as they would have when they were written.
 
-use std::{
-    io,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use tokio::{
     sync::mpsc,
@@ -17,40 +14,40 @@ use tokio::{
 use super::{
     entry::Entry,
     history::ordered,
-    line::{self, Line},
-    order::{MAX_NODES, Row, Timeline, Voice},
+    line::{self, LogLine},
+    order::{MAX_NODES, Row, Timeline, Witness},
     screen::Screen,
 };
 use crate::{
-    commands::{follow::warn, output},
+    commands::output::{self, warn},
     failure::Failure,
 };
 
-/// When nothing more has come for so long, what was collected is drawn.
+/// After a pause this long, gathered entries are drawn.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What has just happened is drawn after that long, even if more keeps coming.
-const LIVE: Duration = Duration::from_millis(250);
-/// After that long nothing is held any more.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What happened longer ago than that is not live.
+/// Entries about what has just happened are gathered for this long at most.
+const LIVE_DELAY: Duration = Duration::from_millis(250);
+/// By then the timeline holds nothing back any more.
+const DRAIN_TIME: Duration = Duration::from_secs(60);
+/// What happened longer ago is not live.
 const RECENT: Duration = Duration::from_secs(5);
-/// How much is gathered at most, in entries; each takes no more than some 2 KB, and 300 bytes usually.
+/// How many entries are gathered at most. Each takes 300 bytes usually, and some 2 KB at most.
 const MAX_GATHERED: usize = 50_000;
-/// How many rows are put into one text.
-const ROWS: usize = 10_000;
-/// How many inputs are taken between two looks at what can be drawn.
-const INPUTS: usize = 1024;
+/// How many rows are printed at once.
+const ROWS_AT_ONCE: usize = 10_000;
+/// How many inputs are taken before rows are drawn again.
+const INPUTS_AT_ONCE: usize = 1024;
 
-/// What a picture is made of.
+/// What goes into a picture.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// A line of a log that was collected.
+    /// A line of a collected log.
     Line(String),
     /// Something that has happened just now.
     Entry(Entry),
     /// There is a node.
-    Node { name: String, voice: Voice },
-    /// A node is there and receives messages, or it is gone.
+    Node { name: String, witness: Witness },
+    /// A node can receive messages, or is gone.
     Expect { name: String, is_there: bool },
 }
 
@@ -58,21 +55,21 @@ pub(super) enum Input {
 pub(super) struct Drawing {
     timeline: Timeline,
     screen: Screen,
-    clock: Clock,
+    clock: PictureClock,
     gathered: Vec<Entry>,
-    /// When the first and the last of those came.
-    came: Option<(Instant, Instant)>,
+    /// When the first and the last of the gathered entries came.
+    gathered_at: Option<(Instant, Instant)>,
     rows: Vec<Row>,
-    /// What is due until then is in those.
-    looked: Duration,
-    /// How many entries there were.
+    /// `rows` has everything that was due by then.
+    rows_until: Duration,
+    /// How many entries have been drawn, or will be.
     entries: u64,
 }
 
-/// The time of what is drawn, and when it was that.
-struct Clock(Duration, Instant);
+/// The time in the picture, and when it was set.
+struct PictureClock(Duration, Instant);
 
-impl Clock {
+impl PictureClock {
     fn now(&self) -> Duration {
         self.0 + self.1.elapsed()
     }
@@ -87,18 +84,16 @@ impl Drawing {
         Self {
             timeline: Timeline::default(),
             screen,
-            clock: Clock(Duration::ZERO, Instant::now()),
+            clock: PictureClock(Duration::ZERO, Instant::now()),
             gathered: Vec::new(),
-            came: None,
+            gathered_at: None,
             rows: Vec::new(),
-            looked: Duration::ZERO,
+            rows_until: Duration::ZERO,
             entries: 0,
         }
     }
 
-    /// Draws what comes in, until nothing will come any more.
-    ///
-    /// It may be stopped at any time, and started again. It ends earlier, with `false`, when nobody looks any longer.
+    /// Draws inputs until their sender is gone; or until nobody looks any more, and then gives false. Cancel-safe.
     pub(super) async fn run(&mut self, inputs: &mut mpsc::Receiver<Input>) -> Result<bool, Failure> {
         loop {
             let due = self.due();
@@ -112,7 +107,7 @@ impl Drawing {
                 input = inputs.recv() => match input {
                     Some(input) => {
                         self.take(input);
-                        for input in std::iter::from_fn(|| inputs.try_recv().ok()).take(INPUTS) {
+                        for input in std::iter::from_fn(|| inputs.try_recv().ok()).take(INPUTS_AT_ONCE) {
                             self.take(input);
                         }
                     }
@@ -130,11 +125,11 @@ impl Drawing {
         }
     }
 
-    /// Draws the rest. Gives how many entries there were.
+    /// Draws the rest. Gives the number of all entries.
     pub(super) async fn finish(&mut self) -> Result<u64, Failure> {
         self.put_in_order();
         self.collect_rows();
-        self.clock.set(self.clock.now() + PATIENCE);
+        self.clock.set(self.clock.now() + DRAIN_TIME);
         self.collect_rows();
         self.print().await?;
         if self.timeline.left_out() > 0 {
@@ -149,17 +144,17 @@ impl Drawing {
     pub(super) fn take(&mut self, input: Input) {
         match input {
             Input::Line(line) => match line::read(&line) {
-                Some(Line::Entry(entry)) => {
-                    self.timeline.add_node(&entry.node, Voice::Own);
+                Some(LogLine::Entry(entry)) => {
+                    self.timeline.add_node(&entry.node, Witness::Itself);
                     self.gathered.push(entry);
                     let now = Instant::now();
-                    self.came = Some((self.came.map_or(now, |(first, _)| first), now));
+                    self.gathered_at = Some((self.gathered_at.map_or(now, |(first, _)| first), now));
                     if self.gathered.len() >= MAX_GATHERED {
                         self.put_in_order();
                     }
                 }
-                Some(Line::Node(name)) => {
-                    self.timeline.add_node(&name, Voice::Own);
+                Some(LogLine::Node(name)) => {
+                    self.timeline.add_node(&name, Witness::Itself);
                 }
                 None => {}
             },
@@ -167,28 +162,28 @@ impl Drawing {
                 self.entries += 1;
                 self.timeline.take(self.clock.now(), entry);
             }
-            Input::Node { name, voice } => {
-                self.timeline.add_node(&name, voice);
+            Input::Node { name, witness } => {
+                self.timeline.add_node(&name, witness);
             }
             Input::Expect { name, is_there } => self.timeline.expect(&name, is_there),
         }
     }
 
-    /// Whether what was collected is to be drawn.
+    /// Whether it is time to draw gathered entries.
     fn gathered_enough(&self) -> bool {
         self.gathered_until().is_some_and(|until| until <= Instant::now())
     }
 
     fn gathered_until(&self) -> Option<Instant> {
-        let (first, last) = self.came?;
+        let (first, last) = self.gathered_at?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let newest = Duration::from_millis(self.gathered.last()?.time);
         let is_live = now.abs_diff(newest) < RECENT;
-        Some(if is_live { (first + LIVE).min(last + PAUSE) } else { last + PAUSE })
+        Some(if is_live { (first + LIVE_DELAY).min(last + PAUSE) } else { last + PAUSE })
     }
 
     fn put_in_order(&mut self) {
-        self.came = None;
+        self.gathered_at = None;
         for (time, entry) in ordered(std::mem::take(&mut self.gathered)) {
             self.clock.set(time);
             self.collect_rows();
@@ -197,33 +192,31 @@ impl Drawing {
         }
     }
 
-    /// Collects the rows there are by now, as they would have come if it had been looked at all the time.
+    /// Collects all rows that are due by now, in the order in which they became due.
     fn collect_rows(&mut self) {
         let now = self.clock.now();
-        while let Some(due) = self.timeline.due(self.looked).filter(|due| *due < now) {
-            self.looked = due;
+        while let Some(due) = self.timeline.due(self.rows_until).filter(|due| *due < now) {
+            self.rows_until = due;
             self.rows.extend(std::iter::from_fn(|| self.timeline.row(due)));
         }
-        self.looked = now;
+        self.rows_until = now;
         self.rows.extend(std::iter::from_fn(|| self.timeline.row(now)));
     }
 
-    /// When there is something to be done, if nothing comes before.
+    /// When to continue, if no input comes before.
     fn due(&self) -> Option<Instant> {
         let now = self.clock.now();
         let row = self.timeline.due(now).map(|due| Instant::now() + (due - now));
         [row, self.gathered_until()].into_iter().flatten().min()
     }
 
-    /// Prints the rows there are; whether somebody looks.
+    /// Prints the collected rows. Gives whether anybody still looks.
     async fn print(&mut self) -> Result<bool, Failure> {
         let rows = std::mem::take(&mut self.rows);
-        for rows in rows.chunks(ROWS) {
+        for rows in rows.chunks(ROWS_AT_ONCE) {
             let text = self.screen.draw(self.timeline.nodes(), rows);
-            match output::print_slowly(text).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
-                Err(error) => return Err(output::unwritable(&error)),
+            if !output::print_in_background(text).await? {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -1,38 +1,41 @@
-//! Lays rows out in columns of one width, as wide as the terminal, or as the picture wants to be.
+//! Lays rows out in columns of equal width, to fit a terminal, or as wide as the texts need.
 //!
-//! A cell that is too long for its column is said in fewer words, in the same way in all columns, and cut only where that
-//! does not do. Where there are more nodes than columns have room, the last column is about all the others.
+//! A text that is too long for its column becomes shorter, in the same way in all columns, and is cut only if that is not
+//! enough. If there is no room for a column for each node, the last column is for all others.
 
 use std::collections::BTreeMap;
 
 use unicode_width::UnicodeWidthChar as _;
 
 use super::{
-    entry::{LAMPORT_KEY, Message, What},
-    order::{Cell, Column, Node, Row, Voice},
+    entry::{EntryKind, LAMPORT_KEY, MessageText},
+    order::{Cell, Column, Node, Row, Witness},
 };
-use crate::log::{DIM, PREFIXES, RESET};
+use crate::{
+    commands::natural_order::natural_key,
+    log::{DIM, PREFIXES, RESET},
+};
 
-/// The narrowest column in which most can still be told, and one that is narrower in need.
+/// The narrowest column that is well readable, and the narrowest of all.
 const NARROW: usize = 20;
 const NARROWEST: usize = 12;
-/// Where there is no terminal, columns grow in steps of this, so that they seldom do.
+/// Without a terminal, columns grow in steps of this width, so that they seldom do.
 const STEP: usize = 4;
-/// The widest picture.
+/// The widest picture, without a terminal.
 const MAX_WIDTH: usize = 10_000;
 const BOLD: &str = "\x1b[1m";
-/// Between columns.
+/// What separates columns.
 const WIDE: &str = " | ";
 const TIGHT: &str = "|";
 
-/// How the picture is laid out, as long as neither its width nor its nodes change.
+/// The layout for one width and one list of nodes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     /// From left to right.
     columns: Vec<Column>,
-    /// Those that share the last column.
+    /// The nodes that share the last column.
     others: Vec<Column>,
-    /// How wide a column is.
+    /// The width of a column.
     cell: usize,
     between: &'static str,
 }
@@ -45,10 +48,10 @@ enum Content<'a> {
 }
 
 impl Layout {
-    /// With so much width; or, where there is no limit, with columns of at least `cell`.
+    /// A layout of this width; without one, with columns of at least `cell`.
     pub(super) fn new(nodes: &[Node], width: Option<usize>, cell: usize) -> Self {
         let mut columns: Vec<_> = (0..nodes.len()).collect();
-        columns.sort_by(|a, b| natural(&nodes[*a].name).cmp(&natural(&nodes[*b].name)));
+        columns.sort_by(|a, b| natural_key(&nodes[*a].name).cmp(&natural_key(&nodes[*b].name)));
         let Some(width) = width else {
             let widest = columns.iter().map(|column| text_width(&heading(&nodes[*column]))).max().unwrap_or_default();
             let most = (MAX_WIDTH / columns.len().max(1)).max(NARROWEST);
@@ -63,21 +66,21 @@ impl Layout {
                 return Self { columns, others: Vec::new(), cell: each(between, count), between };
             }
         }
-        // The last of so many columns is that of all others.
+        // The last column is for all others.
         let room = ((width + TIGHT.len()) / (NARROWEST + TIGHT.len())).clamp(1, count);
         let others = if room < count { columns.split_off(room - 1) } else { Vec::new() };
         Self { columns, others, cell: each(TIGHT, room).max(1), between: TIGHT }
     }
 
-    /// How wide a column has to be for this row.
+    /// The column width that a row needs.
     pub(super) fn wanted(row: &Row) -> usize {
-        let verbs = row.cells.values().map(|cell| cell.what).chain([What::Received]);
+        let verbs = row.cells.values().map(|cell| cell.kind).chain([EntryKind::Received]);
         let widest =
-            verbs.map(|what| text_width(&full(what, &row.message)) + 2 * usize::from(what == What::Sent)).max();
+            verbs.map(|kind| text_width(&full(kind, &row.message)) + 2 * usize::from(kind == EntryKind::Sent)).max();
         widest.unwrap_or_default().next_multiple_of(STEP)
     }
 
-    /// Who says what stands below, and a rule.
+    /// The names of the nodes, and a rule below.
     pub(super) fn header(&self, nodes: &[Node], colour: bool) -> String {
         let mut cells: Vec<_> = self
             .columns
@@ -95,6 +98,7 @@ impl Layout {
         if colour { format!("{names}\n{DIM}{rule}{RESET}\n") } else { format!("{names}\n{rule}\n") }
     }
 
+    /// The line of a row.
     pub(super) fn row(&self, nodes: &[Node], row: &Row, colour: bool) -> String {
         let Row { message, sender, cells } = row;
         let folded = self.folded(nodes, cells);
@@ -106,14 +110,14 @@ impl Layout {
         if !self.others.is_empty() {
             contents.push(folded.as_deref().map_or(Content::Nothing, Content::Text));
         }
-        // Said alike in all columns.
-        let form = Form::of(message, self.cell);
+        // The same wording in all columns.
+        let wording = Wording::of(message, self.cell);
         let texts: Vec<_> = contents
             .iter()
             .map(|content| match content {
                 Content::Nothing => (String::new(), false),
-                Content::Happened(cell) => (form.text(*cell, message, self.cell), cell.what == What::Sent),
-                Content::Text(text) => (form.with(text, message, self.cell), false),
+                Content::Happened(cell) => (wording.text(*cell, message, self.cell), cell.kind == EntryKind::Sent),
+                Content::Text(text) => (wording.with(text, message, self.cell), false),
             })
             .collect();
         let paint = colour_of(*sender);
@@ -122,17 +126,17 @@ impl Layout {
         self.line(cells, colour) + "\n"
     }
 
-    /// What is said of those that share the last column: who has sent it, or how many have it.
+    /// The text of the last column for the nodes that share it: who sent the message, or how many have it.
     fn folded(&self, nodes: &[Node], cells: &BTreeMap<Column, Cell>) -> Option<String> {
-        let said: Vec<_> = self.others.iter().filter_map(|other| Some((*other, cells.get(other)?.what))).collect();
-        let (first, what) = said.first()?;
-        Some(match what {
-            What::Sent => format!("{}:", nodes[*first].name),
-            _ => format!("{} of {}:", said.len(), self.others.len()),
+        let cells: Vec<_> = self.others.iter().filter_map(|other| Some((*other, cells.get(other)?.kind))).collect();
+        let (first, kind) = cells.first()?;
+        Some(match kind {
+            EntryKind::Sent => format!("{}:", nodes[*first].name),
+            _ => format!("{} of {}:", cells.len(), self.others.len()),
         })
     }
 
-    /// One line, without blanks at its end.
+    /// Joins cells to a line, without blanks at its end.
     fn line<'a>(&self, cells: impl Iterator<Item = (&'a str, String)>, colour: bool) -> String {
         let mut line = String::new();
         let mut blanks = 0;
@@ -154,10 +158,10 @@ impl Layout {
     }
 }
 
-/// How many words a cell has.
+/// How the text of a cell is worded, the longest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// As in the log.
+enum Wording {
+    /// `received broadcast msg: key=I am node2 value=0`, as in the log.
     Log,
     /// `received key=I am node2 value=0`
     Plain,
@@ -167,35 +171,35 @@ enum Form {
     Terse,
 }
 
-const FORMS: [Form; 4] = [Form::Log, Form::Plain, Form::Short, Form::Terse];
+const WORDINGS: [Wording; 4] = [Wording::Log, Wording::Plain, Wording::Short, Wording::Terse];
 
-impl Form {
-    /// The longest one in which this message's cells have room.
-    fn of(message: &Message, room: usize) -> Self {
-        let fits = |form: &Self| {
-            // One that others tell of has parentheses.
-            let sending = Cell { what: What::Sent, by_others: true };
-            let received = Cell { what: What::Received, by_others: false };
-            [sending, received].into_iter().all(|cell| text_width(&form.whole(cell, message)) <= room)
+impl Wording {
+    /// The longest wording with which the message's cells fit.
+    fn of(message: &MessageText, room: usize) -> Self {
+        let fits = |wording: &Self| {
+            // A sending that others report is in parentheses.
+            let sending = Cell { kind: EntryKind::Sent, by_others: true };
+            let received = Cell { kind: EntryKind::Received, by_others: false };
+            [sending, received].into_iter().all(|cell| text_width(&wording.whole(cell, message)) <= room)
         };
-        FORMS.into_iter().find(fits).unwrap_or(Self::Terse)
+        WORDINGS.into_iter().find(fits).unwrap_or(Self::Terse)
     }
 
-    fn verb(self, what: What) -> &'static str {
-        match (what, self) {
-            (What::Sent, _) => "send",
-            (What::Received, Self::Terse) => "recv",
-            (What::Received, _) => "received",
-            (What::Acknowledged, Self::Log | Self::Plain) => "acknowledged",
-            (What::Acknowledged, _) => "ack",
+    fn verb(self, kind: EntryKind) -> &'static str {
+        match (kind, self) {
+            (EntryKind::Sent, _) => "send",
+            (EntryKind::Received, Self::Terse) => "recv",
+            (EntryKind::Received, _) => "received",
+            (EntryKind::Acknowledged, Self::Log | Self::Plain) => "acknowledged",
+            (EntryKind::Acknowledged, _) => "ack",
         }
     }
 
-    fn whole(self, cell: Cell, message: &Message) -> String {
-        self.around(cell, &format!("{} {}", self.verb(cell.what), self.words(message)))
+    fn whole(self, cell: Cell, message: &MessageText) -> String {
+        self.around(cell, &format!("{} {}", self.verb(cell.kind), self.words(message)))
     }
 
-    fn words(self, Message { key, value, .. }: &Message) -> String {
+    fn words(self, MessageText { key, value, .. }: &MessageText) -> String {
         match self {
             Self::Log => format!("broadcast msg: key={key} value={value}"),
             Self::Plain => format!("key={key} value={value}"),
@@ -204,31 +208,31 @@ impl Form {
         }
     }
 
-    /// A sending that only others tell of stands in parentheses.
+    /// Puts a sending that only others report into parentheses.
     fn around(self, cell: Cell, text: &str) -> String {
-        if cell.by_others && cell.what == What::Sent { format!("({text})") } else { text.into() }
+        if cell.by_others && cell.kind == EntryKind::Sent { format!("({text})") } else { text.into() }
     }
 
-    /// In so much room.
-    fn text(self, cell: Cell, message: &Message, room: usize) -> String {
+    /// The text of a cell, cut to fit.
+    fn text(self, cell: Cell, message: &MessageText, room: usize) -> String {
         let whole = self.whole(cell, message);
         if text_width(&whole) <= room {
             return whole;
         }
-        // An acknowledgement has a longer word than a reception.
-        if cell.what == What::Acknowledged {
-            let mut shorter = FORMS.into_iter().map(|form| form.whole(cell, message));
+        // "acknowledged" is longer than "received", for which the wording was chosen.
+        if cell.kind == EntryKind::Acknowledged {
+            let mut shorter = WORDINGS.into_iter().map(|wording| wording.whole(cell, message));
             if let Some(text) = shorter.find(|text| text_width(text) <= room) {
                 return text;
             }
         }
-        let around = 2 * usize::from(cell.by_others && cell.what == What::Sent);
-        let text = self.with(self.verb(cell.what), message, room.saturating_sub(around));
+        let around = 2 * usize::from(cell.by_others && cell.kind == EntryKind::Sent);
+        let text = self.with(self.verb(cell.kind), message, room.saturating_sub(around));
         fitted(&self.around(cell, &text), room)
     }
 
-    /// The message behind another word, in so much room: where it has to be cut, both key and value have a part of it.
-    fn with(self, word: &str, message: &Message, room: usize) -> String {
+    /// The message after a word, cut to fit so that some of the key and some of the value remain.
+    fn with(self, word: &str, message: &MessageText, room: usize) -> String {
         let whole = format!("{word} {}", self.words(message));
         if text_width(&whole) <= room {
             return whole;
@@ -241,19 +245,19 @@ impl Form {
     }
 }
 
-fn full(what: What, message: &Message) -> String {
-    Form::Log.whole(Cell { what, by_others: false }, message)
+fn full(kind: EntryKind, message: &MessageText) -> String {
+    Wording::Log.whole(Cell { kind, by_others: false }, message)
 }
 
-/// A sender's key says its name, and no more.
+/// A sender's key without `I am `.
 fn terse(key: &str) -> &str {
     key.strip_prefix(LAMPORT_KEY).filter(|name| !name.is_empty()).unwrap_or(key)
 }
 
 fn heading(node: &Node) -> String {
-    match node.voice {
-        Voice::Own => format!("{} says", node.name),
-        Voice::Unknown | Voice::Others => format!("{} (others say)", node.name),
+    match node.witness {
+        Witness::Itself => format!("{} says", node.name),
+        Witness::Unknown | Witness::Others => format!("{} (others say)", node.name),
     }
 }
 
@@ -261,7 +265,7 @@ fn colour_of(column: Option<Column>) -> &'static str {
     column.map_or("", |column| PREFIXES[column % PREFIXES.len()])
 }
 
-/// How many columns of a terminal a text takes.
+/// How many columns a text takes in a terminal.
 pub(super) fn text_width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
@@ -270,7 +274,7 @@ fn char_width(c: char) -> usize {
     c.width().unwrap_or_default()
 }
 
-/// A text in so much room, cut where it is longer.
+/// A text, cut to fit.
 fn fitted(text: &str, room: usize) -> String {
     if text_width(text) <= room {
         return text.into();
@@ -291,22 +295,6 @@ fn fitted(text: &str, room: usize) -> String {
     fitted
 }
 
-/// Orders names as people do: node2 before node10.
-fn natural(name: &str) -> Vec<(String, u64, usize)> {
-    let mut parts = Vec::new();
-    let mut rest = name;
-    while !rest.is_empty() {
-        let words = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let (text, behind) = rest.split_at(words);
-        let digits = behind.find(|c: char| !c.is_ascii_digit()).unwrap_or(behind.len());
-        let (number, behind) = behind.split_at(digits);
-        let value = if number.is_empty() { 0 } else { number.parse().unwrap_or(u64::MAX) };
-        parts.push((text.to_owned(), value, number.len()));
-        rest = behind;
-    }
-    parts
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -316,21 +304,21 @@ mod tests {
 
     fn timeline(names: &[&str]) -> Timeline {
         let mut timeline = Timeline::default();
-        names.iter().for_each(|name| assert!(timeline.add_node(name, Voice::Own).is_some()));
+        names.iter().for_each(|name| assert!(timeline.add_node(name, Witness::Itself).is_some()));
         timeline
     }
 
-    fn row(key: &str, value: &str, sender: Column, what: What, columns: &[Column]) -> Row {
-        let cell = Cell { what, by_others: false };
+    fn row(key: &str, value: &str, sender: Column, kind: EntryKind, columns: &[Column]) -> Row {
+        let cell = Cell { kind, by_others: false };
         let cells = columns.iter().map(|column| (*column, cell)).collect();
-        Row { message: Message::new(key, value), sender: Some(sender), cells }
+        Row { message: MessageText::new(key, value), sender: Some(sender), cells }
     }
 
     fn picture(names: &[&str], width: usize, key: &str, value: &str) -> String {
         let timeline = timeline(names);
         let layout = Layout::new(timeline.nodes(), Some(width), 0);
         let others: Vec<_> = (0..names.len()).filter(|column| *column != 1).collect();
-        let rows = [row(key, value, 1, What::Sent, &[1]), row(key, value, 1, What::Received, &others)];
+        let rows = [row(key, value, 1, EntryKind::Sent, &[1]), row(key, value, 1, EntryKind::Received, &others)];
         let rows = rows.iter().map(|row| layout.row(timeline.nodes(), row, false));
         layout.header(timeline.nodes(), false) + &rows.collect::<String>()
     }
@@ -366,7 +354,7 @@ mod tests {
             [(103, "acknowledged broadcast msg: key=key value=17"), (80, "acknowledged key=key value=17")]
         {
             let layout = Layout::new(timeline.nodes(), Some(width), 0);
-            let line = layout.row(timeline.nodes(), &row("key", "17", 1, What::Acknowledged, &[0]), false);
+            let line = layout.row(timeline.nodes(), &row("key", "17", 1, EntryKind::Acknowledged, &[0]), false);
             assert_eq!(line.split(" |").next().map(str::trim_end), Some(text));
         }
     }
@@ -393,7 +381,7 @@ received k=1|            |received k=1|9 of 9: k=1
         assert_eq!(picture(&names, 51, "k", "1"), expected);
         let timeline = timeline(&names);
         let layout = Layout::new(timeline.nodes(), Some(51), 0);
-        let line = layout.row(timeline.nodes(), &row("k", "1", 9, What::Sent, &[9]), false);
+        let line = layout.row(timeline.nodes(), &row("k", "1", 9, EntryKind::Sent, &[9]), false);
         assert_eq!(line, "            |            |            |node10: k=1\n");
     }
 
@@ -401,7 +389,7 @@ received k=1|            |received k=1|9 of 9: k=1
     fn colours_are_the_senders_and_take_no_room() {
         let timeline = timeline(&["node1", "node2"]);
         let layout = Layout::new(timeline.nodes(), Some(63), 0);
-        let row = row("k", "1", 1, What::Sent, &[1]);
+        let row = row("k", "1", 1, EntryKind::Sent, &[1]);
         let coloured = layout.row(timeline.nodes(), &row, true);
         let blanks = " ".repeat(30);
         let colour = PREFIXES[1];
@@ -415,18 +403,18 @@ received k=1|            |received k=1|9 of 9: k=1
             width in 1..200usize,
             key in "(I am )?\\PC{0,30}|[日本語]{0,30}",
             value in "\\PC{0,60}",
-            what in 0..3usize,
+            kind in 0..3usize,
             by_others: bool,
             columns in prop::collection::vec(0..40usize, 0..40),
         ) {
             let mut timeline = Timeline::default();
             for name in &names {
-                timeline.add_node(&crate::visible::escaped(name), Voice::Own);
+                timeline.add_node(&crate::visible::escaped(name), Witness::Itself);
             }
-            let what = [What::Sent, What::Received, What::Acknowledged][what];
-            let cell = Cell { what, by_others };
+            let kind = [EntryKind::Sent, EntryKind::Received, EntryKind::Acknowledged][kind];
+            let cell = Cell { kind, by_others };
             let cells = columns.iter().map(|column| (column % timeline.nodes().len(), cell)).collect();
-            let row = Row { message: Message::new(&key, &value), sender: None, cells };
+            let row = Row { message: MessageText::new(&key, &value), sender: None, cells };
             let layout = Layout::new(timeline.nodes(), Some(width), 0);
             let text = layout.header(timeline.nodes(), false) + &layout.row(timeline.nodes(), &row, false);
             prop_assert_eq!(text.lines().count(), 3);

@@ -1,23 +1,23 @@
-//! Reads the log's lines, as text or as JSON, with whatever was put before them on the way.
+//! Parses lines of the log, as text or as JSON, with whatever was put before them on the way.
 //!
 //! Docker Compose puts the container's name before each line, and `docker compose logs -t` a time; `kubectl logs --prefix`
-//! puts the pod there, and the journal a date. All of that is skipped: a line of ours begins with its time and its level,
-//! or it is a JSON object. So does a line that a terminal has coloured, once the colours are taken out. Only a line of
-//! `broadcast demo` has its node's name in what comes before: `node1  | `.
+//! puts the pod there, and the journal a date. All of that is skipped, since a line of the log begins with its time and its
+//! level, or it is a JSON object. Colours are removed. Only a line of `broadcast demo` has its node's name before the time:
+//! `node1  | `.
 
 use std::{borrow::Cow, time::SystemTime};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::entry::{Entry, Message, What, name};
+use super::entry::{Entry, EntryKind, MessageText, name};
 
-/// How many words may come before the line itself.
+/// How many words before the line are skipped.
 const PREFIX_WORDS: usize = 16;
-/// In how many places a key is looked for the end of.
-const PLACES: usize = 64;
+/// How many places are tried as the end of a key.
+const MAX_KEY_ENDS: usize = 64;
 
-/// How a line in JSON begins.
+/// How a JSON line begins.
 const OBJECT: &str = "{\"timestamp\":";
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 const SEND: &str = " send broadcast msg: key=";
@@ -26,27 +26,27 @@ const RECEIVED: &str = " received broadcast msg: key=";
 const STARTS: [&str; 2] = [" listening on ", " broadcast nodes = "];
 const VALUE: &str = " value=";
 
-/// What is of use in a line.
+/// What a line is about.
 #[derive(Debug)]
-pub(super) enum Line {
-    /// Something that is drawn.
+pub(super) enum LogLine {
+    /// An entry to draw.
     Entry(Entry),
     /// There is a node of this name.
     Node(String),
 }
 
-/// The use of a line; nothing if it has none here.
-pub(super) fn read(line: &str) -> Option<Line> {
+/// Parses a line; nothing, if it is about something else.
+pub(super) fn read(line: &str) -> Option<LogLine> {
     let line = without_colours(line.trim_end());
     match line.find(OBJECT) {
-        // A text may have such an object as well: a message's value is anybody's choice.
+        // A text line may have such an object as well, as the value of a message.
         Some(start) if behind_the_level(&line[..start]).is_none() => json(&line[start..]),
         _ => text(&line),
     }
 }
 
 #[derive(Deserialize)]
-struct Logged<'a> {
+struct LogRecord<'a> {
     timestamp: Cow<'a, str>,
     node: Cow<'a, str>,
     event: Cow<'a, str>,
@@ -57,82 +57,84 @@ struct Logged<'a> {
     from: Option<Cow<'a, str>>,
 }
 
-fn json(line: &str) -> Option<Line> {
-    let logged: Logged = serde_json::from_str(line).ok()?;
-    let what = match &*logged.event {
-        "send" => What::Sent,
-        "received" => What::Received,
-        "listening" | "nodes" => return Some(Line::Node(name(&logged.node))),
+fn json(line: &str) -> Option<LogLine> {
+    let record: LogRecord = serde_json::from_str(line).ok()?;
+    let kind = match &*record.event {
+        "send" => EntryKind::Sent,
+        "received" => EntryKind::Received,
+        "listening" | "nodes" => return Some(LogLine::Node(name(&record.node))),
         _ => return None,
     };
-    let message = Message::new(&logged.key?, logged.value?.get());
-    let entry = Entry::new(&logged.node, what, message, time(&logged.timestamp)?);
-    Some(Line::Entry(entry.of(logged.from.as_deref(), logged.id.as_deref())))
+    let message = MessageText::new(&record.key?, record.value?.get());
+    let entry = Entry::new(&record.node, kind, message, time(&record.timestamp)?);
+    Some(LogLine::Entry(entry.of(record.from.as_deref(), record.id.as_deref())))
 }
 
-fn text(line: &str) -> Option<Line> {
-    let (before, time, said) = behind_the_level(line)?;
-    let said = with_name(before, said);
-    let find = |words: &str| said.find(words);
+fn text(line: &str) -> Option<LogLine> {
+    let (before, time, text) = behind_the_level(line)?;
+    let text = with_name(before, text);
+    let find = |words: &str| text.find(words);
     let starts = STARTS.iter().filter_map(|words| find(words)).min();
-    let said_first = [(find(SEND), SEND, What::Sent), (find(RECEIVED), RECEIVED, What::Received)]
+    let event = [(find(SEND), SEND, EntryKind::Sent), (find(RECEIVED), RECEIVED, EntryKind::Received)]
         .into_iter()
-        .filter_map(|(at, words, what)| Some((at?, words, what)))
+        .filter_map(|(at, words, kind)| Some((at?, words, kind)))
         .min_by_key(|(at, ..)| *at);
-    match (said_first, starts) {
-        (Some((at, words, what)), starts) if starts.is_none_or(|starts| at < starts) => {
-            let (key, value) = key_and_value(&said[at + words.len()..])?;
-            Some(Line::Entry(Entry::new(&said[..at], what, Message::new(key, value), time)))
+    match (event, starts) {
+        (Some((at, words, kind)), starts) if starts.is_none_or(|starts| at < starts) => {
+            let (key, value) = key_and_value(&text[at + words.len()..])?;
+            Some(LogLine::Entry(Entry::new(&text[..at], kind, MessageText::new(key, value), time)))
         }
-        (_, Some(starts)) => Some(Line::Node(name(&said[..starts]))),
+        (_, Some(starts)) => Some(LogLine::Node(name(&text[..starts]))),
         (_, None) => None,
     }
 }
 
-/// The node's name, and the words: in a line of the demo the name stands before the time.
-fn with_name<'a>(before: &str, said: &'a str) -> Cow<'a, str> {
+/// The text after the level, with the node's name first: in a line of the demo, the name comes before the time.
+fn with_name<'a>(before: &str, text: &'a str) -> Cow<'a, str> {
     let mut words = [SEND, RECEIVED].into_iter().chain(STARTS);
     match before.trim_end().strip_suffix('|') {
-        Some(prefixes) if words.any(|words| said.starts_with(words.trim_start())) => {
+        Some(prefixes) if words.any(|words| text.starts_with(words.trim_start())) => {
             let name = prefixes.rsplit('|').next().unwrap_or_default().trim();
-            format!("{name} {said}").into()
+            format!("{name} {text}").into()
         }
-        _ => said.into(),
+        _ => text.into(),
     }
 }
 
-/// What comes before the time of a line, the time, and what comes behind its level.
+/// Splits a line into what comes before its time, the time, and what comes after the level.
 fn behind_the_level(line: &str) -> Option<(&str, u64, &str)> {
     let mut rest = line.trim_start();
     for _ in 0..=PREFIX_WORDS {
         let (word, behind) = rest.split_once(' ')?;
         let behind = behind.trim_start();
         if let Some(time) = time(word)
-            && let Some((level, said)) = behind.split_once(' ')
+            && let Some((level, text)) = behind.split_once(' ')
             && LEVELS.contains(&level)
         {
-            return Some((&line[..line.len() - rest.len()], time, said));
+            return Some((&line[..line.len() - rest.len()], time, text));
         }
         rest = behind;
     }
     None
 }
 
-/// A key may have any words in it, and a value is JSON: the first place from which on all is JSON is where the value is.
-fn key_and_value(said: &str) -> Option<(&str, &str)> {
-    let split = |at: usize| (&said[..at], &said[at + VALUE.len()..]);
-    let places = said.match_indices(VALUE).map(|(at, _)| at);
+/// Splits key and value. A key may contain anything, and a value is JSON: it begins at the first place after which everything
+/// is JSON.
+fn key_and_value(text: &str) -> Option<(&str, &str)> {
+    let split = |at: usize| (&text[..at], &text[at + VALUE.len()..]);
+    let places = text.match_indices(VALUE).map(|(at, _)| at);
     let is_json = |at: &usize| serde_json::from_str::<&RawValue>(split(*at).1).is_ok();
-    // What was escaped for the log may be JSON no more.
-    places.clone().take(PLACES).find(is_json).or_else(|| places.clone().next()).map(split)
+    // Escaping for the log may have broken the JSON.
+    places.clone().take(MAX_KEY_ENDS).find(is_json).or_else(|| places.clone().next()).map(split)
 }
 
-fn time(text: &str) -> Option<u64> {
+/// A time (RFC 3339) in milliseconds since 1970.
+pub(super) fn time(text: &str) -> Option<u64> {
     let time = humantime::parse_rfc3339(text).ok()?;
     time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis().try_into().ok()
 }
 
-/// A line without what changes colours (ECMA-48, 5.4).
+/// Removes control sequences, like colours (ECMA-48, 5.4).
 fn without_colours(line: &str) -> Cow<'_, str> {
     if !line.contains('\x1b') {
         return line.into();
@@ -144,7 +146,7 @@ fn without_colours(line: &str) -> Cow<'_, str> {
             plain.push(c);
         } else if chars.clone().next() == Some('[') {
             chars.next();
-            // Parameters and intermediate characters, and then one that ends it.
+            // Skips parameters and intermediate characters up to the final one.
             let _ = chars.by_ref().find(|c| ('\x40'..='\x7e').contains(c));
         }
     }
@@ -157,7 +159,7 @@ mod tests {
 
     fn entry(line: &str) -> Entry {
         match read(line) {
-            Some(Line::Entry(entry)) => entry,
+            Some(LogLine::Entry(entry)) => entry,
             other => panic!("{other:?}: {line}"),
         }
     }
@@ -178,8 +180,11 @@ mod tests {
             ] {
                 for after in ["", "\r", "\n"] {
                     let read = entry(&format!("{before}{line}{after}"));
-                    let Message { key, value, lamport, .. } = &read.message;
-                    assert_eq!((&*read.node, read.what, &**key, &**value), ("node2", What::Sent, "I am node2", "0"));
+                    let MessageText { key, value, lamport, .. } = &read.message;
+                    assert_eq!(
+                        (&*read.node, read.kind, &**key, &**value),
+                        ("node2", EntryKind::Sent, "I am node2", "0")
+                    );
                     assert_eq!((read.time % 100_000, *lamport), (90_436, Some(0)));
                     assert_eq!(read.id.is_some(), line == json);
                 }
@@ -204,7 +209,7 @@ mod tests {
             (r#"k value="\u{85}""#, "k", r#""\u{85}""#),
         ] {
             let read = entry(&format!("2026-11-25T08:03:10.436Z  INFO a b received broadcast msg: key={said}"));
-            let Message { key: k, value: v, .. } = &read.message;
+            let MessageText { key: k, value: v, .. } = &read.message;
             assert_eq!((&*read.node, &**k, &**v), ("a b", key, value));
         }
     }
@@ -241,7 +246,7 @@ mod tests {
             "2026-11-25T08:03:10.436Z  INFO node1 broadcast nodes = 1",
             r#"{"timestamp":"2026-11-25T08:03:10.436Z","level":"INFO","node":"node1","event":"listening","message":"","addr":"a"}"#,
         ] {
-            assert!(matches!(read(line), Some(Line::Node(name)) if name == "node1"), "{line}");
+            assert!(matches!(read(line), Some(LogLine::Node(name)) if name == "node1"), "{line}");
         }
     }
 

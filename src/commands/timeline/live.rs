@@ -1,4 +1,4 @@
-//! The picture of nodes in this process: made of what they log.
+//! The picture of nodes in this process, drawn from their log while they run.
 
 use std::{
     borrow::Cow,
@@ -9,44 +9,43 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{
-    Picture, WAITING,
+    MAX_QUEUED, Picture,
     draw::{Drawing, Input},
-    line::{self, Line},
-    order::Voice,
+    line::{self, LogLine},
+    order::Witness,
     screen::Screen,
 };
 use crate::{
-    commands::{follow::warn, output},
+    commands::output::{self, warn},
     failure::Failure,
     visible,
 };
 
 /// A picture that is drawn while its nodes run.
-pub(in crate::commands) struct Live(Picture);
+pub(in crate::commands) struct LivePicture(Picture);
 
-/// Takes the log as JSON, a line at once. It may be held up by whoever looks at the picture, which the log's own thread
-/// can bear.
-pub(in crate::commands) struct Sink(mpsc::Sender<Input>);
+/// Takes the log as JSON, one line at a time. It may block the log's own thread while the picture is drawn slowly.
+pub(in crate::commands) struct LogSink(mpsc::Sender<Input>);
 
 #[derive(Deserialize)]
-struct Logged<'a> {
+struct LogRecord<'a> {
     level: Cow<'a, str>,
     event: Option<Cow<'a, str>>,
     message: Cow<'a, str>,
 }
 
-impl Live {
-    /// A column for each of these nodes, from the beginning; and what is to be given their log.
-    pub(in crate::commands) fn new(names: &[String]) -> (Self, Sink) {
-        let (sender, inputs) = mpsc::channel(WAITING);
+impl LivePicture {
+    /// A picture with a column for each node, and the sink for their log.
+    pub(in crate::commands) fn new(names: &[String]) -> (Self, LogSink) {
+        let (sender, inputs) = mpsc::channel(MAX_QUEUED);
         let mut drawing = Drawing::new(Screen::stdout());
         for name in names {
-            drawing.take(Input::Node { name: name.clone(), voice: Voice::Own });
+            drawing.take(Input::Node { name: name.clone(), witness: Witness::Itself });
         }
-        (Self(Picture { drawing, inputs }), Sink(sender))
+        (Self(Picture { drawing, inputs }), LogSink(sender))
     }
 
-    /// Draws until nobody looks any longer.
+    /// Draws until nobody looks any more.
     pub(in crate::commands) async fn draw(&mut self) -> Result<bool, Failure> {
         self.0.draw().await
     }
@@ -57,14 +56,14 @@ impl Live {
     }
 }
 
-impl Write for Sink {
+impl Write for LogSink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         let input = match line::read(&text) {
-            Some(Line::Entry(entry)) => Input::Entry(entry),
-            Some(Line::Node(name)) => Input::Node { name, voice: Voice::Own },
+            Some(LogLine::Entry(entry)) => Input::Entry(entry),
+            Some(LogLine::Node(name)) => Input::Node { name, witness: Witness::Itself },
             None => {
-                tell(&text);
+                print_notice(&text);
                 return Ok(line.len());
             }
         };
@@ -77,14 +76,14 @@ impl Write for Sink {
     }
 }
 
-/// Tells what the log says besides, as far as somebody has to know it.
-fn tell(line: &str) {
-    let Ok(Logged { level, event, message }) = serde_json::from_str(line) else { return };
+/// Prints other lines of the log that people should see: warnings, errors, and where the page is.
+fn print_notice(line: &str) {
+    let Ok(LogRecord { level, event, message }) = serde_json::from_str(line) else { return };
     let message = visible::escaped(&message);
     if level == "WARN" || level == "ERROR" {
         warn(&message);
     } else if event.as_deref() == Some("http") && io::stdout().is_terminal() {
-        // Whether somebody reads it the picture finds out.
+        // If nobody reads, drawing finds out.
         let _ = output::write(format!("{message}\n\n").as_bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! Reads collected logs: files, or what is piped in.
+//! Reads collected logs, from files or standard input.
 
 use std::{
     fs::File,
@@ -10,14 +10,14 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::draw::Input;
-use crate::{commands::follow::warn, failure::Failure, visible::shown};
+use crate::{commands::output::warn, failure::Failure, visible::quote};
 
-/// The longest line that is read. A message has 1 MiB at most, each byte of which may be escaped.
+/// The longest line that is read. A message has up to 1 MiB, each byte of which may be escaped.
 const MAX_LINE: usize = 8 << 20;
 /// The name of standard input.
 const STDIN: &str = "-";
 
-/// Begins to read all of these, or standard input if there are none. Tells why one cannot be read.
+/// Starts to read the files, or standard input if there are none. The receiver gets the result.
 pub(super) fn read(
     files: &[PathBuf],
     inputs: mpsc::Sender<Input>,
@@ -27,22 +27,22 @@ pub(super) fn read(
         sources.push(if file == Path::new(STDIN) {
             ("standard input".into(), Box::new(io::stdin()))
         } else {
-            let opened = File::open(file).map_err(|error| unreadable(&shown(&file.to_string_lossy()), &error))?;
+            let opened = File::open(file).map_err(|error| unreadable(&quote(&file.to_string_lossy()), &error))?;
             (format!("{file:?}"), Box::new(opened))
         });
     }
     if sources.is_empty() {
         sources.push(("standard input".into(), Box::new(io::stdin())));
     }
-    let (tell, told) = oneshot::channel();
+    let (sender, result) = oneshot::channel();
     let read = move || {
         let read = sources.into_iter().try_for_each(|(name, source)| read_lines(&name, source, &inputs));
-        // Nobody may wait for it any longer.
-        let _ = tell.send(read);
+        // Nobody may wait for it any more.
+        let _ = sender.send(read);
     };
-    // It ends with the program where nothing more comes.
+    // The thread ends with the program, even if it waits for more input.
     thread::Builder::new().name("logs".into()).spawn(read).map_err(Failure::start)?;
-    Ok(told)
+    Ok(result)
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Failure {

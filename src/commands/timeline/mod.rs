@@ -1,5 +1,5 @@
-//! `broadcast timeline` and `broadcast demo --timeline`: who sent what and who received it, a column a node, one below the
-//! other in causal order.
+//! `broadcast timeline` and `broadcast demo --timeline`: draws who sent and received which message, in causal order, with a
+//! column for each node.
 //!
 //! ```text
 //!                                        | node2 says                             | node3 says
@@ -8,25 +8,25 @@
 //! received broadcast msg: key=k value=0  |                                        | received broadcast msg: key=k value=0
 //! ```
 //!
-//! # What comes in
+//! # Input
 //!
-//! - *Log lines* ([`logs`], [`line`]): of one node or of several, as text or as JSON, with what Compose and others put
-//!   before them. A line says what happened at the node that logged it, and nothing else. A text does not name a message:
-//!   receptions are matched by key and value, one after the other. JSON has its id, and who sent it.
-//! - *Running nodes* ([`nodes`]), over HTTP. A node says what it has sent and received, and which members have acknowledged
-//!   that. The gossip does not say where members serve HTTP, so each node to be asked is named. A member that is not asked
-//!   has a column all the same: with `acknowledged`, where it has told the sender that it has the message, and with its
-//!   sendings in parentheses, which the message itself proves. Its header says that others say so. In such a column it is
-//!   not known which came first of a sending and an acknowledgement.
-//! - *The demo's own log* ([`live`]), which is read as the lines of any other log.
+//! - *Log lines* ([`logs`], [`line`]) of one node or several, as text or JSON, with whatever Compose and others put before
+//!   them. A line says what happened at the node that logged it. Text does not identify a message, so receptions are matched
+//!   by key and value, one after the other. JSON has the message's id and its sender.
+//! - *Running nodes* ([`nodes`]), over HTTP. A node reports what it sent and received, and which members have acknowledged
+//!   that. Each node to ask is named on the command line. A member that is not asked has a column all the same: with
+//!   `acknowledged`, if it has acknowledged the message, and with its sendings in parentheses, which the message itself
+//!   proves. The header says that others report this. Such a column does not show whether a sending or an acknowledgement
+//!   came first.
+//! - *The demo's own log* ([`live`]), which is parsed like any other log.
 //!
 //! A reception that nobody reported is not drawn.
 //!
-//! # What comes of it
+//! # Processing
 //!
-//! [`history`] puts what was collected in an order in which it can have happened; [`order`] makes rows of it, without a
-//! clock or any input or output of its own; [`layout`] fits them to a width; [`draw`] does all that for as long as
-//! something comes. All that is held is bounded. Texts of others are made safe to print where they come in ([`entry`]).
+//! [`history`] puts collected entries into an order in which they can have happened. [`order`] makes rows of them, without a
+//! clock, input or output of its own. [`layout`] fits the rows to a width, and [`draw`] does all of this as entries come. All
+//! memory is bounded. Texts of others are made safe to print as they come in ([`entry`]).
 
 mod draw;
 mod entry;
@@ -54,13 +54,13 @@ use std::{
 use clap::Args;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
-pub(super) use self::live::Live;
+pub(super) use self::live::LivePicture;
 use self::{
     draw::{Drawing, Input},
-    nodes::Asked,
+    nodes::FollowedNodes,
     screen::Screen,
 };
-use super::{client::Client, node::Signals, output, tail};
+use super::{client::ApiClient, output, signals::StopSignals, tail};
 use crate::{
     failure::Failure,
     settings::{
@@ -69,13 +69,13 @@ use crate::{
         http::TokenArgs,
         tls::ClientTlsArgs,
     },
-    visible::shown,
+    visible::quote,
 };
 
-/// How many inputs wait to be drawn at most.
-const WAITING: usize = 4096;
-/// How long the end of the program waits for whoever reads the picture.
-const LAST: Duration = Duration::from_millis(200);
+/// How many inputs may wait to be drawn.
+const MAX_QUEUED: usize = 4096;
+/// How long the end of the program waits for a slow reader of the picture.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Draw who sent and received which message, in causal order, with a column for each node
 ///
@@ -126,18 +126,18 @@ pub(super) struct TimelineArgs {
 }
 
 pub(super) async fn run(args: TimelineArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::new().map_err(Failure::other)?;
-    let (sender, inputs) = mpsc::channel(WAITING);
+    let mut signals = StopSignals::new().map_err(Failure::other)?;
+    let (sender, inputs) = mpsc::channel(MAX_QUEUED);
     let mut picture = Picture { drawing: Drawing::new(Screen::stdout()), inputs };
     let reads_logs = !args.files.is_empty() || args.node.is_empty() && !io::stdin().is_terminal();
     let outcome = if reads_logs {
         let mut read = logs::read(&args.files, sender)?;
         let code = tokio::select! {
             drawn = picture.draw() => drawn.map(|_| ExitCode::SUCCESS)?,
-            code = signals.recv() => code,
+            code = signals.exit_code() => code,
             () = output::nobody_reads() => return Ok(ExitCode::SUCCESS),
         };
-        // Not if it was interrupted, or if nobody reads it.
+        // There is no result yet if a signal came, or if nobody reads the picture.
         if let Ok(read) = read.try_recv() {
             read?;
         }
@@ -147,7 +147,7 @@ pub(super) async fn run(args: TimelineArgs) -> Result<ExitCode, Failure> {
         tokio::select! {
             failure = follow(clients, args.last, sender) => Err(failure),
             drawn = picture.draw() => drawn.map(|_| ExitCode::SUCCESS),
-            code = signals.recv() => Ok(code),
+            code = signals.exit_code() => Ok(code),
             () = output::nobody_reads() => return Ok(ExitCode::SUCCESS),
         }
     };
@@ -162,8 +162,8 @@ pub(super) async fn run(args: TimelineArgs) -> Result<ExitCode, Failure> {
     Ok(code)
 }
 
-/// Clients of the nodes to be asked.
-fn clients(args: &TimelineArgs) -> Result<Vec<Client>, Failure> {
+/// A client for each node to ask.
+fn clients(args: &TimelineArgs) -> Result<Vec<ApiClient>, Failure> {
     let mut nodes: Vec<NodeUrl> = Vec::new();
     for node in &args.node {
         if !nodes.contains(node) {
@@ -175,20 +175,20 @@ fn clients(args: &TimelineArgs) -> Result<Vec<Client>, Failure> {
         nodes.push(match node.map(OsString::into_string) {
             Some(Ok(node)) => node
                 .parse()
-                .map_err(|problem| Failure::usage(format!("{NODE} (--node) = {}: {problem}", shown(&node))))?,
+                .map_err(|problem| Failure::usage(format!("{NODE} (--node) = {}: {problem}", quote(&node))))?,
             Some(Err(_)) => return Err(Failure::usage(format!("{NODE} (--node) {NOT_TEXT}"))),
             None => NodeUrl::default(),
         });
     }
-    nodes.into_iter().map(|node| Client::with_token(node, &args.token, &args.tls)).collect()
+    nodes.into_iter().map(|node| ApiClient::with_token(node, &args.token, &args.tls)).collect()
 }
 
-/// Follows all of them, until one cannot be followed.
-async fn follow(clients: Vec<Client>, last: u32, inputs: mpsc::Sender<Input>) -> Failure {
-    let asked = Arc::new(Asked::new(clients.len()));
+/// Follows all nodes until one cannot be followed.
+async fn follow(clients: Vec<ApiClient>, last: u32, inputs: mpsc::Sender<Input>) -> Failure {
+    let followed = Arc::new(FollowedNodes::new(clients.len()));
     let mut following = JoinSet::new();
     for client in clients {
-        following.spawn(nodes::follow(client, last, Arc::clone(&asked), inputs.clone()));
+        following.spawn(nodes::follow(client, last, Arc::clone(&followed), inputs.clone()));
     }
     match following.join_next().await {
         Some(Ok(failure)) => failure,
@@ -197,23 +197,23 @@ async fn follow(clients: Vec<Client>, last: u32, inputs: mpsc::Sender<Input>) ->
     }
 }
 
-/// A picture and what it is made of.
+/// A drawing and its inputs.
 struct Picture {
     drawing: Drawing,
     inputs: mpsc::Receiver<Input>,
 }
 
 impl Picture {
-    /// Draws until nothing will come any more, or nobody looks.
+    /// Draws until there is no more input, or nobody looks.
     async fn draw(&mut self) -> Result<bool, Failure> {
         self.drawing.run(&mut self.inputs).await
     }
 
-    /// Draws what has come so far, if whoever reads it takes it in time. Gives how many entries there were.
+    /// Draws what has come so far, but does not wait long for a slow reader. Gives the number of entries.
     async fn finish(&mut self) -> Result<u64, Failure> {
         self.inputs.close();
         let last =
             async { if self.drawing.run(&mut self.inputs).await? { self.drawing.finish().await } else { Ok(1) } };
-        timeout(LAST, last).await.unwrap_or(Ok(1))
+        timeout(FLUSH_TIMEOUT, last).await.unwrap_or(Ok(1))
     }
 }

@@ -1,11 +1,11 @@
-//! Follows running nodes over their HTTP APIs, and tells what each has sent and received.
+//! Follows running nodes over HTTP, and makes entries of what each has sent and received.
 //!
-//! A node's `/v1/events` has its messages in the order in which they came there: its own, which it has sent, and those of
-//! others, which it has received. And it has acknowledgements: how far other members are with the messages of an origin, as
-//! they have told it. So of a member that is not asked itself it is known what it has sent, since others have it, and what
-//! it has acknowledged, though not when, nor in which order. A node asked speaks for itself.
+//! A node's `/v1/events` has its messages in the order in which they came: its own, which it sent, and those of others, which
+//! it received. It also has acknowledgements: how far other members are with the messages of an origin. So for a member that
+//! is not followed, it is known what it sent, since others have that, and what it acknowledged, but not when, nor in which
+//! order. A node that is followed speaks for itself.
 //!
-//! What is kept for that is bounded: the last messages, and the positions of members.
+//! What is remembered is bounded: the last messages, and the positions of members.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -22,52 +22,55 @@ use tokio::{
 
 use super::{
     draw::Input,
-    entry::{Entry, Message, What, name},
-    order::{MAX_NODES, Voice},
+    entry::{Entry, EntryKind, MessageText, name},
+    line::time,
+    order::{MAX_NODES, Witness},
 };
 use crate::{
-    commands::{
-        client::Client,
-        follow::{Event, Follower, warn},
-    },
+    commands::{client::ApiClient, follow::Follower, output::warn, sse::ServerEvent},
     failure::Failure,
 };
 
-/// How long the others' names are waited for.
-const FIRST: Duration = Duration::from_secs(3);
-/// Messages whose acknowledgements are told.
+/// How long to wait until all nodes have told their names.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many messages are remembered for their acknowledgements.
 const MAX_RECENT: usize = 1000;
-/// Messages that wait until the node has said its name.
+/// How many messages wait until the node has told its name.
 const MAX_EARLY: usize = 1000;
-/// Positions of members that are known.
+/// How many positions of members are remembered.
 const MAX_POSITIONS: usize = 100_000;
 
-/// The names of those who are asked.
+/// The names of the nodes that are followed.
 #[derive(Debug)]
-pub(super) struct Asked(Mutex<HashSet<String>>, Barrier);
+pub(super) struct FollowedNodes(Mutex<HashSet<String>>, Barrier);
 
-impl Asked {
+impl FollowedNodes {
     pub(super) fn new(count: usize) -> Self {
         Self(Mutex::default(), Barrier::new(count))
     }
 
-    /// Waits until all have said their names, so that none is taken for one that is not asked; but not for ever.
-    async fn all(&self) {
-        let _ = timeout(FIRST, self.1.wait()).await;
+    /// Waits until all nodes have told their names, so that none is taken for one that is not followed; but not for ever.
+    async fn all_named(&self) {
+        let _ = timeout(NAMES_TIMEOUT, self.1.wait()).await;
     }
 
-    /// Adds one that has said its name, unless it is asked already.
+    /// Adds a name. Gives false if that node is followed already.
     fn add(&self, node: &str) -> bool {
-        // Whoever panicked has left a whole set behind.
+        // A panic elsewhere cannot have left the set half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned())
     }
 }
 
-/// Follows one node for as long as it takes.
-pub(super) async fn follow(client: Client, last: u32, asked: Arc<Asked>, inputs: mpsc::Sender<Input>) -> Failure {
+/// Follows one node until that fails.
+pub(super) async fn follow(
+    client: ApiClient,
+    last: u32,
+    followed: Arc<FollowedNodes>,
+    inputs: mpsc::Sender<Input>,
+) -> Failure {
     let shown = client.node.to_string();
     let mut follower = Follower::new(client, format!("/v1/events?messages={last}"));
-    let (mut node, mut named) = (Told::default(), false);
+    let (mut view, mut is_named) = (NodeView::default(), false);
     loop {
         let events = match follower.next().await {
             Ok(events) => events,
@@ -77,45 +80,46 @@ pub(super) async fn follow(client: Client, last: u32, asked: Arc<Asked>, inputs:
             if let Some(notice) = event.notice() {
                 warn(&format!("{shown}: {notice}"));
             }
-            let told = node.take(&event);
-            if let Some(Input::Node { name, voice: Voice::Own }) = told.first()
-                && !asked.add(name)
+            let new = view.take(&event);
+            if let Some(Input::Node { name, witness: Witness::Itself }) = new.first()
+                && !followed.add(name)
             {
                 return Failure::usage(format!(
                     "{name} is asked twice, at {shown} and elsewhere: leave one --node out"
                 ));
             }
-            for input in told {
-                let is_name = matches!(input, Input::Node { voice: Voice::Own, .. });
+            for input in new {
+                let is_name = matches!(input, Input::Node { witness: Witness::Itself, .. });
                 if inputs.send(input).await.is_err() {
                     return Failure::other("the picture is not drawn any longer");
                 }
-                if is_name && !std::mem::replace(&mut named, true) {
-                    asked.all().await;
+                if is_name && !std::mem::replace(&mut is_named, true) {
+                    followed.all_named().await;
                 }
             }
         }
     }
 }
 
-/// What one node has told.
+/// What is known from the events of one node.
 #[derive(Debug, Default)]
-struct Told {
-    /// Its name.
-    me: Option<String>,
-    /// Messages that came before that.
+struct NodeView {
+    /// The node's name, once it is known.
+    name: Option<String>,
+    /// Messages that came before the name.
     early: VecDeque<String>,
-    /// The last messages, whose acknowledgements may still come.
-    recent: VecDeque<Recent>,
+    /// The last messages, which may still be acknowledged.
+    recent: VecDeque<RecentMessage>,
     /// How far members are with each origin.
-    positions: HashMap<String, Positions>,
-    count: usize,
-    /// Whether members are there.
-    there: HashMap<String, bool>,
+    positions: HashMap<String, OriginPositions>,
+    /// How many positions there are in all.
+    position_count: usize,
+    /// The members, and whether each is alive.
+    is_alive: HashMap<String, bool>,
 }
 
 #[derive(Debug)]
-struct Recent {
+struct RecentMessage {
     origin: String,
     epoch: u64,
     seq: u64,
@@ -123,33 +127,36 @@ struct Recent {
 }
 
 #[derive(Debug, Default)]
-struct Positions {
+struct OriginPositions {
     epoch: u64,
     members: BTreeMap<String, u64>,
 }
 
+/// The data of the event `members`.
 #[derive(Deserialize)]
-struct Members {
+struct MembersEvent {
     node: String,
-    members: Vec<Member>,
+    members: Vec<MemberInfo>,
 }
 
 #[derive(Deserialize)]
-struct Member {
+struct MemberInfo {
     name: String,
     state: String,
     kind: String,
 }
 
+/// The data of the event `acks`.
 #[derive(Deserialize)]
-struct Acks {
+struct AcksEvent {
     origin: String,
     epoch: u64,
     members: BTreeMap<String, u64>,
 }
 
+/// The data of the event `message`.
 #[derive(Deserialize)]
-struct Said<'a> {
+struct MessageEvent<'a> {
     id: Option<String>,
     origin: String,
     epoch: Option<u64>,
@@ -160,13 +167,13 @@ struct Said<'a> {
     received: String,
 }
 
-impl Told {
-    /// What follows from an event.
-    fn take(&mut self, event: &Event) -> Vec<Input> {
+impl NodeView {
+    /// The inputs that follow from an event.
+    fn take(&mut self, event: &ServerEvent) -> Vec<Input> {
         match &*event.name {
             "members" => serde_json::from_str(&event.data).map_or_else(|_| Vec::new(), |members| self.members(members)),
             "acks" => serde_json::from_str(&event.data).map_or_else(|_| Vec::new(), |acks| self.acks(acks)),
-            "message" if self.me.is_none() => {
+            "message" if self.name.is_none() => {
                 self.early.push_back(event.data.clone());
                 if self.early.len() > MAX_EARLY {
                     self.early.pop_front();
@@ -178,24 +185,24 @@ impl Told {
         }
     }
 
-    fn members(&mut self, Members { node, members }: Members) -> Vec<Input> {
+    fn members(&mut self, MembersEvent { node, members }: MembersEvent) -> Vec<Input> {
         let mut inputs = Vec::new();
-        if self.me.as_ref() != Some(&node) {
-            inputs.push(Input::Node { name: name(&node), voice: Voice::Own });
-            self.me = Some(node.clone());
+        if self.name.as_ref() != Some(&node) {
+            inputs.push(Input::Node { name: name(&node), witness: Witness::Itself });
+            self.name = Some(node.clone());
         }
-        for Member { name: member, state, kind } in members {
-            let is_there = state == "alive" || state == "suspect";
-            // Nobody knows what a plain memberlist node has received, and it need not be known which are gone.
-            let is_new = !self.there.contains_key(&member);
-            if kind != "broadcast" || is_new && (!is_there || self.there.len() >= MAX_NODES) {
+        for MemberInfo { name: member, state, kind } in members {
+            let is_alive = state == "alive" || state == "suspect";
+            // Nobody knows what a plain memberlist node has received, and nodes that were gone from the start do not matter.
+            let is_new = !self.is_alive.contains_key(&member);
+            if kind != "broadcast" || is_new && (!is_alive || self.is_alive.len() >= MAX_NODES) {
                 continue;
             }
             if is_new && member != node {
-                inputs.push(Input::Node { name: name(&member), voice: Voice::Others });
+                inputs.push(Input::Node { name: name(&member), witness: Witness::Others });
             }
-            if self.there.insert(member.clone(), is_there).is_some_and(|before| before != is_there) {
-                inputs.push(Input::Expect { name: name(&member), is_there });
+            if self.is_alive.insert(member.clone(), is_alive).is_some_and(|before| before != is_alive) {
+                inputs.push(Input::Expect { name: name(&member), is_there: is_alive });
             }
         }
         let early = std::mem::take(&mut self.early);
@@ -204,17 +211,15 @@ impl Told {
     }
 
     fn message(&mut self, data: &str) -> Vec<Input> {
-        let (Ok(said), Some(me)) = (serde_json::from_str::<Said>(data), &self.me) else { return Vec::new() };
-        let what = if said.origin == *me { What::Sent } else { What::Received };
-        let time = humantime::parse_rfc3339(&said.received).ok();
-        let time = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
-        let message = Message::new(&said.key, said.value.get());
-        let entry = Entry::new(me, what, message, time.as_millis().try_into().unwrap_or(u64::MAX));
-        let entry = entry.of(Some(&said.origin), said.id.as_deref());
+        let (Ok(event), Some(me)) = (serde_json::from_str::<MessageEvent>(data), &self.name) else { return Vec::new() };
+        let kind = if event.origin == *me { EntryKind::Sent } else { EntryKind::Received };
+        let message = MessageText::new(&event.key, event.value.get());
+        let entry = Entry::new(me, kind, message, time(&event.received).unwrap_or_default());
+        let entry = entry.of(Some(&event.origin), event.id.as_deref());
         let mut inputs = vec![Input::Entry(entry.clone())];
-        if let (Some(epoch), Some(seq)) = (said.epoch, said.seq) {
-            let recent = Recent { origin: said.origin, epoch, seq, entry };
-            // They may have acknowledged it before it came here.
+        if let (Some(epoch), Some(seq)) = (event.epoch, event.seq) {
+            let recent = RecentMessage { origin: event.origin, epoch, seq, entry };
+            // Members may have acknowledged it before it came here.
             if let Some(positions) = self.positions.get(&recent.origin).filter(|positions| positions.epoch == epoch) {
                 let have = positions.members.iter().filter(|(_, next)| **next > seq).map(|(member, _)| member);
                 inputs.extend(have.filter_map(|member| recent.acknowledged(member, me)));
@@ -227,28 +232,28 @@ impl Told {
         inputs
     }
 
-    fn acks(&mut self, Acks { origin, epoch, members }: Acks) -> Vec<Input> {
-        let Some(me) = &self.me else { return Vec::new() };
+    fn acks(&mut self, AcksEvent { origin, epoch, members }: AcksEvent) -> Vec<Input> {
+        let Some(me) = &self.name else { return Vec::new() };
         if !self.positions.contains_key(&origin) && self.positions.len() >= MAX_NODES {
             return Vec::new();
         }
         let positions = self.positions.entry(origin.clone()).or_default();
         if positions.epoch != epoch {
-            self.count -= positions.members.len();
-            *positions = Positions { epoch, members: BTreeMap::new() };
+            self.position_count -= positions.members.len();
+            *positions = OriginPositions { epoch, members: BTreeMap::new() };
         }
         let mut inputs = Vec::new();
         for (member, next) in members {
             let before = match positions.members.get_mut(&member) {
                 Some(before) => std::mem::replace(before, next),
-                None if self.count < MAX_POSITIONS => {
-                    self.count += 1;
+                None if self.position_count < MAX_POSITIONS => {
+                    self.position_count += 1;
                     positions.members.insert(member.clone(), next);
                     0
                 }
                 None => continue,
             };
-            let of = |recent: &&Recent| recent.epoch == epoch && recent.origin == origin;
+            let of = |recent: &&RecentMessage| recent.epoch == epoch && recent.origin == origin;
             let news = self.recent.iter().filter(of).filter(|recent| (before..next).contains(&recent.seq));
             inputs.extend(news.filter_map(|recent| recent.acknowledged(&member, me)));
         }
@@ -256,11 +261,11 @@ impl Told {
     }
 }
 
-impl Recent {
-    /// That a member has acknowledged it, unless it says so itself, or has sent it.
+impl RecentMessage {
+    /// The input that a member has acknowledged it; nothing, if that member reports for itself, or sent it.
     fn acknowledged(&self, member: &str, me: &str) -> Option<Input> {
-        let told_otherwise = member == me || member == self.origin;
-        let entry = Entry { node: name(member), what: What::Acknowledged, ..self.entry.clone() };
-        (!told_otherwise).then_some(Input::Entry(entry))
+        let is_known = member == me || member == self.origin;
+        let entry = Entry { node: name(member), kind: EntryKind::Acknowledged, ..self.entry.clone() };
+        (!is_known).then_some(Input::Entry(entry))
     }
 }

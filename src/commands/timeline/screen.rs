@@ -1,4 +1,4 @@
-//! Where the picture is drawn: how wide that is, and whether it likes colours.
+//! The screen on which the picture is drawn: its size, and whether it has colours.
 
 use std::io::{self, IsTerminal as _};
 
@@ -6,29 +6,30 @@ use terminal_size::{Height, Width, terminal_size_of};
 
 use super::{
     layout::Layout,
-    order::{Node, Row, Voice},
+    order::{Node, Row, Witness},
 };
 use crate::log;
 
 /// See the [module](self).
 pub(super) struct Screen {
-    /// The width that was set, where there is no terminal.
+    /// The width that the user set, for output that is not a terminal.
     width: Option<usize>,
     is_terminal: bool,
     colour: bool,
-    /// How wide columns have been so far, where there is no limit.
+    /// The column width so far, if there is no limit.
     cell: usize,
     layout: Option<(Shape, Layout)>,
-    /// What stands above the columns, and how many lines ago.
+    /// The header that was drawn last.
     header: String,
+    /// How many lines were drawn since, with the header's own.
     lines: usize,
 }
 
-/// What a layout depends on.
-type Shape = (Option<usize>, usize, Vec<Voice>);
+/// What a layout depends on: the width, the column width, and the headings.
+type Shape = (Option<usize>, usize, Vec<Witness>);
 
 impl Screen {
-    /// Standard output: a terminal's width, or `COLUMNS`, or as wide as it takes.
+    /// Standard output: as wide as the terminal, or as `COLUMNS` says, or without a limit.
     pub(super) fn stdout() -> Self {
         let columns = std::env::var("COLUMNS").ok();
         let width = columns.and_then(|columns| columns.trim().parse().ok()).filter(|width| *width > 0);
@@ -39,14 +40,14 @@ impl Screen {
         Self { width, is_terminal, colour, cell: 0, layout: None, header: String::new(), lines: 0 }
     }
 
-    /// These rows, under the names of the nodes wherever those have changed or are out of sight.
+    /// Draws rows, with the header again if it has changed or scrolled away.
     pub(super) fn draw(&mut self, nodes: &[Node], rows: &[Row]) -> String {
         let mut text = String::new();
         let (width, height) = self.size();
         if width.is_none() {
             self.cell = rows.iter().map(Layout::wanted).chain([self.cell]).max().unwrap_or_default();
         }
-        let shape = (width, self.cell, nodes.iter().map(|node| node.voice).collect());
+        let shape = (width, self.cell, nodes.iter().map(|node| node.witness).collect());
         let layout = match self.layout.take() {
             Some((before, layout)) if before == shape => layout,
             _ => Layout::new(nodes, width, self.cell),
@@ -69,11 +70,11 @@ impl Screen {
         text
     }
 
-    /// As it is now: a terminal may change its size.
+    /// Width and height now: a terminal may be resized.
     fn size(&self) -> (Option<usize>, Option<usize>) {
         let size = if self.is_terminal { terminal_size_of(io::stdout()) } else { None };
         match size {
-            // Some terminals do not say.
+            // Some terminals report zero.
             Some((Width(width), Height(height))) if width > 0 => {
                 (Some(width.into()), Some(height).filter(|height| *height > 4).map(usize::from))
             }

@@ -1,9 +1,8 @@
-//! The name of a node that was given none: the host's, made readable in a container.
+//! The default name of a node: the host name; in a container, a readable name.
 //!
-//! A container's host name is its id unless it was given one. On a network of its own, Docker's name
-//! server knows the container's name, `project-sender-3` on `project_default`, by its address. It is
-//! asked directly: the resolver of the C library would answer from `/etc/hosts`, where Docker puts
-//! the id.
+//! The host name of a container is its id, unless it was given one. On a network of its own, Docker's name server maps the
+//! container's address to its name, `project-sender-3` on `project_default`. It is asked directly, because the resolver of
+//! the C library would answer from `/etc/hosts`, where Docker puts the id.
 
 mod ptr;
 
@@ -16,10 +15,10 @@ use std::{
 use rand::{TryRng as _, rngs::SysRng};
 use tokio::{net::UdpSocket, time};
 
-/// The name must not keep the node waiting for longer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the start of the node may wait for the name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The name for a node on this host.
+/// The default name of a node on this host.
 ///
 /// # Errors
 ///
@@ -29,7 +28,7 @@ pub(crate) async fn default_name() -> io::Result<String> {
     if !is_container_id(&host) {
         return Ok(host);
     }
-    let readable = time::timeout(PATIENCE, container_name(&host)).await;
+    let readable = time::timeout(LOOKUP_TIMEOUT, container_name(&host)).await;
     Ok(readable.ok().flatten().unwrap_or(host))
 }
 
@@ -58,7 +57,7 @@ fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
         words.next().filter(|word| *word == "nameserver")?;
         words.next()?.parse::<IpAddr>().ok()
     });
-    // As many as the resolver of the C library uses.
+    // The resolver of the C library uses three, too.
     servers.take(3).map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
@@ -88,7 +87,7 @@ fn readable_name(pointer: &str, host: &str) -> Option<String> {
     if container.is_empty() || network.is_empty() || container == host {
         return None;
     }
-    // A project's name may have `_` in it: the longest that fits both is it.
+    // A project's name may contain `_`: the longest that fits both names is right.
     let projects = network.rmatch_indices('_').map(|(end, _)| &network[..end]);
     let service = projects.filter(|project| !project.is_empty()).find_map(|project| {
         let service = container.strip_prefix(project)?.strip_prefix(['-', '_'])?;

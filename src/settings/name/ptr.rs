@@ -1,11 +1,10 @@
-//! The question for the name of an address, and its answer, as they travel to and from a name server
-//! (RFC 1035 §3.5).
+//! The DNS query for the name of an address (PTR, RFC 1035 §3.5), and its answer.
 
 use std::{fmt::Write as _, net::IpAddr};
 
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE, rdata::RData};
 
-/// Asks for the name of `addr`.
+/// The query for the name of `addr`.
 pub(super) fn question(id: u16, addr: IpAddr) -> Result<Vec<u8>, SimpleDnsError> {
     let mut name = String::new();
     match addr.to_canonical() {
@@ -26,8 +25,7 @@ pub(super) fn question(id: u16, addr: IpAddr) -> Result<Vec<u8>, SimpleDnsError>
     packet.build_bytes_vec()
 }
 
-/// The answer to the question `id`: a name, or that there is none. `None` when the packet is no
-/// answer to it.
+/// The answer to the query `id`: a name, or `Some(None)` if there is none. `None`, if the packet does not answer it.
 pub(super) fn answer(id: u16, packet: &[u8]) -> Option<Option<String>> {
     let packet = Packet::parse(packet).ok()?;
     if packet.id() != id || !packet.has_flags(PacketFlag::RESPONSE) {

@@ -1,62 +1,63 @@
-//! Puts what nodes say into rows, one below the other in causal order, as it comes.
+//! Puts entries into rows in causal order, as they come.
 //!
 //! It has no clock, no input and no output: entries and `now` go in, rows come out.
 //!
-//! Two things are certain of the order (Lamport, 1978): what a node says first happened there first, and a message was
-//! sent before it was received. Both always hold among the rows. What neither decides is decided by the sender's
-//! Lamport clock, where a message has it, then by the time. A message has one row for its sending and one for its
-//! receptions; where one node received two messages in one order, and another in the other, one of them gets two rows.
+//! Two things about the order are certain (Lamport, *Time, Clocks, and the Ordering of Events in a Distributed System*,
+//! 1978): what a node reports first happened there first, and a message was sent before it was received. The rows always
+//! respect both. What this leaves open is decided by the sender's Lamport clock, if the message has one, and then by time. A
+//! message has one row for its sending and one for its receptions. If two nodes received two messages in different orders,
+//! one of the messages gets two rows.
 //!
-//! A row of receptions waits until all nodes that are expected to receive the message have, but not for ever: after
-//! [`LATE`] it is drawn with those that have, and what comes later gets a row of its own. Who was waited for in vain is
-//! not expected again until it says something. So a node that has gone costs one pause.
+//! A row of receptions waits for all nodes that are expected to receive the message, but only for [`LATE`]. Then it is drawn
+//! with the nodes that have it, and each later reception gets a row of its own. A node that was waited for in vain is not
+//! expected again until it reports something. So a node that is gone causes one pause.
 //!
-//! A node that reports what it received names the sender. Where the sender itself says nothing, because it was not asked
-//! or its log is not there, the row of the sending is drawn all the same, as told by others. A reception that nobody
-//! reported is never drawn.
+//! A node that reports a reception names the sender. If the sender itself reports nothing, because it is not followed or its
+//! log is missing, its sending is drawn nevertheless, marked as reported by others. A reception that nobody reported is never
+//! drawn.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 
-use super::entry::{Entry, Message, What};
+use super::entry::{Entry, EntryKind, MessageText};
 
-/// How long the rest of a row is waited for.
+/// How long a row waits for more receptions.
 const LATE: Duration = Duration::from_secs(1);
-/// How long a sending waits for what may have happened before it, and comes later.
+/// How long a sending waits for entries that may have happened before it.
 const SETTLE: Duration = Duration::from_millis(50);
-/// After that something is drawn whatever it waits for: it contradicts what others say.
-const HARD: Duration = Duration::from_secs(3);
-/// How long a message is known that was drawn.
+/// After this long an entry is drawn, whatever it waits for: it contradicts other entries.
+const OVERDUE: Duration = Duration::from_secs(3);
+/// How long a drawn message is remembered.
 const REMEMBERED: Duration = Duration::from_secs(30);
-/// What is held at most that was not drawn yet.
-const MAX_HELD: usize = 10_000;
-/// Messages that are known at most beside those, and their receptions.
+/// How many entries may wait to be drawn.
+const MAX_PENDING: usize = 10_000;
+/// How many more messages are remembered, and how many receptions in all.
 const MAX_MESSAGES: usize = 10_000;
 const MAX_RECEPTIONS: usize = 200_000;
-/// Messages with the same words that are told apart at most, where they have no ids.
+/// How many messages with equal texts are told apart, if they have no ids.
 const MAX_ALIKE: usize = 256;
-/// Nodes that are drawn at most.
+/// How many nodes are drawn.
 pub(super) const MAX_NODES: usize = 1024;
 
-/// Which column, in the order in which they came.
+/// The index of a node, in the order in which they came.
 pub(super) type Column = usize;
 
-/// A line of the picture: what has happened to one message, to each of these nodes.
+/// A line of the picture: what happened to one message at several nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    pub(super) message: Message,
+    pub(super) message: MessageText,
     /// Who sent it, if that is known.
     pub(super) sender: Option<Column>,
     pub(super) cells: BTreeMap<Column, Cell>,
 }
 
-/// What has happened to a node.
+/// What happened to the message at one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cell {
-    pub(super) what: What,
-    /// Whether others say so, and not the node itself.
+    pub(super) kind: EntryKind,
+    /// Whether others report it, and not the node itself.
     pub(super) by_others: bool,
 }
 
@@ -65,85 +66,87 @@ pub(super) struct Cell {
 pub(super) struct Timeline {
     nodes: Vec<Node>,
     columns: HashMap<String, Column>,
-    messages: HashMap<u64, Known>,
-    /// The numbers of messages by their ids, and of the last with the same words.
+    messages: HashMap<u64, MessageState>,
+    /// The numbers of messages by id, and the last numbers for each text.
     by_id: HashMap<u64, u64>,
     alike: HashMap<u64, VecDeque<u64>>,
-    /// The first number that is known, and the next one.
+    /// The first number that is remembered, and the next new one.
     numbers: (u64, u64),
-    held: usize,
-    /// How many receptions are known of.
+    pending: usize,
+    /// How many receptions are remembered.
     receptions: usize,
-    /// Entries of nodes for which there was no more room.
+    /// How many entries were dropped because there are too many nodes.
     left_out: u64,
 }
 
-/// Who tells of a node.
+/// Who reports what happens at a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Voice {
+pub(super) enum Witness {
     /// Nobody knows yet.
     Unknown,
-    /// Others only: it was not asked.
+    /// Only others: the node is not followed.
     Others,
-    /// It itself.
-    Own,
+    /// The node itself.
+    Itself,
 }
 
 /// A node that is drawn.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: String,
-    pub(super) voice: Voice,
-    /// What it has said and is not drawn, in its order.
-    held: VecDeque<Held>,
+    pub(super) witness: Witness,
+    /// Its entries that are not drawn yet, in its order.
+    pending: VecDeque<PendingEntry>,
     /// Whether rows wait for it.
     is_expected: bool,
-    /// Its Lamport clock, by what it has said.
+    /// Its Lamport clock, as far as its entries show it.
     clock: u64,
 }
 
-/// What comes next at a node.
+/// Whether the next entry of a node can be drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// All that belongs into its row is there, or has been waited for long enough.
+enum Readiness {
+    /// Its row is complete, or has waited long enough.
     Ready,
-    /// More may come.
+    /// More receptions may come.
     Awaits,
-    /// It comes below its sending, which is not drawn yet.
+    /// The sending comes first, and is not drawn yet.
     Blocked,
 }
 
-/// What may be drawn next: its rank, whether it is a sending, and the message's number.
+/// A row that can be drawn next: its rank, whether it is a sending, and the number of the message.
 type Candidate = ((u64, u64, u64), bool, u64);
 
+/// An entry that is not drawn yet.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct PendingEntry {
     number: u64,
     cell: Cell,
     since: Duration,
 }
 
-/// What is known of a message.
+/// What is known about a message.
 #[derive(Debug)]
-struct Known {
-    message: Message,
+struct MessageState {
+    message: MessageText,
     id: Option<u64>,
     origin: Option<Column>,
-    sent: Sent,
-    /// Who has it, and whether that is drawn.
+    sent: SendState,
+    /// Who received it, and whether that is drawn.
     receivers: BTreeMap<Column, bool>,
-    /// Who was there when it came, and is expected to receive it: a bit for each column.
+    /// The nodes that are expected to receive it, a bit for each column.
     expected: Vec<u64>,
     since: Duration,
-    /// Decides between what neither happened before the other: the Lamport clock, the time, the number.
+    /// Decides the order where causality does not: the Lamport clock, the time, the number.
     rank: (u64, u64, u64),
 }
 
+/// How far the sending of a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
-    /// Nobody has said so.
+enum SendState {
+    /// Nobody has reported it.
     Unknown,
-    Held,
+    Pending,
     Drawn,
 }
 
@@ -152,16 +155,16 @@ impl Timeline {
         &self.nodes
     }
 
-    /// Entries of nodes for which there was no more room.
+    /// How many entries were dropped because there are too many nodes.
     pub(super) fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// There is a node of this name. Nothing, if there are too many.
-    pub(super) fn add_node(&mut self, name: &str, voice: Voice) -> Option<Column> {
+    /// Adds a node, or finds it. Gives nothing if there are too many nodes.
+    pub(super) fn add_node(&mut self, name: &str, witness: Witness) -> Option<Column> {
         if let Some(column) = self.columns.get(name) {
             let node = &mut self.nodes[*column];
-            node.voice = node.voice.max(voice);
+            node.witness = node.witness.max(witness);
             return Some(*column);
         }
         if self.nodes.len() == MAX_NODES {
@@ -170,32 +173,32 @@ impl Timeline {
         let column = self.nodes.len();
         let name = name.to_owned();
         self.columns.insert(name.clone(), column);
-        self.nodes.push(Node { name, voice, held: VecDeque::new(), is_expected: true, clock: 0 });
+        self.nodes.push(Node { name, witness, pending: VecDeque::new(), is_expected: true, clock: 0 });
         Some(column)
     }
 
-    /// A node is there, or is gone, and not waited for.
+    /// Whether rows wait for a node.
     pub(super) fn expect(&mut self, name: &str, is_expected: bool) {
         if let Some(column) = self.columns.get(name) {
             self.nodes[*column].is_expected = is_expected;
         }
     }
 
-    /// Takes what a node says.
+    /// Takes an entry.
     pub(super) fn take(&mut self, now: Duration, entry: Entry) {
-        let by_others = entry.what == What::Acknowledged;
-        let voice = if by_others { Voice::Others } else { Voice::Own };
-        let Some(column) = self.add_node(&entry.node, voice) else {
+        let by_others = entry.kind == EntryKind::Acknowledged;
+        let witness = if by_others { Witness::Others } else { Witness::Itself };
+        let Some(column) = self.add_node(&entry.node, witness) else {
             self.left_out += 1;
             return;
         };
-        if by_others && self.nodes[column].voice == Voice::Own {
+        if by_others && self.nodes[column].witness == Witness::Itself {
             return;
         }
         self.nodes[column].is_expected = true;
-        let origin = match (entry.what, &entry.origin) {
-            (What::Sent, _) => Some(column),
-            (_, Some(origin)) => self.add_node(origin, Voice::Unknown),
+        let origin = match (entry.kind, &entry.origin) {
+            (EntryKind::Sent, _) => Some(column),
+            (_, Some(origin)) => self.add_node(origin, Witness::Unknown),
             (_, None) => None,
         };
         let number = match self.find(&entry, column, origin) {
@@ -211,26 +214,26 @@ impl Timeline {
             self.by_id.insert(id, number);
         }
         known.origin = known.origin.or(origin);
-        if entry.what == What::Sent {
-            known.sent = Sent::Held;
+        if entry.kind == EntryKind::Sent {
+            known.sent = SendState::Pending;
         } else {
             known.receivers.insert(column, false);
             self.receptions += 1;
         }
         let node = &mut self.nodes[column];
         node.clock = node.clock.max(known.rank.0.saturating_add(1));
-        node.held.push_back(Held { number, cell: Cell { what: entry.what, by_others }, since: now });
-        self.held += 1;
+        node.pending.push_back(PendingEntry { number, cell: Cell { kind: entry.kind, by_others }, since: now });
+        self.pending += 1;
     }
 
-    /// The message that an entry is about: one that is not drawn yet, or else one that is.
+    /// Finds the message that an entry is about: one that is not drawn yet, if possible.
     fn find(&self, entry: &Entry, column: Column, origin: Option<Column>) -> Option<u64> {
         let is_open = |number: &&u64| self.messages.get(number).is_some_and(|known| !known.is_drawn());
-        let is_news = |number: &&u64| self.messages.get(number).is_some_and(|known| known.is_news(entry.what, column));
+        let is_news = |number: &&u64| self.messages.get(number).is_some_and(|known| known.is_news(entry.kind, column));
         if let Some(number) = entry.id.and_then(|id| self.by_id.get(&id)) {
             return Some(number).filter(is_news).copied();
         }
-        // By its words, where the one or the other has no id.
+        // By its text, if one of the two has no id.
         let fits = |number: &&u64| {
             self.messages.get(number).is_some_and(|known| {
                 let may_be_same = known.id.is_none() || entry.id.is_none();
@@ -242,29 +245,29 @@ impl Timeline {
         fitting.clone().find(is_open).or_else(|| fitting.clone().next()).copied()
     }
 
-    /// Whether exactly that was said before.
+    /// Whether the entry was reported before.
     fn is_known(&self, entry: &Entry, column: Column) -> bool {
         let number = entry.id.and_then(|id| self.by_id.get(&id));
         let known = number.and_then(|number| self.messages.get(number));
-        known.is_some_and(|known| !known.is_news(entry.what, column))
+        known.is_some_and(|known| !known.is_news(entry.kind, column))
     }
 
     fn begin(&mut self, now: Duration, entry: &Entry, column: Column, origin: Option<Column>) -> u64 {
         self.forget(now);
         let number = self.numbers.1;
         self.numbers.1 += 1;
-        // Of one that has no clock's value, the clock of whoever says so.
+        // Without a clock's value, the clock of the node that reports it.
         let lamport = entry.message.lamport.unwrap_or(self.nodes[column].clock);
         let mut expected = vec![0; self.nodes.len().div_ceil(64)];
         for (column, _) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_expected) {
             expected[column / 64] |= 1 << (column % 64);
         }
-        let known = Known {
+        let known = MessageState {
             message: entry.message.clone(),
-            // It is put down where the entry is.
+            // Set by the caller, with the index of ids.
             id: None,
             origin,
-            sent: Sent::Unknown,
+            sent: SendState::Unknown,
             receivers: BTreeMap::new(),
             expected,
             since: now,
@@ -279,7 +282,7 @@ impl Timeline {
         number
     }
 
-    /// Forgets messages that were drawn, long ago or where there are too many.
+    /// Forgets messages that were drawn long ago, or earlier if there are too many.
     fn forget(&mut self, now: Duration) {
         while self.numbers.0 < self.numbers.1 {
             let number = self.numbers.0;
@@ -306,65 +309,71 @@ impl Timeline {
         }
     }
 
-    /// The next row, if there is one by now.
+    /// The next row, if one is due.
     pub(super) fn row(&mut self, now: Duration) -> Option<Row> {
         let (mut first, mut split): (Option<Candidate>, Option<Candidate>) = (None, None);
-        let (mut waits, is_full) = (false, self.held > MAX_HELD);
+        let (mut waits, is_full) = (false, self.pending > MAX_PENDING);
         for node in &self.nodes {
-            let Some(held) = node.held.front() else { continue };
-            let Some(known) = self.messages.get(&held.number) else { continue };
-            let overdue = is_full || now.saturating_sub(held.since) >= HARD;
-            let state = if overdue { State::Ready } else { self.state(now, *held, known) };
-            if state != State::Ready {
-                waits |= state == State::Awaits;
+            let Some(pending) = node.pending.front() else { continue };
+            let Some(known) = self.messages.get(&pending.number) else { continue };
+            let overdue = is_full || now.saturating_sub(pending.since) >= OVERDUE;
+            let state = if overdue { Readiness::Ready } else { self.state(now, *pending, known) };
+            if state != Readiness::Ready {
+                waits |= state == Readiness::Awaits;
                 continue;
             }
-            let best = if overdue || self.is_first_for_all(held.number, known) { &mut first } else { &mut split };
-            // Where there is too much, what came first goes first, so that it can be forgotten.
-            let rank = if is_full { (0, 0, held.number) } else { known.rank };
-            let candidate = (rank, held.cell.what == What::Sent, held.number);
+            let best = if overdue || self.is_first_for_all(pending.number, known) { &mut first } else { &mut split };
+            // If too many wait, the oldest goes first, so that it can be forgotten.
+            let rank = if is_full { (0, 0, pending.number) } else { known.rank };
+            let candidate = (rank, pending.cell.kind == EntryKind::Sent, pending.number);
             if best.as_ref().is_none_or(|(rank, ..)| candidate.0 < *rank) {
                 *best = Some(candidate);
             }
         }
-        // Where nothing else is waited for, two nodes have received two messages in different order.
+        // If nothing else may come, two nodes received two messages in different orders.
         let (_, is_sending, number) = first.or(split.filter(|_| !waits))?;
         Some(if is_sending { self.draw_sending(number) } else { self.draw_receptions(now, number) })
     }
 
-    fn state(&self, now: Duration, held: Held, known: &Known) -> State {
+    fn state(&self, now: Duration, pending: PendingEntry, known: &MessageState) -> Readiness {
         let age = now.saturating_sub(known.since);
         let is_whole = || known.missing().all(|column| !self.nodes[column].is_expected);
-        let is_ready = match (held.cell.what, known.sent) {
-            (What::Sent, _) => age >= SETTLE || is_whole(),
-            (_, Sent::Held) => return State::Blocked,
-            // Nobody will say so.
-            (_, Sent::Unknown) if known.origin.is_some_and(|origin| self.nodes[origin].voice == Voice::Others) => true,
-            (_, Sent::Unknown) => age >= LATE,
-            (_, Sent::Drawn) => age >= LATE || is_whole(),
+        let is_ready = match (pending.cell.kind, known.sent) {
+            (EntryKind::Sent, _) => age >= SETTLE || is_whole(),
+            (_, SendState::Pending) => return Readiness::Blocked,
+            // Nobody will report the sending.
+            (_, SendState::Unknown)
+                if known.origin.is_some_and(|origin| self.nodes[origin].witness == Witness::Others) =>
+            {
+                true
+            }
+            (_, SendState::Unknown) => age >= LATE,
+            (_, SendState::Drawn) => age >= LATE || is_whole(),
         };
-        if is_ready { State::Ready } else { State::Awaits }
+        if is_ready { Readiness::Ready } else { Readiness::Awaits }
     }
 
-    /// Whether it comes next for every node that has received it.
-    fn is_first_for_all(&self, number: u64, known: &Known) -> bool {
+    /// Whether the message is next for every node that received it.
+    fn is_first_for_all(&self, number: u64, known: &MessageState) -> bool {
         let mut waiting = known.receivers.iter().filter(|(_, drawn)| !**drawn).map(|(column, _)| *column);
-        waiting.all(|column| self.nodes[column].held.front().is_some_and(|held| held.number == number))
-            || known.sent == Sent::Held
+        waiting.all(|column| self.nodes[column].pending.front().is_some_and(|pending| pending.number == number))
+            || known.sent == SendState::Pending
     }
 
     fn draw_sending(&mut self, number: u64) -> Row {
-        let known = self.messages.get_mut(&number).expect("what is held is known");
-        known.sent = Sent::Drawn;
+        let known = self.messages.get_mut(&number).expect("a pending entry's message is known");
+        known.sent = SendState::Drawn;
         let sender = known.origin;
         let mut row = Row { message: known.message.clone(), sender, cells: BTreeMap::new() };
         if let Some(column) = sender {
-            let held =
-                self.nodes[column].held.front().filter(|held| held.number == number && held.cell.what == What::Sent);
-            let cell = held.map_or(Cell { what: What::Sent, by_others: true }, |held| held.cell);
+            let pending = self.nodes[column]
+                .pending
+                .front()
+                .filter(|pending| pending.number == number && pending.cell.kind == EntryKind::Sent);
+            let cell = pending.map_or(Cell { kind: EntryKind::Sent, by_others: true }, |pending| pending.cell);
             if !cell.by_others {
-                self.nodes[column].held.pop_front();
-                self.held -= 1;
+                self.nodes[column].pending.pop_front();
+                self.pending -= 1;
             }
             row.cells.insert(column, cell);
         }
@@ -372,56 +381,58 @@ impl Timeline {
     }
 
     fn draw_receptions(&mut self, now: Duration, number: u64) -> Row {
-        let known = self.messages.get_mut(&number).expect("what is held is known");
-        if known.sent == Sent::Unknown && known.origin.is_some() {
+        let known = self.messages.get_mut(&number).expect("a pending entry's message is known");
+        if known.sent == SendState::Unknown && known.origin.is_some() {
             return self.draw_sending(number);
         }
         let mut row = Row { message: known.message.clone(), sender: known.origin, cells: BTreeMap::new() };
         for (column, drawn) in known.receivers.iter_mut().filter(|(_, drawn)| !**drawn) {
             let node = &mut self.nodes[*column];
-            let Some(held) = node.held.front().filter(|held| held.number == number).copied() else { continue };
-            node.held.pop_front();
-            self.held -= 1;
+            let Some(pending) = node.pending.front().filter(|pending| pending.number == number).copied() else {
+                continue;
+            };
+            node.pending.pop_front();
+            self.pending -= 1;
             *drawn = true;
-            row.cells.insert(*column, held.cell);
+            row.cells.insert(*column, pending.cell);
         }
-        // Who was waited for in vain is not waited for again.
+        // A node that was waited for in vain is not waited for again.
         if now.saturating_sub(known.since) >= LATE {
             let since = known.since;
             for column in known.missing() {
                 let node = &mut self.nodes[column];
-                node.is_expected &= node.held.iter().any(|held| held.since > since);
+                node.is_expected &= node.pending.iter().any(|pending| pending.since > since);
             }
         }
         row
     }
 
-    /// When there may be another row, unless something comes before.
+    /// When the next row may be due, if no entry comes before.
     pub(super) fn due(&self, now: Duration) -> Option<Duration> {
-        let heads = self.nodes.iter().filter_map(|node| node.held.front());
-        let due = heads.filter_map(|held| {
-            let since = self.messages.get(&held.number)?.since;
-            [since + SETTLE, since + LATE, held.since + HARD].into_iter().find(|due| *due > now)
+        let heads = self.nodes.iter().filter_map(|node| node.pending.front());
+        let due = heads.filter_map(|pending| {
+            let since = self.messages.get(&pending.number)?.since;
+            [since + SETTLE, since + LATE, pending.since + OVERDUE].into_iter().find(|due| *due > now)
         });
         due.min()
     }
 }
 
-impl Known {
-    /// Whether that has not been said of it.
-    fn is_news(&self, what: What, column: Column) -> bool {
-        match what {
-            What::Sent => self.sent == Sent::Unknown && !self.receivers.contains_key(&column),
+impl MessageState {
+    /// Whether this has not been reported yet.
+    fn is_news(&self, kind: EntryKind, column: Column) -> bool {
+        match kind {
+            EntryKind::Sent => self.sent == SendState::Unknown && !self.receivers.contains_key(&column),
             _ => self.origin != Some(column) && !self.receivers.contains_key(&column),
         }
     }
 
-    /// Whether all that is known of it is drawn.
+    /// Whether everything that is known about it is drawn.
     fn is_drawn(&self) -> bool {
-        self.sent != Sent::Held && self.receivers.values().all(|drawn| *drawn)
+        self.sent != SendState::Pending && self.receivers.values().all(|drawn| *drawn)
     }
 
-    /// Who was expected to receive it, and is not known to have.
+    /// The nodes that are expected to receive it and have not.
     fn missing(&self) -> impl Iterator<Item = Column> {
         let columns =
             (0..64 * self.expected.len()).filter(|column| self.expected[column / 64] >> (column % 64) & 1 == 1);

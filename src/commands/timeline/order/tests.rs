@@ -8,21 +8,21 @@ use super::*;
 
 const NONE: Duration = Duration::ZERO;
 
-fn entry(node: &str, what: What, key: &str, value: u64) -> Entry {
-    Entry::new(node, what, Message::new(key, &value.to_string()), 0)
+fn entry(node: &str, kind: EntryKind, key: &str, value: u64) -> Entry {
+    Entry::new(node, kind, MessageText::new(key, &value.to_string()), 0)
 }
 
 fn sent(node: &str, value: u64) -> Entry {
-    entry(node, What::Sent, &format!("I am {node}"), value)
+    entry(node, EntryKind::Sent, &format!("I am {node}"), value)
 }
 
 fn received(node: &str, from: &str, value: u64) -> Entry {
-    entry(node, What::Received, &format!("I am {from}"), value)
+    entry(node, EntryKind::Received, &format!("I am {from}"), value)
 }
 
 fn of(names: &[&str]) -> Timeline {
     let mut timeline = Timeline::default();
-    names.iter().for_each(|name| assert!(timeline.add_node(name, Voice::Own).is_some()));
+    names.iter().for_each(|name| assert!(timeline.add_node(name, Witness::Itself).is_some()));
     timeline
 }
 
@@ -30,12 +30,16 @@ fn of(names: &[&str]) -> Timeline {
 fn words(timeline: &Timeline, row: &Row) -> String {
     let cell = |(column, cell): (&Column, &Cell)| {
         let name = &timeline.nodes[*column].name;
-        let verb = match cell.what {
-            What::Sent => "send",
-            What::Received => "received",
-            What::Acknowledged => "acknowledged",
+        let verb = match cell.kind {
+            EntryKind::Sent => "send",
+            EntryKind::Received => "received",
+            EntryKind::Acknowledged => "acknowledged",
         };
-        if cell.by_others && cell.what == What::Sent { format!("({name} {verb})") } else { format!("{name} {verb}") }
+        if cell.by_others && cell.kind == EntryKind::Sent {
+            format!("({name} {verb})")
+        } else {
+            format!("{name} {verb}")
+        }
     };
     let cells: Vec<_> = row.cells.iter().map(cell).collect();
     format!("{}: {}", row.message.value, cells.join(", "))
@@ -127,8 +131,8 @@ fn what_neither_decides_the_lamport_clock_does_and_then_the_time() {
     let at = |entry: Entry, time| Entry { time, ..entry };
     timeline.take(NONE, at(sent("node3", 7), 1));
     timeline.take(NONE, at(sent("node2", 3), 9));
-    timeline.take(NONE, at(entry("node1", What::Sent, "k", 100), 5));
-    timeline.take(NONE, at(entry("node4", What::Sent, "k", 101), 4));
+    timeline.take(NONE, at(entry("node1", EntryKind::Sent, "k", 100), 5));
+    timeline.take(NONE, at(entry("node4", EntryKind::Sent, "k", 101), 4));
     let expected = ["101: node4 send", "100: node1 send", "3: node2 send", "7: node3 send"];
     assert_eq!(rows(&mut timeline, SETTLE), expected);
 }
@@ -137,16 +141,16 @@ fn what_neither_decides_the_lamport_clock_does_and_then_the_time() {
 fn of_who_says_nothing_itself_others_say_what_it_has_sent() {
     let mut timeline = of(&["node1"]);
     for name in ["node2", "node3"] {
-        timeline.add_node(name, Voice::Others);
+        timeline.add_node(name, Witness::Others);
     }
     let of = |entry: Entry| entry.of(Some("node2"), Some("node2.7.0"));
     timeline.take(NONE, of(received("node1", "node2", 0)));
     assert_eq!(rows(&mut timeline, NONE), ["0: (node2 send)"]);
-    timeline.take(NONE, of(entry("node3", What::Acknowledged, "I am node2", 0)));
+    timeline.take(NONE, of(entry("node3", EntryKind::Acknowledged, "I am node2", 0)));
     assert_eq!(rows(&mut timeline, NONE), ["0: node1 received, node3 acknowledged"]);
     // Those who say so themselves are not told of by others, and nothing is said twice.
     timeline.take(NONE, of(received("node1", "node2", 0)));
-    timeline.take(NONE, of(entry("node1", What::Acknowledged, "I am node2", 0)));
+    timeline.take(NONE, of(entry("node1", EntryKind::Acknowledged, "I am node2", 0)));
     timeline.take(NONE, of(sent("node2", 0)));
     assert_eq!(rows(&mut timeline, 9 * LATE), [""; 0]);
 }
@@ -185,21 +189,21 @@ fn the_same_words_said_again_are_another_message() {
 #[test]
 fn what_it_holds_is_bounded() {
     let mut timeline = Timeline::default();
-    let (mut drawn, count) = (0, 3 * MAX_HELD as u64);
+    let (mut drawn, count) = (0, 3 * MAX_PENDING as u64);
     for i in 0..count {
         // Some have ids, and some the same words as others.
         let id = format!("node9.7.{i}");
-        let entry = entry(&format!("node{}", i % 4), What::Received, "k", if i % 2 == 0 { i } else { 1 });
+        let entry = entry(&format!("node{}", i % 4), EntryKind::Received, "k", if i % 2 == 0 { i } else { 1 });
         timeline.take(NONE, if i % 3 == 0 { entry.of(None, Some(&id)) } else { entry });
         drawn += std::iter::from_fn(|| timeline.row(NONE)).count();
-        assert!(timeline.held <= MAX_HELD && timeline.messages.len() <= MAX_MESSAGES + MAX_HELD);
+        assert!(timeline.pending <= MAX_PENDING && timeline.messages.len() <= MAX_MESSAGES + MAX_PENDING);
     }
     let lists = timeline.alike.values().map(VecDeque::len).max();
     assert_eq!(lists, Some(MAX_ALIKE));
     assert!(timeline.by_id.len() <= timeline.messages.len() && timeline.alike.len() <= timeline.messages.len());
     assert!(drawn > 0);
-    let rest: Vec<_> = std::iter::from_fn(|| timeline.row(HARD)).collect();
-    assert_eq!((timeline.held, rest.is_empty()), (0, false));
+    let rest: Vec<_> = std::iter::from_fn(|| timeline.row(OVERDUE)).collect();
+    assert_eq!((timeline.pending, rest.is_empty()), (0, false));
 
     (0..2 * MAX_NODES).for_each(|i| timeline.take(NONE, sent(&format!("another{i}"), 0)));
     assert_eq!((timeline.nodes.len(), timeline.left_out()), (MAX_NODES, MAX_NODES as u64 + 4));
@@ -253,15 +257,15 @@ proptest! {
             }
         }
         drawn.extend(std::iter::from_fn(|| timeline.row(LATE)));
-        prop_assert_eq!(timeline.held, 0, "nothing had to be forced");
+        prop_assert_eq!(timeline.pending, 0, "nothing had to be forced");
         // Each column is what its node did, in that order.
         for (column, name) in names.iter().enumerate() {
-            let did: Vec<_> = history.iter().filter(|entry| entry.node == *name).map(|entry| (entry.what, &entry.message)).collect();
-            let column: Vec<_> = drawn.iter().filter_map(|row| Some((row.cells.get(&column)?.what, &row.message))).collect();
+            let did: Vec<_> = history.iter().filter(|entry| entry.node == *name).map(|entry| (entry.kind, &entry.message)).collect();
+            let column: Vec<_> = drawn.iter().filter_map(|row| Some((row.cells.get(&column)?.kind, &row.message))).collect();
             prop_assert_eq!(did, column);
         }
         // Each sending stands above its receptions.
-        for (i, row) in drawn.iter().enumerate().filter(|(_, row)| row.cells.values().any(|cell| cell.what == What::Sent)) {
+        for (i, row) in drawn.iter().enumerate().filter(|(_, row)| row.cells.values().any(|cell| cell.kind == EntryKind::Sent)) {
             prop_assert!(drawn[..i].iter().all(|earlier| earlier.message != row.message));
         }
     }

@@ -1,6 +1,6 @@
-//! What a command tells while it waits for a lock and holds it.
+//! Reports what happens while a command waits for a lock and holds it: as JSON lines, or as text for people.
 //!
-//! The lines are written by a thread of their own: whoever reads them may be slow, and a deadline does not wait.
+//! A thread of its own writes the lines: a slow reader must not delay what has a deadline.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -14,75 +14,78 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{failure::Failure, visible};
 
-/// Lines that wait for who reads them. Whoever does not read at all misses what comes then.
-const LINES: usize = 1024;
-/// How long the last lines may take.
-const LAST: Duration = Duration::from_secs(1);
+/// How many lines wait for a slow reader; more are dropped.
+const MAX_QUEUED: usize = 1024;
+/// How long the last lines may take to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Progress {
+    /// The locks, as sentences name them.
     names: String,
     /// Whether each line is a JSON object.
     json: bool,
-    /// Whether standard output is the command's.
+    /// Whether a command runs, to which standard output belongs.
     has_command: bool,
-    lines: mpsc::SyncSender<Line>,
+    lines: mpsc::SyncSender<OutputLine>,
     written: oneshot::Receiver<()>,
 }
 
 #[derive(Debug)]
-enum Line {
+enum OutputLine {
     Stdout(String),
     Stderr(String),
 }
 
-impl Told {
+impl Progress {
     pub(super) fn new(names: &[String], json: bool, has_command: bool) -> Self {
-        let (lines, queue) = mpsc::sync_channel(LINES);
+        let (lines, queue) = mpsc::sync_channel(MAX_QUEUED);
         let (done, written) = oneshot::channel();
         thread::spawn(move || {
             for line in queue {
-                // If nobody reads it, nobody does.
+                // Nobody may read it.
                 let _ = match line {
-                    Line::Stdout(line) => {
+                    OutputLine::Stdout(line) => {
                         let mut stdout = io::stdout().lock();
                         writeln!(stdout, "{line}").and_then(|()| stdout.flush())
                     }
-                    Line::Stderr(line) => writeln!(io::stderr(), "{line}"),
+                    OutputLine::Stderr(line) => writeln!(io::stderr(), "{line}"),
                 };
             }
             let _ = done.send(());
         });
-        Self { names: shown(names), json, has_command, lines, written }
+        Self { names: joined(names), json, has_command, lines, written }
     }
 
-    /// The names, as sentences have them.
+    /// The locks, as sentences name them.
     pub(super) fn names(&self) -> &str {
         &self.names
     }
 
-    /// It has to wait.
+    /// The request waits in the queue.
     pub(super) fn queued(&self, event: &Value) {
         if self.json {
             return self.event("queued", event);
         }
         if io::stderr().is_terminal() {
             let ahead = event["ahead"].as_u64().unwrap_or_default();
-            self.line(Line::Stderr(format!("waiting for {}: {ahead} ahead", self.names)));
+            self.line(OutputLine::Stderr(format!("waiting for {}: {ahead} ahead", self.names)));
         }
     }
 
+    /// The lock is granted.
     pub(super) fn granted(&self, event: &Value) {
         if self.json {
             self.event("granted", event);
         } else if !self.has_command {
-            self.line(Line::Stdout(event["token"].to_string()));
+            self.line(OutputLine::Stdout(event["token"].to_string()));
         }
     }
 
-    /// It is not granted; these hold it instead, if that is known.
+    /// The lock is not granted. `holders` have it instead, if that is known.
     pub(super) fn refused(&self, failure: &Failure, holders: &Value) {
-        // In words, it is told at the end of the program.
+        // As text, the program's error says it.
         if self.json {
             let mut data = json!({"reason": failure.to_string()});
             if !holders.is_null() {
@@ -92,7 +95,7 @@ impl Told {
         }
     }
 
-    /// It is lost, and the command is not over yet.
+    /// The lock is lost, and the command is about to be ended.
     pub(super) fn lost(&self, reason: &str) {
         if self.json {
             self.event("lost", &json!({"reason": reason}));
@@ -101,27 +104,27 @@ impl Told {
         }
     }
 
-    /// It is lost, and all is over.
-    pub(super) fn lost_at_last(&self, reason: &str) {
-        // In words, it is told at the end of the program.
+    /// The lock is lost, and the command has ended.
+    pub(super) fn lost_after_end(&self, reason: &str) {
+        // As text, the program's error says it.
         if self.json {
             self.lost(reason);
         }
     }
 
-    pub(super) fn warn(&self, what: &str) {
+    pub(super) fn warn(&self, problem: &str) {
         if self.json {
-            self.event("warning", &json!({"reason": what}));
+            self.event("warning", &json!({"reason": problem}));
         } else {
-            self.line(Line::Stderr(format!("warning: {}", visible::escaped(what))));
+            self.line(OutputLine::Stderr(format!("warning: {}", visible::escaped(problem))));
         }
     }
 
-    /// Waits until all of it is written, but not for long.
+    /// Waits until all lines are written, but not for long.
     pub(super) async fn finish(self) {
         let Self { lines, written, .. } = self;
         drop(lines);
-        let _ = timeout(LAST, written).await;
+        let _ = timeout(FLUSH_TIMEOUT, written).await;
     }
 
     fn event(&self, name: &str, data: &Value) {
@@ -130,16 +133,16 @@ impl Told {
             event.extend(data.iter().map(|(field, value)| (field.clone(), value.clone())));
         }
         let line = visible::escaped_json(&event.to_string());
-        self.line(if self.has_command { Line::Stderr(line) } else { Line::Stdout(line) });
+        self.line(if self.has_command { OutputLine::Stderr(line) } else { OutputLine::Stdout(line) });
     }
 
-    fn line(&self, line: Line) {
-        // The thread ends with this.
+    fn line(&self, line: OutputLine) {
+        // Fails only if the queue is full: the thread lives as long as this.
         let _ = self.lines.try_send(line);
     }
 }
 
-/// Names as sentences have them.
-pub(super) fn shown(names: &[String]) -> String {
+/// Names of locks, as sentences have them.
+pub(super) fn joined(names: &[String]) -> String {
     names.iter().map(|name| visible::escaped(name)).collect::<Vec<_>>().join(", ")
 }

@@ -6,8 +6,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    client::{Answer, Client},
+    client::{ApiClient, ApiResponse},
     output,
+    table::{cell, comma_separated, items, table},
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
 
@@ -48,42 +49,41 @@ pub(super) async fn status(args: StatusArgs) -> Result<ExitCode, Failure> {
     show(&args.client, "/v1/cluster", status_text).await
 }
 
-async fn show(args: &ClientArgs, path: &str, words: fn(&Answer) -> String) -> Result<ExitCode, Failure> {
-    let answer = Client::of(args)?.get(path, "node").await?;
-    let text = if args.json { format!("{}\n", visible::escaped_json(&answer.text)) } else { words(&answer) };
-    output::print(text)?;
+async fn show(args: &ClientArgs, path: &str, text: fn(&ApiResponse) -> String) -> Result<ExitCode, Failure> {
+    let answer = ApiClient::new(args)?.get(path, "node").await?;
+    output::print_response(args, &answer, text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn members_table(answer: &Answer) -> String {
+fn members_table(answer: &ApiResponse) -> String {
     let mut rows =
         vec![["NAME", "STATE", "KIND", "ADDRESS", "RTT", "REACH", "LAG", "ROLES", "ID", "META"].map(String::from)];
-    for member in list(&answer.json["members"]) {
+    for member in items(&answer.json["members"]) {
         let rtt = match member["rtt_ms"].as_f64() {
             _ if member["self"] == true => "itself".into(),
             Some(ms) => format!("{ms:.1} ms"),
             None => "-".into(),
         };
         let meta = [&member["meta"], &member["meta_base64"]].into_iter().find_map(Value::as_str).unwrap_or("-");
-        let [name, state, kind, addr] = ["name", "state", "kind", "addr"].map(|field| word(&member[field]));
+        let [name, state, kind, addr] = ["name", "state", "kind", "addr"].map(|field| cell(&member[field]));
         let loose = if member["loose"] == true { " (loose)" } else { "" };
         let reach = match member["max_datagram"].as_u64() {
             _ if member["self"] == true => "-".into(),
             Some(max) => format!("udp<={max}"),
-            None => word(&member["reach"]),
+            None => cell(&member["reach"]),
         };
-        let (lag, roles, id) = (word(&member["lag"]) + loose, words(&member["roles"]), word(&member["id"]));
+        let (lag, roles, id) = (cell(&member["lag"]) + loose, comma_separated(&member["roles"]), cell(&member["id"]));
         rows.push([name, state, kind, addr, rtt, reach, lag, roles, id, visible::escaped(meta)]);
     }
     table(&rows)
 }
 
-fn status_text(answer: &Answer) -> String {
+fn status_text(answer: &ApiResponse) -> String {
     let status = &answer.json;
     let yes = |field: &str| if status[field] == true { "yes" } else { "no" };
     let counts = |field: &str| {
         let counts = status[field].as_object().into_iter().flatten();
-        counts.map(|(name, count)| format!("{} {}", word(count), name.replace('_', " "))).collect::<Vec<_>>().join(", ")
+        counts.map(|(name, count)| format!("{} {}", cell(count), name.replace('_', " "))).collect::<Vec<_>>().join(", ")
     };
     let health = match answer.number("health_score") {
         0 => "well".into(),
@@ -91,55 +91,25 @@ fn status_text(answer: &Answer) -> String {
     };
     let mut text = format!(
         "{} at {}, broadcast {}\nid       {}\nroles    {}\njoined   {}\nsettled  {}\nhealth   {health}\nmembers  {}\nwaiting  {}\n",
-        word(&status["node"]),
-        word(&status["addr"]),
-        word(&status["version"]),
-        word(&status["id"]),
-        words(&status["roles"]),
+        cell(&status["node"]),
+        cell(&status["addr"]),
+        cell(&status["version"]),
+        cell(&status["id"]),
+        comma_separated(&status["roles"]),
         yes("joined"),
         yes("settled"),
         counts("members"),
         counts("queues"),
     );
-    let loose = list(&status["loose"]).map(word).collect::<Vec<_>>().join(", ");
+    let loose = items(&status["loose"]).map(cell).collect::<Vec<_>>().join(", ");
     if !loose.is_empty() {
         let _ = writeln!(text, "loose    {loose}: publishers do not wait for them any more, until they have caught up");
     }
     let mut rows = vec![["ORIGIN", "EPOCH", "DELIVERED", "OF", "BY ALL", "RETAINED"].map(String::from)];
     let fields = ["origin", "epoch", "next", "end", "floor", "retained"];
-    rows.extend(list(&status["origins"]).map(|origin| fields.map(|field| word(&origin[field]))));
+    rows.extend(items(&status["origins"]).map(|origin| fields.map(|field| cell(&origin[field]))));
     if rows.len() > 1 {
         let _ = write!(text, "\n{}", table(&rows));
-    }
-    text
-}
-
-pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-pub(super) fn word(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::String(text) => visible::escaped(text),
-        other => other.to_string(),
-    }
-}
-
-/// A list with commas.
-fn words(value: &Value) -> String {
-    let words: Vec<_> = list(value).map(word).collect();
-    if words.is_empty() { "-".into() } else { words.join(",") }
-}
-
-/// In columns, of which the last ends where it ends.
-pub(super) fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; COLUMNS] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let line = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>().join("  ");
-        text.extend([line.trim_end(), "\n"]);
     }
     text
 }
@@ -151,8 +121,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(json: Value) -> Answer {
-        Answer { status: StatusCode::OK, text: json.to_string(), json }
+    fn answer(json: Value) -> ApiResponse {
+        ApiResponse { status: StatusCode::OK, text: json.to_string(), json }
     }
 
     #[test]

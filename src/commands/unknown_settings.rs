@@ -1,22 +1,17 @@
-//! Variables that look like settings and are none: a misspelt one would be ignored in silence.
+//! Warns of environment variables that look like settings but are not: a misspelt one would be ignored silently.
 //!
-//! What runs nodes warns of every variable that begins with `BROADCAST_` and is unknown; a command, which may run in
-//! an environment that is not made for it, only of those that are nearly one of its own. Values are never shown, as
-//! one may be a secret.
+//! Commands that run nodes warn of every unknown variable that begins with `BROADCAST_`. Other commands may run in an
+//! environment that was made for something else, so they warn only of what is nearly one of their own settings. Values are
+//! never shown, since one may be a secret.
 
-use std::{
-    env,
-    ffi::OsString,
-    io::{self, Write as _},
-    iter,
-};
+use std::{env, ffi::OsString, iter};
 
-use super::definition;
+use super::{definition, output};
 use crate::{nearest, settings::secret, visible::escaped};
 
 const PREFIX: &str = "BROADCAST_";
-/// What compose.yaml reads, and what a command has in its environment that `broadcast lock` runs.
-const OTHERS: [&str; 8] = [
+/// Variables of compose.yaml, and those that `broadcast lock` sets for the command it runs.
+const KNOWN_BESIDES: [&str; 8] = [
     "BROADCAST_IMAGE",
     "BROADCAST_MEM_LIMIT",
     "BROADCAST_ETCD_PORT",
@@ -26,9 +21,10 @@ const OTHERS: [&str; 8] = [
     "BROADCAST_LOCK_KEY",
     "BROADCAST_LOCK_SESSIONS",
 ];
+/// How variables of the tests begin.
 const TESTS: &str = "BROADCAST_TESTS_";
-/// What callers have to show, and TLS. Set to nothing, as by a template whose secret is missing, they count as unset.
-const GUARDS: [&str; 8] = [
+/// Settings that protect a node. An empty one counts as unset, which a template with a missing secret can cause.
+const PROTECTIONS: [&str; 8] = [
     "BROADCAST_TOKEN",
     "BROADCAST_TOKEN_FILE",
     "BROADCAST_HTTP_TOKEN",
@@ -38,24 +34,24 @@ const GUARDS: [&str; 8] = [
     "BROADCAST_TLS_KEY_FILE",
     "BROADCAST_TLS_CLIENT_CA_FILE",
 ];
-/// A longer name is nearly none.
+/// A longer name is not compared with settings: that takes time, and it resembles none.
 const LONGEST: usize = 64;
 
-/// A variable that is no setting.
+/// A variable that is not a setting.
 #[derive(Debug, PartialEq, Eq)]
-struct Unknown {
+struct UnknownSetting {
     name: String,
-    /// The setting that it nearly is.
+    /// The setting that it resembles.
     nearest: Option<String>,
 }
 
-/// Logs what is unknown, and what would protect the node and is empty, in the name of a node: of `broadcast node` and `broadcast demo`.
+/// Logs unknown settings, and empty ones that should protect the node: for `broadcast node` and `broadcast demo`.
 pub(super) fn log(command: &str, node: &str) {
     for unknown in unknown(command, env::vars_os()) {
-        let (name, what) = (&unknown.name, unknown.told(command));
+        let (name, what) = (&unknown.name, unknown.message(command));
         tracing::warn!(node, event = "unknown_setting", name, "{what}");
     }
-    for name in GUARDS.into_iter().filter(|name| env::var_os(name).is_some_and(|value| value.is_empty())) {
+    for name in PROTECTIONS.into_iter().filter(|name| env::var_os(name).is_some_and(|value| value.is_empty())) {
         tracing::warn!(
             node,
             event = "empty_setting",
@@ -65,17 +61,16 @@ pub(super) fn log(command: &str, node: &str) {
     }
 }
 
-/// Says on standard error what a command that does not log may have been meant to read.
+/// Warns on standard error, for commands that do not log.
 pub(super) fn warn(command: Option<&str>) {
     let Some(command) = command.filter(|command| !["node", "demo"].contains(command)) else { return };
     for unknown in unknown(command, env::vars_os()).iter().filter(|unknown| unknown.nearest.is_some()) {
-        // Nobody reads it: so be it.
-        let _ = writeln!(io::stderr(), "warning: {}", unknown.told(command));
+        output::warn(&unknown.message(command));
     }
 }
 
-impl Unknown {
-    fn told(&self, command: &str) -> String {
+impl UnknownSetting {
+    fn message(&self, command: &str) -> String {
         let name = escaped(&self.name);
         match &self.nearest {
             Some(nearest) => format!("{name} is not a setting and is ignored: did you mean {nearest}?"),
@@ -84,17 +79,18 @@ impl Unknown {
     }
 }
 
-fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Unknown> {
+fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<UnknownSetting> {
     let cli = definition();
     let known: Vec<String> = cli.get_subcommands().flat_map(settings).collect();
     let own: Vec<String> = cli.find_subcommand(command).map(settings).unwrap_or_default();
-    let is_known =
-        |name: &str| known.iter().any(|known| known == name) || OTHERS.contains(&name) || name.starts_with(TESTS);
+    let is_known = |name: &str| {
+        known.iter().any(|known| known == name) || KNOWN_BESIDES.contains(&name) || name.starts_with(TESTS)
+    };
     let mut unknown: Vec<_> = variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
         .filter(|(name, value)| name.starts_with(PREFIX) && !is_known(name) && !value.is_empty())
         .filter(|(name, value)| !is_service_link(name, &value.to_string_lossy()))
-        .map(|(name, _)| Unknown { nearest: nearest(&name, &own), name })
+        .map(|(name, _)| UnknownSetting { nearest: nearest(&name, &own), name })
         .collect();
     unknown.sort_by(|a, b| a.name.cmp(&b.name));
     unknown
@@ -102,7 +98,7 @@ fn unknown(command: &str, variables: impl Iterator<Item = (OsString, OsString)>)
 
 /// The variables that a command reads.
 fn settings(command: &clap::Command) -> Vec<String> {
-    // Those of its own commands, too.
+    // Its subcommands' too.
     let all = || iter::once(command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
     let flags = all().filter_map(|arg| arg.get_env()?.to_str());
     let has = |name: &str| all().any(|arg| arg.get_id() == name);
@@ -110,12 +106,12 @@ fn settings(command: &clap::Command) -> Vec<String> {
     flags.chain(secrets).map(String::from).collect()
 }
 
-/// Kubernetes gives each container where the services are, one named `broadcast` by such variables.
+/// Kubernetes tells each container by such variables where a service named `broadcast` is.
 fn is_service_link(name: &str, value: &str) -> bool {
     name.starts_with("BROADCAST_SERVICE_") || name.starts_with("BROADCAST_PORT_") || value.contains("://")
 }
 
-/// The one of these that differs in no more than a quarter of what comes after the prefix, or in one letter.
+/// The setting that resembles this name, compared without the prefix.
 fn nearest(name: &str, settings: &[String]) -> Option<String> {
     if name.len() > LONGEST {
         return None;
@@ -128,9 +124,9 @@ fn nearest(name: &str, settings: &[String]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn told(command: &str, variables: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
+    fn unknown_of(command: &str, variables: &[(&str, &str)]) -> Vec<(String, Option<String>)> {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-        unknown(command, variables).into_iter().map(|Unknown { name, nearest }| (name, nearest)).collect()
+        unknown(command, variables).into_iter().map(|UnknownSetting { name, nearest }| (name, nearest)).collect()
     }
 
     #[test]
@@ -146,14 +142,14 @@ mod tests {
             ("BROADCAST_PORT", None),
             ("BROADCAST_", None),
         ] {
-            assert_eq!(told("node", &[(name, "x")]), [(name.into(), nearest.map(String::from))]);
+            assert_eq!(unknown_of("node", &[(name, "x")]), [(name.into(), nearest.map(String::from))]);
         }
         let long = format!("BROADCAST_{}", "X".repeat(1 << 20));
-        assert_eq!(told("node", &[(&long, "x")]), [(long.clone(), None)]);
+        assert_eq!(unknown_of("node", &[(&long, "x")]), [(long.clone(), None)]);
         // Of a command only its own.
-        assert_eq!(told("members", &[("BROADCAST_NMAE", "x")]), [("BROADCAST_NMAE".into(), None)]);
+        assert_eq!(unknown_of("members", &[("BROADCAST_NMAE", "x")]), [("BROADCAST_NMAE".into(), None)]);
         let node = Some("BROADCAST_NODE".into());
-        assert_eq!(told("members", &[("BROADCAST_NODES", "x")]), [("BROADCAST_NODES".into(), node)]);
+        assert_eq!(unknown_of("members", &[("BROADCAST_NODES", "x")]), [("BROADCAST_NODES".into(), node)]);
     }
 
     #[test]
@@ -170,7 +166,7 @@ mod tests {
             ("BROADCAST_PORT", "tcp://10.0.0.1:7946"),
             ("BROADCAST_PORT_7946_TCP_ADDR", "10.0.0.1"),
         ] {
-            assert_eq!(told("node", &[(name, value)]), [], "{name}");
+            assert_eq!(unknown_of("node", &[(name, value)]), [], "{name}");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::values::{duration, problem};
 
 /// See [`Retention`], whose defaults these are.
 #[derive(Debug, Args)]
-pub(crate) struct LimitArgs {
+pub(crate) struct RetentionArgs {
     /// How many messages the node keeps for members that lack them: this many of its own, and this many of all others
     #[arg(long, env = "BROADCAST_RETAIN_MESSAGES", value_name = "COUNT", default_value_t = Retention::default().retain_messages, value_parser = retain_messages)]
     retain_messages: usize,
@@ -21,9 +21,9 @@ pub(crate) struct LimitArgs {
     lag_limit: humantime::Duration,
 }
 
-impl From<LimitArgs> for Retention {
-    fn from(args: LimitArgs) -> Self {
-        let LimitArgs { retain_messages, retain_bytes: ByteSize(retain_bytes), lag_limit } = args;
+impl From<RetentionArgs> for Retention {
+    fn from(args: RetentionArgs) -> Self {
+        let RetentionArgs { retain_messages, retain_bytes: ByteSize(retain_bytes), lag_limit } = args;
         Self { retain_messages, retain_bytes, lag_limit: *lag_limit }
     }
 }

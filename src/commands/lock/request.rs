@@ -1,21 +1,21 @@
-//! What is asked of a node: which locks, how, and for how long.
+//! A request for locks: which ones, in which mode, and for how long, from the flags to the body that the API takes.
 
 use std::{ffi::OsString, ops::RangeInclusive, process, time::Duration};
 
 use broadcast_lock::{
-    MAX_NAME_BYTES, Name, NameError,
+    MAX_NAME_BYTES, Mode, Name, NameError,
     message::{MAX_LABEL_BYTES, MAX_LOCK_DELAY, MAX_NAMES, MAX_TTL, MAX_VALUE_BYTES, MIN_TTL},
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::super::supervisor::Program;
+use super::super::{lock_api::mode_fields, supervisor::Program};
 use crate::settings::values::{duration, duration_in};
 
 const TTLS: RangeInclusive<Duration> = Duration::from_secs(MIN_TTL as u64)..=Duration::from_secs(MAX_TTL as u64);
 const DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(MAX_LOCK_DELAY as u64);
 
-/// How a lock or an office is asked for, and held.
+/// The flags that `broadcast lock` and `broadcast elect` share.
 #[derive(Debug, Args)]
 pub(super) struct HoldArgs {
     /// How soon the lock passes to somebody else after no node hears of this command any more; COMMAND is ended by then
@@ -43,22 +43,13 @@ pub(super) struct HoldArgs {
     label: Option<String>,
 }
 
-/// How a lock is shared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Mode {
-    #[default]
-    Exclusive,
-    Shared,
-    Semaphore(u16),
-}
-
-/// All of what is asked for.
+/// A request for one lock or several, which are granted all together or not at all.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct LockRequest {
     pub(super) names: Vec<String>,
     pub(super) mode: Mode,
     pub(super) ttl: Duration,
-    /// For ever, if it does not say.
+    /// How long to wait; as long as it takes, if none.
     pub(super) wait: Option<Duration>,
     lock_delay: Duration,
     release_on_failure: bool,
@@ -67,8 +58,14 @@ pub(super) struct Ask {
 }
 
 impl HoldArgs {
-    pub(super) fn ask(self, names: Vec<String>, mode: Mode, value: Option<String>, program: Option<&Program>) -> Ask {
-        Ask {
+    pub(super) fn request(
+        self,
+        names: Vec<String>,
+        mode: Mode,
+        value: Option<String>,
+        program: Option<&Program>,
+    ) -> LockRequest {
+        LockRequest {
             names,
             mode,
             ttl: self.ttl,
@@ -81,8 +78,8 @@ impl HoldArgs {
     }
 }
 
-impl Ask {
-    /// As the API takes it, with so much time left to wait.
+impl LockRequest {
+    /// The body of the API's request. `wait` is the time that is left.
     pub(super) fn body(&self, wait: Option<Duration>) -> Value {
         let session = json!({
             "ttl": self.ttl.as_secs(),
@@ -93,18 +90,14 @@ impl Ask {
         let mut body = Map::new();
         body.insert("names".into(), self.names.clone().into());
         body.insert("session".into(), session);
-        let (mode, permits) = match self.mode {
-            Mode::Exclusive => ("exclusive", None),
-            Mode::Shared => ("shared", None),
-            Mode::Semaphore(permits) => ("semaphore", Some(permits)),
-        };
+        let (mode, permits) = mode_fields(self.mode);
         body.insert("mode".into(), mode.into());
-        let more = [
+        let optional = [
             ("permits", permits.map(Value::from)),
             ("wait", wait.map(|wait| wait.as_secs_f64().into())),
             ("value", self.value.clone().map(Value::from)),
         ];
-        body.extend(more.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
+        body.extend(optional.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
         body.into()
     }
 }
@@ -118,7 +111,7 @@ fn default_label(program: Option<&OsString>) -> String {
     label[..end.unwrap_or_default()].into()
 }
 
-/// A lock is its whole name.
+/// Parses the name of a lock.
 pub(super) fn name(text: &str) -> Result<String, String> {
     let problem = |error| match error {
         NameError::Length(0) => "a lock has a name; write one like jobs/nightly".into(),
@@ -129,7 +122,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Name::new(text).map(String::from).map_err(problem)
 }
 
-/// Several names, each once.
+/// All names of a request; none may be given twice.
 pub(super) fn names(first: String, more: Vec<String>) -> Result<Vec<String>, String> {
     let mut names = vec![first];
     for name in more {
@@ -176,26 +169,26 @@ fn up_to(text: &str, most: usize) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn ask(mode: Mode, value: Option<&str>) -> Ask {
+    fn request(mode: Mode, value: Option<&str>) -> LockRequest {
         let (ttl, wait) = (Duration::from_secs(10), None);
         let (names, label) = (vec!["a".to_owned(), "b/c".to_owned()], "why".to_owned());
         let (lock_delay, value) = (Duration::from_secs(1), value.map(String::from));
-        Ask { names, mode, ttl, wait, lock_delay, release_on_failure: false, label, value }
+        LockRequest { names, mode, ttl, wait, lock_delay, release_on_failure: false, label, value }
     }
 
     #[test]
     fn what_is_asked_is_what_the_api_takes() {
         let session = json!({"ttl": 10, "lock_delay": 1, "label": "why", "release_on_failure": false});
         assert_eq!(
-            ask(Mode::Exclusive, None).body(None),
+            request(Mode::Exclusive, None).body(None),
             json!({"names": ["a", "b/c"], "session": session, "mode": "exclusive"})
         );
         assert_eq!(
-            ask(Mode::Semaphore(3), Some("at 10.0.0.1")).body(Some(Duration::from_millis(1500))),
+            request(Mode::Semaphore { permits: 3 }, Some("at 10.0.0.1")).body(Some(Duration::from_millis(1500))),
             json!({"names": ["a", "b/c"], "session": session, "mode": "semaphore", "permits": 3, "wait": 1.5,
                 "value": "at 10.0.0.1"})
         );
-        assert_eq!(ask(Mode::Shared, None).body(Some(Duration::ZERO))["wait"], json!(0.0));
+        assert_eq!(request(Mode::Shared, None).body(Some(Duration::ZERO))["wait"], json!(0.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Serving a node over HTTP, if its settings say so; and reading again what it is served with.
+//! Serves a node over HTTP as its settings say, and reloads tokens and certificates while it does.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -16,32 +16,32 @@ use crate::{
     settings::{explain, http::HttpArgs},
 };
 
-/// Files and sockets that everything but HTTP may need.
+/// How many open files everything besides HTTP connections may need.
 const SPARE_FILES: u64 = 512;
 
-/// How long before its end a certificate should have been renewed.
+/// How long before it expires a certificate should be renewed.
 const RENEWAL: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// What is to serve a node once it runs.
-pub(super) struct Api(Option<(Server, Live)>);
+/// The HTTP API of a node, which listens already and is served once the node runs; nothing, if it is off.
+pub(super) struct HttpApi(Option<(Server, ServeConfig)>);
 
-/// What it is served with, and can be read again while it is.
+/// How a node is served: tokens, TLS and limits. Tokens and certificates can be reloaded.
 #[derive(Clone, Debug)]
-pub(super) struct Live {
+pub(super) struct ServeConfig {
     args: HttpArgs,
     config: GatewayConfig,
 }
 
-impl Api {
-    /// Listens, or not. The default address may be taken by another node of this host, which is no reason not
-    /// to start.
-    pub(super) fn bind(live: &Live, node: &str) -> Result<Self, Failure> {
-        if live.args.is_off() {
+impl HttpApi {
+    /// Listens, unless HTTP is off. If the default address is taken, by another node on this host perhaps, the node starts
+    /// without HTTP.
+    pub(super) fn bind(serving: &ServeConfig, node: &str) -> Result<Self, Failure> {
+        if serving.args.is_off() {
             return Ok(Self(None));
         }
-        match Server::bind(live.config.clone()) {
+        match Server::bind(serving.config.clone()) {
             Ok(server) => {
-                if live.is_open_at(server.addr()) {
+                if serving.is_open_at(server.addr()) {
                     warn!(
                         node,
                         event = "http_open",
@@ -50,9 +50,9 @@ impl Api {
                         server.addr()
                     );
                 }
-                Ok(Self(Some((server, live.clone()))))
+                Ok(Self(Some((server, serving.clone()))))
             }
-            Err(error) if live.args.is_by_default() => {
+            Err(error) if serving.args.is_by_default() => {
                 warn!(node, event = "http_off", %error, "no HTTP API: {error}");
                 Ok(Self(None))
             }
@@ -60,34 +60,38 @@ impl Api {
         }
     }
 
-    /// Where it is served and by which scheme, if it is.
+    /// The scheme and the address, if HTTP is served.
     pub(super) fn endpoint(&self) -> Option<(&'static str, SocketAddr)> {
-        self.0.as_ref().map(|(server, live)| (live.scheme(), server.addr()))
+        self.0.as_ref().map(|(server, serving)| (serving.scheme(), server.addr()))
     }
 
-    /// Whether it is served.
+    /// Whether HTTP is served.
     pub(super) fn is_served(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Serves the node until it has stopped, and what else is to be served with it.
-    pub(super) fn serve(self, node: &Handle, routes: impl IntoIterator<Item = Routes>) -> Result<Served, Failure> {
-        let Some((server, live)) = self.0 else { return Ok(Served(None)) };
+    /// Serves the node, with more routes besides its own, until it has stopped.
+    pub(super) fn serve(
+        self,
+        node: &Handle,
+        routes: impl IntoIterator<Item = Routes>,
+    ) -> Result<ServerThread, Failure> {
+        let Some((server, serving)) = self.0 else { return Ok(ServerThread(None)) };
         let addr = server.addr();
         let server = routes.into_iter().fold(server, Server::mount);
-        let served = server.spawn(node.clone()).map_err(Failure::start)?;
-        let place = place(live.scheme(), addr, node.addr().ip());
-        info!(node = node.name(), event = "http", %addr, scheme = live.scheme(), "HTTP API and page at {place}");
-        Ok(Served(Some(served)))
+        let thread = server.spawn(node.clone()).map_err(Failure::start)?;
+        let url = reachable_url(serving.scheme(), addr, node.addr().ip());
+        info!(node = node.name(), event = "http", %addr, scheme = serving.scheme(), "HTTP API and page at {url}");
+        Ok(ServerThread(Some(thread)))
     }
 }
 
-impl Live {
-    /// Reads it for the first time.
+impl ServeConfig {
+    /// Reads tokens and certificates for the first time.
     pub(super) fn read(args: &HttpArgs, node: &str) -> Result<Self, Failure> {
         let mut config = args.config()?;
         config.explain = explain;
-        let max_connections = room_for(config.max_connections);
+        let max_connections = possible_connections(config.max_connections);
         if max_connections < config.max_connections {
             config.max_connections = max_connections;
             warn!(
@@ -100,34 +104,34 @@ impl Live {
         Ok(Self { args: args.clone(), config })
     }
 
-    /// How something else is served there: as the API is.
+    /// The same configuration at another address.
     pub(super) fn config(&self, addr: SocketAddr) -> GatewayConfig {
         GatewayConfig { addr, ..self.config.clone() }
     }
 
-    /// The tokens that callers show.
+    /// The tokens that callers must show.
     pub(super) fn access(&self) -> &Access {
         &self.config.access
     }
 
-    /// Whether what is served there is open to others than this host, and whoever they are.
+    /// Whether anybody from another host can call what is served there.
     pub(super) fn is_open_at(&self, addr: SocketAddr) -> bool {
-        let asks = self.config.tls.as_ref().is_some_and(Tls::asks_for_certificate);
-        self.config.access.is_open() && !asks && !addr.ip().is_loopback()
+        let asks_for_certificate = self.config.tls.as_ref().is_some_and(Tls::asks_for_certificate);
+        self.config.access.is_open() && !asks_for_certificate && !addr.ip().is_loopback()
     }
 
     pub(super) fn scheme(&self) -> &'static str {
         if self.config.tls.is_some() { "https" } else { "http" }
     }
 
-    /// All files that it comes from.
+    /// All files with tokens, certificates and keys.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         self.args.token_files().chain(self.args.tls.files()).cloned().collect()
     }
 
-    /// Reads all of them again. What cannot be used is told, and what there was stays.
-    pub(super) fn read_again(&self) {
-        // Nothing else comes while a pipe is read.
+    /// Reads all files again. If one is not valid, this logs why, and what was read before stays.
+    pub(super) fn reload(&self) {
+        // A pipe would block the node.
         let odd = self.files().into_iter().find(|file| file.metadata().is_ok_and(|found| !found.is_file()));
         if let Some(file) = odd {
             return error!(
@@ -142,16 +146,16 @@ impl Live {
                     self.config.access.replace(tokens);
                     info!(event = "tokens", count, "read the tokens again: {count}");
                 }
-                // A file without a token is an error.
+                // Cannot be: a file without a token is an error.
                 Ok(None) => {}
                 Err(problem) => error!(event = "tokens", "the tokens stay as they are: {problem}"),
             }
         }
         if let Some(tls) = &self.config.tls {
-            match self.args.tls.read_again(tls) {
+            match self.args.tls.reload(tls) {
                 Ok(()) => {
                     let certificate = tls.certificate();
-                    let (subject, until) = (&certificate.subject, told(certificate.not_after));
+                    let (subject, until) = (&certificate.subject, date(certificate.not_after));
                     info!(
                         event = "tls",
                         subject, until, "read the certificate again: it is for {subject:?}, until {until}"
@@ -163,13 +167,13 @@ impl Live {
         }
     }
 
-    /// Says that the certificate has to be renewed, if it has.
+    /// Logs a warning if the certificate has expired, or will soon.
     pub(super) fn warn_of_expiry(&self) {
         let Some(certificate) = self.config.tls.as_ref().map(Tls::certificate) else { return };
         if certificate.not_after > SystemTime::now() + RENEWAL {
             return;
         }
-        let until = told(certificate.not_after);
+        let until = date(certificate.not_after);
         let is = if certificate.not_after < SystemTime::now() { "was valid" } else { "is valid" };
         warn!(
             event = "tls_expiry",
@@ -179,26 +183,26 @@ impl Live {
     }
 }
 
-fn told(time: SystemTime) -> String {
+fn date(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// What serves a node.
+/// The thread that serves a node; nothing, if it is not served.
 #[must_use]
-pub(super) struct Served(pub(super) Option<thread::JoinHandle<()>>);
+pub(super) struct ServerThread(pub(super) Option<thread::JoinHandle<()>>);
 
-impl Served {
-    /// Waits, once the node has stopped, until those who follow have been told.
-    pub(super) async fn end(self) {
-        let Some(served) = self.0 else { return };
-        // Should it have panicked, it has ended as well.
-        let _ = tokio::task::spawn_blocking(|| served.join()).await;
+impl ServerThread {
+    /// Waits until the thread ends. It does once the node has stopped and followers have been told so.
+    pub(super) async fn join(self) {
+        let Some(thread) = self.0 else { return };
+        // If it panicked, it has ended as well.
+        let _ = tokio::task::spawn_blocking(|| thread.join()).await;
     }
 }
 
-/// Where what is served at `addr` is found. At all addresses: where the other nodes reach this one, if that is an
-/// address of this host, which may be a container; its `localhost` is not that of who reads the log.
-pub(super) fn place(scheme: &str, addr: SocketAddr, node: IpAddr) -> String {
+/// The URL at which people find what listens at `addr`. If that is all addresses, it is where other nodes reach this one,
+/// provided that is an address of this host: in a container, `localhost` would mean another host to whoever reads the log.
+fn reachable_url(scheme: &str, addr: SocketAddr, node: IpAddr) -> String {
     let port = addr.port();
     if !addr.ip().is_unspecified() {
         format!("{scheme}://{addr}/")
@@ -209,12 +213,12 @@ pub(super) fn place(scheme: &str, addr: SocketAddr, node: IpAddr) -> String {
     }
 }
 
-/// As many of so many connections as the system has open files for. It is asked for all it allows.
-fn room_for(wanted: usize) -> usize {
+/// How many of the wanted connections the system has open files for, after raising the soft limit as far as allowed.
+fn possible_connections(wanted: usize) -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
-    // Some kernels say more than they give.
+    // Some kernels report a hard limit that they do not grant.
     let allowed = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
     let room = if allowed > 2 * SPARE_FILES { allowed - SPARE_FILES } else { allowed / 2 };
     wanted.min(usize::try_from(room).unwrap_or(usize::MAX)).max(1)
@@ -233,7 +237,10 @@ mod tests {
             // No address of this host: another one's, as a NAT has it.
             ("0.0.0.0:8946", "192.0.2.1", "port 8946 of this host"),
         ] {
-            assert_eq!(place("http", addr.parse().expect("an address"), node.parse().expect("an address")), said);
+            assert_eq!(
+                reachable_url("http", addr.parse().expect("an address"), node.parse().expect("an address")),
+                said
+            );
         }
     }
 }

@@ -1,38 +1,39 @@
-//! Says the same thing once, and then counts for a while.
+//! Limits how often the log repeats itself: one line for each kind of event, and then only a count for a while.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-/// More kinds than this are counted as one. What comes from the network may choose its kind.
-const KINDS: usize = 64;
+/// How many kinds are told apart. Peers may invent kinds, so there must be a limit.
+const MAX_KINDS: usize = 64;
 
-/// The kind of what has none: there was no more room for it, or nobody knows it.
+/// The kind for everything else: more kinds than fit, or unknown ones.
 const OTHER: &str = "various reasons";
 
-/// Admits one thing of a kind per period, and counts the others.
+/// Admits one event of each kind per period, and counts the others.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(super) struct RateLimiter {
     period: Duration,
-    kinds: BTreeMap<String, Kind>,
+    kinds: BTreeMap<String, Suppression>,
 }
 
+/// The current period of a kind.
 #[derive(Debug)]
-struct Kind {
+struct Suppression {
     until: Instant,
     suppressed: u64,
 }
 
-impl Limiter {
+impl RateLimiter {
     pub(super) fn new(period: Duration) -> Self {
         Self { period, kinds: BTreeMap::new() }
     }
 
-    /// Whether to say something of that kind now.
+    /// Whether to log an event of this kind now.
     pub(super) fn admit(&mut self, kind: &str, now: Instant) -> bool {
-        let grace = |kind: &Kind| if kind.suppressed > 0 { self.period } else { Duration::ZERO };
+        let grace = |kind: &Suppression| if kind.suppressed > 0 { self.period } else { Duration::ZERO };
         self.kinds.retain(|_, kind| kind.until + grace(kind) > now);
-        let full = self.kinds.len() >= KINDS && !self.kinds.contains_key(kind);
+        let full = self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(kind);
         let kind = if full { OTHER } else { kind };
         match self.kinds.get_mut(kind) {
             Some(kind) if kind.until > now => {
@@ -40,17 +41,17 @@ impl Limiter {
                 false
             }
             _ => {
-                self.kinds.insert(kind.into(), Kind { until: now + self.period, suppressed: 0 });
+                self.kinds.insert(kind.into(), Suppression { until: now + self.period, suppressed: 0 });
                 true
             }
         }
     }
 
-    /// Counts as many things of unknown kinds as not said.
+    /// Counts events of unknown kinds that were not logged.
     pub(super) fn count(&mut self, unknown: u64, now: Instant) {
         if unknown > 0 {
             let until = now + self.period;
-            self.kinds.entry(OTHER.into()).or_insert(Kind { until, suppressed: 0 }).suppressed += unknown;
+            self.kinds.entry(OTHER.into()).or_insert(Suppression { until, suppressed: 0 }).suppressed += unknown;
         }
     }
 
@@ -59,8 +60,8 @@ impl Limiter {
         self.kinds.values().filter(|kind| kind.suppressed > 0).map(|kind| kind.until).min()
     }
 
-    /// Gives each kind whose period is over with the number that was not said in it. Saying so counts
-    /// as saying it: the next period of that kind begins.
+    /// The kinds whose period is over, with the number of events that were not logged in it. Logging the number begins the
+    /// next period of the kind.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(String, u64)> {
         let due = self.kinds.iter_mut().filter(|(_, kind)| kind.suppressed > 0 && kind.until <= now);
         due.map(|(name, kind)| {
@@ -79,7 +80,7 @@ mod tests {
     fn says_the_first_at_once_and_the_number_of_the_others_later() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let mut limiter = Limiter::new(Duration::from_secs(10));
+        let mut limiter = RateLimiter::new(Duration::from_secs(10));
 
         assert!(limiter.admit("a", at(0)));
         assert_eq!(limiter.next_due(), None);
@@ -104,11 +105,11 @@ mod tests {
     #[test]
     fn its_memory_is_bounded() {
         let start = Instant::now();
-        let mut limiter = Limiter::new(Duration::from_secs(10));
+        let mut limiter = RateLimiter::new(Duration::from_secs(10));
         let said = (0..10_000).filter(|i| limiter.admit(&format!("kind {i}"), start)).count();
-        assert_eq!(said, KINDS + 1);
-        assert_eq!(limiter.kinds.len(), KINDS + 1);
-        assert_eq!(limiter.expire(start + Duration::from_secs(10)), [(OTHER.into(), 10_000 - KINDS as u64 - 1)]);
+        assert_eq!(said, MAX_KINDS + 1);
+        assert_eq!(limiter.kinds.len(), MAX_KINDS + 1);
+        assert_eq!(limiter.expire(start + Duration::from_secs(10)), [(OTHER.into(), 10_000 - MAX_KINDS as u64 - 1)]);
         assert!(limiter.admit("another", start + Duration::from_secs(20)));
         assert_eq!(limiter.kinds.len(), 1);
     }

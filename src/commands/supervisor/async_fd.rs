@@ -1,11 +1,11 @@
-//! File descriptors that are waited for.
+//! File descriptors that tokio waits for.
 
 use std::{io, os::fd::AsRawFd};
 
 use tokio::io::unix::AsyncFd;
 
-/// Has the runtime wait for what this owns.
+/// Registers a file descriptor with the runtime.
 #[expect(deprecated, reason = "its successor is unsafe for the sake of who would not own its descriptor; ours all do")]
-pub(super) fn watched<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+pub(super) fn async_fd<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::new(owner)
 }

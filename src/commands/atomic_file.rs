@@ -1,4 +1,4 @@
-//! A file that is written whole, or not at all, whatever happens meanwhile.
+//! Writing a file whole or not at all, whatever happens meanwhile: to a temporary file, which is synced and renamed.
 
 use std::{
     ffi::OsString,
@@ -10,17 +10,17 @@ use std::{
 
 use rand::{TryRng as _, rngs::SysRng};
 
-/// A file that does not have its name yet: it has another one beside it, and is removed when this is dropped. Only who runs
-/// the program can read it.
+/// A file that is being written beside `target`, under a random name. Unless it is committed, dropping this removes it. Only
+/// the user who runs the program can read it.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(super) struct AtomicFile {
     file: File,
     path: PathBuf,
     target: PathBuf,
 }
 
-impl Unfinished {
-    /// Begins a file that is to have the name `target`.
+impl AtomicFile {
+    /// Begins a file that will be `target`.
     pub(super) fn new(target: &Path) -> io::Result<Self> {
         let random = SysRng.try_next_u64().map_err(io::Error::other)?;
         let mut name = target.file_name().map_or_else(OsString::new, OsString::from);
@@ -30,7 +30,7 @@ impl Unfinished {
         Ok(Self { file, path, target: target.to_owned() })
     }
 
-    /// Where it is until it has its name.
+    /// The temporary file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -39,28 +39,28 @@ impl Unfinished {
         self.file.write_all(bytes)
     }
 
-    /// Gives it its name, unless another file has that.
-    pub(super) fn finish_new(self) -> io::Result<()> {
+    /// Makes it `target`, unless that exists.
+    pub(super) fn commit_new(self) -> io::Result<()> {
         self.file.sync_all()?;
-        // Unlike a rename, this replaces nothing.
+        // A rename would replace a file.
         fs::hard_link(&self.path, &self.target)?;
         let target = self.target.clone();
-        // The folder is to know of no other name.
+        // The folder is synced without the temporary name.
         drop(self);
         sync_folder(&target)
     }
 
-    /// Gives it its name, in place of the file that has it.
-    pub(super) fn finish(self) -> io::Result<()> {
+    /// Makes it `target`, in place of what was there.
+    pub(super) fn commit(self) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, &self.target)?;
         sync_folder(&self.target)
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // It is not there any more if it has its name.
+        // Fails if it was renamed, which is fine.
         let _ = fs::remove_file(&self.path);
     }
 }
