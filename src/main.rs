@@ -21,6 +21,7 @@ mod nearest;
 mod roles;
 mod settings;
 mod store;
+mod version;
 mod visible;
 
 use std::{

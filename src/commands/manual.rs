@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use clap::Args;
 use clap_complete::Shell;
 
-use super::{definition, output};
+use super::output;
 use crate::{failure::Failure, visible};
 
 /// Print a script that completes this program's commands and flags in a shell
@@ -29,6 +29,11 @@ pub(super) struct ManArgs {
     /// Write broadcast.1, broadcast-node.1 and so on into this folder
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// All commands as the manual has them: with the version alone, whatever this program was built from.
+fn definition() -> clap::Command {
+    super::definition().version(env!("CARGO_PKG_VERSION")).long_version(None)
 }
 
 pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {

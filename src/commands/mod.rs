@@ -51,13 +51,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 pub(crate) use self::{supervisor::enter, usage::parse};
-use crate::{failure::Failure, log};
+use crate::{failure::Failure, log, version};
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "broadcast",
-    version,
+    version = version::SHORT,
+    long_version = version::LONG,
     about = "Send data from any node of a cluster to all the others, with no broker",
     long_about = "Send data from any node of a cluster to all the others, with no broker.\n\n\
         Nodes find each other by gossip, in the protocol of hashicorp/memberlist. What one node sends, \

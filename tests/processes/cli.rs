@@ -256,7 +256,23 @@ fn alone_it_shows_its_help() {
     // As it is asked for in many other programs.
     assert_eq!(stdout(run(&["help", "node"], &[])), stdout(run(&["node", "--help"], &[])));
     assert!(stdout(run(&["help"], &[])).contains("broadcast demo"));
-    assert_eq!(stdout(run(&["--version"], &[])), format!("broadcast {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_version_comes_with_the_commit_and_with_what_is_built_in() {
+    let (short, long) = (stdout(run(&["-V"], &[])), stdout(run(&["--version"], &[])));
+    let mut lines = long.lines();
+    let first = lines.next().unwrap_or_default();
+    assert_eq!(short, format!("{first}\n"));
+    let rest = first.strip_prefix(concat!("broadcast ", env!("CARGO_PKG_VERSION"))).expect("the version comes first");
+    // Where there is no git, there is no commit.
+    if !rest.is_empty() {
+        let commit = rest.strip_prefix(" (").and_then(|rest| rest.strip_suffix(")")).expect("a commit in parentheses");
+        let digits = commit.strip_suffix("-dirty").unwrap_or(commit);
+        assert!(digits.len() >= 12 && digits.chars().all(|c| c.is_ascii_hexdigit()), "{commit}");
+    }
+    let names: Vec<_> = lines.map(|line| line.split_once(' ').expect("a name and what it is").0).collect();
+    assert_eq!(names, ["target", "features"]);
 }
 
 #[test]
