@@ -2,11 +2,12 @@
 //!
 //! | node | its store |
 //! |---|---|
-//! | with the role voter | starts with the role, on a thread and a runtime of its own, so that neither HTTP nor gossip holds up Raft |
-//! | without the role | starts at the first request, on the runtime of the caller; until then it takes no thread, task or memory |
+//! | with the role voter | starts with the role, on a thread and a runtime of its own |
+//! | without the role | starts at the first request, on the runtime of the caller |
 //!
-//! A call between nodes is driven by the runtime on which it begins. So all requests of a voter run on the store's own
-//! runtime, whoever makes them.
+//! So neither HTTP nor gossip holds up Raft, and a node that does not use the store spends nothing on it. A call between nodes
+//! is driven by the runtime on which it begins. So all requests of a voter run on the store's own runtime, whoever makes
+//! them.
 
 use std::{
     fmt,

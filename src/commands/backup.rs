@@ -15,6 +15,7 @@ use super::{
     output,
     signals::StopSignals,
     sse::SILENCE,
+    store_api::json::id_text,
 };
 use crate::{
     data::DataDir,
@@ -131,7 +132,7 @@ async fn save(SaveArgs { file, client: args }: SaveArgs) -> Result<ExitCode, Fai
     let finished = spawn_blocking(move || partial.commit()).await;
     finished.map_err(io::Error::other).and_then(|finished| finished).map_err(&cannot_write)?;
     let (header, bytes) = (backup.header(), backup.size());
-    let cluster = id(header.cluster);
+    let cluster = id_text(header.cluster);
     output::print_line(&if args.json {
         let (revision, index, term) = (header.revision, header.index, header.term);
         let saved = json!({"file": file.to_string_lossy(), "cluster": cluster, "revision": revision, "index": index,
@@ -176,16 +177,11 @@ fn print_founded(done: &str, founded: NewStore) -> Result<ExitCode, Failure> {
     output::print(format!(
         "{done} store {} at revision {former_revision}, entry {former_index} of term {former_term}\n\
          it is store {} now, from revision {revision} on, with {} as its only voter\n",
-        id(former),
-        id(cluster),
+        id_text(former),
+        id_text(cluster),
         visible::escaped(&voter)
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A store's id, as it is shown everywhere.
-fn id(cluster: u64) -> String {
-    format!("{cluster:016x}")
 }
 
 impl From<BackupError> for Failure {

@@ -16,9 +16,9 @@ use crate::{failure::Failure, settings::client::ClientArgs, visible};
 ///
 /// RTT is how long a member takes to answer the node. LAG is how many of the node's messages the member has not
 /// acknowledged; "loose" means that it has not kept up, and that publishers no longer wait for it. Members of KIND
-/// memberlist cannot acknowledge. ROLES and ID are what the member has told about itself, as nodes of this release do. REACH is how messages get to the member: udp as usual, udp<=N if larger datagrams
-/// do not arrive, tcp if no datagrams do. Members that are dead or have left stay in the list as long as the node
-/// remembers them.
+/// memberlist cannot acknowledge. ROLES and ID are what the member has told about itself, as nodes of this release do.
+/// REACH is how messages get to the member: udp as usual, udp<=N if larger datagrams do not arrive, tcp if no datagrams
+/// do. Members that are dead or have left stay in the list as long as the node remembers them.
 ///
 /// Exit codes: 0, the members were listed; 1, the node did not answer or refused; 2, wrong usage.
 #[derive(Debug, Args)]
