@@ -1,4 +1,4 @@
-//! Who may join, what this node tells of itself, and how much others can make it hold.
+//! Which members a node lets in, what it tells them about itself, and how many resources they can make it spend.
 
 use broadcast::{
     Config, ConfigError, ResourceLimits,
@@ -40,7 +40,7 @@ pub(crate) struct AccessArgs {
     max_stream_bytes: ByteSize,
 }
 
-/// A list of networks, which clap is to take for one value.
+/// A list of networks. The alias has clap take it for one value.
 type Networks = Vec<IpNet>;
 
 impl AccessArgs {
@@ -63,7 +63,7 @@ fn networks(text: &str) -> Result<Networks, String> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let networks =
         items.map(|item| parse_network(item).map_err(|error| error.to_string())).collect::<Result<Networks, _>>()?;
-    // "Nobody" cannot be meant, and "everybody" shall not come of a list that was left empty by a slip.
+    // An empty list is a mistake: it must not let in everybody, and nobody wants to let in none.
     if networks.is_empty() {
         return Err("it names no network; leave it out to allow all".into());
     }

@@ -95,7 +95,7 @@ pub(super) enum ListenAddress {
     Off,
 }
 
-/// A list of origins, which clap is to take for one value.
+/// A list of origins. The alias has clap take it for one value.
 type Origins = Vec<Origin>;
 
 impl ListenAddress {

@@ -1,4 +1,4 @@
-//! How much a node keeps.
+//! How many messages a node keeps for members that lack them, and for how long.
 
 use broadcast::{Retention, config::ByteSize};
 use clap::Args;
