@@ -4,8 +4,11 @@
 //! "Epidemic Algorithms for Replicated Database Maintenance", PODC 1987). A digest says how far a node is with each origin,
 //! like Scuttlebutt's (van Renesse et al.: "Efficient Reconciliation and Flow Control for Anti-Entropy Protocols", LADIS
 //! 2008). At rest nothing is told.
+//!
+//! Where not all fits, digests go on behind the origin that was told last ([`Cursors`]), and news counts as told only when
+//! it was: no name is too late in the alphabet to be heard of.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{mem, net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
@@ -18,9 +21,18 @@ use super::{
     revision::{is_named, is_ours},
 };
 use crate::{
-    membership::{Membership, Target},
+    membership::{Membership, NodeName, Target},
     wire::packet,
 };
+
+/// The origins behind which the next digests begin, where the last ones had no room for all.
+#[derive(Debug, Default)]
+pub(super) struct Cursors {
+    /// Of gossip, in this round, and in the next one.
+    gossip: Option<NodeName>,
+    next_gossip: Option<NodeName>,
+    exchange: Option<NodeName>,
+}
 
 impl Dissemination {
     /// Whether there are digests or messages for the next round of gossip.
@@ -40,18 +52,26 @@ impl Dissemination {
         let by = if is_named(target.versions) { self.cx.local.header(None).max_len() } else { 0 };
         let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3 + by);
         let own = self.publisher.lanes.iter().filter(|own| own.rounds > 0).map(|own| own.digest(&self.cx.local, None));
-        let others = self.receiver.inbound.iter().filter(|stream| stream.rounds > 0 && stream.next.is_some());
-        for digest in own.chain(others.map(OriginStream::digest)) {
+        let others = self.receiver.inbound.iter_after(self.cursors.gossip.as_ref()).filter(|stream| stream.is_news());
+        let mut told = Vec::new();
+        for (digest, stream) in own.map(|own| (own, None)).chain(others.map(|other| (other.digest(), Some(other)))) {
             let Some(rest) = left.checked_sub(digest.max_len()).filter(|_| digests.len() < control::MAX_DIGESTS) else {
+                self.cursors.next_gossip = told.last().map(|(origin, _): &(NodeName, u64)| origin.clone());
                 break;
             };
             left = rest;
             digests.push(digest);
+            told.extend(stream.map(|stream| (stream.origin.clone(), stream.epoch)));
         }
         if digests.is_empty() {
             return 0;
         }
         let message = self.cx.local.encode_for(target.versions, &Control::Digest(digests));
+        for (origin, epoch) in told {
+            if let Some((stream, _)) = self.receiver.inbound.stream(origin.as_bytes(), epoch) {
+                stream.told = true;
+            }
+        }
         let used = message.len() + packet::PART_OVERHEAD;
         out.push(message);
         used
@@ -59,18 +79,30 @@ impl Dissemination {
 
     /// To be called after each round of gossip.
     pub(crate) fn after_gossip(&mut self) {
-        let own = self.publisher.lanes.iter_mut().map(|own| &mut own.rounds);
-        for rounds in own.chain(self.receiver.inbound.iter_mut().map(|stream| &mut stream.rounds)) {
-            *rounds = rounds.saturating_sub(1);
+        for own in self.publisher.lanes.iter_mut() {
+            own.rounds = own.rounds.saturating_sub(1);
+        }
+        for stream in self.receiver.inbound.iter_mut() {
+            if mem::take(&mut stream.told) || !stream.is_news() {
+                stream.rounds = stream.rounds.saturating_sub(1);
+            }
+        }
+        if let Some(next) = self.cursors.next_gossip.take() {
+            self.cursors.gossip = Some(next);
         }
     }
 
-    /// This node's digest of all streams, for a push/pull exchange with another of our nodes.
-    pub(crate) fn state(&self) -> Bytes {
+    /// This node's digest of all streams, for a push/pull exchange with another of our nodes; of those for which there is
+    /// room, if there are too many, and of the others at the next call.
+    pub(crate) fn state(&mut self) -> Bytes {
         let own = self.publisher.lanes.iter().filter(|own| own.is_active()).map(|own| own.digest(&self.cx.local, None));
-        let others = self.receiver.inbound.iter().filter(|stream| stream.next.is_some());
-        let digests = own.chain(others.map(OriginStream::digest));
-        let message = Control::Digest(digests.take(control::MAX_DIGESTS).collect()).encode();
+        let others = self.receiver.inbound.iter_after(self.cursors.exchange.as_ref());
+        let others = others.filter(|stream| stream.next.is_some());
+        let digests: Vec<_> = own.chain(others.map(OriginStream::digest)).take(control::MAX_DIGESTS).collect();
+        let last = digests.last().filter(|_| digests.len() == control::MAX_DIGESTS);
+        let last = last.map(|digest| NodeName::from(digest.origin));
+        let message = Control::Digest(digests).encode();
+        self.cursors.exchange = last;
         message.slice(1..)
     }
 

@@ -26,7 +26,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
+    ops::{Bound, Range},
     time::{Duration, Instant},
 };
 
@@ -69,6 +69,15 @@ impl InboundStreams {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &OriginStream> {
         self.streams.values().flatten()
+    }
+
+    /// The same, beginning behind this origin; those up to it come last.
+    pub(super) fn iter_after(&self, origin: Option<&NodeName>) -> impl Iterator<Item = &OriginStream> {
+        // No name is empty.
+        let origin = origin.map_or(&[][..], NodeName::as_bytes);
+        let behind = self.streams.range::<[u8], _>((Bound::Excluded(origin), Bound::Unbounded));
+        let before = self.streams.range::<[u8], _>((Bound::Unbounded, Bound::Included(origin)));
+        behind.chain(before).flat_map(|(_, streams)| streams)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut OriginStream> {

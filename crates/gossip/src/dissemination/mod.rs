@@ -112,6 +112,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use self::{
     context::{Context, Timer},
+    gossip::Cursors,
     lane::Lane,
     local_node::LocalNode,
     plain::PlainNodes,
@@ -151,6 +152,7 @@ pub(crate) struct Dissemination {
     plain: PlainNodes,
     tree: Tree,
     retransmitter: Retransmitter,
+    cursors: Cursors,
 }
 
 impl Dissemination {
@@ -182,6 +184,7 @@ impl Dissemination {
             plain: PlainNodes::new(tuning.retransmit_mult),
             tree: Tree::default(),
             retransmitter: Retransmitter::default(),
+            cursors: Cursors::default(),
         }
     }
 

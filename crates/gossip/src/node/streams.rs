@@ -141,7 +141,8 @@ impl Node {
         self.actions.push_back(Action::Connect { id, to });
         let mut view = self.membership.local_state(seed.is_some());
         let is_ours = self.membership.find_addr(to).is_some_and(|record| dissemination::is_ours(record.versions));
-        view.user_state = self.user_state(is_ours.then(|| self.dissemination_state()));
+        let digests = is_ours.then(|| self.dissemination_state());
+        view.user_state = self.user_state(digests);
         self.write(id, &StreamMessage::PushPull(view));
     }
 
@@ -154,7 +155,7 @@ impl Node {
     }
 
     /// The dissemination's digest. A node whose name is another's tells nothing.
-    fn dissemination_state(&self) -> Bytes {
+    fn dissemination_state(&mut self) -> Bytes {
         if self.seeds.name_taken() { Bytes::new() } else { self.dissemination.state() }
     }
 

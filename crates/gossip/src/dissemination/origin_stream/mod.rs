@@ -117,6 +117,8 @@ pub(super) struct OriginStream {
     next_attempt_at: Option<Instant>,
     /// For how many more rounds of gossip this stream's position is told.
     pub(super) rounds: u32,
+    /// Whether it was told in this round.
+    pub(super) told: bool,
     /// Set when the origin is gone or is in a newer epoch.
     pub(super) ended: Option<StreamEnd>,
     /// Whether an acknowledgement is due.
@@ -170,10 +172,16 @@ impl OriginStream {
             attempts: 0,
             next_attempt_at: None,
             rounds: 0,
+            told: false,
             ended: None,
             ack_due: false,
             cookie: None,
         }
+    }
+
+    /// Whether gossip is to tell how far it is.
+    pub(super) fn is_news(&self) -> bool {
+        self.rounds > 0 && self.next.is_some()
     }
 
     /// The first number that can be retransmitted to others.

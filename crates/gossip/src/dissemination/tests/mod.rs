@@ -3,6 +3,7 @@
 mod absence;
 mod addresses;
 mod clocks;
+mod digests;
 mod epochs;
 mod hostile;
 mod large;
