@@ -69,6 +69,7 @@ fn pages() -> Vec<PathBuf> {
     let examples = fs::read_dir(repository("examples")).expect("there are examples");
     let examples = examples.map(|entry| entry.expect("it can be read").path().join("README.md"));
     let mut pages = [markdown_in("."), markdown_in("docs"), markdown_in("fuzz")].concat();
+    pages.extend(markdown_in("crates/gossip/src/dissemination"));
     pages.extend(examples.filter(|page| page.exists()));
     pages.iter().map(|page| normal(page)).collect()
 }

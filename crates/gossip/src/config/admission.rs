@@ -8,10 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::ConfigError;
-
-/// How many networks can be [allowed](super::Config::allow).
-pub const MAX_NETWORKS: usize = 256;
+use super::{ConfigError, MAX_NETWORKS};
 
 /// What a node says about itself, or another says about it, before it is believed. See [`Config::admit`](super::Config::admit)
 /// for an example.

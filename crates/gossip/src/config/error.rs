@@ -1,7 +1,5 @@
 //! Why a configuration is refused.
 
-#[cfg(doc)]
-use super::{Config, ResourceLimits, Retention, Tuning};
 use super::{MAX_NETWORKS, MAX_SEEDS, quote};
 use crate::wire::limits;
 
@@ -10,6 +8,11 @@ use crate::wire::limits;
 /// Texts of errors and events name a setting as this crate does, between backquotes: the method of [`Config`], or the
 /// field of [`Tuning`], [`Retention`] or [`ResourceLimits`], as in ``is `max_members` too small?``. A program that has
 /// other names for them can put those there.
+///
+/// [`Config`]: super::Config
+/// [`Tuning`]: super::Tuning
+/// [`Retention`]: super::Retention
+/// [`ResourceLimits`]: super::ResourceLimits
 ///
 /// ```
 /// use broadcast::{Config, Profile, Tuning};
@@ -89,7 +92,7 @@ pub enum ConfigError {
     /// A number, a size or a duration is out of its range.
     #[error("`{setting}` = {value} is not valid: it must be {allowed}")]
     Range {
-        /// The field of [`Tuning`], [`Retention`] or [`ResourceLimits`].
+        /// The field of `Tuning`, `Retention` or `ResourceLimits`.
         setting: &'static str,
         /// Its value.
         value: String,

@@ -36,7 +36,7 @@ use std::{
 pub use ipnet::IpNet;
 
 pub use self::{
-    admission::{Admission, AdmissionFilter, Candidate, Claim, MAX_NETWORKS, check_networks, parse_network},
+    admission::{Admission, AdmissionFilter, Candidate, Claim, check_networks, parse_network},
     byte_size::ByteSize,
     error::ConfigError,
     faults::{Faults, MAX_DELAY},
@@ -53,6 +53,8 @@ use crate::wire::{envelope::Envelope, limits};
 /// The port that memberlist and `broadcast` listen on, unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7946;
 
+/// How many networks can be [allowed](super::Config::allow).
+pub const MAX_NETWORKS: usize = 256;
 /// How many seeds a node can be given.
 pub const MAX_SEEDS: usize = 256;
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{REPLIES_PER_SECOND, message::MAX_ENTRIES};
+use super::{MAX_ENTRIES, REPLIES_PER_SECOND};
 use crate::wire::MsgpackError;
 
 /// Why a message or a state of serf's was not used. The texts reach the application, as reasons of

@@ -1,13 +1,13 @@
 //! Serf's messages (`messages.go`): a type byte, and a MessagePack map in memberlist's dialect.
 //!
-//! One field is this crate's own, [`BROADCAST_FIELD`]: in an event it says that a node of this crate published it as a
+//! One field is this crate's own, [`FIELD_BROADCAST`]: in an event it says that a node of this crate published it as a
 //! message, in a push/pull it holds the state that only nodes of this crate exchange. Serf ignores fields it does not know.
 
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-use super::{SerfError, clock::LATEST};
+use super::{MAX_ENTRIES, SerfError, clock::LATEST};
 use crate::{
     membership::NodeName,
     wire::{
@@ -15,10 +15,6 @@ use crate::{
         msgpack::{Decoder, put_array, put_bool, put_bytes, put_large_map, put_map, put_str, put_u64, put_uint},
     },
 };
-
-/// How many members a state can name, and how many intents are kept: as many as a node remembers members by default
-/// ([`ResourceLimits`](crate::ResourceLimits)).
-pub(super) const MAX_ENTRIES: usize = 100_000;
 
 /// The type bytes.
 pub(super) mod kind {
@@ -34,7 +30,7 @@ pub(super) mod kind {
 }
 
 /// The field that only nodes of this crate read.
-const BROADCAST_FIELD: &str = "Broadcast";
+const FIELD_BROADCAST: &str = "Broadcast";
 /// How many events one push/pull can have.
 const MAX_EVENTS: usize = 65_536;
 
@@ -167,7 +163,7 @@ fn decode_intent(decoder: &mut Decoder<'_>) -> Result<Intent, DecodeError> {
 
 fn decode_event(decoder: &mut Decoder<'_>) -> Result<UserEvent, DecodeError> {
     let (mut time, mut name, mut payload, mut is_broadcast) = (0, Bytes::new(), Bytes::new(), false);
-    decoder.fields(&["LTime", "Name", "Payload", "CC", BROADCAST_FIELD], |decoder, field| {
+    decoder.fields(&["LTime", "Name", "Payload", "CC", FIELD_BROADCAST], |decoder, field| {
         match field {
             0 => time = decoder.u64()?,
             1 => name = decoder.str()?,
@@ -243,7 +239,7 @@ impl SerfPushPull {
         let mut out = vec![kind::PUSH_PULL];
         put_map(&mut out, 6 + u8::from(self.broadcast_state.is_some()));
         if let Some(broadcast_state) = &self.broadcast_state {
-            put_str(&mut out, BROADCAST_FIELD.as_bytes());
+            put_str(&mut out, FIELD_BROADCAST.as_bytes());
             put_bytes(&mut out, broadcast_state);
         }
         put_str(&mut out, b"EventLTime");
@@ -258,7 +254,7 @@ impl SerfPushPull {
             for event in slot {
                 put_map(&mut out, 2 + u8::from(event.is_broadcast));
                 if event.is_broadcast {
-                    put_str(&mut out, BROADCAST_FIELD.as_bytes());
+                    put_str(&mut out, FIELD_BROADCAST.as_bytes());
                     put_bool(&mut out, true);
                 }
                 put_str(&mut out, b"Name");
@@ -290,7 +286,7 @@ impl SerfPushPull {
 
 fn decode_push_pull(decoder: &mut Decoder<'_>) -> Result<SerfPushPull, DecodeError> {
     const FIELDS: [&str; 7] =
-        ["LTime", "StatusLTimes", "LeftMembers", "EventLTime", "Events", "QueryLTime", BROADCAST_FIELD];
+        ["LTime", "StatusLTimes", "LeftMembers", "EventLTime", "Events", "QueryLTime", FIELD_BROADCAST];
     let mut state = SerfPushPull::default();
     let mut too_many = false;
     decoder
@@ -347,7 +343,7 @@ fn decode_slot(decoder: &mut Decoder<'_>, events: &mut Vec<UserEvent>) -> Result
         }
         for _ in 0..decoder.array()? {
             let (mut name, mut payload, mut is_broadcast) = (Bytes::new(), Bytes::new(), false);
-            decoder.fields(&["Name", "Payload", BROADCAST_FIELD], |decoder, field| {
+            decoder.fields(&["Name", "Payload", FIELD_BROADCAST], |decoder, field| {
                 match field {
                     0 => name = decoder.str()?,
                     1 => payload = decoder.bytes()?,
@@ -395,7 +391,7 @@ fn put_intent(out: &mut Vec<u8>, time: u64, node: &NodeName) {
 pub(super) fn encode_user_event(time: u64, name: &[u8], payload: &[u8]) -> Bytes {
     let mut out = vec![kind::EVENT];
     put_map(&mut out, 5);
-    put_str(&mut out, BROADCAST_FIELD.as_bytes());
+    put_str(&mut out, FIELD_BROADCAST.as_bytes());
     put_bool(&mut out, true);
     put_str(&mut out, b"CC");
     put_bool(&mut out, false);

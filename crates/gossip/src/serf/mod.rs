@@ -66,7 +66,7 @@ use self::{
     clock::{LamportClock, MAX_LEAP, MAX_LEAP_IN_REPLY},
     events::{EventBuffer, EventOutcome},
     intents::{IntentStatus, Intents},
-    message::{Intent, MAX_ENTRIES, Query, SerfMessage, SerfPushPull, UserEvent},
+    message::{Intent, Query, SerfMessage, SerfPushPull, UserEvent},
     queries::QueryBuffer,
 };
 pub(crate) use self::{
@@ -89,6 +89,9 @@ pub(crate) const MAX_EVENT: usize = 512;
 pub(crate) const SOURCE: &str = "serf";
 /// How many messages can wait to be sent in each queue.
 const QUEUE_CAPACITY: usize = 1024;
+/// How many members a state can name, and how many intents are kept: as many as a node remembers members by default
+/// ([`ResourceLimits`](crate::ResourceLimits)).
+const MAX_ENTRIES: usize = 100_000;
 /// How many replies (answers to queries, and relays) a node sends in a second.
 const REPLIES_PER_SECOND: u32 = 256;
 

@@ -102,7 +102,7 @@ pub struct SkippedRecords {
 
 /// What comes next in the stream.
 #[derive(Debug, Default)]
-enum State {
+enum ReadState {
     #[default]
     Type,
     /// The structure behind the type byte.
@@ -164,7 +164,7 @@ pub struct StreamReader {
     busy: bool,
     /// How many bytes the records that were parsed refer to.
     parsed: usize,
-    state: State,
+    state: ReadState,
     skipped: Option<SkippedRecords>,
 }
 
@@ -201,7 +201,7 @@ impl StreamReader {
     ///
     /// See [`push`](Self::push).
     pub fn feed(&mut self, data: &[u8]) -> Result<Option<StreamMessage>, StreamError> {
-        if matches!(self.state, State::Done) {
+        if matches!(self.state, ReadState::Done) {
             return Ok(None);
         }
         let taken = data.len().min(self.limits.whole - self.arrived);
@@ -235,8 +235,8 @@ impl StreamReader {
     /// How many bytes are held of a message that is not complete.
     pub fn held(&self) -> usize {
         let records = match &self.state {
-            State::Record { nodes, .. } => nodes.capacity(),
-            State::UserState { push_pull, .. } => push_pull.nodes.capacity(),
+            ReadState::Record { nodes, .. } => nodes.capacity(),
+            ReadState::UserState { push_pull, .. } => push_pull.nodes.capacity(),
             _ => 0,
         };
         let compressed = self.compressed.as_ref().map_or(0, |compressed| compressed.data.len());
@@ -248,7 +248,7 @@ impl StreamReader {
         result: Result<Option<StreamMessage>, StreamError>,
     ) -> Result<Option<StreamMessage>, StreamError> {
         if !matches!(result, Ok(None)) {
-            self.state = State::Done;
+            self.state = ReadState::Done;
             (self.buf, self.compressed, self.busy, self.parsed) = (BytesMut::new(), None, false, 0);
         }
         result
@@ -290,12 +290,12 @@ impl StreamReader {
     fn parse(&mut self, records: &mut usize) -> Result<Option<StreamMessage>, StreamError> {
         loop {
             match &mut self.state {
-                State::Type => {
+                ReadState::Type => {
                     let Ok(kind) = self.buf.try_get_u8() else { return Ok(None) };
                     check_type(kind, self.compressed.is_some())?;
-                    self.state = State::Struct { kind, scanner: Scanner::default() };
+                    self.state = ReadState::Struct { kind, scanner: Scanner::default() };
                 }
-                State::Struct { kind, scanner } => {
+                ReadState::Struct { kind, scanner } => {
                     let kind = *kind;
                     let max = if kind == kind::COMPRESS { self.limits.whole } else { limits::STREAM_STRUCT };
                     let Some(body) = next_struct(&mut self.buf, scanner, max).map_err(body_error(kind))? else {
@@ -309,7 +309,7 @@ impl StreamReader {
                             let data = decode_compressed(&body, 0..body.len()).map_err(body_error(kind))?;
                             let inflater = Inflater::new(self.limits.decompressed);
                             self.compressed = Some(Compressed { data, inflater });
-                            (self.buf, self.state) = (BytesMut::new(), State::Type);
+                            (self.buf, self.state) = (BytesMut::new(), ReadState::Type);
                             continue;
                         }
                         kind::PUSH_PULL => {
@@ -320,21 +320,21 @@ impl StreamReader {
                         _ => {
                             let len = decode_user_header(&body).map_err(body_error(kind))?;
                             let len = announced("bytes of user message", len, self.limits.user_message)?;
-                            self.state = State::User { len };
+                            self.state = ReadState::User { len };
                             continue;
                         }
                     };
                     return message.map(Some).map_err(body_error(kind));
                 }
-                State::Record { header, left: 0, nodes, .. } => {
+                ReadState::Record { header, left: 0, nodes, .. } => {
                     // Within its limit, as checked when the header came.
                     let len = header.user_state as usize;
                     let nodes = std::mem::take(nodes);
                     let push_pull = PushPull { join: header.join, nodes, user_state: Bytes::new() };
-                    self.state = State::UserState { len, push_pull };
+                    self.state = ReadState::UserState { len, push_pull };
                 }
-                State::Record { .. } if *records == 0 => return Ok(None),
-                State::Record { left, nodes, scanner, .. } => {
+                ReadState::Record { .. } if *records == 0 => return Ok(None),
+                ReadState::Record { left, nodes, scanner, .. } => {
                     let body = next_struct(&mut self.buf, scanner, limits::STREAM_STRUCT);
                     let Some(body) = body.map_err(body_error(kind::PUSH_PULL))? else { return Ok(None) };
                     match PushPullState::decode(&body) {
@@ -351,7 +351,7 @@ impl StreamReader {
                     *records -= 1;
                     *scanner = Scanner::default();
                 }
-                State::UserState { len, push_pull } => {
+                ReadState::UserState { len, push_pull } => {
                     if self.buf.len() < *len {
                         return Ok(None);
                     }
@@ -359,11 +359,11 @@ impl StreamReader {
                     let push_pull = PushPull { user_state, ..std::mem::take(push_pull) };
                     return Ok(Some(StreamMessage::PushPull(push_pull)));
                 }
-                State::User { len } => {
+                ReadState::User { len } => {
                     let ready = self.buf.len() >= *len;
                     return Ok(ready.then(|| StreamMessage::User(self.buf.split_to(*len).freeze())));
                 }
-                State::Done => return Ok(None),
+                ReadState::Done => return Ok(None),
             }
         }
     }
@@ -384,10 +384,10 @@ fn check_type(kind: u8, decompressed: bool) -> Result<(), StreamError> {
 }
 
 /// Begins to read the records of a push/pull.
-fn push_pull(header: PushPullHeader, limits: &StreamLimits) -> Result<State, StreamError> {
+fn push_pull(header: PushPullHeader, limits: &StreamLimits) -> Result<ReadState, StreamError> {
     announced("records in a push/pull", header.nodes, limits.push_pull_nodes)?;
     announced("bytes of user state", header.user_state, limits.user_state)?;
-    Ok(State::Record { header, left: header.nodes, nodes: Vec::new(), scanner: Scanner::default() })
+    Ok(ReadState::Record { header, left: header.nodes, nodes: Vec::new(), scanner: Scanner::default() })
 }
 
 /// Checks an announced number.
