@@ -194,6 +194,7 @@ fn read(args: &SimArgs) -> Result<Scenarios, Failure> {
         let scenario = Scenario::parse(&file, &text).map_err(Failure::usage)?;
         scenarios.push((Some(file), scenario));
     }
+    name_apart(&mut scenarios);
     for (_, scenario) in &mut scenarios {
         if let Some(seeds) = args.seeds.clone().or(args.seed.map(|seed| seed..=seed)) {
             scenario.seeds = seeds;
@@ -203,6 +204,18 @@ fn read(args: &SimArgs) -> Result<Scenarios, Failure> {
         }
     }
     Ok(scenarios)
+}
+
+/// Names scenarios by their files where two have one name: reports, and the commands that repeat runs, must tell them apart.
+fn name_apart(scenarios: &mut Scenarios) {
+    let names: Vec<String> = scenarios.iter().map(|(_, scenario)| scenario.name.clone()).collect();
+    for (file, scenario) in scenarios {
+        if let Some(file) = file
+            && names.iter().filter(|name| **name == scenario.name).count() > 1
+        {
+            scenario.name.clone_from(file);
+        }
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {

@@ -62,6 +62,20 @@ fn what_falls_short_is_said_in_a_line_with_the_command_that_repeats_it() {
 }
 
 #[test]
+fn of_two_scenarios_with_one_name_the_one_that_falls_short_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = folder.path().join("quick.toml");
+    fs::write(&other, format!("{QUICK}[expect]\npackets = 0.5\n")).expect("a file");
+    let other = other.to_str().expect("a path in UTF-8");
+    let (output, _) = sim(QUICK, &[other, "--seed", "7"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = text(&output.stderr);
+    assert!(told.starts_with(&format!("missed: {other}, 5 nodes, seed 7: packets is ")), "{told}");
+    let again = format!("  repeat it: broadcast sim {other} --seed 7 --size 5");
+    assert_eq!(told.lines().last(), Some(again.as_str()), "{told}");
+}
+
+#[test]
 fn random_scenarios_are_told_apart_by_their_numbers() {
     let run = |args: &[&str]| {
         let output = program(&["sim", "--random"]).args(args).output().expect("the program");
