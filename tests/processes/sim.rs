@@ -105,6 +105,11 @@ fn a_run_to_a_step_shows_the_last_steps() {
 fn what_cannot_be_is_refused_in_one_line() {
     for (scenario, args, word) in [
         ("sizes = [5]\nduration = \"1s\"\nloss = 1\n", &[][..], "quick.toml:3: loss = 1: unknown field `loss`"),
+        (
+            "sizes = [5]\nduration = \"3s\"\n[[fault]]\nkind = \"crash\"\nat = \"5s\"\n",
+            &[],
+            "quick.toml: fault 1 (crash): at = 5s: it would never happen, as the duration is 3s; give an earlier time",
+        ),
         (QUICK, &["--seeds", "5..1"], "--seeds = \"5..1\": a range of seeds goes upwards"),
         (QUICK, &["--size", "0"], "--size = \"0\": it must be from 1 to 20000"),
         (QUICK, &["--size", "1"], "workload.publishers = 2: there are only 1 nodes"),

@@ -77,7 +77,7 @@ impl FaultKind {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fault {
     pub(crate) kind: FaultKind,
-    /// When it happens, from the beginning of the workload.
+    /// When it happens, from the beginning of the workload, and no later than its end.
     #[serde(default, deserialize_with = "start_time")]
     pub(crate) at: Option<Duration>,
     /// Or how often it recurs, on average.
@@ -86,7 +86,8 @@ pub(crate) struct Fault {
     /// How long it lasts.
     #[serde(default, rename = "for", deserialize_with = "some_duration")]
     pub(crate) lasts: Option<Duration>,
-    /// How many hosts it affects.
+    /// How many hosts it affects. Without this, `share` and `hosts`: half of them for a partition, two for a pair, the whole
+    /// network for a loss, else one.
     pub(crate) count: Option<usize>,
     /// Or which share of them.
     #[serde(default, deserialize_with = "share")]
@@ -150,7 +151,7 @@ impl Fault {
     fn check_hosts(&self, smallest: usize) -> Result<(), KeyProblem> {
         let given = [self.count.is_some(), self.share.is_some(), !self.hosts.is_empty()];
         if given.into_iter().filter(|given| *given).count() > 1 {
-            return Err(("count, share, hosts", "give one of them, or none for a single host".to_owned()));
+            return Err(("count, share, hosts", "give only one of them, or none".to_owned()));
         }
         if self.count.is_some_and(|count| count == 0 || count > smallest) {
             return Err(("count", format!("give 1 to {smallest}, the smallest size")));

@@ -245,6 +245,14 @@ impl Scenario {
             if let Err((name, problem)) = fault.check(smallest) {
                 return refuse(&format!("fault {} ({}): {name}", index + 1, fault.kind.name()), &problem);
             }
+            if let Some(at) = fault.at.filter(|at| *at > self.duration) {
+                let key = format!("fault {} ({}): at = {at:?}", index + 1, fault.kind.name());
+                let duration = self.duration;
+                let problem = format!(
+                    "it would never happen, as the duration is {duration:?}; give an earlier time, or a longer duration"
+                );
+                return refuse(&key, &problem);
+            }
         }
         Ok(())
     }
@@ -418,6 +426,10 @@ mod tests {
             ("[workload]\nsize = 1", "a.toml: workload.size = 1: give 24 to"),
             ("[[fault]]\nkind = \"pause\"\nfor = \"1s\"", "a.toml: fault 1 (pause): at, every: give one of them"),
             ("[[fault]]\nkind = \"pause\"\nat = \"1s\"", "a.toml: fault 1 (pause): for: say how long"),
+            (
+                "[[fault]]\nkind = \"crash\"\nat = \"1s\"\n[[fault]]\nkind = \"leave\"\nat = \"1001ms\"",
+                "a.toml: fault 2 (leave): at = 1.001s: it would never happen, as the duration is 1s; give an earlier time",
+            ),
             ("[[fault]]\nkind = \"clock\"\nat = \"1s\"", "a.toml: fault 1 (clock): step: a clock needs it"),
             ("[[fault]]\nkind = \"crash\"\nat = \"1s\"\ncount = 6", "a.toml: fault 1 (crash): count: give 1 to 5"),
         ] {
