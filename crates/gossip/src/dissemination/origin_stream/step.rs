@@ -16,9 +16,9 @@ pub(in crate::dissemination) const MAX_REQUESTED: u64 = 256;
 const LEFT_ORIGIN_GRACE: Duration = Duration::from_secs(10);
 /// The wait for the answer doubles with each request, up to this.
 const MAX_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many peers are asked for what the origin does not have, at least.
+/// After how many attempts missing messages may be given up, at least. Those that went to the origin count.
 pub(super) const MIN_PEERS_ASKED: usize = 4;
-/// The same, at most. Peers are asked by turns, so each of up to so many is asked.
+/// The same, at most.
 const MAX_PEERS_ASKED: usize = 8;
 /// How often an origin is asked where to start, before this node starts with the very first message, if others retain
 /// that.
