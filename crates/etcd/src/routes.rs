@@ -62,7 +62,7 @@ macro_rules! call {
 }
 
 impl Etcd {
-    /// All routes. The [crate](crate) shows how to mount them.
+    /// All routes. The [crate] shows how to mount them.
     #[must_use]
     pub fn routes(&self) -> Vec<Route> {
         use Permission::{Lock, Operate, Public, Read, Write};

@@ -230,7 +230,7 @@ pub enum LockQuery {
     },
     /// A session: an optional [`SessionState`].
     Session(i64),
-    /// Sessions: a [`List`] of [`SessionState`]s.
+    /// Sessions: a [`ListPage`] of [`SessionState`]s.
     Sessions {
         /// The last id of the page before.
         after: Option<i64>,

@@ -25,7 +25,7 @@ fn what_was_answered_is_true_whatever_fails() {
     let sums: [AtomicU64; 6] = Default::default();
     let name = "what_was_answered_is_true_whatever_fails";
     let began = std::time::Instant::now();
-    seeds(name, 0..60, |seed| {
+    seeds(name, 0..200, |seed| {
         let report = SimRuntime::with_seed(seed).block_on(nemesis::scenario(seed));
         for (sum, number) in sums.iter().zip(report.numbers()) {
             sum.fetch_add(number, Ordering::Relaxed);
