@@ -11,7 +11,7 @@ use axum::{
 };
 use broadcast::Handle;
 use broadcast_etcd::{ENDPOINT, Etcd, LoginOutcome, OpenStore, Permission, Route, TLS_ENDPOINT};
-use broadcast_gateway::{AuditHandle, RequiredScopes, Routes, Scope, Server};
+use broadcast_gateway::{AuditHandle, GatewayConfig, RequiredScopes, Routes, Scope, Server};
 use tracing::{info, warn};
 
 use super::http_api::{ServeConfig, ServerThread};
@@ -24,7 +24,7 @@ impl EtcdApi {
     /// Listens, unless it is off. If the default address is taken, by an etcd perhaps, the node starts without it.
     pub(super) fn bind(args: &EtcdArgs, serving: &ServeConfig, node: &str, votes: bool) -> Result<Self, Failure> {
         let Some(addr) = args.addr(votes) else { return Ok(Self(None)) };
-        match Server::bind(serving.config(addr)) {
+        match Server::bind(GatewayConfig { thread_name: "etcd", ..serving.config(addr) }) {
             Ok(server) => {
                 let addr = server.addr();
                 if serving.is_open_at(addr) {

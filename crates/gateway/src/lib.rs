@@ -202,6 +202,9 @@ pub struct GatewayConfig {
     /// Translates a text for callers that names a setting. Names of settings are fields of this type or of
     /// [`broadcast::Config`], in backquotes; a program puts its own names in their place. The default leaves the text as it is.
     pub explain: fn(&str) -> String,
+    /// The name of the thread that [`Server::spawn`] starts; the one for clients has `-clients` behind it. Linux shows 15 bytes
+    /// of each.
+    pub thread_name: &'static str,
 }
 
 /// How long clients may take. Longer times are kinder to slow networks; shorter ones free the connections of clients that are
@@ -238,6 +241,7 @@ impl GatewayConfig {
             max_connections: MAX_CONNECTIONS,
             timeouts: Timeouts::default(),
             explain: str::to_owned,
+            thread_name: "http",
         }
     }
 }
@@ -365,13 +369,14 @@ impl Server {
         let handle = clients.handle().clone();
         // Before the threads begin, so that no message is missed.
         let subscriptions = NodeSubscriptions::new(&node);
-        let clients = thread::Builder::new().name("http-clients".into()).spawn(move || {
+        let name = self.config.thread_name;
+        let clients = thread::Builder::new().name(format!("{name}-clients")).spawn(move || {
             // Nothing is ever sent: it ends when the other thread drops its end.
             let _ = clients.block_on(served);
             // Connections that are still open have had their time.
             clients.shutdown_background();
         })?;
-        thread::Builder::new().name("http".into()).spawn(move || {
+        thread::Builder::new().name(name.into()).spawn(move || {
             if let Err(error) = first.block_on(self.run_on(node, subscriptions, handle)) {
                 tracing::error!(%error, "HTTP is not served");
             }
