@@ -1,7 +1,8 @@
 //! Control messages: what only nodes of this crate say to each other. Digests, acknowledgements, requests.
 //!
 //! A control message is a user message that begins with [`MAGIC`], with which no JSON can begin. It goes only to nodes
-//! that understand it. Its kind follows, then its fields: numbers as unsigned LEB128, names behind their lengths.
+//! that understand it. Its kind follows, then its fields: numbers as unsigned LEB128 (but `hops` as a plain byte), names behind
+//! their lengths.
 //!
 //! Reading is bounded: no field is longer than what it stands in, and no list longer than its limit.
 
@@ -9,7 +10,8 @@ use bytes::Bytes;
 
 use crate::wire::{kind, limits};
 
-/// The first byte of a control message, and the revision of its format.
+/// The first byte of a control message. It never changes: it has nothing to do with [revisions](super::revision), though their
+/// numbers look like it.
 pub(crate) const MAGIC: u8 = 0xB5;
 /// The most entries of a [`Control::Digest`].
 pub(super) const MAX_DIGESTS: usize = 1024;
@@ -22,15 +24,38 @@ pub(super) const MAX_RANGES: usize = 32;
 
 /// Kinds from here on are about paths to members, and from 16 later on about nodes: see [`node`](crate::node).
 pub(crate) const PATH_KINDS: u8 = 0x40;
-const RELAY: u8 = 1;
-const DIGEST: u8 = 2;
-const ACK: u8 = 3;
-const REPAIR_REQUEST: u8 = 4;
-const PROXY_PUBLISH: u8 = 5;
-const WATCH_ACKS: u8 = 6;
-const ACK_REPORT: u8 = 7;
-const SENDER: u8 = 8;
-const COOKIE_ACK: u8 = 9;
+
+/// The kind of a control message, as a byte. One for each variant of [`Control`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Relay = 1,
+    Digest = 2,
+    Ack = 3,
+    RepairRequest = 4,
+    ProxyPublish = 5,
+    WatchAcks = 6,
+    AckReport = 7,
+    Sender = 8,
+    CookieAck = 9,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Relay,
+            2 => Self::Digest,
+            3 => Self::Ack,
+            4 => Self::RepairRequest,
+            5 => Self::ProxyPublish,
+            6 => Self::WatchAcks,
+            7 => Self::AckReport,
+            8 => Self::Sender,
+            9 => Self::CookieAck,
+            _ => return None,
+        })
+    }
+}
 
 /// What a user message of this crate is for, to count traffic by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +70,16 @@ pub(crate) enum TrafficClass {
 
 impl TrafficClass {
     pub(crate) fn of(payload: &[u8]) -> Self {
-        match payload {
-            [MAGIC, SENDER, rest @ ..] => match Control::decode_sender(rest) {
+        let [MAGIC, kind, rest @ ..] = payload else { return Self::Message };
+        let Some(kind) = Kind::of(*kind) else { return Self::Message };
+        match kind {
+            Kind::Sender => match Control::decode_sender(rest) {
                 Ok((_, [kind, ..])) => Self::of(&[MAGIC, *kind]),
                 _ => Self::Message,
             },
-            [MAGIC, ACK | WATCH_ACKS | ACK_REPORT | COOKIE_ACK, ..] => Self::Ack,
-            [MAGIC, DIGEST | REPAIR_REQUEST, ..] => Self::Repair,
-            _ => Self::Message,
+            Kind::Ack | Kind::WatchAcks | Kind::AckReport | Kind::CookieAck => Self::Ack,
+            Kind::Digest | Kind::RepairRequest => Self::Repair,
+            Kind::Relay | Kind::ProxyPublish => Self::Message,
         }
     }
 }
@@ -157,13 +184,14 @@ impl<'a> Control<'a> {
     /// Reads what follows [`MAGIC`].
     pub(super) fn decode(data: &'a [u8]) -> Result<Self, ControlError> {
         let mut reader = Reader { rest: data, len: data.len() };
-        Ok(match reader.byte()? {
-            RELAY => {
+        let kind = reader.byte()?;
+        Ok(match Kind::of(kind).ok_or(ControlError::Kind(kind))? {
+            Kind::Relay => {
                 let hops = reader.byte()?;
                 let until = reader.option()?;
                 Self::Relay { route: Route { hops, until }, message: reader.rest }
             }
-            DIGEST => {
+            Kind::Digest => {
                 let mut digests = Vec::new();
                 while !reader.rest.is_empty() {
                     if digests.len() == MAX_DIGESTS {
@@ -173,19 +201,21 @@ impl<'a> Control<'a> {
                 }
                 Self::Digest(digests)
             }
-            ACK => Self::Ack { epoch: reader.number()?, receiver_epoch: reader.number()?, next: reader.option()? },
-            COOKIE_ACK => Self::CookieAck {
+            Kind::Ack => {
+                Self::Ack { epoch: reader.number()?, receiver_epoch: reader.number()?, next: reader.option()? }
+            }
+            Kind::CookieAck => Self::CookieAck {
                 epoch: reader.number()?,
                 receiver_epoch: reader.number()?,
                 next: reader.option()?,
                 cookie: reader.option()?,
                 challenge: reader.challenge()?,
             },
-            SENDER => {
+            Kind::Sender => {
                 let (header, control) = Self::decode_sender(reader.rest)?;
                 Self::Sender { header, control }
             }
-            REPAIR_REQUEST => {
+            Kind::RepairRequest => {
                 let (origin, epoch) = (reader.name()?, reader.number()?);
                 let mut ranges = Vec::new();
                 while !reader.rest.is_empty() {
@@ -196,9 +226,9 @@ impl<'a> Control<'a> {
                 }
                 Self::RepairRequest { origin, epoch, ranges }
             }
-            PROXY_PUBLISH => Self::ProxyPublish { source: reader.name()?, message: reader.rest },
-            WATCH_ACKS => Self::WatchAcks,
-            ACK_REPORT => {
+            Kind::ProxyPublish => Self::ProxyPublish { source: reader.name()?, message: reader.rest },
+            Kind::WatchAcks => Self::WatchAcks,
+            Kind::AckReport => {
                 let epoch = reader.number()?;
                 let mut members = Vec::new();
                 while !reader.rest.is_empty() {
@@ -209,7 +239,6 @@ impl<'a> Control<'a> {
                 }
                 Self::AckReport { epoch, members }
             }
-            kind => return Err(ControlError::Kind(kind)),
         })
     }
 
@@ -239,24 +268,24 @@ impl<'a> Control<'a> {
         match self {
             Self::Relay { route, message } => {
                 out.reserve(message.len() + 16);
-                out.extend_from_slice(&[RELAY, route.hops]);
+                out.extend_from_slice(&[Kind::Relay as u8, route.hops]);
                 put_option(out, route.until);
                 out.extend_from_slice(message);
             }
             Self::Digest(digests) => {
-                out.push(DIGEST);
+                out.push(Kind::Digest as u8);
                 for digest in digests {
                     digest.put(out);
                 }
             }
             Self::Ack { epoch, receiver_epoch, next } => {
-                out.push(ACK);
+                out.push(Kind::Ack as u8);
                 put_number(out, *epoch);
                 put_number(out, *receiver_epoch);
                 put_option(out, *next);
             }
             Self::CookieAck { epoch, receiver_epoch, next, cookie, challenge } => {
-                out.push(COOKIE_ACK);
+                out.push(Kind::CookieAck as u8);
                 put_number(out, *epoch);
                 put_number(out, *receiver_epoch);
                 put_option(out, *next);
@@ -268,7 +297,7 @@ impl<'a> Control<'a> {
                 out.extend_from_slice(control);
             }
             Self::RepairRequest { origin, epoch, ranges } => {
-                out.push(REPAIR_REQUEST);
+                out.push(Kind::RepairRequest as u8);
                 put_name(out, origin);
                 put_number(out, *epoch);
                 for (first, count) in ranges {
@@ -277,13 +306,13 @@ impl<'a> Control<'a> {
                 }
             }
             Self::ProxyPublish { source, message } => {
-                out.push(PROXY_PUBLISH);
+                out.push(Kind::ProxyPublish as u8);
                 put_name(out, source);
                 out.extend_from_slice(message);
             }
-            Self::WatchAcks => out.push(WATCH_ACKS),
+            Self::WatchAcks => out.push(Kind::WatchAcks as u8),
             Self::AckReport { epoch, members } => {
-                out.push(ACK_REPORT);
+                out.push(Kind::AckReport as u8);
                 put_number(out, *epoch);
                 for (name, next) in members {
                     put_name(out, name);
@@ -296,7 +325,7 @@ impl<'a> Control<'a> {
 
 impl SenderHeader<'_> {
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(SENDER);
+        out.push(Kind::Sender as u8);
         put_name(out, self.name);
         put_challenge(out, self.echo);
     }
@@ -440,6 +469,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -461,7 +492,7 @@ mod tests {
             let digest = StreamDigest { origin: &origin, epoch, base, next, floor, start };
             let max_len = digest.max_len();
             let challenge = until.map(|nonce| Challenge { nonce, age: next });
-            for control in [
+            let controls = [
                 Control::Relay { route: Route { hops, until }, message: &message },
                 Control::Digest(vec![digest.clone(), digest]),
                 Control::Ack { epoch, receiver_epoch: base, next: until },
@@ -470,7 +501,11 @@ mod tests {
                 Control::WatchAcks,
                 Control::AckReport { epoch, members: vec![(&origin, base), (b"", next)] },
                 Control::CookieAck { epoch, receiver_epoch: base, next: until, cookie: Some(next), challenge },
-            ] {
+            ];
+            let kinds = controls.iter().map(|control| control.encode()[2]).chain([Kind::Sender as u8]);
+            let all = (0..=255).filter(|byte| Kind::of(*byte).is_some());
+            prop_assert_eq!(kinds.collect::<BTreeSet<_>>(), all.collect(), "each kind is in the list");
+            for control in controls {
                 let header = SenderHeader { name: &origin, echo: challenge };
                 let said = control.encode_from(header);
                 prop_assert!(said.len() <= control.encode().len() + header.max_len());
@@ -501,19 +536,19 @@ mod tests {
     fn what_is_beyond_a_limit_is_refused() {
         assert_eq!(Control::decode(&[]), Err(ControlError::Short(0)));
         assert_eq!(Control::decode(&[99]), Err(ControlError::Kind(99)));
-        assert_eq!(Control::decode(&[PROXY_PUBLISH, 5, b'a']), Err(ControlError::Short(3)));
-        assert_eq!(Control::decode(&[PROXY_PUBLISH, 0x80, 0x02]), Err(ControlError::Limit));
-        let mut long = vec![ACK];
+        assert_eq!(Control::decode(&[Kind::ProxyPublish as u8, 5, b'a']), Err(ControlError::Short(3)));
+        assert_eq!(Control::decode(&[Kind::ProxyPublish as u8, 0x80, 0x02]), Err(ControlError::Limit));
+        let mut long = vec![Kind::Ack as u8];
         long.extend_from_slice(&[0xff; 9]);
         long.push(2);
         assert_eq!(Control::decode(&long), Err(ControlError::Limit));
-        let mut many = vec![REPAIR_REQUEST, 0, 0];
+        let mut many = vec![Kind::RepairRequest as u8, 0, 0];
         many.extend_from_slice(&[0; 2 * MAX_RANGES + 2]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
-        let mut many = vec![DIGEST];
+        let mut many = vec![Kind::Digest as u8];
         many.extend_from_slice(&[0; 6 * (MAX_DIGESTS + 1)]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
-        let mut many = vec![ACK_REPORT, 0];
+        let mut many = vec![Kind::AckReport as u8, 0];
         many.extend_from_slice(&[0; 2 * (MAX_POSITIONS + 1)]);
         assert_eq!(Control::decode(&many), Err(ControlError::Limit));
     }
