@@ -44,14 +44,15 @@ use crate::{
 /// For how long a challenge is sent with the same nonce; responses count for twice as long.
 const CHALLENGE_LIFETIME: Duration = Duration::from_secs(10);
 
-/// Who sent a control message.
+/// To whom a control message is attributed, and how surely.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sender {
-    /// Where the sender is reached, as the membership has it.
+pub(super) struct Attribution {
+    /// Where that peer is reached, as the membership has it.
     pub(super) addr: SocketAddr,
-    /// Whether it is certainly who it says.
+    /// Whether it came from the IP address that the peer announces, or echoes this node's challenge. Whoever forges source
+    /// addresses passes, so what is done for a verified one has to be bounded all the same.
     pub(super) is_verified: bool,
-    /// If it responds to a challenge: for how long it has been running, in microseconds.
+    /// If it responds to a challenge: for how long the peer has been running, in microseconds.
     pub(super) response_age: Option<u64>,
 }
 

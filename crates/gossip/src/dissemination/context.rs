@@ -17,7 +17,7 @@ use super::{
     local_node::LocalNode,
     origin_stream::RepairTiming,
     output::Output,
-    revision::ours,
+    revision::target_of_ours,
     ring::FANOUT,
 };
 use crate::{
@@ -90,7 +90,7 @@ impl Context {
     }
 
     /// Sees to it that the next step of repair is taken by then at the latest.
-    pub(super) fn request_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
+    pub(super) fn repair_by(&mut self, at: Instant, origin: &NodeName, epoch: u64) {
         let timer = Timer::Repair(origin.clone(), epoch);
         if self.timers.get(&timer).is_none_or(|due| due > at) {
             self.timers.set(timer, at);
@@ -104,9 +104,10 @@ impl Context {
         }
     }
 
-    /// Sends control messages to one of our nodes.
+    /// Sends control messages to one of our nodes, in packets: none may be larger than
+    /// [`max_in_packet`](Self::max_in_packet). For what may be, there is [`multicast`](Self::multicast).
     pub(super) fn send(&mut self, to: SocketAddr, messages: Vec<Bytes>) {
-        self.outputs.push_back(Output::Packets { to: vec![ours(to)], route: None, messages });
+        self.outputs.push_back(Output::Packets { to: vec![target_of_ours(to)], route: None, messages });
     }
 
     /// Sends messages on a route to some nodes: small ones in packets, each large one over a stream.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Dissemination,
-    challenges::Sender,
+    challenges::Attribution,
     control::{Control, MAGIC, Route, StreamDigest},
     error::DisseminationError,
     id::MessageId,
@@ -82,7 +82,7 @@ impl Dissemination {
             }
             control => {
                 let record = membership.find_addr(from).filter(is_ours);
-                let sender = Sender { addr: from, is_verified: true, response_age: None };
+                let sender = Attribution { addr: from, is_verified: true, response_age: None };
                 (record.map(|record| (record, sender)), control)
             }
         };
@@ -93,7 +93,7 @@ impl Dissemination {
     fn take_control(
         &mut self,
         now: Instant,
-        (from, speaker): (SocketAddr, Option<(&Record, Sender)>),
+        (from, speaker): (SocketAddr, Option<(&Record, Attribution)>),
         control: Control<'_>,
         membership: &Membership,
     ) -> Result<(), DisseminationError> {
@@ -191,7 +191,7 @@ impl Dissemination {
     pub(super) fn handle_digest(
         &mut self,
         now: Instant,
-        sender: Option<Sender>,
+        sender: Option<Attribution>,
         digest: &StreamDigest<'_>,
         membership: &Membership,
     ) {

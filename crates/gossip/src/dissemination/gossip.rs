@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Dissemination,
-    challenges::Sender,
+    challenges::Attribution,
     control::{self, Control, MAGIC},
     error::DisseminationError,
     origin_stream::OriginStream,
@@ -131,7 +131,7 @@ impl Dissemination {
         if let Some((&MAGIC, data)) = state.split_first()
             && let Control::Digest(digests) = Control::decode(data)?
         {
-            let sender = from.map(|addr| Sender { addr, is_verified: true, response_age: None });
+            let sender = from.map(|addr| Attribution { addr, is_verified: true, response_age: None });
             for digest in &digests {
                 self.handle_digest(now, sender, digest, membership);
             }

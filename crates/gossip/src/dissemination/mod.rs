@@ -21,7 +21,7 @@
 //!
 //! | control message | from, to | says |
 //! |---|---|---|
-//! | `Ack` | receiver to origin | everything below this number is here |
+//! | `Ack` | receiver to an origin that knows no cookies | everything below this number is here; or a request where to start |
 //! | `CookieAck` | receiver to origin | the same, with proof of who says it; or a request where to start |
 //! | `Digest` | origin to who has not acknowledged; anybody in gossip and in push/pull exchanges | what there is, and what nobody needs any more |
 //! | `RepairRequest` | who finds a gap, to who told of it, then the origin, then anybody | retransmit these |

@@ -39,7 +39,7 @@ use super::{
     output::Output,
     payload::{self, Parsed},
     publisher::Publisher,
-    revision::{is_ours, ours},
+    revision::{is_ours, target_of_ours},
 };
 use crate::membership::{Membership, NodeName, Record, TransmitLimitedQueue};
 
@@ -224,5 +224,5 @@ impl PlainNodes {
 fn send_to_proxy(cx: &mut Context, proxy: SocketAddr, source: &NodeName, message: &Bytes, membership: &Membership) {
     let versions = membership.find_addr(proxy).map(|record| record.versions).unwrap_or_default();
     let message = cx.local.encode_for(versions, &Control::ProxyPublish { source: source.as_bytes(), message });
-    cx.multicast(vec![ours(proxy)], None, vec![message]);
+    cx.multicast(vec![target_of_ours(proxy)], None, vec![message]);
 }

@@ -10,7 +10,7 @@ use std::{
 use rand::RngExt;
 
 use super::{
-    challenges::Sender,
+    challenges::Attribution,
     context::{Context, Timer},
     control::{Challenge, Control, StreamStart},
     draft::{Draft, PublishedMessage},
@@ -150,7 +150,7 @@ impl Publisher {
         &mut self,
         cx: &mut Context,
         now: Instant,
-        (record, sender): (&Record, Sender),
+        (record, sender): (&Record, Attribution),
         ack: Ack,
         cookie: Option<u64>,
         challenge: Option<Challenge>,

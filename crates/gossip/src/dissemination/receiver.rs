@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::{
-    challenges::{Challenges, Sender},
+    challenges::{Attribution, Challenges},
     context::{Context, Timer},
     control::{Control, Route, SenderHeader},
     error::DisseminationError,
@@ -87,7 +87,7 @@ impl Receiver {
         cx.sweep_later(now);
     }
 
-    /// Who sent a control message with this header, and whether that is certain. `record` is the live member that it names.
+    /// To whom a control message with this header is attributed. `record` is the live member that it names.
     pub(super) fn identify(
         &mut self,
         cx: &mut Context,
@@ -95,7 +95,7 @@ impl Receiver {
         from: SocketAddr,
         header: SenderHeader<'_>,
         record: &Record,
-    ) -> Sender {
+    ) -> Attribution {
         let addr = record.addr();
         let response = header.echo.filter(|echo| self.challenges.is_response(now, &record.name, *echo));
         // Over a stream it comes from a port of the system's choice.
@@ -104,7 +104,7 @@ impl Receiver {
             cx.counters.address_mismatches += 1;
             cx.outputs.push_back(Output::AddressMismatch { name: record.name.clone(), announced: addr, from });
         }
-        Sender { addr, is_verified: is_at_home || response.is_some(), response_age: response.map(|echo| echo.age) }
+        Attribution { addr, is_verified: is_at_home || response.is_some(), response_age: response.map(|echo| echo.age) }
     }
 
     /// Receives a message; gives what became of it, unless its stream is refused.
@@ -137,7 +137,7 @@ impl Receiver {
         if let Some(name) = name {
             if is_missing {
                 // What is out of order may only be late.
-                cx.request_by(now + timing.response_timeout / 5, &name, id.epoch);
+                cx.repair_by(now + timing.response_timeout / 5, &name, id.epoch);
             }
             if acks {
                 self.ack_later(cx, now, name, id.epoch);

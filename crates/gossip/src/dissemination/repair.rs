@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    challenges::Sender,
+    challenges::Attribution,
     context::{Context, Timer},
     control::{Control, StreamDigest},
     hash::hash,
@@ -35,7 +35,7 @@ impl Receiver {
         &mut self,
         cx: &mut Context,
         now: Instant,
-        sender: Option<Sender>,
+        sender: Option<Attribution>,
         digest: &StreamDigest<'_>,
         membership: &Membership,
     ) -> bool {
@@ -73,7 +73,7 @@ impl Receiver {
             start.filter(|start| is_origin && (start.receiver_epoch == 0 || start.receiver_epoch == cx.local.epoch));
         let outcome = stream.learn(digest, start, source, timing, buffers);
         if let Some(pause) = outcome.request_in {
-            cx.request_by(now + pause, &stream.origin, epoch);
+            cx.repair_by(now + pause, &stream.origin, epoch);
         }
         if outcome.acknowledge {
             let name = stream.origin.clone();
@@ -173,12 +173,12 @@ impl Receiver {
             }
             (RepairStep::RequestStart(pause) | RepairStep::Wait(pause), _) => pause,
             (RepairStep::Started, _) => {
-                cx.request_by(now, origin, epoch);
+                cx.repair_by(now, origin, epoch);
                 return true;
             }
             (RepairStep::GaveUp, _) => {
                 self.ack_later(cx, now, origin.clone(), epoch);
-                cx.request_by(now, origin, epoch);
+                cx.repair_by(now, origin, epoch);
                 return true;
             }
             (RepairStep::Request(request), record) => {
@@ -216,12 +216,10 @@ impl Receiver {
         cx.counters.requested += ranges.iter().map(|(_, count)| count).sum::<u64>();
         // First who is sending something large or told of the messages, then the origin, then anybody and the origin by turns.
         let bulk_sender = self.bulk_sender.filter(|(_, at)| now.saturating_duration_since(*at) < BULK_TIMEOUT);
-        let preferred_peer = bulk_sender.map(|(addr, _)| addr).or(preferred_peer);
-        let known = preferred_peer
-            .and_then(|preferred_peer| membership.find_addr(preferred_peer))
-            .filter(|preferred_peer| preferred_peer.is_live());
+        let first_choice = bulk_sender.map(|(addr, _)| addr).or(preferred_peer);
+        let known = first_choice.and_then(|addr| membership.find_addr(addr)).filter(|record| record.is_live());
         let to = match (known, record.filter(|_| origin_may_have)) {
-            (Some(preferred_peer), _) => Some(preferred_peer),
+            (Some(known), _) => Some(known),
             (None, Some(origin)) if attempt < 2 || attempt.is_multiple_of(2) => Some(origin),
             (None, may_have) => anybody_but(origin, attempt, &cx.local.name, membership).or(may_have),
         };

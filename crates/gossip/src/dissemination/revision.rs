@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 
 use crate::{membership::Target, wire::Versions};
 
-/// What this node announces as the largest delegate version that it understands.
+/// What this node announces as the largest delegate version that it understands. It grows by one with each change that nodes of
+/// the commit before must not be sent, whether that is released or not. Tests have some revisions in digits: look through
+/// them for `0xB` then.
 pub(crate) const DELEGATE_MAX: u8 = 0xB4;
 /// The first revision, and those that added something: reports of acknowledgements; senders' headers; probes of paths, and
 /// bundles; infos of nodes.
@@ -16,7 +18,8 @@ const WATCHED: u8 = 0xB2;
 const NAMED: u8 = 0xB3;
 const PATHS: u8 = 0xB3;
 const INFO: u8 = 0xB4;
-/// The last revision that is reserved for our nodes.
+/// The last revision that is reserved for our nodes: whoever knows no more takes anything larger for a plain node's. After it,
+/// nodes have to keep announcing this one, and to tell what they understand in another way.
 const LAST: u8 = 0xBF;
 
 /// Whether a node with these versions is of this revision or a later one.
@@ -49,7 +52,8 @@ pub(crate) fn tells_info(versions: Versions) -> bool {
     is_since(INFO, versions)
 }
 
-/// One of our nodes, all of which understand a checksum, as a target.
-pub(super) fn ours(addr: SocketAddr) -> Target {
+/// One of our nodes, all of which understand a checksum, as a target. It claims this node's own versions, whatever the node there
+/// announces, so never ask it what the receiver understands: the member's [`Record`](crate::membership::Record) tells that.
+pub(super) fn target_of_ours(addr: SocketAddr) -> Target {
     Target { addr, checksum: true, versions: [1, 5, 2, 0, DELEGATE_MAX, 0] }
 }

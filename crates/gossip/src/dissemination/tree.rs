@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     context::Context,
     control::Route,
-    revision::ours,
+    revision::target_of_ours,
     ring::{self, Branch, Ring},
 };
 use crate::membership::Membership;
@@ -78,8 +78,8 @@ fn send_along(
     for branch in branches {
         send_start_if_new(cx, branch.to);
         match branch.until {
-            None => leaves.push(ours(branch.to)),
-            until => cx.multicast(vec![ours(branch.to)], Some(Route { hops, until }), messages.to_vec()),
+            None => leaves.push(target_of_ours(branch.to)),
+            until => cx.multicast(vec![target_of_ours(branch.to)], Some(Route { hops, until }), messages.to_vec()),
         }
     }
     if !leaves.is_empty() {

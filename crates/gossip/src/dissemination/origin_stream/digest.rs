@@ -78,26 +78,22 @@ impl OriginStream {
     /// A peer says that there are messages up to `head`, and that it keeps those from `base` on. The origin itself is believed
     /// even if it says less than others did.
     fn learn_head(&mut self, base: u64, head: u64, source: DigestSource) {
-        let preferred_peer = source.addr;
+        let teller = source.addr;
         if source.is_origin {
             self.head = head;
         }
         if head > self.end() {
-            (self.head, self.head_source, self.head_disputed) = (head, preferred_peer, false);
-            self.preferred_peer = preferred_peer;
+            (self.head, self.head_source, self.head_disputed) = (head, teller, false);
+            self.preferred_peer = teller;
             if self.next.is_some_and(|next| base <= next) {
                 self.reset_attempts();
             }
         } else if self.preferred_peer.is_none()
             && (head == self.end() || self.next.is_some_and(|next| base <= next && next < head))
         {
-            self.preferred_peer = preferred_peer;
+            self.preferred_peer = teller;
             self.head_disputed = false;
-        } else if head < self.head
-            && preferred_peer.is_some()
-            && preferred_peer == self.head_source
-            && self.attempts > 0
-        {
+        } else if head < self.head && teller.is_some() && teller == self.head_source && self.attempts > 0 {
             self.head_disputed = true;
         }
     }

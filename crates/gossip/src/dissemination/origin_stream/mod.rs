@@ -265,7 +265,7 @@ impl OriginStream {
         self.head_source = self.head_source.filter(|head_source| *head_source != addr);
     }
 
-    /// Receives a message, which `build` makes of its origin's name if it is new. With `begins`, the stream starts with it if
+    /// Receives a message, which `build` makes of its origin's name if it is new. With `start`, the stream starts with it if
     /// its start is not known.
     pub(super) fn receive(
         &mut self,

@@ -8,7 +8,7 @@ use super::*;
 use crate::dissemination::{
     Dissemination,
     control::{Control, MAX_DIGESTS},
-    revision::ours,
+    revision::target_of_ours,
 };
 
 /// A node that knows these many origins, with so many rounds of gossip to tell of each.
@@ -59,7 +59,7 @@ fn each_origin_is_told_by_gossip_for_as_many_rounds_however_many_there_are() {
         // All members that are told in a round are told the same.
         let packets = [(), ()].map(|()| {
             let mut packet: Vec<Bytes> = Vec::new();
-            assert!(node.fill(ours("127.0.0.1:7946".parse().expect("an address")), 400, &mut packet) <= 400);
+            assert!(node.fill(target_of_ours("127.0.0.1:7946".parse().expect("an address")), 400, &mut packet) <= 400);
             origins(&packet[0])
         });
         assert_eq!(packets[0], packets[1]);

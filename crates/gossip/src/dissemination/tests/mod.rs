@@ -87,14 +87,14 @@ fn check_healthy(sim: &mut Sim, addrs: &[SocketAddr]) {
     }
 }
 
-struct TrafficClass {
+struct Chatter {
     sim: Sim,
     addrs: Vec<SocketAddr>,
     /// The next value of each node.
     next: u64,
 }
 
-impl TrafficClass {
+impl Chatter {
     /// As many nodes, which lose that share of their datagrams, all joining through the first.
     fn start(seed: u64, profile: Profile, n: u16, loss: f64) -> Self {
         let mut sim = Sim::new(seed, profile);
@@ -141,7 +141,7 @@ impl TrafficClass {
 fn nodes_that_speak_before_all_know_them_are_heard_in_full_from_when_they_do() {
     for (seed, profile) in (0..4).zip([Profile::Local, Profile::Lan].into_iter().cycle()) {
         println!("seed {seed}, {profile:?}");
-        let mut chatter = TrafficClass::start(seed, profile, 13, 0.3);
+        let mut chatter = Chatter::start(seed, profile, 13, 0.3);
         while !chatter.sim.agreed() {
             chatter.turn();
             assert!(chatter.next < 300, "they do not agree");
@@ -158,7 +158,7 @@ fn nodes_that_speak_before_all_know_them_are_heard_in_full_from_when_they_do() {
 
 #[test]
 fn what_was_said_while_both_were_cut_off_is_not_skipped() {
-    let mut chatter = TrafficClass::start(1, Profile::Lan, 4, 0.0);
+    let mut chatter = Chatter::start(1, Profile::Lan, 4, 0.0);
     let minute = Duration::from_secs(60);
     chatter.sim.run_until(minute, Sim::agreed);
     let [one, two, three, four] = chatter.addrs[..] else { panic!("four nodes") };

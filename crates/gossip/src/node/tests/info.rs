@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::{super::info, *};
 use crate::{
     config::{Config, NodeId, NodeInfo},
+    dissemination::DELEGATE_MAX,
     wire::Versions,
 };
 
@@ -222,8 +223,9 @@ fn only_nodes_that_understand_it_are_asked() {
     let now = Instant::now();
     for (versions, asked) in [
         (VERSIONS, true),
-        ([1, 5, 2, 0, 0xB5, 0], true),
-        // The previous release, and a plain memberlist node.
+        // A later revision.
+        ([1, 5, 2, 0, DELEGATE_MAX + 1, 0], true),
+        // The last revision without infos, and a plain memberlist node.
         ([1, 5, 2, 0, 0xB3, 0], false),
         ([1, 5, 2, 0, 0, 0], false),
     ] {
