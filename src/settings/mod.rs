@@ -4,7 +4,7 @@
 //! the variable: `max_members` is `--max-members` and `BROADCAST_MAX_MEMBERS`. If a library has the setting too, its default
 //! and its range come from there, and where errors of the library name it, they get the program's names ([`explain`]).
 //!
-//! Help, completions and manual pages are made from these structs. `tests/processes/documents.rs` compares the help with
+//! Help, completions and manual pages are made from these structs. `tests/processes/settings.rs` compares the help with
 //! the pages in `docs/` and with the files for Docker and Kubernetes.
 
 mod access;

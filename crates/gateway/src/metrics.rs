@@ -1,7 +1,8 @@
 //! `GET /metrics`: what a node counts, for Prometheus.
 //!
 //! Names follow Prometheus' conventions: base units, and `_total` for what only grows. A scraper knows which instance it asks;
-//! `broadcast_build_info` has the node's name, to join other metrics with.
+//! `broadcast_build_info` has the node's name, to join other metrics with. Dashboards use the names, so these stay though fields
+//! were renamed.
 
 use std::{
     collections::BTreeMap,
