@@ -96,6 +96,13 @@ impl FaultSchedule {
                 at += next_gap(fault, rng);
             }
         }
+        // Hosts that join later are on the side of host 0. On none, they would carry messages from one side to the other.
+        for (_, action) in &mut schedule.actions {
+            if let FaultAction::Partition { partition, .. } = action {
+                let side = partition.sides[0];
+                partition.sides.resize(schedule.hosts, side);
+            }
+        }
         schedule.actions.sort_by_key(|(at, _)| *at);
         schedule
     }
@@ -251,4 +258,27 @@ fn choose(range: std::ops::Range<HostId>, count: usize, rng: &mut Xoshiro256Plus
     let mut chosen = chosen.to_vec();
     chosen.sort_unstable();
     chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn hosts_that_join_are_on_the_side_of_host_0() {
+        for (cut, side) in [("[2, 3]", true), ("[0, 1]", false)] {
+            let partition = format!("[[fault]]\nkind = \"partition\"\nat = \"1s\"\nfor = \"5s\"\nhosts = {cut}\n");
+            let join = "[[fault]]\nkind = \"join\"\nat = \"2s\"\ncount = 2\n";
+            let text = format!("sizes = [4]\nduration = \"9s\"\n{partition}{join}");
+            let scenario = Scenario::parse("test", &text).expect("a scenario");
+            let schedule = FaultSchedule::generate(&scenario, 4, &mut Xoshiro256PlusPlus::seed_from_u64(1));
+            let sides = schedule.actions.iter().find_map(|(_, action)| match action {
+                FaultAction::Partition { partition, .. } => Some(partition.sides.clone()),
+                _ => None,
+            });
+            assert_eq!(sides, Some([side, side, !side, !side, side, side].map(Some).to_vec()), "{cut}");
+        }
+    }
 }
