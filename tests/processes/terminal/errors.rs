@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{ask, command, feed, node};
-use crate::support::{program, refusal, stdout};
+use crate::{
+    documents::commands,
+    support::{program, refusal, stdout},
+};
 
 #[test]
 fn what_cannot_be_written_is_told() {
@@ -115,12 +118,12 @@ fn a_node_that_cannot_be_asked_is_named_with_what_to_do() {
 #[test]
 fn shells_and_readers_know_every_command() {
     let run = |args: &[&str]| stdout(program(args).output().expect("the program runs"));
-    let commands =
-        ["node", "demo", "publish", "tail", "timeline", "members", "status", "health", "log", "faults", "man"];
+    let commands = commands();
+    assert!(commands.len() > 20, "{commands:?}");
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(&["completions", shell]);
-        for word in commands.iter().chain(&["keygen", "sim", "chaos", "completions"]) {
-            assert!(script.contains(word), "{word} for {shell}");
+        for command in &commands {
+            assert!(script.contains(command), "{command} for {shell}");
         }
         assert!(script.contains("ack"), "flags for {shell}");
     }
@@ -132,7 +135,7 @@ fn shells_and_readers_know_every_command() {
     let pages = std::fs::read_dir(&dir).expect("it is made").count();
     assert!(said.starts_with(&format!("wrote {pages} manual pages into {}", dir.display())), "{said}");
     for command in commands {
-        let page = std::fs::read_to_string(dir.join(format!("broadcast-{command}.1"))).expect(command);
+        let page = std::fs::read_to_string(dir.join(format!("broadcast-{command}.1"))).expect(&command);
         assert!(page.contains(&format!(".TH broadcast-{command} 1")), "{page}");
     }
     // Where bash is, it takes its script.
