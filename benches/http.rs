@@ -150,12 +150,12 @@ fn message(line: &str) -> Option<Value> {
 async fn latency(cluster: &Cluster) {
     const MESSAGES: usize = 1000;
     let started = Instant::now();
-    let mut told = follow(&cluster.0[1]).await;
-    let hearing = tokio::spawn(async move {
+    let mut stream = follow(&cluster.0[1]).await;
+    let follower = tokio::spawn(async move {
         let (mut late, mut line) = (Vec::new(), String::new());
         while late.len() < MESSAGES {
             line.clear();
-            told.read_line(&mut line).await.expect("it goes on");
+            stream.read_line(&mut line).await.expect("it goes on");
             let now = started.elapsed();
             late.extend(
                 message(&line).map(|message| now - Duration::from_nanos(message["value"].as_u64().expect("its time"))),
@@ -178,7 +178,7 @@ async fn latency(cluster: &Cluster) {
         stream.write_all((head + &body).as_bytes()).await.expect("it reads");
         assert!(stream.read(&mut answer).await.expect("it answers") > 0 && answer.starts_with(b"HTTP/1.1 202"));
     }
-    let late = timeout(LIMIT, hearing).await.expect("all arrive").expect("it ends");
+    let late = timeout(LIMIT, follower).await.expect("all arrive").expect("it ends");
     let ms = |at: usize| late[at * late.len() / 1000].as_secs_f64() * 1000.0;
     println!("| HTTP publish to SSE at another node, 100 msg/s, p50 / p99 | {:.2} / {:.2} ms |", ms(500), ms(990));
 }
@@ -188,23 +188,23 @@ async fn batches(cluster: &Cluster) {
     const BATCHES: u64 = 40;
     // More than 65,536 behind, a follower would be cut off.
     const AHEAD: u64 = 50_000;
-    let mut hearing = JoinSet::new();
+    let mut followers = JoinSet::new();
     let mut progress = Vec::new();
     for node in &cluster.0 {
-        let mut told = follow(node).await;
-        let (all, hears) = watch::channel(0);
-        progress.push(hears);
-        hearing.spawn(async move {
-            let (mut heard, mut line) = (0, String::new());
-            while heard < LINES * BATCHES {
+        let mut stream = follow(node).await;
+        let (sender, receiver) = watch::channel(0);
+        progress.push(receiver);
+        followers.spawn(async move {
+            let (mut received, mut line) = (0, String::new());
+            while received < LINES * BATCHES {
                 line.clear();
-                told.read_line(&mut line).await.expect("it goes on");
+                stream.read_line(&mut line).await.expect("it goes on");
                 assert!(!line.starts_with("event: "), "something was left out: {line}");
                 if line.starts_with("data: ") {
-                    assert!(line.contains(&format!("\"value\":{heard},")), "in order, once: {line}, not {heard}");
-                    heard += 1;
-                    if heard % LINES == 0 {
-                        all.send_replace(heard);
+                    assert!(line.contains(&format!("\"value\":{received},")), "in order, once: {line}, not {received}");
+                    received += 1;
+                    if received % LINES == 0 {
+                        sender.send_replace(received);
                     }
                 }
             }
@@ -212,9 +212,9 @@ async fn batches(cluster: &Cluster) {
     }
     let started = Instant::now();
     for batch in 0..BATCHES {
-        for heard in &mut progress {
-            // One that has heard all is gone.
-            let _ = heard.wait_for(|heard| heard + AHEAD >= (batch + 1) * LINES).await;
+        for receiver in &mut progress {
+            // A follower that has received all is gone.
+            let _ = receiver.wait_for(|received| received + AHEAD >= (batch + 1) * LINES).await;
         }
         let lines = (batch * LINES..(batch + 1) * LINES).map(|value| format!("{{\"key\":\"k\",\"value\":{value}}}\n"));
         let body: String = lines.collect();
@@ -223,7 +223,7 @@ async fn batches(cluster: &Cluster) {
         assert!(answer.contains(&format!("\"published\":{LINES}")), "{answer}");
     }
     let published = started.elapsed();
-    let all = async { while hearing.join_next().await.transpose().expect("nothing is left out").is_some() {} };
+    let all = async { while followers.join_next().await.transpose().expect("nothing is left out").is_some() {} };
     timeout(LIMIT, all).await.expect("all arrive");
     let rate = |time: Duration| (LINES * BATCHES) as f64 / time.as_secs_f64();
     println!(
@@ -242,10 +242,10 @@ async fn followers(cluster: &Cluster) {
     // One that does not read is to cost the others nothing.
     let asleep = follow(node).await;
     for _ in 0..FOLLOWERS {
-        let (mut told, heard) = (follow(node).await, Arc::clone(&heard));
+        let (mut stream, heard) = (follow(node).await, Arc::clone(&heard));
         tokio::spawn(async move {
             let mut line = String::new();
-            while told.read_line(&mut line).await.is_ok_and(|length| length > 0) {
+            while stream.read_line(&mut line).await.is_ok_and(|length| length > 0) {
                 heard.fetch_add(u64::from(line.starts_with("data: ")), Ordering::Relaxed);
                 line.clear();
             }

@@ -14,7 +14,7 @@ pub fn missing(features: &[&str]) -> Option<String> {
 }
 
 /// The outcome of a request.
-pub struct Fetched {
+pub struct CurlResponse {
     /// curl's exit code.
     pub code: i32,
     /// The body of the answer.
@@ -24,7 +24,7 @@ pub struct Fetched {
 }
 
 /// Asks for a URL.
-pub fn fetch(url: &str, args: &[&str]) -> Fetched {
+pub fn fetch(url: &str, args: &[&str]) -> CurlResponse {
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_version} %{http_code}"])
         .args(args)
@@ -38,5 +38,5 @@ pub fn fetch(url: &str, args: &[&str]) -> Fetched {
         None if code == 0 => panic!("{url}: {text}{stderr}"),
         split => split.unwrap_or_default(),
     };
-    Fetched { code, body: body.into(), status: status.into() }
+    CurlResponse { code, body: body.into(), status: status.into() }
 }

@@ -24,7 +24,7 @@ const SCENARIO: [(&str, u64, [&str; 2]); 3] =
     [("node2", 0, ["node1", "node3"]), ("node3", 1, ["node1", "node2"]), ("node2", 2, ["node1", "node3"])];
 
 /// A line of a log: which node's, its time, and the words; as text or as JSON.
-struct Line {
+struct LogLine {
     node: &'static str,
     time: String,
     text: String,
@@ -32,10 +32,10 @@ struct Line {
 }
 
 /// How a line is written, as text or as JSON.
-type Form = fn(&Line) -> String;
+type LineFormat = fn(&LogLine) -> String;
 
 /// The lines of the description's scenario, as nodes of ours log it.
-fn scenario() -> Vec<Line> {
+fn scenario() -> Vec<LogLine> {
     let mut lines = Vec::new();
     for (i, (sender, value, receivers)) in SCENARIO.into_iter().enumerate() {
         for (node, ms) in [(sender, 0), (receivers[0], 1), (receivers[1], 2)] {
@@ -52,7 +52,7 @@ fn scenario() -> Vec<Line> {
                 json["from"] = sender.into();
             }
             let text = format!("{time}  INFO {node} {words}");
-            lines.push(Line { node, time, text, json: json.to_string() });
+            lines.push(LogLine { node, time, text, json: json.to_string() });
         }
     }
     lines
@@ -83,7 +83,7 @@ fn the_picture_is_the_descriptions() {
     // As docker compose logs may tell it: all of one container before the next.
     let mut by_node: Vec<_> = lines.iter().collect();
     by_node.sort_by_key(|line| line.node);
-    let forms: [(&str, Form); 6] = [
+    let formats: [(&str, LineFormat); 6] = [
         ("text", |line| line.text.clone()),
         ("JSON", |line| line.json.clone()),
         ("compose", |line| format!("{}-1  | {}", line.node, line.text)),
@@ -95,9 +95,9 @@ fn the_picture_is_the_descriptions() {
             format!("\x1b[33m{}  | \x1b[0m\x1b[2m{time}\x1b[0m \x1b[32m INFO\x1b[0m {words}", line.node)
         }),
     ];
-    for (name, form) in forms {
+    for (name, format) in formats {
         for (order, lines) in [("as it happened", lines.iter().collect()), ("node by node", by_node.clone())] {
-            let log: Vec<_> = lines.into_iter().map(form).collect();
+            let log: Vec<_> = lines.into_iter().map(format).collect();
             let picture = stdout(draw(&log.join("\n"), &[], &[]));
             assert_eq!(cells(&picture), wanted, "{name}, {order}:\n{picture}");
         }

@@ -194,7 +194,7 @@ impl Client {
 
 impl Locks for Client {
     type Session = (usize, i64);
-    type Held = Bytes;
+    type HeldLock = Bytes;
 
     async fn session(&self, client: usize, ttl: Duration) -> Outcome<(usize, i64)> {
         let grant = Grant { ttl: ttl.as_secs().try_into()? };

@@ -26,16 +26,16 @@ pub(crate) trait Locks: Clone + Send + 'static {
     /// The session or lease that holds locks.
     type Session: Clone + Send + Sync + 'static;
     /// A lock that is held.
-    type Held: Send;
+    type HeldLock: Send;
 
     /// Opens a session, for this client.
     fn session(&self, client: usize, ttl: Duration) -> impl Future<Output = Outcome<Self::Session>> + Send;
 
     /// Takes a lock, and waits for it.
-    fn lock(&self, session: &Self::Session, name: &str) -> impl Future<Output = Outcome<Self::Held>> + Send;
+    fn lock(&self, session: &Self::Session, name: &str) -> impl Future<Output = Outcome<Self::HeldLock>> + Send;
 
     /// Releases it.
-    fn unlock(&self, session: &Self::Session, held: Self::Held) -> impl Future<Output = Outcome<()>> + Send;
+    fn unlock(&self, session: &Self::Session, held: Self::HeldLock) -> impl Future<Output = Outcome<()>> + Send;
 
     /// The command line that runs `true` while it holds a lock.
     fn command(&self, name: &str) -> Command;

@@ -9,7 +9,7 @@ use std::{
 use broadcast::{NodeId, NodeInfo};
 use broadcast_lock::{
     Name,
-    client::{Owner, Waiter, AcquireRequest},
+    client::{AcquireRequest, Owner, Waiter},
 };
 use broadcast_session::Sessions;
 use broadcast_store::{Store, StoreConfig, keys::Put};
@@ -77,7 +77,7 @@ impl load::Client for Client {
 
 impl Locks for Client {
     type Session = i64;
-    type Held = Waiter;
+    type HeldLock = Waiter;
 
     async fn session(&self, _: usize, ttl: Duration) -> Outcome<i64> {
         Ok(self.locks.open_session(self.locks.session_config(ttl, "bench")).await?)

@@ -48,12 +48,12 @@ impl Run {
             let (watcher, revision) =
                 (line["watcher"].as_str().expect("a name"), told["revision"].as_u64().expect("it"));
             let watcher = watcher.trim_start_matches("node").parse().expect("a number");
-            let before = self.history.told.get(&watcher).copied().unwrap_or(1);
+            let before = self.history.watched_revisions.get(&watcher).copied().unwrap_or(1);
             if before + 1 != revision {
                 self.history.fail(format!("watcher {watcher} is told of {revision} after {before}"));
             }
             let events: Vec<_> = told["events"].as_array().expect("a list").iter().map(event).collect();
-            self.history.told(watcher, revision, &events, Duration::from_nanos(number("at")));
+            self.history.check_revision(watcher, revision, &events, Duration::from_nanos(number("at")));
         } else if let Some(key) = line.get("lease") {
             let key = key.as_str().expect("text").to_owned().into();
             let not_before = Duration::from_nanos(number("not_before"));

@@ -43,7 +43,7 @@ fn lock(state: &State, lock: &str) -> LockState {
 fn they_wait_for_each_other_in_one_queue() {
     let mut state = state(&[1, 2]);
     // Whoever has no clients of etcd has no keys.
-    let held = state.place(acquire(1, "a", Mode::Exclusive));
+    let held = state.enqueue(acquire(1, "a", Mode::Exclusive));
     assert_eq!(names(&state, ""), [""; 0]);
     let (one, granted) = state.enter(ONE, "a").expect("it had none");
     assert!(held.1 && !granted && one > held.0);
@@ -51,12 +51,12 @@ fn they_wait_for_each_other_in_one_queue() {
     // What came before is older for etcd as well.
     let created: Vec<u64> = state.listed("a/").iter().map(|kv| kv.create_revision).collect();
     assert_eq!((created[0], created[1] < one), (one, true));
-    let second = state.place(acquire(2, "a", Mode::Exclusive));
+    let second = state.enqueue(acquire(2, "a", Mode::Exclusive));
     let (other, granted) = state.enter(OTHER, "a").expect("it had none");
     assert!(!second.1 && !granted && one < second.0 && second.0 < other);
     let shown = lock(&state, "a");
     assert_eq!((shown.holders[0].token, shown.waiting), (held.0, 3));
-    assert_eq!(shown.queue.iter().map(|place| place.token).collect::<Vec<_>>(), [one, second.0, other]);
+    assert_eq!(shown.queue.iter().map(|entry| entry.token).collect::<Vec<_>>(), [one, second.0, other]);
     assert_eq!(shown.queue[0].label, "etcd lease 694d81b2");
     state.take_events();
     state.release(1, held.0);
@@ -64,43 +64,43 @@ fn they_wait_for_each_other_in_one_queue() {
     assert!(state.delete(ONE, "a"));
     assert_eq!(state.take_events(), [(one, EntryChange::Released), (second.0, EntryChange::Granted)]);
     state.apply(&machine::Command::revoke(sid(2)));
-    assert_eq!(state.places(&[second.0, other]), [EntryState::Gone, EntryState::Held]);
+    assert_eq!(state.entry_states(&[second.0, other]), [EntryState::Gone, EntryState::Held]);
     assert_eq!(names(&state, ""), [format!("a/{OTHER:x}")]);
     state.apply(&machine::Command::revoke(OTHER));
     assert_eq!((names(&state, ""), state.locks().counts().1), (Vec::new(), 0));
     // And then nobody pays for them any more.
     state.apply(&machine::Command::revoke(sid(1)));
     assert_eq!(state.execute(&LockCommand::OpenSession { session: sid(1), config: config() }), LockOutcome::Done);
-    assert!(state.place(acquire(1, "a", Mode::Exclusive)).1);
+    assert!(state.enqueue(acquire(1, "a", Mode::Exclusive)).1);
     assert_eq!(names(&state, ""), [""; 0]);
 }
 
 #[test]
 fn readers_and_several_locks_are_waited_for_as_well() {
     let mut state = state(&[1, 2, 3]);
-    let readers = [1, 2].map(|session| state.place(acquire(session, "a", Mode::Shared)));
-    let both = state.place(several(3, &["a", "b"]));
+    let readers = [1, 2].map(|session| state.enqueue(acquire(session, "a", Mode::Shared)));
+    let both = state.enqueue(several(3, &["a", "b"]));
     let (one, granted) = state.enter(ONE, "b").expect("it had none");
     assert!(!granted);
     assert_eq!(names(&state, ""), [format!("a/{:x}", sid(3)), format!("b/{ONE:x}"), format!("b/{:x}", sid(3))]);
-    let places = state.places(&[readers[0].0, both.0, one]);
-    assert_eq!(places, [EntryState::Held, EntryState::Waiting, EntryState::Waiting]);
+    let states = state.entry_states(&[readers[0].0, both.0, one]);
+    assert_eq!(states, [EntryState::Held, EntryState::Waiting, EntryState::Waiting]);
     for (session, (token, _)) in [1, 2].into_iter().zip(readers) {
         state.release(session, token);
     }
-    assert_eq!(state.places(&[both.0, one]), [EntryState::Held, EntryState::Waiting]);
-    // The keys of a place go with it, all of them.
+    assert_eq!(state.entry_states(&[both.0, one]), [EntryState::Held, EntryState::Waiting]);
+    // The keys of an entry go with it, all of them.
     state.release(3, both.0);
-    assert_eq!((state.places(&[one]), names(&state, "")), (vec![EntryState::Held], vec![format!("b/{ONE:x}")]));
+    assert_eq!((state.entry_states(&[one]), names(&state, "")), (vec![EntryState::Held], vec![format!("b/{ONE:x}")]));
     assert_eq!(reread(&state).hash(), state.state.hash());
 }
 
 #[test]
 fn who_deletes_the_key_of_a_place_takes_the_lock_away() {
     let mut state = state(&[1, 2]);
-    let held = state.place(several(1, &["a", "b"]));
-    let more = state.place(acquire(1, "c", Mode::Exclusive));
-    let next = state.place(acquire(2, "c", Mode::Exclusive));
+    let held = state.enqueue(several(1, &["a", "b"]));
+    let more = state.enqueue(acquire(1, "c", Mode::Exclusive));
+    let next = state.enqueue(acquire(2, "c", Mode::Exclusive));
     state.enter(ONE, "b").expect("it had none");
     state.take_events();
     // All at once, so none of them is granted what another one had.
@@ -122,12 +122,12 @@ fn whoever_is_forced_out_may_be_a_client_of_etcd() {
     let mut state = state(&[1]);
     let (one, granted) = state.enter(ONE, "a").expect("it had none");
     assert!(granted);
-    let waits = state.place(acquire(1, "a", Mode::Exclusive));
+    let waits = state.enqueue(acquire(1, "a", Mode::Exclusive));
     assert_eq!(
         state.execute(&LockCommand::ForceRelease { name: name("a") }),
         LockOutcome::Released { tokens: vec![one] }
     );
-    assert_eq!(state.places(&[waits.0]), [EntryState::Held]);
+    assert_eq!(state.entry_states(&[waits.0]), [EntryState::Held]);
     assert!(!state.state.leases().contains(ONE), "its client finds its lease gone");
     assert_eq!(names(&state, ""), [format!("a/{:x}", sid(1))]);
 }
@@ -136,11 +136,11 @@ fn whoever_is_forced_out_may_be_a_client_of_etcd() {
 fn what_the_elected_say_is_seen_on_both_sides() {
     let mut state = state(&[1]);
     let (one, _) = state.enter(ONE, "a").expect("it had none");
-    let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
+    let (ours, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
     state.keys(&keys::KeysCommand::Put(put(format!("a/{ONE:x}"), "etcd's", ONE)));
     assert_eq!(&lock(&state, "a").holders[0].value[..], b"etcd's");
     assert!(state.delete(ONE, "a"));
-    assert_eq!(state.places(&[one, ours]), [EntryState::Gone, EntryState::Held]);
+    assert_eq!(state.entry_states(&[one, ours]), [EntryState::Gone, EntryState::Held]);
     let proclaim =
         LockCommand::Proclaim { name: name("a"), session: sid(1), token: ours, value: bytes::Bytes::from("ours") };
     assert_eq!(state.execute(&proclaim), LockOutcome::Done);
@@ -159,13 +159,13 @@ fn a_token_is_the_revision_of_the_key_and_passes_fences() {
     };
     assert!(matches!(state.execute(&fenced(one)), LockOutcome::Keys(_)));
     // A fenced write may be about places as well.
-    let (ours, _) = state.place(acquire(1, "a", Mode::Exclusive));
+    let (ours, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
     let keys = keys::KeysCommand::Delete(Delete { keys: KeyRange::prefix("a/"), prev_kv: false }).encode();
     assert!(matches!(
         state.execute(&LockCommand::FencedWrite { name: name("a"), token: one, keys }),
         LockOutcome::Keys(_)
     ));
-    assert_eq!(state.places(&[one, ours]), [EntryState::Gone; 2]);
+    assert_eq!(state.entry_states(&[one, ours]), [EntryState::Gone; 2]);
     assert_eq!(state.execute(&fenced(one)), LockOutcome::Refused(Refusal::NotHeld { token: one }));
 }
 
@@ -178,34 +178,34 @@ fn each_place_has_its_own_token_even_in_one_transaction() {
     assert_eq!(state.locks().counts(), (1, 2, 1));
     let tokens = |state: &State, each: &str| {
         let lock = lock(state, each);
-        lock.holders.iter().chain(&lock.queue).map(|place| place.token).collect::<Vec<_>>()
+        lock.holders.iter().chain(&lock.queue).map(|entry| entry.token).collect::<Vec<_>>()
     };
     let mut all = [tokens(&state, "a"), tokens(&state, "b")].concat();
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 3);
-    let ours = state.place(acquire(1, "a", Mode::Exclusive));
+    let ours = state.enqueue(acquire(1, "a", Mode::Exclusive));
     assert!(!ours.1 && ours.0 > all[2]);
 }
 
 #[test]
 fn other_keys_are_no_places() {
     let mut state = state(&[1]);
-    let place = format!("a/{ONE:x}");
+    let entry_key = format!("a/{ONE:x}");
     // Without a lease, of another one, or not as it is written.
     for (key, lease) in [
-        (place.clone(), 0),
-        (place.clone(), OTHER),
+        (entry_key.clone(), 0),
+        (entry_key.clone(), OTHER),
         (format!("a/{ONE:X}"), ONE),
         (format!("/a/{ONE:x}"), ONE),
         (format!("{ONE:x}"), ONE),
     ] {
         state.keys(&keys::KeysCommand::Put(put(key, "", lease)));
     }
-    // It is there already, so no client of etcd would take that for its place.
-    state.keys(&keys::KeysCommand::Put(put(place, "", ONE)));
+    // It is there already, so no client of etcd would take that for its entry.
+    state.keys(&keys::KeysCommand::Put(put(entry_key, "", ONE)));
     assert_eq!(state.locks().counts(), (1, 0, 0));
-    assert!(state.place(acquire(1, "a", Mode::Exclusive)).1);
+    assert!(state.enqueue(acquire(1, "a", Mode::Exclusive)).1);
 }
 
 #[test]
@@ -213,11 +213,11 @@ fn a_key_that_changes_its_lease_is_a_place_until_it_is_deleted() {
     let mut state = state(&[1]);
     let (one, _) = state.enter(ONE, "a").expect("it had none");
     state.keys(&keys::KeysCommand::Put(put(format!("a/{ONE:x}"), "", OTHER)));
-    let ours = state.place(acquire(1, "a", Mode::Exclusive));
+    let ours = state.enqueue(acquire(1, "a", Mode::Exclusive));
     state.apply(&machine::Command::revoke(ONE));
-    assert_eq!(state.places(&[one, ours.0]), [EntryState::Held, EntryState::Waiting]);
+    assert_eq!(state.entry_states(&[one, ours.0]), [EntryState::Held, EntryState::Waiting]);
     state.apply(&machine::Command::revoke(OTHER));
-    assert_eq!(state.places(&[one, ours.0]), [EntryState::Gone, EntryState::Held]);
+    assert_eq!(state.entry_states(&[one, ours.0]), [EntryState::Gone, EntryState::Held]);
 }
 
 #[test]
@@ -225,12 +225,12 @@ fn what_clients_of_etcd_have_taken_is_part_of_a_snapshot_though_nobody_else_has_
     let mut state = state(&[]);
     let (one, _) = state.enter(ONE, "a").expect("it had none");
     state.state = reread(&state);
-    assert_eq!(state.places(&[one]), [EntryState::Held]);
+    assert_eq!(state.entry_states(&[one]), [EntryState::Held]);
     assert_eq!(state.execute(&LockCommand::OpenSession { session: sid(1), config: config() }), LockOutcome::Done);
-    let ours = state.place(acquire(1, "a", Mode::Exclusive));
+    let ours = state.enqueue(acquire(1, "a", Mode::Exclusive));
     assert!(!ours.1 && names(&state, "a/").len() == 2);
     assert!(state.delete(ONE, "a"));
-    assert_eq!(state.places(&[ours.0]), [EntryState::Held]);
+    assert_eq!(state.entry_states(&[ours.0]), [EntryState::Held]);
 }
 
 #[test]
@@ -265,5 +265,5 @@ fn there_is_room_for_so_many() {
     let refused = state.execute(&LockCommand::Acquire(open));
     assert!(matches!(refused, LockOutcome::Refused(Refusal::KeysFull { .. })), "{refused:?}");
     assert_eq!(state.locks().counts(), (1, 1, 0));
-    assert!(state.place(acquire(1, "c", Mode::Exclusive)).1, "others go on");
+    assert!(state.enqueue(acquire(1, "c", Mode::Exclusive)).1, "others go on");
 }

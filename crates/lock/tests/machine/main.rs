@@ -19,12 +19,12 @@ const READERS: Mode = Mode::Shared;
 #[test]
 fn a_lock_goes_from_one_to_the_next_in_order() {
     let mut state = State::new(&[1, 2, 3]);
-    let first = state.place(acquire(1, "a", Mode::Exclusive));
-    let second = state.place(acquire(2, "a", Mode::Exclusive));
-    let third = state.place(acquire(3, "a", Mode::Exclusive));
+    let first = state.enqueue(acquire(1, "a", Mode::Exclusive));
+    let second = state.enqueue(acquire(2, "a", Mode::Exclusive));
+    let third = state.enqueue(acquire(3, "a", Mode::Exclusive));
     assert_eq!((first.1, second.1, third.1), (true, false, false));
     assert!(first.0 < second.0 && second.0 < third.0);
-    assert_eq!(state.places(&[first.0, third.0]), [EntryState::Held, EntryState::Waiting]);
+    assert_eq!(state.entry_states(&[first.0, third.0]), [EntryState::Held, EntryState::Waiting]);
     let ahead = |state: &State, token| state.ask::<Option<u64>>(&LockQuery::Ahead(token));
     assert_eq!([first.0, second.0, third.0].map(|token| ahead(&state, token)), [None, Some(1), Some(2)]);
     assert_eq!(
@@ -37,58 +37,58 @@ fn a_lock_goes_from_one_to_the_next_in_order() {
     // Whoever waits may go.
     state.release(3, third.0);
     state.release(2, second.0);
-    assert_eq!(state.places(&[first.0, second.0, third.0]), [EntryState::Gone; 3]);
+    assert_eq!(state.entry_states(&[first.0, second.0, third.0]), [EntryState::Gone; 3]);
     assert_eq!(state.locks().totals(), LockTotals { grants: 2, releases: 2, ..LockTotals::default() });
 }
 
 #[test]
 fn readers_share_and_no_writer_starves() {
     let mut state = State::new(&[1, 2, 3, 4]);
-    let one = state.place(acquire(1, "a", READERS));
-    let two = state.place(acquire(2, "a", READERS));
-    let writer = state.place(acquire(3, "a", Mode::Exclusive));
-    let late = state.place(acquire(4, "a", READERS));
+    let one = state.enqueue(acquire(1, "a", READERS));
+    let two = state.enqueue(acquire(2, "a", READERS));
+    let writer = state.enqueue(acquire(3, "a", Mode::Exclusive));
+    let late = state.enqueue(acquire(4, "a", READERS));
     assert_eq!((one.1, two.1, writer.1, late.1), (true, true, false, false));
     state.release(1, one.0);
-    assert_eq!(state.places(&[writer.0, late.0]), [EntryState::Waiting, EntryState::Waiting]);
+    assert_eq!(state.entry_states(&[writer.0, late.0]), [EntryState::Waiting, EntryState::Waiting]);
     state.release(2, two.0);
-    assert_eq!(state.places(&[writer.0, late.0]), [EntryState::Held, EntryState::Waiting]);
+    assert_eq!(state.entry_states(&[writer.0, late.0]), [EntryState::Held, EntryState::Waiting]);
     state.release(3, writer.0);
-    assert_eq!(state.places(&[late.0]), [EntryState::Held]);
+    assert_eq!(state.entry_states(&[late.0]), [EntryState::Held]);
 }
 
 #[test]
 fn a_semaphore_has_so_many_holders() {
     let mut state = State::new(&[1, 2, 3, 4]);
     let three = Mode::Semaphore { permits: 3 };
-    let places: Vec<_> = [1, 2, 3, 4].map(|session| state.place(acquire(session, "a", three))).into();
-    assert_eq!(places.iter().map(|(_, granted)| *granted).collect::<Vec<_>>(), [true, true, true, false]);
-    state.release(2, places[1].0);
-    assert_eq!(state.places(&[places[3].0]), [EntryState::Held]);
+    let entries: Vec<_> = [1, 2, 3, 4].map(|session| state.enqueue(acquire(session, "a", three))).into();
+    assert_eq!(entries.iter().map(|(_, granted)| *granted).collect::<Vec<_>>(), [true, true, true, false]);
+    state.release(2, entries[1].0);
+    assert_eq!(state.entry_states(&[entries[3].0]), [EntryState::Held]);
     // The smallest number that anybody before has asked for counts.
-    let five = state.place(acquire(2, "a", Mode::Semaphore { permits: 5 }));
+    let five = state.enqueue(acquire(2, "a", Mode::Semaphore { permits: 5 }));
     assert!(!five.1);
 }
 
 #[test]
 fn several_locks_are_taken_at_once_and_nobody_waits_in_a_circle() {
     let mut state = State::new(&[1, 2, 3]);
-    let both = state.place(several(1, &["a", "b"]));
-    let other_way = state.place(several(2, &["b", "a"]));
-    let one = state.place(acquire(3, "b", Mode::Exclusive));
+    let both = state.enqueue(several(1, &["a", "b"]));
+    let other_way = state.enqueue(several(2, &["b", "a"]));
+    let one = state.enqueue(acquire(3, "b", Mode::Exclusive));
     assert_eq!((both.1, other_way.1, one.1), (true, false, false));
     state.release(1, both.0);
-    assert_eq!(state.places(&[other_way.0, one.0]), [EntryState::Held, EntryState::Waiting]);
+    assert_eq!(state.entry_states(&[other_way.0, one.0]), [EntryState::Held, EntryState::Waiting]);
     state.release(2, other_way.0);
-    assert_eq!(state.places(&[one.0]), [EntryState::Held]);
+    assert_eq!(state.entry_states(&[one.0]), [EntryState::Held]);
 }
 
 #[test]
 fn all_of_a_session_ends_with_it_at_once() {
     let mut state = State::new(&[1, 2]);
-    let held = state.place(acquire(1, "a", Mode::Exclusive));
-    let waits = state.place(acquire(2, "a", Mode::Exclusive));
-    let more = state.place(acquire(1, "b", Mode::Exclusive));
+    let held = state.enqueue(acquire(1, "a", Mode::Exclusive));
+    let waits = state.enqueue(acquire(2, "a", Mode::Exclusive));
+    let more = state.enqueue(acquire(1, "b", Mode::Exclusive));
     state.apply(&machine::Command::expire(sid(1), support::TERM));
     let told = state.take_events();
     assert!(
@@ -104,7 +104,7 @@ fn all_of_a_session_ends_with_it_at_once() {
 #[test]
 fn the_same_request_twice_is_one_place() {
     let mut state = State::new(&[1]);
-    let first = state.place(acquire(1, "a", Mode::Exclusive));
+    let first = state.enqueue(acquire(1, "a", Mode::Exclusive));
     for mode in [Mode::Exclusive, READERS] {
         let refused = state.execute(&LockCommand::Acquire(acquire(1, "a", mode)));
         assert_eq!(
@@ -112,13 +112,13 @@ fn the_same_request_twice_is_one_place() {
             LockOutcome::Refused(Refusal::AlreadyQueued { session: sid(1), name: name("a"), token: first.0 })
         );
     }
-    assert_eq!(state.places(&[first.0]), [EntryState::Held]);
+    assert_eq!(state.entry_states(&[first.0]), [EntryState::Held]);
 }
 
 #[test]
 fn who_does_not_wait_has_no_place() {
     let mut state = State::new(&[1, 2]);
-    let held = state.place(acquire(1, "a", Mode::Exclusive));
+    let held = state.enqueue(acquire(1, "a", Mode::Exclusive));
     let open = Some(LockSessionConfig { label: "a try".into(), ..config() });
     let tried = broadcast_lock::message::AcquireCommand {
         session: sid(9),
@@ -133,7 +133,7 @@ fn who_does_not_wait_has_no_place() {
     // Nor a session.
     assert!(state.ask::<Option<SessionState>>(&LockQuery::Session(sid(9))).is_none());
     state.release(1, held.0);
-    assert!(state.place(tried).1);
+    assert!(state.enqueue(tried).1);
     let session: Option<SessionState> = state.ask(&LockQuery::Session(sid(9)));
     assert_eq!(session.map(|session| (session.config.label, session.holds.len())), Some(("a try".into(), 1)));
 }
@@ -150,20 +150,20 @@ fn the_lock_delay_is_part_of_the_lease_and_not_of_what_the_holder_counts_on() {
 #[test]
 fn releases_by_who_does_not_hold_change_nothing() {
     let mut state = State::new(&[1, 2]);
-    let (token, _) = state.place(acquire(1, "a", Mode::Exclusive));
+    let (token, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
     let not_held = |token| LockOutcome::Refused(Refusal::NotHeld { token });
     assert_eq!(state.execute(&LockCommand::Release { session: sid(2), token, name: None }), not_held(token));
     assert_eq!(
         state.execute(&LockCommand::Release { session: sid(1), token: token + 1, name: None }),
         not_held(token + 1)
     );
-    assert_eq!(state.places(&[token]), [EntryState::Held]);
-    let waits = state.place(acquire(2, "a", Mode::Exclusive)).0;
+    assert_eq!(state.entry_states(&[token]), [EntryState::Held]);
+    let waits = state.enqueue(acquire(2, "a", Mode::Exclusive)).0;
     assert_eq!(
         state.execute(&LockCommand::ForceRelease { name: name("a") }),
         LockOutcome::Released { tokens: vec![token] }
     );
-    assert_eq!(state.places(&[token, waits]), [EntryState::Gone, EntryState::Held]);
+    assert_eq!(state.entry_states(&[token, waits]), [EntryState::Gone, EntryState::Held]);
     // Whoever had it hears of it with its next keepalive.
     assert_eq!(state.state.guaranteed_ttl(sid(1)), None);
     assert_eq!(
@@ -175,8 +175,8 @@ fn releases_by_who_does_not_hold_change_nothing() {
 #[test]
 fn who_is_elected_says_something_of_itself() {
     let mut state = State::new(&[1, 2]);
-    let (token, _) = state.place(acquire(1, "a", Mode::Exclusive));
-    let (waits, _) = state.place(acquire(2, "a", Mode::Exclusive));
+    let (token, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
+    let (waits, _) = state.enqueue(acquire(2, "a", Mode::Exclusive));
     let proclaim = |session, token| {
         let (name, session) = (name("a"), sid(session));
         LockCommand::Proclaim { name, session, token, value: "here".into() }
@@ -192,8 +192,8 @@ fn who_is_elected_says_something_of_itself() {
 #[test]
 fn only_the_holder_changes_a_fenced_key() {
     let mut state = State::new(&[1, 2]);
-    let (token, _) = state.place(acquire(1, "a", Mode::Exclusive));
-    let (next, _) = state.place(acquire(2, "a", Mode::Exclusive));
+    let (token, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
+    let (next, _) = state.enqueue(acquire(2, "a", Mode::Exclusive));
     let put = |lock: &str, token, value: &'static str| {
         let put = keys::KeysCommand::Put(keys::Put { key: "k".into(), value: value.into(), ..Default::default() });
         LockCommand::FencedWrite { name: name(lock), token, keys: put.encode() }
@@ -210,7 +210,7 @@ fn only_the_holder_changes_a_fenced_key() {
     assert_eq!(state.locks().totals().fenced, 3);
     // Readers have nothing to themselves.
     state.release(2, next);
-    let (shared, _) = state.place(acquire(1, "a", READERS));
+    let (shared, _) = state.enqueue(acquire(1, "a", READERS));
     assert_eq!(state.execute(&put("a", shared, "4")), not_held(shared));
 }
 
@@ -218,7 +218,7 @@ fn only_the_holder_changes_a_fenced_key() {
 fn a_fence_refuses_what_is_older() {
     let mut state = State::new(&[1]);
     for _ in 0..3 {
-        let (token, _) = state.place(acquire(1, "a", Mode::Exclusive));
+        let (token, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
         state.release(1, token);
     }
     let newest = state.state.keys().revision();
@@ -292,8 +292,8 @@ fn there_is_room_for_so_much() {
 #[test]
 fn a_store_that_is_founded_anew_has_none_of_the_former_holders() {
     let mut state = State::new(&[1, 2]);
-    let (held, _) = state.place(acquire(1, "a", Mode::Exclusive));
-    let (waits, _) = state.place(acquire(2, "a", Mode::Exclusive));
+    let (held, _) = state.enqueue(acquire(1, "a", Mode::Exclusive));
+    let (waits, _) = state.enqueue(acquire(2, "a", Mode::Exclusive));
     assert_eq!(state.execute(&LockCommand::RaiseFence { name: name("disk"), token: held }), LockOutcome::Done);
     state.apply(&machine::Command::grant(5, 60));
     state.state.found_anew(machine::REVISION_JUMP).expect("there are revisions left");
@@ -301,13 +301,13 @@ fn a_store_that_is_founded_anew_has_none_of_the_former_holders() {
     state.state.keys().assert_invariants();
     // Whoever comes back with a session of the former store is told that it has ended, and no token of then passes.
     assert_eq!([sid(1), sid(2), 5].map(|lease| state.state.guaranteed_ttl(lease)), [None, None, Some(60)]);
-    assert_eq!(state.places(&[held, waits]), [EntryState::Gone; 2]);
+    assert_eq!(state.entry_states(&[held, waits]), [EntryState::Gone; 2]);
     assert!(matches!(
         state.execute(&LockCommand::RaiseFence { name: name("disk"), token: waits }),
         LockOutcome::Refused(Refusal::StaleToken { .. })
     ));
     assert_eq!(state.execute(&LockCommand::OpenSession { session: sid(3), config: config() }), LockOutcome::Done);
-    let (token, granted) = state.place(acquire(3, "a", Mode::Exclusive));
+    let (token, granted) = state.enqueue(acquire(3, "a", Mode::Exclusive));
     assert!(granted && token > waits + machine::REVISION_JUMP / 2);
     assert_eq!(state.execute(&LockCommand::RaiseFence { name: name("disk"), token }), LockOutcome::Done);
 }
@@ -316,7 +316,7 @@ fn a_store_that_is_founded_anew_has_none_of_the_former_holders() {
 fn there_are_so_many_places_of_a_session() {
     let mut state = State::new(&[1]);
     for number in 0..1000 {
-        assert!(state.place(acquire(1, &format!("lock-{number}"), Mode::Exclusive)).1);
+        assert!(state.enqueue(acquire(1, &format!("lock-{number}"), Mode::Exclusive)).1);
     }
     let refused = state.execute(&LockCommand::Acquire(acquire(1, "more", Mode::Exclusive)));
     assert_eq!(refused, LockOutcome::Refused(Refusal::TooManyEntries { session: sid(1), most: 1000 }));

@@ -1,28 +1,28 @@
-//! What queues should do, said in the shortest way: who is granted is worked out anew from the order of all places.
+//! What queues should do, said in the shortest way: who is granted is worked out anew from the order of all entries.
 
 use broadcast_lock::Mode;
 
-/// A place: its token, its session, its locks, and how it is asked for.
+/// An entry of a queue: its token, its session, its locks, and how it is asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct QueueEntry {
     pub(crate) token: u64,
     pub(crate) session: i64,
     pub(crate) locks: Vec<u8>,
     pub(crate) mode: Mode,
 }
 
-/// All places, in the order in which they were taken.
+/// All entries, in the order in which they were taken.
 #[derive(Debug, Default)]
-pub(crate) struct Model(pub(crate) Vec<Place>);
+pub(crate) struct Model(pub(crate) Vec<QueueEntry>);
 
 impl Model {
     /// The tokens that are granted.
     pub(crate) fn granted(&self) -> Vec<u64> {
-        let granted = self.0.iter().enumerate().filter(|(at, place)| {
-            place.locks.iter().all(|lock| {
+        let granted = self.0.iter().enumerate().filter(|(at, entry)| {
+            entry.locks.iter().all(|lock| {
                 let before: Vec<Mode> =
                     self.0[..*at].iter().filter(|each| each.locks.contains(lock)).map(|each| each.mode).collect();
-                match place.mode {
+                match entry.mode {
                     Mode::Exclusive => before.is_empty(),
                     Mode::Shared => before.iter().all(|mode| *mode == Mode::Shared),
                     Mode::Semaphore { permits } => {
@@ -37,6 +37,6 @@ impl Model {
                 }
             })
         });
-        granted.map(|(_, place)| place.token).collect()
+        granted.map(|(_, entry)| entry.token).collect()
     }
 }

@@ -8,7 +8,7 @@ use broadcast_store::{keys, machine};
 use proptest::prelude::*;
 
 use crate::{
-    model::{Model, Place},
+    model::{Model, QueueEntry},
     support::{State, TERM, config, several, sid},
 };
 
@@ -33,7 +33,7 @@ enum Step {
     Open {
         session: i64,
     },
-    /// A client of etcd takes a place, and gives it up.
+    /// A client of etcd enters a queue, and leaves it.
     Enter {
         lease: i64,
         lock: u8,
@@ -45,7 +45,7 @@ enum Step {
         lease: i64,
         expires: bool,
     },
-    /// Somebody deletes the key of a place of ours.
+    /// Somebody deletes the key of an entry of ours.
     Delete {
         which: usize,
     },
@@ -95,9 +95,9 @@ pub(crate) fn reread(state: &State) -> machine::State {
     machine::State::read_snapshot(vec![Locks::machine()], &mut &snapshot[..], 1 << 30).expect("it is whole")
 }
 
-/// The place in the model of one that is chosen among those.
-fn nth(model: &Model, which: usize, among: impl Fn(&Place) -> bool) -> Option<usize> {
-    let all: Vec<usize> = model.0.iter().enumerate().filter(|(_, place)| among(place)).map(|(at, _)| at).collect();
+/// The index in the model of an entry that is chosen among those.
+fn nth(model: &Model, which: usize, among: impl Fn(&QueueEntry) -> bool) -> Option<usize> {
+    let all: Vec<usize> = model.0.iter().enumerate().filter(|(_, entry)| among(entry)).map(|(at, _)| at).collect();
     (!all.is_empty()).then(|| all[which % all.len()])
 }
 
@@ -105,16 +105,16 @@ fn nth(model: &Model, which: usize, among: impl Fn(&Place) -> bool) -> Option<us
 /// granted it, and for nobody else.
 fn check_recipe(state: &State, model: &Model) {
     let granted = model.granted();
-    for place in model.0.iter().filter(|place| FOREIGN.contains(&place.session)) {
-        let prefix = lock_name(place.locks[0]) + "/";
+    for entry in model.0.iter().filter(|entry| FOREIGN.contains(&entry.session)) {
+        let prefix = lock_name(entry.locks[0]) + "/";
         let all = state.listed(&prefix);
-        let is_older = |kv: &&keys::KeyValue| kv.create_revision < place.token;
+        let is_older = |kv: &&keys::KeyValue| kv.create_revision < entry.token;
         let older = all.iter().filter(is_older).count();
-        let is_granted = granted.contains(&place.token);
-        assert!(older > 0 || is_granted, "{} takes {prefix} for granted: {model:?}", place.token);
+        let is_granted = granted.contains(&entry.token);
+        assert!(older > 0 || is_granted, "{} takes {prefix} for granted: {model:?}", entry.token);
         // Keys of locks whose names go on from there keep it from having the lock, but give it to nobody else.
         let direct = all.iter().filter(is_older).filter(|kv| !kv.key[prefix.len()..].contains(&b'/')).count();
-        assert_eq!(direct == 0, is_granted, "{} and {prefix}: {model:?}, {all:?}", place.token);
+        assert_eq!(direct == 0, is_granted, "{} and {prefix}: {model:?}, {all:?}", entry.token);
     }
 }
 
@@ -136,61 +136,61 @@ fn run(steps: Vec<Step>) {
                 let had = model
                     .0
                     .iter()
-                    .find(|place| place.session == session && place.locks.iter().any(|lock| locks.contains(lock)));
+                    .find(|entry| entry.session == session && entry.locks.iter().any(|lock| locks.contains(lock)));
                 match (&outcome, had) {
                     (LockOutcome::Refused(_), _) if !sessions.contains(&session) => {}
                     (LockOutcome::Refused(_), Some(_)) => {}
                     (LockOutcome::Queued { token, granted }, None) => {
                         assert!(*token > last, "tokens grow");
                         last = *token;
-                        model.0.push(Place { token: *token, session, locks, mode });
+                        model.0.push(QueueEntry { token: *token, session, locks, mode });
                         assert_eq!(*granted, model.granted().contains(token));
                     }
                     (LockOutcome::Taken { .. }, None) => {
                         assert!(!waits);
                         let token = u64::MAX;
                         let mut tried = Model(model.0.clone());
-                        tried.0.push(Place { token, session, locks, mode });
+                        tried.0.push(QueueEntry { token, session, locks, mode });
                         assert!(!tried.granted().contains(&token), "it was free");
                     }
                     other => panic!("{other:?}"),
                 }
             }
             Step::Release { which } => {
-                if let Some(at) = nth(&model, which, |place| !FOREIGN.contains(&place.session)) {
-                    let place = model.0.remove(at);
-                    state.release(place.session, place.token);
+                if let Some(at) = nth(&model, which, |entry| !FOREIGN.contains(&entry.session)) {
+                    let entry = model.0.remove(at);
+                    state.release(entry.session, entry.token);
                 }
             }
             Step::Enter { lease, lock } => {
-                let had = model.0.iter().any(|place| place.session == lease && place.locks == [lock]);
+                let had = model.0.iter().any(|entry| entry.session == lease && entry.locks == [lock]);
                 let entered = state.enter(lease, &lock_name(lock));
                 assert_eq!(entered.is_none(), had);
                 if let Some((token, granted)) = entered {
                     assert!(token > last, "tokens grow");
                     last = token;
-                    model.0.push(Place { token, session: lease, locks: vec![lock], mode: Mode::Exclusive });
+                    model.0.push(QueueEntry { token, session: lease, locks: vec![lock], mode: Mode::Exclusive });
                     assert!(!granted || model.granted().contains(&token), "it takes for granted what it has not");
                 }
             }
             Step::Leave { which } => {
-                if let Some(at) = nth(&model, which, |place| FOREIGN.contains(&place.session)) {
-                    let place = model.0.remove(at);
-                    assert!(state.delete(place.session, &lock_name(place.locks[0])), "its place is a key");
+                if let Some(at) = nth(&model, which, |entry| FOREIGN.contains(&entry.session)) {
+                    let entry = model.0.remove(at);
+                    assert!(state.delete(entry.session, &lock_name(entry.locks[0])), "its entry is a key");
                 }
             }
             Step::EndLease { lease, expires } => {
                 let end = if expires { machine::Command::expire(lease, TERM) } else { machine::Command::revoke(lease) };
                 state.apply(&end);
                 state.apply(&machine::Command::grant(lease, 60));
-                model.0.retain(|place| place.session != lease);
+                model.0.retain(|entry| entry.session != lease);
             }
             Step::Delete { which } => {
-                if let Some(at) = nth(&model, which, |place| !FOREIGN.contains(&place.session)) {
-                    let Place { session, locks, .. } = model.0[at].clone();
-                    // Not each place is a key; whoever deletes one takes all away from its session.
+                if let Some(at) = nth(&model, which, |entry| !FOREIGN.contains(&entry.session)) {
+                    let QueueEntry { session, locks, .. } = model.0[at].clone();
+                    // Not each entry is a key; whoever deletes one takes all away from its session.
                     if state.delete(sid(session), &lock_name(locks[0])) {
-                        model.0.retain(|place| place.session != session);
+                        model.0.retain(|entry| entry.session != session);
                         sessions.retain(|each| *each != session);
                     }
                 }
@@ -199,16 +199,16 @@ fn run(steps: Vec<Step>) {
                 let granted = model.granted();
                 let outcome =
                     state.execute(&LockCommand::ForceRelease { name: crate::support::name(&lock_name(lock)) });
-                let held = |place: &Place| place.locks.contains(&lock) && granted.contains(&place.token);
-                let tokens: Vec<u64> = model.0.iter().filter(|place| held(place)).map(|place| place.token).collect();
+                let held = |entry: &QueueEntry| entry.locks.contains(&lock) && granted.contains(&entry.token);
+                let tokens: Vec<u64> = model.0.iter().filter(|entry| held(entry)).map(|entry| entry.token).collect();
                 if tokens.is_empty() {
                     assert!(matches!(outcome, LockOutcome::Refused(_)));
                 } else {
                     assert_eq!(outcome, LockOutcome::Released { tokens });
                 }
                 // Their sessions end, and leases.
-                let ended: Vec<i64> = model.0.iter().filter(|place| held(place)).map(|place| place.session).collect();
-                model.0.retain(|place| !ended.contains(&place.session));
+                let ended: Vec<i64> = model.0.iter().filter(|entry| held(entry)).map(|entry| entry.session).collect();
+                model.0.retain(|entry| !ended.contains(&entry.session));
                 sessions.retain(|session| !ended.contains(session));
                 for lease in ended.into_iter().filter(|lease| FOREIGN.contains(lease)) {
                     state.apply(&machine::Command::grant(lease, 60));
@@ -222,7 +222,7 @@ fn run(steps: Vec<Step>) {
                 };
                 state.apply(&end);
                 sessions.retain(|each| *each != session);
-                model.0.retain(|place| place.session != session);
+                model.0.retain(|entry| entry.session != session);
             }
             Step::Open { session } => {
                 let outcome = state.execute(&LockCommand::OpenSession { session: sid(session), config: config() });
@@ -244,8 +244,8 @@ fn run(steps: Vec<Step>) {
             told.iter().filter(|(_, change)| *change == EntryChange::Granted).map(|(token, _)| *token).collect();
         told_granted.sort_unstable();
         assert_eq!(told_granted, news, "what is granted is told, once, with what made it free");
-        let tokens: Vec<u64> = model.0.iter().map(|place| place.token).collect();
-        for (token, now) in tokens.iter().zip(state.places(&tokens)) {
+        let tokens: Vec<u64> = model.0.iter().map(|entry| entry.token).collect();
+        for (token, now) in tokens.iter().zip(state.entry_states(&tokens)) {
             assert_eq!(now == EntryState::Held, granted.contains(token), "{token}: {now:?}, {model:?}");
         }
         check_recipe(&state, &model);

@@ -87,8 +87,8 @@ impl State {
         }
     }
 
-    /// The token, and whether it is granted.
-    pub(crate) fn place(&mut self, acquire: AcquireCommand) -> (u64, bool) {
+    /// Enters a queue: gives the token, and whether it is granted.
+    pub(crate) fn enqueue(&mut self, acquire: AcquireCommand) -> (u64, bool) {
         match self.execute(&LockCommand::Acquire(acquire)) {
             LockOutcome::Queued { token, granted } => (token, granted),
             other => panic!("{other:?}"),
@@ -107,7 +107,7 @@ impl State {
         postcard::from_bytes(&answer).expect("an answer")
     }
 
-    pub(crate) fn places(&self, tokens: &[u64]) -> Vec<EntryState> {
+    pub(crate) fn entry_states(&self, tokens: &[u64]) -> Vec<EntryState> {
         self.ask(&LockQuery::EntryStates(tokens.into()))
     }
 
@@ -123,7 +123,7 @@ impl State {
         self.apply(&machine::Command::keys(command).expect("it is small"))
     }
 
-    /// Takes a place as clients of etcd do: gives its token, and whether they take it for granted; nothing if they have one.
+    /// Enters a queue as clients of etcd do: gives its token, and whether they take it for granted; nothing if they have one.
     pub(crate) fn enter(&mut self, lease: i64, lock: &str) -> Option<(u64, bool)> {
         let key = format!("{lock}/{lease:x}");
         let oldest = Op::Range(Range {
@@ -147,7 +147,7 @@ impl State {
         }
     }
 
-    /// Deletes the key of a place; tells whether it was there.
+    /// Deletes the key of an entry; tells whether it was there.
     pub(crate) fn delete(&mut self, lease: i64, lock: &str) -> bool {
         let keys = KeyRange::one(format!("{lock}/{lease:x}"));
         match self.keys(&keys::KeysCommand::Delete(Delete { keys, prev_kv: false })) {

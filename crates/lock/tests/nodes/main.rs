@@ -89,8 +89,8 @@ async fn who_gives_up_leaves_the_queue_and_who_is_gone_loses_its_lock() {
     let ttl = Duration::from_secs(6);
     let session = ours.open_session(ours.session_config(ttl, "forgotten")).await.expect("it is opened");
     let request = AcquireRequest::new(Owner::Session(session), [name("a")]);
-    let mut place = ours.acquire(request.clone(), None).await.expect("it is free");
-    let (_, token) = place.detach();
+    let mut waiter = ours.acquire(request.clone(), None).await.expect("it is free");
+    let (_, token) = waiter.detach();
     // Whoever tries is told who has it.
     let tried = AcquireRequest {
         waits: false,

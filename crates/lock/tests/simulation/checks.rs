@@ -11,9 +11,9 @@ use broadcast_lock::{
 };
 use broadcast_store::machine::LeaseEndReason;
 
-use crate::journal::{Journal, LOCKS, Queue, Standing, Step, What};
+use crate::journal::{Journal, LOCKS, MachineEvent, Queue, QueueEntry, Step};
 
-/// A place that was granted.
+/// An entry that was granted.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
     pub(crate) token: u64,
@@ -27,9 +27,9 @@ pub(crate) struct Log {
     pub(crate) problems: Vec<String>,
     /// Of each lock, in order.
     pub(crate) grants: Vec<Vec<Grant>>,
-    /// Of which places that was not at once.
+    /// The tokens of entries that were not granted at once.
     pub(crate) waited: BTreeSet<u64>,
-    /// When places were taken away.
+    /// When entries were taken away, by their tokens.
     pub(crate) forced: BTreeMap<u64, Duration>,
     /// Why sessions have ended, and when.
     pub(crate) ended: BTreeMap<i64, (LeaseEndReason, Duration)>,
@@ -39,7 +39,7 @@ pub(crate) struct Log {
 }
 
 /// Whether a lock may be held in these ways at a time.
-pub(crate) fn fit(modes: &[Mode]) -> bool {
+pub(crate) fn are_compatible(modes: &[Mode]) -> bool {
     let permits = modes.iter().map(|mode| match mode {
         Mode::Semaphore { permits } => Some(usize::from(*permits)),
         _ => None,
@@ -56,13 +56,13 @@ pub(crate) fn fit(modes: &[Mode]) -> bool {
 }
 
 fn admits(queue: &Queue, mode: Mode) -> bool {
-    let modes: Vec<Mode> = queue.held.iter().map(|place| place.mode).chain([mode]).collect();
-    fit(&modes)
+    let modes: Vec<Mode> = queue.held.iter().map(|entry| entry.mode).chain([mode]).collect();
+    are_compatible(&modes)
 }
 
-fn holder(queues: &[Queue], lock: &Name, token: u64) -> Option<Standing> {
+fn holder(queues: &[Queue], lock: &Name, token: u64) -> Option<QueueEntry> {
     let lock = LOCKS.iter().position(|name| *name == lock.as_str())?;
-    queues[lock].held.iter().find(|place| place.token == token).copied()
+    queues[lock].held.iter().find(|entry| entry.token == token).copied()
 }
 
 impl Log {
@@ -72,8 +72,8 @@ impl Log {
         let mut before = vec![Queue::default(); LOCKS.len()];
         for (index, (at, step)) in &journal.steps {
             let known = log.problems.len();
-            log.see_what(&before, *at, step);
-            log.see_queues(&before, *at, step);
+            log.check_outcome(&before, *at, step);
+            log.check_queues(&before, *at, step);
             for problem in &mut log.problems[known..] {
                 *problem = format!("entry {index:?}: {problem}: {step:?}, after {before:?}");
             }
@@ -91,13 +91,13 @@ impl Log {
     }
 
     /// Whether the outcome is right, given how the locks were before.
-    fn see_what(&mut self, before: &[Queue], at: Duration, step: &Step) {
+    fn check_outcome(&mut self, before: &[Queue], at: Duration, step: &Step) {
         let in_queue = |token: u64, session: i64| {
             let mut all = before.iter().flat_map(|queue| queue.held.iter().chain(&queue.waiting));
-            all.any(|place| (place.token, place.session) == (token, session))
+            all.any(|entry| (entry.token, entry.session) == (token, session))
         };
-        match &step.what {
-            What::Ended(session, why) => {
+        match &step.event {
+            MachineEvent::LeaseEnded(session, why) => {
                 if !self.sessions.remove(session) {
                     self.problem("a session ends that there is not");
                 }
@@ -105,13 +105,13 @@ impl Log {
                 if *why == LeaseEndReason::Revoked {
                     // Somebody may have taken another lock of it away.
                     let all = before.iter().flat_map(|queue| queue.held.iter().chain(&queue.waiting));
-                    self.forced.extend(all.filter(|place| place.session == *session).map(|place| (place.token, at)));
+                    self.forced.extend(all.filter(|entry| entry.session == *session).map(|entry| (entry.token, at)));
                 }
             }
-            What::Command(LockCommand::OpenSession { session, .. }, LockOutcome::Done) => {
+            MachineEvent::Command(LockCommand::OpenSession { session, .. }, LockOutcome::Done) => {
                 self.sessions.insert(*session);
             }
-            What::Command(LockCommand::Acquire(acquire), LockOutcome::Queued { token, granted }) => {
+            MachineEvent::Command(LockCommand::Acquire(acquire), LockOutcome::Queued { token, granted }) => {
                 if acquire.open.is_some() {
                     self.sessions.insert(acquire.session);
                 }
@@ -130,7 +130,7 @@ impl Log {
                     self.problem("it is said to be granted, and is not, or the other way round");
                 }
             }
-            What::Command(LockCommand::Acquire(acquire), LockOutcome::Taken { .. }) => {
+            MachineEvent::Command(LockCommand::Acquire(acquire), LockOutcome::Taken { .. }) => {
                 let free = |name: &Name| {
                     let lock = LOCKS.iter().position(|each| *each == name.as_str()).expect("one of them");
                     before[lock].waiting.is_empty() && admits(&before[lock], acquire.mode)
@@ -139,43 +139,43 @@ impl Log {
                     self.problem("a lock is refused that is free");
                 }
             }
-            What::Command(LockCommand::Acquire(acquire), LockOutcome::Refused(Refusal::NoSession { .. }))
+            MachineEvent::Command(LockCommand::Acquire(acquire), LockOutcome::Refused(Refusal::NoSession { .. }))
                 if !self.sessions.contains(&acquire.session) => {}
-            What::Command(
+            MachineEvent::Command(
                 LockCommand::Acquire(acquire),
                 LockOutcome::Refused(Refusal::AlreadyQueued { token, .. }),
             ) if in_queue(*token, acquire.session) => {}
-            What::Command(LockCommand::Release { session, token, .. }, outcome) => {
+            MachineEvent::Command(LockCommand::Release { session, token, .. }, outcome) => {
                 if matches!(outcome, LockOutcome::Released { .. }) != in_queue(*token, *session) {
                     self.problem("a place is released that there is not, or the other way round");
                 }
             }
-            What::Command(LockCommand::ForceRelease { name }, LockOutcome::Released { tokens }) => {
+            MachineEvent::Command(LockCommand::ForceRelease { name }, LockOutcome::Released { tokens }) => {
                 if !tokens.iter().all(|token| holder(before, name, *token).is_some()) {
                     self.problem("a lock is taken from who does not hold it");
                 }
                 // And with them all that their sessions have.
                 let all = || before.iter().flat_map(|queue| queue.held.iter().chain(&queue.waiting));
                 let sessions: BTreeSet<i64> =
-                    all().filter(|place| tokens.contains(&place.token)).map(|place| place.session).collect();
+                    all().filter(|entry| tokens.contains(&entry.token)).map(|entry| entry.session).collect();
                 self.forced
-                    .extend(all().filter(|place| sessions.contains(&place.session)).map(|place| (place.token, at)));
+                    .extend(all().filter(|entry| sessions.contains(&entry.session)).map(|entry| (entry.token, at)));
             }
-            What::Command(LockCommand::ForceRelease { .. }, LockOutcome::Refused(Refusal::Free { .. })) => {}
-            What::Command(LockCommand::Proclaim { session, token, .. }, outcome) => {
+            MachineEvent::Command(LockCommand::ForceRelease { .. }, LockOutcome::Refused(Refusal::Free { .. })) => {}
+            MachineEvent::Command(LockCommand::Proclaim { session, token, .. }, outcome) => {
                 let held = before.iter().flat_map(|queue| &queue.held);
-                let mut held = held.filter(|place| (place.token, place.session) == (*token, *session));
-                if (*outcome == LockOutcome::Done) != held.any(|place| place.mode == Mode::Exclusive) {
+                let mut held = held.filter(|entry| (entry.token, entry.session) == (*token, *session));
+                if (*outcome == LockOutcome::Done) != held.any(|entry| entry.mode == Mode::Exclusive) {
                     self.problem("who does not hold the lock says something, or who does may not");
                 }
             }
-            What::Command(LockCommand::FencedWrite { name, token, .. }, outcome) => {
-                let holds = holder(before, name, *token).is_some_and(|place| place.mode == Mode::Exclusive);
+            MachineEvent::Command(LockCommand::FencedWrite { name, token, .. }, outcome) => {
+                let holds = holder(before, name, *token).is_some_and(|entry| entry.mode == Mode::Exclusive);
                 if matches!(outcome, LockOutcome::Keys(_)) != holds {
                     self.problem("a fenced key is changed by who does not hold the lock, or who does may not");
                 }
             }
-            What::Command(LockCommand::RaiseFence { name, token }, outcome) => {
+            MachineEvent::Command(LockCommand::RaiseFence { name, token }, outcome) => {
                 let highest = self.fences.entry(name.clone()).or_default();
                 let admits = token >= highest;
                 *highest = (*highest).max(*token);
@@ -183,43 +183,43 @@ impl Log {
                     self.problem("an older token is let through, or a newer one is not");
                 }
             }
-            What::Command(..) => self.problem("an outcome that should not be"),
+            MachineEvent::Command(..) => self.problem("an outcome that should not be"),
         }
     }
 
-    /// Whether the right ones hold and wait.
-    fn see_queues(&mut self, before: &[Queue], at: Duration, step: &Step) {
+    /// Whether the right ones hold each lock and wait for it.
+    fn check_queues(&mut self, before: &[Queue], at: Duration, step: &Step) {
         for (lock, queue) in step.queues.iter().enumerate() {
-            let modes: Vec<Mode> = queue.held.iter().map(|place| place.mode).collect();
-            if !fit(&modes) {
+            let modes: Vec<Mode> = queue.held.iter().map(|entry| entry.mode).collect();
+            if !are_compatible(&modes) {
                 self.problem(format!("too many hold lock {lock}"));
             }
-            if let Some(place) =
-                queue.held.iter().chain(&queue.waiting).find(|place| !self.sessions.contains(&place.session))
+            if let Some(entry) =
+                queue.held.iter().chain(&queue.waiting).find(|entry| !self.sessions.contains(&entry.session))
             {
-                self.problem(format!("{place:?} is of a session that there is not"));
+                self.problem(format!("{entry:?} is of a session that there is not"));
             }
-            let held_before = |token: u64| before[lock].held.iter().any(|place| place.token == token);
-            for place in queue.held.iter().filter(|place| !held_before(place.token)) {
+            let held_before = |token: u64| before[lock].held.iter().any(|entry| entry.token == token);
+            for entry in queue.held.iter().filter(|entry| !held_before(entry.token)) {
                 let last = self.grants[lock].last().map_or(0, |grant| grant.token);
-                let passed = queue.waiting.iter().find(|waiting| waiting.token < place.token);
-                if place.token <= last || passed.is_some() {
-                    self.problem(format!("{place:?} is granted after {last}, before {passed:?}"));
+                let passed = queue.waiting.iter().find(|waiting| waiting.token < entry.token);
+                if entry.token <= last || passed.is_some() {
+                    self.problem(format!("{entry:?} is granted after {last}, before {passed:?}"));
                 }
-                self.grants[lock].push(Grant { token: place.token, mode: place.mode, at });
+                self.grants[lock].push(Grant { token: entry.token, mode: entry.mode, at });
             }
             if let Some(first) = queue.waiting.first()
-                && self.could_have(&step.queues, first)
+                && self.could_be_granted(&step.queues, first)
             {
                 self.problem(format!("{first:?} waits for locks that are free"));
             }
         }
     }
 
-    /// Whether nobody keeps a place that waits from any of its locks.
-    fn could_have(&self, queues: &[Queue], place: &Standing) -> bool {
-        let of_it = queues.iter().filter(|queue| queue.waiting.iter().any(|each| each.token == place.token));
-        let mut of_it = of_it.map(|queue| queue.waiting[0].token == place.token && admits(queue, place.mode));
+    /// Whether nobody keeps an entry that waits from any of its locks.
+    fn could_be_granted(&self, queues: &[Queue], entry: &QueueEntry) -> bool {
+        let of_it = queues.iter().filter(|queue| queue.waiting.iter().any(|each| each.token == entry.token));
+        let mut of_it = of_it.map(|queue| queue.waiting[0].token == entry.token && admits(queue, entry.mode));
         of_it.all(|is_free| is_free)
     }
 }

@@ -16,12 +16,12 @@ use broadcast_store::{
 use openraft::type_config::TypeConfigExt as _;
 
 use crate::{
-    history::{Denied, Stay},
+    history::{ClientBelief, Denial},
     journal::{LOCKS, name},
-    keeper::Kept,
+    keeper::ClientSession,
     network::{C, World},
     register,
-    session::{Missed, Session as Requests},
+    session::{RequestFailure, Session as Requests},
     voter::{Clock, now},
 };
 
@@ -42,15 +42,15 @@ struct Client {
 
 /// What becomes of a session after a turn.
 #[derive(PartialEq)]
-enum Then {
-    GoesOn,
+enum SessionFate {
+    Continues,
     /// Nobody looks after it any more: the client has gone, or has lost it.
-    IsLeft,
+    Abandoned,
 }
 
-/// A place that was taken.
-struct Place<'a> {
-    kept: &'a Kept,
+/// A client's entry in a queue.
+struct ClientEntry<'a> {
+    session: &'a ClientSession,
     token: u64,
     lock: usize,
     mode: Mode,
@@ -82,16 +82,16 @@ impl Client {
         }
     }
 
-    /// How a place is.
-    async fn state(&mut self, token: u64) -> Option<EntryState> {
+    /// The state of an entry.
+    async fn entry_state(&mut self, token: u64) -> Option<EntryState> {
         let query = postcard::to_allocvec(&LockQuery::EntryStates(vec![token])).expect("it can be written");
         let ask = self.requests.ask(|peer| {
             let query = query.clone();
             async move {
                 match read_index(&peer.raft).await {
                     Ok(()) => {}
-                    Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
-                    Err(_) => return Err(Missed::Lost),
+                    Err(ConsensusError::NotLeader { leader }) => return Err(RequestFailure::NotLeader(leader)),
+                    Err(_) => return Err(RequestFailure::Lost),
                 }
                 let answer = peer.state.read(|replica, _| {
                     let view = QueryContext { leases: replica.state.leases(), left: &|_| None };
@@ -114,26 +114,26 @@ impl Client {
             label: String::new(),
             since: 0,
         };
-        let kept = Kept::begin(&world, self.clock, &config);
-        // Either by itself, or with its first place.
+        let session = ClientSession::begin(&world, self.clock, &config);
+        // Either by itself, or with its first entry.
         let mut open = world.chance(500).then(|| config.clone());
         if open.is_none() {
-            match self.execute(LockCommand::OpenSession { session: kept.id, config }).await {
-                Some(LockOutcome::Done) => kept.keep(self.voters),
+            match self.execute(LockCommand::OpenSession { session: session.id, config }).await {
+                Some(LockOutcome::Done) => session.keep(self.voters),
                 None => return,
                 other => return world.fail(format!("{other:?} answers the opening of a session")),
             }
         }
         for _ in 0..1 + world.below(3) {
-            if kept.left().is_zero() || world.done() {
+            if session.left().is_zero() || world.done() {
                 break;
             }
-            if self.turn(&kept, open.take()).await == Then::IsLeft {
+            if self.turn(&session, open.take()).await == SessionFate::Abandoned {
                 return;
             }
         }
-        kept.stop();
-        self.execute_revoke(kept.id).await;
+        session.stop();
+        self.execute_revoke(session.id).await;
     }
 
     async fn execute_revoke(&mut self, session: i64) {
@@ -162,188 +162,192 @@ impl Client {
         (AcquireCommand { session, open, names, mode, waits, value: LOCKS[lock].into(), since: 0 }, lock)
     }
 
-    async fn turn(&mut self, kept: &Kept, open: Option<LockSessionConfig>) -> Then {
+    async fn turn(&mut self, session: &ClientSession, open: Option<LockSessionConfig>) -> SessionFate {
         let world = self.world.clone();
         let opens = open.is_some();
-        let (request, lock) = self.request(kept.id, open);
+        let (request, lock) = self.request(session.id, open);
         let mode = request.mode;
         let mut outcome = self.execute(LockCommand::Acquire(request.clone())).await;
         if outcome.is_none() && world.chance(500) {
-            // It may have been done: then the session has that place, and gets no other one.
+            // It may have been done: then the session has that entry, and gets no other one.
             outcome = self.execute(LockCommand::Acquire(AcquireCommand { open: None, ..request })).await;
         }
         match outcome {
-            // If it has a place all the same, it ends with the session.
-            None | Some(LockOutcome::Refused(Refusal::AlreadyQueued { .. })) => Then::IsLeft,
+            // If it has an entry all the same, that ends with the session.
+            None | Some(LockOutcome::Refused(Refusal::AlreadyQueued { .. })) => SessionFate::Abandoned,
             Some(LockOutcome::Queued { token, granted }) => {
                 if opens {
-                    kept.keep(self.voters);
+                    session.keep(self.voters);
                 }
-                let place = Place { kept, token, lock, mode };
-                let (then, until) = self.placed(&place, granted).await;
-                let deadline = kept.deadline();
+                let entry = ClientEntry { session, token, lock, mode };
+                let (fate, until) = self.wait_and_hold(&entry, granted).await;
+                let deadline = session.deadline();
                 let until = until.map(|until| until.min(deadline));
-                world.lock().history.stays.insert(token, Stay { deadline, until });
-                then
+                world.lock().history.beliefs.insert(token, ClientBelief { deadline, holds_until: until });
+                fate
             }
-            Some(LockOutcome::Taken { .. }) if opens => Then::IsLeft,
-            Some(LockOutcome::Taken { .. }) => Then::GoesOn,
+            Some(LockOutcome::Taken { .. }) if opens => SessionFate::Abandoned,
+            Some(LockOutcome::Taken { .. }) => SessionFate::Continues,
             Some(LockOutcome::Refused(Refusal::NoSession { .. })) => {
-                if !opens && !kept.left().is_zero() {
-                    world.lock().history.gone.push(kept.id);
+                if !opens && !session.left().is_zero() {
+                    world.lock().history.lost_sessions.push(session.id);
                 }
-                Then::IsLeft
+                SessionFate::Abandoned
             }
             other => {
                 world.fail(format!("{other:?} answers who asks for a lock"));
-                Then::IsLeft
+                SessionFate::Abandoned
             }
         }
     }
 
-    /// Waits for a place, and holds it; gives until when it took itself for the holder, if it did. The deadline comes
-    /// before that.
-    async fn placed(&mut self, place: &Place<'_>, mut granted: bool) -> (Then, Option<Duration>) {
-        let (world, kept) = (self.world.clone(), place.kept);
+    /// Waits until an entry is granted, and holds the lock; gives until when it took itself for the holder, if it did. The
+    /// deadline comes before that.
+    async fn wait_and_hold(&mut self, entry: &ClientEntry<'_>, mut granted: bool) -> (SessionFate, Option<Duration>) {
+        let (world, session) = (self.world.clone(), entry.session);
         let began = now();
         let limit = world.chance(250).then(|| began + Duration::from_millis(world.below(4000)));
         while !granted {
-            if kept.left().is_zero() || !world.done() && world.chance(10) {
-                return (Then::IsLeft, None);
+            if session.left().is_zero() || !world.done() && world.chance(10) {
+                return (SessionFate::Abandoned, None);
             }
             if limit.is_some_and(|limit| now() > limit) && !world.done() {
-                return (self.release(place).await, None);
+                return (self.release(entry).await, None);
             }
             let calm_since = world.lock().history.calm_since;
             if let Some(since) = calm_since.map(|since| since.max(began))
                 && now() > since + PATIENCE
             {
-                world.fail(format!("token {} of lock {} still waits, since {since:?}", place.token, place.lock));
-                return (Then::IsLeft, None);
+                world.fail(format!("token {} of lock {} still waits, since {since:?}", entry.token, entry.lock));
+                return (SessionFate::Abandoned, None);
             }
             if !world.done() && world.chance(10) {
-                kept.pause(kept.long()).await;
+                session.pause(session.beyond_ttl()).await;
             }
             C::sleep(Duration::from_millis(20 + world.below(300))).await;
-            match self.state(place.token).await {
+            match self.entry_state(entry.token).await {
                 Some(EntryState::Held) => granted = true,
                 Some(EntryState::Gone) => {
-                    self.denied(place, "wait");
-                    return (Then::GoesOn, None);
+                    self.note_denial(entry, "wait");
+                    return (SessionFate::Continues, None);
                 }
                 Some(EntryState::Waiting) | None => {}
             }
         }
-        self.hold(place).await;
-        if kept.left().is_zero() {
-            return (Then::IsLeft, Some(Duration::MAX));
+        self.hold(entry).await;
+        if session.left().is_zero() {
+            return (SessionFate::Abandoned, Some(Duration::MAX));
         }
         let until = now();
         match world.below(10) {
             // The client has gone, and its lock goes when the session does.
-            0 => (Then::IsLeft, Some(Duration::MAX)),
+            0 => (SessionFate::Abandoned, Some(Duration::MAX)),
             1 => {
-                kept.stop();
-                self.execute_revoke(kept.id).await;
-                (Then::IsLeft, Some(until))
+                session.stop();
+                self.execute_revoke(session.id).await;
+                (SessionFate::Abandoned, Some(until))
             }
-            _ => (self.release(place).await, Some(until)),
+            _ => (self.release(entry).await, Some(until)),
         }
     }
 
     /// What holders do: write, keep on writing, and now and then do so when they hold it no more.
-    async fn hold(&mut self, place: &Place<'_>) {
-        let (world, kept, token) = (self.world.clone(), place.kept, place.token);
+    async fn hold(&mut self, entry: &ClientEntry<'_>) {
+        let (world, session, token) = (self.world.clone(), entry.session, entry.token);
         let until = now() + Duration::from_millis(world.below(if world.done() { 200 } else { 1500 }));
         let reckless = world.chance(200);
         loop {
-            if kept.left().is_zero() && !reckless || now() > until || world.lock().history.calm_since.is_some() {
+            if session.left().is_zero() && !reckless || now() > until || world.lock().history.calm_since.is_some() {
                 return;
             }
             if world.chance(20) {
                 // It goes on as if nothing were.
-                kept.pause(kept.long()).await;
+                session.pause(session.beyond_ttl()).await;
             }
             let command = match world.below(6) {
-                0..3 if place.lock == REGISTER => {
-                    if !self.increment(place).await {
+                0..3 if entry.lock == REGISTER => {
+                    if !self.increment(entry).await {
                         return;
                     }
                     continue;
                 }
                 3 => {
-                    let key = format!("fenced/{}", place.lock);
+                    let key = format!("fenced/{}", entry.lock);
                     let put = Put { key: key.into(), value: token.to_string().into(), ..Put::default() };
                     LockCommand::FencedWrite {
-                        name: name(place.lock),
+                        name: name(entry.lock),
                         token,
                         keys: keys::KeysCommand::Put(put).encode(),
                     }
                 }
-                4 if place.lock == ELECTION => LockCommand::Proclaim {
-                    name: name(place.lock),
-                    session: kept.id,
+                4 if entry.lock == ELECTION => LockCommand::Proclaim {
+                    name: name(entry.lock),
+                    session: session.id,
                     token,
                     value: now().as_millis().to_string().into(),
                 },
-                5 if place.mode == Mode::Exclusive => LockCommand::RaiseFence { name: name(place.lock), token },
+                5 if entry.mode == Mode::Exclusive => LockCommand::RaiseFence { name: name(entry.lock), token },
                 _ => {
                     C::sleep(Duration::from_millis(20 + world.below(300))).await;
                     continue;
                 }
             };
             match self.execute(command).await {
-                Some(LockOutcome::Refused(Refusal::NotHeld { .. })) if place.mode == Mode::Exclusive => {
-                    self.denied(place, "write");
+                Some(LockOutcome::Refused(Refusal::NotHeld { .. })) if entry.mode == Mode::Exclusive => {
+                    self.note_denial(entry, "write");
                 }
-                Some(LockOutcome::Refused(Refusal::StaleToken { .. })) => self.denied(place, "remember its token"),
+                Some(LockOutcome::Refused(Refusal::StaleToken { .. })) => self.note_denial(entry, "remember its token"),
                 _ => {}
             }
         }
     }
 
     /// Adds one to the register. Whether it may go on.
-    async fn increment(&mut self, place: &Place<'_>) -> bool {
-        let (world, kept) = (self.world.clone(), place.kept);
-        let Some(value) = register::read(&world, place.token).await else {
-            self.denied(place, "read the register");
+    async fn increment(&mut self, entry: &ClientEntry<'_>) -> bool {
+        let (world, session) = (self.world.clone(), entry.session);
+        let Some(value) = register::read(&world, entry.token).await else {
+            self.note_denial(entry, "read the register");
             return false;
         };
         if world.chance(50) {
             // The pause that no deadline helps against: it has looked at its clock before.
-            kept.pause(kept.long()).await;
+            session.pause(session.beyond_ttl()).await;
         }
         if world.chance(50) {
             // It takes long, and nobody waits for the answer. So it must not write once more.
             let takes = Duration::from_millis(world.below(12_000));
-            drop(C::spawn(register::write(world, place.token, value + 1, takes)));
+            drop(C::spawn(register::write(world, entry.token, value + 1, takes)));
             return false;
         }
         let takes = Duration::from_millis(1 + world.below(40));
-        let accepted = register::write(world, place.token, value + 1, takes).await;
+        let accepted = register::write(world, entry.token, value + 1, takes).await;
         if !accepted {
-            self.denied(place, "write the register");
+            self.note_denial(entry, "write the register");
         }
         accepted
     }
 
-    async fn release(&mut self, place: &Place<'_>) -> Then {
+    async fn release(&mut self, entry: &ClientEntry<'_>) -> SessionFate {
         let outcome = self
-            .execute(LockCommand::Release { session: place.kept.id, token: place.token, name: Some(name(place.lock)) })
+            .execute(LockCommand::Release {
+                session: entry.session.id,
+                token: entry.token,
+                name: Some(name(entry.lock)),
+            })
             .await;
         match outcome {
-            Some(LockOutcome::Released { .. }) => Then::GoesOn,
+            Some(LockOutcome::Released { .. }) => SessionFate::Continues,
             Some(LockOutcome::Refused(Refusal::NotHeld { .. })) => {
-                self.denied(place, "release");
-                Then::GoesOn
+                self.note_denial(entry, "release");
+                SessionFate::Continues
             }
-            // Whatever became of it, the place ends with the session.
-            _ => Then::IsLeft,
+            // Whatever became of it, the entry ends with the session.
+            _ => SessionFate::Abandoned,
         }
     }
 
-    /// Its place has gone. Whether it should have is known at the end.
-    fn denied(&self, place: &Place<'_>, what: &'static str) {
-        self.world.lock().history.denied.push(Denied { token: place.token, at: now(), what });
+    /// Its entry has gone. Whether it should have is known at the end.
+    fn note_denial(&self, entry: &ClientEntry<'_>, what: &'static str) {
+        self.world.lock().history.denials.push(Denial { token: entry.token, at: now(), what });
     }
 }

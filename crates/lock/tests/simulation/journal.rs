@@ -29,16 +29,16 @@ pub(crate) fn name(lock: usize) -> Name {
     Name::new(LOCKS[lock]).expect("a name")
 }
 
-/// What an entry of the log was about.
+/// What an entry of the log had the machine do.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum What {
+pub(crate) enum MachineEvent {
     Command(LockCommand, LockOutcome),
-    Ended(i64, LeaseEndReason),
+    LeaseEnded(i64, LeaseEndReason),
 }
 
-/// A place, as it stands in a queue.
+/// An entry of a queue, as the machine has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct QueueEntry {
     pub(crate) token: u64,
     pub(crate) session: i64,
     pub(crate) mode: Mode,
@@ -47,14 +47,14 @@ pub(crate) struct Standing {
 /// Who holds a lock and who waits for it, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Queue {
-    pub(crate) held: Vec<Standing>,
-    pub(crate) waiting: Vec<Standing>,
+    pub(crate) held: Vec<QueueEntry>,
+    pub(crate) waiting: Vec<QueueEntry>,
 }
 
 /// An entry of the log, and how the locks were after it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
-    pub(crate) what: What,
+    pub(crate) event: MachineEvent,
     /// In the order of [`LOCKS`].
     pub(crate) queues: Vec<Queue>,
     pub(crate) revision: u64,
@@ -63,7 +63,7 @@ pub(crate) struct Step {
 /// All entries of a run.
 #[derive(Default)]
 pub(crate) struct Journal {
-    /// By index, and the place in what that entry led to, with the time when the first voter applied it.
+    /// By index, and the number of the step among those that the entry led to, with the time when the first voter applied it.
     pub(crate) steps: BTreeMap<(u64, u32), (Duration, Step)>,
     pub(crate) problems: Vec<String>,
 }
@@ -83,15 +83,15 @@ pub(crate) fn problems() -> Vec<String> {
     JOURNAL.with_borrow(|journal| journal.problems.clone())
 }
 
-/// The locks, as a voter has them.
+/// The locks, as a voter has them. They note in the journal what they do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Observed {
+pub(crate) struct RecordingLocks {
     pub(crate) locks: Locks,
     /// The index of the last entry, and how many steps it has led to so far.
     last: (u64, u32),
 }
 
-impl Observed {
+impl RecordingLocks {
     pub(crate) fn machine() -> Box<dyn Machine> {
         Box::<Self>::default()
     }
@@ -101,19 +101,19 @@ impl Observed {
         let query = postcard::to_allocvec(&LockQuery::Lock(name(lock))).expect("it can be written");
         let query = self.locks.query(&view, &query).expect("it can be read");
         let lock: Option<LockState> = postcard::from_bytes(&query).expect("an query");
-        let standing = |holder: &Holder| Standing { token: holder.token, session: holder.session, mode: holder.mode };
+        let entry = |holder: &Holder| QueueEntry { token: holder.token, session: holder.session, mode: holder.mode };
         lock.map_or_else(Queue::default, |lock| Queue {
-            held: lock.holders.iter().map(standing).collect(),
-            waiting: lock.queue.iter().map(standing).collect(),
+            held: lock.holders.iter().map(entry).collect(),
+            waiting: lock.queue.iter().map(entry).collect(),
         })
     }
 
-    fn note(&mut self, context: &ApplyContext<'_>, what: What) {
+    fn note(&mut self, context: &ApplyContext<'_>, event: MachineEvent) {
         let index = context.log_id().index;
         self.last = (index, if self.last.0 == index { self.last.1 + 1 } else { 0 });
         let index = self.last;
         let queues = (0..LOCKS.len()).map(|lock| self.queue(context, lock)).collect();
-        let step = Step { what, queues, revision: context.revision() };
+        let step = Step { event, queues, revision: context.revision() };
         JOURNAL.with_borrow_mut(|journal| match journal.steps.get(&index) {
             Some((_, before)) if *before != step => {
                 journal.problems.push(format!("entry {index:?} led to {before:?} at one voter, and here to {step:?}"));
@@ -129,7 +129,7 @@ impl Observed {
     }
 }
 
-impl Machine for Observed {
+impl Machine for RecordingLocks {
     fn name(&self) -> &'static str {
         self.locks.name()
     }
@@ -146,7 +146,7 @@ impl Machine for Observed {
         let answer = self.locks.apply(context, body)?;
         let command = postcard::from_bytes(body).expect("it was applied");
         let outcome = postcard::from_bytes(&answer).expect("an outcome");
-        self.note(context, What::Command(command, outcome));
+        self.note(context, MachineEvent::Command(command, outcome));
         Ok(answer)
     }
 
@@ -156,7 +156,7 @@ impl Machine for Observed {
 
     fn lease_ended(&mut self, context: &mut ApplyContext<'_>, lease: i64, why: LeaseEndReason) {
         self.locks.lease_ended(context, lease, why);
-        self.note(context, What::Ended(lease, why));
+        self.note(context, MachineEvent::LeaseEnded(lease, why));
     }
 
     fn guaranteed_ttl(&self, lease: i64) -> Option<i64> {

@@ -10,9 +10,9 @@ use broadcast_store::raft::{ConsensusError, read_index};
 use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as _};
 
 use crate::{
-    history::Opened,
+    history::SessionRecord,
     network::{C, Peer, World},
-    session::{Missed, Session as Requests},
+    session::{RequestFailure, Session as Requests},
     voter::{Clock, now},
 };
 
@@ -22,7 +22,7 @@ fn least(ttl: Duration) -> Duration {
 }
 
 /// A session, until it is dropped; then nobody keeps it alive.
-pub(crate) struct Kept {
+pub(crate) struct ClientSession {
     pub(crate) id: i64,
     world: World,
     clock: Clock,
@@ -45,13 +45,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("no panic")
 }
 
-impl Kept {
+impl ClientSession {
     /// A session that is about to be opened.
     pub(crate) fn begin(world: &World, clock: Clock, config: &LockSessionConfig) -> Self {
         let id = FIRST_SESSION_ID + world.below(1 << 56) as i64;
         let ttl = Duration::from_secs(config.ttl.into());
-        let lives = ttl + Duration::from_secs(config.lock_delay.into());
-        world.lock().history.sessions.insert(id, Opened { lives, kept: now() });
+        let lifetime = ttl + Duration::from_secs(config.lock_delay.into());
+        world.lock().history.sessions.insert(id, SessionRecord { lifetime, last_keepalive: now() });
         let deadline = clock.now() + least(ttl);
         let state = State { deadline, ended: false, stopped: false, paused_until: Duration::ZERO };
         Self { id, world: world.clone(), clock, ttl, state: Arc::new(Mutex::new(state)) }
@@ -86,24 +86,24 @@ impl Kept {
     }
 
     /// A time beyond its time to live.
-    pub(crate) fn long(&self) -> Duration {
+    pub(crate) fn beyond_ttl(&self) -> Duration {
         self.ttl + Duration::from_millis(self.world.below(6000))
     }
 }
 
-impl Drop for Kept {
+impl Drop for ClientSession {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
 /// As a voter does it.
-async fn keep_alive(peer: Peer, session: i64) -> Result<Option<Duration>, Missed> {
+async fn keep_alive(peer: Peer, session: i64) -> Result<Option<Duration>, RequestFailure> {
     let asked = peer.clock.now();
     match read_index(&peer.raft).await {
         Ok(()) => {}
-        Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
-        Err(_) => return Err(Missed::Lost),
+        Err(ConsensusError::NotLeader { leader }) => return Err(RequestFailure::NotLeader(leader)),
+        Err(_) => return Err(RequestFailure::Lost),
     }
     let term = peer.raft.metrics().borrow_watched().current_term;
     peer.state.read(|replica, _| {
@@ -113,7 +113,7 @@ async fn keep_alive(peer: Peer, session: i64) -> Result<Option<Duration>, Missed
         };
         let mut timers = peer.timers.lock().expect("no panic");
         if timers.term() != Some(term) {
-            return Err(Missed::NotLeader(None));
+            return Err(RequestFailure::NotLeader(None));
         }
         timers.ensure(asked, session, ttl);
         Ok(timers.keep_alive(asked, session).map(|lives| lives.min(Duration::from_secs(promised as u64))))
@@ -145,13 +145,13 @@ async fn keep(world: World, voters: u64, id: i64, clock: Clock, ttl: Duration, s
         match C::timeout(left, requests.ask(|peer| keep_alive(peer, id))).await {
             Ok(Some(Some(lives))) => {
                 lock(&state).deadline = sent + least(lives);
-                world.lock().history.kept(id, sent_at);
+                world.lock().history.note_keepalive(id, sent_at);
                 C::sleep(ttl / 3).await;
             }
             Ok(Some(None)) => {
                 let mut state = lock(&state);
                 if !state.stopped && clock.now() < state.deadline {
-                    world.lock().history.gone.push(id);
+                    world.lock().history.lost_sessions.push(id);
                 }
                 state.ended = true;
                 return;

@@ -9,8 +9,8 @@ use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as 
 use crate::{
     client,
     faults::Nemesis,
-    journal::{self, Observed},
-    network::{C, Weather, World},
+    journal::{self, RecordingLocks},
+    network::{C, NetworkConditions, World},
     random::Random,
     voter::{found, now},
 };
@@ -36,7 +36,7 @@ impl Nemesis {
                     let failure = peer.raft.metrics().borrow_watched().running_state.clone().err();
                     assert!(failure.is_none(), "{failure:?}");
                     peer.state.read(|replica, at| {
-                        let locks = replica.state.machine::<Observed>().map(|locks| locks.locks.counts());
+                        let locks = replica.state.machine::<RecordingLocks>().map(|locks| locks.locks.counts());
                         (at, replica.state.hash(), replica.state.leases().len(), locks)
                     })
                 })
@@ -62,7 +62,7 @@ async fn compare(world: World) {
         for peer in world.peers() {
             let (index, hash) = peer.state.read(|replica, index| (index, replica.state.hash()));
             if let Some(index) = index {
-                world.lock().history.state(peer.id, index, hash);
+                world.lock().history.check_state(peer.id, index, hash);
             }
         }
     }
@@ -74,7 +74,7 @@ pub(crate) async fn scenario(seed: u64) -> [u64; 10] {
     let mut random = Random::new(seed);
     let voters = if random.below(4) == 0 { 5 } else { 3 };
     let rounds = 3 + random.below(3);
-    let world = World::new(random, Machines::default().with(Observed::machine));
+    let world = World::new(random, Machines::default().with(RecordingLocks::machine));
     let nemesis = Nemesis { world: world.clone(), voters };
     found(&world, voters).await;
     drop(C::spawn(compare(world.clone())));
@@ -88,7 +88,7 @@ pub(crate) async fn scenario(seed: u64) -> [u64; 10] {
             nemesis.fault().await;
         }
         C::sleep(Duration::from_millis(world.below(8000))).await;
-        world.lock().weather = Weather::fair();
+        world.lock().conditions = NetworkConditions::normal();
         C::sleep(Duration::from_millis(world.below(5000))).await;
         nemesis.check();
     }

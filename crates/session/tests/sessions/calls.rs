@@ -51,20 +51,20 @@ async fn what_cannot_be_called_is_told_at_once() {
 async fn a_service_refuses_fails_or_takes_too_long() {
     let (one, other) = NodeOptions::default().pair().await;
     let dropped = Arc::new(Notify::new());
-    struct Tell(Arc<Notify>);
-    impl Drop for Tell {
+    struct NotifyOnDrop(Arc<Notify>);
+    impl Drop for NotifyOnDrop {
         fn drop(&mut self) {
             self.0.notify_one();
         }
     }
     other.serve("no", async |_: Request| Err(Refusal::new(42, "é".repeat(4 << 10))));
     other.serve("panic", async |_: Request| panic!("as the test wants it"));
-    let tell = Arc::clone(&dropped);
+    let notify = Arc::clone(&dropped);
     other.serve("never", move |_: Request| {
-        let tell = Tell(Arc::clone(&tell));
+        let guard = NotifyOnDrop(Arc::clone(&notify));
         async move {
             std::future::pending::<()>().await;
-            drop(tell);
+            drop(guard);
             Ok(Bytes::new().into())
         }
     });

@@ -14,7 +14,7 @@ use openraft::type_config::TypeConfigExt as _;
 use crate::{
     history::{Answer, Ask, Operation},
     network::{C, Peer, World},
-    session::{Missed, Session},
+    session::{RequestFailure, Session},
 };
 
 /// Keys that all clients use.
@@ -26,8 +26,8 @@ async fn read(session: &mut Session) -> Option<RangeOutcome> {
         .ask(|peer| async move {
             match read_index(&peer.raft).await {
                 Ok(()) => Ok(range(&peer)),
-                Err(ConsensusError::NotLeader { leader }) => Err(Missed::NotLeader(leader)),
-                Err(_) => Err(Missed::Lost),
+                Err(ConsensusError::NotLeader { leader }) => Err(RequestFailure::NotLeader(leader)),
+                Err(_) => Err(RequestFailure::Lost),
             }
         })
         .await

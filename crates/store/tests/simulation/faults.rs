@@ -23,7 +23,7 @@ impl Nemesis {
     fn cut(&self, cut: impl Fn(u64, u64) -> bool) {
         let all = 1..=self.voters;
         let pairs = all.clone().flat_map(|from| all.clone().map(move |to| (from, to)));
-        self.world.lock().weather.cut.extend(pairs.filter(|(from, to)| from != to && cut(*from, *to)));
+        self.world.lock().conditions.cut.extend(pairs.filter(|(from, to)| from != to && cut(*from, *to)));
     }
 
     fn power_off(&self, id: u64) {
@@ -32,7 +32,7 @@ impl Nemesis {
         }
     }
 
-    /// One more thing goes wrong, until the weather is fair again.
+    /// One more thing goes wrong, until the network is well again.
     pub(crate) async fn fault(&self) {
         let world = &self.world;
         let victim = self.victim();
@@ -60,11 +60,11 @@ impl Nemesis {
                 let few = |id: u64| id == victim || self.voters > 3 && id == other;
                 self.cut(|from, to| few(from) != few(to));
             }
-            9 => (world.lock().weather.lost, world.lock().weather.doubled) = (150, 100),
-            10 => drop(world.lock().weather.sync.insert(victim, 400)),
+            9 => (world.lock().conditions.lost, world.lock().conditions.doubled) = (150, 100),
+            10 => drop(world.lock().conditions.sync.insert(victim, 400)),
             // A change of leaders, with voters that do not outlive their votes.
             11 => {
-                world.lock().weather.fatal_votes = 50;
+                world.lock().conditions.fatal_votes = 50;
                 self.power_off(self.leader().unwrap_or(victim));
             }
             _ => {

@@ -42,7 +42,7 @@ pub(crate) enum Answer {
     Nothing,
 }
 
-/// An operation. Its times are places in the order of all that happens.
+/// An operation. Its times are positions in the order of all that happens.
 #[derive(Clone, Debug)]
 pub(crate) struct Operation {
     pub(crate) ask: Ask,
@@ -68,7 +68,7 @@ pub(crate) struct History {
     /// The changes of each revision, and when they were first told.
     revisions: BTreeMap<u64, (Vec<KeyEvent>, Duration)>,
     /// Up to which revision each watcher was told.
-    pub(crate) told: BTreeMap<u64, u64>,
+    pub(crate) watched_revisions: BTreeMap<u64, u64>,
     states: BTreeMap<u64, u32>,
     pub(crate) operations: Vec<Operation>,
     pub(crate) leases: Vec<LeaseHeld>,
@@ -97,9 +97,9 @@ impl History {
         self.revisions.last_key_value().map_or(1, |(revision, _)| *revision)
     }
 
-    /// A watcher was told of a revision.
-    pub(crate) fn told(&mut self, watcher: u64, revision: u64, events: &[KeyEvent], now: Duration) {
-        self.told.insert(watcher, revision);
+    /// Notes the events of a revision as a watcher was told them, which must be what others were told.
+    pub(crate) fn check_revision(&mut self, watcher: u64, revision: u64, events: &[KeyEvent], now: Duration) {
+        self.watched_revisions.insert(watcher, revision);
         match self.revisions.get(&revision) {
             Some((before, _)) if before != events => {
                 let what = format!("revision {revision} is {events:?} to watcher {watcher}, and was {before:?}");
@@ -110,8 +110,8 @@ impl History {
         }
     }
 
-    /// The state of a voter at an index.
-    pub(crate) fn state(&mut self, voter: u64, index: u64, hash: u32) {
+    /// Notes the state of a voter at an index, which must be that of all others there.
+    pub(crate) fn check_state(&mut self, voter: u64, index: u64, hash: u32) {
         let before = *self.states.entry(index).or_insert(hash);
         if before != hash {
             self.fail(format!("the state of voter {voter} at index {index} is another than that of others"));
@@ -126,14 +126,14 @@ impl History {
         }
         let timeline = Timeline::of(&self.revisions);
         let mut problems = timeline.problems.clone();
-        let mut placed = Vec::new();
+        let mut with_revisions = Vec::new();
         for operation in &self.operations {
-            match timeline.place(operation) {
-                Ok(place) => placed.extend(place.map(|(revision, changed)| (operation, revision, changed))),
+            match timeline.effective_revision(operation) {
+                Ok(at) => with_revisions.extend(at.map(|(revision, changed)| (operation, revision, changed))),
                 Err(problem) => problems.push(format!("{problem}: {operation:?}")),
             }
         }
-        problems.extend(out_of_order(placed));
+        problems.extend(real_time_violations(with_revisions));
         for lease in &self.leases {
             let end = self.revisions.range(lease.since + 1..).find(|(_, (events, _))| {
                 events.iter().any(|event| event.kv.key == lease.key && event.kv.is_tombstone())
@@ -151,8 +151,8 @@ impl History {
 }
 
 /// Whoever begins after an answer must see what that answer has seen.
-fn out_of_order(placed: Vec<(&Operation, u64, bool)>) -> Vec<String> {
-    let (mut by_begin, mut by_end) = (placed.clone(), placed);
+fn real_time_violations(with_revisions: Vec<(&Operation, u64, bool)>) -> Vec<String> {
+    let (mut by_begin, mut by_end) = (with_revisions.clone(), with_revisions);
     by_begin.sort_by_key(|(operation, ..)| operation.began);
     by_end.sort_by_key(|(operation, ..)| operation.ended);
     let mut answered = by_end.into_iter().peekable();
@@ -178,7 +178,8 @@ struct Timeline {
     problems: Vec<String>,
 }
 
-type Place = Option<(u64, bool)>;
+/// The revision at which an operation took effect, and whether the operation made it; nothing if that cannot be told.
+type EffectiveRevision = Option<(u64, bool)>;
 
 impl Timeline {
     fn of(revisions: &BTreeMap<u64, (Vec<KeyEvent>, Duration)>) -> Self {
@@ -205,17 +206,17 @@ impl Timeline {
     }
 
     /// What a key was at a revision: when it was changed last, and its value.
-    fn at(&self, key: &[u8], revision: u64) -> (u64, Option<&Bytes>) {
+    fn version_at(&self, key: &[u8], revision: u64) -> (u64, Option<&Bytes>) {
         let versions = self.keys.get(key).map(Vec::as_slice).unwrap_or_default();
         let after = versions.partition_point(|(at, _)| *at <= revision);
         let Some((at, value)) = after.checked_sub(1).map(|last| &versions[last]) else { return (0, None) };
         (if value.is_some() { *at } else { 0 }, value.as_ref())
     }
 
-    /// At which revision an operation took place, and whether that is its own; nothing if that cannot be told.
-    fn place(&self, operation: &Operation) -> Result<Place, String> {
+    /// The effective revision of an operation, or why its answer cannot be right.
+    fn effective_revision(&self, operation: &Operation) -> Result<EffectiveRevision, String> {
         let put = |key: &Bytes, value: &Bytes, revision: u64| {
-            let is = self.at(key, revision);
+            let is = self.version_at(key, revision);
             if is == (revision, Some(value)) { Ok(Some((revision, true))) } else { Err(format!("there is {is:?}")) }
         };
         match (&operation.ask, &operation.answer) {
@@ -225,8 +226,8 @@ impl Timeline {
             (_, Answer::Nothing) => Ok(None),
             (Ask::Put { key, value }, Answer::Changed(KeysOutcome::Put(done))) => put(key, value, done.revision),
             (Ask::Delete { key }, Answer::Changed(KeysOutcome::Delete(done))) => {
-                let before = self.at(key, done.revision - 1).1.is_some();
-                let after = self.at(key, done.revision).1.is_some();
+                let before = self.version_at(key, done.revision - 1).1.is_some();
+                let after = self.version_at(key, done.revision).1.is_some();
                 match (done.deleted, before, after) {
                     (1, true, false) => Ok(Some((done.revision, true))),
                     (0, _, false) => Ok(Some((done.revision, false))),
@@ -238,13 +239,13 @@ impl Timeline {
                 Answer::Changed(KeysOutcome::Txn { revision, succeeded, responses }),
             ) => {
                 if *succeeded {
-                    let before = self.at(key, revision - 1).0;
+                    let before = self.version_at(key, revision - 1).0;
                     if before != *expected {
                         return Err(format!("it was changed at {before}"));
                     }
                     return put(key, value, *revision);
                 }
-                let (changed, is) = self.at(key, *revision);
+                let (changed, is) = self.version_at(key, *revision);
                 let found = match &responses[..] {
                     [OpOutcome::Range(range)] => range.kvs.first().map(|kv| &kv.value),
                     _ => return Err("it answers something else".into()),
@@ -261,7 +262,7 @@ impl Timeline {
                 let read: BTreeMap<_, _> = found.kvs.iter().map(|kv| (&kv.key, (kv.mod_revision, &kv.value))).collect();
                 let keys: BTreeSet<_> = self.keys.keys().filter(|key| key.starts_with(b"k")).collect();
                 for key in keys.into_iter().chain(read.keys().copied()) {
-                    let (changed, value) = self.at(key, found.revision);
+                    let (changed, value) = self.version_at(key, found.revision);
                     let expected = value.map(|value| (changed, value));
                     if read.get(key).copied() != expected {
                         return Err(format!("{key:?} should be {expected:?}"));

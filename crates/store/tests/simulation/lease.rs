@@ -14,7 +14,7 @@ use openraft::{async_runtime::WatchReceiver as _, type_config::TypeConfigExt as 
 use crate::{
     history::LeaseHeld,
     network::{C, Peer, World},
-    session::{Missed, Session},
+    session::{RequestFailure, Session},
     voter::now,
 };
 
@@ -23,16 +23,16 @@ fn least(ttl: i64) -> Duration {
     Duration::from_secs(ttl as u64) * 98 / 100
 }
 
-async fn keep_alive(peer: Peer, lease: i64) -> Result<Option<Duration>, Missed> {
+async fn keep_alive(peer: Peer, lease: i64) -> Result<Option<Duration>, RequestFailure> {
     let asked = peer.clock.now();
     match read_index(&peer.raft).await {
         Ok(()) => {}
-        Err(ConsensusError::NotLeader { leader }) => return Err(Missed::NotLeader(leader)),
-        Err(_) => return Err(Missed::Lost),
+        Err(ConsensusError::NotLeader { leader }) => return Err(RequestFailure::NotLeader(leader)),
+        Err(_) => return Err(RequestFailure::Lost),
     }
     let mut timers = peer.timers.lock().expect("no panic");
     if timers.term() != Some(peer.raft.metrics().borrow_watched().current_term) {
-        return Err(Missed::NotLeader(None));
+        return Err(RequestFailure::NotLeader(None));
     }
     Ok(timers.keep_alive(asked, lease))
 }

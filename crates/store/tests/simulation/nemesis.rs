@@ -14,7 +14,7 @@ use crate::{
     client,
     faults::Nemesis,
     lease,
-    network::{C, Weather, World},
+    network::{C, NetworkConditions, World},
     random::Random,
     voter::{found, now},
     watcher::observe,
@@ -39,9 +39,10 @@ impl Report {
 impl Nemesis {
     /// History is forgotten, as far as all have been told.
     async fn compact(&self) {
-        let told = self.world.lock().history.told.values().copied().min().unwrap_or_default();
+        let told = self.world.lock().history.watched_revisions.values().copied().min().unwrap_or_default();
         let leader = self.leader().and_then(|leader| self.world.peer(leader));
-        if let Some(leader) = leader.filter(|_| self.world.lock().history.told.len() as u64 == self.voters) {
+        if let Some(leader) = leader.filter(|_| self.world.lock().history.watched_revisions.len() as u64 == self.voters)
+        {
             let command = Command::keys(&Keys::Compact { revision: told }).expect("a command as good as any");
             let proposed = leader.raft.client_write(Entry(command.encode().into()));
             let _ = C::timeout(Duration::from_secs(2), proposed).await;
@@ -64,7 +65,7 @@ impl Nemesis {
                     (peer.id, state)
                 })
                 .collect();
-            let told = world.lock().history.told.clone();
+            let told = world.lock().history.watched_revisions.clone();
             let are_equal = states.len() as u64 == self.voters && states.iter().all(|(_, state)| *state == states[0].1);
             if are_equal && let Some((_, (_, _, revision, 0))) = states.first() {
                 let all = (1..=self.voters).map(|watcher| (watcher, *revision)).collect::<BTreeMap<_, _>>();
@@ -102,7 +103,7 @@ pub(crate) async fn scenario(seed: u64) -> Report {
             nemesis.fault().await;
         }
         C::sleep(Duration::from_millis(world.below(8000))).await;
-        world.lock().weather = Weather::fair();
+        world.lock().conditions = NetworkConditions::normal();
         if world.chance(300) {
             nemesis.compact().await;
         }

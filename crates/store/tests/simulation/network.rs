@@ -49,9 +49,9 @@ pub(crate) struct Peer {
     pub(crate) clock: Clock,
 }
 
-/// What the network does at the moment.
+/// How the network is at the moment, and the disks and votes of voters.
 #[derive(Clone, Debug)]
-pub(crate) struct Weather {
+pub(crate) struct NetworkConditions {
     /// From whom to whom nothing comes through. Clients have the number 0.
     pub(crate) cut: BTreeSet<(u64, u64)>,
     /// Of a thousand messages, how many are lost.
@@ -66,15 +66,15 @@ pub(crate) struct Weather {
     pub(crate) fatal_votes: u64,
 }
 
-impl Weather {
-    pub(crate) fn fair() -> Self {
+impl NetworkConditions {
+    pub(crate) fn normal() -> Self {
         Self { cut: BTreeSet::new(), lost: 5, doubled: 10, slow: 5, sync: BTreeMap::new(), fatal_votes: 0 }
     }
 }
 
 pub(crate) struct Inner {
     pub(crate) peers: BTreeMap<u64, Peer>,
-    pub(crate) weather: Weather,
+    pub(crate) conditions: NetworkConditions,
     pub(crate) random: Random,
     /// What voters have besides keys.
     pub(crate) machines: Machines,
@@ -96,7 +96,7 @@ impl World {
     pub(crate) fn new(random: Random, machines: Machines) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             peers: BTreeMap::new(),
-            weather: Weather::fair(),
+            conditions: NetworkConditions::normal(),
             random,
             machines,
             history: History::default(),
@@ -148,24 +148,26 @@ impl World {
     pub(crate) async fn travel(&self, from: u64, to: u64) -> bool {
         let (delay, lost) = {
             let mut inner = self.lock();
-            let slow = inner.weather.slow;
-            let lost = inner.weather.lost;
+            let slow = inner.conditions.slow;
+            let lost = inner.conditions.lost;
             (1 + inner.random.below(slow), inner.random.below(1000) < lost)
         };
         C::sleep(Duration::from_millis(delay)).await;
         let inner = self.lock();
         let alive = |id: u64| id == 0 || inner.peers.get(&id).is_some_and(|peer| !peer.disk.ended());
-        !lost && !inner.weather.cut.contains(&(from, to)) && alive(from) && alive(to)
+        !lost && !inner.conditions.cut.contains(&(from, to)) && alive(from) && alive(to)
     }
 
-    fn leads(&self, term: u64, leader: u64) {
+    /// Notes who leads in a term, which must be the only one.
+    fn check_leader(&self, term: u64, leader: u64) {
         let before = *self.lock().leaders.entry(term).or_insert(leader);
         if before != leader {
             self.fail(format!("{before} and {leader} both lead in term {term}"));
         }
     }
 
-    fn voted(&self, voter: &Peer, term: u64, candidate: u64) {
+    /// Notes a vote, which must be the voter's only one in that term. The voter may lose power just then.
+    fn check_vote(&self, voter: &Peer, term: u64, candidate: u64) {
         let mut inner = self.lock();
         let before = inner.promised.get(&voter.id).copied().unwrap_or_default();
         if before.0 == term && before.1 != candidate {
@@ -173,7 +175,7 @@ impl World {
             inner.history.fail(format!("{id} votes for {candidate} in term {term}, and did for {}", before.1));
         }
         inner.promised.insert(voter.id, before.max((term, candidate)));
-        let fatal = inner.weather.fatal_votes;
+        let fatal = inner.conditions.fatal_votes;
         if inner.random.below(100) < fatal {
             voter.disk.end_after(0);
         }
@@ -217,7 +219,7 @@ impl Client {
         F: Future<Output = Result<A, String>> + Send,
     {
         let Self { world, from, target } = self;
-        let doubled = world.lock().weather.doubled;
+        let doubled = world.lock().conditions.doubled;
         if world.chance(doubled) {
             let (world, from, target) = (world.clone(), *from, *target);
             let (request, answer) = (request.clone(), answer.clone());
@@ -254,7 +256,7 @@ impl RaftNetworkV2<C> for Client {
         request: AppendEntriesRequest<C>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
-        self.world.leads(request.vote.leader_id.term, self.from);
+        self.world.check_leader(request.vote.leader_id.term, self.from);
         self.call(request, &option, |peer, request| async move {
             peer.raft.append_entries(request).await.map_err(|error| error.to_string())
         })
@@ -269,7 +271,7 @@ impl RaftNetworkV2<C> for Client {
                 let (term, candidate) = (request.vote.leader_id.term, request.vote.leader_id.voted_for);
                 let answer = peer.raft.vote(request).await.map_err(|error| error.to_string())?;
                 if answer.vote_granted && !peer.disk.ended() {
-                    world.voted(&peer, term, candidate);
+                    world.check_vote(&peer, term, candidate);
                 }
                 Ok(answer)
             }

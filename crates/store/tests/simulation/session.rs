@@ -30,7 +30,7 @@ pub(crate) struct Session {
 }
 
 /// Why a voter did not answer.
-pub(crate) enum Missed {
+pub(crate) enum RequestFailure {
     /// It does not lead, but this one may.
     NotLeader(Option<u64>),
     /// It is gone, or the message is, or the answer.
@@ -89,9 +89,9 @@ impl Session {
                         Ok(outcome)
                     }
                     Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                        Err(Missed::NotLeader(forward.leader_id))
+                        Err(RequestFailure::NotLeader(forward.leader_id))
                     }
-                    Err(_) => Err(Missed::Lost),
+                    Err(_) => Err(RequestFailure::Lost),
                 }
             }
         })
@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// Asks one voter after the other.
-    pub(crate) async fn ask<A, F: Future<Output = Result<A, Missed>> + Send>(
+    pub(crate) async fn ask<A, F: Future<Output = Result<A, RequestFailure>> + Send>(
         &mut self,
         call: impl Fn(Peer) -> F,
     ) -> Option<A> {
@@ -107,18 +107,18 @@ impl Session {
         let until = now() + REQUEST_TIMEOUT;
         while now() < until {
             let target = self.target;
-            let mut answer = Err(Missed::Lost);
+            let mut answer = Err(RequestFailure::Lost);
             if world.travel(0, target).await
                 && let Some(peer) = world.peer(target)
             {
                 let answered = C::timeout(Duration::from_secs(3), call(peer)).await;
                 if world.travel(target, 0).await {
-                    answer = answered.unwrap_or(Err(Missed::Lost));
+                    answer = answered.unwrap_or(Err(RequestFailure::Lost));
                 }
             }
             match answer {
                 Ok(answer) => return Some(answer),
-                Err(Missed::NotLeader(Some(leader))) if leader != target => self.target = leader,
+                Err(RequestFailure::NotLeader(Some(leader))) if leader != target => self.target = leader,
                 Err(_) => self.target = 1 + world.below(self.voters),
             }
             C::sleep(Duration::from_millis(20 + world.below(200))).await;

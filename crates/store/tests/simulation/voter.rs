@@ -59,7 +59,7 @@ async fn start(world: &World, id: u64, disk: &SimDisk, clock: Clock) {
         Snapshots::open(disk.clone(), CLUSTER, log.state().purged).expect("a snapshot and the log fit together");
     let slow = world.clone();
     let pause = move || {
-        let most = slow.lock().weather.sync.get(&id).copied().unwrap_or(4);
+        let most = slow.lock().conditions.sync.get(&id).copied().unwrap_or(4);
         C::sleep(Duration::from_micros(slow.below(most * 1000)))
     };
     // It ends when its disk does, or when the voter is dropped.
@@ -86,7 +86,7 @@ async fn start(world: &World, id: u64, disk: &SimDisk, clock: Clock) {
 }
 
 /// Keeps a voter running: whenever its disk has ended, it is started again some time later, with what has landed.
-async fn keep(world: World, id: u64) {
+async fn keep_running(world: World, id: u64) {
     let (disk, clock) = {
         let random = &mut world.lock().random;
         let offset = Duration::from_secs(random.below(1_000_000));
@@ -121,7 +121,7 @@ async fn keep(world: World, id: u64) {
 
 /// Starts so many voters, and founds their cluster.
 pub(crate) async fn found(world: &World, voters: u64) {
-    (1..=voters).for_each(|id| drop(C::spawn(keep(world.clone(), id))));
+    (1..=voters).for_each(|id| drop(C::spawn(keep_running(world.clone(), id))));
     while world.peers().len() as u64 != voters {
         C::sleep(Duration::from_millis(1)).await;
     }

@@ -38,7 +38,7 @@ pub(crate) async fn observe(world: World, first: u64) {
                         world.fail(format!("at voter {at}, revision {next} should be told, and {revision} is"));
                     }
                     next = revision + 1;
-                    world.lock().history.told(first, revision, &events, now());
+                    world.lock().history.check_revision(first, revision, &events, now());
                 }
                 other => world.fail(format!("at voter {at}: {other:?}")),
             }
@@ -48,7 +48,7 @@ pub(crate) async fn observe(world: World, first: u64) {
             if let (Some(index), Some(hash)) = (index, hash)
                 && states.insert(index, hash).is_none()
             {
-                world.lock().history.state(at, index, hash);
+                world.lock().history.check_state(at, index, hash);
             }
         }
         world.lock().history.watches += 1;

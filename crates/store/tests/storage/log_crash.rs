@@ -52,7 +52,7 @@ impl History {
         self.models.last().expect("it begins with one").clone()
     }
 
-    fn told(&self, at: usize) {
+    fn mark_durable(&self, at: usize) {
         let mut durable = self.durable.lock().expect("no panic");
         *durable = at.max(*durable);
     }
@@ -90,7 +90,7 @@ async fn change(log: &mut Log<SimDisk>, history: &mut History, random: &mut Rand
             let vote = model.state.vote.expect("set above");
             history.models.push(model);
             log.save_vote(vote).await?;
-            history.told(history.models.len() - 1);
+            history.mark_durable(history.models.len() - 1);
         }
         12..=13 => {
             let candidates: Vec<_> = model.entries.values().map(|entry| entry.log_id).collect();
@@ -123,7 +123,7 @@ async fn change(log: &mut Log<SimDisk>, history: &mut History, random: &mut Rand
         }
         18 => {
             log.flush().await?;
-            history.told(history.models.len() - 1);
+            history.mark_durable(history.models.len() - 1);
         }
         _ => tokio::task::yield_now().await,
     }

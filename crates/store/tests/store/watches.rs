@@ -7,12 +7,13 @@ use broadcast_store::{
 
 use crate::support::{Member, delete_op, put_op, success};
 
-struct Watched {
+/// A member of the store, and those who watch its keys.
+struct WatchedMember {
     member: Member,
     hub: WatchHub,
 }
 
-impl Watched {
+impl WatchedMember {
     fn new() -> Self {
         let member = Member::new();
         let hub = WatchHub::new(100, member.state.keys());
@@ -48,7 +49,7 @@ impl Watched {
     }
 
     /// What a watcher is told now, as the revisions and keys.
-    fn told(&mut self, id: WatchId) -> String {
+    fn drain(&mut self, id: WatchId) -> String {
         let mut all = Vec::new();
         loop {
             match self.poll(id) {
@@ -70,22 +71,22 @@ fn all_from(start_revision: u64) -> Watch {
 
 #[test]
 fn history_first_then_what_is_new_then_the_future() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     watched.put("a");
     watched.put("b");
     let (past, now, future) = (watched.watch(all_from(2)), watched.watch(all_from(0)), watched.watch(all_from(6)));
-    assert_eq!(watched.told(past), "2:a 3:b");
-    assert_eq!((watched.told(now), watched.told(future)), (String::new(), String::new()));
+    assert_eq!(watched.drain(past), "2:a 3:b");
+    assert_eq!((watched.drain(now), watched.drain(future)), (String::new(), String::new()));
     assert_eq!(watched.put("c"), [past, now]);
     assert!(watched.put("d").is_empty(), "they are awake");
-    assert_eq!((watched.told(past), watched.told(now)), ("4:c 5:d".to_owned(), "4:c 5:d".to_owned()));
+    assert_eq!((watched.drain(past), watched.drain(now)), ("4:c 5:d".to_owned(), "4:c 5:d".to_owned()));
     assert_eq!(watched.put("e"), [past, now, future]);
-    assert_eq!(watched.told(future), "6:e");
+    assert_eq!(watched.drain(future), "6:e");
 }
 
 #[test]
 fn only_who_watches_a_key_is_woken() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     let mut watch = |keys, no_put, no_delete| watched.watch(Watch { keys, no_put, no_delete, ..Watch::default() });
     let one = watch(KeyRange::one("b"), false, false);
     let range = watch(KeyRange { key: "a".into(), end: "b".into() }, false, false);
@@ -96,9 +97,9 @@ fn only_who_watches_a_key_is_woken() {
     assert_eq!(watched.put("a"), [range]);
     watched.member.delete(KeyRange::one("a"));
     assert_eq!(watched.applied(), [deletes]);
-    assert_eq!(watched.told(deletes), "4:a");
-    assert_eq!(watched.told(nothing), "");
-    assert_eq!(watched.told(range), "3:a 4:a");
+    assert_eq!(watched.drain(deletes), "4:a");
+    assert_eq!(watched.drain(nothing), "");
+    assert_eq!(watched.drain(range), "3:a 4:a");
 }
 
 /// Whatever the range, a change in it wakes, and one outside of it does not.
@@ -111,7 +112,7 @@ fn every_range_is_found_by_its_keys() {
         ranges.extend([KeyRange::prefix(key(at)), KeyRange::from(key(at)), KeyRange::one(key(at))]);
         ranges.extend((0..names.len()).map(|end| KeyRange { key: key(at), end: key(end) }));
     }
-    let mut watched = Watched { hub: WatchHub::new(1000, Member::new().state.keys()), member: Member::new() };
+    let mut watched = WatchedMember { hub: WatchHub::new(1000, Member::new().state.keys()), member: Member::new() };
     let ids: Vec<_> =
         ranges.iter().map(|keys| watched.watch(Watch { keys: keys.clone(), ..Watch::default() })).collect();
     for name in names {
@@ -120,7 +121,7 @@ fn every_range_is_found_by_its_keys() {
         let woken = watched.applied();
         let expected = ids.iter().zip(&ranges).filter(|(_, keys)| keys.contains(name)).map(|(id, _)| *id);
         assert_eq!(woken, expected.collect::<Vec<_>>(), "{name:?}");
-        woken.iter().for_each(|id| assert!(watched.told(*id).contains(':')));
+        woken.iter().for_each(|id| assert!(watched.drain(*id).contains(':')));
     }
     ids.iter().for_each(|id| watched.hub.cancel(*id));
     assert!(watched.hub.is_empty() && watched.put("a").is_empty());
@@ -128,26 +129,26 @@ fn every_range_is_found_by_its_keys() {
 
 #[test]
 fn a_revision_is_one_batch_and_filters_leave_out_parts_of_it() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     watched.put("old");
     let ops = [put_op("a", "1"), delete_op(KeyRange::one("old")), put_op("b", "1")];
     watched.member.txn(success(ops)).expect("it is carried out");
     watched.applied();
     let id = watched.watch(all_from(1));
-    assert_eq!(watched.told(id), "2:old 3:a+old+b");
+    assert_eq!(watched.drain(id), "2:old 3:a+old+b");
     let id = watched.watch(Watch { no_delete: true, ..all_from(3) });
-    assert_eq!(watched.told(id), "3:a+b");
+    assert_eq!(watched.drain(id), "3:a+b");
 }
 
 #[test]
 fn the_value_before_is_told_unless_it_is_compacted() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     for value in ["1", "2", "3"] {
         watched.member.put("a", value);
     }
     watched.member.delete(KeyRange::one("a"));
     watched.applied();
-    let before = |watched: &mut Watched, start| {
+    let before = |watched: &mut WatchedMember, start| {
         let id = watched.watch(Watch { prev_kv: true, ..all_from(start) });
         let WatchPoll::Ready(WatchEvent::Changes { events, .. }) = watched.poll(id) else { panic!("there is history") };
         events[0].prev.as_ref().map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
@@ -165,7 +166,7 @@ fn the_value_before_is_told_unless_it_is_compacted() {
 
 #[test]
 fn a_start_that_is_compacted_is_the_end() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     for _ in 0..5 {
         watched.put("a");
     }
@@ -174,12 +175,12 @@ fn a_start_that_is_compacted_is_the_end() {
     let cancelled = CancelReason::Compacted { start: 3, compacted: 4 };
     assert_eq!(watched.poll(early), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
     assert_eq!((watched.poll(early), watched.hub.len()), (WatchPoll::Idle, 1));
-    assert_eq!(watched.told(exact), "4:a 5:a 6:a");
+    assert_eq!(watched.drain(exact), "4:a 5:a 6:a");
 }
 
 #[test]
 fn a_slow_watcher_is_told_what_it_missed_and_one_with_nothing_to_miss_goes_on() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     let (slow, quiet) = (watched.watch(all_from(0)), watched.watch(Watch { keys: KeyRange::one("q"), ..all_from(0) }));
     for _ in 0..5 {
         watched.put("a");
@@ -191,13 +192,13 @@ fn a_slow_watcher_is_told_what_it_missed_and_one_with_nothing_to_miss_goes_on() 
     let cancelled = CancelReason::Slow { next: 4, compacted: 6 };
     assert_eq!(watched.poll(slow), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
     assert_eq!(watched.put("q"), [quiet]);
-    assert_eq!(watched.told(quiet), "7:q");
+    assert_eq!(watched.drain(quiet), "7:q");
 }
 
 /// The hub hears of many commands at once, and what it has not looked at is already forgotten.
 #[test]
 fn nothing_is_skipped_if_the_hub_hears_late() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     let early = watched.watch(all_from(0));
     for _ in 0..5 {
         watched.member.put("a", "v");
@@ -207,9 +208,9 @@ fn nothing_is_skipped_if_the_hub_hears_late() {
     assert_eq!(watched.applied(), [early, late]);
     let cancelled = CancelReason::Slow { next: 2, compacted: 5 };
     assert_eq!(watched.poll(early), WatchPoll::Ready(WatchEvent::Cancelled(cancelled)));
-    assert_eq!(watched.told(late), "");
+    assert_eq!(watched.drain(late), "");
     watched.put("b");
-    assert_eq!(watched.told(late), "7:b");
+    assert_eq!(watched.drain(late), "7:b");
 
     // Nor if it is polled before the hub hears of the compaction.
     let pending = watched.watch(all_from(5));
@@ -220,7 +221,7 @@ fn nothing_is_skipped_if_the_hub_hears_late() {
 
 #[test]
 fn an_installed_snapshot_goes_on_or_ends_what_watched_before() {
-    let mut behind = Watched::new();
+    let mut behind = WatchedMember::new();
     let mut ahead = Member::new();
     // What is forgotten later has nothing for this one.
     let silent = behind.watch(Watch { keys: KeyRange::one("f"), ..all_from(0) });
@@ -230,7 +231,7 @@ fn an_installed_snapshot_goes_on_or_ends_what_watched_before() {
     }
     let (told, slow, quiet) = (behind.watch(all_from(2)), behind.watch(all_from(2)), behind.watch(all_from(0)));
     let future = behind.watch(all_from(9));
-    assert_eq!(behind.told(told), "2:a 3:a 4:a");
+    assert_eq!(behind.drain(told), "2:a 3:a 4:a");
     for key in ["b", "c", "d"] {
         ahead.put(key, "v");
     }
@@ -238,16 +239,16 @@ fn an_installed_snapshot_goes_on_or_ends_what_watched_before() {
     behind.install(&ahead);
     let woken = behind.hub.observe_snapshot(behind.member.state.keys());
     assert_eq!(woken, [silent, told, slow, quiet, future]);
-    assert_eq!(behind.told(silent), "");
-    assert_eq!(behind.told(told), "5:b 6:c 7:d");
-    assert_eq!(behind.told(quiet), "5:b 6:c 7:d");
+    assert_eq!(behind.drain(silent), "");
+    assert_eq!(behind.drain(told), "5:b 6:c 7:d");
+    assert_eq!(behind.drain(quiet), "5:b 6:c 7:d");
     assert!(matches!(
         behind.poll(slow),
         WatchPoll::Ready(WatchEvent::Cancelled(CancelReason::Compacted { start: 2, .. }))
     ));
     behind.put("e");
     behind.put("f");
-    assert_eq!((behind.told(future), behind.told(silent)), ("9:f".to_owned(), "9:f".to_owned()));
+    assert_eq!((behind.drain(future), behind.drain(silent)), ("9:f".to_owned(), "9:f".to_owned()));
 
     // Where more is forgotten than they were told of, they end.
     for _ in 0..5 {
@@ -262,7 +263,7 @@ fn an_installed_snapshot_goes_on_or_ends_what_watched_before() {
 
 #[test]
 fn progress_comes_after_all_that_was_before() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     let id = watched.watch(all_from(0));
     watched.put("a");
     watched.hub.request_progress(id);
@@ -288,7 +289,7 @@ fn watchers_are_bounded_and_can_be_cancelled() {
 /// A long history is looked through in parts, so that others get the lock meanwhile.
 #[test]
 fn a_long_history_is_looked_through_in_parts() {
-    let mut watched = Watched::new();
+    let mut watched = WatchedMember::new();
     for _ in 0..10_000 {
         watched.member.put("a", "v");
     }

@@ -94,39 +94,39 @@ fn stream_message() -> impl Strategy<Value = StreamMessage> {
     ]
 }
 
-/// A fault that bytes can suffer on their way.
+/// A corruption of bytes on their way.
 #[derive(Clone, Debug)]
-enum Harm {
+enum Corruption {
     Set(Index, u8),
     Cut(Index),
     Insert(Index, Vec<u8>),
     Repeat(Index, Index),
 }
 
-fn harms() -> impl Strategy<Value = Vec<Harm>> {
+fn corruptions() -> impl Strategy<Value = Vec<Corruption>> {
     let index = any::<Index>;
     let byte = prop_oneof![any::<u8>(), 0x80_u8..0xe0];
-    let harm = prop_oneof![
-        6 => (index(), byte).prop_map(|(at, byte)| Harm::Set(at, byte)),
-        1 => index().prop_map(Harm::Cut),
-        1 => (index(), vec(any::<u8>(), 1..10)).prop_map(|(at, bytes)| Harm::Insert(at, bytes)),
-        1 => (index(), index()).prop_map(|(from, to)| Harm::Repeat(from, to)),
+    let corruption = prop_oneof![
+        6 => (index(), byte).prop_map(|(at, byte)| Corruption::Set(at, byte)),
+        1 => index().prop_map(Corruption::Cut),
+        1 => (index(), vec(any::<u8>(), 1..10)).prop_map(|(at, bytes)| Corruption::Insert(at, bytes)),
+        1 => (index(), index()).prop_map(|(from, to)| Corruption::Repeat(from, to)),
     ];
-    vec(harm, 1..6)
+    vec(corruption, 1..6)
 }
 
-fn harmed(mut bytes: Vec<u8>, harms: Vec<Harm>) -> Vec<u8> {
-    for harm in harms {
+fn corrupt(mut bytes: Vec<u8>, corruptions: Vec<Corruption>) -> Vec<u8> {
+    for corruption in corruptions {
         let len = bytes.len() + 1;
-        match harm {
-            Harm::Set(at, byte) => {
+        match corruption {
+            Corruption::Set(at, byte) => {
                 if let Some(place) = bytes.get_mut(at.index(len)) {
                     *place = byte;
                 }
             }
-            Harm::Cut(at) => bytes.truncate(at.index(len)),
-            Harm::Insert(at, more) => drop(bytes.splice(at.index(len)..at.index(len), more)),
-            Harm::Repeat(a, b) => {
+            Corruption::Cut(at) => bytes.truncate(at.index(len)),
+            Corruption::Insert(at, more) => drop(bytes.splice(at.index(len)..at.index(len), more)),
+            Corruption::Repeat(a, b) => {
                 let (a, b) = (a.index(len), b.index(len));
                 bytes.extend_from_within(a.min(b)..a.max(b));
             }
@@ -183,11 +183,11 @@ proptest! {
     }
 
     #[test]
-    fn harmed_packets(messages in vec(message(), 1..6), compress: bool, checksum: bool, harms in harms()) {
+    fn corrupted_packets(messages in vec(message(), 1..6), compress: bool, checksum: bool, corruptions in corruptions()) {
         let parts: Vec<Bytes> = messages.iter().map(encode_message).collect();
-        let mut inner = harmed(encode(&parts, compress, false).to_vec(), harms.clone());
+        let mut inner = corrupt(encode(&parts, compress, false).to_vec(), corruptions.clone());
         if checksum {
-            // A right checksum around it, or the harm would go no further.
+            // A right checksum around it, or the corruption would go no further.
             inner = encode(&[inner.into()], false, true).to_vec();
         }
         decode_is_bounded(inner);
@@ -200,9 +200,14 @@ proptest! {
     }
 
     #[test]
-    fn harmed_streams(message in stream_message(), compress: bool, harms in harms(), pieces in vec(1_usize..50, 1..4)) {
+    fn corrupted_streams(
+        message in stream_message(),
+        compress: bool,
+        corruptions in corruptions(),
+        pieces in vec(1_usize..50, 1..4),
+    ) {
         // However a stream is cut, it is read the same.
-        let stream = harmed(stream::encode(&message, compress), harms);
+        let stream = corrupt(stream::encode(&message, compress), corruptions);
         prop_assert_eq!(read(&stream, &pieces), read(&stream, &[stream.len().max(1)]));
     }
 }

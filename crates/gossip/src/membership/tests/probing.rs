@@ -11,7 +11,7 @@ const MS: Duration = Duration::from_millis(1);
 const NEW: Versions = [1, 5, 2, 0, 0, 0];
 
 /// A node called `me` that knows some others, and what it sends.
-struct Lone {
+struct ProbingNode {
     now: Instant,
     membership: Membership,
 }
@@ -24,7 +24,7 @@ fn name(host: u8) -> String {
     format!("n{host}")
 }
 
-impl Lone {
+impl ProbingNode {
     /// It knows `n1`, `n2`, … with these versions, each at the address of its number.
     fn with(tuning: Tuning, others: &[Versions]) -> Self {
         let now = Instant::now();
@@ -33,7 +33,7 @@ impl Lone {
         for (host, versions) in (1..).zip(others) {
             let (node, address) = (Bytes::from(name(host)), addr(host).into());
             let alive = Alive { incarnation: 1, node, address, meta: Bytes::new(), versions: Some(*versions) };
-            this.hear(host, Message::Alive(alive));
+            this.receive(host, Message::Alive(alive));
             this.membership.mark_proven(&name(host).as_str().into());
         }
         this.sent();
@@ -44,12 +44,12 @@ impl Lone {
         Self::with(crate::config::Profile::Lan.tuning(), &vec![NEW; others.into()])
     }
 
-    fn hear(&mut self, from: u8, message: Message) {
+    fn receive(&mut self, from: u8, message: Message) {
         self.membership.handle(self.now, addr(from), message).expect("it is believed");
     }
 
     /// Lets time pass, doing what is due when it is due.
-    fn pass(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.membership.poll_timeout().filter(|at| *at <= end) {
             self.now = self.now.max(at);
@@ -79,9 +79,9 @@ impl Lone {
     }
 
     /// Waits for the next probe: whom it pings, and its number.
-    fn probe(&mut self) -> (u8, u32) {
+    fn next_probe(&mut self) -> (u8, u32) {
         for _ in 0..10_000 {
-            self.pass(MS);
+            self.advance(MS);
             for (to, messages) in self.sent() {
                 if let Some(Message::Ping(ping)) = messages.first() {
                     let host = (1..=9).find(|host| addr(*host) == to).expect("one of the others");
@@ -93,22 +93,22 @@ impl Lone {
     }
 
     /// Fails the next probe; each of the first few helpers answers with a nack. Gives the new score.
-    fn fail(&mut self, nacks: u32) -> u32 {
-        let (target, seq) = self.probe();
-        self.pass(900 * MS);
+    fn fail_probe(&mut self, nacks: u32) -> u32 {
+        let (target, seq) = self.next_probe();
+        self.advance(900 * MS);
         for _ in 0..nacks {
-            self.hear(9, Message::Nack(Nack { seq }));
+            self.receive(9, Message::Nack(Nack { seq }));
         }
         let held_up = SECOND * self.membership.health_score();
-        self.pass(99 * MS + held_up);
+        self.advance(99 * MS + held_up);
         assert_eq!(self.state(target), MemberState::Alive, "it is suspected too early");
-        self.pass(2 * MS);
+        self.advance(2 * MS);
         assert_eq!(self.state(target), MemberState::Suspect);
         self.membership.health_score()
     }
 
-    fn answer(&mut self, from: u8, seq: u32, payload: &'static [u8]) {
-        self.hear(from, Message::Ack(Ack { seq, payload: Bytes::from_static(payload) }));
+    fn acknowledge(&mut self, from: u8, seq: u32, payload: &'static [u8]) {
+        self.receive(from, Message::Ack(Ack { seq, payload: Bytes::from_static(payload) }));
     }
 
     fn state(&self, host: u8) -> MemberState {
@@ -121,7 +121,7 @@ impl Lone {
 
     fn suspect(&mut self, host: u8, from: &str) {
         let (node, from) = (Bytes::from(name(host)), Bytes::copy_from_slice(from.as_bytes()));
-        self.hear(9, Message::Suspect(Suspect { incarnation: 1, node, from }));
+        self.receive(9, Message::Suspect(Suspect { incarnation: 1, node, from }));
     }
 }
 
@@ -135,54 +135,54 @@ fn views_are_exchanged_more_rarely_in_large_clusters() {
 #[test]
 fn a_missed_ack_costs_health_and_an_ack_restores_it() {
     // Nobody can be asked for help, so that there are no nacks to go by.
-    let mut lone = Lone::lan(1);
-    assert_eq!(lone.fail(0), 1);
-    let (target, seq) = lone.probe();
-    lone.answer(target, seq, b"");
-    assert_eq!(lone.membership.health_score(), 0);
+    let mut prober = ProbingNode::lan(1);
+    assert_eq!(prober.fail_probe(0), 1);
+    let (target, seq) = prober.next_probe();
+    prober.acknowledge(target, seq, b"");
+    assert_eq!(prober.membership.health_score(), 0);
 }
 
 #[test]
 fn missed_nacks_cost_health_and_nacks_do_not() {
     for (nacks, score) in [(3, 0), (2, 1), (1, 2), (0, 3)] {
-        assert_eq!(Lone::lan(4).fail(nacks), score, "{nacks} of 3 nacks");
+        assert_eq!(ProbingNode::lan(4).fail_probe(nacks), score, "{nacks} of 3 nacks");
     }
 }
 
 #[test]
 fn helpers_that_know_no_nacks_are_not_expected_to_send_any() {
     let old = [1, 3, 2, 0, 0, 0];
-    assert_eq!(Lone::with(crate::config::Profile::Lan.tuning(), &[old; 4]).fail(0), 1);
+    assert_eq!(ProbingNode::with(crate::config::Profile::Lan.tuning(), &[old; 4]).fail_probe(0), 1);
 }
 
 #[test]
 fn a_refutation_costs_health() {
-    let mut lone = Lone::lan(2);
+    let mut prober = ProbingNode::lan(2);
     let (node, from) = (Bytes::from_static(b"me"), Bytes::from_static(b"n1"));
-    lone.hear(1, Message::Suspect(Suspect { incarnation: 1, node, from }));
-    assert_eq!(lone.membership.health_score(), 1);
-    assert_eq!(lone.membership.me().incarnation, 2);
+    prober.receive(1, Message::Suspect(Suspect { incarnation: 1, node, from }));
+    assert_eq!(prober.membership.health_score(), 1);
+    assert_eq!(prober.membership.me().incarnation, 2);
 }
 
 #[test]
 fn a_node_in_bad_health_gives_others_more_time() {
-    let mut lone = Lone::lan(2);
+    let mut prober = ProbingNode::lan(2);
     let (node, from) = (Bytes::from_static(b"me"), Bytes::from_static(b"n1"));
-    lone.hear(1, Message::Suspect(Suspect { incarnation: 1, node, from }));
-    // That the target is not suspected before two seconds have passed, `fail` checks.
-    assert_eq!(lone.fail(0), 2, "one helper, whose nack is missing");
+    prober.receive(1, Message::Suspect(Suspect { incarnation: 1, node, from }));
+    // That the target is not suspected before two seconds have passed, `fail_probe` checks.
+    assert_eq!(prober.fail_probe(0), 2, "one helper, whose nack is missing");
 }
 
 #[test]
 fn a_suspect_is_told_so_with_the_ping() {
     for (buddy, told) in [(true, vec!["ping", "suspect"]), (false, vec!["ping"])] {
         let tuning = Tuning { buddy, ..crate::config::Profile::Lan.tuning() };
-        let mut lone = Lone::with(tuning, &[NEW]);
-        lone.suspect(1, "n2");
+        let mut prober = ProbingNode::with(tuning, &[NEW]);
+        prober.suspect(1, "n2");
         let mut first = Vec::new();
         while first.is_empty() {
-            lone.pass(MS);
-            first = lone.sent();
+            prober.advance(MS);
+            first = prober.sent();
         }
         let (to, messages) = &first[0];
         let words = messages.iter().map(|message| match message {
@@ -197,19 +197,19 @@ fn a_suspect_is_told_so_with_the_ping() {
 #[test]
 fn a_ping_for_another_is_answered_with_its_ack_or_with_a_nack_in_time() {
     for answered in [true, false] {
-        let mut lone = Lone::lan(2);
+        let mut prober = ProbingNode::lan(2);
         let ask = IndirectPing { seq: 77, target: addr(2).into(), node: "n2".into(), nack: true, source: None };
-        lone.hear(1, Message::IndirectPing(ask));
-        let sent = lone.sent();
+        prober.receive(1, Message::IndirectPing(ask));
+        let sent = prober.sent();
         let [(to, messages)] = &sent[..] else { panic!("{sent:?}") };
         let Some(Message::Ping(ping)) = messages.first() else { panic!("{sent:?}") };
         assert_eq!(*to, addr(2));
         if answered {
-            lone.answer(2, ping.seq, b"not for the asker");
+            prober.acknowledge(2, ping.seq, b"not for the asker");
         }
         // Less than the asker waits for.
-        lone.pass(450 * MS);
-        let to_asker: Vec<_> = lone.sent().into_iter().filter(|(to, _)| *to == addr(1)).collect();
+        prober.advance(450 * MS);
+        let to_asker: Vec<_> = prober.sent().into_iter().filter(|(to, _)| *to == addr(1)).collect();
         let wanted = if answered {
             Message::Ack(Ack { seq: 77, payload: Bytes::new() })
         } else {
@@ -222,10 +222,10 @@ fn a_ping_for_another_is_answered_with_its_ack_or_with_a_nack_in_time() {
 #[test]
 fn who_does_not_answer_packets_is_pinged_over_a_stream_as_long_as_the_probe_lasts() {
     for (max_version, streams) in [(5, 1), (2, 0)] {
-        let mut lone = Lone::with(crate::config::Profile::Lan.tuning(), &[[1, max_version, 2, 0, 0, 0]]);
-        let (target, seq) = lone.probe();
-        lone.pass(600 * MS);
-        let pings = lone.outputs().into_iter().filter_map(|output| match output {
+        let mut prober = ProbingNode::with(crate::config::Profile::Lan.tuning(), &[[1, max_version, 2, 0, 0, 0]]);
+        let (target, seq) = prober.next_probe();
+        prober.advance(600 * MS);
+        let pings = prober.outputs().into_iter().filter_map(|output| match output {
             MembershipOutput::StreamPing { to, ping, until } => Some((to, ping.seq, until)),
             _ => None,
         });
@@ -233,13 +233,13 @@ fn who_does_not_answer_packets_is_pinged_over_a_stream_as_long_as_the_probe_last
         assert_eq!(pings.len(), streams, "{pings:?}");
         if let [(to, over_stream, until)] = pings[..] {
             assert_eq!((to, over_stream), (addr(target), seq));
-            let left = until.saturating_duration_since(lone.now);
+            let left = until.saturating_duration_since(prober.now);
             assert!((390 * MS..=400 * MS).contains(&left), "{left:?}");
-            lone.answer(target, seq, b"");
+            prober.acknowledge(target, seq, b"");
         }
-        lone.pass(SECOND / 2);
+        prober.advance(SECOND / 2);
         let state = if streams > 0 { MemberState::Alive } else { MemberState::Suspect };
-        assert_eq!(lone.state(target), state);
+        assert_eq!(prober.state(target), state);
     }
 }
 
@@ -264,33 +264,33 @@ fn suspicion_lasts_as_long_as_the_size_and_the_confirmations_say() {
             suspicion_max_timeout_mult: 2,
             ..crate::config::Profile::Lan.tuning()
         };
-        let mut lone = Lone::with(tuning, &vec![NEW; members - 1]);
+        let mut prober = ProbingNode::with(tuning, &vec![NEW; members - 1]);
         // Its own probes of the suspect confirm nothing.
-        lone.suspect(1, "me");
+        prober.suspect(1, "me");
         for confirmation in 0..confirmations {
-            lone.suspect(1, &name(20 + confirmation));
+            prober.suspect(1, &name(20 + confirmation));
         }
-        lone.pass(Duration::from_millis(millis - 2));
-        assert_eq!(lone.state(1), MemberState::Suspect, "{members} members, {confirmations} confirmations");
-        lone.pass(4 * MS);
-        assert_eq!(lone.state(1), MemberState::Dead, "{members} members, {confirmations} confirmations");
+        prober.advance(Duration::from_millis(millis - 2));
+        assert_eq!(prober.state(1), MemberState::Suspect, "{members} members, {confirmations} confirmations");
+        prober.advance(4 * MS);
+        assert_eq!(prober.state(1), MemberState::Dead, "{members} members, {confirmations} confirmations");
     }
 }
 
 #[test]
 fn how_long_an_answer_took_is_known_and_told_to_who_wants_it() {
     for wanted in [false, true] {
-        let mut lone = Lone::lan(1);
+        let mut prober = ProbingNode::lan(1);
         if wanted {
-            lone.membership.report_probes = true;
+            prober.membership.report_probes = true;
         }
-        assert_eq!(lone.rtt(1), None);
-        let (target, seq) = lone.probe();
-        lone.pass(20 * MS);
-        lone.answer(target, seq, b"here");
-        let rtt = lone.rtt(1).expect("it was measured");
+        assert_eq!(prober.rtt(1), None);
+        let (target, seq) = prober.next_probe();
+        prober.advance(20 * MS);
+        prober.acknowledge(target, seq, b"here");
+        let rtt = prober.rtt(1).expect("it was measured");
         assert!((19 * MS..=21 * MS).contains(&rtt), "{rtt:?}");
-        let told = lone.outputs().into_iter().filter_map(|output| match output {
+        let told = prober.outputs().into_iter().filter_map(|output| match output {
             MembershipOutput::Event(Event::Probed { name, rtt, payload }) => {
                 Some((name.to_string(), rtt.as_millis(), payload))
             }
@@ -301,27 +301,27 @@ fn how_long_an_answer_took_is_known_and_told_to_who_wants_it() {
         assert_eq!(told, if wanted { vec![expected] } else { vec![] });
 
         // Too much of a payload costs the payload.
-        let (target, seq) = lone.probe();
+        let (target, seq) = prober.next_probe();
         let ack = Message::Ack(Ack { seq, payload: vec![0; 513].into() });
-        let refused = lone.membership.handle(lone.now, addr(target), ack).err();
+        let refused = prober.membership.handle(prober.now, addr(target), ack).err();
         assert_eq!(refused, wanted.then(|| MembershipError::AckPayloadTooLong { name: "n1".into(), size: 513 }));
 
         // Whose answer this is, and which way it went, is not known.
-        let before = lone.rtt(1);
-        let (target, seq) = lone.probe();
-        lone.pass(700 * MS);
-        lone.answer(target, seq, b"");
-        assert_eq!((lone.rtt(1), lone.state(1)), (before, MemberState::Alive));
+        let before = prober.rtt(1);
+        let (target, seq) = prober.next_probe();
+        prober.advance(700 * MS);
+        prober.acknowledge(target, seq, b"");
+        assert_eq!((prober.rtt(1), prober.state(1)), (before, MemberState::Alive));
     }
 }
 
 #[test]
 fn what_acknowledgements_are_to_carry_they_carry() {
-    let mut lone = Lone::lan(1);
+    let mut prober = ProbingNode::lan(1);
     for payload in [&b""[..], b"coordinates"] {
-        lone.membership.set_ack_payload(Bytes::from_static(payload));
-        lone.hear(1, Message::Ping(Ping { seq: 5, node: "me".into(), source: None }));
+        prober.membership.set_ack_payload(Bytes::from_static(payload));
+        prober.receive(1, Message::Ping(Ping { seq: 5, node: "me".into(), source: None }));
         let ack = Message::Ack(Ack { seq: 5, payload: Bytes::from_static(payload) });
-        assert_eq!(lone.sent(), [(addr(1), vec![ack])]);
+        assert_eq!(prober.sent(), [(addr(1), vec![ack])]);
     }
 }
