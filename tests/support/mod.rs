@@ -40,7 +40,7 @@ use self::child::OwnedChild;
 /// How long a test waits for anything, at most.
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// How often a condition is checked.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Waits until a condition holds. `what` names it if it does not.
 #[track_caller]
