@@ -5,8 +5,8 @@
 //! like Scuttlebutt's (van Renesse et al.: "Efficient Reconciliation and Flow Control for Anti-Entropy Protocols", LADIS
 //! 2008). At rest nothing is told.
 //!
-//! Where not all fits, digests go on behind the origin that was told last ([`Cursors`]), and news counts as told only when
-//! it was: no name is too late in the alphabet to be heard of.
+//! Where not all fits, digests go on behind the origin that was told last ([`Cursors`]), and in such a round of gossip only
+//! what was told counts as told: no name is too late in the alphabet to be heard of.
 
 use std::{mem, net::SocketAddr, time::Instant};
 
@@ -82,13 +82,15 @@ impl Dissemination {
         for own in self.publisher.lanes.iter_mut() {
             own.rounds = own.rounds.saturating_sub(1);
         }
+        let next = self.cursors.next_gossip.take();
         for stream in self.receiver.inbound.iter_mut() {
-            if mem::take(&mut stream.told) || !stream.is_news() {
+            // What nobody was there to hear does not wait.
+            if mem::take(&mut stream.told) || next.is_none() || !stream.is_news() {
                 stream.rounds = stream.rounds.saturating_sub(1);
             }
         }
-        if let Some(next) = self.cursors.next_gossip.take() {
-            self.cursors.gossip = Some(next);
+        if next.is_some() {
+            self.cursors.gossip = next;
         }
     }
 

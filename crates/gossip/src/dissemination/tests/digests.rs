@@ -69,3 +69,13 @@ fn each_origin_is_told_by_gossip_for_as_many_rounds_however_many_there_are() {
     assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), names);
     assert!(told.values().all(|times| *times == ROUNDS), "{told:?}");
 }
+
+#[test]
+fn gossip_rests_after_its_rounds_where_nobody_can_be_told() {
+    let (mut node, _) = node(200, 3);
+    for _ in 0..3 {
+        assert!(node.has_gossip());
+        node.after_gossip();
+    }
+    assert!(!node.has_gossip());
+}
