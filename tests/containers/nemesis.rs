@@ -6,6 +6,8 @@
 
 #[path = "../interop/nemesis/client.rs"]
 mod client;
+#[path = "../interop/nemesis/faults.rs"]
+mod faults;
 #[allow(dead_code, reason = "the simulation uses the rest")]
 #[path = "../../crates/store/tests/simulation/history.rs"]
 mod history;
@@ -13,7 +15,6 @@ mod history;
 mod run;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::PathBuf,
     process::{Command, Output, Stdio},
@@ -21,13 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand_xoshiro::{
-    Xoshiro256PlusPlus,
-    rand_core::{Rng as _, SeedableRng as _},
-};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use self::faults::Faults;
 use crate::support::{
     Process,
     compose::Project,
@@ -56,11 +54,7 @@ struct Nemesis {
     clients: Vec<Process>,
     /// Where the clients read their nodes' addresses.
     addresses: TempDir,
-    seed: u64,
-    random: Xoshiro256PlusPlus,
-    /// What is still to come before all begin again.
-    kinds: Vec<usize>,
-    faults: BTreeMap<&'static str, u32>,
+    faults: Faults,
 }
 
 /// How many kinds of faults there are.
@@ -71,11 +65,8 @@ impl Nemesis {
         let settings = &[("BROADCAST_INTERVAL", "1s"), ("BROADCAST_LOG_FORMAT", "json")];
         let project = Project::new("nemesis", settings);
         project.compose(&["up", "--detach", "--no-build"]);
-        let seed = client::now().as_nanos() as u64;
         let addresses = TempDir::new().expect("a folder for temporary files");
-        let random = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let mut nemesis =
-            Self { project, clients: Vec::new(), addresses, seed, random, kinds: Vec::new(), faults: BTreeMap::new() };
+        let mut nemesis = Self { project, clients: Vec::new(), addresses, faults: Faults::new(KINDS) };
         nemesis.wait_well();
         nemesis.clients = VOTERS
             .map(|name| {
@@ -108,10 +99,6 @@ impl Nemesis {
         format!("{}-{name}-1", self.project.name)
     }
 
-    fn below(&mut self, most: usize) -> usize {
-        usize::try_from(self.random.next_u64() % most as u64).expect("it is below a usize")
-    }
-
     /// Runs `broadcast` in the container of a node.
     fn ask(&self, name: &str, args: &[&str]) -> Output {
         let mut command = self.project.command(&[&["exec", "-T", name, "/broadcast"], args].concat());
@@ -140,52 +127,55 @@ impl Nemesis {
 
     /// The leader, or anybody.
     fn victim(&mut self) -> &'static str {
-        let any = self.below(3);
-        let any =
-            if self.below(10) < 4 { any } else { self.status().and_then(|status| leader(&status, 3)).unwrap_or(any) };
+        let any = self.faults.below(3);
+        let any = if self.faults.below(10) < 4 {
+            any
+        } else {
+            self.status().and_then(|status| leader(&status, 3)).unwrap_or(any)
+        };
         VOTERS[any]
     }
 
+    fn chaos(&self, args: &[&str]) {
+        success(Command::new(&*PROGRAM).args(["chaos", "--project-name", &self.project.name]).args(args));
+    }
+
     /// Breaks something, and repairs it after 1 s to 6 s, which is longer than elections and leases last.
-    fn chaos(&mut self, fault: &[&str]) {
-        let time = format!("{}s", 1 + self.below(6));
-        success(Command::new(&*PROGRAM).args(["chaos", "--project-name", &self.project.name]).args(fault).arg(time));
+    fn chaos_for_a_while(&mut self, fault: &[&str]) {
+        let time = format!("{}s", 1 + self.faults.below(6));
+        self.chaos(&[fault, &[&time]].concat());
     }
 
     fn fault(&mut self) {
         let victim = self.victim();
-        if self.kinds.is_empty() {
-            self.kinds = (0..KINDS).collect();
-        }
-        let next = self.below(self.kinds.len());
         let [one, two, three] = VOTERS;
-        let name = match self.kinds.swap_remove(next) {
+        let name = match self.faults.next_kind() {
             0 => {
-                self.chaos(&["kill", victim]);
+                self.chaos_for_a_while(&["kill", victim]);
                 "killed"
             }
             1 => {
-                self.chaos(&["kill", one, two, three]);
+                self.chaos_for_a_while(&["kill", one, two, three]);
                 "all killed"
             }
             2 => {
-                self.chaos(&["pause", victim]);
+                self.chaos_for_a_while(&["pause", victim]);
                 "paused"
             }
             3 => {
-                self.chaos(&["pause", one, two, three]);
+                self.chaos_for_a_while(&["pause", one, two, three]);
                 "all paused"
             }
             4 => {
-                self.chaos(&["partition", victim]);
+                self.chaos_for_a_while(&["partition", victim]);
                 "off the network"
             }
             5 => {
-                self.chaos(&["loss", victim, "40%"]);
+                self.chaos_for_a_while(&["loss", victim, "40%"]);
                 "loss"
             }
             6 => {
-                self.chaos(&["delay", victim, "5ms..200ms"]);
+                self.chaos_for_a_while(&["delay", victim, "5ms..200ms"]);
                 "delay"
             }
             7 => {
@@ -194,19 +184,13 @@ impl Nemesis {
             }
             _ => {
                 for name in VOTERS {
-                    success(Command::new(&*PROGRAM).args([
-                        "chaos",
-                        "--project-name",
-                        &self.project.name,
-                        "restart",
-                        name,
-                    ]));
+                    self.chaos(&["restart", name]);
                     self.wait_well();
                 }
                 "rolling restart"
             }
         };
-        *self.faults.entry(name).or_default() += 1;
+        self.faults.count(name);
         self.tell_addresses();
     }
 
@@ -228,7 +212,7 @@ impl Nemesis {
         let began = Instant::now();
         while began.elapsed() < time {
             self.fault();
-            let rest = 500 * self.below(7) as u64;
+            let rest = 500 * self.faults.below(7) as u64;
             thread::sleep(Duration::from_millis(rest));
         }
         self.wait_well();
@@ -256,5 +240,5 @@ impl Nemesis {
 fn what_was_answered_is_true() {
     let mut nemesis = Nemesis::start();
     nemesis.break_things(Duration::from_secs(client::seconds(40)));
-    run::check(nemesis.client_lines(), nemesis.seed, &nemesis.faults);
+    run::check(nemesis.client_lines(), &nemesis.faults);
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod client;
 mod etcd;
+mod faults;
 #[allow(dead_code, reason = "the simulation uses the rest")]
 #[path = "../../../crates/store/tests/simulation/history.rs"]
 mod history;
@@ -13,20 +14,16 @@ mod locks;
 mod run;
 
 use std::{
-    collections::BTreeMap,
     fs,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rand_xoshiro::{
-    Xoshiro256PlusPlus,
-    rand_core::{Rng as _, SeedableRng as _},
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use self::faults::Faults;
 use crate::{
     support::{
         LIMIT, Process,
@@ -120,27 +117,19 @@ impl Node {
 
 struct Nemesis {
     nodes: Vec<Node>,
-    seed: u64,
     _net: Net,
     _tools: TempDir,
-    random: Xoshiro256PlusPlus,
-    /// What is still to come before all begin again.
-    kinds: Vec<usize>,
-    faults: BTreeMap<&'static str, u32>,
+    faults: Faults,
 }
 
 /// How many kinds of faults there are.
 const KINDS: usize = 14;
 
 impl Nemesis {
-    fn below(&mut self, most: usize) -> usize {
-        usize::try_from(self.random.next_u64() % most as u64).expect("it is below a usize")
-    }
-
     /// The leader, or anybody.
     fn victim(&mut self) -> usize {
-        let any = self.below(3);
-        if self.below(10) < 4 {
+        let any = self.faults.below(3);
+        if self.faults.below(10) < 4 {
             return any;
         }
         let leader = voters::status(&self.nodes[3].host)
@@ -170,18 +159,14 @@ impl Nemesis {
 
     /// Waits between 1 s and longer than elections and leases last.
     fn hold(&mut self) {
-        let time = Duration::from_millis(1000 + 500 * self.below(11) as u64);
+        let time = Duration::from_millis(1000 + 500 * self.faults.below(11) as u64);
         thread::sleep(time);
     }
 
     /// Breaks something for a while, and repairs it.
     fn fault(&mut self) {
         let victim = self.victim();
-        if self.kinds.is_empty() {
-            self.kinds = (0..KINDS).collect();
-        }
-        let next = self.below(self.kinds.len());
-        let name = match self.kinds.swap_remove(next) {
+        let name = match self.faults.next_kind() {
             0 => {
                 self.nodes[victim].process.kill();
                 self.hold();
@@ -260,7 +245,7 @@ impl Nemesis {
                 "rolling restart"
             }
         };
-        *self.faults.entry(name).or_default() += 1;
+        self.faults.count(name);
     }
 
     /// Breaks one thing after the other for so long, and waits until all is well again.
@@ -363,14 +348,12 @@ impl Nemesis {
 
 /// Starts three voters, a node that does not vote, and beside each a client of this kind.
 fn begin(client: &str, env: &[(&str, &str)]) -> Nemesis {
-    let seed = client::now().as_nanos() as u64;
     let (net, tools) = (Net::new(), TempDir::new().expect("a folder for temporary files"));
     let slow_syncs = slow_syncs(&tools);
     let nodes = [4, 1, 2, 3].map(|n| Node::new(net.host(n), n != 4, client, env, &slow_syncs));
     let [other, voters @ ..] = nodes;
     let nodes: Vec<_> = voters.into_iter().chain([other]).collect();
-    let random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    Nemesis { nodes, seed, random, kinds: Vec::new(), faults: BTreeMap::new(), _net: net, _tools: tools }
+    Nemesis { nodes, faults: Faults::new(KINDS), _net: net, _tools: tools }
 }
 
 fn what_was_answered_is_true() {
@@ -383,7 +366,7 @@ fn what_was_answered_is_true() {
     }
     let other = &nemesis.nodes[3].host;
     wait("leases end", || run::has_ended(|args| other.ask(args, b"")));
-    let lines = run::check(nemesis.client_lines(), nemesis.seed, &nemesis.faults);
+    let lines = run::check(nemesis.client_lines(), &nemesis.faults);
     let by_etcd = lines.iter().filter(|line| {
         line["value"].as_str().is_some_and(|value| value.contains("-etcd-")) && !line["answer"].is_null()
     });

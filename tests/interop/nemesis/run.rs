@@ -1,12 +1,13 @@
 //! Reads what the clients of a [nemesis](super) printed, and checks it: by revision, and by real time.
 
-use std::{collections::BTreeMap, process::Output, time::Duration};
+use std::{process::Output, time::Duration};
 
 use broadcast_store::keys::{DeleteOutcome, KeyEvent, KeyValue, KeysOutcome, OpOutcome, PutOutcome, RangeOutcome};
 use serde_json::Value;
 
 use super::{
     client::LAST,
+    faults::Faults,
     history::{Answer, Ask, History, LeaseHeld, Operation},
 };
 
@@ -18,15 +19,15 @@ pub(crate) fn has_ended(ask: impl Fn(&[&str]) -> Output) -> bool {
     left["count"] == 0 && ask(&["kv", "put", LAST, ""]).status.success()
 }
 
-/// Checks all that the clients of a run with that seed printed.
-pub(crate) fn check(mut lines: Vec<Value>, seed: u64, faults: &BTreeMap<&'static str, u32>) -> Vec<Value> {
+/// Checks all that the clients printed in a run with these faults.
+pub(crate) fn check(mut lines: Vec<Value>, faults: &Faults) -> Vec<Value> {
     // A lease has ended when the first of them is told so.
     lines.sort_by_key(|line| line["at"].as_u64());
     let mut run = Run::default();
     lines.iter().for_each(|line| run.take(line));
     run.history.check();
     let failures = run.history.failures();
-    assert!(failures.is_empty(), "seed {seed}, {faults:?}: {failures:#?}");
+    assert!(failures.is_empty(), "{faults:?}: {failures:#?}");
     eprintln!("{}; faults {faults:?}", run.figures());
     assert!(run.changes.len() > 100, "the store did something: {}", run.figures());
     lines
