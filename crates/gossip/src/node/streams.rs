@@ -12,7 +12,8 @@
 //!
 //! A stream is ended when it makes no progress: when fewer than [`PROGRESS`] more bytes have come within `tcp_timeout`. So a
 //! large message may take its time on a slow link, and a sender of one byte now and then holds nothing for long. What this
-//! node sends has the time that such a slow stream would need.
+//! node sends has the time that such a slow stream would need. The time that this node takes to parse what has come is not the
+//! other side's: it does not count.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -305,6 +306,9 @@ impl Node {
 
     pub(super) fn time_out_stream(&mut self, now: Instant, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else { return };
+        if stream.reader.is_busy() {
+            return self.timers.set(Timer::Stream(id), now + self.tuning.tcp_timeout);
+        }
         self.metrics.over_limit.stream_times += 1;
         let served = stream.role == StreamRole::Serving;
         let reason = match stream.role {

@@ -81,6 +81,33 @@ fn a_large_view_is_read_in_slices_between_which_all_else_goes_on() {
 }
 
 #[test]
+fn a_view_is_not_given_up_because_this_node_is_slow_to_read_it() {
+    let mut now = Instant::now();
+    let from = SocketAddr::from(([10, 0, 0, 9], 7946));
+    let mut node = node(now, 100_000);
+    let id = node.handle_accept(now, from).expect("room for a stream");
+    node.handle_stream(now, id, StreamInput::Data(&view(100_000)));
+    let mut slices = 0;
+    while node.streams.contains_key(&id) {
+        slices += 1;
+        now += node.tuning.tcp_timeout;
+        node.handle_timeout(now);
+    }
+    assert!(slices > 100, "{slices}");
+    assert_eq!((rejected(&mut node), node.metrics().over_limit.stream_times, node.records().len()), (vec![], 0, 2));
+
+    // Once it has read what there is, the time is the other side's again.
+    let whole = view(100_000);
+    let id = node.handle_accept(now, from).expect("room for a stream");
+    node.handle_stream(now, id, StreamInput::Data(&whole[..whole.len() - 1]));
+    while node.streams.contains_key(&id) {
+        now += node.tuning.tcp_timeout;
+        node.handle_timeout(now);
+    }
+    assert!(matches!(&rejected(&mut node)[..], [reason] if reason.contains("still incomplete")));
+}
+
+#[test]
 fn what_is_made_of_streams_counts_as_what_they_hold() {
     let now = Instant::now();
     let from = SocketAddr::from(([10, 0, 0, 9], 7946));
