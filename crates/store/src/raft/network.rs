@@ -24,6 +24,7 @@ use openraft::{
     type_config::alias::{SnapshotOf, VoteOf},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout};
 
 use super::types::{RaftNode, RaftSnapshotMeta, TypeConfig};
 use crate::{disk::Disk, snapshot::SnapshotFile};
@@ -38,8 +39,9 @@ pub const SNAPSHOT: &str = "store/snapshot";
 pub const MAX_MESSAGE: usize = 8 << 20;
 /// How long entries may be on their way.
 const ENTRIES: Duration = Duration::from_secs(5);
-/// How long a message that only tells the committed index waits for entries to go with.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long a message that only tells the committed index waits for entries to go with, at most. This is how much later the other
+/// voters, and those who watch at them, may learn of a change.
+const LINGER: Duration = Duration::from_millis(15);
 /// How much of a snapshot is read and sent at once.
 const PIECE: usize = 64 << 10;
 
@@ -168,19 +170,30 @@ impl<D: Disk> PeerClient<D> {
     }
 }
 
-/// Leaves out requests that only tell the committed index, if another one follows soon and tells it as well. Otherwise each write
-/// would take twice the messages, and the next one would wait for the first.
-fn merge_commits(
-    input: impl Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
-) -> impl Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static {
-    let requests = stream::unfold(input.fuse(), async |mut input| {
+/// Leaves out requests that only tell the committed index, if entries that tell it as well follow soon. Otherwise each write would
+/// take twice the messages, and the next one would wait for the first.
+///
+/// What came twice within a time is taken to come again: the wait is twice the time between the last two requests with entries.
+/// Where that is longer than [`LINGER`], nothing waits: a change by itself is told at once.
+fn merge_commits<T: OptionalSend + 'static>(
+    input: impl Stream<Item = T> + OptionalSend + Unpin + 'static,
+    has_entries: fn(&T) -> bool,
+) -> impl Stream<Item = T> + OptionalSend + Unpin + 'static {
+    let paced = (input.fuse(), None::<Instant>, Duration::MAX);
+    let requests = stream::unfold(paced, move |(mut input, mut last, mut interval)| async move {
         let mut request = input.next().await?;
-        if request.entries.is_empty()
-            && let Ok(Some(next)) = tokio::time::timeout(LINGER, input.next()).await
+        let wait = interval.saturating_mul(2);
+        if !has_entries(&request)
+            && wait <= LINGER
+            && let Ok(Some(next)) = timeout(wait, input.next()).await
         {
             request = next;
         }
-        Some((request, input))
+        if has_entries(&request) {
+            let now = Instant::now();
+            interval = last.replace(now).map_or(Duration::MAX, |last| now - last);
+        }
+        Some((request, (input, last, interval)))
     });
     Box::pin(requests)
 }
@@ -206,7 +219,7 @@ impl<D: Disk> RaftNetworkV2<C> for PeerClient<D> {
     where
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
-        stream_append_sequential(self, merge_commits(input), option)
+        stream_append_sequential(self, merge_commits(input, |request| !request.entries.is_empty()), option)
     }
 
     async fn vote(&mut self, request: VoteRequest<C>, option: RPCOption) -> Result<VoteResponse<C>, RPCError<C>> {
@@ -235,13 +248,77 @@ impl<D: Disk> RaftNetworkV2<C> for PeerClient<D> {
         let about: (VoteOf<C>, RaftSnapshotMeta, u64) = (vote, snapshot.meta, snapshot.snapshot.size());
         let head = encode(head(0, self.network.cluster, self.target), &about);
         let head = head.map_err(|error| NetworkError::new(&error))?;
-        let sending =
-            tokio::time::timeout(option.hard_ttl().max(Duration::from_secs(1)), self.send(head, snapshot.snapshot));
+        let sending = timeout(option.hard_ttl().max(Duration::from_secs(1)), self.send(head, snapshot.snapshot));
         match select(pin!(sending), pin!(cancel)).await {
             Either::Left((Ok(Ok(answer)), _)) => Ok(decode(&answer).map_err(|error| NetworkError::new(&error))?),
             Either::Left((Ok(Err(error)), _)) => Err(Unreachable::new(&error).into()),
             Either::Left((Err(elapsed), _)) => Err(Unreachable::new(&elapsed).into()),
             Either::Right((closed, _)) => Err(closed.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// What is sent when, of requests that come when: in milliseconds from the beginning.
+    async fn merged(came: &'static [(u64, &str)]) -> Vec<(u64, &'static str)> {
+        let began = Instant::now();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            for (at, request) in came {
+                tokio::time::sleep_until(began + Duration::from_millis(*at)).await;
+                sender.send(*request).expect("it is read to its end");
+            }
+        });
+        let input = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+        let requests = merge_commits(Box::pin(input), |request| request.starts_with("entry"));
+        let at = |request| (u64::try_from(began.elapsed().as_millis()).expect("a short time"), request);
+        requests.map(at).collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_goes_with_the_entries_that_follow_soon_or_alone() {
+        let sent = merged(&[
+            (0, "entry 1"),
+            (1, "commit 1"),
+            (4, "entry 2"),
+            // From here on, 4 ms are what is expected.
+            (5, "commit 2"),
+            (8, "entry 3"),
+            (9, "commit 3"),
+            (50, "entry 4"),
+            // Nothing is expected any more.
+            (51, "commit 4"),
+        ]);
+        let expected = [
+            (0, "entry 1"),
+            (1, "commit 1"),
+            (4, "entry 2"),
+            (8, "entry 3"),
+            (17, "commit 3"),
+            (50, "entry 4"),
+            (51, "commit 4"),
+        ];
+        assert_eq!(sent.await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_waits_for_no_longer_than_the_limit() {
+        let sent = merged(&[
+            (0, "entry 1"),
+            (8, "entry 2"),
+            // Twice 8 ms are too long to wait, twice 7 are not.
+            (9, "commit 2"),
+            (15, "entry 3"),
+            (16, "commit 3"),
+            (50, "entry 4"),
+        ]);
+        let expected =
+            [(0, "entry 1"), (8, "entry 2"), (9, "commit 2"), (15, "entry 3"), (30, "commit 3"), (50, "entry 4")];
+        assert_eq!(sent.await, expected);
     }
 }
