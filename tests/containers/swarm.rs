@@ -52,10 +52,11 @@ fn wait_for_replicas(swarm: &Swarm, wanted: &str) {
     });
 }
 
-/// What happened to each task, for the message of a test that fails.
+/// What happened to each engine and to each task, for the message of a test that fails.
 fn tasks(swarm: &Swarm) -> String {
     let format = "{{.Name}} {{.Node}} {{.CurrentState}} {{.Error}}";
-    swarm.manager().run(&["stack", "ps", STACK, "--no-trunc", "--format", format])
+    let tasks = swarm.manager().run(&["stack", "ps", STACK, "--no-trunc", "--format", format]);
+    format!("{}\n{tasks}", swarm.manager().run(&["node", "ls", "--format", "{{.Hostname}} {{.Status}}"]))
 }
 
 /// Deploys the stack as its first lines say: two secrets, then the stack.
@@ -91,7 +92,7 @@ fn cluster(nodes: &BTreeMap<String, Process>) -> Vec<traffic::NamedLog<'_>> {
 
 /// Publishes at a node until the update has ended, and waits each time until all have the message. Gives to how many each was
 /// delivered.
-fn publish_during(update: &mut Command, node: &mut impl FnMut(&str) -> Command) -> Vec<u64> {
+fn publish_during(swarm: &Swarm, update: &mut Command, node: &mut impl FnMut(&str) -> Command) -> Vec<u64> {
     let mut update = update.stdout(Stdio::null()).spawn().expect("docker runs");
     let mut delivered = Vec::new();
     let status = loop {
@@ -101,7 +102,7 @@ fn publish_during(update: &mut Command, node: &mut impl FnMut(&str) -> Command) 
         let value = delivered.len().to_string();
         let Output { status, stdout, stderr } = node(&value).output().expect("docker runs");
         let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert!(status.success(), "message {value} did not reach all: {stdout}{stderr}");
+        assert!(status.success(), "message {value} did not reach all: {stdout}{stderr}\n{}", tasks(swarm));
         let answer: Value = serde_json::from_str(stdout.trim()).expect("an object");
         assert_eq!(answer["delivered"], answer["members"], "{answer}");
         delivered.push(answer["delivered"].as_u64().expect("a number"));
@@ -136,6 +137,7 @@ fn a_stack_of_thirteen_talks_and_is_updated_while_it_talks() {
     let place = node1.log.len();
     let here = containers(manager, "node").into_iter().next().expect("each engine runs one");
     let delivered = publish_during(
+        &swarm,
         manager.docker().args(["service", "update", "--no-resolve-image", "--quiet", "--detach=false"]).args([
             // It is a change, and makes the new ones healthy sooner.
             "--health-interval=1s",

@@ -23,6 +23,9 @@ use super::{
 const TRIAL: &str = "ip link add vx0 type vxlan id 1 dstport 4789";
 /// How long an engine may take to stop its containers, before it is killed.
 const STOP: Duration = Duration::from_secs(30);
+/// How often engines say that they are there. An engine that is late three times has failed, and its containers are stopped and
+/// started elsewhere. By default that takes 15 s, which a busy machine may need for something else.
+const HEARTBEAT: &str = "1m";
 
 /// What is missing on this machine for a swarm.
 pub fn missing() -> Option<String> {
@@ -74,7 +77,7 @@ impl Swarm {
         thread::scope(|scope| swarm.engines.iter().for_each(|engine| _ = scope.spawn(move || load(engine))));
         for (n, engine) in swarm.engines.iter().enumerate() {
             if n == 0 {
-                engine.run(&["swarm", "init", "--advertise-addr", &addr(n)]);
+                engine.run(&["swarm", "init", "--advertise-addr", &addr(n), "--dispatcher-heartbeat", HEARTBEAT]);
             } else {
                 let token = manager.run(&["swarm", "join-token", "--quiet", "worker"]);
                 engine.run(&["swarm", "join", "--advertise-addr", &addr(n), "--token", &token, &addr(0)]);
