@@ -120,6 +120,17 @@ pub fn is_the_same() {
         let [ours, real] = [ours, real.addr].map(|addr| ask(addr, "GET", path, &[], b""));
         assert_eq!((ours.status, ours.json()), (real.status, real.json()), "{path}");
     }
+    // What is not there says so, and not that there is nothing at this path.
+    for (path, why) in [
+        ("/v3/auth/enable", "users and roles"),
+        ("/v3beta/auth/role/add", "users and roles"),
+        ("/v3/cluster/member/add", "broadcast voters add"),
+        ("/v3/maintenance/snapshot", "snapshot save"),
+    ] {
+        let refused = ask(ours, "POST", path, &[], b"{}");
+        let (code, message) = (refused.json()["code"].as_i64(), refused.json()["message"].to_string());
+        assert!(refused.status == 501 && code == Some(12) && message.contains(why), "{path}: {}", refused.text());
+    }
     // A page of another origin may not call.
     let foreign = ask(ours, "POST", "/v3/kv/range", &["Origin: http://example.org"], br#"{"key":"YQ=="}"#);
     assert_eq!(foreign.status, 403, "{}", foreign.text());
