@@ -7,7 +7,7 @@ use std::{
 
 use broadcast_lock::{
     Name,
-    client::{Owner, EnqueueOutcome, AcquireRequest, Session},
+    client::{AcquireRequest, EnqueueOutcome, Owner, Session},
 };
 use tokio::{task::JoinSet, time::sleep};
 

@@ -36,6 +36,25 @@ struct Put {
 #[derive(Clone, PartialEq, Message)]
 struct PutDone {}
 
+/// Of one key, linearizable.
+#[derive(Clone, PartialEq, Message)]
+struct Range {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RangeDone {
+    #[prost(message, repeated, tag = "2")]
+    kvs: Vec<KeyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeyValue {
+    #[prost(bytes = "bytes", tag = "5")]
+    value: Bytes,
+}
+
 #[derive(Clone, PartialEq, Message)]
 struct Grant {
     #[prost(int64, tag = "1")]
@@ -125,19 +144,20 @@ pub(crate) async fn start(program: &Path, folder: &Path, connections: usize) -> 
         args
     });
     let servers = Servers::start(program, folder, args.collect())?;
+    Ok((servers, connect(program, clients, connections)?))
+}
+
+/// Opens so many connections to each of these ports. `etcd` is the program, beside which `etcdctl` is.
+pub(crate) fn connect(etcd: &Path, ports: &[u16], connections: usize) -> Outcome<Client> {
+    let url = |port: &u16| format!("http://127.0.0.1:{port}");
     let connect = |port: &u16| -> Outcome<Vec<Channel>> {
-        let endpoint = Endpoint::from_shared(url(*port))?;
+        let endpoint = Endpoint::from_shared(url(port))?;
         Ok((0..connections).map(|_| endpoint.connect_lazy()).collect())
     };
-    let channels = clients.iter().map(connect).collect::<Outcome<_>>()?;
-    let endpoints = clients.iter().map(|port| url(*port)).collect::<Vec<_>>().join(",");
-    let client = Client {
-        channels: Arc::new(channels),
-        leader: Arc::default(),
-        program: program.with_file_name("etcdctl"),
-        endpoints,
-    };
-    Ok((servers, client))
+    let channels = ports.iter().map(connect).collect::<Outcome<_>>()?;
+    let endpoints = ports.iter().map(url).collect::<Vec<_>>().join(",");
+    let program = etcd.with_file_name("etcdctl");
+    Ok(Client { channels: Arc::new(channels), leader: Arc::default(), program, endpoints })
 }
 
 async fn call<A, B>(channel: &Channel, path: &'static str, message: A) -> Outcome<B>
@@ -168,12 +188,30 @@ impl load::Client for Client {
     }
 
     async fn put(&self, client: usize, key: Bytes, value: Bytes, attempt: Duration) -> Outcome<()> {
+        let put = Put { key, value };
+        let _: PutDone = self.call_until_answered(client, "/etcdserverpb.KV/Put", put, attempt).await;
+        Ok(())
+    }
+
+    async fn get(&self, client: usize, key: Bytes, attempt: Duration) -> Outcome<usize> {
+        let range = Range { key };
+        let found: RangeDone = self.call_until_answered(client, "/etcdserverpb.KV/Range", range, attempt).await;
+        Ok(found.kvs.first().map_or(0, |found| found.value.len()))
+    }
+}
+
+impl Client {
+    /// Calls the leader, until somebody answers.
+    async fn call_until_answered<A, B>(&self, client: usize, path: &'static str, message: A, attempt: Duration) -> B
+    where
+        A: Message + Clone + Send + Sync + 'static,
+        B: Message + Default + Send + Sync + 'static,
+    {
         loop {
             let at = self.leader.load(std::sync::atomic::Ordering::Relaxed);
             let channel = &self.channels[at][client % self.channels[at].len()];
-            let put = Put { key: key.clone(), value: value.clone() };
-            match timeout(attempt, call::<_, PutDone>(channel, "/etcdserverpb.KV/Put", put)).await {
-                Ok(Ok(_)) => return Ok(()),
+            match timeout(attempt, call(channel, path, message.clone())).await {
+                Ok(Ok(answer)) => return answer,
                 // Another one may know who leads, or lead.
                 Ok(Err(_)) | Err(_) => {
                     self.leader.store((at + 1) % SERVERS, std::sync::atomic::Ordering::Relaxed);
@@ -182,9 +220,14 @@ impl load::Client for Client {
             }
         }
     }
-}
 
-impl Client {
+    /// The command line of etcd, for these servers.
+    pub(crate) fn etcdctl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints]).args(args);
+        command
+    }
+
     /// A connection to the leader, for this client.
     fn to_leader(&self, client: usize) -> &Channel {
         let channels = &self.channels[self.leader.load(std::sync::atomic::Ordering::Relaxed)];
@@ -214,8 +257,6 @@ impl Locks for Client {
     }
 
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.program);
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints, "lock", name, "true"]);
-        command
+        self.etcdctl(&["lock", name, "true"])
     }
 }

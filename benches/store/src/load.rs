@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::{
     Outcome,
-    locks::{self, Locks},
+    locks::{self, Counts, Locks},
     report::{Report, System},
     servers::Servers,
     until,
@@ -30,7 +30,7 @@ const AFTER: Duration = Duration::from_secs(2);
 const KEYS: usize = 10_000;
 
 /// A client that puts keys. Its clones share connections, as in one program.
-pub(crate) trait Client: Clone + Send + 'static {
+pub(crate) trait Client: Clone + Send + Sync + 'static {
     /// Which server leads, once all servers are there, follow it and are equal.
     fn leader(&self) -> impl Future<Output = Outcome<usize>>;
 
@@ -42,6 +42,9 @@ pub(crate) trait Client: Clone + Send + 'static {
         value: Bytes,
         attempt: Duration,
     ) -> impl Future<Output = Outcome<()>> + Send;
+
+    /// Gets a key, linearizable, for this client, and tries as often as that takes. Returns the length of its value.
+    fn get(&self, client: usize, key: Bytes, attempt: Duration) -> impl Future<Output = Outcome<usize>> + Send;
 }
 
 /// How much is put, by whom, and how long servers are watched.
@@ -53,7 +56,7 @@ pub(crate) struct Load {
     /// Puts of one client, one after the other.
     #[arg(long, default_value_t = 2000)]
     alone: usize,
-    /// Puts of all clients together.
+    /// Puts of all clients together, and after them as many gets.
     #[arg(long, default_value_t = 40_000)]
     together: usize,
     /// Clients at once.
@@ -71,6 +74,9 @@ pub(crate) struct Load {
     /// Locks of all clients together.
     #[arg(long, default_value_t = 20_000)]
     locks_together: usize,
+    /// Holders of a lock that are lost in each round.
+    #[arg(long, default_value_t = 5)]
+    lost_holders: usize,
     /// Leaders that are killed in each round.
     #[arg(long, default_value_t = 3)]
     kills: usize,
@@ -101,9 +107,20 @@ impl Load {
         report.puts_a_second = count / began.elapsed().as_secs_f64();
         report.cpu_a_put = (servers.cpu()? - cpu).as_secs_f64() / count;
         (report.together_p50, report.together_p99) = percentiles(latencies);
+        let (began, cpu) = (Instant::now(), servers.cpu()?);
+        let latencies = self.get_all(&client, self.clients, self.together).await?;
+        let count = latencies.len() as f64;
+        report.gets_a_second = count / began.elapsed().as_secs_f64();
+        report.cpu_a_get = (servers.cpu()? - cpu).as_secs_f64() / count;
+        (report.get_p50, report.get_p99) = percentiles(latencies);
         report.loaded_resident = servers.resident()?;
 
-        let counts = (self.locks_alone, self.locks_together, self.clients);
+        let counts = Counts {
+            alone: self.locks_alone,
+            together: self.locks_together,
+            clients: self.clients,
+            lost: self.lost_holders,
+        };
         locks::measure(&client, &servers, counts, &mut report).await?;
         for _ in 0..self.kills {
             report.gaps.push(self.gap(&mut servers, &client).await?);
@@ -114,24 +131,25 @@ impl Load {
 
     /// Has so many clients put so many keys in all; gives how long each took.
     async fn put_all<C: Client>(&self, client: &C, clients: usize, puts: usize) -> Outcome<Vec<Duration>> {
-        let tasks = (0..clients).map(|number| {
-            let (client, value) = (client.clone(), Bytes::from(vec![b'v'; self.size]));
-            tokio::spawn(async move {
-                let mut latencies = Vec::with_capacity(puts / clients);
-                for put in 0..puts / clients {
-                    let key = format!("bench/{:08}", (number * (puts / clients) + put) % KEYS);
-                    let began = Instant::now();
-                    client.put(number, key.into(), value.clone(), ATTEMPT).await?;
-                    latencies.push(began.elapsed());
-                }
-                Outcome::Ok(latencies)
-            })
-        });
-        let mut latencies = Vec::with_capacity(puts);
-        for task in tasks.collect::<Vec<_>>() {
-            latencies.extend(task.await??);
-        }
-        Ok(latencies)
+        let (client, value) = (client.clone(), Bytes::from(vec![b'v'; self.size]));
+        in_parallel(clients, puts, move |number, key| {
+            let (client, value) = (client.clone(), value.clone());
+            async move { client.put(number, key, value, ATTEMPT).await }
+        })
+        .await
+    }
+
+    /// Has so many clients get so many keys in all that were put; gives how long each took.
+    async fn get_all<C: Client>(&self, client: &C, clients: usize, gets: usize) -> Outcome<Vec<Duration>> {
+        let (client, size) = (client.clone(), self.size);
+        in_parallel(clients, gets, move |number, key| {
+            let client = client.clone();
+            async move {
+                let length = client.get(number, key, ATTEMPT).await?;
+                if length == size { Ok(()) } else { Err(format!("a value has {length} bytes, not {size}").into()) }
+            }
+        })
+        .await
     }
 
     /// The longest time without an answer that a client has whose leader is killed, in seconds.
@@ -157,6 +175,32 @@ impl Load {
         sleep(AFTER).await;
         Ok(longest.as_secs_f64())
     }
+}
+
+/// Has so many clients do this so often in all, each with one key after the other; gives how long each took.
+async fn in_parallel<F: Future<Output = Outcome<()>> + Send>(
+    clients: usize,
+    count: usize,
+    work: impl Fn(usize, Bytes) -> F + Clone + Send + 'static,
+) -> Outcome<Vec<Duration>> {
+    let tasks = (0..clients).map(|number| {
+        let work = work.clone();
+        tokio::spawn(async move {
+            let mut latencies = Vec::with_capacity(count / clients);
+            for at in 0..count / clients {
+                let key = format!("bench/{:08}", (number * (count / clients) + at) % KEYS);
+                let began = Instant::now();
+                work(number, key.into()).await?;
+                latencies.push(began.elapsed());
+            }
+            Outcome::Ok(latencies)
+        })
+    });
+    let mut latencies = Vec::with_capacity(count);
+    for task in tasks.collect::<Vec<_>>() {
+        latencies.extend(task.await??);
+    }
+    Ok(latencies)
 }
 
 /// The median and the 99th percentile, in seconds.

@@ -17,9 +17,19 @@ const LOST_TTL: Duration = Duration::from_secs(2);
 /// How many take one lock from each other, and how often each has it.
 const WAITERS: usize = 10;
 const TURNS: usize = 40;
-/// How many holders are lost, and how many commands are run.
-const LOST: usize = 5;
+/// How many commands are run.
 const COMMANDS: usize = 40;
+
+/// How many locks are taken.
+pub(crate) struct Counts {
+    /// By one client alone.
+    pub(crate) alone: usize,
+    /// By all clients together, and how many they are.
+    pub(crate) together: usize,
+    pub(crate) clients: usize,
+    /// How many holders are lost.
+    pub(crate) lost: usize,
+}
 
 /// A client that takes locks.
 pub(crate) trait Locks: Clone + Send + 'static {
@@ -45,7 +55,7 @@ pub(crate) trait Locks: Clone + Send + 'static {
 pub(crate) async fn measure<L: Locks>(
     locks: &L,
     servers: &Servers,
-    (alone, together, clients): (usize, usize, usize),
+    Counts { alone, together, clients, lost }: Counts,
     report: &mut Report,
 ) -> Outcome<()> {
     pairs(locks, 1, 50).await?;
@@ -56,7 +66,7 @@ pub(crate) async fn measure<L: Locks>(
     report.cpu_a_lock = (servers.cpu()? - cpu).as_secs_f64() / count;
     report.handover_p50 = median(handovers(locks).await?);
     report.command_p50 = median(commands(locks).await?);
-    for _ in 0..LOST {
+    for _ in 0..lost {
         report.lost_holders.push(lost_holder(locks).await?);
     }
     Ok(())

@@ -7,12 +7,13 @@ mod etcd;
 mod load;
 mod locks;
 mod ours;
+mod perf;
 mod report;
 mod servers;
 
 use std::{error::Error, fs, io::Write as _, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use tokio::{
     select,
     signal::unix::{SignalKind, signal},
@@ -39,12 +40,15 @@ enum Command {
     Run(Run),
     /// Measures our voters with very many sessions, and very many that wait for one lock
     Crowd(Crowd),
+    /// Runs etcd's own `etcdctl check perf` with ours and with etcd
+    CheckPerf(Servers),
     /// Prints the reports in a file as tables in Markdown
     Tables { file: PathBuf },
 }
 
+/// What is compared, and where.
 #[derive(Args)]
-struct Run {
+struct Servers {
     /// The program whose voters are measured.
     #[arg(long)]
     broadcast: PathBuf,
@@ -54,6 +58,12 @@ struct Run {
     /// An empty folder in which servers keep their data.
     #[arg(long)]
     folder: PathBuf,
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    servers: Servers,
     /// Where reports go.
     #[arg(long)]
     reports: PathBuf,
@@ -92,6 +102,10 @@ async fn main() -> Outcome<()> {
             done = crowd::measure(&broadcast, &folder, count) => done,
             () = ended() => Err("it was told to end".into()),
         },
+        Command::CheckPerf(Servers { broadcast, etcd, folder }) => select! {
+            done = perf::measure(&broadcast, &etcd, &folder) => done,
+            () = ended() => Err("it was told to end".into()),
+        },
         Command::Tables { file } => {
             let reports = fs::read_to_string(file)?;
             let reports = reports.lines().map(serde_json::from_str).collect::<Result<Vec<Report>, _>>()?;
@@ -103,21 +117,27 @@ async fn main() -> Outcome<()> {
 
 impl Run {
     async fn rounds(&self) -> Outcome<()> {
+        let Servers { broadcast, etcd, folder } = &self.servers;
         let mut out = fs::OpenOptions::new().create(true).append(true).open(&self.reports)?;
         for round in 1..=self.rounds {
-            for system in [System::Broadcast, System::Etcd] {
+            for &system in System::value_variants() {
                 if self.only.is_some_and(|only| only != system) {
                     continue;
                 }
                 eprintln!("round {round} of {}: {system}", self.rounds);
-                let folder = self.folder.join(format!("{system}-{round}"));
+                let folder = folder.join(format!("{system}-{round}"));
                 let report = match system {
                     System::Broadcast => {
-                        let (servers, client) = ours::start(&self.broadcast, &folder).await?;
+                        let (servers, client) = ours::start(broadcast, &folder).await?;
+                        self.load.measure(system, servers, client).await
+                    }
+                    System::EtcdApi => {
+                        let (servers, client) = ours::start(broadcast, &folder).await?;
+                        let client = etcd::connect(etcd, &client.etcd_ports, self.load.connections)?;
                         self.load.measure(system, servers, client).await
                     }
                     System::Etcd => {
-                        let (servers, client) = etcd::start(&self.etcd, &folder, self.load.connections).await?;
+                        let (servers, client) = etcd::start(etcd, &folder, self.load.connections).await?;
                         self.load.measure(system, servers, client).await
                     }
                 };

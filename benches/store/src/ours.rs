@@ -12,7 +12,10 @@ use broadcast_lock::{
     client::{AcquireRequest, Owner, Waiter},
 };
 use broadcast_session::Sessions;
-use broadcast_store::{Store, StoreConfig, keys::Put};
+use broadcast_store::{
+    Store, StoreConfig,
+    keys::{Put, Range},
+};
 use bytes::Bytes;
 use tokio::process::Command;
 
@@ -31,6 +34,8 @@ pub(crate) struct Client {
     program: PathBuf,
     /// Where a voter answers commands.
     http: String,
+    /// Where the voters answer clients of etcd.
+    pub(crate) etcd_ports: [u16; 3],
 }
 
 /// Starts voters with data directories in this folder.
@@ -40,19 +45,20 @@ pub(crate) async fn start(program: &Path, folder: &Path) -> Outcome<(Servers, Cl
     let node = broadcast::start(node).await?;
     let sessions = Sessions::start(&node, broadcast_session::SessionConfig::default()).await?;
     let store = Store::start(&sessions, StoreConfig::default()).await?.request_timeout(Duration::from_secs(30));
-    let [port] = free_ports()?;
+    let [port, etcd_ports @ ..] = free_ports::<4>()?;
     let http = format!("127.0.0.1:{port}");
-    let args = NAMES.map(|name| {
+    let args = NAMES.iter().zip(etcd_ports).map(|(&name, etcd)| {
+        let etcd = format!("127.0.0.1:{etcd}");
         let http = if name == NAMES[0] { &http } else { "127.0.0.1:0" };
-        let fixed = ["node", "--bind", "127.0.0.1:0", "--http", http, "--role", "voter"];
+        let fixed = ["node", "--bind", "127.0.0.1:0", "--http", http, "--etcd", &etcd, "--role", "voter"];
         let join = node.addr().to_string();
         let more = ["--name", name, "--voters", &NAMES.join(","), "--join", &join, "--data"];
         let args = fixed.iter().chain(&more).map(|arg| arg.into());
         args.chain([folder.join(name).into_os_string()]).collect()
     });
     let locks = broadcast_lock::LockClient::new(store.clone(), "client");
-    let servers = Servers::start(program, folder, args.into())?;
-    Ok((servers, Client { store, locks, program: program.into(), http }))
+    let servers = Servers::start(program, folder, args.collect())?;
+    Ok((servers, Client { store, locks, program: program.into(), http, etcd_ports }))
 }
 
 impl load::Client for Client {
@@ -72,6 +78,11 @@ impl load::Client for Client {
     async fn put(&self, _: usize, key: Bytes, value: Bytes, _: Duration) -> Outcome<()> {
         self.store.put(Put { key, value, ..Put::default() }).await?;
         Ok(())
+    }
+
+    async fn get(&self, _: usize, key: Bytes, _: Duration) -> Outcome<usize> {
+        let found = self.store.range(Range::of(key)).await?;
+        Ok(found.kvs.first().map_or(0, |found| found.value.len()))
     }
 }
 
