@@ -8,7 +8,7 @@ use axum::{
     body::Body,
     extract::State,
     http::{StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use broadcast::{Health, MemberOverview, MemberState, Overview, Reach, StreamPosition};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     app::App,
     chunks::{ChunkWriter, chunked_body, push_element, split_envelope},
-    problem::{Problem, json_response},
+    problem::{Problem, json_response, json_text_response},
     query,
     status_cache::NodeStatus,
 };
@@ -77,14 +77,13 @@ pub(super) async fn readiness(app: &App) -> HealthBody {
 /// `GET /v1/members`
 pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, Problem> {
     query::reject_any(&uri)?;
-    let content_type = [(header::CONTENT_TYPE, "application/json")];
     let now = app.look().await;
     if now.overview.members.is_empty() {
         return Err(Problem::stopped());
     }
     let (text, left_out) = members_up_to(app.node.name(), &now, MAX_AT_ONCE);
     if left_out == 0 {
-        return Ok((content_type, text).into_response());
+        return Ok(json_text_response(StatusCode::OK, text));
     }
     // Whoever waits for a turn holds no memory.
     drop((now, text));
@@ -99,7 +98,7 @@ pub(super) async fn members(State(app): State<Arc<App>>, uri: Uri) -> Result<Res
         }
         drop(turn);
     });
-    Ok((content_type, Body::from_stream(body)).into_response())
+    Ok(json_text_response(StatusCode::OK, Body::from_stream(body)))
 }
 
 async fn write_members(chunks: &mut ChunkWriter, app: &App) -> Option<()> {

@@ -1,4 +1,4 @@
-//! What the fuzzer `http` in `fuzz/` runs, and what the ordinary tests replay of what it found.
+//! What the fuzzers `http` and `authority` in `fuzz/` run, and what the ordinary tests replay of what they found.
 
 #[cfg(test)]
 #[path = "../../../fuzz/replay.rs"]
@@ -11,6 +11,7 @@ use axum::{
 };
 
 use super::{
+    connection::{PREFACE, strip_all},
     guard,
     problem::Problem,
     publish::{self, AckMode},
@@ -64,6 +65,16 @@ pub fn http(data: &[u8]) {
     }
 }
 
+/// Reads a connection of HTTP/2 from behind its preface, in pieces whose length is the first byte. Of it, nothing but schemes
+/// may be left out, and that does not depend on the pieces.
+pub fn authority(data: &[u8]) {
+    let Some((&length, sent)) = data.split_first() else { return };
+    let sent = [PREFACE, sent].concat();
+    let read = strip_all([&*sent]);
+    assert_eq!(read, strip_all(sent.chunks(usize::from(length).max(1))), "in pieces of {length}");
+    assert!(read == sent || read.len() < sent.len(), "{} bytes became {}", sent.len(), read.len());
+}
+
 fn check_problem<T>(read: Result<T, Problem>) {
     if let Err(problem) = read {
         let body = problem.body();
@@ -76,8 +87,9 @@ fn check_problem<T>(read: Result<T, Problem>) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_corpus_holds() {
+    fn the_corpora_hold() {
         super::replay::replay("http", super::http);
+        super::replay::replay("authority", super::authority);
     }
 
     #[test]

@@ -6,11 +6,17 @@
 //! assert_eq!(trailers(5, "no such key")["grpc-message"], "no such key");
 //! ```
 
+use std::convert::Infallible;
+
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 
 /// The length of the prefix of a message: whether it is compressed, and how long it is.
 pub const PREFIX: usize = 5;
@@ -32,6 +38,16 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 pub fn respond(body: Body) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/grpc"), (ACCEPT_ENCODING, "identity")];
     (headers, body).into_response()
+}
+
+/// The response to a unary call: its one message, encoded; or why there is none, gRPC's code and a text.
+#[must_use]
+pub fn unary_response<T: AsRef<str>>(result: Result<Bytes, (u16, T)>) -> Response {
+    let frames = match result {
+        Ok(message) => vec![Frame::data(message), Frame::trailers(trailers(0, ""))],
+        Err((code, message)) => vec![Frame::trailers(trailers(code, message.as_ref()))],
+    };
+    respond(Body::new(StreamBody::new(stream::iter(frames.into_iter().map(Ok::<_, Infallible>)))))
 }
 
 /// The trailers of a call: gRPC's code, 0 for success, and a text, unless it is empty.

@@ -12,25 +12,22 @@
 //!   ([`Timeouts`](super::Timeouts)).
 //! - *Clients that compress*: they are told to send it plainly, by the status that the protocol has for that.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    body::Body,
     extract::{Request, State},
     http::{StatusCode, Version},
     response::{IntoResponse as _, Response},
 };
 use broadcast::config::quote;
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited, StreamBody};
-use hyper::body::Frame;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::time::timeout;
 
 use super::{
     app::App,
     cluster,
-    grpc::{PREFIX, is_grpc, respond, trailers},
+    grpc::{PREFIX, is_grpc, unary_response},
     problem::Problem,
 };
 
@@ -71,13 +68,9 @@ pub(super) async fn call(State(app): State<Arc<App>>, request: Request) -> Respo
             "this is called by gRPC, with the content-type application/grpc; GET /readyz and /livez tell the same";
         return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
     }
-    let (message, trailers) = match check(&app, request).await {
-        // Field 1, a varint.
-        Ok(status) => (Some(framed(&[0x08, status])), trailers(0, "")),
-        Err(Failed(code, why)) => (None, trailers(code as u16, &why)),
-    };
-    let frames = message.map(Frame::data).into_iter().chain([Frame::trailers(trailers)]);
-    respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>()))))
+    // Field 1, a varint.
+    let status = check(&app, request).await.map(|status| framed(&[0x08, status]));
+    unary_response(status.map_err(|Failed(code, why)| (code as u16, why)))
 }
 
 /// The status of the service that the request names.

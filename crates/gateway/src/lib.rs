@@ -140,7 +140,7 @@ pub use self::{
     body::{read_bytes, read_json, read_json_up_to},
     guard::{Origin, insufficient_scope},
     metrics_writer::MetricsWriter,
-    problem::{Problem, json_response},
+    problem::{Problem, json_response, json_text_response},
     publish::{ACK_TIME, MAX_ACK_TIME, MAX_BODY},
     query::{parse_number, read as read_query, reject_any as no_query},
     routes::Routes,

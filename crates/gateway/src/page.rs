@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use rand::{TryRng, rngs::SysRng};
 
-use super::{app::App, problem::Problem};
+use super::{
+    app::App,
+    problem::{Problem, json_text_response},
+};
 
 const PAGE: &str = include_str!("page.html");
 /// A part of the page's script, and its placeholder in the page.
@@ -24,9 +28,9 @@ const NONCE: &str = "NONCE";
 /// `GET /`
 pub(super) async fn page(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let mut nonce = [0; 16];
-    SysRng.try_fill_bytes(&mut nonce).map_err(|_| {
-        Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "the system has no source of randomness")
-    })?;
+    SysRng
+        .try_fill_bytes(&mut nonce)
+        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the system has no source of randomness"))?;
     let nonce = BASE64_STANDARD.encode(nonce);
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; connect-src 'self'; \
@@ -44,5 +48,5 @@ pub(super) async fn page(State(app): State<Arc<App>>) -> Result<Response, Proble
 
 /// `GET /openapi.json`
 pub(super) async fn openapi(State(app): State<Arc<App>>) -> Response {
-    ([("content-type", "application/json")], Bytes::clone(&app.openapi)).into_response()
+    json_text_response(StatusCode::OK, Bytes::clone(&app.openapi))
 }

@@ -117,8 +117,20 @@ impl IntoResponse for Problem {
 /// JSON cannot hold `body`, as a map whose keys are no text.
 #[must_use]
 pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
-    let content_type = [(header::CONTENT_TYPE, "application/json")];
-    (status, content_type, to_json(body)).into_response()
+    json_text_response(status, to_json(body))
+}
+
+/// A response whose body is JSON already, as text.
+///
+/// ```
+/// use axum::http::StatusCode;
+///
+/// let response = broadcast_gateway::json_text_response(StatusCode::OK, "[]");
+/// assert_eq!(response.headers()["content-type"], "application/json");
+/// ```
+#[must_use]
+pub fn json_text_response(status: StatusCode, text: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
 }
 
 /// JSON, on one line.

@@ -19,7 +19,7 @@ use axum::{
     body::Body,
     extract::State,
     http::{StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use broadcast::{Handle, Member, RequestError, ViewEntry, ViewError};
 use bytes::Bytes;
@@ -35,7 +35,7 @@ use super::{
     app::App,
     chunks::{ChunkWriter, chunked_body, push_element, split_envelope},
     cluster::state_name,
-    problem::Problem,
+    problem::{Problem, json_text_response},
     query,
     view_cache::{CachedViews, LastViews},
 };
@@ -83,7 +83,7 @@ pub(super) async fn views(State(app): State<Arc<App>>, uri: Uri) -> Result<Respo
 }
 
 fn views_response(text: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(text)).into_response()
+    json_text_response(StatusCode::OK, Body::from_stream(text))
 }
 
 /// Asks all members, and writes their answers in chunks.

@@ -29,6 +29,8 @@ pub(super) use self::client_stream::ClientStream;
 pub(super) use self::http2::Http2Connection;
 #[cfg(test)]
 pub(super) use self::http2::{MAX_HEAD, MAX_STREAMS, STREAM_WINDOW};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use self::scheme_stripper::strip_all;
 use super::{
     access::ConnectionInfo,
     app::App,

@@ -37,7 +37,7 @@ mod tests {
     use super::{TARGETS, replay::replay};
 
     /// Targets of other crates, which replay their corpora themselves.
-    const ELSEWHERE: [&str; 6] = ["etcd", "http", "frames", "handshake", "ledger", "timeline"];
+    const ELSEWHERE: [&str; 7] = ["authority", "etcd", "http", "frames", "handshake", "ledger", "timeline"];
 
     fn fuzz() -> PathBuf {
         [env!("CARGO_MANIFEST_DIR"), "..", "..", "fuzz"].iter().collect()
