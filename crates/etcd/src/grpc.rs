@@ -174,12 +174,8 @@ fn timed_out() -> Status {
 
 /// The response to a unary call.
 pub(crate) fn unary_response<M: Message>(result: Result<M, Status>) -> Response {
-    let (message, trailers) = match result {
-        Ok(message) => (Some(frame_message(&message)), trailers(None)),
-        Err(status) => (None, trailers(Some(&status))),
-    };
-    let frames = message.map(Frame::data).into_iter().chain([Frame::trailers(trailers)]);
-    respond(Body::new(StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>).collect::<Vec<_>>()))))
+    let message = result.map(|message| frame_message(&message));
+    broadcast_gateway::grpc::unary_response(message.map_err(|status| (status.code as u16, status.message)))
 }
 
 /// The response to a streaming call. An error ends the stream.

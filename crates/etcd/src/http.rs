@@ -3,11 +3,8 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use axum::{
-    body::Body,
-    http::{StatusCode, header},
-    response::{IntoResponse as _, Response},
-};
+use axum::{body::Body, http::StatusCode, response::Response};
+use broadcast_gateway::{json_response, json_text_response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Limited, StreamBody};
@@ -29,24 +26,6 @@ const MAX_BODY: usize = MAX_MESSAGE * 2;
 const MAX_MESSAGES: usize = 1000;
 /// How long a body may take to come.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The calls that etcd has and this does not, with the text that clients get.
-pub(crate) const UNSUPPORTED_METHODS: [(&str, &str); 10] = [
-    ("/etcdserverpb.Cluster/MemberAdd", ADD_VOTER),
-    ("/etcdserverpb.Cluster/MemberUpdate", "etcdserver: a member tells its addresses itself; restart it with others"),
-    ("/etcdserverpb.Cluster/MemberPromote", ADD_VOTER),
-    ("/etcdserverpb.Maintenance/Snapshot", SNAPSHOT),
-    ("/etcdserverpb.Maintenance/Downgrade", "etcdserver: there is nothing to downgrade here"),
-    ("/etcdserverpb.Auth/AuthEnable", AUTH),
-    ("/etcdserverpb.Auth/AuthDisable", AUTH),
-    ("/etcdserverpb.Auth/AuthStatus", AUTH),
-    ("/etcdserverpb.Auth/{method}", AUTH),
-    ("/etcdserverpb.KV/RangeStream", "etcdserver: call Range with a limit, and go on after the last key"),
-];
-const ADD_VOTER: &str = "etcdserver: a node is made a voter by its name: broadcast voters add NAME";
-const SNAPSHOT: &str =
-    "etcdserver: a snapshot of this store has a format of its own: broadcast store snapshot save FILE";
-const AUTH: &str = "etcdserver: users and roles are not served here; the node's tokens say who may do what";
 
 /// The status of HTTP for a code of gRPC, as grpc-gateway has it.
 fn http_status(code: Code) -> StatusCode {
@@ -105,7 +84,7 @@ pub(crate) fn unary_response<M: JsonMessage>(result: Result<M, Status>) -> Respo
             (http_status(code), json!({"error": message, "message": message, "code": code as i32}))
         }
     };
-    (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+    json_text_response(status, value.to_string())
 }
 
 /// The response to a streaming call: one message a line. An error is the last line.
@@ -127,7 +106,7 @@ pub(crate) fn streaming_response<M: JsonMessage>(
         };
         Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{value}\n"))))
     });
-    ([(header::CONTENT_TYPE, "application/json")], Body::new(StreamBody::new(frames))).into_response()
+    json_text_response(StatusCode::OK, Body::new(StreamBody::new(frames)))
 }
 
 impl Etcd {
@@ -135,7 +114,7 @@ impl Etcd {
     pub(crate) fn version(&self) -> Response {
         let cluster = format!("{}.0", VERSION.rsplit_once('.').map_or(VERSION, |(minor, _)| minor));
         let told = json!({"etcdserver": VERSION, "etcdcluster": cluster});
-        ([(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
+        json_response(StatusCode::OK, &told)
     }
 
     /// `GET /health`: whether keys can be read. It does not tell of alarms, as etcd does: for that, all voters would have to
@@ -145,7 +124,7 @@ impl Etcd {
         let is_well = timeout(HEALTH_TIMEOUT, self.range(range)).await.is_ok_and(|result| result.is_ok());
         let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let told = json!({"health": is_well.to_string()});
-        (status, [(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
+        json_response(status, &told)
     }
 }
 

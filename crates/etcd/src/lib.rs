@@ -88,18 +88,18 @@ mod watch;
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use broadcast::Handle;
-use broadcast_store::{Store, StoreError};
+use broadcast_store::{RuntimeBridge, Store, StoreError};
 use futures_util::future::BoxFuture;
 use tokio::{
     runtime,
-    sync::watch as latest,
+    sync::{OnceCell, watch as latest},
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -167,8 +167,16 @@ struct Inner {
     header_values: HeaderValues,
     /// Whether there is a leader, as far as this node knows.
     has_leader: latest::Sender<bool>,
-    /// Set once a task keeps `has_leader` up to date.
-    watches_leader: OnceLock<()>,
+    /// The store, from the first call on. From then on, a task keeps `has_leader` up to date.
+    opened: OnceCell<OpenedStore>,
+}
+
+/// A store that was opened.
+struct OpenedStore {
+    store: Store,
+    /// The runtime on which its requests must run.
+    runtime: runtime::Handle,
+    bridge: RuntimeBridge,
 }
 
 /// What the header of a response has, as far as this node knows.
@@ -200,24 +208,18 @@ impl Etcd {
     pub fn new(node: Handle, open: OpenStore, check_password: CheckPassword) -> Self {
         let (header_values, has_leader) = (HeaderValues::default(), latest::Sender::new(true));
         let budget = grpc::MemoryBudget::default();
-        Self(Arc::new(Inner {
-            node,
-            open,
-            check_password,
-            budget,
-            header_values,
-            has_leader,
-            watches_leader: OnceLock::new(),
-        }))
+        Self(Arc::new(Inner { node, open, check_password, budget, header_values, has_leader, opened: OnceCell::new() }))
     }
 
-    /// The store, and the runtime of its requests.
-    async fn open(&self) -> Result<(Store, runtime::Handle), Status> {
-        let (store, runtime) = (self.0.open)().await?;
-        if self.0.watches_leader.set(()).is_ok() {
+    /// The store, once it is there.
+    async fn opened(&self) -> Result<&OpenedStore, Status> {
+        let open = async || {
+            let (store, runtime) = (self.0.open)().await?;
             runtime.spawn(watch_leader(Arc::downgrade(&self.0), store.clone()));
-        }
-        Ok((store, runtime))
+            let bridge = RuntimeBridge::to(&runtime);
+            Ok::<_, StoreError>(OpenedStore { store, runtime, bridge })
+        };
+        Ok(self.0.opened.get_or_try_init(open).await?)
     }
 
     /// Runs `work` on the store's runtime. A drop of the future ends the work.
@@ -226,16 +228,15 @@ impl Etcd {
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let (store, runtime) = self.open().await?;
-        let me = self.clone();
-        let mut task = AbortOnDrop(runtime.spawn(async move {
+        let OpenedStore { store, bridge, .. } = self.opened().await?;
+        let (store, me) = (store.clone(), self.clone());
+        let ended = bridge.run(async move {
             let done = work(store.clone()).await?;
             // After an answer the id of the store is known.
             me.0.header_values.store.store(store.id().await?, Ordering::Relaxed);
             Ok::<_, StoreError>(done)
-        }));
-        let ended = (&mut task.0).await;
-        let ended = ended.unwrap_or_else(|_| Err(StoreError::Stopped("it is about to leave its cluster".into())));
+        });
+        let ended = ended.await.unwrap_or_else(|_| Err(StoreError::Stopped("it is about to leave its cluster".into())));
         ended.map_err(Status::from)
     }
 
@@ -258,7 +259,7 @@ impl Etcd {
 
     /// The header of a response without a revision of its own: with the newest revision that this node knows.
     async fn current_header(&self) -> ResponseHeader {
-        let seen = self.open().await.ok().and_then(|(store, _)| store.stats().voter);
+        let seen = self.opened().await.ok().and_then(|opened| opened.store.stats().voter);
         let mine = seen.map_or(0, |(voter, _)| voter.revision);
         let newest = self.0.header_values.revision.fetch_max(mine, Ordering::Relaxed);
         self.header(mine.max(newest))
@@ -266,8 +267,7 @@ impl Etcd {
 
     /// Fails if there is no leader, as far as this node knows. A voter always knows.
     async fn require_leader(&self) -> Result<(), Status> {
-        let (store, _) = self.open().await?;
-        if let Some((voter, _)) = store.stats().voter {
+        if let Some((voter, _)) = self.opened().await?.store.stats().voter {
             self.set_leader(voter.term, voter.leader.is_some());
         }
         if *self.0.has_leader.borrow() { Ok(()) } else { Err(status::NO_LEADER) }

@@ -51,6 +51,30 @@ macro_rules! json_paths {
     };
 }
 
+/// The calls that etcd has and this does not: the path in gRPC, those in JSON, and the text that clients get.
+const UNSUPPORTED_METHODS: [(&str, &[&str], &str); 7] = [
+    ("/etcdserverpb.Cluster/MemberAdd", &json_paths!("cluster/member/add"), ADD_VOTER),
+    (
+        "/etcdserverpb.Cluster/MemberUpdate",
+        &json_paths!("cluster/member/update"),
+        "etcdserver: a member tells its addresses itself; restart it with others",
+    ),
+    ("/etcdserverpb.Cluster/MemberPromote", &json_paths!("cluster/member/promote"), ADD_VOTER),
+    ("/etcdserverpb.Maintenance/Snapshot", &json_paths!("maintenance/snapshot"), SNAPSHOT),
+    (
+        "/etcdserverpb.Maintenance/Downgrade",
+        &json_paths!("maintenance/downgrade"),
+        "etcdserver: there is nothing to downgrade here",
+    ),
+    // But for `Authenticate`.
+    ("/etcdserverpb.Auth/{method}", &json_paths!("auth/{*method}"), AUTH),
+    ("/etcdserverpb.KV/RangeStream", &[], "etcdserver: call Range with a limit, and go on after the last key"),
+];
+const ADD_VOTER: &str = "etcdserver: a node is made a voter by its name: broadcast voters add NAME";
+const SNAPSHOT: &str =
+    "etcdserver: a snapshot of this store has a format of its own: broadcast store snapshot save FILE";
+const AUTH: &str = "etcdserver: users and roles are not served here; the node's tokens say who may do what";
+
 /// A route: its path, what a caller must be allowed, and its handler.
 pub type Route = (&'static str, Permission, MethodRouter);
 
@@ -119,12 +143,14 @@ impl Etcd {
         builder.unary("/v3electionpb.Election/Leader", json_paths!("election/leader"), Read, call!(leader));
         builder.unary("/v3electionpb.Election/Resign", json_paths!("election/resign"), Lock, call!(resign));
         builder.stream("/v3electionpb.Election/Observe", json_paths!("election/observe"), Read, Etcd::observe);
-        for (service, why) in http::UNSUPPORTED_METHODS {
+        for (service, json, why) in UNSUPPORTED_METHODS {
             let handler = async move |request: Request| match grpc::reject_other_http(&request.into_parts().0) {
                 Some(response) => response,
                 None => grpc::unary_response::<DefragmentResponse>(Err(Status::unimplemented(why))),
             };
             builder.routes.push((service, Read, post(handler)));
+            let refuse = async move || http::unary_response::<DefragmentResponse>(Err(Status::unimplemented(why)));
+            builder.routes.extend(json.iter().map(|path| (*path, Read, post(refuse))));
         }
         let (version, health) = (self.clone(), self.clone());
         builder.routes.push(("/version", Public, get(async move || version.version())));

@@ -29,7 +29,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    AbortOnDrop, Etcd,
+    AbortOnDrop, Etcd, OpenedStore,
     grpc::MAX_MESSAGE,
     kv::{key_value, to_i64, to_u64},
     messages::{
@@ -64,8 +64,8 @@ impl Etcd {
                 if needs_leader {
                     self.require_leader().await?;
                 }
-                let (store, runtime) = self.open().await?;
-                let server = WatchServer::new(self.clone(), store, sender).run(requests);
+                let OpenedStore { store, runtime, .. } = self.opened().await?;
+                let server = WatchServer::new(self.clone(), store.clone(), sender).run(requests);
                 // It ends when nobody reads any more.
                 let mut server = AbortOnDrop(runtime.spawn(server));
                 tokio::select! {
