@@ -36,10 +36,16 @@ const HISTORY_AGE: Duration = Duration::from_secs(3600);
 const EXPIRED_AT_ONCE: usize = 64;
 /// How often a leader looks for what is due, at least.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The same while there may be leases without a timer, as those of sessions are at first: within twice this time they begin to
+/// run. It takes a look at all leases, so it is longer where there are many.
+const RECONCILE_INTERVAL: Duration = Duration::from_millis(50);
+const RECONCILE_INTERVAL_PER_LEASE: Duration = Duration::from_micros(2);
 /// How often it looks whether a voter lost its disk.
 const CHECK_VOTERS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a voter looks whether a full disk has room again.
 const CHECK_SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// When it tries again to confirm that it leads, if that failed.
+const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// When it proposes an expiry again that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -69,7 +75,9 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
                     return;
                 }
             },
-            () = sleep(voter.upgrade().map_or(CHECK_INTERVAL, |voter| until_due(&voter))) => raft.basic_status(),
+            () = sleep(voter.upgrade().map_or(CHECK_INTERVAL, |voter| until_due(&voter).min(check_interval(&voter, &raft)))) => {
+                raft.basic_status()
+            }
         };
         let Some(voter) = voter.upgrade() else { return };
         voter.stats.observe(&status);
@@ -95,6 +103,8 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
         if leading_term != Some(status.term) {
             // A read index: all that earlier leaders committed is applied then.
             if raft.read_index().await.is_err() || raft.basic_status().term != status.term {
+                // Each attempt brings a status, even if Raft refuses it at once, as while it transfers leadership.
+                sleep(CONFIRM_AGAIN_AFTER).await;
                 continue;
             }
             raft.state().read(|replica, _| {
@@ -110,7 +120,7 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
                 "leads the store in term {}",
                 status.term
             );
-        } else if !more && checked.elapsed() < CHECK_INTERVAL && !until_due(&voter).is_zero() {
+        } else if !more && checked.elapsed() < check_interval(&voter, &raft) && !until_due(&voter).is_zero() {
             continue;
         }
         checked = Instant::now();
@@ -124,6 +134,19 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
             compact_history(&raft, revision).await;
         }
     }
+}
+
+/// How often to look for what is due.
+fn check_interval(voter: &Voter, raft: &Raft) -> Duration {
+    raft.state().read(|replica, _| {
+        let leases = replica.state.leases();
+        let timers = voter.timers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !timers.is_behind(leases) {
+            return CHECK_INTERVAL;
+        }
+        let look = RECONCILE_INTERVAL_PER_LEASE * u32::try_from(leases.len()).unwrap_or(u32::MAX);
+        RECONCILE_INTERVAL.saturating_add(look).min(CHECK_INTERVAL)
+    })
 }
 
 /// How long until the next lease runs out, if that is soon; else until the next check.

@@ -152,6 +152,8 @@ async fn lead(world: World, peer: Peer) {
         }
         if leads_in != Some(term) {
             if read_index(&peer.raft).await.is_err() || peer.raft.metrics().borrow_watched().current_term != term {
+                // As the leader's tasks do, and for the same reason.
+                C::sleep(Duration::from_millis(20)).await;
                 continue;
             }
             peer.state.read(|replica, _| {

@@ -79,9 +79,10 @@ impl LeaseTimers {
         self.term
     }
 
-    /// A lease was granted: its command was applied.
+    /// A lease was granted: its command was applied. That may be the answer to a request that was repeated, and the lease have run out
+    /// meanwhile: an expiry that is proposed may still be applied, so nothing changes.
     pub fn granted(&mut self, now: Duration, lease: i64, ttl: i64) {
-        if self.term.is_some() {
+        if self.term.is_some() && !self.timers.get(&lease).is_some_and(|timer| timer.expiring) {
             self.ended(lease);
             let ttl = seconds(ttl);
             self.set(lease, Timer { ttl, deadline: now.saturating_add(ttl), expiring: false });
@@ -95,10 +96,16 @@ impl LeaseTimers {
         }
     }
 
+    /// Whether leases have changed since [`LeaseTimers::reconcile`], on a node that leads.
+    pub fn is_behind(&self, leases: &Leases) -> bool {
+        self.term.is_some() && self.reconciled != Some(leases.changes())
+    }
+
     /// Starts the timers of leases that lack one, and stops those of ended leases. Granting and ending do that at once; but the
-    /// request may have been dropped before its answer. Call it now and then while this node leads.
+    /// request may have been dropped before its answer, or a machine's command has granted it. Call it soon after leases have
+    /// changed: a lease runs from then on.
     pub fn reconcile(&mut self, now: Duration, leases: &Leases) {
-        if self.term.is_none() || self.reconciled == Some(leases.changes()) {
+        if !self.is_behind(leases) {
             return;
         }
         self.reconciled = Some(leases.changes());

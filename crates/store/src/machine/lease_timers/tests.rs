@@ -127,11 +127,27 @@ fn a_lease_that_nobody_told_of_is_timed_as_well() {
     for lease in [1, 3, 4] {
         leases.grant(lease, 20).expect("a lease as good as any");
     }
+    assert!(timers.is_behind(&leases));
     timers.reconcile(at(105), &leases);
+    assert!(!timers.is_behind(&leases) && !LeaseTimers::new().is_behind(&leases), "who does not lead times nothing");
     assert_eq!(timers.remaining(at(105), 2), None);
     assert_eq!(timers.due(at(110), 10), [1], "what runs goes on as it did");
     assert_eq!(timers.due(at(125), 10), [3, 4]);
     timers.follow();
     timers.reconcile(at(126), &leases);
     assert_eq!(timers.next_deadline(), None, "who does not lead times nothing");
+}
+
+/// The request was repeated, and its answer came after the lease had run out.
+#[test]
+fn a_grant_that_is_answered_again_stops_no_expiry() {
+    let mut timers = leading(&[(1, 10)]);
+    timers.granted(at(103), 1, 10);
+    assert_eq!(timers.due(at(113), 10), [1], "while it runs, it runs anew");
+    timers.granted(at(114), 1, 10);
+    assert_eq!(timers.keep_alive(at(114), 1), None);
+    // It was ended, and granted again.
+    timers.expiry_outcome(at(115), 7, 1, Some(&Outcome::LeaseEnded { revision: 3, lease: 1 }));
+    timers.granted(at(116), 1, 10);
+    assert_eq!(timers.keep_alive(at(117), 1), Some(at(10)));
 }
