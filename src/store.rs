@@ -13,7 +13,7 @@ use std::{
     fmt,
     future::Future,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
@@ -26,7 +26,7 @@ use broadcast::Handle;
 use broadcast_lock::{LockError, LockSessionConfig, Locks, client::session_config};
 use broadcast_session::Sessions;
 use broadcast_store::{
-    Store, StoreConfig, StoreError,
+    RuntimeBridge, Store, StoreConfig, StoreError,
     keys::{Watch, WatchEvent},
     machine::Machines,
     node::StoreStats,
@@ -34,7 +34,6 @@ use broadcast_store::{
 use tokio::{
     runtime,
     sync::{OnceCell, mpsc, watch},
-    task::JoinHandle,
     time::{sleep, timeout},
 };
 
@@ -68,6 +67,8 @@ struct Inner {
     /// Tells a voter to stop.
     stop: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
+    /// The way to the store's runtime, from the first request on.
+    bridge: OnceLock<RuntimeBridge>,
     lock_times: LockTimesRecorder,
 }
 
@@ -93,15 +94,6 @@ impl fmt::Debug for RunningStore {
     }
 }
 
-/// A task that is aborted when nobody waits for it any more.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// The folder of a voter's store in its data directory.
 pub(crate) fn folder(data: &Path) -> PathBuf {
     data.join("store")
@@ -122,6 +114,7 @@ impl NodeStore {
             voter,
             stop,
             stopped,
+            bridge: OnceLock::new(),
             lock_times: LockTimesRecorder::default(),
         }))
     }
@@ -185,7 +178,7 @@ impl NodeStore {
         self.run_on_store(|running| work(running.locks)).await
     }
 
-    /// Runs `work` on the store's runtime, and aborts it if the caller goes away.
+    /// Runs `work` on the store's runtime, and ends it if the caller goes away.
     async fn run_on_store<T, E, F>(&self, work: impl FnOnce(RunningStore) -> F) -> Result<T, E>
     where
         T: Send + 'static,
@@ -193,9 +186,9 @@ impl NodeStore {
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let running = self.0.running().await?;
-        let runtime = running.runtime.clone();
-        let mut task = AbortOnDrop(runtime.spawn(work(running)));
-        (&mut task.0).await.unwrap_or_else(|_| Err(stopped().into()))
+        // From where most requests come: the thread that serves the clients of the HTTP API.
+        let bridge = self.0.bridge.get_or_init(|| RuntimeBridge::to(&running.runtime));
+        bridge.run(work(running)).await.unwrap_or_else(|_| Err(stopped().into()))
     }
 
     /// The configuration of a session that is opened through this node now, with the shortest TTL.

@@ -59,6 +59,9 @@ trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
+/// The header of a request whose body is JSON.
+pub(super) const JSON_BODY: (HeaderName, &str) = (header::CONTENT_TYPE, "application/json");
+
 /// One request. Most fields have a default that fits a GET.
 #[derive(Debug, Default)]
 pub(super) struct ApiRequest<'a> {
@@ -115,7 +118,7 @@ impl ApiClient {
 
     /// PUTs a JSON body.
     pub(super) async fn put(&self, path: &str, body: &Value, expects: &str) -> Result<ApiResponse, ClientError> {
-        let headers = &[(header::CONTENT_TYPE, "application/json")];
+        let headers = &[JSON_BODY];
         let body = body.to_string().into();
         self.call(ApiRequest { method: Method::PUT, path, headers, body, expects, ..ApiRequest::default() }).await
     }

@@ -15,13 +15,16 @@ use broadcast_gateway::{ACK_TIME, MAX_ACK_TIME, MAX_BODY};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use humantime::format_duration;
-use hyper::{Method, StatusCode, header};
+use hyper::{
+    Method, StatusCode,
+    header::{self, HeaderName},
+};
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    client::{ApiClient, ApiRequest, ApiResponse, ClientError},
+    client::{ApiClient, ApiRequest, ApiResponse, ClientError, JSON_BODY},
     output::{print_line, warn},
     signals::StopSignals,
 };
@@ -37,6 +40,8 @@ const MAX_BATCH: usize = 64 << 10;
 const MAX_BATCH_KEYS: usize = 1 << 20;
 /// How long a node may hold back a batch because members are slow.
 const BATCH_WAIT: Duration = Duration::from_secs(60);
+/// The header of a batch, with a message on each line.
+const JSON_LINES_BODY: (HeaderName, &str) = (header::CONTENT_TYPE, "application/x-ndjson");
 /// When to try again after the node had no room (429).
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -169,7 +174,7 @@ struct Publisher {
 impl Publisher {
     async fn one(&self, key: &str, value: &str, text: bool) -> Result<ExitCode, Failure> {
         let body = MessageBody::new(key, value, text).to_json();
-        let answer = match self.post("application/json", body.into(), Duration::ZERO, "id").await {
+        let answer = match self.post(JSON_BODY, body.into(), Duration::ZERO, "id").await {
             Ok(answer) => answer,
             Err(ClientError::Problem(answer)) if self.json => {
                 self.print_json(&answer.text)?;
@@ -200,7 +205,7 @@ impl Publisher {
                 Some((key, text)) => messages(key, text, &lines, first_line)?,
             };
             loop {
-                match self.post("application/x-ndjson", body.clone(), BATCH_WAIT, "published").await {
+                match self.post(JSON_LINES_BODY, body.clone(), BATCH_WAIT, "published").await {
                     Ok(answer) => {
                         tally.add(&answer);
                         self.print_json(&answer.text)?;
@@ -252,7 +257,7 @@ impl Publisher {
 
     async fn post(
         &self,
-        content_type: &str,
+        content_type: (HeaderName, &str),
         body: Bytes,
         server_wait: Duration,
         expects: &str,
@@ -262,7 +267,7 @@ impl Publisher {
             Some(limit) => format!("/v1/messages?ack=all&timeout={}us", limit.as_micros()),
         };
         let server_wait = server_wait + self.ack.unwrap_or_default();
-        let headers = &[(header::CONTENT_TYPE, content_type)];
+        let headers = &[content_type];
         let expects = if self.ack.is_some() { "delivered" } else { expects };
         self.client.call(ApiRequest { method: Method::POST, path: &path, headers, body, server_wait, expects }).await
     }

@@ -217,7 +217,9 @@ impl Cluster {
         for (name, log) in live.chain(gone) {
             for line in log.lines() {
                 if let Some(member) = declared_dead(&line) {
-                    assert!(self.killed.contains(&member), "{name} declared {member} dead: {line}");
+                    let there = self.nodes.iter().any(|node| node.name() == member);
+                    let is = if there { "is alive" } else { "has left" };
+                    assert!(self.killed.contains(&member), "{name} declared {member} dead, who {is}: {line}");
                     declared.insert(member);
                 }
             }

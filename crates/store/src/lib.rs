@@ -59,6 +59,7 @@
 //! | [`raft`] | the adapter to [openraft](https://docs.rs/openraft): log, state machine, network, settings | |
 //! | [`backup`] | the state in a file; a new store from a backup, or from one voter's directory | `etcdctl snapshot`, `--force-new-cluster` |
 //! | [`node`] | the store of one node: client, voter, lease expiry, compaction, membership changes | |
+//! | [`RuntimeBridge`] | requests from other threads, to a store with a thread of its own | |
 //!
 //! The replicated state reads no clock, draws no random number and does no I/O. The members agree on an order of
 //! [`machine::Command`]s; each gives them to [`machine::State::apply`], and gets a [`machine::Outcome`]. Equal commands in an
@@ -125,6 +126,7 @@
 #![deny(missing_docs, unreachable_pub)]
 
 pub mod backup;
+mod bridge;
 mod codec;
 mod cow_map;
 pub mod disk;
@@ -140,6 +142,7 @@ pub mod raft;
 mod section;
 pub mod snapshot;
 
+pub use bridge::RuntimeBridge;
 pub use error::{ApplyError, CodecError, Error, SnapshotError};
 pub use log_id::LogId;
 pub use node::{Store, StoreConfig, StoreError};

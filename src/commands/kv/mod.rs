@@ -15,7 +15,7 @@ use serde_json::Value;
 
 pub(super) use self::show::text_field;
 use super::{
-    client::{ApiClient, ApiRequest, LEADER_WAIT, url_encoded},
+    client::{ApiClient, ApiRequest, JSON_BODY, LEADER_WAIT, url_encoded},
     output,
 };
 use crate::{failure::Failure, settings::client::ClientArgs, visible};
@@ -270,7 +270,7 @@ async fn del(args: DelArgs) -> Result<ExitCode, Failure> {
 async fn txn(args: TxnArgs) -> Result<ExitCode, Failure> {
     let client = ApiClient::new(&args.client)?;
     let body = argument_or_stdin(args.txn)?;
-    let headers = &[(header::CONTENT_TYPE, "application/json")];
+    let headers = &[JSON_BODY];
     let call = ApiRequest {
         method: Method::POST,
         path: "/v1/kv",

@@ -4,12 +4,12 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use broadcast_lock::Mode;
 use clap::{Args, ValueHint};
-use hyper::{Method, StatusCode, header};
+use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
     super::{
-        client::{ApiClient, ApiRequest, ClientError, LEADER_WAIT, url_encoded},
+        client::{ApiClient, ApiRequest, ClientError, JSON_BODY, LEADER_WAIT, url_encoded},
         follow::Follower,
         kv, output,
         signals::run_until_stopped,
@@ -116,7 +116,7 @@ async fn proclaim(name: &str, value: &str, args: &ClientArgs) -> Result<ExitCode
     };
     let path = format!("/v1/elections/{}", url_encoded(name));
     let body = json!({"session": session, "token": token, "value": value}).to_string().into();
-    let headers = &[(header::CONTENT_TYPE, "application/json")];
+    let headers = &[JSON_BODY];
     // The exit code says all that matters of the answer.
     let request = ApiRequest {
         method: Method::PUT,

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     super::{
         backoff::Backoff,
-        client::{ApiClient, ApiRequest, ApiResponse, ClientError, LEADER_WAIT, url_encoded},
+        client::{ApiClient, ApiRequest, ApiResponse, ClientError, JSON_BODY, LEADER_WAIT, url_encoded},
         supervisor::{BootTime, BootTimer},
         table::{cell, items},
     },
@@ -152,7 +152,7 @@ impl<'a> Waiter<'a> {
         let client = self.client;
         let node = &client.node;
         let body = self.request.body(wait).to_string().into();
-        let headers = &[(header::ACCEPT, "text/event-stream"), (header::CONTENT_TYPE, "application/json")];
+        let headers = &[(header::ACCEPT, "text/event-stream"), JSON_BODY];
         let request = ApiRequest {
             method: Method::POST,
             path: "/v1/locks",

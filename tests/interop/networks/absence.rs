@@ -1,5 +1,7 @@
 //! Nodes that are away for longer than others remember them, and wrong clocks.
 
+use std::{process::Command, sync::LazyLock};
+
 use serde_json::json;
 
 use super::{Node, SENDER, all_hear_all, check_told, cluster, wait};
@@ -7,6 +9,7 @@ use crate::support::{
     Process,
     netns::{self, Host, Net, seed},
     require::{self, Case},
+    stdout,
 };
 
 pub(super) fn cases() -> Vec<Case> {
@@ -77,10 +80,17 @@ fn back_again(nodes: &[Node]) {
     all_hear_all(nodes, "after");
 }
 
+/// The library that gives a process another clock. The command that knows where it is leaves something behind each time, in the
+/// way of a later one with the same process id: so it is asked once.
+static FAKETIME: LazyLock<String> = LazyLock::new(|| {
+    let mut command = Command::new("faketime");
+    let library = stdout(command.args(["-f", "+0", "printenv", "LD_PRELOAD"]).output().expect("it is installed"));
+    library.trim().to_owned()
+});
+
 /// Starts a node with another clock: one that is wrong by so much (`+2d`), or that goes faster (`+0 x5`).
 fn node_at(host: &Host, clock: &str, args: &[&str]) -> Process {
-    let library = host.sh("faketime -f +0 printenv LD_PRELOAD");
-    let (library, time) = (format!("LD_PRELOAD={}", library.trim()), format!("FAKETIME={clock}"));
+    let (library, time) = (format!("LD_PRELOAD={}", *FAKETIME), format!("FAKETIME={clock}"));
     // Unless it goes faster, what counts time alone goes on as it is.
     let monotonic = if clock.contains('x') { "0" } else { "1" };
     let monotonic = ["FAKETIME_DONT_FAKE_MONOTONIC", "DONT_FAKE_MONOTONIC"].map(|name| format!("{name}={monotonic}"));

@@ -26,7 +26,9 @@ const MAX_SCAN: usize = 4096;
 pub struct Watch {
     /// The keys.
     pub keys: KeyRange,
-    /// The first revision to deliver, which may be in the future. 0: the next one.
+    /// The first revision to deliver, which may be in the future. 0: the one after the last that the serving node has
+    /// applied; a node that lags behind then tells what was agreed on just before, too. The first
+    /// [`WatchEvent::Progress`] says where a watch begins.
     pub start_revision: u64,
     /// Gives each event the key as it was before.
     pub prev_kv: bool,

@@ -1,5 +1,12 @@
 //! Numbers for random tests, and which seeds they run.
 
+use std::{
+    cell::RefCell,
+    io::{self, Write as _},
+    panic,
+    sync::Once,
+};
+
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -21,18 +28,31 @@ impl Random {
     }
 }
 
+thread_local! {
+    /// How to repeat what runs on this thread.
+    static REPEAT: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
 /// Runs a test with each seed, or with that of `BROADCAST_TESTS_STORE_SEED`, or with those of `BROADCAST_TESTS_STORE_SEEDS`, as `1000` or
-/// `1000..2000`; tells which one failed.
+/// `1000..2000`; tells which one failed. It tells so while it panics: a simulation that panics in the middle of a step may hang
+/// when its tasks are dropped.
 pub(crate) fn seeds(name: &str, seeds: std::ops::Range<u64>, test: impl Fn(u64)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            print(info);
+            // Not by a macro: what that prints is kept until the test has ended.
+            let _ = REPEAT.try_with(|repeat| writeln!(io::stderr(), "{}", repeat.borrow()));
+        }));
+    });
     let run = |seed: u64| {
-        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed))) {
-            eprintln!(
-                "{name} fails with seed {seed}: BROADCAST_TESTS_STORE_SEED={seed} cargo test -p {} --test {} {name}",
-                env!("CARGO_PKG_NAME"),
-                env!("CARGO_CRATE_NAME")
-            );
-            std::panic::resume_unwind(panic);
-        }
+        let (package, tests) = (env!("CARGO_PKG_NAME"), env!("CARGO_CRATE_NAME"));
+        REPEAT.set(format!(
+            "{name} fails with seed {seed}: BROADCAST_TESTS_STORE_SEED={seed} cargo test -p {package} --test {tests} {name}"
+        ));
+        test(seed);
+        REPEAT.take();
     };
     let variable = |name: &str| std::env::var(name).ok();
     let number = |text: &str| -> u64 { text.parse().expect("a seed is a number") };
