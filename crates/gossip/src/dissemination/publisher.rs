@@ -131,7 +131,13 @@ impl Publisher {
             return Ok(());
         };
         if outbound.cookie_of(name.as_bytes()).is_some() {
-            if membership.get(name.as_bytes()).is_some_and(|record| is_named(record.versions)) {
+            let record = membership.get(name.as_bytes());
+            if record.is_some_and(|record| !record.is_live()) {
+                // Of which release the node is that runs there by now, it is about to say.
+                cx.counters.strangers += 1;
+                return Ok(());
+            }
+            if record.is_some_and(|record| is_named(record.versions)) {
                 // It does not know yet that it has to carry a cookie.
                 cx.counters.strangers += u64::from(ack.next.is_some());
                 if self.may_answer(cx, now, &name) {

@@ -230,7 +230,8 @@ impl Receiver {
         (next, cookie): (Option<u64>, Option<u64>),
     ) -> Bytes {
         let receiver_epoch = cx.local.epoch;
-        if !is_named(record.versions) && cookie.is_none() {
+        // A cookie may be of an earlier run, of a later release.
+        if !is_named(record.versions) {
             return Control::Ack { epoch, receiver_epoch, next }.encode();
         }
         let challenge = next.is_none().then(|| self.challenges.challenge(cx, now, &record.name, epoch));

@@ -63,3 +63,27 @@ fn who_does_not_say_who_it_is_yet_is_known_by_its_address_as_ever() {
     sim.inject(old, addrs[0], ack);
     assert_eq!(sim.node(addrs[0]).acked_by(0), (2, vec![]));
 }
+
+/// As when a node is replaced by one of an earlier release, which asks where it starts before it is known to be back.
+#[test]
+fn who_has_left_is_answered_once_it_says_of_which_release_it_is() {
+    let mut sim = Sim::new(3, Profile::Lan);
+    let addrs = cluster(&mut sim, 2);
+    sim.publish(addrs[0], "k", "0");
+    sim.run(SECOND);
+    assert_eq!(sim.node(addrs[0]).acked_by(0), (1, vec!["node2".into()]));
+    sim.leave(addrs[1]);
+    sim.run_until(30 * SECOND, |sim| sim.view(addrs[0]).len() == 1);
+    sim.kill(addrs[1]);
+    sim.run(SECOND);
+    let epoch = sim.node(addrs[0]).epoch();
+    let ask = Control::Ack { epoch, receiver_epoch: epoch + 2, next: None }.encode();
+    let (sent, strangers) = (sim.datagrams, sim.node(addrs[0]).counters().strangers);
+    sim.inject(addrs[1], addrs[0], ask.clone());
+    assert_eq!(sim.datagrams, sent);
+    assert_eq!(sim.node(addrs[0]).counters().strangers, strangers + 1);
+    sim.inject(addrs[1], addrs[0], super::watch::alive("node2".into(), addrs[1], 0xB2));
+    let sent = sim.datagrams;
+    sim.inject(addrs[1], addrs[0], ask);
+    assert_eq!(sim.datagrams, sent + 1);
+}

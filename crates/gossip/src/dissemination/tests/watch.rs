@@ -22,10 +22,10 @@ fn acked(of: &str, by: &[&str], next: u64) -> Vec<(String, String, u64)> {
     by.iter().map(|by| (of.to_owned(), (*by).to_owned(), next)).collect()
 }
 
-/// What introduces a node of ours, of some revision.
+/// What introduces a node of ours, of some revision, or tells that it is back.
 pub(super) fn alive(name: String, addr: SocketAddr, revision: u8) -> bytes::Bytes {
     let alive = Alive {
-        incarnation: 1,
+        incarnation: 9,
         node: name.into(),
         address: addr.into(),
         meta: bytes::Bytes::new(),
