@@ -49,7 +49,9 @@ impl Dissemination {
             return self.plain.queue.take_broadcasts(plain + 1, packet::PART_OVERHEAD, budget, out);
         }
         let mut digests = Vec::new();
-        let by = if is_named(target.versions) { self.cx.local.header(None).max_len() } else { 0 };
+        // What any release understands goes to those that may be of another one by now.
+        let header = (target.is_live && is_named(target.versions)).then(|| self.cx.local.header(None));
+        let by = header.map_or(0, |header| header.max_len());
         let mut left = budget.saturating_sub(packet::PART_OVERHEAD + 3 + by);
         let own = self.publisher.lanes.iter().filter(|own| own.rounds > 0).map(|own| own.digest(&self.cx.local, None));
         let others = self.receiver.inbound.iter_after(self.cursors.gossip.as_ref()).filter(|stream| stream.is_news());
@@ -66,7 +68,8 @@ impl Dissemination {
         if digests.is_empty() {
             return 0;
         }
-        let message = self.cx.local.encode_for(target.versions, &Control::Digest(digests));
+        let digests = Control::Digest(digests);
+        let message = header.map_or_else(|| digests.encode(), |header| digests.encode_from(header));
         for (origin, epoch) in told {
             if let Some((stream, _)) = self.receiver.inbound.stream(origin.as_bytes(), epoch) {
                 stream.told = true;

@@ -55,5 +55,5 @@ pub(crate) fn tells_info(versions: Versions) -> bool {
 /// One of our nodes, all of which understand a checksum, as a target. It claims this node's own versions, whatever the node there
 /// announces, so never ask it what the receiver understands: the member's [`Record`](crate::membership::Record) tells that.
 pub(super) fn target_of_ours(addr: SocketAddr) -> Target {
-    Target { addr, checksum: true, versions: [1, 5, 2, 0, DELEGATE_MAX, 0] }
+    Target { addr, checksum: true, versions: [1, 5, 2, 0, DELEGATE_MAX, 0], is_live: true }
 }

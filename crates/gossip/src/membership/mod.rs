@@ -126,18 +126,26 @@ pub(crate) struct Target {
     /// Whether the peer understands a checksum.
     pub(crate) checksum: bool,
     pub(crate) versions: Versions,
+    /// Whether it is known to be live. Else its versions may be another's by now: of a node that is back in its place, perhaps of an
+    /// earlier release.
+    pub(crate) is_live: bool,
 }
 
 impl Target {
     /// An address of which nothing else is known.
     fn unknown(addr: SocketAddr) -> Self {
-        Self { addr, checksum: false, versions: Versions::default() }
+        Self { addr, checksum: false, versions: Versions::default(), is_live: false }
     }
 }
 
 impl From<&Record> for Target {
     fn from(record: &Record) -> Self {
-        Self { addr: record.addr(), checksum: record.versions[1] >= CHECKSUM_PROTOCOL, versions: record.versions }
+        Self {
+            addr: record.addr(),
+            checksum: record.versions[1] >= CHECKSUM_PROTOCOL,
+            versions: record.versions,
+            is_live: record.is_live(),
+        }
     }
 }
 

@@ -532,6 +532,26 @@ fn neither_membership_nor_messages_starve_the_other() {
     assert!(parts.len() - messages >= 45, "{} of the membership in 100 packets", parts.len() - messages);
 }
 
+/// It may be back, and of an earlier release: that says so in what follows its first ping.
+#[test]
+fn who_has_left_is_sent_digests_that_any_release_understands() {
+    let mut sim = sim();
+    let addrs = cluster(&mut sim, 2);
+    let digests = |sim: &mut Sim| {
+        sim.publish(addrs[0], "k", "1");
+        let node = sim.node(addrs[0]);
+        let target = Target::from(node.membership.get(b"node2").expect("it is remembered"));
+        let mut parts = Vec::new();
+        node.fill(target, 1398, &mut parts);
+        let kinds = parts.iter().filter(|part| part.starts_with(&[8, crate::dissemination::MAGIC])).map(|part| part[2]);
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(digests(&mut sim), [8], "behind a header");
+    sim.leave(addrs[1]);
+    sim.run_until(30 * SECOND, |sim| sim.view(addrs[0]).len() == 1);
+    assert_eq!(digests(&mut sim), [2], "by itself");
+}
+
 #[test]
 fn strangers_are_answered_sparingly() {
     let mut sim = sim();
