@@ -176,12 +176,14 @@ fn the_cluster_has_a_key_of_its_own() {
     project.compose(&["down"]);
     up();
     let logs = project.compose(&["logs", "--no-log-prefix", "key"]);
-    // Some versions of compose put a control sequence in front.
-    assert!(logs.ends_with("/var/lib/broadcast/keys stays as it is: it has a key already"), "{logs}");
+    // Some versions of compose put a control sequence in front. And it may run a service that has ended once more, which changes nothing.
+    let (made, kept) = ("wrote a new key to ", "/var/lib/broadcast/keys stays as it is: it has a key already");
+    assert!(logs.ends_with(kept) && !logs.contains(made), "{logs}");
     project.compose(&["down", "--volumes"]);
     up();
     let logs = project.compose(&["logs", "--no-log-prefix", "key"]);
-    assert!(logs.ends_with("wrote a new key to /var/lib/broadcast/keys"), "{logs}");
+    let first = logs.lines().next().unwrap_or_default();
+    assert!(first.ends_with("wrote a new key to /var/lib/broadcast/keys") && logs.matches(made).count() == 1, "{logs}");
 
     let plain = Project::new("plain", &[("BROADCAST_LOG_FORMAT", "json"), ("BROADCAST_SECRET_KEYS_FILE", "")]);
     plain.compose(&["up", "--detach", "--no-build", "node1"]);
