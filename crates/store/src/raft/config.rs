@@ -20,7 +20,7 @@ use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 /// | `enable_leader_restore` | off | a restarted leader would lead again without a vote, with a state that may be old |
 /// | `allow_log_reversion` | off | a voter that has lost its disk must not vote: it comes back as another |
 /// | `install_snapshot_timeout` | 30 s | the time for a whole snapshot; the default is 200 ms |
-/// | `snapshot_policy` | every 5,000 entries | bounds what a restart replays, and how large the log grows |
+/// | `snapshot_policy` | every 5,000 entries | bounds what a restart replays, and how large the log grows. The state machine puts it off while a snapshot would write more than the log has |
 /// | `max_in_snapshot_log_to_keep` | 5,000 | more than is written while a snapshot is sent; else it is sent again and again |
 /// | `purge_batch_size` | 512 | each purge is a record in the log |
 /// | `replication_lag_threshold` | 100 | a new voter votes once it is nearly equal |

@@ -16,10 +16,15 @@ use super::types::{
     CommittedLeaderId, ProposalResponse, RaftLogId, RaftNode, RaftSnapshotMeta, StoreTypes, StoredMembership,
 };
 use crate::disk::Disk;
+use crate::log::LogSpace;
 use crate::snapshot::{SnapshotFile, SnapshotMeta, Snapshots};
 
 /// After how many more entries a snapshot is tried again, after the disk was full.
 const RETRY_AFTER: u64 = 500;
+/// The size of a snapshot, in bytes, that is small beside a log.
+const SMALL_SNAPSHOT: u64 = 1 << 20;
+/// How many entries there are between two snapshots at most, for a start replays them; and as many more as openraft's policy says.
+const MAX_ENTRIES: u64 = 100_000;
 
 /// A state that is equal on all voters, for they apply the same entries in the same order.
 ///
@@ -121,9 +126,19 @@ impl<S> SharedState<S> {
 pub struct StateMachine<C, S, D: Disk> {
     shared: SharedState<S>,
     snapshots: Snapshots<D>,
-    /// From which index on a snapshot is tried again, after the disk was full.
-    retry_at: Arc<AtomicU64>,
+    /// How many bytes of the log have been applied.
+    applied_bytes: u64,
+    pace: Arc<SnapshotPace>,
     _types: PhantomData<C>,
+}
+
+/// What decides when the next snapshot is built.
+#[derive(Debug, Default)]
+struct SnapshotPace {
+    /// From which index on one is tried again, after the disk was full.
+    retry_at: AtomicU64,
+    /// How many bytes of the log had been applied when the newest one was begun.
+    begun_at: AtomicU64,
 }
 
 impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
@@ -133,9 +148,19 @@ impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
         Self {
             shared: SharedState { machine: Arc::new(RwLock::new(machine)) },
             snapshots,
-            retry_at: Arc::default(),
+            applied_bytes: 0,
+            pace: Arc::default(),
             _types: PhantomData,
         }
+    }
+
+    /// Whether a snapshot is worth its bytes: as many have been applied since the newest one, so that snapshots write no more
+    /// than the log does. (Redis rewrites its log by this rule.) Or it is small; or a start would have to replay too much.
+    fn is_worth_a_snapshot(&self, next: u64) -> bool {
+        let Some((meta, file)) = self.snapshots.current() else { return true };
+        let bytes = self.applied_bytes.saturating_sub(self.pace.begun_at.load(Ordering::Relaxed));
+        let entries = next.saturating_sub(meta.last.map_or(0, |last| last.index));
+        file.size() <= bytes.max(SMALL_SNAPSHOT) || entries >= MAX_ENTRIES
     }
 
     /// A handle to read the state.
@@ -181,6 +206,9 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            if let EntryPayload::Normal(command) = &entry.payload {
+                self.applied_bytes += LogSpace::bytes(command.0.len() as u64);
+            }
             // Readers come in between: a long run of entries must not hold them up.
             let reply = self.shared.lock_to_write().apply(entry.log_id, &entry.payload);
             let reply = reply.map_err(|stop| io::Error::other(format!("entry {}: {stop}", entry.log_id)))?;
@@ -191,10 +219,10 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
         Ok(())
     }
 
-    // openraft asks after each entry, once it wants a snapshot. On a full disk that would keep the disk busy for nothing.
+    // openraft asks each time its policy wants a snapshot.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder<C, S, D>> {
         let next = self.shared.read(|_, applied| applied.map_or(0, |applied| applied + 1));
-        if !force && next < self.retry_at.load(Ordering::Relaxed) {
+        if !force && (next < self.pace.retry_at.load(Ordering::Relaxed) || !self.is_worth_a_snapshot(next)) {
             return None;
         }
         Some(RaftStateMachine::<C>::get_snapshot_builder(self).await)
@@ -207,7 +235,8 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
         SnapshotBuilder {
             work: Some(work),
             snapshots: self.snapshots.clone(),
-            retry_at: self.retry_at.clone(),
+            begun_at: self.applied_bytes,
+            pace: self.pace.clone(),
             _types: PhantomData,
         }
     }
@@ -231,6 +260,7 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
         let mut current = self.shared.lock_to_write();
         let former = std::mem::replace(&mut *current, machine);
         current.state.succeed(&former.state);
+        self.pace.begun_at.store(self.applied_bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -260,7 +290,9 @@ type RaftSnapshot<D> = Snapshot<CommittedLeaderId, u64, RaftNode, SnapshotFile<D
 pub struct SnapshotBuilder<C, S: ReplicatedState, D: Disk> {
     work: Option<SnapshotJob<S>>,
     snapshots: Snapshots<D>,
-    retry_at: Arc<AtomicU64>,
+    /// How many bytes of the log had been applied.
+    begun_at: u64,
+    pace: Arc<SnapshotPace>,
     _types: PhantomData<C>,
 }
 
@@ -285,13 +317,16 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftSnapshotBuilder<C> for Snap
         let (snapshots, description) = (self.snapshots.clone(), stored(&meta));
         let written = C::blocking(move || snapshots.write(&description, |out| S::write(copy, out)));
         match written.await? {
-            Ok(snapshot) => Ok(Snapshot { meta, snapshot }),
+            Ok(snapshot) => {
+                self.pace.begun_at.store(self.begun_at, Ordering::Relaxed);
+                Ok(Snapshot { meta, snapshot })
+            }
             // An error would stop the node, which can go on without. openraft ignores a snapshot that is not newer than
             // the one it knows, and does not purge the log.
             Err(error) if error.is_full() => {
                 tracing::warn!(%error, "no room for a snapshot: the log grows until there is");
                 let next = meta.last_log_id.map_or(0, |last| last.index + 1);
-                self.retry_at.store(next + RETRY_AFTER, Ordering::Relaxed);
+                self.pace.retry_at.store(next + RETRY_AFTER, Ordering::Relaxed);
                 let nothing = || Snapshot { meta: RaftSnapshotMeta::default(), snapshot: self.snapshots.nothing() };
                 Ok(current(&self.snapshots)?.unwrap_or_else(nothing))
             }

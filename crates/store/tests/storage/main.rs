@@ -5,6 +5,7 @@ mod folders;
 mod log_crash;
 mod log_faults;
 mod random;
+mod snapshot_pace;
 mod snapshots;
 mod suite;
 mod table;
