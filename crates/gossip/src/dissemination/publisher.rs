@@ -131,21 +131,22 @@ impl Publisher {
             return Ok(());
         };
         if outbound.cookie_of(name.as_bytes()).is_some() {
-            let record = membership.get(name.as_bytes());
-            if record.is_some_and(|record| !record.is_live()) {
+            match membership.get(name.as_bytes()) {
                 // Of which release the node is that runs there by now, it is about to say.
-                cx.counters.strangers += 1;
-                return Ok(());
-            }
-            if record.is_some_and(|record| is_named(record.versions)) {
-                // It does not know yet that it has to carry a cookie.
-                cx.counters.strangers += u64::from(ack.next.is_some());
-                if self.may_answer(cx, now, &name) {
-                    self.send_start(cx, lane, name.as_bytes(), None);
+                Some(record) if !record.is_live() => {
+                    cx.counters.strangers += 1;
+                    return Ok(());
                 }
-                return Ok(());
+                // It does not know yet that it has to carry a cookie.
+                Some(record) if is_named(record.versions) => {
+                    cx.counters.strangers += u64::from(ack.next.is_some());
+                    if self.may_answer(cx, now, &name) {
+                        self.send_start(cx, lane, name.as_bytes(), None);
+                    }
+                    return Ok(());
+                }
+                _ => outbound.forget_cookie(name.as_bytes()),
             }
-            outbound.forget_cookie(name.as_bytes());
         }
         let started_at = outbound.start_time_by_clock(ack.receiver_epoch);
         self.record_ack(cx, now, lane, &name, (ack, started_at), None)
