@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     Process,
-    http::ask,
+    http::{Answer, ask},
     netns,
     require::{self, Case},
     wait,
@@ -40,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         &[
             ("disk/a_full_disk_tears_no_line_and_what_is_lost_is_told", full_disk),
             ("disk/voters_on_a_full_disk_refuse_changes_and_keep_leases", full_disk_of_voter),
+            ("disk/voters_make_room_on_a_full_disk_by_a_snapshot", small_disk_of_voter),
             ("disk/no_identity_is_made_on_a_disk_that_is_full_or_read_only", no_room_for_an_identity),
         ],
     )
@@ -115,34 +117,45 @@ fn full_disk() {
     assert!((MESSAGES + 1..MESSAGES + 50).contains(&(heard + missed)), "{heard} are there, and {}", told.1);
 }
 
-/// A disk with room for a voter's log and what it has ready behind that, and for nothing more.
+/// A disk of this size, in MiB, with files of others.
 const VOTER: &str = r#"
-    mount -t tmpfs -o size=232m none "$0"
+    mount -t tmpfs -o size=$1m none "$0"
     head -c 100M /dev/zero >"$0/others"
+    shift
     exec "$@"
 "#;
 
-fn full_disk_of_voter() {
-    let folder = TempDir::new().expect("a temporary folder");
+/// Starts a voter in this folder, and waits until it leads.
+fn start_voter(folder: &TempDir, size: usize) -> Process {
     let mut command = unshare();
-    command.args(["sh", "-ec", VOTER]).arg(folder.path()).arg(env!("CARGO_BIN_EXE_broadcast"));
+    command.args(["sh", "-ec", VOTER]).arg(folder.path()).arg(size.to_string()).arg(env!("CARGO_BIN_EXE_broadcast"));
     command.args(["node", "--profile", "local", "--log-format", "json", "--name", "node1", "--bind", "127.0.0.1:0"]);
     command.args(["--http", "127.0.0.1:0", "--etcd", "off", "--role", "voter", "--voters", "node1", "--data"]);
     command.arg(folder.path().join("data"));
     let voter = Process::spawn(command.env_clear().env("PATH", std::env::var_os("PATH").expect("it is set")));
-    let at = voter.http();
     voter.log.wait_line(0, &json!({"event": "store_leads"}));
+    voter
+}
+
+/// Writes one of eight keys, with a value of 1 MiB.
+fn put(at: SocketAddr, key: usize) -> Answer {
+    ask(at, "PUT", &format!("/v1/kv/large{}", key % 8), &[], &vec![b'x'; 1 << 20])
+}
+
+fn full_disk_of_voter() {
+    let folder = TempDir::new().expect("a temporary folder");
+    // There is room for its log, what it has ready behind that, and nothing more.
+    let voter = start_voter(&folder, 232);
+    let at = voter.http();
     let lease =
         ask(at, "POST", "/v1/leases", &[], br#"{"ttl": 10}"#).json()["lease"].as_str().expect("text").to_owned();
     let kept = ask(at, "PUT", &format!("/v1/kv/kept?lease={lease}"), &[], b"x");
     assert_eq!(kept.status, 200, "{}", kept.text());
     let keep_alive = || assert_eq!(ask(at, "PUT", &format!("/v1/leases/{lease}"), &[], b"").status, 200);
-    let value = vec![b'x'; 1 << 20];
-    let put = |key: usize| ask(at, "PUT", &format!("/v1/kv/large{}", key % 8), &[], &value);
     let mut written = 0;
     let refused = loop {
         keep_alive();
-        let answer = put(written);
+        let answer = put(at, written);
         if answer.status != 200 {
             break answer;
         }
@@ -162,11 +175,11 @@ fn full_disk_of_voter() {
         assert_eq!(ask(at, "GET", "/v1/kv/kept", &[], b"").status, 200);
         thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(put(0).status, 503);
+    assert_eq!(put(at, 0).status, 503);
     fs::remove_file(inside(&voter, folder.path(), "others")).expect("it is there");
     wait("there is room again", || {
         keep_alive();
-        put(0).status == 200
+        put(at, 0).status == 200
     });
     wait("the lease ends with its key", || ask(at, "GET", "/v1/kv/kept", &[], b"").status == 404);
 }
@@ -206,4 +219,22 @@ fn no_room_for_an_identity() {
             "{line}"
         );
     }
+}
+
+fn small_disk_of_voter() {
+    let folder = TempDir::new().expect("a temporary folder");
+    // There is room for a snapshot, too, but not for a third segment of the log.
+    let voter = start_voter(&folder, 256);
+    let at = voter.http();
+    let (value, mut refused) = (vec![b'x'; 1 << 20], 0);
+    // They fill the log, and leave nothing in the state: the key is not there.
+    for _ in 0..100 {
+        wait("there is room for the next", || {
+            let answer = ask(at, "PUT", "/v1/kv/none", &["if-match: \"1\""], &value);
+            assert!([412, 503].contains(&answer.status), "{}", answer.text());
+            refused += usize::from(answer.status == 503);
+            answer.status == 412
+        });
+    }
+    assert!(refused > 0, "the disk was never full");
 }

@@ -44,6 +44,8 @@ const RECONCILE_INTERVAL_PER_LEASE: Duration = Duration::from_micros(2);
 const CHECK_VOTERS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a voter looks whether a full disk has room again.
 const CHECK_SPACE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it tries to make room by a snapshot, for which there may be none either.
+const MAKE_ROOM_INTERVAL: Duration = Duration::from_secs(30);
 /// When it tries again to confirm that it leads, if that failed.
 const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// When it proposes an expiry again that failed.
@@ -56,7 +58,7 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
     let Some(raft) = raft else { return };
     let mut statuses = raft.watch_status();
     let mut leading_term = None;
-    let mut space_checked = Instant::now();
+    let (mut space_checked, mut room_made) = (Instant::now(), None::<Instant>);
     let mut compactor = Compactor::new(HISTORY, HISTORY_AGE);
     if let Some(voter) = voter.upgrade() {
         voter.stats.observe(&raft.basic_status());
@@ -83,7 +85,16 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
         voter.stats.observe(&status);
         if space_checked.elapsed() >= CHECK_SPACE_INTERVAL {
             space_checked = Instant::now();
-            raft.prepare_spare();
+            if raft.space().accepts_proposals {
+                room_made = None;
+            } else {
+                let is_due = room_made.is_none_or(|at| at.elapsed() >= MAKE_ROOM_INTERVAL);
+                if is_due {
+                    room_made = Some(Instant::now());
+                }
+                // If it has stopped, its status says so.
+                let _ = raft.make_room(is_due).await;
+            }
         }
         if let Some(failure) = &status.failure {
             // A voter that was stopped has not failed.

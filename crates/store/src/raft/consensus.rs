@@ -163,7 +163,7 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         let settings = settings(ids.cluster).map_err(stopped)?;
         let network = Network { sessions, cluster: ids.cluster, me: ids.node, _disk: PhantomData };
         let space = log.space_reader();
-        let machine = StateMachine::new(empty, snapshots.clone());
+        let machine = StateMachine::new(empty, snapshots.clone()).with_log(space.clone());
         let shared = machine.shared();
         let raft = Raft::new(ids.node, Arc::new(settings), network, LogStore::new(log), machine).await;
         let raft = raft.map_err(stopped)?;
@@ -203,11 +203,26 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         self.space.get()
     }
 
-    /// Tries again to get a spare segment, if the disk was full.
-    pub fn prepare_spare(&self) {
-        if !self.space.get().accepts_proposals {
-            self.space.prepare_spare();
+    /// Makes room in the log, if the disk was full: purges all that the newest snapshot has, and tries again to get a spare
+    /// segment. With `snapshot` it has one built of what none has, so that the next call can purge that.
+    ///
+    /// # Errors
+    ///
+    /// It has stopped.
+    pub async fn make_room(&self, snapshot: bool) -> Result<(), ConsensusError> {
+        // A segment would take the room of a snapshot, after which there is room for both.
+        if self.space.get().accepts_proposals || self.snapshots.is_busy() {
+            return Ok(());
         }
+        let RaftStatus { applied, snapshot: newest, purged, .. } = self.status();
+        if let Some(newest) = newest.filter(|newest| purged < Some(*newest)) {
+            self.raft.trigger().purge_log(newest).await.map_err(stopped)?;
+        }
+        if snapshot && newest < applied {
+            return self.raft.trigger().snapshot().await.map_err(stopped);
+        }
+        self.space.prepare_spare();
+        Ok(())
     }
 
     /// Whether this voter's store has been founded.
@@ -296,15 +311,6 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
     pub async fn add_learner(&self, id: u64, name: String) -> Result<(), ConsensusError> {
         let added = self.raft.add_learner(id, RaftNode { name }, true).await;
         added.map(|_| ()).map_err(of_change)
-    }
-
-    /// Triggers a snapshot.
-    ///
-    /// # Errors
-    ///
-    /// It has stopped.
-    pub async fn snapshot(&self) -> Result<(), ConsensusError> {
-        self.raft.trigger().snapshot().await.map_err(stopped)
     }
 
     /// Transfers leadership to another voter.

@@ -16,11 +16,9 @@ use super::types::{
     CommittedLeaderId, ProposalResponse, RaftLogId, RaftNode, RaftSnapshotMeta, StoreTypes, StoredMembership,
 };
 use crate::disk::Disk;
-use crate::log::LogSpace;
+use crate::log::{LogSpace, LogSpaceReader};
 use crate::snapshot::{SnapshotFile, SnapshotMeta, Snapshots};
 
-/// After how many more entries a snapshot is tried again, after the disk was full.
-const RETRY_AFTER: u64 = 500;
 /// The size of a snapshot, in bytes, that is small beside a log.
 const SMALL_SNAPSHOT: u64 = 1 << 20;
 /// How many entries there are between two snapshots at most, for a start replays them; and as many more as openraft's policy says.
@@ -126,19 +124,13 @@ impl<S> SharedState<S> {
 pub struct StateMachine<C, S, D: Disk> {
     shared: SharedState<S>,
     snapshots: Snapshots<D>,
+    /// The log that is purged after a snapshot.
+    log: Option<LogSpaceReader<D>>,
     /// How many bytes of the log have been applied.
     applied_bytes: u64,
-    pace: Arc<SnapshotPace>,
+    /// How many they were when the newest snapshot was begun.
+    snapshot_begun_at: Arc<AtomicU64>,
     _types: PhantomData<C>,
-}
-
-/// What decides when the next snapshot is built.
-#[derive(Debug, Default)]
-struct SnapshotPace {
-    /// From which index on one is tried again, after the disk was full.
-    retry_at: AtomicU64,
-    /// How many bytes of the log had been applied when the newest one was begun.
-    begun_at: AtomicU64,
 }
 
 impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
@@ -148,19 +140,29 @@ impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
         Self {
             shared: SharedState { machine: Arc::new(RwLock::new(machine)) },
             snapshots,
+            log: None,
             applied_bytes: 0,
-            pace: Arc::default(),
+            snapshot_begun_at: Arc::default(),
             _types: PhantomData,
         }
     }
 
+    /// Does not put a snapshot off while there is no room in this log.
+    #[must_use]
+    pub fn with_log(self, log: LogSpaceReader<D>) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
     /// Whether a snapshot is worth its bytes: as many have been applied since the newest one, so that snapshots write no more
-    /// than the log does. (Redis rewrites its log by this rule.) Or it is small; or a start would have to replay too much.
-    fn is_worth_a_snapshot(&self, next: u64) -> bool {
+    /// than the log does. (Redis rewrites its log by this rule.) Or it is small; or a start would have to replay too much; or
+    /// the log has no room, and is purged after it.
+    fn is_worth_a_snapshot(&self) -> bool {
         let Some((meta, file)) = self.snapshots.current() else { return true };
-        let bytes = self.applied_bytes.saturating_sub(self.pace.begun_at.load(Ordering::Relaxed));
-        let entries = next.saturating_sub(meta.last.map_or(0, |last| last.index));
-        file.size() <= bytes.max(SMALL_SNAPSHOT) || entries >= MAX_ENTRIES
+        let bytes = self.applied_bytes.saturating_sub(self.snapshot_begun_at.load(Ordering::Relaxed));
+        let applied = self.shared.read(|_, applied| applied.unwrap_or(0));
+        let entries = applied.saturating_sub(meta.last.map_or(0, |last| last.index));
+        let is_log_full = || self.log.as_ref().is_some_and(|log| !log.get().accepts_proposals);
+        file.size() <= bytes.max(SMALL_SNAPSHOT) || entries >= MAX_ENTRIES || is_log_full()
     }
 
     /// A handle to read the state.
@@ -219,10 +221,9 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
         Ok(())
     }
 
-    // openraft asks each time its policy wants a snapshot.
+    // openraft asks each time its policy wants a snapshot, or somebody does.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder<C, S, D>> {
-        let next = self.shared.read(|_, applied| applied.map_or(0, |applied| applied + 1));
-        if !force && (next < self.pace.retry_at.load(Ordering::Relaxed) || !self.is_worth_a_snapshot(next)) {
+        if !force && !self.is_worth_a_snapshot() {
             return None;
         }
         Some(RaftStateMachine::<C>::get_snapshot_builder(self).await)
@@ -235,8 +236,8 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
         SnapshotBuilder {
             work: Some(work),
             snapshots: self.snapshots.clone(),
-            begun_at: self.applied_bytes,
-            pace: self.pace.clone(),
+            applied_bytes: self.applied_bytes,
+            begun_at: self.snapshot_begun_at.clone(),
             _types: PhantomData,
         }
     }
@@ -260,7 +261,7 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftStateMachine<C> for StateMa
         let mut current = self.shared.lock_to_write();
         let former = std::mem::replace(&mut *current, machine);
         current.state.succeed(&former.state);
-        self.pace.begun_at.store(self.applied_bytes, Ordering::Relaxed);
+        self.snapshot_begun_at.store(self.applied_bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -291,8 +292,8 @@ pub struct SnapshotBuilder<C, S: ReplicatedState, D: Disk> {
     work: Option<SnapshotJob<S>>,
     snapshots: Snapshots<D>,
     /// How many bytes of the log had been applied.
-    begun_at: u64,
-    pace: Arc<SnapshotPace>,
+    applied_bytes: u64,
+    begun_at: Arc<AtomicU64>,
     _types: PhantomData<C>,
 }
 
@@ -318,15 +319,13 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftSnapshotBuilder<C> for Snap
         let written = C::blocking(move || snapshots.write(&description, |out| S::write(copy, out)));
         match written.await? {
             Ok(snapshot) => {
-                self.pace.begun_at.store(self.begun_at, Ordering::Relaxed);
+                self.begun_at.store(self.applied_bytes, Ordering::Relaxed);
                 Ok(Snapshot { meta, snapshot })
             }
             // An error would stop the node, which can go on without. openraft ignores a snapshot that is not newer than
             // the one it knows, and does not purge the log.
             Err(error) if error.is_full() => {
                 tracing::warn!(%error, "no room for a snapshot: the log grows until there is");
-                let next = meta.last_log_id.map_or(0, |last| last.index + 1);
-                self.pace.retry_at.store(next + RETRY_AFTER, Ordering::Relaxed);
                 let nothing = || Snapshot { meta: RaftSnapshotMeta::default(), snapshot: self.snapshots.nothing() };
                 Ok(current(&self.snapshots)?.unwrap_or_else(nothing))
             }

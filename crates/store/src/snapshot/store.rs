@@ -43,6 +43,8 @@ struct Shared<D: Disk> {
     cluster: u64,
     store: Arc<()>,
     temporary: AtomicU64,
+    /// How many are being written or received.
+    unfinished: AtomicU64,
     current: Mutex<Option<(SnapshotMeta, SnapshotFile<D>)>>,
     /// One at a time is made durable: two would disagree about which is the newest.
     keeping: Mutex<()>,
@@ -97,6 +99,7 @@ impl<D: Disk> Snapshots<D> {
             cluster,
             store,
             temporary: AtomicU64::new(0),
+            unfinished: AtomicU64::new(0),
             current: Mutex::new(current),
             keeping: Mutex::new(()),
         };
@@ -136,7 +139,13 @@ impl<D: Disk> Snapshots<D> {
         let number = self.shared.temporary.fetch_add(1, Ordering::Relaxed);
         let name = format!("{number}{TEMPORARY}");
         let file = self.shared.disk.create(&name).map_err(SnapshotFileError::io(&name, "create"))?;
+        self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
         Ok(SnapshotReceiver { snapshots: self.clone(), name, file: Some(file), size: 0 })
+    }
+
+    /// Whether one is being written or received.
+    pub fn is_busy(&self) -> bool {
+        self.shared.unfinished.load(Ordering::Relaxed) > 0
     }
 
     /// Reads a snapshot's state with `state`, and checks that the file is whole and of this cluster. Blocks.
@@ -267,5 +276,6 @@ impl<D: Disk> Drop for SnapshotReceiver<D> {
         if self.file.take().is_some() {
             let _ = self.snapshots.shared.disk.remove(&self.name);
         }
+        self.snapshots.shared.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,9 @@
 //! When a state machine has snapshots built.
 
-use broadcast_store::disk::SimDisk;
+use std::future::ready;
+
+use broadcast_store::disk::{Ids, SimDisk};
+use broadcast_store::log::{Log, LogOptions};
 use broadcast_store::raft::{Proposal, SimTypeConfig, StateMachine};
 use broadcast_store::snapshot::Snapshots;
 use futures_util::stream;
@@ -75,5 +78,28 @@ fn a_start_replays_so_many_entries_at_most() {
         let before = machine.snapshot(false).await;
         machine.apply(1000, 1).await;
         assert!(!before && machine.snapshot(false).await);
+    });
+}
+
+#[test]
+fn a_snapshot_is_not_put_off_while_the_log_has_no_room() {
+    C::run(async {
+        let disk = SimDisk::new(2);
+        let options = LogOptions { segment: 16 << 10, reserve: 1 << 10, ..LogOptions::default() };
+        // One segment fits, and no spare one.
+        disk.set_capacity(Some(20 << 10));
+        let (log, writer) = Log::open(disk.clone(), Ids { cluster: 1, node: 1 }, options).expect("an empty log");
+        let mut machine = Machine::new();
+        machine.machine = machine.machine.with_log(log.space_reader());
+        machine.apply(16, 100_000).await;
+        assert!(machine.snapshot(false).await, "there is none");
+        machine.apply(1, 10).await;
+        assert!(machine.snapshot(false).await, "what it has can be purged");
+        disk.set_capacity(None);
+        log.space_reader().prepare_spare();
+        drop(log);
+        writer.run(|| ready(())).await.expect("the disk works");
+        machine.apply(1, 10).await;
+        assert!(!machine.snapshot(false).await, "there is room again");
     });
 }
