@@ -28,6 +28,10 @@ const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(2);
 /// How many keys there are.
 const KEYS: usize = 10_000;
+/// What is put without measuring it.
+const EXERCISE: usize = 20_000;
+const EXERCISE_CLIENTS: usize = 64;
+const EXERCISE_SIZE: usize = 256;
 
 /// A client that puts keys. Its clones share connections, as in one program.
 pub(crate) trait Client: Clone + Send + Sync + 'static {
@@ -99,16 +103,16 @@ impl Load {
         report.rest_cpu = (servers.cpu()? - cpu).as_secs_f64() / began.elapsed().as_secs_f64() / 3.0;
 
         // Connections and whatever else is made at the first puts.
-        self.put_all(&client, 1, 100).await?;
-        (report.alone_p50, report.alone_p99) = percentiles(self.put_all(&client, 1, self.alone).await?);
+        put_all(&client, 1, 100, self.size).await?;
+        (report.alone_p50, report.alone_p99) = percentiles(put_all(&client, 1, self.alone, self.size).await?);
         let (began, cpu) = (Instant::now(), servers.cpu()?);
-        let latencies = self.put_all(&client, self.clients, self.together).await?;
+        let latencies = put_all(&client, self.clients, self.together, self.size).await?;
         let count = latencies.len() as f64;
         report.puts_a_second = count / began.elapsed().as_secs_f64();
         report.cpu_a_put = (servers.cpu()? - cpu).as_secs_f64() / count;
         (report.together_p50, report.together_p99) = percentiles(latencies);
         let (began, cpu) = (Instant::now(), servers.cpu()?);
-        let latencies = self.get_all(&client, self.clients, self.together).await?;
+        let latencies = get_all(&client, self.clients, self.together, self.size).await?;
         let count = latencies.len() as f64;
         report.gets_a_second = count / began.elapsed().as_secs_f64();
         report.cpu_a_get = (servers.cpu()? - cpu).as_secs_f64() / count;
@@ -127,29 +131,6 @@ impl Load {
         }
         servers.stop().await?;
         Ok(report)
-    }
-
-    /// Has so many clients put so many keys in all; gives how long each took.
-    async fn put_all<C: Client>(&self, client: &C, clients: usize, puts: usize) -> Outcome<Vec<Duration>> {
-        let (client, value) = (client.clone(), Bytes::from(vec![b'v'; self.size]));
-        in_parallel(clients, puts, move |number, key| {
-            let (client, value) = (client.clone(), value.clone());
-            async move { client.put(number, key, value, ATTEMPT).await }
-        })
-        .await
-    }
-
-    /// Has so many clients get so many keys in all that were put; gives how long each took.
-    async fn get_all<C: Client>(&self, client: &C, clients: usize, gets: usize) -> Outcome<Vec<Duration>> {
-        let (client, size) = (client.clone(), self.size);
-        in_parallel(clients, gets, move |number, key| {
-            let client = client.clone();
-            async move {
-                let length = client.get(number, key, ATTEMPT).await?;
-                if length == size { Ok(()) } else { Err(format!("a value has {length} bytes, not {size}").into()) }
-            }
-        })
-        .await
     }
 
     /// The longest time without an answer that a client has whose leader is killed, in seconds.
@@ -175,6 +156,38 @@ impl Load {
         sleep(AFTER).await;
         Ok(longest.as_secs_f64())
     }
+}
+
+/// Puts, gets and locks, alone and together, without measuring it.
+pub(crate) async fn exercise<C: Client + Locks>(client: &C) -> Outcome<()> {
+    until(async || client.leader().await).await?;
+    put_all(client, 1, EXERCISE / 10, EXERCISE_SIZE).await?;
+    put_all(client, EXERCISE_CLIENTS, EXERCISE, EXERCISE_SIZE).await?;
+    get_all(client, EXERCISE_CLIENTS, EXERCISE, EXERCISE_SIZE).await?;
+    locks::exercise(client, EXERCISE_CLIENTS, EXERCISE).await
+}
+
+/// Has so many clients put so many keys in all, with values of this size; gives how long each took.
+async fn put_all<C: Client>(client: &C, clients: usize, puts: usize, size: usize) -> Outcome<Vec<Duration>> {
+    let (client, value) = (client.clone(), Bytes::from(vec![b'v'; size]));
+    in_parallel(clients, puts, move |number, key| {
+        let (client, value) = (client.clone(), value.clone());
+        async move { client.put(number, key, value, ATTEMPT).await }
+    })
+    .await
+}
+
+/// Has so many clients get so many keys in all that were put; gives how long each took.
+async fn get_all<C: Client>(client: &C, clients: usize, gets: usize, size: usize) -> Outcome<Vec<Duration>> {
+    let client = client.clone();
+    in_parallel(clients, gets, move |number, key| {
+        let client = client.clone();
+        async move {
+            let length = client.get(number, key, ATTEMPT).await?;
+            if length == size { Ok(()) } else { Err(format!("a value has {length} bytes, not {size}").into()) }
+        }
+    })
+    .await
 }
 
 /// Has so many clients do this so often in all, each with one key after the other; gives how long each took.

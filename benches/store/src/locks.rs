@@ -72,6 +72,14 @@ pub(crate) async fn measure<L: Locks>(
     Ok(())
 }
 
+/// Takes and releases locks without measuring it: of one client alone, of all together, and one lock of many clients.
+pub(crate) async fn exercise<L: Locks>(locks: &L, clients: usize, count: usize) -> Outcome<()> {
+    pairs(locks, 1, count / 10).await?;
+    pairs(locks, clients, count).await?;
+    handovers(locks).await?;
+    Ok(())
+}
+
 /// How long commands take that hold a lock for nothing.
 async fn commands<L: Locks>(locks: &L) -> Outcome<Vec<Duration>> {
     let mut times = Vec::new();

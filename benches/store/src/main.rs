@@ -11,7 +11,13 @@ mod perf;
 mod report;
 mod servers;
 
-use std::{error::Error, fs, io::Write as _, path::PathBuf, time::Duration};
+use std::{
+    error::Error,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use tokio::{
@@ -40,6 +46,8 @@ enum Command {
     Run(Run),
     /// Measures our voters with very many sessions, and very many that wait for one lock
     Crowd(Crowd),
+    /// Keeps our voters busy through both protocols, without measuring anything
+    Exercise(Voters),
     /// Runs etcd's own `etcdctl check perf` with ours and with etcd
     CheckPerf(Servers),
     /// Prints the reports in a file as tables in Markdown
@@ -77,14 +85,21 @@ struct Run {
     load: Load,
 }
 
+/// Our voters alone.
 #[derive(Args)]
-struct Crowd {
-    /// The program whose voters are measured.
+struct Voters {
+    /// The program whose voters are started.
     #[arg(long)]
     broadcast: PathBuf,
     /// An empty folder in which voters keep their data.
     #[arg(long)]
     folder: PathBuf,
+}
+
+#[derive(Args)]
+struct Crowd {
+    #[command(flatten)]
+    voters: Voters,
     /// How many sessions there are.
     #[arg(long, default_value_t = 10_000)]
     count: usize,
@@ -98,8 +113,12 @@ async fn main() -> Outcome<()> {
             done = run.rounds() => done,
             () = ended() => Err("it was told to end".into()),
         },
-        Command::Crowd(Crowd { broadcast, folder, count }) => select! {
+        Command::Crowd(Crowd { voters: Voters { broadcast, folder }, count }) => select! {
             done = crowd::measure(&broadcast, &folder, count) => done,
+            () = ended() => Err("it was told to end".into()),
+        },
+        Command::Exercise(Voters { broadcast, folder }) => select! {
+            done = exercise(&broadcast, &folder) => done,
             () = ended() => Err("it was told to end".into()),
         },
         Command::CheckPerf(Servers { broadcast, etcd, folder }) => select! {
@@ -113,6 +132,15 @@ async fn main() -> Outcome<()> {
             Ok(())
         }
     }
+}
+
+async fn exercise(program: &Path, folder: &Path) -> Outcome<()> {
+    let (servers, voters) = ours::start(program, folder).await?;
+    // Nothing asks for etcd's own command line.
+    let etcd = etcd::connect(Path::new("etcd"), &voters.etcd_ports, CONNECTIONS)?;
+    load::exercise(&voters).await?;
+    load::exercise(&etcd).await?;
+    servers.stop().await
 }
 
 impl Run {
@@ -161,6 +189,8 @@ async fn ended() {
     }
 }
 
+/// Connections of etcd's clients to each server, where nothing is measured.
+const CONNECTIONS: usize = 8;
 /// How long anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
 

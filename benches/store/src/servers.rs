@@ -9,9 +9,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 use crate::Outcome;
+
+/// How long servers have to end that are told to.
+const TO_END: Duration = Duration::from_secs(10);
 
 /// Ports of the loopback that nobody has.
 pub(crate) fn free_ports<const COUNT: usize>() -> Outcome<[u16; COUNT]> {
@@ -73,9 +79,14 @@ impl Servers {
         Ok(())
     }
 
+    /// Ends all with SIGTERM, so that they have time to save what they do only at their end, as a profile.
     pub(crate) async fn stop(mut self) -> Outcome<()> {
+        let pids: Vec<_> = self.pids().map(|pid| pid.to_string()).collect();
+        Command::new("kill").arg("-TERM").args(pids).status().await?;
         for server in &mut self.0 {
-            server.child.kill().await?;
+            if timeout(TO_END, server.child.wait()).await.is_err() {
+                server.child.kill().await?;
+            }
         }
         Ok(())
     }
