@@ -227,7 +227,9 @@ impl<D: Disk> Journal<D> {
         let spare = self.spare.as_ref().map_or(0, |_| self.options.segment);
         let sealed: u64 = self.sealed.iter().map(|sealed| sealed.size).sum();
         self.shared.stats.set_bytes(sealed + self.active.size + spare);
+        let highest = self.sealed.iter().filter_map(|sealed| sealed.highest).max();
         let mut view = self.shared.view();
+        view.sealed = highest;
         view.free = self.active.room(self.options.reserve);
         view.spare = self.spare.is_some().then(|| max_entry_bytes(&self.options));
     }

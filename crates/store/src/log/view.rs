@@ -35,6 +35,8 @@ pub(super) struct LogView<F> {
     /// Bytes for entries in the segment in use, and in the spare one.
     pub(super) free: u64,
     pub(super) spare: Option<u64>,
+    /// The highest index in the segments that no more records come to.
+    pub(super) sealed: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,7 @@ impl<F> SharedLog<F> {
             locations,
             free: 0,
             spare: None,
+            sealed: None,
         };
         Self { options, stats: Arc::default(), failed: OnceLock::new(), view: Mutex::new(view) }
     }

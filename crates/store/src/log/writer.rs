@@ -254,6 +254,11 @@ impl<D: Disk> LogSpaceReader<D> {
         LogSpace { free: free.saturating_sub(waiting), accepts_proposals: view.spare.is_some() }
     }
 
+    /// Up to which entry a purge gives room back: files go as a whole, and the one in use stays.
+    pub fn removable(&self) -> Option<u64> {
+        self.shared.view().sealed
+    }
+
     /// The last entry, whether or not it is durable yet.
     pub fn last(&self) -> Option<LogId> {
         self.shared.view().state.last

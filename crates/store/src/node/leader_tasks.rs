@@ -45,7 +45,7 @@ const CHECK_VOTERS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a voter looks whether a full disk has room again.
 const CHECK_SPACE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often it tries to make room by a snapshot, for which there may be none either.
-const MAKE_ROOM_INTERVAL: Duration = Duration::from_secs(30);
+const MAKE_ROOM_INTERVAL: Duration = Duration::from_secs(60);
 /// When it tries again to confirm that it leads, if that failed.
 const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// When it proposes an expiry again that failed.
@@ -89,11 +89,10 @@ pub(super) async fn run(voter: Weak<Voter>, replace_after: Duration) {
                 room_made = None;
             } else {
                 let is_due = room_made.is_none_or(|at| at.elapsed() >= MAKE_ROOM_INTERVAL);
-                if is_due {
+                // If Raft has stopped, its status says so.
+                if raft.make_room(is_due).await.unwrap_or(false) {
                     room_made = Some(Instant::now());
                 }
-                // If it has stopped, its status says so.
-                let _ = raft.make_room(is_due).await;
             }
         }
         if let Some(failure) = &status.failure {

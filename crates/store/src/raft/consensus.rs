@@ -203,26 +203,33 @@ impl<D: Disk, S: ReplicatedState> Consensus<D, S> {
         self.space.get()
     }
 
-    /// Makes room in the log, if the disk was full: purges all that the newest snapshot has, and tries again to get a spare
-    /// segment. With `snapshot` it has one built of what none has, so that the next call can purge that.
+    /// Makes room in the log, if the disk was full: purges what the newest snapshot has, and tries again to get a spare segment.
+    /// With `snapshot`, if nothing can be purged, it starts a new snapshot instead, for a later call to purge what that one has.
+    /// Returns whether it did.
     ///
     /// # Errors
     ///
     /// It has stopped.
-    pub async fn make_room(&self, snapshot: bool) -> Result<(), ConsensusError> {
+    pub async fn make_room(&self, snapshot: bool) -> Result<bool, ConsensusError> {
+        if self.space.get().accepts_proposals {
+            return Ok(false);
+        }
+        let RaftStatus { snapshot: newest, purged, replicated, .. } = self.status();
+        // Who lacks an entry that its leader has purged would need a whole snapshot, on a disk that may be full as well.
+        let all_have = replicated.values().copied().min().unwrap_or(newest);
+        let purgeable = newest.min(all_have).filter(|up_to| purged < Some(*up_to));
+        if let Some(up_to) = purgeable {
+            self.raft.trigger().purge_log(up_to).await.map_err(stopped)?;
+        }
         // A segment would take the room of a snapshot, after which there is room for both.
-        if self.space.get().accepts_proposals || self.snapshots.is_busy() {
-            return Ok(());
+        if self.snapshots.is_busy() {
+            return Ok(false);
         }
-        let RaftStatus { applied, snapshot: newest, purged, .. } = self.status();
-        if let Some(newest) = newest.filter(|newest| purged < Some(*newest)) {
-            self.raft.trigger().purge_log(newest).await.map_err(stopped)?;
-        }
-        if snapshot && newest < applied {
-            return self.raft.trigger().snapshot().await.map_err(stopped);
+        if snapshot && purgeable.is_none() && newest < self.space.removable() {
+            return self.raft.trigger().snapshot().await.map(|()| true).map_err(stopped);
         }
         self.space.prepare_spare();
-        Ok(())
+        Ok(false)
     }
 
     /// Whether this voter's store has been founded.

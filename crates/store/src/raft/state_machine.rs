@@ -155,14 +155,14 @@ impl<C, S: ReplicatedState, D: Disk> StateMachine<C, S, D> {
 
     /// Whether a snapshot is worth its bytes: as many have been applied since the newest one, so that snapshots write no more
     /// than the log does. (Redis rewrites its log by this rule.) Or it is small; or a start would have to replay too much; or
-    /// the log has no room, and is purged after it.
+    /// the log has no room, and gets some when it is purged after it.
     fn is_worth_a_snapshot(&self) -> bool {
         let Some((meta, file)) = self.snapshots.current() else { return true };
         let bytes = self.applied_bytes.saturating_sub(self.snapshot_begun_at.load(Ordering::Relaxed));
-        let applied = self.shared.read(|_, applied| applied.unwrap_or(0));
-        let entries = applied.saturating_sub(meta.last.map_or(0, |last| last.index));
-        let is_log_full = || self.log.as_ref().is_some_and(|log| !log.get().accepts_proposals);
-        file.size() <= bytes.max(SMALL_SNAPSHOT) || entries >= MAX_ENTRIES || is_log_full()
+        let (newest, applied) = (meta.last.map(|last| last.index), self.shared.read(|_, applied| applied));
+        let entries = applied.unwrap_or(0).saturating_sub(newest.unwrap_or(0));
+        let makes_room = |log: &LogSpaceReader<D>| !log.get().accepts_proposals && newest < log.removable();
+        file.size() <= bytes.max(SMALL_SNAPSHOT) || entries >= MAX_ENTRIES || self.log.as_ref().is_some_and(makes_room)
     }
 
     /// A handle to read the state.
@@ -325,7 +325,7 @@ impl<C: StoreTypes, S: ReplicatedState, D: Disk> RaftSnapshotBuilder<C> for Snap
             // An error would stop the node, which can go on without. openraft ignores a snapshot that is not newer than
             // the one it knows, and does not purge the log.
             Err(error) if error.is_full() => {
-                tracing::warn!(%error, "no room for a snapshot: the log grows until there is");
+                tracing::warn!(%error, "no room for a snapshot: the log is not purged until there is");
                 let nothing = || Snapshot { meta: RaftSnapshotMeta::default(), snapshot: self.snapshots.nothing() };
                 Ok(current(&self.snapshots)?.unwrap_or_else(nothing))
             }

@@ -19,8 +19,8 @@
 //! - It ends after that, before the log is purged or older snapshots are removed: the newer one is used.
 //! - The newest is damaged: an older one, or none, is used if the log still has all entries since; else the store does not
 //!   open ([`SnapshotFileError::Gap`]), for it would have lost what others believe it has.
-//! - The disk is full: the snapshot is given up, the older one stays, and so does the log; after so many more entries it
-//!   is tried again. The log keeps room of its own.
+//! - The disk is full: the snapshot is given up, the older one stays, and so does the log; it is tried again
+//!   after more entries, or a minute later if the log has no room left. The log keeps room of its own.
 
 mod file;
 mod pieces;

@@ -43,8 +43,8 @@ struct Shared<D: Disk> {
     cluster: u64,
     store: Arc<()>,
     temporary: AtomicU64,
-    /// How many are being written or received.
-    unfinished: AtomicU64,
+    /// How many are being written, received or made durable.
+    unfinished: Arc<AtomicU64>,
     current: Mutex<Option<(SnapshotMeta, SnapshotFile<D>)>>,
     /// One at a time is made durable: two would disagree about which is the newest.
     keeping: Mutex<()>,
@@ -99,7 +99,7 @@ impl<D: Disk> Snapshots<D> {
             cluster,
             store,
             temporary: AtomicU64::new(0),
-            unfinished: AtomicU64::new(0),
+            unfinished: Arc::default(),
             current: Mutex::new(current),
             keeping: Mutex::new(()),
         };
@@ -117,6 +117,7 @@ impl<D: Disk> Snapshots<D> {
         meta: &SnapshotMeta,
         state: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<SnapshotFile<D>, SnapshotFileError> {
+        let _unfinished = self.begin();
         let mut incoming = self.receive()?;
         let name = incoming.name.clone();
         let description = meta.write();
@@ -139,13 +140,17 @@ impl<D: Disk> Snapshots<D> {
         let number = self.shared.temporary.fetch_add(1, Ordering::Relaxed);
         let name = format!("{number}{TEMPORARY}");
         let file = self.shared.disk.create(&name).map_err(SnapshotFileError::io(&name, "create"))?;
-        self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
-        Ok(SnapshotReceiver { snapshots: self.clone(), name, file: Some(file), size: 0 })
+        Ok(SnapshotReceiver { snapshots: self.clone(), name, file: Some(file), size: 0, _unfinished: self.begin() })
     }
 
-    /// Whether one is being written or received.
+    /// Whether one is being written, received or made durable.
     pub fn is_busy(&self) -> bool {
         self.shared.unfinished.load(Ordering::Relaxed) > 0
+    }
+
+    fn begin(&self) -> Unfinished {
+        self.shared.unfinished.fetch_add(1, Ordering::Relaxed);
+        Unfinished(self.shared.unfinished.clone())
     }
 
     /// Reads a snapshot's state with `state`, and checks that the file is whole and of this cluster. Blocks.
@@ -167,6 +172,7 @@ impl<D: Disk> Snapshots<D> {
             return self.keep(meta, &self.copy(file)?);
         }
         let disk = &self.shared.disk;
+        let _unfinished = self.begin();
         let _keeping = self.shared.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let old = file.inner.name();
         if self.lock().as_ref().is_some_and(|(newest, _)| newest.last > meta.last) || !old.temporary {
@@ -246,6 +252,17 @@ pub struct SnapshotReceiver<D: Disk> {
     name: String,
     file: Option<D::File>,
     size: u64,
+    _unfinished: Unfinished,
+}
+
+/// Counts a snapshot as unfinished until its drop.
+#[derive(Debug)]
+struct Unfinished(Arc<AtomicU64>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<D: Disk> SnapshotReceiver<D> {
@@ -276,6 +293,5 @@ impl<D: Disk> Drop for SnapshotReceiver<D> {
         if self.file.take().is_some() {
             let _ = self.snapshots.shared.disk.remove(&self.name);
         }
-        self.snapshots.shared.unfinished.fetch_sub(1, Ordering::Relaxed);
     }
 }

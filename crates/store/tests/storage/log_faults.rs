@@ -9,23 +9,23 @@ use bytes::Bytes;
 
 const IDS: Ids = Ids { cluster: 7, node: 8 };
 
-fn options() -> LogOptions {
+pub(crate) fn options() -> LogOptions {
     LogOptions { segment: 2048, reserve: 256, queue: 4096, cache: 0, read: 1 << 20 }
 }
 
-fn entry(index: u64, size: usize) -> Entry {
+pub(crate) fn entry(index: u64, size: usize) -> Entry {
     Entry { log_id: LogId { term: 1, index }, kind: 1, payload: Bytes::from(vec![index as u8 | 1; size]) }
 }
 
 /// A log whose writer runs on a thread.
-struct Running {
-    log: Log<SimDisk>,
+pub(crate) struct Running {
+    pub(crate) log: Log<SimDisk>,
     runtime: tokio::runtime::Runtime,
     ended: mpsc::Receiver<Result<(), LogError>>,
 }
 
 impl Running {
-    fn open(disk: &SimDisk, options: LogOptions) -> Result<Self, LogError> {
+    pub(crate) fn open(disk: &SimDisk, options: LogOptions) -> Result<Self, LogError> {
         let (log, writer) = Log::open(disk.clone(), IDS, options)?;
         let (sender, ended) = mpsc::channel();
         writer.spawn(move |result| drop(sender.send(result))).expect("a thread");
@@ -33,7 +33,7 @@ impl Running {
         Ok(Self { log, runtime, ended })
     }
 
-    fn append(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) -> io::Result<()> {
         let (sender, receiver) = mpsc::channel();
         let done = Box::new(move |result| drop(sender.send(result)));
         self.runtime.block_on(self.log.append(entries, done))?;

@@ -1,9 +1,7 @@
 //! When a state machine has snapshots built.
 
-use std::future::ready;
-
-use broadcast_store::disk::{Ids, SimDisk};
-use broadcast_store::log::{Log, LogOptions};
+use broadcast_store::disk::SimDisk;
+use broadcast_store::log::LogOptions;
 use broadcast_store::raft::{Proposal, SimTypeConfig, StateMachine};
 use broadcast_store::snapshot::Snapshots;
 use futures_util::stream;
@@ -11,6 +9,7 @@ use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use openraft::{Entry, EntryPayload, testing::log_id};
 
+use crate::log_faults::{Running, entry, options};
 use crate::table::{Table, command};
 
 type C = SimTypeConfig;
@@ -82,24 +81,27 @@ fn a_start_replays_so_many_entries_at_most() {
 }
 
 #[test]
-fn a_snapshot_is_not_put_off_while_the_log_has_no_room() {
+fn a_snapshot_is_not_put_off_if_it_makes_room_in_the_log() {
+    let disk = SimDisk::new(2);
+    let mut running = Running::open(&disk, LogOptions { segment: 4096, ..options() }).expect("an empty log");
+    // Two segments, and no more.
+    disk.set_capacity(Some(disk.used()));
+    for index in 0.. {
+        running.append(vec![entry(index, 100)]).expect("it is durable");
+        if !running.log.space().accepts_proposals {
+            break;
+        }
+    }
+    let log = running.log.space_reader();
+    let removable = log.removable().expect("a segment is full");
     C::run(async {
-        let disk = SimDisk::new(2);
-        let options = LogOptions { segment: 16 << 10, reserve: 1 << 10, ..LogOptions::default() };
-        // One segment fits, and no spare one.
-        disk.set_capacity(Some(20 << 10));
-        let (log, writer) = Log::open(disk.clone(), Ids { cluster: 1, node: 1 }, options).expect("an empty log");
         let mut machine = Machine::new();
-        machine.machine = machine.machine.with_log(log.space_reader());
-        machine.apply(16, 100_000).await;
+        machine.machine = machine.machine.with_log(log);
+        machine.apply(removable, 200_000).await;
         assert!(machine.snapshot(false).await, "there is none");
-        machine.apply(1, 10).await;
-        assert!(machine.snapshot(false).await, "what it has can be purged");
-        disk.set_capacity(None);
-        log.space_reader().prepare_spare();
-        drop(log);
-        writer.run(|| ready(())).await.expect("the disk works");
-        machine.apply(1, 10).await;
-        assert!(!machine.snapshot(false).await, "there is room again");
+        machine.apply(4, 10).await;
+        assert!(machine.snapshot(false).await, "it gives a segment back");
+        machine.apply(4, 10).await;
+        assert!(!machine.snapshot(false).await, "the last one does already");
     });
 }
