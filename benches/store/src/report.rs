@@ -224,7 +224,8 @@ const ROWS: [Row; 20] = [
 /// The median, the least and the most.
 fn spread(mut figures: Vec<f64>) -> Option<(f64, f64, f64)> {
     figures.sort_unstable_by(f64::total_cmp);
-    Some((*figures.get(figures.len() / 2)?, *figures.first()?, *figures.last()?))
+    let (low, high) = (figures.get(figures.len().checked_sub(1)? / 2)?, figures.get(figures.len() / 2)?);
+    Some(((low + high) / 2.0, *figures.first()?, *figures.last()?))
 }
 
 fn digits(figure: f64) -> String {

@@ -82,9 +82,10 @@ impl Servers {
     /// Ends all with SIGTERM, so that they have time to save what they do only at their end, as a profile.
     pub(crate) async fn stop(mut self) -> Outcome<()> {
         let pids: Vec<_> = self.pids().map(|pid| pid.to_string()).collect();
-        Command::new("kill").arg("-TERM").args(pids).status().await?;
+        let told = Command::new("kill").arg("-TERM").args(pids).status().await;
         for server in &mut self.0 {
-            if timeout(TO_END, server.child.wait()).await.is_err() {
+            if told.is_err() || timeout(TO_END, server.child.wait()).await.is_err() {
+                eprintln!("a server does not end by itself, and is killed");
                 server.child.kill().await?;
             }
         }
